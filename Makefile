@@ -1,0 +1,57 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs in .venv on its first run.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench model clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint envs/constraints.txt
+# The first interpreter that is new enough; override with `make PYTHON=/path/to/python3.12 ...`.
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && command -v $(p))))
+INSTALLED := $(VENV)/.installed
+
+help:
+	@echo "make demo   run three synthetic sites and the hub; prints the path of the reports"
+	@echo "make test   lint and run all tests"
+	@echo "make lint   ruff, mypy, snakefmt and snakemake --lint"
+	@echo "make bench  speed against named peers, written to benchmarks/results"
+	@echo "make model  train the demo model anew (about half an hour on two cores)"
+	@echo "make clean  remove results of the demo and the virtual environment"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml envs/constraints.txt
+	@test -n "$(PYTHON)" || { echo "jipflow needs Python 3.11 or newer: install it or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "[setup 1/4] virtual environment in $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[setup 2/4] build tools"
+	@$(PIP) setuptools wheel versioneer numpy
+	@echo "[setup 3/4] pyradiomics (compiled here, about a minute)"
+	@PYTHONPATH=$(CURDIR)/envs/build $(PIP) --no-build-isolation pyradiomics
+	@echo "[setup 4/4] jipflow and its libraries (about 2.7 GB, a few minutes)"
+	@$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+	@echo "[setup] done"
+
+demo: setup
+	@$(BIN)/jipflow demo --out results/demo
+
+test: setup lint
+	@$(BIN)/python -m pytest
+
+lint: setup
+	@echo "[lint] ruff, mypy, snakefmt, snakemake --lint"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/snakefmt --check --compact-diff Snakefile rules 2>/dev/null
+	@$(BIN)/snakemake --lint --cores 1 > /dev/null
+
+model: setup
+	@$(BIN)/snakemake train --cores all
+
+bench: setup
+	@$(BIN)/python -m pytest benchmarks
+
+clean:
+	rm -rf results/demo $(VENV)

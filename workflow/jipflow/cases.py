@@ -1,0 +1,332 @@
+"""The unit of work and what became of it: `Case`, `Outcome` and the frame every stage runs in."""
+
+from __future__ import annotations
+
+import resource
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Status(StrEnum):
+    """What happened to an item of a case at a stage."""
+
+    OK = "ok"
+    FAILED = "failed"
+    EXCLUDED = "excluded"
+
+
+class Reason(StrEnum):
+    """Why an item of a case failed or was excluded; the codes are stable.
+
+    Each member's `meaning` is the sentence that the documentation and the report show.
+    """
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Reason:
+        """Make the member whose value is `code`."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    MISSING_PATIENT_ID = (
+        "missing_patient_id",
+        "No PatientID, so the series cannot be given to a case",
+    )
+    MISSING_ROLE = ("missing_role", "No series for a role that the protocol requires")
+    SEVERAL_SERIES_FOR_ROLE = (
+        "several_series_for_role",
+        "More than one series fits a role and the protocol does not say which to prefer",
+    )
+    DEPENDS_ON_FAILED = ("depends_on_failed", "An earlier stage failed for the input of this one")
+
+    UNREADABLE = ("unreadable", "A file of the series cannot be read as DICOM")
+    NO_PIXEL_DATA = ("no_pixel_data", "An instance of the series has no pixel data")
+    TRUNCATED_PIXELS = ("truncated_pixels", "An instance has fewer pixels than its header says")
+    UNSUPPORTED_OBJECT = ("unsupported_object", "Not a single-frame CT, MR or PET image series")
+    MISSING_GEOMETRY = ("missing_geometry", "Position, orientation or spacing is missing")
+    MIXED_ORIENTATION = ("mixed_orientation", "Slices of one series lie in different orientations")
+    MIXED_MATRIX = ("mixed_matrix", "Slices of one series differ in rows, columns or pixel spacing")
+    MIXED_FRAME_OF_REFERENCE = (
+        "mixed_frame_of_reference",
+        "Slices of one series differ in frame of reference",
+    )
+    GANTRY_TILT = ("gantry_tilt", "Slices are sheared against their normal")
+    DUPLICATE_SLICES = ("duplicate_slices", "Several slices lie at one position")
+    MISSING_SLICES = ("missing_slices", "The distance between slices has gaps")
+    IRREGULAR_SPACING = ("irregular_spacing", "The distance between slices varies")
+    TOO_FEW_SLICES = ("too_few_slices", "Fewer than two slices make no volume")
+    GEOMETRY_REFUSED = ("geometry_refused", "The slices do not make a regular volume")
+    MISSING_RESCALE = ("missing_rescale", "Rescale slope or intercept is missing")
+    UNSUPPORTED_UNITS = ("unsupported_units", "PET units that cannot be turned into SUVbw")
+    MISSING_SUV_FIELD = (
+        "missing_suv_field",
+        "A header field that SUVbw needs is missing or absurd",
+    )
+
+    NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
+    AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
+    CONTOUR_GEOMETRY = ("contour_geometry", "A contour cannot be placed on the image's grid")
+    EMPTY_SEGMENT = ("empty_segment", "A segment has no voxel")
+    EMPTY_SEGMENTATION = ("empty_segmentation", "No segment of the segmentation has a voxel")
+    GRID_MISMATCH = ("grid_mismatch", "The segmentation does not lie on the image's grid")
+
+    ENCODING_REFUSED = ("encoding_refused", "The DICOM-SEG cannot be built from the source series")
+    FEATURE_FAILED = ("feature_failed", "The feature's calculation raised an error")
+    NOT_FINITE = ("not_finite", "The feature's value is not a finite number")
+    MASK_TOO_SMALL = ("mask_too_small", "Too few voxels for the feature")
+    UNEXPECTED_ERROR = ("unexpected_error", "An error that the stage does not know")
+
+
+class CaseFault(Exception):
+    """Raised by a stage when one item of a case cannot go on; becomes an outcome.
+
+    Args:
+        reason: the stable code.
+        message: a sentence for a person: which file or series, what is wrong, what would mend it.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[CaseFault], tuple[Reason, str]]:
+        return CaseFault, (self.reason, self.message)
+
+
+class StageError(Exception):
+    """A stage as a whole cannot run; the message names what is wrong and the mend."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """One DICOM series of a case, as the catalog saw it.
+
+    Attributes:
+        series_uid: SeriesInstanceUID.
+        modality: the DICOM Modality, such as ``CT``.
+        paths: the files of its instances, sorted.
+    """
+
+    series_uid: str
+    modality: str
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient at one time point.
+
+    Attributes:
+        case_id: pseudonym of the case.
+        patient: pseudonym of the patient, the same in all cases of a patient.
+        shard: name of the shard that the case belongs to for ever.
+        roles: the image series by role.
+        annotations: RTSTRUCT and SEG series of the same patient.
+    """
+
+    case_id: str
+    patient: str
+    shard: str
+    roles: dict[str, Series]
+    annotations: tuple[Series, ...] = ()
+
+
+@dataclass
+class Outcome:
+    """What happened to one item of one case at one stage.
+
+    Attributes:
+        case_id: pseudonym of the case.
+        stage: ``cohort``, ``prepare``, ``segment``, ``encode``, ``measure`` or ``overlay``.
+        item: the role at ``prepare``, the segmentation's id later, empty at ``cohort``.
+        status: ok, failed or excluded.
+        reason: empty when ok, else a code of `Reason`.
+        message: a sentence for a person; may hold local paths and so never leaves the site.
+        seconds: wall time.
+        max_rss_mb: peak memory of the process up to then, in MiB.
+        outputs: files made, relative to the results folder.
+        sha256: the hash of each of `outputs`.
+    """
+
+    case_id: str
+    stage: str
+    item: str = ""
+    status: Status = Status.OK
+    reason: str = ""
+    message: str = ""
+    seconds: float = 0.0
+    max_rss_mb: float = 0.0
+    outputs: list[str] = field(default_factory=list)
+    sha256: list[str] = field(default_factory=list)
+
+
+OUTCOME_COLUMNS = tuple(Outcome.__dataclass_fields__)
+
+
+def read_cases(path: Path) -> list[Case]:
+    """Read the cases of one shard as `jipflow cohort` wrote them.
+
+    Args:
+        path: ``cohort/shards/<shard>.parquet``: one row per instance, with columns case_id,
+            patient, shard, role (empty for annotations), series_uid, modality, path.
+
+    Returns:
+        The cases, sorted by case_id.
+    """
+    import pandas as pd
+
+    cases = []
+    for _, rows in pd.read_parquet(path).groupby("case_id"):
+        roles: dict[str, Series] = {}
+        annotations: list[Series] = []
+        for _, files in rows.groupby(["role", "series_uid"]):
+            first = files.iloc[0]
+            paths = tuple(Path(p) for p in sorted(files["path"]))
+            series = Series(first["series_uid"], first["modality"], paths)
+            if first["role"]:
+                roles[first["role"]] = series
+            else:
+                annotations.append(series)
+        first = rows.iloc[0]
+        cases.append(
+            Case(first["case_id"], first["patient"], first["shard"], roles, tuple(annotations))
+        )
+    return sorted(cases, key=lambda case: case.case_id)
+
+
+def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """Write outcomes as Parquet, sorted by case, stage and item, so that order never matters."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from jipflow.files import atomic_path
+
+    text = pa.string()
+    schema = pa.schema(
+        [(name, text) for name in ("case_id", "stage", "item", "status", "reason", "message")]
+        + [("seconds", pa.float64()), ("max_rss_mb", pa.float64())]
+        + [("outputs", pa.list_(text)), ("sha256", pa.list_(text))]
+    )
+    rows = sorted(outcomes, key=lambda o: (o.case_id, o.stage, o.item))
+    table = pa.Table.from_pylist(
+        [{name: getattr(row, name) for name in OUTCOME_COLUMNS} for row in rows], schema=schema
+    )
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial)
+
+
+def read_outcomes(path: Path) -> list[Outcome]:
+    """Read outcomes written by `write_outcomes`."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(path).to_pylist()
+    return [Outcome(**{**row, "status": Status(row["status"])}) for row in rows]
+
+
+def passed(outcomes: Iterable[Outcome]) -> set[tuple[str, str]]:
+    """Return the (case_id, item) pairs whose outcome is ok."""
+    return {(o.case_id, o.item) for o in outcomes if o.status is Status.OK}
+
+
+def outcome_table(outcomes: Iterable[Outcome]) -> pd.DataFrame:
+    """Return outcomes as a data frame, one row each."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        [{name: getattr(row, name) for name in OUTCOME_COLUMNS} for row in outcomes],
+        columns=list(OUTCOME_COLUMNS),
+    )
+
+
+def attempt(
+    case_id: str, stage: str, item: str, work: Callable[[], list[Path]], root: Path
+) -> Outcome:
+    """Run the work on one item of a case and turn what happens into its outcome.
+
+    A `CaseFault` becomes its own reason; any other error becomes ``unexpected_error`` with the
+    place it was raised. Running out of memory is not the case's fault: it is raised again, for the
+    workflow to retry the job with more.
+
+    Args:
+        case_id: pseudonym of the case.
+        stage: name of the stage.
+        item: role or segmentation.
+        work: does it, and returns the files it made.
+        root: folder that the outcome's outputs are named relative to.
+    """
+    from jipflow.files import sha256_file
+
+    start = time.perf_counter()
+    outcome = Outcome(case_id, stage, item)
+    try:
+        made = work()
+        outcome.outputs = [str(path.relative_to(root)) for path in made]
+        outcome.sha256 = [sha256_file(path) for path in made]
+    except CaseFault as fault:
+        outcome.status, outcome.reason = Status.FAILED, fault.reason.value
+        outcome.message = fault.message
+    except MemoryError:
+        raise
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        outcome.status, outcome.reason = Status.FAILED, Reason.UNEXPECTED_ERROR.value
+        outcome.message = (
+            f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        )
+        traceback.print_exc()
+    outcome.seconds = time.perf_counter() - start
+    outcome.max_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return outcome
+
+
+def blocked(case_id: str, stage: str, item: str, cause: str) -> Outcome:
+    """Return the outcome of an item whose input failed at an earlier stage."""
+    return Outcome(
+        case_id,
+        stage,
+        item,
+        Status.FAILED,
+        Reason.DEPENDS_ON_FAILED.value,
+        cause,
+    )
+
+
+def for_each_case(
+    cases: Sequence[Case], function: Callable[[Case], list[Outcome]], threads: int
+) -> list[Outcome]:
+    """Apply a stage's function to each case in up to `threads` processes.
+
+    Args:
+        cases: the shard's cases.
+        function: a module-level function, or a `functools.partial` of one, so that it can be sent
+            to another process; returns the outcomes of the case's items.
+        threads: processes; 1 runs in this one.
+
+    Returns:
+        All outcomes, in the order of the cases.
+    """
+    if threads <= 1 or len(cases) <= 1:
+        batches = [function(case) for case in cases]
+    else:
+        with ProcessPoolExecutor(min(threads, len(cases))) as pool:
+            batches = list(pool.map(function, cases))
+    outcomes = [outcome for batch in batches for outcome in batch]
+    for outcome in outcomes:
+        print(
+            f"{outcome.case_id} {outcome.stage} {outcome.item}: {outcome.status.value}"
+            + (f" {outcome.reason}: {outcome.message}" if outcome.reason else ""),
+            flush=True,
+        )
+    return outcomes

@@ -1,0 +1,72 @@
+"""Reading and writing files so that a killed run never leaves half of one behind."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside `path` and rename it to `path` when the block ends well.
+
+    The temporary name keeps the suffixes of `path`, for writers that choose a format by them. What
+    the block wrote (a file or a folder) is removed if the block raises.
+
+    Args:
+        path: where the finished file or folder shall stand; its parents are made.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        yield partial
+        if path.is_dir() and partial.is_dir():
+            shutil.rmtree(path)
+        os.replace(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def json_text(content: Any) -> str:
+    """Return JSON with sorted keys and an end of line: the same content gives the same text.
+
+    Raises:
+        ValueError: the content holds NaN or infinity, which JSON cannot say.
+    """
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as by `json_text`, atomically."""
+    with atomic_path(path) as partial:
+        partial.write_text(json_text(content), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a data frame as Parquet without its index, atomically."""
+    with atomic_path(path) as partial:
+        table.to_parquet(partial, index=False)

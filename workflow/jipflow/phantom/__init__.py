@@ -1,0 +1,1 @@
+"""A synthetic cohort: DICOM patients whose anatomy, volumes and defects are known."""

@@ -1,0 +1,1 @@
+"""Reports for people: overlays of each mask, and the pages of site, releaser and hub."""
