@@ -1,0 +1,361 @@
+"""Site and protocol settings: read, checked against their schemas, completed with defaults."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+import jipflow
+from jipflow.files import json_text, read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[2]
+SCHEMAS = ROOT / "workflow" / "schemas"
+RESOURCES = ROOT / "workflow" / "resources"
+PROTOCOLS = ROOT / "config" / "protocols"
+MODELS = ROOT / "config" / "models.yaml"
+
+
+class ConfigError(Exception):
+    """A setting is wrong; the message names the file, the key and the mend."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The effective settings of a run: validated, every default filled in.
+
+    Attributes:
+        site: content of ``site.yaml`` (schema: ``site.schema.yaml``).
+        protocol: content of the protocol (schema: ``protocol.schema.yaml``).
+        protocol_sha256: hash of the protocol's canonical JSON, the same at every site.
+        version: the jipflow version.
+    """
+
+    site: dict[str, Any]
+    protocol: dict[str, Any]
+    protocol_sha256: str
+    version: str = jipflow.__version__
+
+    @property
+    def protocol_id(self) -> str:
+        """The protocol's id."""
+        return str(self.protocol["protocol"]["id"])
+
+    @property
+    def min_patients(self) -> int:
+        """Fewest patients behind a released number: the stricter of protocol and site."""
+        return int(
+            max(
+                self.protocol["disclosure"]["min_patients"], self.site["disclosure"]["min_patients"]
+            )
+        )
+
+    def segmentation(self, identifier: str) -> dict[str, Any]:
+        """Return the protocol's segmentation of that id."""
+        return next(s for s in self.protocol["segmentations"] if s["id"] == identifier)
+
+    def part(self, *keys: str) -> dict[str, Any]:
+        """Return the named parts of the protocol, or of the site as ``site.<key>``."""
+        return {
+            key: self.site[key[5:]] if key.startswith("site.") else self.protocol[key]
+            for key in keys
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the content that `write_settings` writes."""
+        return {
+            "site": self.site,
+            "protocol": self.protocol,
+            "protocol_sha256": self.protocol_sha256,
+            "version": self.version,
+        }
+
+
+def load_settings(config: Mapping[str, Any]) -> Settings:
+    """Check the configuration of a run at a site and complete it.
+
+    Args:
+        config: content of ``site.yaml`` and the key ``protocol``: an id under
+            ``config/protocols`` or the path of a YAML file. ``results`` is ignored here.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    config = dict(config)
+    config.pop("results", None)
+    config.pop("pathvars", None)
+    reference = config.pop("protocol", None)
+    if reference is None:
+        raise ConfigError(
+            "No protocol is named. Add --config protocol=<id or path>; "
+            f"the ids are {', '.join(protocol_ids())}."
+        )
+    path = protocol_path(str(reference))
+    protocol = validate(read_yaml(path), "protocol", str(path))
+    site = validate(config, "site", "site configuration")
+    _check_protocol(protocol, str(path))
+    _check_site(site)
+    return Settings(site, protocol, canonical_sha256(protocol))
+
+
+def protocol_ids() -> list[str]:
+    """Return the ids of the protocols under ``config/protocols``."""
+    return sorted(path.stem for path in PROTOCOLS.glob("*.yaml"))
+
+
+def protocol_path(reference: str) -> Path:
+    """Return the file of a protocol given by id or path.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if re.fullmatch(r"[a-z0-9][a-z0-9-]*", reference):
+        path = PROTOCOLS / f"{reference}.yaml"
+        if path.is_file():
+            return path
+    path = Path(reference)
+    if path.suffix in {".yaml", ".yml"} and path.is_file():
+        return path
+    near = difflib.get_close_matches(reference, protocol_ids(), n=1)
+    raise ConfigError(
+        f"There is no protocol {reference!r}. "
+        + (f"Did you mean {near[0]!r}? " if near else "")
+        + f"Name the path of a YAML file or one of: {', '.join(protocol_ids())}."
+    )
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file.
+
+    Raises:
+        ConfigError: it is missing or not YAML.
+    """
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist.") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from None
+
+
+def canonical_sha256(content: Any) -> str:
+    """Return the SHA-256 of the content's canonical JSON (RFC 8785)."""
+    import rfc8785
+
+    return hashlib.sha256(rfc8785.dumps(content)).hexdigest()
+
+
+def validate(content: Any, schema: str, source: str) -> dict[str, Any]:
+    """Check content against a schema and return a copy with every default filled in.
+
+    Args:
+        content: what was read.
+        schema: name of a file ``workflow/schemas/<schema>.schema.yaml``.
+        source: what the content was read from, for the message.
+
+    Raises:
+        ConfigError: the content does not fit; names the key and the mend.
+    """
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{source} must be a mapping of keys to values.")
+    completed: dict[str, Any] = _plain(content)
+    validator = _DefaultingValidator(
+        read_yaml(SCHEMAS / f"{schema}.schema.yaml"),
+        format_checker=jsonschema.FormatChecker(),
+    )
+    errors = sorted(validator.iter_errors(completed), key=lambda e: (len(e.absolute_path), str(e)))
+    if errors:
+        raise ConfigError("\n".join(f"{source}: {_explain(error)}" for error in errors[:5]))
+    return completed
+
+
+def _plain(content: Any) -> Any:
+    """Copy nested mappings and sequences as plain dicts and lists."""
+    if isinstance(content, Mapping):
+        return {str(key): _plain(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_plain(value) for value in content]
+    return content
+
+
+def _fill_defaults(
+    validator: Any, properties: Any, instance: Any, schema: Any
+) -> Iterator[jsonschema.ValidationError]:
+    if isinstance(instance, dict):
+        for key, subschema in properties.items():
+            if isinstance(subschema, dict) and "default" in subschema:
+                instance.setdefault(key, _plain(subschema["default"]))
+    yield from jsonschema.Draft202012Validator.VALIDATORS["properties"](
+        validator, properties, instance, schema
+    )
+
+
+_DefaultingValidator: Any = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator, {"properties": _fill_defaults}
+)
+
+
+def _explain(error: jsonschema.ValidationError) -> str:
+    """Turn a schema error into one sentence that names the key and the mend."""
+    where = error.json_path.removeprefix("$").removeprefix(".") or "the top level"
+    schema: Any = error.schema
+    instance: Any = error.instance
+    expected: Any = error.validator_value
+    hint = f" ({schema['description']})" if "description" in schema else ""
+    if error.validator == "additionalProperties":
+        known = [str(key) for key in schema.get("properties", {})]
+        unknown = sorted(set(instance) - set(known))
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        mend = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+        return f"unknown key {unknown[0]!r} at {where}; {mend}"
+    if error.validator == "required":
+        missing = next(key for key in expected if key not in instance)
+        return f"key {missing!r} is missing at {where}; add it."
+    if error.validator in {"enum", "const"}:
+        allowed = expected if error.validator == "enum" else [expected]
+        return f"{where} is {instance!r}; it must be one of: {', '.join(map(str, allowed))}.{hint}"
+    return f"{where}: {error.message}.{hint}"
+
+
+def _check_site(site: dict[str, Any]) -> None:
+    names = [source["name"] for source in site["sources"]]
+    _check_unique(names, "site configuration", "sources")
+    for source in site["sources"]:
+        if not Path(source["path"]).is_dir():
+            raise ConfigError(
+                f"site configuration: source {source['name']!r}: the folder {source['path']} does "
+                "not exist or is not a folder; mend its path or mount it."
+            )
+
+
+def _check_unique(names: list[str], source: str, key: str) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"{source}: {key}: the name {name!r} is used twice; rename one.")
+
+
+def _check_protocol(protocol: dict[str, Any], source: str) -> None:
+    """Check what a schema cannot say: references between the parts of a protocol."""
+    roles = protocol["cohort"]["case"]["roles"]
+    segmentations = protocol["segmentations"]
+    _check_unique([s["id"] for s in segmentations], source, "segmentations")
+    _check_unique([a["id"] for a in protocol["analyses"]], source, "analyses")
+    _check_filters(protocol, source)
+    terms = read_yaml(RESOURCES / "terms.yaml")
+    for segmentation in segmentations:
+        where = f"{source}: segmentation {segmentation['id']!r}"
+        if segmentation["role"] not in roles:
+            raise ConfigError(
+                f"{where}: role {segmentation['role']!r} is not among the roles of the cohort: "
+                f"{', '.join(roles)}."
+            )
+        _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
+        if segmentation["engine"] == "nnunet":
+            models = read_yaml(MODELS)["models"]
+            if segmentation["model"] not in models:
+                raise ConfigError(
+                    f"{where}: there is no model {segmentation['model']!r} in {MODELS.name}; "
+                    f"it has: {', '.join(models)}."
+                )
+        for segment in segmentation["segments"]:
+            if segment["term"] not in terms:
+                raise ConfigError(
+                    f"{where}: segment {segment['name']!r}: there is no term {segment['term']!r}; "
+                    f"add it with its codes to workflow/resources/terms.yaml or use one of: "
+                    f"{', '.join(terms)}."
+                )
+            try:
+                re.compile(segment.get("match", ""))
+            except re.error as error:
+                raise ConfigError(
+                    f"{where}: segment {segment['name']!r}: match is not a regular expression: "
+                    f"{error}."
+                ) from None
+    by_id = {s["id"]: s for s in segmentations}
+    for entry in protocol["radiomics"]:
+        where = f"{source}: radiomics of {entry['segmentation']!r}"
+        if entry["segmentation"] not in by_id:
+            raise ConfigError(
+                f"{where}: there is no such segmentation; there are: {', '.join(by_id)}."
+            )
+        if entry["role"] != by_id[entry["segmentation"]]["role"]:
+            raise ConfigError(
+                f"{where}: role {entry['role']!r} must be the role that was segmented, "
+                f"{by_id[entry['segmentation']]['role']!r}."
+            )
+        radiomics_settings(entry["settings"], where)
+    for analysis in protocol["analyses"]:
+        where = f"{source}: analysis {analysis['id']!r}"
+        edges = analysis.get("edges", [])
+        if any(low >= high for low, high in itertools.pairwise(edges)):
+            raise ConfigError(f"{where}: edges must rise strictly.")
+        for variable in analysis["variables"]:
+            if variable.split(".")[0] not in roles:
+                raise ConfigError(
+                    f"{where}: variable {variable!r} must start with a role: {', '.join(roles)}."
+                )
+
+
+def radiomics_settings(name: str, where: str) -> dict[str, Any]:
+    """Return the radiomics settings of that name.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    folder = RESOURCES / "radiomics"
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ConfigError(f"{where}: there are no radiomics settings {name!r}; there are: {known}.")
+    content: dict[str, Any] = read_yaml(path)
+    return content
+
+
+def _check_filters(protocol: dict[str, Any], source: str) -> None:
+    """Let DuckDB judge every expression of the cohort on an empty catalog."""
+    from jipflow.catalog.query import FilterError, check_expression, filter_steps
+
+    cohort = protocol["cohort"]
+    expressions = {f"cohort.where[{i}]": w for i, w in enumerate(filter_steps(cohort["where"]))}
+    order = {}
+    for role, spec in cohort["case"]["roles"].items():
+        expressions[f"cohort.case.roles.{role}.where"] = spec["where"]
+        if "prefer" in spec:
+            order[f"cohort.case.roles.{role}.prefer"] = spec["prefer"]
+    for kind, group in (("where", expressions), ("order", order)):
+        for key, expression in group.items():
+            try:
+                check_expression(expression, kind)
+            except FilterError as error:
+                raise ConfigError(
+                    f"{source}: {key}: {expression!r} is not valid SQL over the series catalog: "
+                    f"{error}"
+                ) from None
+
+
+def settings_sha256(settings: Settings, *keys: str) -> str:
+    """Return the hash of the named parts of the settings, for a rule's ``params``."""
+    return canonical_sha256(settings.part(*keys))
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write the effective settings as JSON; an unchanged file is left as it is."""
+    content = settings.as_dict()
+    if not path.is_file() or path.read_text(encoding="utf-8") != json_text(content):
+        write_json(path, content)
+
+
+def read_settings(path: Path) -> Settings:
+    """Read settings written by `write_settings`."""
+    content = read_json(path)
+    return Settings(
+        content["site"], content["protocol"], content["protocol_sha256"], content["version"]
+    )
