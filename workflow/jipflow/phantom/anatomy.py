@@ -68,6 +68,7 @@ class Anatomy:
     """One patient's torso.
 
     Attributes:
+        couch: outer and inner surface of the couch, a trough below the patient; not deformed.
         shapes: painted in this order, later ones over earlier ones.
         waves: smooth deformation: rows of (wave vector x, y, z in rad/mm; phase; displacement
             x, y, z in mm).
@@ -75,6 +76,7 @@ class Anatomy:
         suv: SUVbw of each tissue.
     """
 
+    couch: tuple[Shape, Shape]
     shapes: tuple[Shape, ...]
     waves: NDArray[np.float64]
     hu: dict[str, float]
@@ -90,14 +92,12 @@ class Anatomy:
             ).real.astype(np.float32)
             for component, amount in zip(shift, displacement, strict=True):
                 component += np.float32(amount) * wave
-        # The couch is no tissue of the patient's and stays unwarped.
         points = (z + shift[2], y + shift[1], x + shift[0])
-        painted = np.zeros(grid.shape, np.uint8)
+        outer, inner = self.couch
+        couch = outer.inside(z, y, x) & ~inner.inside(z, y, x) & (y > outer.centre[1])
+        painted = np.where(np.broadcast_to(couch, grid.shape), _CODE["couch"], _CODE["air"])
+        painted = painted.astype(np.uint8)
         for shape in self.shapes:
-            if shape.tissue == "couch":
-                below = shape.inside(z, y, x) & (y > shape.centre[1])
-                painted[np.broadcast_to(below, grid.shape)] = _CODE["couch"]
-                continue
             window = _window(shape, (z, y, x), np.abs(self.waves[:, 4:]).sum(axis=0))
             region = shape.inside(*(p[window] for p in points))
             target = painted[window]
@@ -148,9 +148,9 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
     body = (163 * wide, 113 * deep, tube)
     fat = near(17, 6)
     wall = near(14, 3)
+    trough = (0.0, body[1] - 52.0, 0.0)
+    couch = (Shape("couch", trough, (240.0, 78.0, tube)), Shape("air", trough, (230.0, 70.0, tube)))
     shapes = [
-        Shape("couch", (0.0, body[1] - 52.0, 0.0), (240.0, 78.0, tube)),
-        Shape("air", (0.0, body[1] - 52.0, 0.0), (230.0, 70.0, tube), only_in=("couch",)),
         Shape("fat", (0, 0, 0), body),
         Shape("muscle", (0, 0, 0), (body[0] - fat, body[1] - fat, tube)),
         Shape("mesentery", (0, -6, 0), (body[0] - fat - wall, body[1] - fat - wall - 4, tube)),
@@ -247,7 +247,7 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
         "kidney": near(3.0, 0.5), "sinus": near(3.5, 0.5), "liver": near(2.2, 0.2),
         "vessel": near(2.0, 0.2), "lesion": near(9.0, 3.0),
     }
-    return Anatomy(tuple(shapes), waves, hu, suv)
+    return Anatomy(couch, tuple(shapes), waves, hu, suv)
 
 
 def ct_image(
