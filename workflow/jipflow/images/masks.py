@@ -1,0 +1,93 @@
+"""Segmentations as label maps in layers, so that segments may overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jipflow.files import atomic_path, read_json, write_json
+from jipflow.images.volume import Grid, Volume, read_volume, write_volume
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One labelled region.
+
+    Attributes:
+        name: the protocol's name for it.
+        layer: the label map that holds it.
+        label: its value in that map, at least 1.
+        term: key of its coded term in ``resources/terms.yaml``.
+    """
+
+    name: str
+    layer: int
+    label: int
+    term: str
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Segments on one grid.
+
+    Attributes:
+        layers: label maps of shape (z, y, x), 0 outside; segments of one layer do not overlap.
+        segments: in the protocol's order.
+        grid: where the voxels are.
+    """
+
+    layers: tuple[NDArray[np.uint8], ...]
+    segments: tuple[Segment, ...]
+    grid: Grid
+
+    def mask(self, segment: Segment) -> NDArray[np.bool_]:
+        """Return the voxels of a segment, shape (z, y, x)."""
+        return np.asarray(self.layers[segment.layer] == segment.label)
+
+    def masks(self) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
+        """Iterate over the segments and their voxels."""
+        for segment in self.segments:
+            yield segment, self.mask(segment)
+
+
+def pack(masks: Sequence[tuple[str, str, NDArray[np.bool_]]], grid: Grid) -> Segmentation:
+    """Put masks into as few layers as they need, first fit.
+
+    Args:
+        masks: name, term and voxels of shape (z, y, x) of each segment; at most 255.
+        grid: where the voxels are.
+    """
+    layers: list[NDArray[np.uint8]] = []
+    segments = []
+    for number, (name, term, mask) in enumerate(masks, start=1):
+        free = (n for n, labels in enumerate(layers) if not labels[mask].any())
+        layer = next(free, len(layers))
+        if layer == len(layers):
+            layers.append(np.zeros(grid.shape, np.uint8))
+        layers[layer][mask] = number
+        segments.append(Segment(name, layer, number, term))
+    return Segmentation(tuple(layers), tuple(segments), grid)
+
+
+def write_segmentation(folder: Path, segmentation: Segmentation) -> None:
+    """Write ``layer-<n>.nrrd`` and ``segments.json`` into a folder, atomically."""
+    with atomic_path(folder) as partial:
+        partial.mkdir()
+        for number, labels in enumerate(segmentation.layers):
+            volume = Volume(labels, segmentation.grid)
+            write_volume(partial / f"layer-{number}.nrrd", volume, compress=True)
+        write_json(partial / "segments.json", [asdict(s) for s in segmentation.segments])
+
+
+def read_segmentation(folder: Path) -> Segmentation:
+    """Read a folder written by `write_segmentation`."""
+    segments = tuple(Segment(**entry) for entry in read_json(folder / "segments.json"))
+    layers = [
+        read_volume(folder / f"layer-{number}.nrrd")
+        for number in range(1 + max(segment.layer for segment in segments))
+    ]
+    return Segmentation(tuple(v.array for v in layers), segments, layers[0].grid)  # type: ignore[misc]

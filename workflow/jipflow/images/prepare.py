@@ -1,0 +1,48 @@
+"""Stage `prepare`: each series of a case becomes a volume on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from jipflow.cases import Case, Outcome, Series, attempt, for_each_case
+from jipflow.images.series import read_series_volume
+from jipflow.images.volume import write_volume
+
+STAGE = "prepare"
+
+
+def volume_path(volumes: Path, case_id: str, role: str) -> Path:
+    """Return where the volume of a case's role stands."""
+    return volumes / case_id / f"{role}.nrrd"
+
+
+def run(cases: Sequence[Case], volumes: Path, threads: int) -> list[Outcome]:
+    """Write the volume of each role of each case.
+
+    Args:
+        cases: the shard's cases.
+        volumes: folder for ``<case_id>/<role>.nrrd``.
+        threads: processes.
+    """
+    volumes.mkdir(parents=True, exist_ok=True)
+    return for_each_case(cases, partial(_prepare_case, volumes=volumes), threads)
+
+
+def _prepare_case(case: Case, volumes: Path) -> list[Outcome]:
+    return [
+        attempt(
+            case.case_id,
+            STAGE,
+            role,
+            partial(_prepare_role, series, volume_path(volumes, case.case_id, role)),
+            volumes,
+        )
+        for role, series in sorted(case.roles.items())
+    ]
+
+
+def _prepare_role(series: Series, path: Path) -> list[Path]:
+    write_volume(path, read_series_volume(series.paths))
+    return []

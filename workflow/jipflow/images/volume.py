@@ -1,0 +1,125 @@
+"""Volumes on regular grids, and their files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import nibabel.orientations as orientations
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from jipflow.files import atomic_path
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A regular grid of voxels in patient space.
+
+    Attributes:
+        shape: number of voxels along the array's axes (z, y, x).
+        affine: 4×4 matrix from an array index (z, y, x, 1) to LPS millimetres, at voxel centres
+            (LPS: DICOM's patient coordinate system, PS3.3 C.7.6.2.1.1).
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Distance between voxel centres along (z, y, x) in millimetres."""
+        z, y, x = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(z), float(y), float(x)
+
+    @property
+    def voxel_volume(self) -> float:
+        """Volume of a voxel in cubic millimetres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3])))
+
+    def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
+        """Tell whether both grids have one shape and corners no farther apart than `tolerance`.
+
+        Args:
+            other: the grid to compare with.
+            tolerance: in millimetres.
+        """
+        if self.shape != other.shape:
+            return False
+        corners = np.array([(*corner, 1) for corner in product(*((0, n) for n in self.shape))])
+        return bool(np.abs(corners @ (self.affine - other.affine).T).max() <= tolerance)
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Voxels on a grid.
+
+    Attributes:
+        array: shape (z, y, x) of the grid; HU for CT, SUVbw in g/mL for PET, the stored values
+            after rescaling for MR.
+        grid: where the voxels are.
+    """
+
+    array: NDArray[np.generic]
+    grid: Grid
+
+    def canonical(self) -> Volume:
+        """Return the same voxels with axes that run towards superior, posterior and left.
+
+        Axes are only swapped and flipped, so no value changes. The inverse is `with_axes_of`.
+        """
+        return _reoriented(self, _CANONICAL)
+
+    def with_axes_of(self, grid: Grid) -> Volume:
+        """Return the same voxels with axes in the order and direction of those of `grid`."""
+        return _reoriented(self, orientations.io_orientation(grid.affine))
+
+    def image(self) -> sitk.Image:
+        """Return a SimpleITK image with the same geometry (SimpleITK's axes are x, y, z)."""
+        image = sitk.GetImageFromArray(self.array)
+        spacing = self.grid.spacing
+        image.SetSpacing(spacing[::-1])
+        image.SetOrigin([float(v) for v in self.grid.affine[:3, 3]])
+        direction = self.grid.affine[:3, :3] / np.asarray(spacing)
+        image.SetDirection([float(v) for v in direction[:, ::-1].ravel()])
+        return image
+
+    @classmethod
+    def from_image(cls, image: sitk.Image) -> Volume:
+        """Return the volume of a three-dimensional SimpleITK image."""
+        array = sitk.GetArrayFromImage(image)
+        affine = np.eye(4)
+        direction = np.asarray(image.GetDirection()).reshape(3, 3)
+        affine[:3, :3] = (direction * np.asarray(image.GetSpacing()))[:, ::-1]
+        affine[:3, 3] = image.GetOrigin()
+        return cls(array, Grid(array.shape, affine))
+
+
+_CANONICAL = np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
+"""The array axes (z, y, x) run along +S, +P and +L of LPS, in nibabel's notation."""
+
+
+def _reoriented(volume: Volume, target: NDArray[np.float64]) -> Volume:
+    start = orientations.io_orientation(volume.grid.affine)
+    transform = orientations.ornt_transform(start, target)
+    array = np.ascontiguousarray(orientations.apply_orientation(volume.array, transform))
+    affine = volume.grid.affine @ orientations.inv_ornt_aff(transform, volume.grid.shape)
+    return Volume(array, Grid(array.shape, affine))
+
+
+def write_volume(path: Path, volume: Volume, *, compress: bool = False) -> None:
+    """Write a volume as NRRD, whose header keeps the geometry in LPS and double precision.
+
+    Args:
+        path: a name that ends in ``.nrrd``.
+        volume: what to write.
+        compress: by gzip; worth its time for label maps only.
+    """
+    with atomic_path(path) as partial:
+        sitk.WriteImage(volume.image(), str(partial), useCompression=compress)
+
+
+def read_volume(path: Path) -> Volume:
+    """Read a volume written by `write_volume`."""
+    return Volume.from_image(sitk.ReadImage(str(path)))
