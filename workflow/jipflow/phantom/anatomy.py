@@ -18,8 +18,26 @@ LABELS = {"liver": 1, "spleen": 2, "kidney": 3, "lesion": 4}
 """Values of the label map; 0 is background."""
 
 TISSUES = (
-    "air", "couch", "fat", "muscle", "mesentery", "lung", "heart", "stomach", "bowel", "gas",
-    "bone", "marrow", "aorta", "cava", "spleen", "kidney", "sinus", "liver", "vessel", "lesion",
+    "air",
+    "couch",
+    "fat",
+    "muscle",
+    "mesentery",
+    "lung",
+    "heart",
+    "stomach",
+    "bowel",
+    "gas",
+    "bone",
+    "marrow",
+    "aorta",
+    "cava",
+    "spleen",
+    "kidney",
+    "sinus",
+    "liver",
+    "vessel",
+    "lesion",
 )
 _CODE = {name: code for code, name in enumerate(TISSUES)}
 _LABEL_OF = np.zeros(len(TISSUES), np.uint8)
@@ -156,22 +174,44 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
         Shape("mesentery", (0, -6, 0), (body[0] - fat - wall, body[1] - fat - wall - 4, tube)),
     ]
     for side in (-1, 1):
-        shapes.append(Shape("muscle", place(side * 38, 58, 0, 3), (20.0, 20.0, tube),
-                            only_in=("mesentery",)))
-        shapes.append(Shape("lung", place(side * 72, 5, 88, 5), radii(58, 72, 62, 0.06),
-                            only_in=("mesentery", "muscle")))
+        shapes.append(
+            Shape("muscle", place(side * 38, 58, 0, 3), (20.0, 20.0, tube), only_in=("mesentery",))
+        )
+        shapes.append(
+            Shape(
+                "lung",
+                place(side * 72, 5, 88, 5),
+                radii(58, 72, 62, 0.06),
+                only_in=("mesentery", "muscle"),
+            )
+        )
     shapes.append(Shape("heart", place(18, -35, 88, 5), radii(46, 38, 34)))
-    shapes.append(Shape("stomach", place(58, -32, 30, 7), radii(40, 30, 36), near(0.4, 0.3),
-                        only_in=("mesentery", "lung")))
+    shapes.append(
+        Shape(
+            "stomach",
+            place(58, -32, 30, 7),
+            radii(40, 30, 36),
+            near(0.4, 0.3),
+            only_in=("mesentery", "lung"),
+        )
+    )
     shapes.append(Shape("gas", place(58, -48, 34, 6), radii(20, 10, 16), only_in=("stomach",)))
     for _ in range(16):
         loop = place(near(0, 85), near(-25, 40), near(-55, 35), 0)
         girth = near(18, 5)
-        shapes.append(Shape("bowel", loop, (girth * near(1.3, 0.4), girth, girth), near(0, 1.5),
-                            only_in=("mesentery",)))
+        shapes.append(
+            Shape(
+                "bowel",
+                loop,
+                (girth * near(1.3, 0.4), girth, girth),
+                near(0, 1.5),
+                only_in=("mesentery",),
+            )
+        )
         if rng.random() < 0.4:
-            shapes.append(Shape("gas", loop, (girth * 0.6, girth * 0.5, girth * 0.5),
-                                only_in=("bowel",)))
+            shapes.append(
+                Shape("gas", loop, (girth * 0.6, girth * 0.5, girth * 0.5), only_in=("bowel",))
+            )
     spine = place(0, 60, 0, 2)
     shapes += [
         Shape("bone", spine, (25.0 * wide, 20.0 * deep, tube)),
@@ -186,8 +226,14 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
         for angle in np.linspace(0.15, 2 * np.pi - 0.1, 13)[:-1]:
             if abs(np.cos(angle)) > 0.35:
                 tilt = level + 16 * np.sin(angle)
-                shapes.append(Shape("bone", (rib_x * np.cos(angle), rib_y * np.sin(angle), tilt),
-                                    (10.0, 5.0, 7.0), angle + np.pi / 2))
+                shapes.append(
+                    Shape(
+                        "bone",
+                        (rib_x * np.cos(angle), rib_y * np.sin(angle), tilt),
+                        (10.0, 5.0, 7.0),
+                        angle + np.pi / 2,
+                    )
+                )
     for side in (-1, 1):
         kidney = place(side * 66, 42, -30 - 6 * (side < 0), 6)
         extent = radii(27, 29, 46)
@@ -197,20 +243,34 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
             Shape("kidney", kidney, extent, turn, only_in=("mesentery", "muscle", "bowel")),
             Shape("sinus", hilum, (14.0, 9.0, extent[2] * 0.45), turn, only_in=("kidney",)),
         ]
-    shapes.append(Shape("spleen", place(98, 32, 34, 5), radii(29, 46, 41), near(-0.35, 0.2),
-                        only_in=("mesentery", "lung", "stomach", "kidney", "bowel")))
+    shapes.append(
+        Shape(
+            "spleen",
+            place(98, 32, 34, 5),
+            radii(29, 46, 41),
+            near(-0.35, 0.2),
+            only_in=("mesentery", "lung", "stomach", "kidney", "bowel"),
+        )
+    )
 
     right = place(-72, -4, 16, 5)
     right_size = radii(64, 72, 60, 0.07)
     over = ("mesentery", "lung", "stomach", "kidney", "sinus", "bowel", "gas", "heart", "cava")
     shapes.append(Shape("liver", right, right_size, near(0.1, 0.15), only_in=over))
-    shapes.append(Shape("liver", place(-8, -42, 36, 5), radii(68, 32, 30), near(0.15, 0.1),
-                        only_in=over))
+    shapes.append(
+        Shape("liver", place(-8, -42, 36, 5), radii(68, 32, 30), near(0.15, 0.1), only_in=over)
+    )
     for _ in range(4):
         branch = tuple(c + near(0, 26) for c in right)
-        shapes.append(Shape("vessel", (branch[0], branch[1], branch[2]),
-                            (near(22, 8), near(3.5, 1), near(4.0, 1)), near(0, 1.5),
-                            only_in=("liver",)))
+        shapes.append(
+            Shape(
+                "vessel",
+                (branch[0], branch[1], branch[2]),
+                (near(22, 8), near(3.5, 1), near(4.0, 1)),
+                near(0, 1.5),
+                only_in=("liver",),
+            )
+        )
     size = near(17.5, 6.5)
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
@@ -218,9 +278,14 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
     middle = np.array(right) + np.clip(room, None, [20.0, np.inf, np.inf])
     phase_a, phase_b, phase_c = (float(p) for p in rng.uniform(0, 2 * np.pi, 3))
     shapes.append(
-        Shape("lesion", (float(middle[0]), float(middle[1]), float(middle[2])),
-              (size, size * near(0.95, 0.15), size * near(0.95, 0.1)), near(0, 1.5),
-              only_in=("liver", "vessel"), bumps=(0.06, phase_a, phase_b, phase_c))
+        Shape(
+            "lesion",
+            (float(middle[0]), float(middle[1]), float(middle[2])),
+            (size, size * near(0.95, 0.15), size * near(0.95, 0.1)),
+            near(0, 1.5),
+            only_in=("liver", "vessel"),
+            bumps=(0.06, phase_a, phase_b, phase_c),
+        )
     )
 
     count = 5
@@ -231,21 +296,48 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
     )
     liver = near(98, 12)
     hu = {
-        "air": -1000.0, "couch": -450.0, "fat": near(-102, 8), "muscle": near(56, 6),
-        "mesentery": near(-82, 12), "lung": near(-810, 40), "heart": near(125, 15),
-        "stomach": near(28, 12), "bowel": near(38, 15), "gas": -920.0, "bone": near(560, 120),
-        "marrow": near(330, 40), "aorta": near(155, 15), "cava": near(130, 12),
-        "spleen": near(116, 10), "kidney": near(168, 16), "sinus": -40.0, "liver": liver,
-        "vessel": liver + near(38, 8), "lesion": liver - near(44, 7),
+        "air": -1000.0,
+        "couch": -450.0,
+        "fat": near(-102, 8),
+        "muscle": near(56, 6),
+        "mesentery": near(-82, 12),
+        "lung": near(-810, 40),
+        "heart": near(125, 15),
+        "stomach": near(28, 12),
+        "bowel": near(38, 15),
+        "gas": -920.0,
+        "bone": near(560, 120),
+        "marrow": near(330, 40),
+        "aorta": near(155, 15),
+        "cava": near(130, 12),
+        "spleen": near(116, 10),
+        "kidney": near(168, 16),
+        "sinus": -40.0,
+        "liver": liver,
+        "vessel": liver + near(38, 8),
+        "lesion": liver - near(44, 7),
     }
     suv = {
-        "air": 0.0, "couch": 0.0, "fat": 0.35, "muscle": near(0.8, 0.1),
-        "mesentery": near(0.7, 0.1), "lung": near(0.5, 0.1), "heart": near(1.8, 0.3),
+        "air": 0.0,
+        "couch": 0.0,
+        "fat": 0.35,
+        "muscle": near(0.8, 0.1),
+        "mesentery": near(0.7, 0.1),
+        "lung": near(0.5, 0.1),
+        "heart": near(1.8, 0.3),
         "stomach": near(1.4, 0.3),
-        "bowel": near(1.3, 0.3), "gas": 0.1, "bone": near(0.9, 0.1), "marrow": near(1.2, 0.2),
-        "aorta": near(1.6, 0.2), "cava": near(1.6, 0.2), "spleen": near(1.8, 0.2),
-        "kidney": near(3.0, 0.5), "sinus": near(3.5, 0.5), "liver": near(2.2, 0.2),
-        "vessel": near(2.0, 0.2), "lesion": near(9.0, 3.0),
+        "bowel": near(1.3, 0.3),
+        "gas": 0.1,
+        "bone": near(0.9, 0.1),
+        "marrow": near(1.2, 0.2),
+        "aorta": near(1.6, 0.2),
+        "cava": near(1.6, 0.2),
+        "spleen": near(1.8, 0.2),
+        "kidney": near(3.0, 0.5),
+        "sinus": near(3.5, 0.5),
+        "liver": near(2.2, 0.2),
+        "vessel": near(2.0, 0.2),
+        "lesion": near(9.0, 3.0),
     }
     return Anatomy(couch, tuple(shapes), waves, hu, suv)
 

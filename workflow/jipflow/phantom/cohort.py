@@ -75,15 +75,23 @@ def make_subject(site: str, index: int, seed: int, vendor: Vendor) -> Subject:
     slices = round(TORSO_MM / vendor.ct_slice_mm) + int(draw.integers(-1, 2))
     pixel = round(vendor.ct_pixel_mm * float(draw.uniform(0.97, 1.03)), 4)
     ct_grid = _off_centre(
-        Grid.centred((slices, vendor.ct_columns, vendor.ct_columns),
-                     (vendor.ct_slice_mm, pixel, pixel)), draw)
+        Grid.centred(
+            (slices, vendor.ct_columns, vendor.ct_columns), (vendor.ct_slice_mm, pixel, pixel)
+        ),
+        draw,
+    )
     pt_slices = round((TORSO_MM - 10) / vendor.pt_slice_mm)
     pt_grid = _off_centre(
-        Grid.centred((pt_slices, vendor.pt_columns, vendor.pt_columns),
-                     (vendor.pt_slice_mm, vendor.pt_pixel_mm, vendor.pt_pixel_mm)), draw)
+        Grid.centred(
+            (pt_slices, vendor.pt_columns, vendor.pt_columns),
+            (vendor.pt_slice_mm, vendor.pt_pixel_mm, vendor.pt_pixel_mm),
+        ),
+        draw,
+    )
 
     start = datetime(2021, 1, 4, 8, 0) + timedelta(
-        days=int(draw.integers(0, 700)), minutes=int(draw.integers(0, 480)))
+        days=int(draw.integers(0, 700)), minutes=int(draw.integers(0, 480))
+    )
     pt_start = start + timedelta(minutes=9, seconds=int(draw.integers(0, 240)))
     study = dicom.Study(
         patient_id=f"{site.upper()}-{index:04d}",
@@ -107,13 +115,23 @@ def make_subject(site: str, index: int, seed: int, vendor: Vendor) -> Subject:
     return Subject(
         study=study,
         ct_grid=ct_grid,
-        hu=anatomy.ct_image(on_ct, body.hu, _stream(seed, site, index, "ct"),
-                            blur=vendor.ct_blur, noise=vendor.ct_noise),
+        hu=anatomy.ct_image(
+            on_ct,
+            body.hu,
+            _stream(seed, site, index, "ct"),
+            blur=vendor.ct_blur,
+            noise=vendor.ct_noise,
+        ),
         labels=anatomy.labels(on_ct),
         pt_grid=pt_grid,
-        suv=anatomy.pet_image(on_pt, body.suv, _stream(seed, site, index, "pt"),
-                              spacing=pt_grid.spacing, fwhm=vendor.pt_fwhm,
-                              noise=vendor.pt_noise),
+        suv=anatomy.pet_image(
+            on_pt,
+            body.suv,
+            _stream(seed, site, index, "pt"),
+            spacing=pt_grid.spacing,
+            fwhm=vendor.pt_fwhm,
+            noise=vendor.pt_noise,
+        ),
         lesion=anatomy.labels(on_pt) == anatomy.LABELS["lesion"],
         uptake=body.suv,
         injection=injection,
@@ -154,7 +172,8 @@ def write_site(
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", site):
         raise ValueError(
-            f"site {site!r} is no valid name: use up to 32 letters, digits, '-' and '_'")
+            f"site {site!r} is no valid name: use up to 32 letters, digits, '-' and '_'"
+        )
     if patients < 1:
         raise ValueError(f"a site needs at least one patient, not {patients}")
     if not vendors or not set(vendors) <= set(VENDORS):
@@ -238,8 +257,14 @@ def _write_subject(
         return entry, found
 
     units = "CNTS" if kind == "unsupported_units" else "BQML"
-    pt = dicom.pt_series(subject.suv, subject.pt_grid, study, injection=subject.injection,
-                         start=subject.pt_start, units=units)
+    pt = dicom.pt_series(
+        subject.suv,
+        subject.pt_grid,
+        study,
+        injection=subject.injection,
+        start=subject.pt_start,
+        units=units,
+    )
     contours = dicom.rtstruct({ROI_NAME: subject.lesion}, subject.pt_grid, pt, study)
     _write_series(out_dir, pt, study)
     _write_series(out_dir, [contours], study)
@@ -261,10 +286,15 @@ def _write_subject(
         "truth": f"{patient_id}_PT.nii.gz",
     }
     entry["RTSTRUCT"] = {
-        "series_uid": str(contours.SeriesInstanceUID), "roi": ROI_NAME, "references": "PT",
+        "series_uid": str(contours.SeriesInstanceUID),
+        "roi": ROI_NAME,
+        "references": "PT",
     }
-    write_nifti(subject.lesion.astype(np.uint8), subject.pt_grid,
-                out_dir / "truth" / f"{patient_id}_PT.nii.gz")
+    write_nifti(
+        subject.lesion.astype(np.uint8),
+        subject.pt_grid,
+        out_dir / "truth" / f"{patient_id}_PT.nii.gz",
+    )
     return entry, found
 
 
@@ -307,10 +337,12 @@ def _write_series(out_dir: Path, series: Sequence[Dataset], study: dicom.Study) 
     """Write a series where its vendor would put it."""
     vendor, first = study.vendor, series[-1]
     folder = vendor.study_folder.format(
-        date=study.start.strftime("%Y%m%d"), patient=study.patient_id, study=study.accession)
+        date=study.start.strftime("%Y%m%d"), patient=study.patient_id, study=study.accession
+    )
     name = vendor.series_folder.format(
         number=int(first.SeriesNumber),
-        description=re.sub(r"[^A-Za-z0-9.-]+", "_", str(first.SeriesDescription)).strip("_"))
+        description=re.sub(r"[^A-Za-z0-9.-]+", "_", str(first.SeriesDescription)).strip("_"),
+    )
     return dicom.write_series(series, out_dir / "dicom" / folder / name, vendor.file_name)
 
 
@@ -325,8 +357,10 @@ def _geometry(grid: Grid) -> dict[str, list[float]]:
 
 def _off_centre(grid: Grid, draw: np.random.Generator) -> Grid:
     """The grid shifted by a few millimetres, as table heights and landmarks differ."""
-    x, y, z = (round(value + float(draw.uniform(-far, far)), 4)
-               for value, far in zip(grid.origin, (4.0, 4.0, 3.0), strict=True))
+    x, y, z = (
+        round(value + float(draw.uniform(-far, far)), 4)
+        for value, far in zip(grid.origin, (4.0, 4.0, 3.0), strict=True)
+    )
     return Grid(grid.shape, grid.spacing, (x, y, z))
 
 

@@ -34,10 +34,14 @@ def mixed_orientation(
     x, y, z = (round(float(value), 4) for value in plane.position(first, 0, 0))
     part = replace(plane, shape=(count, *plane.shape[1:]), origin=(x, y, z))
     coronal = dicom.ct_series(
-        turned[first : first + count], part, study,
-        number=int(series[0].SeriesNumber), series_uid=series[0].SeriesInstanceUID,
+        turned[first : first + count],
+        part,
+        study,
+        number=int(series[0].SeriesNumber),
+        series_uid=series[0].SeriesInstanceUID,
         description=series[0].SeriesDescription,
-        image_type=("DERIVED", "SECONDARY", "REFORMATTED"), first_instance=len(series) + 1,
+        image_type=("DERIVED", "SECONDARY", "REFORMATTED"),
+        first_instance=len(series) + 1,
     )
     return [*series, *coronal]
 
@@ -47,8 +51,12 @@ def localizer_mixed(
 ) -> list[Dataset]:
     """The axial series with its scout image under the same Series Instance UID."""
     scout = dicom.localizer(
-        hu, grid, study, number=int(series[0].SeriesNumber),
-        series_uid=series[0].SeriesInstanceUID, instance=len(series) + 1,
+        hu,
+        grid,
+        study,
+        number=int(series[0].SeriesNumber),
+        series_uid=series[0].SeriesInstanceUID,
+        instance=len(series) + 1,
     )
     return [scout, *series]
 

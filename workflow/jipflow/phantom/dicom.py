@@ -209,15 +209,18 @@ def localizer(
         column=(0.0, 0.0, -1.0),
     )
     return ct_series(
-        np.rint(view)[None].astype(np.int32), plane, study, number=number, series_uid=series_uid,
-        description="Scout", image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"),
+        np.rint(view)[None].astype(np.int32),
+        plane,
+        study,
+        number=number,
+        series_uid=series_uid,
+        description="Scout",
+        image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"),
         first_instance=instance,
     )[0]
 
 
-def coronal(
-    hu: NDArray[np.integer], grid: Grid
-) -> tuple[NDArray[np.integer], Grid]:
+def coronal(hu: NDArray[np.integer], grid: Grid) -> tuple[NDArray[np.integer], Grid]:
     """An axial volume cut into coronal slices, each seen from the front, head up."""
     x, y, z = grid.position(grid.shape[0] - 1, 0, 0)
     turned = np.ascontiguousarray(np.transpose(hu, (1, 0, 2))[:, ::-1])
@@ -355,8 +358,9 @@ def rtstruct(
         ValueError: an image's position is not on the grid.
     """
     study = study or Study()
-    ds = _instance(study, RTStructureSetStorage, "RTSTRUCT",
-                   uid("series", *study.key, number), number, 1)
+    ds = _instance(
+        study, RTStructureSetStorage, "RTSTRUCT", uid("series", *study.key, number), number, 1
+    )
     start = study.start + timedelta(days=1, hours=2)
     del ds.AcquisitionNumber
     ds.SeriesDescription = f"{label} contours"
@@ -419,9 +423,9 @@ def to_bytes(ds: Dataset) -> bytes:
     return buffer.getvalue()
 
 
-def write_series(series: Iterable[Dataset], folder: Path, pattern: str = "{number:04d}.dcm") -> (
-    list[Path]
-):
+def write_series(
+    series: Iterable[Dataset], folder: Path, pattern: str = "{number:04d}.dcm"
+) -> list[Path]:
     """Write datasets into a folder and return their paths, in the same order.
 
     The pattern names the files; it may use `number` (Instance Number), `modality`, `uid` (SOP
@@ -431,7 +435,9 @@ def write_series(series: Iterable[Dataset], folder: Path, pattern: str = "{numbe
     paths = []
     for ds in series:
         path = folder / pattern.format(
-            number=int(ds.InstanceNumber), modality=ds.Modality, uid=ds.SOPInstanceUID,
+            number=int(ds.InstanceNumber),
+            modality=ds.Modality,
+            uid=ds.SOPInstanceUID,
             patient=ds.PatientID,
         )
         path.write_bytes(to_bytes(ds))
@@ -520,9 +526,7 @@ def _pixels(ds: Dataset, stored: NDArray[Any], bits: int) -> None:
     ds.PixelData = stored.tobytes()
 
 
-def _contour(
-    loop: NDArray[np.float64], k: int, grid: Grid, image: Dataset
-) -> Dataset:
+def _contour(loop: NDArray[np.float64], k: int, grid: Grid, image: Dataset) -> Dataset:
     """One closed planar contour; `loop` holds (row, column) of a mask padded by one pixel."""
     corners = loop[:-1] - 1.0
     points = (

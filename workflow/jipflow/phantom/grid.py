@@ -61,8 +61,10 @@ class Grid:
         if self.row != (1.0, 0.0, 0.0) or self.column != (0.0, 1.0, 0.0):
             raise ValueError(f"axes are those of axial grids only, not row {self.row}")
         x, y, z = self.origin
-        steps = [np.arange(n, dtype=np.float32) * s
-                 for n, s in zip(self.shape, self.spacing, strict=True)]
+        steps = [
+            np.arange(n, dtype=np.float32) * s
+            for n, s in zip(self.shape, self.spacing, strict=True)
+        ]
         return (
             (z + steps[0]).astype(np.float32)[:, None, None],
             (y + steps[1]).astype(np.float32)[None, :, None],
