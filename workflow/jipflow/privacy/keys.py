@@ -1,0 +1,133 @@
+"""Ed25519 keys of sites and approvers: made, read, shown and used."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jipflow.cases import StageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+PUBLIC_KEY_PATTERN = r"^ed25519:[0-9a-f]{64}$"
+SIGNATURE_PATTERN = r"^[0-9a-f]{128}$"
+
+
+class KeyFault(StageError):
+    """A key file is missing, open to others, or holds no Ed25519 key."""
+
+
+def new_key(path: Path) -> str:
+    """Make a private key (RFC 8032) in a file that only its owner can read.
+
+    Args:
+        path: file to make, mode 0600; a missing folder is made with mode 0700.
+
+    Returns:
+        The public key, as `public_text` writes it.
+
+    Raises:
+        KeyFault: the file is there already. A key is never replaced: the hub's roster names it.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    path = Path(path)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    key = Ed25519PrivateKey.generate()
+    pem = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise KeyFault(f"{path} exists already; give another name or use that key.") from None
+    with os.fdopen(descriptor, "wb") as stream:
+        os.fchmod(descriptor, 0o600)
+        stream.write(pem)
+    return public_text(key)
+
+
+def load_key(path: Path) -> Ed25519PrivateKey:
+    """Read a private key made by `new_key`.
+
+    Raises:
+        KeyFault: the file is missing, is readable or writable by others than its owner, lies in a
+            folder that others may write to, or holds no Ed25519 private key in PEM.
+    """
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    path = Path(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise KeyFault(f"{path} is missing; make a key with: jipflow keys new {path}") from None
+    with os.fdopen(descriptor, "rb") as stream:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & 0o077:
+            raise KeyFault(
+                f"{path} has mode {mode:04o}, so others may use the key; if nobody did: "
+                f"chmod 600 {path}"
+            )
+        pem = stream.read()
+    folder = path.resolve().parent
+    folder_mode = stat.S_IMODE(folder.stat().st_mode)
+    if folder_mode & 0o022 and not folder_mode & stat.S_ISVTX:
+        raise KeyFault(
+            f"{folder} has mode {folder_mode:04o}, so others may replace the key; mend with: "
+            f"chmod go-w {folder}"
+        )
+    try:
+        key = serialization.load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError):
+        raise KeyFault(f"{path} is not an unencrypted private key in PEM.") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFault(f"{path} holds another kind of key than Ed25519.")
+    return key
+
+
+def load_or_create_key(path: Path) -> Ed25519PrivateKey:
+    """Read a private key, and make it first where there is none."""
+    if not Path(path).exists():
+        new_key(path)
+    return load_key(path)
+
+
+def public_text(key: Ed25519PrivateKey) -> str:
+    """Return the public half as ``ed25519:`` and 64 lower-case hexadecimal digits.
+
+    Hexadecimal, because a text then stands for one key and a key for one text.
+    """
+    return "ed25519:" + key.public_key().public_bytes_raw().hex()
+
+
+def sign(key: Ed25519PrivateKey, message: bytes) -> str:
+    """Return the signature of a message as 128 lower-case hexadecimal digits."""
+    return key.sign(message).hex()
+
+
+def verifies(public: str, signature: str, message: bytes) -> bool:
+    """Tell whether a signature of a message was made with the private half of a public key.
+
+    Text that is no key or no signature verifies nothing.
+    """
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    if not (
+        re.fullmatch(PUBLIC_KEY_PATTERN, public) and re.fullmatch(SIGNATURE_PATTERN, signature)
+    ):
+        return False
+    key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.removeprefix("ed25519:")))
+    try:
+        key.verify(bytes.fromhex(signature), message)
+    except InvalidSignature:
+        return False
+    return True
