@@ -10,7 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ class Reason(StrEnum):
 
     meaning: str
 
-    def __new__(cls, code: str, meaning: str) -> Reason:
+    def __new__(cls, code: str, meaning: str = "") -> Reason:
         """Make the member whose value is `code`."""
         member = str.__new__(cls, code)
         member._value_ = code
@@ -250,9 +250,20 @@ def outcome_table(outcomes: Iterable[Outcome]) -> pd.DataFrame:
     )
 
 
-def attempt(
-    case_id: str, stage: str, item: str, work: Callable[[], list[Path]], root: Path
-) -> Outcome:
+@dataclass(frozen=True)
+class Made:
+    """What the work on an item gave.
+
+    Attributes:
+        paths: files that are kept.
+        note: what a person should know though all went well, such as a mended header.
+    """
+
+    paths: tuple[Path, ...] = ()
+    note: str = ""
+
+
+def attempt(case_id: str, stage: str, item: str, work: Callable[[], Made], root: Path) -> Outcome:
     """Run the work on one item of a case and turn what happens into its outcome.
 
     A `CaseFault` becomes its own reason; any other error becomes ``unexpected_error`` with the
@@ -263,7 +274,7 @@ def attempt(
         case_id: pseudonym of the case.
         stage: name of the stage.
         item: role or segmentation.
-        work: does it, and returns the files it made.
+        work: does it, and says what it made.
         root: folder that the outcome's outputs are named relative to.
     """
     from jipflow.files import sha256_file
@@ -272,8 +283,9 @@ def attempt(
     outcome = Outcome(case_id, stage, item)
     try:
         made = work()
-        outcome.outputs = [str(path.relative_to(root)) for path in made]
-        outcome.sha256 = [sha256_file(path) for path in made]
+        outcome.message = made.note
+        outcome.outputs = [str(path.relative_to(root)) for path in made.paths]
+        outcome.sha256 = [sha256_file(path) for path in made.paths]
     except CaseFault as fault:
         outcome.status, outcome.reason = Status.FAILED, fault.reason.value
         outcome.message = fault.message
@@ -291,42 +303,45 @@ def attempt(
     return outcome
 
 
-def blocked(case_id: str, stage: str, item: str, cause: str) -> Outcome:
-    """Return the outcome of an item whose input failed at an earlier stage."""
+def blocked(case_id: str, stage: str, item: str, needed: str) -> Outcome:
+    """Return the outcome of an item whose input failed at an earlier stage.
+
+    Args:
+        case_id: pseudonym of the case.
+        stage: the stage that cannot start.
+        item: role or segmentation.
+        needed: what is not there, such as ``the volume of role CT``.
+    """
     return Outcome(
         case_id,
         stage,
         item,
         Status.FAILED,
         Reason.DEPENDS_ON_FAILED.value,
-        cause,
+        f"case {case_id}: {needed} is not there; an earlier outcome of this case says why.",
     )
 
 
+Result = TypeVar("Result")
+
+
 def for_each_case(
-    cases: Sequence[Case], function: Callable[[Case], list[Outcome]], threads: int
-) -> list[Outcome]:
+    cases: Sequence[Case], function: Callable[[Case], list[Result]], threads: int
+) -> list[Result]:
     """Apply a stage's function to each case in up to `threads` processes.
 
     Args:
         cases: the shard's cases.
         function: a module-level function, or a `functools.partial` of one, so that it can be sent
-            to another process; returns the outcomes of the case's items.
+            to another process; returns the results of the case's items.
         threads: processes; 1 runs in this one.
 
     Returns:
-        All outcomes, in the order of the cases.
+        All results, in the order of the cases.
     """
     if threads <= 1 or len(cases) <= 1:
         batches = [function(case) for case in cases]
     else:
         with ProcessPoolExecutor(min(threads, len(cases))) as pool:
             batches = list(pool.map(function, cases))
-    outcomes = [outcome for batch in batches for outcome in batch]
-    for outcome in outcomes:
-        print(
-            f"{outcome.case_id} {outcome.stage} {outcome.item}: {outcome.status.value}"
-            + (f" {outcome.reason}: {outcome.message}" if outcome.reason else ""),
-            flush=True,
-        )
-    return outcomes
+    return [result for batch in batches for result in batch]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import jsonschema
 import yaml
 
 import jipflow
-from jipflow.files import json_text, read_json, write_json
+from jipflow.files import canonical_digest, json_text, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = ROOT / "workflow" / "schemas"
@@ -103,7 +102,7 @@ def load_settings(config: Mapping[str, Any]) -> Settings:
     site = validate(config, "site", "site configuration")
     _check_protocol(protocol, str(path))
     _check_site(site)
-    return Settings(site, protocol, canonical_sha256(protocol))
+    return Settings(site, protocol, canonical_digest(protocol))
 
 
 def protocol_ids() -> list[str]:
@@ -144,13 +143,6 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} does not exist.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from None
-
-
-def canonical_sha256(content: Any) -> str:
-    """Return the SHA-256 of the content's canonical JSON (RFC 8785)."""
-    import rfc8785
-
-    return hashlib.sha256(rfc8785.dumps(content)).hexdigest()
 
 
 def validate(content: Any, schema: str, source: str) -> dict[str, Any]:
@@ -343,7 +335,7 @@ def _check_filters(protocol: dict[str, Any], source: str) -> None:
 
 def settings_sha256(settings: Settings, *keys: str) -> str:
     """Return the hash of the named parts of the settings, for a rule's ``params``."""
-    return canonical_sha256(settings.part(*keys))
+    return canonical_digest(settings.part(*keys))
 
 
 def write_settings(path: Path, settings: Settings) -> None:

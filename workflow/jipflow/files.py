@@ -46,6 +46,13 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def canonical_digest(content: Any) -> str:
+    """Return the SHA-256 of the content's canonical JSON (RFC 8785)."""
+    import rfc8785
+
+    return hashlib.sha256(rfc8785.dumps(content)).hexdigest()
+
+
 def json_text(content: Any) -> str:
     """Return JSON with sorted keys and an end of line: the same content gives the same text.
 

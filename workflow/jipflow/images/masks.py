@@ -22,12 +22,18 @@ class Segment:
         layer: the label map that holds it.
         label: its value in that map, at least 1.
         term: key of its coded term in ``resources/terms.yaml``.
+        method: Segment Algorithm Type (0062,0008): AUTOMATIC, SEMIAUTOMATIC or MANUAL.
+        producer: name of what made it: the model, or the system the contours come from.
+        version: version or hash of the producer, empty where it has none.
     """
 
     name: str
     layer: int
     label: int
     term: str
+    method: str
+    producer: str
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,22 +60,44 @@ class Segmentation:
             yield segment, self.mask(segment)
 
 
-def pack(masks: Sequence[tuple[str, str, NDArray[np.bool_]]], grid: Grid) -> Segmentation:
-    """Put masks into as few layers as they need, first fit.
+@dataclass(frozen=True)
+class Region:
+    """A segment before it has a place in a layer; fields as in `Segment`, and its voxels."""
+
+    name: str
+    term: str
+    mask: NDArray[np.bool_]
+    method: str
+    producer: str
+    version: str = ""
+
+
+def pack(regions: Sequence[Region], grid: Grid) -> Segmentation:
+    """Put regions into as few layers as they need, first fit.
 
     Args:
-        masks: name, term and voxels of shape (z, y, x) of each segment; at most 255.
+        regions: each with voxels of shape (z, y, x); at most 255.
         grid: where the voxels are.
     """
     layers: list[NDArray[np.uint8]] = []
     segments = []
-    for number, (name, term, mask) in enumerate(masks, start=1):
-        free = (n for n, labels in enumerate(layers) if not labels[mask].any())
+    for number, region in enumerate(regions, start=1):
+        free = (n for n, labels in enumerate(layers) if not labels[region.mask].any())
         layer = next(free, len(layers))
         if layer == len(layers):
             layers.append(np.zeros(grid.shape, np.uint8))
-        layers[layer][mask] = number
-        segments.append(Segment(name, layer, number, term))
+        layers[layer][region.mask] = number
+        segments.append(
+            Segment(
+                region.name,
+                layer,
+                number,
+                region.term,
+                region.method,
+                region.producer,
+                region.version,
+            )
+        )
     return Segmentation(tuple(layers), tuple(segments), grid)
 
 

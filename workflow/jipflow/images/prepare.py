@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from jipflow.cases import Case, Outcome, Series, attempt, for_each_case
+from jipflow.cases import Case, Made, Outcome, Series, attempt, for_each_case
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import write_volume
 
@@ -43,6 +43,6 @@ def _prepare_case(case: Case, volumes: Path) -> list[Outcome]:
     ]
 
 
-def _prepare_role(series: Series, path: Path) -> list[Path]:
+def _prepare_role(series: Series, path: Path) -> Made:
     write_volume(path, read_series_volume(series.paths))
-    return []
+    return Made()

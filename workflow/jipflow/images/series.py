@@ -89,6 +89,10 @@ def read_series_volume(paths: Sequence[Path]) -> Volume:
             Reason.GEOMETRY_REFUSED,
             f"{paths[0].parent}: the series makes no volume: {error}",
         ) from error
+    # highdicom may run against the normal; the slices of `datasets` run along it.
+    x, y, z = (source.affine[:3, axis] for axis in (2, 1, 0))
+    if np.dot(np.cross(x, y), z) < 0:
+        source = source.flip_spatial(0)
     array = source.array
     if modality == PositronEmissionTomographyImageStorage:
         array = array * suv_factors(datasets)[:, None, None]
