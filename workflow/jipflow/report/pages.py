@@ -1,0 +1,89 @@
+"""What all pages share: the templates, the formats of numbers, and writing one file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jipflow.config import RESOURCES
+from jipflow.files import atomic_path
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = RESOURCES / "report"
+MISSING = "–"
+THIN_SPACE = "\u202f"
+
+
+@cache
+def environment() -> Environment:
+    """Return the jinja2 environment of the templates: escaping on, undefined names an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8").strip()
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(number=number, count=count, duration=duration, share=share)
+    made.globals.update(
+        style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8").strip()),
+        script=Markup(script),
+        # The page may run this one script and load nothing.
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    return made
+
+
+def write_page(path: Path, template: str, **context: Any) -> None:
+    """Render a template into one self-contained HTML file."""
+    text = environment().get_template(template).render(**context)
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def number(value: float | int | None, digits: int = 4) -> str:
+    """Format a number with so many significant digits, for reading; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e7:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}".replace(",", THIN_SPACE).replace("-", "−")
+
+
+def count(value: int | None) -> str:
+    """Format a whole number with thin spaces between thousands."""
+    return MISSING if value is None else f"{value:,}".replace(",", THIN_SPACE)
+
+
+def share(part: float, whole: float) -> str:
+    """Format a part of a whole in per cent; a dash where the whole is nothing."""
+    return MISSING if whole == 0 else f"{100 * part / whole:.0f}{THIN_SPACE}%"
+
+
+def duration(seconds: float | None) -> str:
+    """Format a time for reading: ``0.42 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 9.95:
+        return f"{seconds:.2g} s" if seconds < 0.995 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

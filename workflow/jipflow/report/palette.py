@@ -1,0 +1,29 @@
+"""Colours that every picture and plot of the reports shares."""
+
+from __future__ import annotations
+
+# The colours of Okabe and Ito (Color Universal Design, 2008) without black, which stay apart in
+# the three common kinds of colour blindness; the order puts the ones first that read best on a
+# grey image. Green and blue are lightened for the same reason.
+SEGMENT_COLOURS = (
+    "#56b4e9",
+    "#e69f00",
+    "#1fbf92",
+    "#cc79a7",
+    "#f0e442",
+    "#e8703a",
+    "#5a8fd6",
+)
+
+
+def segment_colour(index: int) -> str:
+    """Return the colour of the segment at this position of its segmentation, as ``#rrggbb``.
+
+    Positions beyond the palette begin again: a name stands beside every colour.
+    """
+    return SEGMENT_COLOURS[index % len(SEGMENT_COLOURS)]
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """Return the red, green and blue parts (0-255) of ``#rrggbb``."""
+    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
