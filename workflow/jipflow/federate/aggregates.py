@@ -32,8 +32,7 @@ class Moments:
     """Count, mean and centred scatter of one variable.
 
     Attributes:
-        n: patients with a value.
-        rows: values; more than `n` where patients have several cases.
+        rows: values; more than patients where some have several cases.
         mean: mean of the values.
         mean_rest: what `mean` lost when it was rounded to float64. Where the mean is 10^8 times
             the standard deviation, a rounded mean is wrong by 10^-8 standard deviations, which the
@@ -41,7 +40,6 @@ class Moments:
         m2: sum of the squared deviations from the mean.
     """
 
-    n: int
     rows: int
     mean: float
     mean_rest: float
@@ -53,7 +51,7 @@ class Moments:
         return self.m2 / (self.rows - 1) if self.rows > 1 else math.nan
 
 
-def moments(values: npt.NDArray[np.float64], patients: int) -> Moments:
+def moments(values: npt.NDArray[np.float64]) -> Moments:
     """Compute the moments of values in two passes.
 
     The second pass corrects the rounding of the first pass's mean (Chan, Golub and LeVeque 1983,
@@ -61,7 +59,6 @@ def moments(values: npt.NDArray[np.float64], patients: int) -> Moments:
 
     Args:
         values: finite values, shape (rows,), at least one.
-        patients: distinct patients behind them.
 
     Raises:
         ValueError: no value, or one that is not finite.
@@ -76,7 +73,7 @@ def moments(values: npt.NDArray[np.float64], patients: int) -> Moments:
     correction = float(deviations.mean())
     mean, rest = _two_sum(first, correction)
     m2 = float(np.square(deviations - correction).sum())
-    return Moments(patients, int(values.size), mean, rest, m2)
+    return Moments(int(values.size), mean, rest, m2)
 
 
 def merge_moments(by_site: Mapping[str, Moments]) -> Moments:
@@ -96,7 +93,7 @@ def _merge_pair(a: Moments, b: Moments) -> Moments:
     delta = (b.mean - a.mean) + (b.mean_rest - a.mean_rest)
     mean, rest = _two_sum(a.mean, a.mean_rest + delta * (b.rows / rows))
     m2 = a.m2 + b.m2 + delta * delta * (a.rows * (b.rows / rows))
-    return Moments(a.n + b.n, rows, mean, rest, m2)
+    return Moments(rows, mean, rest, m2)
 
 
 def _two_sum(a: float, b: float) -> tuple[float, float]:

@@ -517,13 +517,9 @@ def _merge_analysis(
     return result
 
 
-def _moments(cell: Mapping[str, Any]) -> Moments:
-    return Moments(cell["n"], cell["rows"], cell["mean"], cell["mean_rest"], cell["m2"])
-
-
-def _describe(moment: Moments) -> dict[str, Any]:
+def _describe(n: int, moment: Moments) -> dict[str, Any]:
     return {
-        "n": moment.n,
+        "n": n,
         "rows": moment.rows,
         "mean": moment.mean,
         "variance": moment.variance,
@@ -532,10 +528,17 @@ def _describe(moment: Moments) -> dict[str, Any]:
 
 
 def _merge_summary(by_site: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    of_site = {site: _moments(cell) for site, cell in sorted(by_site.items())}
+    """Merge the moments; the sites' patients are distinct, so their numbers add."""
+    of_site = {
+        site: Moments(cell["rows"], cell["mean"], cell["mean_rest"], cell["m2"])
+        for site, cell in sorted(by_site.items())
+    }
     return {
-        **_describe(merge_moments(of_site)),
-        "by_site": [{"site": site, **_describe(moment)} for site, moment in of_site.items()],
+        **_describe(sum(cell["n"] for cell in by_site.values()), merge_moments(of_site)),
+        "by_site": [
+            {"site": site, **_describe(by_site[site]["n"], moment)}
+            for site, moment in of_site.items()
+        ],
     }
 
 

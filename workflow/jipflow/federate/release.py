@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -174,16 +175,19 @@ def _candidates(
         for key, rows in table.groupby(["role", "segmentation", "segment"])
     }
     none = np.array([], dtype=np.intp)
+    case_ids, patients = table["case_id"].to_numpy(), table["patient"].to_numpy()
+    # Most features of a segment have values of the same cases: one set serves them all.
+    known: dict[tuple[Any, ...], frozenset[str]] = {}
     candidates = []
-    shared: dict[frozenset[str], frozenset[str]] = {}
     for cell in cells:
         rows = rows_of.get(cell[:3], none)
         values = table[cell.feature].to_numpy(np.float64, na_value=np.nan)[rows]
         there = np.isfinite(values)
-        cases = frozenset(table["case_id"].to_numpy()[rows[there]])
-        cases = shared.setdefault(cases, cases)
-        patients = table["patient"].to_numpy()[rows[there]]
-        candidates.append(_candidate(analysis, cell, cases, values[there], patients))
+        values, rows = values[there], rows[there]
+        group = (*cell[:3], there.tobytes())
+        if group not in known:
+            known[group] = frozenset(case_ids[rows])
+        candidates.append(_candidate(analysis, cell, known[group], values, patients[rows]))
     return candidates
 
 
@@ -203,15 +207,8 @@ def _candidate(
         return Candidate(*place, bins=members)
     if len(values) == 0:
         return Candidate(*place)
-    moment = moments(values, len(set(patients)))
-    numbers = {
-        "rows": moment.rows,
-        "mean": moment.mean,
-        "mean_rest": moment.mean_rest,
-        "m2": moment.m2,
-    }
     constant = disclosure.all_equal(float(values.min()), float(values.max()))
-    return Candidate(*place, numbers=numbers, constant=constant)
+    return Candidate(*place, numbers=asdict(moments(values)), constant=constant)
 
 
 def _place(candidate: Candidate) -> dict[str, str]:

@@ -162,15 +162,18 @@ def decide(
     """
     if minimum < FLOOR:
         raise DisclosureError(f"The minimum of {minimum} patients is below the floor of {FLOOR}.")
+    ranked = sorted(candidates, key=lambda c: c.order)
+    patients = {
+        cases: len({patient_of[case] for case in cases}) for cases in {c.cases for c in ranked}
+    }
     decisions = [
-        _judge_alone(candidate, patient_of, minimum)
-        for candidate in sorted(candidates, key=lambda c: c.order)
+        _judge_alone(candidate, patients[candidate.cases], minimum) for candidate in ranked
     ]
     _judge_differences(decisions, patient_of, minimum)
     return decisions
 
 
-def _judge_alone(candidate: Candidate, patient_of: Mapping[str, str], minimum: int) -> Decision:
+def _judge_alone(candidate: Candidate, patients: int, minimum: int) -> Decision:
     """Apply the rules that look at one cell only."""
     if candidate.kind not in RULES_OF_KIND:
         raise DisclosureError(
@@ -178,7 +181,6 @@ def _judge_alone(candidate: Candidate, patient_of: Mapping[str, str], minimum: i
             f"'{candidate.kind}', so it releases nothing; it knows {', '.join(RULES_OF_KIND)}."
         )
     decision = Decision(candidate, dict.fromkeys(Rule, Finding.NOT_APPLIED))
-    patients = len({patient_of[case] for case in candidate.cases})
     if patients < minimum:
         decision.withhold(Rule.MIN_PATIENTS)
         return decision

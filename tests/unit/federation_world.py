@@ -1,0 +1,193 @@
+"""Three sites with measured patients, and a hub that knows them: made from files, as in a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jipflow.cases import Outcome, write_outcomes
+from jipflow.config import Settings, validate
+from jipflow.federate import bundle as message
+from jipflow.federate import release
+from jipflow.files import canonical_digest
+from jipflow.privacy import keys
+
+MEAN, ENERGY, VOLUME = "original_firstorder_Mean", "original_firstorder_Energy", "volume_ml"
+EDGES = [0, 100, 200, 300, 400]
+NOW = datetime(2026, 11, 3, 12, 0, tzinfo=UTC)
+
+
+def protocol(minimum=5, **changes):
+    content = {
+        "protocol": {"id": "demo", "version": "1.0.0", "title": "Organs of the phantom"},
+        "cohort": {"where": "Modality = 'CT'", "case": {"roles": {"CT": {"where": "true"}}}},
+        "segmentations": [
+            {
+                "id": "organs",
+                "engine": "nnunet",
+                "model": "phantom-ct",
+                "role": "CT",
+                "segments": [
+                    {"name": "liver", "label": "liver", "term": "liver"},
+                    {"name": "spleen", "label": "spleen", "term": "spleen"},
+                ],
+            }
+        ],
+        "radiomics": [{"segmentation": "organs", "role": "CT", "settings": "ct"}],
+        "analyses": [
+            {"id": "describe", "kind": "summary", "variables": ["CT.original_firstorder_*"]},
+            {
+                "id": "volumes",
+                "kind": "histogram",
+                "variables": ["CT.volume_ml"],
+                "segments": ["liver"],
+                "edges": EDGES,
+            },
+        ],
+        "disclosure": {"min_patients": minimum},
+    }
+    return validate(content | changes, "protocol", "test protocol")
+
+
+def features(site, patients, seed):
+    """Return a row for each patient and segment; volumes fill two bins evenly."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for i in range(patients):
+        for segment in ("liver", "spleen"):
+            rows.append(
+                {
+                    "case_id": f"case{site}{i:04d}",
+                    "patient": f"pseudo{site}{i:04d}",
+                    "role": "CT",
+                    "segmentation": "organs",
+                    "segment": segment,
+                    "voxels": 1000 + i,
+                    "volume_ml": 110.0 + 100 * (i % 2) + i,
+                    "settings_sha256": "0" * 64,
+                    MEAN: rng.normal(60, 10),
+                    ENERGY: rng.lognormal(20, 1),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@dataclass
+class Site:
+    name: str
+    root: Path
+    table: pd.DataFrame
+    settings: Settings
+    approver_key: Path
+
+    @property
+    def release(self):
+        return self.root / "release"
+
+    def write(self, failed=()):
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.table.to_parquet(self.root / "features.parquet", index=False)
+        cases = self.table[["case_id", "patient"]].drop_duplicates().assign(role="CT")
+        cases.to_csv(self.root / "cases.tsv", sep="\t", index=False)
+        outcomes = [
+            Outcome(case, "measure", "organs", *(("failed", "x") if case in failed else ()))
+            for case in cases["case_id"]
+        ]
+        write_outcomes(self.root / "outcomes.parquet", outcomes)
+        verdict = {"cases": 10, "failed": 0, "max_failed_fraction": 0.1, "acceptable": True}
+        (self.root / "verdict.json").write_text(json.dumps(verdict))
+
+    def build(self):
+        release.build(
+            self.settings,
+            self.root / "features.parquet",
+            self.root / "cases.tsv",
+            self.root / "outcomes.parquet",
+            self.root / "verdict.json",
+            self.release,
+        )
+        return [
+            json.loads((self.release / name).read_text())
+            for name in ("aggregates.json", "disclosure.json")
+        ]
+
+    def send(self, inbox, attempt=1, name="Ada Roe"):
+        self.write()
+        self.build()
+        release.approve(self.release, name, self.approver_key, attempt, NOW)
+        return release.bundle(self.settings, self.release, inbox)
+
+
+def site(root, name, patients=12, seed=0, minimum=5, content=None):
+    content = content or protocol()
+    settings = Settings(
+        {
+            "site": {"id": name, "name": f"Hospital {name}"},
+            "hub": {"id": "hub"},
+            "identity": {"signing_key_file": str(root / name / "keys" / "site.key")},
+            "disclosure": {"min_patients": minimum},
+        },
+        content,
+        canonical_digest(content),
+    )
+    approver = root / name / "keys" / "approver.key"
+    keys.new_key(approver)
+    return Site(name, root / name, features(name, patients, seed), settings, approver)
+
+
+def hub_settings(sites, inbox, content=None):
+    """Return the hub's effective settings, its roster filled with the sites' keys."""
+    content = content or protocol()
+    roster = [
+        {
+            "site": s.name,
+            "key": public(Path(s.settings.site["identity"]["signing_key_file"])),
+            "approvers": [{"name": "Ada Roe", "key": public(s.approver_key)}],
+        }
+        for s in sites
+    ]
+    hub = {
+        "hub": {"id": "hub", "name": "The hub"},
+        "protocol": "demo",
+        "inbox": str(inbox),
+        "roster": roster,
+    }
+    return {
+        "hub": validate(hub, "hub", "hub.yaml"),
+        "protocol": content,
+        "protocol_sha256": canonical_digest(content),
+    }
+
+
+def public(path):
+    return keys.public_text(keys.load_or_create_key(path))
+
+
+def unpack(raw):
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def resign(members, of, approver=None):
+    """Sign the manifest of changed members again, with the keys that the site really has."""
+    signed = members["manifest.json"]
+    site_key = keys.load_key(Path(of.settings.site["identity"]["signing_key_file"]))
+    person = keys.load_key(approver or of.approver_key)
+    signatures = {"site": keys.sign(site_key, signed), "approver": keys.sign(person, signed)}
+    return members | {"signatures.json": message.canonical(signatures)}
+
+
+def reseal(members, of, **changes):
+    """Let a site seal changed files properly: hashes, manifest and signatures all fit."""
+    manifest = json.loads(members["manifest.json"]) | changes
+    record = json.loads(members["disclosure.json"])
+    record["aggregates_sha256"] = message.describe(members["aggregates.json"])["sha256"]
+    members = members | {"disclosure.json": json.dumps(record).encode()}
+    manifest["files"] = {name: message.describe(members[name]) for name in message.CONTENT}
+    return resign(members | {"manifest.json": message.canonical(manifest)}, of)

@@ -1,0 +1,140 @@
+"""Only what a person approved leaves, and it is the same file every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from federation_world import NOW, site, unpack
+from jipflow.config import ConfigError
+from jipflow.federate import bundle as message
+from jipflow.federate import release
+from jipflow.federate.release import ReleaseError
+from jipflow.privacy import keys
+
+
+@pytest.fixture
+def north(tmp_path):
+    world = site(tmp_path, "north")
+    world.write()
+    world.build()
+    return world
+
+
+def approve(world, **options):
+    return release.approve(world.release, "Ada Roe", world.approver_key, now=NOW, **options)
+
+
+def test_a_bundle_holds_what_was_approved(north, tmp_path):
+    approve(north)
+    path = release.bundle(north.settings, north.release, tmp_path / "out")
+    assert path.name == "demo-north-r01-a1.zip"
+    members = unpack(path.read_bytes())
+    assert tuple(members) == message.MEMBERS
+    for name in message.CONTENT:
+        assert members[name] == (north.release / name).read_bytes()
+    manifest = json.loads(members["manifest.json"])
+    assert manifest["files"]["aggregates.json"] == {
+        "size": len(members["aggregates.json"]),
+        "sha256": hashlib.sha256(members["aggregates.json"]).hexdigest(),
+    }
+    assert (manifest["sender"], manifest["recipient"]) == ("north", "hub")
+    assert manifest["issued"] == "2026-11-03T12:00:00Z"
+    signatures = json.loads(members["signatures.json"])
+    machine = keys.load_key(Path(north.settings.site["identity"]["signing_key_file"]))
+    signers = {"site": keys.public_text(machine), "approver": manifest["approver"]["key"]}
+    for who, public in signers.items():
+        assert keys.verifies(public, signatures[who], members["manifest.json"])
+
+
+def test_no_pseudonym_leaves(north, tmp_path):
+    approve(north)
+    raw = release.bundle(north.settings, north.release, tmp_path).read_bytes()
+    for column in ("case_id", "patient"):
+        for pseudonym in north.table[column].unique():
+            assert pseudonym.encode() not in raw
+    assert b"Hospital" not in raw
+
+
+def test_the_same_release_is_the_same_file(north, tmp_path):
+    approve(north)
+    first = release.bundle(north.settings, north.release, tmp_path / "a").read_bytes()
+    second = release.bundle(north.settings, north.release, tmp_path / "b").read_bytes()
+    assert first == second
+
+
+def test_the_bytes_of_a_zip_are_pinned():
+    """The hub compares bytes: a Python that writes another zip must show here first."""
+    raw = message.pack({name: name.encode() for name in message.MEMBERS})
+    expected = "d52ef07e035d20c28d3501cdb1bcf75d3ca1ffc8d00a39508aa530f47d41c834"
+    assert hashlib.sha256(raw).hexdigest() == expected
+
+
+def test_nothing_leaves_unapproved(north, tmp_path):
+    with pytest.raises(ReleaseError, match="Nobody has approved"):
+        release.bundle(north.settings, north.release, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", message.CONTENT)
+def test_nothing_leaves_that_was_changed_after_approval(north, tmp_path, name):
+    approve(north)
+    path = north.release / name
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ReleaseError, match="was changed after"):
+        release.bundle(north.settings, north.release, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_aggregates_changed_after_the_gate_cannot_be_approved(north):
+    path = north.release / "aggregates.json"
+    path.write_text(path.read_text().replace('"min_patients": 5', '"min_patients": 6'))
+    with pytest.raises(ReleaseError, match="changed after the disclosure gate"):
+        approve(north)
+
+
+def test_a_changed_approval_is_refused(north, tmp_path):
+    approve(north)
+    path = north.release / "approval.json"
+    path.write_text(path.read_text().replace('"attempt": 1', '"attempt": 2'))
+    with pytest.raises(ReleaseError, match="changed after it was signed"):
+        release.bundle(north.settings, north.release, tmp_path)
+
+
+def test_another_build_needs_another_approval(north, tmp_path):
+    approve(north)
+    north.table = north.table[north.table["case_id"] != "casenorth0011"]
+    north.write()
+    north.build()
+    with pytest.raises(ReleaseError, match="changed after Ada Roe approved"):
+        release.bundle(north.settings, north.release, tmp_path)
+    approve(north, attempt=2)
+    assert release.bundle(north.settings, north.release, tmp_path).name == "demo-north-r01-a2.zip"
+
+
+def test_other_settings_than_the_release_are_refused(north, tmp_path):
+    approve(north)
+    north.settings.site["hub"]["id"] = "elsewhere"
+    with pytest.raises(ReleaseError, match="another recipient"):
+        release.bundle(north.settings, north.release, tmp_path)
+
+
+def test_approval_is_of_the_moment_and_the_person(north):
+    first = approve(north)
+    later = release.approve(
+        north.release, "Ada Roe", north.approver_key, now=NOW + timedelta(days=1)
+    )
+    assert first["manifest"]["files"] == later["manifest"]["files"]
+    assert first["signature"] != later["signature"]
+
+
+def test_approval_needs_a_name_a_key_and_a_release(north, tmp_path):
+    with pytest.raises(keys.KeyFault, match="jipflow keys new"):
+        release.approve(north.release, "Ada Roe", tmp_path / "none.key")
+    with pytest.raises(ConfigError, match=r"approver\.name"):
+        release.approve(north.release, "", north.approver_key)
+    with pytest.raises(ReleaseError, match="build the release first"):
+        release.approve(tmp_path, "Ada Roe", north.approver_key)
