@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jipflow.cases import Case, Outcome, Series, Status, write_outcomes
 from jipflow.config import Settings
-from jipflow.files import write_json, write_parquet
+from jipflow.federate import hub, release
+from jipflow.files import read_json, write_json, write_parquet
 from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume
 from jipflow.report.overlays import render_overlay
@@ -40,13 +42,14 @@ FEATURES = {
 }
 
 
-def settings(**disclosure: int) -> Settings:
-    """Return effective settings with a CT and a PET segmentation."""
+def settings(site: str = "heidelberg") -> Settings:
+    """Return a site's effective settings with a CT and a PET segmentation."""
     return Settings(
         site={
-            "site": {"id": "heidelberg", "name": "University Hospital Heidelberg"},
+            "site": {"id": site, "name": f"University Hospital {site.title()}"},
             "sources": [{"name": "archive", "kind": "folder", "path": "/data/dicom"}],
-            "disclosure": {"min_patients": 5, **disclosure},
+            "hub": {"id": "hub"},
+            "disclosure": {"min_patients": 5},
         },
         protocol={
             "protocol": {
@@ -73,7 +76,20 @@ def settings(**disclosure: int) -> Settings:
                 {"segmentation": "organs", "role": "CT", "settings": "ct"},
                 {"segmentation": "gtv", "role": "PT", "settings": "pet"},
             ],
-            "analyses": [],
+            "analyses": [
+                {
+                    "id": "describe",
+                    "kind": "summary",
+                    "variables": ["CT.*", "PT.original_firstorder_*"],
+                },
+                {
+                    "id": "volumes",
+                    "kind": "histogram",
+                    "variables": ["CT.volume_ml"],
+                    "segments": ["liver", "lesion"],
+                    "edges": [0, 10, 20, 1000, 1400, 1800, 2200],
+                },
+            ],
             "disclosure": {"min_patients": 5},
             "tolerance": {"max_failed_fraction": 0.5},
         },
@@ -130,14 +146,14 @@ def case(identifier: str) -> Case:
     return Case(identifier, f"p{identifier[1:]}", "s00000", roles)
 
 
-def build(results: Path, cases: int = 14, pictures: bool = True) -> Path:
+def build(results: Path, cases: int = 14, pictures: bool = True, seed: int = 7) -> Path:
     """Write the results folder of a finished run, with some cases that failed.
 
     Case 1 lacks slices in its CT, case 2 has no contours on PET, case 3 was excluded, and one
     message names a path, a patient and a UID, as messages may.
     """
-    rng = np.random.default_rng(7)
-    ids = [f"c{n:02d}{'a7f3e91b4d20'[n % 5 : n % 5 + 6]}" for n in range(cases)]
+    rng = np.random.default_rng(seed)
+    ids = [f"k{n:02d}qhz4m7{'abcdefghij'[n % 5 : n % 5 + 6]}2" for n in range(cases)]
     _write_catalog(results.parent / "catalog", cases)
     _write_cohort(results, ids)
     outcomes, rows, failures = [], [], []
@@ -187,6 +203,55 @@ def build(results: Path, cases: int = 14, pictures: bool = True) -> Path:
             "\t-\t-\t-\t-\t-\t-\t-\n"
         )
     return results
+
+
+def add_release(results: Path, site: Settings) -> dict[str, dict[str, Any]]:
+    """Build the release candidate of a results folder and return its two files' content."""
+    folder = results / "release" / "r01"
+    release.build(
+        site,
+        results / "features" / "features.parquet",
+        results / "cohort" / "cases.tsv",
+        results / "outcomes.parquet",
+        results / "verdict.json",
+        folder,
+    )
+    return {name: read_json(folder / f"{name}.json") for name in ("aggregates", "disclosure")}
+
+
+def round_of(
+    folder: Path, sites: tuple[str, ...] = ("aachen", "berlin", "heidelberg")
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return a hub's merged result, its accepted messages and its rejected files."""
+    accepted = []
+    for number, site in enumerate(sites):
+        results = build(folder / site / "demo", 12 + 3 * number, pictures=False, seed=number)
+        accepted.append(
+            {
+                "file": f"demo-{site}-r01-a1.zip",
+                "sha256": "ef" * 32,
+                "site": site,
+                "attempt": 1,
+                "approver": "Dr. Ada Example",
+                "issued": "2026-01-05T10:00:00Z",
+                "version": "0.1.0",
+                **add_release(results, settings(site)),
+            }
+        )
+    here = settings()
+    result = hub.merge(
+        accepted, {"protocol": here.protocol, "protocol_sha256": here.protocol_sha256}
+    )
+    rejected = [
+        {
+            "file": "demo-berlin-copy.zip",
+            "sha256": "01" * 32,
+            "reason": "site_signature",
+            "meaning": "The manifest is not signed by the site's machine",
+            "detail": "berlin",
+        }
+    ]
+    return result, accepted, rejected
 
 
 def _write_catalog(folder: Path, cases: int) -> None:

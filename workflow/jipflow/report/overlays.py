@@ -22,8 +22,8 @@ from jipflow.report.palette import rgb, segment_colour
 
 PANE = 400  # pixels, width and height of the box that holds one pane
 GAP = 8  # pixels between panes and around them
-LEGEND_HEIGHT = 36
-MARGIN = 26  # pixels around the image within its pane, for the marks of orientation
+LEGEND_HEIGHT = 38
+MARGIN = 28  # pixels around the image within its pane, for the marks of orientation
 BACKGROUND = (13, 17, 23)
 PANE_BACKGROUND = (0, 0, 0)
 TEXT = (236, 240, 245)
@@ -257,7 +257,7 @@ def _draw_pane(
     left, top = (PANE - size[0]) // 2, (PANE - size[1]) // 2
     picture.paste(Image.fromarray(np.rint(pixels).astype(np.uint8)), (left, top))
     _annotate(picture, pane, (left, top, left + size[0], top + size[1]))
-    _write(picture, (6, 3), title, 15, "la")
+    _write(picture, (6, 3), title, 18, "la")
     _draw_scale_bar(picture, pixels_per_mm)
     return picture
 
@@ -313,10 +313,10 @@ def _annotate(picture: Image.Image, pane: Pane, box: tuple[int, int, int, int]) 
     left, top, right, bottom = box
     middle = PANE // 2
     marks_left, marks_right, marks_top, marks_bottom = pane.marks
-    _write(picture, (left - 5, middle), marks_left, 19, "rm")
-    _write(picture, (right + 5, middle), marks_right, 19, "lm")
-    _write(picture, (middle, top - 3), marks_top, 19, "mb")
-    _write(picture, (middle, bottom + 3), marks_bottom, 19, "mt")
+    _write(picture, (left - 5, middle), marks_left, 23, "rm")
+    _write(picture, (right + 5, middle), marks_right, 23, "lm")
+    _write(picture, (middle, top - 3), marks_top, 23, "mb")
+    _write(picture, (middle, bottom + 3), marks_bottom, 23, "mt")
 
 
 def _draw_scale_bar(picture: Image.Image, pixels_per_mm: float) -> None:
@@ -328,20 +328,20 @@ def _draw_scale_bar(picture: Image.Image, pixels_per_mm: float) -> None:
     draw.rectangle((right - length - 1, bottom - 4, right + 1, bottom), fill=PANE_BACKGROUND)
     draw.rectangle((right - length, bottom - 3, right, bottom - 1), fill=TEXT)
     text = f"{length_mm // 10} cm" if length_mm >= 10 else f"{length_mm} mm"
-    _write(picture, (right, bottom - 6), text, 15, "rb")
+    _write(picture, (right, bottom - 6), text, 18, "rb")
 
 
 def _draw_legend(canvas: Image.Image, entries: Sequence[tuple[str, str]]) -> None:
     draw = ImageDraw.Draw(canvas)
     x, middle = GAP + 4, canvas.height - LEGEND_HEIGHT // 2 - 4
     for position, (name, colour) in enumerate(entries):
-        length = _font(18).getlength(name)
+        length = _font(20).getlength(name)
         left_over = len(entries) - position
         if x + length + 130 > canvas.width and left_over > 1:
-            _write(canvas, (x, middle), f"and {left_over} more", 18, "lm")
+            _write(canvas, (x, middle), f"and {left_over} more", 20, "lm")
             return
         draw.rounded_rectangle((x, middle - 8, x + 16, middle + 8), 3, fill=rgb(colour))
-        _write(canvas, (x + 24, middle), name, 18, "lm")
+        _write(canvas, (x + 24, middle), name, 20, "lm")
         x += 24 + int(length) + 26
 
 

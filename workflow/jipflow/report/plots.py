@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from markupsafe import Markup, escape
 
@@ -119,9 +119,12 @@ def _axis_svg(axis: Axis, top: float, bottom: float) -> list[str]:
 
 
 def _tick(value: float) -> str:
-    if abs(value) >= 1e6 or (value != 0 and abs(value) < 1e-3):
-        return f"{value:.0e}".replace("e+0", "e").replace("e-0", "e−").replace("-", "−")
-    return f"{value:,.10g}".replace(",", "\u202f").replace("-", "−")
+    if value != 0 and not 1e-3 <= abs(value) < 1e7:
+        mantissa, exponent = f"{value:.3e}".split("e")
+        text = f"{float(mantissa):g}e{int(exponent)}"
+    else:
+        text = f"{value:,.10g}".replace(",", "\u202f")
+    return text.replace("-", "−")
 
 
 def _label(text: str, y: float, css: str = "label") -> str:
@@ -197,6 +200,8 @@ def _spread(centres: Sequence[float]) -> list[float]:
 def dot_plot(title: str, rows: Sequence[Interval]) -> Markup | None:
     """Draw mean ± standard deviation of each row on one scale, the pooled row as a diamond.
 
+    The numbers stand at the right.
+
     A withheld row keeps its place and says so.
 
     Returns:
@@ -211,7 +216,7 @@ def dot_plot(title: str, rows: Sequence[Interval]) -> Markup | None:
     if not ends:
         return None
     height = 25
-    axis = axis_for(ends, allow_log=False)
+    axis = replace(axis_for(ends, allow_log=False), right=WIDTH - 112.0)
     bottom = 4 + height * len(rows)
     parts = [_open(bottom + 20, title), *_axis_svg(axis, 4, bottom)]
     for position, row in enumerate(rows):
@@ -237,8 +242,12 @@ def dot_plot(title: str, rows: Sequence[Interval]) -> Markup | None:
             parts.append(f'<path class="dot" d="M{x - 6.5:.1f} {y:g}l6.5 -6.5 6.5 6.5 -6.5 6.5z"/>')
         else:
             parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:g}" r="4.5"/>')
-        sd = "" if row.sd is None else f" ± {number(row.sd)}"
-        parts.append(f"<title>{escape(row.label)}: {number(row.mean)}{sd}</title></g>")
+        sd = "" if row.sd is None else f" ± {number(row.sd, 2)}"
+        parts.append(
+            f'</g><text class="{"value pooled" if row.pooled else "value"}" x="{WIDTH - 2}"'
+            f' y="{y:g}" text-anchor="end" dominant-baseline="central">'
+            f"{number(row.mean, 3)}{sd}</text>"
+        )
     parts.append("</svg>")
     return Markup("".join(parts))
 
@@ -277,8 +286,12 @@ def histogram_plot(
             parts.append(
                 f'<rect class="hatched" x="{x + 2:.1f}" y="{top + height / 2:.1f}"'
                 f' width="{step - 4:.1f}" height="{height / 2:.1f}"/>'
-                f'<text class="withheld" x="{centre:.1f}" y="{top + height / 2 - 6:.1f}"'
-                ' text-anchor="middle">withheld</text>'
+            )
+            turn = f' transform="rotate(-90 {centre:.1f} {bottom - 8})"' if step < 54 else ""
+            at = (bottom - 8, "start") if turn else (top + height / 2 - 6, "middle")
+            parts.append(
+                f'<text class="withheld" x="{centre:.1f}" y="{at[0]:.1f}" text-anchor="{at[1]}"'
+                f' dominant-baseline="{"central" if turn else "auto"}"{turn}>withheld</text>'
             )
             continue
         tall = height * value / peak

@@ -19,8 +19,10 @@ from jipflow.cases import Outcome, Reason, Status, read_outcomes
 from jipflow.config import MODELS, Settings, read_yaml
 from jipflow.files import canonical_digest, read_json
 from jipflow.report import plots
+from jipflow.report.disclosure import disclosure_summary
 from jipflow.report.pages import write_page
 from jipflow.report.palette import segment_colour
+from jipflow.tables import FEATURE_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,7 +204,7 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
         distributions=distributions(features, images, colours),
         summaries=feature_summaries(features),
         missing=missing_values(_read_table(results / "features" / "failures.parquet")),
-        release=_release(results / "release"),
+        release=_release(results),
         provenance=_provenance(settings),
         benchmarks=_benchmarks(results / "benchmarks"),
         stage_costs=stage_costs(outcomes),
@@ -258,8 +260,6 @@ def cohort_flow(
     }
     losses = []
     for stage in stages:
-        if stage == "overlay":
-            continue
         lost = [
             o
             for o in outcomes
@@ -437,17 +437,9 @@ def feature_summaries(features: pd.DataFrame | None) -> dict[str, Any]:
 
 
 def feature_columns(features: pd.DataFrame) -> list[str]:
-    """Return the columns that hold features: the volume and whatever follows the identifiers."""
-    identifiers = {
-        "case_id",
-        "patient",
-        "role",
-        "segmentation",
-        "segment",
-        "voxels",
-        "settings_sha256",
-    }
-    return [column for column in features.columns if column not in identifiers]
+    """Return the columns that hold features: the volume and what follows the fixed columns."""
+    fixed = set(FEATURE_COLUMNS) - {"volume_ml"}
+    return [column for column in features.columns if column not in fixed]
 
 
 def missing_values(failures: pd.DataFrame | None) -> list[dict[str, Any]]:
@@ -608,13 +600,13 @@ def shrink(png: bytes, limit: int) -> tuple[bytes, tuple[int, int]]:
     return stream.getvalue(), size
 
 
-def _release(folder: Path) -> dict[str, Any] | None:
-    """Read the latest release candidate's disclosure."""
-    rounds = sorted(folder.glob("r*/disclosure.json")) if folder.is_dir() else []
-    if not rounds:
+def _release(results: Path) -> dict[str, Any] | None:
+    """Read the disclosure of the latest release candidate of these outcomes."""
+    rounds = sorted(results.glob("release/r*/disclosure.json"))
+    # A candidate that is older than the outcomes was made of others and would mislead.
+    made = (results / "outcomes.parquet").stat().st_mtime
+    if not rounds or rounds[-1].stat().st_mtime < made:
         return None
-    from jipflow.report.disclosure import disclosure_summary
-
     return {"round": rounds[-1].parent.name, **disclosure_summary(read_json(rounds[-1]))}
 
 

@@ -1,0 +1,48 @@
+# Writes overlays/<case_id>/<segmentation>.png while the shard's volumes and masks are there.
+rule overlay:
+    input:
+        cases=shard_cases,
+        segmented="<shard>/segment/outcomes.parquet",
+        volumes="<work>/{shard}/volumes",
+        masks="<work>/{shard}/masks",
+    output:
+        outcomes="<shard>/overlay/outcomes.parquet",
+    log:
+        "<logs>/overlay/{shard}.log",
+    benchmark:
+        "<benchmarks>/overlay/{shard}.tsv"
+    params:
+        version=__version__,
+        settings=settings_hash("segmentations"),
+        overlays=f"{RESULTS}/overlays",
+    shell:
+        "jipflow overlay --settings {SETTINGS} --cases {input.cases} --volumes {input.volumes}"
+        " --masks {input.masks} --out {params.overlays} --outcomes {output.outcomes}"
+        " --threads {threads} > {log} 2>&1"
+
+
+# The overlays and the benchmarks are read as well; they are there when the outcomes are collected.
+rule report:
+    input:
+        summary="<catalog>/summary.json",
+        skipped="<catalog>/skipped.parquet",
+        series="<catalog>/series.parquet",
+        flow="<results>/cohort/flow.json",
+        cases="<results>/cohort/cases.tsv",
+        outcomes="<results>/outcomes.parquet",
+        features="<results>/features/features.parquet",
+        failures="<results>/features/failures.parquet",
+        verdict="<results>/verdict.json",
+    output:
+        "<results>/report/index.html",
+    log:
+        "<logs>/report.log",
+    benchmark:
+        "<benchmarks>/report.tsv"
+    params:
+        version=__version__,
+        settings=settings_hash("protocol", "segmentations", "site.site"),
+        results=RESULTS,
+    shell:
+        "jipflow report --settings {SETTINGS} --results {params.results} --out {output}"
+        " > {log} 2>&1"
