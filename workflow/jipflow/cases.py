@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -342,6 +343,8 @@ def for_each_case(
     if threads <= 1 or len(cases) <= 1:
         batches = [function(case) for case in cases]
     else:
-        with ProcessPoolExecutor(min(threads, len(cases))) as pool:
+        # A fork of a process in which a library has started threads may hang.
+        context = get_context("forkserver")
+        with ProcessPoolExecutor(min(threads, len(cases)), mp_context=context) as pool:
             batches = list(pool.map(function, cases))
     return [result for batch in batches for result in batch]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
 from jipflow.files import read_json, write_json, write_parquet
-from jipflow.radiomics.measure import FAILURE_COLUMNS, FIXED_COLUMNS, ID_COLUMNS
+from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS
 
 
 def run(
@@ -39,7 +39,7 @@ def run(
     write_outcomes(results / "outcomes.parquet", outcomes)
     write_parquet(
         results / "features" / "features.parquet",
-        _join(feature_files, FIXED_COLUMNS, list(ID_COLUMNS)),
+        _join(feature_files, FEATURE_COLUMNS, list(FEATURE_KEYS)),
     )
     write_parquet(
         results / "features" / "failures.parquet",

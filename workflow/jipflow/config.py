@@ -334,8 +334,21 @@ def _check_filters(protocol: dict[str, Any], source: str) -> None:
 
 
 def settings_sha256(settings: Settings, *keys: str) -> str:
-    """Return the hash of the named parts of the settings, for a rule's ``params``."""
-    return canonical_digest(settings.part(*keys))
+    """Return the hash of the named parts of the settings and of what they name.
+
+    For a rule's ``params``: the pinned files of the models behind ``segmentations``, the terms
+    behind its segments and the parameters behind ``radiomics`` count too.
+    """
+    part: dict[str, Any] = settings.part(*keys)
+    if "segmentations" in keys:
+        names = sorted({s["model"] for s in settings.protocol["segmentations"] if "model" in s})
+        registry = read_yaml(MODELS)["models"] if names else {}
+        part["models"] = {name: registry[name] for name in names}
+        part["terms"] = read_yaml(RESOURCES / "terms.yaml")
+    if "radiomics" in keys:
+        names = sorted({entry["settings"] for entry in settings.protocol["radiomics"]})
+        part["parameters"] = {name: radiomics_settings(name, "radiomics") for name in names}
+    return canonical_digest(part)
 
 
 def write_settings(path: Path, settings: Settings) -> None:

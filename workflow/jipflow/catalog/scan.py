@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def _read_all(paths: list[Path], threads: int) -> Iterator[dict[str, Any]]:
     if threads <= 1 or len(paths) <= CHUNK:
         yield from map(read_header, paths)
         return
-    with ProcessPoolExecutor(threads) as pool:
+    with ProcessPoolExecutor(threads, mp_context=get_context("forkserver")) as pool:
         yield from pool.map(read_header, paths, chunksize=CHUNK)
 
 

@@ -47,17 +47,9 @@ def describe(data: bytes) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def release_folder(round_: int = ROUND) -> str:
-    """Return the folder of a round within a protocol's results, such as ``release/r01``."""
-    return f"release/r{round_:02d}"
-
-
-def bundle_name(manifest: Mapping[str, Any]) -> str:
+def bundle_name(protocol: str, site: str, round_: int, attempt: int) -> str:
     """Return the file name of a bundle, such as ``demo-north-r01-a1.zip``."""
-    return (
-        f"{manifest['protocol']['id']}-{manifest['sender']}"
-        f"-r{manifest['round']:02d}-a{manifest['attempt']}.zip"
-    )
+    return f"{protocol}-{site}-r{round_:02d}-a{attempt}.zip"
 
 
 def pack(members: Mapping[str, bytes]) -> bytes:

@@ -15,9 +15,11 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jipflow.config import ConfigError, validate
+from jipflow import __version__
+from jipflow.config import ConfigError, protocol_path, read_yaml, validate
 from jipflow.federate.aggregates import CellKey, Moments, in_analysis, merge_moments
 from jipflow.federate.bundle import CONTENT, LIMITS, MEMBERS, ROUND, canonical, describe, pack
+from jipflow.files import canonical_digest
 from jipflow.privacy.disclosure import RULES_OF_KIND, hides
 from jipflow.privacy.keys import verifies
 
@@ -85,6 +87,32 @@ class Refused(Exception):
         self.detail = detail
 
 
+def load_hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the hub's configuration and complete it with the protocol.
+
+    Args:
+        config: content of ``hub.yaml``.
+
+    Returns:
+        The effective settings: ``hub`` (content of ``hub.yaml``, defaults filled), ``protocol``,
+        ``protocol_sha256`` and ``version``.
+
+    Raises:
+        ConfigError: something is wrong; names the key and the mend.
+    """
+    content = {key: value for key, value in config.items() if key != "pathvars"}
+    hub = validate(content, "hub", "hub configuration")
+    check_hub(hub)
+    path = protocol_path(hub["protocol"])
+    protocol = validate(read_yaml(path), "protocol", str(path))
+    return {
+        "hub": hub,
+        "protocol": protocol,
+        "protocol_sha256": canonical_digest(protocol),
+        "version": __version__,
+    }
+
+
 def check_hub(hub: Mapping[str, Any]) -> None:
     """Check what a schema cannot say of the hub's settings.
 
@@ -122,8 +150,7 @@ def accept(
 
     Args:
         inbox: folder; its files ``*.zip`` are the bundles, their names do not matter.
-        settings: the hub's effective settings: ``hub`` (content of ``hub.yaml``), ``protocol`` and
-            ``protocol_sha256``.
+        settings: from `load_hub_settings`.
 
     Returns:
         The accepted messages sorted by site, each with keys file, sha256, site, attempt, approver,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -355,15 +356,19 @@ def read_approval(release_dir: Path) -> dict[str, Any]:
     Raises:
         ReleaseError: nobody approved, the files were changed since, or the signature is wrong.
     """
+    contents = _read_release(release_dir)
     path = release_dir / "approval.json"
     if not path.is_file():
         raise ReleaseError(
             f"Nobody has approved this release. Read {release_dir / 'disclosure.html'}, then: "
             f"jipflow release approve {release_dir} --name NAME --key FILE"
         )
-    approval = validate(read_json(path), "approval", str(path))
+    try:
+        approval = validate(read_json(path), "approval", str(path))
+    except ValueError:
+        raise ReleaseError(f"{path} is not JSON any more; approve again.") from None
     manifest = validate(approval["manifest"], "manifest", str(path))
-    for name, (data, _) in _read_release(release_dir).items():
+    for name, (data, _) in contents.items():
         if message.describe(data) != manifest["files"][name]:
             raise ReleaseError(
                 f"{release_dir / name} was changed after {manifest['approver']['name']} approved "
@@ -373,6 +378,21 @@ def read_approval(release_dir: Path) -> dict[str, Any]:
     if not keys.verifies(manifest["approver"]["key"], approval["signature"], signed):
         raise ReleaseError(f"{path} was changed after it was signed; approve again.")
     return approval
+
+
+def approved_bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:
+    """Return where the bundle of a release belongs; its name holds the attempt approved last.
+
+    Args:
+        settings: of the run.
+        release_dir: folder of the release; without an approval its attempt is the first.
+        out_dir: folder for the bundle.
+    """
+    attempt = 1
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        attempt = int(read_json(release_dir / "approval.json")["manifest"]["attempt"])
+    site = settings.site["site"]["id"]
+    return out_dir / message.bundle_name(settings.protocol_id, site, message.ROUND, attempt)
 
 
 def bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:
@@ -417,7 +437,7 @@ def bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:
                 f"{release_dir / name} has {len(members[name])} bytes, a bundle takes "
                 f"{message.LIMITS[name]}; ask for fewer features in the protocol's analyses."
             )
-    path = out_dir / message.bundle_name(manifest)
+    path = approved_bundle(settings, release_dir, out_dir)
     with atomic_path(path) as partial:
         partial.write_bytes(message.pack(members))
     return path

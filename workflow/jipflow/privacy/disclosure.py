@@ -59,8 +59,8 @@ class Rule(StrEnum):
     )
     DIFFERENCE = (
         "difference",
-        "The patients of two released cells must be the same, or differ by at least the minimum: "
-        "else the two counts show a smaller group.",
+        "Within one segmentation the patients of two released cells must be the same, or differ by "
+        "at least the minimum: else the two counts show a smaller group.",
     )
 
 
@@ -279,7 +279,24 @@ def hides(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
 def _judge_differences(
     decisions: list[Decision], patient_of: Mapping[str, str], minimum: int
 ) -> None:
-    """Keep only cells whose patients are alike or far apart.
+    """Keep only cells whose patients are alike or far apart, in each segmentation by itself.
+
+    Whom a segment or a feature lacks, of the patients in whom the same segmentation was measured,
+    tells about the patients (no lesion, one kidney). Whom another segmentation lacks tells which
+    images were there and could be processed, and is not withheld: else one failed series would keep
+    back every number of its role.
+    """
+    families: dict[tuple[str, str], list[Decision]] = {}
+    for decision in decisions:
+        if decision.released is not None:
+            family = (decision.candidate.role, decision.candidate.segmentation)
+            families.setdefault(family, []).append(decision)
+    for family_decisions in families.values():
+        _judge_family(family_decisions, patient_of, minimum)
+
+
+def _judge_family(decisions: list[Decision], patient_of: Mapping[str, str], minimum: int) -> None:
+    """Apply the difference rule to the cells of one segmentation in one role.
 
     Cells that rest on the same cases stand or fall together. The group that serves most cells is
     kept first (of equals the one with most cases, then the first by name), and each further group
@@ -287,8 +304,7 @@ def _judge_differences(
     """
     groups: dict[frozenset[str], list[Decision]] = {}
     for decision in decisions:
-        if decision.released is not None:
-            groups.setdefault(decision.candidate.cases, []).append(decision)
+        groups.setdefault(decision.candidate.cases, []).append(decision)
     kept: list[frozenset[str]] = []
     ranked = sorted(
         groups,

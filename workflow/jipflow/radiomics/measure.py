@@ -21,11 +21,9 @@ from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
 from jipflow.images.prepare import volume_path
 from jipflow.images.volume import Volume, read_volume
+from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS
 
 STAGE = "measure"
-ID_COLUMNS = ("case_id", "patient", "role", "segmentation", "segment")
-FIXED_COLUMNS = (*ID_COLUMNS, "voxels", "volume_ml", "settings_sha256")
-FAILURE_COLUMNS = ("case_id", "role", "segmentation", "segment", "feature", "reason", "message")
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,11 @@ class Measured:
 
 def feature_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows as the features table, sorted, with columns in a fixed order."""
-    features = sorted({name for row in rows for name in row} - set(FIXED_COLUMNS))
-    table = pd.DataFrame(list(rows), columns=[*FIXED_COLUMNS, *features])
-    types = {name: "float64" for name in ("volume_ml", *features)} | {"voxels": "int64"}
-    table = table.astype(types | {name: "str" for name in (*ID_COLUMNS, "settings_sha256")})
-    return table.sort_values(list(ID_COLUMNS)).reset_index(drop=True)
+    features = sorted({name for row in rows for name in row} - set(FEATURE_COLUMNS))
+    table = pd.DataFrame(list(rows), columns=[*FEATURE_COLUMNS, *features])
+    types = dict.fromkeys(("volume_ml", *features), "float64") | {"voxels": "int64"}
+    table = table.astype(types | dict.fromkeys((*FEATURE_KEYS, "settings_sha256"), "str"))
+    return table.sort_values(list(FEATURE_KEYS)).reset_index(drop=True)
 
 
 def failure_table(failures: Sequence[Mapping[str, Any]]) -> pd.DataFrame:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-# The colours of Okabe and Ito (Color Universal Design, 2008) without black, which stay apart in
-# the three common kinds of colour blindness; the order puts the ones first that read best on a
-# grey image. Green and blue are lightened for the same reason.
+# The colours of Okabe and Ito (Color Universal Design, 2008), which stay apart in the three kinds
+# of colour blindness. Their black and dark blue would drown in a grey image: a light grey stands
+# in. The order puts first what reads best there.
 SEGMENT_COLOURS = (
     "#56b4e9",
     "#e69f00",
-    "#1fbf92",
+    "#009e73",
     "#cc79a7",
     "#f0e442",
-    "#e8703a",
-    "#5a8fd6",
+    "#d55e00",
+    "#e6e6e6",
 )
 
 

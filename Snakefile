@@ -1,0 +1,42 @@
+# From the DICOM of a site to its release, or, with a hub's configuration, from releases to results.
+#
+#   snakemake --profile profiles/local --configfile my-site.yaml --config protocol=sarcoma-pet
+#   snakemake --profile profiles/local --configfile hub.yaml hub
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+# Jobs find the jipflow of the environment that snakemake runs in, activated or not.
+shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
+
+if not config.keys() & {"site", "hub", "sources", "roster"}:
+
+    configfile: "config/site.yaml"
+
+
+if "roster" in config:
+
+    include: "rules/hub.smk"
+
+else:
+
+    include: "rules/common.smk"
+    include: "rules/catalog.smk"
+    include: "rules/cohort.smk"
+    include: "rules/prepare.smk"
+    include: "rules/segment.smk"
+    include: "rules/encode.smk"
+    include: "rules/measure.smk"
+    include: "rules/collect.smk"
+    include: "rules/report.smk"
+    include: "rules/release.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        TARGETS,

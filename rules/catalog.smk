@@ -1,0 +1,18 @@
+# New images in a source are found when the catalog is made again: snakemake ... --forcerun catalog
+rule catalog:
+    output:
+        series="<catalog>/series.parquet",
+        instances="<catalog>/instances.parquet",
+        skipped="<catalog>/skipped.parquet",
+        summary="<catalog>/summary.json",
+    params:
+        version=__version__,
+        sources=settings_hash("site.sources"),
+        folder=lambda wildcards, output: str(Path(output.series).parent),
+    log:
+        "<catalog>/catalog.log",
+    benchmark:
+        "<catalog>/catalog.tsv"
+    shell:
+        "jipflow catalog --settings {SETTINGS} --out {params.folder} --threads {threads}"
+        " > {log} 2>&1"

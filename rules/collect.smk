@@ -1,0 +1,39 @@
+rule collect:
+    input:
+        cohort="<results>/cohort/outcomes.parquet",
+        outcomes=shards(
+            "<results>/shards/{shard}/{stage}/outcomes.parquet",
+            stage=["prepare", "segment", "encode", "measure", "overlay"],
+        ),
+        features=shards("<results>/shards/{shard}/measure/features.parquet"),
+        failures=shards("<results>/shards/{shard}/measure/failures.parquet"),
+    output:
+        outcomes="<results>/outcomes.parquet",
+        features="<results>/features/features.parquet",
+        failures="<results>/features/failures.parquet",
+        verdict="<results>/verdict.json",
+    params:
+        version=__version__,
+        settings=settings_hash("tolerance"),
+        results=RESULTS,
+    log:
+        "<logs>/collect.log",
+    benchmark:
+        "<benchmarks>/collect.tsv"
+    shell:
+        "jipflow collect --settings {SETTINGS} --results {params.results}"
+        " --outcomes {input.cohort} {input.outcomes} --features {input.features}"
+        " --failures {input.failures} > {log} 2>&1"
+
+
+# The report stands before the run is judged, so that it can say what went wrong.
+rule accept:
+    input:
+        verdict="<results>/verdict.json",
+        report="<results>/report/index.html",
+    output:
+        touch("<results>/accepted"),
+    log:
+        "<logs>/accept.log",
+    shell:
+        "jipflow accept --verdict {input.verdict} 2>&1 | tee {log}"

@@ -1,0 +1,20 @@
+# Writes seg/<case_id>/<segmentation>.dcm beside its outcomes, which list the files with their hashes.
+rule encode:
+    input:
+        cases=shard_cases,
+        segmented="<shard>/segment/outcomes.parquet",
+        masks="<work>/{shard}/masks",
+    output:
+        outcomes="<shard>/encode/outcomes.parquet",
+    params:
+        version=__version__,
+        settings=settings_hash("protocol", "segmentations"),
+        results=RESULTS,
+    log:
+        "<logs>/encode/{shard}.log",
+    benchmark:
+        "<benchmarks>/encode/{shard}.tsv"
+    shell:
+        "jipflow encode --settings {SETTINGS} --cases {input.cases} --segmented {input.segmented}"
+        " --masks {input.masks} --results {params.results} --outcomes {output.outcomes}"
+        " --threads {threads} > {log} 2>&1"

@@ -1,0 +1,22 @@
+rule measure:
+    input:
+        cases=shard_cases,
+        segmented="<shard>/segment/outcomes.parquet",
+        volumes="<work>/{shard}/volumes",
+        masks="<work>/{shard}/masks",
+    output:
+        features="<shard>/measure/features.parquet",
+        failures="<shard>/measure/failures.parquet",
+        outcomes="<shard>/measure/outcomes.parquet",
+    params:
+        version=__version__,
+        settings=settings_hash("radiomics"),
+    log:
+        "<logs>/measure/{shard}.log",
+    benchmark:
+        "<benchmarks>/measure/{shard}.tsv"
+    shell:
+        "jipflow measure --settings {SETTINGS} --cases {input.cases}"
+        " --segmented {input.segmented} --volumes {input.volumes} --masks {input.masks}"
+        " --features {output.features} --failures {output.failures}"
+        " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,463 @@
+"""The command line: what every rule of the workflow calls, and what a person calls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jipflow import __version__
+
+if TYPE_CHECKING:
+    from jipflow.cases import Outcome
+
+Handler = Callable[[argparse.Namespace], None]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns 0, or 1 after an error whose message says what to mend."""
+    arguments = _parser().parse_args(argv)
+    # pydicom and highdicom warn of odd values by printing them, patient names among them.
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    try:
+        arguments.handler(arguments)
+    except Exception as error:
+        from jipflow.cases import StageError
+        from jipflow.config import ConfigError
+
+        if not isinstance(error, StageError | ConfigError):
+            raise
+        print(f"jipflow: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jipflow",
+        description="Federated medical imaging: from DICOM to disclosure-controlled radiomics.",
+        epilog="The workflow calls these; to run a site: snakemake --profile profiles/local "
+        "--configfile my-site.yaml --config protocol=<id>.",
+    )
+    parser.add_argument("--version", action="version", version=f"jipflow {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    demo = _command(commands, "demo", _demo, "run three synthetic sites and the hub")
+    demo.add_argument("--out", type=Path, default=Path("results/demo"))
+    demo.add_argument("--patients", type=int, default=8, help="patients a site (default: 8)")
+    demo.add_argument("--cores", type=int, default=None, help="default: all")
+
+    phantom = _command(commands, "phantom", _phantom, "write a synthetic site's DICOM and truth")
+    phantom.add_argument("--out", type=Path, required=True)
+    phantom.add_argument("--site", required=True)
+    phantom.add_argument("--patients", type=int, default=8)
+    phantom.add_argument("--seed", type=int, default=1)
+    phantom.add_argument("--no-defects", action="store_true")
+    phantom.add_argument("--no-pet", action="store_true")
+
+    config = commands.add_parser("config", help="the effective settings").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    show = _command(config, "show", _config_show, "print the settings with every default")
+    show.add_argument("--configfile", type=Path, required=True)
+    show.add_argument("--protocol", required=True)
+
+    catalog = _command(commands, "catalog", _catalog, "read the headers of all sources")
+    _settings(catalog)
+    catalog.add_argument("--out", type=Path, required=True)
+    _threads(catalog)
+
+    cohort = _command(commands, "cohort", _cohort, "select cases and deal them to shards")
+    _settings(cohort)
+    _paths(cohort, "catalog", "out")
+
+    prepare = _command(commands, "prepare", _prepare, "turn series into volumes")
+    _paths(prepare, "cases", "volumes", "outcomes")
+    _threads(prepare)
+
+    segment = _command(commands, "segment", _segment, "segment volumes")
+    _settings(segment)
+    _paths(segment, "cases", "prepared", "volumes", "masks", "outcomes")
+    _threads(segment)
+
+    encode = _command(commands, "encode", _encode, "write DICOM-SEG")
+    _settings(encode)
+    _paths(encode, "cases", "segmented", "masks", "results", "outcomes")
+    _threads(encode)
+
+    measure = _command(commands, "measure", _measure, "extract radiomic features")
+    _settings(measure)
+    _paths(measure, "cases", "segmented", "volumes", "masks", "features", "failures", "outcomes")
+    _threads(measure)
+
+    overlay = _command(commands, "overlay", _overlay, "draw segmentations over images")
+    _settings(overlay)
+    _paths(overlay, "cases", "volumes", "masks", "out", "outcomes")
+    _threads(overlay)
+
+    collect = _command(commands, "collect", _collect, "join the shards' tables")
+    _settings(collect)
+    _paths(collect, "results")
+    for name in ("outcomes", "features", "failures"):
+        collect.add_argument(f"--{name}", type=Path, nargs="*", required=True)
+
+    accept = _command(commands, "accept", _accept, "fail if too many cases failed")
+    _paths(accept, "verdict")
+
+    report = _command(commands, "report", _report, "write the site's report")
+    _settings(report)
+    _paths(report, "results", "out")
+
+    _add_release(commands)
+    _add_keys(commands)
+    _add_hub(commands)
+    _add_train(commands)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    handler: Handler,
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--settings", type=Path, required=True, help="effective settings, settings.json"
+    )
+
+
+def _threads(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--threads", type=int, default=1)
+
+
+def _paths(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, required=True)
+
+
+def _add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    release = commands.add_parser("release", help="what may leave the site").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    build = _command(release, "build", _release_build, "write a candidate release")
+    _settings(build)
+    _paths(build, "features", "cases", "outcomes", "verdict", "out")
+    approve = _command(release, "approve", _release_approve, "approve a release as a person")
+    approve.add_argument("release", type=Path, help="folder of the release, such as release/r01")
+    approve.add_argument("--name", required=True, help="your name, as the hub's roster has it")
+    approve.add_argument("--key", type=Path, required=True, help="your private key")
+    approve.add_argument("--attempt", type=int, default=1)
+    bundle = _command(release, "bundle", _release_bundle, "sign and pack an approved release")
+    _settings(bundle)
+    _paths(bundle, "release", "out")
+
+
+def _add_keys(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    keys = commands.add_parser("keys", help="signing keys").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    for name, handler, text in (
+        ("new", _keys_new, "make a private key and print its public key"),
+        ("show", _keys_show, "print the public key of a private key"),
+    ):
+        _command(keys, name, handler, text).add_argument("key", type=Path)
+
+
+def _add_hub(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    hub = commands.add_parser("hub", help="the coordinating hub").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    accept = _command(hub, "accept", _hub_accept, "verify the bundles of the inbox")
+    _settings(accept)
+    _paths(accept, "accepted", "rejected")
+    merge = _command(hub, "merge", _hub_merge, "merge what was accepted")
+    _settings(merge)
+    _paths(merge, "accepted", "out")
+    report = _command(hub, "report", _hub_report, "write the hub's report")
+    _paths(report, "result", "accepted", "rejected", "out")
+
+
+def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    train = commands.add_parser("train", help="train the demo model").add_subparsers(
+        metavar="STEP", required=True
+    )
+    for step, text in (
+        ("data", "write the training set"),
+        ("plan", "plan and preprocess"),
+        ("fit", "train, or go on training"),
+    ):
+        _paths(_command(train, step, _train, text), "work")
+        train.choices[step].set_defaults(step=step)
+    export = _command(train, "export", _train, "export the trained model")
+    export.set_defaults(step="export")
+    _paths(export, "work", "model")
+    evaluate = _command(train, "evaluate", _train, "measure Dice on unseen patients")
+    evaluate.set_defaults(step="evaluate")
+    _paths(evaluate, "model")
+    register = _command(train, "register", _train, "pin the model's files in the registry")
+    register.set_defaults(step="register")
+    _paths(register, "model", "registry")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from jipflow.demo import run
+
+    run(arguments.out, arguments.patients, arguments.cores)
+
+
+def _phantom(arguments: argparse.Namespace) -> None:
+    from jipflow.phantom.cohort import write_site
+
+    write_site(
+        arguments.out,
+        arguments.site,
+        arguments.patients,
+        arguments.seed,
+        defects=not arguments.no_defects,
+        pet=not arguments.no_pet,
+    )
+
+
+def _config_show(arguments: argparse.Namespace) -> None:
+    import yaml
+
+    from jipflow.config import load_settings, read_yaml
+
+    settings = load_settings({**read_yaml(arguments.configfile), "protocol": arguments.protocol})
+    print(yaml.safe_dump(settings.as_dict(), sort_keys=False), end="")
+
+
+def _catalog(arguments: argparse.Namespace) -> None:
+    from jipflow.catalog.scan import scan
+    from jipflow.config import read_settings
+
+    sources = read_settings(arguments.settings).site["sources"]
+    print(json.dumps(scan(sources, arguments.out, arguments.threads)))
+
+
+def _cohort(arguments: argparse.Namespace) -> None:
+    from jipflow.catalog.cohort import run
+    from jipflow.config import read_settings
+
+    run(read_settings(arguments.settings), arguments.catalog, arguments.out)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import read_cases
+    from jipflow.images.prepare import run
+
+    outcomes = run(read_cases(arguments.cases), arguments.volumes, arguments.threads)
+    _finish(arguments.outcomes, outcomes)
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.segment.stage import run
+
+    outcomes = run(
+        read_cases(arguments.cases),
+        passed(read_outcomes(arguments.prepared)),
+        read_settings(arguments.settings),
+        arguments.volumes,
+        arguments.masks,
+        arguments.threads,
+    )
+    _finish(arguments.outcomes, outcomes)
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.encode.seg import run
+
+    outcomes = run(
+        read_cases(arguments.cases),
+        passed(read_outcomes(arguments.segmented)),
+        read_settings(arguments.settings),
+        arguments.masks,
+        arguments.results,
+        arguments.threads,
+    )
+    _finish(arguments.outcomes, outcomes)
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.files import write_parquet
+    from jipflow.radiomics.measure import run
+
+    features, failures, outcomes = run(
+        read_cases(arguments.cases),
+        passed(read_outcomes(arguments.segmented)),
+        read_settings(arguments.settings),
+        arguments.volumes,
+        arguments.masks,
+        arguments.threads,
+    )
+    write_parquet(arguments.features, features)
+    write_parquet(arguments.failures, failures)
+    _finish(arguments.outcomes, outcomes)
+
+
+def _overlay(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import read_cases
+    from jipflow.config import read_settings
+    from jipflow.report.overlays import run
+
+    outcomes = run(
+        read_cases(arguments.cases),
+        read_settings(arguments.settings),
+        arguments.volumes,
+        arguments.masks,
+        arguments.out,
+        arguments.threads,
+    )
+    _finish(arguments.outcomes, outcomes)
+
+
+def _finish(path: Path, outcomes: Sequence[Outcome]) -> None:
+    """Write a stage's outcomes and print a line for each."""
+    from jipflow.cases import write_outcomes
+
+    for outcome in outcomes:
+        reason = f" {outcome.reason}: {outcome.message}" if outcome.reason else ""
+        print(f"{outcome.case_id} {outcome.stage} {outcome.item}: {outcome.status.value}{reason}")
+    write_outcomes(path, outcomes)
+
+
+def _collect(arguments: argparse.Namespace) -> None:
+    from jipflow.collect import run
+    from jipflow.config import read_settings
+
+    tolerance = read_settings(arguments.settings).protocol["tolerance"]["max_failed_fraction"]
+    result = run(
+        arguments.outcomes, arguments.features, arguments.failures, tolerance, arguments.results
+    )
+    print(json.dumps(result))
+
+
+def _accept(arguments: argparse.Namespace) -> None:
+    from jipflow.collect import accept
+
+    accept(arguments.verdict)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.report.site import write_report
+
+    write_report(arguments.results, read_settings(arguments.settings), arguments.out)
+
+
+def _release_build(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.federate.release import build
+    from jipflow.files import read_json
+    from jipflow.report.disclosure import write_disclosure_page
+
+    build(
+        read_settings(arguments.settings),
+        arguments.features,
+        arguments.cases,
+        arguments.outcomes,
+        arguments.verdict,
+        arguments.out,
+    )
+    write_disclosure_page(
+        read_json(arguments.out / "aggregates.json"),
+        read_json(arguments.out / "disclosure.json"),
+        arguments.out / "disclosure.html",
+    )
+
+
+def _release_approve(arguments: argparse.Namespace) -> None:
+    from jipflow.federate.release import approve
+
+    approve(arguments.release, arguments.name, arguments.key, arguments.attempt)
+    print(f"approved: {arguments.release / 'approval.json'}; pack it with: snakemake bundle ...")
+
+
+def _release_bundle(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.federate.release import bundle
+
+    print(bundle(read_settings(arguments.settings), arguments.release, arguments.out))
+
+
+def _keys_new(arguments: argparse.Namespace) -> None:
+    from jipflow.privacy.keys import new_key
+
+    print(new_key(arguments.key))
+
+
+def _keys_show(arguments: argparse.Namespace) -> None:
+    from jipflow.privacy.keys import load_key, public_text
+
+    print(public_text(load_key(arguments.key)))
+
+
+def _hub_accept(arguments: argparse.Namespace) -> None:
+    from jipflow.federate.hub import accept
+    from jipflow.files import read_json, write_json
+
+    settings = read_json(arguments.settings)
+    accepted, rejected = accept(Path(settings["hub"]["inbox"]), settings)
+    for entry in rejected:
+        print(f"rejected {entry['file']}: {entry['reason']}: {entry['detail']}")
+    write_json(arguments.accepted, accepted)
+    write_json(arguments.rejected, rejected)
+
+
+def _hub_merge(arguments: argparse.Namespace) -> None:
+    from jipflow.federate.hub import merge
+    from jipflow.files import read_json, write_json
+
+    write_json(arguments.out, merge(read_json(arguments.accepted), read_json(arguments.settings)))
+
+
+def _hub_report(arguments: argparse.Namespace) -> None:
+    from jipflow.files import read_json
+    from jipflow.report.hub import write_hub_report
+
+    write_hub_report(
+        read_json(arguments.result),
+        read_json(arguments.accepted),
+        read_json(arguments.rejected),
+        arguments.out,
+    )
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    from jipflow.segment import training
+
+    recipe = training.Recipe()
+    if arguments.step == "data":
+        training.write_data(arguments.work, recipe)
+    elif arguments.step == "plan":
+        training.plan(arguments.work, recipe)
+    elif arguments.step == "fit":
+        training.fit(arguments.work, recipe)
+    elif arguments.step == "export":
+        training.export(arguments.work, recipe, arguments.model)
+    elif arguments.step == "evaluate":
+        training.evaluate(recipe, arguments.model)
+    else:
+        training.register(arguments.model, arguments.registry)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,12 @@
+"""The columns of the tables that stages hand to each other."""
+
+from __future__ import annotations
+
+FEATURE_KEYS = ("case_id", "patient", "role", "segmentation", "segment")
+"""What a row of ``features.parquet`` is about."""
+
+FEATURE_COLUMNS = (*FEATURE_KEYS, "voxels", "volume_ml", "settings_sha256")
+"""The columns of ``features.parquet`` before one float64 column per feature."""
+
+FAILURE_COLUMNS = ("case_id", "role", "segmentation", "segment", "feature", "reason", "message")
+"""The columns of ``failures.parquet``; segment and feature are ``*`` for all of them."""
