@@ -132,14 +132,15 @@ class CaseRow:
         here = [o for o in self.outcomes if o.stage == stage]
         if not here:
             return "none", "not reached"
-        worst = max((o.status for o in here), key=SEVERITY.__getitem__)
-        if worst is Status.FAILED and all(
-            o.reason == Reason.DEPENDS_ON_FAILED.value for o in here if o.status is Status.FAILED
-        ):
-            return "none", "not reached"
         good = sum(o.status is Status.OK for o in here)
-        text = worst.value if len(here) == 1 or good == len(here) else f"{good} of {len(here)} ok"
-        return worst.value, text
+        own = [o for o in here if o.reason != Reason.DEPENDS_ON_FAILED.value]
+        if not own:
+            return "none", "not reached"
+        worst = max((o.status for o in own), key=SEVERITY.__getitem__)
+        partly = f"{good} of {len(here)} ok"
+        if worst is Status.OK and good < len(here):
+            return "none", partly
+        return worst.value, partly if 0 < good < len(here) else worst.value
 
 
 class Redactor:

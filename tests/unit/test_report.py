@@ -1,0 +1,486 @@
+"""The pages of site, releaser and hub: what they say, and what they must not hold."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import math
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import fake_results as fake
+import numpy as np
+import pandas as pd
+import pytest
+from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
+from jipflow.files import read_json, write_json
+from jipflow.report import pages, plots, site
+from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
+from jipflow.report.hub import write_hub_report
+from PIL import Image
+
+VOID = {"meta", "link", "img", "br", "input", "path", "circle", "rect"}
+
+
+class Page(HTMLParser):
+    """Reads a page, checks that its tags close in order, and keeps what tests ask about."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in {"style", "script"}:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"[ \n]+", " ", " ".join(self.words))
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = fake.build(tmp_path_factory.mktemp("site") / "results" / "demo")
+    fake.add_release(folder, fake.settings())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(results: Path) -> str:
+    path = results / "report" / "index.html"
+    site.write_report(results, fake.settings(), path)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def a_round(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    return fake.round_of(tmp_path_factory.mktemp("hub"))
+
+
+def assert_self_contained(text: str) -> None:
+    page = Page(text)
+    for tag, attributes in page.tags:
+        for name in ("src", "href", "srcset", "poster", "data", "action"):
+            value = attributes.get(name, "")
+            assert value == "" or value.startswith(("data:", "#")), (tag, name, value[:80])
+    assert "@import" not in text
+    assert not re.search(r"url\(\s*['\"]?(?!data:|#)", text)
+    assert "http:" not in text
+    assert "https:" not in text
+    policy = next(a["content"] for a in page.all("meta") if "http-equiv" in a)
+    assert policy.startswith("default-src 'none'")
+
+
+def test_report_is_one_file_that_loads_nothing(report: str) -> None:
+    assert_self_contained(report)
+
+
+def test_the_policy_allows_the_very_script_of_the_page(report: str) -> None:
+    import base64
+    import hashlib
+
+    script = re.search(r"<script>(.*?)</script>", report, re.DOTALL)
+    assert script
+    digest = base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in report
+
+
+def test_report_holds_pseudonyms_only(report: str) -> None:
+    visible = re.sub(r"base64,[A-Za-z0-9+/=]+", "", report)
+    for secret in (fake.PATIENT_NAME, "Doe", "Jane", *fake.PATIENT_IDS, fake.UID, "/data/dicom"):
+        assert secret not in visible
+
+
+def test_same_files_give_the_same_bytes(results: Path, report: str, tmp_path: Path) -> None:
+    site.write_report(results, fake.settings(), tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == report
+
+
+def test_report_says_what_happened(results: Path, report: str) -> None:
+    page = Page(report)
+    text = page.text
+    assert "The run is acceptable" in text
+    assert "2 of 13 cases failed" in text
+    for sentence in (
+        "Series found 33 series · 15 patients",
+        "Left: 4 series · 1 patient",
+        "missing_role",
+        "missing_slices",
+        "The distance between slices has gaps",
+        "Cases with every outcome ok 11 cases",
+        "4\u202f213",
+        "not_finite",
+        "ab" * 32,
+        "SIEMENS Biograph 64",
+    ):
+        assert sentence in text, sentence
+    rows = [a for a in page.all("tbody") if a.get("class") == "case"]
+    assert [a["data-status"] for a in rows] == ["failed"] * 2 + ["excluded"] + ["ok"] * 11
+    assert len(page.all("figure")) == len(list(results.glob("overlays/*/*.png")))
+
+
+def test_every_picture_and_plot_speaks(report: str) -> None:
+    page = Page(report)
+    shown = [a for a in page.all("img") if a["src"] != "data:,"]
+    assert all(len(a["alt"]) > 20 for a in shown)
+    assert all(a["aria-label"] for a in page.all("svg"))
+    assert len(page.all("h1")) == 1
+    names = {a["id"] for _, a in page.tags if "id" in a}
+    for link in page.all("a"):
+        assert link["href"].removeprefix("#") in names
+
+
+def test_pictures_keep_to_the_budget(
+    tmp_path: Path, report: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(report) < 2_000_000
+    rng = np.random.default_rng(1)
+    stream = io.BytesIO()
+    Image.fromarray(rng.integers(0, 255, (454, 1232, 3), dtype=np.uint8)).save(stream, "PNG")
+    data, (width, height) = site.shrink(stream.getvalue(), 10_000)
+    assert width < 1232
+    assert width / height == pytest.approx(1232 / 454, rel=0.01)
+    large, size = site.shrink(stream.getvalue(), 10_000_000)
+    assert size == (1232, 454)
+    assert len(data) < len(large)
+
+
+def test_text_from_files_is_escaped(results: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "results" / "demo"
+    fake.build(changed, pictures=False)
+    outcomes = read_outcomes(changed / "outcomes.parquet")
+    bad = next(o for o in outcomes if o.status is Status.FAILED)
+    bad.message = "<script>alert(1)</script>"
+    write_outcomes(changed / "outcomes.parquet", outcomes)
+    site.write_report(changed, fake.settings(), tmp_path / "x.html")
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "<script>alert(1)" not in text
+    assert "&lt;script&gt;alert(1)" in text
+
+
+def test_report_without_the_optional_files(results: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "results" / "demo"
+    fake.build(bare, pictures=False)
+    for path in ("features/features.parquet", "features/failures.parquet"):
+        (bare / path).unlink()
+    for path in (bare.parent / "catalog").iterdir():
+        path.unlink()
+    site.write_report(bare, fake.settings(), tmp_path / "bare.html")
+    text = Page((tmp_path / "bare.html").read_text(encoding="utf-8")).text
+    for sentence in (
+        "There are no overlays",
+        "No features were measured",
+        "The catalog's summary is not there",
+        "The candidate is built after this report",
+    ):
+        assert sentence in text
+
+
+def test_an_empty_cohort(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "demo"
+    fake.build(folder, pictures=False)
+    write_outcomes(folder / "outcomes.parquet", [])
+    header = (folder / "cohort" / "cases.tsv").read_text().splitlines()[0]
+    (folder / "cohort" / "cases.tsv").write_text(header + "\n")
+    for name in ("features", "failures"):
+        path = folder / "features" / f"{name}.parquet"
+        pd.read_parquet(path).iloc[:0].to_parquet(path)
+    verdict = {"cases": 0, "ok": 0, "failed": 0, "excluded": 0, "failed_fraction": 0.0}
+    write_json(
+        folder / "verdict.json", {**verdict, "max_failed_fraction": 0.1, "acceptable": False}
+    )
+    site.write_report(folder, fake.settings(), tmp_path / "empty.html")
+    text = Page((tmp_path / "empty.html").read_text(encoding="utf-8")).text
+    assert "The run is not acceptable" in text
+    assert "The cohort has no case" in text
+
+
+def test_a_release_older_than_the_outcomes_is_not_shown(results: Path, tmp_path: Path) -> None:
+    record = results / "release" / "r01" / "disclosure.json"
+    newer = record.stat().st_mtime
+    site.write_report(results, fake.settings(), tmp_path / "new.html")
+    os.utime(record, (0, 0))
+    try:
+        site.write_report(results, fake.settings(), tmp_path / "old.html")
+    finally:
+        os.utime(record, (newer, newer))
+    assert "in round r01" in Page((tmp_path / "new.html").read_text()).text
+    assert "in round r01" not in Page((tmp_path / "old.html").read_text()).text
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("/data/Doe^Jane/CT 2/IM 0004.dcm ends early.", "‹path› ends early."),
+        ("cannot read 'C:\\img\\Doe Jane\\x.dcm'; try again", "cannot read '‹path›'; try again"),
+        ("in archive/Doe/IM1 there", "in ‹path› there"),
+        ("Doe_Jane.dcm is short", "‹path› is short"),
+        (f"series {fake.UID} has gaps", "series ‹UID› has gaps"),
+        ("patient MRN-77812.", "patient ‹patient›"),
+        ("SUV in g/mL and/or 3 of 5 slices, 1.5 mm", "SUV in g/mL and/or 3 of 5 slices, 1.5 mm"),
+    ],
+)
+def test_redaction(message: str, expected: str) -> None:
+    assert site.Redactor([*fake.PATIENT_IDS, "5"])(message) == expected
+
+
+def outcome(case: str, stage: str, item: str = "", reason: str = "") -> Outcome:
+    status = Status.FAILED if reason else Status.OK
+    if reason == "missing_role":
+        status = Status.EXCLUDED
+    return Outcome(case, stage, item, status, reason)
+
+
+def test_cohort_flow_counts_a_case_once_where_it_left() -> None:
+    flow = {
+        "steps": [
+            {"step": "found", "label": "Series found", "series": 10, "patients": 5},
+            {"step": "where-1", "label": "x", "series": 8, "patients": 5},
+            {"step": "cases", "label": "Cases", "series": 6, "patients": 3, "cases": 3},
+        ]
+    }
+    outcomes = [
+        outcome("e", "cohort", reason="missing_role"),
+        outcome("a", "prepare", "CT", "missing_slices"),
+        outcome("a", "segment", "organs", "depends_on_failed"),
+        outcome("b", "prepare", "CT"),
+        outcome("b", "segment", "organs", "empty_segment"),
+        outcome("b", "segment", "gtv", "no_contours"),
+        outcome("c", "prepare", "CT"),
+        outcome("c", "segment", "organs"),
+    ]
+    boxes = site.cohort_flow(flow, outcomes, ["prepare", "segment"])
+    assert [box["left"] for box in boxes] == [
+        [],
+        [("series", 2)],
+        [("series", 2), ("patients", 2)],
+        [("cases", 1)],
+        [("cases", 1)],
+        [],
+    ]
+    assert boxes[2]["reasons"] == [("missing_role", 1)]
+    assert boxes[3]["reasons"] == [("missing_slices", 1)]
+    assert boxes[4]["reasons"] == [("empty_segment", 1), ("no_contours", 1)]
+    assert [box["counts"][-1] for box in boxes[2:]] == [
+        ("cases", 3),
+        ("cases", 2),
+        ("cases", 1),
+        ("cases", 1),
+    ]
+
+
+def test_cells_of_the_table() -> None:
+    row = site.CaseRow(
+        "a",
+        outcomes=[
+            outcome("a", "prepare", "CT", "missing_slices"),
+            outcome("a", "prepare", "PT"),
+            outcome("a", "segment", "organs", "depends_on_failed"),
+            outcome("a", "segment", "gtv"),
+            outcome("a", "encode", "organs", "depends_on_failed"),
+        ],
+    )
+    assert row.cell("prepare") == ("failed", "1 of 2 ok")
+    assert row.cell("segment") == ("none", "1 of 2 ok")
+    assert row.cell("encode") == ("none", "not reached")
+    assert row.cell("measure") == ("none", "not reached")
+    assert row.status is Status.FAILED
+    assert row.problems[0].reason == "missing_slices"
+
+
+def test_summaries_match_pandas(results: Path) -> None:
+    features = pd.read_parquet(results / "features" / "features.parquet")
+    groups = site.feature_summaries(features)["groups"]
+    liver = next(g for g in groups if g["title"] == "liver · CT · organs")
+    values = features.query("segment == 'liver'")["original_firstorder_Mean"]
+    row = next(r for r in liver["rows"] if r[0] == "original_firstorder_Mean")
+    assert row[1:] == (12, 0, values.mean(), values.std(), values.median())
+    kidney = next(g for g in groups if g["title"].startswith("kidney"))
+    assert next(r for r in kidney["rows"] if r[0] == "original_glcm_Contrast")[1:3] == (11, 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (0, 4, "0"),
+        (None, 4, "–"),
+        (math.nan, 4, "–"),
+        (1234.567, 4, "1\u202f235"),
+        (-0.012345, 3, "−0.0123"),
+        (1.5e-9, 2, "1.5e−9"),
+        (2.5e8, 3, "2.50e8"),
+    ],
+)
+def test_numbers(value: float | None, digits: int, text: str) -> None:
+    assert pages.number(value, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.123, "0.12 s"),
+        (9.4, "9.4 s"),
+        (59.7, "1 min 00 s"),
+        (200, "3 min 20 s"),
+        (7500, "2 h 05 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert pages.duration(seconds) == text
+
+
+def test_axes_hold_their_values() -> None:
+    for values in ([1, 2, 3], [5, 5], [0.001, 900], [-3, 4], [0], [1e-12, 2e-12]):
+        axis = plots.axis_for(values)
+        pixels = [axis(value) for value in values]
+        assert all(axis.left <= pixel <= axis.right for pixel in pixels)
+        assert pixels == sorted(pixels)
+    assert plots.axis_for([1, 100]).logarithmic
+    assert not plots.axis_for([0, 100]).logarithmic
+
+
+def test_quantiles_are_numpys() -> None:
+    values = sorted(np.random.default_rng(3).normal(size=11).tolist())
+    for q in (0, 0.25, 0.5, 0.75, 1):
+        assert plots.quantile(values, q) == pytest.approx(np.quantile(values, q), rel=1e-12)
+
+
+def test_a_strip_of_many_cases_stays_light() -> None:
+    points = [(f"c{n}", float(n)) for n in range(5000)]
+    drawn = plots.strip_plot("x", [plots.Strip("liver", "#ffffff", points)])
+    assert drawn.count("<circle") == plots.MAX_POINTS
+    assert "n = 5000" in drawn
+
+
+def test_disclosure_page_shows_every_value(results: Path, tmp_path: Path) -> None:
+    folder = results / "release" / "r01"
+    aggregates, disclosure = (read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure"))
+    path = tmp_path / "disclosure.html"
+    write_disclosure_page(aggregates, disclosure, path)
+    text = path.read_text(encoding="utf-8")
+    assert_self_contained(text)
+    shown = Page(text).text
+    cells = 0
+    for analysis in aggregates["analyses"]:
+        for cell in analysis["cells"]:
+            cells += 1
+            assert cell["feature"] in shown
+            if analysis["kind"] == "summary":
+                assert pages.number(cell["mean"], 7) in shown
+                assert pages.number(cell["m2"], 7) in shown
+    assert cells == disclosure["summary"]["released"] > 0
+    assert disclosure["summary"]["withheld"]["difference"] > 0
+    for cell in disclosure["cells"]:
+        if not cell["released"]:
+            assert cell["feature"] in shown
+    assert "jipflow release approve" in shown
+
+
+def test_disclosure_page_holds_nothing_else(results: Path, tmp_path: Path) -> None:
+    folder = results / "release" / "r01"
+    contents = [read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure")]
+    write_disclosure_page(*contents, tmp_path / "d.html")
+    text = (tmp_path / "d.html").read_text(encoding="utf-8")
+    cases = (results / "cohort" / "cases.tsv").read_text().splitlines()[1:]
+    for line in cases:
+        case, patient = line.split("\t")[:2]
+        assert case not in text
+        assert patient not in text
+    assert fake.settings().site["site"]["name"] not in text
+
+
+def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path) -> None:
+    folder = results / "release" / "r01"
+    aggregates, disclosure = (read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure"))
+    fewer = copy.deepcopy(aggregates)
+    fewer["analyses"][0]["cells"].pop()
+    more = copy.deepcopy(disclosure)
+    next(c for c in more["cells"] if c["released"])["released"] = False
+    for changed in ((fewer, disclosure), (aggregates, more)):
+        with pytest.raises(StageError, match="build the release again"):
+            write_disclosure_page(*changed, tmp_path / "d.html")
+    assert not (tmp_path / "d.html").exists()
+
+
+def test_disclosure_summary(results: Path) -> None:
+    record = read_json(results / "release" / "r01" / "disclosure.json")
+    summary = disclosure_summary(record)
+    assert summary["kept"] + summary["withheld"] == len(record["cells"])
+    assert {r["rule"]: r["cells"] for r in summary["rules"]} == {
+        rule: cells for rule, cells in record["summary"]["withheld"].items() if cells
+    }
+
+
+def test_hub_report(a_round: Any, tmp_path: Path) -> None:
+    result, accepted, rejected = a_round
+    write_hub_report(result, accepted, rejected, tmp_path / "hub.html")
+    text = (tmp_path / "hub.html").read_text(encoding="utf-8")
+    assert_self_contained(text)
+    shown = Page(text).text
+    for words in ("aachen", "berlin", "heidelberg", "demo-berlin-copy.zip", "site_signature"):
+        assert words in shown
+    summary = next(a for a in result["analyses"] if a["kind"] == "summary")
+    for cell in summary["cells"]:
+        assert pages.number(cell["mean"], 5) in shown
+    histogram = next(a for a in result["analyses"] if a["kind"] == "histogram")
+    assert any(None in cell["counts"] for cell in histogram["cells"])
+    assert "withheld" in shown
+    write_hub_report(result, accepted, rejected, tmp_path / "again.html")
+    assert (tmp_path / "again.html").read_bytes() == (tmp_path / "hub.html").read_bytes()
+
+
+def test_hub_report_of_a_cell_that_one_site_withheld(a_round: Any, tmp_path: Path) -> None:
+    result, accepted, rejected = copy.deepcopy(a_round)
+    cell = next(a for a in result["analyses"] if a["kind"] == "summary")["cells"][0]
+    before = _withheld(result, accepted, rejected, tmp_path)
+    cell["by_site"] = cell["by_site"][1:]
+    cell["sites"] = cell["sites"][1:]
+    assert _withheld(result, accepted, rejected, tmp_path) > before
+
+
+def _withheld(result: Any, accepted: Any, rejected: Any, folder: Path) -> int:
+    write_hub_report(result, accepted, rejected, folder / "h.html")
+    return (folder / "h.html").read_text(encoding="utf-8").count(">withheld<")
+
+
+def test_hub_report_without_any_site(a_round: Any, tmp_path: Path) -> None:
+    result = json.loads(json.dumps(a_round[0]))
+    result["sites"] = []
+    for analysis in result["analyses"]:
+        analysis["cells"] = []
+    write_hub_report(result, [], a_round[2], tmp_path / "none.html")
+    shown = Page((tmp_path / "none.html").read_text(encoding="utf-8")).text
+    assert "No release was accepted" in shown
+    assert "No cell of this analysis was released" in shown
+
+
+def test_histogram_marks_what_is_withheld() -> None:
+    drawn = plots.histogram_plot("x", [0, 1, 2, 5], [3, None, 7], under=0, over=None)
+    assert drawn.count('class="hatched"') == 2
+    assert drawn.count('class="bar"') == 2
+    assert "above" in drawn
+    assert "below" not in drawn
