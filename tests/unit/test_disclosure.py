@@ -118,6 +118,12 @@ def test_the_group_that_serves_most_cells_is_kept():
     assert found == {MEAN: Rule.DIFFERENCE, "a": None, "b": None}
 
 
+def test_another_segmentation_is_judged_by_itself():
+    everyone, most = people(*range(20)), people(*range(18))
+    other = Candidate("describe", "summary", "PT", "gtv", "gtv", ENERGY, most, NUMBERS)
+    assert outcome(cell(everyone), other) == {MEAN: None, ENERGY: None}
+
+
 def test_a_missing_second_case_of_one_patient_shows_by_rows():
     cases = people(*range(12))
     patient_of = {case: f"p{min(int(case[1:]), 10)}" for case in cases}

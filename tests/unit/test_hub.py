@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from federation_world import (
     EDGES,
     ENERGY,
@@ -21,7 +22,7 @@ from federation_world import (
     site,
     unpack,
 )
-from jipflow.config import ConfigError, validate
+from jipflow.config import ROOT, ConfigError, validate
 from jipflow.federate import bundle as message
 from jipflow.federate import hub
 from jipflow.federate.hub import Refusal
@@ -463,6 +464,17 @@ def test_wrong_hub_settings_are_named(sites, inbox, change, words):
         validate(content, "hub", "hub.yaml")
 
 
+def test_hub_settings_hold_the_protocol_as_the_sites_hash_it(sites, inbox, tmp_path):
+    path = tmp_path / "demo.yaml"
+    path.write_text(yaml.safe_dump(protocol()))
+    content = hub_settings(sites, inbox)["hub"] | {"protocol": str(path)}
+    settings = hub.load_hub_settings(content)
+    assert settings["protocol_sha256"] == sites[0].settings.protocol_sha256
+    assert settings["hub"]["results"] == "results/hub"
+    with pytest.raises(ConfigError, match="no protocol 'nowhere'"):
+        hub.load_hub_settings(content | {"protocol": "nowhere"})
+
+
 def test_the_roster_keeps_people_and_machines_apart(sites, inbox, tmp_path):
     content = hub_settings(sites, inbox)["hub"]
     hub.check_hub(content)
@@ -473,3 +485,8 @@ def test_the_roster_keeps_people_and_machines_apart(sites, inbox, tmp_path):
     content["roster"][0]["approvers"][0]["key"] = content["roster"][0]["key"]
     with pytest.raises(ConfigError, match="same key"):
         hub.check_hub(content)
+
+
+def test_the_guide_explains_every_refusal():
+    guide = (ROOT / "docs" / "hub-guide.md").read_text()
+    assert [code for code in Refusal if f"`{code}`" not in guide] == []

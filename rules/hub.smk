@@ -1,0 +1,93 @@
+from pathlib import Path
+
+from jipflow import __version__
+from jipflow.config import ConfigError
+from jipflow.federate.hub import load_hub_settings
+from jipflow.files import canonical_digest, write_json
+
+try:
+    HUB_SETTINGS = load_hub_settings(config)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = (
+    f"{HUB_SETTINGS['hub']['results']}/{HUB_SETTINGS['protocol']['protocol']['id']}"
+)
+SETTINGS = f"{RESULTS}/settings.json"
+HUB_HASH = canonical_digest(HUB_SETTINGS)
+ROUND = "<results>/r01"
+TARGETS = [f"{ROUND}/report.html"]
+
+
+pathvars:
+    results=RESULTS,
+    logs=f"{RESULTS}/logs",
+    benchmarks=f"{RESULTS}/benchmarks",
+
+
+onstart:
+    write_json(Path(SETTINGS), HUB_SETTINGS)
+
+
+def received(wildcards):
+    """Input function: what lies in the inbox; a link or folder there is for `hub accept` to refuse."""
+    inbox = Path(HUB_SETTINGS["hub"]["inbox"])
+    return sorted(path for path in inbox.glob("*.zip") if path.is_file())
+
+
+rule hub:
+    input:
+        TARGETS,
+
+
+rule hub_accept:
+    input:
+        received,
+    output:
+        accepted=f"{ROUND}/accepted.json",
+        rejected=f"{ROUND}/rejected.json",
+    log:
+        "<logs>/hub_accept.log",
+    benchmark:
+        "<benchmarks>/hub_accept.tsv"
+    params:
+        version=__version__,
+        settings=HUB_HASH,
+    shell:
+        "jipflow hub accept --settings {SETTINGS} --accepted {output.accepted}"
+        " --rejected {output.rejected} > {log} 2>&1"
+
+
+rule hub_merge:
+    input:
+        accepted=f"{ROUND}/accepted.json",
+    output:
+        result=f"{ROUND}/result.json",
+    log:
+        "<logs>/hub_merge.log",
+    benchmark:
+        "<benchmarks>/hub_merge.tsv"
+    params:
+        version=__version__,
+        settings=HUB_HASH,
+    shell:
+        "jipflow hub merge --settings {SETTINGS} --accepted {input.accepted}"
+        " --out {output.result} > {log} 2>&1"
+
+
+rule hub_report:
+    input:
+        result=f"{ROUND}/result.json",
+        accepted=f"{ROUND}/accepted.json",
+        rejected=f"{ROUND}/rejected.json",
+    output:
+        report=f"{ROUND}/report.html",
+    log:
+        "<logs>/hub_report.log",
+    benchmark:
+        "<benchmarks>/hub_report.tsv"
+    params:
+        version=__version__,
+    shell:
+        "jipflow hub report --result {input.result} --accepted {input.accepted}"
+        " --rejected {input.rejected} --out {output.report} > {log} 2>&1"
