@@ -160,11 +160,17 @@ def test_register_pins_every_file_and_keeps_other_models(trained, tmp_path):
 
 
 def test_codes_are_those_of_the_standard():
-    for name in ("liver", "spleen", "kidney"):
-        code = getattr(codes.SCT, name.capitalize())
-        assert training.CODES[name][1] == (code.value, code.meaning)
-    lesion = (codes.SCT.Neoplasm.value, codes.SCT.Neoplasm.meaning)
-    assert training.CODES["lesion"][1] == lesion
+    def coded(code):
+        return (code.value, code.meaning)
+
+    organ = coded(codes.SCT.AnatomicalStructure)
+    abnormal = coded(codes.SCT.MorphologicallyAbnormalStructure)
+    assert training.CODES == {
+        "liver": (organ, coded(codes.SCT.Liver)),
+        "spleen": (organ, coded(codes.SCT.Spleen)),
+        "kidney": (organ, coded(codes.SCT.Kidney)),
+        "lesion": (abnormal, coded(codes.SCT.Neoplasm)),
+    }
 
 
 def test_dice_counts_by_hand_and_refuses_an_absent_label():

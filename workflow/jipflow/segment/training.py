@@ -41,10 +41,10 @@ CONFIGURATION = "3d_fullres"
 TRAINING_SITE, UNSEEN_SITE = "training", "unseen"
 
 CODES = {
-    "liver": (("123037004", "Anatomical Structure"), ("10200004", "Liver")),
-    "spleen": (("123037004", "Anatomical Structure"), ("78961009", "Spleen")),
-    "kidney": (("123037004", "Anatomical Structure"), ("64033007", "Kidney")),
-    "lesion": (("49755003", "Morphologically Altered Structure"), ("108369006", "Neoplasm")),
+    "liver": (("91723000", "Anatomical Structure"), ("10200004", "Liver")),
+    "spleen": (("91723000", "Anatomical Structure"), ("78961009", "Spleen")),
+    "kidney": (("91723000", "Anatomical Structure"), ("64033007", "Kidney")),
+    "lesion": (("49755003", "Morphologically Abnormal Structure"), ("108369006", "Neoplasm")),
 }
 """SNOMED CT category and type of each label, as PS3.16 CID 7150 and its groups give them."""
 
