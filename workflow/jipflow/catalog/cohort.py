@@ -240,7 +240,7 @@ def _case_rows(
                     "modality": series["Modality"],
                     "manufacturer": series["Manufacturer"],
                     "model": series["ManufacturerModelName"],
-                    "instances": int(series.at["NumberOfInstances"]),
+                    "instances": series["NumberOfInstances"],
                 }
             )
     return rows

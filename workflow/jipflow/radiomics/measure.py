@@ -178,6 +178,10 @@ def extract(
     Returns:
         Values by pyradiomics' names, None where a feature has none, and why.
     """
+    odd = int((~np.isfinite(volume.array[mask])).sum()) if mask.any() else 0
+    if odd:
+        # pyradiomics would leave such voxels out of some features and not of others.
+        return {}, [Failure("*", Reason.NOT_FINITE, f"{odd} voxels of the region are no number")]
     logging.getLogger("radiomics").setLevel(logging.ERROR)
     extractor = featureextractor.RadiomicsFeatureExtractor(dict(parameters), additionalInfo=False)
     image = volume.image()

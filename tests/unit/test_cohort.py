@@ -1,0 +1,209 @@
+"""Cases, roles, pseudonyms and shards that never move."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from jipflow.cases import Reason, StageError, Status, read_cases, read_outcomes
+from jipflow.catalog import cohort
+from jipflow.catalog.columns import COLUMNS
+from jipflow.config import load_settings
+from jipflow.files import read_json, write_parquet
+from jipflow.privacy.pseudonyms import pseudonym, site_secret
+
+
+def row(patient, study, modality, number, **values):
+    kinds = {"VARCHAR": "", "DOUBLE": None, "BIGINT": None}
+    empty = {name: kinds[kind] for name, kind in COLUMNS.items()}
+    return {
+        **empty,
+        "PatientID": patient,
+        "StudyInstanceUID": study,
+        "SeriesInstanceUID": f"1.2.{number}",
+        "Modality": modality,
+        "NumberOfInstances": 10 + number,
+        "SliceThickness": 3.0,
+        **values,
+    }
+
+
+class World:
+    def __init__(self, folder):
+        self.folder = folder
+        self.settings = load_settings(
+            {
+                "site": {"id": "north", "name": "North"},
+                "sources": [{"name": "a", "kind": "folder", "path": str(folder)}],
+                "identity": {"secret_file": str(folder / "secret" / "identity.key")},
+                "processing": {"shard_size": 2},
+                "protocol": "sarcoma-ct",
+            }
+        )
+
+    def select(self, rows, **roles):
+        types = {"VARCHAR": "str", "DOUBLE": "float64", "BIGINT": "Int64"}
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        table = table.astype({name: types[kind] for name, kind in COLUMNS.items()})
+        write_parquet(self.folder / "catalog" / "series.parquet", table)
+        instances = [
+            {"SeriesInstanceUID": r["SeriesInstanceUID"], "path": f"/{r['SeriesInstanceUID']}/{i}"}
+            for r in rows
+            for i in range(2)
+        ]
+        write_parquet(self.folder / "catalog" / "instances.parquet", pd.DataFrame(instances))
+        settings = self.settings
+        if roles:
+            case = {"by": "study", "roles": {k: {"required": True, **v} for k, v in roles.items()}}
+            settings = replace(
+                settings, protocol={**settings.protocol, "cohort": {"where": "true", "case": case}}
+            )
+        cohort.run(settings, self.folder / "catalog", self.folder / "cohort")
+
+    @property
+    def cases(self):
+        return pd.read_csv(self.folder / "cohort" / "cases.tsv", sep="\t", dtype=str)
+
+    @property
+    def outcomes(self):
+        return read_outcomes(self.folder / "cohort" / "outcomes.parquet")
+
+    @property
+    def flow(self):
+        return read_json(self.folder / "cohort" / "flow.json")["steps"]
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def test_the_secret_is_made_once_and_kept_from_others(tmp_path):
+    path = tmp_path / "secrets" / "identity.key"
+    secret = site_secret(path)
+    assert len(secret) == 32
+    assert site_secret(path) == secret
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.chmod(0o644)
+    with pytest.raises(StageError, match="chmod 600"):
+        site_secret(path)
+    path.chmod(0o600)
+    path.write_text("short\n")
+    with pytest.raises(StageError, match="backup"):
+        site_secret(path)
+
+
+def test_pseudonyms_depend_on_everything_and_on_the_split():
+    one, other = bytes(32), bytes(31) + b"1"
+    names = {
+        pseudonym(one, "case", "p1", "s1"),
+        pseudonym(one, "case", "p1s", "1"),
+        pseudonym(one, "patient", "p1", "s1"),
+        pseudonym(other, "case", "p1", "s1"),
+    }
+    assert len(names) == 4
+    assert pseudonym(one, "case", "p1", "s1") in names
+    assert all(len(name) == 16 and name.isalnum() and name.islower() for name in names)
+
+
+def test_no_identifier_is_in_the_cohort_tables(world):
+    world.select([row("DOE-JANE", "1.9", "CT", 1), row("ROE-JOHN", "1.8", "CT", 2)])
+    text = (world.folder / "cohort" / "cases.tsv").read_text()
+    assert "DOE" not in text
+    assert "ROE" not in text
+    assert set(world.cases["shard"]) == {"s00001"}
+
+
+def test_shards_never_move_and_new_cases_open_new_ones(world):
+    rows = [row(f"p{i}", f"1.{i}", "CT", i) for i in range(3)]
+    world.select(rows)
+    first = dict(zip(world.cases["case_id"], world.cases["shard"], strict=True))
+    shards = world.folder / "cohort" / "shards"
+    stamps = {path.name: path.stat().st_mtime_ns for path in shards.iterdir()}
+    world.select([row(f"a{i}", f"1.5{i}", "CT", 50 + i) for i in range(3)] + rows)
+    second = dict(zip(world.cases["case_id"], world.cases["shard"], strict=True))
+    assert first.items() <= second.items()
+    assert sorted(first.values()) == ["s00001", "s00001", "s00002"]
+    new = sorted(shard for case, shard in second.items() if case not in first)
+    assert new == ["s00003", "s00003", "s00004"]
+    for name, stamp in stamps.items():
+        assert (shards / name).stat().st_mtime_ns == stamp
+
+
+def test_a_case_that_left_keeps_its_shard_for_its_return(world):
+    rows = [row(f"p{i}", f"1.{i}", "CT", i) for i in range(3)]
+    world.select(rows)
+    first = dict(zip(world.cases["case_id"], world.cases["shard"], strict=True))
+    world.select(rows[1:])
+    world.select(rows)
+    assert dict(zip(world.cases["case_id"], world.cases["shard"], strict=True)) == first
+
+
+def test_the_flow_counts_each_step(world):
+    rows = [
+        row("p1", "1.1", "CT", 1),
+        row("p1", "1.1", "RTSTRUCT", 2),
+        row("p2", "1.2", "MR", 3),
+        row("p3", "1.3", "CT", 4),
+        row("p3", "1.3", "CT", 5),
+    ]
+    world.select(rows)
+    counts = [(s["step"], s["series"], s["patients"]) for s in world.flow]
+    assert counts == [
+        ("found", 5, 3),
+        ("images", 4, 3),
+        ("where-1", 3, 2),
+        ("cases", 1, 1),
+    ]
+    assert world.flow[-1]["cases"] == 1
+
+
+def test_who_leaves_is_recorded_with_the_reason(world):
+    rows = [
+        row("p1", "1.1", "CT", 1),
+        row("p1", "1.1", "PT", 2),
+        row("p2", "1.2", "PT", 3),
+        row("p3", "1.3", "CT", 4),
+        row("p3", "1.3", "CT", 5),
+        row("", "1.4", "CT", 6),
+    ]
+    world.select(
+        rows, CT={"where": "Modality = 'CT'"}, PT={"where": "Modality = 'PT'", "required": False}
+    )
+    reasons = sorted(o.reason for o in world.outcomes if o.status is Status.EXCLUDED)
+    assert reasons == sorted(
+        [Reason.MISSING_ROLE, Reason.SEVERAL_SERIES_FOR_ROLE, Reason.MISSING_PATIENT_ID]
+    )
+    assert [o.status for o in world.outcomes].count(Status.OK) == 1
+    assert sorted(world.cases["role"]) == ["CT", "PT"]
+
+
+def test_prefer_chooses_among_several(world):
+    rows = [
+        row("p1", "1.1", "CT", 1, SliceThickness=5.0),
+        row("p1", "1.1", "CT", 2, SliceThickness=1.0),
+        row("p1", "1.1", "CT", 3, SliceThickness=2.5),
+    ]
+    world.select(rows, CT={"where": "Modality = 'CT'", "prefer": "SliceThickness"})
+    assert list(world.cases["series_uid"]) == ["1.2.2"]
+
+
+def test_a_case_is_given_its_patients_contours_whatever_their_study(world):
+    rows = [
+        row("p1", "1.1", "CT", 1),
+        row("p1", "1.7", "RTSTRUCT", 2),
+        row("p2", "1.2", "RTSTRUCT", 3),
+    ]
+    world.select(rows)
+    (case,) = read_cases(world.folder / "cohort" / "shards" / "s00001.parquet")
+    assert [a.series_uid for a in case.annotations] == ["1.2.2"]
+    assert set(case.roles) == {"CT"}
+    assert len(case.roles["CT"].paths) == 2
+
+
+def test_an_empty_cohort_is_no_crash(world):
+    world.select([row("p1", "1.1", "MR", 1)])
+    assert world.cases.empty
+    assert world.flow[-1]["cases"] == 0

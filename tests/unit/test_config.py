@@ -1,0 +1,149 @@
+"""Each mistake in a configuration gives one message that names the key and the mend."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import yaml
+from jipflow.config import (
+    PROTOCOLS,
+    ROOT,
+    ConfigError,
+    load_settings,
+    protocol_ids,
+    read_settings,
+    settings_sha256,
+    write_settings,
+)
+
+
+@pytest.fixture
+def site(tmp_path):
+    return {
+        "site": {"id": "north", "name": "North"},
+        "sources": [{"name": "archive", "kind": "folder", "path": str(tmp_path)}],
+        "protocol": "sarcoma-ct",
+    }
+
+
+@pytest.fixture
+def protocol():
+    return yaml.safe_load((PROTOCOLS / "demo.yaml").read_text())
+
+
+def message(config, protocol=None, tmp_path=None):
+    if protocol is not None:
+        path = tmp_path / "protocol.yaml"
+        path.write_text(yaml.safe_dump(protocol))
+        config = {**config, "protocol": str(path)}
+    with pytest.raises(ConfigError) as caught:
+        load_settings(config)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("protocol_id", protocol_ids())
+def test_every_shipped_protocol_is_valid(site, protocol_id):
+    settings = load_settings({**site, "protocol": protocol_id})
+    assert settings.protocol_id == protocol_id
+
+
+def test_the_example_site_is_valid_but_for_its_folder(tmp_path):
+    example = yaml.safe_load((ROOT / "config" / "site.yaml").read_text())
+    text = message({**example, "protocol": "sarcoma-ct", "sources": [
+        {**example["sources"][0], "path": str(tmp_path / "nowhere")}]})  # fmt: skip
+    assert "nowhere" in text
+    assert "mend its path" in text
+
+
+def test_defaults_come_from_the_schema(site):
+    settings = load_settings(site)
+    assert settings.site["processing"] == {"shard_size": 50, "device": "auto"}
+    assert settings.protocol["disclosure"]["min_patients"] == 5
+    assert settings.protocol["cohort"]["case"]["by"] == "study"
+    assert settings.protocol["cohort"]["case"]["roles"]["CT"]["required"] is True
+
+
+def test_a_site_can_only_tighten_disclosure(site):
+    assert load_settings({**site, "disclosure": {"min_patients": 12}}).min_patients == 12
+    assert "5" in message({**site, "disclosure": {"min_patients": 3}})
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"sauces": []}, ["unknown key 'sauces'", "'sources'"]),
+        ({"sources": []}, ["sources"]),
+        ({"sources": [{"name": "a", "kind": "ftp", "path": "/"}]}, ["'ftp'", "folder"]),
+        ({"site": {"id": "north"}}, ["'name' is missing", "site"]),
+        ({"site": {"id": "North Hospital", "name": "x"}}, ["site.id", "North Hospital"]),
+        ({"protocol": "sarcoma-xt"}, ["sarcoma-xt", "Did you mean"]),
+        ({"protocol": None}, ["--config protocol="]),
+        ({"protocol": "../../etc/passwd"}, ["no protocol"]),
+    ],
+)
+def test_a_wrong_site_is_explained(site, change, parts):
+    text = message({**site, **change})
+    for part in parts:
+        assert part in text
+
+
+def put(protocol, path, value):
+    *parents, last = path
+    for key in parents:
+        protocol = protocol[key]
+    protocol[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "parts"),
+    [
+        (["cohort", "where"], "Modalitie = 'CT'", ["cohort.where[0]", "Modalitie", "Modality"]),
+        (["cohort", "where"], "SELECT 1", ["not valid SQL"]),
+        (["cohort", "where"], "1); DROP TABLE catalog; --", ["not valid SQL"]),
+        (["cohort", "where"], "EXISTS (FROM read_text('/etc/passwd'))", ["not valid SQL"]),
+        (["cohort", "case", "roles", "CT", "prefer"], "Thickness", ["roles.CT.prefer"]),
+        (["segmentations", 0, "engine"], "magic", ["segmentations[0].engine", "magic", "nnunet"]),
+        (["segmentations", 0, "role"], "MR", ["'organs'", "'MR'", "CT, PT"]),
+        (["segmentations", 0, "model"], "nowhere", ["'nowhere'", "models.yaml"]),
+        (["segmentations", 1, "segments", 0, "term"], "gtw", ["'gtw'", "terms.yaml"]),
+        (["segmentations", 1, "segments", 0, "match"], "(GTV", ["regular expression"]),
+        (["segmentations", 1, "model"], "phantom-ct", ["unknown key 'model'"]),
+        (["radiomics", 0, "settings"], "mri", ["'mri'", "ct, mr, pet"]),
+        (["radiomics", 0, "segmentation"], "organ", ["'organ'", "organs"]),
+        (["radiomics", 0, "role"], "PT", ["'PT'", "'CT'"]),
+        (["analyses", 1, "edges"], [3, 2, 1], ["edges must rise"]),
+        (["analyses", 0, "edges"], [1, 2, 3], ["edges"]),
+        (["analyses", 0, "variables"], ["MR.original_*"], ["must start with a role"]),
+        (["disclosure", "min_patients"], 2, ["min_patients", "5"]),
+        (["protocol", "version"], "1.0", ["protocol.version"]),
+    ],
+)
+def test_a_wrong_protocol_is_explained(site, protocol, tmp_path, path, value, parts):
+    changed = copy.deepcopy(protocol)
+    put(changed, path, value)
+    text = message(site, changed, tmp_path)
+    for part in parts:
+        assert part in text
+
+
+def test_settings_come_back_from_their_file(site, tmp_path):
+    settings = load_settings(site)
+    write_settings(tmp_path / "settings.json", settings)
+    assert read_settings(tmp_path / "settings.json") == settings
+
+
+def test_a_hash_changes_with_its_own_part_only(site, protocol, tmp_path):
+    def hashes(content):
+        path = tmp_path / "protocol.yaml"
+        path.write_text(yaml.safe_dump(content))
+        settings = load_settings({**site, "protocol": str(path)})
+        return [settings_sha256(settings, key) for key in ("cohort", "segmentations", "radiomics")]
+
+    before = hashes(protocol)
+    protocol["radiomics"][0]["settings"] = "mr"
+    after = hashes(protocol)
+    assert before[:2] == after[:2]
+    assert before[2] != after[2]
