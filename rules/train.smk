@@ -1,7 +1,8 @@
-# The demo model: `snakemake train` writes workflow/resources/models/phantom-ct anew.
-TRAIN = "results/train/phantom-ct"
-MODEL = "workflow/resources/models/phantom-ct"
-FOLD = "trained/Dataset001_PhantomCT/PhantomTrainer__nnUNetPlans__3d_fullres/fold_0"
+# The demo model: `snakemake train` makes workflow/resources/models/phantom-ct anew.
+pathvars:
+    train="results/train/phantom-ct",
+    model="workflow/resources/models/phantom-ct",
+    fold="trained/Dataset001_PhantomCT/PhantomTrainer__nnUNetPlans__3d_fullres/fold_0",
 
 
 rule train:
@@ -11,55 +12,71 @@ rule train:
 
 rule train_data:
     output:
-        TRAIN + "/raw/Dataset001_PhantomCT/dataset.json",
+        "<train>/raw/Dataset001_PhantomCT/dataset.json",
+    log:
+        "<train>/data.log",
+    params:
+        work=subpath(output[0], ancestor=3),
     shell:
-        "jipflow train data --work {TRAIN}"
+        "jipflow train data --work {params.work} > {log} 2>&1"
 
 
 rule train_plan:
     input:
         rules.train_data.output,
     output:
-        TRAIN + "/preprocessed/Dataset001_PhantomCT/splits_final.json",
+        "<train>/preprocessed/Dataset001_PhantomCT/splits_final.json",
     log:
-        TRAIN + "/plan.log",
+        "<train>/plan.log",
+    params:
+        work=subpath(output[0], ancestor=3),
     shell:
-        "jipflow train plan --work {TRAIN} > {log} 2>&1"
+        "jipflow train plan --work {params.work} > {log} 2>&1"
 
 
+# A run that was cut off goes on from checkpoint_latest.pth, which is no output and so is kept.
 rule train_fit:
     input:
         rules.train_plan.output,
     output:
-        TRAIN + "/" + FOLD + "/checkpoint_final.pth",
+        "<train>/<fold>/checkpoint_final.pth",
     log:
-        TRAIN + "/fit.log",
+        "<train>/fit.log",
+    params:
+        work=subpath(output[0], ancestor=5),
     shell:
-        "jipflow train fit --work {TRAIN} > {log} 2>&1"
+        "jipflow train fit --work {params.work} > {log} 2>&1"
 
 
 rule train_export:
     input:
         rules.train_fit.output,
     output:
-        MODEL + "/dataset.json",
-        MODEL + "/plans.json",
-        MODEL + "/fold_0/checkpoint_final.pth",
-        MODEL + "/training_log.txt",
-        MODEL + "/provenance.json",
+        "<model>/dataset.json",
+        "<model>/plans.json",
+        "<model>/fold_0/checkpoint_final.pth",
+        "<model>/training_log.txt",
+        "<model>/provenance.json",
+    log:
+        "<train>/export.log",
+    params:
+        work=subpath(input[0], ancestor=5),
+        model=subpath(output[0], parent=True),
     shell:
-        "jipflow train export --work {TRAIN} --model {MODEL}"
+        "jipflow train export --work {params.work} --model {params.model} > {log} 2>&1"
 
 
 rule train_evaluate:
     input:
         rules.train_export.output,
     output:
-        MODEL + "/evaluation.json",
+        "<model>/evaluation.json",
     log:
-        TRAIN + "/evaluate.log",
+        "<train>/evaluate.log",
+    params:
+        model=subpath(output[0], parent=True),
     shell:
-        "jipflow train evaluate --model {MODEL} > {log} 2>&1"
+        "jipflow train evaluate --model {params.model} > {log} 2>&1"
 
 
 rule train_register:
@@ -68,5 +85,9 @@ rule train_register:
         rules.train_evaluate.output,
     output:
         update("config/models.yaml"),
+    log:
+        "<train>/register.log",
+    params:
+        model=subpath(input[0], parent=True),
     shell:
-        "jipflow train register --model {MODEL} --registry {output}"
+        "jipflow train register --model {params.model} --registry {output} > {log} 2>&1"
