@@ -29,6 +29,8 @@ PANE_BACKGROUND = (0, 0, 0)
 TEXT = (236, 240, 245)
 FILL_OPACITY = 0.26
 LINE_HALF_WIDTH = 1.2  # pixels
+HALO_WIDTH = 1.3  # pixels of shade beside the line, so that light colours show on white
+HALO_OPACITY = 0.4
 SCALE_BARS_MM = (500, 200, 100, 50, 20, 10, 5, 2, 1)
 SAMPLE = 500_000  # voxels that a percentile looks at, at most
 
@@ -304,8 +306,10 @@ def _paint(
     distance = (offset / slope)[1:-1, 1:-1]
     fill = FILL_OPACITY * np.clip(distance + 0.5, 0.0, 1.0)
     line = np.clip(LINE_HALF_WIDTH + 0.5 - np.abs(distance), 0.0, 1.0)
+    halo = np.clip(LINE_HALF_WIDTH + HALO_WIDTH + 0.5 - np.abs(distance), 0.0, 1.0)
     opacity = np.maximum(fill, line)[:, :, None]
     part = pixels[top:bottom, left:right]
+    part *= 1 - HALO_OPACITY * halo[:, :, None]
     part += opacity * (np.asarray(colour, dtype=np.float32) - part)
 
 

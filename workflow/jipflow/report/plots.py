@@ -118,13 +118,24 @@ def _axis_svg(axis: Axis, top: float, bottom: float) -> list[str]:
     return parts
 
 
+def _scientific(value: float) -> bool:
+    """Tell whether a number is too long to be written out in a plot."""
+    return value != 0 and not 1e-3 <= abs(value) < 1e5
+
+
 def _tick(value: float) -> str:
-    if value != 0 and not 1e-3 <= abs(value) < 1e7:
+    text = f"{value:,.10g}".replace(",", "\u202f")
+    if _scientific(value):
         mantissa, exponent = f"{value:.3e}".split("e")
         text = f"{float(mantissa):g}e{int(exponent)}"
-    else:
-        text = f"{value:,.10g}".replace(",", "\u202f")
     return text.replace("-", "−")
+
+
+def _value(value: float, digits: int, scientific: bool) -> str:
+    if scientific:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    return number(value, digits)
 
 
 def _label(text: str, y: float, css: str = "label") -> str:
@@ -154,9 +165,9 @@ def strip_plot(title: str, strips: Sequence[Strip]) -> Markup:
         middle = 6 + row * (position + 0.5)
         points = sorted(strip.points, key=lambda point: (point[1], point[0]))
         values = [value for _, value in points]
-        parts.append(_label(strip.label, middle - 7))
+        parts.append(_label(strip.label, middle - 8))
         parts.append(
-            f'<text class="n" x="{LABEL_WIDTH - 10}" y="{middle + 11:g}" text-anchor="end">'
+            f'<text class="n" x="{LABEL_WIDTH - 10}" y="{middle + 13:g}" text-anchor="end">'
             f"n = {len(values)}</text>"
         )
         if len(values) >= 4:
@@ -242,11 +253,12 @@ def dot_plot(title: str, rows: Sequence[Interval]) -> Markup | None:
             parts.append(f'<path class="dot" d="M{x - 6.5:.1f} {y:g}l6.5 -6.5 6.5 6.5 -6.5 6.5z"/>')
         else:
             parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:g}" r="4.5"/>')
-        sd = "" if row.sd is None else f" ± {number(row.sd, 2)}"
+        long = _scientific(row.mean)
+        sd = "" if row.sd is None else f" ± {_value(row.sd, 2, long)}"
         parts.append(
             f'</g><text class="{"value pooled" if row.pooled else "value"}" x="{WIDTH - 2}"'
             f' y="{y:g}" text-anchor="end" dominant-baseline="central">'
-            f"{number(row.mean, 3)}{sd}</text>"
+            f"{_value(row.mean, 3, long)}{sd}</text>"
         )
     parts.append("</svg>")
     return Markup("".join(parts))

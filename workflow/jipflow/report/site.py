@@ -59,7 +59,6 @@ INTENSITY_UNITS = {"CT": "HU", "PT": "SUV"}
 PACKAGES = (
     "duckdb",
     "highdicom",
-    "matplotlib",
     "nnunetv2",
     "numpy",
     "pandas",
@@ -207,7 +206,7 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
         missing=missing_values(_read_table(results / "features" / "failures.parquet")),
         release=_release(results),
         provenance=_provenance(settings),
-        benchmarks=_benchmarks(results / "benchmarks"),
+        benchmarks=_benchmarks(results),
         stage_costs=stage_costs(outcomes),
         max_case_rows=MAX_CASE_ROWS,
     )
@@ -484,11 +483,14 @@ def _read_table(path: Path) -> pd.DataFrame | None:
     return pd.read_parquet(path)
 
 
+def _read_tsv(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
 def _images(path: Path) -> list[dict[str, str]]:
     """Read the cases' series, sorted by case and role."""
-    with open(path, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
-    return sorted(rows, key=lambda row: (row["case_id"], row["role"]))
+    return sorted(_read_tsv(path), key=lambda row: (row["case_id"], row["role"]))
 
 
 def _scanner(image: dict[str, str]) -> str:
@@ -642,19 +644,20 @@ def _models(settings: Settings) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _benchmarks(folder: Path) -> list[dict[str, Any]]:
-    """Sum up Snakemake's benchmark files by rule: jobs, total and longest time, peak memory."""
-    by_rule: dict[str, list[dict[str, str]]] = defaultdict(list)
-    files = sorted(folder.rglob("*.tsv")) if folder.is_dir() else []
-    for file in files:
-        rule = file.relative_to(folder).parts[0].removesuffix(".tsv")
-        with open(file, encoding="utf-8", newline="") as stream:
-            by_rule[rule] += list(csv.DictReader(stream, delimiter="\t"))
+def _benchmarks(results: Path) -> list[dict[str, Any]]:
+    """Sum up Snakemake's benchmark files by rule: jobs, total and longest time, peak memory.
+
+    Only rules that end before the report begins, so that a report made again is the same.
+    """
     table = []
-    for rule, rows in by_rule.items():
-        seconds = [float(row["s"]) for row in rows]
+    for rule in ("catalog", "cohort", *(s for s in STAGES if s != "cohort"), "collect"):
+        folder = results / "benchmarks"
+        files = [results.parent / "catalog" / "catalog.tsv"] if rule == "catalog" else []
+        files += [folder / f"{rule}.tsv", *sorted((folder / rule).glob("*.tsv"))]
+        rows = [row for file in files if file.is_file() for row in _read_tsv(file)]
         memory = [value for row in rows if (value := _measured(row.get("max_rss"))) is not None]
-        if seconds:
+        if rows:
+            seconds = [float(row["s"]) for row in rows]
             table.append(
                 {
                     "rule": rule,
@@ -664,7 +667,7 @@ def _benchmarks(folder: Path) -> list[dict[str, Any]]:
                     "peak_mb": max(memory, default=None),
                 }
             )
-    return sorted(table, key=lambda row: -row["total"])
+    return table
 
 
 def _measured(text: str | None) -> float | None:
