@@ -148,6 +148,25 @@ def test_a_small_segment_weighs_as_much_as_a_large_one() -> None:
     assert overlays.best_slices(segmentation.layers, segmentation.segments) == (30, 12, 25)
 
 
+def test_ct_is_shown_without_the_air_around() -> None:
+    image = np.full((30, 60, 60), -1000.0)
+    image[:, 20:40, 15:45] = 40
+    mask = np.zeros(image.shape, np.uint8)
+    field = overlays.field_of_view(image, [mask], (3.0, 2.0, 2.0), "CT")
+    z, y, x = (part.indices(size)[:2] for part, size in zip(field, image.shape, strict=True))
+    assert z == (0, 30)
+    assert y[0] == pytest.approx(15, abs=3)
+    assert y[1] == pytest.approx(45, abs=3)
+    assert x[0] == pytest.approx(10, abs=3)
+    assert x[1] == pytest.approx(50, abs=3)
+    mask[0, 59, 59] = 1
+    wider = overlays.field_of_view(image, [mask], (3.0, 2.0, 2.0), "CT")
+    assert [part.indices(60)[1] for part in wider[1:]] == [60, 60]
+    assert overlays.field_of_view(image, [mask], (3.0, 2.0, 2.0), "PT") == (slice(None),) * 3
+    air = np.full((3, 3, 3), -1000.0)
+    assert overlays.field_of_view(air, [], (1.0, 1.0, 1.0), "CT") == (slice(None),) * 3
+
+
 def test_an_empty_mask_shows_the_middle() -> None:
     volume, segmentation = with_block((slice(0, 0), slice(0, 0), slice(0, 0)))
     assert overlays.best_slices(segmentation.layers, segmentation.segments) == (20, 30, 30)

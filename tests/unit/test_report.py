@@ -305,11 +305,15 @@ def test_cells_of_the_table() -> None:
         ],
     )
     assert row.cell("prepare") == ("failed", "1 of 2 ok")
-    assert row.cell("segment") == ("none", "1 of 2 ok")
+    assert row.cell("segment") == ("partial", "1 of 2 ok")
     assert row.cell("encode") == ("none", "not reached")
     assert row.cell("measure") == ("none", "not reached")
     assert row.status is Status.FAILED
     assert row.problems[0].reason == "missing_slices"
+    counts = {c["stage"]: c for c in site.stage_counts([row], ["prepare", "segment", "encode"])}
+    assert [counts[s]["reached"] for s in ("Prepare", "Segment", "Encode")] == [1, 1, 0]
+    assert [counts[s]["ok"] for s in ("Prepare", "Segment", "Encode")] == [0, 1, 0]
+    assert counts["Prepare"]["failed"] == 1
 
 
 def test_summaries_match_pandas(results: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -32,6 +33,9 @@ LINE_HALF_WIDTH = 1.2  # pixels
 HALO_WIDTH = 1.3  # pixels of shade beside the line, so that light colours show on white
 HALO_OPACITY = 0.4
 SCALE_BARS_MM = (500, 200, 100, 50, 20, 10, 5, 2, 1)
+AIR_HU = -500
+BODY_MARGIN_MM = 10
+BODY_STEP = 3  # every third voxel along each axis finds a body
 SAMPLE = 500_000  # voxels that a percentile looks at, at most
 
 Array = NDArray[Any]
@@ -95,6 +99,38 @@ def display_window(image: Array, modality: str) -> tuple[float, float, bool]:
         return 0.0, 1.0, False
     low, high = (float(value) for value in np.percentile(sample, (1.0, 99.5)))
     return low, max(high, low + 1e-6), False
+
+
+def field_of_view(
+    image: Array, layers: Sequence[Array], spacing: Sequence[float], modality: str
+) -> tuple[slice, slice, slice]:
+    """Return the part of a volume that is worth showing: of a CT, the body without the air around.
+
+    The body is whatever exceeds `AIR_HU`, with the masks and a margin of 10 mm. Any other
+    modality, and a CT without such voxels, is shown whole.
+
+    Args:
+        image: intensities, shape (z, y, x).
+        layers: label maps of the same shape.
+        spacing: of the voxels along z, y and x in millimetres.
+        modality: the DICOM Modality.
+    """
+    whole = (slice(None), slice(None), slice(None))
+    if modality != "CT":
+        return whole
+    body = image[::BODY_STEP, ::BODY_STEP, ::BODY_STEP] > AIR_HU
+    if not body.any():
+        return whole
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        there = np.repeat(body.any(axis=others), BODY_STEP)[: image.shape[axis]]
+        for layer in layers:
+            there |= layer.any(axis=others)
+        found = np.flatnonzero(there)
+        margin = math.ceil(BODY_MARGIN_MM / spacing[axis])
+        box.append(slice(max(0, int(found[0]) - margin), int(found[-1]) + 1 + margin))
+    return box[0], box[1], box[2]
 
 
 def best_slices(layers: Sequence[Array], segments: Sequence[Segment]) -> tuple[int, int, int]:
@@ -226,12 +262,15 @@ def render_overlay(
     layers = [Volume(layer, segmentation.grid).canonical().array for layer in segmentation.layers]
     segments = segmentation.segments
     window = display_window(upright.array, modality)
+    field = field_of_view(upright.array, layers, upright.grid.spacing, modality)
     canvas = Image.new("RGB", (3 * PANE + 4 * GAP, PANE + 2 * GAP + LEGEND_HEIGHT), BACKGROUND)
     for column, (pane, index) in enumerate(zip(PANES, best_slices(layers, segments), strict=True)):
-        grey = _window(pane.slice(upright.array, index), window)
-        planes = [pane.slice(layer, index) for layer in layers]
-        shapes = [(colours[name], inside) for name, inside in _visible(planes, segments)]
-        extent_mm = pane.extent_mm(upright.grid.shape, upright.grid.spacing)
+        inside = tuple(slice(None) if axis == pane.axis else field[axis] for axis in range(3))
+        view = upright.array[inside]
+        grey = _window(pane.slice(view, index), window)
+        planes = [pane.slice(layer[inside], index) for layer in layers]
+        shapes = [(colours[name], mask) for name, mask in _visible(planes, segments)]
+        extent_mm = pane.extent_mm(view.shape, upright.grid.spacing)
         title = f"{pane.title} {index + 1}/{upright.grid.shape[pane.axis]}"
         picture = _draw_pane(pane, title, grey, shapes, extent_mm)
         canvas.paste(picture, (GAP + column * (PANE + GAP), GAP))

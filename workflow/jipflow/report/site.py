@@ -127,7 +127,11 @@ class CaseRow:
         return max((o.max_rss_mb for o in self.outcomes), default=0.0)
 
     def cell(self, stage: str) -> tuple[str, str]:
-        """Return the status word and the text of the case's cell for a stage."""
+        """Return the status word and the text of the case's cell for a stage.
+
+        Beside the words of `Status` there are ``none`` where no item reached the stage, and
+        ``partial`` where all that did were ok but others had failed before.
+        """
         here = [o for o in self.outcomes if o.stage == stage]
         if not here:
             return "none", "not reached"
@@ -138,7 +142,7 @@ class CaseRow:
         worst = max((o.status for o in own), key=SEVERITY.__getitem__)
         partly = f"{good} of {len(here)} ok"
         if worst is Status.OK and good < len(here):
-            return "none", partly
+            return "partial", partly
         return worst.value, partly if 0 < good < len(here) else worst.value
 
 
@@ -308,6 +312,7 @@ def stage_counts(cases: Iterable[CaseRow], stages: Iterable[str]) -> list[dict[s
     for stage in stages:
         tally = Counter(row.cell(stage)[0] for row in cases)
         reached = sum(tally.values()) - tally["none"]
+        tally["ok"] += tally.pop("partial", 0)
         table.append({"stage": STAGES[stage], "reached": reached, **tally})
     return [{"ok": 0, "failed": 0, "excluded": 0, "none": 0, **entry} for entry in table]
 
