@@ -545,12 +545,12 @@ def _pictures(
 ) -> dict[str, Any]:
     """Embed the overlays, each made small enough for all to fit the page's budget."""
     order = [segmentation["id"] for segmentation in settings.protocol["segmentations"]]
-    files = [
-        file
+    by_case = [
+        [file for s in order if (file := case / f"{s}.png").is_file()]
         for case in (sorted(folder.iterdir()) if folder.is_dir() else [])
-        for segmentation in order
-        if (file := case / f"{segmentation}.png").is_file()
     ]
+    # Complete cases first, so that the pictures of a case stand side by side.
+    files = [file for case in sorted(by_case, key=len, reverse=True) for file in case]
     volumes = _volumes(features)
     limit = PICTURE_BUDGET // max(1, min(len(files), MAX_PICTURES))
     roles = {s["id"]: s["role"] for s in settings.protocol["segmentations"]}
