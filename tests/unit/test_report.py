@@ -240,6 +240,11 @@ def test_a_release_older_than_the_outcomes_is_not_shown(results: Path, tmp_path:
         ("in archive/Doe/IM1 there", "in ‹path› there"),
         ("Doe_Jane.dcm is short", "‹path› is short"),
         (f"series {fake.UID} has gaps", "series ‹UID› has gaps"),
+        ("series 2.25.5614609482327035251690841144734418993: tilted", "series ‹UID›: tilted"),
+        (
+            "highdicom 0.28.2 at 1.25 mm, version 1.2.3.4",
+            "highdicom 0.28.2 at 1.25 mm, version 1.2.3.4",
+        ),
         ("patient MRN-77812.", "patient ‹patient›"),
         ("SUV in g/mL and/or 3 of 5 slices, 1.5 mm", "SUV in g/mL and/or 3 of 5 slices, 1.5 mm"),
     ],

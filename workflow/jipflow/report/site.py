@@ -72,7 +72,8 @@ PACKAGES = (
     "torch",
 )
 
-_UID = re.compile(r"\b[0-2](?:\.\d+){4,}\b")
+# At least 14 characters tell a UID from a version; those made of a UUID have three parts only.
+_UID = re.compile(r"(?<![\w.])(?=[\d.]{14})[0-2](?:\.\d+){2,}(?!\w)")
 # An absolute path, which may hold spaces: up to the last separator of the sentence's part and, if
 # there is one, the suffix after it. Then relative ones, and bare names of image files.
 _ABSOLUTE = re.compile(
