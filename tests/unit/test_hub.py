@@ -365,6 +365,8 @@ def first_cell(content):
         (lambda c: c["analyses"][0].update(kind="levene"), "aggregates_invalid"),
         (lambda c: first_cell(c).update(rows=9), "impossible_cell"),
         (lambda c: c["analyses"][1]["cells"][0].update(counts=[1] * 9), "impossible_cell"),
+        (lambda c: c["analyses"][1]["cells"][0].update(counts=[0, 6, 6, 0, 0]), "impossible_cell"),
+        (lambda c: c["analyses"][1]["cells"][0].update(counts=[0, 13, 0, 0]), "impossible_cell"),
         (lambda c: c["analyses"][1]["cells"][0].update(counts=[0, 6, 5, 0]), "impossible_cell"),
         (lambda c: c["analyses"][1]["cells"][0].update(counts=[0, 8, 4, 0]), "cell_below_minimum"),
         (
@@ -376,7 +378,7 @@ def first_cell(content):
         (lambda c: c["analyses"][0].update(id="other"), "outside_protocol"),
         (lambda c: c["analyses"][1].update(edges=[0, 1, 2, 3, 4]), "outside_protocol"),
         (lambda c: c["analyses"][0]["cells"].append(first_cell(c)), "outside_protocol"),
-        (lambda c: c["analyses"].append(c["analyses"][0]), "outside_protocol"),
+        (lambda c: c["analyses"].append(c["analyses"][0] | {"cells": []}), "outside_protocol"),
         (lambda c: c["analyses"][0]["cells"].pop(), "not_released"),
         (lambda c: c.update(min_patients=6), "header_mismatch"),
         (lambda c: c.update(site="south"), "header_mismatch"),
@@ -399,6 +401,15 @@ def test_aggregates_sealed_by_a_site_that_cheats_or_errs(north, inbox, edit, rea
 )
 def test_a_disclosure_record_that_says_something_else(north, inbox, edit, reason):
     assert refusal(edited(north, edit, "disclosure.json"), north, inbox) == reason
+
+
+def test_a_record_of_other_aggregates(north, inbox):
+    record = json.loads(north.members["disclosure.json"]) | {"aggregates_sha256": "0" * 64}
+    members = north.members | {"disclosure.json": json.dumps(record).encode()}
+    manifest = json.loads(members["manifest.json"])
+    manifest["files"]["disclosure.json"] = message.describe(members["disclosure.json"])
+    members["manifest.json"] = message.canonical(manifest)
+    assert refusal(message.pack(resign(members, north)), north, inbox) == "header_mismatch"
 
 
 def test_a_cell_below_the_protocols_minimum(tmp_path, inbox):
