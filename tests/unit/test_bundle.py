@@ -122,6 +122,16 @@ def test_other_settings_than_the_release_are_refused(north, tmp_path):
         release.bundle(north.settings, north.release, tmp_path)
 
 
+def test_a_release_larger_than_a_bundle_takes_is_refused(north, tmp_path, monkeypatch):
+    approve(north)
+    size = (north.release / "aggregates.json").stat().st_size
+    monkeypatch.setitem(message.LIMITS, "aggregates.json", size - 1)
+    with pytest.raises(ReleaseError, match="fewer features"):
+        release.bundle(north.settings, north.release, tmp_path / "out")
+    monkeypatch.setitem(message.LIMITS, "aggregates.json", size)
+    assert release.bundle(north.settings, north.release, tmp_path / "out").is_file()
+
+
 def test_approval_is_of_the_moment_and_the_person(north):
     first = approve(north)
     later = release.approve(

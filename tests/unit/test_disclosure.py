@@ -345,6 +345,9 @@ def test_tables_that_contradict_each_other_release_nothing(tmp_path):
     (north.root / "cases.tsv").write_text("".join(cases).replace("pseudonorth0004", "other"))
     with pytest.raises(ReleaseError, match="another patient"):
         north.build()
+    (north.root / "cases.tsv").write_text("".join(cases) + "casenorth0004\tother\tCT\n")
+    with pytest.raises(ReleaseError, match="two patients"):
+        north.build()
     north.table = features("north", 6, 0)
     north.table.loc[1, "segment"] = "liver"
     north.write()

@@ -356,6 +356,11 @@ def read_approval(release_dir: Path) -> dict[str, Any]:
     Raises:
         ReleaseError: nobody approved, the files were changed since, or the signature is wrong.
     """
+    return _read_approved(release_dir)[0]
+
+
+def _read_approved(release_dir: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return a valid approval and the very bytes that were checked against it."""
     contents = _read_release(release_dir)
     path = release_dir / "approval.json"
     if not path.is_file():
@@ -377,7 +382,7 @@ def read_approval(release_dir: Path) -> dict[str, Any]:
     signed = message.canonical(manifest)
     if not keys.verifies(manifest["approver"]["key"], approval["signature"], signed):
         raise ReleaseError(f"{path} was changed after it was signed; approve again.")
-    return approval
+    return approval, {name: data for name, (data, _) in contents.items()}
 
 
 def approved_bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:
@@ -409,7 +414,7 @@ def bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:
     Raises:
         ReleaseError: it is not approved, was changed since, or belongs to other settings.
     """
-    approval = read_approval(release_dir)
+    approval, contents = _read_approved(release_dir)
     manifest = approval["manifest"]
     expected = {
         "sender": settings.site["site"]["id"],
@@ -428,16 +433,13 @@ def bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:
     signed = message.canonical(manifest)
     signatures = {"approver": approval["signature"], "site": keys.sign(key, signed)}
     members = {"manifest.json": signed, "signatures.json": message.canonical(signatures)}
-    for name in message.CONTENT:
-        members[name] = (release_dir / name).read_bytes()
-        if message.describe(members[name]) != manifest["files"][name]:
-            raise ReleaseError(f"{release_dir / name} was changed just now; approve it again.")
-        if len(members[name]) > message.LIMITS[name]:
+    for name, data in contents.items():
+        if len(data) > message.LIMITS[name]:
             raise ReleaseError(
-                f"{release_dir / name} has {len(members[name])} bytes, a bundle takes "
+                f"{release_dir / name} has {len(data)} bytes, a bundle takes at most "
                 f"{message.LIMITS[name]}; ask for fewer features in the protocol's analyses."
             )
     path = approved_bundle(settings, release_dir, out_dir)
     with atomic_path(path) as partial:
-        partial.write_bytes(message.pack(members))
+        partial.write_bytes(message.pack(members | contents))
     return path
