@@ -5,14 +5,14 @@ rule catalog:
         instances="<catalog>/instances.parquet",
         skipped="<catalog>/skipped.parquet",
         summary="<catalog>/summary.json",
-    params:
-        version=__version__,
-        sources=settings_hash("site.sources"),
-        folder=lambda wildcards, output: str(Path(output.series).parent),
     log:
         "<catalog>/catalog.log",
     benchmark:
         "<catalog>/catalog.tsv"
+    params:
+        version=__version__,
+        sources=settings_hash("site.sources"),
+        folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
         "jipflow catalog --settings {SETTINGS} --out {params.folder} --threads {threads}"
         " > {log} 2>&1"

@@ -6,15 +6,15 @@ checkpoint cohort:
         cases="<results>/cohort/cases.tsv",
         flow="<results>/cohort/flow.json",
         outcomes="<results>/cohort/outcomes.parquet",
+    log:
+        "<logs>/cohort.log",
+    benchmark:
+        "<benchmarks>/cohort.tsv"
     params:
         version=__version__,
         settings=settings_hash("cohort", "site.identity", "site.processing"),
         catalog=lambda wildcards, input: str(Path(input.series).parent),
         folder=lambda wildcards, output: str(Path(output.cases).parent),
-    log:
-        "<logs>/cohort.log",
-    benchmark:
-        "<benchmarks>/cohort.tsv"
     shell:
         "jipflow cohort --settings {SETTINGS} --catalog {params.catalog} --out {params.folder}"
         " > {log} 2>&1"

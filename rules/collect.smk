@@ -1,3 +1,7 @@
+localrules:
+    accept,
+
+
 rule collect:
     input:
         cohort="<results>/cohort/outcomes.parquet",
@@ -12,14 +16,14 @@ rule collect:
         features="<results>/features/features.parquet",
         failures="<results>/features/failures.parquet",
         verdict="<results>/verdict.json",
-    params:
-        version=__version__,
-        settings=settings_hash("tolerance"),
-        results=RESULTS,
     log:
         "<logs>/collect.log",
     benchmark:
         "<benchmarks>/collect.tsv"
+    params:
+        version=__version__,
+        settings=settings_hash("tolerance"),
+        results=RESULTS,
     shell:
         "jipflow collect --settings {SETTINGS} --results {params.results}"
         " --outcomes {input.cohort} {input.outcomes} --features {input.features}"

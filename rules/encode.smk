@@ -6,14 +6,14 @@ rule encode:
         masks="<work>/{shard}/masks",
     output:
         outcomes="<shard>/encode/outcomes.parquet",
-    params:
-        version=__version__,
-        settings=settings_hash("protocol", "segmentations"),
-        results=RESULTS,
     log:
         "<logs>/encode/{shard}.log",
     benchmark:
         "<benchmarks>/encode/{shard}.tsv"
+    params:
+        version=__version__,
+        settings=settings_hash("protocol", "segmentations"),
+        results=RESULTS,
     shell:
         "jipflow encode --settings {SETTINGS} --cases {input.cases} --segmented {input.segmented}"
         " --masks {input.masks} --results {params.results} --outcomes {output.outcomes}"

@@ -8,13 +8,13 @@ rule measure:
         features="<shard>/measure/features.parquet",
         failures="<shard>/measure/failures.parquet",
         outcomes="<shard>/measure/outcomes.parquet",
-    params:
-        version=__version__,
-        settings=settings_hash("radiomics"),
     log:
         "<logs>/measure/{shard}.log",
     benchmark:
         "<benchmarks>/measure/{shard}.tsv"
+    params:
+        version=__version__,
+        settings=settings_hash("radiomics"),
     shell:
         "jipflow measure --settings {SETTINGS} --cases {input.cases}"
         " --segmented {input.segmented} --volumes {input.volumes} --masks {input.masks}"

@@ -4,12 +4,12 @@ rule prepare:
     output:
         volumes=temp(directory("<work>/{shard}/volumes")),
         outcomes="<shard>/prepare/outcomes.parquet",
-    params:
-        version=__version__,
     log:
         "<logs>/prepare/{shard}.log",
     benchmark:
         "<benchmarks>/prepare/{shard}.tsv"
+    params:
+        version=__version__,
     shell:
         "jipflow prepare --cases {input.cases} --volumes {output.volumes}"
         " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"

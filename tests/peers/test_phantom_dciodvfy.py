@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+
 from jipflow.phantom import cohort, dicom
 from jipflow.phantom.grid import Grid
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from jipflow.cases import Case, Outcome, Series, Status, write_outcomes
 from jipflow.config import Settings
 from jipflow.federate import hub, release

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+
 from jipflow.cases import Outcome, write_outcomes
 from jipflow.config import Settings, validate
 from jipflow.federate import bundle as message

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataset import Dataset
+
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
-from pydicom.dataset import Dataset
 
 
 def ct_datasets(shape: tuple[int, int, int] = (6, 8, 10), seed: int = 0) -> list[Dataset]:

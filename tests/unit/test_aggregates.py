@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
+
 from jipflow.federate.aggregates import (
     CellKey,
     bin_index,
@@ -14,7 +16,6 @@ from jipflow.federate.aggregates import (
     merge_moments,
     moments,
 )
-from scipy import stats
 
 
 def split(values, sites, seed):

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+
 from federation_world import NOW, site, unpack
 from jipflow.config import ConfigError
 from jipflow.federate import bundle as message

@@ -8,6 +8,7 @@ import shutil
 
 import pandas as pd
 import pytest
+
 from jipflow.catalog.columns import COLUMNS
 from jipflow.catalog.query import FilterError, check_expression, connect, select_series
 from jipflow.catalog.scan import scan

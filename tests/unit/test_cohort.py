@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+
 from jipflow.cases import Reason, StageError, Status, read_cases, read_outcomes
 from jipflow.catalog import cohort
 from jipflow.catalog.columns import COLUMNS

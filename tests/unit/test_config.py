@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import yaml
+
 from jipflow.config import (
     PROTOCOLS,
     ROOT,

@@ -6,6 +6,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+
 from jipflow.cases import CaseFault, Reason
 from jipflow.images.contours import rasterise
 from jipflow.images.series import read_series_volume

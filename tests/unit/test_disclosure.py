@@ -6,9 +6,10 @@ import itertools
 import json
 
 import pytest
-from federation_world import ENERGY, MEAN, features, protocol, site
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from federation_world import ENERGY, MEAN, features, protocol, site
 from jipflow.federate.release import ReleaseError
 from jipflow.privacy.disclosure import (
     Candidate,

@@ -6,12 +6,13 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
+from pydicom.sr.codedict import codes
+
 from jipflow.encode.seg import build_seg, mend_lengths, stable_uid
 from jipflow.encode.terms import read_terms
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_series, read_series_volume
 from jipflow.phantom import dicom
-from pydicom.sr.codedict import codes
 from series_factory import ct_datasets, write
 
 

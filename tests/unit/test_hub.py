@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+
 from federation_world import (
     EDGES,
     ENERGY,

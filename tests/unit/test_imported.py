@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pydicom
 import pytest
+
 from jipflow.cases import CaseFault, Reason
 from jipflow.encode.seg import build_seg
 from jipflow.encode.terms import read_terms

@@ -7,6 +7,7 @@ import stat
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
 from jipflow.privacy import keys
 
 # RFC 8032, section 7.1, test 2.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.volume import Grid
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+
 from jipflow.cases import Reason
 from jipflow.config import radiomics_settings
 from jipflow.images.volume import Grid, Volume

@@ -7,16 +7,17 @@ import io
 import time
 from pathlib import Path
 
-import fake_results as fake
 import numpy as np
 import pytest
+from PIL import Image
+
+import fake_results as fake
 from jipflow.cases import CaseFault, Reason, Status
 from jipflow.files import sha256_file
 from jipflow.images.masks import Region, Segmentation, pack, write_segmentation
 from jipflow.images.volume import Grid, Volume, write_volume
 from jipflow.report import overlays
 from jipflow.report.palette import SEGMENT_COLOURS, rgb, segment_colour
-from PIL import Image
 
 COLOURS = {name: segment_colour(i) for i, name in enumerate(fake.ORGANS)}
 

@@ -13,12 +13,13 @@ import pytest
 import SimpleITK
 from hypothesis import given, settings
 from hypothesis.extra.numpy import arrays
-from jipflow.phantom import anatomy, cohort, dicom
-from jipflow.phantom.grid import Grid
-from jipflow.phantom.vendors import VENDORS
 from pydicom.errors import InvalidDicomError
 from scipy import ndimage
 from skimage.draw import polygon2mask
+
+from jipflow.phantom import anatomy, cohort, dicom
+from jipflow.phantom.grid import Grid
+from jipflow.phantom.vendors import VENDORS
 
 STRAYS = ("not_dicom", "unreadable")
 

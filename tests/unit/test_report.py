@@ -12,16 +12,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import fake_results as fake
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+
+import fake_results as fake
 from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
 from jipflow.files import read_json, write_json
 from jipflow.report import pages, plots, site
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
-from PIL import Image
 
 VOID = {"meta", "link", "img", "br", "input", "path", "circle", "rect"}
 

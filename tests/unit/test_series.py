@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydicom.uid import SecondaryCaptureImageStorage
+
 from jipflow.cases import CaseFault, Reason
 from jipflow.images.series import read_series, read_series_volume
 from jipflow.images.volume import Grid, Volume, read_volume, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
-from pydicom.uid import SecondaryCaptureImageStorage
 from series_factory import ct_datasets, write
 
 OBLIQUE = PhantomGrid(

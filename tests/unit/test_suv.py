@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydicom.tag import Tag
+
 from jipflow.cases import CaseFault, Reason
 from jipflow.images.series import read_series_volume
-from pydicom.tag import Tag
 from series_factory import pt_datasets, write
 
 

@@ -11,12 +11,13 @@ import pytest
 import SimpleITK
 import torch
 import yaml
+from pydicom.sr.codedict import codes
+
 from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
 from jipflow.segment import training
-from pydicom.sr.codedict import codes
 
 TINY = training.Recipe(
     patients=3,
@@ -165,12 +166,12 @@ def test_codes_are_those_of_the_standard():
 
     organ = coded(codes.SCT.AnatomicalStructure)
     abnormal = coded(codes.SCT.MorphologicallyAbnormalStructure)
-    assert training.CODES == {
+    assert {
         "liver": (organ, coded(codes.SCT.Liver)),
         "spleen": (organ, coded(codes.SCT.Spleen)),
         "kidney": (organ, coded(codes.SCT.Kidney)),
         "lesion": (abnormal, coded(codes.SCT.Neoplasm)),
-    }
+    } == training.CODES
 
 
 def test_dice_counts_by_hand_and_refuses_an_absent_label():

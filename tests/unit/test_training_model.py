@@ -1,0 +1,71 @@
+"""The shipped model: pinned, and as good as its evaluation says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from jipflow.phantom.anatomy import LABELS
+from jipflow.phantom.cohort import make_subject
+from jipflow.phantom.vendors import VENDORS
+from jipflow.segment import training
+
+REGISTRY = Path(__file__).parents[2] / "config" / "models.yaml"
+
+
+@pytest.fixture(scope="module")
+def entry():
+    return yaml.safe_load(REGISTRY.read_text())["models"]["phantom-ct"]
+
+
+@pytest.fixture(scope="module")
+def model(entry):
+    return REGISTRY.parents[1] / entry["path"]
+
+
+def test_registry_pins_exactly_the_files_of_the_model(entry, model):
+    on_disk = {
+        path.relative_to(model).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in model.rglob("*")
+        if path.is_file()
+    }
+    assert entry["files"] == on_disk
+    assert {label["name"]: label["value"] for label in entry["labels"]} == LABELS
+    assert sum(path.stat().st_size for path in model.rglob("*")) < 25e6
+
+
+def test_evaluation_reaches_the_target_for_all_vendors(model):
+    found = json.loads((model / "evaluation.json").read_text())
+    dice = [list(patient["dice"].values()) for patient in found["patients"]]
+    assert len(dice) == training.Recipe().unseen
+    assert found["mean_dice"] == pytest.approx(np.mean(dice), abs=1e-4)
+    assert found["mean_dice"] >= 0.90
+    assert found["mean_dice_by_vendor"].keys() == VENDORS.keys()
+    assert min(found["mean_dice_by_vendor"].values()) >= 0.88
+
+
+def test_unseen_phantoms_score_what_the_evaluation_says(model):
+    found = json.loads((model / "evaluation.json").read_text())
+    predictor = training.load_predictor(model, "cpu")
+    scores = []
+    for index, patient in enumerate(found["patients"][:2], 1):
+        subject = make_subject(found["site"], index, found["seed"], VENDORS[patient["vendor"]])
+        predicted = training.predict(predictor, subject.hu, subject.ct_grid.spacing)
+        dice = training.dice(predicted, subject.labels)
+        assert dice == pytest.approx(patient["dice"], abs=0.01)
+        scores += dice.values()
+    assert np.mean(scores) >= 0.90
+
+
+def test_provenance_and_recipe_agree(model):
+    provenance = json.loads((model / "provenance.json").read_text())
+    recipe = json.loads(json.dumps(vars(training.Recipe())))
+    assert provenance["recipe"] == recipe
+    plans = json.loads((model / "plans.json").read_text())
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert architecture["features_per_stage"] == recipe["features"]
