@@ -5,7 +5,6 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint envs/constraints.txt
 # The first interpreter that is new enough; override with `make PYTHON=/path/to/python3.12 ...`.
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && command -v $(p))))
 INSTALLED := $(VENV)/.installed
@@ -20,18 +19,12 @@ help:
 
 setup: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml envs/constraints.txt
+$(INSTALLED): pyproject.toml envs/constraints.txt envs/jipflow.post-deploy.sh
 	@test -n "$(PYTHON)" || { echo "jipflow needs Python 3.11 or newer: install it or say make PYTHON=/path/to/python3.11"; exit 1; }
 	@echo "[setup 1/4] virtual environment in $(VENV) with $(PYTHON)"
 	@$(PYTHON) -m venv $(VENV)
-	@echo "[setup 2/4] build tools"
-	@$(PIP) setuptools wheel versioneer numpy
-	@echo "[setup 3/4] pyradiomics (compiled here, about a minute)"
-	@PYTHONPATH=$(CURDIR)/envs/build $(PIP) --no-build-isolation pyradiomics
-	@echo "[setup 4/4] jipflow and its libraries (about 2.7 GB, a few minutes)"
-	@$(PIP) --no-build-isolation --editable '.[test]'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" envs/jipflow.post-deploy.sh test
 	@touch $@
-	@echo "[setup] done"
 
 demo: setup
 	@$(BIN)/jipflow demo --out results/demo
@@ -44,11 +37,13 @@ lint: setup
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/snakefmt --check --compact-diff Snakefile rules 2>/dev/null
-	@$(BIN)/snakemake --lint --cores 1 > /dev/null
+	@$(BIN)/snakefmt --check --compact-diff Snakefile rules
+	@$(BIN)/snakemake --lint --config protocol=demo 'site={id: lint, name: lint}' \
+		'sources=[{name: here, kind: folder, path: .}]'
+	@$(BIN)/snakemake --lint --snakefile rules/train.smk
 
 model: setup
-	@$(BIN)/snakemake train --cores all
+	@$(BIN)/snakemake --snakefile rules/train.smk --cores all
 
 bench: setup
 	@$(BIN)/python -m pytest benchmarks

@@ -10,8 +10,8 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-# Jobs find the jipflow of the environment that snakemake runs in, activated or not.
-shell.prefix(f"export PATH='{Path(sys.executable).parent}':\"$PATH\"; ")
+# Jobs find jipflow beside the snakemake that runs them, unless their own environment has one.
+shell.prefix(f"export PATH=\"$PATH\":'{Path(sys.executable).parent}'; ")
 
 if not config.keys() & {"site", "hub", "sources", "roster"}:
 

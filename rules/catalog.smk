@@ -9,10 +9,13 @@ rule catalog:
         "<catalog>/catalog.log",
     benchmark:
         "<catalog>/catalog.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         sources=settings_hash("site.sources"),
         folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
-        "jipflow catalog --settings {SETTINGS} --out {params.folder} --threads {threads}"
+        f"jipflow catalog --settings {SETTINGS}"
+        " --out {params.folder} --threads {threads}"
         " > {log} 2>&1"

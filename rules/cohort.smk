@@ -10,11 +10,14 @@ checkpoint cohort:
         "<logs>/cohort.log",
     benchmark:
         "<benchmarks>/cohort.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=settings_hash("cohort", "site.identity", "site.processing"),
         catalog=lambda wildcards, input: str(Path(input.series).parent),
         folder=lambda wildcards, output: str(Path(output.cases).parent),
     shell:
-        "jipflow cohort --settings {SETTINGS} --catalog {params.catalog} --out {params.folder}"
+        f"jipflow cohort --settings {SETTINGS}"
+        " --catalog {params.catalog} --out {params.folder}"
         " > {log} 2>&1"

@@ -20,12 +20,15 @@ rule collect:
         "<logs>/collect.log",
     benchmark:
         "<benchmarks>/collect.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=settings_hash("tolerance"),
-        results=RESULTS,
+        results=lambda wildcards: RESULTS,
     shell:
-        "jipflow collect --settings {SETTINGS} --results {params.results}"
+        f"jipflow collect --settings {SETTINGS}"
+        " --results {params.results}"
         " --outcomes {input.cohort} {input.outcomes} --features {input.features}"
         " --failures {input.failures} > {log} 2>&1"
 
@@ -39,5 +42,7 @@ rule accept:
         touch("<results>/accepted"),
     log:
         "<logs>/accept.log",
+    conda:
+        "../envs/jipflow.yaml"
     shell:
         "jipflow accept --verdict {input.verdict} 2>&1 | tee {log}"

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 from jipflow import __version__
+from jipflow.cases import StageError
 from jipflow.config import ConfigError, load_settings, settings_sha256, write_settings
+from jipflow.federate.release import approved_bundle, read_approval
 
 try:
     SITE_SETTINGS = load_settings(config)
@@ -10,6 +12,7 @@ except ConfigError as error:
 
 RESULTS = f"{config.get('results', 'results')}/{SITE_SETTINGS.protocol_id}"
 SETTINGS = f"{RESULTS}/settings.json"
+RELEASE = f"{RESULTS}/release/r01"
 TARGETS = ["<results>/report/index.html", "<results>/accepted"]
 if SITE_SETTINGS.protocol["analyses"]:
     TARGETS.append("<results>/release/r01/disclosure.html")
@@ -54,3 +57,12 @@ def shard_cases(wildcards):
     """Input function: the shard's instances, a file that changes only with its own cases."""
     cohort = Path(checkpoints.cohort.get().output.cases).parent
     return cohort / "shards" / f"{wildcards.shard}.parquet"
+
+
+def approval(wildcards):
+    """Input function: a person's approval, which no rule can make."""
+    try:
+        read_approval(Path(RELEASE))
+    except (StageError, ConfigError) as error:
+        raise WorkflowError(str(error)) from None
+    return f"{RELEASE}/approval.json"

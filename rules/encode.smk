@@ -10,11 +10,14 @@ rule encode:
         "<logs>/encode/{shard}.log",
     benchmark:
         "<benchmarks>/encode/{shard}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=settings_hash("protocol", "segmentations"),
-        results=RESULTS,
+        results=lambda wildcards: RESULTS,
     shell:
-        "jipflow encode --settings {SETTINGS} --cases {input.cases} --segmented {input.segmented}"
+        f"jipflow encode --settings {SETTINGS}"
+        " --cases {input.cases} --segmented {input.segmented}"
         " --masks {input.masks} --results {params.results} --outcomes {output.outcomes}"
         " --threads {threads} > {log} 2>&1"

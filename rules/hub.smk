@@ -15,6 +15,7 @@ RESULTS = (
 )
 SETTINGS = f"{RESULTS}/settings.json"
 HUB_HASH = canonical_digest(HUB_SETTINGS)
+INBOX = Path(HUB_SETTINGS["hub"]["inbox"])
 ROUND = "<results>/r01"
 TARGETS = [f"{ROUND}/report.html"]
 
@@ -29,12 +30,6 @@ onstart:
     write_json(Path(SETTINGS), HUB_SETTINGS)
 
 
-def received(wildcards):
-    """Input function: what lies in the inbox; a link or folder there is for `hub accept` to refuse."""
-    inbox = Path(HUB_SETTINGS["hub"]["inbox"])
-    return sorted(path for path in inbox.glob("*.zip") if path.is_file())
-
-
 rule hub:
     input:
         TARGETS,
@@ -42,7 +37,8 @@ rule hub:
 
 rule hub_accept:
     input:
-        received,
+        # A link or a folder that lies there is for `hub accept` to refuse.
+        lambda wildcards: sorted(filter(Path.is_file, INBOX.glob("*.zip"))),
     output:
         accepted=f"{ROUND}/accepted.json",
         rejected=f"{ROUND}/rejected.json",
@@ -50,11 +46,14 @@ rule hub_accept:
         "<logs>/hub_accept.log",
     benchmark:
         "<benchmarks>/hub_accept.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=HUB_HASH,
     shell:
-        "jipflow hub accept --settings {SETTINGS} --accepted {output.accepted}"
+        f"jipflow hub accept --settings {SETTINGS}"
+        " --accepted {output.accepted}"
         " --rejected {output.rejected} > {log} 2>&1"
 
 
@@ -67,11 +66,14 @@ rule hub_merge:
         "<logs>/hub_merge.log",
     benchmark:
         "<benchmarks>/hub_merge.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=HUB_HASH,
     shell:
-        "jipflow hub merge --settings {SETTINGS} --accepted {input.accepted}"
+        f"jipflow hub merge --settings {SETTINGS}"
+        " --accepted {input.accepted}"
         " --out {output.result} > {log} 2>&1"
 
 
@@ -86,6 +88,8 @@ rule hub_report:
         "<logs>/hub_report.log",
     benchmark:
         "<benchmarks>/hub_report.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
     shell:

@@ -12,11 +12,14 @@ rule measure:
         "<logs>/measure/{shard}.log",
     benchmark:
         "<benchmarks>/measure/{shard}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=settings_hash("radiomics"),
     shell:
-        "jipflow measure --settings {SETTINGS} --cases {input.cases}"
+        f"jipflow measure --settings {SETTINGS}"
+        " --cases {input.cases}"
         " --segmented {input.segmented} --volumes {input.volumes} --masks {input.masks}"
         " --features {output.features} --failures {output.failures}"
         " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"

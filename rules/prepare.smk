@@ -8,6 +8,8 @@ rule prepare:
         "<logs>/prepare/{shard}.log",
     benchmark:
         "<benchmarks>/prepare/{shard}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
     shell:

@@ -1,9 +1,3 @@
-from jipflow.cases import StageError
-from jipflow.federate.release import approved_bundle, read_approval
-
-RELEASE = f"{RESULTS}/release/r01"
-
-
 rule release:
     input:
         features="<results>/features/features.parquet",
@@ -19,23 +13,17 @@ rule release:
         "<logs>/release.log",
     benchmark:
         "<benchmarks>/release.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=settings_hash("analyses", "disclosure", "site.disclosure", "site.hub"),
-        folder=RELEASE,
+        folder=lambda wildcards: RELEASE,
     shell:
-        "jipflow release build --settings {SETTINGS} --features {input.features}"
+        f"jipflow release build --settings {SETTINGS}"
+        " --features {input.features}"
         " --cases {input.cases} --outcomes {input.outcomes} --verdict {input.verdict}"
         " --out {params.folder} > {log} 2>&1"
-
-
-def approval(wildcards):
-    """Input function: a person's approval, which no rule can make."""
-    try:
-        read_approval(Path(RELEASE))
-    except (StageError, ConfigError) as error:
-        raise WorkflowError(str(error)) from None
-    return f"{RELEASE}/approval.json"
 
 
 rule bundle:
@@ -46,10 +34,13 @@ rule bundle:
         bundle=approved_bundle(SITE_SETTINGS, Path(RELEASE), Path(RESULTS, "bundles")),
     log:
         "<logs>/bundle.log",
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
-        folder=RELEASE,
-        out=f"{RESULTS}/bundles",
+        folder=lambda wildcards: RELEASE,
+        out=lambda wildcards: f"{RESULTS}/bundles",
     shell:
-        "jipflow release bundle --settings {SETTINGS} --release {params.folder}"
+        f"jipflow release bundle --settings {SETTINGS}"
+        " --release {params.folder}"
         " --out {params.out} > {log} 2>&1"

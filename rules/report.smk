@@ -11,12 +11,15 @@ rule overlay:
         "<logs>/overlay/{shard}.log",
     benchmark:
         "<benchmarks>/overlay/{shard}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=settings_hash("segmentations"),
-        overlays=f"{RESULTS}/overlays",
+        overlays=lambda wildcards: f"{RESULTS}/overlays",
     shell:
-        "jipflow overlay --settings {SETTINGS} --cases {input.cases} --volumes {input.volumes}"
+        f"jipflow overlay --settings {SETTINGS}"
+        " --cases {input.cases} --volumes {input.volumes}"
         " --masks {input.masks} --out {params.overlays} --outcomes {output.outcomes}"
         " --threads {threads} > {log} 2>&1"
 
@@ -39,10 +42,13 @@ rule report:
         "<logs>/report.log",
     benchmark:
         "<benchmarks>/report.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     params:
         version=__version__,
         settings=settings_hash("protocol", "segmentations", "site.site"),
-        results=RESULTS,
+        results=lambda wildcards: RESULTS,
     shell:
-        "jipflow report --settings {SETTINGS} --results {params.results} --out {output}"
+        f"jipflow report --settings {SETTINGS}"
+        " --results {params.results} --out {output}"
         " > {log} 2>&1"

@@ -10,12 +10,15 @@ rule segment:
         "<logs>/segment/{shard}.log",
     benchmark:
         "<benchmarks>/segment/{shard}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
     resources:
         gpu=int(SITE_SETTINGS.site["processing"]["device"] == "cuda"),
     params:
         version=__version__,
         settings=settings_hash("segmentations"),
     shell:
-        "jipflow segment --settings {SETTINGS} --cases {input.cases} --prepared {input.prepared}"
+        f"jipflow segment --settings {SETTINGS}"
+        " --cases {input.cases} --prepared {input.prepared}"
         " --volumes {input.volumes} --masks {output.masks} --outcomes {output.outcomes}"
         " --threads {threads} > {log} 2>&1"

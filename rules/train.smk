@@ -15,6 +15,8 @@ rule train_data:
         "<train>/raw/Dataset001_PhantomCT/dataset.json",
     log:
         "<train>/data.log",
+    conda:
+        "../envs/jipflow.yaml"
     params:
         work=subpath(output[0], ancestor=3),
     shell:
@@ -28,6 +30,8 @@ rule train_plan:
         "<train>/preprocessed/Dataset001_PhantomCT/splits_final.json",
     log:
         "<train>/plan.log",
+    conda:
+        "../envs/jipflow.yaml"
     params:
         work=subpath(output[0], ancestor=3),
     shell:
@@ -42,6 +46,8 @@ rule train_fit:
         "<train>/<fold>/checkpoint_final.pth",
     log:
         "<train>/fit.log",
+    conda:
+        "../envs/jipflow.yaml"
     params:
         work=subpath(output[0], ancestor=5),
     shell:
@@ -59,6 +65,8 @@ rule train_export:
         "<model>/provenance.json",
     log:
         "<train>/export.log",
+    conda:
+        "../envs/jipflow.yaml"
     params:
         work=subpath(input[0], ancestor=5),
         model=subpath(output[0], parent=True),
@@ -73,6 +81,8 @@ rule train_evaluate:
         "<model>/evaluation.json",
     log:
         "<train>/evaluate.log",
+    conda:
+        "../envs/jipflow.yaml"
     params:
         model=subpath(output[0], parent=True),
     shell:
@@ -87,6 +97,8 @@ rule train_register:
         update("config/models.yaml"),
     log:
         "<train>/register.log",
+    conda:
+        "../envs/jipflow.yaml"
     params:
         model=subpath(input[0], parent=True),
     shell:

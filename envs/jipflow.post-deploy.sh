@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs jipflow and its pinned libraries into the Python that comes first on PATH, from the
+# repository's folder. `make setup` runs it for .venv, Snakemake for a conda environment.
+# Arguments: extras of the package, such as test.
+set -euo pipefail
+install() {
+    python -m pip --disable-pip-version-check install --quiet --constraint envs/constraints.txt "$@"
+}
+echo "[setup 2/4] build tools"
+install setuptools wheel versioneer numpy
+echo "[setup 3/4] pyradiomics, compiled here"
+PYTHONPATH="$PWD/envs/build" install --no-build-isolation pyradiomics
+echo "[setup 4/4] jipflow and its libraries, 2.7 GB, a few minutes"
+install --no-build-isolation --editable ".${1:+[$1]}"
+echo "[setup] done"
