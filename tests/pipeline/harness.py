@@ -1,0 +1,165 @@
+"""Runs the workflow as a user does, and reads what it made."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def snakemake(
+    *arguments: str, profile: str = "demo", timeout: float = 900, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run snakemake in the repository with a profile; returns its output."""
+    result = subprocess.run(
+        command(*arguments, profile=profile),
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if check and result.returncode:
+        raise AssertionError(f"snakemake failed:\n{result.stdout[-6000:]}")
+    return result
+
+
+def command(*arguments: str, profile: str = "demo") -> list[str]:
+    return [sys.executable, "-m", "snakemake", *arguments, "--profile", f"profiles/{profile}"]
+
+
+def environment() -> dict[str, str]:
+    """The environment without what would tell a nested snakemake of this test's own."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
+
+
+def jipflow(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "jipflow.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site under test: its configuration and where its results go."""
+
+    folder: Path
+    name: str
+    protocol: str
+    results: Path
+
+    @property
+    def out(self) -> Path:
+        """The results of the protocol."""
+        return self.results / self.protocol
+
+    @property
+    def configfile(self) -> Path:
+        return self.folder / f"{self.name}.yaml"
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            "--configfile",
+            str(self.configfile),
+            "--config",
+            f"protocol={self.protocol}",
+            f"results={self.results}",
+        ]
+
+    def run(self, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+        return snakemake(*arguments, *self.arguments, **options)
+
+    def table(self, name: str) -> pd.DataFrame:
+        return pd.read_parquet(self.out / name)
+
+
+def make_site(
+    folder: Path,
+    name: str,
+    protocol: str,
+    sources: Sequence[Path],
+    results: Path | None = None,
+    **settings,
+) -> Site:
+    """Write a site's configuration."""
+    content = {
+        "site": {"id": name, "name": f"{name} under test"},
+        "sources": [
+            {"name": f"source-{number}", "kind": "folder", "path": str(path)}
+            for number, path in enumerate(sources, 1)
+        ],
+        "identity": {
+            "secret_file": str(folder / f"{name}-secrets" / "identity.key"),
+            "signing_key_file": str(folder / f"{name}-secrets" / "site.key"),
+        },
+        **settings,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return Site(folder, name, protocol, results or folder / "results" / name)
+
+
+def approve_and_send(site: Site, inbox: Path) -> dict[str, str]:
+    """Approve a site's release as a person would and carry the bundle to the inbox."""
+    key = site.folder / f"{site.name}-secrets" / "approver.key"
+    if not key.is_file():
+        jipflow("keys", "new", str(key))
+    release = site.out / "release" / "r01"
+    jipflow("release", "approve", str(release), "--name", f"Dr {site.name}", "--key", str(key))
+    site.run("bundle")
+    inbox.mkdir(parents=True, exist_ok=True)
+    (bundle,) = (site.out / "bundles").glob("*.zip")
+    (inbox / bundle.name).write_bytes(bundle.read_bytes())
+    site_key = site.folder / f"{site.name}-secrets" / "site.key"
+    return {
+        "site": site.name,
+        "key": jipflow("keys", "show", str(site_key)).stdout.strip(),
+        "approvers": [
+            {"name": f"Dr {site.name}", "key": jipflow("keys", "show", str(key)).stdout.strip()}
+        ],
+    }
+
+
+def write_hub(folder: Path, protocol: str, roster: list[dict[str, str]]) -> Path:
+    """Write a hub's configuration."""
+    path = folder / f"hub-{protocol}.yaml"
+    content = {
+        "hub": {"id": "hub", "name": "Hub under test"},
+        "protocol": protocol,
+        "inbox": str(folder / f"inbox-{protocol}"),
+        "results": str(folder / "hub"),
+        "roster": roster,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def seg_errors(paths: Sequence[Path]) -> list[str]:
+    """The error lines of dciodvfy about these files."""
+    errors = []
+    for path in paths:
+        result = subprocess.run(
+            [str(Path(sys.executable).parent / "dciodvfy"), str(path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = (result.stdout + result.stderr).splitlines()
+        assert any(line.strip() == "Segmentation" for line in lines), lines[:5]
+        errors += [f"{path}: {line}" for line in lines if line.startswith("Error")]
+    return errors
