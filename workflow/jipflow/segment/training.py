@@ -225,10 +225,11 @@ def export(work: Path, recipe: Recipe, model: Path) -> None:
     checkpoint = torch.load(
         trained / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False
     )
+    weights = dict(checkpoint["network_weights"])
     (model / "fold_0").mkdir(parents=True, exist_ok=True)
     torch.save(
         {
-            "network_weights": dict(checkpoint["network_weights"]),
+            "network_weights": weights,
             "trainer_name": "nnUNetTrainer",
             "init_args": {"configuration": CONFIGURATION},
             "inference_allowed_mirroring_axes": checkpoint["inference_allowed_mirroring_axes"],
@@ -245,18 +246,15 @@ def export(work: Path, recipe: Recipe, model: Path) -> None:
         model / "provenance.json",
         {
             "recipe": asdict(recipe),
-            "trainer": "nnUNetTrainer without mirroring, each epoch seeded",
+            "trainer": "nnUNetTrainer with AdamW, without mirroring, each epoch seeded",
             "training_data": {
                 "source": "jipflow phantom, CT only",
                 "site": TRAINING_SITE,
                 "vendors": list(VENDORS),
                 "sha256": _sha256_tree(raw),
             },
-            "commands": [
-                f"jipflow train {step}"
-                for step in ("data", "plan", "fit", "export", "evaluate", "register")
-            ],
-            "parameters": int(sum(w.numel() for w in checkpoint["network_weights"].values())),
+            "commands": ["snakemake train"],
+            "parameters": sum({w.data_ptr(): w.numel() for w in weights.values()}.values()),
             "versions": {
                 "python": platform.python_version(),
                 **{
