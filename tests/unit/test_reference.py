@@ -1,0 +1,126 @@
+"""The reference pages say what schemas, reason codes and requirements say now."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+
+import pytest
+import yaml
+
+from jipflow.cases import Reason
+from jipflow.config import PROTOCOLS, ROOT, SCHEMAS, validate
+from jipflow.reference import DOCS, pages, write
+
+GIVEN = {
+    "site": {
+        "site": {"id": "north", "name": "North"},
+        "sources": [{"name": "archive", "kind": "folder", "path": "/data"}],
+    },
+    "protocol": {
+        key: value
+        for key, value in yaml.safe_load((PROTOCOLS / "demo.yaml").read_text()).items()
+        if key in {"protocol", "cohort", "segmentations"}
+    },
+}
+
+
+@pytest.mark.parametrize("name", sorted(pages()))
+def test_page_is_up_to_date(name):
+    written = (DOCS / name).read_text(encoding="utf-8")
+    assert written == pages()[name], "run: python -m jipflow.reference"
+
+
+def test_pages_are_all_that_is_written(tmp_path):
+    write(tmp_path)
+    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == pages()
+
+
+def rows(page):
+    """The tables of a page: cells by the first cell, without its backticks."""
+    found = {}
+    for line in page.splitlines():
+        if line.startswith("| `"):
+            first, *cells = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+            found.setdefault(first.strip("`"), []).append(cells)
+    return found
+
+
+def property_names(node):
+    """Every key that a schema knows, whatever stands between."""
+    if isinstance(node, dict):
+        for name, value in node.get("properties", {}).items():
+            if isinstance(value, dict) and set(value) != {"const"}:
+                yield name
+        for value in node.values():
+            yield from property_names(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from property_names(value)
+
+
+@pytest.mark.parametrize("name", ["site", "protocol"])
+def test_every_key_has_a_row(name):
+    schema = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
+    documented = {
+        part
+        for path in rows(pages()[f"{name}-reference.md"])
+        for part in re.split(r"[.\[\]]+", path)
+    }
+    assert set(property_names(schema)) <= documented
+
+
+def filled(given, completed, path=""):
+    """Path and value of every default that was filled in, down to single values."""
+    if isinstance(completed, dict):
+        for key, value in completed.items():
+            name = "<name>" if path.endswith(".roles") else key
+            where = f"{path}.{name}" if path else name
+            known = given.get(key, {}) if isinstance(given, dict) else {}
+            if isinstance(value, dict | list) and value:
+                yield from filled(known, value, where)
+            elif not isinstance(given, dict) or key not in given:
+                yield where, value
+    elif isinstance(completed, list) and isinstance(given, list):
+        for before, after in zip(given, completed, strict=True):
+            yield from filled(before, after, f"{path}[]")
+
+
+@pytest.mark.parametrize("name", ["site", "protocol"])
+def test_defaults_are_those_that_a_run_fills_in(name):
+    table = rows(pages()[f"{name}-reference.md"])
+    defaults = list(filled(GIVEN[name], validate(GIVEN[name], name, name)))
+    assert len(defaults) >= 6
+    for path, value in defaults:
+        text = value if isinstance(value, str) and value else json.dumps(value)
+        assert f"`{text}`" in [cells[1] for cells in table[path]], path
+
+
+def test_every_reason_is_explained():
+    assert {code: cells for code, (cells,) in rows(pages()["reasons.md"]).items()} == {
+        reason.value: [f"{reason.meaning}."] for reason in Reason
+    }
+
+
+def requirements():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    return {name.lower() for group in (project["dependencies"], *extras) for name in group}
+
+
+def debian_packages():
+    listed = re.search(r"^for pair in (.*);", (ROOT / ".ci" / "run").read_text(), flags=re.M)
+    return {pair.split(":")[1] for pair in listed[1].split()}
+
+
+def test_every_dependency_has_its_line_and_nothing_else():
+    page = (DOCS / "dependencies.md").read_text(encoding="utf-8")
+    lines = rows(page)
+    assert set(lines) == requirements() | debian_packages()
+    assert all(all(cell for cell in cells) for (cells,) in lines.values())
+
+
+def test_every_dependency_is_pinned():
+    constraints = (ROOT / "envs" / "constraints.txt").read_text().lower()
+    assert requirements() - set(re.findall(r"^([^=#\s]+)==\d", constraints, flags=re.M)) == set()
