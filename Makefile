@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs in .venv on its first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench model clean
+.PHONY: help setup demo test lint model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,6 @@ help:
 	@echo "make demo   run three synthetic sites and the hub; prints the path of the reports"
 	@echo "make test   lint and run all tests"
 	@echo "make lint   ruff, mypy, snakefmt and snakemake --lint"
-	@echo "make bench  speed against named peers, written to benchmarks/results"
 	@echo "make model  train the demo model anew (about half an hour on two cores)"
 	@echo "make clean  remove results of the demo and the virtual environment"
 
@@ -43,10 +42,7 @@ lint: setup
 	@$(BIN)/snakemake --lint --snakefile rules/train.smk
 
 model: setup
-	@$(BIN)/snakemake --snakefile rules/train.smk --cores all
-
-bench: setup
-	@$(BIN)/python -m pytest benchmarks
+	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --snakefile rules/train.smk --forceall --cores all
 
 clean:
 	rm -rf results/demo $(VENV)

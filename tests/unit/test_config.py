@@ -102,7 +102,7 @@ def put(protocol, path, value):
     ("path", "value", "parts"),
     [
         (["cohort", "where"], "Modalitie = 'CT'", ["cohort.where[0]", "Modalitie", "Modality"]),
-        (["cohort", "where"], "SELECT 1", ["not valid SQL"]),
+        (["cohort", "where"], "SELECT FROM WHERE", ["not valid SQL"]),
         (["cohort", "where"], "1); DROP TABLE catalog; --", ["not valid SQL"]),
         (["cohort", "where"], "EXISTS (FROM read_text('/etc/passwd'))", ["not valid SQL"]),
         (["cohort", "case", "roles", "CT", "prefer"], "Thickness", ["roles.CT.prefer"]),
@@ -116,7 +116,7 @@ def put(protocol, path, value):
         (["radiomics", 0, "segmentation"], "organ", ["'organ'", "organs"]),
         (["radiomics", 0, "role"], "PT", ["'PT'", "'CT'"]),
         (["analyses", 1, "edges"], [3, 2, 1], ["edges must rise"]),
-        (["analyses", 0, "edges"], [1, 2, 3], ["edges"]),
+        (["analyses", 0, "edges"], [1, 2, 3], ["'describe': edges belong to a histogram"]),
         (["analyses", 0, "variables"], ["MR.original_*"], ["must start with a role"]),
         (["disclosure", "min_patients"], 2, ["min_patients", "5"]),
         (["protocol", "version"], "1.0", ["protocol.version"]),

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = _command(commands, "demo", _demo, "run three synthetic sites and the hub")
     demo.add_argument("--out", type=Path, default=Path("results/demo"))
-    demo.add_argument("--patients", type=int, default=8, help="patients a site (default: 8)")
+    demo.add_argument("--patients", type=int, default=12, help="patients a site (default: 12)")
     demo.add_argument("--cores", type=int, default=None, help="default: all")
 
     phantom = _command(commands, "phantom", _phantom, "write a synthetic site's DICOM and truth")

@@ -287,6 +287,8 @@ def _check_protocol(protocol: dict[str, Any], source: str) -> None:
     for analysis in protocol["analyses"]:
         where = f"{source}: analysis {analysis['id']!r}"
         edges = analysis.get("edges", [])
+        if edges and analysis["kind"] != "histogram":
+            raise ConfigError(f"{where}: edges belong to a histogram; remove them.")
         if any(low >= high for low, high in itertools.pairwise(edges)):
             raise ConfigError(f"{where}: edges must rise strictly.")
         for variable in analysis["variables"]:

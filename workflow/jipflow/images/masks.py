@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,6 +100,13 @@ def pack(regions: Sequence[Region], grid: Grid) -> Segmentation:
             )
         )
     return Segmentation(tuple(layers), tuple(segments), grid)
+
+
+def absent_note(spec: Mapping[str, Any], regions: Sequence[Region]) -> str:
+    """Return a sentence that names the protocol's segments without a region; empty if none."""
+    found = {region.name for region in regions}
+    absent = [segment["name"] for segment in spec["segments"] if segment["name"] not in found]
+    return f"No voxel of: {', '.join(absent)}." if absent else ""
 
 
 def write_segmentation(folder: Path, segmentation: Segmentation) -> None:

@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, for_each_case
 from jipflow.images.contours import rasterise
-from jipflow.images.masks import Region, pack, write_segmentation
+from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.images.prepare import volume_path
 from jipflow.images.volume import Grid, read_volume
 
@@ -63,7 +63,7 @@ def _segment_case(case: Case, spec: dict[str, Any], volumes: Path, masks: Path) 
         paths = [p for s in case.annotations if s.modality == spec["from"] for p in s.paths]
         regions = import_regions(paths, spec, target)
         write_segmentation(masks / case.case_id / spec["id"], pack(regions, target.grid))
-        return Made()
+        return Made(note=absent_note(spec, regions))
 
     return [attempt(case.case_id, "segment", spec["id"], work, masks)]
 

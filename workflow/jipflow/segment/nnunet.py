@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, StageError, attempt
 from jipflow.files import canonical_digest
-from jipflow.images.masks import Region, pack, write_segmentation
+from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.images.prepare import volume_path
 from jipflow.images.volume import Volume, read_volume
 from jipflow.segment.models import Model, registered_model, verify
@@ -148,4 +148,4 @@ def _segment_case(
             Reason.EMPTY_SEGMENTATION, f"case {case.case_id}: the model found no voxel at all."
         )
     write_segmentation(masks / case.case_id / spec["id"], pack(regions, volume.grid))
-    return Made()
+    return Made(note=absent_note(spec, regions))

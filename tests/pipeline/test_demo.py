@@ -1,0 +1,96 @@
+"""`make demo`, with fewer patients: three sites, a hub, and a bundle that was tampered with."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from harness import ROOT, environment, snakemake
+
+SITES = ("north", "south", "west")
+
+
+def run_demo(folder):
+    return subprocess.run(
+        [sys.executable, "-m", "jipflow.cli", "demo", "--out", str(folder), "--patients", "5"],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    result = run_demo(folder)
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return folder, result.stdout
+
+
+def test_it_ends_with_the_summary_and_a_report_that_is_there(demo):
+    folder, output = demo
+    report = folder / "hub" / "results" / "demo" / "r01" / "report.html"
+    assert output.rstrip().endswith(str(report))
+    assert report.is_file()
+    for site in SITES:
+        assert f"{site}: 10 cases, 5 ok, 5 with a failed item" in output
+
+
+def test_merged_is_pooled(demo):
+    folder, _ = demo
+    result = json.loads((folder / "hub" / "results" / "demo" / "r01" / "result.json").read_text())
+    tables = {
+        site: pd.read_parquet(folder / "results" / site / "demo" / "features" / "features.parquet")
+        for site in SITES
+    }
+    checked = 0
+    for analysis in result["analyses"]:
+        for cell in analysis["cells"]:
+            pooled = pd.concat([tables[site] for site in cell["sites"]])
+            values = pooled[
+                (pooled["segment"] == cell["segment"]) & (pooled["role"] == cell["role"])
+            ]
+            values = values[cell["feature"]].dropna()
+            if analysis["kind"] == "summary":
+                assert cell["n"] == len(values)
+                assert cell["mean"] == pytest.approx(values.mean(), rel=1e-9)
+                assert cell["variance"] == pytest.approx(values.var(), rel=1e-9)
+                checked += 1
+    assert checked > 80
+
+
+def test_the_second_time_is_quick_and_changes_nothing(demo):
+    folder, _ = demo
+    report = folder / "hub" / "results" / "demo" / "r01" / "report.html"
+    stamps = {p: p.stat().st_mtime_ns for p in (folder / "results").rglob("*.parquet")}
+    before = report.read_bytes()
+    assert run_demo(folder).returncode == 0
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+    assert report.read_bytes() == before
+
+
+def test_the_hub_refuses_a_bundle_that_was_changed(demo):
+    folder, _ = demo
+    inbox = folder / "hub" / "inbox"
+    (bundle,) = inbox.glob("demo-south-*.zip")
+    whole = bundle.read_bytes()
+    changed = bytearray(whole)
+    changed[len(changed) // 2] ^= 1
+    bundle.write_bytes(bytes(changed))
+    try:
+        snakemake("hub", "--configfile", str(folder / "hub" / "hub.yaml"))
+        results = folder / "hub" / "results" / "demo" / "r01"
+        (refused,) = json.loads((results / "rejected.json").read_text())
+        assert refused["file"] == bundle.name
+        assert refused["reason"]
+        result = json.loads((results / "result.json").read_text())
+        assert [site["id"] for site in result["sites"]] == ["north", "west"]
+        assert "south" in (results / "report.html").read_text()
+    finally:
+        bundle.write_bytes(whole)

@@ -1,0 +1,110 @@
+"""Outcomes: every item of every case ends in one, whatever happens."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+
+from jipflow.cases import (
+    Case,
+    CaseFault,
+    Made,
+    Outcome,
+    Reason,
+    Status,
+    attempt,
+    for_each_case,
+    passed,
+    read_outcomes,
+    write_outcomes,
+)
+from jipflow.files import atomic_path, sha256_file, write_json
+
+
+def work_on(case, root):
+    """A stage's work for the tests: the case's name says what happens."""
+
+    def work():
+        if case.case_id == "fault":
+            raise CaseFault(Reason.MISSING_SLICES, "two slices are missing")
+        if case.case_id == "bug":
+            raise ZeroDivisionError("division by zero")
+        path = root / f"{case.case_id}.txt"
+        path.write_text(case.case_id)
+        return Made((path,), "a note")
+
+    return [attempt(case.case_id, "prepare", "CT", work, root)]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_one_bad_case_stops_no_other(tmp_path, threads):
+    cases = [Case(name, "p", "s00001", {}) for name in ("fault", "bug", "good", "fine")]
+    outcomes = for_each_case(cases, partial(work_on, root=tmp_path), threads)
+    assert [o.case_id for o in outcomes] == ["fault", "bug", "good", "fine"]
+    fault, bug, good, _ = outcomes
+    assert (fault.status, fault.reason) == (Status.FAILED, "missing_slices")
+    assert fault.message == "two slices are missing"
+    assert (bug.status, bug.reason) == (Status.FAILED, "unexpected_error")
+    assert "ZeroDivisionError" in bug.message
+    assert (good.status, good.reason, good.message) == (Status.OK, "", "a note")
+    assert good.outputs == ["good.txt"]
+    assert good.sha256 == [sha256_file(tmp_path / "good.txt")]
+    assert all(o.seconds >= 0 and o.max_rss_mb > 1 for o in outcomes)
+    assert passed(outcomes) == {("good", "CT"), ("fine", "CT")}
+
+
+def test_want_of_memory_is_the_jobs_affair(tmp_path):
+    def work():
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        attempt("c", "prepare", "CT", work, tmp_path)
+
+
+def test_outcomes_come_back_sorted(tmp_path):
+    outcomes = [
+        Outcome("b", "segment", "organs", Status.FAILED, "empty_segment", "why", 1.5, 10.0),
+        Outcome("a", "prepare", "PT"),
+        Outcome("a", "prepare", "CT", outputs=["x"], sha256=["0"]),
+    ]
+    write_outcomes(tmp_path / "o.parquet", outcomes)
+    again = read_outcomes(tmp_path / "o.parquet")
+    assert again == [outcomes[2], outcomes[1], outcomes[0]]
+    write_outcomes(tmp_path / "empty.parquet", [])
+    assert read_outcomes(tmp_path / "empty.parquet") == []
+
+
+def test_reason_codes_are_words_with_a_meaning():
+    for reason in Reason:
+        assert reason.value == reason.name.lower()
+        assert reason.meaning[0].isupper()
+    assert len({reason.meaning for reason in Reason}) == len(Reason)
+
+
+def test_a_file_is_whole_or_not_there(tmp_path):
+    path = tmp_path / "folder" / "table.json"
+    write_json(path, {"b": 1, "a": [1.5]})
+    before = path.read_bytes()
+
+    def half():
+        with atomic_path(path) as partial_path:
+            partial_path.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["table.json"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"a": float("nan")})
+    assert path.read_bytes() == before
+
+
+def test_a_folder_replaces_a_folder(tmp_path):
+    target = tmp_path / "masks"
+    for content in ("old", "new"):
+        with atomic_path(target) as partial_path:
+            partial_path.mkdir()
+            (partial_path / content).touch()
+    assert [p.name for p in target.iterdir()] == ["new"]

@@ -1,0 +1,61 @@
+"""The verdict counts cases, and an unacceptable run says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from jipflow.cases import Outcome, StageError, Status, write_outcomes
+from jipflow.collect import accept, run, verdict
+from jipflow.radiomics.measure import failure_table, feature_table
+
+
+def outcomes(ok, failed, excluded):
+    rows = []
+    for number in range(ok + failed):
+        case = f"c{number}"
+        rows += [Outcome(case, "cohort"), Outcome(case, "prepare", "CT")]
+        status = Status.OK if number < ok else Status.FAILED
+        rows.append(Outcome(case, "segment", "organs", status))
+    rows += [Outcome(f"x{n}", "cohort", "", Status.EXCLUDED) for n in range(excluded)]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("ok", "failed", "tolerated", "acceptable"),
+    [(9, 1, 0.1, True), (8, 2, 0.1, False), (1, 0, 0.0, True), (0, 0, 1.0, False)],
+)
+def test_the_share_of_failed_cases_decides(ok, failed, tolerated, acceptable):
+    result = verdict(outcomes(ok, failed, 3), tolerated)
+    assert (result["ok"], result["failed"], result["excluded"]) == (ok, failed, 3)
+    assert result["cases"] == ok + failed
+    assert result["acceptable"] is acceptable
+
+
+def test_collect_joins_and_accept_judges(tmp_path):
+    write_outcomes(tmp_path / "a.parquet", outcomes(1, 1, 0))
+    row = {
+        "patient": "p", "role": "CT", "segmentation": "s", "segment": "x",
+        "voxels": 3, "volume_ml": 0.1, "settings_sha256": "0",
+    }  # fmt: skip
+    feature_table([{**row, "case_id": "b", "original_x": 2.0}]).to_parquet(tmp_path / "f1.parquet")
+    feature_table([{**row, "case_id": "a", "original_y": 1.0}]).to_parquet(tmp_path / "f2.parquet")
+    feature_table([]).to_parquet(tmp_path / "f3.parquet")
+    failure_table([]).to_parquet(tmp_path / "n.parquet")
+    files = [tmp_path / f"f{n}.parquet" for n in (1, 2, 3)]
+    run([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"], 0.1, tmp_path)
+    import pandas as pd
+
+    table = pd.read_parquet(tmp_path / "features" / "features.parquet")
+    assert list(table["case_id"]) == ["a", "b"]
+    assert list(table.columns[-2:]) == ["original_x", "original_y"]
+    assert table["original_x"].isna().tolist() == [True, False]
+    assert pd.read_parquet(tmp_path / "features" / "failures.parquet").empty
+    with pytest.raises(StageError, match=r"1 of 2 cases failed \(50%\)"):
+        accept(tmp_path / "verdict.json")
+
+
+def test_an_empty_cohort_is_not_acceptable(tmp_path):
+    write_outcomes(tmp_path / "a.parquet", [])
+    run([tmp_path / "a.parquet"], [], [], 0.1, tmp_path)
+    with pytest.raises(StageError, match="no case"):
+        accept(tmp_path / "verdict.json")
