@@ -1,0 +1,98 @@
+"""A real browser lays the pages out without a horizontal scroll, and nothing in them fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+import fake_results as fake
+from jipflow.report.disclosure import write_disclosure_page
+from jipflow.report.hub import write_hub_report
+from jipflow.report.site import write_report
+
+WIDTHS = (390, 768, 1440)
+PROBE = """<!doctype html><title>probe</title>
+{frames}
+<script>
+addEventListener("load", () => {{
+  const found = [...document.querySelectorAll("iframe")].map((frame) => {{
+    const page = frame.contentDocument;
+    for (const block of page.querySelectorAll("details")) block.open = true;
+    const root = page.documentElement;
+    const pictures = [...page.querySelectorAll("figure img")];
+    return [frame.width, root.scrollWidth, pictures.filter((i) => !i.naturalWidth).length,
+            pictures.length, page.body.innerText.length].join(" ");
+  }});
+  document.title = "RESULT " + found.join(";");
+}});
+</script>
+"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium")
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI must have chromium")
+        pytest.skip("chromium is not installed")
+    return path
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pages")
+    results = fake.build(folder / "results")
+    settings = fake.settings()
+    content = fake.add_release(results, settings)
+    write_report(results, settings, folder / "site.html")
+    write_disclosure_page(content["aggregates"], content["disclosure"], folder / "disclosure.html")
+    write_hub_report(*fake.round_of(folder / "round"), folder / "hub.html")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["site", "disclosure", "hub"])
+def test_the_page_fits_every_width(browser, pages, name):
+    frames = "".join(
+        f'<iframe src="{name}.html" width="{width}" height="900"></iframe>' for width in WIDTHS
+    )
+    probe = pages / f"probe-{name}.html"
+    probe.write_text(PROBE.format(frames=frames))
+    result = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--allow-file-access-from-files",
+            f"--user-data-dir={pages / ('profile-' + name)}",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+            probe.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    found = re.search(r"<title>RESULT (.*?)</title>", result.stdout)
+    assert found, result.stdout[:2000] + result.stderr[-2000:]
+    measured = [[int(value) for value in part.split()] for part in found[1].split(";")]
+    assert [row[0] for row in measured] == list(WIDTHS)
+    for width, scroll, broken, pictures, letters in measured:
+        assert scroll <= width, f"{name} scrolls sideways at {width} px: {scroll}"
+        assert broken == 0
+        assert letters > 500
+        assert pictures > 0 or name != "site"
