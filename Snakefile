@@ -10,9 +10,6 @@ from snakemake.utils import min_version
 
 min_version("9.27")
 
-# Jobs find jipflow beside the snakemake that runs them, unless their own environment has one.
-shell.prefix(f"export PATH=\"$PATH\":'{Path(sys.executable).parent}'; ")
-
 if not config.keys() & {"site", "hub", "sources", "roster"}:
 
     configfile: "config/site.yaml"
@@ -34,6 +31,14 @@ else:
     include: "rules/collect.smk"
     include: "rules/report.smk"
     include: "rules/release.smk"
+
+
+# Jobs find jipflow beside the snakemake that runs them, unless their own environment has one. The
+# settings' path is no part of a rule: another protocol must not make the shared catalog run again.
+shell.prefix(
+    f"set -euo pipefail; export PATH=\"$PATH\":'{Path(sys.executable).parent}'"
+    f" JIPFLOW_SETTINGS='{SETTINGS}'; "
+)
 
 
 rule all:

@@ -16,6 +16,6 @@ rule catalog:
         sources=settings_hash("site.sources"),
         folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
-        f"jipflow catalog --settings {SETTINGS}"
+        "jipflow catalog --settings $JIPFLOW_SETTINGS"
         " --out {params.folder} --threads {threads}"
         " > {log} 2>&1"

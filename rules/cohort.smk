@@ -18,6 +18,6 @@ checkpoint cohort:
         catalog=lambda wildcards, input: str(Path(input.series).parent),
         folder=lambda wildcards, output: str(Path(output.cases).parent),
     shell:
-        f"jipflow cohort --settings {SETTINGS}"
+        "jipflow cohort --settings $JIPFLOW_SETTINGS"
         " --catalog {params.catalog} --out {params.folder}"
         " > {log} 2>&1"

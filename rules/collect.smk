@@ -27,7 +27,7 @@ rule collect:
         settings=settings_hash("tolerance"),
         results=lambda wildcards: RESULTS,
     shell:
-        f"jipflow collect --settings {SETTINGS}"
+        "jipflow collect --settings $JIPFLOW_SETTINGS"
         " --results {params.results}"
         " --outcomes {input.cohort} {input.outcomes} --features {input.features}"
         " --failures {input.failures} > {log} 2>&1"

@@ -17,7 +17,7 @@ rule encode:
         settings=settings_hash("protocol", "segmentations"),
         results=lambda wildcards: RESULTS,
     shell:
-        f"jipflow encode --settings {SETTINGS}"
+        "jipflow encode --settings $JIPFLOW_SETTINGS"
         " --cases {input.cases} --segmented {input.segmented}"
         " --masks {input.masks} --results {params.results} --outcomes {output.outcomes}"
         " --threads {threads} > {log} 2>&1"

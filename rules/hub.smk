@@ -52,7 +52,7 @@ rule hub_accept:
         version=__version__,
         settings=HUB_HASH,
     shell:
-        f"jipflow hub accept --settings {SETTINGS}"
+        "jipflow hub accept --settings $JIPFLOW_SETTINGS"
         " --accepted {output.accepted}"
         " --rejected {output.rejected} > {log} 2>&1"
 
@@ -72,7 +72,7 @@ rule hub_merge:
         version=__version__,
         settings=HUB_HASH,
     shell:
-        f"jipflow hub merge --settings {SETTINGS}"
+        "jipflow hub merge --settings $JIPFLOW_SETTINGS"
         " --accepted {input.accepted}"
         " --out {output.result} > {log} 2>&1"
 

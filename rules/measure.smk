@@ -18,7 +18,7 @@ rule measure:
         version=__version__,
         settings=settings_hash("radiomics"),
     shell:
-        f"jipflow measure --settings {SETTINGS}"
+        "jipflow measure --settings $JIPFLOW_SETTINGS"
         " --cases {input.cases}"
         " --segmented {input.segmented} --volumes {input.volumes} --masks {input.masks}"
         " --features {output.features} --failures {output.failures}"

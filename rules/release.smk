@@ -20,7 +20,7 @@ rule release:
         settings=settings_hash("analyses", "disclosure", "site.disclosure", "site.hub"),
         folder=lambda wildcards: RELEASE,
     shell:
-        f"jipflow release build --settings {SETTINGS}"
+        "jipflow release build --settings $JIPFLOW_SETTINGS"
         " --features {input.features}"
         " --cases {input.cases} --outcomes {input.outcomes} --verdict {input.verdict}"
         " --out {params.folder} > {log} 2>&1"
@@ -41,6 +41,6 @@ rule bundle:
         folder=lambda wildcards: RELEASE,
         out=lambda wildcards: f"{RESULTS}/bundles",
     shell:
-        f"jipflow release bundle --settings {SETTINGS}"
+        "jipflow release bundle --settings $JIPFLOW_SETTINGS"
         " --release {params.folder}"
         " --out {params.out} > {log} 2>&1"

@@ -18,7 +18,7 @@ rule overlay:
         settings=settings_hash("segmentations"),
         overlays=lambda wildcards: f"{RESULTS}/overlays",
     shell:
-        f"jipflow overlay --settings {SETTINGS}"
+        "jipflow overlay --settings $JIPFLOW_SETTINGS"
         " --cases {input.cases} --volumes {input.volumes}"
         " --masks {input.masks} --out {params.overlays} --outcomes {output.outcomes}"
         " --threads {threads} > {log} 2>&1"
@@ -49,6 +49,6 @@ rule report:
         settings=settings_hash("protocol", "segmentations", "site.site"),
         results=lambda wildcards: RESULTS,
     shell:
-        f"jipflow report --settings {SETTINGS}"
+        "jipflow report --settings $JIPFLOW_SETTINGS"
         " --results {params.results} --out {output}"
         " > {log} 2>&1"

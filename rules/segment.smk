@@ -18,7 +18,7 @@ rule segment:
         version=__version__,
         settings=settings_hash("segmentations"),
     shell:
-        f"jipflow segment --settings {SETTINGS}"
+        "jipflow segment --settings $JIPFLOW_SETTINGS"
         " --cases {input.cases} --prepared {input.prepared}"
         " --volumes {input.volumes} --masks {output.masks} --outcomes {output.outcomes}"
         " --threads {threads} > {log} 2>&1"

@@ -64,5 +64,6 @@ def test_too_many_failures_stop_the_release_but_not_the_report(tiny_phantom, tmp
     result = snakemake(*arguments, check=False)
     assert result.returncode != 0
     assert "1 of 10 cases failed" in result.stdout
+    assert not (site.out / "accepted").exists()
     assert (site.out / "report" / "index.html").is_file()
     assert not (site.out / "release").exists()

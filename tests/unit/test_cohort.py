@@ -34,6 +34,7 @@ def row(patient, study, modality, number, **values):
 class World:
     def __init__(self, folder):
         self.folder = folder
+        self.modified = {}
         self.settings = load_settings(
             {
                 "site": {"id": "north", "name": "North"},
@@ -50,7 +51,12 @@ class World:
         table = table.astype({name: types[kind] for name, kind in COLUMNS.items()})
         write_parquet(self.folder / "catalog" / "series.parquet", table)
         instances = [
-            {"SeriesInstanceUID": r["SeriesInstanceUID"], "path": f"/{r['SeriesInstanceUID']}/{i}"}
+            {
+                "SeriesInstanceUID": r["SeriesInstanceUID"],
+                "path": f"/{r['SeriesInstanceUID']}/{i}",
+                "bytes": 1000,
+                "modified_ns": self.modified.get(r["SeriesInstanceUID"], 5),
+            }
             for r in rows
             for i in range(2)
         ]
@@ -131,6 +137,18 @@ def test_shards_never_move_and_new_cases_open_new_ones(world):
     assert new == ["s00003", "s00003", "s00004"]
     for name, stamp in stamps.items():
         assert (shards / name).stat().st_mtime_ns == stamp
+
+
+def test_a_file_mended_in_place_changes_its_own_shard_only(world):
+    rows = [row(f"p{i}", f"1.{i}", "CT", i) for i in range(3)]
+    world.select(rows)
+    shards = world.folder / "cohort" / "shards"
+    stamps = {path.stem: path.stat().st_mtime_ns for path in shards.iterdir()}
+    series = world.cases.set_index("series_uid")["shard"]
+    world.modified["1.2.1"] = 6
+    world.select(rows)
+    changed = {p.stem for p in shards.iterdir() if p.stat().st_mtime_ns != stamps[p.stem]}
+    assert changed == {series["1.2.1"]}
 
 
 def test_a_case_that_left_keeps_its_shard_for_its_return(world):

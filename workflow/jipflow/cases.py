@@ -181,7 +181,8 @@ def read_cases(path: Path) -> list[Case]:
 
     Args:
         path: ``cohort/shards/<shard>.parquet``: one row per instance, with columns case_id,
-            patient, shard, role (empty for annotations), series_uid, modality, path.
+            patient, shard, role (empty for annotations), series_uid, modality, path, bytes and
+            modified_ns.
 
     Returns:
         The cases, sorted by case_id.

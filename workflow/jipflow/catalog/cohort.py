@@ -115,7 +115,7 @@ def _filter(
     condition = IMAGES
     selected = select_series(connection, condition)
     images = catalog[catalog["SeriesInstanceUID"].isin(selected)]
-    flow.append(_count("images", "Image series", images))
+    flow.append(_count("images", "Image series, no contours or segmentations", images))
     for number, step in enumerate(filter_steps(where), start=1):
         condition = f"({condition}\n) AND (\n{step}\n)"
         selected = select_series(connection, condition)
@@ -269,9 +269,15 @@ def _write_shards(
     annotations: dict[str, list[tuple[str, str]]],
     instances: pd.DataFrame,
 ) -> None:
-    """Write a shard's instances, unless its file already says the same."""
-    paths = instances.groupby("SeriesInstanceUID")["path"].apply(sorted).to_dict()
-    by_shard: dict[str, list[dict[str, str]]] = {}
+    """Write a shard's instances, unless its file already says the same.
+
+    Size and time of each file stand there too, so that a file mended in place is noticed.
+    """
+    files = {
+        str(uid): rows.sort_values("path").to_dict("records")
+        for uid, rows in instances.groupby("SeriesInstanceUID")
+    }
+    by_shard: dict[str, list[dict[str, Any]]] = {}
     seen = set()
     for row in rows:
         entries = [(row["role"], row["series_uid"], row["modality"])]
@@ -279,7 +285,7 @@ def _write_shards(
             seen.add(row["case_id"])
             entries += [("", uid, kind) for uid, kind in annotations.get(row["patient"], [])]
         for role, uid, modality in entries:
-            for path in paths[uid]:
+            for file in files[uid]:
                 by_shard.setdefault(row["shard"], []).append(
                     {
                         "case_id": row["case_id"],
@@ -288,7 +294,9 @@ def _write_shards(
                         "role": role,
                         "series_uid": uid,
                         "modality": modality,
-                        "path": path,
+                        "path": file["path"],
+                        "bytes": file["bytes"],
+                        "modified_ns": file["modified_ns"],
                     }
                 )
     for shard, entries_of_shard in sorted(by_shard.items()):

@@ -43,7 +43,7 @@ def scan(sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> dict
     Writes into `out_dir`:
 
     * ``instances.parquet``: one row per distinct SOP Instance UID: SOPInstanceUID,
-      SeriesInstanceUID, path, bytes, Source.
+      SeriesInstanceUID, path, bytes, modified_ns, Source.
     * ``series.parquet``: one row per series, columns of `COLUMNS`.
     * ``skipped.parquet``: path, kind (``not_dicom``, ``unreadable``, ``duplicate``), reason.
     * ``summary.json``: the counts that are returned.
@@ -79,7 +79,14 @@ def scan(sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> dict
         "series": len(series),
         "patients": int(series["PatientID"].replace("", None).nunique()),
     }
-    fields = ["SOPInstanceUID", "SeriesInstanceUID", "path", "bytes", "Source"]
+    fields = [
+        "SOPInstanceUID",
+        "SeriesInstanceUID",
+        "path",
+        "bytes",
+        "modified_ns",
+        "Source",
+    ]
     write_parquet(
         out_dir / "instances.parquet",
         pd.DataFrame([{k: row[k] for k in fields} for row in instances], columns=fields),
@@ -142,7 +149,13 @@ def read_header(path: Path) -> dict[str, Any]:
     absent = [name for name in ("SOPInstanceUID", "SeriesInstanceUID") if not row[name]]
     if absent:
         return _skip(path, "unreadable", f"{' and '.join(absent)} missing; is the file cut short?")
-    return {**row, "path": str(path), "bytes": path.stat().st_size}
+    status = path.stat()
+    return {
+        **row,
+        "path": str(path),
+        "bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+    }
 
 
 def _skip(path: Path, kind: str, reason: str) -> dict[str, str]:
