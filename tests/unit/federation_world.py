@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 
 from jipflow.cases import Outcome, write_outcomes
-from jipflow.config import Settings, validate
+from jipflow.config import Settings, protocol_sha256, validate
 from jipflow.federate import bundle as message
 from jipflow.federate import release
-from jipflow.files import canonical_digest
 from jipflow.privacy import keys
 
 MEAN, ENERGY, VOLUME = "original_firstorder_Mean", "original_firstorder_Energy", "volume_ml"
@@ -135,7 +134,7 @@ def site(root, name, patients=12, seed=0, minimum=5, content=None):
             "disclosure": {"min_patients": minimum},
         },
         content,
-        canonical_digest(content),
+        protocol_sha256(content),
     )
     approver = root / name / "keys" / "approver.key"
     keys.new_key(approver)
@@ -162,7 +161,7 @@ def hub_settings(sites, inbox, content=None):
     return {
         "hub": validate(hub, "hub", "hub.yaml"),
         "protocol": content,
-        "protocol_sha256": canonical_digest(content),
+        "protocol_sha256": protocol_sha256(content),
     }
 
 

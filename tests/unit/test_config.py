@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 
 import pytest
 import yaml
@@ -148,3 +149,29 @@ def test_a_hash_changes_with_its_own_part_only(site, protocol, tmp_path):
     after = hashes(protocol)
     assert before[:2] == after[:2]
     assert before[2] != after[2]
+
+
+def test_the_protocols_hash_covers_what_it_names(site, protocol, tmp_path, monkeypatch):
+    import jipflow.config as config
+
+    def digest():
+        path = tmp_path / "protocol.yaml"
+        path.write_text(yaml.safe_dump(protocol))
+        return load_settings({**site, "protocol": str(path)}).protocol_sha256
+
+    before = digest()
+    resources = tmp_path / "resources"
+    shutil.copytree(config.RESOURCES / "radiomics", resources / "radiomics")
+    shutil.copy(config.RESOURCES / "terms.yaml", resources)
+    monkeypatch.setattr(config, "RESOURCES", resources)
+    assert digest() == before
+    text = (resources / "radiomics" / "ct.yaml").read_text()
+    (resources / "radiomics" / "ct.yaml").write_text(text.replace("25", "24"))
+    assert digest() != before
+    (resources / "radiomics" / "ct.yaml").write_text(text + "# a comment\n")
+    assert digest() == before
+    models = yaml.safe_load(config.MODELS.read_text())
+    models["models"]["phantom-ct"]["files"]["plans.json"] = "0" * 64
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
+    monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
+    assert digest() != before

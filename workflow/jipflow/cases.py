@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,20 +25,21 @@ class Status(StrEnum):
     EXCLUDED = "excluded"
 
 
-class Reason(StrEnum):
-    """Why an item of a case failed or was excluded; the codes are stable.
-
-    Each member's `meaning` is the sentence that the documentation and the report show.
-    """
+class Coded(StrEnum):
+    """Codes that are stable, each with a `meaning`: the sentence that people read."""
 
     meaning: str
 
-    def __new__(cls, code: str, meaning: str = "") -> Reason:
+    def __new__(cls, code: str, meaning: str = "") -> Self:
         """Make the member whose value is `code`."""
         member = str.__new__(cls, code)
         member._value_ = code
         member.meaning = meaning
         return member
+
+
+class Reason(Coded):
+    """Why an item of a case failed or was excluded."""
 
     MISSING_PATIENT_ID = (
         "missing_patient_id",

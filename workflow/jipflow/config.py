@@ -34,7 +34,7 @@ class Settings:
     Attributes:
         site: content of ``site.yaml`` (schema: ``site.schema.yaml``).
         protocol: content of the protocol (schema: ``protocol.schema.yaml``).
-        protocol_sha256: hash of the protocol's canonical JSON, the same at every site.
+        protocol_sha256: hash of the protocol and of all it names; see `protocol_sha256`.
         version: the jipflow version.
     """
 
@@ -100,9 +100,9 @@ def load_settings(config: Mapping[str, Any]) -> Settings:
     path = protocol_path(str(reference))
     protocol = validate(read_yaml(path), "protocol", str(path))
     site = validate(config, "site", "site configuration")
-    _check_protocol(protocol, str(path))
+    check_protocol(protocol, str(path))
     _check_site(site)
-    return Settings(site, protocol, canonical_digest(protocol))
+    return Settings(site, protocol, protocol_sha256(protocol))
 
 
 def protocol_ids() -> list[str]:
@@ -234,8 +234,12 @@ def _check_unique(names: list[str], source: str, key: str) -> None:
             raise ConfigError(f"{source}: {key}: the name {name!r} is used twice; rename one.")
 
 
-def _check_protocol(protocol: dict[str, Any], source: str) -> None:
-    """Check what a schema cannot say: references between the parts of a protocol."""
+def check_protocol(protocol: dict[str, Any], source: str) -> None:
+    """Check what a schema cannot say: references between the parts of a protocol.
+
+    Raises:
+        ConfigError: a part names something that is not there, or an expression is not valid.
+    """
     roles = protocol["cohort"]["case"]["roles"]
     segmentations = protocol["segmentations"]
     _check_unique([s["id"] for s in segmentations], source, "segmentations")
@@ -335,22 +339,47 @@ def _check_filters(protocol: dict[str, Any], source: str) -> None:
                 ) from None
 
 
+def protocol_sha256(protocol: Mapping[str, Any]) -> str:
+    """Return the hash that is the same wherever the same protocol computes the same.
+
+    It is of the canonical JSON (RFC 8785) of the protocol and of what it names: the pinned files of
+    its models, the codes of its terms and the parameters of its radiomics.
+    """
+    return canonical_digest({"protocol": protocol, **named_content(protocol)})
+
+
 def settings_sha256(settings: Settings, *keys: str) -> str:
     """Return the hash of the named parts of the settings and of what they name.
 
-    For a rule's ``params``: the pinned files of the models behind ``segmentations``, the terms
-    behind its segments and the parameters behind ``radiomics`` count too.
+    For a rule's ``params``; see `named_content`.
     """
-    part: dict[str, Any] = settings.part(*keys)
-    if "segmentations" in keys:
-        names = sorted({s["model"] for s in settings.protocol["segmentations"] if "model" in s})
-        registry = read_yaml(MODELS)["models"] if names else {}
-        part["models"] = {name: registry[name] for name in names}
-        part["terms"] = read_yaml(RESOURCES / "terms.yaml")
-    if "radiomics" in keys:
-        names = sorted({entry["settings"] for entry in settings.protocol["radiomics"]})
-        part["parameters"] = {name: radiomics_settings(name, "radiomics") for name in names}
-    return canonical_digest(part)
+    part = settings.part(*keys)
+    return canonical_digest({"settings": part, **named_content(part)})
+
+
+def named_content(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content that parts of a protocol refer to by name.
+
+    Args:
+        part: a protocol or some of its keys, checked by `load_settings`.
+
+    Returns:
+        ``models`` (pinned files) and ``terms`` (codes) behind ``segmentations``, ``parameters``
+        behind ``radiomics``.
+    """
+    content: dict[str, Any] = {}
+    if "segmentations" in part:
+        segmentations = part["segmentations"]
+        models = sorted({s["model"] for s in segmentations if "model" in s})
+        registry = read_yaml(MODELS)["models"] if models else {}
+        content["models"] = {name: registry[name]["files"] for name in models}
+        terms = read_yaml(RESOURCES / "terms.yaml")
+        used = sorted({segment["term"] for s in segmentations for segment in s["segments"]})
+        content["terms"] = {name: terms[name] for name in used}
+    if "radiomics" in part:
+        names = sorted({entry["settings"] for entry in part["radiomics"]})
+        content["parameters"] = {name: radiomics_settings(name, "radiomics") for name in names}
+    return content
 
 
 def write_settings(path: Path, settings: Settings) -> None:

@@ -11,30 +11,27 @@ import stat
 import zipfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jipflow import __version__
-from jipflow.config import ConfigError, protocol_path, read_yaml, validate
+from jipflow.cases import Coded
+from jipflow.config import (
+    ConfigError,
+    check_protocol,
+    protocol_path,
+    protocol_sha256,
+    read_yaml,
+    validate,
+)
 from jipflow.federate.aggregates import CellKey, Moments, in_analysis, merge_moments
 from jipflow.federate.bundle import CONTENT, LIMITS, MEMBERS, ROUND, canonical, describe, pack
-from jipflow.files import canonical_digest
 from jipflow.privacy.disclosure import RULES_OF_KIND, hides
 from jipflow.privacy.keys import verifies
 
 
-class Refusal(StrEnum):
+class Refusal(Coded):
     """Why a bundle was rejected; the codes are stable, `meaning` is for people."""
-
-    meaning: str
-
-    def __new__(cls, code: str, meaning: str) -> Refusal:
-        """Make the member whose value is `code`."""
-        member = str.__new__(cls, code)
-        member._value_ = code
-        member.meaning = meaning
-        return member
 
     NOT_A_FILE = ("not_a_file", "A link, folder or device, not a plain file")
     OVERSIZED_BUNDLE = ("oversized_bundle", "The file is larger than any bundle may be")
@@ -105,10 +102,11 @@ def load_hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     check_hub(hub)
     path = protocol_path(hub["protocol"])
     protocol = validate(read_yaml(path), "protocol", str(path))
+    check_protocol(protocol, str(path))
     return {
         "hub": hub,
         "protocol": protocol,
-        "protocol_sha256": canonical_digest(protocol),
+        "protocol_sha256": protocol_sha256(protocol),
         "version": __version__,
     }
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from jipflow.cases import StageError
+from jipflow.cases import Coded, StageError
 
 FLOOR = 5
 """No protocol and no site can go below this many patients."""
@@ -31,17 +31,8 @@ class DisclosureError(StageError):
     """Something would leave the site that the gate does not know to be safe."""
 
 
-class Rule(StrEnum):
+class Rule(Coded):
     """A rule of the gate; `meaning` is the sentence that the releaser and the hub read."""
-
-    meaning: str
-
-    def __new__(cls, code: str, meaning: str) -> Rule:
-        """Make the member whose value is `code`."""
-        member = str.__new__(cls, code)
-        member._value_ = code
-        member.meaning = meaning
-        return member
 
     MIN_PATIENTS = (
         "min_patients",
