@@ -1,4 +1,4 @@
-# The demo model: `snakemake train` makes workflow/resources/models/phantom-ct anew.
+# The demo model: `make model` makes workflow/resources/models/phantom-ct anew.
 pathvars:
     train="results/train/phantom-ct",
     model="workflow/resources/models/phantom-ct",

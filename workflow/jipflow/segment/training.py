@@ -253,7 +253,7 @@ def export(work: Path, recipe: Recipe, model: Path) -> None:
                 "vendors": list(VENDORS),
                 "sha256": _sha256_tree(raw),
             },
-            "commands": ["snakemake train"],
+            "commands": ["make model"],
             "parameters": sum({w.data_ptr(): w.numel() for w in weights.values()}.values()),
             "versions": {
                 "python": platform.python_version(),
