@@ -110,6 +110,7 @@ def put(protocol, path, value):
         (["segmentations", 0, "engine"], "magic", ["segmentations[0].engine", "magic", "nnunet"]),
         (["segmentations", 0, "role"], "MR", ["'organs'", "'MR'", "CT, PT"]),
         (["segmentations", 0, "model"], "nowhere", ["'nowhere'", "models.yaml"]),
+        (["segmentations", 0, "segments", 1, "label"], "heart", ["'spleen'", "'heart'", "liver"]),
         (["segmentations", 1, "segments", 0, "term"], "gtw", ["'gtw'", "terms.yaml"]),
         (["segmentations", 1, "segments", 0, "match"], "(GTV", ["regular expression"]),
         (["segmentations", 1, "model"], "phantom-ct", ["unknown key 'model'"]),

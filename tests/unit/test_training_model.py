@@ -14,6 +14,7 @@ from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
 from jipflow.segment import training
+from jipflow.segment.nnunet import load_predictor, predict_labels
 
 REGISTRY = Path(__file__).parents[2] / "config" / "models.yaml"
 
@@ -51,11 +52,11 @@ def test_evaluation_reaches_the_target_for_all_vendors(model):
 
 def test_unseen_phantoms_score_what_the_evaluation_says(model):
     found = json.loads((model / "evaluation.json").read_text())
-    predictor = training.load_predictor(model, "cpu")
+    predictor = load_predictor(model, ["0"], 2, "cpu", mirroring=False)
     scores = []
     for index, patient in enumerate(found["patients"][:2], 1):
         subject = make_subject(found["site"], index, found["seed"], VENDORS[patient["vendor"]])
-        predicted = training.predict(predictor, subject.hu, subject.ct_grid.spacing)
+        predicted = predict_labels(predictor, training.as_volume(subject.hu, subject.ct_grid))
         dice = training.dice(predicted, subject.labels)
         assert dice == pytest.approx(patient["dice"], abs=0.01)
         scores += dice.values()

@@ -261,6 +261,13 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: there is no model {segmentation['model']!r} in {MODELS.name}; "
                     f"it has: {', '.join(models)}."
                 )
+            labels = [label["name"] for label in models[segmentation["model"]]["labels"]]
+            for segment in segmentation["segments"]:
+                if segment["label"] not in labels:
+                    raise ConfigError(
+                        f"{where}: segment {segment['name']!r}: model {segmentation['model']!r} "
+                        f"has no label {segment['label']!r}; it has: {', '.join(labels)}."
+                    )
         for segment in segmentation["segments"]:
             if segment["term"] not in terms:
                 raise ConfigError(

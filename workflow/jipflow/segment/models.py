@@ -10,6 +10,9 @@ from jipflow.cases import StageError
 from jipflow.config import MODELS, ROOT, read_yaml
 from jipflow.files import sha256_file
 
+CHECKPOINT = "checkpoint_final.pth"
+"""nnU-Net's name for the weights at the end of training."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -26,6 +29,15 @@ class Model:
     folder: Path
     files: dict[str, str]
     entry: dict[str, Any]
+
+    @property
+    def folds(self) -> list[str]:
+        """The folds of an nnU-Net model, by its pinned checkpoints."""
+        return sorted(
+            path.removeprefix("fold_").split("/")[0]
+            for path in self.files
+            if path.endswith(CHECKPOINT)
+        )
 
 
 def registered_model(name: str) -> Model:

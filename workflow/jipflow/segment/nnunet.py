@@ -16,13 +16,10 @@ from jipflow.files import canonical_digest
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.images.prepare import volume_path
 from jipflow.images.volume import Volume, read_volume
-from jipflow.segment.models import Model, registered_model, verify
+from jipflow.segment.models import CHECKPOINT, Model, registered_model, verify
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-CHECKPOINT = "checkpoint_final.pth"
-"""nnU-Net's name for the weights at the end of training."""
 
 
 def segment(
@@ -50,7 +47,9 @@ def segment(
         return []
     model = registered_model(spec["model"])
     verify(model)
-    predictor = load_predictor(model, threads, device, mirroring=spec["mirroring"])
+    predictor = load_predictor(
+        model.folder, model.folds, threads, device, mirroring=spec["mirroring"]
+    )
     labels = dict(predictor.dataset_json["labels"])
     for wanted in spec["segments"]:
         if wanted["label"] not in labels:
@@ -65,11 +64,15 @@ def segment(
     return outcomes
 
 
-def load_predictor(model: Model, threads: int, device: str, *, mirroring: bool) -> nnUNetPredictor:
+def load_predictor(
+    folder: Path, folds: Sequence[str], threads: int, device: str, *, mirroring: bool
+) -> nnUNetPredictor:
     """Load a verified model into nnU-Net's own predictor.
 
     Args:
-        model: what `verify` has passed.
+        folder: a model folder as nnU-Net writes it; its checkpoints are unpickled, so `verify` it
+            first.
+        folds: ``0`` to ``4`` or ``all``; several make an ensemble.
         threads: threads on the CPU.
         device: ``auto``, ``cpu`` or ``cuda``.
         mirroring: average over mirrored inputs, as far as the model was trained for it.
@@ -91,13 +94,8 @@ def load_predictor(model: Model, threads: int, device: str, *, mirroring: bool) 
         device=torch.device(device),
         allow_tqdm=False,
     )
-    folds = sorted(
-        path.removeprefix("fold_").split("/")[0]
-        for path in model.files
-        if path.endswith(CHECKPOINT)
-    )
     predictor.initialize_from_trained_model_folder(
-        str(model.folder), tuple("all" if f == "all" else int(f) for f in folds), CHECKPOINT
+        str(folder), tuple("all" if f == "all" else int(f) for f in folds), CHECKPOINT
     )
     return predictor
 

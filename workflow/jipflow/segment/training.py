@@ -13,7 +13,6 @@ import os
 import platform
 import random
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,14 +26,16 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     plan_experiment_dataset,
     preprocess_dataset,
 )
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from numpy.typing import NDArray
 
+from jipflow.images.volume import Grid, Volume
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject, write_nifti
+from jipflow.phantom.grid import Grid as PhantomGrid
 from jipflow.phantom.vendors import VENDORS
+from jipflow.segment.nnunet import load_predictor, predict_labels
 
 DATASET = "Dataset001_PhantomCT"
 CONFIGURATION = "3d_fullres"
@@ -268,12 +269,12 @@ def export(work: Path, recipe: Recipe, model: Path) -> None:
 
 def evaluate(recipe: Recipe, model: Path, device: str = "auto") -> dict[str, Any]:
     """Predict patients that the training has not seen and write `evaluation.json`."""
-    predictor = load_predictor(model, device)
+    predictor = load_predictor(model, ["0"], os.cpu_count() or 1, device, mirroring=False)
     vendors = list(VENDORS.values())
     patients: list[dict[str, Any]] = []
     for index in range(1, recipe.unseen + 1):
         subject = make_subject(UNSEEN_SITE, index, recipe.unseen_seed, vendors[(index - 1) % 3])
-        predicted = predict(predictor, subject.hu, subject.ct_grid.spacing)
+        predicted = predict_labels(predictor, as_volume(subject.hu, subject.ct_grid))
         patients.append(
             {
                 "patient_id": subject.study.patient_id,
@@ -314,11 +315,6 @@ def register(model: Path, registry: Path) -> None:
         "intended_use": "Demonstration and tests on the synthetic cohort; not for patients.",
         "training_data": "Synthetic CT of jipflow's phantom; no patient data. See provenance.json.",
         "roles": ["CT"],
-        "orientation": "LPS",
-        "folds": [0],
-        "checkpoint": "checkpoint_final.pth",
-        "tile_step": 0.5,
-        "mirroring": False,
         "labels": [
             {
                 "name": name,
@@ -340,27 +336,13 @@ def register(model: Path, registry: Path) -> None:
     registry.write_text(text + yaml.safe_dump({"models": models}, sort_keys=False, width=100))
 
 
-def load_predictor(model: Path, device: str = "auto") -> nnUNetPredictor:
-    """nnU-Net's predictor with the model loaded, tile step 0.5 and no mirroring."""
-    chosen = _device(device)
-    predictor = nnUNetPredictor(
-        tile_step_size=0.5,
-        use_mirroring=False,
-        device=chosen,
-        allow_tqdm=False,
-        perform_everything_on_device=chosen.type == "cuda",
-    )
-    predictor.initialize_from_trained_model_folder(str(model), (0,), "checkpoint_final.pth")
-    return predictor
-
-
-def predict(
-    predictor: nnUNetPredictor, hu: NDArray[np.integer], spacing: Sequence[float]
-) -> NDArray[np.uint8]:
-    """Label map of a CT, axes (slice, row, column) as `write_data` orients them."""
-    properties = {"spacing": [float(step) for step in spacing]}
-    image = np.asarray(hu, np.float32)[None]
-    return predictor.predict_single_npy_array(image, properties, None, None, False)
+def as_volume(hu: NDArray[np.integer], grid: PhantomGrid) -> Volume:
+    """Return a phantom's voxels, axes (slice, row, column), as a volume in LPS mm."""
+    affine = np.eye(4)
+    directions = np.stack([grid.normal, grid.column, grid.row], axis=1)
+    affine[:3, :3] = directions * np.asarray(grid.spacing)
+    affine[:3, 3] = grid.origin
+    return Volume(hu, Grid(grid.shape, affine))
 
 
 def dice(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> dict[str, float]:
