@@ -40,9 +40,8 @@ def settings_hash(*keys):
     return settings_sha256(SITE_SETTINGS, *keys)
 
 
-def shards(pattern, **wildcards):
+def shards(pattern, **others):
     """Input function: the pattern for every shard of the cohort, and every other wildcard given."""
-    others = wildcards
 
     def paths(wildcards):
         with open(checkpoints.cohort.get().output.cases) as stream:
