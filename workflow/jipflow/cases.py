@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
-    import pandas as pd
+    pass
 
 
 class Status(StrEnum):
@@ -241,16 +241,6 @@ def read_outcomes(path: Path) -> list[Outcome]:
 def passed(outcomes: Iterable[Outcome]) -> set[tuple[str, str]]:
     """Return the (case_id, item) pairs whose outcome is ok."""
     return {(o.case_id, o.item) for o in outcomes if o.status is Status.OK}
-
-
-def outcome_table(outcomes: Iterable[Outcome]) -> pd.DataFrame:
-    """Return outcomes as a data frame, one row each."""
-    import pandas as pd
-
-    return pd.DataFrame(
-        [{name: getattr(row, name) for name in OUTCOME_COLUMNS} for row in outcomes],
-        columns=list(OUTCOME_COLUMNS),
-    )
 
 
 @dataclass(frozen=True)
