@@ -72,7 +72,10 @@ def test_every_key_has_a_row(name):
 
 
 def filled(given, completed, path=""):
-    """Path and value of every default that was filled in, down to single values."""
+    """Path and value of every default that was filled in, down to single values.
+
+    A part that is off where it is absent (null) has a section of its own and no default.
+    """
     if isinstance(completed, dict):
         for key, value in completed.items():
             name = "<name>" if path.endswith(".roles") else key
@@ -80,7 +83,7 @@ def filled(given, completed, path=""):
             known = given.get(key, {}) if isinstance(given, dict) else {}
             if isinstance(value, dict | list) and value:
                 yield from filled(known, value, where)
-            elif not isinstance(given, dict) or key not in given:
+            elif value is not None and (not isinstance(given, dict) or key not in given):
                 yield where, value
     elif isinstance(completed, list) and isinstance(given, list):
         for before, after in zip(given, completed, strict=True):

@@ -52,10 +52,16 @@ class Reason(Coded):
     )
     DEPENDS_ON_FAILED = ("depends_on_failed", "An earlier stage failed for the input of this one")
 
+    NOT_RETRIEVED = (
+        "not_retrieved",
+        "The PACS did not give the series, or fewer instances than it lists",
+    )
+
     UNREADABLE = ("unreadable", "A file of the series cannot be read as DICOM")
     NO_PIXEL_DATA = ("no_pixel_data", "An instance of the series has no pixel data")
     TRUNCATED_PIXELS = ("truncated_pixels", "An instance has fewer pixels than its header says")
-    UNSUPPORTED_OBJECT = ("unsupported_object", "Not a single-frame CT, MR or PET image series")
+    UNDECODABLE_PIXELS = ("undecodable_pixels", "The compressed pixels cannot be decoded")
+    UNSUPPORTED_OBJECT = ("unsupported_object", "Not a CT, MR or PET image series")
     MISSING_GEOMETRY = ("missing_geometry", "Position, orientation or spacing is missing")
     MIXED_ORIENTATION = ("mixed_orientation", "Slices of one series lie in different orientations")
     MIXED_MATRIX = ("mixed_matrix", "Slices of one series differ in rows, columns or pixel spacing")
@@ -64,6 +70,10 @@ class Reason(Coded):
         "Slices of one series differ in frame of reference",
     )
     GANTRY_TILT = ("gantry_tilt", "Slices are sheared against their normal")
+    MIXED_ACQUISITIONS = (
+        "mixed_acquisitions",
+        "Several phases, echoes or acquisitions share one series",
+    )
     DUPLICATE_SLICES = ("duplicate_slices", "Several slices lie at one position")
     MISSING_SLICES = ("missing_slices", "The distance between slices has gaps")
     IRREGULAR_SPACING = ("irregular_spacing", "The distance between slices varies")
@@ -83,7 +93,15 @@ class Reason(Coded):
     EMPTY_SEGMENTATION = ("empty_segmentation", "No segment of the segmentation has a voxel")
     GRID_MISMATCH = ("grid_mismatch", "The segmentation does not lie on the image's grid")
 
-    ENCODING_REFUSED = ("encoding_refused", "The DICOM-SEG cannot be built from the source series")
+    ENCODING_REFUSED = (
+        "encoding_refused",
+        "The DICOM object cannot be built from the source series",
+    )
+    OVERLAPPING_SEGMENTS = (
+        "overlapping_segments",
+        "Segments overlap, which a labelmap DICOM-SEG cannot hold",
+    )
+    PUBLISH_REJECTED = ("publish_rejected", "The PACS refused the object")
     FEATURE_FAILED = ("feature_failed", "The feature's calculation raised an error")
     NOT_FINITE = ("not_finite", "The feature's value is not a finite number")
     MASK_TOO_SMALL = ("mask_too_small", "Too few voxels for the feature")
@@ -151,8 +169,10 @@ class Outcome:
 
     Attributes:
         case_id: pseudonym of the case.
-        stage: ``cohort``, ``prepare``, ``segment``, ``encode``, ``measure`` or ``overlay``.
-        item: the role at ``prepare``, the segmentation's id later, empty at ``cohort``.
+        stage: ``cohort``, ``retrieve``, ``prepare``, ``segment``, ``encode``, ``measure``,
+            ``document``, ``publish`` or ``overlay``.
+        item: the role at ``retrieve`` and ``prepare``, the segmentation's id later, empty at
+            ``cohort``.
         status: ok, failed or excluded.
         reason: empty when ok, else a code of `Reason`.
         message: a sentence for a person; may hold local paths and so never leaves the site.

@@ -221,11 +221,17 @@ def _check_site(site: dict[str, Any]) -> None:
     names = [source["name"] for source in site["sources"]]
     _check_unique(names, "site configuration", "sources")
     for source in site["sources"]:
-        if not Path(source["path"]).is_dir():
+        if source["kind"] == "folder" and not Path(source["path"]).is_dir():
             raise ConfigError(
                 f"site configuration: source {source['name']!r}: the folder {source['path']} does "
                 "not exist or is not a folder; mend its path or mount it."
             )
+    archives = [source["name"] for source in site["sources"] if source["kind"] != "folder"]
+    if site["publish"] is not None and site["publish"]["to"] not in archives:
+        raise ConfigError(
+            f"site configuration: publish.to: {site['publish']['to']!r} is not a source of kind "
+            f"dicomweb or dimse; there are: {', '.join(archives) or 'none'}."
+        )
 
 
 def _check_unique(names: list[str], source: str, key: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,10 +25,9 @@ from jipflow.encode.terms import Term, read_terms
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.series import read_series
+from jipflow.uids import stable_uid
 
 STAGE = "encode"
-UID_NAMESPACE = uuid.UUID("5f0b7f0c-6a5e-5d0e-9f0c-0f3a1c6f5d11")
-"""Namespace of the UUIDs behind our UIDs (RFC 9562 section 5.5; PS3.5 B.2)."""
 SERIES_NUMBER_OFFSET = 9000
 """Keeps our series behind the scanner's in a viewer's list."""
 
@@ -121,15 +119,6 @@ def _encode(
     with atomic_path(path) as partial_path:
         pydicom.dcmwrite(partial_path, dataset, enforce_file_format=True)
     return Made((path,), note)
-
-
-def stable_uid(*parts: str) -> str:
-    """Return the UID that stands for these parts, the same on every run.
-
-    A name-based UUID (RFC 9562, version 5) under the root 2.25 of PS3.5 B.2.
-    """
-    name = "".join(f"{len(part)}:{part}" for part in parts)
-    return f"2.25.{uuid.uuid5(UID_NAMESPACE, name).int}"
 
 
 def build_seg(
