@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from pydicom.dataset import Dataset
 
+from jipflow.cases import Series
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 
@@ -38,3 +40,11 @@ def write(
         path.write_bytes(dicom.to_bytes(dataset))
         paths.append(path)
     return sorted(paths)
+
+
+def series_of(paths: Iterable[Path]) -> Series:
+    """The series of these files, as the catalog gives it to a stage."""
+    listed = tuple(sorted(paths))
+    header = pydicom.dcmread(listed[0], stop_before_pixels=True, force=True)
+    uid, modality = header.get("SeriesInstanceUID"), header.get("Modality")
+    return Series(str(uid or dicom.uid("stand-in")), str(modality or ""), listed)

@@ -11,6 +11,7 @@ from jipflow.cases import CaseFault, Reason
 from jipflow.images.contours import rasterise
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume
+from series_factory import series_of
 
 AFFINE = np.array([[0, 0, 2.0, -5], [0, 2.0, 0, -7], [3.0, 0, 0, 10], [0, 0, 0, 1]])
 GRID = Grid((4, 12, 14), AFFINE)
@@ -67,7 +68,7 @@ def test_identical_to_the_reference_masks_of_real_patients(shared_data):
     differences = {}
     for patient in patients:
         for name in ("CT", "MR_T1", "PET"):
-            grid = read_series_volume(sorted((patient / name / "image").glob("*.dcm"))).grid
+            grid = read_series_volume(series_of((patient / name / "image").glob("*.dcm"))).grid
             structure = pydicom.dcmread(next((patient / name / "mask").glob("*.dcm")))
             contours = [
                 np.array(contour.ContourData, float).reshape(-1, 3)

@@ -13,7 +13,7 @@ from jipflow.encode.terms import read_terms
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_series, read_series_volume
 from jipflow.phantom import dicom
-from series_factory import ct_datasets, write
+from series_factory import ct_datasets, series_of, write
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def source(tmp_path):
 
 
 def encode(source, method="AUTOMATIC", **regions):
-    grid = read_series_volume(source).grid
+    grid = read_series_volume(series_of(source)).grid
     segmentation = pack(
         [Region(n, n.split("_")[0], m, method, "phantom-ct", "abc") for n, m in regions.items()],
         grid,
     )
     return build_seg(
         segmentation,
-        read_series(source, pixels=False),
+        read_series(series_of(source), pixels=False),
         read_terms(),
         description="demo organs",
         series_number=9001,
@@ -38,7 +38,7 @@ def encode(source, method="AUTOMATIC", **regions):
 
 
 def masks(source):
-    shape = read_series_volume(source).array.shape
+    shape = read_series_volume(series_of(source)).array.shape
     liver = np.zeros(shape, bool)
     liver[1:4, 2:5, 1:9] = True
     lesion = np.zeros(shape, bool)
@@ -51,7 +51,7 @@ def test_the_mask_comes_back_where_it_was(source, tmp_path):
     path = tmp_path / "seg.dcm"
     pydicom.dcmwrite(path, encode(source, **regions), enforce_file_format=True)
     seg = highdicom.seg.segread(path)
-    grid = read_series_volume(source).grid
+    grid = read_series_volume(series_of(source)).grid
     geometry = highdicom.VolumeGeometry(
         grid.affine,
         grid.shape,

@@ -16,7 +16,7 @@ from jipflow.images.series import read_series, read_series_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 from jipflow.segment.imported import Target, import_regions
-from series_factory import write
+from series_factory import series_of, write
 
 GRID = Grid((5, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
 SPEC = {
@@ -40,7 +40,7 @@ NODE = box((0, 2), (9, 11), (1, 4))
 def archive(tmp_path):
     images = dicom.ct_series(np.zeros(GRID.shape, np.int16), GRID)
     paths = write(images, tmp_path / "ct")
-    grid = read_series_volume(paths).grid
+    grid = read_series_volume(series_of(paths)).grid
     target = Target(
         "case1", str(images[0].SeriesInstanceUID), str(images[0].FrameOfReferenceUID), grid
     )
@@ -132,7 +132,7 @@ def seg_file(archive, masks, segments=("GTV", "Node")):
     ]
     dataset = build_seg(
         pack(regions, target.grid),
-        read_series(paths, pixels=False),
+        read_series(series_of(paths), pixels=False),
         read_terms(),
         description="test",
         series_number=1,

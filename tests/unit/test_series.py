@@ -13,7 +13,7 @@ from jipflow.images.series import read_series, read_series_volume
 from jipflow.images.volume import Grid, Volume, read_volume, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
-from series_factory import ct_datasets, write
+from series_factory import ct_datasets, series_of, write
 
 OBLIQUE = PhantomGrid(
     (5, 6, 7),
@@ -41,7 +41,7 @@ def values(grid):
 def test_every_voxel_is_where_the_header_says(tmp_path, grid):
     hu = values(grid)
     paths = write(dicom.ct_series(hu, grid), tmp_path)
-    volume = read_series_volume(paths)
+    volume = read_series_volume(series_of(paths))
     assert volume.array.shape == grid.shape
     np.testing.assert_array_equal(volume.array, hu)
     for index in [(0, 0, 0), (4, 0, 0), (0, 5, 0), (0, 0, 6), (2, 3, 4)]:
@@ -56,8 +56,8 @@ def test_order_of_files_and_instance_numbers_do_not_matter(tmp_path):
         for dataset in datasets:
             dataset.InstanceNumber = None
 
-    straight = read_series_volume(write(ct_datasets(), tmp_path / "a"))
-    shuffled = read_series_volume(write(ct_datasets(), tmp_path / "b", shuffle))
+    straight = read_series_volume(series_of(write(ct_datasets(), tmp_path / "a")))
+    shuffled = read_series_volume(series_of(write(ct_datasets(), tmp_path / "b", shuffle)))
     np.testing.assert_array_equal(straight.array, shuffled.array)
     np.testing.assert_array_equal(straight.grid.affine, shuffled.grid.affine)
 
@@ -70,7 +70,7 @@ def test_each_slice_keeps_its_own_rescale(tmp_path):
     datasets = ct_datasets()
     stored = {float(d.ImagePositionPatient[2]): d.pixel_array.astype(float) for d in datasets}
     slopes = {float(d.ImagePositionPatient[2]): n + 1.5 for n, d in enumerate(datasets)}
-    volume = read_series_volume(write(datasets, tmp_path, rescale))
+    volume = read_series_volume(series_of(write(datasets, tmp_path, rescale)))
     for k, z in enumerate(sorted(stored)):
         np.testing.assert_allclose(volume.array[k], stored[z] * slopes[z] - 1024, atol=1e-2)
 
@@ -151,7 +151,7 @@ def only_one(datasets):
 def test_each_defect_has_its_reason(tmp_path, damage, reason):
     paths = write(ct_datasets(), tmp_path, damage)
     with pytest.raises(CaseFault) as caught:
-        read_series_volume(paths)
+        read_series_volume(series_of(paths))
     assert caught.value.reason is reason
     assert str(tmp_path) in caught.value.message or "series 2.25." in caught.value.message
 
@@ -160,14 +160,14 @@ def test_a_file_that_is_no_dicom_has_its_reason(tmp_path):
     paths = write(ct_datasets(), tmp_path)
     paths[0].write_text("not DICOM")
     with pytest.raises(CaseFault) as caught:
-        read_series_volume(paths)
+        read_series_volume(series_of(paths))
     assert caught.value.reason is Reason.UNREADABLE
 
 
 def test_headers_are_sorted_as_the_volume_is(tmp_path):
     paths = write(ct_datasets(), tmp_path)
-    headers = read_series(paths, pixels=False)
-    grid = read_series_volume(paths).grid
+    headers = read_series(series_of(paths), pixels=False)
+    grid = read_series_volume(series_of(paths)).grid
     for k, header in enumerate(headers):
         np.testing.assert_allclose(header.ImagePositionPatient, (grid.affine @ [k, 0, 0, 1])[:3])
 
@@ -204,7 +204,7 @@ def test_reorientation_moves_no_voxel(perm, signs, spacing, origin):
 
 def test_files_keep_geometry_and_values(tmp_path):
     paths = write(dicom.ct_series(values(OBLIQUE), OBLIQUE), tmp_path / "dicom")
-    volume = read_series_volume(paths)
+    volume = read_series_volume(series_of(paths))
     write_volume(tmp_path / "volume.nrrd", volume)
     again = read_volume(tmp_path / "volume.nrrd")
     np.testing.assert_array_equal(again.array, volume.array)

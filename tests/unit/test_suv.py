@@ -8,12 +8,12 @@ from pydicom.tag import Tag
 
 from jipflow.cases import CaseFault, Reason
 from jipflow.images.series import read_series_volume
-from series_factory import pt_datasets, write
+from series_factory import pt_datasets, series_of, write
 
 
 @pytest.mark.parametrize("units", ["BQML", "GML"])
 def test_suv_is_what_was_injected(tmp_path, units):
-    volume = read_series_volume(write(pt_datasets(units), tmp_path))
+    volume = read_series_volume(series_of(write(pt_datasets(units), tmp_path)))
     assert volume.array[2, 3, 3] == pytest.approx(2.5, rel=1e-4)
     assert volume.array[0, 0, 0] == pytest.approx(5.0, rel=1e-4)
 
@@ -36,7 +36,7 @@ def test_decay_over_the_uptake_time_counts(tmp_path):
     datasets = pt_datasets()
     stored = datasets[0].pixel_array.astype(float)
     position = float(datasets[0].ImagePositionPatient[2])
-    volume = read_series_volume(write(datasets, tmp_path, inject_a_half_life_earlier))
+    volume = read_series_volume(series_of(write(datasets, tmp_path, inject_a_half_life_earlier)))
     k = round((position - volume.grid.affine[2, 3]) / 4.0)
     # Two half-lives: a quarter of 280 MBq is left, 70 kg are 70,000 g.
     np.testing.assert_allclose(volume.array[k], stored * 70000 / 70e6, rtol=1e-6)
@@ -58,7 +58,7 @@ def test_a_dose_given_before_midnight_is_of_the_day_before(tmp_path):
 
     datasets = pt_datasets()
     stored = np.stack([d.pixel_array for d in datasets]).max().astype(float)
-    volume = read_series_volume(write(datasets, tmp_path, cross_midnight))
+    volume = read_series_volume(series_of(write(datasets, tmp_path, cross_midnight)))
     assert volume.array.max() == pytest.approx(stored * 1000 / 4e6)
 
 
@@ -71,7 +71,7 @@ def test_philips_counts_use_the_private_factor(tmp_path):
 
     datasets = pt_datasets("CNTS")
     stored = np.stack([d.pixel_array for d in datasets]).max().astype(float)
-    volume = read_series_volume(write(datasets, tmp_path, add_factor))
+    volume = read_series_volume(series_of(write(datasets, tmp_path, add_factor)))
     assert volume.array.max() == pytest.approx(stored * 2 * 0.002)
 
 
@@ -116,6 +116,6 @@ def tracer(**values):
 )
 def test_what_cannot_be_converted_is_refused(tmp_path, units, change, reason):
     with pytest.raises(CaseFault) as caught:
-        read_series_volume(write(pt_datasets(units), tmp_path, change))
+        read_series_volume(series_of(write(pt_datasets(units), tmp_path, change)))
     assert caught.value.reason is reason
     assert "series 2.25." in caught.value.message

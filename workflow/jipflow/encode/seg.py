@@ -98,7 +98,7 @@ def _encode(
     masks: Path,
     path: Path,
 ) -> Made:
-    sources = read_series(case.roles[spec["role"]].paths, pixels=False)
+    sources = read_series(case.roles[spec["role"]], pixels=False)
     note = mend_lengths(sources)
     segmentation = read_segmentation(masks)
     try:

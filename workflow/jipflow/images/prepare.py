@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from jipflow.cases import Case, Made, Outcome, Series, attempt, for_each_case
+from jipflow.cases import Case, Made, Outcome, Series, attempt, blocked, for_each_case
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import write_volume
 
@@ -18,21 +18,26 @@ def volume_path(volumes: Path, case_id: str, role: str) -> Path:
     return volumes / case_id / f"{role}.nrrd"
 
 
-def run(cases: Sequence[Case], volumes: Path, threads: int) -> list[Outcome]:
+def run(
+    cases: Sequence[Case], lost: Collection[tuple[str, str]], volumes: Path, threads: int
+) -> list[Outcome]:
     """Write the volume of each role of each case.
 
     Args:
         cases: the shard's cases.
+        lost: (case_id, role) of the series that a PACS did not give.
         volumes: folder for ``<case_id>/<role>.nrrd``.
         threads: processes.
     """
     volumes.mkdir(parents=True, exist_ok=True)
-    return for_each_case(cases, partial(_prepare_case, volumes=volumes), threads)
+    return for_each_case(cases, partial(_prepare_case, lost=lost, volumes=volumes), threads)
 
 
-def _prepare_case(case: Case, volumes: Path) -> list[Outcome]:
+def _prepare_case(case: Case, lost: Collection[tuple[str, str]], volumes: Path) -> list[Outcome]:
     return [
-        attempt(
+        blocked(case.case_id, STAGE, role, f"the series of role {role}")
+        if (case.case_id, role) in lost
+        else attempt(
             case.case_id,
             STAGE,
             role,
@@ -44,5 +49,6 @@ def _prepare_case(case: Case, volumes: Path) -> list[Outcome]:
 
 
 def _prepare_role(series: Series, path: Path) -> Made:
-    write_volume(path, read_series_volume(series.paths))
-    return Made()
+    notes: list[str] = []
+    write_volume(path, read_series_volume(series, notes=notes))
+    return Made(note=" ".join(notes))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import highdicom
@@ -17,9 +16,10 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
-from jipflow.cases import CaseFault, Reason
+from jipflow.cases import CaseFault, Reason, Series
 from jipflow.images.suv import suv_factors
 from jipflow.images.volume import Grid, Volume
+from jipflow.uids import study_stand_in
 
 SUPPORTED = {CTImageStorage, MRImageStorage, PositronEmissionTomographyImageStorage}
 
@@ -33,12 +33,18 @@ SPACING_TOLERANCE = 0.01
 """Largest relative deviation of a slice distance, as highdicom's default ``rtol``."""
 
 
-def read_series(paths: Sequence[Path], *, pixels: bool = True) -> list[Dataset]:
+def read_series(
+    series: Series, *, pixels: bool = True, notes: list[str] | None = None
+) -> list[Dataset]:
     """Read the instances of a series and sort them by slice position.
 
+    A blank SeriesInstanceUID is replaced by that of `series`, a blank SOPInstanceUID by that of
+    the file meta information, and a blank StudyInstanceUID by its stand-in (`jipflow.uids`).
+
     Args:
-        paths: its files.
+        series: the series and its files.
         pixels: False reads headers only.
+        notes: gets a sentence for each mended defect.
 
     Returns:
         The data sets, from the first to the last slice along the normal of the image plane (the
@@ -47,17 +53,23 @@ def read_series(paths: Sequence[Path], *, pixels: bool = True) -> list[Dataset]:
     Raises:
         CaseFault: a file cannot be read, or the series is no volume.
     """
-    datasets = [_read(path, pixels) for path in paths]
-    for path, dataset in zip(paths, datasets, strict=True):
+    datasets = [_read(path, pixels) for path in series.paths]
+    for path, dataset in zip(series.paths, datasets, strict=True):
         _check_object(path, dataset, pixels)
+    mended = {name for dataset in datasets for name in _mend_uids(dataset, series.series_uid)}
+    if mended and notes is not None:
+        notes.append(
+            f"UIDs missing in the files were replaced by stand-ins: {', '.join(sorted(mended))}."
+        )
     return _sorted_slices(datasets)
 
 
-def read_series_volume(paths: Sequence[Path]) -> Volume:
+def read_series_volume(series: Series, *, notes: list[str] | None = None) -> Volume:
     """Read a series as a volume: HU for CT, SUVbw in g/mL for PET, rescaled values for MR.
 
     Args:
-        paths: the files of one series.
+        series: the series and its files.
+        notes: gets a sentence for each mended defect.
 
     Returns:
         The volume; its first axis runs along the normal of the image plane.
@@ -65,15 +77,15 @@ def read_series_volume(paths: Sequence[Path]) -> Volume:
     Raises:
         CaseFault: the series is no regular volume, or its units are not understood.
     """
-    datasets = read_series(paths)
+    datasets = read_series(series, notes=notes)
     modality = datasets[0].SOPClassUID
     if modality != MRImageStorage:
         for dataset in datasets:
             if "RescaleSlope" not in dataset or "RescaleIntercept" not in dataset:
                 raise CaseFault(
                     Reason.MISSING_RESCALE,
-                    f"{paths[0].parent}: an instance has no Rescale Slope or Intercept, so its "
-                    "values have no unit; export the series again from the scanner or PACS.",
+                    f"{series.paths[0].parent}: an instance has no Rescale Slope or Intercept, so "
+                    "its values have no unit; export the series again from the scanner or PACS.",
                 )
     try:
         source = highdicom.get_volume_from_series(
@@ -87,7 +99,7 @@ def read_series_volume(paths: Sequence[Path]) -> Volume:
     except (ValueError, TypeError, AttributeError, KeyError, RuntimeError, OSError) as error:
         raise CaseFault(
             Reason.GEOMETRY_REFUSED,
-            f"{paths[0].parent}: the series makes no volume: {error}",
+            f"{series.paths[0].parent}: the series makes no volume: {error}",
         ) from error
     # highdicom may run against the normal; the slices of `datasets` run along it.
     x, y, z = (source.affine[:3, axis] for axis in (2, 1, 0))
@@ -115,6 +127,21 @@ def _read(path: Path, pixels: bool) -> Dataset:
             Reason.UNREADABLE,
             f"{path}: cannot be read as DICOM ({error}); copy it again from the archive.",
         ) from error
+
+
+def _mend_uids(dataset: Dataset, series_uid: str) -> list[str]:
+    """Give a data set the UIDs that it lacks; returns their names."""
+    stand_ins = {
+        "SOPInstanceUID": lambda: dataset.file_meta.get("MediaStorageSOPInstanceUID", ""),
+        "SeriesInstanceUID": lambda: series_uid,
+        "StudyInstanceUID": lambda: study_stand_in(
+            *(str(dataset.get(name) or "") for name in ("PatientID", "StudyDate", "StudyTime"))
+        ),
+    }
+    mended = [name for name in stand_ins if not dataset.get(name)]
+    for name in mended:
+        setattr(dataset, name, stand_ins[name]())
+    return mended
 
 
 def _check_object(path: Path, dataset: Dataset, pixels: bool) -> None:
