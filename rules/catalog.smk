@@ -13,7 +13,7 @@ rule catalog:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        sources=settings_hash("site.sources"),
+        sources=source_hash(archives=False),
         folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
         "jipflow catalog --settings $JIPFLOW_SETTINGS"

@@ -1,7 +1,7 @@
 checkpoint cohort:
     input:
-        series="<catalog>/series.parquet",
-        instances="<catalog>/instances.parquet",
+        series=[f"{folder}/series.parquet" for folder in CATALOGS],
+        instances=[f"{folder}/instances.parquet" for folder in CATALOGS],
     output:
         cases="<results>/cohort/cases.tsv",
         flow="<results>/cohort/flow.json",
@@ -15,9 +15,11 @@ checkpoint cohort:
     params:
         version=__version__,
         settings=settings_hash("cohort", "site.identity", "site.processing"),
-        catalog=lambda wildcards, input: str(Path(input.series).parent),
+        catalogs=lambda wildcards, input: [
+            str(Path(path).parent) for path in input.series
+        ],
         folder=lambda wildcards, output: str(Path(output.cases).parent),
     shell:
         "jipflow cohort --settings $JIPFLOW_SETTINGS"
-        " --catalog {params.catalog} --out {params.folder}"
+        " --catalog {params.catalogs} --out {params.folder}"
         " > {log} 2>&1"

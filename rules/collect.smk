@@ -7,7 +7,7 @@ rule collect:
         cohort="<results>/cohort/outcomes.parquet",
         outcomes=shards(
             "<results>/shards/{shard}/{stage}/outcomes.parquet",
-            stage=["prepare", "segment", "encode", "measure", "overlay"],
+            stage=STAGES,
         ),
         features=shards("<results>/shards/{shard}/measure/features.parquet"),
         failures=shards("<results>/shards/{shard}/measure/failures.parquet"),

@@ -4,6 +4,7 @@ from jipflow import __version__
 from jipflow.cases import StageError
 from jipflow.config import ConfigError, load_settings, settings_sha256, write_settings
 from jipflow.federate.release import approved_bundle, read_approval
+from jipflow.files import canonical_digest
 
 try:
     SITE_SETTINGS = load_settings(config)
@@ -13,6 +14,17 @@ except ConfigError as error:
 RESULTS = f"{config.get('results', 'results')}/{SITE_SETTINGS.protocol_id}"
 SETTINGS = f"{RESULTS}/settings.json"
 RELEASE = f"{RESULTS}/release/r01"
+ARCHIVES = [s for s in SITE_SETTINGS.site["sources"] if s["kind"] != "folder"]
+# The catalogs that the cohort is chosen from: the files of the site, and what its PACS answered.
+CATALOGS = ["<catalog>", *(["<results>/pacs"] if ARCHIVES else [])]
+# Series of a PACS come here before their shard is processed.
+RETRIEVED = ["<shard>/retrieve/outcomes.parquet"] if ARCHIVES else []
+ARRIVED = ["<work>/{shard}/arrived"] if ARCHIVES else []
+STAGES = [
+    *(["retrieve"] if ARCHIVES else []),
+    *["prepare", "segment", "encode", "measure", "document", "overlay"],
+    *(["publish"] if SITE_SETTINGS.site["publish"] else []),
+]
 TARGETS = ["<results>/report/index.html", "<results>/accepted"]
 if SITE_SETTINGS.protocol["analyses"]:
     TARGETS.append("<results>/release/r01/disclosure.html")
@@ -38,6 +50,15 @@ onstart:
 def settings_hash(*keys):
     """Hash of the named parts of the settings: a job runs again when what it depends on changes."""
     return settings_sha256(SITE_SETTINGS, *keys)
+
+
+def source_hash(archives):
+    """Hash of what the sources are: the folders, or the PACS without the limits of their use."""
+    limits = {"parallel", "bytes_per_second", "hours", "timeout"}
+    chosen = [
+        s for s in SITE_SETTINGS.site["sources"] if (s["kind"] != "folder") == archives
+    ]
+    return canonical_digest([{k: s[k] for k in s.keys() - limits} for s in chosen])
 
 
 def shards(pattern, **others):

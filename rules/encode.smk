@@ -2,6 +2,7 @@
 rule encode:
     input:
         cases=shard_cases,
+        arrived=ARRIVED,
         segmented="<shard>/segment/outcomes.parquet",
         masks="<work>/{shard}/masks",
     output:

@@ -1,6 +1,8 @@
 rule prepare:
     input:
         cases=shard_cases,
+        retrieved=RETRIEVED,
+        arrived=ARRIVED,
     output:
         volumes=temp(directory("<work>/{shard}/volumes")),
         outcomes="<shard>/prepare/outcomes.parquet",
@@ -13,5 +15,5 @@ rule prepare:
     params:
         version=__version__,
     shell:
-        "jipflow prepare --cases {input.cases} --volumes {output.volumes}"
-        " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"
+        "jipflow prepare --cases {input.cases} --retrieved {input.retrieved}"
+        " --volumes {output.volumes} --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"

@@ -29,7 +29,7 @@ rule report:
     input:
         summary="<catalog>/summary.json",
         skipped="<catalog>/skipped.parquet",
-        series="<catalog>/series.parquet",
+        series=[f"{folder}/series.parquet" for folder in CATALOGS],
         flow="<results>/cohort/flow.json",
         cases="<results>/cohort/cases.tsv",
         outcomes="<results>/outcomes.parquet",

@@ -1,6 +1,7 @@
 rule segment:
     input:
         cases=shard_cases,
+        arrived=ARRIVED,
         prepared="<shard>/prepare/outcomes.parquet",
         volumes="<work>/{shard}/volumes",
     output:

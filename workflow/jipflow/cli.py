@@ -73,12 +73,22 @@ def _parser() -> argparse.ArgumentParser:
     catalog.add_argument("--out", type=Path, required=True)
     _threads(catalog)
 
+    query = _command(commands, "query", _query, "ask the PACS for the series of the cohort")
+    _settings(query)
+    _paths(query, "store", "out")
+
     cohort = _command(commands, "cohort", _cohort, "select cases and deal them to shards")
     _settings(cohort)
-    _paths(cohort, "catalog", "out")
+    cohort.add_argument("--catalog", type=Path, nargs="+", required=True)
+    _paths(cohort, "out")
+
+    retrieve = _command(commands, "retrieve", _retrieve, "fetch series from the PACS")
+    _settings(retrieve)
+    _paths(retrieve, "cases", "outcomes")
 
     prepare = _command(commands, "prepare", _prepare, "turn series into volumes")
     _paths(prepare, "cases", "volumes", "outcomes")
+    prepare.add_argument("--retrieved", type=Path, nargs="*", default=[])
     _threads(prepare)
 
     segment = _command(commands, "segment", _segment, "segment volumes")
@@ -95,6 +105,16 @@ def _parser() -> argparse.ArgumentParser:
     _settings(measure)
     _paths(measure, "cases", "segmented", "volumes", "masks", "features", "failures", "outcomes")
     _threads(measure)
+
+    document = _command(commands, "document", _document, "write DICOM-SR")
+    _settings(document)
+    _paths(document, "cases", "encoded", "measured", "features", "results", "outcomes")
+    _threads(document)
+
+    publish = _command(commands, "publish", _publish, "send DICOM-SEG and DICOM-SR to the PACS")
+    _settings(publish)
+    publish.add_argument("--made", type=Path, nargs="+", required=True)
+    _paths(publish, "results", "receipts", "outcomes")
 
     overlay = _command(commands, "overlay", _overlay, "draw segmentations over images")
     _settings(overlay)
@@ -244,7 +264,15 @@ def _catalog(arguments: argparse.Namespace) -> None:
     from jipflow.config import read_settings
 
     sources = read_settings(arguments.settings).site["sources"]
-    print(json.dumps(scan(sources, arguments.out, arguments.threads)))
+    folders = [source for source in sources if source["kind"] == "folder"]
+    print(json.dumps(scan(folders, arguments.out, arguments.threads)))
+
+
+def _query(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.pacs.query import run
+
+    run(read_settings(arguments.settings), arguments.store.resolve(), arguments.out)
 
 
 def _cohort(arguments: argparse.Namespace) -> None:
@@ -254,11 +282,20 @@ def _cohort(arguments: argparse.Namespace) -> None:
     run(read_settings(arguments.settings), arguments.catalog, arguments.out)
 
 
+def _retrieve(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.pacs.retrieve import run
+
+    _finish(arguments.outcomes, run(arguments.cases, read_settings(arguments.settings)))
+
+
 def _prepare(arguments: argparse.Namespace) -> None:
-    from jipflow.cases import read_cases
+    from jipflow.cases import Status, read_cases, read_outcomes
     from jipflow.images.prepare import run
 
-    outcomes = run(read_cases(arguments.cases), arguments.volumes, arguments.threads)
+    retrieved = [outcome for path in arguments.retrieved for outcome in read_outcomes(path)]
+    lost = {(o.case_id, o.item) for o in retrieved if o.status is Status.FAILED}
+    outcomes = run(read_cases(arguments.cases), lost, arguments.volumes, arguments.threads)
     _finish(arguments.outcomes, outcomes)
 
 
@@ -310,6 +347,33 @@ def _measure(arguments: argparse.Namespace) -> None:
     )
     write_parquet(arguments.features, features)
     write_parquet(arguments.failures, failures)
+    _finish(arguments.outcomes, outcomes)
+
+
+def _document(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.encode.sr import run
+
+    encoded = passed(read_outcomes(arguments.encoded))
+    outcomes = run(
+        read_cases(arguments.cases),
+        encoded & passed(read_outcomes(arguments.measured)),
+        read_settings(arguments.settings),
+        arguments.features,
+        arguments.results,
+        arguments.threads,
+    )
+    _finish(arguments.outcomes, outcomes)
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.pacs.publish import run
+
+    made = [outcome for path in arguments.made for outcome in read_outcomes(path)]
+    outcomes = run(made, read_settings(arguments.settings), arguments.results, arguments.receipts)
     _finish(arguments.outcomes, outcomes)
 
 

@@ -29,10 +29,13 @@ if TYPE_CHECKING:
 
 STAGES = {
     "cohort": "Cohort",
+    "retrieve": "Retrieve",
     "prepare": "Prepare",
     "segment": "Segment",
     "encode": "Encode",
     "measure": "Measure",
+    "document": "Document",
+    "publish": "Publish",
     "overlay": "Overlay",
 }
 SEVERITY = {Status.OK: 0, Status.EXCLUDED: 1, Status.FAILED: 2}

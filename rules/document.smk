@@ -1,0 +1,25 @@
+# Writes sr/<case_id>/<segmentation>.dcm beside its outcomes, which list the files with their hashes.
+rule document:
+    input:
+        cases=shard_cases,
+        encoded="<shard>/encode/outcomes.parquet",
+        measured="<shard>/measure/outcomes.parquet",
+        features="<shard>/measure/features.parquet",
+        failures="<shard>/measure/failures.parquet",
+    output:
+        outcomes="<shard>/document/outcomes.parquet",
+    log:
+        "<logs>/document/{shard}.log",
+    benchmark:
+        "<benchmarks>/document/{shard}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
+    params:
+        version=__version__,
+        settings=settings_hash("protocol", "segmentations", "radiomics"),
+        results=lambda wildcards: RESULTS,
+    shell:
+        "jipflow document --settings $JIPFLOW_SETTINGS"
+        " --cases {input.cases} --encoded {input.encoded} --measured {input.measured}"
+        " --features {input.features} --results {params.results}"
+        " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"

@@ -1,0 +1,28 @@
+localrules:
+    publish,
+
+
+# What the PACS has acknowledged stands in published/<shard>.jsonl and is not sent again.
+rule publish:
+    input:
+        encoded="<shard>/encode/outcomes.parquet",
+        documented="<shard>/document/outcomes.parquet",
+    output:
+        outcomes="<shard>/publish/outcomes.parquet",
+    log:
+        "<logs>/publish/{shard}.log",
+    benchmark:
+        "<benchmarks>/publish/{shard}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
+    resources:
+        pacs=1,
+    params:
+        version=__version__,
+        settings=settings_hash("site.publish"),
+        results=lambda wildcards: RESULTS,
+        receipts=lambda wildcards: f"{RESULTS}/published/{wildcards.shard}.jsonl",
+    shell:
+        "jipflow publish --settings $JIPFLOW_SETTINGS"
+        " --made {input.encoded} {input.documented} --results {params.results}"
+        " --receipts {params.receipts} --outcomes {output.outcomes} > {log} 2>&1"

@@ -1,0 +1,25 @@
+localrules:
+    retrieve,
+
+
+# Files go to retrieved/<source>/<series>/ below the results, where they stay for other protocols.
+# `arrived` goes when the shard is done: whatever needs the files later looks for them again first.
+rule retrieve:
+    input:
+        cases=shard_cases,
+    output:
+        arrived=temp(touch("<work>/{shard}/arrived")),
+        outcomes="<shard>/retrieve/outcomes.parquet",
+    log:
+        "<logs>/retrieve/{shard}.log",
+    benchmark:
+        "<benchmarks>/retrieve/{shard}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
+    resources:
+        pacs=1,
+    params:
+        version=__version__,
+    shell:
+        "jipflow retrieve --settings $JIPFLOW_SETTINGS --cases {input.cases}"
+        " --outcomes {output.outcomes} > {log} 2>&1"
