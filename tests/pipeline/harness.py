@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
@@ -92,16 +93,18 @@ def make_site(
     folder: Path,
     name: str,
     protocol: str,
-    sources: Sequence[Path],
+    sources: Sequence[Path | Mapping[str, Any]],
     results: Path | None = None,
     **settings,
 ) -> Site:
-    """Write a site's configuration."""
+    """Write a site's configuration; a source is a folder or an entry of ``sources``."""
     content = {
         "site": {"id": name, "name": f"{name} under test"},
         "sources": [
-            {"name": f"source-{number}", "kind": "folder", "path": str(path)}
-            for number, path in enumerate(sources, 1)
+            dict(source)
+            if isinstance(source, Mapping)
+            else {"name": f"source-{number}", "kind": "folder", "path": str(source)}
+            for number, source in enumerate(sources, 1)
         ],
         "identity": {
             "secret_file": str(folder / f"{name}-secrets" / "identity.key"),

@@ -1,0 +1,206 @@
+"""The cohort comes from a running PACS and the results go back to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+import pydicom
+import pytest
+from pydicom.filereader import read_file_meta_info, read_preamble
+
+from harness import ROOT, Site, command, environment, make_site
+from orthanc import Orthanc, private_network
+
+PATIENTS = ("002", "008", "024", "038", "047")
+PROTOCOL = "sarcoma-ct"
+ARRIVAL = 12112
+
+SOURCES = {
+    "dicomweb": {"name": "pacs", "kind": "dicomweb", "url": "http://127.0.0.1:8042/dicom-web"},
+    "get": {
+        "name": "pacs",
+        "kind": "dimse",
+        "host": "127.0.0.1",
+        "port": 4242,
+        "called_aet": "ARCHIVE",
+        "calling_aet": "JIPFLOW",
+    },
+}
+SOURCES["move"] = {
+    **SOURCES["get"],
+    "retrieve": "move",
+    "listen_port": ARRIVAL,
+    "listen_address": "127.0.0.1",
+}
+
+
+@pytest.fixture(scope="module")
+def images(shared_data: Path) -> list[Path]:
+    """Three modalities with their contours, of which the protocol wants one."""
+    return [
+        path
+        for number in PATIENTS
+        for path in sorted((shared_data / "sarcoma" / f"STS_{number}").rglob("*.dcm"))
+    ]
+
+
+@pytest.fixture(scope="module")
+def pacs(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    with private_network():
+        folder = tmp_path_factory.mktemp("orthanc")
+        with Orthanc(folder, modalities={"JIPFLOW": ARRIVAL}) as orthanc:
+            orthanc.upload(images)
+            assert orthanc.count() == len(images)
+            yield orthanc
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("sites")
+
+
+def identity(folder: Path) -> dict[str, str]:
+    """One secret for all sites of this module, so that they give one pseudonym to a patient."""
+    return {
+        "secret_file": str(folder / "identity.key"),
+        "signing_key_file": str(folder / "site.key"),
+    }
+
+
+@pytest.fixture(scope="module")
+def from_files(folder: Path, shared_data: Path) -> Site:
+    """The same patients, read from their folder."""
+    sources = [shared_data / "sarcoma" / f"STS_{number}" for number in PATIENTS]
+    site = make_site(folder, "files", PROTOCOL, sources, identity=identity(folder))
+    site.run()
+    return site
+
+
+def pacs_site(folder: Path, name: str, way: str, **limits) -> Site:
+    source = {**SOURCES[way], **limits}
+    options = {"identity": identity(folder), "processing": {"shard_size": 2, "device": "cpu"}}
+    return make_site(folder, name, PROTOCOL, [source], publish={"to": "pacs"}, **options)
+
+
+def objects(site: Site) -> dict[str, Path]:
+    """The DICOM objects that a run made, by name."""
+    made = [p for kind in ("seg", "sr") for p in sorted((site.out / kind).rglob("*.dcm"))]
+    return {str(path.relative_to(site.out)): path for path in made}
+
+
+def data_set(content: bytes) -> bytes:
+    """The bytes of a DICOM file after its meta information, which each storing system rewrites."""
+    stream = BytesIO(content)
+    read_preamble(stream, force=False)
+    read_file_meta_info(stream)
+    return stream.read()
+
+
+def same_results(site: Site, reference: Site) -> None:
+    for name in ("features/features.parquet", "features/failures.parquet"):
+        pd.testing.assert_frame_equal(site.table(name), reference.table(name), check_exact=True)
+    made, wanted = objects(site), objects(reference)
+    assert len(made) == 2 * len(PATIENTS)
+    assert {name: path.read_bytes() for name, path in made.items()} == {
+        name: path.read_bytes() for name, path in wanted.items()
+    }
+    outcomes = site.table("outcomes.parquet")
+    assert set(outcomes["status"]) == {"ok"}
+    assert {"retrieve", "publish"} <= set(outcomes["stage"])
+    assert (outcomes["stage"] == "publish").sum() == len(PATIENTS)
+
+
+def published(pacs: Orthanc, site: Site) -> None:
+    for name, path in objects(site).items():
+        stored = pacs.file(str(pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID))
+        assert data_set(stored) == data_set(path.read_bytes()), name
+
+
+@pytest.mark.parametrize("way", list(SOURCES))
+def test_a_pacs_gives_what_a_folder_gives(way, pacs, images, folder, from_files):
+    site = pacs_site(folder, way, way)
+    site.run()
+    same_results(site, from_files)
+
+    kept = sorted((site.results / "retrieved" / "pacs").rglob("*.dcm"))
+    originals = {
+        str(header.SOPInstanceUID): path
+        for path in images
+        for header in [pydicom.dcmread(path, stop_before_pixels=True)]
+        if header.Modality in {"CT", "RTSTRUCT"}
+    }
+    assert {path.stem for path in kept} <= set(originals)
+    cohort = {uid for uid, path in originals.items() if path.parts[-3] == "CT"}
+    assert cohort <= {path.stem for path in kept}
+    for path in kept:
+        assert data_set(path.read_bytes()) == data_set(originals[path.stem].read_bytes())
+
+    published(pacs, site)
+    assert pacs.count() == len(images) + 2 * len(PATIENTS)
+    before = pacs.get("/changes?last").json()["Last"]
+    assert "Nothing to be done" in site.run().stdout
+    site.run("--forcerun", "publish")
+    assert pacs.get("/changes?last").json()["Last"] == before
+    assert set(site.table("outcomes.parquet")["status"]) == {"ok"}
+
+
+def test_the_pacs_dies_in_mid_retrieval_and_in_mid_publish(images, folder, from_files, tmp_path):
+    with private_network():
+        pacs = Orthanc(tmp_path, modalities={"JIPFLOW": ARRIVAL}).start()
+        try:
+            pacs.upload(p for p in images if p.parts[-3] == "CT")
+            loaded = pacs.count()
+            site = pacs_site(folder, "cut", "dicomweb", bytes_per_second=2_500_000, parallel=1)
+            kept = site.results / "retrieved" / "pacs"
+
+            cut_off(site, pacs, lambda: len(list(kept.rglob("*.dcm"))) >= 60)
+            first = {path: path.stat().st_mtime_ns for path in kept.rglob("*.dcm")}
+            assert 60 <= len(first) < loaded
+            assert not list(kept.rglob(".partial-*"))
+
+            pacs.start()
+            cut_off(site, pacs, lambda: pacs.count() > loaded)
+            assert {path: path.stat().st_mtime_ns for path in first} == first
+
+            pacs.start()
+            assert loaded < pacs.count() < loaded + 2 * len(PATIENTS)
+            site.run()
+            same_results(site, from_files)
+            published(pacs, site)
+            assert pacs.count() == loaded + 2 * len(PATIENTS)
+            lines = [
+                json.loads(line)
+                for file in sorted((site.out / "published").glob("*.jsonl"))
+                for line in file.read_text().splitlines()
+            ]
+            assert len({line["sop_instance_uid"] for line in lines}) == 2 * len(PATIENTS)
+        finally:
+            pacs.stop()
+
+
+def cut_off(site: Site, pacs: Orthanc, reached: Callable[[], bool]) -> None:
+    """Run the workflow, kill the PACS when a point is reached, and see the workflow fail."""
+    with subprocess.Popen(
+        [*command(*site.arguments), "--retries", "0"],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not reached():
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        pacs.kill()
+        output = process.communicate(timeout=300)[0]
+    assert process.returncode != 0
+    assert "source 'pacs'" in output or "pacs" in output, output[-4000:]
+    assert "Traceback" not in output
