@@ -20,7 +20,28 @@ LONGEST_UPTAKE = timedelta(hours=24)
 """An injection longer ago than this is a wrong date or time."""
 
 
-def suv_factors(datasets: Sequence[Dataset]) -> NDArray[np.float64]:
+REAL_WORLD_UNITS = {"Bq/ml": "BQML", "g/ml{SUVbw}": "GML"}
+"""Codes of UCUM (PS3.16 CID 84 and 85) that say in enhanced PET what Units says in PET."""
+
+
+def real_world_units(header: Dataset) -> str:
+    """Return ``BQML`` or ``GML`` where a header has one Real World Value Mapping in it.
+
+    Args:
+        header: of an image plane; PS3.3 C.7.6.16.2.11.
+
+    Returns:
+        The units as (0054,1001) names them, empty where no mapping or several are there, or
+        where it is no linear mapping in units that SUVbw can be had from.
+    """
+    mappings = header.get("RealWorldValueMappingSequence") or []
+    if len(mappings) != 1 or "RealWorldValueSlope" not in mappings[0]:
+        return ""
+    codes = mappings[0].get("MeasurementUnitsCodeSequence") or []
+    return REAL_WORLD_UNITS.get(str(codes[0].get("CodeValue")), "") if codes else ""
+
+
+def suv_factors(datasets: Sequence[Dataset], series: str) -> NDArray[np.float64]:
     """Return what the rescaled values of each slice are multiplied by to give SUVbw in g/mL.
 
     Follows the vendor-neutral pseudo-code of the QIBA FDG-PET/CT profile (SUV 1.2), for the
@@ -39,8 +60,7 @@ def suv_factors(datasets: Sequence[Dataset]) -> NDArray[np.float64]:
         CaseFault: other units, or a field that is needed is missing or absurd.
     """
     first = datasets[0]
-    series = f"series {first.get('SeriesInstanceUID', '')}"
-    units = {str(d.get("Units", "")) for d in datasets}
+    units = {str(d.get("Units") or "") or real_world_units(d) for d in datasets}
     if len(units) != 1:
         raise CaseFault(Reason.UNSUPPORTED_UNITS, f"{series}: mixes the units {sorted(units)}.")
     unit = units.pop()
@@ -85,6 +105,9 @@ def _bqml_factor(datasets: Sequence[Dataset], series: str) -> float:
     """Return body weight in g over the dose in Bq at the time the voxels are corrected to."""
     first = datasets[0]
     corrected = {str(value) for value in _values(first.get("CorrectedImage"))}
+    for name, code in (("AttenuationCorrected", "ATTN"), ("DecayCorrected", "DECY")):
+        if first.get(name) == "YES":
+            corrected.add(code)
     if not {"ATTN", "DECY"} <= corrected:
         raise CaseFault(
             Reason.UNSUPPORTED_UNITS,
@@ -99,7 +122,8 @@ def _bqml_factor(datasets: Sequence[Dataset], series: str) -> float:
         )
     tracer = doses[0]
     dose = _number(tracer, "RadionuclideTotalDose", series)
-    correction = str(first.get("DecayCorrection", ""))
+    reference = DT(first.get("DecayCorrectionDateTime") or "")
+    correction = "START" if reference else str(first.get("DecayCorrection", ""))
     if correction == "ADMIN":
         return 1000.0 * weight / dose
     if correction != "START":
@@ -108,7 +132,8 @@ def _bqml_factor(datasets: Sequence[Dataset], series: str) -> float:
             f"{series}: Decay Correction is {correction or 'missing'}; START or ADMIN is needed.",
         )
     half_life = _number(tracer, "RadionuclideHalfLife", series)
-    scan = _scan_start(datasets, series)
+    # The scan's times carry no zone; all are local time of the same scanner.
+    scan = reference.replace(tzinfo=None) if reference else _scan_start(datasets, series)
     injected = _injection(tracer, scan, series)
     uptake = scan - injected
     if not timedelta(0) <= uptake <= LONGEST_UPTAKE:
@@ -170,7 +195,6 @@ def _injection(tracer: Dataset, scan: datetime, series: str) -> datetime:
     if full:
         stated = DT(full)
         if stated is not None:
-            # The scan's times carry no zone; both are local time of the same scanner.
             return stated.replace(tzinfo=None)
     clock = tracer.get("RadiopharmaceuticalStartTime")
     parsed = TM(clock) if clock else None
