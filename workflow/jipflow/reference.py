@@ -223,9 +223,9 @@ def _resources() -> Iterator[str]:
     yield "## Terms"
     yield "For `term`; from [terms.yaml](../workflow/resources/terms.yaml)."
     yield _table(
-        ("term", "category", "type"),
+        ("term", "category", "type", "laterality"),
         (
-            (f"`{name}`", _code(term["category"]), _code(term["type"]))
+            (f"`{name}`", _code(term["category"]), _site(term), term.get("laterality", ""))
             for name, term in read_yaml(RESOURCES / "terms.yaml").items()
         ),
     )
@@ -254,6 +254,12 @@ def _resources() -> Iterator[str]:
 def _code(code: list[str]) -> str:
     value, scheme, meaning = code
     return f"{meaning} ({value}, {scheme})"
+
+
+def _site(term: Mapping[str, Any]) -> str:
+    """Return a term's type, and the region that it lies in."""
+    region = f" in {_code(term['region'])}" if "region" in term else ""
+    return _code(term["type"]) + region
 
 
 def _radiomics_row(path: Path) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from pydicom.valuerep import MAX_VALUE_LEN
 import jipflow
 from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, blocked, for_each_case
 from jipflow.config import Settings
-from jipflow.encode.terms import Term, read_terms
+from jipflow.encode.terms import Term, apply_modifiers, read_terms
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.series import read_series
@@ -210,7 +210,7 @@ def _description(number: int, segment: Any, term: Term, key: tuple[str, ...]) ->
             else codes.CID7162.ManualProcessing,
             version=segment.version or "unknown",
         )
-    return SegmentDescription(
+    description = SegmentDescription(
         segment_number=number,
         segment_label=segment.name,
         segmented_property_category=term.category,
@@ -221,6 +221,8 @@ def _description(number: int, segment: Any, term: Term, key: tuple[str, ...]) ->
         tracking_id=segment.name,
         display_color=term.colour,
     )
+    apply_modifiers(description, term)
+    return description
 
 
 def _make_reproducible(dataset: Dataset, sources: Sequence[Dataset], dimensions: str) -> None:
