@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -10,6 +11,75 @@ from typing import Any, Protocol, Self
 from pydicom.dataset import Dataset
 
 from jipflow.cases import StageError
+
+STUDY_ATTRIBUTES = ("PatientID", "PatientSex", "PatientAge", "StudyDate", "StudyDescription")
+"""What the catalog wants to know of a patient and a study."""
+SERIES_ATTRIBUTES = (
+    "Modality",
+    "SOPClassUID",
+    "FrameOfReferenceUID",
+    "SeriesNumber",
+    "SeriesDescription",
+    "ProtocolName",
+    "BodyPartExamined",
+    "ImageType",
+    "SeriesDate",
+    "SeriesTime",
+    "Manufacturer",
+    "ManufacturerModelName",
+    "SoftwareVersions",
+    "InstitutionName",
+    "StationName",
+    "MagneticFieldStrength",
+    "KVP",
+    "ConvolutionKernel",
+    "ContrastBolusAgent",
+    "ScanningSequence",
+    "RepetitionTime",
+    "EchoTime",
+    "Units",
+    "CorrectedImage",
+    "BurnedInAnnotation",
+    "SliceThickness",
+    "SpacingBetweenSlices",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "BitsStored",
+)
+"""What the catalog wants to know of a series, or of an instance where the series does not tell."""
+COUNT = "NumberOfSeriesRelatedInstances"
+ANY_UID = re.compile(r"[0-9.]{1,64}")
+
+
+def checked_uid(value: object, name: str) -> str:
+    """Return a UID from outside as text that is safe in a path or an address.
+
+    Digits and dots, at most 64: real archives hold UIDs that break the finer rules of PS3.5
+    section 9.1, such as components with leading zeros.
+
+    Raises:
+        Rejected: it is something else.
+    """
+    text = str(value)
+    if not ANY_UID.fullmatch(text) or not text.strip("."):
+        raise Rejected(f"source {name!r}: the PACS gave something that is no UID.")
+    return text
+
+
+def file_uid(dataset: Dataset) -> str:
+    """Return the SOPInstanceUID of a file; of its file meta where the data set has none."""
+    meta = getattr(dataset, "file_meta", None) or Dataset()
+    return str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "")
+
+
+def text_of(value: Any) -> str:
+    """Return the text of an attribute's value: several values joined by a backslash."""
+    if value is None:
+        return ""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return str(value)
+    return "\\".join(str(each) for each in value)
 
 
 class ArchiveDown(StageError):
@@ -36,8 +106,9 @@ class Receipt:
 class Archive(Protocol):
     """A PACS. Its methods may be called from several threads at a time.
 
-    Every method raises `ArchiveDown` where the PACS does not answer, and `Rejected` where it
-    answers with an error.
+    Every method raises `ArchiveDown` where the PACS does not answer, `Rejected` where it answers
+    with an error, and `ConfigError` where it does not accept this site at all: an unknown
+    application entity title, a wrong password.
     """
 
     name: str

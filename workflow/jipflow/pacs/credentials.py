@@ -1,0 +1,77 @@
+"""Secrets of a PACS: from the environment or from files that only their owner can read."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jipflow.config import ConfigError
+
+
+def secret(source: Mapping[str, Any], kind: str) -> str | None:
+    """Return a secret of a source; None if its configuration names none.
+
+    Args:
+        source: an entry of ``sources``; the secret stands behind ``<kind>_env`` (the name of an
+            environment variable) or ``<kind>_file`` (a file of mode 0600).
+        kind: ``token`` or ``password``.
+
+    Raises:
+        ConfigError: both are named, or the one that is named is missing, empty, not text of one
+            line or can be read by others.
+    """
+    variable, file = source.get(f"{kind}_env"), source.get(f"{kind}_file")
+    where = f"source {source['name']!r}"
+    if variable is not None and file is not None:
+        raise ConfigError(f"{where}: {kind}_env and {kind}_file are both given; remove one.")
+    if variable is not None:
+        if not os.environ.get(variable):
+            raise ConfigError(
+                f"{where}: {kind}_env: the environment variable {variable} is not set; set it to "
+                f"the {kind} where the run is started."
+            )
+        return _one_line(os.environ[variable], f"{where}: the environment variable {variable}")
+    if file is not None:
+        path = private_file(Path(file), f"{where}: {kind}_file")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ConfigError(
+                f"{where}: {kind}_file: {path} is not text (UTF-8); write the {kind} alone into it."
+            ) from None
+        return _one_line(text, f"{where}: {kind}_file: {path}")
+    return None
+
+
+def private_file(path: Path, where: str) -> Path:
+    """Return the path of a file that nobody but its owner can read.
+
+    Args:
+        path: of a regular file.
+        where: the key of the configuration that names it, for the message.
+
+    Raises:
+        ConfigError: it is missing, not a file, unreadable, or open to others.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ConfigError(f"{where}: {path}: {error.strerror}; mend the path.") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{where}: {path} is not a file; mend the path.")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise ConfigError(f"{where}: {path} can be read by others; run: chmod 600 {path}")
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"{where}: {path} cannot be read by this user; run as its owner.")
+    return path
+
+
+def _one_line(text: str, where: str) -> str:
+    """Return the text without the ends of line behind it."""
+    line = text.rstrip("\r\n")
+    if not line or not line.isprintable():
+        raise ConfigError(f"{where} must hold one line of printable text and nothing else.")
+    return line

@@ -1,0 +1,133 @@
+"""What a PACS's administrator allows: bytes a second and hours of the day."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from datetime import time as time_of_day
+from typing import Any, Self
+
+LOGGER = logging.getLogger(__name__)
+
+STEP = 30.0
+"""Longest sleep in seconds, so that a clock that is set anew is noticed."""
+
+
+class Hours:
+    """A window of the local day, which may reach over midnight.
+
+    Args:
+        text: such as ``19:00-06:00``; the first minute is inside, the last is not. Equal ends are
+            the whole day.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        start, end = text.split("-")
+        self._start, self._end = time_of_day.fromisoformat(start), time_of_day.fromisoformat(end)
+
+    def hold(self, moment: datetime) -> bool:
+        """Tell whether a moment lies in the window."""
+        clock = moment.time()
+        if self._start < self._end:
+            return self._start <= clock < self._end
+        return clock >= self._start or clock < self._end
+
+    def seconds_until(self, moment: datetime) -> float:
+        """Return the seconds from a moment until the window is open; 0 inside."""
+        if self.hold(moment):
+            return 0.0
+        opens = moment.replace(
+            hour=self._start.hour, minute=self._start.minute, second=0, microsecond=0
+        )
+        if opens <= moment:
+            opens += timedelta(days=1)
+        return (opens - moment).total_seconds()
+
+
+class Limits:
+    """When and how fast images of one source may move; shared by all its connections.
+
+    The rate is a token bucket that may be overdrawn by what is on its way: an object is counted
+    when it has moved, and nothing more starts before it is paid off. Over any time the bytes moved
+    are at most those of the rate and of the objects on their way.
+
+    Args:
+        bytes_per_second: most bytes a second; None for no limit.
+        hours: the window, as `Hours` reads it; None for the whole day.
+        name: of the source, for the log.
+        clock: seconds that only rise.
+        now: local time.
+        sleep: waits for some seconds.
+    """
+
+    def __init__(
+        self,
+        bytes_per_second: float | None = None,
+        hours: str | None = None,
+        name: str = "",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = datetime.now,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.bytes_per_second = bytes_per_second
+        self._hours = None if hours is None else Hours(hours)
+        self._name = name
+        self._clock, self._now, self._sleep = clock, now, sleep
+        self._lock = threading.Lock()
+        self._paid_at = clock()
+        self._waiting = False
+
+    @classmethod
+    def of(cls, source: Mapping[str, Any]) -> Self:
+        """Return the limits of a source of the site's configuration."""
+        return cls(source.get("bytes_per_second"), source.get("hours"), source["name"])
+
+    def is_open(self) -> bool:
+        """Tell whether images may move at this time of day."""
+        return self._hours is None or self._hours.hold(self._now())
+
+    def wait(self, before_closing: Callable[[], object] = lambda: None) -> None:
+        """Wait until the next object may move.
+
+        Args:
+            before_closing: called before a wait for the window, to let go of idle connections.
+        """
+        while True:
+            if not self.is_open():
+                before_closing()
+                self._wait_for_hours()
+            debt = self._debt()
+            if debt <= 0:
+                return
+            self._sleep(min(debt, STEP))
+
+    def count(self, size: int) -> None:
+        """Count the bytes of an object that has moved."""
+        if self.bytes_per_second is None:
+            return
+        with self._lock:
+            self._paid_at = max(self._paid_at, self._clock()) + size / self.bytes_per_second
+
+    def _debt(self) -> float:
+        with self._lock:
+            return self._paid_at - self._clock()
+
+    def _wait_for_hours(self) -> None:
+        assert self._hours is not None
+        with self._lock:
+            first, self._waiting = not self._waiting, True
+        if first:
+            LOGGER.warning(
+                "source %r: images move at %s only; waiting until then.",
+                self._name,
+                self._hours.text,
+            )
+        while seconds := self._hours.seconds_until(self._now()):
+            self._sleep(min(seconds, STEP))
+        with self._lock:
+            self._waiting = False
