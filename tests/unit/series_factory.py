@@ -4,20 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
+import gdcm
+import highdicom.legacy
 import numpy as np
 import pydicom
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    UID,
+    EnhancedPETImageStorage,
+    ExplicitVRBigEndian,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    MRImageStorage,
+)
 
 from jipflow.cases import Series
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 
+CT_SHAPE = (6, 8, 10)
 
-def ct_datasets(shape: tuple[int, int, int] = (6, 8, 10), seed: int = 0) -> list[Dataset]:
-    """A CT series whose voxel values are distinct HU."""
+
+def ct_hu(shape: tuple[int, int, int] = CT_SHAPE, seed: int = 0) -> NDArray[np.int16]:
+    """Distinct HU from -200 up, in no order."""
     hu = np.random.default_rng(seed).permutation(int(np.prod(shape))).reshape(shape) - 200
-    return dicom.ct_series(hu.astype(np.int16), Grid(shape, (4.0, 3.5, 3.0), (-15.0, -12.0, 30.0)))
+    return hu.astype(np.int16)
+
+
+def ct_grid(shape: tuple[int, int, int] = CT_SHAPE) -> Grid:
+    """The grid of `ct_datasets`: anisotropic, with pixels that are not square."""
+    return Grid(shape, (4.0, 3.5, 3.0), (-15.0, -12.0, 30.0))
+
+
+def ct_datasets(shape: tuple[int, int, int] = CT_SHAPE, seed: int = 0) -> list[Dataset]:
+    """A CT series whose voxel values are distinct HU, its slices from the first to the last."""
+    return dicom.ct_series(ct_hu(shape, seed), ct_grid(shape))
+
+
+def mr_datasets() -> list[Dataset]:
+    """An MR series whose values are those of `ct_datasets`, plus 1024, without a rescale."""
+    datasets = ct_datasets()
+    for dataset in datasets:
+        dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
+        dataset.Modality = "MR"
+        for name in ("RescaleSlope", "RescaleIntercept", "RescaleType", "ConvolutionKernel"):
+            del dataset[name]
+    return datasets
 
 
 def pt_datasets(units: str = "BQML", value: float = 2.5) -> list[Dataset]:
@@ -48,3 +85,123 @@ def series_of(paths: Iterable[Path]) -> Series:
     header = pydicom.dcmread(listed[0], stop_before_pixels=True, force=True)
     uid, modality = header.get("SeriesInstanceUID"), header.get("Modality")
     return Series(str(uid or dicom.uid("stand-in")), str(modality or ""), listed)
+
+
+GDCM_SYNTAXES = {
+    JPEGLossless: gdcm.TransferSyntax.JPEGLosslessProcess14,
+    JPEGLosslessSV1: gdcm.TransferSyntax.JPEGLosslessProcess14_1,
+    JPEGExtended12Bit: gdcm.TransferSyntax.JPEGExtendedProcess2_4,
+}
+
+
+def in_syntax(dataset: Dataset, syntax: UID, folder: Path, **options: Any) -> Dataset:
+    """A data set in another transfer syntax, encoded by GDCM (JPEG) or pydicom.
+
+    Args:
+        dataset: in explicit VR little endian.
+        syntax: the transfer syntax.
+        folder: for GDCM's files.
+        options: of pydicom's encoder.
+    """
+    if syntax in GDCM_SYNTAXES:
+        folder.mkdir(parents=True, exist_ok=True)
+        source, target = str(folder / "native"), str(folder / "encoded")
+        Path(source).write_bytes(dicom.to_bytes(dataset))
+        reader = gdcm.ImageReader()
+        reader.SetFileName(source)
+        assert reader.Read()
+        change = gdcm.ImageChangeTransferSyntax()
+        change.SetTransferSyntax(gdcm.TransferSyntax(GDCM_SYNTAXES[syntax]))
+        change.SetInput(reader.GetImage())
+        assert change.Change()
+        writer = gdcm.ImageWriter()
+        writer.SetFileName(target)
+        writer.SetFile(reader.GetFile())
+        writer.SetImage(change.GetOutput())
+        assert writer.Write()
+        return pydicom.dcmread(target)
+    if syntax.is_encapsulated:
+        dataset.compress(syntax, generate_instance_uid=False, **options)
+    elif syntax == ExplicitVRBigEndian:
+        dataset.PixelData = dataset.pixel_array.byteswap().tobytes()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+def encapsulated(dataset: Dataset, frames: list[bytes], syntax: UID) -> Dataset:
+    """A data set whose pixel data are these encoded frames."""
+    dataset.PixelData = encapsulate(frames)
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+def legacy_converted(datasets: list[Dataset]) -> Dataset:
+    """The series as highdicom makes one legacy converted enhanced multi-frame image of it."""
+    convert = {
+        "CT": highdicom.legacy.LegacyConvertedEnhancedCTImage,
+        "MR": highdicom.legacy.LegacyConvertedEnhancedMRImage,
+        "PT": highdicom.legacy.LegacyConvertedEnhancedPETImage,
+    }[datasets[0].Modality]
+    return convert(datasets, dicom.uid("legacy"), 1, dicom.uid("legacy", 1), 1)
+
+
+PER_FRAME = ("ImagePositionPatient", "RescaleSlope", "RescaleIntercept")
+SHARED = ("ImageOrientationPatient", "PixelSpacing", "SliceThickness")
+
+
+def enhanced(datasets: list[Dataset], sop_class: UID) -> Dataset:
+    """The series as one enhanced multi-frame image (PS3.3 A.38, A.36, A.56), frames as given.
+
+    Enhanced PET has real world values in Bq/ml in place of units, and the date and time that its
+    decay is corrected to.
+    """
+    first = datasets[0]
+    image = pydicom.Dataset()
+    dropped = {*PER_FRAME, *SHARED, "PixelData", "RescaleType", "SliceLocation", "InstanceNumber"}
+    image.update({e.tag: e for e in first if e.keyword not in dropped})
+    image.file_meta = first.file_meta
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = sop_class
+    image.NumberOfFrames = len(datasets)
+    shared = pydicom.Dataset()
+    shared.PlaneOrientationSequence = [_macro(first, "ImageOrientationPatient")]
+    shared.PixelMeasuresSequence = [_macro(first, "PixelSpacing", "SliceThickness")]
+    image.SharedFunctionalGroupsSequence = [shared]
+    image.PerFrameFunctionalGroupsSequence = []
+    for number, dataset in enumerate(datasets, start=1):
+        group = pydicom.Dataset()
+        content = pydicom.Dataset()
+        content.StackID, content.InStackPositionNumber = "1", number
+        content.FrameAcquisitionNumber = 1
+        group.FrameContentSequence = [content]
+        group.PlanePositionSequence = [_macro(dataset, "ImagePositionPatient")]
+        if "RescaleSlope" in dataset:
+            group.PixelValueTransformationSequence = [
+                _macro(dataset, "RescaleSlope", "RescaleIntercept")
+            ]
+            group.PixelValueTransformationSequence[0].RescaleType = "HU"
+        if sop_class == EnhancedPETImageStorage:
+            mapping = pydicom.Dataset()
+            mapping.RealWorldValueSlope = float(dataset.RescaleSlope)
+            mapping.RealWorldValueIntercept = float(dataset.RescaleIntercept)
+            unit = pydicom.Dataset()
+            unit.CodeValue, unit.CodingSchemeDesignator = "Bq/ml", "UCUM"
+            mapping.MeasurementUnitsCodeSequence = [unit]
+            group.RealWorldValueMappingSequence = [mapping]
+            del group.PixelValueTransformationSequence
+        image.PerFrameFunctionalGroupsSequence.append(group)
+    if sop_class == EnhancedPETImageStorage:
+        image.AttenuationCorrected = image.DecayCorrected = "YES"
+        image.DecayCorrectionDateTime = first.SeriesDate + first.SeriesTime
+        for name in ("Units", "CorrectedImage", "DecayCorrection"):
+            del image[name]
+    image.PixelData = b"".join(dataset.PixelData for dataset in datasets)
+    return image
+
+
+def _macro(dataset: Dataset, *names: str) -> Dataset:
+    item = pydicom.Dataset()
+    for name in names:
+        item[name] = dataset[name]
+    return item

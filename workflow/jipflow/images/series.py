@@ -131,8 +131,8 @@ SHEAR_TOLERANCE = 1e-3
 """Largest sideways shift a millimetre of travel, as highdicom's perpendicular tolerance."""
 SPACING_TOLERANCE = 0.01
 """Largest relative deviation of a slice distance, as highdicom's default ``rtol``."""
-ROUNDING_TOLERANCE = 0.05
-"""Largest distance in mm from the even grid that positions written with one decimal have."""
+ROUNDING_TOLERANCE = 0.06
+"""Largest distance in mm from an even grid: 0.05 where positions have one decimal, and its fit."""
 ROUNDING_SHARE = 0.1
 """Largest share of the slice distance that is taken for rounding."""
 
@@ -316,6 +316,9 @@ def _flatten(group: Dataset, header: Dataset) -> None:
 def _read(path: Path, pixels: bool) -> Dataset:
     try:
         dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=False)
+        # pydicom gives an empty data set where encapsulated pixels have no end.
+        if not len(dataset):
+            raise EOFError("it breaks off in its pixels or holds nothing")
     except (InvalidDicomError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
         raise CaseFault(
             Reason.UNREADABLE,
@@ -363,6 +366,13 @@ def _check_object(path: Path, dataset: Dataset, name: str) -> None:
             Reason.UNSUPPORTED_OBJECT,
             f"{path}: has {frames} frames without the functional groups that say where they lie; "
             "export the series as single-frame or enhanced images.",
+        )
+    groups = len(dataset.get("PerFrameFunctionalGroupsSequence") or [None])
+    if frames != groups:
+        raise CaseFault(
+            Reason.MISSING_GEOMETRY,
+            f"{path}: Number of Frames ({frames}) and its functional groups ({groups}) disagree, "
+            "so no frame's place is sure; export the series again.",
         )
 
 
@@ -695,7 +705,8 @@ def _check_stack(
         )
     spacing = float(np.median(gaps))
     steps = gaps / spacing
-    even = np.linspace(depth[0], depth[-1], len(depth))
+    index = np.arange(len(depth))
+    even = np.polynomial.Polynomial.fit(index, depth, 1)(index)
     rounding = min(ROUNDING_TOLERANCE, ROUNDING_SHARE * spacing)
     if np.abs(steps - 1).max() <= SPACING_TOLERANCE or np.abs(depth - even).max() <= rounding:
         return
