@@ -3,38 +3,57 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import pandas as pd
-import pydicom
-from pydicom.dataset import FileDataset
-from pydicom.errors import InvalidDicomError
-from pydicom.multival import MultiValue
-from pydicom.uid import MediaStorageDirectoryStorage
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+import jipflow
 from jipflow.catalog.columns import COLUMNS
-from jipflow.files import write_json, write_parquet
+from jipflow.catalog.headers import HEADER_COLUMNS, UNREADABLE, read_header, read_surely, skip
+from jipflow.catalog.pool import ReadingPool
+from jipflow.catalog.walk import LINK, Found, Walk
+from jipflow.files import canonical_digest, write_json
 
-PER_SERIES = tuple(
-    name
-    for name in COLUMNS
-    if name
-    not in {
-        "NumberOfInstances",
-        "Source",
-        "PixelSpacingRow",
-        "PixelSpacingColumn",
-        "TransferSyntaxUID",
-    }
-)
-READ = [*PER_SERIES, "SOPInstanceUID", "PixelSpacing"]
 CHUNK = 64
 """Files that a process reads before it answers."""
+
+ROWS = 16384
+"""Rows of a row group of the table of headers: what is held in memory at once."""
+
+MEMORY = "512MB"
+"""What DuckDB may hold of the tables; the rest lies in a temporary folder beside them."""
+
+ARROW_TYPES = {"VARCHAR": pa.string(), "DOUBLE": pa.float64(), "BIGINT": pa.int64()}
+
+FINGERPRINT = canonical_digest(
+    [jipflow.__version__, COLUMNS, *(metadata.version(name) for name in ("pydicom", "dicomsdl"))]
+)
+"""A table of headers is reused only by the code that wrote it."""
+
+SCHEMA = pa.schema(
+    [("path", pa.string()), ("bytes", pa.int64()), ("modified_ns", pa.int64())]
+    + [(name, pa.string()) for name in ("kind", "reason", "mended", "SOPInstanceUID")]
+    + [(name, ARROW_TYPES[COLUMNS[name]]) for name in (*HEADER_COLUMNS, "Source")],
+    metadata={"headers": FINGERPRINT},
+)
+"""One row per file, in the order of the walk. ``kind`` and ``reason`` are empty for DICOM files."""
+
+INSTANCE_COLUMNS = (
+    "SOPInstanceUID",
+    "SeriesInstanceUID",
+    "path",
+    "bytes",
+    "modified_ns",
+    "Source",
+)
 
 
 def scan(sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> dict[str, int]:
@@ -43,169 +62,298 @@ def scan(sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> dict
     Writes into `out_dir`:
 
     * ``instances.parquet``: one row per distinct SOP Instance UID: SOPInstanceUID,
-      SeriesInstanceUID, path, bytes, modified_ns, Source.
-    * ``series.parquet``: one row per series, columns of `COLUMNS`.
-    * ``skipped.parquet``: path, kind (``not_dicom``, ``unreadable``, ``duplicate``), reason.
-    * ``summary.json``: the counts that are returned.
+      SeriesInstanceUID, path, bytes, modified_ns, Source; by path.
+    * ``series.parquet``: one row per series, columns of `COLUMNS`; by SeriesInstanceUID.
+    * ``skipped.parquet``: path, kind (``not_dicom``, ``unreadable``, ``duplicate``, ``link``),
+      reason; by path.
+    * ``mended.parquet``: path, reason: files that were taken in though something is missing.
+    * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
+      mended, series, patients.
+    * ``headers.parquet``: what was read, one row per file. The next scan does not read a file again
+      whose path, size and time are the same.
+
+    Memory does not grow with the number of files: tables are written and merged in pieces, and what
+    DuckDB sorts and counts beyond `MEMORY` lies on disk, in a folder in `out_dir` that is removed.
 
     Args:
-        sources: the site's sources, each with name, kind and path.
+        sources: the site's folder sources, each with name and path.
         out_dir: folder of the catalog.
         threads: processes that read headers.
 
     Returns:
-        Counts: files, dicom_files, not_dicom, unreadable, duplicates, series, patients.
+        The counts of ``summary.json``, and ``read``: how many files were read this time.
     """
-    headers: list[dict[str, Any]] = []
-    skipped: list[dict[str, str]] = []
-    for source in sources:
-        paths = list(walk(Path(source["path"]), skipped))
-        for row in _read_all(paths, threads):
-            if "kind" in row:
-                skipped.append(row)
-            else:
-                headers.append({**row, "Source": source["name"]})
-    instances, duplicates = _distinct(headers)
-    skipped.extend(duplicates)
-    series = _series_table(instances)
-    skipped.sort(key=lambda row: row["path"])
-    kinds = Counter(row["kind"] for row in skipped)
-    summary = {
-        "files": len(headers) + len(skipped) - len(duplicates),
-        "dicom_files": len(headers) + kinds["unreadable"],
-        "not_dicom": kinds["not_dicom"],
-        "unreadable": kinds["unreadable"],
-        "duplicates": len(duplicates),
-        "series": len(series),
-        "patients": int(series["PatientID"].replace("", None).nunique()),
-    }
-    fields = [
-        "SOPInstanceUID",
-        "SeriesInstanceUID",
-        "path",
-        "bytes",
-        "modified_ns",
-        "Source",
-    ]
-    write_parquet(
-        out_dir / "instances.parquet",
-        pd.DataFrame([{k: row[k] for k in fields} for row in instances], columns=fields),
-    )
-    write_parquet(out_dir / "series.parquet", series)
-    write_parquet(
-        out_dir / "skipped.parquet",
-        pd.DataFrame(skipped, columns=["path", "kind", "reason"]).astype(str),
-    )
-    write_json(out_dir / "summary.json", summary)
-    return summary
-
-
-def walk(folder: Path, skipped: list[dict[str, str]]) -> Iterator[Path]:
-    """Yield the files below a folder in sorted order; what cannot be read is `skipped`."""
-
-    def refuse(error: OSError) -> None:
-        skipped.append(
-            {"path": str(error.filename), "kind": "unreadable", "reason": str(error.strerror)}
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".partial-", dir=out_dir) as name:
+        work = Path(name)
+        read = _write_headers(
+            sources, out_dir / "headers.parquet", work / "headers.parquet", threads
         )
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(parent, name)
-            if ascii(str(path)).count("\\udc"):
-                reason = "the file name is not UTF-8; rename it"
-                skipped.append(_skip(Path(ascii(str(path))), "unreadable", reason))
-            else:
-                yield path
+        summary = _write_tables(work, threads)
+        for path in sorted(work.glob("*.parquet")):
+            os.replace(path, out_dir / path.name)
+    write_json(out_dir / "summary.json", summary)
+    return {**summary, "read": read}
 
 
-def _read_all(paths: list[Path], threads: int) -> Iterator[dict[str, Any]]:
-    if threads <= 1 or len(paths) <= CHUNK:
-        yield from map(read_header, paths)
-        return
-    with ProcessPoolExecutor(threads, mp_context=get_context("forkserver")) as pool:
-        yield from pool.map(read_header, paths, chunksize=CHUNK)
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """Read what the catalog needs of one file, without its pixels.
+def _write_headers(
+    sources: Sequence[dict[str, Any]], previous: Path, path: Path, threads: int
+) -> int:
+    """Write the table of headers, with the rows of the previous one where it still holds.
 
     Returns:
-        The values by column, with path, bytes and SOPInstanceUID; or path, kind and reason of a
-        file that is no DICOM image or cannot be read.
+        How many files were read.
     """
-    try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
-    except InvalidDicomError:
-        return _skip(path, "not_dicom", "no DICOM file meta information")
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return _skip(path, "unreadable", f"{type(error).__name__}: {error}")
-    try:
-        row = _row(dataset)
-    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-        return _skip(path, "unreadable", f"a header value is broken: {error}")
-    if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
-        return _skip(path, "not_dicom", "a DICOMDIR, which lists files but holds none")
-    absent = [name for name in ("SOPInstanceUID", "SeriesInstanceUID") if not row[name]]
-    if absent:
-        return _skip(path, "unreadable", f"{' and '.join(absent)} missing; is the file cut short?")
-    status = path.stat()
+    read = 0
+    known = Previous(previous, [source["name"] for source in sources])
+    pool = ReadingPool(read_header, read_surely, _lost, threads)
+    with pool, RowGroups(path) as table:
+        waiting: deque[pa.RecordBatch | tuple[list[Found], list[str], Future[Any]]] = deque()
+        for piece in _pieces(Walk(sources), known):
+            if isinstance(piece, pa.RecordBatch):
+                waiting.append(piece)
+            else:
+                paths = [found.path for found in piece if not found.kind]
+                read += len(paths)
+                waiting.append((piece, paths, pool.submit(paths)))
+            while waiting and (
+                len(waiting) > 4 * threads + 4 or isinstance(waiting[0], pa.RecordBatch)
+            ):
+                table.add(_finished(pool, waiting.popleft()))
+        while waiting:
+            table.add(_finished(pool, waiting.popleft()))
+    return read
+
+
+def _pieces(found: Iterable[Found], known: Previous) -> Iterator[pa.RecordBatch | list[Found]]:
+    """Divide the walk into runs of rows that are known and lists of what is not."""
+    fresh: list[Found] = []
+    run: tuple[pa.RecordBatch, int, int] | None = None
+    for item in found:
+        place = known.find(item)
+        if run and (place is None or place != (run[0], run[2])):
+            yield run[0].slice(run[1], run[2] - run[1])
+            run = None
+        if place is not None:
+            if fresh:
+                yield fresh
+                fresh = []
+            run = (place[0], run[1] if run else place[1], place[1] + 1)
+            continue
+        fresh.append(item)
+        if len(fresh) == CHUNK:
+            yield fresh
+            fresh = []
+    if run:
+        yield run[0].slice(run[1], run[2] - run[1])
+    if fresh:
+        yield fresh
+
+
+def _finished(
+    pool: ReadingPool, piece: pa.RecordBatch | tuple[list[Found], list[str], Future[Any]]
+) -> pa.RecordBatch:
+    """Return the rows of a piece of the walk, waiting for the processes that read it."""
+    if isinstance(piece, pa.RecordBatch):
+        return piece
+    items, paths, future = piece
+    headers = iter(pool.rows(paths, future))
+    rows = []
+    for item in items:
+        header = skip(item.kind, item.reason) if item.kind else next(headers)
+        rows.append(
+            {
+                "kind": "",
+                "reason": "",
+                "mended": "",
+                **header,
+                "path": item.path,
+                "bytes": item.bytes,
+                "modified_ns": item.modified_ns,
+                "Source": item.source,
+            }
+        )
+    return pa.RecordBatch.from_pylist(rows, SCHEMA)
+
+
+def _lost(path: str) -> dict[str, Any]:
+    return skip(UNREADABLE, "the process that read it crashed; the file is damaged")
+
+
+class Previous:
+    """The table of headers of the scan before, read along with the walk.
+
+    Both are in the same order, so that one pass finds every row again. A row that is found is of
+    the same source and path, and of a file whose size and time have not changed. What could not be
+    read is never found: permissions may have been mended.
+
+    Args:
+        path: the table; where there is none, or other code wrote it, nothing is found.
+        sources: the names of the sources, in their order.
+    """
+
+    def __init__(self, path: Path, sources: Sequence[str]) -> None:
+        self._position = {name: position for position, name in enumerate(sources)}
+        self._batches = self._open(path)
+        self._batch: pa.RecordBatch = pa.RecordBatch.from_pylist([], SCHEMA)
+        self._rows: list[tuple[Any, ...]] = []
+        self._row = 0
+        self._advance(0)
+
+    @staticmethod
+    def _open(path: Path) -> Iterator[pa.RecordBatch]:
+        try:
+            table = pq.ParquetFile(path)
+        except (OSError, pa.ArrowInvalid):
+            return
+        with table:
+            if table.schema_arrow.equals(SCHEMA, check_metadata=True):
+                yield from table.iter_batches(ROWS)
+
+    def _advance(self, row: int) -> None:
+        self._row = row
+        while self._row >= len(self._rows):
+            batch = next(self._batches, None)
+            if batch is None:
+                self._rows = []
+                return
+            columns = ("Source", "path", "bytes", "modified_ns", "kind")
+            self._rows = list(zip(*(batch[name].to_pylist() for name in columns), strict=True))
+            self._batch, self._row = batch, 0
+
+    def find(self, item: Found) -> tuple[pa.RecordBatch, int] | None:
+        """Return the batch and the row of a file that need not be read again, or None."""
+        while self._rows:
+            source, path, size, modified, kind = self._rows[self._row]
+            if source == item.source and path == item.path:
+                place = self._batch, self._row
+                self._advance(self._row + 1)
+                same = (size, modified) == (item.bytes, item.modified_ns)
+                return place if same and not item.kind and kind not in (UNREADABLE, LINK) else None
+            here = (self._position.get(source, -1), Found(source, path).order())
+            if here > (self._position[item.source], item.order()):
+                return None
+            self._advance(self._row + 1)
+        return None
+
+
+class RowGroups:
+    """A Parquet file that is written in row groups of the same size, whatever comes in pieces."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._held: list[pa.RecordBatch] = []
+        self._rows = 0
+
+    def __enter__(self) -> RowGroups:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._write(self._rows)
+        self._writer.close()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        self._held.append(batch)
+        self._rows += len(batch)
+        while self._rows >= ROWS:
+            self._write(ROWS)
+
+    def _write(self, rows: int) -> None:
+        if rows:
+            table = pa.Table.from_batches(self._held, SCHEMA)
+            self._writer.write_table(table.slice(0, rows).combine_chunks(), row_group_size=rows)
+            self._held = table.slice(rows).to_batches()
+            self._rows -= rows
+
+
+def _write_tables(work: Path, threads: int) -> dict[str, int]:
+    """Derive instances, series and what was skipped from the headers; count them."""
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": MEMORY,
+        "temp_directory": str(work / "spill"),
+        "threads": threads,
+        "preserve_insertion_order": True,
+    }
+    columns = ", ".join(
+        "n AS NumberOfInstances" if name == "NumberOfInstances" else f'h."{name}"'
+        for name in COLUMNS
+    )
+    with duckdb.connect(str(work / "tables.duckdb"), config=config) as connection:
+        connection.execute(
+            f"CREATE VIEW headers AS FROM read_parquet({_quoted(work / 'headers.parquet')})"
+        )
+        connection.execute(
+            "CREATE TABLE firsts AS SELECT SOPInstanceUID, min(path) AS path FROM headers"
+            " WHERE kind = '' GROUP BY SOPInstanceUID"
+        )
+        _copy(
+            connection,
+            work / "instances.parquet",
+            f"SELECT {', '.join(f'h.{name}' for name in INSTANCE_COLUMNS)}"
+            " FROM headers h JOIN firsts USING (path) WHERE h.kind = '' ORDER BY path",
+        )
+        _copy(
+            connection,
+            work / "series.parquet",
+            f"SELECT {columns} FROM headers h JOIN (SELECT min(path) AS path, count(*) AS n FROM"
+            f" read_parquet({_quoted(work / 'instances.parquet')}) GROUP BY SeriesInstanceUID)"
+            " USING (path) WHERE h.kind = '' ORDER BY h.SeriesInstanceUID",
+        )
+        _copy(
+            connection,
+            work / "skipped.parquet",
+            "SELECT path, kind, reason FROM headers WHERE kind <> '' UNION ALL"
+            " SELECT h.path, 'duplicate', 'the same SOP Instance UID as ' || firsts.path"
+            " FROM headers h JOIN firsts USING (SOPInstanceUID)"
+            " WHERE h.kind = '' AND h.path <> firsts.path ORDER BY path, kind",
+        )
+        _copy(
+            connection,
+            work / "mended.parquet",
+            "SELECT path, mended AS reason FROM headers"
+            " WHERE kind = '' AND mended <> '' ORDER BY path",
+        )
+        kinds = dict(
+            connection.execute(
+                "SELECT kind, count(*) FROM read_parquet(?) GROUP BY kind",
+                [str(work / "skipped.parquet")],
+            ).fetchall()
+        )
+        dicom, mended = _row(
+            connection,
+            "SELECT count(*) FILTER (kind = ''), count(*) FILTER (kind = '' AND mended <> '')"
+            " FROM headers",
+        )
+        series, patients = _row(
+            connection,
+            "SELECT count(*), count(DISTINCT nullif(PatientID, ''))"
+            f" FROM read_parquet({_quoted(work / 'series.parquet')})",
+        )
+    (work / "tables.duckdb").unlink()
+    unreadable, foreign = kinds.get("unreadable", 0), kinds.get("not_dicom", 0)
     return {
-        **row,
-        "path": str(path),
-        "bytes": status.st_size,
-        "modified_ns": status.st_mtime_ns,
+        "files": dicom + unreadable + foreign,
+        "dicom_files": dicom + unreadable,
+        "not_dicom": foreign,
+        "unreadable": unreadable,
+        "duplicates": kinds.get("duplicate", 0),
+        "links": kinds.get(LINK, 0),
+        "mended": mended,
+        "series": series,
+        "patients": patients,
     }
 
 
-def _skip(path: Path, kind: str, reason: str) -> dict[str, str]:
-    return {"path": str(path), "kind": kind, "reason": reason}
+def _copy(connection: duckdb.DuckDBPyConnection, path: Path, query: str) -> None:
+    connection.execute(f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
 
 
-def _row(dataset: FileDataset) -> dict[str, Any]:
-    row = {name: _value(dataset.get(name), COLUMNS.get(name, "VARCHAR")) for name in PER_SERIES}
-    row["SOPInstanceUID"] = _value(dataset.get("SOPInstanceUID"), "VARCHAR")
-    row["TransferSyntaxUID"] = str(dataset.file_meta.get("TransferSyntaxUID") or "")
-    spacing = dataset.get("PixelSpacing") or [None, None]
-    row["PixelSpacingRow"] = _value(spacing[0], "DOUBLE")
-    row["PixelSpacingColumn"] = _value(spacing[1], "DOUBLE")
+def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    row = connection.execute(query).fetchone()
+    assert row is not None
     return row
 
 
-def _value(value: Any, kind: str) -> Any:
-    """Return a header value as the column's type; an absent one as empty text or None."""
-    if kind == "VARCHAR":
-        if value is None:
-            return ""
-        return "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
-    if isinstance(value, MultiValue):
-        value = value[0] if len(value) else None
-    if value is None or value == "":
-        return None
-    return float(value) if kind == "DOUBLE" else int(value)
-
-
-def _distinct(
-    headers: list[dict[str, Any]],
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """Keep the first file by path of each SOP Instance UID; the others are duplicates."""
-    first: dict[str, dict[str, Any]] = {}
-    duplicates = []
-    for row in sorted(headers, key=lambda row: row["path"]):
-        kept = first.setdefault(row["SOPInstanceUID"], row)
-        if kept is not row:
-            duplicates.append(
-                _skip(row["path"], "duplicate", f"the same SOP Instance UID as {kept['path']}")
-            )
-    return list(first.values()), duplicates
-
-
-def _series_table(instances: list[dict[str, Any]]) -> pd.DataFrame:
-    """Describe each series by its first instance by path, and count its instances."""
-    types = {"VARCHAR": "str", "DOUBLE": "float64", "BIGINT": "Int64"}
-    frame = pd.DataFrame(instances, columns=[*COLUMNS, "SOPInstanceUID", "path", "bytes"])
-    counts = frame.groupby("SeriesInstanceUID").size()
-    series = frame.drop_duplicates("SeriesInstanceUID").sort_values("SeriesInstanceUID")
-    series["NumberOfInstances"] = series["SeriesInstanceUID"].map(counts)
-    series = series[list(COLUMNS)].reset_index(drop=True)
-    return series.astype({name: types[kind] for name, kind in COLUMNS.items()})
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

@@ -1,0 +1,374 @@
+"""Read what the catalog needs of one file's header: dicomsdl first, pydicom where it is in doubt.
+
+dicomsdl maps the file and parses it in C++, which is many times faster than pydicom. Only the raw
+bytes of the elements are taken from it: its own decoding never ends on text that is not valid in
+its character set. What is not plain is read again by pydicom, whose values count.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import dicomsdl
+from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataset import Dataset, FileDataset
+from pydicom.filereader import read_partial
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    MediaStorageDirectoryStorage,
+    PrivateTransferSyntaxes,
+)
+
+from jipflow.catalog.columns import COLUMNS
+from jipflow.uids import series_stand_in, study_stand_in
+
+ATTRIBUTES = tuple(
+    name
+    for name in COLUMNS
+    if name
+    not in {
+        "NumberOfInstances",
+        "Source",
+        "PixelSpacingRow",
+        "PixelSpacingColumn",
+        "TransferSyntaxUID",
+    }
+)
+"""The columns that are attributes of the data set under the same name."""
+
+HEADER_COLUMNS = (*ATTRIBUTES, "PixelSpacingRow", "PixelSpacingColumn", "TransferSyntaxUID")
+"""The columns of the catalog that a header fills."""
+
+NOT_DICOM, UNREADABLE = "not_dicom", "unreadable"
+
+LAST_TAG = 0x00541002
+"""dicomsdl stops here: just after Units (0054,1001), the last attribute of an ordinary image."""
+
+LAST_ENHANCED_TAG = 0x52009229
+"""pydicom stops after the Shared Functional Groups Sequence: enhanced objects keep spacing there."""
+
+CODECS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-1", b"ISO_IR 192": "utf-8"}
+"""Specific Character Sets (PS3.3 C.12.1.1.2) that one Python codec decodes as pydicom does."""
+
+WITHOUT_PIXELS = frozenset({"RTSTRUCT", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "REG", "DOC"})
+"""Modalities (PS3.3 C.7.3.1.1.1) whose objects have no Rows."""
+
+ARCHIVES = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"7z\xbc\xaf": "7-zip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+}
+"""First bytes of compressed files, in which people keep images that the catalog cannot see."""
+
+
+class Doubt(Exception):
+    """The fast reader is not sure of a value; pydicom decides."""
+
+
+class Element(NamedTuple):
+    """How a column is read by the fast reader.
+
+    Attributes:
+        name: the column.
+        tag: the DICOM tag.
+        vr: its value representation in the dictionary, as dicomsdl has it.
+        read: turns raw bytes and the codec of the file's character set into the column's value.
+        empty: the column's value where the element is absent or blank.
+    """
+
+    name: str
+    tag: int
+    vr: Any
+    read: Callable[[bytes, str | None], Any]
+    empty: str | None
+
+
+def read_header(path: str) -> dict[str, Any]:
+    """Read the catalog's columns of one file, without its pixels.
+
+    Args:
+        path: a regular file.
+
+    Returns:
+        SOPInstanceUID, the columns `HEADER_COLUMNS`, and ``mended``: what was put in for a missing
+        UID or left out as no number, empty where all was well. Of a file that is not taken in,
+        ``kind`` (``not_dicom`` or ``unreadable``) and ``reason`` instead.
+    """
+    try:
+        return read_fast(path)
+    except (Doubt, dicomsdl.DicomException, ValueError, MemoryError):
+        return read_surely(path)
+
+
+def read_fast(path: str) -> dict[str, Any]:
+    """Read a header by dicomsdl.
+
+    Raises:
+        Doubt: a value is not plain; `read_surely` decides.
+        dicomsdl.DicomException: the file cannot be parsed.
+        ValueError: a number or a text cannot be decoded.
+    """
+    element = dicomsdl.open_file(path, LAST_TAG).getDataElement
+    charset = element(0x00080005).toBytes().rstrip(b"\0 ")
+    codec = CODECS.get(charset)
+    row: dict[str, Any] = {}
+    for name, tag, vr, read, empty in _ELEMENTS:
+        found = element(tag)
+        raw = found.toBytes()
+        if not raw:
+            row[name] = empty
+        elif found.vr() != vr:
+            raise Doubt
+        else:
+            row[name] = read(raw, codec)
+    spacing = element(0x00280030).toBytes()
+    if not spacing.strip(b"\0 "):
+        row["PixelSpacingRow"] = row["PixelSpacingColumn"] = None
+    else:
+        first, second = spacing.rstrip(b"\0").split(b"\\")
+        row["PixelSpacingRow"], row["PixelSpacingColumn"] = _number(first), _number(second)
+    syntax = _fixed_text(element(0x00020010).toBytes(), None)
+    row["TransferSyntaxUID"] = syntax
+    # A damaged length makes dicomsdl end early, which shows by what an image cannot be without.
+    # Spacing of multi-frame objects stands in sequences that are beyond LAST_TAG.
+    plain = (
+        syntax not in _SLOW_SYNTAXES
+        and element(0x00020002).toBytes().rstrip(b"\0 ") != _DIRECTORY
+        and row["SOPInstanceUID"]
+        and row["SeriesInstanceUID"]
+        and row["StudyInstanceUID"]
+        and "\\" not in row["SOPInstanceUID"] + row["SeriesInstanceUID"] + row["StudyInstanceUID"]
+        and (row["Rows"] is not None or row["Modality"] in WITHOUT_PIXELS)
+        and row["Modality"] != "SEG"
+        and not element(_NUMBER_OF_FRAMES).toBytes()
+    )
+    if not plain:
+        raise Doubt
+    row["mended"] = ""
+    return row
+
+
+def read_surely(path: str) -> dict[str, Any]:
+    """Read a header by pydicom; see `read_header`."""
+    try:
+        # Its warnings quote values, which may be a patient's, and the log keeps no such thing.
+        with warnings.catch_warnings(), open(path, "rb") as stream:
+            warnings.simplefilter("ignore")
+            start = stream.read(132)
+            stream.seek(0)
+            if start[128:] != b"DICM" and not _looks_like_dicom(start):
+                return skip(NOT_DICOM, _foreign(start))
+            dataset = read_partial(stream, _beyond, force=True)
+            return _judge(dataset, path)
+    except Exception as error:  # a damaged file: pydicom raises whatever its parser met
+        return skip(UNREADABLE, f"{type(error).__name__}: {_without_path(error)}")
+
+
+def skip(kind: str, reason: str) -> dict[str, Any]:
+    """Return the row of a file that is not taken in."""
+    return {"kind": kind, "reason": reason}
+
+
+def header_row(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
+    """Return the catalog's columns of a data set, and the names of those that are no numbers.
+
+    Enhanced multi-frame objects state thickness and spacing once for all frames in the Pixel
+    Measures of their Shared Functional Groups (PS3.3 C.7.6.16.2.1); these fill the columns too.
+    """
+    broken: list[str] = []
+
+    def take(source: Dataset, name: str, kind: str, column: str, position: int = 0) -> Any:
+        try:
+            return _value(source.get(name), kind, position)
+        except Exception:  # a damaged value: pydicom raises whatever its decoder met
+            broken.append(column)
+            return None
+
+    row = {name: take(dataset, name, COLUMNS[name], name) for name in ATTRIBUTES}
+    row["SOPInstanceUID"] = take(dataset, "SOPInstanceUID", "VARCHAR", "SOPInstanceUID")
+    measures = _pixel_measures(dataset)
+    spaced = dataset if dataset.get("PixelSpacing") else measures
+    row["PixelSpacingRow"] = take(spaced, "PixelSpacing", "DOUBLE", "PixelSpacingRow")
+    row["PixelSpacingColumn"] = take(spaced, "PixelSpacing", "DOUBLE", "PixelSpacingColumn", 1)
+    for name in ("SliceThickness", "SpacingBetweenSlices"):
+        if row[name] is None and name not in broken:
+            row[name] = take(measures, name, "DOUBLE", name)
+    meta = getattr(dataset, "file_meta", Dataset())
+    row["TransferSyntaxUID"] = str(meta.get("TransferSyntaxUID") or "")
+    return row, broken
+
+
+def _judge(dataset: FileDataset, path: str) -> dict[str, Any]:
+    """Turn a data set into the file's row: mend its UIDs, or say why it is not taken in."""
+    if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+        return skip(NOT_DICOM, "a DICOMDIR, which lists files but holds none")
+    row, broken = header_row(dataset)
+    notes = [f"{name} is no number and is left empty" for name in broken]
+    if not row["SOPInstanceUID"]:
+        row["SOPInstanceUID"] = str(dataset.file_meta.get("MediaStorageSOPInstanceUID") or "")
+        notes.append("SOPInstanceUID is taken from the file meta information")
+    absent = [name for name in ("StudyInstanceUID", "SeriesInstanceUID") if not row[name]]
+    goes_on = max(dataset.keys(), default=0) > 0x0020000E
+    if not row["SOPInstanceUID"]:
+        return skip(UNREADABLE, "SOPInstanceUID is missing, in the file meta information too")
+    if absent and not goes_on:
+        return skip(UNREADABLE, f"{' and '.join(absent)} missing; is the file cut short?")
+    if absent and not row["Modality"]:
+        return skip(UNREADABLE, f"{', '.join(absent)} and Modality missing; no object of a study")
+    if "StudyInstanceUID" in absent:
+        row["StudyInstanceUID"] = study_stand_in(
+            row["PatientID"], row["StudyDate"], _value(dataset.get("StudyTime"), "VARCHAR")
+        )
+        notes.append("StudyInstanceUID is derived from PatientID, StudyDate and StudyTime")
+    if "SeriesInstanceUID" in absent:
+        number = "" if row["SeriesNumber"] is None else str(row["SeriesNumber"])
+        row["SeriesInstanceUID"] = series_stand_in(
+            os.path.dirname(path), row["PatientID"], row["StudyInstanceUID"], number
+        )
+        notes.append("SeriesInstanceUID is derived from the folder, the study and SeriesNumber")
+    row["mended"] = "; ".join(notes)
+    return row
+
+
+def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return tag > LAST_ENHANCED_TAG
+
+
+def _looks_like_dicom(start: bytes) -> bool:
+    """Whether a file without preamble begins as a data set does: group 0002 or 0008, in either
+    byte order, with a small element number (PS3.10 section 7.1 asks for the preamble)."""
+    little = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"
+    big = start[:2] == b"\x00\x08" and start[2:3] == b"\x00"
+    return len(start) >= 8 and (little or big)
+
+
+def _foreign(start: bytes) -> str:
+    if not start:
+        return "an empty file"
+    for magic, name in ARCHIVES.items():
+        if start.startswith(magic):
+            return f"a {name} file; unpack it if it holds images"
+    return "no DICOM file meta information"
+
+
+def _without_path(error: Exception) -> str:
+    return str(error.strerror) if isinstance(error, OSError) else str(error)
+
+
+def _pixel_measures(dataset: Dataset) -> Dataset:
+    for shared in dataset.get("SharedFunctionalGroupsSequence") or ():
+        for measures in shared.get("PixelMeasuresSequence") or ():
+            return measures
+    return Dataset()
+
+
+def _value(value: Any, kind: str, position: int = 0) -> Any:
+    """Return a header value as the column's type; an absent one as empty text or None.
+
+    Raises:
+        ValueError: it is no finite number, or one that 64 bits cannot hold.
+    """
+    if kind == "VARCHAR":
+        if value is None:
+            return ""
+        text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
+        # Text that came without a character set may hold what Parquet's UTF-8 cannot.
+        return text.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, MultiValue | list):
+        value = value[position] if len(value) else None
+    elif position and value is not None and value != "":
+        raise ValueError("one value where two belong")
+    if value is None or value == "":
+        return None
+    number = float(value) if kind == "DOUBLE" else int(value)
+    if not math.isfinite(number) or (kind == "BIGINT" and abs(number) >= 2**63):
+        raise ValueError("not a number that the column can hold")
+    return number
+
+
+def _number(raw: bytes) -> float:
+    number = float(raw)
+    if not math.isfinite(number):
+        raise Doubt
+    return number
+
+
+def _decimal(raw: bytes, codec: str | None) -> float | None:
+    raw = raw.rstrip(b"\0 ")
+    return _number(raw) if raw else None
+
+
+def _integer(raw: bytes, codec: str | None) -> int | None:
+    raw = raw.rstrip(b"\0 ")
+    if not raw:
+        return None
+    number = int(raw)
+    if abs(number) >= 2**31:
+        raise Doubt
+    return number
+
+
+def _short(raw: bytes, codec: str | None) -> int:
+    if len(raw) != 2:
+        raise Doubt
+    return int.from_bytes(raw, "little")
+
+
+def _fixed_text(raw: bytes, codec: str | None) -> str:
+    """Text of a repertoire that the character set does not change (PS3.5 section 6.1.2.2)."""
+    return raw.decode("latin-1").rstrip("\0 ")
+
+
+def _text(raw: bytes, codec: str | None) -> str:
+    if b"\x1b" in raw or (codec is None and (b"~" in raw or not raw.isascii())):
+        raise Doubt
+    text = raw.decode(codec or "ascii")
+    if "\\" in text:
+        return "\\".join(part.rstrip("\0 ") for part in text.split("\\"))
+    return text.rstrip("\0 ")
+
+
+_READERS: dict[str, Callable[[bytes, str | None], Any]] = {
+    "DS": _decimal,
+    "IS": _integer,
+    "US": _short,
+    "LO": _text,
+    "SH": _text,
+    "CS": _fixed_text,
+    "UI": _fixed_text,
+    "DA": _fixed_text,
+    "TM": _fixed_text,
+    "AS": _fixed_text,
+}
+
+_NUMBER_OF_FRAMES = 0x00280008
+
+_DIRECTORY = MediaStorageDirectoryStorage.encode()
+
+_SLOW_SYNTAXES = frozenset(
+    {"", ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, *PrivateTransferSyntaxes}
+)
+
+
+def _elements() -> Iterator[Element]:
+    for name in ("SOPInstanceUID", *ATTRIBUTES):
+        tag = tag_for_keyword(name)
+        assert tag is not None, name
+        vr = dictionary_VR(tag)
+        empty = "" if COLUMNS.get(name, "VARCHAR") == "VARCHAR" else None
+        yield Element(name, tag, getattr(dicomsdl.VR, vr), _READERS[vr], empty)
+
+
+_ELEMENTS = tuple(_elements())
+
+dicomsdl.set_loglevel(dicomsdl.LogLevel.DISABLE)

@@ -1,0 +1,85 @@
+"""Processes that read files, and go on when a file kills one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from types import TracebackType
+from typing import Any, Self
+
+Read = Callable[[str], dict[str, Any]]
+
+
+class ReadingPool:
+    """Applies a function to files in several processes.
+
+    A parser in C++ may crash on a damaged file and take its process with it. The files that were
+    lost so are read again in a process of their own, in ever smaller lots, until the one that kills
+    its reader is found; it gets the row of `lost`, and all others get theirs.
+
+    Args:
+        read: a module-level function from path to row.
+        careful: reads a file that killed `read`.
+        lost: gives the row of a file that kills `careful` too.
+        processes: how many read at once.
+    """
+
+    def __init__(self, read: Read, careful: Read, lost: Read, processes: int) -> None:
+        self._read = read
+        self._careful = careful
+        self._lost = lost
+        self._processes = max(1, processes)
+        self._pool = self._new_pool(self._processes)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, paths: Sequence[str]) -> Future[list[dict[str, Any]]]:
+        """Begin to read files; `rows` waits for them."""
+        try:
+            return self._pool.submit(_read_all, self._read, paths)
+        except BrokenProcessPool:
+            self._pool.shutdown()
+            self._pool = self._new_pool(self._processes)
+            return self._pool.submit(_read_all, self._read, paths)
+
+    def rows(
+        self, paths: Sequence[str], future: Future[list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """Return the row of each path that was submitted as `future`."""
+        try:
+            return future.result()
+        except BrokenProcessPool:
+            return self._isolated(self._read, paths)
+
+    def _isolated(self, read: Read, paths: Sequence[str]) -> list[dict[str, Any]]:
+        try:
+            with self._new_pool(1) as pool:
+                return pool.submit(_read_all, read, paths).result()
+        except BrokenProcessPool:
+            pass
+        if len(paths) > 1:
+            half = len(paths) // 2
+            return self._isolated(read, paths[:half]) + self._isolated(read, paths[half:])
+        if read is self._read:
+            return self._isolated(self._careful, paths)
+        return [self._lost(path) for path in paths]
+
+    @staticmethod
+    def _new_pool(processes: int) -> ProcessPoolExecutor:
+        # A fork of a process in which a library has started threads may hang.
+        return ProcessPoolExecutor(processes, mp_context=get_context("forkserver"))
+
+
+def _read_all(read: Read, paths: Sequence[str]) -> list[dict[str, Any]]:
+    return [read(path) for path in paths]

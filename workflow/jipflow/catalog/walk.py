@@ -1,0 +1,165 @@
+"""Find the files of the sources, in an order that never changes, whatever the folders hold."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from jipflow.catalog.headers import NOT_DICOM, UNREADABLE
+
+LINK = "link"
+
+SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a block device",
+    stat.S_IFCHR: "a character device",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A file below a source, or what stands in its place.
+
+    Attributes:
+        source: name of the source.
+        path: its path; where the name is not UTF-8, with escapes in place of the bytes that are
+            not.
+        bytes: its size.
+        modified_ns: time of its last change, in nanoseconds since 1970.
+        kind: empty for a file to read, else why it is not: ``not_dicom``, ``unreadable`` or
+            ``link`` (a folder that is looked at elsewhere).
+        reason: says more.
+    """
+
+    source: str
+    path: str
+    bytes: int = 0
+    modified_ns: int = 0
+    kind: str = ""
+    reason: str = ""
+
+    def order(self) -> tuple[str, ...]:
+        """Return what files of one source are sorted by."""
+        return PurePath(self.path).parts
+
+
+@dataclass
+class Walk:
+    """A walk through the folders of all sources.
+
+    Links to folders are followed where they lead out of the sources; a folder is looked at once,
+    by whatever ways it can be reached. What is kept in memory grows with the depth of the folders,
+    the names in one folder and the number of links, not with the number of files.
+
+    Args:
+        sources: the site's folder sources, each with name and path.
+    """
+
+    sources: Sequence[dict[str, Any]]
+    _roots: dict[str, str] = field(default_factory=dict)
+    _followed: set[str] = field(default_factory=set)
+
+    def __iter__(self) -> Iterator[Found]:
+        real = [(source, os.path.realpath(source["path"])) for source in self.sources]
+        self._roots = {path: source["name"] for source, path in reversed(real)}
+        self._followed = set()
+        for source, path in real:
+            if self._roots[path] == source["name"]:
+                yield from self._below(source["name"], str(source["path"]), path)
+            else:
+                reason = f"the folder of source {self._roots[path]}, which is looked at there"
+                yield Found(source["name"], str(source["path"]), kind=LINK, reason=reason)
+
+    def _below(self, source: str, root: str, real_root: str) -> Iterator[Found]:
+        stack: list[tuple[str, Iterator[os.DirEntry[str] | Found]]] = [
+            (real_root, _entries(source, root))
+        ]
+        while stack:
+            real_parent, entries = stack[-1]
+            entry = next(entries, None)
+            if entry is None:
+                stack.pop()
+            elif isinstance(entry, Found):
+                yield entry
+            else:
+                found = self._look_at(source, entry, real_parent)
+                if isinstance(found, Found):
+                    yield found
+                else:
+                    stack.append((found, _entries(source, entry.path)))
+
+    def _look_at(self, source: str, entry: os.DirEntry[str], real_parent: str) -> Found | str:
+        """Return what an entry of a folder is; of a folder to look into, its real path."""
+        path = _text(entry.path)
+        try:
+            status = entry.stat()
+        except OSError as error:
+            return Found(source, path, kind=UNREADABLE, reason=_why(error, entry))
+        if stat.S_ISDIR(status.st_mode):
+            return self._folder(source, entry, real_parent)
+        if not stat.S_ISREG(status.st_mode):
+            what = SPECIAL.get(stat.S_IFMT(status.st_mode), "no regular file")
+            return Found(source, path, kind=NOT_DICOM, reason=f"{what}, which is not opened")
+        if path != entry.path:
+            reason = "the name of the file or of a folder above it is not UTF-8; rename it"
+            return Found(source, path, status.st_size, kind=UNREADABLE, reason=reason)
+        if entry.name.startswith(".partial-") or entry.name.endswith(".partial"):
+            reason = "its name says that it is still being written"
+            return Found(source, path, status.st_size, kind=NOT_DICOM, reason=reason)
+        return Found(source, path, status.st_size, status.st_mtime_ns)
+
+    def _folder(self, source: str, entry: os.DirEntry[str], real_parent: str) -> Found | str:
+        linked = entry.is_symlink()
+        real = os.path.realpath(entry.path) if linked else os.path.join(real_parent, entry.name)
+        elsewhere = ""
+        if real in self._roots:
+            elsewhere = f"the folder of source {self._roots[real]}, which is looked at there"
+        elif real in self._followed:
+            elsewhere = "a folder that another link leads to, and that is looked at there"
+        elif linked and self._inside(real):
+            elsewhere = "a link to a folder that is looked at in its own place"
+        if elsewhere:
+            return Found(source, _text(entry.path), kind=LINK, reason=elsewhere)
+        if linked:
+            self._followed.add(real)
+        return real
+
+    def _inside(self, real: str) -> bool:
+        """Whether a folder lies below one that is looked at."""
+        parent = os.path.dirname(real)
+        while parent != real:
+            if parent in self._roots or parent in self._followed:
+                return True
+            real, parent = parent, os.path.dirname(parent)
+        return parent in self._roots or parent in self._followed
+
+
+def _entries(source: str, folder: str) -> Iterator[os.DirEntry[str] | Found]:
+    """Yield the entries of a folder by name; where it cannot be read, that."""
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        reason = f"the folder cannot be read: {error.strerror}"
+        yield Found(source, _text(folder), kind=UNREADABLE, reason=reason)
+        return
+    yield from listed
+
+
+def _why(error: OSError, entry: os.DirEntry[str]) -> str:
+    if error.errno == errno.ELOOP:
+        return "a link that leads back to itself"
+    if error.errno == errno.ENOENT and entry.is_symlink():
+        return "a link to nothing"
+    return str(error.strerror)
+
+
+def _text(path: str) -> str:
+    """Return a path that Parquet can hold: as it is, or with escapes for what is not UTF-8."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
