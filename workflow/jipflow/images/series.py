@@ -167,9 +167,9 @@ def read_series(
 ) -> list[Dataset]:
     """Read the instances of a series and sort them by slice position.
 
-    A blank SeriesInstanceUID is replaced by that of `series`, a blank SOPInstanceUID by that of
-    the file meta information, and a blank StudyInstanceUID by its stand-in (`jipflow.uids`).
-    Of slices that are there twice with the same pixels one is left out.
+    A blank SeriesInstanceUID is replaced by that of `series`, blank SOP Class and Instance UIDs by
+    those of the file meta information, and a blank StudyInstanceUID by its stand-in
+    (`jipflow.uids`). Of slices that are there twice with the same pixels one is left out.
 
     Args:
         series: the series and its files.
@@ -205,11 +205,11 @@ def _load(series: Series, *, pixels: bool, decode: bool, notes: list[str] | None
     notes = [] if notes is None else notes
     name = f"series {series.series_uid}"
     planes = []
-    mended = set()
+    mended: dict[str, None] = {}
     for path in series.paths:
         dataset = _read(path, pixels)
+        mended.update(dict.fromkeys(_mend_uids(dataset, series.series_uid)))
         _check_object(path, dataset, name)
-        mended.update(_mend_uids(dataset, series.series_uid))
         headers = frame_headers(dataset)
         for header in headers:
             _check_geometry(path, header)
@@ -229,9 +229,7 @@ def _load(series: Series, *, pixels: bool, decode: bool, notes: list[str] | None
             "multi-frame image as a series of its own.",
         )
     if mended:
-        notes.append(
-            f"UIDs missing in the files were replaced by stand-ins: {', '.join(sorted(mended))}."
-        )
+        notes.append(f"UIDs missing in the files were replaced by stand-ins: {', '.join(mended)}.")
     return _sorted_planes(planes, name, notes)
 
 
@@ -334,6 +332,7 @@ def _read(path: Path, pixels: bool) -> Dataset:
 def _mend_uids(dataset: Dataset, series_uid: str) -> list[str]:
     """Give a data set the UIDs that it lacks; returns their names."""
     stand_ins = {
+        "SOPClassUID": lambda: dataset.file_meta.get("MediaStorageSOPClassUID", ""),
         "SOPInstanceUID": lambda: dataset.file_meta.get("MediaStorageSOPInstanceUID", ""),
         "SeriesInstanceUID": lambda: series_uid,
         "StudyInstanceUID": lambda: study_stand_in(
