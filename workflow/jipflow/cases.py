@@ -102,6 +102,10 @@ class Reason(Coded):
         "Segments overlap, which a labelmap DICOM-SEG cannot hold",
     )
     PUBLISH_REJECTED = ("publish_rejected", "The PACS refused the object")
+    CHANGED_OUTPUT = (
+        "changed_output",
+        "A file is missing or was changed after the stage that made it",
+    )
     FEATURE_FAILED = ("feature_failed", "The feature's calculation raised an error")
     NOT_FINITE = ("not_finite", "The feature's value is not a finite number")
     MASK_TOO_SMALL = ("mask_too_small", "Too few voxels for the feature")
@@ -280,8 +284,8 @@ def attempt(case_id: str, stage: str, item: str, work: Callable[[], Made], root:
     """Run the work on one item of a case and turn what happens into its outcome.
 
     A `CaseFault` becomes its own reason; any other error becomes ``unexpected_error`` with the
-    place it was raised. Running out of memory is not the case's fault: it is raised again, for the
-    workflow to retry the job with more.
+    place it was raised. Running out of memory and a `StageError` are not the case's fault: they are
+    raised again, for the workflow to retry the job.
 
     Args:
         case_id: pseudonym of the case.
@@ -302,7 +306,7 @@ def attempt(case_id: str, stage: str, item: str, work: Callable[[], Made], root:
     except CaseFault as fault:
         outcome.status, outcome.reason = Status.FAILED, fault.reason.value
         outcome.message = fault.message
-    except MemoryError:
+    except (MemoryError, StageError):
         raise
     except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]

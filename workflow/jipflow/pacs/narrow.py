@@ -22,6 +22,7 @@ from pydicom.datadict import dictionary_VR
 
 from jipflow.catalog.columns import COLUMNS
 from jipflow.catalog.query import FilterError, filter_steps
+from jipflow.pacs.archive import ANY_UID
 
 MOST_QUERIES = 64
 """Most queries that a filter is split into; beyond it they are joined to wider ones."""
@@ -31,7 +32,6 @@ LONGEST = {"CS": 16, "LO": 64}
 """Characters that a value may have (PS3.5 table 6.2-1)."""
 UNSAFE = {"CS": re.compile(r"[^A-Z0-9 _]"), "LO": re.compile(r"[^ -~]|[*?,\"]")}
 """Characters that some PACS would match otherwise than as themselves."""
-UID = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+")
 DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)")
 LAST_CHARACTER = "\U0010ffff"
 
@@ -422,7 +422,7 @@ def _text(column: str, pieces: list[str]) -> Conjunction:
             return {column: Interval(pieces[0], pieces[0] + "\0")}
         return {column: Interval(pieces[0], pieces[0] + LAST_CHARACTER)} if pieces[0] else {}
     if vr == "UI":
-        known = len(pieces) == 1 and len(pieces[0]) <= 64 and UID.fullmatch(pieces[0])
+        known = len(pieces) == 1 and ANY_UID.fullmatch(pieces[0])
         return {column: Uids(frozenset(pieces))} if known else {}
     # A backslash parts values, and a key is compared with each of them.
     if vr not in LONGEST or any("\\" in piece for piece in pieces):

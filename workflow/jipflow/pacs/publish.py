@@ -1,0 +1,191 @@
+"""Stage `publish`: send the DICOM objects of a shard to a PACS, each of them once."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pydicom
+
+from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, Status, attempt, blocked
+from jipflow.config import Settings
+from jipflow.files import sha256_file
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, open_archive
+
+STAGE = "publish"
+MAKERS = {"seg": "encode", "sr": "document"}
+"""The stage that makes each kind of object, in the order of sending: the report refers to the
+segmentation."""
+NAMES = {"seg": "the DICOM-SEG", "sr": "the DICOM-SR"}
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+TRIES = 2
+"""How often an object is sent before the job gives up."""
+PAUSE = 2.0
+"""Seconds before an object is sent again."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A line of the receipts: an object that the PACS has acknowledged.
+
+    Attributes:
+        sop_instance_uid: of the object.
+        sha256: of the file that was sent.
+        to: name of the PACS among the site's sources.
+        output: the file, relative to the results.
+        at: when it was acknowledged, in UTC (ISO 8601).
+        note: what the PACS remarked, or that it had the object already.
+    """
+
+    sop_instance_uid: str
+    sha256: str
+    to: str
+    output: str
+    at: str
+    note: str
+
+
+class Receipts:
+    """The acknowledgements of a shard: a file of JSON lines that is only appended to.
+
+    Args:
+        path: the file; a last line that a killed run left half written is dropped.
+
+    Raises:
+        StageError: another line is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._sent: dict[tuple[str, str], Sent] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content.rpartition(b"\n")[0].splitlines()
+        for number, line in enumerate(whole, start=1):
+            try:
+                sent = Sent(**json.loads(line))
+            except (ValueError, TypeError):
+                raise StageError(
+                    f"{path}: line {number} is damaged; remove it. What it stood for is then "
+                    "looked up in the PACS."
+                ) from None
+            self._sent[sent.to, sent.sop_instance_uid] = sent
+        end = content.rfind(b"\n") + 1
+        if end < len(content):
+            os.truncate(path, end)
+
+    def find(self, to: str, sop_instance_uid: str) -> Sent | None:
+        """Return the latest receipt of an object."""
+        return self._sent.get((to, sop_instance_uid))
+
+    def add(self, sent: Sent) -> None:
+        """Append a receipt; it is on the disk when this returns."""
+        with open(self.path, "ab") as stream:
+            stream.write(json.dumps(asdict(sent), sort_keys=True).encode() + b"\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._sent[sent.to, sent.sop_instance_uid] = sent
+
+
+def run(
+    made: Sequence[Outcome], settings: Settings, results: Path, receipts: Path
+) -> list[Outcome]:
+    """Send what stages `encode` and `document` made, where the site publishes.
+
+    Args:
+        made: the outcomes of both stages for a shard.
+        settings: of the site and the protocol; ``site.publish`` names the PACS and the objects.
+        results: the protocol's results folder, which the outcomes' outputs are relative to.
+        receipts: the shard's file of acknowledgements; what stands there is not sent again.
+
+    Returns:
+        An outcome for each case and segmentation.
+
+    Raises:
+        StageError: the PACS does not answer.
+    """
+    publish = settings.site["publish"]
+    (source,) = (s for s in settings.site["sources"] if s["name"] == publish["to"])
+    known = Receipts(receipts)
+    kinds = [kind for kind in MAKERS if kind in publish["objects"]]
+    by_stage = {(o.case_id, o.item, o.stage): o for o in made}
+    outcomes = []
+    with open_archive(source) as archive:
+        for case_id, item in sorted({(o.case_id, o.item) for o in made}):
+            parts = {
+                kind: outcome
+                for kind in kinds
+                if (outcome := by_stage.get((case_id, item, MAKERS[kind]))) is not None
+            }
+            work = partial(_publish, archive, parts, results, known)
+            outcome = attempt(case_id, STAGE, item, work, results)
+            lost = [kind for kind, part in parts.items() if part.status is not Status.OK]
+            if lost and outcome.status is Status.OK:
+                outcome = blocked(case_id, STAGE, item, NAMES[lost[0]])
+            outcomes.append(outcome)
+    return outcomes
+
+
+def _publish(
+    archive: Archive, parts: dict[str, Outcome], results: Path, receipts: Receipts
+) -> Made:
+    notes = []
+    for part in parts.values():
+        for output, sha256 in zip(part.outputs, part.sha256, strict=True):
+            notes.append(f"{output} {_send(archive, output, sha256, results, receipts)}")
+    return Made(note="; ".join(notes) or "nothing to send")
+
+
+def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: Receipts) -> str:
+    """Send an object unless the PACS has it; return what happened.
+
+    Raises:
+        CaseFault: the file is not what was recorded, or the PACS refuses it.
+        ArchiveDown: the PACS does not answer.
+    """
+    path = results / output
+    if not path.resolve().is_relative_to(results.resolve()) or not path.is_file():
+        raise CaseFault(Reason.CHANGED_OUTPUT, f"{output} is not there; make it again.")
+    if sha256_file(path) != sha256:
+        raise CaseFault(
+            Reason.CHANGED_OUTPUT, f"{output} was changed after it was made; make it again."
+        )
+    header = pydicom.dcmread(path, specific_tags=list(UIDS), stop_before_pixels=True)
+    study, series, sop = (str(header[name].value) for name in UIDS)
+    sent = receipts.find(archive.name, sop)
+    if sent is not None and sent.sha256 == sha256:
+        return f"was sent at {sent.at}"
+    if sent is not None:
+        raise CaseFault(
+            Reason.PUBLISH_REJECTED,
+            f"{output}: {archive.name} has another content under its SOP Instance UID {sop}, sent "
+            f"at {sent.at}; delete that there and its line in {receipts.path.name}.",
+        )
+    try:
+        note = _store(archive, path, (study, series, sop))
+    except Rejected as error:
+        raise CaseFault(Reason.PUBLISH_REJECTED, f"{output}: {error}") from None
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    receipts.add(Sent(sop, sha256, archive.name, output, now, note))
+    return "sent" + (f" ({note})" if note else "")
+
+
+def _store(archive: Archive, path: Path, uids: tuple[str, str, str]) -> str:
+    """Send a file of which there is no receipt; return the note for its receipt."""
+    for tried in range(1, TRIES + 1):
+        try:
+            # An earlier run may have been killed between the acknowledgement and its receipt.
+            if archive.contains(*uids):
+                return "was there already"
+            return archive.send(path).note
+        except ArchiveDown:
+            if tried == TRIES:
+                raise
+            time.sleep(PAUSE)
+    raise AssertionError

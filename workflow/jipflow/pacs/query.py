@@ -1,0 +1,390 @@
+"""Stage `query`: ask the PACS for the series of the cohort, as a catalog of what can be retrieved.
+
+A PACS is asked by the narrowest queries that cover the protocol's filter. Columns that the filter
+reads and the PACS does not tell of a series are read from the header of one of its instances, but
+only where the series may still pass. Instances are listed for the series of the cohort alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+
+from jipflow.cases import StageError
+from jipflow.catalog.cohort import ANNOTATIONS, IMAGES
+from jipflow.catalog.columns import COLUMNS
+from jipflow.catalog.headers import HEADER_COLUMNS, header_row
+from jipflow.catalog.query import FilterError, connect, filter_steps, select_series
+from jipflow.config import Settings
+from jipflow.files import write_json, write_parquet
+from jipflow.pacs.archive import COUNT, Archive, Rejected, checked_uid, open_archive
+from jipflow.pacs.narrow import columns_used, conjuncts, exactly, narrow
+
+INSTANCE_COLUMNS = ("SOPInstanceUID", "SeriesInstanceUID", "path", "bytes", "modified_ns", "Source")
+REPORTED = frozenset({"Manufacturer", "ManufacturerModelName"})
+"""What the cohort's table tells of each series, whether the filter reads it or not."""
+ALWAYS_TOLD = frozenset({"PatientID", "StudyDate", "Modality", "SeriesNumber", "Source"})
+"""Columns that a PACS must answer with (PS3.4 section C.6.1.1): empty means that it has no value.
+Others that come empty may only be unknown to its index."""
+UNLISTED = "unlisted"
+"""Stands for the file of a series whose instances the PACS did not list; none has that name."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A protocol's cohort, in parts that can be judged one by one.
+
+    Attributes:
+        condition: what every series of the cohort meets, as one expression.
+        steps: the conditions that all must be met.
+        roles: those of each role, of which one must be met.
+        needed: the columns that all of them and the roles' order read.
+    """
+
+    condition: str
+    steps: list[str]
+    roles: list[list[str]]
+    needed: frozenset[str]
+
+
+@dataclass
+class Found:
+    """What a PACS told.
+
+    Attributes:
+        rows: of the catalog, by SeriesInstanceUID.
+        known: the columns that are no guess, by SeriesInstanceUID.
+        listed: the SOPInstanceUIDs of the series whose instances were asked for; none where the
+            PACS refused to tell them.
+        counts: of headers that were read, of refusals, of values that are no number.
+    """
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    known: dict[str, set[str]] = field(default_factory=dict)
+    listed: dict[str, list[str]] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def table(self) -> pd.DataFrame:
+        """Return the rows with the types of the catalog."""
+        types = {"VARCHAR": "str", "DOUBLE": "float64", "BIGINT": "Int64"}
+        frame = pd.DataFrame([self.rows[uid] for uid in sorted(self.rows)], columns=list(COLUMNS))
+        return frame.astype({name: types[kind] for name, kind in COLUMNS.items()})
+
+
+def run(settings: Settings, store: Path, out_dir: Path) -> None:
+    """Write the catalog of what the site's PACS have for a protocol.
+
+    Writes into `out_dir`:
+
+    * ``series.parquet``: every series that a PACS answered with. What it did not tell is null, or
+      empty text, as where a file has no value.
+    * ``instances.parquet``: the instances of the series that meet the filter and a role, and of the
+      structure sets or segmentations of their patients where the protocol imports such; ``path`` is
+      where stage `retrieve` puts the file: ``<store>/<source>/<series>/<instance>.dcm``.
+    * ``queries.json``: by source, the queries sent and how many series each gave.
+
+    Args:
+        settings: of the site and the protocol.
+        store: absolute folder of the retrieved files.
+        out_dir: folder of the catalog.
+
+    Raises:
+        StageError: a PACS does not answer, or refuses a query for series.
+        FilterError: an expression cannot be evaluated on what the PACS told.
+    """
+    cohort = settings.protocol["cohort"]
+    wanted = _filter(cohort)
+    sources = [source for source in settings.site["sources"] if source["kind"] != "folder"]
+    found: dict[str, Found] = {}
+    report: dict[str, Any] = {}
+    chosen: dict[str, set[str]] = {}
+    for source in sources:
+        taken = {uid for other in found.values() for uid in other.rows}
+        with open_archive(source) as archive:
+            queries = narrow(
+                cohort["where"],
+                [role["where"] for role in cohort["case"]["roles"].values()],
+                source["match"],
+            )
+            found[source["name"]], answers = _ask(archive, source, queries, taken)
+            chosen[source["name"]] = _choose(archive, source, found[source["name"]], wanted)
+        report[source["name"]] = {"queries": answers}
+    patients = {
+        found[name].rows[uid]["PatientID"] for name, uids in chosen.items() for uid in uids
+    } - {""}
+    kinds = _imported(settings)
+    for source in sources if kinds and patients else []:
+        name = source["name"]
+        taken = {uid for other in found.values() for uid in other.rows}
+        with open_archive(source) as archive:
+            report[name]["annotations"] = _ask_annotations(
+                archive, source, found[name], chosen[name], (kinds, sorted(patients)), taken
+            )
+    _write(found, chosen, store, out_dir)
+    for name, each in found.items():
+        report[name] |= {
+            "series": len(each.rows),
+            "listed": len(chosen[name]),
+            "described": each.counts.pop("described", 0),
+            "remarks": dict(sorted(each.counts.items())),
+        }
+    write_json(out_dir / "queries.json", {"sources": report})
+
+
+def _filter(cohort: dict[str, Any]) -> Filter:
+    where = filter_steps(cohort["where"])
+    roles = cohort["case"]["roles"].values()
+    condition = " AND ".join(f"(\n{step}\n)" for step in [IMAGES, *where])
+    either = " OR ".join(f"(\n{role['where']}\n)" for role in roles)
+    order = [role["prefer"] for role in roles if "prefer" in role]
+    needed = columns_used(f"({condition}) AND ({either})").union(
+        *(columns_used(terms, "order") for terms in order)
+    )
+    return Filter(
+        f"({condition}) AND ({either})",
+        [part for step in [IMAGES, *where] for part in conjuncts(step)],
+        [conjuncts(role["where"]) for role in roles],
+        frozenset(needed),
+    )
+
+
+def _ask(
+    archive: Archive, source: dict[str, Any], queries: list[dict[str, str]], taken: set[str]
+) -> tuple[Found, list[dict[str, Any]]]:
+    """Send the queries; series that an earlier source has are left to it."""
+    found = Found()
+    answers = []
+    for keys in queries:
+        series = _find(archive, keys)
+        answers.append({"keys": keys, "series": len(series)})
+        for told in series:
+            if told["SeriesInstanceUID"] not in taken:
+                _add(found, told, source["name"])
+    return found, answers
+
+
+def _find(archive: Archive, keys: dict[str, str]) -> list[dict[str, str]]:
+    try:
+        return archive.find_series(keys)
+    except Rejected as error:
+        raise StageError(str(error)) from None
+
+
+def _add(found: Found, told: dict[str, str], source: str) -> None:
+    """Take over what a PACS tells of a series, unless it is there."""
+    uid = told["SeriesInstanceUID"]
+    if uid in found.rows:
+        return
+    row: dict[str, Any] = {}
+    known = {"Source"}
+    for name, kind in COLUMNS.items():
+        keyword, position = {
+            "NumberOfInstances": (COUNT, 0),
+            "TransferSyntaxUID": ("AvailableTransferSyntaxUID", 0),
+            "PixelSpacingRow": ("PixelSpacing", 0),
+            "PixelSpacingColumn": ("PixelSpacing", 1),
+        }.get(name, (name, 0))
+        text = told.get(keyword, "")
+        row[name] = _text(text) if kind == "VARCHAR" else _number(text, kind, position)
+        if row[name] not in ("", None) or (keyword in told and name in ALWAYS_TOLD):
+            known.add(name)
+    if "\\" in row["TransferSyntaxUID"]:  # the PACS can give it in several, and keeps one of them
+        row["TransferSyntaxUID"] = ""
+        known.discard("TransferSyntaxUID")
+    found.rows[uid] = {**row, "Source": source}
+    found.known[uid] = known
+
+
+def _text(text: str) -> str:
+    return "\\".join(value.rstrip(" \0") for value in text.split("\\"))
+
+
+def _number(text: str, kind: str, position: int) -> float | int | None:
+    """Return one of the numbers in a text; None where there is none."""
+    values = text.split("\\")
+    try:
+        number = float(values[position]) if kind == "DOUBLE" else int(values[position])
+    except (ValueError, IndexError):
+        return None
+    return number if math.isfinite(number) and (kind == "DOUBLE" or abs(number) < 2**63) else None
+
+
+def _choose(archive: Archive, source: dict[str, Any], found: Found, wanted: Filter) -> set[str]:
+    """Return the series that meet the filter and a role, with their instances listed."""
+    possible = _possible(found, wanted)
+    _complete(archive, source, found, possible, wanted.needed)
+    with connect(found.table()) as connection:
+        chosen = set(select_series(connection, wanted.condition))
+    _complete(archive, source, found, chosen, REPORTED)
+    _list(archive, source, found, chosen)
+    return chosen
+
+
+def _possible(found: Found, wanted: Filter) -> set[str]:
+    """Return the series that do not fail by what is known of them."""
+    with connect(found.table()) as connection:
+
+        def left(clauses: Iterable[str], series: set[str]) -> set[str]:
+            for clause in clauses:
+                columns = columns_used(clause)
+                judged = {uid for uid in series if columns <= found.known[uid]}
+                try:
+                    met = set(select_series(connection, clause)) if judged else set()
+                except FilterError:
+                    continue  # a value that is not known yet may be what it stumbles over
+                series = (series - judged) | (judged & met)
+            return series
+
+        series = left(wanted.steps, set(found.rows))
+        return set().union(*(left(role, series) for role in wanted.roles))
+
+
+def _complete(
+    archive: Archive,
+    source: dict[str, Any],
+    found: Found,
+    series: set[str],
+    columns: frozenset[str],
+) -> None:
+    """Read the columns that the PACS did not tell from the first instance of each series."""
+    lacking = sorted(uid for uid in series if not columns <= found.known[uid])
+    _list(archive, source, found, lacking)
+
+    def describe(uid: str) -> tuple[dict[str, Any], list[str]] | None:
+        if not found.listed[uid]:
+            return None
+        study = found.rows[uid]["StudyInstanceUID"]
+        try:
+            header = archive.describe(study, uid, found.listed[uid][0])
+        except Rejected:
+            return None
+        row, broken = header_row(header)
+        syntax = header.get("AvailableTransferSyntaxUID") or ""
+        if not row["TransferSyntaxUID"] and isinstance(syntax, str):
+            row["TransferSyntaxUID"] = str(syntax)
+        return row, broken
+
+    asked = [uid for uid in lacking if not columns <= found.known[uid]]
+    for uid, answer in zip(asked, _each(source, describe, asked), strict=True):
+        if answer is None:
+            found.counts["series of which the PACS gave no header"] += 1
+            continue
+        row, broken = answer
+        found.counts["described"] += 1
+        found.counts.update(f"{name} is no number" for name in broken)
+        unknown = set(HEADER_COLUMNS) - found.known[uid]
+        for name in unknown:
+            empty = "" if COLUMNS[name] == "VARCHAR" else None
+            found.rows[uid][name] = empty if row[name] is None else row[name]
+        found.known[uid] |= unknown
+
+
+def _list(archive: Archive, source: dict[str, Any], found: Found, series: Iterable[str]) -> None:
+    """List the instances of series, where that was not done yet."""
+
+    def instances(uid: str) -> list[str]:
+        try:
+            return archive.find_instances(found.rows[uid]["StudyInstanceUID"], uid)
+        except Rejected:
+            return []
+
+    asked = sorted(set(series) - found.listed.keys())
+    for uid, listed in zip(asked, _each(source, instances, asked), strict=True):
+        found.listed[uid] = listed
+        if not listed:
+            found.counts["series of which the PACS listed no instance"] += 1
+        elif "NumberOfInstances" not in found.known[uid]:
+            found.rows[uid]["NumberOfInstances"] = len(listed)
+            found.known[uid].add("NumberOfInstances")
+
+
+def _each(
+    source: dict[str, Any], function: Callable[[Item], Result], items: Sequence[Item]
+) -> list[Result]:
+    """Apply a function that asks the PACS to each item, several at a time, in order."""
+    pool = ThreadPoolExecutor(source["parallel"])
+    try:
+        return list(pool.map(function, items))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _imported(settings: Settings) -> list[str]:
+    """Return the kinds of annotations that the protocol takes over."""
+    kinds = {
+        spec["from"] for spec in settings.protocol["segmentations"] if spec["engine"] == "imported"
+    }
+    return [kind for kind in ANNOTATIONS if kind in kinds]
+
+
+def _ask_annotations(
+    archive: Archive,
+    source: dict[str, Any],
+    found: Found,
+    chosen: set[str],
+    wanted: tuple[list[str], list[str]],
+    taken: set[str],
+) -> dict[str, Any]:
+    """Find and list the annotations of the cohort's patients; add them to what was chosen.
+
+    Their study may be another than the image's, so they are asked for by patient.
+
+    Returns:
+        What the queries were and how many series they gave; without the patients.
+    """
+    kinds, patients = wanted
+    match = set(source["match"])
+    per_patient = [
+        {key: value for key, value in keys.items() if key in match and value}
+        for kind in kinds
+        for patient in patients
+        for keys in [{"PatientID": exactly("PatientID", patient), "Modality": kind}]
+    ]
+    queries = [dict(keys) for keys in sorted({tuple(keys.items()) for keys in per_patient})]
+    count = 0
+    for series in _each(source, partial(_find, archive), queries):
+        for told in series:
+            uid = told["SeriesInstanceUID"]
+            mine = told.get("PatientID") in patients and told.get("Modality") in kinds
+            if mine and uid not in taken - found.rows.keys():
+                _add(found, told, source["name"])
+                count += uid not in chosen
+                chosen.add(uid)
+    _list(archive, source, found, chosen)
+    keys = {"Modality": kinds}
+    if "PatientID" in match:
+        keys["PatientID"] = ["each patient of the cohort"]
+    return {"keys": keys, "queries": len(queries), "series": count}
+
+
+def _write(
+    found: dict[str, Found], chosen: dict[str, set[str]], store: Path, out_dir: Path
+) -> None:
+    instances = []
+    for name, each in found.items():
+        for uid in sorted(chosen[name]):
+            folder = store / name / checked_uid(uid, name)
+            for sop_uid in each.listed[uid] or [""]:
+                stem = checked_uid(sop_uid, name) if sop_uid else UNLISTED
+                path = str(folder / f"{stem}.dcm")
+                instances.append((sop_uid, uid, path, 0, 0, name))
+    tables = [each.table() for each in found.values()]
+    series = pd.concat(tables, ignore_index=True) if tables else Found().table()
+    write_parquet(
+        out_dir / "instances.parquet", pd.DataFrame(instances, columns=list(INSTANCE_COLUMNS))
+    )
+    write_parquet(
+        out_dir / "series.parquet",
+        series.sort_values("SeriesInstanceUID").reset_index(drop=True),
+    )

@@ -1,0 +1,243 @@
+"""Stage `retrieve`: fetch the files of a shard that lie in a PACS and are not here yet."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+import pydicom
+from pydicom.errors import InvalidDicomError
+
+from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, attempt
+from jipflow.config import Settings
+from jipflow.files import atomic_path
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, checked_uid, open_archive
+
+STAGE = "retrieve"
+ITEM_OF_ANNOTATIONS = "annotations"
+TRIES = 3
+"""How often a series is asked for before the job gives up."""
+PAUSE = 2.0
+"""Seconds before a series is asked for again."""
+
+
+@dataclass
+class Arrival:
+    """What became of a series.
+
+    Attributes:
+        study_uid: StudyInstanceUID.
+        series_uid: SeriesInstanceUID.
+        wanted: where the file of each SOPInstanceUID belongs.
+        present: how many files were here already.
+        size: bytes that were retrieved.
+        seconds: wall time.
+        faults: why an instance did not come, by SOPInstanceUID.
+        refusal: what the PACS said to the request for the series, if it refused.
+        unwritten: why a file could not be written here, if so.
+    """
+
+    study_uid: str
+    series_uid: str
+    wanted: dict[str, Path]
+    present: int = 0
+    size: int = 0
+    seconds: float = 0.0
+    faults: dict[str, str] = field(default_factory=dict)
+    refusal: str = ""
+    unwritten: str = ""
+
+    def missing(self) -> list[str]:
+        """Return the instances whose files are not here, sorted."""
+        return sorted(uid for uid, path in self.wanted.items() if not _is_here(path))
+
+
+def run(shard_file: Path, settings: Settings) -> list[Outcome]:
+    """Retrieve the series of a shard that lie in a PACS.
+
+    Each file is written whole, under the path that the catalog planned, so that a run that was cut
+    goes on with the missing ones. A series of several cases is retrieved once.
+
+    Args:
+        shard_file: ``cohort/shards/<shard>.parquet``.
+        settings: of the site and the protocol.
+
+    Returns:
+        An outcome for each case and role whose series lies in a PACS, and one for the case's
+        ``annotations``; its message says how much was retrieved.
+
+    Raises:
+        StageError: a PACS does not answer, or files cannot be written here.
+    """
+    sources = {s["name"]: s for s in settings.site["sources"] if s["kind"] != "folder"}
+    table = pd.read_parquet(shard_file)
+    table = table[table["source"].isin(sources)]
+    arrivals: dict[str, Arrival] = {}
+    for name, files in table.groupby("source"):
+        planned = [_plan(str(name), rows) for _, rows in files.groupby("series_uid")]
+        with open_archive(sources[str(name)]) as archive:
+            _retrieve(archive, planned, sources[str(name)]["parallel"])
+        arrivals |= {arrival.series_uid: arrival for arrival in planned}
+    outcomes = []
+    for (case_id, role), rows in table.groupby(["case_id", "role"]):
+        series = [arrivals[uid] for uid in sorted(set(rows["series_uid"]))]
+        work = partial(_judge, series)
+        item = str(role) or ITEM_OF_ANNOTATIONS
+        outcome = attempt(str(case_id), STAGE, item, work, shard_file.parent)
+        outcome.seconds = sum(arrival.seconds for arrival in series)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _plan(source: str, rows: pd.DataFrame) -> Arrival:
+    """Return what shall arrive of a series, with each path checked to be where it belongs."""
+    first = rows.iloc[0]
+    study_uid = checked_uid(first["study_uid"], source)
+    series_uid = checked_uid(first["series_uid"], source)
+    wanted = {}
+    for sop_uid, text in zip(rows["sop_uid"], rows["path"], strict=True):
+        if not sop_uid:
+            continue  # the PACS listed no instance of the series
+        path = Path(text)
+        place = (source, series_uid, f"{checked_uid(sop_uid, source)}.dcm")
+        if not path.is_absolute() or path.parts[-3:] != place or ".." in path.parts:
+            raise StageError(
+                f"series {series_uid}: a file is planned outside the store of source {source!r}; "
+                "ask the PACS again: snakemake ... --forcerun query"
+            )
+        wanted[sop_uid] = path
+    return Arrival(study_uid, series_uid, wanted)
+
+
+def _retrieve(archive: Archive, planned: Sequence[Arrival], parallel: int) -> None:
+    """Fetch several series at a time; what is under way ends before an error is raised."""
+    pool = ThreadPoolExecutor(parallel)
+    try:
+        list(pool.map(partial(_fetch, archive), planned))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _fetch(archive: Archive, arrival: Arrival) -> None:
+    """Fetch what is missing of a series.
+
+    Raises:
+        StageError: the PACS does not answer, after some tries, or a file cannot be written.
+    """
+    start = time.perf_counter()
+    missing = arrival.missing()
+    arrival.present = len(arrival.wanted) - len(missing)
+    for tried in range(1, TRIES + 1):
+        if not missing or arrival.refusal:
+            break
+        if tried > 1:
+            time.sleep(PAUSE)
+        try:
+            receive = partial(_keep, arrival)
+            archive.fetch(arrival.study_uid, arrival.series_uid, missing, receive)
+        except Rejected as error:
+            arrival.refusal = str(error)
+        except ArchiveDown as error:
+            if tried == TRIES:
+                _blame(archive, arrival, error)
+        if arrival.unwritten:
+            raise StageError(arrival.unwritten)
+        missing = arrival.missing()
+    arrival.seconds = time.perf_counter() - start
+
+
+def _blame(archive: Archive, arrival: Arrival, error: ArchiveDown) -> None:
+    """Put it down to the series if the PACS still answers a query, else raise the error.
+
+    Some objects make a PACS break the connection each time; they must not stop all others.
+    """
+    try:
+        archive.find_instances(arrival.study_uid, arrival.series_uid)
+    except Rejected:
+        pass
+    except ArchiveDown:
+        raise error from None
+    arrival.refusal = f"{error} It answers queries."
+
+
+def _keep(arrival: Arrival, sop_uid: str, content: bytes) -> None:
+    """Write an instance under its planned path, if it is the one and whole."""
+    path = arrival.wanted.get(sop_uid)
+    if path is None or _is_here(path):
+        return
+    fault = _fault(content, arrival.series_uid, sop_uid)
+    if fault:
+        arrival.faults[sop_uid] = fault
+        return
+    try:
+        with atomic_path(path) as partial_path, open(partial_path, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:  # raised in a thread of the connection it would be lost
+        arrival.unwritten = f"{path.parent} cannot be written: {error.strerror}; make room there."
+        return
+    arrival.faults.pop(sop_uid, None)
+    arrival.size += len(content)
+
+
+def _fault(content: bytes, series_uid: str, sop_uid: str) -> str:
+    """Return what is wrong with a file that arrived; empty if nothing."""
+    if content[128:132] != b"DICM":
+        return "it is no DICOM file"
+    try:
+        dataset = pydicom.dcmread(BytesIO(content))
+        last = dataset.get_item(max(dataset.keys()))
+    except (InvalidDicomError, EOFError, ValueError, KeyError) as error:
+        return f"it cannot be read ({type(error).__name__})"
+    meta = dataset.file_meta.get("MediaStorageSOPInstanceUID")
+    if (dataset.get("SOPInstanceUID") or meta) != sop_uid:
+        return "it is another instance"
+    if (dataset.get("SeriesInstanceUID") or series_uid) != series_uid:
+        return "it belongs to another series"
+    length = getattr(last, "length", None)
+    if length not in (None, 0xFFFFFFFF) and len(last.value or b"") < length:
+        return "it is cut short"
+    return ""
+
+
+def _is_here(path: Path) -> bool:
+    # A file of a machine that lost power may have its name and no content.
+    return path.is_file() and path.stat().st_size > 0
+
+
+def _judge(series: Sequence[Arrival]) -> Made:
+    """Say what was retrieved for an item of a case.
+
+    Raises:
+        CaseFault: instances are missing.
+    """
+    for arrival in series:
+        missing = arrival.missing()
+        if not missing and arrival.wanted:
+            continue
+        if not arrival.wanted:
+            problem = "the PACS listed no instance of it"
+        else:
+            problem = f"{len(missing)} of {len(arrival.wanted)} instances did not come"
+            named = [f"{uid}: {arrival.faults[uid]}" for uid in missing if uid in arrival.faults]
+            problem += f", such as {named[0]}" if named else ""
+        raise CaseFault(
+            Reason.NOT_RETRIEVED,
+            f"series {arrival.series_uid}: {problem}. {arrival.refusal} Look for the series in the "
+            "PACS, then run snakemake ... --forcerun query.".replace(".  ", ". "),
+        )
+    instances = sum(len(arrival.wanted) for arrival in series)
+    present = sum(arrival.present for arrival in series)
+    size = sum(arrival.size for arrival in series)
+    return Made(
+        note=f"{instances - present} instances, {size} bytes retrieved; "
+        f"{present} instances were here already"
+    )
