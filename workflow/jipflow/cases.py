@@ -61,8 +61,15 @@ class Reason(Coded):
     NO_PIXEL_DATA = ("no_pixel_data", "An instance of the series has no pixel data")
     TRUNCATED_PIXELS = ("truncated_pixels", "An instance has fewer pixels than its header says")
     UNDECODABLE_PIXELS = ("undecodable_pixels", "The compressed pixels cannot be decoded")
-    UNSUPPORTED_OBJECT = ("unsupported_object", "Not a CT, MR or PET image series")
+    UNSUPPORTED_OBJECT = (
+        "unsupported_object",
+        "Neither a series of CT, MR or PET slices nor one multi-frame image of them",
+    )
     MISSING_GEOMETRY = ("missing_geometry", "Position, orientation or spacing is missing")
+    MIXED_PATIENTS = (
+        "mixed_patients",
+        "Slices of one series belong to different patients or studies",
+    )
     MIXED_ORIENTATION = ("mixed_orientation", "Slices of one series lie in different orientations")
     MIXED_MATRIX = ("mixed_matrix", "Slices of one series differ in rows, columns or pixel spacing")
     MIXED_FRAME_OF_REFERENCE = (
@@ -79,7 +86,7 @@ class Reason(Coded):
     IRREGULAR_SPACING = ("irregular_spacing", "The distance between slices varies")
     TOO_FEW_SLICES = ("too_few_slices", "Fewer than two slices make no volume")
     GEOMETRY_REFUSED = ("geometry_refused", "The slices do not make a regular volume")
-    MISSING_RESCALE = ("missing_rescale", "Rescale slope or intercept is missing")
+    MISSING_RESCALE = ("missing_rescale", "Rescale slope or intercept is missing or 0")
     UNSUPPORTED_UNITS = ("unsupported_units", "PET units that cannot be turned into SUVbw")
     MISSING_SUV_FIELD = (
         "missing_suv_field",

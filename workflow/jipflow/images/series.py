@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -14,6 +15,7 @@ from highdicom.spatial import create_affine_matrix_from_attributes
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, iter_pixels
 from pydicom.uid import (
     HTJ2K,
@@ -118,8 +120,12 @@ TELLING = (
 )
 """Attributes that tell apart phases, echoes and acquisitions, from the plainest to the vaguest."""
 
-PRIVATE_B_VALUES = ((0x0019, 0x100C), (0x2001, 0x1003), (0x0043, 0x1039))
-"""Where Siemens, Philips and GE keep the b-value."""
+PRIVATE_B_VALUES = (
+    (0x0019, 0x0C, "SIEMENS MR HEADER"),
+    (0x2001, 0x03, "Philips Imaging DD 001"),
+    (0x0043, 0x39, "GEMS_PARM_01"),
+)
+"""Group, offset and creator of the elements where Siemens, Philips and GE keep the b-value."""
 
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference between direction cosines of one orientation: 0.05 mm over 512 mm."""
@@ -540,6 +546,14 @@ def _sorted_planes(planes: list[Plane], name: str, notes: list[str]) -> list[Pla
             f"{name}: mixes {', '.join(sorted(UID(kind).name for kind in kinds))}; export each as "
             "a series of its own.",
         )
+    for identity in ("PatientID", "StudyInstanceUID"):
+        count = len({str(header.get(identity) or "").strip() for header in headers})
+        if count > 1:
+            raise CaseFault(
+                Reason.MIXED_PATIENTS,
+                f"{name}: its slices have {count} values of {identity}; a file of another "
+                "examination may lie among them: mend it in the archive.",
+            )
     frames = {header.FrameOfReferenceUID for header in headers}
     if len(frames) > 1:
         raise CaseFault(
@@ -629,9 +643,19 @@ def _text(header: Dataset, name: str) -> str:
     """Return an attribute's value as text, empty where it is missing."""
     value = header.get(name)
     if name == B_VALUE and value is None:
-        private = (header.get(tag) for tag in PRIVATE_B_VALUES)
-        value = next((element.value for element in private if element is not None), None)
+        value = _private_b_value(header)
     return "" if value is None else str(value)
+
+
+def _private_b_value(header: Dataset) -> Any:
+    for group, offset, creator in PRIVATE_B_VALUES:
+        try:
+            value = header.get_private_item(group, offset, creator).value
+        except KeyError:
+            continue
+        # GE keeps other numbers behind it.
+        return value[0] if isinstance(value, MultiValue) and value else value
+    return None
 
 
 def _telling(groups: Iterable[list[Plane]]) -> str:
