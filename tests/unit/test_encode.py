@@ -8,10 +8,10 @@ import pydicom
 import pytest
 from pydicom.sr.codedict import codes
 
-from jipflow.encode.seg import build_seg, mend_lengths, stable_uid
+from jipflow.encode.seg import build_seg
 from jipflow.encode.terms import read_terms
 from jipflow.images.masks import Region, pack
-from jipflow.images.series import read_series, read_series_volume
+from jipflow.images.series import read_planes, read_series_volume
 from jipflow.phantom import dicom
 from series_factory import ct_datasets, series_of, write
 
@@ -29,11 +29,13 @@ def encode(source, method="AUTOMATIC", **regions):
     )
     return build_seg(
         segmentation,
-        read_series(series_of(source), pixels=False),
+        read_planes(series_of(source)),
         read_terms(),
+        encoding="binary",
         description="demo organs",
         series_number=9001,
         identity=("protocol", "organs"),
+        notes=[],
     )
 
 

@@ -1,27 +1,31 @@
-"""Contours and segmentations of the archive become masks, or the outcome says why not."""
+"""Contours of the archive become masks, or the outcome says why not."""
 
 from __future__ import annotations
 
 import copy
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 
-from jipflow.cases import CaseFault, Reason
-from jipflow.encode.seg import build_seg
-from jipflow.encode.terms import read_terms
-from jipflow.images.masks import Region, pack
-from jipflow.images.series import read_series, read_series_volume
+from jipflow.cases import Case, CaseFault, Reason, Series, Status
+from jipflow.images.masks import read_segmentation
+from jipflow.images.prepare import volume_path
+from jipflow.images.series import read_series_volume
+from jipflow.images.volume import write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
-from jipflow.segment.imported import Target, import_regions
+from jipflow.segment import imported
+from jipflow.segment.imported import import_regions, target_of
 from series_factory import series_of, write
 
-GRID = Grid((5, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
+GRID = Grid((6, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
 SPEC = {
     "id": "gtv",
     "from": "RTSTRUCT",
+    "role": "CT",
     "segments": [{"name": "gtv", "match": "GTV.*", "term": "lesion", "required": True}],
 }
 
@@ -36,141 +40,400 @@ TUMOUR = box((1, 4), (3, 8), (4, 10))
 NODE = box((0, 2), (9, 11), (1, 4))
 
 
+class Archive:
+    """A CT series and what is drawn on it, in a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.images = dicom.ct_series(np.zeros(GRID.shape, np.int16), GRID)
+        self.series = series_of(write(self.images, folder / "ct"))
+        self.volume = read_series_volume(self.series)
+        self.target = target_of("case1", self.series, self.volume.grid)
+
+    def structure(self, masks, *changes, name="rt"):
+        dataset = dicom.rtstruct(masks, GRID, self.images)
+        dataset.SOPInstanceUID = dicom.uid(name)
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        for change in changes:
+            change(dataset)
+        return write([dataset], self.folder / name)[0]
+
+    def regions(self, *paths, spec=SPEC):
+        notes = []
+        regions = list(import_regions(paths, spec, self.target, notes))
+        return regions, " ".join(notes)
+
+    def mask(self, *paths, spec=SPEC):
+        (region,), notes = self.regions(*paths, spec=spec)
+        return region.mask, notes
+
+    def refusal(self, *paths, spec=SPEC):
+        with pytest.raises(CaseFault) as caught:
+            self.regions(*paths, spec=spec)
+        assert "case1" in caught.value.message
+        return caught.value.reason, caught.value.message
+
+
 @pytest.fixture
 def archive(tmp_path):
-    images = dicom.ct_series(np.zeros(GRID.shape, np.int16), GRID)
-    paths = write(images, tmp_path / "ct")
-    grid = read_series_volume(series_of(paths)).grid
-    target = Target(
-        "case1", str(images[0].SeriesInstanceUID), str(images[0].FrameOfReferenceUID), grid
-    )
-    return tmp_path, images, paths, target
+    return Archive(tmp_path)
 
 
-def structure(archive, masks, name="rt", change=lambda dataset: None):
-    folder, images, _, _ = archive
-    dataset = dicom.rtstruct(masks, GRID, images)
-    dataset.SOPInstanceUID = dicom.uid(name)
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    change(dataset)
-    return write([dataset], folder / name)[0]
+def referenced_series(dataset):
+    (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
+    return study.RTReferencedSeriesSequence[0]
+
+
+def forget_images(dataset):
+    """Contours and series name images that are not in the archive, as after de-identification."""
+    items = list(referenced_series(dataset).ContourImageSequence)
+    for roi in dataset.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            items += contour.ContourImageSequence
+    for item in items:
+        item.ReferencedSOPInstanceUID = dicom.uid("gone", item.ReferencedSOPInstanceUID)
 
 
 def forget_series(dataset):
-    for frame in dataset.ReferencedFrameOfReferenceSequence:
-        del frame.RTReferencedStudySequence
+    forget_images(dataset)
+    del dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
 
 
-def other_frame(dataset):
+def forget_frame(dataset):
     forget_series(dataset)
-    for frame in dataset.ReferencedFrameOfReferenceSequence:
-        frame.FrameOfReferenceUID = dicom.uid("elsewhere")
+    for item in (*dataset.ReferencedFrameOfReferenceSequence, dataset):
+        item.FrameOfReferenceUID = dicom.uid("elsewhere")
     for roi in dataset.StructureSetROISequence:
         roi.ReferencedFrameOfReferenceUID = dicom.uid("elsewhere")
-    dataset.FrameOfReferenceUID = dicom.uid("elsewhere")
 
 
-def test_contours_become_the_voxels_they_were_drawn_round(archive):
-    path = structure(archive, {"GTV_1": TUMOUR, "Heart": NODE})
-    (region,) = import_regions([path], SPEC, archive[3])
-    np.testing.assert_array_equal(region.mask, TUMOUR)
+def other_study(dataset):
+    dataset.StudyInstanceUID = dicom.uid("another study")
 
 
-def test_all_regions_that_match_are_united(archive):
-    path = structure(archive, {"GTV_1": TUMOUR, "GTV_2": NODE})
-    (region,) = import_regions([path], SPEC, archive[3])
-    np.testing.assert_array_equal(region.mask, TUMOUR | NODE)
+def other_date(dataset):
+    dataset.StudyDate = "20200101"
 
 
-def test_the_frame_of_reference_serves_where_no_series_is_referenced(archive):
-    path = structure(archive, {"GTV": TUMOUR}, change=forget_series)
-    (region,) = import_regions([path], SPEC, archive[3])
-    np.testing.assert_array_equal(region.mask, TUMOUR)
+def moved(millimetres):
+    def change(dataset):
+        for roi in dataset.ROIContourSequence:
+            for contour in roi.ContourSequence:
+                points = np.reshape(contour.ContourData, (-1, 3)).astype(float)
+                contour.ContourData = [round(v, 4) for v in (points + millimetres).ravel()]
+
+    return change
 
 
-def test_a_reference_to_the_series_beats_the_frame_of_reference(archive):
-    right = structure(archive, {"GTV": TUMOUR}, "right")
-    wrong = structure(archive, {"GTV": NODE}, "wrong", forget_series)
-    (region,) = import_regions([wrong, right], SPEC, archive[3])
-    np.testing.assert_array_equal(region.mask, TUMOUR)
+def each_contour(change):
+    def apply(dataset):
+        for roi in dataset.ROIContourSequence:
+            for contour in roi.ContourSequence:
+                change(contour)
+
+    return apply
 
 
-def refusal(archive, paths, spec=SPEC):
-    with pytest.raises(CaseFault) as caught:
-        import_regions(paths, spec, archive[3])
-    assert "case1" in caught.value.message
-    return caught.value.reason
+class TestRegions:
+    def test_contours_become_the_voxels_they_were_drawn_round(self, archive):
+        mask, notes = archive.mask(archive.structure({"GTV_1": TUMOUR, "Heart": NODE}))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert notes == ""
+
+    def test_all_that_match_are_united(self, archive):
+        mask, notes = archive.mask(archive.structure({"GTV_1": TUMOUR, "GTV_2": NODE}))
+        np.testing.assert_array_equal(mask, TUMOUR | NODE)
+        assert "'gtv' unites ROIs 1, 2" in notes
+
+    def test_all_of_one_name_are_united(self, archive):
+        def same_name(dataset):
+            dataset.StructureSetROISequence[1].ROIName = "GTV"
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR, "other": NODE}, same_name))
+        np.testing.assert_array_equal(mask, TUMOUR | NODE)
+        assert "unites ROIs 1, 2" in notes
+
+    def test_points_and_lines_are_left_out_and_counted(self, archive):
+        def loosen(dataset):
+            first, second = dataset.ROIContourSequence[0].ContourSequence[:2]
+            first.ContourGeometricType = "OPEN_PLANAR"
+            second.ContourGeometricType = "POINT"
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, loosen))
+        np.testing.assert_array_equal(mask, TUMOUR & box((3, 6), (0, 12), (0, 14)))
+        assert "2 of 3 contours enclose nothing (OPEN_PLANAR, POINT)" in notes
+
+    def test_contours_of_two_points_are_left_out_and_counted(self, archive):
+        def shorten(dataset):
+            contour = dataset.ROIContourSequence[0].ContourSequence[0]
+            contour.ContourData = list(contour.ContourData)[:6]
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, shorten))
+        np.testing.assert_array_equal(mask, TUMOUR & box((2, 6), (0, 12), (0, 14)))
+        assert "1 of 3 contours have fewer than three points" in notes
+
+    def test_contours_of_type_xor_are_combined_so(self, archive):
+        def xor(dataset):
+            for contour in dataset.ROIContourSequence[0].ContourSequence:
+                contour.ContourGeometricType = "CLOSEDPLANAR_XOR"
+
+        ring = TUMOUR & ~box((1, 4), (5, 7), (6, 8))
+        mask, _ = archive.mask(archive.structure({"GTV": ring}, xor))
+        np.testing.assert_array_equal(mask, ring)
+
+    @pytest.mark.parametrize("damage", ["1.0\\2.0", "1.0\\2.0\\what", "nan\\1.0\\2.0"])
+    def test_contour_data_that_are_no_triplets_of_numbers_are_refused(self, archive, damage):
+        path = archive.structure({"GTV": TUMOUR})
+        content = path.read_bytes()
+        dataset = pydicom.dcmread(path)
+        data = dataset.ROIContourSequence[0].ContourSequence[0].get_item("ContourData").value
+        assert content.count(data) >= 1
+        path.write_bytes(content.replace(data, damage.encode().ljust(len(data)), 1))
+        reason, message = archive.refusal(path)
+        assert reason is Reason.CONTOUR_GEOMETRY
+        assert "ROI 1" in message
+        assert "no triplets of numbers" in message
+
+    def test_an_unstated_method_is_recorded_as_manual_with_a_note(self, archive):
+        def unstated(dataset):
+            dataset.StructureSetROISequence[0].ROIGenerationAlgorithm = ""
+
+        (region,), notes = archive.regions(archive.structure({"GTV": TUMOUR}, unstated))
+        assert region.method == "MANUAL"
+        assert "stated as nothing" in notes
 
 
-def test_what_does_not_fit_is_refused(archive):
-    named = structure(archive, {"Heart": TUMOUR}, "other-name")
-    placed = structure(archive, {"GTV": TUMOUR}, "other-frame", other_frame)
-    first = structure(archive, {"GTV": TUMOUR}, "first")
-    second = structure(archive, {"GTV": NODE}, "second")
-    assert refusal(archive, []) is Reason.NO_CONTOURS
-    assert refusal(archive, [named]) is Reason.NO_CONTOURS
-    assert refusal(archive, [placed]) is Reason.NO_CONTOURS
-    assert refusal(archive, [first, second]) is Reason.AMBIGUOUS_CONTOURS
-
-
-def test_a_region_without_contours_is_empty(archive):
-    def erase(dataset):
+class TestNoVoxel:
+    def erase(self, dataset):
         del dataset.ROIContourSequence[0].ContourSequence
 
-    path = structure(archive, {"GTV": TUMOUR}, change=erase)
-    assert refusal(archive, [path]) is Reason.EMPTY_SEGMENT
-    optional = copy.deepcopy(SPEC)
-    optional["segments"][0]["required"] = False
-    assert refusal(archive, [path], optional) is Reason.EMPTY_SEGMENTATION
+    def disown(self, dataset):
+        dataset.ROIContourSequence[0].ReferencedROINumber = 77
+
+    @pytest.mark.parametrize("change", [erase, disown])
+    def test_a_region_without_contours_is_empty(self, archive, change):
+        path = archive.structure({"GTV": TUMOUR}, lambda dataset: change(self, dataset))
+        reason, message = archive.refusal(path)
+        assert reason is Reason.EMPTY_SEGMENT
+        assert "ROI 1: it has no contours" in message
+
+    def test_without_any_roi_contour_sequence_too(self, archive):
+        def remove(dataset):
+            del dataset.ROIContourSequence
+
+        reason, _ = archive.refusal(archive.structure({"GTV": TUMOUR}, remove))
+        assert reason is Reason.EMPTY_SEGMENT
+
+    def test_of_any_segment_is_an_empty_segmentation(self, archive):
+        optional = copy.deepcopy(SPEC)
+        optional["segments"][0]["required"] = False
+        path = archive.structure({"GTV": TUMOUR}, lambda dataset: self.erase(dataset))
+        assert archive.refusal(path, spec=optional)[0] is Reason.EMPTY_SEGMENTATION
+
+    def test_an_optional_region_that_cannot_be_placed_is_left_out_with_a_note(self, archive):
+        def tilt(dataset):
+            contour = dataset.ROIContourSequence[1].ContourSequence[0]
+            contour.ContourData = [*list(contour.ContourData)[:-1], 30.0]
+
+        spec = copy.deepcopy(SPEC)
+        spec["segments"].append(
+            {"name": "node", "match": "Node", "term": "lymph-node", "required": False}
+        )
+        path = archive.structure({"GTV": TUMOUR, "Node": NODE}, tilt)
+        regions, notes = archive.regions(path, spec=spec)
+        assert [region.name for region in regions] == ["gtv"]
+        assert "'node' was left out" in notes
+        assert "another orientation" in notes
 
 
-def seg_file(archive, masks, segments=("GTV", "Node")):
-    folder, _, paths, target = archive
-    regions = [
-        Region(name, "lesion", mask, "MANUAL", "a person")
-        for name, mask in zip(segments, masks, strict=True)
-    ]
-    dataset = build_seg(
-        pack(regions, target.grid),
-        read_series(series_of(paths), pixels=False),
-        read_terms(),
-        description="test",
-        series_number=1,
-        identity=("test",),
+class TestChoice:
+    def test_goes_by_the_images_that_contours_reference_where_the_series_is_another(self, archive):
+        def other_series(dataset):
+            referenced_series(dataset).SeriesInstanceUID = dicom.uid("renamed")
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, other_series))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert notes == ""
+
+    def test_goes_by_the_series_where_its_images_are_others(self, archive):
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_images))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert notes == ""
+
+    def test_goes_by_the_frame_of_reference_where_no_series_is_referenced(self, archive):
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_series))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "was taken by its frame of reference" in notes
+
+    def test_leaves_out_regions_in_another_frame_of_reference(self, archive):
+        def split(dataset):
+            forget_series(dataset)
+            second = dataset.StructureSetROISequence[1]
+            second.ReferencedFrameOfReferenceUID = dicom.uid("elsewhere")
+
+        mask, _ = archive.mask(archive.structure({"GTV 1": TUMOUR, "GTV 2": NODE}, split))
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    def test_goes_by_geometry_where_no_uid_fits(self, archive):
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_frame))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "was taken by its geometry" in notes
+
+    def test_goes_by_geometry_where_only_the_date_of_the_study_fits(self, archive):
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_frame, other_study))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "was taken by its geometry" in notes
+
+    @pytest.mark.parametrize(
+        "change", [moved([0, 0, 1.0]), moved([0, 0, -9.0]), moved([-30.0, 0, 0])]
     )
-    path = folder / "seg.dcm"
-    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
-    return path
+    def test_refuses_geometry_that_does_not_fit(self, archive, change):
+        path = archive.structure({"GTV": TUMOUR}, forget_frame, change)
+        reason, message = archive.refusal(path)
+        assert reason is Reason.NO_CONTOURS
+        assert archive.target.series_uid in message
 
+    def test_refuses_the_geometry_of_another_examination(self, archive):
+        path = archive.structure({"GTV": TUMOUR}, forget_frame, other_study, other_date)
+        assert archive.refusal(path)[0] is Reason.NO_CONTOURS
 
-def test_a_dicom_seg_comes_back_voxel_for_voxel(archive):
-    overlapping = TUMOUR | box((2, 3), (0, 12), (0, 14))
-    path = seg_file(archive, [TUMOUR, overlapping])
-    spec = {
-        "id": "both",
-        "from": "SEG",
-        "segments": [
-            {"name": "tumour", "match": "GTV", "term": "lesion", "required": True},
-            {"name": "slab", "match": "Node", "term": "lesion", "required": True},
+    @pytest.mark.parametrize(
+        ("better", "worse"),
+        [
+            ([], [forget_images]),
+            ([forget_images], [forget_series]),
+            ([forget_series], [forget_frame]),
         ],
-    }
-    tumour, slab = import_regions([path], spec, archive[3])
-    np.testing.assert_array_equal(tumour.mask, TUMOUR)
-    np.testing.assert_array_equal(slab.mask, overlapping)
-
-
-def test_a_dicom_seg_on_another_grid_is_refused(archive):
-    path = seg_file(archive, [TUMOUR, NODE])
-    _, _, _, target = archive
-    shifted = target.grid.affine.copy()
-    shifted[0, 3] += 0.7
-    moved = Target(
-        target.case_id,
-        target.series_uid,
-        target.frame_of_reference_uid,
-        type(target.grid)(target.grid.shape, shifted),
     )
-    spec = {**SPEC, "from": "SEG"}
-    with pytest.raises(CaseFault) as caught:
-        import_regions([path], spec, moved)
-    assert caught.value.reason is Reason.GRID_MISMATCH
+    def test_takes_the_object_with_the_stronger_evidence(self, archive, better, worse):
+        right = archive.structure({"GTV": TUMOUR}, *better, name="right")
+        wrong = archive.structure({"GTV": NODE}, *worse, name="wrong")
+        mask, _ = archive.mask(wrong, right)
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    def test_of_equal_ones_is_refused(self, archive):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, name="first"),
+            archive.structure({"GTV": NODE}, name="second"),
+        ]
+        reason, message = archive.refusal(*paths)
+        assert reason is Reason.AMBIGUOUS_CONTOURS
+        assert dicom.uid("first") in message
+        assert dicom.uid("second") in message
+        assert "narrow the protocol's `match`" in message
+
+    def test_counts_an_instance_that_lies_there_twice_once(self, archive):
+        path = archive.structure({"GTV": TUMOUR})
+        again = shutil.copy(path, archive.folder / "again.dcm")
+        mask, _ = archive.mask(path, again)
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    def test_needs_the_names(self, archive):
+        path = archive.structure({"Heart": TUMOUR})
+        reason, message = archive.refusal(path)
+        assert reason is Reason.NO_CONTOURS
+        assert "names there: Heart" in message
+        assert archive.refusal()[0] is Reason.NO_CONTOURS
+
+
+def missing(path):
+    path.unlink()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def text(path):
+    path.write_text("not found")
+
+
+def without_rois(path):
+    dataset = pydicom.dcmread(path)
+    del dataset.StructureSetROISequence
+    dataset.save_as(path)
+
+
+def an_image(path):
+    dataset = dicom.ct_series(np.zeros(GRID.shape, np.int16), GRID)[0]
+    path.write_bytes(dicom.to_bytes(dataset))
+
+
+DAMAGES = {
+    missing: Reason.NOT_RETRIEVED,
+    cut: Reason.UNREADABLE,
+    empty: Reason.UNREADABLE,
+    text: Reason.UNREADABLE,
+    without_rois: Reason.UNREADABLE,
+    an_image: Reason.UNSUPPORTED_OBJECT,
+}
+
+
+class TestDamagedObjects:
+    @pytest.mark.parametrize(("damage", "reason"), DAMAGES.items())
+    def test_are_recorded_with_the_file(self, archive, damage, reason):
+        path = archive.structure({"GTV": TUMOUR})
+        damage(path)
+        found, message = archive.refusal(path)
+        assert found is reason
+        assert str(path) in message
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_do_not_keep_a_sound_one_from_being_used(self, archive, damage):
+        broken = archive.structure({"GTV": NODE}, name="broken")
+        damage(broken)
+        mask, notes = archive.mask(broken, archive.structure({"GTV": TUMOUR}))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert str(broken) in notes
+
+
+def segment(archive, spec, *annotations):
+    """The stage's own way: a case in, an outcome out, masks on disk."""
+    volumes, masks = archive.folder / "volumes", archive.folder / "masks"
+    write_volume(volume_path(volumes, "case1", "CT"), archive.volume)
+    case = Case("case1", "patient1", "s1", {"CT": archive.series}, tuple(annotations))
+    (outcome,) = imported.segment([case], spec, volumes, masks, threads=1)
+    return outcome, masks / "case1" / spec["id"]
+
+
+def test_the_outcome_of_a_case_says_what_a_reader_should_know(archive):
+    spec = copy.deepcopy(SPEC)
+    spec["segments"].append({"name": "node", "match": "N", "term": "lesion", "required": False})
+    paths = (archive.structure({"GTV": TUMOUR}, forget_series), archive.folder / "gone.dcm")
+    series = Series("1.2", "RTSTRUCT", paths)
+    other = Series("1.3", "SEG", (Path("not-asked-for.dcm"),))
+    outcome, folder = segment(archive, spec, series, other)
+    assert outcome.status is Status.OK
+    assert "gone.dcm: does not exist" in outcome.message
+    assert "by its frame of reference" in outcome.message
+    assert "No voxel of: node." in outcome.message
+    assert "not-asked-for" not in outcome.message
+    segmentation = read_segmentation(folder)
+    np.testing.assert_array_equal(segmentation.mask(segmentation.segments[0]), TUMOUR)
+
+
+def test_a_case_without_contours_has_an_outcome_and_no_mask(archive):
+    outcome, folder = segment(archive, SPEC)
+    assert outcome.status is Status.FAILED
+    assert outcome.reason == Reason.NO_CONTOURS
+    assert not folder.exists()
+
+
+def test_real_structure_sets_are_found_and_drawn(shared_data, tmp_path):
+    """Their contours reference images that are not in the data, but the right series."""
+    patient = shared_data / "sarcoma" / "STS_035"
+    for name in ("CT", "MR_T1", "PET"):
+        series = series_of((patient / name / "image").glob("*.dcm"))
+        target = target_of("case1", series, read_series_volume(series).grid)
+        paths = sorted(patient.glob("*/mask/*.dcm"))
+        spec = copy.deepcopy(SPEC)
+        spec["segments"][0]["match"] = "GTV_Mass_.*"
+        notes = []
+        (region,) = import_regions(paths, spec, target, notes)
+        assert region.mask.any()
+        assert region.producer == "MIM"
+        assert all("pixel centre" in note for note in notes)

@@ -1,0 +1,210 @@
+"""What a derived object takes over from the header of its source series, mended where need be."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import pydicom
+from pydicom.charset import convert_encodings, python_encoding
+from pydicom.config import RAISE
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.valuerep import MAX_VALUE_LEN, PersonName, validate_value
+
+UTF_8 = "ISO_IR 192"
+LATIN_1 = "ISO_IR 100"
+
+PATIENT_GROUPS = {0x0010, 0x0012}
+"""Patient, Patient Study and Clinical Trial Subject (PS3.3 C.7.1.1, C.7.2.2, C.7.1.3)."""
+
+STUDY = (
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianName",
+    "StudyID",
+    "StudyDescription",
+    "ProcedureCodeSequence",
+)
+"""General Study (PS3.3 C.7.2.1) as far as a viewer's list or a PACS shows it."""
+
+EQUIPMENT = (
+    "Manufacturer",
+    "InstitutionName",
+    "InstitutionAddress",
+    "InstitutionalDepartmentName",
+    "StationName",
+    "ManufacturerModelName",
+    "DeviceSerialNumber",
+    "SoftwareVersions",
+)
+"""General Equipment (PS3.3 C.7.5.1), for Contributing Equipment."""
+
+REQUIRED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyID",
+)
+"""Attributes of type 2 of the Patient and General Study modules: there, even if empty."""
+
+TEXT = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
+"""Value representations that Specific Character Set applies to (PS3.5 6.1.2.2)."""
+
+
+def source_header(path: Path, notes: list[str]) -> Dataset:
+    """Read what a derived object takes over from an instance of its source series.
+
+    That is the patient, the study and the equipment. Archives hold values there that are against
+    the standard (PS3.5 6.2), and would make the derived object invalid. Of these
+
+    * text that is too long is shortened, but no PatientID: it would name another patient;
+    * values that their representation does not allow are emptied;
+    * a Specific Character Set that does not fit the text is replaced by UTF-8, the text then read
+      as UTF-8 if it can be, else as Latin-1. One that fits is kept.
+
+    Args:
+        path: the file of the instance.
+        notes: gets a sentence for each kind of mending.
+
+    Returns:
+        The attributes, with those of type 2 present even if empty.
+    """
+    with warnings.catch_warnings():
+        # Each defect is named in the notes, once, and not once an element.
+        warnings.simplefilter("ignore")
+        source = pydicom.dcmread(path, stop_before_pixels=True)
+        header = _decoded(_taken_over(source), source, notes)
+        shortened: set[str] = set()
+        emptied: set[str] = set()
+        _mend_values(header, shortened, emptied)
+    if shortened:
+        notes.append(f"Shortened to the length that DICOM allows: {', '.join(sorted(shortened))}.")
+    if emptied:
+        notes.append(f"Emptied, as DICOM does not allow the value: {', '.join(sorted(emptied))}.")
+    for keyword in REQUIRED:
+        if keyword not in header:
+            setattr(header, keyword, None)
+    return header
+
+
+def _taken_over(source: Dataset) -> Dataset:
+    """Return the elements that are taken over, not yet decoded."""
+    header = Dataset()
+    for tag in source.keys():  # noqa: SIM118 iteration would decode the elements
+        keyword = pydicom.datadict.keyword_for_tag(tag)
+        if tag.group in PATIENT_GROUPS or keyword in {*STUDY, *EQUIPMENT, "SpecificCharacterSet"}:
+            header[tag] = source.get_item(tag)
+    return header
+
+
+def _decoded(taken: Dataset, source: Dataset, notes: list[str]) -> Dataset:
+    """Decode text by the character set that fits it, and state one that can hold it.
+
+    Args:
+        taken: elements whose text is not decoded.
+        source: the instance that they are from.
+        notes: gets a sentence if the stated character set does not do.
+    """
+    stated = source.get("SpecificCharacterSet") or ""
+    terms = [stated] if isinstance(stated, str) else list(stated)
+    for attempt in (terms, [UTF_8], [LATIN_1]):
+        header = _decode_as(taken, source, attempt)
+        if header is not None:
+            break
+    assert header is not None  # Latin-1 decodes any bytes
+    if attempt == terms and _is_valid(terms):
+        return header
+    for element in header.iterall():
+        if element.VR == "PN" and element.value:
+            # Made anew from its text: it would otherwise be written as the bytes it was read from.
+            element.value = PersonName(str(element.value))
+    header.SpecificCharacterSet = UTF_8
+    if attempt == terms:
+        notes.append(f"Specific Character Set {stated!r} is none of DICOM; written as UTF-8.")
+    else:
+        notes.append(
+            f"The text does not fit the Specific Character Set {stated or 'ASCII'!r}; read as "
+            f"{'UTF-8' if attempt == [UTF_8] else 'Latin-1'}, written as UTF-8."
+        )
+    return header
+
+
+def _decode_as(taken: Dataset, source: Dataset, terms: Sequence[str]) -> Dataset | None:
+    """Return the decoded elements, or None if the character set does not fit their text."""
+    header = Dataset()
+    header.update(taken)
+    implicit, little = source.original_encoding
+    header.set_original_encoding(implicit, little, convert_encodings(list(terms)))
+    plain = set(terms) <= {"", "ISO_IR 6"}
+    if plain:
+        header.pop("SpecificCharacterSet", None)
+    else:
+        header.SpecificCharacterSet = list(terms) if len(terms) > 1 else terms[0]
+    for tag in list(header.keys()):
+        try:
+            elements = [header[tag]]
+        except (ValueError, TypeError, OverflowError, NotImplementedError):
+            # Not a number where one is due, say.
+            header[tag] = DataElement(tag, pydicom.datadict.dictionary_VR(tag), None)
+            continue
+        for element in elements:
+            if element.VR == "SQ":
+                elements.extend(nested for item in element.value for nested in item)
+            elif element.VR in TEXT:
+                text = str(element.value or "")
+                if "\ufffd" in text or (plain and not text.isascii()):
+                    return None
+    return header
+
+
+def _is_valid(terms: Sequence[str]) -> bool:
+    """Tell whether these are defined terms (PS3.3 C.12.1.1.2), alone or as code extensions."""
+    if not all(term in python_encoding for term in terms):
+        return False
+    return len(terms) == 1 or all(
+        term.startswith("ISO 2022") or (term == "" and place == 0)
+        for place, term in enumerate(terms)
+    )
+
+
+def _mend_values(dataset: Dataset, shortened: set[str], emptied: set[str]) -> None:
+    """Mend values in place, and collect the keywords of what was mended."""
+    for element in list(dataset):
+        if element.tag.is_private or element.tag.element == 0:
+            del dataset[element.tag]
+        elif element.VR == "SQ":
+            for item in element.value:
+                _mend_values(item, shortened, emptied)
+        elif element.value not in (None, ""):
+            several = isinstance(element.value, MultiValue)
+            values = [str(v) for v in (element.value if several else [element.value])]
+            longest = MAX_VALUE_LEN.get(element.VR)
+            if element.keyword == "PatientID":
+                continue
+            if longest and element.VR in TEXT and any(len(value) > longest for value in values):
+                values = [value[:longest].rstrip() for value in values]
+                element.value = values if several else values[0]
+                shortened.add(element.keyword)
+            if not all(_is_allowed(element, value) for value in values):
+                element.value = None
+                emptied.add(element.keyword)
+
+
+def _is_allowed(element: DataElement, value: str) -> bool:
+    if element.keyword == "PatientSex":
+        return value in {"M", "F", "O"}
+    try:
+        validate_value(element.VR, value, RAISE)
+    except ValueError:
+        return False
+    return True
