@@ -52,10 +52,12 @@ class World:
         write_parquet(self.folder / "catalog" / "series.parquet", table)
         instances = [
             {
+                "SOPInstanceUID": f"{r['SeriesInstanceUID']}.{i}",
                 "SeriesInstanceUID": r["SeriesInstanceUID"],
                 "path": f"/{r['SeriesInstanceUID']}/{i}",
                 "bytes": 1000,
                 "modified_ns": self.modified.get(r["SeriesInstanceUID"], 5),
+                "Source": "archive",
             }
             for r in rows
             for i in range(2)
@@ -67,7 +69,7 @@ class World:
             settings = replace(
                 settings, protocol={**settings.protocol, "cohort": {"where": "true", "case": case}}
             )
-        cohort.run(settings, self.folder / "catalog", self.folder / "cohort")
+        cohort.run(settings, [self.folder / "catalog"], self.folder / "cohort")
 
     @property
     def cases(self):

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from jipflow.cases import Outcome, Reason, Status, write_outcomes
-from jipflow.catalog.query import connect, filter_steps, select_series
+from jipflow.catalog.query import count_series, filter_steps, open_catalogs, store_series
 from jipflow.config import Settings
-from jipflow.files import atomic_path, write_json, write_parquet
+from jipflow.files import atomic_path, write_json
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
 
 STAGE = "cohort"
@@ -32,6 +36,30 @@ CASE_COLUMNS = (
     "model",
     "instances",
 )
+SHARD_SCHEMA = pa.schema(
+    [
+        (name, pa.string())
+        for name in (
+            "case_id",
+            "patient",
+            "shard",
+            "role",
+            "series_uid",
+            "study_uid",
+            "modality",
+            "source",
+            "sop_uid",
+            "path",
+        )
+    ]
+    + [("bytes", pa.int64()), ("modified_ns", pa.int64())]
+)
+"""One row per instance; the role of annotations is empty. Size and time of each file stand there so
+that a file mended in place is noticed."""
+
+
+ROWS = 65536
+"""Rows of the shards that are held in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -41,158 +69,239 @@ class Candidate:
     Attributes:
         case_id: pseudonym.
         patient: pseudonym of the patient.
-        series: SeriesInstanceUIDs of the cohort that belong to it.
+        key: PatientID, and StudyInstanceUID where a case is a study.
     """
 
     case_id: str
     patient: str
-    series: frozenset[str]
+    key: tuple[str, ...]
 
 
-def run(settings: Settings, catalog_dir: Path, out_dir: Path) -> None:
+@dataclass(frozen=True)
+class Choice:
+    """What a case has for a role.
+
+    Attributes:
+        series: the columns SeriesInstanceUID, StudyInstanceUID, Modality, Manufacturer,
+            ManufacturerModelName and NumberOfInstances of the series that comes first.
+        fitting: the SeriesInstanceUIDs that meet the role, as text; empty where it is one.
+    """
+
+    series: dict[str, Any]
+    fitting: str
+
+
+def run(settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path) -> None:
     """Select the cohort and deal its cases to shards.
 
     Writes into `out_dir`: ``cases.tsv`` (one row per case and role), ``flow.json``,
     ``outcomes.parquet``, ``assignment.tsv`` (append-only: the shard of every case ever seen) and
-    ``shards/<shard>.parquet`` (one row per instance). A shard's file is left untouched when its
-    content is the same, so that nothing that depends on it is computed again.
+    ``shards/<shard>.parquet`` (one row per instance; `SHARD_SCHEMA`). A shard's file is left
+    untouched when its content is the same, so that nothing that depends on it is computed again.
 
     Args:
         settings: of the site and the protocol.
-        catalog_dir: folder written by `jipflow.catalog.scan.scan`.
+        catalog_dirs: folders with ``series.parquet`` and ``instances.parquet``: of the site's
+            folders, of its PACS, or of both. A series in both is taken from the first.
         out_dir: folder of the cohort.
     """
-    catalog = pd.read_parquet(catalog_dir / "series.parquet")
+    cohort = settings.protocol["cohort"]
     secret = site_secret(Path(settings.site["identity"]["secret_file"]))
-    flow: list[dict[str, Any]] = []
-    with connect(catalog) as connection:
-        selected = _filter(connection, catalog, settings.protocol["cohort"]["where"], flow)
-        candidates, outcomes = _candidates(
-            catalog[catalog["SeriesInstanceUID"].isin(selected)],
-            settings.protocol["cohort"]["case"]["by"],
-            secret,
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix=".partial-", dir=out_dir) as spill,
+        open_catalogs(catalog_dirs, Path(spill)) as connection,
+    ):
+        flow = _filter(connection, cohort["where"])
+        candidates, outcomes = _candidates(connection, cohort["case"]["by"], secret)
+        chosen, excluded = _choose_roles(connection, candidates, cohort["case"])
+        outcomes += excluded
+        flow.append(_count_cases(chosen))
+        shards = _assign(
+            out_dir / "assignment.tsv",
+            sorted(case.case_id for case in chosen),
+            settings.site["processing"]["shard_size"],
         )
-        chosen, excluded = _choose_roles(
-            connection, candidates, settings.protocol["cohort"]["case"]["roles"]
-        )
-    outcomes += excluded
-    roles = {uid: (case, role) for case in chosen for role, uid in chosen[case].items()}
-    in_cases = catalog[catalog["SeriesInstanceUID"].isin(roles)]
-    flow.append(
-        {**_count("cases", "Cases with every required role", in_cases), "cases": len(chosen)}
-    )
-    shards = _assign(
-        out_dir / "assignment.tsv",
-        sorted(case.case_id for case in chosen),
-        settings.site["processing"]["shard_size"],
-    )
-    rows = _case_rows(catalog.set_index("SeriesInstanceUID"), chosen, shards)
-    instances = pd.read_parquet(catalog_dir / "instances.parquet")
-    _write_shards(out_dir / "shards", rows, _annotations(catalog, chosen, secret), instances)
+        _write_shards(connection, out_dir / "shards", _entries(connection, chosen, shards))
+    rows = _case_rows(chosen, shards)
     write_outcomes(out_dir / "outcomes.parquet", outcomes)
     write_json(out_dir / "flow.json", {"steps": flow})
     with atomic_path(out_dir / "cases.tsv") as partial:
         pd.DataFrame(rows, columns=list(CASE_COLUMNS)).to_csv(partial, sep="\t", index=False)
 
 
-def _count(step: str, label: str, series: pd.DataFrame) -> dict[str, Any]:
-    return {
-        "step": step,
-        "label": label,
-        "series": len(series),
-        "patients": int(series["PatientID"].replace("", None).nunique()),
-    }
+def _filter(connection: duckdb.DuckDBPyConnection, where: str | list[str]) -> list[dict[str, Any]]:
+    """Make the table ``members`` of the series that pass the filter; count what each step keeps.
 
-
-def _filter(
-    connection: duckdb.DuckDBPyConnection,
-    catalog: pd.DataFrame,
-    where: str | list[str],
-    flow: list[dict[str, Any]],
-) -> list[str]:
-    """Apply the filter's steps one on top of the other; count what each keeps in `flow`."""
-    flow.append(_count("found", "Series found", catalog))
-    condition = IMAGES
-    selected = select_series(connection, condition)
-    images = catalog[catalog["SeriesInstanceUID"].isin(selected)]
-    flow.append(_count("images", "Image series, no contours or segmentations", images))
+    Returns:
+        The steps of the flow.
+    """
+    conditions = [("found", "Series found", "TRUE")]
+    conditions.append(("images", "Image series, no contours or segmentations", IMAGES))
     for number, step in enumerate(filter_steps(where), start=1):
-        condition = f"({condition}\n) AND (\n{step}\n)"
-        selected = select_series(connection, condition)
-        kept = catalog[catalog["SeriesInstanceUID"].isin(selected)]
-        flow.append(_count(f"where-{number}", step, kept))
-    return selected
+        together = f"({conditions[-1][2]}\n) AND (\n{step}\n)"
+        conditions.append((f"where-{number}", step, together))
+    flow = []
+    for step, label, condition in conditions:
+        series, patients = count_series(connection, condition)
+        flow.append({"step": step, "label": label, "series": series, "patients": patients})
+    store_series(connection, "passed", conditions[-1][2])
+    connection.execute(
+        "CREATE TABLE members AS SELECT SeriesInstanceUID, coalesce(PatientID, '') AS PatientID,"
+        " StudyInstanceUID, Modality, Manufacturer, ManufacturerModelName, NumberOfInstances"
+        " FROM catalog WHERE SeriesInstanceUID IN (SELECT SeriesInstanceUID FROM passed)"
+        " ORDER BY SeriesInstanceUID"
+    )
+    return flow
 
 
 def _candidates(
-    series: pd.DataFrame, by: str, secret: bytes
+    connection: duckdb.DuckDBPyConnection, by: str, secret: bytes
 ) -> tuple[list[Candidate], list[Outcome]]:
-    """Group the cohort's series into cases."""
+    """Group the cohort's series into cases; exclude series without PatientID."""
+    # What white space is, Python says, as it does where the headers are read.
+    identities = _rows(
+        connection, f"SELECT DISTINCT {', '.join(_keys(by))} FROM members ORDER BY ALL"
+    )
+    nameless = sorted({row["PatientID"] for row in identities if not row["PatientID"].strip()})
     outcomes = [
         _excluded(
-            pseudonym(secret, "series", str(row.SeriesInstanceUID)),
+            pseudonym(secret, "series", row["SeriesInstanceUID"]),
             Reason.MISSING_PATIENT_ID,
-            f"series {row.SeriesInstanceUID} has no PatientID; mend it in the archive.",
+            f"series {row['SeriesInstanceUID']} has no PatientID; mend it in the archive.",
         )
-        for row in series[series["PatientID"].str.strip() == ""].itertuples()
+        for row in _rows(
+            connection,
+            "SELECT SeriesInstanceUID FROM members WHERE list_contains($1, PatientID)"
+            " ORDER BY SeriesInstanceUID",
+            nameless,
+        )
     ]
-    series = series[series["PatientID"].str.strip() != ""]
-    keys = ["PatientID", "StudyInstanceUID"] if by == "study" else ["PatientID"]
     candidates = []
-    for identity, rows in series.groupby(keys):
-        parts = [str(part) for part in identity] if isinstance(identity, tuple) else [str(identity)]
-        candidates.append(
-            Candidate(
-                pseudonym(secret, "case", *parts),
-                pseudonym(secret, "patient", parts[0]),
-                frozenset(rows["SeriesInstanceUID"]),
+    for row in identities:
+        key = tuple(row[name] for name in _keys(by))
+        if key[0].strip():
+            candidates.append(
+                Candidate(
+                    pseudonym(secret, "case", *key), pseudonym(secret, "patient", key[0]), key
+                )
             )
-        )
     return sorted(candidates, key=lambda c: c.case_id), outcomes
 
 
+def _keys(by: str) -> tuple[str, ...]:
+    return ("PatientID", "StudyInstanceUID") if by == "study" else ("PatientID",)
+
+
 def _choose_roles(
-    connection: duckdb.DuckDBPyConnection,
-    candidates: Iterable[Candidate],
-    roles: dict[str, dict[str, Any]],
-) -> tuple[dict[Candidate, dict[str, str]], list[Outcome]]:
+    connection: duckdb.DuckDBPyConnection, candidates: Iterable[Candidate], case: dict[str, Any]
+) -> tuple[dict[Candidate, dict[str, Choice]], list[Outcome]]:
     """Give each case one series per role, or exclude it with the reason."""
+    roles = case["roles"]
     fitting = {
-        role: select_series(connection, spec["where"], spec.get("prefer", "SeriesInstanceUID"))
-        for role, spec in roles.items()
+        role: _fitting(connection, f"role_{position}", spec, _keys(case["by"]))
+        for position, (role, spec) in enumerate(roles.items())
     }
-    chosen: dict[Candidate, dict[str, str]] = {}
+    listed = _listed(connection, fitting)
+    chosen: dict[Candidate, dict[str, Choice]] = {}
     outcomes: list[Outcome] = []
-    for case in candidates:
-        picked: dict[str, str] = {}
+    for candidate in candidates:
+        picked: dict[str, Choice] = {}
         fault = None
         for role, spec in roles.items():
-            series = [uid for uid in fitting[role] if uid in case.series]
-            if not series and spec["required"]:
+            choice = fitting[role].get(candidate.key)
+            if choice is None and spec["required"]:
                 fault = _excluded(
-                    case.case_id,
+                    candidate.case_id,
                     Reason.MISSING_ROLE,
                     f"no series meets role {role}: {spec['where']}",
                 )
-            elif len(series) > 1 and "prefer" not in spec:
+            elif choice is not None and choice.fitting and "prefer" not in spec:
                 fault = _excluded(
-                    case.case_id,
+                    candidate.case_id,
                     Reason.SEVERAL_SERIES_FOR_ROLE,
-                    f"{len(series)} series meet role {role}: {', '.join(series)}; narrow the "
-                    "role's filter or give it a `prefer`.",
+                    f"{choice.fitting.count(',') + 1} series meet role {role}: {choice.fitting}; "
+                    "narrow the role's filter or give it a `prefer`.",
                 )
-            elif series:
-                picked[role] = series[0]
+            elif choice is not None and choice.series["SeriesInstanceUID"] not in listed:
+                fault = _excluded(
+                    candidate.case_id,
+                    Reason.NOT_RETRIEVED,
+                    f"the catalog lists no instance of series "
+                    f"{choice.series['SeriesInstanceUID']} for role {role}.",
+                )
+            elif choice is not None:
+                picked[role] = choice
         if fault is not None:
             outcomes.append(fault)
         elif picked:
-            chosen[case] = picked
-            outcomes.append(Outcome(case.case_id, STAGE))
+            chosen[candidate] = picked
+            outcomes.append(Outcome(candidate.case_id, STAGE))
         else:
             outcomes.append(
-                _excluded(case.case_id, Reason.MISSING_ROLE, "no series meets any role")
+                _excluded(candidate.case_id, Reason.MISSING_ROLE, "no series meets any role")
             )
     return chosen, outcomes
+
+
+def _fitting(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    spec: dict[str, Any],
+    keys: tuple[str, ...],
+) -> dict[tuple[str, ...], Choice]:
+    """Return what each case has for a role."""
+    condition = (
+        f"SeriesInstanceUID IN (SELECT SeriesInstanceUID FROM members) AND (\n{spec['where']}\n)"
+    )
+    store_series(connection, table, condition, spec.get("prefer", "SeriesInstanceUID"))
+    key = ", ".join(keys)
+    rows = _rows(
+        connection,
+        f"WITH ranked AS (SELECT m.*, row_number() OVER (PARTITION BY {key} ORDER BY r.rowid) AS"
+        f" rank, count(*) OVER (PARTITION BY {key}) AS n"
+        f" FROM {table} r JOIN members m USING (SeriesInstanceUID)),"
+        f" several AS (SELECT {key}, string_agg(SeriesInstanceUID, ', ' ORDER BY rank) AS fitting"
+        f" FROM ranked WHERE n > 1 GROUP BY {key})"
+        f" SELECT ranked.* EXCLUDE (rank, n), coalesce(fitting, '') AS fitting"
+        f" FROM ranked LEFT JOIN several USING ({key}) WHERE rank = 1",
+    )
+    return {tuple(row[name] for name in keys): Choice(row, row.pop("fitting")) for row in rows}
+
+
+def _listed(
+    connection: duckdb.DuckDBPyConnection, fitting: dict[str, dict[tuple[str, ...], Choice]]
+) -> set[str]:
+    """Return those of the chosen series of which the catalog lists instances."""
+    uids = sorted(
+        {c.series["SeriesInstanceUID"] for role in fitting.values() for c in role.values()}
+    )
+    connection.register("chosen", pa.table({"uid": pa.array(uids, pa.string())}))
+    rows = _rows(
+        connection,
+        "SELECT uid FROM chosen WHERE uid IN (SELECT SeriesInstanceUID FROM instances)",
+    )
+    connection.unregister("chosen")
+    return {row["uid"] for row in rows}
+
+
+def _rows(
+    connection: duckdb.DuckDBPyConnection, query: str, *parameters: Any
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = (
+        connection.sql(query, params=parameters).to_arrow_table().to_pylist()
+    )
+    return rows
+
+
+def _count_cases(chosen: dict[Candidate, dict[str, Choice]]) -> dict[str, Any]:
+    return {
+        "step": "cases",
+        "label": "Cases with every required role",
+        "series": sum(len(roles) for roles in chosen.values()),
+        "patients": len({case.patient for case in chosen}),
+        "cases": len(chosen),
+    }
 
 
 def _excluded(case_id: str, reason: Reason, message: str) -> Outcome:
@@ -224,86 +333,103 @@ def _assign(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
 
 
 def _case_rows(
-    catalog: pd.DataFrame, chosen: dict[Candidate, dict[str, str]], shards: dict[str, str]
+    chosen: dict[Candidate, dict[str, Choice]], shards: dict[str, str]
 ) -> list[dict[str, Any]]:
-    rows = []
+    return [
+        {
+            "case_id": case.case_id,
+            "patient": case.patient,
+            "shard": shards[case.case_id],
+            "role": role,
+            "series_uid": choice.series["SeriesInstanceUID"],
+            "modality": choice.series["Modality"],
+            "manufacturer": choice.series["Manufacturer"],
+            "model": choice.series["ManufacturerModelName"],
+            "instances": choice.series["NumberOfInstances"],
+        }
+        for case, roles in chosen.items()
+        for role, choice in sorted(roles.items())
+    ]
+
+
+def _entries(
+    connection: duckdb.DuckDBPyConnection,
+    chosen: dict[Candidate, dict[str, Choice]],
+    shards: dict[str, str],
+) -> pa.Table:
+    """Return the series of each case: those of its roles and its patient's annotations.
+
+    RTSTRUCT and SEG series are given to every case of their patient: which one fits an image is for
+    the engine to find by reference and geometry, for study and series UIDs of contours are often
+    wrong.
+    """
+    annotations: dict[str, list[dict[str, Any]]] = {}
+    for row in _rows(
+        connection,
+        "SELECT PatientID, SeriesInstanceUID, StudyInstanceUID, Modality FROM catalog"
+        f" WHERE Modality IN {ANNOTATIONS} AND PatientID IN (SELECT PatientID FROM members)"
+        " ORDER BY SeriesInstanceUID",
+    ):
+        annotations.setdefault(row["PatientID"], []).append(row)
+    entries: dict[str, list[str]] = {name: [] for name in SHARD_SCHEMA.names[:7]}
     for case, roles in chosen.items():
-        for role, uid in sorted(roles.items()):
-            series = catalog.loc[uid]
-            rows.append(
-                {
-                    "case_id": case.case_id,
-                    "patient": case.patient,
-                    "shard": shards[case.case_id],
-                    "role": role,
-                    "series_uid": uid,
-                    "modality": series["Modality"],
-                    "manufacturer": series["Manufacturer"],
-                    "model": series["ManufacturerModelName"],
-                    "instances": series["NumberOfInstances"],
-                }
+        of_case = [(role, choice.series) for role, choice in roles.items()]
+        of_case += [("", row) for row in annotations.get(case.key[0], [])]
+        for role, series in of_case:
+            values = (
+                case.case_id,
+                case.patient,
+                shards[case.case_id],
+                role,
+                series["SeriesInstanceUID"],
+                series["StudyInstanceUID"],
+                series["Modality"],
             )
-    return rows
+            for column, value in zip(entries.values(), values, strict=True):
+                column.append(value)
+    return pa.table(entries, pa.schema([SHARD_SCHEMA.field(name) for name in entries]))
 
 
-def _annotations(
-    catalog: pd.DataFrame, chosen: dict[Candidate, dict[str, str]], secret: bytes
-) -> dict[str, list[tuple[str, str]]]:
-    """Return (SeriesInstanceUID, Modality) of RTSTRUCT and SEG series by patient pseudonym.
-
-    They are given to every case of their patient: which one fits an image is for the engine to
-    find by reference and geometry, for study and series UIDs of contours are often wrong.
-    """
-    patients = {case.patient for case in chosen}
-    found: dict[str, list[tuple[str, str]]] = {}
-    for row in catalog[catalog["Modality"].isin(ANNOTATIONS)].itertuples():
-        patient = pseudonym(secret, "patient", str(row.PatientID))
-        if patient in patients:
-            found.setdefault(patient, []).append((str(row.SeriesInstanceUID), str(row.Modality)))
-    return found
-
-
-def _write_shards(
-    folder: Path,
-    rows: list[dict[str, Any]],
-    annotations: dict[str, list[tuple[str, str]]],
-    instances: pd.DataFrame,
-) -> None:
-    """Write a shard's instances, unless its file already says the same.
-
-    Size and time of each file stand there too, so that a file mended in place is noticed.
-    """
-    files = {
-        str(uid): rows.sort_values("path").to_dict("records")
-        for uid, rows in instances.groupby("SeriesInstanceUID")
-    }
-    by_shard: dict[str, list[dict[str, Any]]] = {}
-    seen = set()
-    for row in rows:
-        entries = [(row["role"], row["series_uid"], row["modality"])]
-        if row["case_id"] not in seen:
-            seen.add(row["case_id"])
-            entries += [("", uid, kind) for uid, kind in annotations.get(row["patient"], [])]
-        for role, uid, modality in entries:
-            for file in files[uid]:
-                by_shard.setdefault(row["shard"], []).append(
-                    {
-                        "case_id": row["case_id"],
-                        "patient": row["patient"],
-                        "shard": row["shard"],
-                        "role": role,
-                        "series_uid": uid,
-                        "modality": modality,
-                        "path": file["path"],
-                        "bytes": file["bytes"],
-                        "modified_ns": file["modified_ns"],
-                    }
-                )
-    for shard, entries_of_shard in sorted(by_shard.items()):
+def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, entries: pa.Table) -> None:
+    """Write the instances of each shard, unless its file already says the same."""
+    connection.register("entries", entries)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = set()
+    for shard, table in _by_shard(
+        connection.sql(
+            "SELECT e.*, i.Source AS source, i.SOPInstanceUID AS sop_uid, i.path, i.bytes,"
+            " i.modified_ns FROM entries e JOIN instances i ON i.SeriesInstanceUID = e.series_uid"
+            " ORDER BY shard, case_id, role, series_uid, path"
+        ).to_arrow_reader(ROWS)
+    ):
+        written.add(shard)
         path = folder / f"{shard}.parquet"
-        table = pd.DataFrame(entries_of_shard)
-        if not path.is_file() or not pd.read_parquet(path).equals(table):
-            write_parquet(path, table)
+        if not path.is_file() or not pq.read_table(path).equals(table):
+            with atomic_path(path) as partial:
+                pq.write_table(table, partial)
     for path in folder.glob("*.parquet"):
-        if path.stem not in by_shard:
+        if path.stem not in written:
             path.unlink()
+
+
+def _by_shard(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.Table]]:
+    """Gather sorted rows that come in batches into one table a shard."""
+    held: list[pa.RecordBatch] = []
+    shard = ""
+    for batch in batches:
+        names = batch.column("shard")
+        runs = pc.run_end_encode(names)
+        start = 0
+        for name, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+            if held and name != shard:
+                yield shard, _shard_table(held)
+                held = []
+            shard = name
+            held.append(batch.slice(start, end - start))
+            start = end
+    if held:
+        yield shard, _shard_table(held)
+
+
+def _shard_table(batches: list[pa.RecordBatch]) -> pa.Table:
+    return pa.Table.from_batches(batches).cast(SHARD_SCHEMA).combine_chunks()

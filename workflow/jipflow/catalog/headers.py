@@ -52,7 +52,7 @@ LAST_TAG = 0x00541002
 """dicomsdl stops here: just after Units (0054,1001), the last attribute of an ordinary image."""
 
 LAST_ENHANCED_TAG = 0x52009229
-"""pydicom stops after the Shared Functional Groups Sequence: enhanced objects keep spacing there."""
+"""pydicom stops after the Shared Functional Groups Sequence, which holds enhanced spacing."""
 
 CODECS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-1", b"ISO_IR 192": "utf-8"}
 """Specific Character Sets (PS3.3 C.12.1.1.2) that one Python codec decodes as pydicom does."""
