@@ -1,0 +1,561 @@
+"""The DICOM-SR says of each segment what was measured, exactly, and in the standard's words."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import shutil
+import time
+from collections import Counter
+
+import highdicom
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+import radiomics
+import SimpleITK as sitk
+from highdicom.sr import CodedConcept
+from pydicom.sr import _concepts_dict
+from pydicom.sr.codedict import codes
+
+from jipflow.cases import Case, Reason, Status
+from jipflow.config import RESOURCES, Settings, radiomics_settings, read_yaml
+from jipflow.encode import seg as encode
+from jipflow.encode import sr
+from jipflow.files import canonical_digest
+from jipflow.images.masks import Region, pack, write_segmentation
+from jipflow.images.series import read_series_volume
+from jipflow.images.volume import Volume
+from jipflow.radiomics.measure import extract, failure_table, feature_table
+from series_factory import ct_datasets, series_of, write
+
+CT = radiomics_settings("ct", "test")
+TABLE = read_yaml(RESOURCES / "ibsi_codes.yaml")
+ENTRIES = {
+    f"{group}_{name}": entry
+    for group, entries in TABLE["features"].items()
+    for name, entry in entries.items()
+}
+CLASSES = ("shape", "firstorder", "glcm", "glrlm", "glszm", "gldm", "ngtdm")
+WITHDRAWN = {
+    *("glcm_Dissimilarity", "glcm_Homogeneity1", "glcm_Homogeneity2", "glcm_SumVariance"),
+    *("gldm_GrayLevelNonUniformityNormalized", "gldm_DependencePercentage"),
+}
+"""Features of which pyradiomics only says that they equal another one."""
+
+IBSI_TAGS = {
+    "shape": {
+        "MeshVolume": "morph_volume",
+        "VoxelVolume": "morph_vol_approx",
+        "SurfaceArea": "morph_area_mesh",
+        "SurfaceVolumeRatio": "morph_av",
+        "Sphericity": "morph_sphericity",
+        "Compactness1": "morph_comp_1",
+        "Compactness2": "morph_comp_2",
+        "SphericalDisproportion": "morph_sph_dispr",
+        "Maximum3DDiameter": "morph_diam",
+        "Elongation": "morph_pca_elongation",
+        "Flatness": "morph_pca_flatness",
+        "MinorAxisLength": "morph_pca_min_axis",
+        "LeastAxisLength": "morph_pca_least_axis",
+    },
+    "firstorder": {
+        "Energy": "stat_energy",
+        "Entropy": "ih_entropy",
+        "Minimum": "stat_min",
+        "10Percentile": "stat_p10",
+        "90Percentile": "stat_p90",
+        "Maximum": "stat_max",
+        "Mean": "stat_mean",
+        "Median": "stat_median",
+        "InterquartileRange": "stat_iqr",
+        "Range": "stat_range",
+        "MeanAbsoluteDeviation": "stat_mad",
+        "RobustMeanAbsoluteDeviation": "stat_rmad",
+        "RootMeanSquared": "stat_rms",
+        "Skewness": "stat_skew",
+        "Kurtosis": "stat_kurt",
+        "Variance": "stat_var",
+        "Uniformity": "ih_uniformity",
+    },
+    "glcm": {
+        "Autocorrelation": "cm_auto_corr_3D_avg",
+        "JointAverage": "cm_joint_avg_3D_avg",
+        "ClusterProminence": "cm_clust_prom_3D_avg",
+        "ClusterShade": "cm_clust_shade_3D_avg",
+        "ClusterTendency": "cm_clust_tend_3D_avg",
+        "Contrast": "cm_contrast_3D_avg",
+        "Correlation": "cm_corr_3D_avg",
+        "DifferenceAverage": "cm_diff_avg_3D_avg",
+        "DifferenceEntropy": "cm_diff_entr_3D_avg",
+        "DifferenceVariance": "cm_diff_var_3D_avg",
+        "JointEnergy": "cm_energy_3D_avg",
+        "JointEntropy": "cm_joint_entr_3D_avg",
+        "Id": "cm_inv_diff_3D_avg",
+        "Idn": "cm_inv_diff_norm_3D_avg",
+        "Idm": "cm_inv_diff_mom_3D_avg",
+        "Idmn": "cm_inv_diff_mom_norm_3D_avg",
+        "InverseVariance": "cm_inv_var_3D_avg",
+        "MaximumProbability": "cm_joint_max_3D_avg",
+        "Imc1": "cm_info_corr1_3D_avg",
+        "Imc2": "cm_info_corr2_3D_avg",
+        "SumAverage": "cm_sum_avg_3D_avg",
+        "SumEntropy": "cm_sum_entr_3D_avg",
+        "SumSquares": "cm_joint_var_3D_avg",
+    },
+    "glrlm": {
+        "ShortRunEmphasis": "rlm_sre_3D_avg",
+        "LongRunEmphasis": "rlm_lre_3D_avg",
+        "GrayLevelNonUniformity": "rlm_glnu_3D_avg",
+        "GrayLevelNonUniformityNormalized": "rlm_glnu_norm_3D_avg",
+        "RunLengthNonUniformity": "rlm_rlnu_3D_avg",
+        "RunLengthNonUniformityNormalized": "rlm_rlnu_norm_3D_avg",
+        "RunPercentage": "rlm_r_perc_3D_avg",
+        "GrayLevelVariance": "rlm_gl_var_3D_avg",
+        "RunVariance": "rlm_rl_var_3D_avg",
+        "RunEntropy": "rlm_rl_entr_3D_avg",
+        "LowGrayLevelRunEmphasis": "rlm_lgre_3D_avg",
+        "HighGrayLevelRunEmphasis": "rlm_hgre_3D_avg",
+        "ShortRunLowGrayLevelEmphasis": "rlm_srlge_3D_avg",
+        "ShortRunHighGrayLevelEmphasis": "rlm_srhge_3D_avg",
+        "LongRunLowGrayLevelEmphasis": "rlm_lrlge_3D_avg",
+        "LongRunHighGrayLevelEmphasis": "rlm_lrhge_3D_avg",
+    },
+    "glszm": {
+        "SmallAreaEmphasis": "szm_sze_3D",
+        "LargeAreaEmphasis": "szm_lze_3D",
+        "GrayLevelNonUniformity": "szm_glnu_3D",
+        "GrayLevelNonUniformityNormalized": "szm_glnu_norm_3D",
+        "SizeZoneNonUniformity": "szm_zsnu_3D",
+        "SizeZoneNonUniformityNormalized": "szm_zsnu_norm_3D",
+        "ZonePercentage": "szm_z_perc_3D",
+        "GrayLevelVariance": "szm_gl_var_3D",
+        "ZoneVariance": "szm_zs_var_3D",
+        "ZoneEntropy": "szm_zs_entr_3D",
+        "LowGrayLevelZoneEmphasis": "szm_lgze_3D",
+        "HighGrayLevelZoneEmphasis": "szm_hgze_3D",
+        "SmallAreaLowGrayLevelEmphasis": "szm_szlge_3D",
+        "SmallAreaHighGrayLevelEmphasis": "szm_szhge_3D",
+        "LargeAreaLowGrayLevelEmphasis": "szm_lzlge_3D",
+        "LargeAreaHighGrayLevelEmphasis": "szm_lzhge_3D",
+    },
+    "gldm": {
+        "SmallDependenceEmphasis": "ngl_lde_3D",
+        "LargeDependenceEmphasis": "ngl_hde_3D",
+        "GrayLevelNonUniformity": "ngl_glnu_3D",
+        "DependenceNonUniformity": "ngl_dcnu_3D",
+        "DependenceNonUniformityNormalized": "ngl_dcnu_norm_3D",
+        "GrayLevelVariance": "ngl_gl_var_3D",
+        "DependenceVariance": "ngl_dc_var_3D",
+        "DependenceEntropy": "ngl_dc_entr_3D",
+        "LowGrayLevelEmphasis": "ngl_lgce_3D",
+        "HighGrayLevelEmphasis": "ngl_hgce_3D",
+        "SmallDependenceLowGrayLevelEmphasis": "ngl_ldlge_3D",
+        "SmallDependenceHighGrayLevelEmphasis": "ngl_ldhge_3D",
+        "LargeDependenceLowGrayLevelEmphasis": "ngl_hdlge_3D",
+        "LargeDependenceHighGrayLevelEmphasis": "ngl_hdhge_3D",
+    },
+    "ngtdm": {
+        name: f"ngt_{name.lower()}_3D"
+        for name in ("Coarseness", "Contrast", "Busyness", "Complexity", "Strength")
+    },
+}
+"""IBSI's reference values of each feature's definition, by its tags in the digital phantom."""
+
+
+def test_every_feature_of_pyradiomics_is_in_the_table():
+    classes = radiomics.getFeatureClasses()
+    known = {f"{group}_{name}" for group in CLASSES for name in classes[group].getFeatureNames()}
+    assert set(ENTRIES) == known - WITHDRAWN
+
+
+def test_no_two_features_have_one_code():
+    written = Counter(next(iter(e.get("code") or e["own"])) for e in ENTRIES.values())
+    assert [code for code, count in written.items() if count > 1] == []
+    for entry in ENTRIES.values():
+        assert ("code" in entry) != ("own" in entry)
+        value, meaning = entry.get("code") or entry["own"]
+        assert isinstance(value, str)
+        assert len(value) == 4 if "code" in entry else len(value) <= 16
+        assert len(meaning) <= 64
+
+
+def test_codes_mean_what_they_mean_in_dicom():
+    """The concepts that PS3.16 has; it leaves IBSI's intensity statistics to other schemes."""
+    dicom = {
+        value: meaning
+        for entry in _concepts_dict.concepts["IBSI"].values()
+        for value, (meaning, _) in entry.items()
+    }
+    coded = {name: e["code"] for name, e in ENTRIES.items() if "code" in e}
+    beyond = {name for name, (value, _) in coded.items() if value not in dicom}
+    assert beyond == {
+        f"firstorder_{tag}"
+        for tag in IBSI_TAGS["firstorder"]
+        if tag not in {"Entropy", "Uniformity", "Kurtosis"}
+    }
+    assert {n: m for n, (v, m) in coded.items() if v in dicom} == {
+        n: dicom[v] for n, (v, _) in coded.items() if v in dicom
+    }
+
+
+def test_codes_beyond_dicom_are_in_the_reference_manual(shared_data):
+    text = (shared_data / "ibsi" / "reference" / "ibsi_1_by_code.md").read_text(encoding="utf-8")
+    listed = {
+        code: name.lower()
+        for name, code in re.findall(r"^\| ([^|]+) \| (\w{4}) \|", text, re.MULTILINE)
+    }
+    dicom = {value for entry in _concepts_dict.concepts["IBSI"].values() for value in entry}
+    compared = 0
+    for name, entry in ENTRIES.items():
+        value, meaning = entry.get("code", ("", ""))
+        if value and value not in dicom:
+            words = set(meaning.lower().replace("-based", "").split())
+            assert words == set(listed[value].split()), name
+            compared += 1
+    assert compared == 14
+
+
+def test_a_feature_with_a_code_has_the_reference_value_of_its_definition(shared_data):
+    """And one that has another value on the digital phantom has no code of IBSI."""
+    folder = shared_data / "ibsi" / "ibsi_1_digital_phantom" / "nifti"
+    image, label = (
+        Volume.from_image(sitk.ReadImage(str(next((folder / part).glob("*.nii*")))))
+        for part in ("image", "mask")
+    )
+    with open(shared_data / "ibsi" / "reference" / "ibsi_1_dig_phantom.csv") as stream:
+        reference = {
+            row["tag"]: (float(row["reference value"]), float(row["tolerance"] or 0))
+            for row in csv.DictReader(stream, delimiter=";")
+            if row["reference value"]
+        }
+    asked = {
+        group: [n for n in entries if f"{group}_{n}" not in WITHDRAWN]
+        for group, entries in TABLE["features"].items()
+    }
+    parameters = {"imageType": {"Original": {}}, "featureClass": asked, "setting": {"binWidth": 1}}
+    features, failures = extract(image, label.array == 1, parameters)
+    assert failures == []
+    wrong = set()
+    for group, tags in IBSI_TAGS.items():
+        for name, tag in tags.items():
+            value, tolerance = reference[tag]
+            # A value stands with its digits: half of the last one is its own tolerance.
+            digits = 0.5 * 10.0 ** (math.floor(math.log10(abs(value))) - 2) if value else 0.0
+            if abs(features[f"original_{group}_{name}"] - value) > max(tolerance, digits):
+                wrong.add(f"{group}_{name}")
+    coded = {name for name, entry in ENTRIES.items() if "code" in entry}
+    tagged = {f"{group}_{name}" for group, tags in IBSI_TAGS.items() for name in tags}
+    assert coded <= tagged
+    assert coded & wrong == set()
+    assert wrong == {"firstorder_Kurtosis", "shape_MinorAxisLength", "shape_LeastAxisLength"}
+
+
+@pytest.mark.parametrize(
+    ("feature", "modality", "unit"),
+    [
+        ("original_firstorder_Mean", "CT", "[hnsf'U]"),
+        ("original_firstorder_Mean", "PT", "{SUVbw}g/ml"),
+        ("original_firstorder_Mean", "MR", "[arb'U]"),
+        ("original_firstorder_Variance", "CT", "[hnsf'U]2"),
+        ("original_firstorder_TotalEnergy", "PT", "{SUV}g2/ml2.mm3"),
+        ("wavelet-LLH_firstorder_Mean", "CT", "[hnsf'U]"),
+        ("log-sigma-3-0-mm-3D_firstorder_Mean", "CT", "[hnsf'U]"),
+        ("square_firstorder_Mean", "CT", "[arb'U]"),
+        ("original_glcm_Contrast", "CT", "1"),
+        ("original_firstorder_Entropy", "CT", "1"),
+        ("original_shape_MeshVolume", "MR", "mm3"),
+        ("original_shape_SurfaceVolumeRatio", "PT", "/mm"),
+        ("original_shape2D_PixelSurface", "CT", "1"),
+    ],
+)
+def test_units(feature, modality, unit):
+    named = sr.name_feature(feature, CT, modality)
+    assert (named.unit.value, named.unit.scheme_designator) == (unit, "UCUM")
+
+
+def test_normalised_intensities_have_no_unit_of_the_scanner():
+    parameters = {"setting": {"normalize": True}}
+    named = sr.name_feature("original_firstorder_Mean", parameters, "CT")
+    assert named.unit.value == "[arb'U]"
+
+
+def test_names_of_different_filters_never_collide():
+    images = ["original", "squareroot", "gradient", "lbp-3D-k"]
+    images += [f"wavelet-{a}{b}{c}" for a in "HL" for b in "HL" for c in "HL"]
+    images += [f"log-sigma-{n}-{m}-mm-3D" for n in range(1, 6) for m in (0, 5)]
+    features = [f"{image}_{name}" for image in images for name in ENTRIES]
+    features += ["original_shape2D_PixelSurface", "original_shape2D_MeshSurface"]
+    seen = set()
+    for feature in features:
+        named = sr.name_feature(feature, CT, "CT")
+        for code in (named.concept, named.method):
+            assert code is None or len(code.value) <= 16
+        method = named.method.value if named.method else None
+        seen.add((named.concept.value, named.concept.scheme_designator, method))
+    assert len(seen) == len(features)
+    assert sr.name_feature("wavelet-HHL_glcm_Id", CT, "CT").method == CodedConcept(
+        "wavelet-HHL", sr.SCHEME, "Filter wavelet-HHL"
+    )
+
+
+@pytest.mark.parametrize(
+    ("feature", "setting"),
+    [
+        ("glcm_Id", {"symmetricalGLCM": False}),
+        ("glrlm_RunEntropy", {"weightingNorm": "euclidean"}),
+        ("firstorder_Energy", {"voxelArrayShift": 1000}),
+    ],
+)
+def test_a_setting_apart_from_the_standard_loses_the_code(feature, setting):
+    plain = sr.name_feature(f"original_{feature}", CT, "CT")
+    apart = sr.name_feature(f"original_{feature}", {"setting": setting}, "CT")
+    assert plain.concept.scheme_designator == "IBSI"
+    assert apart.concept.scheme_designator == sr.SCHEME
+    assert next(iter(setting)) in apart.concept.meaning
+    assert sr.name_feature("original_firstorder_Mean", {"setting": setting}, "CT") == (
+        sr.name_feature("original_firstorder_Mean", CT, "CT")
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A case with a DICOM-SEG of a left kidney with a cyst and a lesion, and its features."""
+    folder = tmp_path_factory.mktemp("world")
+    series = series_of(write(ct_datasets(), folder / "ct"))
+    grid = read_series_volume(series).grid
+    shape = np.zeros(grid.shape, bool)
+    regions = []
+    for name, term, box in (
+        ("kidney", "kidney-left", np.s_[1:4, 2:6, 1:8]),
+        ("cyst", "kidney-cyst-left", np.s_[2:4, 3:5, 2:5]),
+        ("tumour", "neoplasm", np.s_[4:6, 1:4, 1:4]),
+    ):
+        mask = shape.copy()
+        mask[box] = True
+        regions.append(Region(name, term, mask, "AUTOMATIC", "net", "1"))
+    segmentation = pack(regions, grid)
+    case = Case("case", "patient", "s0", {"CT": series})
+    settings = Settings(
+        {},
+        {
+            "protocol": {"id": "demo"},
+            "segmentations": [{"id": "organs", "role": "CT", "encoding": "binary"}],
+            "radiomics": [{"segmentation": "organs", "role": "CT", "settings": "ct"}],
+        },
+        "0" * 64,
+    )
+    write_segmentation(folder / "masks" / "case" / "organs", segmentation)
+    (made,) = encode.run(
+        [case], {("case", "organs")}, settings, folder / "masks", folder / "results", 1
+    )
+    assert made.status is Status.OK, made.message
+    values = [1 / 3, 1e-300, -2.5e22, 123456789.123456789, 0.0, 5.0]
+    rows = []
+    for number, (name, _, mask) in enumerate((r.name, r.term, r.mask) for r in regions):
+        row = {
+            "case_id": "case", "patient": "patient", "role": "CT", "segmentation": "organs",
+            "segment": name, "voxels": int(mask.sum()),
+            "volume_ml": float(mask.sum() * grid.voxel_volume / 1000),
+            "settings_sha256": canonical_digest(CT),
+        }  # fmt: skip
+        for place, feature in enumerate(sorted(ENTRIES)):
+            row[f"original_{feature}"] = values[(place + number) % len(values)]
+            if feature.startswith("ngtdm"):
+                row[f"wavelet-HHL_{feature}"] = place + 0.1 * number
+        rows.append(row)
+    return folder, case, settings, rows
+
+
+def build(world, rows=None, **changes):
+    folder, _, _, all_rows = world
+    seg = pydicom.dcmread(folder / "results" / "seg" / "case" / "organs.dcm")
+    arguments = {
+        "parameters": CT,
+        "modality": "CT",
+        "procedures": [sr.PROCEDURES["CT"]],
+        "description": "demo organs features",
+        "series_number": 9501,
+    } | changes
+    return seg, sr.build_sr(all_rows if rows is None else rows, seg, **arguments)
+
+
+@pytest.fixture(scope="module")
+def built(world):
+    """The DICOM-SEG, and the DICOM-SR on it."""
+    return build(world)
+
+
+def groups(dataset):
+    document = highdicom.sr.Comprehensive3DSR.from_dataset(dataset)
+    return document.content.get_volumetric_roi_measurement_groups()
+
+
+def read_back(group):
+    return {
+        (m.name.value, m.name.scheme_designator, m.method.value if m.method else None): m.value
+        for m in group.get_measurements()
+    }
+
+
+def test_every_value_comes_back_exactly(world, built, tmp_path):
+    _, dataset = built
+    pydicom.dcmwrite(tmp_path / "sr.dcm", dataset, enforce_file_format=True)
+    found = groups(pydicom.dcmread(tmp_path / "sr.dcm"))
+    assert len(found) == 3
+    for row, group in zip(world[3], found, strict=True):
+        values = read_back(group)
+        assert values.pop(("Voxels", sr.SCHEME, None)) == row["voxels"]
+        assert values.pop(("118565006", "SCT", None)) == row["volume_ml"]
+        expected = {}
+        for feature, value in row.items():
+            if feature.startswith(("original_", "wavelet")):
+                n = sr.name_feature(feature, CT, "CT")
+                method = n.method.value if n.method else None
+                expected[n.concept.value, n.concept.scheme_designator, method] = value
+        assert len(expected) == len(ENTRIES) + 5
+        assert values == expected
+
+
+def test_a_group_is_of_its_segment(built):
+    seg, dataset = built
+    kidney, cyst, tumour = groups(dataset)
+    for item, group in zip(seg.SegmentSequence, (kidney, cyst, tumour), strict=True):
+        assert group.tracking_uid == item.TrackingUID
+        assert group.tracking_identifier == item.TrackingID
+        reference = group.referenced_segment
+        assert reference.referenced_sop_class_uid == seg.SOPClassUID
+        assert reference.referenced_sop_instance_uid == seg.SOPInstanceUID
+        assert list(reference.referenced_segment_numbers) == [item.SegmentNumber]
+        source = seg.ReferencedSeriesSequence[0].SeriesInstanceUID
+        assert reference.source_series_for_segmentation.value == source
+    assert kidney.finding_type == codes.SCT.Kidney
+    assert kidney.finding_category == codes.CID7150.AnatomicalStructure
+    assert kidney.finding_sites[0].value == codes.SCT.Kidney
+    assert kidney.finding_sites[0].laterality == codes.CID244.Left
+    assert cyst.finding_type == codes.SCT.Cyst
+    assert cyst.finding_category == codes.CID7150.MorphologicallyAbnormalStructure
+    assert cyst.finding_sites[0].value == codes.SCT.Kidney
+    assert cyst.finding_sites[0].laterality == codes.CID244.Left
+    assert tumour.finding_type == codes.SCT.Neoplasm
+    assert tumour.finding_sites == []
+
+
+def test_the_document_names_its_evidence_and_its_author(world, built):
+    _, case, _, _ = world
+    seg, dataset = built
+    assert dataset.CompletionFlag == "COMPLETE"
+    assert dataset.VerificationFlag == "UNVERIFIED"
+    assert dataset.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+    evidence = {
+        instance.ReferencedSOPInstanceUID
+        for name in ("CurrentRequestedProcedureEvidenceSequence", "PertinentOtherEvidenceSequence")
+        for study in dataset.get(name, [])
+        for series in study.ReferencedSeriesSequence
+        for instance in series.ReferencedSOPSequence
+    }
+    sources = {
+        pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID
+        for path in case.roles["CT"].paths
+    }
+    assert evidence == sources | {seg.SOPInstanceUID}
+    text = dataset.to_json()
+    for said in ("pyradiomics", "3.0.1", canonical_digest(CT), r"\"binWidth\":25", "jipflow"):
+        assert said in text
+    assert dataset.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == sr.SCHEME
+    assert dataset.StudyInstanceUID == seg.StudyInstanceUID
+    assert dataset.ContentDate == seg.ContentDate
+
+
+def test_a_feature_without_a_value_is_left_out(world):
+    rows = [dict(row) for row in world[3]]
+    rows[0]["original_firstorder_Mean"] = None
+    rows[1] = {k: v for k, v in rows[1].items() if not k.startswith(("original", "wavelet"))}
+    rows[2]["original_firstorder_Mean"] = math.nan
+    kidney, cyst, tumour = (read_back(group) for group in groups(build(world, rows)[1]))
+    assert len(kidney) == len(tumour) == len(ENTRIES) + 5 + 1
+    assert not any(name == "Q4LE" and not filtered for name, _, filtered in (*kidney, *tumour))
+    assert {name for name, _, _ in cyst} == {"Voxels", "118565006"}
+
+
+def test_the_same_input_gives_the_same_bytes_at_another_time(world, built, tmp_path):
+    paths = [tmp_path / "1.dcm", tmp_path / "2.dcm"]
+    time.sleep(1.1)
+    for path, dataset in zip(paths, (built[1], build(world, world[3][::-1])[1]), strict=True):
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+def test_another_value_is_another_document(world, built):
+    rows = [dict(row) for row in world[3]]
+    rows[0]["original_firstorder_Mean"] += 1e-9
+    assert built[1].SOPInstanceUID != build(world, rows)[1].SOPInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"settings_sha256": "f" * 64}, "measure again"), ({"segment": "spleen"}, "spleen")],
+)
+def test_rows_that_do_not_fit_are_refused(world, change, said):
+    with pytest.raises(ValueError, match=said):
+        build(world, [world[3][0] | change])
+
+
+def stage(world, tmp_path, measured, failures=()):
+    folder, case, settings, rows = world
+    shutil.copytree(folder / "results", tmp_path / "results", dirs_exist_ok=True)
+    feature_table(rows).to_parquet(tmp_path / "features.parquet")
+    failure_table(failures).to_parquet(tmp_path / "failures.parquet")
+    return sr.run(
+        [case], measured, settings, tmp_path / "features.parquet", tmp_path / "results", 1
+    )
+
+
+def test_the_stage_writes_a_document_and_says_what_it_lacks(world, tmp_path):
+    row = {"case_id": "case", "role": "CT", "segmentation": "organs", "message": "m"}
+    failures = [
+        {**row, "segment": "cyst", "feature": "*", "reason": Reason.MASK_TOO_SMALL.value},
+        {
+            **row,
+            "segment": "kidney",
+            "feature": "original_glcm_MCC",
+            "reason": Reason.NOT_FINITE.value,
+        },
+        {
+            **row,
+            "case_id": "other",
+            "segment": "x",
+            "feature": "y",
+            "reason": Reason.NOT_FINITE.value,
+        },
+    ]
+    (outcome,) = stage(world, tmp_path, {("case", "organs")}, failures)
+    assert outcome.status is Status.OK, outcome.message
+    assert (outcome.stage, outcome.item) == ("document", "organs")
+    assert outcome.outputs == ["sr/case/organs.dcm"]
+    assert "cyst all (mask_too_small), kidney original_glcm_MCC (not_finite)" in outcome.message
+    assert "other" not in outcome.message
+    document = highdicom.sr.srread(tmp_path / "results" / "sr" / "case" / "organs.dcm")
+    assert len(document.content.get_volumetric_roi_measurement_groups()) == 3
+
+
+def test_no_document_outlives_what_it_is_about(world, tmp_path):
+    stage(world, tmp_path, {("case", "organs")})
+    assert (tmp_path / "results" / "sr" / "case" / "organs.dcm").is_file()
+    (outcome,) = stage(world, tmp_path, set())
+    assert outcome.reason == Reason.DEPENDS_ON_FAILED
+    assert not (tmp_path / "results" / "sr" / "case").exists()
+
+
+def test_rows_in_parquet_keep_every_bit(world, tmp_path):
+    stage(world, tmp_path, {("case", "organs")})
+    table = pd.read_parquet(tmp_path / "features.parquet")
+    assert table["original_firstorder_Mean"].tolist() == [
+        row["original_firstorder_Mean"] for row in sorted(world[3], key=lambda r: r["segment"])
+    ]
+    document = highdicom.sr.srread(tmp_path / "results" / "sr" / "case" / "organs.dcm")
+    found = document.content.get_volumetric_roi_measurement_groups()
+    means = [read_back(group)["Q4LE", "IBSI", None] for group in found]
+    assert means == [row["original_firstorder_Mean"] for row in world[3]]
