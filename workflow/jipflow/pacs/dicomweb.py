@@ -10,8 +10,9 @@ import uuid
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import requests
 from dicomweb_client import DICOMwebClient
@@ -20,7 +21,7 @@ from pydicom.datadict import keyword_for_tag, tag_for_keyword
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import InvalidDicomError
 from requests.adapters import HTTPAdapter
-from requests.auth import AuthBase
+from requests.auth import AuthBase, HTTPBasicAuth
 
 from jipflow import __version__
 from jipflow.config import ConfigError
@@ -239,7 +240,7 @@ class DicomwebArchive:
                 raise Rejected(f"source {self.name!r}: the PACS sent another instance than {uid}.")
             return self._content(dataset)
 
-    def _content(self, dataset: FileDataset) -> bytes:
+    def _content(self, dataset: Dataset) -> bytes:
         """Return the file that a data set was read from, byte for byte as it came.
 
         An answer without a length may end early unseen; its last element then falls short.
@@ -248,8 +249,7 @@ class DicomwebArchive:
         length = getattr(last, "length", UNDEFINED_LENGTH)
         if last is None or (length != UNDEFINED_LENGTH and len(last.value or b"") < length):
             raise EOFError
-        content: bytes = dataset.buffer.getvalue()  # type: ignore[union-attr]
-        return content
+        return cast(BytesIO, cast(FileDataset, dataset).buffer).getvalue()
 
     @contextmanager
     def _one_object(self, uids: tuple[str, str, str]) -> Iterator[None]:
@@ -424,7 +424,7 @@ def _session(source: Mapping[str, Any]) -> requests.Session:
     if token is not None:
         session.auth = _Bearer(token)
     elif password is not None:
-        session.auth = (source["user"].encode(), password.encode())
+        session.auth = HTTPBasicAuth(source["user"].encode(), password.encode())
     if session.auth is not None and source["url"].startswith("http://"):
         LOGGER.warning(
             "source %r: credentials go over an unencrypted connection; use https.", source["name"]
