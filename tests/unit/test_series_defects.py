@@ -1,0 +1,1120 @@
+"""What archives hold, row by row: read right to the voxel, or refused with the reason.
+
+Each row of the table in docs/defects.md is a function here.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.dataset import Dataset
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    ExplicitVRBigEndian,
+    HTJ2KLossless,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    JPEGLSNearLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
+
+from jipflow.cases import CaseFault, Reason
+from jipflow.images.series import read_planes, read_series, read_series_volume
+from jipflow.images.volume import Volume
+from jipflow.phantom import defects, dicom
+from jipflow.phantom.grid import Grid
+from series_factory import (
+    ct_datasets,
+    ct_grid,
+    ct_hu,
+    encapsulated,
+    enhanced,
+    in_syntax,
+    legacy_converted,
+    mr_datasets,
+    pt_datasets,
+    series_of,
+    write,
+)
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "defects.md"
+FIRST_SECTION = "## Slices and positions"
+READ = "read"
+HTJ2K_OF_THIRD_SLICE = bytes.fromhex(
+    "ff4fff51002940000000000a0000000800000000000000000000000a00000008000000000000000000010f0101ff50"
+    "000800020000000aff52000c00020001000504044001ff5c00132088909090909090909090909090888888ff640017"
+    "00014f70656e4a50482056657220302e32362e332eff90000a0000000000cb0001ff93c0002687f70507740000c000"
+    "12808201077400c00012c0001340001280eb00077400b9fa010174008e01077400c0001530000564000152451e3c24"
+    "fe00c73400b9234ac560f3000100fb36004a080bd4f400839400c0002de80005bf0000ba0017184a4df142061da6d3"
+    "88582a424c2ca0e5ea5a6a3a1120de1081b33900d35870a4b77665145247cf3a4733d003c80476bb9127fa52230bc2"
+    "10329a0079398f0d348bab179fd1eab33e73b2efa4461882ed4c041d01ca378840233900ffd9"
+)
+"""The stored values of the third slice of `ct_datasets`, encoded by OpenJPH 0.26.3, reversible."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One defect.
+
+    Attributes:
+        defect: its name, as in the page.
+        outcome: ``read`` or the reason's code.
+        says: what the message or the note says.
+        make: writes the series to a folder; returns the paths, and what is to be read from them.
+    """
+
+    defect: str
+    outcome: str
+    says: str
+    make: Callable[[Path], Any]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is to be read.
+
+    Attributes:
+        values: shape of the grid.
+        grid: geometry.
+        atol: largest deviation of a value, of lossy compression.
+        rtol: largest relative deviation of a value: float32 where they are no small integers.
+    """
+
+    values: NDArray[Any]
+    grid: Grid
+    atol: float = 0.0
+    rtol: float = 0.0
+
+
+TABLE: list[Row] = []
+
+
+def read(defect: str, note: str = "") -> Callable[..., Any]:
+    """Add a row: the function writes a series and returns its paths and what they hold."""
+    return partial(_add, defect, READ, note)
+
+
+def refused(defect: str, reason: Reason, says: str) -> Callable[..., Any]:
+    """Add a row: the function writes a series that is refused, and returns its paths."""
+    return partial(_add, defect, reason.value, says)
+
+
+def _add(defect: str, outcome: str, says: str, make: Callable[[Path], Any]) -> Callable[..., Any]:
+    TABLE.append(Row(defect, outcome, says, make))
+    return make
+
+
+def ct(folder: Path, change: Callable[[list[Dataset]], object] = len) -> list[Path]:
+    return write(ct_datasets(), folder, change)
+
+
+CT = Truth(ct_hu(), ct_grid())
+MR = Truth(ct_hu() + 1024, ct_grid())
+
+
+def each(**values: Any) -> Callable[[list[Dataset]], None]:
+    """A change that sets attributes of each data set."""
+
+    def change(datasets: list[Dataset]) -> None:
+        for dataset in datasets:
+            for name, value in values.items():
+                setattr(dataset, name, value)
+
+    return change
+
+
+def nothing(dataset: Dataset, turn: int) -> None:
+    """No change."""
+
+
+def twice(
+    datasets: list[Dataset], shift: float = 0.0, change: Callable[[Dataset, int], object] = nothing
+) -> list[Dataset]:
+    """The series and a second pass over it, with other pixels and UIDs; `change` gets the pass."""
+    second = ct_datasets(seed=1)
+    for number, (one, two) in enumerate(zip(datasets, second, strict=True)):
+        two.SOPClassUID, two.Modality = one.SOPClassUID, one.Modality
+        two.file_meta.MediaStorageSOPClassUID = one.SOPClassUID
+        two.SOPInstanceUID = two.file_meta.MediaStorageSOPInstanceUID = dicom.uid("two", number)
+        x, y, z = two.ImagePositionPatient
+        two.ImagePositionPatient = [x, y, float(z) + shift]
+        two.ContentTime = one.ContentTime
+        change(one, 1)
+        change(two, 2)
+    return [*datasets, *second]
+
+
+# Slices and positions
+
+
+@refused("A slice is missing", Reason.MISSING_SLICES, "1 of 6 slices are missing")
+def missing_slice(folder):
+    return ct(folder, lambda datasets: datasets.pop(2))
+
+
+@refused("Slices are unevenly spaced", Reason.IRREGULAR_SPACING, "from 2.700 to 5.300 mm")
+def uneven(folder):
+    def change(datasets):
+        x, y, z = datasets[2].ImagePositionPatient
+        datasets[2].ImagePositionPatient = [x, y, float(z) + 1.3]
+
+    return ct(folder, change)
+
+
+@read("Positions are rounded: steps of 1/3 mm written with two decimals")
+def rounded(folder):
+    hu, grid = ct_hu((20, 8, 10)), Grid((20, 8, 10), (1 / 3, 1.0, 1.0), (0.0, 0.0, 0.0))
+    datasets = dicom.ct_series(hu, grid)
+    for k, dataset in enumerate(datasets):
+        dataset.ImagePositionPatient = ["0", "0", f"{k / 3:.2f}"]
+    spacing = (round(19 / 3, 2) / 19, 1.0, 1.0)
+    return write(datasets, folder), Truth(hu, Grid(hu.shape, spacing, (0.0, 0.0, 0.0)))
+
+
+@read("Positions are rounded: steps of 1.25 mm written with one decimal")
+def rounded_to_one_decimal(folder):
+    hu, grid = ct_hu((9, 8, 10)), Grid((9, 8, 10), (1.25, 1.0, 1.0), (0.0, 0.0, 0.0))
+    datasets = dicom.ct_series(hu, grid)
+    for k, dataset in enumerate(datasets):
+        dataset.ImagePositionPatient = ["0", "0", f"{1.25 * k:.1f}"]
+    return write(datasets, folder), Truth(hu, grid)
+
+
+@read("Files and Instance Numbers are out of order, or Instance Number is missing")
+def out_of_order(folder):
+    def change(datasets):
+        datasets[:] = [datasets[i] for i in (3, 0, 5, 1, 4, 2)]
+        for dataset in datasets[1:]:
+            dataset.InstanceNumber = None
+        del datasets[0].InstanceNumber
+
+    return ct(folder, change), CT
+
+
+@read("Spacing Between Slices is negative, Slice Thickness and Slice Location wrong")
+def misleading_spacing(folder):
+    change = each(SpacingBetweenSlices="-4", SliceThickness="1", SliceLocation="0")
+    return ct(folder, change), CT
+
+
+@read("A slice is there twice: a copy under another SOP Instance UID", "1 slices were there twice")
+def copy_sent_again(folder):
+    def change(datasets):
+        again = ct_datasets()[3]
+        again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = dicom.uid("again")
+        datasets.append(again)
+
+    return ct(folder, change), CT
+
+
+@read("The whole series is there twice, the copy compressed", "6 slices were there twice")
+def series_sent_again(folder):
+    def change(datasets):
+        for number, again in enumerate(ct_datasets()):
+            again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = dicom.uid(number)
+            datasets.append(in_syntax(again, RLELossless, folder))
+
+    return ct(folder, change), CT
+
+
+@refused("Two slices at one position differ", Reason.DUPLICATE_SLICES, "but differ from it")
+def repeated_position(folder):
+    def change(datasets):
+        datasets[1].ImagePositionPatient = datasets[0].ImagePositionPatient
+
+    return ct(folder, change)
+
+
+@refused("Gantry tilt: slices are sheared", Reason.GANTRY_TILT, "sideways by up to 4.00 mm")
+def tilted(folder):
+    def change(datasets):
+        for number, dataset in enumerate(datasets):
+            x, y, z = dataset.ImagePositionPatient
+            dataset.ImagePositionPatient = [x, float(y) + 0.8 * number, z]
+
+    return ct(folder, change)
+
+
+@refused("One slice only", Reason.TOO_FEW_SLICES, "one slice")
+def one_slice(folder):
+    return ct(folder, lambda datasets: datasets.__delitem__(slice(1, None)))
+
+
+@refused("One slice only, sent twice", Reason.TOO_FEW_SLICES, "one slice")
+def one_slice_twice(folder):
+    def change(datasets):
+        again = ct_datasets()[0]
+        again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = dicom.uid("again")
+        datasets[1:] = [again]
+
+    return ct(folder, change)
+
+
+# Orientation and matrix
+
+
+@refused("A localizer in the series", Reason.MIXED_ORIENTATION, "2 orientations")
+def localizer(folder):
+    mixed = defects.localizer_mixed(ct_datasets(), CT.values, CT.grid, dicom.Study())
+    return write(mixed, folder)
+
+
+@refused("Coronal reformats in the series", Reason.MIXED_ORIENTATION, "2 orientations")
+def reformats(folder):
+    hu, grid = ct_hu((6, 20, 10)), ct_grid((6, 20, 10))
+    mixed = defects.mixed_orientation(ct_datasets(hu.shape), hu, grid, dicom.Study())
+    return write(mixed, folder)
+
+
+@read("Directions rounded to four decimals, not quite at a right angle")
+def rounded_directions(folder):
+    row, column = (0.8660, 0.5, 0.0), (-0.5, 0.8660, 0.0)
+    grid = Grid(CT.grid.shape, (4.0, 3.5, 3.0), (0.0, 0.0, 0.0), row, column)
+    datasets = dicom.ct_series(CT.values, grid)
+    for k, dataset in enumerate(datasets):
+        dataset.ImagePositionPatient = [0, 0, 4 * k]
+        dataset.ImageOrientationPatient = ["0.8660", "0.5001", "0", "-0.5", "0.8660", "0"]
+    return write(datasets, folder), Truth(CT.values, grid)
+
+
+@refused("Directions at no right angle", Reason.GEOMETRY_REFUSED, "two unit vectors")
+def skewed(folder):
+    return ct(folder, each(ImageOrientationPatient=[1, 0, 0, 0.1, 0.995, 0]))
+
+
+@refused("A position that is no number", Reason.GEOMETRY_REFUSED, "absurd")
+def absurd_position(folder):
+    return ct(folder, lambda d: setattr(d[1], "ImagePositionPatient", ["nan", "0", "34"]))
+
+
+@refused("Pixel Spacing of 0", Reason.GEOMETRY_REFUSED, "absurd")
+def no_spacing(folder):
+    return ct(folder, each(PixelSpacing=["0", "0"]))
+
+
+def placed(row: Any, column: Any) -> Callable[[Path], Any]:
+    grid = Grid(CT.grid.shape, CT.grid.spacing, (15.0, -12.0, 30.0), row, column)
+    return lambda folder: (write(dicom.ct_series(CT.values, grid), folder), Truth(CT.values, grid))
+
+
+read("Feet first")(placed((-1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+read("Sagittal slices")(placed((0.0, 1.0, 0.0), (0.0, 0.0, -1.0)))
+read("Coronal slices")(placed((1.0, 0.0, 0.0), (0.0, 0.0, -1.0)))
+read("Oblique slices")(placed((0.8, 0.6, 0.0), (-0.48, 0.64, 0.6)))
+
+
+@refused("Two matrix sizes", Reason.MIXED_MATRIX, "2 sizes")
+def two_matrices(folder):
+    larger = dicom.ct_series(ct_hu((6, 16, 20)), ct_grid((6, 16, 20)))
+    return ct(folder, lambda datasets: datasets.__setitem__(2, larger[2]))
+
+
+@refused("Two pixel spacings", Reason.MIXED_MATRIX, "2 sizes or pixel spacings")
+def two_spacings(folder):
+    return ct(folder, lambda datasets: setattr(datasets[0], "PixelSpacing", [1.0, 1.0]))
+
+
+@refused("Two patients", Reason.MIXED_PATIENTS, "2 values of PatientID")
+def two_patients(folder):
+    return ct(folder, lambda datasets: setattr(datasets[0], "PatientID", "another"))
+
+
+@refused("Two studies", Reason.MIXED_PATIENTS, "2 values of StudyInstanceUID")
+def two_studies(folder):
+    return ct(folder, lambda d: setattr(d[0], "StudyInstanceUID", dicom.uid("another")))
+
+
+@refused("Two frames of reference", Reason.MIXED_FRAME_OF_REFERENCE, "has 2 frames of reference")
+def two_frames_of_reference(folder):
+    return ct(folder, lambda d: setattr(d[0], "FrameOfReferenceUID", dicom.uid("another")))
+
+
+@read("Pixels are not square, voxels anisotropic")
+def not_square(folder):
+    return ct(folder), CT
+
+
+# Several acquisitions under one Series Instance UID
+
+
+def several(attribute: str, one: Any, two: Any) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        def change(dataset: Dataset, turn: int) -> None:
+            setattr(dataset, attribute, one if turn == 1 else two)
+
+        return write(twice(ct_datasets(), change=change), folder)
+
+    return make
+
+
+for _name, _attribute, _one, _two in (
+    ("acquisitions", "AcquisitionNumber", 1, 2),
+    ("temporal positions", "TemporalPositionIdentifier", 1, 2),
+    ("echoes", "EchoNumbers", 1, 2),
+    ("echo times", "EchoTime", "2.3", "4.6"),
+    ("inversion times", "InversionTime", "150", "900"),
+    ("b-values", "DiffusionBValue", 0.0, 800.0),
+    ("heart phases", "TriggerTime", "0", "450"),
+    ("image types", "ImageType", ["ORIGINAL", "PRIMARY", "AXIAL"], ["DERIVED", "PRIMARY", "MIP"]),
+    ("kernels", "ConvolutionKernel", "B30f", "B70f"),
+    ("tube voltages", "KVP", "80", "140"),
+    ("acquisition times", "AcquisitionTime", "090000", "090400.5"),
+):
+    refused(f"Two {_name} at the same positions", Reason.MIXED_ACQUISITIONS, _attribute)(
+        several(_attribute, _one, _two)
+    )
+
+
+@refused(
+    "Two phases that the Content Time of each slice alone tells apart",
+    Reason.MIXED_ACQUISITIONS,
+    "ContentTime",
+)
+def two_content_times(folder):
+    datasets = twice(ct_datasets())
+    for number, dataset in enumerate(datasets):
+        dataset.ContentTime = f"0900{number:02d}"
+    return write(datasets, folder)
+
+
+def private_b_values(group: int, creator: str, offset: int, low: Any, high: Any) -> Any:
+    def change(dataset, turn):
+        block = dataset.private_block(group, creator, create=True)
+        block.add_new(offset, "IS", low if turn == 1 else high)
+
+    return lambda folder: write(twice(mr_datasets(), change=change), folder)
+
+
+for _name, _private in (
+    ("Siemens", (0x0019, "SIEMENS MR HEADER", 0x0C, 0, 800)),
+    ("Philips", (0x2001, "Philips Imaging DD 001", 0x03, 0, 800)),
+    ("GE", (0x0043, "GEMS_PARM_01", 0x39, [0, 8, 0, 0], [800, 8, 0, 0])),
+):
+    refused(
+        f"Two b-values in a private attribute of {_name}",
+        Reason.MIXED_ACQUISITIONS,
+        "DiffusionBValue (0, 800)",
+    )(private_b_values(*_private))
+
+
+@refused("Two phases that nothing tells apart", Reason.DUPLICATE_SLICES, "6 of 12 slices lie where")
+def nothing_tells(folder):
+    return write(twice(ct_datasets()), folder)
+
+
+@refused(
+    "Two acquisitions between one another, unevenly", Reason.MIXED_ACQUISITIONS, "AcquisitionNumber"
+)
+def interleaved(folder):
+    def change(dataset, turn):
+        dataset.AcquisitionNumber = turn
+
+    return write(twice(ct_datasets(), 1.0, change), folder)
+
+
+@refused("Two echoes between one another, evenly", Reason.MIXED_ACQUISITIONS, "EchoNumbers (1, 2)")
+def interleaved_evenly(folder):
+    def change(dataset, turn):
+        dataset.EchoNumbers = turn
+
+    return write(twice(mr_datasets(), 2.0, change), folder)
+
+
+# Enhanced multi-frame images
+
+
+@read("Legacy converted enhanced CT")
+def legacy_ct(folder):
+    return write([legacy_converted(ct_datasets())], folder), CT
+
+
+@read("Legacy converted enhanced MR")
+def legacy_mr(folder):
+    return write([legacy_converted(mr_datasets())], folder), MR
+
+
+PT = Truth(np.full((5, 6, 7), 2.5), Grid((5, 6, 7), (4.0, 5.0, 5.0), (0.0, 0.0, 0.0)), rtol=1e-4)
+PT.values[0, 0, 0] = 5.0
+
+
+@read("Legacy converted enhanced PET")
+def legacy_pet(folder):
+    return write([legacy_converted(pt_datasets())], folder), PT
+
+
+@read("Enhanced CT, its frames out of order")
+def enhanced_ct(folder):
+    shuffled = [ct_datasets()[i] for i in (3, 0, 5, 1, 4, 2)]
+    return write([enhanced(shuffled, EnhancedCTImageStorage)], folder), CT
+
+
+@read("Enhanced CT with a rescale a frame, compressed")
+def enhanced_ct_compressed(folder):
+    image = enhanced(rescaled(ct_datasets()), EnhancedCTImageStorage)
+    return write([in_syntax(image, RLELossless, folder)], folder), RESCALED
+
+
+@read("Enhanced MR")
+def enhanced_mr(folder):
+    return write([enhanced(mr_datasets()[::-1], EnhancedMRImageStorage)], folder), MR
+
+
+@read("Enhanced PET in Bq/ml by its Real World Value Mapping")
+def enhanced_pet(folder):
+    return write([enhanced(pt_datasets()[::-1], EnhancedPETImageStorage)], folder), PT
+
+
+@refused(
+    "Enhanced PET in other units", Reason.UNSUPPORTED_UNITS, "SUVbw needs BQML, GML or Philips"
+)
+def enhanced_pet_counts(folder):
+    image = enhanced(pt_datasets(), EnhancedPETImageStorage)
+    for group, dataset in zip(image.PerFrameFunctionalGroupsSequence, pt_datasets(), strict=True):
+        mapping = group.RealWorldValueMappingSequence[0]
+        mapping.MeasurementUnitsCodeSequence[0].CodeValue = "{counts}"
+        group.PixelValueTransformationSequence = [Dataset()]
+        group.PixelValueTransformationSequence[0].RescaleSlope = dataset.RescaleSlope
+        group.PixelValueTransformationSequence[0].RescaleIntercept = "0"
+    return write([image], folder)
+
+
+@refused(
+    "Enhanced MR of two temporal positions",
+    Reason.MIXED_ACQUISITIONS,
+    "TemporalPositionIndex (1, 2)",
+)
+def two_times_in_one_object(folder):
+    image = enhanced(twice(mr_datasets()), EnhancedMRImageStorage)
+    for number, group in enumerate(image.PerFrameFunctionalGroupsSequence):
+        group.FrameContentSequence[0].TemporalPositionIndex = 1 + number // 6
+    return write([image], folder)
+
+
+@refused("Enhanced MR of two b-values", Reason.MIXED_ACQUISITIONS, "DiffusionBValue (0.0, 800.0)")
+def two_b_values_in_one_object(folder):
+    image = enhanced(twice(mr_datasets()), EnhancedMRImageStorage)
+    for number, group in enumerate(image.PerFrameFunctionalGroupsSequence):
+        group.MRDiffusionSequence = [Dataset()]
+        group.MRDiffusionSequence[0].DiffusionBValue = 800.0 * (number // 6)
+    return write([image], folder)
+
+
+@refused("Enhanced CT of two stacks", Reason.MIXED_ACQUISITIONS, "StackID (1, 2)")
+def two_stacks(folder):
+    image = enhanced(ct_datasets(), EnhancedCTImageStorage)
+    for number, group in enumerate(image.PerFrameFunctionalGroupsSequence):
+        group.FrameContentSequence[0].StackID = str(1 + number // 3)
+    return write([image], folder)
+
+
+@refused("Several multi-frame images in one series", Reason.UNSUPPORTED_OBJECT, "has 2 instances")
+def two_objects(folder):
+    images = [enhanced(part, EnhancedCTImageStorage) for part in (ct_datasets(), ct_datasets())]
+    return write(images, folder)
+
+
+@refused("Single-frame and enhanced CT in one series", Reason.UNSUPPORTED_OBJECT, "7 instances")
+def single_and_multi(folder):
+    return ct(folder, lambda d: d.append(enhanced(ct_datasets(), EnhancedCTImageStorage)))
+
+
+@refused("CT and MR in one series", Reason.UNSUPPORTED_OBJECT, "mixes CT Image Storage, MR Image")
+def two_modalities(folder):
+    return ct(folder, lambda datasets: datasets.__setitem__(0, mr_datasets()[0]))
+
+
+@refused("A frame without a position", Reason.MISSING_GEOMETRY, "ImagePositionPatient is missing")
+def frame_without_position(folder):
+    image = enhanced(ct_datasets(), EnhancedCTImageStorage)
+    del image.PerFrameFunctionalGroupsSequence[2].PlanePositionSequence
+    return write([image], folder)
+
+
+@refused(
+    "Several frames without functional groups", Reason.UNSUPPORTED_OBJECT, "has 6 frames without"
+)
+def frames_without_groups(folder):
+    image = enhanced(ct_datasets(), EnhancedCTImageStorage)
+    del image.PerFrameFunctionalGroupsSequence
+    return write([image], folder)
+
+
+@refused("Fewer frames of pixels than described", Reason.TRUNCATED_PIXELS, "bytes of pixels where")
+def frames_missing(folder):
+    image = enhanced(ct_datasets(), EnhancedCTImageStorage)
+    image.PixelData = image.PixelData[: len(image.PixelData) // 2]
+    return write([image], folder)
+
+
+@refused("Number of Frames and functional groups disagree", Reason.MISSING_GEOMETRY, "(4) and")
+def frames_disagree(folder):
+    image = enhanced(ct_datasets(), EnhancedCTImageStorage)
+    image.NumberOfFrames = 4
+    return write([image], folder)
+
+
+@refused(
+    "Fewer compressed frames than described", Reason.TRUNCATED_PIXELS, "has 4 frames of pixels"
+)
+def compressed_frames_missing(folder):
+    image = in_syntax(enhanced(ct_datasets(), EnhancedCTImageStorage), RLELossless, folder)
+    frames = list(pydicom.encaps.generate_frames(image.PixelData, number_of_frames=6))
+    return write([encapsulated(image, frames[:4], RLELossless)], folder)
+
+
+# Transfer syntaxes and pixels
+
+
+FINE = Truth(ct_hu((3, 32, 32)), ct_grid((3, 32, 32)))
+
+
+def each_in(*syntaxes: UID, **options: Any) -> Callable[[Path], Any]:
+    """A series whose slices are in these transfer syntaxes by turns."""
+
+    def make(folder: Path) -> Any:
+        datasets = ct_datasets(FINE.grid.shape)
+        for k, syntax in zip(range(3), cycle(syntaxes), strict=False):
+            datasets[k] = in_syntax(datasets[k], syntax, folder / "gdcm", **options)
+        return write(datasets, folder / "series"), FINE
+
+    return make
+
+
+for _name, _syntax in (
+    ("Implicit VR little endian", ImplicitVRLittleEndian),
+    ("Explicit VR big endian", ExplicitVRBigEndian),
+    ("Deflated", DeflatedExplicitVRLittleEndian),
+    ("RLE", RLELossless),
+    ("JPEG lossless (process 14)", JPEGLossless),
+    ("JPEG lossless (process 14, selection value 1)", JPEGLosslessSV1),
+    ("JPEG-LS lossless", JPEGLSLossless),
+    ("JPEG 2000 lossless", JPEG2000Lossless),
+):
+    read(_name)(each_in(_syntax))
+
+
+@read("JPEG-LS near-lossless: the lossy values")
+def near_lossless(folder):
+    paths, _ = each_in(JPEGLSNearLossless, jls_error=2)(folder)
+    return paths, Truth(FINE.values, FINE.grid, atol=2)
+
+
+@read("JPEG 2000 lossy: the lossy values")
+def lossy(folder):
+    paths, _ = each_in(JPEG2000, j2k_psnr=[70])(folder)
+    return paths, Truth(FINE.values, FINE.grid, atol=8)
+
+
+@read("JPEG baseline, 8 bits: the lossy values")
+def baseline(folder):
+    def change(datasets):
+        for dataset in datasets:
+            stored = (np.add.outer(np.arange(32), np.arange(32)) * 3).astype("u1")
+            buffer = io.BytesIO()
+            Image.fromarray(stored).save(buffer, "JPEG", quality=95)
+            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+            encapsulated(dataset, [buffer.getvalue()], JPEGBaseline8Bit)
+
+    ramp = np.broadcast_to(np.add.outer(np.arange(32), np.arange(32)) * 3 - 1024, (3, 32, 32))
+    return write(ct_datasets((3, 32, 32)), folder, change), Truth(ramp, FINE.grid, atol=4)
+
+
+@read("High-throughput JPEG 2000")
+def high_throughput(folder):
+    def change(datasets):
+        encapsulated(datasets[2], [HTJ2K_OF_THIRD_SLICE], HTJ2KLossless)
+
+    return ct(folder, change), CT
+
+
+@read("High-throughput JPEG 2000 under its general transfer syntax")
+def high_throughput_general(folder):
+    return ct(folder, lambda d: encapsulated(d[2], [HTJ2K_OF_THIRD_SLICE], HTJ2K)), CT
+
+
+read("Each slice in another transfer syntax")(
+    each_in(JPEGLosslessSV1, JPEG2000Lossless, ExplicitVRBigEndian)
+)
+
+
+@refused("JPEG extended, 12 bits", Reason.UNDECODABLE_PIXELS, "JPEG Extended")
+def jpeg_extended(folder):
+    return each_in(JPEGExtended12Bit)(folder)[0]
+
+
+def broken(syntax: Any, damage: Callable[[bytes], bytes]) -> Callable[[Path], list[Path]]:
+    def make(folder: Path) -> list[Path]:
+        datasets = ct_datasets(FINE.grid.shape)
+        image = in_syntax(datasets[1], syntax, folder / "gdcm")
+        frame = next(pydicom.encaps.generate_frames(image.PixelData, number_of_frames=1))
+        datasets[1] = encapsulated(image, [damage(frame)], syntax)
+        return write(datasets, folder / "series")
+
+    return make
+
+
+for _name, _syntax in (
+    ("RLE", RLELossless),
+    ("JPEG lossless", JPEGLosslessSV1),
+    ("JPEG-LS", JPEGLSLossless),
+    ("JPEG 2000", JPEG2000Lossless),
+):
+    refused(f"{_name} cut short", Reason.UNDECODABLE_PIXELS, "cannot be decoded")(
+        broken(_syntax, lambda frame: frame[: 2 * (len(frame) // 3)])
+    )
+    refused(f"{_name} overwritten", Reason.UNDECODABLE_PIXELS, "cannot be decoded")(
+        broken(_syntax, lambda frame: b"\x01" * len(frame))
+    )
+
+
+@read("No transfer syntax in the file meta information")
+def no_syntax(folder):
+    paths = ct(folder)
+    for path in paths:
+        # The group length stays right: one element takes the place of another.
+        data = path.read_bytes()
+        path.write_bytes(data.replace(b"\x02\x00\x10\x00UI", b"\x02\x00\x11\x00UI", 1))
+        assert "TransferSyntaxUID" not in pydicom.dcmread(path).file_meta
+    return paths, CT
+
+
+def repacked(dtype: str) -> Callable[[Path], Any]:
+    """A series whose stored values are HU + 1024 in another data type."""
+
+    def make(folder: Path) -> Any:
+        def change(datasets: list[Dataset]) -> None:
+            for dataset in datasets:
+                stored = dataset.pixel_array.astype(dtype)
+                names = {"<f4": "FloatPixelData", "<f8": "DoubleFloatPixelData"}
+                name = names.get(dtype, "PixelData")
+                del dataset.PixelData
+                setattr(dataset, name, stored.tobytes())
+                bits = stored.itemsize * 8
+                dataset.BitsAllocated = dataset.BitsStored = bits
+                dataset.HighBit, dataset.PixelRepresentation = (
+                    bits - 1,
+                    int(stored.dtype.kind == "i"),
+                )
+
+        return ct(folder, change), CT
+
+    return make
+
+
+read("Signed pixels")(repacked("<i2"))
+read("32-bit integer pixels")(repacked("<i4"))
+read("32-bit float pixels")(repacked("<f4"))
+read("64-bit float pixels")(repacked("<f8"))
+
+
+@read("8-bit pixels")
+def eight_bits(folder):
+    hu = ct_hu((3, 8, 10)) + 200
+
+    def change(datasets):
+        for dataset in datasets:
+            dataset.PixelData = (dataset.pixel_array - 824).astype("u1").tobytes()
+            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+            dataset.PixelRepresentation, dataset.RescaleIntercept = 0, "0"
+
+    return write(ct_datasets((3, 8, 10)), folder, change), Truth(hu, ct_grid((3, 8, 10)))
+
+
+@read("Overlays in the unused high bits of the pixels")
+def overlay_bits(folder):
+    def change(datasets):
+        for dataset in datasets:
+            assert dataset.BitsStored == 12
+            dataset.PixelData = (dataset.pixel_array | 0xA000).astype("<u2").tobytes()
+
+    return ct(folder, change), CT
+
+
+@read("More bytes of pixels than needed")
+def padded(folder):
+    def change(datasets):
+        for dataset in datasets:
+            dataset.PixelData = dataset.PixelData + bytes(64)
+
+    return ct(folder, change), CT
+
+
+@refused("Fewer bytes of pixels than needed", Reason.TRUNCATED_PIXELS, "50 bytes of pixels where")
+def truncated_pixels(folder):
+    return ct(folder, lambda d: setattr(d[0], "PixelData", d[0].PixelData[:50]))
+
+
+@refused("A file cut short in its pixels", Reason.TRUNCATED_PIXELS, "where 160 are due")
+def truncated_file(folder):
+    paths = ct(folder)
+    paths[2].write_bytes(paths[2].read_bytes()[:-60])
+    return paths
+
+
+@refused(
+    "A compressed file cut short",
+    Reason.UNREADABLE,
+    "0002.dcm: cannot be read as DICOM (it breaks off",
+)
+def truncated_compressed_file(folder):
+    paths, _ = each_in(JPEG2000Lossless)(folder)
+    paths[2].write_bytes(paths[2].read_bytes()[:-600])
+    return paths
+
+
+@refused("A file cut short in its header", Reason.MISSING_GEOMETRY, "is missing or empty")
+def truncated_header(folder):
+    paths = ct(folder)
+    paths[2].write_bytes(defects.truncated_header(ct_datasets()[2]))
+    return paths
+
+
+@refused("A zero-length file", Reason.UNREADABLE, "cannot be read as DICOM")
+def empty_file(folder):
+    paths = ct(folder)
+    paths[2].write_bytes(b"")
+    return paths
+
+
+@refused("A file that is no DICOM", Reason.UNREADABLE, "cannot be read as DICOM")
+def no_dicom(folder):
+    paths = ct(folder)
+    paths[2].write_bytes(defects.NOT_DICOM)
+    return paths
+
+
+@refused("No pixel data", Reason.NO_PIXEL_DATA, "0000.dcm: has no pixel data")
+def no_pixels(folder):
+    return ct(folder, lambda datasets: datasets[0].__delattr__("PixelData"))
+
+
+@refused("Zero-length pixel data", Reason.NO_PIXEL_DATA, "0000.dcm: has no pixel data")
+def empty_pixels(folder):
+    return ct(folder, lambda datasets: setattr(datasets[0], "PixelData", b""))
+
+
+# Values
+
+
+def rescaled(datasets: list[Dataset]) -> list[Dataset]:
+    for number, dataset in enumerate(datasets):
+        dataset.RescaleSlope = f"{number + 1}.5"
+    return datasets
+
+
+SLOPES = np.arange(1.5, 7)[:, None, None]
+RESCALED = Truth((ct_hu() + 1024.0) * SLOPES - 1024, ct_grid())
+
+
+@read("Another Rescale Slope in each CT slice")
+def slope_a_slice(folder):
+    return write(rescaled(ct_datasets()), folder), RESCALED
+
+
+@read("Another Rescale Slope in each PET slice")
+def slope_a_pet_slice(folder):
+    suv = np.random.default_rng(4).random(PT.grid.shape) * np.arange(1, 6)[:, None, None]
+    datasets = dicom.pt_series(suv, PT.grid, units="GML")
+    stored = np.stack([dataset.pixel_array for dataset in datasets]).astype(float)
+    slopes = np.array([float(dataset.RescaleSlope) for dataset in datasets])
+    assert len(set(slopes)) == 5
+    values = (stored * slopes[:, None, None]).astype(np.float32)
+    return write(datasets, folder), Truth(values, PT.grid)
+
+
+@refused("CT without Rescale Slope", Reason.MISSING_RESCALE, "0004.dcm: Rescale Slope")
+def no_slope(folder):
+    return ct(folder, lambda datasets: datasets[4].__delattr__("RescaleSlope"))
+
+
+@refused("CT with an empty Rescale Intercept", Reason.MISSING_RESCALE, "missing, empty or 0")
+def empty_intercept(folder):
+    return ct(folder, each(RescaleIntercept=None))
+
+
+@refused("Rescale Slope of 0", Reason.MISSING_RESCALE, "missing, empty or 0")
+def zero_slope(folder):
+    return ct(folder, each(RescaleSlope="0"))
+
+
+@refused("PET without Rescale Slope", Reason.MISSING_RESCALE, "Rescale Slope")
+def pet_without_slope(folder):
+    return write(pt_datasets(), folder, lambda d: d[0].__delattr__("RescaleSlope"))
+
+
+@read("MR without Rescale Slope and Intercept: the stored values")
+def mr_without_rescale(folder):
+    return write(mr_datasets(), folder), MR
+
+
+@refused("MR with a Rescale Slope but no Intercept", Reason.MISSING_RESCALE, "Intercept")
+def mr_half_rescaled(folder):
+    return write(mr_datasets(), folder, each(RescaleSlope="2"))
+
+
+@read("A Rescale Type other than HU", "Rescale Type is MGML")
+def iodine_map(folder):
+    return ct(folder, each(RescaleType="MGML")), CT
+
+
+@read("A Modality LUT Sequence in place of a rescale")
+def modality_lut(folder):
+    table = np.random.default_rng(3).permutation(4096)
+
+    def change(datasets):
+        for dataset in datasets:
+            del dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType
+            item = Dataset()
+            item.LUTDescriptor = [4096, 0, 16]
+            item["LUTDescriptor"].VR = "US"
+            item.ModalityLUTType = "HU"
+            item.add_new("LUTData", "OW", table.astype("<u2").tobytes())
+            dataset.ModalityLUTSequence = [item]
+
+    return ct(folder, change), Truth(table[ct_hu().astype(int) + 1024], ct_grid())
+
+
+@read("A Real World Value Mapping beside the rescale, which is not used")
+def real_world(folder):
+    def change(datasets):
+        for dataset in datasets:
+            mapping = Dataset()
+            mapping.RealWorldValueSlope, mapping.RealWorldValueIntercept = 7.0, 3.0
+            dataset.RealWorldValueMappingSequence = [mapping]
+
+    return ct(folder, change), CT
+
+
+@read("Philips' private MR scale, which is not applied")
+def philips_mr(folder):
+    def change(datasets):
+        each(RescaleSlope="2", RescaleIntercept="0")(datasets)
+        for dataset in datasets:
+            block = dataset.private_block(0x2005, "Philips MR Imaging DD 001", create=True)
+            block.add_new(0x0D, "FL", 0.0)
+            block.add_new(0x0E, "FL", 0.004)
+
+    return write(mr_datasets(), folder, change), Truth(2 * MR.values, MR.grid)
+
+
+@read("MONOCHROME1, which is of the display only")
+def monochrome1(folder):
+    change = each(PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
+    return ct(folder, change), CT
+
+
+@read("Pixel Padding Value, which is kept")
+def padding_value(folder):
+    def change(datasets):
+        for dataset in datasets:
+            dataset.add_new("PixelPaddingValue", "US", 0)
+            stored = dataset.pixel_array.copy()
+            stored[0, 0] = 0
+            dataset.PixelData = stored.tobytes()
+
+    values = ct_hu()
+    values[:, 0, 0] = -1024
+    return ct(folder, change), Truth(values, ct_grid())
+
+
+# Objects and headers
+
+
+@refused("A secondary capture in a CT series", Reason.UNSUPPORTED_OBJECT, "Secondary Capture")
+def secondary_capture(folder):
+    return ct(folder, lambda d: setattr(d[0], "SOPClassUID", SecondaryCaptureImageStorage))
+
+
+@refused("A colour image in a CT series", Reason.UNSUPPORTED_OBJECT, "a colour image")
+def colour(folder):
+    change = each(SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0)
+    return ct(folder, lambda datasets: change(datasets[:1]))
+
+
+for _name in (
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "FrameOfReferenceUID",
+):
+    refused(f"{_name} is missing", Reason.MISSING_GEOMETRY, f"0000.dcm: {_name} is missing")(
+        partial(ct, change=lambda datasets, name=_name: datasets[0].__delattr__(name))
+    )
+
+
+@read("SOP Class, SOP, Series and Study Instance UID are blank", "replaced by stand-ins: SOPClas")
+def blank_uids(folder):
+    paths = ct(folder)
+    for path in paths:
+        dataset = pydicom.dcmread(path)
+        for name in ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"):
+            setattr(dataset, name, "")
+        dataset.save_as(path)
+    return paths, CT
+
+
+@read("Specific Character Set is unknown, missing or wrong")
+def character_set(folder):
+    paths = write(
+        ct_datasets(),
+        folder,
+        each(SpecificCharacterSet="ISO_IR 100", PatientName="M\u00fcller^J\u00f6rg"),
+    )
+    stated = ("ISO_IR 999", "", "ISO_IR 6", "ISO_IR 144", "bogus", "ISO_IR 192")
+    for path, name in zip(paths, stated, strict=True):
+        data = path.read_bytes().replace(b"ISO_IR 100", name.ljust(10).encode(), 1)
+        path.write_bytes(data)
+        assert str(pydicom.dcmread(path).SpecificCharacterSet or "") == name
+    return paths, CT
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.defect)
+def test_a_defect_is_read_right_or_refused_with_its_reason(row, tmp_path):
+    notes: list[str] = []
+    if row.outcome == READ:
+        paths, truth = row.make(tmp_path)
+        series = series_of(paths)
+        volume = read_series_volume(series, notes=notes)
+        assert volume.array.shape == truth.values.shape
+        np.testing.assert_allclose(volume.array, truth.values, truth.rtol, truth.atol)
+        for index in np.ndindex(2, 2, 2):
+            corner = np.array(index) * (np.array(truth.grid.shape) - 1)
+            place = (volume.grid.affine @ [*corner, 1])[:3]
+            np.testing.assert_allclose(place, truth.grid.position(*corner), atol=0.05)
+        assert row.says in " ".join(notes)
+        assert bool(row.says) == bool(notes)
+        assert len(read_planes(series)) == len(volume.array)
+    else:
+        with pytest.raises(CaseFault) as caught:
+            read_series_volume(series_of(row.make(tmp_path)), notes=notes)
+        message = caught.value.message
+        assert caught.value.reason.value == row.outcome, message
+        assert row.says in message
+        assert str(tmp_path) in message or "series 2.25." in message
+
+
+def as_stack(name: str, folder: Path, step: float = 3.0) -> list[Path]:
+    """A file of pydicom's, as it is encoded, and a copy of it one slice on, with another value."""
+    paths = []
+    for k in range(2):
+        dataset = pydicom.dcmread(get_testdata_file(name))
+        normal = np.cross(*np.reshape(np.array(dataset.ImageOrientationPatient, float), (2, 3)))
+        position = np.array(dataset.ImagePositionPatient, float) + k * step * normal
+        dataset.ImagePositionPatient = [f"{value:.6f}" for value in position]
+        dataset.SOPInstanceUID = dicom.uid(name, k)
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        paths.append(folder / f"{name}.{k}")
+        folder.mkdir(exist_ok=True)
+        dataset.save_as(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "MR_small.dcm",
+        "MR_small_RLE.dcm",
+        "MR_small_bigendian.dcm",
+        "MR_small_expb.dcm",
+        "MR_small_implicit.dcm",
+        "MR_small_jp2klossless.dcm",
+        "MR_small_jpeg_ls_lossless.dcm",
+        "MR_small_padded.dcm",
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_one_image_of_pydicom_has_one_content_in_each_encoding(name, tmp_path):
+    plain = pydicom.dcmread(get_testdata_file("MR_small.dcm"))
+    stored = np.frombuffer(plain.PixelData, "<i2").reshape(64, 64)
+    volume = read_series_volume(series_of(as_stack(name, tmp_path)))
+    np.testing.assert_array_equal(volume.array, np.stack([stored, stored]))
+
+
+def test_signs_that_the_codestream_and_the_header_tell_differently_are_right(tmp_path):
+    # Outside its circle the scanner wrote -2000; read without its sign this is 6192.
+    volume = read_series_volume(series_of(as_stack("J2K_pixelrep_mismatch.dcm", tmp_path)))
+    assert volume.array.min() == volume.array[0, 0, 0] == -2000
+    assert volume.array.max() == 1896
+
+
+def test_a_file_of_pydicom_cut_short_in_its_pixels_is_refused(tmp_path):
+    with pytest.raises(CaseFault) as caught:
+        read_series_volume(series_of(as_stack("MR_truncated.dcm", tmp_path)))
+    assert caught.value.reason is Reason.TRUNCATED_PIXELS
+
+
+@pytest.mark.parametrize("name", ["23x38x3", "24x38x3"])
+def test_a_multi_frame_image_of_pixelmed_equals_its_single_frames(shared_data, name):
+    folder = shared_data / "dcmqi" / "data" / "segmentations" / name
+    single = series_of((folder / "image").glob("*.dcm"))
+    multi = series_of((folder / "multiframe").glob("*.dcm"))
+    one, two = read_series_volume(single), read_series_volume(multi)
+    np.testing.assert_array_equal(one.array, two.array)
+    assert one.grid.matches(two.grid, 1e-6)
+    assert len(read_series(single, pixels=False)) == 3
+    (header,) = read_series(multi, pixels=False)
+    assert header.FrameOfReferenceUID == read_series(single, pixels=False)[0].FrameOfReferenceUID
+    # The object holds its frames from the last to the first slice.
+    assert [plane.frame for plane in read_planes(multi)] == [0, 1, 2]
+
+
+def test_a_real_series_with_blank_uids_is_read_as_its_own_headers_say(shared_data):
+    paths = sorted((shared_data / "totalsegmentator" / "example_ct_dicom").iterdir())
+    notes: list[str] = []
+    volume = read_series_volume(series_of(paths), notes=notes)
+    assert notes == [
+        "UIDs missing in the files were replaced by stand-ins: SOPClassUID, SOPInstanceUID, "
+        "SeriesInstanceUID, StudyInstanceUID."
+    ]
+    files = [pydicom.dcmread(path, stop_before_pixels=True) for path in paths]
+    order = sorted(range(20), key=lambda i: float(files[i].ImagePositionPatient[2]))
+    # SimpleITK decodes JPEG 2000 and reads the geometry by code of its own (GDCM).
+    image = sitk.ReadImage([str(paths[i]) for i in order])
+    np.testing.assert_array_equal(volume.array, sitk.GetArrayFromImage(image))
+    assert volume.grid.matches(Volume.from_image(image).grid, 1e-3)
+    for k, i in enumerate(order):
+        place = (volume.grid.affine @ [k, 0, 0, 1])[:3]
+        np.testing.assert_allclose(place, np.array(files[i].ImagePositionPatient, float), atol=1e-3)
+    headers = read_series(series_of(paths), pixels=False)
+    uids = {file.file_meta.MediaStorageSOPInstanceUID for file in files}
+    assert {header.SOPInstanceUID for header in headers} == uids
+
+
+def test_the_page_lists_what_is_tested():
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in PAGE.read_text(encoding="utf-8").partition(FIRST_SECTION)[2].splitlines()
+        if re.match(r"\| .* \| (read|refused: `[a-z_]+`) \|", line)
+    ]
+    listed = {cell[0]: cell[1].removeprefix("refused: ").strip("`") for cell in cells}
+    assert listed == {row.defect: row.outcome for row in TABLE}
+    assert len(cells) == len(TABLE)
