@@ -314,7 +314,7 @@ class DimseArchive:
             raise ArchiveDown(
                 f"source {self.name!r}: the PACS never called this machine's port "
                 f"{self._source['listen_port']} for C-MOVE; let its administrator enter "
-                f"{self._source['calling_aet']} with this machine and port, and open it to the PACS."
+                f"{self._source['calling_aet']} with this machine and port."
             )
         if asked == 1:
             raise fault or Rejected(
