@@ -1,0 +1,154 @@
+"""The results of the benchmarks: one JSON file each, and a page of tables made of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from jipflow.files import atomic_path, read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGE = ROOT / "docs" / "benchmarks.md"
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command cost.
+
+    Attributes:
+        seconds: wall time.
+        peak_mb: peak resident memory in MiB, of the largest of its processes.
+        output: what it printed.
+    """
+
+    seconds: float
+    peak_mb: float
+    output: str
+
+
+def measure(command: Sequence[str]) -> Cost:
+    """Run a command in a process of its own.
+
+    Raises:
+        RuntimeError: it fails.
+    """
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+    return Cost(seconds, usage.ru_maxrss / 1024, output)
+
+
+def own_peak_mb() -> float:
+    """Return the peak resident memory of this process in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def write_result(
+    name: str,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    packages: Sequence[str],
+    notes: Sequence[str] = (),
+) -> None:
+    """Write ``benchmarks/results/<name>.json`` and print its table.
+
+    Args:
+        name: of the file.
+        title: of the table.
+        columns: heads of the table, with units.
+        rows: their cells; numbers are rounded to three digits where they are shown.
+        packages: the installed packages whose versions matter.
+        notes: what the inputs were, and what a reader must know to judge the numbers.
+    """
+    result = {
+        "name": name,
+        "title": title,
+        "columns": list(columns),
+        "rows": [list(row) for row in rows],
+        "notes": list(notes),
+        "machine": _machine(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in ("jipflow", *packages)},
+        },
+    }
+    write_json(RESULTS / f"{name}.json", result)
+    print("\n".join(_table(result)))
+
+
+def write_page() -> None:
+    """Write ``docs/benchmarks.md`` from all results."""
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `python benchmarks/report.py` from `benchmarks/results`; see",
+        "`benchmarks/README.md` for how to run them. Compare the numbers within a table: they come",
+        "from the same inputs in the same run.",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        result = read_json(path)
+        machine = result["machine"]
+        lines += ["", f"## {result['title']}", "", *_table(result), ""]
+        lines += [f"* {note}" for note in result["notes"]]
+        lines.append(
+            f"* {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB; "
+            + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+            + "."
+        )
+    with atomic_path(PAGE) as partial:
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _machine() -> dict[str, Any]:
+    model = platform.machine()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            model = line.split(":", 1)[1].strip()
+            break
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gb": round(memory / 2**30),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    def text(cell: Cell) -> str:
+        if isinstance(cell, float):
+            return f"{cell:,.0f}" if abs(cell) >= 100 else f"{cell:.3g}"
+        if isinstance(cell, int):
+            return f"{cell:,}"
+        return "–" if cell is None else cell.replace("|", "\\|")
+
+    lines = ["| " + " | ".join(result["columns"]) + " |", "|---" * len(result["columns"]) + "|"]
+    return lines + ["| " + " | ".join(map(text, row)) + " |" for row in result["rows"]]
+
+
+if __name__ == "__main__":
+    write_page()
+    print(json.dumps(sorted(path.name for path in RESULTS.glob("*.json"))))
+    sys.exit()
