@@ -2,81 +2,338 @@
 
 from __future__ import annotations
 
+import time
+from fractions import Fraction
+
 import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jipflow.cases import CaseFault, Reason
-from jipflow.images.contours import rasterise
+from jipflow.images.contours import on_slices, rasterise
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume
 from series_factory import series_of
 
 AFFINE = np.array([[0, 0, 2.0, -5], [0, 2.0, 0, -7], [3.0, 0, 0, 10], [0, 0, 0, 1]])
-GRID = Grid((4, 12, 14), AFFINE)
+GRID = Grid((8, 12, 14), AFFINE)
+ELSEWHERE = {"drawn_here": False}
 
 
-def square(low, high, k):
-    """A square from pixel index `low` to `high` (edges between pixels) on slice k, in LPS mm."""
-    corners = [(low, low), (low, high), (high, high), (high, low)]
-    return np.array([(GRID.affine @ [k, j, i, 1])[:3] for j, i in corners])
-
-
-def test_a_square_covers_the_pixels_whose_centre_is_inside():
-    mask = rasterise([square(1.5, 5.5, 2)], GRID, "test")
-    expected = np.zeros(GRID.shape, bool)
-    expected[2, 2:6, 2:6] = True
-    np.testing.assert_array_equal(mask, expected)
-
-
-def test_an_inner_contour_cuts_a_hole_and_an_island_fills_it():
-    contours = [square(0.5, 9.5, 1), square(2.5, 7.5, 1), square(3.5, 6.5, 1)]
-    mask = rasterise(contours, GRID, "test")
-    assert mask[1].sum() == 81 - 25 + 9
-    assert not mask[1, 3, 3]
-    assert mask[1, 5, 5]
-
-
-def test_oblique_grids_work_too():
-    angle = np.radians(30)
+def turned(degrees, grid=GRID):
+    """The same grid about another axis: oblique slices."""
+    angle = np.radians(degrees)
     turn = np.eye(4)
     turn[:3, :3] = [
         [np.cos(angle), 0, np.sin(angle)],
         [0, 1, 0],
         [-np.sin(angle), 0, np.cos(angle)],
     ]
-    turned = Grid(GRID.shape, turn @ GRID.affine)
-    contour = square(1.5, 5.5, 2) @ turn[:3, :3].T
-    np.testing.assert_array_equal(
-        rasterise([contour], turned, "test"), rasterise([square(1.5, 5.5, 2)], GRID, "test")
-    )
+    return Grid(grid.shape, turn @ grid.affine)
 
 
-@pytest.mark.parametrize("k", [1.5, -1.0, 4.0], ids=["between", "below", "above"])
-def test_a_contour_off_the_slices_is_refused(k):
+def path(pixels, k=2.0, grid=GRID):
+    """A contour through these (row, column) indices on slice k, in LPS mm."""
+    return np.array([(grid.affine @ [k, row, column, 1])[:3] for row, column in pixels])
+
+
+def square(low, high, k=2.0, grid=GRID):
+    """A square from pixel index `low` to `high` on slice k, in LPS mm."""
+    return path([(low, low), (low, high), (high, high), (high, low)], k, grid)
+
+
+def draw(*contours, grid=GRID, **options):
+    return rasterise(contours, grid, "ROI 3", **options)
+
+
+def noted(*contours, **options):
+    notes = []
+    mask = draw(*contours, notes=notes, **options)
+    return mask, " ".join(notes)
+
+
+def refusal(*contours, **options):
     with pytest.raises(CaseFault) as caught:
-        rasterise([square(1.5, 5.5, k)], GRID, "ROI 3")
+        draw(*contours, **options)
     assert caught.value.reason is Reason.CONTOUR_GEOMETRY
     assert "ROI 3" in caught.value.message
+    return caught.value.message
+
+
+def filled(mask):
+    """The slices that have a voxel."""
+    return np.flatnonzero(mask.any(axis=(1, 2))).tolist()
+
+
+def belongs(row, column, polygon):
+    """The rule in exact arithmetic: on the path, or an odd number of edges to the right."""
+    odd = False
+    point = (Fraction(row), Fraction(column))
+    for (y0, x0), (y1, x1) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
+        cross = (y1 - y0) * (point[1] - x0) - (x1 - x0) * (point[0] - y0)
+        within = min(y0, y1) <= point[0] <= max(y0, y1) and min(x0, x1) <= point[1] <= max(x0, x1)
+        if cross == 0 and within:
+            return True
+        if (y0 <= point[0]) != (y1 <= point[0]):
+            odd ^= x0 + (point[0] - y0) * (x1 - x0) / (y1 - y0) > point[1]
+    return odd
+
+
+quarters = st.integers(-8, 60).map(lambda n: Fraction(n, 4))
+polygons = st.lists(st.tuples(quarters, quarters), min_size=3, max_size=9)
+
+
+class TestOneContour:
+    def test_covers_the_pixels_whose_centre_is_inside(self):
+        expected = np.zeros(GRID.shape, bool)
+        expected[2, 2:6, 2:6] = True
+        np.testing.assert_array_equal(draw(square(1.5, 5.5)), expected)
+
+    def test_covers_the_pixels_whose_centre_is_on_its_path(self):
+        np.testing.assert_array_equal(draw(square(2, 5)), draw(square(1.5, 5.5)))
+
+    @given(polygons, st.sampled_from([0, 30, 90]))
+    def test_agrees_with_exact_arithmetic(self, polygon, degrees):
+        """Also where it crosses or touches itself, leaves the image or meets pixel centres."""
+        grid = turned(degrees)
+        expected = [[belongs(row, column, polygon) for column in range(14)] for row in range(12)]
+        mask = draw(path([map(float, vertex) for vertex in polygon], grid=grid), grid=grid)
+        np.testing.assert_array_equal(mask[2], expected)
+        assert set(filled(mask)) <= {2}
+
+    @given(polygons, st.integers(0, 8), st.booleans())
+    def test_may_start_anywhere_and_run_either_way(self, polygon, start, backwards):
+        vertices = [tuple(map(float, vertex)) for vertex in polygon]
+        other = vertices[start:] + vertices[:start]
+        if backwards:
+            other.reverse()
+        np.testing.assert_array_equal(draw(path(vertices)), draw(path(other)))
+
+    @given(polygons)
+    def test_mirrors_with_the_image(self, polygon):
+        vertices = np.array([tuple(map(float, vertex)) for vertex in polygon])
+        mask = draw(path(vertices))
+        np.testing.assert_array_equal(draw(path([11, 0] + vertices * [-1, 1])), mask[:, ::-1])
+        np.testing.assert_array_equal(draw(path([0, 13] + vertices * [1, -1])), mask[:, :, ::-1])
+
+    @given(polygons)
+    def test_may_repeat_a_point(self, polygon):
+        vertices = [tuple(map(float, vertex)) for vertex in polygon]
+        repeated = [vertices[0], *vertices, vertices[-1], vertices[0]]
+        np.testing.assert_array_equal(draw(path(vertices)), draw(path(repeated)))
+
+    def test_with_a_keyhole_leaves_the_hole_out(self):
+        outer = [(0.5, 0.5), (0.5, 9.5), (9.5, 9.5), (9.5, 0.5)]
+        inner = [(2.5, 2.5), (7.5, 2.5), (7.5, 7.5), (2.5, 7.5)]
+        keyhole = draw(path([*outer, outer[0], inner[0], *inner[1:], inner[0]]))
+        np.testing.assert_array_equal(keyhole, draw(square(0.5, 9.5), square(2.5, 7.5)))
+
+    def test_round_no_pixel_centre_is_counted(self):
+        mask, notes = noted(square(2.2, 2.8), square(5.5, 7.5))
+        assert mask.sum() == 4
+        assert "1 of 2 contours enclosed no pixel centre" in notes
+
+    def test_is_cut_off_at_the_border(self):
+        mask, notes = noted(square(-3, 3.5))
+        assert mask[2].sum() == 16
+        assert "1 of 1 contours reach beyond the image's border" in notes
+
+    def test_beyond_the_border_has_no_voxel(self):
+        mask, notes = noted(square(20, 30))
+        assert not mask.any()
+        assert "1 of 1 contours reach beyond the image's border" in notes
+
+
+class TestSeveralContours:
+    def test_an_inner_one_cuts_a_hole_and_an_island_fills_it(self):
+        mask = draw(square(0.5, 9.5), square(2.5, 7.5), square(3.5, 6.5))
+        assert mask[2].sum() == 81 - 25 + 9
+        assert not mask[2, 3, 3]
+        assert mask[2, 5, 5]
+
+    def test_order_does_not_matter(self):
+        contours = [square(0.5, 9.5), square(2.5, 7.5), square(3.5, 6.5), square(10.2, 11.4)]
+        expected = draw(*contours)
+        for turn in range(4):
+            np.testing.assert_array_equal(draw(*contours[turn:], *contours[:turn]), expected)
+
+    def test_apart_from_each_other_are_united(self):
+        islands = [square(0.5, 2.5), square(4.5, 6.5), square(8.5, 9.5)]
+        expected = draw(islands[0]) | draw(islands[1]) | draw(islands[2])
+        mask, notes = noted(*islands)
+        np.testing.assert_array_equal(mask, expected)
+        assert not notes
+
+    def test_that_cross_each_other_are_united(self):
+        mask, notes = noted(square(1.5, 5.5), square(3.5, 8.5), square(4.6, 4.9))
+        np.testing.assert_array_equal(mask, draw(square(1.5, 5.5)) | draw(square(3.5, 8.5)))
+        assert "1 of 3 contours crossed another one" in notes
+
+    def test_that_share_an_edge_through_pixel_centres_lose_nothing(self):
+        left = path([(2, 2), (2, 5), (6, 5), (6, 2)])
+        right = path([(2, 5), (2, 9), (6, 9), (6, 5)])
+        assert draw(left, right)[2].sum() == 5 * 8
+
+    def test_a_repeated_one_counts_once(self):
+        contour = square(1.5, 5.5)
+        mask, notes = noted(contour, contour[::-1])
+        np.testing.assert_array_equal(mask, draw(contour))
+        assert "1 of 2 contours repeated another one" in notes
+
+    def test_a_shell_thinner_than_a_pixel_is_not_filled(self):
+        assert not draw(square(1.5, 5.5), square(1.6, 5.4)).any()
+
+    def test_of_type_xor_combine_by_exclusive_disjunction_alone(self):
+        one, other = square(1.5, 5.5), square(3.5, 8.5)
+        np.testing.assert_array_equal(draw(one, other, xor=True), draw(one) ^ draw(other))
+        assert not draw(one, one, xor=True).any()
+
+    @given(st.integers(1, 4), st.integers(5, 6))
+    def test_a_ring_has_the_volume_of_the_disc_less_that_of_the_hole(self, hole, disc):
+        rings = draw(square(6 - disc - 0.5, 5 + disc + 0.5), square(6 - hole - 0.5, 5 + hole + 0.5))
+        assert rings.sum() == (2 * disc) ** 2 - (2 * hole) ** 2
+
+
+class TestPlanes:
+    @pytest.mark.parametrize("degrees", [30, 90])
+    def test_may_be_oblique_coronal_or_sagittal(self, degrees):
+        grid = turned(degrees)
+        contours = [square(1.5, 5.5, k, grid) for k in (2, 3)]
+        expected = draw(*(square(1.5, 5.5, k) for k in (2, 3)))
+        np.testing.assert_array_equal(draw(*contours, grid=grid), expected)
+
+    def test_points_may_leave_their_plane_by_rounding(self):
+        contour = np.add(square(1.5, 5.5, 2), np.outer([0.1, -0.1, 0.2, 0], [0, 0, 1]))
+        mask, notes = noted(contour)
+        np.testing.assert_array_equal(mask, draw(square(1.5, 5.5, 2)))
+        assert not notes
+
+    def test_across_the_slices_are_refused(self):
+        contour = np.add(square(1.5, 5.5, 2), np.outer([0, 0, 6, 6], [0, 0, 1]))
+        assert "another orientation" in refusal(contour)
+
+    @pytest.mark.parametrize("k", [-0.6, -1, 7.5, 8])
+    def test_beyond_the_slices_are_refused(self, k):
+        assert "beyond the image" in refusal(square(1.5, 5.5, 3), square(1.5, 5.5, k))
+
+    @pytest.mark.parametrize("options", [{}, ELSEWHERE])
+    @pytest.mark.parametrize("offset", [-0.4, -0.2, 0.3, 0.5])
+    def test_between_slices_fill_the_nearest_slice(self, offset, options):
+        planes = [square(1.5, size, k + offset) for k, size in ((2, 5.5), (3, 6.5), (4, 7.5))]
+        mask, notes = noted(*planes, **options)
+        on = [square(1.5, size, k) for k, size in ((2, 5.5), (3, 6.5), (4, 7.5))]
+        expected = draw(*on)
+        if offset == 0.5:
+            expected = np.roll(expected, 1, axis=0)
+        np.testing.assert_array_equal(mask, expected)
+        assert f"3 of 3 contours lie between slices, up to {abs(offset) * 3:.2f} mm" in notes
+
+    def test_closer_than_slices_give_each_slice_the_nearest_one(self):
+        planes = [square(1.5, 3.5 + 2 * k, k) for k in np.arange(2, 4.01, 0.25)]
+        mask, notes = noted(*planes, **ELSEWHERE)
+        expected = draw(*(square(1.5, 3.5 + 2 * k, k) for k in (2, 3, 4)))
+        np.testing.assert_array_equal(mask, expected)
+        assert "9 planes of contours lie closer than the image's slices; 6 of them" in notes
+
+    def test_of_thicker_slices_fill_the_slices_nearest_to_them(self):
+        mask, notes = noted(square(1.5, 5.5, 1), square(1.5, 7.5, 3), **ELSEWHERE)
+        sizes = [int(np.sqrt(plane.sum())) for plane in mask]
+        assert sizes == [0, 4, 4, 6, 6, 0, 0, 0]
+        assert "farther apart than the image's slices (3.00 mm); each fills up to 2" in notes
+
+    def test_slabs_keep_their_thickness_half_way_between_slices(self):
+        planes = [square(1.5, 5.5, k) for k in (0.5, 2.5, 4.5)]
+        assert filled(draw(*planes, **ELSEWHERE)) == [0, 1, 2, 3, 4, 5]
+
+    def test_a_stated_distance_of_planes_is_believed(self):
+        mask = draw(square(1.5, 5.5, 3), drawn_here=False, plane_spacing=9.0)
+        assert filled(mask) == [2, 3, 4]
+
+    @pytest.mark.parametrize("options", [{}, ELSEWHERE])
+    def test_a_slice_without_contour_between_others_stays_empty(self, options):
+        planes = [square(1.5, 5.5, k) for k in (1, 2, 4, 5)]
+        mask, notes = noted(*planes, **options)
+        assert filled(mask) == [1, 2, 4, 5]
+        assert "1 slices between contoured ones have no contour" in notes
+
+    def test_on_each_second_slice_alone_are_refused(self):
+        message = refusal(*(square(1.5, 5.5, k) for k in (1, 3, 5, 7)))
+        assert "only one in 2 has a contour" in message
+        assert "interpolate" in message
+
+    def test_single_planes_of_another_series_are_as_thick_as_a_slice(self):
+        mask, notes = noted(square(1.5, 5.5, 1), square(1.5, 5.5, 6), **ELSEWHERE)
+        assert filled(mask) == [1, 6]
+        assert "as thick as one slice" in notes
+
+
+def test_no_contour_gives_no_voxel():
+    assert not draw().any()
+
+
+def test_contours_lie_on_a_grid_or_not():
+    assert on_slices([square(1.5, 5.5, 2), square(1.5, 5.5, 7)], GRID)
+    assert not on_slices([square(1.5, 5.5, 2.3)], GRID)
+    assert not on_slices([square(1.5, 5.5, 8)], GRID)
+    assert not on_slices([square(-2, 5.5, 2)], GRID)
+    assert not on_slices([square(1.5, 5.5, 2)], turned(30))
+    assert not on_slices([], GRID)
+
+
+def test_large_contours_take_milliseconds():
+    """A slice of 512 × 512 with 2,000 points a contour; two hundred of them in a second."""
+    grid = Grid((200, 512, 512), np.diag([1.0, 1, 1, 1])[[2, 1, 0, 3]])
+    angles = np.linspace(0, 2 * np.pi, 2000, endpoint=False)
+    disc = np.column_stack([256 + 200 * np.sin(angles), 256 + 200 * np.cos(angles)])
+    contours = [np.column_stack([disc[:, ::-1], np.full(2000, k)]) for k in range(200)]
+    start = time.perf_counter()
+    mask = draw(*contours, grid=grid)
+    assert time.perf_counter() - start < 5
+    assert mask.sum() == pytest.approx(200 * np.pi * 200**2, rel=1e-3)
+
+
+def reference_difference(images, structure, reference):
+    """Voxels that differ from a reference mask, and the notes."""
+    grid = read_series_volume(series_of(images.glob("*.dcm"))).grid
+    dataset = pydicom.dcmread(structure)
+    contours = [
+        np.array(contour.ContourData, float).reshape(-1, 3)
+        for contour in dataset.ROIContourSequence[0].ContourSequence
+    ]
+    expected = Volume.from_image(sitk.ReadImage(str(reference))).with_axes_of(grid)
+    assert expected.grid.matches(grid, 0.01)
+    assert expected.array.any()
+    counts = []
+    for here in (True, False):
+        mask = rasterise(contours, grid, "reference", drawn_here=here)
+        counts.append(int((mask != (expected.array > 0)).sum()))
+    return counts
 
 
 def test_identical_to_the_reference_masks_of_real_patients(shared_data):
     sarcoma = shared_data / "sarcoma"
     patients = sorted(sarcoma.glob("STS_*"))
     assert len(patients) == 15
-    differences = {}
-    for patient in patients:
-        for name in ("CT", "MR_T1", "PET"):
-            grid = read_series_volume(series_of((patient / name / "image").glob("*.dcm"))).grid
-            structure = pydicom.dcmread(next((patient / name / "mask").glob("*.dcm")))
-            contours = [
-                np.array(contour.ContourData, float).reshape(-1, 3)
-                for contour in structure.ROIContourSequence[0].ContourSequence
-            ]
-            mask = rasterise(contours, grid, name)
-            image = sitk.ReadImage(str(sarcoma / "masks" / patient.name / f"{name}.nii.gz"))
-            reference = Volume.from_image(image).with_axes_of(grid)
-            assert reference.grid.matches(grid, 0.01)
-            differences[patient.name, name] = int((mask != (reference.array > 0)).sum())
-    assert differences == dict.fromkeys(differences, 0)
+    differences = {
+        (patient.name, name): reference_difference(
+            patient / name / "image",
+            next((patient / name / "mask").glob("*.dcm")),
+            sarcoma / "masks" / patient.name / f"{name}.nii.gz",
+        )
+        for patient in patients
+        for name in ("CT", "MR_T1", "PET")
+    }
+    assert differences == {key: [0, 0] for key in differences}
+
+
+def test_identical_to_the_reference_mask_of_the_ibsi_phantom(shared_data):
+    phantom = shared_data / "ibsi" / "ibsi_1_ct_radiomics_phantom"
+    difference = reference_difference(
+        phantom / "dicom" / "image",
+        next((phantom / "dicom" / "mask").glob("*.dcm")),
+        next((phantom / "nifti" / "mask").glob("*.nii*")),
+    )
+    assert difference == [0, 0]

@@ -217,13 +217,6 @@ class TestNoVoxel:
         assert reason is Reason.EMPTY_SEGMENT
         assert "ROI 1: it has no contours" in message
 
-    def test_without_any_roi_contour_sequence_too(self, archive):
-        def remove(dataset):
-            del dataset.ROIContourSequence
-
-        reason, _ = archive.refusal(archive.structure({"GTV": TUMOUR}, remove))
-        assert reason is Reason.EMPTY_SEGMENT
-
     def test_of_any_segment_is_an_empty_segmentation(self, archive):
         optional = copy.deepcopy(SPEC)
         optional["segments"][0]["required"] = False
@@ -352,9 +345,19 @@ def text(path):
     path.write_text("not found")
 
 
+def cut_in_the_contours(path):
+    path.write_bytes(path.read_bytes()[:2500])
+
+
 def without_rois(path):
     dataset = pydicom.dcmread(path)
     del dataset.StructureSetROISequence
+    dataset.save_as(path)
+
+
+def without_contours(path):
+    dataset = pydicom.dcmread(path)
+    del dataset.ROIContourSequence
     dataset.save_as(path)
 
 
@@ -368,12 +371,38 @@ DAMAGES = {
     cut: Reason.UNREADABLE,
     empty: Reason.UNREADABLE,
     text: Reason.UNREADABLE,
+    cut_in_the_contours: Reason.UNREADABLE,
     without_rois: Reason.UNREADABLE,
+    without_contours: Reason.UNREADABLE,
     an_image: Reason.UNSUPPORTED_OBJECT,
 }
 
 
+def with_delimiters(dataset):
+    """Write sequences of undefined length, as many systems do."""
+    for element in dataset:
+        if element.VR == "SQ":
+            element.is_undefined_length = True
+            for item in element.value:
+                with_delimiters(item)
+
+
 class TestDamagedObjects:
+    @pytest.mark.parametrize("change", [len, with_delimiters], ids=["lengths", "delimiters"])
+    def test_cut_off_anywhere_never_give_a_part_of_a_region(self, archive, change):
+        path = archive.structure({"GTV 1": TUMOUR, "GTV 2": NODE}, change)
+        content = path.read_bytes()
+        outcomes = set()
+        for length in range(0, len(content), 101):
+            path.write_bytes(content[:length])
+            try:
+                mask, _ = archive.mask(path)
+            except CaseFault as fault:
+                outcomes.add(fault.reason)
+            else:
+                np.testing.assert_array_equal(mask, TUMOUR | NODE)
+        assert outcomes == {Reason.UNREADABLE}
+
     @pytest.mark.parametrize(("damage", "reason"), DAMAGES.items())
     def test_are_recorded_with_the_file(self, archive, damage, reason):
         path = archive.structure({"GTV": TUMOUR})

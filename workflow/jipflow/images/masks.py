@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,13 @@ class Segmentation:
     """Segments on one grid.
 
     Attributes:
-        layers: label maps of shape (z, y, x), 0 outside; segments of one layer do not overlap.
+        layers: label maps of shape (z, y, x), 0 outside, 8 or 16 bits wide;
+            segments of one layer do not overlap.
         segments: in the protocol's order.
         grid: where the voxels are.
     """
 
-    layers: tuple[NDArray[np.uint8], ...]
+    layers: tuple[NDArray[np.unsignedinteger[Any]], ...]
     segments: tuple[Segment, ...]
     grid: Grid
 
@@ -73,21 +74,28 @@ class Region:
     version: str = ""
 
 
-def pack(regions: Sequence[Region], grid: Grid) -> Segmentation:
+def pack(regions: Iterable[Region], grid: Grid) -> Segmentation:
     """Put regions into as few layers as they need, first fit.
 
+    Regions are taken one by one, so that an iterator that makes them needs memory for one.
+
     Args:
-        regions: each with voxels of shape (z, y, x); at most 255.
+        regions: each with voxels of shape (z, y, x); at most 65,535.
         grid: where the voxels are.
     """
-    layers: list[NDArray[np.uint8]] = []
+    layers: list[NDArray[np.unsignedinteger[Any]]] = []
     segments = []
     for number, region in enumerate(regions, start=1):
-        free = (n for n, labels in enumerate(layers) if not labels[region.mask].any())
+        box = bounding_box(region.mask)
+        inside = region.mask[box]
+        free = (n for n, labels in enumerate(layers) if not labels[box][inside].any())
         layer = next(free, len(layers))
+        kind = np.min_scalar_type(number)
         if layer == len(layers):
-            layers.append(np.zeros(grid.shape, np.uint8))
-        layers[layer][region.mask] = number
+            layers.append(np.zeros(grid.shape, kind))
+        elif kind.itemsize > layers[layer].itemsize:
+            layers[layer] = layers[layer].astype(kind)
+        layers[layer][box][inside] = number
         segments.append(
             Segment(
                 region.name,
@@ -102,9 +110,19 @@ def pack(regions: Sequence[Region], grid: Grid) -> Segmentation:
     return Segmentation(tuple(layers), tuple(segments), grid)
 
 
-def absent_note(spec: Mapping[str, Any], regions: Sequence[Region]) -> str:
-    """Return a sentence that names the protocol's segments without a region; empty if none."""
-    found = {region.name for region in regions}
+def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """Return the slices of the smallest box that holds all voxels of a mask."""
+    box: list[slice] = []
+    for axis in range(mask.ndim):
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        found = np.flatnonzero(mask[tuple(box)].any(axis=others))
+        box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
+    return tuple(box)
+
+
+def absent_note(spec: Mapping[str, Any], present: Iterable[Region | Segment]) -> str:
+    """Return a sentence that names the protocol's segments that are not there; empty if none."""
+    found = {segment.name for segment in present}
     absent = [segment["name"] for segment in spec["segments"] if segment["name"] not in found]
     return f"No voxel of: {', '.join(absent)}." if absent else ""
 

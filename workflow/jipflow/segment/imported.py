@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
-from numpy.typing import NDArray
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage
 
-from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, for_each_case
-from jipflow.images.contours import rasterise
+from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, Series, attempt, for_each_case
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.images.prepare import volume_path
 from jipflow.images.volume import Grid, read_volume
+from jipflow.segment.annotation import Annotation, Drawing, Match, Target
+from jipflow.segment.dicom_seg import DicomSeg
+from jipflow.segment.structure_set import StructureSet
 
-CLOSED = {"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"}
-METHODS = {"AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"}
-
-
-@dataclass(frozen=True)
-class Target:
-    """The image that a segmentation is wanted for."""
-
-    case_id: str
-    series_uid: str
-    frame_of_reference_uid: str
-    grid: Grid
+LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
+READERS: dict[str, tuple[type[Annotation], tuple[UID, ...], tuple[str, ...]]] = {
+    "RTSTRUCT": (
+        StructureSet,
+        (RTStructureSetStorage,),
+        ("StructureSetROISequence", "ROIContourSequence"),
+    ),
+    "SEG": (
+        DicomSeg,
+        (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE),
+        ("SegmentSequence", "SegmentationType", "Rows", "Columns", "BitsAllocated"),
+    ),
+}
+"""Class, SOP classes and attributes without which there is no region, by the protocol's `from`."""
+UNDEFINED_LENGTH = 0xFFFFFFFF
+"""Of a sequence that ends with a delimiter (PS3.5 section 7.5)."""
+DAMAGE = (InvalidDicomError, OSError, EOFError, struct.error)
+"""What pydicom raises for a damaged file, at once or when it parses a nested element."""
+UNREADABLE = (*DAMAGE, ValueError, TypeError, KeyError, AttributeError)
 
 
 def segment(
@@ -52,175 +62,257 @@ def segment(
 
 def _segment_case(case: Case, spec: dict[str, Any], volumes: Path, masks: Path) -> list[Outcome]:
     def work() -> Made:
-        series = case.roles[spec["role"]]
-        header = pydicom.dcmread(series.paths[0], stop_before_pixels=True)
-        target = Target(
-            case.case_id,
-            series.series_uid,
-            str(header.FrameOfReferenceUID),
-            read_volume(volume_path(volumes, case.case_id, spec["role"])).grid,
-        )
+        grid = read_volume(volume_path(volumes, case.case_id, spec["role"])).grid
+        target = target_of(case.case_id, case.roles[spec["role"]], grid)
         paths = [p for s in case.annotations if s.modality == spec["from"] for p in s.paths]
-        regions = import_regions(paths, spec, target)
-        write_segmentation(masks / case.case_id / spec["id"], pack(regions, target.grid))
-        return Made(note=absent_note(spec, regions))
+        notes: list[str] = []
+        segmentation = pack(import_regions(paths, spec, target, notes), grid)
+        write_segmentation(masks / case.case_id / spec["id"], segmentation)
+        absent = absent_note(spec, segmentation.segments)
+        return Made(note=" ".join(notes + ([absent] if absent else [])))
 
     return [attempt(case.case_id, "segment", spec["id"], work, masks)]
 
 
-def import_regions(paths: Iterable[Path], spec: dict[str, Any], target: Target) -> list[Region]:
-    """Find the one object that fits an image and return its regions on the image's grid.
+def target_of(case_id: str, series: Series, grid: Grid) -> Target:
+    """Describe the image that a segmentation is wanted for.
 
-    An object fits when it holds a region for each required segment and references the image's
-    series; or, where none references it, when it lies in the same frame of reference.
+    Args:
+        case_id: pseudonym of the case.
+        series: the image series, which is prepared and so can be read.
+        grid: of its volume.
+    """
+    header = pydicom.dcmread(series.paths[0], stop_before_pixels=True)
+    instances = (
+        str(read_file_meta_info(path).get("MediaStorageSOPInstanceUID") or "")
+        for path in series.paths
+    )
+    return Target(
+        case_id,
+        str(header.get("StudyInstanceUID") or ""),
+        str(header.get("StudyDate") or ""),
+        series.series_uid,
+        str(header.FrameOfReferenceUID),
+        frozenset(instances) - {""},
+        grid,
+    )
+
+
+def import_regions(
+    paths: Iterable[Path], spec: dict[str, Any], target: Target, notes: list[str]
+) -> Iterator[Region]:
+    """Find the one object that fits an image and yield its regions on the image's grid.
 
     Args:
         paths: RTSTRUCT or SEG files of the patient.
         spec: the protocol's segmentation.
         target: the image.
+        notes: gets a sentence for each thing that a reader of the masks should know.
+
+    Yields:
+        The regions one by one, in the protocol's order, so that memory holds one.
 
     Raises:
-        CaseFault: none fits, several fit, or a required segment has no voxel.
+        CaseFault: no object fits, several fit, or a required segment has no voxel.
     """
-    datasets = [pydicom.dcmread(path) for path in paths]
-    named = [d for d in datasets if _has_required(d, spec)]
-    fitting = [d for d in named if target.series_uid in _referenced_series(d)]
-    fitting = fitting or [d for d in named if target.frame_of_reference_uid in _frames(d)]
-    if not fitting:
-        wanted = ", ".join(s["match"] for s in spec["segments"])
-        raise CaseFault(
-            Reason.NO_CONTOURS,
-            f"case {target.case_id}: none of {len(datasets)} {spec['from']} objects of the patient "
-            f"has {wanted} in the frame of reference of series {target.series_uid}; names there: "
-            f"{', '.join(sorted({n for d in datasets for n in _names(d)})) or 'none'}.",
-        )
-    if len(fitting) > 1:
-        raise CaseFault(
-            Reason.AMBIGUOUS_CONTOURS,
-            f"case {target.case_id}: {len(fitting)} {spec['from']} objects fit: "
-            f"{', '.join(sorted(str(d.SOPInstanceUID) for d in fitting))}; narrow `match`.",
-        )
-    source = fitting[0]
-    read = _structure_regions if spec["from"] == "RTSTRUCT" else _seg_regions
-    regions = []
-    for wanted_segment in spec["segments"]:
-        region = read(source, wanted_segment, target)
-        if region is not None and region.mask.any():
-            regions.append(region)
-        elif wanted_segment["required"]:
-            raise CaseFault(
-                Reason.EMPTY_SEGMENT,
-                f"case {target.case_id}: {wanted_segment['name']!r} of {source.SOPInstanceUID} "
-                "has no voxel on the image's grid.",
+    source, match = choose(paths, spec, target, notes)
+    found = 0
+    for wanted in spec["segments"]:
+        drawing = _draw(source, wanted, target, match, notes)
+        if drawing is not None:
+            found += 1
+            yield Region(
+                wanted["name"],
+                wanted["term"],
+                drawing.mask,
+                drawing.method,
+                drawing.producer,
+                drawing.version,
             )
-    if not regions:
+    if not found:
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,
-            f"case {target.case_id}: no segment of {spec['id']!r} has a voxel.",
+            " ".join([f"case {target.case_id}: no segment of {spec['id']!r} has a voxel.", *notes]),
         )
-    return regions
 
 
-def _names(dataset: Dataset) -> list[str]:
-    rois = [str(roi.get("ROIName", "")) for roi in dataset.get("StructureSetROISequence") or []]
-    return rois + [str(s.get("SegmentLabel", "")) for s in dataset.get("SegmentSequence") or []]
-
-
-def _has_required(dataset: Dataset, spec: dict[str, Any]) -> bool:
-    required = [s for s in spec["segments"] if s["required"]] or spec["segments"]
-    names = _names(dataset)
-    return all(any(re.fullmatch(s["match"], name) for name in names) for s in required)
-
-
-def _referenced_series(dataset: Dataset) -> set[str]:
-    found = {str(s.SeriesInstanceUID) for s in dataset.get("ReferencedSeriesSequence") or []}
-    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []:
-        for study in frame.get("RTReferencedStudySequence") or []:
-            for series in study.get("RTReferencedSeriesSequence") or []:
-                found.add(str(series.SeriesInstanceUID))
-    return found
-
-
-def _frames(dataset: Dataset) -> set[str]:
-    frames = {str(dataset.get("FrameOfReferenceUID", ""))}
-    for item in dataset.get("ReferencedFrameOfReferenceSequence") or []:
-        frames.add(str(item.get("FrameOfReferenceUID", "")))
-    for item in dataset.get("StructureSetROISequence") or []:
-        frames.add(str(item.get("ReferencedFrameOfReferenceUID", "")))
-    return frames - {""}
-
-
-def _structure_regions(dataset: Dataset, wanted: dict[str, Any], target: Target) -> Region | None:
-    """Unite the ROIs of a structure set whose names match."""
-    rois = {
-        int(roi.ROINumber): roi
-        for roi in dataset.StructureSetROISequence
-        if re.fullmatch(wanted["match"], str(roi.get("ROIName", "")))
-    }
-    if not rois:
-        return None
-    mask = np.zeros(target.grid.shape, bool)
-    for item in dataset.get("ROIContourSequence") or []:
-        number = int(item.ReferencedROINumber)
-        if number not in rois:
-            continue
-        contours = [
-            _points(contour)
-            for contour in item.get("ContourSequence") or []
-            if contour.ContourGeometricType in CLOSED
-        ]
-        where = f"case {target.case_id}: structure set {dataset.SOPInstanceUID}, ROI {number}"
-        mask |= rasterise(contours, target.grid, where)
-    methods = {str(roi.get("ROIGenerationAlgorithm", "")) for roi in rois.values()}
-    method = methods.pop() if len(methods) == 1 else ""
-    return Region(
-        wanted["name"],
-        wanted["term"],
-        mask,
-        method if method in METHODS else "MANUAL",
-        str(dataset.get("ManufacturerModelName") or dataset.get("Manufacturer") or "RTSTRUCT"),
-        str(dataset.get("SoftwareVersions") or ""),
-    )
-
-
-def _points(contour: Dataset) -> NDArray[np.float64]:
-    return np.asarray(contour.ContourData, dtype=float).reshape(-1, 3)
-
-
-def _seg_regions(dataset: Dataset, wanted: dict[str, Any], target: Target) -> Region | None:
-    """Unite the segments of a DICOM-SEG whose labels match."""
-    import highdicom
-
-    segmentation = highdicom.seg.Segmentation.from_dataset(dataset)
-    numbers = [
-        int(s.SegmentNumber)
-        for s in dataset.SegmentSequence
-        if re.fullmatch(wanted["match"], str(s.get("SegmentLabel", "")))
-    ]
-    if not numbers:
-        return None
-    geometry = highdicom.VolumeGeometry(
-        target.grid.affine,
-        target.grid.shape,
-        coordinate_system="PATIENT",
-        frame_of_reference_uid=target.frame_of_reference_uid,
-    )
+def _draw(
+    source: Annotation, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
+) -> Drawing | None:
+    """Return the region of a segment, or None where the protocol can do without it."""
+    told = len(notes)
     try:
-        volume = segmentation.get_volume(
-            segment_numbers=numbers, combine_segments=False, rescale_fractional=True
-        ).match_geometry(geometry)
-    except (ValueError, RuntimeError) as error:
+        drawing = source.draw(wanted, target, match, notes)
+    except DAMAGE as error:
+        raise _unreadable(source.path, error) from error
+    except CaseFault as fault:
+        if wanted["required"]:
+            raise
+        notes.append(f"{wanted['name']!r} was left out: {fault.message}")
+        return None
+    if drawing is not None and drawing.mask.any():
+        return drawing
+    if wanted["required"]:
+        empty = (
+            f"case {target.case_id}: {wanted['name']!r} of {source.uid} has no voxel on the "
+            "image's grid."
+        )
+        raise CaseFault(Reason.EMPTY_SEGMENT, " ".join([empty, *notes[told:]]))
+    return None
+
+
+def choose(
+    paths: Iterable[Path], spec: dict[str, Any], target: Target, notes: list[str]
+) -> tuple[Annotation, Match]:
+    """Find the one object that fits an image, and by what it does.
+
+    An object fits when it names each required segment, and references, from the strongest
+    evidence to the weakest, images of the series; the series; its frame of reference; or, within
+    one examination, lies on its planes. Only the objects with the strongest evidence count.
+
+    Args:
+        paths: RTSTRUCT or SEG files of the patient.
+        spec: the protocol's segmentation.
+        target: the image.
+        notes: gets a sentence where a file cannot be used, or the evidence is weak.
+
+    Raises:
+        CaseFault: none fits, or several do.
+    """
+    objects, faults = _read_all(sorted(set(paths)), spec["from"])
+    required = [s["match"] for s in spec["segments"] if s["required"]]
+    matches = required or [s["match"] for s in spec["segments"]]
+    named = [o for o in objects if all(o.has(match) for match in matches)]
+    fitting: dict[Match, list[Annotation]] = {}
+    for candidate in named:
+        try:
+            match = candidate.fit(target, matches)
+        except DAMAGE as error:
+            faults.append(_unreadable(candidate.path, error))
+            continue
+        if match is not None:
+            fitting.setdefault(match, []).append(candidate)
+    notes += [fault.message for fault in faults]
+    if not fitting:
+        raise _none_fits(objects, named, faults, matches, spec, target)
+    best = min(fitting)
+    if len(fitting[best]) > 1:
+        listed = ", ".join(
+            f"{o.uid} (of {o.dataset.get('StructureSetDate') or o.dataset.get('ContentDate')})"
+            for o in fitting[best]
+        )
         raise CaseFault(
-            Reason.GRID_MISMATCH,
-            f"case {target.case_id}: segmentation {dataset.SOPInstanceUID} does not lie on the "
-            f"grid of series {target.series_uid}: {error}",
+            Reason.AMBIGUOUS_CONTOURS,
+            f"case {target.case_id}: {len(fitting[best])} {spec['from']} objects fit series "
+            f"{target.series_uid} equally, {_BY[best]}: {listed}; narrow the protocol's `match` "
+            "to names that one of them has, or keep the others out of the sources.",
+        )
+    source = fitting[best][0]
+    if best in (Match.FRAME_OF_REFERENCE, Match.GEOMETRY):
+        notes.append(
+            f"{source.uid} references no image of series {target.series_uid} and was taken "
+            f"{_BY[best]}."
+        )
+    return source, best
+
+
+_BY = {
+    Match.INSTANCES: "by the images that it references",
+    Match.SERIES: "by the series that it references",
+    Match.FRAME_OF_REFERENCE: "by its frame of reference",
+    Match.GEOMETRY: "by its geometry: it lies on the image's planes, within one examination",
+}
+
+
+def _none_fits(
+    objects: Sequence[Annotation],
+    named: Sequence[Annotation],
+    faults: Sequence[CaseFault],
+    matches: Sequence[str],
+    spec: dict[str, Any],
+    target: Target,
+) -> CaseFault:
+    """Say why no object fits."""
+    if faults and not objects:
+        return CaseFault(
+            faults[0].reason,
+            " ".join([f"case {target.case_id}:", *(fault.message for fault in faults)]),
+        )
+    wanted = ", ".join(matches)
+    names = ", ".join(sorted({name for o in objects for name in o.names()})) or "none"
+    if named:
+        why = (
+            f"{len(named)} of {len(objects)} {spec['from']} objects of the patient name {wanted}, "
+            f"but none references series {target.series_uid} or its frame of reference, or lies "
+            "on its planes within the same examination"
+        )
+    else:
+        why = f"none of {len(objects)} {spec['from']} objects of the patient has {wanted}"
+    broken = " ".join(fault.message for fault in faults)
+    return CaseFault(
+        Reason.NO_CONTOURS,
+        f"case {target.case_id}: {why}; names there: {names}. {broken}".rstrip(),
+    )
+
+
+def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[CaseFault]]:
+    """Read objects; what cannot be used, and why, comes back beside them."""
+    objects: dict[str, Annotation] = {}
+    faults = []
+    for path in paths:
+        try:
+            item = _read(path, kind)
+        except CaseFault as fault:
+            faults.append(fault)
+            continue
+        # One instance may lie in the archive twice.
+        objects.setdefault(item.uid, item)
+    return list(objects.values()), faults
+
+
+def _read(path: Path, kind: str) -> Annotation:
+    reader, classes, needed = READERS[kind]
+    try:
+        dataset = pydicom.dcmread(path, stop_before_pixels=True)
+        if _is_cut(dataset):
+            raise EOFError("the file ends within an element")
+        absent = [name for name in needed if not dataset.get(name)]
+        item = reader(dataset, path)
+        item.names()
+    except FileNotFoundError as error:
+        raise CaseFault(
+            Reason.NOT_RETRIEVED, f"{path}: does not exist; retrieve the series again."
         ) from error
-    first = next(s for s in dataset.SegmentSequence if int(s.SegmentNumber) == numbers[0])
-    return Region(
-        wanted["name"],
-        wanted["term"],
-        np.asarray((volume.array >= 0.5).any(axis=-1)),
-        str(first.SegmentAlgorithmType),
-        str(first.get("SegmentAlgorithmName") or dataset.get("Manufacturer") or "SEG"),
-        str(dataset.get("SoftwareVersions") or ""),
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    sop_class = str(dataset.get("SOPClassUID") or "")
+    if sop_class and sop_class not in classes:
+        raise CaseFault(
+            Reason.UNSUPPORTED_OBJECT,
+            f"{path}: is {UID(sop_class).name} and holds no {kind} regions.",
+        )
+    if absent or not sop_class:
+        raise CaseFault(
+            Reason.UNREADABLE,
+            f"{path}: has no {', '.join(absent or ['SOPClassUID'])}, so it holds no region or is "
+            "cut off; copy it again from the archive.",
+        )
+    return item
+
+
+def _is_cut(dataset: Dataset) -> bool:
+    """Tell whether an element has fewer bytes than its length, of which pydicom says nothing."""
+    return any(
+        isinstance(element, RawDataElement)
+        and element.value is not None
+        and element.length != UNDEFINED_LENGTH
+        and len(element.value) < element.length
+        for element in dataset.values()
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> CaseFault:
+    return CaseFault(
+        Reason.UNREADABLE,
+        f"{path}: cannot be read as DICOM ({error}); copy it again from the archive.",
     )

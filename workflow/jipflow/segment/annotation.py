@@ -1,0 +1,172 @@
+"""What a structure set and a DICOM-SEG have in common: names of regions, and the image they fit."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from jipflow.images.volume import Grid
+
+METHODS = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")
+
+
+@dataclass(frozen=True)
+class Target:
+    """The image that a segmentation is wanted for.
+
+    Attributes:
+        case_id: pseudonym of the case.
+        study_uid: StudyInstanceUID, empty where the image has none.
+        study_date: StudyDate, empty where the image has none.
+        series_uid: SeriesInstanceUID.
+        frame_of_reference_uid: FrameOfReferenceUID.
+        instances: SOPInstanceUID of each image.
+        grid: where the voxels are.
+    """
+
+    case_id: str
+    study_uid: str
+    study_date: str
+    series_uid: str
+    frame_of_reference_uid: str
+    instances: frozenset[str]
+    grid: Grid
+
+
+class Match(IntEnum):
+    """By what an object fits an image, best first."""
+
+    INSTANCES = 0
+    SERIES = 1
+    FRAME_OF_REFERENCE = 2
+    GEOMETRY = 3
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One region as its object holds it.
+
+    Attributes:
+        mask: voxels on the target's grid.
+        method: Segment Algorithm Type (0062,0008).
+        producer: name of what made it.
+        version: version of the producer, empty where it has none.
+    """
+
+    mask: NDArray[np.bool_]
+    method: str
+    producer: str
+    version: str
+
+
+class Annotation(ABC):
+    """An object of the archive that holds regions."""
+
+    def __init__(self, dataset: Dataset, path: Path) -> None:
+        """Keep the data set and where it came from."""
+        self.dataset = dataset
+        self.path = path
+        self.uid = str(dataset.get("SOPInstanceUID") or path.name)
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Return the names of its regions."""
+
+    @abstractmethod
+    def images(self, matches: Sequence[str]) -> set[str]:
+        """Return the SOPInstanceUIDs of the images that its wanted regions reference.
+
+        Args:
+            matches: regular expressions of the wanted names.
+        """
+
+    @abstractmethod
+    def series(self) -> set[str]:
+        """Return the SeriesInstanceUIDs that it references."""
+
+    @abstractmethod
+    def frames_of_reference(self, matches: Sequence[str]) -> set[str]:
+        """Return the FrameOfReferenceUIDs of its wanted regions."""
+
+    @abstractmethod
+    def studies(self) -> set[str]:
+        """Return the StudyInstanceUIDs that it belongs to or references."""
+
+    @abstractmethod
+    def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
+        """Tell whether its wanted regions lie on a grid's planes and inside its extent."""
+
+    @abstractmethod
+    def draw(
+        self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
+    ) -> Drawing | None:
+        """Unite the regions that a segment of the protocol means.
+
+        Args:
+            wanted: a segment of the protocol.
+            target: the image.
+            match: by what the object fits it.
+            notes: gets a sentence for each thing that a reader of the masks should know.
+
+        Returns:
+            The region, or None where no name matches.
+
+        Raises:
+            CaseFault: a region cannot be placed on the grid.
+        """
+
+    def has(self, match: str) -> bool:
+        """Tell whether the whole name of a region matches a regular expression."""
+        return any(fits(name, (match,)) for name in self.names())
+
+    def fit(self, target: Target, matches: Sequence[str]) -> Match | None:
+        """Return by what it fits an image best, None where it does not.
+
+        Without a common UID, geometry is evidence only within one examination: contours of
+        another one may lie on the same planes by chance. An examination is one study, or, where
+        de-identification tore the UIDs apart, one date.
+        """
+        if self.images(matches) & target.instances:
+            return Match.INSTANCES
+        if target.series_uid in self.series():
+            return Match.SERIES
+        if target.frame_of_reference_uid in self.frames_of_reference(matches):
+            return Match.FRAME_OF_REFERENCE
+        if self.same_examination(target) and self.lies_on(target.grid, matches):
+            return Match.GEOMETRY
+        return None
+
+    def same_examination(self, target: Target) -> bool:
+        """Tell whether it shares the study, or the date of the study, with an image."""
+        if target.study_uid and target.study_uid in self.studies():
+            return True
+        return bool(target.study_date) and self.dataset.get("StudyDate") == target.study_date
+
+
+def fits(name: str, matches: Sequence[str]) -> bool:
+    """Tell whether the whole name matches one of the regular expressions."""
+    return any(re.fullmatch(match, name.strip()) for match in matches)
+
+
+def common_method(stated: set[str], where: str, notes: list[str]) -> str:
+    """Return the Segment Algorithm Type that united regions share.
+
+    Args:
+        stated: what each region states, empty where it states nothing.
+        where: the object, for the note.
+        notes: gets a sentence where the regions state none or different ones.
+    """
+    if len(stated) == 1 and stated <= set(METHODS):
+        return stated.pop()
+    told = ", ".join(sorted(method or "nothing" for method in stated))
+    notes.append(f"{where}: how it was made is stated as {told}; recorded as MANUAL.")
+    return "MANUAL"
