@@ -68,6 +68,15 @@ def test_defaults_come_from_the_schema(site):
     assert settings.protocol["cohort"]["case"]["roles"]["CT"]["required"] is True
 
 
+def test_defaults_that_several_keys_share_are_filled_in(site):
+    site["sources"] = [{"name": "pacs", "kind": "dicomweb", "url": "https://pacs.local/dicom-web"}]
+    settings = load_settings({**site, "protocol": "sarcoma-ct"})
+    (source,) = settings.site["sources"]
+    assert (source["parallel"], source["timeout"]) == (4, 60)
+    assert "Modality" in source["match"]
+    assert settings.protocol["segmentations"][0]["encoding"] == "binary"
+
+
 def test_a_site_can_only_tighten_disclosure(site):
     assert load_settings({**site, "disclosure": {"min_patients": 12}}).min_patients == 12
     assert "5" in message({**site, "disclosure": {"min_patients": 3}})

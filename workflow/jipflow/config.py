@@ -159,8 +159,10 @@ def validate(content: Any, schema: str, source: str) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ConfigError(f"{source} must be a mapping of keys to values.")
     completed: dict[str, Any] = _plain(content)
+    rules = read_yaml(SCHEMAS / f"{schema}.schema.yaml")
+    _lift_defaults(rules, rules.get("$defs", {}))
     validator = _DefaultingValidator(
-        read_yaml(SCHEMAS / f"{schema}.schema.yaml"),
+        rules,
         format_checker=jsonschema.FormatChecker(),
     )
     errors = sorted(validator.iter_errors(completed), key=lambda e: (len(e.absolute_path), str(e)))
@@ -176,6 +178,21 @@ def _plain(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_plain(value) for value in content]
     return content
+
+
+def _lift_defaults(node: Any, definitions: Mapping[str, Any]) -> None:
+    """Put the default of what a ``$ref`` names beside the ``$ref``, where it is looked for."""
+    if isinstance(node, list):
+        for child in node:
+            _lift_defaults(child, definitions)
+    if not isinstance(node, dict):
+        return
+    for child in node.values():
+        _lift_defaults(child, definitions)
+    if isinstance(node.get("$ref"), str):
+        definition = definitions.get(node["$ref"].removeprefix("#/$defs/"), {})
+        if "default" in definition:
+            node.setdefault("default", definition["default"])
 
 
 def _fill_defaults(
