@@ -157,7 +157,7 @@ def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: R
             Reason.CHANGED_OUTPUT, f"{output} was changed after it was made; make it again."
         )
     header = pydicom.dcmread(path, specific_tags=list(UIDS), stop_before_pixels=True)
-    study, series, sop = (str(header[name].value) for name in UIDS)
+    study, series, sop = (str(header.get(name) or "") for name in UIDS)
     sent = receipts.find(archive.name, sop)
     if sent is not None and sent.sha256 == sha256:
         return f"was sent at {sent.at}"
