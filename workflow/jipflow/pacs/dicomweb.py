@@ -7,19 +7,19 @@ import logging
 import os
 import ssl
 import uuid
-import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from email.message import Message
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, BinaryIO, Self
 
 import requests
 from dicomweb_client import DICOMwebClient
-from pydicom import dcmread
 from pydicom.datadict import keyword_for_tag, tag_for_keyword
-from pydicom.dataset import Dataset, FileDataset
+from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_partial
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 
@@ -41,13 +41,13 @@ from jipflow.pacs.limits import Limits
 
 LOGGER = logging.getLogger(__name__)
 
-AS_STORED = (("application/dicom", "*"),)
+AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Media type and transfer syntax of what is retrieved: as the PACS keeps it. Without the ``*`` the
 PACS would have to decompress (PS3.18 section 8.7.3.5.2), which not every one can."""
 UNIQUE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 WANTED = (*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, COUNT)
 CHUNK = 1 << 20
-UNDEFINED_LENGTH = 0xFFFFFFFF
+SOP_INSTANCE_UID = 0x00080018
 
 Item = Mapping[str, Mapping[str, Any]]
 
@@ -217,39 +217,39 @@ class DicomwebArchive:
 
         The instances that are left are then asked for one by one, and the faulty one is known.
         """
-        try:
-            with self._errors("the retrieval of a series"):
-                instances = self._client.iter_series(study, series, media_types=AS_STORED)
-        except _ServerError:
-            return
+        files = self._files(f"studies/{study}/series/{series}")
         while True:
-            with self._errors("the retrieval of a series"):
-                dataset = next(instances, None)
-                content = None if dataset is None else self._content(dataset)
-            if dataset is None or content is None:
+            try:
+                with self._errors("the retrieval of a series"):
+                    content = next(files, None)
+                    uid = "" if content is None else _uid_in(content)
+            except _ServerError:
                 return
-            yield file_uid(dataset), content
+            if content is None:
+                return
+            yield uid, content
 
     def _instance(self, study: str, series: str, uid: str) -> bytes:
-        with (
-            self._one_object((study, series, uid)),
-            self._errors("the retrieval of an instance"),
-        ):
-            dataset = self._client.retrieve_instance(study, series, uid, media_types=AS_STORED)
-            if file_uid(dataset) != uid:
+        with self._one_object((study, series, uid)), self._errors("the retrieval of an instance"):
+            (content,) = self._files(f"studies/{study}/series/{series}/instances/{uid}")
+            if _uid_in(content) != uid:
                 raise Rejected(f"source {self.name!r}: the PACS sent another instance than {uid}.")
-            return self._content(dataset)
+            return content
 
-    def _content(self, dataset: Dataset) -> bytes:
-        """Return the file that a data set was read from, byte for byte as it came.
+    def _files(self, resource: str) -> Iterator[bytes]:
+        """Yield the files of a WADO-RS answer as they come (PS3.18 section 10.4).
 
-        An answer without a length may end early unseen; its last element then falls short.
+        DICOMwebClient gives data sets: of a deflated one the bytes are gone by then.
         """
-        last = dataset.get_item(max(dataset.keys())) if dataset.keys() else None
-        length = getattr(last, "length", UNDEFINED_LENGTH)
-        if last is None or (length != UNDEFINED_LENGTH and len(last.value or b"") < length):
-            raise EOFError
-        return cast(BytesIO, cast(FileDataset, dataset).buffer).getvalue()
+        response = self._session.get(
+            f"{self._url}/{resource}",
+            headers={"Accept": AS_STORED},
+            timeout=self._timeout,
+            stream=True,
+        )
+        with response:
+            response.raise_for_status()
+            yield from _parts(response)
 
     @contextmanager
     def _one_object(self, uids: tuple[str, str, str]) -> Iterator[None]:
@@ -270,7 +270,11 @@ class DicomwebArchive:
         The file goes as it is; DICOMwebClient would write its data set anew, and not tell why the
         PACS refuses.
         """
-        uid = self._uid(file_uid(dcmread(path, specific_tags=["SOPInstanceUID"])))
+        try:
+            with open(path, "rb") as stream:
+                uid = self._uid(_uid_in(stream))
+        except (InvalidDicomError, EOFError):
+            raise Rejected(f"source {self.name!r}: {path} is not a DICOM file.") from None
         body = _Multipart(path)
         self._limits.wait()
         with self._errors("the storing of an object"):
@@ -313,7 +317,7 @@ class DicomwebArchive:
         """Turn errors into those of `Archive`; addresses may hold patients' identifiers."""
         try:
             yield
-        except (EOFError, zlib.error):
+        except EOFError:
             raise ArchiveDown(
                 f"source {self.name!r}: {what} was cut off; the PACS or the network may be down."
             ) from None
@@ -366,6 +370,47 @@ class DicomwebArchive:
                 return os.strerror(cause.errno)
             cause = cause.__cause__ or cause.__context__
         return "the connection was cut"
+
+
+def _parts(response: requests.Response) -> Iterator[bytes]:
+    """Yield the content of each part of a multipart answer (RFC 2046 section 5.1.1).
+
+    Raises:
+        EOFError: the answer ends before its last delimiter.
+        ValueError: it is something else.
+    """
+    header = Message()
+    header["Content-Type"] = response.headers.get("Content-Type", "")
+    if header.get_content_type() == "application/dicom":
+        yield response.content
+        return
+    boundary = header.get_boundary()
+    if header.get_content_maintype() != "multipart" or not boundary:
+        raise ValueError
+    delimiter = b"\r\n--" + boundary.encode()
+    buffer = bytearray(b"\r\n")
+    first, ended, searched = True, False, 0
+    for chunk in response.iter_content(CHUNK):
+        buffer += chunk
+        while (
+            not ended
+            and 0 <= (end := buffer.find(delimiter, searched)) <= len(buffer) - len(delimiter) - 2
+        ):
+            if not first:
+                start = buffer.index(b"\r\n\r\n", 0, end) + 4
+                yield bytes(memoryview(buffer)[start:end])
+            first, searched = False, 0
+            del buffer[: end + len(delimiter)]
+            ended = buffer.startswith(b"--")
+        searched = max(0, len(buffer) - len(delimiter) - 2)
+    if not ended:
+        raise EOFError
+
+
+def _uid_in(file: bytes | BinaryIO) -> str:
+    """Return the SOPInstanceUID of a DICOM file, reading no further."""
+    stream = BytesIO(file) if isinstance(file, bytes) else file
+    return file_uid(read_partial(stream, stop_when=lambda tag, *_: tag > SOP_INSTANCE_UID))
 
 
 class _Multipart:

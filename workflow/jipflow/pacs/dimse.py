@@ -362,13 +362,32 @@ class DimseArchive:
             syntax = self._uid(header.file_meta.TransferSyntaxUID)
         except (InvalidDicomError, AttributeError, EOFError):
             raise Rejected(f"source {self.name!r}: {path} is not a DICOM file.") from None
+        purpose = _Purpose(None, (sop_class,), (syntax,))
         self._limits.wait(self._release_idle)
-        with self._line(_Purpose(None, (sop_class,), (syntax,))) as line:
-            status = line.association.send_c_store(path)
-        self._limits.count(path.stat().st_size)
-        self._check(status, f"C-STORE of {uid}")
+        status = self._store(path, purpose)
+        if "Status" not in status:
+            # Was it the network, or does the PACS hang up on this very object?
+            self._find("STUDY", {"StudyInstanceUID": "2.25.1"})
+            status = self._store(path, purpose)
+            if "Status" not in status:
+                raise Rejected(
+                    f"source {self.name!r}: C-STORE of {uid}: the PACS answers, but it twice ended "
+                    "the connection on this object; its log says why."
+                )
+        if _category(status) not in {"Success", "Warning"}:
+            # Many a PACS says "out of resources" to an object that it cannot take.
+            raise Rejected(
+                f"source {self.name!r}: C-STORE of {uid}: status 0x{status.Status:04X}: the PACS "
+                "refused the object; its log says why."
+            )
         warning = _category(status) == "Warning"
         return Receipt(uid, f"warning 0x{status.Status:04X}" if warning else "")
+
+    def _store(self, path: Path, purpose: _Purpose) -> Dataset:
+        with self._line(purpose) as line:
+            status = line.association.send_c_store(path)
+        self._limits.count(path.stat().st_size)
+        return status
 
     def _uid(self, value: object) -> str:
         return checked_uid(value, self.name)
