@@ -6,6 +6,8 @@ import csv
 import math
 import re
 import shutil
+import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -559,3 +561,15 @@ def test_rows_in_parquet_keep_every_bit(world, tmp_path):
     found = document.content.get_volumetric_roi_measurement_groups()
     means = [read_back(group)["Q4LE", "IBSI", None] for group in found]
     assert means == [row["original_firstorder_Mean"] for row in world[3]]
+
+
+@pytest.mark.parametrize("package", ["json", "jipflow.encode.sr", "jipflow.encode.seg"])
+def test_no_log_gets_a_name_of_an_unusual_form(package):
+    code = f"import {package}; from highdicom.valuerep import check_person_name as check"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; check('Rumpelstiltskin')"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("Rumpelstiltskin" in done.stderr) == (package == "json")
