@@ -91,6 +91,11 @@ def source_header(path: Path, notes: list[str]) -> Dataset:
         notes.append(f"Shortened to the length that DICOM allows: {', '.join(sorted(shortened))}.")
     if emptied:
         notes.append(f"Emptied, as DICOM does not allow the value: {', '.join(sorted(emptied))}.")
+    if len(str(header.get("PatientID") or "")) > MAX_VALUE_LEN["LO"]:
+        notes.append(
+            f"PatientID is kept, though longer than the {MAX_VALUE_LEN['LO']} letters that "
+            "DICOM allows."
+        )
     for keyword in REQUIRED:
         if keyword not in header:
             setattr(header, keyword, None)
