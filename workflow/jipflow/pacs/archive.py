@@ -49,6 +49,7 @@ SERIES_ATTRIBUTES = (
 )
 """What the catalog wants to know of a series, or of an instance where the series does not tell."""
 COUNT = "NumberOfSeriesRelatedInstances"
+SYNTAX = "AvailableTransferSyntaxUID"
 ANY_UID = re.compile(r"[0-9.]{1,64}")
 
 

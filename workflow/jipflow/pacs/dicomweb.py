@@ -29,6 +29,7 @@ from jipflow.pacs.archive import (
     COUNT,
     SERIES_ATTRIBUTES,
     STUDY_ATTRIBUTES,
+    SYNTAX,
     ArchiveDown,
     Receipt,
     Rejected,
@@ -45,7 +46,7 @@ AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Media type and transfer syntax of what is retrieved: as the PACS keeps it. Without the ``*`` the
 PACS would have to decompress (PS3.18 section 8.7.3.5.2), which not every one can."""
 UNIQUE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-WANTED = (*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, COUNT)
+WANTED = (*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, COUNT, SYNTAX)
 CHUNK = 1 << 20
 SOP_INSTANCE_UID = 0x00080018
 

@@ -34,6 +34,7 @@ from jipflow.pacs.archive import (
     COUNT,
     SERIES_ATTRIBUTES,
     STUDY_ATTRIBUTES,
+    SYNTAX,
     ArchiveDown,
     Receipt,
     Rejected,
@@ -222,7 +223,7 @@ class DimseArchive:
         """
         if self._images_tell:
             keys = self._image_keys(study_uid, series_uid, self._uid(sop_uid))
-            asked = {**dict.fromkeys(SERIES_ATTRIBUTES, ""), **keys}
+            asked = {**dict.fromkeys((*SERIES_ATTRIBUTES, SYNTAX), ""), **keys}
             for header in self._find_data_sets("IMAGE", asked):
                 told = {key: _text(header, key) for key in SERIES_ATTRIBUTES if key in header}
                 if len(told) == len(SERIES_ATTRIBUTES) and any(

@@ -1,0 +1,144 @@
+"""The limits of a PACS, with a clock that the tests turn."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from datetime import datetime, timedelta
+
+import pytest
+
+from jipflow.pacs.limits import Hours, Limits
+
+
+class Clock:
+    """Seconds and local time that pass only while somebody sleeps."""
+
+    def __init__(self, hour: int = 12, minute: int = 0) -> None:
+        self.start = datetime(2026, 3, 4, hour, minute)
+        self.seconds = 0.0
+        self.sleeps: list[float] = []
+
+    def now(self) -> datetime:
+        return self.start + timedelta(seconds=self.seconds)
+
+    def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.seconds += seconds
+
+    def limits(self, rate: float | None = None, hours: str | None = None) -> Limits:
+        return Limits(
+            rate, hours, "pacs", clock=lambda: self.seconds, now=self.now, sleep=self.sleep
+        )
+
+
+@pytest.mark.parametrize(
+    ("window", "inside", "outside"),
+    [
+        ("08:00-17:30", ["08:00", "12:00", "17:29"], ["07:59", "17:30", "00:00"]),
+        ("19:00-06:00", ["19:00", "23:59", "00:00", "05:59"], ["06:00", "12:00", "18:59"]),
+        ("00:00-00:00", ["00:00", "11:11", "23:59"], []),
+    ],
+)
+def test_a_window_holds_its_first_minute_and_not_its_last(
+    window: str, inside: list[str], outside: list[str]
+) -> None:
+    hours = Hours(window)
+    for text in inside:
+        assert hours.hold(datetime.fromisoformat(f"2026-03-04T{text}")), text
+    for text in outside:
+        assert not hours.hold(datetime.fromisoformat(f"2026-03-04T{text}")), text
+
+
+@pytest.mark.parametrize(
+    ("window", "moment", "wait"),
+    [
+        ("19:00-06:00", "12:00", 7 * 3600),
+        ("19:00-06:00", "06:00", 13 * 3600),
+        ("08:00-09:00", "09:30", 22.5 * 3600),
+        ("08:00-09:00", "08:30", 0),
+    ],
+)
+def test_the_wait_until_a_window_opens(window: str, moment: str, wait: float) -> None:
+    moment_of_day = datetime.fromisoformat(f"2026-03-04T{moment}")
+    assert Hours(window).seconds_until(moment_of_day) == wait
+
+
+def test_outside_its_hours_a_source_waits_in_small_steps_and_says_so_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock(18, 50)
+    limits = clock.limits(hours="19:00-06:00")
+    let_go: list[datetime] = []
+    with caplog.at_level(logging.WARNING):
+        limits.wait(lambda: let_go.append(clock.now()))
+    assert clock.now() == datetime(2026, 3, 4, 19, 0)
+    assert max(clock.sleeps) <= 30
+    assert let_go == [datetime(2026, 3, 4, 18, 50)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "source 'pacs': images move at 19:00-06:00 only; waiting until then."
+    ]
+
+
+def test_inside_its_hours_nothing_waits() -> None:
+    clock = Clock(23, 0)
+    limits = clock.limits(hours="19:00-06:00")
+    limits.wait(lambda: pytest.fail("nothing closes"))
+    assert limits.is_open()
+    assert clock.sleeps == []
+
+
+def test_what_moved_is_paid_off_before_the_next_object_starts() -> None:
+    clock = Clock()
+    limits = clock.limits(rate=1000)
+    for size in (500, 2500, 1000):
+        limits.wait()
+        limits.count(size)
+    limits.wait()
+    assert clock.seconds == pytest.approx(4.0)
+
+
+def test_an_idle_source_saves_nothing_up() -> None:
+    clock = Clock()
+    limits = clock.limits(rate=1000)
+    clock.seconds = 100
+    limits.count(2000)
+    limits.wait()
+    assert clock.seconds == pytest.approx(102)
+
+
+def test_without_a_rate_nothing_waits() -> None:
+    clock = Clock()
+    limits = clock.limits()
+    limits.count(10**12)
+    limits.wait()
+    assert clock.sleeps == []
+
+
+def test_the_rate_is_of_all_connections_together() -> None:
+    limits = Limits(100_000, name="pacs")
+    moved = []
+
+    def move() -> None:
+        for _ in range(5):
+            limits.wait()
+            limits.count(5_000)
+            moved.append(5_000)
+
+    threads = [threading.Thread(target=move) for _ in range(4)]
+    start = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    elapsed = time.monotonic() - start
+    # Each thread may have one object on its way when the bucket runs empty.
+    assert sum(moved) == 100_000
+    assert elapsed >= (sum(moved) - 4 * 5_000) / 100_000 * 0.95
+
+
+def test_limits_come_from_the_configuration() -> None:
+    limits = Limits.of({"name": "pacs", "hours": "19:00-06:00", "bytes_per_second": 5000})
+    assert limits.bytes_per_second == 5000
+    assert Limits.of({"name": "pacs"}).is_open()
