@@ -14,6 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 
 from jipflow.cases import CaseFault, Reason
+from jipflow.images.series import DECODERS
 from jipflow.images.volume import Grid
 from jipflow.segment.annotation import Annotation, Drawing, Match, Target, common_method, fits
 
@@ -34,7 +35,7 @@ IMAGE_PIXEL = (
     "PixelData",
 )
 """What a decoder needs; the rest is read without pixels, of which a patient may have many."""
-ERRORS = (ValueError, TypeError, AttributeError, KeyError, RuntimeError, NotImplementedError)
+MALFORMED = (ValueError, TypeError, AttributeError, KeyError)
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ class DicomSeg(Annotation):
             )
             if tuple(plane.shape[1:] for plane in planes) == ((3,), (6,), (2,)):
                 return planes
-        except ERRORS:
+        except MALFORMED:
             pass
         slide = any(self._macro("PlanePositionSlideSequence"))
         raise CaseFault(
@@ -328,10 +329,17 @@ class DicomSeg(Annotation):
                 for frame in frames:
                     yield frame, _bits(data, frame, rows * columns).reshape(rows, columns)
                 return
-            decoded = get_decoder(syntax).iter_array(self._stored, indices=frames, raw=True)
+            decoded = get_decoder(syntax).iter_array(
+                self._stored,
+                indices=frames,
+                raw=True,
+                decoding_plugin=DECODERS.get(syntax, ""),
+            )
             for frame, (pixels, _) in zip(frames, decoded, strict=True):
                 yield frame, pixels.reshape(rows, columns)
-        except ERRORS as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # each decoder raises errors of its own
             raise CaseFault(
                 Reason.UNDECODABLE_PIXELS,
                 f"{self.path}: the pixels of the segmentation ({syntax.name}) cannot be decoded: "
