@@ -780,7 +780,7 @@ def truncated_file(folder):
 @refused(
     "A compressed file cut short",
     Reason.UNREADABLE,
-    "0002.dcm: cannot be read as DICOM (it breaks off",
+    "0002.dcm: cannot be read as DICOM (EOFError: it breaks off",
 )
 def truncated_compressed_file(folder):
     paths, _ = each_in(JPEG2000Lossless)(folder)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -41,6 +43,7 @@ from pydicom.uid import (
 )
 
 from jipflow.cases import CaseFault, Reason, Series
+from jipflow.images import jpeg
 from jipflow.images.suv import real_world_units, suv_factors
 from jipflow.images.volume import Grid, Volume
 from jipflow.uids import study_stand_in
@@ -59,6 +62,7 @@ MODALITIES = {
 """The SOP classes that are read, and what they image (PS3.4 B.5)."""
 
 DECODERS = {
+    **dict.fromkeys(jpeg.SYNTAXES, jpeg.PLUGIN),
     JPEGLSLossless: "pyjpegls",
     JPEGLSNearLossless: "pyjpegls",
     JPEG2000Lossless: "pylibjpeg",
@@ -70,6 +74,20 @@ DECODERS = {
 """pydicom's plug-in for syntaxes of which it has several: the one that refuses a broken stream."""
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+
+BROKEN = (
+    InvalidDicomError,
+    EOFError,
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    struct.error,
+)
+"""What pydicom raises where a file or a value in it is damaged."""
 
 GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns")
 
@@ -165,7 +183,8 @@ class Plane:
         """Return the stored values, from the file if need be."""
         if self.stored is not None:
             return self.stored
-        return _decode(self.path, _read(self.path, pixels=True))[self.frame]
+        with _readable(self.path):
+            return _decode(self.path, _read(self.path, pixels=True))[self.frame]
 
 
 def read_series(
@@ -213,13 +232,14 @@ def _load(series: Series, *, pixels: bool, decode: bool, notes: list[str] | None
     planes = []
     mended: dict[str, None] = {}
     for path in series.paths:
-        dataset = _read(path, pixels)
-        mended.update(dict.fromkeys(_mend_uids(dataset, series.series_uid)))
-        _check_object(path, dataset, name)
-        headers = frame_headers(dataset)
-        for header in headers:
-            _check_geometry(path, header)
-        frames = _decode(path, dataset) if decode else [None] * len(headers)
+        with _readable(path):
+            dataset = _read(path, pixels)
+            mended.update(dict.fromkeys(_mend_uids(dataset, series.series_uid)))
+            _check_object(path, dataset, name)
+            headers = frame_headers(dataset)
+            for header in headers:
+                _check_geometry(path, header)
+            frames = _decode(path, dataset) if decode else [None] * len(headers)
         if len(frames) != len(headers):
             raise CaseFault(
                 Reason.TRUNCATED_PIXELS,
@@ -236,7 +256,8 @@ def _load(series: Series, *, pixels: bool, decode: bool, notes: list[str] | None
         )
     if mended:
         notes.append(f"UIDs missing in the files were replaced by stand-ins: {', '.join(mended)}.")
-    return _sorted_planes(planes, name, notes)
+    with _readable(name):
+        return _sorted_planes(planes, name, notes)
 
 
 def read_series_volume(series: Series, *, notes: list[str] | None = None) -> Volume:
@@ -266,16 +287,22 @@ def read_series_volume(series: Series, *, notes: list[str] | None = None) -> Vol
     headers = [plane.header for plane in planes]
     name = f"series {series.series_uid}"
     modality = MODALITIES[headers[0].SOPClassUID]
-    for plane in planes:
-        _check_rescale(plane, modality)
-    units = {str(header.get("RescaleType") or "HU") for header in headers} - {"HU", "US"}
-    if modality == "CT" and units:
-        notes.append(f"Rescale Type is {', '.join(sorted(units))}, so the values are not HU.")
-    factors = suv_factors(headers, name) if modality == "PT" else np.ones(len(planes))
-    grid = _grid(headers, name)
-    # Each slice's stored values are let go once they are converted.
-    planes.reverse()
-    return Volume(_stacked(planes, factors, grid.shape), grid)
+    factors = np.ones(len(planes))
+    with _readable(name):
+        for plane in planes:
+            _check_rescale(plane, modality)
+        if modality == "PT":
+            factors = suv_factors(headers, name)
+        if modality == "CT":
+            units = {str(header.get("RescaleType") or "HU") for header in headers} - {"HU", "US"}
+            if units:
+                notes.append(
+                    f"Rescale Type is {', '.join(sorted(units))}, so the values are not HU."
+                )
+        grid = _grid(headers, name)
+        # Each slice's stored values are let go once they are converted.
+        planes.reverse()
+        return Volume(_stacked(planes, factors, grid.shape), grid)
 
 
 def frame_headers(dataset: Dataset) -> list[Dataset]:
@@ -317,17 +344,25 @@ def _flatten(group: Dataset, header: Dataset) -> None:
             header.update(items[0])
 
 
-def _read(path: Path, pixels: bool) -> Dataset:
+@contextmanager
+def _readable(where: object) -> Iterator[None]:
+    """Turn the errors of damaged files and values into a fault."""
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=False)
-        # pydicom gives an empty data set where encapsulated pixels have no end.
-        if not len(dataset):
-            raise EOFError("it breaks off in its pixels or holds nothing")
-    except (InvalidDicomError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        yield
+    except BROKEN as error:
+        text = " ".join(str(error).split())
         raise CaseFault(
             Reason.UNREADABLE,
-            f"{path}: cannot be read as DICOM ({error}); copy it again from the archive.",
+            f"{where}: cannot be read as DICOM ({type(error).__name__}: {text}); copy it again "
+            "from the archive.",
         ) from error
+
+
+def _read(path: Path, pixels: bool) -> Dataset:
+    dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=False)
+    # pydicom gives an empty data set where encapsulated pixels have no end.
+    if not len(dataset):
+        raise EOFError("it breaks off in its pixels or holds nothing")
     if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian

@@ -59,6 +59,16 @@ def suv_factors(datasets: Sequence[Dataset], series: str) -> NDArray[np.float64]
     Raises:
         CaseFault: other units, or a field that is needed is missing or absurd.
     """
+    try:
+        return _factors(datasets, series)
+    except (ValueError, TypeError, NotImplementedError, OverflowError, AttributeError) as error:
+        raise CaseFault(
+            Reason.MISSING_SUV_FIELD,
+            f"{series}: a field that SUVbw needs cannot be read ({error}); mend it in the archive.",
+        ) from error
+
+
+def _factors(datasets: Sequence[Dataset], series: str) -> NDArray[np.float64]:
     first = datasets[0]
     units = {str(d.get("Units") or "") or real_world_units(d) for d in datasets}
     if len(units) != 1:
