@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -40,27 +39,35 @@ class Cost:
     output: str
 
 
+LAUNCHER = """
+import json, os, sys, time
+start = time.perf_counter()
+child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
+_, status, usage = os.wait4(child, 0)
+cost = [time.perf_counter() - start, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]
+with open(sys.argv[1], "w") as stream:
+    json.dump(cost, stream)
+"""
+"""Linux counts the memory of the process that starts another to the other's peak: start from a
+small one."""
+
+
 def measure(command: Sequence[str]) -> Cost:
     """Run a command in a process of its own.
+
+    Args:
+        command: an absolute path and its arguments.
 
     Raises:
         RuntimeError: it fails.
     """
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
-    return Cost(seconds, usage.ru_maxrss / 1024, output)
-
-
-def own_peak_mb() -> float:
-    """Return the peak resident memory of this process in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with tempfile.NamedTemporaryFile("r", suffix=".json") as report:
+        launch = [sys.executable, "-S", "-c", LAUNCHER, report.name, *command]
+        output = subprocess.run(launch, stdout=subprocess.PIPE, text=True, check=True).stdout
+        seconds, peak_mb, code = json.load(report)
+    if code:
+        raise RuntimeError(f"{command[:2]} ended with {code}")
+    return Cost(seconds, peak_mb, output)
 
 
 def write_result(

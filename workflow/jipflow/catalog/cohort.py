@@ -122,7 +122,7 @@ def run(settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path) -> None
             sorted(case.case_id for case in chosen),
             settings.site["processing"]["shard_size"],
         )
-        _write_shards(connection, out_dir / "shards", _entries(connection, chosen, shards))
+        _write_shards(connection, out_dir / "shards", _role_entries(chosen, shards))
     rows = _case_rows(chosen, shards)
     write_outcomes(out_dir / "outcomes.parquet", outcomes)
     write_json(out_dir / "flow.json", {"steps": flow})
@@ -352,47 +352,49 @@ def _case_rows(
     ]
 
 
-def _entries(
-    connection: duckdb.DuckDBPyConnection,
-    chosen: dict[Candidate, dict[str, Choice]],
-    shards: dict[str, str],
-) -> pa.Table:
-    """Return the series of each case: those of its roles and its patient's annotations.
+def _role_entries(chosen: dict[Candidate, dict[str, Choice]], shards: dict[str, str]) -> pa.Table:
+    """Return the series of each case's roles, with the patient's identity, for `_write_shards`."""
+    fields = ("case_id", "patient", "shard", "role", "series_uid", "study_uid", "modality")
+    rows = [
+        (
+            case.case_id,
+            case.patient,
+            shards[case.case_id],
+            role,
+            choice.series["SeriesInstanceUID"],
+            choice.series["StudyInstanceUID"],
+            choice.series["Modality"],
+            case.key[0],
+        )
+        for case, roles in chosen.items()
+        for role, choice in roles.items()
+    ]
+    columns = zip(*rows, strict=True) if rows else [()] * (len(fields) + 1)
+    return pa.table(
+        [pa.array(column, pa.string()) for column in columns], names=[*fields, "PatientID"]
+    )
+
+
+def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, roles: pa.Table) -> None:
+    """Write the instances of each shard, unless its file already says the same.
 
     RTSTRUCT and SEG series are given to every case of their patient: which one fits an image is for
     the engine to find by reference and geometry, for study and series UIDs of contours are often
     wrong.
+
+    Args:
+        connection: to the catalogs.
+        folder: of the shards' files.
+        roles: from `_role_entries`.
     """
-    annotations: dict[str, list[dict[str, Any]]] = {}
-    for row in _rows(
-        connection,
-        "SELECT PatientID, SeriesInstanceUID, StudyInstanceUID, Modality FROM catalog"
-        f" WHERE Modality IN {ANNOTATIONS} AND PatientID IN (SELECT PatientID FROM members)"
-        " ORDER BY SeriesInstanceUID",
-    ):
-        annotations.setdefault(row["PatientID"], []).append(row)
-    entries: dict[str, list[str]] = {name: [] for name in SHARD_SCHEMA.names[:7]}
-    for case, roles in chosen.items():
-        of_case = [(role, choice.series) for role, choice in roles.items()]
-        of_case += [("", row) for row in annotations.get(case.key[0], [])]
-        for role, series in of_case:
-            values = (
-                case.case_id,
-                case.patient,
-                shards[case.case_id],
-                role,
-                series["SeriesInstanceUID"],
-                series["StudyInstanceUID"],
-                series["Modality"],
-            )
-            for column, value in zip(entries.values(), values, strict=True):
-                column.append(value)
-    return pa.table(entries, pa.schema([SHARD_SCHEMA.field(name) for name in entries]))
-
-
-def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, entries: pa.Table) -> None:
-    """Write the instances of each shard, unless its file already says the same."""
-    connection.register("entries", entries)
+    connection.register("roles", roles)
+    connection.execute(
+        "CREATE TABLE entries AS SELECT * EXCLUDE (PatientID) FROM roles UNION ALL SELECT"
+        " cases.case_id, cases.patient, cases.shard, '', c.SeriesInstanceUID, c.StudyInstanceUID,"
+        " c.Modality FROM catalog c JOIN"
+        " (SELECT DISTINCT case_id, patient, shard, PatientID FROM roles) cases USING (PatientID)"
+        f" WHERE c.Modality IN {ANNOTATIONS}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     written = set()
     for shard, table in _by_shard(
