@@ -14,6 +14,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -31,6 +32,7 @@ from pydicom.uid import (
     EnhancedMRImageStorage,
     EnhancedPETImageStorage,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -663,9 +665,14 @@ read("Each slice in another transfer syntax")(
 )
 
 
-@refused("JPEG extended, 12 bits", Reason.UNDECODABLE_PIXELS, "JPEG Extended")
+@read("JPEG extended, 12 bits: the lossy values")
 def jpeg_extended(folder):
-    return each_in(JPEGExtended12Bit)(folder)[0]
+    stored = (np.add.outer(np.arange(32), np.arange(32)) * 60).astype("u2")
+    frame = imagecodecs.jpeg8_encode(stored, bitspersample=12, level=98)
+    paths = write(
+        [encapsulated(d, [frame], JPEGExtended12Bit) for d in ct_datasets(FINE.grid.shape)], folder
+    )
+    return paths, Truth(np.broadcast_to(stored - 1024.0, (3, 32, 32)), FINE.grid, atol=2)
 
 
 def broken(syntax: Any, damage: Callable[[bytes], bytes]) -> Callable[[Path], list[Path]]:
@@ -728,6 +735,18 @@ def repacked(dtype: str) -> Callable[[Path], Any]:
 
 
 read("Signed pixels")(repacked("<i2"))
+
+
+@read("Signed pixels in JPEG lossless")
+def signed_jpeg(folder):
+    paths, _ = repacked("<i2")(folder / "plain")
+    datasets = [pydicom.dcmread(path) for path in paths]
+    return write(
+        [in_syntax(dataset, JPEGLosslessSV1, folder / "gdcm") for dataset in datasets],
+        folder / "series",
+    ), CT
+
+
 read("32-bit integer pixels")(repacked("<i4"))
 read("32-bit float pixels")(repacked("<f4"))
 read("64-bit float pixels")(repacked("<f8"))
@@ -807,6 +826,20 @@ def no_dicom(folder):
     paths = ct(folder)
     paths[2].write_bytes(defects.NOT_DICOM)
     return paths
+
+
+@refused("A header value that is no number", Reason.UNREADABLE, "0001.dcm: cannot be read")
+def no_number(folder):
+    paths = ct(folder)
+    data = paths[1].read_bytes()
+    assert data.count(b"3.5\\3") == 1
+    paths[1].write_bytes(data.replace(b"3.5\\3", b"3,5\\3"))
+    return paths
+
+
+@refused("Bits Stored is missing", Reason.UNDECODABLE_PIXELS, "0000.dcm: its pixels")
+def no_bits_stored(folder):
+    return ct(folder, lambda datasets: datasets[0].__delattr__("BitsStored"))
 
 
 @refused("No pixel data", Reason.NO_PIXEL_DATA, "0000.dcm: has no pixel data")
@@ -957,6 +990,11 @@ def colour(folder):
     return ct(folder, lambda datasets: change(datasets[:1]))
 
 
+@refused("Pixels are indices into a palette", Reason.UNSUPPORTED_OBJECT, "a colour image")
+def palette(folder):
+    return ct(folder, each(PhotometricInterpretation="PALETTE COLOR"))
+
+
 for _name in (
     "ImagePositionPatient",
     "ImageOrientationPatient",
@@ -1020,6 +1058,48 @@ def test_a_defect_is_read_right_or_refused_with_its_reason(row, tmp_path):
         assert caught.value.reason.value == row.outcome, message
         assert row.says in message
         assert str(tmp_path) in message or "series 2.25." in message
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "syntax",
+    [ExplicitVRLittleEndian, RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless],
+    ids=lambda syntax: syntax.name,
+)
+def test_damaged_bytes_are_never_more_than_a_fault(syntax, tmp_path):
+    paths, _ = each_in(syntax)(tmp_path)
+    series = series_of(paths)
+    sound = paths[1].read_bytes()
+    random = np.random.default_rng(0)
+    messages = []
+    for trial in range(60):
+        data = bytearray(sound)
+        if trial % 3 == 0:
+            del data[random.integers(len(data)) :]
+        for place in random.integers(132, len(sound), 8):
+            data[place : place + 1] = random.bytes(1)
+        paths[1].write_bytes(data)
+        try:
+            read_series_volume(series)
+        except CaseFault as fault:
+            messages.append(fault.message)
+    assert len(messages) >= 20
+    assert all("0001.dcm" in text or series.series_uid in text for text in messages)
+
+
+def test_twelve_bit_jpeg_of_pydicom_has_the_values_that_dcmtk_finds(tmp_path):
+    file = pydicom.dcmread(get_testdata_file("JPGExtended.dcm"))
+    frame = next(pydicom.encaps.generate_frames(file.PixelData, number_of_frames=1))
+
+    def replace(datasets):
+        for dataset in datasets:
+            encapsulated(dataset, [frame], JPEGExtended12Bit)
+
+    hu, grid = np.zeros((2, 1024, 256), np.int16), ct_grid((2, 1024, 256))
+    paths = write(dicom.ct_series(hu, grid), tmp_path, replace)
+    stored = read_series_volume(series_of(paths)).array + 1024
+    assert (stored[0, 420, 140], stored[0, 230, 120], stored[0].max()) == (244, 95, 264)
+    assert stored[1].sum(dtype=int) == 3767007
 
 
 def as_stack(name: str, folder: Path, step: float = 3.0) -> list[Path]:

@@ -394,7 +394,8 @@ def _check_object(path: Path, dataset: Dataset, name: str) -> None:
             f"{path}: {sop_class.name or 'an object without SOP Class UID'} in {name} is not a CT, "
             "MR or PET image; narrow the role's filter or take it out of the series.",
         )
-    if int(dataset.get("SamplesPerPixel") or 1) != 1:
+    kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
+    if int(dataset.get("SamplesPerPixel") or 1) != 1 or not kind.startswith("MONOCHROME"):
         raise CaseFault(
             Reason.UNSUPPORTED_OBJECT,
             f"{path}: a colour image in {name} has no values to measure; take it out of the "
