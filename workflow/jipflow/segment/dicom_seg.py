@@ -202,7 +202,7 @@ class DicomSeg(Annotation):
                 return planes
         except MALFORMED:
             pass
-        slide = any(self._macro("PlanePositionSlideSequence"))
+        slide = "TotalPixelMatrixColumns" in self.dataset
         raise CaseFault(
             Reason.GRID_MISMATCH,
             f"{self.path}: "
