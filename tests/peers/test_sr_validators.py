@@ -38,6 +38,14 @@ ALLOWED = (
 )
 
 
+UNKNOWN_CLASS = (
+    "Error - Shall not be present for Referenced SOP Class that is not segmentation"
+    " - attribute <ReferencedSegmentNumber>"
+)
+"""What dciodvfy says of a segment of Label Map Segmentation Storage, which is of the Segmentation
+IOD, too (PS3.3 A.51), and so needs the number (PS3.3 C.18.4) by which TID 1411 names a segment."""
+
+
 def judge(path):
     """The errors and warnings of dciodvfy but the allowed; its exit code says none of them."""
     done = subprocess.run([TOOLS / "dciodvfy", path], capture_output=True, text=True, check=False)
@@ -67,7 +75,7 @@ def series_of(paths):
     return Series(str(header.SeriesInstanceUID), str(header.Modality), listed)
 
 
-def documents(cases, protocol, folder):
+def documents(cases, protocol, folder, encoding="binary"):
     """Run the stages from prepare to document in this process.
 
     Returns:
@@ -80,6 +88,8 @@ def documents(cases, protocol, folder):
             "protocol": protocol,
         }
     )
+    for entry in settings.protocol["segmentations"]:
+        entry["encoding"] = encoding
     volumes, masks, results = folder / "volumes", folder / "masks", folder / "results"
     prepared = prepare.run(cases, set(), volumes, 1)
     segmented = segment.run(cases, passed(prepared), settings, volumes, masks, 1)
@@ -99,10 +109,10 @@ def documents(cases, protocol, folder):
     ]
 
 
-def check(features, document, modality, parameters):
+def check(features, document, modality, parameters, expected=()):
     """Hold what the validator and both readers say against the features."""
     case_id, item, seg_path, path = document
-    assert judge(path) == []
+    assert judge(path) == list(expected)
     rows = features[(features["case_id"] == case_id) & (features["segmentation"] == item)]
     segments = {
         str(s.SegmentLabel): s
@@ -148,25 +158,28 @@ def test_the_judge_can_fail(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("patient", "folder", "role", "protocol"),
+    ("patient", "folder", "role", "protocol", "encoding"),
     [
-        ("STS_002", "CT", "CT", "sarcoma-ct"),
-        ("STS_003", "PET", "PT", "sarcoma-pet"),
-        ("STS_017", "MR_T1", "T1", "sarcoma-mr"),
+        ("STS_002", "CT", "CT", "sarcoma-ct", "binary"),
+        ("STS_003", "PET", "PT", "sarcoma-pet", "binary"),
+        ("STS_019", "MR_T1", "T1", "sarcoma-mr", "labelmap"),
     ],
 )
-def test_documents_of_real_patients(shared_data, tmp_path, patient, folder, role, protocol):
+def test_documents_of_real_patients(
+    shared_data, tmp_path, patient, folder, role, protocol, encoding
+):
     files = shared_data / "sarcoma" / patient / folder
     image = series_of((files / "image").glob("*.dcm"))
     contours = series_of((files / "mask").glob("*.dcm"))
     case = Case(patient.lower(), patient, "s0", {role: image}, (contours,))
-    features, made = documents([case], protocol, tmp_path)
+    features, made = documents([case], protocol, tmp_path, encoding)
     (document,) = made
     (entry,) = read_yaml(ROOT / "config" / "protocols" / f"{protocol}.yaml")["radiomics"]
     parameters = read_yaml(
         ROOT / "workflow" / "resources" / "radiomics" / f"{entry['settings']}.yaml"
     )
-    check(features, document, image.modality, parameters)
+    expected = [UNKNOWN_CLASS] if encoding == "labelmap" else []
+    check(features, document, image.modality, parameters, expected)
 
 
 @pytest.fixture
