@@ -16,7 +16,7 @@ import pydicom
 from highdicom.spatial import create_affine_matrix_from_attributes
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, iter_pixels
 from pydicom.uid import (
@@ -77,6 +77,7 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 
 BROKEN = (
     InvalidDicomError,
+    BytesLengthException,
     EOFError,
     OSError,
     ValueError,
