@@ -28,6 +28,8 @@ TRIES = 2
 """How often an object is sent before the job gives up."""
 PAUSE = 2.0
 """Seconds before an object is sent again."""
+LISTED_AFTER = (0.0, 0.5, 1.0, 2.0, 4.0)
+"""Seconds before each look whether an acknowledged object is there."""
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,28 @@ def _store(archive: Archive, path: Path, uids: tuple[str, str, str]) -> str:
             # An earlier run may have been killed between the acknowledgement and its receipt.
             if archive.contains(*uids):
                 return "was there already"
-            return archive.send(path).note
+            note = archive.send(path).note
+            _see(archive, uids)
+            return note
         except ArchiveDown:
             if tried == TRIES:
                 raise
             time.sleep(PAUSE)
     raise AssertionError
+
+
+def _see(archive: Archive, uids: tuple[str, str, str]) -> None:
+    """Look whether the PACS lists what it acknowledged: some drop by a rule of their own and say
+    that all is well.
+
+    Raises:
+        Rejected: it does not, or not yet.
+    """
+    for seconds in LISTED_AFTER:
+        time.sleep(seconds)
+        if archive.contains(*uids):
+            return
+    raise Rejected(
+        f"source {archive.name!r}: the PACS acknowledged {uids[2]} and does not list it; look for "
+        "a rule there that drops it."
+    )
