@@ -117,6 +117,7 @@ def check(features, document, modality, parameters, expected=()):
     segments = {
         str(s.SegmentLabel): s
         for s in pydicom.dcmread(seg_path, stop_before_pixels=True).SegmentSequence
+        if int(s.SegmentNumber) > 0  # a label map also describes its background
     }
     read = {
         group.tracking_uid: group
