@@ -166,6 +166,18 @@ def test_a_single_segment(source, encoding, tmp_path):
     np.testing.assert_array_equal(back, regions["liver"])
 
 
+@pytest.mark.parametrize("frames", [7, 8, 9])
+def test_frames_that_fill_bytes_or_do_not(frames, tmp_path):
+    source = write(ct_datasets((9, 3, 5)), tmp_path / "ct")
+    drawn = np.zeros((9, 3, 5), bool)
+    drawn[:frames, 1] = True
+    grid = read_series_volume(series_of(source)).grid
+    seg = encode(source, liver=drawn)
+    assert len(seg.PixelData) == 2 * -(-frames * 15 // 16)
+    (back,) = read_back(saved(seg, tmp_path), grid)
+    np.testing.assert_array_equal(back, drawn)
+
+
 def test_binary_holds_overlapping_segments(source, tmp_path):
     regions = overlapping(source)
     seg = encode(source, **regions)
@@ -339,7 +351,9 @@ def test_a_sparse_header_is_enough(tmp_path):
         assert seg[keyword].is_empty
     assert seg.ContentDate == "19000101"
     assert "neither the images nor the study have a date" in " ".join(notes)
-    assert "SliceThickness" not in seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert measures.SliceThickness == 4.0
+    assert "Slice Thickness, missing in the source" in " ".join(notes)
 
 
 def test_blank_uids_are_stood_in_for(tmp_path):

@@ -185,7 +185,7 @@ def build_seg(
     labelmap = encoding == "labelmap"
     _check_grid(segmentation.grid, planes)
     sources = _single_frame_headers(planes, source_header(planes[0].path, notes))
-    _set_spacing(sources[0], planes[0].header, segmentation.grid)
+    _set_spacing(sources[0], planes[0].header, segmentation.grid, notes)
     key = (str(sources[0].SeriesInstanceUID), *identity)
     descriptions = [
         _description(number, segment, terms[segment.term], (*key, segment.name))
@@ -217,6 +217,8 @@ def build_seg(
     )
     if "SpecificCharacterSet" in sources[0]:
         dataset.SpecificCharacterSet = sources[0].SpecificCharacterSet
+    # Of type 2 (PS3.3 table 10-12), and nobody's: highdicom leaves it out.
+    dataset.ContentCreatorName = None
     groups = _reference_frames(dataset, planes)
     if not labelmap:
         _set_binary_frames(dataset, segmentation, descriptions, groups)
@@ -332,12 +334,16 @@ def _single_frame_headers(planes: Sequence[Plane], common: Dataset) -> list[Data
     return sources
 
 
-def _set_spacing(source: Dataset, header: Dataset, grid: Grid) -> None:
-    """Give highdicom the slices' true distance, and their thickness where it is known."""
-    thickness = header.get("SliceThickness")
-    source.SliceThickness = thickness if thickness and float(thickness) > 0 else None
+def _set_spacing(source: Dataset, header: Dataset, grid: Grid, notes: list[str]) -> None:
+    """State the slices' distance and thickness, for the Pixel Measures (PS3.3 C.7.6.16.2.1)."""
     # What headers say of the distance may be a gap, have a sign, or be wrong.
-    source.SpacingBetweenSlices = DSfloat(grid.spacing[0], auto_format=True)
+    distance = DSfloat(grid.spacing[0], auto_format=True)
+    source.SpacingBetweenSlices = source.SliceThickness = distance
+    thickness = header.get("SliceThickness")
+    if thickness and float(thickness) > 0:
+        source.SliceThickness = thickness
+    else:
+        notes.append("Slice Thickness, missing in the source, is the distance of its slices.")
 
 
 def _occupied(segmentation: Segmentation) -> NDArray[np.uint8]:
@@ -411,7 +417,7 @@ def _set_binary_frames(
         if len(waiting) == 8:
             packed.write(np.packbits(waiting, bitorder="little").tobytes())
             waiting.clear()
-    packed.write(np.packbits(waiting, bitorder="little").tobytes())
+    packed.write(np.packbits(np.array(waiting, bool), bitorder="little").tobytes())
     packed.write(bytes(packed.tell() % 2))
     dataset.SegmentSequence = descriptions
     dataset.NumberOfFrames = len(items)
