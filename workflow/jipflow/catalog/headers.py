@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import dicomsdl
 from pydicom.datadict import dictionary_VR, tag_for_keyword
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
@@ -53,6 +54,9 @@ LAST_TAG = 0x00541002
 
 LAST_ENHANCED_TAG = 0x52009229
 """pydicom stops after the Shared Functional Groups Sequence, which holds enhanced spacing."""
+
+SMALLEST = 132
+"""Bytes of the preamble and its prefix (PS3.10 section 7.1). An empty file crashes dicomsdl."""
 
 CODECS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-1", b"ISO_IR 192": "utf-8"}
 """Specific Character Sets (PS3.3 C.12.1.1.2) that one Python codec decodes as pydicom does."""
@@ -106,7 +110,7 @@ def read_header(path: str) -> dict[str, Any]:
     """
     try:
         return read_fast(path)
-    except (Doubt, dicomsdl.DicomException, ValueError, MemoryError):
+    except (Doubt, dicomsdl.DicomException, ValueError, OSError, MemoryError):
         return read_surely(path)
 
 
@@ -117,7 +121,10 @@ def read_fast(path: str) -> dict[str, Any]:
         Doubt: a value is not plain; `read_surely` decides.
         dicomsdl.DicomException: the file cannot be parsed.
         ValueError: a number or a text cannot be decoded.
+        OSError: the file is gone.
     """
+    if os.path.getsize(path) < SMALLEST:
+        raise Doubt
     element = dicomsdl.open_file(path, LAST_TAG).getDataElement
     charset = element(0x00080005).toBytes().rstrip(b"\0 ")
     codec = CODECS.get(charset)
@@ -212,22 +219,24 @@ def _judge(dataset: FileDataset, path: str) -> dict[str, Any]:
     """Turn a data set into the file's row: mend its UIDs, or say why it is not taken in."""
     if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return skip(NOT_DICOM, "a DICOMDIR, which lists files but holds none")
+    last = max(dataset.keys(), default=0)
+    if _is_cut(dataset.get_item(last) if last else None):
+        return skip(UNREADABLE, "the file is cut short, inside its header")
     row, broken = header_row(dataset)
     notes = [f"{name} is no number and is left empty" for name in broken]
     if not row["SOPInstanceUID"]:
         row["SOPInstanceUID"] = str(dataset.file_meta.get("MediaStorageSOPInstanceUID") or "")
         notes.append("SOPInstanceUID is taken from the file meta information")
     absent = [name for name in ("StudyInstanceUID", "SeriesInstanceUID") if not row[name]]
-    goes_on = max(dataset.keys(), default=0) > 0x0020000E
     if not row["SOPInstanceUID"]:
         return skip(UNREADABLE, "SOPInstanceUID is missing, in the file meta information too")
-    if absent and not goes_on:
+    if absent and last < 0x0020000E:
         return skip(UNREADABLE, f"{' and '.join(absent)} missing; is the file cut short?")
     if absent and not row["Modality"]:
         return skip(UNREADABLE, f"{', '.join(absent)} and Modality missing; no object of a study")
     if "StudyInstanceUID" in absent:
         row["StudyInstanceUID"] = study_stand_in(
-            row["PatientID"], row["StudyDate"], _value(dataset.get("StudyTime"), "VARCHAR")
+            *(str(dataset.get(name) or "") for name in ("PatientID", "StudyDate", "StudyTime"))
         )
         notes.append("StudyInstanceUID is derived from PatientID, StudyDate and StudyTime")
     if "SeriesInstanceUID" in absent:
@@ -238,6 +247,16 @@ def _judge(dataset: FileDataset, path: str) -> dict[str, Any]:
         notes.append("SeriesInstanceUID is derived from the folder, the study and SeriesNumber")
     row["mended"] = "; ".join(notes)
     return row
+
+
+def _is_cut(element: DataElement | RawDataElement | None) -> bool:
+    """Whether an element has fewer bytes than its length says, which pydicom does not mind."""
+    return (
+        isinstance(element, RawDataElement)
+        and element.value is not None
+        and element.length != 0xFFFFFFFF
+        and len(element.value) < element.length
+    )
 
 
 def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -281,9 +300,8 @@ def _value(value: Any, kind: str, position: int = 0) -> Any:
     if kind == "VARCHAR":
         if value is None:
             return ""
-        text = "\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)
-        # Text that came without a character set may hold what Parquet's UTF-8 cannot.
-        return text.encode("utf-8", "replace").decode("utf-8")
+        values = value if isinstance(value, MultiValue) else [value]
+        return _unpadded("\\".join(map(str, values)))
     if isinstance(value, MultiValue | list):
         value = value[position] if len(value) else None
     elif position and value is not None and value != "":
@@ -326,16 +344,21 @@ def _short(raw: bytes, codec: str | None) -> int:
 
 def _fixed_text(raw: bytes, codec: str | None) -> str:
     """Text of a repertoire that the character set does not change (PS3.5 section 6.1.2.2)."""
-    return raw.decode("latin-1").rstrip("\0 ")
+    return _unpadded(raw.decode("latin-1"))
 
 
 def _text(raw: bytes, codec: str | None) -> str:
     if b"\x1b" in raw or (codec is None and (b"~" in raw or not raw.isascii())):
         raise Doubt
-    text = raw.decode(codec or "ascii")
-    if "\\" in text:
-        return "\\".join(part.rstrip("\0 ") for part in text.split("\\"))
-    return text.rstrip("\0 ")
+    return _unpadded(raw.decode(codec or "ascii"))
+
+
+def _unpadded(text: str) -> str:
+    """Return text without the white space around its values, which means nothing (PS3.5 6.2).
+
+    dicomsdl leaves out some of it and pydicom other.
+    """
+    return "\\".join(value.strip("\0 \t\n\v\f\r") for value in text.split("\\"))
 
 
 _READERS: dict[str, Callable[[bytes, str | None], Any]] = {
