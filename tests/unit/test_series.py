@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jipflow.images.series import read_series, read_series_volume
+from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid, Volume, read_volume, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
@@ -56,9 +56,9 @@ def test_the_copy_that_is_used_does_not_depend_on_file_names(tmp_path):
 
     for first in (0, 6):
         paths = write(ct_datasets(), tmp_path / str(first), repeat)
-        headers = read_series(series_of(paths), pixels=False)
-        assert len(headers) == 6
-        assert headers[3].SOPInstanceUID == "2.25.1"
+        planes = read_planes(series_of(paths))
+        assert len(planes) == 6
+        assert planes[3].header.SOPInstanceUID == "2.25.1"
 
 
 def test_a_small_whole_volume_is_int16_and_any_other_float32(tmp_path):
@@ -74,7 +74,7 @@ def test_a_small_whole_volume_is_int16_and_any_other_float32(tmp_path):
 
 def test_headers_are_sorted_as_the_volume_is(tmp_path):
     paths = write(ct_datasets(), tmp_path)
-    headers = read_series(series_of(paths), pixels=False)
+    headers = [plane.header for plane in read_planes(series_of(paths))]
     grid = read_series_volume(series_of(paths)).grid
     for k, header in enumerate(headers):
         np.testing.assert_allclose(header.ImagePositionPatient, (grid.affine @ [k, 0, 0, 1])[:3])

@@ -188,10 +188,8 @@ class Plane:
             return _decode(self.path, _read(self.path, pixels=True))[self.frame]
 
 
-def read_series(
-    series: Series, *, pixels: bool = True, notes: list[str] | None = None
-) -> list[Dataset]:
-    """Read the instances of a series and sort them by slice position.
+def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane]:
+    """Read the headers of a series' image planes, sorted as the slices of its volume.
 
     A blank SeriesInstanceUID is replaced by that of `series`, blank SOP Class and Instance UIDs by
     those of the file meta information, and a blank StudyInstanceUID by its stand-in
@@ -199,42 +197,27 @@ def read_series(
 
     Args:
         series: the series and its files.
-        pixels: False reads headers only.
         notes: gets a sentence for each mended defect.
 
     Returns:
-        The data sets, from the first to the last slice along the normal of the
-        image plane (the cross product of row and column direction, PS3.3 C.7.6.2.1.1). A
-        multi-frame instance is one data set, whose frames may be in any order (`read_planes`).
+        The planes, from the first to the last along the normal of the image plane (the cross
+        product of row and column direction, PS3.3 C.7.6.2.1.1); frames of a multi-frame instance
+        are sorted as single-frame instances are.
 
     Raises:
         CaseFault: a file cannot be read, or the series is no volume.
     """
-    planes = _load(series, pixels=pixels, decode=False, notes=notes)
-    return list({id(plane.instance): plane.instance for plane in planes}.values())
+    return _load(series, decode=False, notes=notes)
 
 
-def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane]:
-    """Read the headers of a series' image planes, sorted as the slices of its volume.
-
-    Args:
-        series: the series and its files.
-        notes: gets a sentence for each mended defect.
-
-    Raises:
-        CaseFault: a file cannot be read, or the series is no volume.
-    """
-    return _load(series, pixels=False, decode=False, notes=notes)
-
-
-def _load(series: Series, *, pixels: bool, decode: bool, notes: list[str] | None) -> list[Plane]:
+def _load(series: Series, *, decode: bool, notes: list[str] | None) -> list[Plane]:
     notes = [] if notes is None else notes
     name = f"series {series.series_uid}"
     planes = []
     mended: dict[str, None] = {}
     for path in series.paths:
         with _readable(path):
-            dataset = _read(path, pixels)
+            dataset = _read(path, pixels=decode)
             mended.update(dict.fromkeys(_mend_uids(dataset, series.series_uid)))
             _check_object(path, dataset, name)
             headers = frame_headers(dataset)
@@ -284,7 +267,7 @@ def read_series_volume(series: Series, *, notes: list[str] | None = None) -> Vol
         CaseFault: the series is no regular volume, or its units are not understood.
     """
     notes = [] if notes is None else notes
-    planes = _load(series, pixels=True, decode=True, notes=notes)
+    planes = _load(series, decode=True, notes=notes)
     headers = [plane.header for plane in planes]
     name = f"series {series.series_uid}"
     modality = MODALITIES[headers[0].SOPClassUID]
@@ -359,7 +342,7 @@ def _readable(where: object) -> Iterator[None]:
         ) from error
 
 
-def _read(path: Path, pixels: bool) -> Dataset:
+def _read(path: Path, *, pixels: bool) -> Dataset:
     dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=False)
     # pydicom gives an empty data set where encapsulated pixels have no end.
     if not len(dataset):
