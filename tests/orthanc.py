@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import pytest
 import requests
+from requests.auth import HTTPBasicAuth
 
 PROGRAM = Path("/usr/sbin/Orthanc")
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -68,11 +69,13 @@ class Orthanc:
     Args:
         folder: of the storage, the configuration and the log; kept from one start to the next.
         http_port: of REST and DICOMweb.
-        dicom_port: of DIMSE.
+        dicom_port: of DIMSE. Two at a time need different ports.
         aet: the application entity title of the PACS, which callers must use.
         modalities: who may speak DIMSE to it and where C-MOVE sends to: the port of each
             application entity title, all on 127.0.0.1.
         users: password of each user of HTTP; without users everyone may.
+        certificate: key and certificate (PEM) for 127.0.0.1, signed by itself; HTTP and DIMSE are
+            then encrypted, and a DIMSE caller has to show the same certificate.
         options: more of Orthanc's configuration.
     """
 
@@ -85,36 +88,49 @@ class Orthanc:
         aet: str = "ARCHIVE",
         modalities: Mapping[str, int] | None = None,
         users: Mapping[str, str] | None = None,
+        certificate: Path | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
-        self.port = dicom_port
         self.aet = aet
         self.host = "127.0.0.1"
-        self.base = f"http://127.0.0.1:{http_port}"
+        self.port = dicom_port
+        self.http_port = http_port
+        self.base = f"http{'s' if certificate else ''}://127.0.0.1:{self.http_port}"
         self.url = f"{self.base}/dicom-web"
         self.users = dict(users or {})
+        self.session = requests.Session()
+        self.session.trust_env = False
+        for user, password in self.users.items():
+            self.session.auth = HTTPBasicAuth(user.encode(), password.encode())
+        self.session.verify = True if certificate is None else str(certificate)
         self.process: subprocess.Popen[bytes] | None = None
         self.configuration = {
             "Name": "jipflow test",
             "StorageDirectory": str(folder / "storage"),
             "IndexDirectory": str(folder / "storage"),
-            "HttpPort": http_port,
+            "HttpPort": self.http_port,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": bool(self.users),
             "RegisteredUsers": self.users,
             "DicomAet": aet,
-            "DicomPort": dicom_port,
+            "DicomPort": self.port,
             "DicomCheckCalledAet": True,
             "DicomCheckModalityHost": True,
             "DicomModalities": {
-                title: [title, "127.0.0.1", port]
+                title: {
+                    "AET": title,
+                    "Host": "127.0.0.1",
+                    "Port": port,
+                    "UseDicomTls": certificate is not None,
+                }
                 for title, port in (modalities or {"JIPFLOW": 11112}).items()
             },
             "OverwriteInstances": False,
             "StableAge": 1,
             "Plugins": [str(DICOMWEB)],
             "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+            **({} if certificate is None else _encrypted(str(certificate))),
             **(options or {}),
         }
 
@@ -130,6 +146,8 @@ class Orthanc:
         missing = [str(path) for path in (PROGRAM, DICOMWEB) if not path.exists()]
         if missing:
             unavailable(f"{' and '.join(missing)} missing; install orthanc and orthanc-dicomweb")
+        if self._answers():
+            raise RuntimeError(f"something else listens at {self.base}; choose other ports")
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "orthanc.json"
         file.write_text(json.dumps(self.configuration, indent=2))
@@ -184,12 +202,8 @@ class Orthanc:
 
     def upload(self, paths: Iterable[Path]) -> None:
         """Put DICOM files in by the REST interface, which keeps their bytes."""
-        with requests.Session() as session:
-            for path in paths:
-                response = session.post(
-                    f"{self.base}/instances", data=path.read_bytes(), auth=self._user(), timeout=30
-                )
-                response.raise_for_status()
+        for path in paths:
+            self.post("/instances", path.read_bytes())
 
     def count(self) -> int:
         """Return how many instances it holds."""
@@ -203,15 +217,23 @@ class Orthanc:
 
     def get(self, path: str) -> requests.Response:
         """Ask its REST interface."""
-        response = requests.get(self.base + path, auth=self._user(), timeout=30)
+        response = self.session.get(self.base + path, timeout=30)
         response.raise_for_status()
         return response
 
     def post(self, path: str, content: str | bytes) -> requests.Response:
         """Post to its REST interface."""
-        response = requests.post(self.base + path, data=content, auth=self._user(), timeout=30)
+        response = self.session.post(self.base + path, data=content, timeout=30)
         response.raise_for_status()
         return response
 
-    def _user(self) -> tuple[str, str] | None:
-        return next(iter(self.users.items()), None)
+
+def _encrypted(certificate: str) -> dict[str, Any]:
+    return {
+        "SslEnabled": True,
+        "SslCertificate": certificate,
+        "DicomTlsEnabled": True,
+        "DicomTlsPrivateKey": certificate,
+        "DicomTlsCertificate": certificate,
+        "DicomTlsTrustedCertificates": certificate,
+    }

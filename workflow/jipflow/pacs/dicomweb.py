@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import ssl
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -49,6 +50,8 @@ UNIQUE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 WANTED = (*STUDY_ATTRIBUTES, *SERIES_ATTRIBUTES, COUNT, SYNTAX)
 CHUNK = 1 << 20
 SOP_INSTANCE_UID = 0x00080018
+ENCODED = re.compile(r"[^A-Za-z0-9._~*-]+")
+"""What stands percent-encoded in an address."""
 
 Item = Mapping[str, Mapping[str, Any]]
 
@@ -101,12 +104,16 @@ class DicomwebArchive:
         """Return the series that match; see `Archive.find_series`.
 
         UIDs are asked for one by one: a PACS that does not know lists of them would find nothing.
+        Some, such as Orthanc 1.10, do not decode the values of a query either: characters that an
+        address cannot hold are asked for as wildcards, which widens the answer.
         """
         found: dict[str, dict[str, str]] = {}
         several = [key for key in UNIQUE if "\\" in keys.get(key, "")]
         for values in itertools.product(*(keys[key].split("\\") for key in several)):
             one = {**keys, **dict(zip(several, values, strict=True))}
-            for item in self._search(self._client.search_for_series, one, WANTED):
+            plain = {key: re.sub(r"\*+", "*", ENCODED.sub("*", one[key])) for key in one}
+            filters = {key: value for key, value in plain.items() if value not in {"", "*"}}
+            for item in self._search(self._client.search_for_series, filters, WANTED):
                 row = _row(item, (*UNIQUE, *WANTED))
                 for key in UNIQUE[:2]:
                     row[key] = self._uid(row.get(key))
@@ -336,7 +343,7 @@ class DicomwebArchive:
                 f"source {self.name!r}: {what} failed: {self._cause(error)}; check that the PACS "
                 f"at {self._url} runs and can be reached."
             ) from None
-        except (InvalidDicomError, KeyError, IndexError, TypeError, ValueError):
+        except (InvalidDicomError, AttributeError, LookupError, TypeError, ValueError):
             raise self._no_dicomweb(what) from None
 
     def _no_dicomweb(self, what: str) -> Rejected:
@@ -447,13 +454,21 @@ class _Bearer(AuthBase):
         return request
 
 
+class _Adapter(HTTPAdapter):
+    """Connections to the PACS, on which wildcards stand as themselves, as in PS3.18 chapter 8."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **keys: Any) -> requests.Response:
+        request.url = (request.url or "").replace("%2A", "*")
+        return super().send(request, *args, **keys)
+
+
 def _session(source: Mapping[str, Any]) -> requests.Session:
     session = requests.Session()
     session.trust_env = False
     session.headers["User-Agent"] = f"jipflow/{__version__}"
     # Compressing costs the PACS more time than a hospital's network saves.
     session.headers["Accept-Encoding"] = "identity"
-    adapter = HTTPAdapter(pool_connections=1, pool_maxsize=source["parallel"], pool_block=True)
+    adapter = _Adapter(pool_connections=1, pool_maxsize=source["parallel"], pool_block=True)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     session.verify = _authorities(source)

@@ -119,8 +119,8 @@ IDLE_SECONDS = 15.0
 """After that a kept association is not used again; many a PACS ends idle ones after 30 or 60."""
 MOST_UIDS = 64
 """Most instances in one C-GET or C-MOVE."""
-SECONDS_A_REQUEST = 5
-"""With a limit of bytes a second, one C-GET or C-MOVE asks for about so many seconds of it."""
+SECONDS_A_REQUEST = 1
+"""With a limit of bytes a second, one C-GET or C-MOVE asks for about as much as that."""
 SUCCESS = 0x0000
 NOT_ASKED_FOR = 0x0124
 OUT_OF_RESOURCES = 0xA700
@@ -403,7 +403,8 @@ class DimseArchive:
         if "Status" not in status:
             return ArchiveDown(
                 f"source {self.name!r}: {what} was cut off, or nothing was heard for "
-                f"{self._timeout} seconds; the PACS or the network may be down."
+                f"{self._timeout} seconds; the PACS or the network may be down, or "
+                f"{self._source['calling_aet']} may not do this there."
             )
         code = status.Status
         start = f"source {self.name!r}: {what}: status 0x{code:04X}"
