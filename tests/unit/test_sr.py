@@ -563,6 +563,25 @@ def test_rows_in_parquet_keep_every_bit(world, tmp_path):
     assert means == [row["original_firstorder_Mean"] for row in world[3]]
 
 
+def test_the_procedure_is_the_sources_where_it_says_one(world, tmp_path):
+    folder, case, settings, rows = world
+    headers = ct_datasets()
+    stated = CodedConcept("CTABD", "99HOSPITAL", "CT abdomen")
+    blank = CodedConcept("CTX", "99HOSPITAL", "x")
+    blank.CodeMeaning = ""
+    headers[0].ProcedureCodeSequence = [blank, stated]
+    other = Case("case", "patient", "s0", {"CT": series_of(write(headers, tmp_path / "ct"))})
+    for patient, expected in ((case, sr.PROCEDURES["CT"]), (other, stated)):
+        stage((folder, patient, settings, rows), tmp_path, {("case", "organs")})
+        path = tmp_path / "results" / "sr" / "case" / "organs.dcm"
+        reported = [
+            item.ConceptCodeSequence[0]
+            for item in pydicom.dcmread(path).ContentSequence
+            if item.ConceptNameCodeSequence[0].CodeValue == "121058"
+        ]
+        assert [code.CodeValue for code in reported] == [expected.value]
+
+
 @pytest.mark.parametrize("package", ["json", "jipflow.encode.sr", "jipflow.encode.seg"])
 def test_no_log_gets_a_name_of_an_unusual_form(package):
     code = f"import {package}; from highdicom.valuerep import check_person_name as check"

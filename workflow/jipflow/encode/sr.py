@@ -431,6 +431,9 @@ def _procedures(source: Dataset, modality: str) -> list[CodedConcept]:
         _code(item)
         for item in source.get("ProcedureCodeSequence") or []
         if all(item.get(name) for name in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
+        # Longer than a Code Meaning (LO) or a Coding Scheme Designator (SH) may be.
+        and len(item.CodeMeaning) <= 64
+        and len(item.CodingSchemeDesignator) <= 16
     ]
     return stated or [PROCEDURES[modality]]
 
