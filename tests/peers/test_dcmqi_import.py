@@ -63,6 +63,14 @@ DCMQI = [
 ]
 
 
+def on_grid(region, grid):
+    """The voxels of a region on the whole grid."""
+    mask = np.zeros(grid.shape, bool)
+    box = (slice(c, c + n) for c, n in zip(region.corner, region.mask.shape, strict=True))
+    mask[tuple(box)] = region.mask
+    return mask
+
+
 def imported(path, target, matches):
     spec = {
         "id": "organs",
@@ -75,7 +83,7 @@ def imported(path, target, matches):
     }
     notes = []
     regions = list(import_regions([path], spec, target, notes))
-    return {region.name: region.mask for region in regions}, " ".join(notes)
+    return {region.name: on_grid(region, target.grid) for region in regions}, " ".join(notes)
 
 
 def target_in(folder):

@@ -62,6 +62,14 @@ def spec(**matches):
     return {"id": "organs", "from": "SEG", "role": "CT", "segments": segments}
 
 
+def on_grid(region, grid):
+    """The voxels of a region on the whole grid."""
+    mask = np.zeros(grid.shape, bool)
+    box = (slice(c, c + n) for c, n in zip(region.corner, region.mask.shape, strict=True))
+    mask[tuple(box)] = region.mask
+    return mask
+
+
 def description(number, label):
     return SegmentDescription(
         number, label, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Neoplasm, "MANUAL"
@@ -115,8 +123,9 @@ class Archive:
     def regions(self, path, target=None, **matches):
         notes = []
         wanted = spec(**(matches or {"gtv": "GTV"}))
-        regions = list(import_regions([path], wanted, target or self.target, notes))
-        return {region.name: region.mask for region in regions}, " ".join(notes)
+        target = target or self.target
+        regions = list(import_regions([path], wanted, target, notes))
+        return {region.name: on_grid(region, target.grid) for region in regions}, " ".join(notes)
 
     def refusal(self, path, target=None, **matches):
         with pytest.raises(CaseFault) as caught:
@@ -315,6 +324,12 @@ class TestGrids:
         path = archive.write(archive.seg(pixels, kind, ("GTV",)))
         np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], TUMOUR)
 
+    def test_another_label_beyond_the_slices_does_not_matter(self, archive):
+        path = archive.write(archive.seg(labelled(NODE, TUMOUR), "LABELMAP", ("GTV", "Node")))
+        regions, notes = archive.regions(path, self.cropped(archive, (3, 0, 0)))
+        np.testing.assert_array_equal(regions["gtv"], NODE[3:])
+        assert notes == ""
+
     def cropped(self, archive, start):
         affine = archive.grid.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ start
@@ -338,7 +353,7 @@ class TestGrids:
         )
         reason, message = archive.refusal(path, self.cropped(archive, (2, 0, 0)))
         assert reason is Reason.GRID_MISMATCH
-        assert "planes that the image does not have" in message
+        assert "lie on planes that the image does not have" in message
 
     @pytest.mark.parametrize(
         "change",

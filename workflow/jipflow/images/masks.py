@@ -64,7 +64,13 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class Region:
-    """A segment before it has a place in a layer; fields as in `Segment`, and its voxels."""
+    """A segment before it has a place in a layer.
+
+    Attributes:
+        name: as in `Segment`, like the other fields that it shares.
+        mask: voxels of the grid, or of a box of it that holds the segment.
+        corner: index (z, y, x) of the mask's first voxel on the grid.
+    """
 
     name: str
     term: str
@@ -72,6 +78,7 @@ class Region:
     method: str
     producer: str
     version: str = ""
+    corner: tuple[int, int, int] = (0, 0, 0)
 
 
 def pack(regions: Iterable[Region], grid: Grid) -> Segmentation:
@@ -80,14 +87,18 @@ def pack(regions: Iterable[Region], grid: Grid) -> Segmentation:
     Regions are taken one by one, so that an iterator that makes them needs memory for one.
 
     Args:
-        regions: each with voxels of shape (z, y, x); at most 65,535.
+        regions: at most 65,535.
         grid: where the voxels are.
     """
     layers: list[NDArray[np.unsignedinteger[Any]]] = []
     segments = []
     for number, region in enumerate(regions, start=1):
-        box = bounding_box(region.mask)
-        inside = region.mask[box]
+        tight = bounding_box(region.mask)
+        inside = region.mask[tight]
+        box = tuple(
+            slice(part.start + first, part.stop + first)
+            for part, first in zip(tight, region.corner, strict=True)
+        )
         free = (n for n, labels in enumerate(layers) if not labels[box][inside].any())
         layer = next(free, len(layers))
         kind = np.min_scalar_type(number)

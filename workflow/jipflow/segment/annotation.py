@@ -56,16 +56,18 @@ class Drawing:
     """One region as its object holds it.
 
     Attributes:
-        mask: voxels on the target's grid.
+        mask: voxels of a box on the target's grid.
         method: Segment Algorithm Type (0062,0008).
         producer: name of what made it.
         version: version of the producer, empty where it has none.
+        corner: index (z, y, x) of the mask's first voxel on the grid.
     """
 
     mask: NDArray[np.bool_]
     method: str
     producer: str
     version: str
+    corner: tuple[int, int, int] = (0, 0, 0)
 
 
 class Annotation(ABC):

@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
+from scipy.ndimage import find_objects
 
 from jipflow.cases import CaseFault, Reason
 from jipflow.images.series import DECODERS
@@ -22,20 +22,9 @@ ALIGNMENT_TOLERANCE = 0.05
 """Farthest, in voxels, that a pixel of a frame may lie from the voxel it is put on."""
 BACKGROUND = ("125040", "DCM")
 """Segmented Property Type Code of what is no segment of a label map (PS3.16 CID 7151)."""
-IMAGE_PIXEL = (
-    "NumberOfFrames",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelData",
-)
-"""What a decoder needs; the rest is read without pixels, of which a patient may have many."""
 MALFORMED = (ValueError, TypeError, AttributeError, KeyError)
+
+Corner = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -53,6 +42,25 @@ class Placement:
     down: NDArray[np.intp]
     right: NDArray[np.intp]
     error: float
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A label map on the target's grid.
+
+    Attributes:
+        labels: shape of the grid.
+        boxes: where each label is, from label 1 on.
+        lost: voxels of each label beyond the border in plane, and beyond the planes.
+    """
+
+    labels: NDArray[np.unsignedinteger[Any]]
+    boxes: list[tuple[slice, ...] | None]
+    lost: NDArray[np.int_]
+
+    def box(self, label: int) -> tuple[slice, ...] | None:
+        """Return where a label is, None where it is nowhere."""
+        return self.boxes[label - 1] if 0 < label <= len(self.boxes) else None
 
 
 class DicomSeg(Annotation):
@@ -130,9 +138,9 @@ class DicomSeg(Annotation):
                 target, f"its pixels lie up to {placement.error:.2f} voxels off the image's voxels"
             )
         if self._type == "LABELMAP":
-            mask = np.isin(self._label_map(placement, target, notes), numbers)
+            mask, corner = self._from_label_map(numbers, placement, target, notes)
         else:
-            mask = self._binary(numbers, placement, target, notes)
+            mask, corner = self._from_frames(numbers, placement, target, notes)
         stated = {str(segment.get("SegmentAlgorithmType") or "") for segment in chosen}
         return Drawing(
             mask,
@@ -144,6 +152,7 @@ class DicomSeg(Annotation):
                 or "SEG"
             ),
             str(self.dataset.get("SoftwareVersions") or ""),
+            corner,
         )
 
     @property
@@ -256,43 +265,56 @@ class DicomSeg(Annotation):
         error = float(max(corners)) if along_axes else np.inf
         return Placement(whole[0], whole[1], whole[2], error)
 
-    def _binary(
+    def _from_frames(
         self, numbers: Sequence[int], placement: Placement, target: Target, notes: list[str]
-    ) -> NDArray[np.bool_]:
+    ) -> tuple[NDArray[np.bool_], Corner]:
         """Unite segments that have frames of their own: BINARY or FRACTIONAL."""
         frames = np.flatnonzero(np.isin(self._owners, numbers))
         threshold = self._threshold(target, notes)
-        mask = np.zeros(target.grid.shape, bool)
-        cut = 0
-        for frame, pixels in self._pixels(frames.tolist(), target):
+        corner, shape = _extent(placement, frames, self._shape, target.grid.shape)
+        mask = np.zeros(shape, bool)
+        lost = np.zeros(2, int)
+        for frame, pixels in self._pixels(frames.tolist()):
             inside = pixels >= threshold
-            part, view = _window(placement, frame, inside.shape, mask)
+            part, view = _window(placement, frame, inside.shape, mask, corner)
             view |= inside[part]
-            cut += self._cut(inside, inside[part], target)
-        self._note_cut(cut, target, notes)
-        return mask
+            if view.size < inside.size:
+                cut = np.count_nonzero(inside) - np.count_nonzero(inside[part])
+                lost[0 if view.size else 1] += cut
+        self._check_lost(int(lost[0]), int(lost[1]), target, notes)
+        return mask, corner
 
-    def _label_map(
-        self, placement: Placement, target: Target, notes: list[str]
-    ) -> NDArray[np.unsignedinteger[Any]]:
-        """Return the label map on the target's grid; decoded once for all segments."""
+    def _from_label_map(
+        self, numbers: Sequence[int], placement: Placement, target: Target, notes: list[str]
+    ) -> tuple[NDArray[np.bool_], Corner]:
+        """Unite segments that are labels of one map, which is decoded once for all of them."""
         if self._labels is None:
             kind = np.uint8 if int(self.dataset.BitsAllocated) == 8 else np.uint16
+            size = np.iinfo(kind).max + 1
             labels = np.full(target.grid.shape, self._padding, kind)
-            numbers = [int(segment.SegmentNumber) for segment in self._segments]
-            cut = 0
-            for frame, pixels in self._pixels(range(len(placement.origins)), target):
-                part, view = _window(placement, frame, pixels.shape, labels)
+            lost = np.zeros((2, size), int)
+            for frame, pixels in self._pixels(range(len(placement.origins))):
+                part, view = _window(placement, frame, pixels.shape, labels, (0, 0, 0))
                 view[...] = pixels[part]
-                if pixels[part].size < pixels.size:
-                    inside = np.isin(pixels, numbers)
-                    cut += self._cut(inside, inside[part], target)
-            self._note_cut(cut, target, notes)
-            self._labels = labels
-        return self._labels
+                if view.size < pixels.size:
+                    cut = np.bincount(pixels.ravel(), minlength=size)
+                    cut -= np.bincount(pixels[part].ravel(), minlength=size)
+                    lost[0 if view.size else 1] += cut
+            self._labels = LabelMap(labels, find_objects(labels), lost)
+        in_plane, beyond = self._labels.lost[:, numbers].sum(axis=1).tolist()
+        self._check_lost(in_plane, beyond, target, notes)
+        boxes = [self._labels.box(number) for number in numbers]
+        found = [box for box in boxes if box is not None]
+        if not found:
+            return np.zeros((0, 0, 0), bool), (0, 0, 0)
+        box = tuple(
+            slice(min(b[axis].start for b in found), max(b[axis].stop for b in found))
+            for axis in range(3)
+        )
+        mask = np.isin(self._labels.labels[box], numbers)
+        return mask, (box[0].start, box[1].start, box[2].start)
 
-    _labels: NDArray[np.unsignedinteger[Any]] | None = None
-    _stored: Dataset | None = None
+    _labels: LabelMap | None = None
 
     def _threshold(self, target: Target, notes: list[str]) -> float:
         """Return the least stored value that counts as inside."""
@@ -316,21 +338,19 @@ class DicomSeg(Annotation):
         return int(highest) / 2
 
     def _pixels(
-        self, frames: Sequence[int], target: Target
+        self, frames: Sequence[int]
     ) -> Iterator[tuple[int, NDArray[np.unsignedinteger[Any]]]]:
         """Decode frames one by one; yields the number of the frame, from 0, and its pixels."""
         syntax = self.dataset.file_meta.TransferSyntaxUID
         rows, columns = self._shape
         try:
-            if self._stored is None:
-                self._stored = pydicom.dcmread(self.path, specific_tags=list(IMAGE_PIXEL))
-            if int(self._stored.BitsAllocated) == 1 and not syntax.is_encapsulated:
-                data = self._stored.PixelData
+            if int(self.dataset.BitsAllocated) == 1 and not syntax.is_encapsulated:
+                data = self.dataset.PixelData
                 for frame in frames:
                     yield frame, _bits(data, frame, rows * columns).reshape(rows, columns)
                 return
             decoded = get_decoder(syntax).iter_array(
-                self._stored,
+                self.dataset,
                 indices=frames,
                 raw=True,
                 decoding_plugin=DECODERS.get(syntax, ""),
@@ -346,19 +366,16 @@ class DicomSeg(Annotation):
                 f"{error}",
             ) from error
 
-    def _cut(self, inside: NDArray[np.bool_], kept: NDArray[np.bool_], target: Target) -> int:
-        lost = int(np.count_nonzero(inside)) - int(np.count_nonzero(kept))
-        if lost and not kept.size:
+    def _check_lost(self, in_plane: int, beyond: int, target: Target, notes: list[str]) -> None:
+        """Refuse voxels lost on planes that the image lacks, note those cut off at its border."""
+        if beyond:
             raise self._mismatch(
-                target, "a part of the segment lies on planes that the image does not have"
+                target, f"{beyond} of its voxels lie on planes that the image does not have"
             )
-        return lost
-
-    def _note_cut(self, cut: int, target: Target, notes: list[str]) -> None:
-        if cut:
+        if in_plane:
             notes.append(
-                f"case {target.case_id}: segmentation {self.uid}: {cut} voxels lie beyond the "
-                "image's border and are cut off there."
+                f"case {target.case_id}: segmentation {self.uid}: {in_plane} voxels lie beyond "
+                "the image's border and are cut off there."
             )
 
     def _mismatch(self, target: Target, why: str) -> CaseFault:
@@ -379,11 +396,42 @@ def _bits(data: bytes, frame: int, count: int) -> NDArray[np.uint8]:
     return bits
 
 
+def _extent(
+    placement: Placement,
+    frames: NDArray[np.intp],
+    shape: tuple[int, int],
+    grid_shape: tuple[int, int, int],
+) -> tuple[Corner, tuple[int, ...]]:
+    """Return the first voxel and the shape of the box on a grid that frames cover."""
+    first = placement.origins[frames]
+    last = (
+        first + placement.down[frames] * (shape[0] - 1) + placement.right[frames] * (shape[1] - 1)
+    )
+    ends = np.concatenate([first, last])
+    if not len(ends):
+        return (0, 0, 0), (0, 0, 0)
+    low = np.clip(ends.min(axis=0), 0, grid_shape)
+    high = np.clip(ends.max(axis=0) + 1, low, grid_shape)
+    return (int(low[0]), int(low[1]), int(low[2])), tuple((high - low).tolist())
+
+
 def _window(
-    placement: Placement, frame: int, shape: tuple[int, ...], volume: NDArray[Any]
+    placement: Placement,
+    frame: int,
+    shape: tuple[int, ...],
+    volume: NDArray[Any],
+    corner: Corner,
 ) -> tuple[tuple[slice, slice], NDArray[Any]]:
-    """Return the part of a frame that lies on a volume's grid, and a view of its voxels there."""
-    origin = placement.origins[frame]
+    """Return the part of a frame that lies in a box of a grid, and a view of its voxels there.
+
+    Args:
+        placement: of the frames on the grid.
+        frame: number of the frame.
+        shape: rows and columns of the frame.
+        volume: the voxels of the box.
+        corner: index of the box's first voxel on the grid.
+    """
+    origin = placement.origins[frame] - corner
     steps = (placement.down[frame], placement.right[frame])
     axes = [int(np.flatnonzero(step)[0]) for step in steps]
     across = 3 - sum(axes)

@@ -39,6 +39,8 @@ READERS: dict[str, tuple[type[Annotation], tuple[UID, ...], tuple[str, ...]]] = 
 """Class, SOP classes and attributes without which there is no region, by the protocol's `from`."""
 UNDEFINED_LENGTH = 0xFFFFFFFF
 """Of a sequence that ends with a delimiter (PS3.5 section 7.5)."""
+DEFERRED = 2**20
+"""Bytes from which on an element of a segmentation is left in the file until it is needed."""
 DAMAGE = (InvalidDicomError, OSError, EOFError, struct.error)
 """What pydicom raises for a damaged file, at once or when it parses a nested element."""
 UNREADABLE = (*DAMAGE, ValueError, TypeError, KeyError, AttributeError)
@@ -128,6 +130,7 @@ def import_regions(
                 drawing.method,
                 drawing.producer,
                 drawing.version,
+                drawing.corner,
             )
     if not found:
         raise CaseFault(
@@ -273,8 +276,8 @@ def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[
 def _read(path: Path, kind: str) -> Annotation:
     reader, classes, needed = READERS[kind]
     try:
-        dataset = pydicom.dcmread(path, stop_before_pixels=True)
-        if _is_cut(dataset):
+        dataset = _dataset(path, kind)
+        if _is_cut(dataset, path.stat().st_size):
             raise EOFError("the file ends within an element")
         absent = [name for name in needed if not dataset.get(name)]
         item = reader(dataset, path)
@@ -300,15 +303,28 @@ def _read(path: Path, kind: str) -> Annotation:
     return item
 
 
-def _is_cut(dataset: Dataset) -> bool:
+def _dataset(path: Path, kind: str) -> Dataset:
+    """Read an object, the pixels of a segmentation only when they are asked for."""
+    if kind != "SEG":
+        return pydicom.dcmread(path)
+    dataset = pydicom.dcmread(path, defer_size=DEFERRED)
+    if dataset.file_meta.TransferSyntaxUID.is_deflated:
+        # pydicom cannot go back to a place in a deflated file.
+        return pydicom.dcmread(path)
+    return dataset
+
+
+def _is_cut(dataset: Dataset, size: int) -> bool:
     """Tell whether an element has fewer bytes than its length, of which pydicom says nothing."""
-    return any(
-        isinstance(element, RawDataElement)
-        and element.value is not None
-        and element.length != UNDEFINED_LENGTH
-        and len(element.value) < element.length
-        for element in dataset.values()
-    )
+    for element in dataset.values():
+        if not isinstance(element, RawDataElement) or element.length == UNDEFINED_LENGTH:
+            continue
+        if element.value is None:
+            if element.value_tell + element.length > size:
+                return True
+        elif len(element.value) < element.length:
+            return True
+    return False
 
 
 def _unreadable(path: Path, error: Exception) -> CaseFault:
