@@ -9,6 +9,8 @@ from multiprocessing import get_context
 from types import TracebackType
 from typing import Any, Self
 
+from jipflow.catalog import headers
+
 Read = Callable[[str], dict[str, Any]]
 
 
@@ -77,8 +79,11 @@ class ReadingPool:
 
     @staticmethod
     def _new_pool(processes: int) -> ProcessPoolExecutor:
-        # A fork of a process in which a library has started threads may hang.
-        return ProcessPoolExecutor(processes, mp_context=get_context("forkserver"))
+        # A fork of this process, in which libraries have started threads, may hang; the server has
+        # read the module of the readers and nothing else, once for all.
+        context = get_context("forkserver")
+        context.set_forkserver_preload([headers.__name__])
+        return ProcessPoolExecutor(processes, mp_context=context)
 
 
 def _read_all(read: Read, paths: Sequence[str]) -> list[dict[str, Any]]:
