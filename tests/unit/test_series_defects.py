@@ -225,7 +225,7 @@ def misleading_spacing(folder):
     return ct(folder, change), CT
 
 
-@read("A slice is there twice: a copy under another SOP Instance UID", "1 slices were there twice")
+@read("A slice is there twice: a copy under another SOP Instance UID", "pixels, left out: 1.")
 def copy_sent_again(folder):
     def change(datasets):
         again = ct_datasets()[3]
@@ -235,7 +235,7 @@ def copy_sent_again(folder):
     return ct(folder, change), CT
 
 
-@read("The whole series is there twice, the copy compressed", "6 slices were there twice")
+@read("The whole series is there twice, the copy compressed", "pixels, left out: 6.")
 def series_sent_again(folder):
     def change(datasets):
         for number, again in enumerate(ct_datasets()):
@@ -243,6 +243,12 @@ def series_sent_again(folder):
             datasets.append(in_syntax(again, RLELossless, folder))
 
     return ct(folder, change), CT
+
+
+@read("A frame is in a multi-frame image twice", "pixels, left out: 1.")
+def frame_twice(folder):
+    datasets = ct_datasets()
+    return write([enhanced([*datasets, datasets[2]], EnhancedCTImageStorage)], folder), CT
 
 
 @refused("Two slices at one position differ", Reason.DUPLICATE_SLICES, "but differ from it")
@@ -490,6 +496,17 @@ def enhanced_mr(folder):
 @read("Enhanced PET in Bq/ml by its Real World Value Mapping")
 def enhanced_pet(folder):
     return write([enhanced(pt_datasets()[::-1], EnhancedPETImageStorage)], folder), PT
+
+
+@read("Enhanced PET in SUVbw by its Real World Value Mapping")
+def enhanced_pet_suv(folder):
+    image = enhanced(pt_datasets("GML"), EnhancedPETImageStorage)
+    for group in image.PerFrameFunctionalGroupsSequence:
+        mapping = group.RealWorldValueMappingSequence[0]
+        mapping.MeasurementUnitsCodeSequence[0].CodeValue = "g/ml{SUVbw}"
+    # SUV Type is of single-frame PET, and nothing else is needed.
+    del image.SUVType, image.RadiopharmaceuticalInformationSequence
+    return write([image], folder), PT
 
 
 @refused(

@@ -185,7 +185,7 @@ class Plane:
         if self.stored is not None:
             return self.stored
         with _readable(self.path):
-            return _decode(self.path, _read(self.path, pixels=True))[self.frame]
+            return _decode(self.path, _read(self.path, pixels=True), [self.frame])[0]
 
 
 def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane]:
@@ -429,8 +429,10 @@ def _check_geometry(path: Path, header: Dataset) -> None:
         )
 
 
-def _decode(path: Path, dataset: Dataset) -> list[NDArray[np.generic]]:
-    """Return the frames' stored values and let go of the encoded ones."""
+def _decode(
+    path: Path, dataset: Dataset, indices: list[int] | None = None
+) -> list[NDArray[np.generic]]:
+    """Return the stored values of all or some frames and let go of the encoded ones."""
     present = [name for name in PIXELS if dataset.get(name)]
     if not present:
         raise CaseFault(
@@ -451,7 +453,8 @@ def _decode(path: Path, dataset: Dataset) -> list[NDArray[np.generic]]:
     decoder = DECODERS.get(syntax, "")
     try:
         # A copy, so that the values do not keep the encoded buffer alive.
-        stored = [frame.copy() for frame in iter_pixels(dataset, raw=True, decoding_plugin=decoder)]
+        decoded = iter_pixels(dataset, raw=True, indices=indices, decoding_plugin=decoder)
+        stored = [frame.copy() for frame in decoded]
     except MemoryError:
         raise
     except Exception as error:  # each decoder raises errors of its own
@@ -643,11 +646,9 @@ def _distinct(
             f"{name}: {repeated} of {len(distinct)} slices lie where another one lies but differ "
             f"from it, such as {twice[0].path} and {twice[1].path}; take out the wrong ones.",
         )
-    if len(distinct) < len(planes):
-        notes.append(
-            f"{len(planes) - len(distinct)} slices were there twice with the same pixels; one "
-            "copy of each was used."
-        )
+    left_out = len(planes) - len(distinct)
+    if left_out:
+        notes.append(f"Repeated slices, of the same place and pixels, left out: {left_out}.")
     return distinct
 
 
