@@ -13,7 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -74,8 +74,9 @@ class Orthanc:
         modalities: who may speak DIMSE to it and where C-MOVE sends to: the port of each
             application entity title, all on 127.0.0.1.
         users: password of each user of HTTP; without users everyone may.
-        certificate: key and certificate (PEM) for 127.0.0.1, signed by itself; HTTP and DIMSE are
-            then encrypted, and a DIMSE caller has to show the same certificate.
+        certificate: key and certificate (PEM) for 127.0.0.1, signed by itself; DIMSE is then
+            encrypted, and a caller has to show the same certificate. (Debian's Orthanc crashes at
+            the first request by HTTPS.)
         options: more of Orthanc's configuration.
     """
 
@@ -96,15 +97,15 @@ class Orthanc:
         self.host = "127.0.0.1"
         self.port = dicom_port
         self.http_port = http_port
-        self.base = f"http{'s' if certificate else ''}://127.0.0.1:{self.http_port}"
+        self.base = f"http://127.0.0.1:{self.http_port}"
         self.url = f"{self.base}/dicom-web"
         self.users = dict(users or {})
         self.session = requests.Session()
         self.session.trust_env = False
         for user, password in self.users.items():
             self.session.auth = HTTPBasicAuth(user.encode(), password.encode())
-        self.session.verify = True if certificate is None else str(certificate)
         self.process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()
         self.configuration = {
             "Name": "jipflow test",
             "StorageDirectory": str(folder / "storage"),
@@ -143,30 +144,33 @@ class Orthanc:
 
     def start(self, seconds: float = 20) -> Self:
         """Start it and wait until HTTP and DIMSE answer."""
-        missing = [str(path) for path in (PROGRAM, DICOMWEB) if not path.exists()]
-        if missing:
-            unavailable(f"{' and '.join(missing)} missing; install orthanc and orthanc-dicomweb")
-        if self._answers():
-            raise RuntimeError(f"something else listens at {self.base}; choose other ports")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / "orthanc.json"
-        file.write_text(json.dumps(self.configuration, indent=2))
-        with open(self.folder / "orthanc.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [str(PROGRAM), str(file)],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                # Without it DCMTK waits 40 ms for an acknowledgement in every file it sends.
-                env={**os.environ, "TCP_NODELAY": "1"},
-            )
-        deadline = time.monotonic() + seconds
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                log_end = (self.folder / "orthanc.log").read_text(errors="replace")[-2000:]
-                raise RuntimeError(f"Orthanc did not start:\n{log_end}")
-            time.sleep(0.05)
+        with self._lock:
+            missing = [str(path) for path in (PROGRAM, DICOMWEB) if not path.exists()]
+            if missing:
+                unavailable(
+                    f"{' and '.join(missing)} missing; install orthanc and orthanc-dicomweb"
+                )
+            if self._answers():
+                raise RuntimeError(f"something else listens at {self.base}; choose other ports")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = self.folder / "orthanc.json"
+            file.write_text(json.dumps(self.configuration, indent=2))
+            with open(self.folder / "orthanc.log", "ab") as log:
+                self.process = subprocess.Popen(
+                    [str(PROGRAM), str(file)],
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    # Without it DCMTK waits 40 ms for an acknowledgement in every file it sends.
+                    env={**os.environ, "TCP_NODELAY": "1"},
+                )
+            deadline = time.monotonic() + seconds
+            while not self._answers():
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.kill()
+                    log_end = (self.folder / "orthanc.log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"Orthanc did not start:\n{log_end}")
+                time.sleep(0.05)
         return self
 
     def _answers(self) -> bool:
@@ -179,21 +183,20 @@ class Orthanc:
 
     def kill(self) -> None:
         """End it at once by SIGKILL, as a power cut would."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        with self._lock:
+            if self.process is not None:
+                self.process.kill()
+                self.process.wait()
+                self.process = None
 
     def stop(self) -> None:
         """End it in good order."""
-        if self.process is not None:
-            self.process.terminate()
-            try:
-                self.process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self.process = None
+        with self._lock:
+            if self.process is not None:
+                self.process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(timeout=20)
+                self.kill()
 
     def erase(self) -> None:
         """Remove the storage of an Orthanc that does not run."""
@@ -230,8 +233,6 @@ class Orthanc:
 
 def _encrypted(certificate: str) -> dict[str, Any]:
     return {
-        "SslEnabled": True,
-        "SslCertificate": certificate,
         "DicomTlsEnabled": True,
         "DicomTlsPrivateKey": certificate,
         "DicomTlsCertificate": certificate,
