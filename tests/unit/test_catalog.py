@@ -6,12 +6,26 @@ import json
 import os
 import shutil
 
+import duckdb
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from jipflow.catalog.columns import COLUMNS
-from jipflow.catalog.query import FilterError, check_expression, connect, select_series
+from jipflow.catalog.query import (
+    FilterError,
+    check_expression,
+    connect,
+    open_catalogs,
+    select_series,
+)
 from jipflow.catalog.scan import scan
+from series_factory import ct_datasets, write
+
+
+def tables(folder):
+    """The content of the files of a catalog."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +70,77 @@ def test_the_same_folder_gives_the_same_bytes(phantom_site, catalog, tmp_path):
     folder, _ = catalog
     sources = [{"name": "archive", "kind": "folder", "path": str(phantom_site / "dicom")}]
     scan(sources, tmp_path, threads=1)
-    for name in ("series.parquet", "instances.parquet", "skipped.parquet", "summary.json"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+    assert tables(tmp_path) == tables(folder)
+
+
+def test_a_second_scan_reads_nothing_and_gives_the_same_bytes(phantom_site, tmp_path):
+    sources = [{"name": "archive", "kind": "folder", "path": str(phantom_site / "dicom")}]
+    first = scan(sources, tmp_path, threads=2)
+    before = tables(tmp_path)
+    second = scan(sources, tmp_path, threads=1)
+    assert first["read"] == first["files"]
+    assert second == {**first, "read": first["unreadable"]}
+    assert tables(tmp_path) == before
+
+
+def test_only_what_changed_is_read_again(tmp_path):
+    paths = write(ct_datasets((6, 4, 4)), tmp_path / "archive" / "b")
+    sources = [{"name": "archive", "kind": "folder", "path": str(tmp_path / "archive")}]
+    out = tmp_path / "out"
+    assert scan(sources, out, threads=1)["read"] == 6
+    write(ct_datasets((2, 4, 4), seed=1), tmp_path / "archive" / "a", lambda ds: ds[1].update(
+        {"SeriesInstanceUID": "1.2.3", "SOPInstanceUID": "1.2.3.4"}))  # fmt: skip
+    paths[1].unlink()
+    shutil.copy(tmp_path / "archive" / "a" / "0001.dcm", tmp_path / "archive" / "c.dcm")
+    os.utime(paths[3], ns=(1, 1))
+    counts = scan(sources, out, threads=1)
+    assert counts["read"] == 2 + 1 + 1, "two in a, one touched, one copied"
+    fresh = tmp_path / "fresh"
+    assert {**scan(sources, fresh, threads=1), "read": 4} == counts
+    assert tables(out) == tables(fresh)
+    assert str(paths[1]) not in set(pd.read_parquet(out / "instances.parquet")["path"])
+
+
+def test_rows_of_another_source_or_of_other_code_are_not_trusted(tmp_path, monkeypatch):
+    write(ct_datasets((2, 4, 4)), tmp_path / "archive")
+    out = tmp_path / "out"
+
+    def read(name):
+        source = {"name": name, "kind": "folder", "path": str(tmp_path / "archive")}
+        return scan([source], out, threads=1)["read"]
+
+    assert [read("a"), read("a"), read("b"), read("b")] == [2, 0, 2, 0]
+    (out / "headers.parquet").write_bytes(b"no table")
+    assert read("b") == 2
+    table = pq.read_table(out / "headers.parquet")
+    pq.write_table(table.replace_schema_metadata({"headers": "older"}), out / "headers.parquet")
+    assert read("b") == 2
+    pq.write_table(table.drop_columns("Modality"), out / "headers.parquet")
+    assert read("b") == 2
+    assert read("b") == 0
+
+
+def test_a_source_that_left_takes_its_rows_with_it(tmp_path):
+    for name in ("a", "b"):
+        write(ct_datasets((2, 4, 4), seed=ord(name)), tmp_path / name, lambda ds, n=name: [
+            d.update({"SeriesInstanceUID": f"1.{ord(n)}", "SOPInstanceUID": f"1.{ord(n)}.{i}"})
+            for i, d in enumerate(ds)])  # fmt: skip
+    a, b = ({"name": n, "kind": "folder", "path": str(tmp_path / n)} for n in ("a", "b"))
+    assert scan([a, b], tmp_path / "out", threads=1)["series"] == 2
+    counts = scan([b], tmp_path / "out", threads=1)
+    assert (counts["series"], counts["read"]) == (1, 0)
+
+
+def test_nothing_but_the_tables_is_left_behind(catalog):
+    folder, _ = catalog
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "headers.parquet",
+        "instances.parquet",
+        "mended.parquet",
+        "series.parquet",
+        "skipped.parquet",
+        "summary.json",
+    ]
 
 
 def test_copies_and_odd_names_are_counted_once(phantom_site, tmp_path):
@@ -103,6 +186,31 @@ def test_filters_select_what_they_say(catalog):
 def test_filters_cannot_reach_outside(expression):
     with pytest.raises(FilterError):
         check_expression(expression)
+
+
+@pytest.mark.parametrize("function", ["read_csv", "read_text", "read_parquet", "glob"])
+def test_filters_over_the_files_of_a_catalog_reach_no_other_file(catalog, tmp_path, function):
+    folder, _ = catalog
+    other = tmp_path / "other.parquet"
+    shutil.copy(folder / "skipped.parquet", other)
+    with open_catalogs([folder], tmp_path / "spill") as connection:
+        assert select_series(connection, "Modality = 'CT'")
+        with pytest.raises(FilterError, match=r"(?i)permission|disabled"):
+            select_series(connection, f"(SELECT count(*) FROM {function}('{other}')) > 0")
+        for statement in ("SET enable_external_access = true", "SET allowed_directories = ['/']",
+                          "RESET allowed_paths", f"COPY catalog TO '{tmp_path}/x.parquet'",
+                          f"ATTACH '{tmp_path}/x.db'", "INSTALL httpfs"):  # fmt: skip
+            with pytest.raises(duckdb.Error):
+                connection.execute(statement)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.parquet"]
+
+
+def test_a_filter_over_files_finds_what_it_finds_over_a_table(catalog, tmp_path):
+    folder, _ = catalog
+    series = pd.read_parquet(folder / "series.parquet")
+    where, order = "Rows > 16 AND SeriesDescription <> ''", "SliceThickness DESC NULLS LAST"
+    with connect(series) as table, open_catalogs([folder], tmp_path) as files:
+        assert select_series(table, where, order) == select_series(files, where, order) != []
 
 
 def test_the_schema_of_the_catalog_is_fixed(catalog):

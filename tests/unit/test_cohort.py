@@ -35,6 +35,7 @@ class World:
     def __init__(self, folder):
         self.folder = folder
         self.modified = {}
+        self.files = 2
         self.settings = load_settings(
             {
                 "site": {"id": "north", "name": "North"},
@@ -45,31 +46,40 @@ class World:
             }
         )
 
-    def select(self, rows, **roles):
-        types = {"VARCHAR": "str", "DOUBLE": "float64", "BIGINT": "Int64"}
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        table = table.astype({name: types[kind] for name, kind in COLUMNS.items()})
-        write_parquet(self.folder / "catalog" / "series.parquet", table)
-        instances = [
-            {
-                "SOPInstanceUID": f"{r['SeriesInstanceUID']}.{i}",
-                "SeriesInstanceUID": r["SeriesInstanceUID"],
-                "path": f"/{r['SeriesInstanceUID']}/{i}",
-                "bytes": 1000,
-                "modified_ns": self.modified.get(r["SeriesInstanceUID"], 5),
-                "Source": "archive",
-            }
-            for r in rows
-            for i in range(2)
-        ]
-        write_parquet(self.folder / "catalog" / "instances.parquet", pd.DataFrame(instances))
+    def select(self, rows, pacs=(), **roles):
+        self.write_catalog("catalog", rows)
+        folders = [self.folder / "catalog"]
+        if pacs:
+            self.write_catalog("pacs", pacs)
+            folders.append(self.folder / "pacs")
         settings = self.settings
         if roles:
             case = {"by": "study", "roles": {k: {"required": True, **v} for k, v in roles.items()}}
             settings = replace(
                 settings, protocol={**settings.protocol, "cohort": {"where": "true", "case": case}}
             )
-        cohort.run(settings, [self.folder / "catalog"], self.folder / "cohort")
+        cohort.run(settings, folders, self.folder / "cohort")
+
+    def write_catalog(self, name, rows):
+        types = {"VARCHAR": "str", "DOUBLE": "float64", "BIGINT": "Int64"}
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        table = table.astype({name: types[kind] for name, kind in COLUMNS.items()})
+        write_parquet(self.folder / name / "series.parquet", table)
+        instances = [
+            {
+                "SOPInstanceUID": f"{r['SeriesInstanceUID']}.{i}",
+                "SeriesInstanceUID": r["SeriesInstanceUID"],
+                "path": f"/{name}/{r['SeriesInstanceUID']}/{i}",
+                "bytes": 1000,
+                "modified_ns": self.modified.get(r["SeriesInstanceUID"], 5),
+                "Source": name,
+            }
+            for r in rows
+            for i in range(self.files)
+        ]
+        columns = ["SOPInstanceUID", "SeriesInstanceUID", "path", "bytes", "modified_ns", "Source"]
+        table = pd.DataFrame(instances, columns=columns)
+        write_parquet(self.folder / name / "instances.parquet", table)
 
     @property
     def cases(self):
@@ -228,3 +238,61 @@ def test_an_empty_cohort_is_no_crash(world):
     world.select([row("p1", "1.1", "MR", 1)])
     assert world.cases.empty
     assert world.flow[-1]["cases"] == 0
+
+
+def test_a_series_in_two_catalogs_counts_once_from_the_first(world):
+    both = row("p1", "1.1", "CT", 1)
+    world.select([both], pacs=[both, row("p2", "1.2", "CT", 2)])
+    assert world.flow[0]["series"] == 2
+    shard = pd.read_parquet(world.folder / "cohort" / "shards" / "s00001.parquet")
+    assert dict(zip(shard["series_uid"], shard["source"], strict=True)) == {
+        "1.2.1": "catalog",
+        "1.2.2": "pacs",
+    }
+    assert len(shard) == 4
+
+
+def test_a_shard_names_study_source_and_instance_of_every_file(world):
+    world.select([row("p1", "1.1", "CT", 1), row("p1", "1.7", "SEG", 2)])
+    shard = pd.read_parquet(world.folder / "cohort" / "shards" / "s00001.parquet")
+    assert list(shard.columns) == [
+        "case_id", "patient", "shard", "role", "series_uid", "study_uid", "modality", "source",
+        "sop_uid", "path", "bytes", "modified_ns",
+    ]  # fmt: skip
+    assert set(zip(shard["role"], shard["study_uid"], shard["sop_uid"], strict=True)) == {
+        ("", "1.7", "1.2.2.0"),
+        ("", "1.7", "1.2.2.1"),
+        ("CT", "1.1", "1.2.1.0"),
+        ("CT", "1.1", "1.2.1.1"),
+    }
+
+
+def test_a_series_without_listed_instances_is_no_silent_loss(world):
+    world.files = 0
+    world.select([row("p1", "1.1", "CT", 1)])
+    assert [o.reason for o in world.outcomes] == [Reason.NOT_RETRIEVED]
+    assert world.cases.empty
+
+
+def test_prefer_may_look_at_other_series_by_a_window(world):
+    rows = [row("p1", "1.1", "CT", n, SliceThickness=float(t)) for n, t in ((1, 5), (2, 1), (3, 2))]
+    order = "row_number() OVER (PARTITION BY StudyInstanceUID ORDER BY SliceThickness)"
+    world.select(rows, CT={"where": "Modality = 'CT'", "prefer": order})
+    assert list(world.cases["series_uid"]) == ["1.2.2"]
+
+
+def test_blank_patients_of_any_white_space_are_excluded(world):
+    world.select([row(" \t", "1.1", "CT", 1), row("p2", "1.2", "CT", 2)])
+    reasons = [o.reason for o in world.outcomes if o.status is Status.EXCLUDED]
+    assert reasons == [Reason.MISSING_PATIENT_ID]
+
+
+def test_nothing_but_the_cohorts_files_is_left_behind(world):
+    world.select([row("p1", "1.1", "CT", 1)])
+    assert sorted(path.name for path in (world.folder / "cohort").iterdir()) == [
+        "assignment.tsv",
+        "cases.tsv",
+        "flow.json",
+        "outcomes.parquet",
+        "shards",
+    ]
