@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jipflow.catalog import cohort, scan
 from jipflow.config import Settings, load_settings
 from jipflow.files import sha256_file
 from jipflow.pacs import publish, query, retrieve
+from jipflow.pacs.retrieve import fault
 from jipflow.uids import stable_uid
 from orthanc import Orthanc, private_network
 
@@ -87,10 +89,16 @@ def other_pacs(network: None, tmp_path: Path) -> Callable[..., Orthanc]:
             http_port=8043,
             dicom_port=4243,
             modalities={"JIPFLOW": 1},
-            options={"LuaScripts": [str(script)]},
+            options={"LuaScripts": [str(script)], "MaximumStorageCacheSize": 0},
         )
 
     return make
+
+
+def at(orthanc: Orthanc, way: str) -> dict[str, Any]:
+    """The source that reaches a PACS in one of the ways."""
+    place = {"url": orthanc.url} if way == "dicomweb" else {"port": orthanc.port}
+    return WAYS[way] | place
 
 
 def sent(folder: Path) -> list[str]:
@@ -308,12 +316,10 @@ def test_a_pacs_killed_in_mid_retrieval_gives_the_rest_when_it_is_back(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retrieve, "PAUSE", 0.05)
+    monkeypatch.setattr(retrieve, "PAUSES", (0.05, 0.05))
     _, instances = reference("sarcoma-ct")
     orthanc = other_pacs()
-    source = {**WAYS[way], "parallel": 2}
-    source |= {"url": orthanc.url} if way == "dicomweb" else {"port": orthanc.port}
-    settings = settings_of(tmp_path.parent, [source])
+    settings = settings_of(tmp_path.parent, [{**at(orthanc, way), "parallel": 2}])
     with orthanc:
         orthanc.upload(of_ct(images))
         *_, shard = queried(settings, tmp_path)
@@ -334,30 +340,106 @@ def test_a_pacs_killed_in_mid_retrieval_gives_the_rest_when_it_is_back(
     assert not list((tmp_path / "store").rglob(".partial*"))
 
 
-def test_an_instance_that_is_gone_costs_its_case_alone(
+def delete(orthanc: Orthanc, instance: str) -> None:
+    """Remove an instance from a PACS."""
+    requests.delete(f"{orthanc.base}/instances/{instance}", timeout=30).raise_for_status()
+
+
+def lose(orthanc: Orthanc, instance: str) -> None:
+    """Remove the file of an instance from a PACS's disk; the PACS goes on listing it."""
+    uuid = orthanc.get(f"/instances/{instance}/attachments/dicom/info").json()["Uuid"]
+    next((orthanc.folder / "storage").rglob(uuid)).unlink()
+
+
+@pytest.mark.parametrize(
+    ("way", "harm"), [("dicomweb", delete), ("dicomweb", lose), ("get", delete), ("get", lose)]
+)
+def test_an_instance_that_does_not_come_costs_its_case_alone(
+    way: str,
+    harm: Callable[[Orthanc, str], None],
     other_pacs: Any,
     images: list[Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retrieve, "PAUSE", 0.05)
-    orthanc = other_pacs()
-    settings = settings_of(tmp_path.parent, [{**WAYS["dicomweb"], "url": orthanc.url}])
-    with orthanc:
+    monkeypatch.setattr(retrieve, "PAUSES", (0.05, 0.05))
+    with other_pacs() as orthanc:
         orthanc.upload(of_ct(images))
+        settings = settings_of(tmp_path.parent, [at(orthanc, way)])
         *_, instances, shard = queried(settings, tmp_path)
         lost = instances[instances["role"] == "CT"].iloc[7]
         (entry,) = orthanc.post("/tools/lookup", lost["sop_uid"]).json()
-        requests.delete(f"{orthanc.base}/instances/{entry['ID']}", timeout=30).raise_for_status()
+        harm(orthanc, entry["ID"])
         outcomes = {(o.case_id, o.item): o for o in retrieve.run(shard, settings)}
     failed = outcomes.pop((lost["case_id"], "CT"))
     assert (failed.status, failed.reason) == (Status.FAILED, "not_retrieved")
     listed = sum(instances["series_uid"] == lost["series_uid"])
-    assert f"1 of {listed} instances did not come" in failed.message
-    assert lost["series_uid"] in failed.message
+    assert f"series {lost['series_uid']}: " in failed.message
+    assert f" of {listed} instances did not come" in failed.message
     assert len(outcomes) == 5
     assert {o.status for o in outcomes.values()} == {Status.OK}
+    others = set(instances["sop_uid"][instances["series_uid"] != lost["series_uid"]])
+    assert others <= stored(tmp_path).keys() <= set(instances["sop_uid"]) - {lost["sop_uid"]}
+
+
+def test_a_series_that_the_pacs_fails_to_list_is_not_passed_over(
+    other_pacs: Any, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "PAUSES", (0.05,))
+    with other_pacs() as orthanc:
+        orthanc.upload(of_ct(images))
+        image = pydicom.dcmread(of_ct(images)[7], stop_before_pixels=True)
+        (entry,) = orthanc.post("/tools/lookup", image.SOPInstanceUID).json()
+        lose(orthanc, entry["ID"])
+        settings = settings_of(tmp_path.parent, [at(orthanc, "dicomweb")])
+        report, cases, instances, shard = queried(settings, tmp_path)
+        outcomes = {(o.case_id, o.item): o for o in retrieve.run(shard, settings)}
+    assert report["remarks"] == {"series of which the PACS listed no instance": 1}
+    assert len(cases) == 3
+    (case_id,) = cases["case_id"][cases["series_uid"] == image.SeriesInstanceUID]
+    failed = outcomes.pop((case_id, "CT"))
+    assert failed.reason == "not_retrieved"
+    assert "the PACS listed no instance of it" in failed.message
+    assert {o.status for o in outcomes.values()} == {Status.OK}
     assert len(stored(tmp_path)) == len(instances) - 1
+
+
+@pytest.mark.parametrize("way", ["dicomweb", "get"])
+def test_a_store_that_cannot_be_written_stops_the_job(
+    way: str, pacs: Orthanc, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path.parent, [WAYS[way]])
+    *_, instances, shard = queried(settings, tmp_path)
+    folder = Path(instances["path"].iloc[0]).parent
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file where a folder should be")
+    with pytest.raises(StageError, match="cannot be written"):
+        retrieve.run(shard, settings)
+
+
+@pytest.mark.parametrize("way", list(WAYS))
+def test_a_pacs_that_is_down_stops_the_query(way: str, other_pacs: Any, tmp_path: Path) -> None:
+    settings = settings_of(tmp_path.parent, [at(other_pacs(), way)])
+    with pytest.raises(StageError, match="source-0"):
+        query.run(settings, tmp_path / "store", tmp_path / "pacs")
+    assert not (tmp_path / "pacs").exists()
+
+
+def test_what_arrives_is_the_whole_instance_that_was_asked_for(shared_data: Path) -> None:
+    path = shared_data / "highdicom" / "data" / "test_files" / "ct_image.dcm"
+    content = path.read_bytes()
+    header = pydicom.dcmread(path)
+    uids = (str(header.SeriesInstanceUID), str(header.SOPInstanceUID))
+    assert fault(content, *uids) == ""
+    assert fault(content[:-2], *uids) == "it is cut short"
+    assert fault(content[128:], *uids) == "it is no DICOM file"
+    assert fault(content, "1.2.3", uids[1]) == "it belongs to another series"
+    assert fault(content, uids[0], "1.2.3") == "it is another instance"
+    compressed = (shared_data / "highdicom/data/test_files/sm_image_jpegls.dcm").read_bytes()
+    header = pydicom.dcmread(BytesIO(compressed), stop_before_pixels=True)
+    uids = (str(header.SeriesInstanceUID), str(header.SOPInstanceUID))
+    assert fault(compressed, *uids) == ""
+    assert fault(compressed[:-5000], *uids) != ""
 
 
 def test_a_path_outside_the_store_is_refused(pacs: Orthanc, tmp_path: Path) -> None:
@@ -402,8 +484,7 @@ def made(shared_data: Path, tmp_path: Path) -> list[Outcome]:
 
 
 def publishing(orthanc: Orthanc, folder: Path, way: str = "dicomweb", **publish: Any) -> Settings:
-    source = WAYS[way] | ({"url": orthanc.url} if way == "dicomweb" else {"port": orthanc.port})
-    return settings_of(folder, [source], publish={"to": "source-0", **publish})
+    return settings_of(folder, [at(orthanc, way)], publish={"to": "source-0", **publish})
 
 
 @pytest.mark.parametrize("way", ["dicomweb", "get"])
@@ -440,7 +521,7 @@ def test_objects_are_published_once(
 def test_a_pacs_killed_in_mid_publish_gets_the_rest_when_it_is_back(
     other_pacs: Any, made: list[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publish, "PAUSE", 0.05)
+    monkeypatch.setattr(publish, "PAUSES", (0.05,))
     results, receipts = tmp_path / "results", tmp_path / "s00001.jsonl"
     with other_pacs() as orthanc:
         settings = publishing(orthanc, tmp_path)

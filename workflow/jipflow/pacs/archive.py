@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self
 from pydicom.dataset import Dataset
 
 from jipflow.cases import StageError
+from jipflow.uids import stable_uid
 
 STUDY_ATTRIBUTES = ("PatientID", "PatientSex", "PatientAge", "StudyDate", "StudyDescription")
 """What the catalog wants to know of a patient and a study."""
@@ -50,6 +51,8 @@ SERIES_ATTRIBUTES = (
 """What the catalog wants to know of a series, or of an instance where the series does not tell."""
 COUNT = "NumberOfSeriesRelatedInstances"
 SYNTAX = "AvailableTransferSyntaxUID"
+NO_STUDY = stable_uid("study", "none")
+"""StudyInstanceUID that no study has."""
 ANY_UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -164,6 +167,20 @@ class Archive(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *exception: object) -> None: ...
+
+
+def answers(archive: Archive) -> bool:
+    """Tell whether a PACS answers a query that nothing matches.
+
+    Where it does, and fails at one object each time, the object is to blame and not the PACS.
+    """
+    try:
+        archive.find_series({"StudyInstanceUID": NO_STUDY, "SeriesInstanceUID": NO_STUDY})
+    except ArchiveDown:
+        return False
+    except Rejected:
+        pass
+    return True
 
 
 def open_archive(source: Mapping[str, Any]) -> Archive:

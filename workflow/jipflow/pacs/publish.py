@@ -16,7 +16,7 @@ import pydicom
 from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, Status, attempt, blocked
 from jipflow.config import Settings
 from jipflow.files import sha256_file
-from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, open_archive
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers, open_archive
 
 STAGE = "publish"
 MAKERS = {"seg": "encode", "sr": "document"}
@@ -24,10 +24,8 @@ MAKERS = {"seg": "encode", "sr": "document"}
 segmentation."""
 NAMES = {"seg": "the DICOM-SEG", "sr": "the DICOM-SR"}
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-TRIES = 2
-"""How often an object is sent before the job gives up."""
-PAUSE = 2.0
-"""Seconds before an object is sent again."""
+PAUSES = (2.0, 10.0)
+"""Seconds before each time that an object is sent again."""
 LISTED_AFTER = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each look whether an acknowledged object is there."""
 
@@ -179,8 +177,15 @@ def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: R
 
 
 def _store(archive: Archive, path: Path, uids: tuple[str, str, str]) -> str:
-    """Send a file of which there is no receipt; return the note for its receipt."""
-    for tried in range(1, TRIES + 1):
+    """Send a file of which there is no receipt; return the note for its receipt.
+
+    Raises:
+        Rejected: the PACS refuses it, or fails at it each time though it answers otherwise.
+        ArchiveDown: the PACS does not answer.
+    """
+    down = None
+    for pause in (0.0, *PAUSES):
+        time.sleep(pause)
         try:
             # An earlier run may have been killed between the acknowledgement and its receipt.
             if archive.contains(*uids):
@@ -188,11 +193,11 @@ def _store(archive: Archive, path: Path, uids: tuple[str, str, str]) -> str:
             note = archive.send(path).note
             _see(archive, uids)
             return note
-        except ArchiveDown:
-            if tried == TRIES:
-                raise
-            time.sleep(PAUSE)
-    raise AssertionError
+        except ArchiveDown as error:
+            down = error
+    if down is not None and not answers(archive):
+        raise down
+    raise Rejected(f"{down} It answers other queries.")
 
 
 def _see(archive: Archive, uids: tuple[str, str, str]) -> None:

@@ -7,7 +7,9 @@ only where the series may still pass. Instances are listed for the series of the
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +27,18 @@ from jipflow.catalog.headers import HEADER_COLUMNS, header_row
 from jipflow.catalog.query import FilterError, connect, filter_steps, select_series
 from jipflow.config import Settings
 from jipflow.files import write_json, write_parquet
-from jipflow.pacs.archive import COUNT, Archive, Rejected, checked_uid, open_archive
+from jipflow.pacs.archive import (
+    COUNT,
+    Archive,
+    ArchiveDown,
+    Rejected,
+    answers,
+    checked_uid,
+    open_archive,
+)
 from jipflow.pacs.narrow import columns_used, conjuncts, exactly, narrow
+
+LOGGER = logging.getLogger(__name__)
 
 INSTANCE_COLUMNS = ("SOPInstanceUID", "SeriesInstanceUID", "path", "bytes", "modified_ns", "Source")
 REPORTED = frozenset({"Manufacturer", "ManufacturerModelName"})
@@ -34,6 +46,8 @@ REPORTED = frozenset({"Manufacturer", "ManufacturerModelName"})
 ALWAYS_TOLD = frozenset({"PatientID", "StudyDate", "Modality", "SeriesNumber", "Source"})
 """Columns that a PACS must answer with (PS3.4 section C.6.1.1): empty means that it has no value.
 Others that come empty may only be unknown to its index."""
+PAUSES = (2.0,)
+"""Seconds before each time that a series is asked for again."""
 UNLISTED = "unlisted"
 """Stands for the file of a series whose instances the PACS did not list; none has that name."""
 
@@ -165,7 +179,15 @@ def _ask(
     """Send the queries; series that an earlier source has are left to it."""
     found = Found()
     answers = []
+    if not queries:
+        LOGGER.warning("source %r: no series can meet both the filter and a role.", source["name"])
     for keys in queries:
+        if not keys:
+            LOGGER.warning(
+                "source %r: the filter holds nothing that a PACS can be asked for; it is asked for "
+                "all its series.",
+                source["name"],
+            )
         series = _find(archive, keys)
         answers.append({"keys": keys, "series": len(series)})
         for told in series:
@@ -264,10 +286,10 @@ def _complete(
     def describe(uid: str) -> tuple[dict[str, Any], list[str]] | None:
         if not found.listed[uid]:
             return None
-        study = found.rows[uid]["StudyInstanceUID"]
-        try:
-            header = archive.describe(study, uid, found.listed[uid][0])
-        except Rejected:
+        ask = partial(
+            archive.describe, found.rows[uid]["StudyInstanceUID"], uid, found.listed[uid][0]
+        )
+        if (header := _patiently(archive, ask)) is None:
             return None
         row, broken = header_row(header)
         syntax = header.get("AvailableTransferSyntaxUID") or ""
@@ -294,10 +316,8 @@ def _list(archive: Archive, source: dict[str, Any], found: Found, series: Iterab
     """List the instances of series, where that was not done yet."""
 
     def instances(uid: str) -> list[str]:
-        try:
-            return archive.find_instances(found.rows[uid]["StudyInstanceUID"], uid)
-        except Rejected:
-            return []
+        study = found.rows[uid]["StudyInstanceUID"]
+        return _patiently(archive, partial(archive.find_instances, study, uid)) or []
 
     asked = sorted(set(series) - found.listed.keys())
     for uid, listed in zip(asked, _each(source, instances, asked), strict=True):
@@ -307,6 +327,26 @@ def _list(archive: Archive, source: dict[str, Any], found: Found, series: Iterab
         elif "NumberOfInstances" not in found.known[uid]:
             found.rows[uid]["NumberOfInstances"] = len(listed)
             found.known[uid].add("NumberOfInstances")
+
+
+def _patiently(archive: Archive, ask: Callable[[], Result]) -> Result | None:
+    """Ask for one series; None where the PACS refuses, or fails at it and answers otherwise.
+
+    Raises:
+        ArchiveDown: it does not answer.
+    """
+    down = None
+    for pause in (0.0, *PAUSES):
+        time.sleep(pause)
+        try:
+            return ask()
+        except Rejected:
+            return None
+        except ArchiveDown as error:
+            down = error
+    if down is not None and not answers(archive):
+        raise down
+    return None
 
 
 def _each(
@@ -356,7 +396,7 @@ def _ask_annotations(
     for series in _each(source, partial(_find, archive), queries):
         for told in series:
             uid = told["SeriesInstanceUID"]
-            mine = told.get("PatientID") in patients and told.get("Modality") in kinds
+            mine = _text(told.get("PatientID", "")) in patients and told.get("Modality") in kinds
             if mine and uid not in taken - found.rows.keys():
                 _add(found, told, source["name"])
                 count += uid not in chosen

@@ -13,19 +13,23 @@ from pathlib import Path
 
 import pandas as pd
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, attempt
 from jipflow.config import Settings
 from jipflow.files import atomic_path
-from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, checked_uid, open_archive
+from jipflow.pacs.archive import (
+    Archive,
+    ArchiveDown,
+    Rejected,
+    answers,
+    checked_uid,
+    open_archive,
+)
 
 STAGE = "retrieve"
 ITEM_OF_ANNOTATIONS = "annotations"
-TRIES = 3
-"""How often a series is asked for before the job gives up."""
-PAUSE = 2.0
-"""Seconds before a series is asked for again."""
+PAUSES = (2.0, 10.0)
+"""Seconds before each time that a series is asked for again."""
 
 
 @dataclass
@@ -132,39 +136,35 @@ def _fetch(archive: Archive, arrival: Arrival) -> None:
         StageError: the PACS does not answer, after some tries, or a file cannot be written.
     """
     start = time.perf_counter()
-    missing = arrival.missing()
+    missing, down = arrival.missing(), None
     arrival.present = len(arrival.wanted) - len(missing)
-    for tried in range(1, TRIES + 1):
+    for pause in (0.0, *PAUSES):
         if not missing or arrival.refusal:
             break
-        if tried > 1:
-            time.sleep(PAUSE)
+        time.sleep(pause)
         try:
             receive = partial(_keep, arrival)
             archive.fetch(arrival.study_uid, arrival.series_uid, missing, receive)
         except Rejected as error:
-            arrival.refusal = str(error)
+            arrival.refusal, down = str(error), None
         except ArchiveDown as error:
-            if tried == TRIES:
-                _blame(archive, arrival, error)
+            down = error
+        else:
+            down = None
         if arrival.unwritten:
             raise StageError(arrival.unwritten)
         missing = arrival.missing()
+    if missing and down is not None:
+        if not answers(archive):
+            raise down
+        arrival.refusal = f"{down} It answers other queries."
     arrival.seconds = time.perf_counter() - start
-
-
-def _blame(archive: Archive, arrival: Arrival, error: ArchiveDown) -> None:
-    """Put it down to the series if the PACS still answers a query, else raise the error.
-
-    Some objects make a PACS break the connection each time; they must not stop all others.
-    """
-    try:
-        archive.find_instances(arrival.study_uid, arrival.series_uid)
-    except Rejected:
-        pass
-    except ArchiveDown:
-        raise error from None
-    arrival.refusal = f"{error} It answers queries."
+    came = len(arrival.wanted) - arrival.present - len(missing)
+    print(
+        f"series {arrival.series_uid}: {came} of {len(arrival.wanted)} instances came, "
+        f"{arrival.present} were here, {arrival.size / 2**20:.1f} MiB in {arrival.seconds:.1f} s",
+        flush=True,
+    )
 
 
 def _keep(arrival: Arrival, sop_uid: str, content: bytes) -> None:
@@ -172,9 +172,9 @@ def _keep(arrival: Arrival, sop_uid: str, content: bytes) -> None:
     path = arrival.wanted.get(sop_uid)
     if path is None or _is_here(path):
         return
-    fault = _fault(content, arrival.series_uid, sop_uid)
-    if fault:
-        arrival.faults[sop_uid] = fault
+    wrong = fault(content, arrival.series_uid, sop_uid)
+    if wrong:
+        arrival.faults[sop_uid] = wrong
         return
     try:
         with atomic_path(path) as partial_path, open(partial_path, "wb") as stream:
@@ -188,14 +188,14 @@ def _keep(arrival: Arrival, sop_uid: str, content: bytes) -> None:
     arrival.size += len(content)
 
 
-def _fault(content: bytes, series_uid: str, sop_uid: str) -> str:
+def fault(content: bytes, series_uid: str, sop_uid: str) -> str:
     """Return what is wrong with a file that arrived; empty if nothing."""
     if content[128:132] != b"DICM":
         return "it is no DICOM file"
     try:
         dataset = pydicom.dcmread(BytesIO(content))
         last = dataset.get_item(max(dataset.keys()))
-    except (InvalidDicomError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file: pydicom raises whatever its parser met
         return f"it cannot be read ({type(error).__name__})"
     meta = dataset.file_meta.get("MediaStorageSOPInstanceUID")
     if (dataset.get("SOPInstanceUID") or meta) != sop_uid:
@@ -229,11 +229,9 @@ def _judge(series: Sequence[Arrival]) -> Made:
             problem = f"{len(missing)} of {len(arrival.wanted)} instances did not come"
             named = [f"{uid}: {arrival.faults[uid]}" for uid in missing if uid in arrival.faults]
             problem += f", such as {named[0]}" if named else ""
-        raise CaseFault(
-            Reason.NOT_RETRIEVED,
-            f"series {arrival.series_uid}: {problem}. {arrival.refusal} Look for the series in the "
-            "PACS, then run snakemake ... --forcerun query.".replace(".  ", ". "),
-        )
+        mend = "Look for the series in the PACS, then run snakemake ... --forcerun query retrieve"
+        parts = [f"series {arrival.series_uid}: {problem}.", arrival.refusal, mend]
+        raise CaseFault(Reason.NOT_RETRIEVED, " ".join(part for part in parts if part))
     instances = sum(len(arrival.wanted) for arrival in series)
     present = sum(arrival.present for arrival in series)
     size = sum(arrival.size for arrival in series)
