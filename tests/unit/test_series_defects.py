@@ -245,6 +245,30 @@ def series_sent_again(folder):
     return ct(folder, change), CT
 
 
+def copied(change: Callable[[Dataset], object]) -> Callable[[Path], list[Path]]:
+    """A series and a copy of it, with the same pixels but for what `change` does."""
+
+    def make(folder: Path) -> list[Path]:
+        copies = ct_datasets()
+        for number, copy in enumerate(copies):
+            copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = dicom.uid(number)
+            change(copy)
+        return write([*ct_datasets(), *copies], folder)
+
+    return make
+
+
+refused("A copy with another rescale", Reason.DUPLICATE_SLICES, "but differ from it")(
+    copied(lambda dataset: setattr(dataset, "RescaleIntercept", "-1000"))
+)
+refused("A copy with a Modality LUT", Reason.DUPLICATE_SLICES, "but differ from it")(
+    copied(lambda dataset: setattr(dataset, "ModalityLUTSequence", [Dataset()]))
+)
+refused("A copy of another acquisition", Reason.MIXED_ACQUISITIONS, "AcquisitionNumber (1, 2)")(
+    copied(lambda dataset: setattr(dataset, "AcquisitionNumber", 2))
+)
+
+
 @read("A frame is in a multi-frame image twice", "pixels, left out: 1.")
 def frame_twice(folder):
     datasets = ct_datasets()

@@ -657,6 +657,9 @@ def _same_image(one: Plane, other: Plane) -> bool:
     names = (*GEOMETRY, *TELLING, "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
     if any(_text(one.header, name) != _text(other.header, name) for name in names):
         return False
+    tables = ("ModalityLUTSequence", "RealWorldValueMappingSequence")
+    if any(one.header.get(name) != other.header.get(name) for name in tables):
+        return False
     return np.array_equal(one.pixels(), other.pixels())
 
 
