@@ -566,6 +566,25 @@ def test_an_object_that_the_pacs_drops_is_an_outcome(
     assert receipts.read_bytes().count(b"\n") == 12  # the segmentations went all the same
 
 
+@pytest.mark.parametrize("way", ["dicomweb", "get"])
+def test_an_object_that_the_pacs_refuses_is_an_outcome(
+    way: str, other_pacs: Any, made: list[Outcome], tmp_path: Path
+) -> None:
+    results, receipts = tmp_path / "results", tmp_path / "s00001.jsonl"
+    path = results / made[6].outputs[0]
+    dataset = pydicom.dcmread(path)
+    del dataset.SOPClassUID, dataset.StudyInstanceUID
+    dataset.save_as(path)
+    made[6].sha256 = [sha256_file(path)]
+    with other_pacs() as orthanc:
+        outcomes = publish.run(made, publishing(orthanc, tmp_path, way), results, receipts)
+        assert orthanc.count() == 23 - 1  # the report on a refused segmentation is not sent
+    refused = outcomes.pop(3)
+    assert (refused.status, refused.reason) == (Status.FAILED, "publish_rejected")
+    assert refused.message.startswith("seg/case-03/gtv.dcm: ")
+    assert {o.status for o in outcomes} == {Status.OK}
+
+
 def test_only_what_was_made_as_recorded_is_sent(
     other_pacs: Any, made: list[Outcome], tmp_path: Path
 ) -> None:
