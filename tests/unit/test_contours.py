@@ -141,6 +141,12 @@ class TestOneContour:
         assert mask[2].sum() == 16
         assert "1 of 1 contours reach beyond the image's border" in notes
 
+    @pytest.mark.parametrize("far", [1e9, 1e30])
+    def test_may_run_absurdly_far(self, far):
+        assert draw(square(-far, far))[2].all()
+        assert not draw(square(far, 2 * far)).any()
+        assert not draw(square(-2 * far, -far)).any()
+
     def test_beyond_the_border_has_no_voxel(self):
         mask, notes = noted(square(20, 30))
         assert not mask.any()

@@ -466,3 +466,20 @@ def test_real_structure_sets_are_found_and_drawn(shared_data, tmp_path):
         assert region.mask.any()
         assert region.producer == "MIM"
         assert all("pixel centre" in note for note in notes)
+
+
+@pytest.mark.parametrize("patient", ["STS_002", "STS_038", "STS_047"])
+def test_contours_of_another_series_give_the_same_voxels(shared_data, patient):
+    """The tumour was drawn once and moved to each series; STS_019 alone lies elsewhere on its CT."""
+    folder = shared_data / "sarcoma" / patient
+    series = series_of((folder / "CT" / "image").glob("*.dcm"))
+    target = target_of("case1", series, read_series_volume(series).grid)
+    masks = []
+    for name in ("CT", "PET", "MR_T1"):
+        spec = copy.deepcopy(SPEC)
+        spec["segments"][0]["match"] = f"GTV_Mass_{name}"
+        (region,) = import_regions(sorted(folder.glob("*/mask/*.dcm")), spec, target, [])
+        masks.append(region.mask)
+    assert masks[0].any()
+    np.testing.assert_array_equal(masks[1], masks[0])
+    np.testing.assert_array_equal(masks[2], masks[0])

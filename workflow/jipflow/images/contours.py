@@ -344,10 +344,9 @@ def _fill(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> _Fill:
         vertices: pixel indices (row, column) of shape (n, 2).
         shape: of the plane.
     """
-    first = np.maximum(np.ceil(vertices.min(axis=0) - PATH_TOLERANCE), 0).astype(int)
-    last = np.minimum(
-        np.floor(vertices.max(axis=0) + PATH_TOLERANCE), np.asarray(shape) - 1
-    ).astype(int)
+    limits = np.asarray(shape)
+    first = np.clip(np.ceil(vertices.min(axis=0) - PATH_TOLERANCE), 0, limits).astype(int)
+    last = np.clip(np.floor(vertices.max(axis=0) + PATH_TOLERANCE), -1, limits - 1).astype(int)
     height, width = np.maximum(last - first + 1, 0)
     window = (slice(first[0], first[0] + height), slice(first[1], first[1] + width))
     if not height or not width:
@@ -371,8 +370,8 @@ def _fill(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> _Fill:
 
     reach = [np.clip((row + side - y) / slope, 0, 1) for side in (-PATH_TOLERANCE, PATH_TOLERANCE)]
     spans = [x + np.where(level, t, r) * dx for t, r in zip((0.0, 1.0), reach, strict=True)]
-    left = np.maximum(np.ceil(np.minimum(*spans) - PATH_TOLERANCE), 0).astype(int)
-    right = np.minimum(np.floor(np.maximum(*spans) + PATH_TOLERANCE), width - 1).astype(int)
+    left = np.clip(np.ceil(np.minimum(*spans) - PATH_TOLERANCE), 0, width).astype(int)
+    right = np.clip(np.floor(np.maximum(*spans) + PATH_TOLERANCE), -1, width - 1).astype(int)
     on = left <= right
     path = _running(row[on], left[on], right[on] + 1, (height, width)) > 0
     return _Fill(*window, inside | path, vertices)

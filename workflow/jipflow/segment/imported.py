@@ -41,7 +41,7 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 """Of a sequence that ends with a delimiter (PS3.5 section 7.5)."""
 DEFERRED = 2**20
 """Bytes from which on an element of a segmentation is left in the file until it is needed."""
-DAMAGE = (InvalidDicomError, OSError, EOFError, struct.error)
+DAMAGE = (InvalidDicomError, OSError, EOFError, RecursionError, struct.error)
 """What pydicom raises for a damaged file, at once or when it parses a nested element."""
 UNREADABLE = (*DAMAGE, ValueError, TypeError, KeyError, AttributeError)
 
