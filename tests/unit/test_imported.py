@@ -470,7 +470,7 @@ def test_real_structure_sets_are_found_and_drawn(shared_data, tmp_path):
 
 @pytest.mark.parametrize("patient", ["STS_002", "STS_038", "STS_047"])
 def test_contours_of_another_series_give_the_same_voxels(shared_data, patient):
-    """The tumour was drawn once and moved to each series; STS_019 alone lies elsewhere on its CT."""
+    """The tumour was drawn once and moved to each series; on STS_019 alone the CT differs."""
     folder = shared_data / "sarcoma" / patient
     series = series_of((folder / "CT" / "image").glob("*.dcm"))
     target = target_of("case1", series, read_series_volume(series).grid)

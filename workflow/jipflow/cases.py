@@ -57,13 +57,14 @@ class Reason(Coded):
         "The PACS did not give the series, or fewer instances than it lists",
     )
 
-    UNREADABLE = ("unreadable", "A file of the series cannot be read as DICOM")
+    UNREADABLE = ("unreadable", "A file cannot be read as DICOM, or ends too early")
     NO_PIXEL_DATA = ("no_pixel_data", "An instance of the series has no pixel data")
     TRUNCATED_PIXELS = ("truncated_pixels", "An instance has fewer pixels than its header says")
     UNDECODABLE_PIXELS = ("undecodable_pixels", "The compressed pixels cannot be decoded")
     UNSUPPORTED_OBJECT = (
         "unsupported_object",
-        "Neither a series of CT, MR or PET slices nor one multi-frame image of them",
+        "Neither CT, MR or PET slices or one multi-frame image of them, nor an RT Structure Set or"
+        " a segmentation of voxels",
     )
     MISSING_GEOMETRY = ("missing_geometry", "Position, orientation or spacing is missing")
     MIXED_PATIENTS = (
