@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import dicomsdl
@@ -58,6 +58,9 @@ LAST_ENHANCED_TAG = 0x52009229
 SMALLEST = 132
 """Bytes of the preamble and its prefix (PS3.10 section 7.1). An empty file crashes dicomsdl."""
 
+PADDING = "\0 \t\n\v\f\r"
+"""What may stand around a value and means nothing."""
+
 CODECS = {b"": "latin-1", b"ISO_IR 6": "latin-1", b"ISO_IR 100": "latin-1", b"ISO_IR 192": "utf-8"}
 """Specific Character Sets (PS3.3 C.12.1.1.2) that one Python codec decodes as pydicom does."""
 
@@ -79,22 +82,20 @@ class Doubt(Exception):
     """The fast reader is not sure of a value; pydicom decides."""
 
 
-class Element(NamedTuple):
-    """How a column is read by the fast reader.
-
-    Attributes:
-        name: the column.
-        tag: the DICOM tag.
-        vr: its value representation in the dictionary, as dicomsdl has it.
-        read: turns raw bytes and the codec of the file's character set into the column's value.
-        empty: the column's value where the element is absent or blank.
-    """
+class Text(NamedTuple):
+    """A column of text: its name, its tag and its value representation in the dictionary."""
 
     name: str
     tag: int
     vr: Any
-    read: Callable[[bytes, str | None], Any]
-    empty: str | None
+
+
+class Number(NamedTuple):
+    """A column of numbers: its name, its tag and what turns raw bytes into a value."""
+
+    name: str
+    tag: int
+    read: Callable[[bytes], float | int | None]
 
 
 def read_header(path: str) -> dict[str, Any]:
@@ -129,22 +130,23 @@ def read_fast(path: str) -> dict[str, Any]:
     charset = element(0x00080005).toBytes().rstrip(b"\0 ")
     codec = CODECS.get(charset)
     row: dict[str, Any] = {}
-    for name, tag, vr, read, empty in _ELEMENTS:
+    for name, tag, vr in _TEXTS:
         found = element(tag)
         raw = found.toBytes()
-        if not raw:
-            row[name] = empty
-        elif found.vr() != vr:
-            raise Doubt
-        else:
-            row[name] = read(raw, codec)
+        text = raw.decode("latin-1").strip(PADDING)
+        if text and (codec is None or "\\" in text or not (raw.isascii() and text.isprintable())):
+            text = _text(found, raw, vr, codec)
+        row[name] = text
+    for name, tag, read in _NUMBERS:
+        raw = element(tag).toBytes()
+        row[name] = read(raw) if raw else None
     spacing = element(0x00280030).toBytes()
     if not spacing.strip(b"\0 "):
         row["PixelSpacingRow"] = row["PixelSpacingColumn"] = None
     else:
         first, second = spacing.rstrip(b"\0").split(b"\\")
         row["PixelSpacingRow"], row["PixelSpacingColumn"] = _number(first), _number(second)
-    syntax = _fixed_text(element(0x00020010).toBytes(), None)
+    syntax = element(0x00020010).toBytes().decode("latin-1").strip(PADDING)
     row["TransferSyntaxUID"] = syntax
     # A damaged length makes dicomsdl end early, which shows by what an image cannot be without.
     # Spacing of multi-frame objects stands in sequences that are beyond LAST_TAG.
@@ -321,12 +323,12 @@ def _number(raw: bytes) -> float:
     return number
 
 
-def _decimal(raw: bytes, codec: str | None) -> float | None:
+def _decimal(raw: bytes) -> float | None:
     raw = raw.rstrip(b"\0 ")
     return _number(raw) if raw else None
 
 
-def _integer(raw: bytes, codec: str | None) -> int | None:
+def _integer(raw: bytes) -> int | None:
     raw = raw.rstrip(b"\0 ")
     if not raw:
         return None
@@ -336,18 +338,21 @@ def _integer(raw: bytes, codec: str | None) -> int | None:
     return number
 
 
-def _short(raw: bytes, codec: str | None) -> int:
+def _short(raw: bytes) -> int:
     if len(raw) != 2:
         raise Doubt
     return int.from_bytes(raw, "little")
 
 
-def _fixed_text(raw: bytes, codec: str | None) -> str:
-    """Text of a repertoire that the character set does not change (PS3.5 section 6.1.2.2)."""
-    return _unpadded(raw.decode("latin-1"))
+def _text(element: dicomsdl.DataElement, raw: bytes, vr: Any, codec: str | None) -> str:
+    """Return text that is not plain ASCII, or several values.
 
-
-def _text(raw: bytes, codec: str | None) -> str:
+    The character set changes LO and SH, not the others (PS3.5 section 6.1.2.2).
+    """
+    if element.vr() != vr:
+        raise Doubt
+    if vr not in (dicomsdl.VR.LO, dicomsdl.VR.SH):
+        return _unpadded(raw.decode("latin-1"))
     if b"\x1b" in raw or (codec is None and (b"~" in raw or not raw.isascii())):
         raise Doubt
     return _unpadded(raw.decode(codec or "ascii"))
@@ -358,21 +363,8 @@ def _unpadded(text: str) -> str:
 
     dicomsdl leaves out some of it and pydicom other.
     """
-    return "\\".join(value.strip("\0 \t\n\v\f\r") for value in text.split("\\"))
+    return "\\".join(value.strip(PADDING) for value in text.split("\\"))
 
-
-_READERS: dict[str, Callable[[bytes, str | None], Any]] = {
-    "DS": _decimal,
-    "IS": _integer,
-    "US": _short,
-    "LO": _text,
-    "SH": _text,
-    "CS": _fixed_text,
-    "UI": _fixed_text,
-    "DA": _fixed_text,
-    "TM": _fixed_text,
-    "AS": _fixed_text,
-}
 
 _NUMBER_OF_FRAMES = 0x00280008
 
@@ -383,15 +375,24 @@ _SLOW_SYNTAXES = frozenset(
 )
 
 
-def _elements() -> Iterator[Element]:
-    for name in ("SOPInstanceUID", *ATTRIBUTES):
-        tag = tag_for_keyword(name)
-        assert tag is not None, name
-        vr = dictionary_VR(tag)
-        empty = "" if COLUMNS.get(name, "VARCHAR") == "VARCHAR" else None
-        yield Element(name, tag, getattr(dicomsdl.VR, vr), _READERS[vr], empty)
+def _tag(name: str) -> int:
+    tag = tag_for_keyword(name)
+    assert tag is not None, name
+    return tag
 
 
-_ELEMENTS = tuple(_elements())
+_VRS = {name: dictionary_VR(_tag(name)) for name in ("SOPInstanceUID", *ATTRIBUTES)}
+
+_READERS = {"DS": _decimal, "IS": _integer, "US": _short}
+
+_TEXTS = tuple(
+    Text(name, _tag(name), getattr(dicomsdl.VR, vr))
+    for name, vr in _VRS.items()
+    if vr not in _READERS
+)
+
+_NUMBERS = tuple(
+    Number(name, _tag(name), _READERS[vr]) for name, vr in _VRS.items() if vr in _READERS
+)
 
 dicomsdl.set_loglevel(dicomsdl.LogLevel.DISABLE)
