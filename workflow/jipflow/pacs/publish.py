@@ -26,6 +26,7 @@ NAMES = {"seg": "the DICOM-SEG", "sr": "the DICOM-SR"}
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 PAUSES = (2.0, 10.0)
 """Seconds before each time that an object is sent again."""
+THERE_ALREADY = "was there already"
 LISTED_AFTER = (0.0, 0.5, 1.0, 2.0, 4.0)
 """Seconds before each look whether an acknowledged object is there."""
 
@@ -173,6 +174,8 @@ def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: R
         raise CaseFault(Reason.PUBLISH_REJECTED, f"{output}: {error}") from None
     now = datetime.now(UTC).isoformat(timespec="seconds")
     receipts.add(Sent(sop, sha256, archive.name, output, now, note))
+    if note == THERE_ALREADY:
+        return note
     return "sent" + (f" ({note})" if note else "")
 
 
@@ -189,7 +192,7 @@ def _store(archive: Archive, path: Path, uids: tuple[str, str, str]) -> str:
         try:
             # An earlier run may have been killed between the acknowledgement and its receipt.
             if archive.contains(*uids):
-                return "was there already"
+                return THERE_ALREADY
             note = archive.send(path).note
             _see(archive, uids)
             return note
