@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
+import shutil
 import signal
 import socket
 import socketserver
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,8 +37,9 @@ from pynetdicom import AE, evt
 
 import jipflow
 from jipflow.config import ConfigError
-from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, open_archive
-from orthanc import Orthanc, private_network
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, open_archive, with_uids
+from jipflow.pacs.limits import Limits
+from orthanc import Orthanc, private_network, unavailable
 
 ARRIVAL = 11112
 WAYS = ("dicomweb", "get", "move")
@@ -569,6 +573,38 @@ def test_bytes_a_second_hold_for_what_is_sent(way: str, pacs: Orthanc, fresh: li
         assert 0.95 <= time.monotonic() - start <= 6
 
 
+def test_images_move_in_the_hours_of_the_configuration_and_queries_at_any_time(
+    way: str, pacs: Orthanc, uploaded: list[Uploaded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = [datetime.datetime(2026, 3, 4, 18, 0)]
+
+    def sleep(seconds: float) -> None:
+        moment[0] += datetime.timedelta(seconds=seconds)
+
+    def limits(source: Mapping[str, Any]) -> Limits:
+        return Limits(None, source["hours"], "pacs", now=lambda: moment[0], sleep=sleep)
+
+    monkeypatch.setattr(Limits, "of", limits)
+    series = next(each for each in uploaded if each.modality == "PT")
+    arrivals: dict[str, datetime.datetime] = {}
+
+    def receive(sop_uid: str, content: bytes) -> None:
+        arrivals[sop_uid] = moment[0]
+        if len(arrivals) == 5:
+            moment[0] = datetime.datetime(2026, 3, 5, 6, 0)
+
+    with open_archive(source(way, pacs, hours="19:00-06:00")) as archive:
+        assert archive.find_instances(series.study_uid, series.series_uid) == series.sop_uids
+        assert moment[0].hour == 18
+        archive.fetch(series.study_uid, series.series_uid, series.sop_uids, receive)
+    assert sorted(arrivals) == series.sop_uids
+    times = list(arrivals.values())
+    assert times[0] == datetime.datetime(2026, 3, 4, 19, 0)
+    # What one C-GET or C-MOVE has asked for still comes; an answer by DICOMweb is left.
+    late = datetime.datetime(2026, 3, 5, 19 if way == "dicomweb" else 6, 0)
+    assert times[5:] == [late] * (len(times) - 5)
+
+
 def connections(port: int) -> int:
     """How many connections from here to a port are open."""
     lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
@@ -674,6 +710,89 @@ def test_a_pacs_that_does_not_know_where_to_move_images_is_told_about(
         pacs.upload(series.files.values())
         with pytest.raises(ArchiveDown, match=r"never called this machine's port 11112.*JIPFLOW"):
             fetched(archive, series)
+
+
+@pytest.fixture
+def small_pacs(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """A PACS of another make, DCMTK's, that knows no more than the standard demands.
+
+    It answers no relational queries, and knows neither a series' description nor its images' rows.
+    Yields what differs in the configuration of its source.
+    """
+    if shutil.which("dcmqrscp") is None:
+        unavailable("dcmqrscp is missing; install dcmtk")
+    (tmp_path / "db").mkdir()
+    file = tmp_path / "dcmqrscp.cfg"
+    file.write_text(
+        "NetworkTCPPort = 4244\nMaxPDUSize = 131072\nMaxAssociations = 16\n"
+        f"HostTable BEGIN\njipflow = (JIPFLOW, 127.0.0.1, {ARRIVAL})\nHostTable END\n"
+        "VendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nSMALL {tmp_path / 'db'} RW (500, 1024mb) ANY\nAETable END\n"
+    )
+    with open(tmp_path / "dcmqrscp.log", "wb") as log:
+        process = subprocess.Popen(
+            ["dcmqrscp", "--config", str(file)],
+            env={**os.environ, "TCP_NODELAY": "1"},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield {"port": 4244, "called_aet": "SMALL"}
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # it has a process for each association
+        process.wait()
+
+
+@pytest.mark.parametrize("way", ["get", "move"])
+def test_a_pacs_that_knows_no_more_than_the_standard_demands(
+    way: str, small_pacs: dict[str, Any], pacs: Orthanc, uploaded: list[Uploaded]
+) -> None:
+    patient = next(each.study_uid for each in uploaded if each.modality == "PT")
+    kept = [
+        each
+        for each in uploaded
+        if each.modality in {"PT", "RTSTRUCT"} and each.study_uid == patient
+    ]
+    with open_archive(source(way, pacs, **small_pacs)) as archive:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with suppress(ArchiveDown):
+                assert archive.find_series({}) == []
+                break
+        for series in kept:
+            for path in series.files.values():
+                archive.send(path)
+        found = [row["SeriesInstanceUID"] for row in archive.find_series({})]
+        assert found == [series.series_uid for series in kept]
+        series = next(each for each in kept if each.modality == "PT")
+        (row,) = archive.find_series({"StudyInstanceUID": series.study_uid, "Modality": "PT"})
+        assert row["PatientID"] == pydicom.dcmread(series.files[series.sop_uids[0]]).PatientID
+        assert "SeriesDescription" not in row
+        sop_uids = archive.find_instances(series.study_uid, series.series_uid)
+        assert sop_uids == series.sop_uids
+        header = archive.describe(series.study_uid, series.series_uid, sop_uids[0])
+        assert header.Units == "GML"
+        assert "TransferSyntaxUID" in header.file_meta
+        for sop_uid, content in fetched(archive, series).items():
+            assert pydicom.dcmread(BytesIO(content)) == pydicom.dcmread(series.files[sop_uid])
+        with pytest.raises(Rejected, match=r"did not send instance 1\.2\.3"):
+            archive.fetch(series.study_uid, series.series_uid, ["1.2.3"], lambda *_: None)
+    if way == "move":
+        stranger = source(way, pacs, **small_pacs, calling_aet="NOBODY")
+        with (
+            open_archive(stranger) as archive,
+            pytest.raises(ConfigError, match="does not know where NOBODY is"),
+        ):
+            fetched(archive, kept[0])
+
+
+def test_answers_whose_uids_are_of_no_use_are_left_out_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = [{"SeriesInstanceUID": uid} for uid in ("1.2.03 ", "1.2/..", "", "1.2.A")]
+    assert with_uids(rows, ("SeriesInstanceUID",), "pacs") == [{"SeriesInstanceUID": "1.2.03"}]
+    assert "3 answers are left out" in caplog.text
 
 
 def test_an_address_without_dicomweb_is_told_about(pacs: Orthanc) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pydicom.dataset import Dataset
 
 from jipflow.cases import StageError
 from jipflow.uids import stable_uid
+
+LOGGER = logging.getLogger(__name__)
 
 STUDY_ATTRIBUTES = ("PatientID", "PatientSex", "PatientAge", "StudyDate", "StudyDescription")
 """What the catalog wants to know of a patient and a study."""
@@ -65,7 +68,7 @@ def checked_uid(value: object, name: str) -> str:
     Raises:
         Rejected: it is something else.
     """
-    text = str(value)
+    text = str(value).rstrip(" \0")
     if not ANY_UID.fullmatch(text) or not text.strip("."):
         raise Rejected(f"source {name!r}: the PACS gave something that is no UID.")
     return text
@@ -75,6 +78,27 @@ def file_uid(dataset: Dataset) -> str:
     """Return the SOPInstanceUID of a file; of its file meta where the data set has none."""
     meta = getattr(dataset, "file_meta", None) or Dataset()
     return str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "")
+
+
+def with_uids(
+    rows: Iterable[dict[str, str]], keys: Sequence[str], name: str
+) -> list[dict[str, str]]:
+    """Return the answers whose UIDs can be used; the log says how many are left out."""
+    usable, unusable = [], 0
+    for row in rows:
+        try:
+            usable.append({**row, **{key: checked_uid(row.get(key), name) for key in keys}})
+        except Rejected:
+            unusable += 1
+    if unusable:
+        LOGGER.warning(
+            "source %r: %d answers are left out: their %s is no UID; let the PACS's administrator "
+            "mend them.",
+            name,
+            unusable,
+            " or ".join(keys),
+        )
+    return usable
 
 
 def text_of(value: Any) -> str:
@@ -129,7 +153,8 @@ class Archive(Protocol):
             One mapping per distinct series, sorted by SeriesInstanceUID, from keyword to text:
             several values joined by a backslash, empty where the PACS returned the attribute
             without a value, absent where it did not return it. SeriesInstanceUID and
-            StudyInstanceUID are always there and are UIDs.
+            StudyInstanceUID are always there and are UIDs; series without are left out, with a
+            warning in the log.
         """
 
     def find_instances(self, study_uid: str, series_uid: str) -> list[str]:
@@ -152,7 +177,7 @@ class Archive(Protocol):
             series_uid: SeriesInstanceUID.
             sop_uids: the wanted instances; others that arrive are dropped.
             receive: called with the SOPInstanceUID and the DICOM file (PS3.10) of each instance
-                as it arrives, before the next one is asked for.
+                as it arrives, in any order; what it raises ends the retrieval.
         """
 
     def contains(self, study_uid: str, series_uid: str, sop_uid: str) -> bool:

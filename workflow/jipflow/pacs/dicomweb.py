@@ -37,6 +37,7 @@ from jipflow.pacs.archive import (
     checked_uid,
     file_uid,
     text_of,
+    with_uids,
 )
 from jipflow.pacs.credentials import secret
 from jipflow.pacs.limits import Limits
@@ -113,10 +114,9 @@ class DicomwebArchive:
             one = {**keys, **dict(zip(several, values, strict=True))}
             plain = {key: re.sub(r"\*+", "*", ENCODED.sub("*", one[key])) for key in one}
             filters = {key: value for key, value in plain.items() if value not in {"", "*"}}
-            for item in self._search(self._client.search_for_series, filters, WANTED):
-                row = _row(item, (*UNIQUE, *WANTED))
-                for key in UNIQUE[:2]:
-                    row[key] = self._uid(row.get(key))
+            items = self._search(self._client.search_for_series, filters, WANTED)
+            rows = (_row(item, (*UNIQUE, *WANTED)) for item in items)
+            for row in with_uids(rows, UNIQUE[:2], self.name):
                 found[row["SeriesInstanceUID"]] = row
         return [found[uid] for uid in sorted(found)]
 

@@ -32,6 +32,7 @@ from jipflow import __version__
 from jipflow.config import ConfigError
 from jipflow.pacs.archive import (
     COUNT,
+    NO_STUDY,
     SERIES_ATTRIBUTES,
     STUDY_ATTRIBUTES,
     SYNTAX,
@@ -41,6 +42,7 @@ from jipflow.pacs.archive import (
     checked_uid,
     file_uid,
     text_of,
+    with_uids,
 )
 from jipflow.pacs.credentials import private_file
 from jipflow.pacs.limits import Limits
@@ -182,11 +184,10 @@ class DimseArchive:
             (of_study if key in of_study else of_series)[key] = value
         if keys.get("Modality"):
             of_study["ModalitiesInStudy"] = keys["Modality"]
-        studies = {}
-        for answer in self._find("STUDY", of_study):
-            studies[self._uid(answer.get("StudyInstanceUID"))] = {
-                key: answer[key] for key in STUDY_ATTRIBUTES if key in answer
-            }
+        studies = {
+            answer["StudyInstanceUID"]: {k: answer[k] for k in STUDY_ATTRIBUTES if k in answer}
+            for answer in with_uids(self._find("STUDY", of_study), ("StudyInstanceUID",), self.name)
+        }
 
         def series_of(study: str) -> list[dict[str, str]]:
             return self._find("SERIES", {**of_series, "StudyInstanceUID": study})
@@ -195,8 +196,8 @@ class DimseArchive:
         with ThreadPoolExecutor(self._parallel) as pool:
             try:
                 for study, answers in zip(studies, pool.map(series_of, studies), strict=True):
-                    for answer in answers:
-                        uid = self._uid(answer.get("SeriesInstanceUID"))
+                    for answer in with_uids(answers, ("SeriesInstanceUID",), self.name):
+                        uid = answer["SeriesInstanceUID"]
                         told = {key: answer[key] for key in SERIES_LEVEL if key in answer}
                         unique = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
                         found[uid] = {**unique, **studies[study], **told}
@@ -218,8 +219,8 @@ class DimseArchive:
     def describe(self, study_uid: str, series_uid: str, sop_uid: str) -> Dataset:
         """Return the header of an instance, without its pixels.
 
-        Where the PACS does not tell what it is asked for, the instance itself is retrieved and its
-        header, with the file meta, is returned.
+        Where the PACS does not tell what it is asked for, the instance itself is retrieved, within
+        the limits, and its header with the file meta is returned.
         """
         if self._images_tell:
             keys = self._image_keys(study_uid, series_uid, self._uid(sop_uid))
@@ -368,7 +369,7 @@ class DimseArchive:
         status = self._store(path, purpose)
         if "Status" not in status:
             # Was it the network, or does the PACS hang up on this very object?
-            self._find("STUDY", {"StudyInstanceUID": "2.25.1"})
+            self._find("STUDY", {"StudyInstanceUID": NO_STUDY})
             status = self._store(path, purpose)
             if "Status" not in status:
                 raise Rejected(
