@@ -386,6 +386,31 @@ class TestGrids:
 
 
 class TestReferences:
+    def test_our_own_objects_count_only_where_no_other_fits(self, archive):
+        """What was published comes back with the next query of the PACS."""
+
+        def ours(dataset):
+            dataset.Manufacturer = "jipflow"
+            dataset.SOPInstanceUID = dicom.uid("ours")
+
+        made = archive.write(archive.seg(stacked(NODE)), ours)
+        np.testing.assert_array_equal(archive.regions(made)[0]["gtv"], NODE)
+        made = made.rename(archive.folder / "ours.dcm")
+        original = archive.write(archive.seg(stacked(TUMOUR)), self.forget)
+        notes = []
+        (region,) = import_regions([made, original], spec(gtv="GTV"), archive.target, notes)
+        np.testing.assert_array_equal(on_grid(region, archive.grid), TUMOUR)
+        assert "1 SEG objects that jipflow made were passed over" in " ".join(notes)
+
+    def test_the_images_that_frames_derive_from_are_references_too(self, archive):
+        def forget_series(dataset):
+            del dataset.ReferencedSeriesSequence
+
+        path = archive.write(archive.seg(stacked(TUMOUR)), forget_series)
+        regions, notes = archive.regions(path)
+        np.testing.assert_array_equal(regions["gtv"], TUMOUR)
+        assert notes == ""
+
     def forget(self, dataset):
         del dataset.ReferencedSeriesSequence
         for group in dataset.PerFrameFunctionalGroupsSequence:

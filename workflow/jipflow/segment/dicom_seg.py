@@ -75,16 +75,20 @@ class DicomSeg(Annotation):
         return [str(segment.get("SegmentLabel") or "") for segment in self._segments]
 
     def images(self, matches: Sequence[str]) -> set[str]:
-        """Return the images in the Referenced Series Sequence and of which frames derive."""
+        """Return the images in the Referenced Series Sequence, or else those of the frames."""
         del matches
         items = [
             image
             for series in self.dataset.get("ReferencedSeriesSequence") or []
             for image in series.get("ReferencedInstanceSequence") or []
         ]
-        for group in self._groups():
-            for derivation in group.get("DerivationImageSequence") or []:
-                items += derivation.get("SourceImageSequence") or []
+        if not items:
+            items = [
+                image
+                for group in self._groups()
+                for derivation in group.get("DerivationImageSequence") or []
+                for image in derivation.get("SourceImageSequence") or []
+            ]
         return {str(item.get("ReferencedSOPInstanceUID") or "") for item in items} - {""}
 
     def series(self) -> set[str]:

@@ -171,7 +171,9 @@ def choose(
 
     An object fits when it names each required segment, and references, from the strongest
     evidence to the weakest, images of the series; the series; its frame of reference; or, within
-    one examination, lies on its planes. Only the objects with the strongest evidence count.
+    one examination, lies on its planes. Only the objects with the strongest evidence count, and
+    objects that jipflow itself made only where no other fits: they may come back from the PACS
+    that they were published to.
 
     Args:
         paths: RTSTRUCT or SEG files of the patient.
@@ -186,15 +188,11 @@ def choose(
     required = [s["match"] for s in spec["segments"] if s["required"]]
     matches = required or [s["match"] for s in spec["segments"]]
     named = [o for o in objects if all(o.has(match) for match in matches)]
-    fitting: dict[Match, list[Annotation]] = {}
-    for candidate in named:
-        try:
-            match = candidate.fit(target, matches)
-        except DAMAGE as error:
-            faults.append(_unreadable(candidate.path, error))
-            continue
-        if match is not None:
-            fitting.setdefault(match, []).append(candidate)
+    own = [o for o in named if o.dataset.get("Manufacturer") == "jipflow"]
+    fitting = _by_evidence([o for o in named if o not in own], matches, target, faults)
+    if fitting and own:
+        notes.append(f"{len(own)} {spec['from']} objects that jipflow made were passed over.")
+    fitting = fitting or _by_evidence(own, matches, target, faults)
     notes += [fault.message for fault in faults]
     if not fitting:
         raise _none_fits(objects, named, faults, matches, spec, target)
@@ -217,6 +215,25 @@ def choose(
             f"{_BY[best]}."
         )
     return source, best
+
+
+def _by_evidence(
+    objects: Sequence[Annotation],
+    matches: Sequence[str],
+    target: Target,
+    faults: list[CaseFault],
+) -> dict[Match, list[Annotation]]:
+    """Group the objects that fit by what they fit by; `faults` gets those that cannot be read."""
+    fitting: dict[Match, list[Annotation]] = {}
+    for candidate in objects:
+        try:
+            match = candidate.fit(target, matches)
+        except DAMAGE as error:
+            faults.append(_unreadable(candidate.path, error))
+            continue
+        if match is not None:
+            fitting.setdefault(match, []).append(candidate)
+    return fitting
 
 
 _BY = {
