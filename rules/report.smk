@@ -30,6 +30,7 @@ rule report:
         summary="<catalog>/summary.json",
         skipped="<catalog>/skipped.parquet",
         series=[f"{folder}/series.parquet" for folder in CATALOGS],
+        queries=["<results>/pacs/queries.json"] if ARCHIVES else [],
         flow="<results>/cohort/flow.json",
         cases="<results>/cohort/cases.tsv",
         outcomes="<results>/outcomes.parquet",

@@ -19,6 +19,8 @@ from jipflow.config import (
     write_settings,
 )
 
+PACS = {"name": "pacs", "kind": "dicomweb", "url": "https://pacs.local/dicom-web"}
+
 
 @pytest.fixture
 def site(tmp_path):
@@ -69,7 +71,7 @@ def test_defaults_come_from_the_schema(site):
 
 
 def test_defaults_that_several_keys_share_are_filled_in(site):
-    site["sources"] = [{"name": "pacs", "kind": "dicomweb", "url": "https://pacs.local/dicom-web"}]
+    site["sources"] = [PACS]
     settings = load_settings({**site, "protocol": "sarcoma-ct"})
     (source,) = settings.site["sources"]
     assert (source["parallel"], source["timeout"]) == (4, 60)
@@ -88,6 +90,12 @@ def test_a_site_can_only_tighten_disclosure(site):
         ({"sauces": []}, ["unknown key 'sauces'", "'sources'"]),
         ({"sources": []}, ["sources"]),
         ({"sources": [{"name": "a", "kind": "ftp", "path": "/"}]}, ["'ftp'", "folder"]),
+        ({"sources": [PACS], "publish": {"to": "disk"}}, ["publish.to", "'disk'", "pacs"]),
+        ({"publish": {"to": "pacs"}}, ["publish.to", "none"]),
+        ({"sources": [{**PACS, "url": "https://me:pw@pacs"}]}, ["sources[0].url"]),
+        ({"sources": [{**PACS, "hours": "19-6"}]}, ["sources[0].hours", "19:00-06:00"]),
+        ({"sources": [{**PACS, "password": "x"}]}, ["'password'", "'password_env'"]),
+        ({"sources": [{"name": "a", "kind": "dimse", "host": "pacs"}]}, ["'port' is missing"]),
         ({"site": {"id": "north"}}, ["'name' is missing", "site"]),
         ({"site": {"id": "North Hospital", "name": "x"}}, ["site.id", "North Hospital"]),
         ({"protocol": "sarcoma-xt"}, ["sarcoma-xt", "Did you mean"]),
@@ -125,6 +133,8 @@ def put(protocol, path, value):
         (["segmentations", 1, "model"], "phantom-ct", ["unknown key 'model'"]),
         (["radiomics", 0, "settings"], "mri", ["'mri'", "ct, mr, pet"]),
         (["radiomics", 0, "segmentation"], "organ", ["'organ'", "organs"]),
+        (["radiomics", 1, "segmentation"], "organs", ["'organs'", "measured twice"]),
+        (["segmentations", 0, "encoding"], "fractional", ["encoding", "binary, labelmap"]),
         (["radiomics", 0, "role"], "PT", ["'PT'", "'CT'"]),
         (["analyses", 1, "edges"], [3, 2, 1], ["edges must rise"]),
         (["analyses", 0, "edges"], [1, 2, 3], ["'describe': edges belong to a histogram"]),

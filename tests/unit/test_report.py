@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from PIL import Image
 
 import fake_results as fake
 from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
-from jipflow.files import read_json, write_json
+from jipflow.files import read_json, write_json, write_parquet
 from jipflow.report import pages, plots, site
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
@@ -114,6 +115,26 @@ def test_report_holds_pseudonyms_only(report: str) -> None:
     visible = re.sub(r"base64,[A-Za-z0-9+/=]+", "", report)
     for secret in (fake.PATIENT_NAME, "Doe", "Jane", *fake.PATIENT_IDS, fake.UID, "/data/dicom"):
         assert secret not in visible
+
+
+def test_report_says_what_the_pacs_was_asked(results: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    shutil.copytree(results, folder)
+    patient = fake.PATIENT_IDS[0]
+    asked = {
+        "queries": [
+            {"keys": {"Modality": "CT", "StudyDate": "20200101-20201231"}, "series": 31},
+            {"keys": {"PatientID": patient}, "series": 2},
+        ],
+        "annotations": {"keys": {"Modality": ["RTSTRUCT"]}, "queries": 9, "series": 17},
+    }
+    write_json(folder / "pacs" / "queries.json", {"sources": {"archive": asked}})
+    write_parquet(folder / "pacs" / "series.parquet", pd.DataFrame({"PatientID": [patient]}))
+    site.write_report(folder, fake.settings(), tmp_path / "index.html")
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "Modality = CT, StudyDate = 20200101-20201231" in page
+    assert "RTSTRUCT of the patients of the cohort" in page
+    assert patient not in page
 
 
 def test_same_files_give_the_same_bytes(results: Path, report: str, tmp_path: Path) -> None:

@@ -138,7 +138,8 @@ def read_yaml(path: Path) -> Any:
         ConfigError: it is missing or not YAML.
     """
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        # The parser in C is four times as fast and as safe.
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist.") from None
     except yaml.YAMLError as error:
@@ -167,7 +168,8 @@ def validate(content: Any, schema: str, source: str) -> dict[str, Any]:
     )
     errors = sorted(validator.iter_errors(completed), key=lambda e: (len(e.absolute_path), str(e)))
     if errors:
-        raise ConfigError("\n".join(f"{source}: {_explain(error)}" for error in errors[:5]))
+        lines = dict.fromkeys(f"{source}: {_explain(error)}" for error in errors)
+        raise ConfigError("\n".join(list(lines)[:5]))
     return completed
 
 
@@ -306,6 +308,12 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{error}."
                 ) from None
     by_id = {s["id"]: s for s in segmentations}
+    measured = [entry["segmentation"] for entry in protocol["radiomics"]]
+    for name in measured:
+        if measured.count(name) > 1:
+            raise ConfigError(
+                f"{source}: radiomics: segmentation {name!r} is measured twice; keep one entry."
+            )
     for entry in protocol["radiomics"]:
         where = f"{source}: radiomics of {entry['segmentation']!r}"
         if entry["segmentation"] not in by_id:

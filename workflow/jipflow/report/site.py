@@ -188,7 +188,8 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
     """
     outcomes = read_outcomes(results / "outcomes.parquet")
     images = _images(results / "cohort" / "cases.tsv")
-    redact = Redactor(_patient_ids(results.parent / "catalog" / "series.parquet"))
+    catalogs = (results.parent / "catalog", results / "pacs")
+    redact = Redactor({p for c in catalogs for p in _patient_ids(c / "series.parquet")})
     cases = case_rows(outcomes, images)
     features = _read_table(results / "features" / "features.parquet")
     stages = [s for s in STAGES if s != "cohort" and any(o.stage == s for o in outcomes)]
@@ -200,6 +201,7 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
         verdict=read_json(results / "verdict.json"),
         flow=cohort_flow(read_json(results / "cohort" / "flow.json"), outcomes, stages),
         catalog=_catalog(results.parent / "catalog", redact),
+        queries=_queries(results / "pacs" / "queries.json", redact),
         scanners=_scanners(images),
         cases=cases[:MAX_CASE_ROWS],
         all_cases=len(cases),
@@ -541,6 +543,29 @@ def _catalog(folder: Path, redact: Callable[[str], str]) -> dict[str, Any] | Non
     return catalog
 
 
+def _queries(path: Path, redact: Callable[[str], str]) -> list[dict[str, Any]]:
+    """Return what each PACS was asked, and how many series it answered with."""
+    if not path.is_file():
+        return []
+    rows = []
+    for source, asked in read_json(path)["sources"].items():
+        for query in asked["queries"]:
+            keys = ", ".join(f"{name} = {value}" for name, value in sorted(query["keys"].items()))
+            rows.append(
+                {"source": source, "keys": redact(keys) or "everything", "series": query["series"]}
+            )
+        if "annotations" in asked:
+            kinds = " or ".join(asked["annotations"]["keys"]["Modality"])
+            rows.append(
+                {
+                    "source": source,
+                    "keys": f"{kinds} of the patients of the cohort",
+                    "series": asked["annotations"]["series"],
+                }
+            )
+    return rows
+
+
 def _pictures(
     folder: Path,
     settings: Settings,
@@ -659,7 +684,7 @@ def _benchmarks(results: Path) -> list[dict[str, Any]]:
     Only rules that end before the report begins, so that a report made again is the same.
     """
     table = []
-    for rule in ("catalog", "cohort", *(s for s in STAGES if s != "cohort"), "collect"):
+    for rule in ("catalog", "query", "cohort", *(s for s in STAGES if s != "cohort"), "collect"):
         folder = results / "benchmarks"
         files = [results.parent / "catalog" / "catalog.tsv"] if rule == "catalog" else []
         files += [folder / f"{rule}.tsv", *sorted((folder / rule).glob("*.tsv"))]
