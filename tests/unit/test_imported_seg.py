@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -26,12 +27,15 @@ from pydicom.uid import (
 )
 
 from jipflow.cases import CaseFault, Reason
-from jipflow.images.series import read_series_volume
+from jipflow.encode.seg import build_seg
+from jipflow.encode.terms import read_terms
+from jipflow.images.masks import Region, pack
+from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid as VoxelGrid
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 from jipflow.segment.imported import import_regions, target_of
-from series_factory import series_of, write
+from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write
 
 # A frame has 35 × 33 bits, so that most frames do not start at a byte.
 GRID = Grid((6, 35, 33), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
@@ -506,8 +510,7 @@ def test_memory_holds_one_region_and_not_all(tmp_path):
     archive.grid = read_series_volume(archive.series).grid
     archive.target = target_of("case1", archive.series, archive.grid)
     archive.slices = sorted(images, key=lambda d: float(d.ImagePositionPatient[2]))
-    labels = np.zeros(shape, np.uint8)
-    labels.reshape(24, -1)[:, :60] = np.arange(1, 61)
+    labels = np.random.default_rng(1).integers(1, 61, shape).astype(np.uint8)
     names = [f"organ {number}" for number in range(1, 61)]
     path = archive.write(archive.seg(labels, "LABELMAP", names))
     wanted = spec(**{f"organ-{n}": f"organ {n}" for n in range(1, 61)})
@@ -517,5 +520,46 @@ def test_memory_holds_one_region_and_not_all(tmp_path):
         voxels += int(region.mask.sum())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert voxels == 60 * 24
+    assert voxels == labels.size
     assert peak < 20 * labels.size
+
+
+SOURCES = {
+    "CT": ct_datasets,
+    "CT backwards": lambda: ct_datasets()[::-1],
+    "MR": mr_datasets,
+    "PT": pt_datasets,
+    "multi-frame CT": lambda: [enhanced(ct_datasets()[::-1], EnhancedCTImageStorage)],
+}
+
+
+@pytest.mark.parametrize("encoding", ["binary", "labelmap"])
+@pytest.mark.parametrize("source", SOURCES)
+def test_our_own_objects_come_back_voxel_for_voxel(tmp_path, source, encoding):
+    series = series_of(write(SOURCES[source](), tmp_path / "images"))
+    grid = read_series_volume(series).grid
+    random = np.random.default_rng(7)
+    labels = random.integers(0, 4, grid.shape)
+    names = ("liver", "spleen", "lesion")
+    masks = {name: labels == number for number, name in enumerate(names, start=1)}
+    if encoding == "binary":
+        masks["lesion"] = random.random(grid.shape) < 0.5
+    dataset = build_seg(
+        pack([Region(n, n, m, "AUTOMATIC", "a model", "1") for n, m in masks.items()], grid),
+        read_planes(series),
+        read_terms(),
+        encoding=encoding,
+        description="round trip",
+        series_number=9001,
+        identity=("round trip",),
+        notes=[],
+    )
+    path = tmp_path / "seg.dcm"
+    pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    notes = []
+    wanted = spec(**{name: name for name in names})
+    regions = list(import_regions([path], wanted, target_of("case1", series, grid), notes))
+    assert [region.name for region in regions] == list(names)
+    assert notes == []
+    for region in regions:
+        np.testing.assert_array_equal(on_grid(region, grid), masks[region.name])
