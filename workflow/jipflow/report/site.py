@@ -552,14 +552,14 @@ def _queries(path: Path, redact: Callable[[str], str]) -> list[dict[str, Any]]:
         for query in asked["queries"]:
             keys = ", ".join(f"{name} = {value}" for name, value in sorted(query["keys"].items()))
             rows.append(
-                {"source": source, "keys": redact(keys) or "everything", "series": query["series"]}
+                {"source": source, "asked": redact(keys) or "everything", "series": query["series"]}
             )
         if "annotations" in asked:
             kinds = " or ".join(asked["annotations"]["keys"]["Modality"])
             rows.append(
                 {
                     "source": source,
-                    "keys": f"{kinds} of the patients of the cohort",
+                    "asked": f"{kinds} of the patients of the cohort",
                     "series": asked["annotations"]["series"],
                 }
             )
