@@ -116,11 +116,13 @@ def _encode(
     path: Path,
 ) -> Made:
     series = case.roles[spec["role"]]
+    what = f"case {case.case_id}: DICOM-SEG of {spec['id']!r}"
     notes: list[str] = []
+    planes = read_planes(series, notes=notes)
     try:
         dataset = build_seg(
             read_segmentation(masks),
-            read_planes(series, notes=notes),
+            planes,
             read_terms(),
             encoding=spec["encoding"],
             description=f"{settings.protocol_id} {spec['id']}",
@@ -128,11 +130,12 @@ def _encode(
             identity=(settings.protocol_sha256, spec["id"]),
             notes=notes,
         )
+    except CaseFault as fault:
+        raise CaseFault(fault.reason, f"{what}: {fault.message}") from fault
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise CaseFault(
             Reason.ENCODING_REFUSED,
-            f"case {case.case_id}: DICOM-SEG of {spec['id']!r} cannot reference series "
-            f"{series.series_uid}: {error}",
+            f"{what} cannot reference series {series.series_uid}: {error}",
         ) from error
     with atomic_path(path) as partial_path:
         pydicom.dcmwrite(partial_path, dataset, enforce_file_format=True)
@@ -194,6 +197,9 @@ def build_seg(
     pixels = label_map(segmentation) if labelmap else _occupied(segmentation)
     places = ((p.header.SOPInstanceUID, p.frame, p.header.ImagePositionPatient) for p in planes)
     key = (*key, _digest(segmentation, (encoding, description, sources[0], *descriptions, *places)))
+    # GDCM, by which highdicom encodes RLE, is some ten times faster than pydicom, but ends the
+    # process where a frame of 8 bits has an odd number of pixels.
+    even = pixels[0].size % 2 == 0
     dataset = highdicom.seg.Segmentation(
         source_images=sources,
         pixel_array=pixels,
@@ -211,7 +217,7 @@ def build_seg(
         content_description=description[:64],
         content_label="SEGMENTATION",
         series_description=description[:64],
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+        transfer_syntax_uid=RLELossless if labelmap and even else ExplicitVRLittleEndian,
         # highdicom does not know the empty first value that Japanese headers have.
         specific_character_set=None,
     )
@@ -226,11 +232,8 @@ def build_seg(
     # No longer highdicom's object, whose index of the frames is of those that it made itself.
     plain = Dataset(dataset)
     plain.file_meta = dataset.file_meta
-    if labelmap:
-        # GDCM is some ten times faster, but ends the process where 8-bit frames have an odd number
-        # of pixels.
-        plugin = "pydicom" if dataset.Rows * dataset.Columns % 2 else "gdcm"
-        plain.compress(RLELossless, encoding_plugin=plugin, generate_instance_uid=False)
+    if labelmap and not even:
+        plain.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
     return plain
 
 
