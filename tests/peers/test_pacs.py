@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pydicom
@@ -38,6 +38,7 @@ from pynetdicom import AE, evt
 import jipflow
 from jipflow.config import ConfigError
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, open_archive, with_uids
+from jipflow.pacs.dicomweb import _parts
 from jipflow.pacs.limits import Limits
 from orthanc import Orthanc, private_network, unavailable
 
@@ -793,6 +794,34 @@ def test_answers_whose_uids_are_of_no_use_are_left_out_with_a_warning(
     rows = [{"SeriesInstanceUID": uid} for uid in ("1.2.03 ", "1.2/..", "", "1.2.A")]
     assert with_uids(rows, ("SeriesInstanceUID",), "pacs") == [{"SeriesInstanceUID": "1.2.03"}]
     assert "3 answers are left out" in caplog.text
+
+
+class Answer:
+    """A multipart answer that arrives in chunks of some size."""
+
+    headers: ClassVar = {
+        "Content-Type": 'multipart/related; type="application/dicom"; boundary="B-"'
+    }
+
+    def __init__(self, content: bytes, size: int) -> None:
+        self.chunks = [content[start : start + size] for start in range(0, len(content), size)]
+
+    def iter_content(self, chunk_size: int) -> Iterator[bytes]:
+        yield from self.chunks
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"preamble\r\n"])
+def test_parts_are_found_wherever_the_network_cuts_them(start: bytes) -> None:
+    parts = [b"one", b"", b"\r\n--B\r\n\r\nthree\r\n", bytes(range(256))]
+    content = start + b"".join(
+        b"--B-\r\nContent-Type: application/dicom\r\n\r\n" + part + b"\r\n" for part in parts
+    )
+    content += b"--B---\r\nepilogue"
+    for size in range(1, len(content)):
+        assert list(_parts(Answer(content, size))) == parts  # type: ignore[arg-type]
+    for end in range(len(content) - len(b"--\r\nepilogue")):
+        with pytest.raises(EOFError):
+            list(_parts(Answer(content[:end] or b"-", 50)))  # type: ignore[arg-type]
 
 
 def test_an_address_without_dicomweb_is_told_about(pacs: Orthanc) -> None:

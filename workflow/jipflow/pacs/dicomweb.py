@@ -23,6 +23,7 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_partial
 from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
+from urllib3.util import Retry
 
 from jipflow import __version__
 from jipflow.config import ConfigError
@@ -468,7 +469,9 @@ def _session(source: Mapping[str, Any]) -> requests.Session:
     session.headers["User-Agent"] = f"jipflow/{__version__}"
     # Compressing costs the PACS more time than a hospital's network saves.
     session.headers["Accept-Encoding"] = "identity"
-    adapter = _Adapter(pool_connections=1, pool_maxsize=source["parallel"], pool_block=True)
+    # A kept connection may have been closed by the PACS just when it is used again.
+    again = Retry(connect=0, read=1, status=0, other=0, allowed_methods={"GET"})
+    adapter = _Adapter(1, source["parallel"], again, pool_block=True)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     session.verify = _authorities(source)

@@ -113,7 +113,7 @@ SERIES_LEVEL = (
     COUNT,
 )
 """What a series is asked for; a strict PACS refuses attributes of its images at this level."""
-IMAGE_LEVEL = tuple(keyword for keyword in SERIES_ATTRIBUTES if keyword not in SERIES_LEVEL)
+IMAGE_LEVEL = tuple(set(SERIES_ATTRIBUTES) - {*SERIES_LEVEL, "SOPClassUID"})
 
 IMPLEMENTATION_UID = UID(stable_uid("implementation", "jipflow"))
 MAXIMUM_PDU = 131072
@@ -222,16 +222,19 @@ class DimseArchive:
         Where the PACS does not tell what it is asked for, the instance itself is retrieved, within
         the limits, and its header with the file meta is returned.
         """
+        keys = self._image_keys(study_uid, series_uid, self._uid(sop_uid))
         if self._images_tell:
-            keys = self._image_keys(study_uid, series_uid, self._uid(sop_uid))
             asked = {**dict.fromkeys((*SERIES_ATTRIBUTES, SYNTAX), ""), **keys}
-            for header in self._find_data_sets("IMAGE", asked):
+            try:
+                headers = self._find_data_sets("IMAGE", asked)
+            except Rejected:
+                headers = [Dataset()]
+            for header in headers:
                 told = {key: _text(header, key) for key in SERIES_ATTRIBUTES if key in header}
-                if len(told) == len(SERIES_ATTRIBUTES) and any(
-                    told[key] for key in IMAGE_LEVEL if key != "SOPClassUID"
-                ):
-                    return header
                 self._images_tell = len(told) == len(SERIES_ATTRIBUTES)
+                # Some return without a value what they do not know.
+                if self._images_tell and any(told[key] for key in IMAGE_LEVEL):
+                    return header
         files: list[bytes] = []
         self.fetch(study_uid, series_uid, [sop_uid], lambda _, content: files.append(content))
         return dcmread(io.BytesIO(files[0]), stop_before_pixels=True)
@@ -310,15 +313,16 @@ class DimseArchive:
     def _judge_missing(self, missing: Sequence[str], asked: int, status: Dataset) -> None:
         """Raise unless it is worth to ask for the missing instances one by one."""
         fault = self._fault(status, f"C-{self._source['retrieve'].upper()}")
-        if fault is not None and not isinstance(fault, Rejected):
+        uncalled = self._listener is not None and not self._listener.called
+        if isinstance(fault, ConfigError) or (isinstance(fault, ArchiveDown) and not uncalled):
             raise fault
-        if self._listener is not None and not self._listener.called:
+        if uncalled and "Status" in status:
             raise ArchiveDown(
                 f"source {self.name!r}: the PACS never called this machine's port "
                 f"{self._source['listen_port']} for C-MOVE; let its administrator enter "
                 f"{self._source['calling_aet']} with this machine and port."
             )
-        if asked == 1:
+        if asked == 1 or "Status" not in status:
             raise fault or Rejected(
                 f"source {self.name!r}: the PACS did not send instance {missing[0]}, though it "
                 f"answered with status 0x{status.Status:04X}."
@@ -412,7 +416,7 @@ class DimseArchive:
         if _category(status) in {"Success", "Warning"}:
             return None
         if code in BUSY:
-            return ArchiveDown(f"{start}: the PACS is out of resources; try again later.")
+            return ArchiveDown(f"{start}: the PACS is out of resources; try later, or for less.")
         if code == MOVE_DESTINATION_UNKNOWN:
             return ConfigError(
                 f"{start}: the PACS does not know where {self._source['calling_aet']} is; let its "
