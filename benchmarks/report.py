@@ -30,11 +30,13 @@ class Cost:
 
     Attributes:
         seconds: wall time.
+        processor_seconds: time of all its threads and children on processors.
         peak_mb: peak resident memory in MiB, of the largest of its processes.
         output: what it printed.
     """
 
     seconds: float
+    processor_seconds: float
     peak_mb: float
     output: str
 
@@ -44,7 +46,8 @@ import json, os, sys, time
 start = time.perf_counter()
 child = os.posix_spawn(sys.argv[2], sys.argv[2:], os.environ)
 _, status, usage = os.wait4(child, 0)
-cost = [time.perf_counter() - start, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]
+seconds = [time.perf_counter() - start, usage.ru_utime + usage.ru_stime]
+cost = [*seconds, usage.ru_maxrss / 1024, os.waitstatus_to_exitcode(status)]
 with open(sys.argv[1], "w") as stream:
     json.dump(cost, stream)
 """
@@ -64,10 +67,10 @@ def measure(command: Sequence[str]) -> Cost:
     with tempfile.NamedTemporaryFile("r", suffix=".json") as report:
         launch = [sys.executable, "-S", "-c", LAUNCHER, report.name, *command]
         output = subprocess.run(launch, stdout=subprocess.PIPE, text=True, check=True).stdout
-        seconds, peak_mb, code = json.load(report)
+        seconds, processor_seconds, peak_mb, code = json.load(report)
     if code:
         raise RuntimeError(f"{command[:2]} ended with {code}")
-    return Cost(seconds, peak_mb, output)
+    return Cost(seconds, processor_seconds, peak_mb, output)
 
 
 def write_result(
