@@ -242,7 +242,7 @@ class TestPlanes:
         mask, notes = noted(*planes, **ELSEWHERE)
         expected = draw(*(square(1.5, 3.5 + 2 * k, k) for k in (2, 3, 4)))
         np.testing.assert_array_equal(mask, expected)
-        assert "9 planes of contours lie closer than the image's slices; 6 of them" in notes
+        assert "6 of 9 planes of contours were left out" in notes
 
     def test_of_thicker_slices_fill_the_slices_nearest_to_them(self):
         mask, notes = noted(square(1.5, 5.5, 1), square(1.5, 7.5, 3), **ELSEWHERE)
@@ -253,6 +253,18 @@ class TestPlanes:
     def test_slabs_keep_their_thickness_half_way_between_slices(self):
         planes = [square(1.5, 5.5, k) for k in (0.5, 2.5, 4.5)]
         assert filled(draw(*planes, **ELSEWHERE)) == [0, 1, 2, 3, 4, 5]
+
+    @pytest.mark.parametrize("options", [{}, ELSEWHERE])
+    def test_a_stray_plane_does_not_make_the_others_thin(self, options):
+        planes = [square(1.5, 5.5, k) for k in (1.3, 2.3, 3.3, 3.4, 4.3, 5.3)]
+        mask, notes = noted(*planes, **options)
+        assert filled(mask) == [1, 2, 3, 4, 5]
+        assert "1 of 6 planes of contours were left out" in notes
+
+    def test_a_slab_that_reaches_no_slice_gives_no_voxel_and_says_so(self):
+        mask, notes = noted(square(1.5, 5.5, 2.4), drawn_here=False, plane_spacing=0.5)
+        assert not mask.any()
+        assert "reach the centre of none" in notes
 
     def test_a_stated_distance_of_planes_is_believed(self):
         mask = draw(square(1.5, 5.5, 3), drawn_here=False, plane_spacing=9.0)

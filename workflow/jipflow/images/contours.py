@@ -85,7 +85,7 @@ def rasterise(
         drawn_here: the contours were drawn on the slices of this grid, so that slices without a
             contour are empty.
         plane_spacing: distance in mm of the planes that the contours were drawn on, where it is
-            known; by default the smallest distance of two contoured planes.
+            known; by default the lower median of the distances of contoured planes.
         xor: the contours are of type CLOSEDPLANAR_XOR.
         notes: gets a sentence for each decision that a reader of the masks should know.
 
@@ -107,6 +107,7 @@ def rasterise(
     thickness = _slab(planes, grid.spacing[0], drawn_here, plane_spacing, where, notes)
     owners = _owners(planes, thickness, grid.shape[0])
     if owners.max() < 0:
+        notes.append(f"{where}: its contours lie between slices and reach the centre of none.")
         return mask
     _note_planes(depths, planes, owners, grid.spacing[0], where, notes)
     vertices = [index[:, 1:] for index in indices]
@@ -184,20 +185,21 @@ def _slab(
     notes: list[str],
 ) -> float:
     """Return the thickness, in slices, of the slab that a contour stands for."""
-    gaps = np.diff(planes)
-    smallest = float(gaps.min()) if gaps.size else np.inf
+    gaps = np.sort(np.diff(planes))
+    if drawn_here and gaps.size > 1 and gaps[0] > 1.5 and gaps[-1] < 1.1 * gaps[0]:
+        raise CaseFault(
+            Reason.CONTOUR_GEOMETRY,
+            f"{where}: of the slices that it was drawn on only one in {round(gaps[0])} has a "
+            "contour; interpolate the contours in the planning system.",
+        )
+    # The lower median: neither a skipped slice nor a stray contour between two planes counts.
+    usual = float(gaps[(gaps.size - 1) // 2]) if gaps.size else np.inf
     if drawn_here:
-        if gaps.size > 1 and smallest > 1.5 and float(gaps.max()) < 1.1 * smallest:
-            raise CaseFault(
-                Reason.CONTOUR_GEOMETRY,
-                f"{where}: of the slices that it was drawn on only one in {round(smallest)} has a "
-                "contour; interpolate the contours in the planning system.",
-            )
-        return min(1.0, smallest)
+        return min(1.0, usual)
     if plane_spacing is not None:
         return plane_spacing / slice_spacing
-    if smallest * slice_spacing <= LARGEST_PLANE_SPACING:
-        return smallest
+    if usual * slice_spacing <= LARGEST_PLANE_SPACING:
+        return usual
     notes.append(
         f"{where}: it was drawn on another series and has no two contours on neighbouring planes, "
         "which would tell how thick they are; each was taken to be as thick as one slice."
@@ -241,8 +243,8 @@ def _note_planes(
     used, counts = np.unique(owners[owners >= 0], return_counts=True)
     if len(used) < len(planes):
         notes.append(
-            f"{where}: {len(planes)} planes of contours lie closer than the image's slices; "
-            f"{len(planes) - len(used)} of them are nearest to no slice and were left out."
+            f"{where}: {len(planes) - len(used)} of {len(planes)} planes of contours were left "
+            "out: to each slice another plane is nearer."
         )
     if counts.max() > 1:
         notes.append(
