@@ -17,8 +17,12 @@ import pydicom
 from highdicom.content import AlgorithmIdentificationSequence
 from highdicom.seg import SegmentDescription
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.config import RAISE
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_sequence
 from pydicom.sr.codedict import codes
 from pydicom.tag import Tag
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RLELossless
@@ -232,6 +236,11 @@ def build_seg(
     # No longer highdicom's object, whose index of the frames is of those that it made itself.
     plain = Dataset(dataset)
     plain.file_meta = dataset.file_meta
+    if not labelmap:
+        # Lets pydicom write as they are the elements that are encoded already.
+        stated = plain.get("SpecificCharacterSet")
+        charset = convert_encodings(stated) if stated else default_encoding
+        plain.set_original_encoding(False, True, charset)
     if labelmap and not even:
         plain.compress(RLELossless, encoding_plugin="pydicom", generate_instance_uid=False)
     return plain
@@ -410,6 +419,7 @@ def _set_binary_frames(
         # Frames now differ in their segment, too.
         del dataset.SharedFunctionalGroupsSequence[0].SegmentIdentificationSequence
         dataset.pop("DimensionOrganizationType", None)
+        groups = {plane: _shared_groups(group) for plane, group in groups.items()}
     items = []
     packed = BytesIO()
     waiting = []
@@ -425,7 +435,7 @@ def _set_binary_frames(
     dataset.SegmentSequence = descriptions
     dataset.NumberOfFrames = len(items)
     dataset.PerFrameFunctionalGroupsSequence = items
-    dataset.PixelData = packed.getvalue()
+    dataset.add_new("PixelData", "OB", packed.getvalue())
     filled = sum((layer > 0).astype(np.uint8) for layer in segmentation.layers)
     dataset.SegmentsOverlap = "YES" if np.any(filled > 1) else "NO"
 
@@ -444,6 +454,19 @@ def _binary_frames(
             yield number, plane, segmentation.layers[segment.layer][plane] == segment.label
 
 
+def _shared_groups(group: Dataset) -> Dataset:
+    """Encode what the frames of one plane have in common once, and not once a frame."""
+    shared = Dataset()
+    shared.FrameContentSequence = group.FrameContentSequence
+    for tag in (DERIVATION, PLANE_POSITION):
+        encoded = DicomBytesIO()
+        encoded.is_implicit_VR, encoded.is_little_endian = False, True
+        write_sequence(encoded, group[tag], [default_encoding])
+        value = encoded.getvalue()
+        shared[tag] = RawDataElement(tag, "SQ", len(value), value, 0, False, True)
+    return shared
+
+
 def _frame_groups(plane: Dataset, number: int) -> Dataset:
     """Return the functional groups of a segment's frame from those of the plane it lies on."""
     content = Dataset()
@@ -451,10 +474,11 @@ def _frame_groups(plane: Dataset, number: int) -> Dataset:
     segment = Dataset()
     segment.ReferencedSegmentNumber = number
     frame = Dataset()
-    frame[DERIVATION] = plane[DERIVATION]
+    frame[DERIVATION] = plane.get_item(DERIVATION)
     frame.FrameContentSequence = [content]
-    frame[PLANE_POSITION] = plane[PLANE_POSITION]
+    frame[PLANE_POSITION] = plane.get_item(PLANE_POSITION)
     frame.SegmentIdentificationSequence = [segment]
+    frame.set_original_encoding(False, True, default_encoding)
     return frame
 
 
