@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -19,7 +18,7 @@ import pyarrow.parquet as pq
 from jipflow.cases import Outcome, Reason, Status, write_outcomes
 from jipflow.catalog.query import count_series, filter_steps, open_catalogs, store_series
 from jipflow.config import Settings
-from jipflow.files import atomic_path, write_json
+from jipflow.files import atomic_path, scratch_folder, write_json
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
 
 STAGE = "cohort"
@@ -107,11 +106,7 @@ def run(settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path) -> None
     """
     cohort = settings.protocol["cohort"]
     secret = site_secret(Path(settings.site["identity"]["secret_file"]))
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with (
-        TemporaryDirectory(prefix=".partial-", dir=out_dir) as spill,
-        open_catalogs(catalog_dirs, Path(spill)) as connection,
-    ):
+    with scratch_folder(out_dir) as spill, open_catalogs(catalog_dirs, spill) as connection:
         flow = _filter(connection, cohort["where"])
         candidates, outcomes = _candidates(connection, cohort["case"]["by"], secret)
         chosen, excluded = _choose_roles(connection, candidates, cohort["case"])

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
@@ -20,7 +19,7 @@ from jipflow.catalog.columns import COLUMNS
 from jipflow.catalog.headers import HEADER_COLUMNS, UNREADABLE, read_header, read_surely, skip
 from jipflow.catalog.pool import ReadingPool
 from jipflow.catalog.walk import LINK, Found, Walk
-from jipflow.files import canonical_digest, write_json
+from jipflow.files import canonical_digest, scratch_folder, write_json
 
 CHUNK = 64
 """Files that a process reads before it answers."""
@@ -83,9 +82,7 @@ def scan(sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> dict
     Returns:
         The counts of ``summary.json``, and ``read``: how many files were read this time.
     """
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".partial-", dir=out_dir) as name:
-        work = Path(name)
+    with scratch_folder(out_dir) as work:
         read = _write_headers(
             sources, out_dir / "headers.parquet", work / "headers.parquet", threads
         )
@@ -131,7 +128,7 @@ def _pieces(found: Iterable[Found], known: Previous) -> Iterator[pa.RecordBatch 
     run: tuple[pa.RecordBatch, int, int] | None = None
     for item in found:
         place = known.find(item)
-        if run and (place is None or place != (run[0], run[2])):
+        if run and (place is None or place[0] is not run[0] or place[1] != run[2]):
             yield run[0].slice(run[1], run[2] - run[1])
             run = None
         if place is not None:
