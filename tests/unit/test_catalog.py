@@ -131,6 +131,16 @@ def test_a_source_that_left_takes_its_rows_with_it(tmp_path):
     assert (counts["series"], counts["read"]) == (1, 0)
 
 
+def test_what_a_killed_scan_left_is_removed(tmp_path):
+    write(ct_datasets((2, 4, 4)), tmp_path / "archive")
+    left = tmp_path / "out" / ".partial-scratch" / "spill"
+    left.mkdir(parents=True)
+    (left / "half").write_bytes(b"x")
+    source = {"name": "a", "kind": "folder", "path": str(tmp_path / "archive")}
+    assert scan([source], tmp_path / "out", threads=1)["series"] == 1
+    assert not left.parent.exists()
+
+
 def test_nothing_but_the_tables_is_left_behind(catalog):
     folder, _ = catalog
     assert sorted(path.name for path in folder.iterdir()) == [
