@@ -125,11 +125,10 @@ def network() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def uploaded(shared_data: Path) -> list[Uploaded]:
-    return series_in(
-        sorted(
-            path for name in PATIENTS for path in (shared_data / "sarcoma" / name).rglob("*.dcm")
-        )
-    )
+    sarcoma = shared_data / "sarcoma"
+    folders = [sarcoma / name / kind for name in PATIENTS for kind in ("CT", "PET")]
+    folders.append(sarcoma / PATIENTS[0] / "MR_T1")
+    return series_in(sorted(path for folder in folders for path in folder.rglob("*.dcm")))
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +194,7 @@ def test_every_way_narrows_alike(pacs: Orthanc, keys: dict[str, str]) -> None:
         with open_archive(source(way, pacs)) as archive:
             answers.append([row["SeriesInstanceUID"] for row in archive.find_series(keys)])
     assert answers[0] == answers[1] == answers[2]
-    assert len(answers[0]) < len(PATIENTS) * 6
+    assert len(answers[0]) < 10
 
 
 def test_lists_of_uids_find_each(archive: Archive, uploaded: list[Uploaded]) -> None:
