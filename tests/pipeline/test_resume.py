@@ -59,7 +59,7 @@ def test_the_same_tables_to_the_last_bit(tiny_run, resumed):
 def test_the_same_files_to_the_last_byte(tiny_run, resumed):
     names = {
         str(path.relative_to(tiny_run.out))
-        for folder in ("seg", "overlays", "release", "cohort")
+        for folder in ("seg", "sr", "overlays", "release", "cohort")
         for path in (tiny_run.out / folder).rglob("*")
         if path.is_file()
     }

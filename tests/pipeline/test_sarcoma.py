@@ -46,7 +46,7 @@ def test_every_series_has_an_outcome_a_seg_and_features(round_of_three):
         outcomes = site.table("outcomes.parquet")
         assert set(outcomes["status"]) == {"ok"}
         assert outcomes["case_id"].nunique() == 5
-        for stage in ("cohort", "prepare", "segment", "encode", "measure", "overlay"):
+        for stage in ("cohort", "prepare", "segment", "encode", "measure", "document", "overlay"):
             assert (outcomes["stage"] == stage).sum() == 5
         features = site.table("features/features.parquet")
         assert len(features) == 5

@@ -19,7 +19,7 @@ from jipflow.config import PROTOCOLS
 from jipflow.files import sha256_file
 from jipflow.images.volume import Volume
 
-STAGES = {"cohort", "prepare", "segment", "encode", "measure", "overlay"}
+STAGES = {"cohort", "prepare", "segment", "encode", "measure", "document", "overlay"}
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_outcomes_list_their_files_with_hashes(tiny_run):
         listed |= dict(zip(row.outputs, row.sha256, strict=True))
     made = {
         str(path.relative_to(tiny_run.out))
-        for folder in ("seg", "overlays")
+        for folder in ("seg", "sr", "overlays")
         for path in (tiny_run.out / folder).rglob("*.*")
     }
     assert set(listed) == made
