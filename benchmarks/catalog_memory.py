@@ -90,7 +90,7 @@ def main() -> None:
     write_result(
         "catalog_memory",
         "The catalog as an archive grows",
-        ["files", "series", "scan", "process s", "CPU s", "peak MiB"],
+        ["files", "series", "scan", "process s", "peak MiB"],
         run(parser.parse_args().sizes),
         packages=["pydicom", "dicomsdl", "pyarrow", "duckdb"],
         notes=[
