@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -853,6 +854,16 @@ def truncated_header(folder):
     paths = ct(folder)
     paths[2].write_bytes(defects.truncated_header(ct_datasets()[2]))
     return paths
+
+
+@read("Neither preamble nor file meta information")
+def bare_data_set(folder):
+    paths = ct(folder)
+    for path in paths:
+        content = path.read_bytes()
+        (length,) = struct.unpack("<I", content[140:144])
+        path.write_bytes(content[144 + length :])
+    return paths, CT
 
 
 @refused("A zero-length file", Reason.UNREADABLE, "cannot be read as DICOM")

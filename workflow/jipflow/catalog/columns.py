@@ -53,3 +53,8 @@ writes it. PixelSpacingRow and PixelSpacingColumn are the two values of Pixel Sp
 (PS3.3 section 10.7.1.1: between rows, between columns); NumberOfInstances counts distinct SOP
 Instance UIDs; Source is the name of the source in the site's configuration.
 """
+
+ANNOTATIONS = ("RTSTRUCT", "SEG")
+"""Modality of the objects that hold regions drawn on images."""
+IMAGES = f"Modality NOT IN {ANNOTATIONS}"
+"""What every series of a role meets, whatever the protocol says."""

@@ -343,7 +343,10 @@ def _readable(where: object) -> Iterator[None]:
 
 
 def _read(path: Path, *, pixels: bool) -> Dataset:
-    dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=False)
+    # Some archives keep data sets without preamble and file meta information.
+    dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+    if not dataset.preamble and not dataset.get("SOPClassUID"):
+        raise InvalidDicomError("it does not begin as a DICOM file or data set")
     # pydicom gives an empty data set where encapsulated pixels have no end.
     if not len(dataset):
         raise EOFError("it breaks off in its pixels or holds nothing")

@@ -21,8 +21,7 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from jipflow.cases import StageError
-from jipflow.catalog.cohort import ANNOTATIONS, IMAGES
-from jipflow.catalog.columns import COLUMNS
+from jipflow.catalog.columns import ANNOTATIONS, COLUMNS, IMAGES
 from jipflow.catalog.headers import HEADER_COLUMNS, header_row
 from jipflow.catalog.query import FilterError, connect, filter_steps, select_series
 from jipflow.config import Settings
