@@ -140,7 +140,12 @@ def test_a_pacs_gives_what_a_folder_gives(way, pacs, images, folder, from_files)
     cohort = {uid for uid, path in originals.items() if path.parts[-3] == "CT"}
     assert cohort <= {path.stem for path in kept}
     for path in kept:
-        assert data_set(path.read_bytes()) == data_set(originals[path.stem].read_bytes())
+        original = originals[path.stem]
+        if way == "dicomweb":
+            assert path.read_bytes() == original.read_bytes()
+        else:
+            # By DIMSE Orthanc writes the lengths of sequences in its own way.
+            assert pydicom.dcmread(path) == pydicom.dcmread(original)
 
     published(pacs, site)
     assert pacs.count() == len(images) + 2 * len(PATIENTS)

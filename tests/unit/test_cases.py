@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import subprocess
+import sys
+import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +58,32 @@ def test_one_bad_case_stops_no_other(tmp_path, threads):
     assert good.sha256 == [sha256_file(tmp_path / "good.txt")]
     assert all(o.seconds >= 0 and o.max_rss_mb > 1 for o in outcomes)
     assert passed(outcomes) == {("good", "CT"), ("fine", "CT")}
+
+
+def warn_of(case):
+    warnings.warn(f"an odd name: {case.case_id}", stacklevel=1)
+    logging.getLogger("pydicom").warning("an odd name: %s", case.case_id)
+    return [case.case_id]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_process_quotes_a_header_in_its_log(threads):
+    code = (
+        "from jipflow.cases import Case, for_each_case, silence_libraries\n"
+        "from test_cases import warn_of\n"
+        "if __name__ == '__main__':\n"
+        "    silence_libraries()\n"
+        "    cases = [Case(name, 'p', 's00001', {}) for name in ('DOE^JANE', 'ROE^ADA')]\n"
+        f"    print(len(for_each_case(cases, warn_of, {threads})))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert (result.stdout, result.stderr) == ("2\n", "")
 
 
 def test_want_of_memory_is_the_jobs_affair(tmp_path):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
-
-if TYPE_CHECKING:
-    pass
+from typing import Self, TypeVar
 
 
 class Status(StrEnum):
@@ -347,6 +346,15 @@ def blocked(case_id: str, stage: str, item: str, needed: str) -> Outcome:
     )
 
 
+def silence_libraries() -> None:
+    """Keep this process's libraries from quoting header values in warnings and log lines.
+
+    pydicom and highdicom warn of odd values by printing them, patients' names among them.
+    """
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+
+
 Result = TypeVar("Result")
 
 
@@ -369,6 +377,8 @@ def for_each_case(
     else:
         # A fork of a process in which a library has started threads may hang.
         context = get_context("forkserver")
-        with ProcessPoolExecutor(min(threads, len(cases)), mp_context=context) as pool:
+        with ProcessPoolExecutor(
+            min(threads, len(cases)), mp_context=context, initializer=silence_libraries
+        ) as pool:
             batches = list(pool.map(function, cases))
     return [result for batch in batches for result in batch]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,9 +20,9 @@ Handler = Callable[[argparse.Namespace], None]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns 0, or 1 after an error whose message says what to mend."""
     arguments = _parser().parse_args(argv)
-    # pydicom and highdicom warn of odd values by printing them, patient names among them.
-    warnings.filterwarnings("ignore")
-    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    from jipflow.cases import silence_libraries
+
+    silence_libraries()
     try:
         arguments.handler(arguments)
     except Exception as error:

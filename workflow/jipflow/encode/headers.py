@@ -188,7 +188,10 @@ def _mend_values(dataset: Dataset, shortened: set[str], emptied: set[str]) -> No
         if element.tag.is_private or element.tag.element == 0:
             del dataset[element.tag]
         elif element.VR == "SQ":
+            # How an archive wrote the lengths must not show in what is derived.
+            element.is_undefined_length = False
             for item in element.value:
+                item.is_undefined_length_sequence_item = False
                 _mend_values(item, shortened, emptied)
         elif element.value not in (None, ""):
             several = isinstance(element.value, MultiValue)
