@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs in .venv on its first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint model clean
+.PHONY: help setup demo test lint bench model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,6 +13,7 @@ help:
 	@echo "make demo   run three synthetic sites and the hub; prints the path of the reports"
 	@echo "make test   lint and run all tests"
 	@echo "make lint   ruff, mypy, snakefmt and snakemake --lint"
+	@echo "make bench  compare with named peers; writes docs/benchmarks.md (half an hour)"
 	@echo "make model  train the demo model anew (about half an hour on two cores)"
 	@echo "make clean  remove results of the demo and the virtual environment"
 
@@ -40,6 +41,13 @@ lint: setup
 	@$(BIN)/snakemake --lint --config protocol=demo 'site={id: lint, name: lint}' \
 		'sources=[{name: here, kind: folder, path: .}]'
 	@$(BIN)/snakemake --lint --snakefile rules/train.smk
+
+bench: setup
+	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pip --disable-pip-version-check install --quiet \
+		--constraint envs/constraints.txt --no-build-isolation --editable '.[test,bench]'
+	@for name in catalog catalog_memory cohort_filter seg report; do \
+		echo "[bench] $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; \
+	done
 
 model: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" snakemake --snakefile rules/train.smk --forceall --cores all
