@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import highdicom
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from harness import approve_and_send, make_site, seg_errors, snakemake, write_hub
+from harness import Site, approve_and_send, make_site, seg_errors, snakemake, write_hub
 from jipflow.images.volume import Volume
 
 SITES = {
@@ -26,14 +27,16 @@ def round_of_three(request, shared_data, tmp_path_factory):
     """Run one protocol at the three sites and merge at the hub."""
     protocol = request.param
     folder = tmp_path_factory.getbasetemp() / "sarcoma"
-    roster = []
-    sites = {}
-    for name, patients in SITES.items():
-        sources = [shared_data / "sarcoma" / f"STS_{number}" for number in patients]
-        site = make_site(folder, name, protocol, sources)
-        site.run()
-        roster.append(approve_and_send(site, folder / f"inbox-{protocol}"))
-        sites[name] = site
+    sites = {
+        name: make_site(
+            folder, name, protocol, [shared_data / "sarcoma" / f"STS_{n}" for n in patients]
+        )
+        for name, patients in SITES.items()
+    }
+    # Sites know nothing of each other, and one alone leaves a core idle.
+    with ThreadPoolExecutor(len(sites)) as pool:
+        list(pool.map(Site.run, sites.values()))
+    roster = [approve_and_send(site, folder / f"inbox-{protocol}") for site in sites.values()]
     hub = write_hub(folder, protocol, roster)
     snakemake("hub", "--configfile", str(hub))
     return protocol, sites, folder / "hub" / protocol / "r01"

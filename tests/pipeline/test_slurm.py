@@ -20,7 +20,10 @@ def on_slurm(tiny_run, tmp_path_factory):
         pytest.skip(reason)
     site = Site(tiny_run.folder, tiny_run.name, tiny_run.protocol, tmp_path_factory.mktemp("slurm"))
     with slurm_cluster.slurm_cluster(tmp_path_factory.mktemp("cluster")):
-        result = site.run(profile="slurm")
+        # The profile asks a busy cluster seldom; this one has nothing else to do.
+        often = ("--slurm-init-seconds-before-status-checks", "2")
+        often += ("--seconds-between-status-checks", "2")
+        result = site.run(*often, profile="slurm")
     return site, result.stdout
 
 

@@ -262,6 +262,8 @@ def _write_catalog(folder: Path, cases: int) -> None:
         "not_dicom": 12,
         "unreadable": 2,
         "duplicates": 1,
+        "links": 0,
+        "mended": 3,
         "series": 2 * cases + 5,
         "patients": cases + 1,
     }
