@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from datetime import datetime, timedelta
 
 import pytest
 
-from jipflow.pacs.limits import Hours, Limits
+from jipflow.pacs.limits import Hours, Limits, sole_mover
 
 
 class Clock:
@@ -142,3 +144,25 @@ def test_limits_come_from_the_configuration() -> None:
     limits = Limits.of({"name": "pacs", "hours": "19:00-06:00", "bytes_per_second": 5000})
     assert limits.bytes_per_second == 5000
     assert Limits.of({"name": "pacs"}).is_open()
+
+
+def test_two_runs_move_images_one_after_the_other(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    source = {"name": "pacs", "url": "https://pacs.local/dicom-web"}
+    code = (
+        "import sys; from jipflow.pacs.limits import sole_mover\n"
+        f"with sole_mover({source!r}):\n"
+        "    print('in', flush=True); sys.stdin.readline()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
+        assert other.stdout.readline() == "in\n"
+        with sole_mover({**source, "url": "https://elsewhere.local/dicom-web"}):
+            pass
+        assert not caplog.records
+        threading.Timer(0.5, other.kill).start()
+        start = time.monotonic()
+        with sole_mover(source):
+            assert time.monotonic() - start > 0.3
+        assert "another run moves images" in caplog.text

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
+from pathlib import Path
 from typing import Any, Self
+
+from jipflow.files import canonical_digest
 
 LOGGER = logging.getLogger(__name__)
 
@@ -131,3 +138,28 @@ class Limits:
             self._sleep(min(seconds, STEP))
         with self._lock:
             self._waiting = False
+
+
+@contextmanager
+def sole_mover(source: Mapping[str, Any]) -> Iterator[None]:
+    """Let one process of a user and machine at a time move images of a PACS; the others wait.
+
+    The limits are those of the source, whatever runs there are; each process counts for itself.
+
+    Args:
+        source: an entry of ``sources`` of kind ``dicomweb`` or ``dimse``.
+    """
+    address = source.get("url") or f"{source['host']}:{source['port']}"
+    name = f"jipflow-{os.getuid()}-{canonical_digest(address)[:16]}.lock"
+    path = Path(tempfile.gettempdir(), name)
+    # The file stays: were it removed, two processes could hold locks of two files of its name.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            LOGGER.warning("source %r: another run moves images; waiting for it.", source["name"])
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -17,6 +17,7 @@ from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, Status, 
 from jipflow.config import Settings
 from jipflow.files import sha256_file
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers, open_archive
+from jipflow.pacs.limits import sole_mover
 
 STAGE = "publish"
 MAKERS = {"seg": "encode", "sr": "document"}
@@ -117,7 +118,7 @@ def run(
     kinds = [kind for kind in MAKERS if kind in publish["objects"]]
     by_stage = {(o.case_id, o.item, o.stage): o for o in made}
     outcomes = []
-    with open_archive(source) as archive:
+    with sole_mover(source), open_archive(source) as archive:
         for case_id, item in sorted({(o.case_id, o.item) for o in made}):
             parts = {
                 kind: outcome

@@ -25,6 +25,7 @@ from jipflow.pacs.archive import (
     checked_uid,
     open_archive,
 )
+from jipflow.pacs.limits import sole_mover
 
 STAGE = "retrieve"
 ITEM_OF_ANNOTATIONS = "annotations"
@@ -86,8 +87,9 @@ def run(shard_file: Path, settings: Settings) -> list[Outcome]:
     arrivals: dict[str, Arrival] = {}
     for name, files in table.groupby("source"):
         planned = [_plan(str(name), rows) for _, rows in files.groupby("series_uid")]
-        with open_archive(sources[str(name)]) as archive:
-            _retrieve(archive, planned, sources[str(name)]["parallel"])
+        source = sources[str(name)]
+        with sole_mover(source), open_archive(source) as archive:
+            _retrieve(archive, planned, source["parallel"])
         arrivals |= {arrival.series_uid: arrival for arrival in planned}
     outcomes = []
     for (case_id, role), rows in table.groupby(["case_id", "role"]):
