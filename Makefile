@@ -13,7 +13,7 @@ help:
 	@echo "make demo   run three synthetic sites and the hub; prints the path of the reports"
 	@echo "make test   lint and run all tests"
 	@echo "make lint   ruff, mypy, snakefmt and snakemake --lint"
-	@echo "make bench  compare with named peers; writes docs/benchmarks.md (half an hour)"
+	@echo "make bench  compare with named peers; writes docs/benchmarks.md (a quarter of an hour)"
 	@echo "make model  train the demo model anew (about half an hour on two cores)"
 	@echo "make clean  remove results of the demo and the virtual environment"
 
