@@ -15,7 +15,14 @@ import pydicom
 import pytest
 
 from jipflow.cases import Case, Series, Status, passed
-from jipflow.config import ROOT, Settings, load_settings, read_yaml
+from jipflow.config import (
+    ROOT,
+    Settings,
+    load_settings,
+    radiomics_settings,
+    read_yaml,
+    validate,
+)
 from jipflow.encode import seg, sr
 from jipflow.files import canonical_digest, write_parquet
 from jipflow.images import prepare
@@ -24,6 +31,7 @@ from jipflow.images.series import read_series_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 from jipflow.radiomics import measure
+from jipflow.radiomics.extract import Part, extract
 from jipflow.segment import stage as segment
 from jipflow.tables import FEATURE_COLUMNS
 
@@ -176,9 +184,7 @@ def test_documents_of_real_patients(
     features, made = documents([case], protocol, tmp_path, encoding)
     (document,) = made
     (entry,) = read_yaml(ROOT / "config" / "protocols" / f"{protocol}.yaml")["radiomics"]
-    parameters = read_yaml(
-        ROOT / "workflow" / "resources" / "radiomics" / f"{entry['settings']}.yaml"
-    )
+    parameters = radiomics_settings(entry["settings"], protocol)
     expected = [UNKNOWN_CLASS] if encoding == "labelmap" else []
     check(features, document, image.modality, parameters, expected)
 
@@ -223,18 +229,25 @@ def test_documents_of_filtered_images(phantom, tmp_path):
     """Each filter's features are there beside the image's, under their own method."""
     volume, segmentation, source = phantom
     parameters = {
-        "imageType": {"Original": {}, "Wavelet": {}, "LoG": {"sigma": [3.0]}, "Gradient": {}},
+        "imageType": {
+            "Original": {},
+            "Wavelet": {"binWidth": 5},
+            "LoG": {"sigma": [3.0], "binWidth": 2},
+            "Gradient": {"binWidth": 2},
+        },
         "featureClass": {"firstorder": ["Mean", "Kurtosis"], "ngtdm": []},
         "setting": {"binWidth": 25},
     }
+    parameters = validate(parameters, "radiomics", "test")
     rows = []
-    for part, mask in segmentation.masks():
-        features, failures = measure.extract(volume, mask, parameters)
-        assert failures == []
+    boxes = list(segmentation.boxes())
+    parts = [Part(mask, corner) for _, mask, corner in boxes]
+    for (part, mask, _), measured in zip(boxes, extract(volume, parts, parameters), strict=True):
+        assert measured.failures == []
+        features = measured.values
         row = {"case_id": "phantom", "segment": part.name, "voxels": int(mask.sum())}
-        rows.append(
-            row | {"volume_ml": 1.5, "settings_sha256": canonical_digest(parameters)} | features
-        )
+        row |= {"settings_sha256": canonical_digest(parameters), "versions": "pyradiomics 3.0.1"}
+        rows.append(row | {"volume_ml": 1.5} | features)
     assert len(features) == 11 * 7
     document = sr.build_sr(
         rows,

@@ -74,8 +74,8 @@ def settings(site: str = "heidelberg") -> Settings:
                 },
             ],
             "radiomics": [
-                {"segmentation": "organs", "role": "CT", "settings": "ct"},
-                {"segmentation": "gtv", "role": "PT", "settings": "pet"},
+                {"segmentation": "organs", "role": "CT", "settings": "pyradiomics_ct"},
+                {"segmentation": "gtv", "role": "PT", "settings": "pyradiomics_pet"},
             ],
             "analyses": [
                 {

@@ -39,7 +39,7 @@ def protocol(minimum=5, **changes):
                 ],
             }
         ],
-        "radiomics": [{"segmentation": "organs", "role": "CT", "settings": "ct"}],
+        "radiomics": [{"segmentation": "organs", "role": "CT", "settings": "pyradiomics_ct"}],
         "analyses": [
             {"id": "describe", "kind": "summary", "variables": ["CT.original_firstorder_*"]},
             {

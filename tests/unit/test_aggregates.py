@@ -129,7 +129,7 @@ PROTOCOL = {
         {"id": "gtv", "segments": [{"name": "gtv"}]},
     ],
     "radiomics": [
-        {"segmentation": "organs", "role": "CT", "settings": "ct"},
+        {"segmentation": "organs", "role": "CT", "settings": "pyradiomics_ct"},
         {"segmentation": "gtv", "role": "PT", "settings": "pt"},
     ],
 }

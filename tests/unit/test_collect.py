@@ -35,7 +35,8 @@ def test_collect_joins_and_accept_judges(tmp_path):
     write_outcomes(tmp_path / "a.parquet", outcomes(1, 1, 0))
     row = {
         "patient": "p", "role": "CT", "segmentation": "s", "segment": "x",
-        "voxels": 3, "volume_ml": 0.1, "settings_sha256": "0",
+        "voxels": 3, "volume_ml": 0.1, "measured_voxels": 3, "measured_box": "0 0 0 1 1 1",
+        "settings_sha256": "0", "versions": "1",
     }  # fmt: skip
     feature_table([{**row, "case_id": "b", "original_x": 2.0}]).to_parquet(tmp_path / "f1.parquet")
     feature_table([{**row, "case_id": "a", "original_y": 1.0}]).to_parquet(tmp_path / "f2.parquet")

@@ -131,7 +131,7 @@ def put(protocol, path, value):
         (["segmentations", 1, "segments", 0, "term"], "gtw", ["'gtw'", "terms.yaml"]),
         (["segmentations", 1, "segments", 0, "match"], "(GTV", ["regular expression"]),
         (["segmentations", 1, "model"], "phantom-ct", ["unknown key 'model'"]),
-        (["radiomics", 0, "settings"], "mri", ["'mri'", "ct, mr, pet"]),
+        (["radiomics", 0, "settings"], "mri", ["'mri'", "ibsi_ct, ibsi_mr, ibsi_pet"]),
         (["radiomics", 0, "segmentation"], "organ", ["'organ'", "organs"]),
         (["radiomics", 1, "segmentation"], "organs", ["'organs'", "measured twice"]),
         (["segmentations", 0, "encoding"], "fractional", ["encoding", "binary, labelmap"]),
@@ -165,7 +165,7 @@ def test_a_hash_changes_with_its_own_part_only(site, protocol, tmp_path):
         return [settings_sha256(settings, key) for key in ("cohort", "segmentations", "radiomics")]
 
     before = hashes(protocol)
-    protocol["radiomics"][0]["settings"] = "mr"
+    protocol["radiomics"][0]["settings"] = "ibsi_mr"
     after = hashes(protocol)
     assert before[:2] == after[:2]
     assert before[2] != after[2]
@@ -182,16 +182,55 @@ def test_the_protocols_hash_covers_what_it_names(site, protocol, tmp_path, monke
     before = digest()
     resources = tmp_path / "resources"
     shutil.copytree(config.RESOURCES / "radiomics", resources / "radiomics")
-    shutil.copy(config.RESOURCES / "terms.yaml", resources)
+    for name in ("terms.yaml", "ibsi_codes.yaml"):
+        shutil.copy(config.RESOURCES / name, resources)
     monkeypatch.setattr(config, "RESOURCES", resources)
     assert digest() == before
-    text = (resources / "radiomics" / "ct.yaml").read_text()
-    (resources / "radiomics" / "ct.yaml").write_text(text.replace("25", "24"))
+    file = resources / "radiomics" / "ibsi_ct.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("binWidth: 10", "binWidth: 11"))
     assert digest() != before
-    (resources / "radiomics" / "ct.yaml").write_text(text + "# a comment\n")
+    file.write_text(text + "# a comment\n")
     assert digest() == before
     models = yaml.safe_load(config.MODELS.read_text())
     models["models"]["phantom-ct"]["files"]["plans.json"] = "0" * 64
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
     monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
     assert digest() != before
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"featureClass": {"glcm": ["Contrasts"]}}, ["featureClass.glcm", "'Contrast'"]),
+        ({"featureClass": {"glcms": []}}, ["unknown key 'glcms'", "'glcm'"]),
+        ({"featureClass": {}}, ["featureClass"]),
+        ({"imageType": {"Wavelet": {"wavelet": "cuif1"}}}, ["no discrete wavelet 'cuif1'"]),
+        ({"imageType": {"LoG": {}}}, ["'sigma' is missing"]),
+        ({"setting": {"resampledPixelSpacing": [1, 1, 1]}}, ["unknown key"]),
+        ({"setting": {"binWidth": 0}}, ["setting.binWidth"]),
+        ({"processing": {"resample": {"spacing": [1, 1]}}}, ["processing.resample.spacing"]),
+        ({"processing": {"ivh": {"width": 1, "count": 9}}}, ["processing.ivh"]),
+    ],
+)
+def test_wrong_radiomics_settings_are_named(content, said, tmp_path, monkeypatch):
+    import jipflow.config as config
+
+    (tmp_path / "radiomics").mkdir()
+    shutil.copy(config.RESOURCES / "ibsi_codes.yaml", tmp_path)
+    content = {"featureClass": {"glcm": []}} | content
+    (tmp_path / "radiomics" / "own.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(config, "RESOURCES", tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        config.radiomics_settings("own", "test")
+    for text in said:
+        assert text in str(caught.value)
+
+
+def test_shipped_radiomics_settings_are_valid():
+    import jipflow.config as config
+
+    names = [path.stem for path in (config.RESOURCES / "radiomics").glob("*.yaml")]
+    assert {"ibsi_ct", "ibsi_mr", "ibsi_pet"} <= set(names)
+    for name in names:
+        config.radiomics_settings(name, "test")

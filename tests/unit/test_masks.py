@@ -36,9 +36,12 @@ def test_overlapping_segments_keep_every_voxel(tmp_path):
     again = read_segmentation(tmp_path / "organs")
     assert again.segments == segmentation.segments
     assert again.grid.matches(GRID)
-    for wanted, (segment, mask) in zip(regions, again.masks(), strict=True):
+    for wanted, (segment, mask, (z, y, x)) in zip(regions, again.boxes(), strict=True):
         assert segment.name == wanted.name
-        np.testing.assert_array_equal(mask, wanted.mask)
+        whole = np.zeros(wanted.mask.shape, bool)
+        whole[z : z + mask.shape[0], y : y + mask.shape[1], x : x + mask.shape[2]] = mask
+        np.testing.assert_array_equal(whole, wanted.mask)
+        np.testing.assert_array_equal(again.mask(segment), wanted.mask)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["organs"]
 
 
@@ -54,9 +57,12 @@ def test_more_segments_than_a_byte_can_count(tmp_path):
     again = read_segmentation(tmp_path / "many")
     assert len(again.layers) == 2
     assert {layer.dtype for layer in again.layers} == {np.dtype(np.uint16)}
-    for wanted, (segment, mask) in zip(regions, again.masks(), strict=True):
+    for wanted, (segment, mask, (z, y, x)) in zip(regions, again.boxes(), strict=True):
         assert segment.name == wanted.name
-        np.testing.assert_array_equal(mask, wanted.mask)
+        whole = np.zeros(wanted.mask.shape, bool)
+        whole[z : z + mask.shape[0], y : y + mask.shape[1], x : x + mask.shape[2]] = mask
+        np.testing.assert_array_equal(whole, wanted.mask)
+        np.testing.assert_array_equal(again.mask(segment), wanted.mask)
 
 
 def test_few_segments_take_a_byte_a_voxel():
@@ -84,6 +90,9 @@ def test_an_empty_region_takes_no_room():
     segmentation = pack([region("a", np.s_[0]), region("b", np.s_[0:0])], GRID)
     assert len(segmentation.layers) == 1
     assert not segmentation.mask(segmentation.segments[1]).any()
+    (_, full, _), (_, empty, corner) = segmentation.boxes()
+    assert full.all()
+    assert (empty.size, corner) == (0, (0, 0, 0))
 
 
 def test_a_bounding_box_holds_all_voxels_and_no_more():

@@ -1,74 +1,106 @@
-"""Features are pyradiomics' own; what has none is null with a reason."""
+"""The stage `measure`: tables with a reason for each null, the same however the work is split."""
 
 from __future__ import annotations
-
-import ast
-import csv
 
 import numpy as np
 import pandas as pd
 import pytest
-import SimpleITK as sitk
 
-from jipflow.cases import Reason
-from jipflow.config import radiomics_settings
-from jipflow.images.volume import Grid, Volume
-from jipflow.radiomics.measure import extract, failure_table, feature_table
+from jipflow.cases import Case, Reason, Series, Status
+from jipflow.config import Settings
+from jipflow.images.masks import Region, pack, write_segmentation
+from jipflow.images.prepare import volume_path
+from jipflow.images.volume import write_volume
+from jipflow.radiomics.measure import failure_table, feature_table, run
 from jipflow.tables import FEATURE_COLUMNS
+from regions import ball, grid, textured
 
-GRID = Grid((6, 10, 12), np.diag([1.0, 1, 1, 1])[[2, 1, 0, 3]])
-CT = radiomics_settings("ct", "test")
-
-
-@pytest.fixture
-def volume():
-    return Volume(np.random.default_rng(5).integers(-50, 150, GRID.shape).astype(np.int16), GRID)
-
-
-def ball(radius=2.2):
-    z, y, x = np.indices(GRID.shape)
-    return (z - 3) ** 2 + (y - 5) ** 2 + (x - 6) ** 2 <= radius**2
-
-
-def test_first_order_values_are_numpys(volume):
-    mask = ball()
-    features, failures = extract(volume, mask, CT)
-    inside = volume.array[mask].astype(float)
-    assert failures == []
-    assert features["original_firstorder_Mean"] == pytest.approx(inside.mean(), rel=1e-12)
-    assert features["original_firstorder_Variance"] == pytest.approx(inside.var(), rel=1e-12)
-    assert features["original_shape_VoxelVolume"] == pytest.approx(mask.sum())
-    assert len(features) > 100
-
-
-@pytest.mark.parametrize(
-    ("mask", "reason"),
-    [
-        (np.zeros(GRID.shape, bool), Reason.EMPTY_SEGMENT),
-        (
-            np.eye(1, np.prod(GRID.shape), 400).reshape(GRID.shape).astype(bool),
-            Reason.MASK_TOO_SMALL,
-        ),
-    ],
-    ids=["empty", "one voxel"],
+SETTINGS = Settings(
+    {},
+    {"radiomics": [{"segmentation": "lesions", "role": "CT", "settings": "ibsi_config_c"}]},
+    "0" * 64,
 )
-def test_a_region_too_small_gives_no_value_and_a_reason(volume, mask, reason):
-    features, failures = extract(volume, mask, CT)
-    assert features == {}
-    assert [(f.feature, f.reason) for f in failures] == [("*", reason)]
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_voxel_that_is_no_number_leaves_no_feature_silently_wrong(volume, value):
-    broken = volume.array.astype(np.float32)
-    broken[3, 5, 6] = value
-    features, failures = extract(Volume(broken, GRID), ball(), CT)
-    assert features == {}
-    assert [(f.feature, f.reason) for f in failures] == [("*", Reason.NOT_FINITE)]
-    broken[3, 5, 6], broken[0, 0, 0] = 1.0, value
-    features, failures = extract(Volume(broken, GRID), ball(), CT)
-    assert features
-    assert failures == []
+@pytest.fixture(scope="module")
+def shard(tmp_path_factory):
+    """Five cases: the third has an empty segment, the fourth a mask elsewhere, the fifth none."""
+    folder = tmp_path_factory.mktemp("shard")
+    cases = []
+    for number in range(5):
+        case = Case(f"c{number}", f"p{number}", "s0", {"CT": Series("1", "CT", ())})
+        cases.append(case)
+        volume = textured(seed=number)
+        write_volume(volume_path(folder / "volumes", case.case_id, "CT"), volume)
+        masks = [ball(volume, (8, 20, 15), 7), ball(volume, (8, 20, 32), 6)]
+        if number == 2:
+            masks[1][:] = False
+        regions = [
+            Region(name, "lesion", mask, "MANUAL", "a person")
+            for name, mask in zip(("first", "second"), masks, strict=True)
+        ]
+        place = volume.grid if number != 3 else grid(volume.array.shape, (3.0, 0.8, 0.9))
+        write_segmentation(folder / "masks" / case.case_id / "lesions", pack(regions, place))
+    return folder, cases
+
+
+def measure(shard, cases, threads):
+    folder, _ = shard
+    segmented = {(case.case_id, "lesions") for case in cases if case.case_id != "c4"}
+    return run(cases, segmented, SETTINGS, folder / "volumes", folder / "masks", threads)
+
+
+@pytest.fixture(scope="module")
+def tables(shard):
+    return measure(shard, shard[1], 1)
+
+
+def test_every_segment_has_a_row_and_every_null_a_reason(tables):
+    features, failures, outcomes = tables
+    assert [(o.case_id, o.status, o.reason) for o in outcomes] == [
+        ("c0", Status.OK, ""),
+        ("c1", Status.OK, ""),
+        ("c2", Status.OK, ""),
+        ("c3", Status.FAILED, Reason.GRID_MISMATCH),
+        ("c4", Status.FAILED, Reason.DEPENDS_ON_FAILED),
+    ]
+    assert list(features["case_id"] + features["segment"]) == [
+        f"c{number}{name}" for number in range(3) for name in ("first", "second")
+    ]
+    empty = features[features["voxels"] == 0]
+    assert empty["measured_voxels"].tolist() == [0]
+    assert empty["measured_box"].tolist() == [""]
+    columns = features.columns.difference(FEATURE_COLUMNS)
+    assert len(columns) > 160
+    assert empty[columns].isna().all(axis=None)
+    assert features.drop(empty.index)[columns].notna().all(axis=None)
+    reasons = failures[["case_id", "segment", "feature", "reason"]].values.tolist()
+    assert reasons == [
+        ["c2", "second", "*", Reason.EMPTY_SEGMENT],
+        ["c3", "*", "*", Reason.GRID_MISMATCH],
+    ]
+    assert "segment the series that is measured" in failures["message"][1]
+
+
+def test_rows_say_what_made_them(tables):
+    features, _, _ = tables
+    assert set(features["settings_sha256"].str.len()) == {64}
+    (versions,) = set(features["versions"])
+    for package in ("jipflow", "pyradiomics 3.0.1", "numpy", "SimpleITK"):
+        assert package in versions
+    row = features.iloc[0]
+    assert row["volume_ml"] == pytest.approx(row["voxels"] * 3.0 * 0.8 * 0.7 / 1000)
+    assert 0 < row["measured_voxels"] < row["voxels"]
+    assert len(row["measured_box"].split()) == 6
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_and_shards_change_no_bit(shard, tables, threads):
+    pieces = [shard[1]] if threads != 1 else [[case] for case in shard[1]]
+    parts = [measure(shard, piece, threads) for piece in pieces]
+    together = pd.concat([part[0] for part in parts], ignore_index=True)
+    pd.testing.assert_frame_equal(together, tables[0], check_exact=True)
+    assert [o.status for part in parts for o in part[2]] == [o.status for o in tables[2]]
 
 
 def test_tables_have_their_columns_even_when_empty():
@@ -76,33 +108,10 @@ def test_tables_have_their_columns_even_when_empty():
     assert len(failure_table([])) == 0
     row = {
         "case_id": "c", "patient": "p", "role": "CT", "segmentation": "s", "segment": "x",
-        "voxels": 3, "volume_ml": 0.1, "settings_sha256": "0", "b_feature": None, "a_feature": 1.5,
+        "voxels": 3, "volume_ml": 0.1, "measured_voxels": 3, "measured_box": "0 0 0 0 0 2",
+        "settings_sha256": "0", "versions": "1", "b_feature": None, "a_feature": 1.5,
     }  # fmt: skip
     table = feature_table([row])
     assert list(table.columns) == [*FEATURE_COLUMNS, "a_feature", "b_feature"]
     assert table["b_feature"].dtype == np.float64
     assert pd.isna(table["b_feature"][0])
-
-
-def test_values_are_the_published_baseline_of_pyradiomics(shared_data):
-    folder = shared_data / "pyradiomics"
-    image = sitk.ReadImage(str(folder / "brain1_image.nrrd"))
-    label = sitk.ReadImage(str(folder / "brain1_label.nrrd"))
-    volume, mask = Volume.from_image(image), Volume.from_image(label)
-    compared = 0
-    for group in ("firstorder", "shape", "glcm", "glrlm", "glszm", "gldm", "ngtdm"):
-        with open(folder / "baseline" / f"baseline_{group}.csv") as stream:
-            baseline = {row["featureName"]: row["brain1"] for row in csv.DictReader(stream)}
-        setting = ast.literal_eval(baseline["diagnostics_Configuration_Settings"])
-        parameters = {
-            "imageType": {"Original": {}},
-            "featureClass": {group: []},
-            "setting": {**setting, "additionalInfo": False},
-        }
-        features, failures = extract(volume, mask.array == 1, parameters)
-        assert failures == []
-        for name, value in features.items():
-            if name in baseline:
-                assert value == pytest.approx(float(baseline[name]), rel=1e-3), name
-                compared += 1
-    assert compared > 90

@@ -23,6 +23,11 @@ GIVEN = {
         for key, value in yaml.safe_load((PROTOCOLS / "demo.yaml").read_text()).items()
         if key in {"protocol", "cohort", "segmentations"}
     },
+    "radiomics": {
+        "processing": {"resample": {"spacing": [1, 1, 1]}, "normalize": {}},
+        "imageType": {"Wavelet": {}},
+        "featureClass": {"glcm": []},
+    },
 }
 
 
@@ -60,7 +65,7 @@ def property_names(node):
             yield from property_names(value)
 
 
-@pytest.mark.parametrize("name", ["site", "protocol"])
+@pytest.mark.parametrize("name", ["site", "protocol", "radiomics"])
 def test_every_key_has_a_row(name):
     schema = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
     documented = {
@@ -90,7 +95,7 @@ def filled(given, completed, path=""):
             yield from filled(before, after, f"{path}[]")
 
 
-@pytest.mark.parametrize("name", ["site", "protocol"])
+@pytest.mark.parametrize("name", ["site", "protocol", "radiomics"])
 def test_defaults_are_those_that_a_run_fills_in(name):
     table = rows(pages()[f"{name}-reference.md"])
     defaults = list(filled(GIVEN[name], validate(GIVEN[name], name, name)))

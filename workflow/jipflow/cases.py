@@ -115,7 +115,14 @@ class Reason(Coded):
     )
     FEATURE_FAILED = ("feature_failed", "The feature's calculation raised an error")
     NOT_FINITE = ("not_finite", "The feature's value is not a finite number")
-    MASK_TOO_SMALL = ("mask_too_small", "Too few voxels for the feature")
+    UNDEFINED_FEATURE = (
+        "undefined_feature",
+        "The feature's definition gives no value for this region, such as one of equal intensities",
+    )
+    TOO_MANY_GREY_LEVELS = (
+        "too_many_grey_levels",
+        "The bins make more grey levels of the region than texture matrices can hold",
+    )
     UNEXPECTED_ERROR = ("unexpected_error", "An error that the stage does not know")
 
 

@@ -341,17 +341,35 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
 
 
 def radiomics_settings(name: str, where: str) -> dict[str, Any]:
-    """Return the radiomics settings of that name.
+    """Return the radiomics settings of that name, checked, with their defaults.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or they are not valid.
     """
     folder = RESOURCES / "radiomics"
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ConfigError(f"{where}: there are no radiomics settings {name!r}; there are: {known}.")
-    content: dict[str, Any] = read_yaml(path)
+    content = validate(read_yaml(path), "radiomics", str(path))
+    known_features = read_yaml(RESOURCES / "ibsi_codes.yaml")["features"]
+    for group, features in content["featureClass"].items():
+        for feature in features:
+            if feature not in known_features[group]:
+                near = difflib.get_close_matches(feature, known_features[group], n=1)
+                raise ConfigError(
+                    f"{path}: featureClass.{group}: there is no feature {feature!r}"
+                    + (f"; did you mean {near[0]!r}?" if near else ".")
+                )
+    if "Wavelet" in content["imageType"]:
+        import pywt
+
+        wavelet = content["imageType"]["Wavelet"]["wavelet"]
+        if wavelet not in pywt.wavelist(kind="discrete"):
+            raise ConfigError(
+                f"{path}: imageType.Wavelet.wavelet: PyWavelets has no discrete wavelet "
+                f"{wavelet!r}; coif1 is pyradiomics' own choice."
+            )
     return content
 
 

@@ -41,6 +41,12 @@ A protocol says what is computed. It is the same file at every site and at the h
 every release. Only the keys below are known; a wrong one stops the run before any job starts. \
 [config/protocols/demo.yaml](../config/protocols/demo.yaml) uses most of them."""
 
+RADIOMICS_INTRO = """\
+A file in [workflow/resources/radiomics](../workflow/resources/radiomics) says how regions are \
+measured; a protocol names it under `radiomics[].settings`. `imageType`, `featureClass` and \
+`setting` are those of a parameter file of pyradiomics; `processing` is what is done before. What \
+the values mean and where they differ from pyradiomics' is in [radiomics.md](radiomics.md)."""
+
 REASONS_INTRO = """\
 An outcome that is not `ok` has one of these codes, and a message that names the file, the series \
 or the segment. So has a feature without a value, in `features/failures.parquet`. The codes are \
@@ -73,6 +79,12 @@ def pages() -> dict[str, str]:
             PROTOCOL_INTRO,
             *_sections(_schema("protocol")),
             *_resources(),
+        ),
+        "radiomics-reference.md": _page(
+            "Radiomics settings and features",
+            RADIOMICS_INTRO,
+            *_sections(_schema("radiomics")),
+            *_features(),
         ),
         "reasons.md": _page(
             "Reason codes",
@@ -146,7 +158,7 @@ def _condition(schema: Schema) -> tuple[str, set[str]]:
 def _kind(schema: Schema) -> str:
     """Return the type and limits of a value in Markdown."""
     if "enum" in schema:
-        return " or ".join(f"`{value}`" for value in schema["enum"])
+        return " or ".join(f"`{_plain(value)}`" for value in schema["enum"])
     types = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     return " or ".join(_one_kind(name, schema) for name in types)
 
@@ -156,6 +168,8 @@ def _one_kind(name: str, schema: Schema) -> str:
         return f"text like `{schema['pattern']}`" if "pattern" in schema else "text"
     if name == "boolean":
         return "`true` or `false`"
+    if name == "null":
+        return "`null`"
     if name == "array":
         count = f", at least {schema['minItems']}" if schema.get("minItems", 1) > 1 else ""
         return f"list of {_kind(schema['items'])}{count}"
@@ -163,13 +177,15 @@ def _one_kind(name: str, schema: Schema) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
         return f"{noun} from {low} to {high}"
+    if "exclusiveMinimum" in schema:
+        return f"{noun} above {schema['exclusiveMinimum']}"
     return f"{noun}, at least {low}" if low is not None else noun
 
 
 def _schema(name: str) -> Schema:
     """Read a schema and resolve its references."""
     content = read_yaml(SCHEMAS / f"{name}.schema.yaml")
-    resolved: Schema = _resolve(content, content["$defs"])
+    resolved: Schema = _resolve(content, content.get("$defs", {}))
     return resolved
 
 
@@ -230,10 +246,17 @@ def _resources() -> Iterator[str]:
         ),
     )
     yield "## Radiomics settings"
-    yield "For `radiomics[].settings`: parameter files of pyradiomics."
+    yield (
+        "For `radiomics[].settings`: files in [workflow/resources/radiomics]"
+        "(../workflow/resources/radiomics), whose keys are in "
+        "[radiomics-reference.md](radiomics-reference.md)."
+    )
     yield _table(
-        ("name", "images", "feature classes", "settings"),
-        (_radiomics_row(path) for path in sorted((RESOURCES / "radiomics").glob("*.yaml"))),
+        ("name", "for"),
+        (
+            (f"`{path.stem}`", path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
+            for path in sorted((RESOURCES / "radiomics").glob("*.yaml"))
+        ),
     )
     yield "## Models"
     yield "For `model`; from [models.yaml](../config/models.yaml)."
@@ -262,15 +285,31 @@ def _site(term: Mapping[str, Any]) -> str:
     return _code(term["type"]) + region
 
 
-def _radiomics_row(path: Path) -> tuple[str, ...]:
-    content = read_yaml(path)
-    settings = (f"`{name}: {json.dumps(value)}`" for name, value in content["setting"].items())
-    return (
-        f"`{path.stem}`",
-        ", ".join(content["imageType"]),
-        ", ".join(content["featureClass"]),
-        ", ".join(settings),
+def _features() -> Iterator[str]:
+    """Yield the table of features with their codes."""
+    yield "## Features"
+    yield (
+        "The column of a feature is `<image>_<class>_<feature>`, where the image is `original` or "
+        "a filter's name. The code is that of the Image Biomarker Standardisation Initiative where "
+        "the feature is that concept by definition; a DICOM-SR has it too. The tag is IBSI's name "
+        "in its tables of reference values."
     )
+    yield _table(
+        ("class", "feature", "IBSI code", "IBSI tag", "meaning", "unit"),
+        (
+            _feature_row(group, name, entry)
+            for group, entries in read_yaml(RESOURCES / "ibsi_codes.yaml")["features"].items()
+            for name, entry in entries.items()
+        ),
+    )
+
+
+def _feature_row(group: str, name: str, entry: Mapping[str, Any]) -> tuple[str, ...]:
+    code, meaning = entry.get("code") or ("", entry["own"][1])
+    tags = entry.get("tag", [])
+    tags = [tags] if isinstance(tags, str) else tags
+    unit = "" if entry["unit"] == "1" else entry["unit"]
+    return group, f"`{name}`", code, ", ".join(f"`{tag}`" for tag in tags), meaning, unit
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

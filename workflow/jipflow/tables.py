@@ -5,8 +5,15 @@ from __future__ import annotations
 FEATURE_KEYS = ("case_id", "patient", "role", "segmentation", "segment")
 """What a row of ``features.parquet`` is about."""
 
-FEATURE_COLUMNS = (*FEATURE_KEYS, "voxels", "volume_ml", "settings_sha256")
-"""The columns of ``features.parquet`` before one float64 column per feature."""
+FEATURE_COLUMNS = (
+    *FEATURE_KEYS,
+    *("voxels", "volume_ml", "measured_voxels", "measured_box", "settings_sha256", "versions"),
+)
+"""The columns of ``features.parquet`` before one float64 column per feature.
+
+``voxels`` are the segment's on the image's grid, ``measured_voxels`` those that were measured after
+resampling and re-segmentation, ``measured_box`` the region's first and last voxel on that grid.
+"""
 
 FAILURE_COLUMNS = ("case_id", "role", "segmentation", "segment", "feature", "reason", "message")
 """The columns of ``failures.parquet``; segment and feature are ``*`` for all of them."""

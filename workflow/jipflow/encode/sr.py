@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +48,7 @@ LENGTHS = {
     "mm2": CodedConcept("mm2", "UCUM", "square millimeter"),
     "mm3": CodedConcept("mm3", "UCUM", "cubic millimeter"),
     "/mm": CodedConcept("/mm", "UCUM", "per millimeter"),
+    "ml": CodedConcept("ml", "UCUM", "milliliter"),
 }
 HOUNSFIELD = {
     "I": CodedConcept("[hnsf'U]", "UCUM", "Hounsfield unit"),
@@ -56,6 +56,8 @@ HOUNSFIELD = {
     "I2.mm3": CodedConcept(
         "[hnsf'U]2.mm3", "UCUM", "Hounsfield unit squared times cubic millimeter"
     ),
+    "I.mm3": CodedConcept("[hnsf'U].mm3", "UCUM", "Hounsfield unit times cubic millimeter"),
+    "I.ml": CodedConcept("[hnsf'U].ml", "UCUM", "Hounsfield unit times milliliter"),
 }
 SUV = {
     "I": CodedConcept("{SUVbw}g/ml", "UCUM", "Standardized Uptake Value body weight"),
@@ -63,11 +65,15 @@ SUV = {
     "I2.mm3": CodedConcept(
         "{SUV}g2/ml2.mm3", "UCUM", "SUV body weight squared times cubic millimeter"
     ),
+    "I.mm3": CodedConcept("{SUVbw}g/ml.mm3", "UCUM", "SUV body weight times cubic millimeter"),
+    "I.ml": CodedConcept("{SUVbw}g", "UCUM", "SUV body weight times milliliter"),
 }
 ARBITRARY = {
     "I": CodedConcept("[arb'U]", "UCUM", "arbitrary unit"),
     "I2": CodedConcept("[arb'U]2", "UCUM", "arbitrary unit squared"),
     "I2.mm3": CodedConcept("[arb'U]2.mm3", "UCUM", "arbitrary unit squared times cubic millimeter"),
+    "I.mm3": CodedConcept("[arb'U].mm3", "UCUM", "arbitrary unit times cubic millimeter"),
+    "I.ml": CodedConcept("[arb'U].ml", "UCUM", "arbitrary unit times milliliter"),
 }
 INTENSITIES = {"CT": HOUNSFIELD, "PT": SUV}
 """Units of the intensities in a prepared volume (`jipflow.images.series`) by Modality."""
@@ -76,10 +82,13 @@ LINEAR_FILTERS = ("original", "wavelet", "log-sigma")
 """Beginnings of the names of pyradiomics' images that keep the unit of the intensities."""
 
 VOXELS = CodedConcept("Voxels", SCHEME, "Number of voxels of the segment")
-AGGREGATION = (
-    "GLCM and GLRLM features are means over the 13 directions in 3D (IBSI ITBB); GLSZM, GLDM and "
-    "NGTDM are in 3D (IBSI KOBO)"
-)
+PAIRS = {
+    (False, None): "are means over the 13 directions in 3D (IBSI ITBB)",
+    (False, "no_weighting"): "are of the merged matrices of the 13 directions in 3D (IBSI IAZD)",
+    (True, None): "are means over the 4 directions within slices, slices merged (IBSI JJUI)",
+    (True, "no_weighting"): "are of the merged matrices of all slices and directions (IBSI ZW7Z)",
+}
+"""How matrices of directions are aggregated, by force2D and weightingNorm; no other has a code."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +231,7 @@ def build_sr(
     Args:
         rows: of ``features.parquet``, one a segment; a feature that is null is left out.
         seg: the DICOM-SEG whose segments were measured; its pixels are not needed.
-        parameters: pyradiomics' parameter file as a mapping.
+        parameters: radiomics settings with their defaults.
         modality: of the image that was measured.
         procedures: what was done to the patient (Procedure Reported).
         description: Series Description.
@@ -241,10 +250,9 @@ def build_sr(
             f"features were measured with settings {others[0][:12]}, the protocol has "
             f"{digest[:12]}; measure again"
         )
-    version = importlib.metadata.version("pyradiomics")
     key = (
         str(seg.SOPInstanceUID),
-        *(jipflow.__version__, highdicom.__version__, version, modality, description),
+        *(jipflow.__version__, highdicom.__version__, modality, description),
         *(f"{code.scheme_designator}:{code.value}" for code in procedures),
         _values_digest(rows),
     )
@@ -253,12 +261,13 @@ def build_sr(
     if unknown or not rows:
         raise ValueError(f"no such segment in it: {', '.join(unknown) or 'nothing was measured'}")
     algorithm = highdicom.sr.AlgorithmIdentification(
-        name="pyradiomics",
-        version=version,
+        name="jipflow radiomics",
+        version=jipflow.__version__,
         parameters=[
+            f"versions={rows[0]['versions']}",
             f"settings_sha256={digest}",
             f"settings={rfc8785.dumps(dict(parameters)).decode()}",
-            *([] if parameters.get("setting", {}).get("force2D") else [AGGREGATION]),
+            *_aggregation(parameters["setting"]),
         ],
     )
     features = sorted({name for row in rows for name in row} - set(FEATURE_COLUMNS))
@@ -299,6 +308,15 @@ def build_sr(
     dataset.CodingSchemeIdentificationSequence = [_scheme()]
     _stamp(dataset, str(seg.ContentDate), str(seg.ContentTime))
     return dataset
+
+
+def _aggregation(setting: Mapping[str, Any]) -> list[str]:
+    """Return how textures are aggregated, where IBSI has a code for it."""
+    pairs = PAIRS.get((setting["force2D"], setting["weightingNorm"]))
+    others = (
+        "within slices, slices merged (IBSI 62GR)" if setting["force2D"] else "in 3D (IBSI KOBO)"
+    )
+    return [f"GLCM and GLRLM features {pairs}; the other textures are {others}"] if pairs else []
 
 
 def _group(
@@ -372,28 +390,28 @@ def _measurements(
 
 
 def name_feature(feature: str, parameters: Mapping[str, Any], modality: str) -> Name:
-    """Return how a feature of pyradiomics stands in a report.
+    """Return how a feature stands in a report.
 
     Args:
-        feature: pyradiomics' name, ``<image>_<class>_<feature>``.
-        parameters: pyradiomics' parameter file as a mapping.
+        feature: its name, ``<image>_<class>_<feature>``.
+        parameters: radiomics settings with their defaults.
         modality: of the image.
     """
     image, group, short = feature.split("_", 2)
     table = _ibsi()
     entry = table["features"].get(group, {}).get(short)
-    settings = parameters.get("setting", {})
     if entry is None:
         concept, unit = _own(f"{group}_{short}", f"pyradiomics {group} {short}"), ONE
     else:
         concept = _concept(entry, f"{group}_{short}")
         standard = table["standard"]
         needed = standard.get(group, {}) | standard.get(f"{group}_{short}", {})
-        changed = [key for key, value in needed.items() if settings.get(key, value) != value]
+        setting = parameters["setting"]
+        changed = [key for key, values in needed.items() if setting[key] not in values]
         if "code" in entry and changed:
             text = f"{short} of {group}, with {', '.join(changed)} apart from IBSI"
             concept = _own(f"{group}_{short}_{'_'.join(changed)}", text)
-        unit = _unit(entry["unit"], image, settings, modality)
+        unit = _unit(entry["unit"], group, image, parameters["processing"], modality)
     return Name(concept, unit, None if image == "original" else _own(image, f"Filter {image}"))
 
 
@@ -405,11 +423,15 @@ def _concept(entry: Mapping[str, Any], name: str) -> CodedConcept:
     return CodedConcept(value, SCHEME, meaning)
 
 
-def _unit(word: str, image: str, settings: Mapping[str, Any], modality: str) -> CodedConcept:
+def _unit(
+    word: str, group: str, image: str, processing: Mapping[str, Any], modality: str
+) -> CodedConcept:
     """Return the unit that a word of the table stands for."""
     if word in LENGTHS:
         return LENGTHS[word]
-    changed = settings.get("normalize") or not image.startswith(LINEAR_FILTERS)
+    if group == "ivh" and "count" in processing.get("ivh", {}):
+        return ONE
+    changed = "normalize" in processing or not image.startswith(LINEAR_FILTERS)
     return (ARBITRARY if changed else INTENSITIES.get(modality, ARBITRARY))[word]
 
 

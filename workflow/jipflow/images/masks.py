@@ -56,10 +56,21 @@ class Segmentation:
         """Return the voxels of a segment, shape (z, y, x)."""
         return np.asarray(self.layers[segment.layer] == segment.label)
 
-    def masks(self) -> Iterator[tuple[Segment, NDArray[np.bool_]]]:
-        """Iterate over the segments and their voxels."""
+    def boxes(self) -> Iterator[tuple[Segment, NDArray[np.bool_], tuple[int, int, int]]]:
+        """Iterate over the segments, their voxels within a box, and the index of its first voxel.
+
+        Each layer is read once, however many segments it has.
+        """
+        from scipy.ndimage import find_objects
+
+        boxes = [find_objects(layer) for layer in self.layers]
         for segment in self.segments:
-            yield segment, self.mask(segment)
+            found = boxes[segment.layer]
+            box = found[segment.label - 1] if segment.label <= len(found) else None
+            if box is None:
+                box = (slice(0, 0),) * 3
+            z, y, x = (part.start for part in box)
+            yield segment, self.layers[segment.layer][box] == segment.label, (z, y, x)
 
 
 @dataclass(frozen=True)

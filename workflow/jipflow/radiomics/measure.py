@@ -1,38 +1,41 @@
-"""Stage `measure`: radiomic features of each segment, by pyradiomics."""
+"""Stage `measure`: radiomic features of each segment."""
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from radiomics import featureextractor
+from threadpoolctl import threadpool_limits
 
-from jipflow.cases import Case, Made, Outcome, Reason, Status, attempt, blocked, for_each_case
+import jipflow
+from jipflow.cases import (
+    Case,
+    CaseFault,
+    Made,
+    Outcome,
+    Reason,
+    Status,
+    attempt,
+    blocked,
+    for_each_case,
+)
 from jipflow.config import Settings, radiomics_settings
 from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
 from jipflow.images.prepare import volume_path
-from jipflow.images.volume import Volume, read_volume
+from jipflow.images.volume import read_volume
+from jipflow.radiomics.extract import Part, extract
 from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS
 
 STAGE = "measure"
 
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a feature is null; `feature` is ``*`` when none could be computed."""
-
-    feature: str
-    reason: Reason
-    message: str
+ENGINE = ("pyradiomics", "numpy", "scipy", "SimpleITK", "PyWavelets", "connected-components-3d")
+"""The packages whose versions may show in the last digits of a feature."""
 
 
 def run(
@@ -83,8 +86,10 @@ def feature_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows as the features table, sorted, with columns in a fixed order."""
     features = sorted({name for row in rows for name in row} - set(FEATURE_COLUMNS))
     table = pd.DataFrame(list(rows), columns=[*FEATURE_COLUMNS, *features])
-    types = dict.fromkeys(("volume_ml", *features), "float64") | {"voxels": "int64"}
-    table = table.astype(types | dict.fromkeys((*FEATURE_KEYS, "settings_sha256"), "str"))
+    types = dict.fromkeys(("volume_ml", *features), "float64")
+    types |= dict.fromkeys(("voxels", "measured_voxels"), "int64")
+    texts = (*FEATURE_KEYS, "measured_box", "settings_sha256", "versions")
+    table = table.astype(types | dict.fromkeys(texts, "str"))
     return table.sort_values(list(FEATURE_KEYS)).reset_index(drop=True)
 
 
@@ -141,11 +146,22 @@ def _measure(
     role, name = entry["role"], entry["segmentation"]
     volume = read_volume(volume_path(volumes, case.case_id, role))
     segmentation = read_segmentation(masks / case.case_id / name)
+    if not segmentation.grid.matches(volume.grid):
+        raise CaseFault(
+            Reason.GRID_MISMATCH,
+            f"case {case.case_id}: segmentation {name!r} lies on a grid of "
+            f"{segmentation.grid.shape} voxels, the image of {role} on one of "
+            f"{volume.grid.shape}, or elsewhere; segment the series that is measured.",
+        )
     parameters = radiomics_settings(entry["settings"], f"radiomics of {name!r}")
     digest = canonical_digest(parameters)
+    boxes = list(segmentation.boxes())
+    parts = [Part(mask, corner) for _, mask, corner in boxes]
     failed = 0
-    for segment, mask in segmentation.masks():
-        features, problems = extract(volume, mask, parameters)
+    # More threads would change the order of sums, and so the last digits.
+    with threadpool_limits(1, user_api="blas"):
+        extractions = extract(volume, parts, parameters)
+    for (segment, mask, _), extraction in zip(boxes, extractions, strict=True):
         key = {"case_id": case.case_id, "role": role, "segmentation": name, "segment": segment.name}
         voxels = int(mask.sum())
         rows.append(
@@ -154,53 +170,23 @@ def _measure(
                 "patient": case.patient,
                 "voxels": voxels,
                 "volume_ml": voxels * volume.grid.voxel_volume / 1000.0,
+                "measured_voxels": extraction.voxels,
+                "measured_box": extraction.box,
                 "settings_sha256": digest,
-                **features,
+                "versions": versions(),
+                **extraction.values,
             }
         )
         failures += [
-            {**key, **asdict(problem), "reason": problem.reason.value} for problem in problems
+            {**key, **asdict(problem), "reason": problem.reason.value}
+            for problem in extraction.failures
         ]
-        failed += len(problems)
+        failed += len(extraction.failures)
     return Made(note=f"{failed} features are null, see features/failures.parquet" if failed else "")
 
 
-def extract(
-    volume: Volume, mask: NDArray[np.bool_], parameters: Mapping[str, Any]
-) -> tuple[dict[str, float | None], list[Failure]]:
-    """Compute the features of one region.
-
-    Args:
-        volume: the image.
-        mask: voxels of the region, shape of the volume.
-        parameters: pyradiomics' parameter file as a mapping (imageType, featureClass, setting).
-
-    Returns:
-        Values by pyradiomics' names, None where a feature has none, and why.
-    """
-    odd = int((~np.isfinite(volume.array[mask])).sum()) if mask.any() else 0
-    if odd:
-        # pyradiomics would leave such voxels out of some features and not of others.
-        return {}, [Failure("*", Reason.NOT_FINITE, f"{odd} voxels of the region are no number")]
-    logging.getLogger("radiomics").setLevel(logging.ERROR)
-    extractor = featureextractor.RadiomicsFeatureExtractor(dict(parameters), additionalInfo=False)
-    image = volume.image()
-    label = Volume(mask.astype(np.uint8), volume.grid).image()
-    try:
-        raw = extractor.execute(image, label, label=1)
-    except ValueError as error:
-        if not mask.any():
-            reason = Reason.EMPTY_SEGMENT
-        elif mask.sum() == 1 or "dimension" in str(error):
-            reason = Reason.MASK_TOO_SMALL
-        else:
-            reason = Reason.FEATURE_FAILED
-        return {}, [Failure("*", reason, str(error))]
-    values: dict[str, float | None] = {}
-    failures = []
-    for name, value in raw.items():
-        number = float(value)
-        values[name] = number if math.isfinite(number) else None
-        if values[name] is None:
-            failures.append(Failure(name, Reason.NOT_FINITE, f"pyradiomics gave {number}"))
-    return values, failures
+@cache
+def versions() -> str:
+    """Return jipflow's version and those of the packages that compute."""
+    known = [f"jipflow {jipflow.__version__}"]
+    return ", ".join([*known, *(f"{name} {metadata.version(name)}" for name in ENGINE)])

@@ -1,0 +1,339 @@
+"""The features of the regions of one series: crop, resample, filter once, measure each region."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jipflow.cases import Reason
+from jipflow.images.masks import bounding_box
+from jipflow.images.volume import Volume
+from jipflow.radiomics.area import Area, TooManyLevels, Undefined
+from jipflow.radiomics.classes import CLASSES, ORIGINAL_ONLY
+from jipflow.radiomics.filters import Source, filtered
+from jipflow.radiomics.grid import Box, MeasuringGrid
+from jipflow.radiomics.intensities import PEAK_RADIUS
+
+
+@dataclass(frozen=True)
+class Part:
+    """A region of a series.
+
+    Attributes:
+        mask: a box of the image's grid that holds all voxels of the region, shape (z, y, x).
+        corner: index (z, y, x) of its first voxel.
+    """
+
+    mask: NDArray[np.bool_]
+    corner: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a feature is null; `feature` is ``*`` when none could be computed."""
+
+    feature: str
+    reason: Reason
+    message: str
+
+
+@dataclass
+class Extraction:
+    """What was measured of a region.
+
+    Attributes:
+        values: by pyradiomics' names, None where a feature has no value.
+        failures: why.
+        voxels: how many were measured: on the measuring grid, after re-segmentation.
+        box: first and last voxel of the region on the measuring grid, ``z y x z y x``.
+    """
+
+    values: dict[str, float | None] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    voxels: int = 0
+    box: str = ""
+
+
+def extract(volume: Volume, parts: Sequence[Part], settings: Mapping[str, Any]) -> list[Extraction]:
+    """Compute the features of regions of one series.
+
+    Args:
+        volume: the image.
+        parts: its regions; they may overlap.
+        settings: radiomics settings with their defaults (schema: ``radiomics.schema.yaml``).
+
+    Returns:
+        One extraction a region, in their order.
+    """
+    # pyradiomics repeats on the console what is recorded here, under the name of a class's module.
+    for name in ("radiomics", "jipflow.radiomics"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    source = _source(volume, settings["processing"])
+    results = [Extraction() for _ in parts]
+    regions = {}
+    for number, part in enumerate(parts):
+        try:
+            regions[number] = _region(source, part, settings)
+        except _NoRegion as error:
+            results[number].failures.append(Failure("*", error.reason, str(error)))
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for number, region in regions.items():
+            results[number].voxels = int(region.area.mask.sum())
+            results[number].box = _box_text(region.box)
+        for kind, options in settings["imageType"].items():
+            _measure_images(source, regions, results, kind, options, settings)
+    return results
+
+
+@dataclass(frozen=True)
+class _Region:
+    """A region on the measuring grid: its box and its original image."""
+
+    box: Box
+    area: Area
+
+
+class _NoRegion(Exception):
+    """Nothing can be measured; the message says why."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def _source(volume: Volume, processing: Mapping[str, Any]) -> Source:
+    resample = processing.get("resample")
+    z, y, x = reversed(resample["spacing"]) if resample else (None, None, None)
+    source = Source(volume.array, MeasuringGrid.of(volume.grid, (z, y, x)))
+    if resample:
+        source = replace(source, interpolation=resample["interpolation"], round=resample["round"])
+    normalize = processing.get("normalize")
+    if normalize:
+        values = np.asarray(volume.array, dtype=np.float64)
+        spread = float(values.std(ddof=1)) if values.size > 1 else 0.0
+        source = replace(
+            source,
+            shift=float(values.mean()),
+            # An image of one intensity has no spread to scale; its regions are then not finite.
+            scale=normalize["scale"] / spread if spread else math.nan,
+            limit=normalize.get("outliers", math.inf) * normalize["scale"],
+        )
+    return source
+
+
+def _region(source: Source, part: Part, settings: Mapping[str, Any]) -> _Region:
+    """Put a region on the measuring grid and take out what its intensities exclude.
+
+    Raises:
+        _NoRegion: no voxel is left, or one is no number.
+    """
+    if not part.mask.any():
+        raise _NoRegion(Reason.EMPTY_SEGMENT, "The mask has no voxel.")
+    mask, box = source.grid.mask(part.mask, part.corner)
+    tight = bounding_box(mask)
+    outline = mask[tight]
+    if not outline.any():
+        raise _NoRegion(
+            Reason.EMPTY_SEGMENT,
+            f"None of the mask's {int(part.mask.sum())} voxels is left after resampling to "
+            f"{' × '.join(f'{s:g}' for s in source.grid.spacing[::-1])} mm (x, y, z).",
+        )
+    z, y, x = (
+        slice(whole.start + t.start, whole.start + t.stop)
+        for whole, t in zip(box, tight, strict=True)
+    )
+    image = source.box((z, y, x))
+    odd = int((~np.isfinite(image[outline])).sum())
+    if odd:
+        # pyradiomics would leave such voxels out of some features and not of others.
+        raise _NoRegion(Reason.NOT_FINITE, f"{odd} voxels of the region are no number")
+    resegment = settings["processing"].get("resegment", {})
+    low, high = resegment.get("range", (None, None))
+    kept = _resegmented(image, outline, low, high, resegment.get("outliers"))
+    if not kept.any():
+        raise _NoRegion(
+            Reason.EMPTY_SEGMENT,
+            f"None of the region's {int(outline.sum())} voxels has an intensity from {low} to "
+            f"{high}.",
+        )
+    area = Area(
+        image,
+        kept,
+        outline,
+        source.grid.spacing,
+        settings["setting"],
+        lowest=low,
+        highest=high,
+        ivh=settings["processing"].get("ivh"),
+    )
+    return _Region((z, y, x), area)
+
+
+def _resegmented(
+    image: NDArray[np.float64],
+    outline: NDArray[np.bool_],
+    low: float | None,
+    high: float | None,
+    outliers: float | None,
+) -> NDArray[np.bool_]:
+    """Return the voxels that stay in the region (IBSI 2.5): first by range, then by outliers."""
+    kept = outline
+    if low is not None:
+        kept = kept & (image >= low)
+    if high is not None:
+        kept = kept & (image <= high)
+    if outliers is not None and kept.any():
+        mean, spread = image[kept].mean(), image[kept].std()
+        kept = kept & (np.abs(image - mean) <= outliers * spread)
+    return kept
+
+
+def _measure_images(
+    source: Source,
+    regions: Mapping[int, _Region],
+    results: Sequence[Extraction],
+    kind: str,
+    options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+) -> None:
+    """Add the features of one kind of image to each region's results."""
+    classes = settings["featureClass"]
+    bins = {key: options[key] for key in ("binWidth", "binCount") if key in options}
+    setting = {**settings["setting"], **bins}
+    if "binWidth" in bins and "binCount" not in bins:
+        setting.pop("binCount", None)
+    if kind == "Original":
+        for number, region in regions.items():
+            area = replace(region.area, setting=setting)
+            if "localintensity" in classes:
+                area = _with_surroundings(source, area, region.box)
+            _measure(results[number], "original", area, classes)
+        return
+    classes = {name: features for name, features in classes.items() if name not in ORIGINAL_ONLY}
+    for members, box in _groups({n: r.box for n, r in regions.items()}):
+        for image, values in filtered(source, box, kind, options, slices=setting["force2D"]):
+            for number in members:
+                if isinstance(values, ValueError):
+                    _fail(results[number], _columns(image, classes), _reason(values), values)
+                    continue
+                region = regions[number]
+                part = tuple(
+                    slice(p.start - w.start, p.stop - w.start)
+                    for p, w in zip(region.box, box, strict=True)
+                )
+                area = replace(
+                    region.area, image=values[part], setting=setting, lowest=None, highest=None
+                )
+                _measure(results[number], image, area, classes)
+
+
+def _with_surroundings(source: Source, area: Area, box: Box) -> Area:
+    """Return an area with what lies around it, for the intensity peaks."""
+    z, y, x = (math.ceil(PEAK_RADIUS / s) for s in source.grid.spacing)
+    wide = source.grid.widened(box, (z, y, x))
+    z, y, x = (p.start - w.start for p, w in zip(box, wide, strict=True))
+    return replace(area, surroundings=source.box(wide), offset=(z, y, x))
+
+
+def _groups(boxes: Mapping[int, Box]) -> Iterator[tuple[list[int], Box]]:
+    """Put boxes together where one filter of their union costs no more than one of each.
+
+    Yields:
+        The numbers of a group's boxes, and the smallest box around them.
+    """
+    groups: list[tuple[list[int], Box]] = []
+    for number, box in sorted(boxes.items()):
+        members = [number]
+        merged = True
+        while merged:
+            merged = False
+            for index, (others, other) in enumerate(groups):
+                union = _union(box, other)
+                if _volume(union) <= _volume(box) + _volume(other):
+                    del groups[index]
+                    members, box, merged = [*others, *members], union, True
+                    break
+        groups.append((members, box))
+    for members, box in groups:
+        yield sorted(members), box
+
+
+def _union(a: Box, b: Box) -> Box:
+    z, y, x = (slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
+    return z, y, x
+
+
+def _volume(box: Box) -> int:
+    return math.prod(part.stop - part.start for part in box)
+
+
+def _columns(image: str, classes: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the columns of an image's features."""
+    return [
+        f"{image}_{group}_{name}"
+        for group, named in classes.items()
+        for name in named or CLASSES[group].names()
+    ]
+
+
+def _measure(
+    result: Extraction, image: str, area: Area, classes: Mapping[str, Sequence[str]]
+) -> None:
+    """Add the features of one image of a region to its results."""
+    odd = int((~np.isfinite(area.values)).sum())
+    if odd:
+        error = ValueError(f"{odd} voxels of the region are no number after the filter")
+        _fail(result, _columns(image, classes), Reason.NOT_FINITE, error)
+        return
+    for group, named in classes.items():
+        names = list(named) or CLASSES[group].names()
+        prefix = f"{image}_{group}_"
+        try:
+            family = CLASSES[group](area)
+        except Exception as error:
+            _fail(result, [prefix + name for name in names], _reason(error), error)
+            continue
+        for name in names:
+            try:
+                value = family.value(name)
+            except Exception as error:
+                _fail(result, [prefix + name], _reason(error), error)
+                continue
+            if math.isfinite(value):
+                result.values[prefix + name] = value
+            else:
+                why = Undefined(
+                    f"{area.values.size} voxels in {len(area.levels.present)} grey levels give "
+                    f"{value}"
+                )
+                _fail(result, [prefix + name], Reason.UNDEFINED_FEATURE, why)
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, Undefined):
+        return Reason.UNDEFINED_FEATURE
+    if isinstance(error, TooManyLevels):
+        return Reason.TOO_MANY_GREY_LEVELS
+    if isinstance(error, MemoryError):
+        raise error
+    return Reason.FEATURE_FAILED
+
+
+def _fail(result: Extraction, names: Sequence[str], reason: Reason, error: Exception) -> None:
+    for name in names:
+        result.values[name] = None
+        result.failures.append(Failure(name, reason, str(error)))
+
+
+def _box_text(box: Box) -> str:
+    """Return the first and the last voxel of a box, ``z y x z y x``."""
+    first = [str(part.start) for part in box]
+    return " ".join([*first, *(str(part.stop - 1) for part in box)])

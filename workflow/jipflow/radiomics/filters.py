@@ -1,0 +1,236 @@
+"""The images that features are computed on: the original, and pyradiomics' filters of it.
+
+Each filter gives on a part of an image what pyradiomics' own gives on the whole of it: it takes as
+much of the surroundings as that needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pywt
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from jipflow.radiomics.grid import Box, MeasuringGrid
+
+LOG_REACH = 20
+"""Standard deviations beyond which nothing reaches through ITK's recursive Gaussian: its slowest
+pole decays by exp(-1.3732 d / sigma) (Deriche 1993, "Recursively implementing the Gaussian and its
+derivatives", as in itkRecursiveGaussianImageFilter), which at 20 is below 2e-12."""
+
+SMALLEST_LOG = 4
+"""Voxels along each axis that ITK's recursive filters need."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A series on its measuring grid, from which any box can be had.
+
+    Attributes:
+        array: the whole image, shape (z, y, x).
+        grid: what it is measured on.
+        interpolation: ``linear`` or ``cubic``.
+        round: to whole numbers after interpolation.
+        shift: taken from each intensity before it is interpolated.
+        scale: that it is then multiplied with.
+        limit: the largest magnitude that a normalised intensity keeps.
+    """
+
+    array: NDArray[np.generic]
+    grid: MeasuringGrid
+    interpolation: str = "linear"
+    round: bool = False
+    shift: float = 0.0
+    scale: float = 1.0
+    limit: float = math.inf
+
+    def box(self, box: Box) -> NDArray[np.float64]:
+        """Return the image on a box of the measuring grid."""
+        return self._finished(self.grid.image(self._normalised, box, self.interpolation))
+
+    def wrapped(self, box: Box, margin: tuple[int, int, int]) -> NDArray[np.float64]:
+        """Return the image on a box and a margin, going on from the other side at its edge.
+
+        That is how a periodic wavelet transform sees it. An odd axis is one voxel longer, which
+        repeats the first one, as pyradiomics does it.
+        """
+        inner = self.grid.widened(box, margin)
+        whole = all(
+            part.start - more >= 0 and part.stop + more <= size
+            for part, more, size in zip(box, margin, self.grid.shape, strict=True)
+        )
+        if whole:
+            return self.box(inner)
+        everything = self.box(tuple(slice(0, size) for size in self.grid.shape))  # type: ignore[arg-type]
+        index = []
+        for part, more, size in zip(box, margin, self.grid.shape, strict=True):
+            positions = np.arange(part.start - more, part.stop + more) % (size + size % 2)
+            index.append(np.where(positions == size, 0, positions))
+        return everything[np.ix_(*index)]
+
+    @property
+    def exact(self) -> bool:
+        """Whether its values are the image's own, neither normalised nor resampled."""
+        return self.grid.same and self.shift == 0.0 and self.scale == 1.0
+
+    @cached_property
+    def peak(self) -> float:
+        """The largest magnitude in the whole image, which scales pyradiomics' pointwise filters."""
+        everything = self.box(tuple(slice(0, size) for size in self.grid.shape))  # type: ignore[arg-type]
+        peak = float(np.abs(everything).max())
+        if not peak:
+            raise ValueError("the whole image is 0, so it cannot be scaled by its largest value")
+        return peak
+
+    @cached_property
+    def _normalised(self) -> NDArray[np.generic]:
+        if self.shift == 0.0 and self.scale == 1.0:
+            return self.array
+        values = (self.array.astype(np.float64) - self.shift) * self.scale
+        return np.clip(values, -self.limit, self.limit) if math.isfinite(self.limit) else values
+
+    def _finished(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.rint(values) if self.round and not self.grid.same else values
+
+
+Filtered = tuple[str, NDArray[np.float64] | ValueError]
+
+
+def filtered(
+    source: Source, box: Box, kind: str, options: Mapping[str, Any], *, slices: bool
+) -> Iterator[Filtered]:
+    """Filter a box of an image.
+
+    Args:
+        source: the image.
+        box: of its measuring grid.
+        kind: pyradiomics' name of the filter, such as ``LoG``.
+        options: pyradiomics' options of the filter.
+        slices: wavelets within slices alone.
+
+    Yields:
+        pyradiomics' name of each image that the filter gives, and its values on the box, or an
+        error that says why it gives none.
+    """
+    if kind == "LoG":
+        for sigma in options["sigma"]:
+            name = f"log-sigma-{str(float(sigma)).replace('.', '-')}-mm-3D"
+            yield name, _attempt(_laplacian, source, box, float(sigma))
+    elif kind == "Wavelet":
+        yield from _wavelets(source, box, options, slices)
+    else:
+        yield kind.lower(), _attempt(SINGLE[kind], source, box)
+
+
+def _attempt(
+    work: Callable[..., NDArray[np.float64]], *arguments: Any
+) -> NDArray[np.float64] | ValueError:
+    try:
+        return work(*arguments)
+    except ValueError as error:
+        return error
+
+
+def _laplacian(source: Source, box: Box, sigma: float) -> NDArray[np.float64]:
+    """Return the Laplacian of Gaussian, times sigma squared, by ITK's recursive filter."""
+    spacing = source.grid.spacing
+    smallest = tuple(max(SMALLEST_LOG, math.ceil(sigma / s) + 1) for s in spacing)
+    if any(size < least for size, least in zip(source.grid.shape, smallest, strict=True)):
+        raise ValueError(
+            f"an image of {source.grid.shape} voxels (z, y, x) is too small for a Laplacian of "
+            f"Gaussian of {sigma:g} mm, which needs {smallest}"
+        )
+    z, y, x = (math.ceil(LOG_REACH * sigma / s) for s in spacing)
+    wide = source.grid.widened(box, (z, y, x))
+    # ITK computes in single precision, whatever it is given.
+    image = _image(source.box(wide).astype(np.float32), spacing)
+    laplacian = sitk.LaplacianRecursiveGaussian(image, sigma, normalizeAcrossScale=True)
+    return _inner(sitk.GetArrayViewFromImage(laplacian), wide, box)
+
+
+def _wavelets(
+    source: Source, box: Box, options: Mapping[str, Any], slices: bool
+) -> Iterator[Filtered]:
+    """Yield the stationary wavelet transform, details of each level and the last approximation."""
+    wavelet = pywt.Wavelet(options["wavelet"])
+    axes = (2, 1) if slices else (2, 1, 0)
+    last = options["start_level"] + options["level"]
+    reach = wavelet.dec_len * last
+    reaches = tuple(reach if axis in axes else 0 for axis in range(3))
+    # The transform takes an even number of voxels.
+    even = tuple(
+        slice(part.start, part.stop + (part.stop - part.start) % 2 if axis in axes else part.stop)
+        for axis, part in enumerate(box)
+    )
+    data = source.wrapped(even, reaches)  # type: ignore[arg-type]
+    if source.array.dtype == np.float32 and source.exact:
+        # pyradiomics' transform keeps single precision.
+        data = data.astype(np.float32)
+    inner = tuple(
+        slice(more, more + part.stop - part.start) for more, part in zip(reaches, box, strict=True)
+    )
+    for level in range(last):
+        (parts,) = pywt.swtn(data, wavelet, level=1, axes=axes)
+        data = parts.pop("a" * len(axes))
+        if level < options["start_level"]:
+            continue
+        number = level - options["start_level"] + 1
+        prefix = "wavelet-" if number == 1 else f"wavelet{number}-"
+        for name, values in parts.items():
+            yield (
+                prefix + name.replace("a", "L").replace("d", "H"),
+                np.array(values[inner], dtype=np.float64),
+            )
+    prefix = "wavelet-" if options["level"] == 1 else f"wavelet{options['level']}-"
+    yield prefix + "L" * len(axes), np.array(data[inner], dtype=np.float64)
+
+
+def _gradient(source: Source, box: Box) -> NDArray[np.float64]:
+    wide = source.grid.widened(box, (1, 1, 1))
+    gradient = sitk.GradientMagnitude(_image(source.box(wide), source.grid.spacing))
+    return _inner(sitk.GetArrayViewFromImage(gradient), wide, box)
+
+
+def _square(source: Source, box: Box) -> NDArray[np.float64]:
+    return (source.box(box) / math.sqrt(source.peak)) ** 2
+
+
+def _square_root(source: Source, box: Box) -> NDArray[np.float64]:
+    values = source.box(box)
+    return np.sign(values) * np.sqrt(np.abs(values) * source.peak)
+
+
+def _logarithm(source: Source, box: Box) -> NDArray[np.float64]:
+    values = source.box(box)
+    return np.sign(values) * np.log1p(np.abs(values)) * (source.peak / math.log1p(source.peak))
+
+
+def _exponential(source: Source, box: Box) -> NDArray[np.float64]:
+    return np.exp(source.box(box) * (math.log(source.peak) / source.peak))
+
+
+SINGLE: dict[str, Callable[[Source, Box], NDArray[np.float64]]] = {
+    "Gradient": _gradient,
+    "Square": _square,
+    "SquareRoot": _square_root,
+    "Logarithm": _logarithm,
+    "Exponential": _exponential,
+}
+
+
+def _image(values: NDArray[np.generic], spacing: tuple[float, float, float]) -> sitk.Image:
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(spacing[::-1])
+    return image
+
+
+def _inner(values: NDArray[np.generic], wide: Box, box: Box) -> NDArray[np.float64]:
+    """Return the part of a wide box that is `box`, as a copy in double precision."""
+    part = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(box, wide, strict=True))
+    return np.array(values[part], dtype=np.float64)

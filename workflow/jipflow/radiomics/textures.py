@@ -1,0 +1,169 @@
+"""Textures: features of matrices of grey levels (IBSI reference manual 3.6 to 3.11)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import cc3d
+import numpy as np
+from numpy.typing import NDArray
+from radiomics import glcm, gldm, glrlm, glszm, ngtdm
+from scipy.ndimage import distance_transform_cdt
+
+from jipflow.radiomics.area import Area, Levels, Undefined
+from jipflow.radiomics.family import Pyradiomics
+
+
+class Glcm(Pyradiomics, glcm.RadiomicsGLCM):
+    """Of the co-occurrence of grey levels (IBSI 3.6)."""
+
+    neighbours = True
+    guards: ClassVar = dict.fromkeys(("Correlation", "Imc1", "MCC"), Area.need_levels)
+
+
+class Glrlm(Pyradiomics, glrlm.RadiomicsGLRLM):
+    """Of the lengths of runs of a grey level (IBSI 3.7)."""
+
+    neighbours = True
+
+
+class Glszm(Pyradiomics, glszm.RadiomicsGLSZM):
+    """Of the sizes of zones of a grey level (IBSI 3.8).
+
+    The matrix has a column for each size that occurs, where pyradiomics' kernel makes one for each
+    size up to the largest.
+    """
+
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> Any:  # noqa: N802, N803
+        labels, levels = _zones(self.area)
+        sizes = np.bincount(labels)[1:]
+        self.columns, matrix = _pairs(levels, sizes, self.area.levels)
+        return matrix
+
+    def _calculateCoefficients(self) -> None:  # noqa: N802
+        matrix = self.P_glszm
+        self.coefficients.update(
+            Np=np.full(1, float(self.area.values.size)),
+            Nz=matrix.sum((1, 2)),
+            ps=matrix.sum(1),
+            pg=matrix.sum(2),
+            ivector=self.area.levels.present.astype(float),
+            jvector=self.columns.astype(float),
+        )
+
+
+class Gldzm(Glszm):
+    """Of the distances of zones of a grey level from the outline (IBSI 3.9).
+
+    pyradiomics has no such class. The features are those of the size zone matrix with the distance
+    of a zone, in steps to a neighbouring voxel, in place of its size.
+    """
+
+    sizes: ClassVar = {
+        "SmallDistanceEmphasis": "SmallAreaEmphasis",
+        "LargeDistanceEmphasis": "LargeAreaEmphasis",
+        "ZoneDistanceNonUniformity": "SizeZoneNonUniformity",
+        "ZoneDistanceNonUniformityNormalized": "SizeZoneNonUniformityNormalized",
+        "ZoneDistanceVariance": "ZoneVariance",
+        "ZoneDistanceEntropy": "ZoneEntropy",
+        "SmallDistanceLowGrayLevelEmphasis": "SmallAreaLowGrayLevelEmphasis",
+        "SmallDistanceHighGrayLevelEmphasis": "SmallAreaHighGrayLevelEmphasis",
+        "LargeDistanceLowGrayLevelEmphasis": "LargeAreaLowGrayLevelEmphasis",
+        "LargeDistanceHighGrayLevelEmphasis": "LargeAreaHighGrayLevelEmphasis",
+    }
+    """pyradiomics' name of the formula, by ours."""
+
+    @classmethod
+    def names(cls, *, withdrawn: bool = False) -> list[str]:
+        """Return the names of the features, sorted."""
+        kept = set(super().names(withdrawn=withdrawn)) - set(cls.sizes.values())
+        return sorted(kept | set(cls.sizes))
+
+    def inherited(self, name: str) -> Any:
+        """Compute a feature by pyradiomics' formula for sizes."""
+        return super().inherited(self.sizes.get(name, name))
+
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> Any:  # noqa: N802, N803
+        labels, levels = _zones(self.area)
+        distances = np.full(len(levels) + 1, np.iinfo(np.int64).max)
+        np.minimum.at(distances, labels, _steps(self.area)[self.area.mask])
+        self.columns, matrix = _pairs(levels, distances[1:], self.area.levels)
+        return matrix
+
+
+def _zones(area: Area) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the zone of each voxel of the region, from 1, and the grey level of each zone.
+
+    Zones are voxels of one grey level that touch each other, if only by a corner; within slices
+    where the settings say so.
+    """
+    grey = area.textured.array
+    if area.setting["force2D"]:
+        slices, last = [], 0
+        for plane in grey:
+            found = cc3d.connected_components(plane, connectivity=8).astype(np.int64)
+            slices.append(np.where(found > 0, found + last, 0))
+            last += int(found.max())
+        zones = np.stack(slices)
+    else:
+        zones = cc3d.connected_components(grey, connectivity=26)
+    labels = zones[area.mask].astype(np.int64)
+    levels = np.zeros(labels.max() + 1, np.int64)
+    levels[labels] = grey[area.mask]
+    return labels, levels[1:]
+
+
+def _steps(area: Area) -> NDArray[np.integer[Any]]:
+    """Return how many steps from voxel to voxel lead from each voxel out of the outline."""
+    padded = np.pad(area.outline, 1)
+    if area.setting["force2D"]:
+        steps = np.stack([distance_transform_cdt(p, metric="taxicab") for p in padded])
+    else:
+        steps = distance_transform_cdt(padded, metric="taxicab")
+    inner: NDArray[np.integer[Any]] = steps[1:-1, 1:-1, 1:-1]
+    return inner
+
+
+def _pairs(
+    levels: NDArray[np.int64], values: NDArray[np.int64], known: Levels
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Count pairs of a grey level and a value.
+
+    Returns:
+        The values that occur, and the counts, shape (1, levels, values).
+    """
+    columns, column = np.unique(values, return_inverse=True)
+    row = np.searchsorted(known.present, levels)
+    size = (len(known.present), len(columns))
+    counts = np.bincount(row * size[1] + column, minlength=math.prod(size))
+    return columns, counts.reshape(1, *size).astype(float)
+
+
+class Gldm(Pyradiomics, gldm.RadiomicsGLDM):
+    """Of the dependence of neighbouring grey levels (IBSI 3.11)."""
+
+    neighbours = True
+    more: ClassVar = {
+        "DependenceEnergy": lambda self: ((self.P_gldm / self.coefficients["Nz"]) ** 2).sum(),
+    }
+
+
+class Ngtdm(Pyradiomics, ngtdm.RadiomicsNGTDM):
+    """Of the difference between a voxel and its neighbourhood (IBSI 3.10).
+
+    Where a definition divides by differences that add up to 0, pyradiomics gives 0 or a million.
+    """
+
+    neighbours = True
+    guards: ClassVar = dict.fromkeys(("Contrast", "Busyness"), Area.need_levels)
+    more: ClassVar = {
+        "Coarseness": lambda self: self.different("Coarseness"),
+        "Strength": lambda self: self.different("Strength"),
+    }
+
+    def different(self, name: str) -> Any:
+        """Compute a feature where some voxel differs from its neighbours."""
+        if not (self.coefficients["p_i"] * self.coefficients["s_i"]).sum():
+            raise Undefined("no voxel of the region differs from its neighbours in it")
+        return self.inherited(name)
