@@ -18,7 +18,8 @@ from jipflow.files import atomic_path, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGE = ROOT / "docs" / "benchmarks.md"
+DOCS = ROOT / "docs"
+PAGES = {"benchmarks": "Benchmarks", "ibsi": "Features beside IBSI's reference values"}
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
 Cell = str | int | float | None
@@ -81,6 +82,7 @@ def write_result(
     *,
     packages: Sequence[str],
     notes: Sequence[str] = (),
+    page: str = "benchmarks",
 ) -> None:
     """Write ``benchmarks/results/<name>.json`` and print its table.
 
@@ -91,6 +93,7 @@ def write_result(
         rows: their cells; numbers are rounded to three digits where they are shown.
         packages: the installed packages whose versions matter.
         notes: what the inputs were, and what a reader must know to judge the numbers.
+        page: of the documentation that shows it.
     """
     result = {
         "name": name,
@@ -98,6 +101,7 @@ def write_result(
         "columns": list(columns),
         "rows": [list(row) for row in rows],
         "notes": list(notes),
+        "page": page,
         "machine": _machine(),
         "versions": {
             "python": platform.python_version(),
@@ -105,20 +109,25 @@ def write_result(
         },
     }
     write_json(RESULTS / f"{name}.json", result)
-    print("\n".join(_table(result)))
+    print("\n".join(_table(result)[:40]))
 
 
-def write_page() -> None:
-    """Write ``docs/benchmarks.md`` from all results."""
+def write_pages() -> None:
+    """Write ``docs/benchmarks.md`` and the other pages of results."""
+    results = [read_json(path) for path in sorted(RESULTS.glob("*.json"))]
+    for page, title in PAGES.items():
+        _write_page(page, title, [result for result in results if result["page"] == page])
+
+
+def _write_page(page: str, title: str, results: Sequence[dict[str, Any]]) -> None:
     lines = [
-        "# Benchmarks",
+        f"# {title}",
         "",
         "Written by `python benchmarks/report.py` from `benchmarks/results`; see",
         "`benchmarks/README.md` for how to run them. Compare the numbers within a table: they come",
         "from the same inputs in the same run.",
     ]
-    for path in sorted(RESULTS.glob("*.json")):
-        result = read_json(path)
+    for result in results:
         machine = result["machine"]
         lines += ["", f"## {result['title']}", "", *_table(result), ""]
         lines += [f"* {note}" for note in result["notes"]]
@@ -127,7 +136,7 @@ def write_page() -> None:
             + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
             + "."
         )
-    with atomic_path(PAGE) as partial:
+    with atomic_path(DOCS / f"{page}.md") as partial:
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -159,6 +168,6 @@ def _table(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    write_page()
+    write_pages()
     print(json.dumps(sorted(path.name for path in RESULTS.glob("*.json"))))
     sys.exit()

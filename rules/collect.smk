@@ -11,10 +11,12 @@ rule collect:
         ),
         features=shards("<results>/shards/{shard}/measure/features.parquet"),
         failures=shards("<results>/shards/{shard}/measure/failures.parquet"),
+        perturbed=shards("<results>/shards/{shard}/measure/perturbed.parquet"),
     output:
         outcomes="<results>/outcomes.parquet",
         features="<results>/features/features.parquet",
         failures="<results>/features/failures.parquet",
+        stability="<results>/features/stability.parquet",
         verdict="<results>/verdict.json",
     log:
         "<logs>/collect.log",
@@ -30,7 +32,7 @@ rule collect:
         "jipflow collect --settings $JIPFLOW_SETTINGS"
         " --results {params.results}"
         " --outcomes {input.cohort} {input.outcomes} --features {input.features}"
-        " --failures {input.failures} > {log} 2>&1"
+        " --failures {input.failures} --perturbed {input.perturbed} > {log} 2>&1"
 
 
 # The report stands before the run is judged, so that it can say what went wrong.

@@ -7,6 +7,7 @@ rule measure:
     output:
         features="<shard>/measure/features.parquet",
         failures="<shard>/measure/failures.parquet",
+        perturbed="<shard>/measure/perturbed.parquet",
         outcomes="<shard>/measure/outcomes.parquet",
     log:
         "<logs>/measure/{shard}.log",
@@ -22,4 +23,5 @@ rule measure:
         " --cases {input.cases}"
         " --segmented {input.segmented} --volumes {input.volumes} --masks {input.masks}"
         " --features {output.features} --failures {output.failures}"
+        " --perturbed {output.perturbed}"
         " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"

@@ -36,6 +36,7 @@ rule report:
         outcomes="<results>/outcomes.parquet",
         features="<results>/features/features.parquet",
         failures="<results>/features/failures.parquet",
+        stability="<results>/features/stability.parquet",
         verdict="<results>/verdict.json",
     output:
         "<results>/report/index.html",

@@ -102,11 +102,10 @@ def documents(cases, protocol, folder, encoding="binary"):
     prepared = prepare.run(cases, set(), volumes, 1)
     segmented = segment.run(cases, passed(prepared), settings, volumes, masks, 1)
     encoded = seg.run(cases, passed(segmented), settings, masks, results, 1)
-    features, failures, measured = measure.run(
-        cases, passed(segmented), settings, volumes, masks, 1
-    )
+    tables = measure.run(cases, passed(segmented), settings, volumes, masks, 1)
+    features, measured = tables.features, tables.outcomes
     write_parquet(folder / "features.parquet", features)
-    write_parquet(folder / "failures.parquet", failures)
+    write_parquet(folder / "failures.parquet", tables.failures)
     both = passed(encoded) & passed(measured)
     made = sr.run(cases, both, settings, folder / "features.parquet", results, 1)
     for outcome in [*prepared, *segmented, *encoded, *measured, *made]:

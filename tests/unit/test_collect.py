@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jipflow.cases import Outcome, StageError, Status, write_outcomes
-from jipflow.collect import accept, run, verdict
+from jipflow.collect import Shards, accept, run, verdict
 from jipflow.radiomics.measure import failure_table, feature_table
 
 
@@ -43,7 +43,7 @@ def test_collect_joins_and_accept_judges(tmp_path):
     feature_table([]).to_parquet(tmp_path / "f3.parquet")
     failure_table([]).to_parquet(tmp_path / "n.parquet")
     files = [tmp_path / f"f{n}.parquet" for n in (1, 2, 3)]
-    run([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"], 0.1, tmp_path)
+    run(Shards([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"]), 0.1, tmp_path)
     import pandas as pd
 
     table = pd.read_parquet(tmp_path / "features" / "features.parquet")
@@ -57,6 +57,6 @@ def test_collect_joins_and_accept_judges(tmp_path):
 
 def test_an_empty_cohort_is_not_acceptable(tmp_path):
     write_outcomes(tmp_path / "a.parquet", [])
-    run([tmp_path / "a.parquet"], [], [], 0.1, tmp_path)
+    run(Shards([tmp_path / "a.parquet"]), 0.1, tmp_path)
     with pytest.raises(StageError, match="no case"):
         accept(tmp_path / "verdict.json")

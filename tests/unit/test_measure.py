@@ -56,7 +56,7 @@ def tables(shard):
 
 
 def test_every_segment_has_a_row_and_every_null_a_reason(tables):
-    features, failures, outcomes = tables
+    features, failures, outcomes = tables.features, tables.failures, tables.outcomes
     assert [(o.case_id, o.status, o.reason) for o in outcomes] == [
         ("c0", Status.OK, ""),
         ("c1", Status.OK, ""),
@@ -83,7 +83,7 @@ def test_every_segment_has_a_row_and_every_null_a_reason(tables):
 
 
 def test_rows_say_what_made_them(tables):
-    features, _, _ = tables
+    features = tables.features
     assert set(features["settings_sha256"].str.len()) == {64}
     (versions,) = set(features["versions"])
     for package in ("jipflow", "pyradiomics 3.0.1", "numpy", "SimpleITK"):
@@ -98,9 +98,11 @@ def test_rows_say_what_made_them(tables):
 def test_threads_and_shards_change_no_bit(shard, tables, threads):
     pieces = [shard[1]] if threads != 1 else [[case] for case in shard[1]]
     parts = [measure(shard, piece, threads) for piece in pieces]
-    together = pd.concat([part[0] for part in parts], ignore_index=True)
-    pd.testing.assert_frame_equal(together, tables[0], check_exact=True)
-    assert [o.status for part in parts for o in part[2]] == [o.status for o in tables[2]]
+    for name in ("features", "failures"):
+        together = pd.concat([getattr(part, name) for part in parts], ignore_index=True)
+        pd.testing.assert_frame_equal(together, getattr(tables, name), check_exact=True)
+    statuses = [o.status for part in parts for o in part.outcomes]
+    assert statuses == [o.status for o in tables.outcomes]
 
 
 def test_tables_have_their_columns_even_when_empty():

@@ -515,3 +515,31 @@ def test_histogram_marks_what_is_withheld() -> None:
     assert drawn.count('class="bar"') == 2
     assert "above" in drawn
     assert "below" not in drawn
+
+
+def test_stability_is_sorted_into_bands(tmp_path: Path) -> None:
+    key = {"role": "PT", "segmentation": "gtv", "segment": "gtv", "measurements": 4}
+    values = {"firstorder_Mean": 0.95, "firstorder_Energy": 0.9, "glcm_Contrast": 0.74}
+    values |= {"glcm_Imc1": -0.2, "glcm_MCC": math.nan}
+    table = pd.DataFrame(
+        [
+            {**key, "feature": f"original_{name}", "cases": 9, "icc": icc, "lower": icc, "upper": 1}
+            for name, icc in values.items()
+        ]
+    )
+    (group,) = site.stability_groups(table)
+    assert group["title"] == "gtv · PT · gtv"
+    assert (group["cases"], group["measurements"]) == (9, 4)
+    assert group["classes"] == [("firstorder", 2, [2, 0, 0, 0]), ("glcm", 3, [0, 0, 1, 1])]
+    assert [row[0] for row in group["rows"]] == [
+        f"original_{name}"
+        for name in ("glcm_Imc1", "glcm_Contrast", "firstorder_Energy", "firstorder_Mean")
+    ] + ["original_glcm_MCC"]
+    assert site.stability_groups(None) == site.stability_groups(table[:0]) == []
+    results = tmp_path / "results" / "demo"
+    fake.build(results, pictures=False)
+    table.to_parquet(results / "features" / "stability.parquet")
+    site.write_report(results, fake.settings(), tmp_path / "x.html")
+    page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
+    assert "Stability" in page.text
+    assert "4 outlines of 9 cases" in page.text

@@ -101,7 +101,8 @@ def _parser() -> argparse.ArgumentParser:
 
     measure = _command(commands, "measure", _measure, "extract radiomic features")
     _settings(measure)
-    _paths(measure, "cases", "segmented", "volumes", "masks", "features", "failures", "outcomes")
+    _paths(measure, "cases", "segmented", "volumes", "masks")
+    _paths(measure, "features", "failures", "perturbed", "outcomes")
     _threads(measure)
 
     document = _command(commands, "document", _document, "write DICOM-SR")
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     collect = _command(commands, "collect", _collect, "join the shards' tables")
     _settings(collect)
     _paths(collect, "results")
-    for name in ("outcomes", "features", "failures"):
+    for name in ("outcomes", "features", "failures", "perturbed"):
         collect.add_argument(f"--{name}", type=Path, nargs="*", required=True)
 
     accept = _command(commands, "accept", _accept, "fail if too many cases failed")
@@ -335,7 +336,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     from jipflow.files import write_parquet
     from jipflow.radiomics.measure import run
 
-    features, failures, outcomes = run(
+    tables = run(
         read_cases(arguments.cases),
         passed(read_outcomes(arguments.segmented)),
         read_settings(arguments.settings),
@@ -343,9 +344,10 @@ def _measure(arguments: argparse.Namespace) -> None:
         arguments.masks,
         arguments.threads,
     )
-    write_parquet(arguments.features, features)
-    write_parquet(arguments.failures, failures)
-    _finish(arguments.outcomes, outcomes)
+    write_parquet(arguments.features, tables.features)
+    write_parquet(arguments.failures, tables.failures)
+    write_parquet(arguments.perturbed, tables.perturbed)
+    _finish(arguments.outcomes, tables.outcomes)
 
 
 def _document(arguments: argparse.Namespace) -> None:
@@ -402,12 +404,13 @@ def _finish(path: Path, outcomes: Sequence[Outcome]) -> None:
 
 
 def _collect(arguments: argparse.Namespace) -> None:
-    from jipflow.collect import run
+    from jipflow.collect import Shards, run
     from jipflow.config import read_settings
 
-    tolerance = read_settings(arguments.settings).protocol["tolerance"]["max_failed_fraction"]
     result = run(
-        arguments.outcomes, arguments.features, arguments.failures, tolerance, arguments.results
+        Shards(arguments.outcomes, arguments.features, arguments.failures, arguments.perturbed),
+        read_settings(arguments.settings).protocol["tolerance"]["max_failed_fraction"],
+        arguments.results,
     )
     print(json.dumps(result))
 

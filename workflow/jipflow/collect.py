@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from jipflow.agreement import intraclass_correlation
 from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
 from jipflow.files import read_json, write_json, write_parquet
-from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS
+from jipflow.tables import (
+    FAILURE_COLUMNS,
+    FEATURE_COLUMNS,
+    FEATURE_KEYS,
+    PERTURBED_KEYS,
+    STABILITY_COLUMNS,
+)
 
 
-def run(
-    outcome_files: Sequence[Path],
-    feature_files: Sequence[Path],
-    failure_files: Sequence[Path],
-    max_failed_fraction: float,
-    results: Path,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Shards:
+    """The files of all shards.
+
+    Attributes:
+        outcomes: of the cohort and of every shard and stage.
+        features: of every shard.
+        failures: why features are null.
+        perturbed: features of changed outlines.
+    """
+
+    outcomes: Sequence[Path]
+    features: Sequence[Path] = ()
+    failures: Sequence[Path] = ()
+    perturbed: Sequence[Path] = ()
+
+
+def run(shards: Shards, max_failed_fraction: float, results: Path) -> dict[str, Any]:
     """Join the tables of all shards and judge the run.
 
-    Writes ``outcomes.parquet``, ``features/features.parquet``, ``features/failures.parquet`` and
-    ``verdict.json`` into `results`.
+    Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``
+    and ``stability.parquet`` in ``features``, into `results`.
 
     Args:
-        outcome_files: outcomes of the cohort and of every shard and stage.
-        feature_files: features of every shard.
-        failure_files: failures of every shard.
+        shards: what is joined.
         max_failed_fraction: the protocol's tolerance.
         results: the protocol's results folder.
 
     Returns:
         The verdict.
     """
-    outcomes = [o for path in outcome_files for o in read_outcomes(path)]
+    outcomes = [o for path in shards.outcomes for o in read_outcomes(path)]
     write_outcomes(results / "outcomes.parquet", outcomes)
-    write_parquet(
-        results / "features" / "features.parquet",
-        _join(feature_files, FEATURE_COLUMNS, list(FEATURE_KEYS)),
-    )
-    write_parquet(
-        results / "features" / "failures.parquet",
-        _join(failure_files, FAILURE_COLUMNS, list(FAILURE_COLUMNS)),
-    )
+    folder = results / "features"
+    features = _join(shards.features, FEATURE_COLUMNS, list(FEATURE_KEYS))
+    failures = _join(shards.failures, FAILURE_COLUMNS, list(FAILURE_COLUMNS))
+    perturbed = _join(shards.perturbed, PERTURBED_KEYS, list(PERTURBED_KEYS))
+    write_parquet(folder / "features.parquet", features)
+    write_parquet(folder / "failures.parquet", failures)
+    write_parquet(folder / "stability.parquet", stability(features, perturbed))
     result = verdict(outcomes, max_failed_fraction)
     write_json(results / "verdict.json", result)
     return result
@@ -57,6 +73,46 @@ def _join(paths: Sequence[Path], columns: Sequence[str], order: list[str]) -> pd
     joined = pd.concat(tables, ignore_index=True)
     extra = sorted(set(joined.columns) - set(columns))
     return joined[[*columns, *extra]].sort_values(order).reset_index(drop=True)
+
+
+def stability(features: pd.DataFrame, perturbed: pd.DataFrame) -> pd.DataFrame:
+    """Return how far the features of changed outlines agree with each other, case by case.
+
+    Args:
+        features: the measured regions.
+        perturbed: the same regions with changed outlines.
+
+    Returns:
+        One row per role, segmentation, segment and feature, with its intraclass correlation over
+        the cases that have the feature for every outline; null where it is not defined.
+    """
+    key = ["role", "segmentation", "segment"]
+    rows = []
+    for names, changed in perturbed.groupby(key):
+        columns = [c for c in changed.columns if c not in PERTURBED_KEYS]
+        columns = [c for c in columns if changed[c].notna().any()]
+        measured = features.merge(pd.DataFrame([names], columns=key), on=key)
+        known = measured.reindex(columns=["case_id", *columns]).assign(perturbation="")
+        both = pd.concat([known, changed[["case_id", "perturbation", *columns]]])
+        for column in columns:
+            table = both.pivot(index="case_id", columns="perturbation", values=column)
+            values = table.dropna().to_numpy(dtype=float)
+            found = intraclass_correlation(values)
+            rows.append(
+                {
+                    **dict(zip(key, names, strict=True)),
+                    "feature": column,
+                    "cases": len(values),
+                    "measurements": table.shape[1],
+                    "icc": found.icc if found else None,
+                    "lower": found.lower if found else None,
+                    "upper": found.upper if found else None,
+                }
+            )
+    columns = [*STABILITY_COLUMNS, "cases", "measurements", "icc", "lower", "upper"]
+    types = dict.fromkeys(STABILITY_COLUMNS, "str") | dict.fromkeys(columns[4:6], "int64")
+    types |= dict.fromkeys(columns[6:], "float64")
+    return pd.DataFrame(rows, columns=columns).astype(types)
 
 
 def verdict(outcomes: Iterable[Outcome], max_failed_fraction: float) -> dict[str, Any]:

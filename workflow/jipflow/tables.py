@@ -17,3 +17,10 @@ resampling and re-segmentation, ``measured_box`` the region's first and last vox
 
 FAILURE_COLUMNS = ("case_id", "role", "segmentation", "segment", "feature", "reason", "message")
 """The columns of ``failures.parquet``; segment and feature are ``*`` for all of them."""
+
+PERTURBED_KEYS = (*FEATURE_KEYS, "perturbation")
+"""The columns of ``perturbed.parquet`` before one float64 column per feature: a region's key, and
+the change of its outline."""
+
+STABILITY_COLUMNS = ("role", "segmentation", "segment", "feature")
+"""What a row of ``stability.parquet`` is about; then cases, measurements, icc, lower and upper."""

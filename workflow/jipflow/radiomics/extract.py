@@ -20,6 +20,7 @@ from jipflow.radiomics.classes import CLASSES, ORIGINAL_ONLY
 from jipflow.radiomics.filters import Source, filtered
 from jipflow.radiomics.grid import Box, MeasuringGrid
 from jipflow.radiomics.intensities import PEAK_RADIUS
+from jipflow.radiomics.perturb import perturbations, reach
 
 
 @dataclass(frozen=True)
@@ -72,24 +73,56 @@ def extract(volume: Volume, parts: Sequence[Part], settings: Mapping[str, Any]) 
     Returns:
         One extraction a region, in their order.
     """
-    # pyradiomics repeats on the console what is recorded here, under the name of a class's module.
-    for name in ("radiomics", "jipflow.radiomics"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     source = _source(volume, settings["processing"])
     results = [Extraction() for _ in parts]
     regions = {}
     for number, part in enumerate(parts):
         try:
-            regions[number] = _region(source, part, settings)
+            regions[number] = _region(source, *_outline(source, part), settings)
         except _NoRegion as error:
             results[number].failures.append(Failure("*", error.reason, str(error)))
-    with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for number, region in regions.items():
-            results[number].voxels = int(region.area.mask.sum())
-            results[number].box = _box_text(region.box)
-        for kind, options in settings["imageType"].items():
-            _measure_images(source, regions, results, kind, options, settings)
+    _measure_regions(source, regions, results, settings)
+    return results
+
+
+def extract_perturbed(
+    volume: Volume,
+    parts: Sequence[Part],
+    settings: Mapping[str, Any],
+    asked: Mapping[str, Any],
+    seeds: Sequence[str],
+) -> list[dict[str, Extraction]]:
+    """Compute the features of regions whose outlines are changed.
+
+    Args:
+        volume: the image.
+        parts: its regions.
+        settings: radiomics settings with their defaults.
+        asked: which changes: ``stability`` of a protocol's radiomics with its defaults.
+        seeds: one a region, for the changes that are made by chance.
+
+    Returns:
+        For each region its extractions by the name of the change; none where it has no voxel.
+    """
+    source = _source(volume, settings["processing"])
+    results: list[dict[str, Extraction]] = [{} for _ in parts]
+    regions: dict[int, _Region] = {}
+    extractions: list[Extraction] = []
+    for part, seed, result in zip(parts, seeds, results, strict=True):
+        try:
+            outline, box = _outline(source, part)
+        except _NoRegion:
+            continue
+        wide = source.grid.widened(box, reach(outline, source.grid, asked))
+        changes = perturbations(outline, box, source.grid, source.box(wide), wide, asked, seed)
+        for name, (changed, place) in changes:
+            result[name] = Extraction()
+            try:
+                regions[len(extractions)] = _region(source, changed, place, settings)
+            except _NoRegion as error:
+                result[name].failures.append(Failure("*", error.reason, str(error)))
+            extractions.append(result[name])
+    _measure_regions(source, regions, extractions, settings)
     return results
 
 
@@ -129,18 +162,20 @@ def _source(volume: Volume, processing: Mapping[str, Any]) -> Source:
     return source
 
 
-def _region(source: Source, part: Part, settings: Mapping[str, Any]) -> _Region:
-    """Put a region on the measuring grid and take out what its intensities exclude.
+def _outline(source: Source, part: Part) -> tuple[NDArray[np.bool_], Box]:
+    """Put a region on the measuring grid.
+
+    Returns:
+        Its voxels within the smallest box around them, and the box.
 
     Raises:
-        _NoRegion: no voxel is left, or one is no number.
+        _NoRegion: it has no voxel there.
     """
     if not part.mask.any():
         raise _NoRegion(Reason.EMPTY_SEGMENT, "The mask has no voxel.")
     mask, box = source.grid.mask(part.mask, part.corner)
     tight = bounding_box(mask)
-    outline = mask[tight]
-    if not outline.any():
+    if not mask[tight].any():
         raise _NoRegion(
             Reason.EMPTY_SEGMENT,
             f"None of the mask's {int(part.mask.sum())} voxels is left after resampling to "
@@ -150,7 +185,20 @@ def _region(source: Source, part: Part, settings: Mapping[str, Any]) -> _Region:
         slice(whole.start + t.start, whole.start + t.stop)
         for whole, t in zip(box, tight, strict=True)
     )
-    image = source.box((z, y, x))
+    return mask[tight], (z, y, x)
+
+
+def _region(
+    source: Source, outline: NDArray[np.bool_], box: Box, settings: Mapping[str, Any]
+) -> _Region:
+    """Take the image of a region, and out of the region what its intensities exclude.
+
+    Raises:
+        _NoRegion: no voxel is left, or one is no number.
+    """
+    if not outline.any():
+        raise _NoRegion(Reason.EMPTY_SEGMENT, "The outline has no voxel.")
+    image = source.box(box)
     odd = int((~np.isfinite(image[outline])).sum())
     if odd:
         # pyradiomics would leave such voxels out of some features and not of others.
@@ -174,7 +222,7 @@ def _region(source: Source, part: Part, settings: Mapping[str, Any]) -> _Region:
         highest=high,
         ivh=settings["processing"].get("ivh"),
     )
-    return _Region((z, y, x), area)
+    return _Region(box, area)
 
 
 def _resegmented(
@@ -194,6 +242,25 @@ def _resegmented(
         mean, spread = image[kept].mean(), image[kept].std()
         kept = kept & (np.abs(image - mean) <= outliers * spread)
     return kept
+
+
+def _measure_regions(
+    source: Source,
+    regions: Mapping[int, _Region],
+    results: Sequence[Extraction],
+    settings: Mapping[str, Any],
+) -> None:
+    """Add the features of all images to each region's results."""
+    # pyradiomics repeats on the console what is recorded here, under the name of a class's module.
+    for name in ("radiomics", "jipflow.radiomics"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    for number, region in regions.items():
+        results[number].voxels = int(region.area.mask.sum())
+        results[number].box = _box_text(region.box)
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind, options in settings["imageType"].items():
+            _measure_images(source, regions, results, kind, options, settings)
 
 
 def _measure_images(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +133,7 @@ class Ivh(Family):
         return float(few.min()) if few.size else 2 * self.intensities[-1] - self.intensities[-2]
 
 
-def _ivh_bins(area: Area) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _ivh_bins(area: Area) -> tuple[NDArray[np.floating[Any]], NDArray[np.integer[Any]]]:
     """Return the intensities of the histogram's bins, rising, and the voxels in each."""
     values, ivh = area.values, area.ivh or {}
     if "count" in ivh:
@@ -141,8 +141,7 @@ def _ivh_bins(area: Area) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         return np.arange(1.0, ivh["count"] + 1), np.bincount(levels, minlength=ivh["count"] + 1)[1:]
     whole = "width" not in ivh and bool((values == np.rint(values)).all())
     if "width" not in ivh and not whole:
-        distinct, counts = np.unique(values, return_counts=True)
-        return distinct.astype(np.float64), counts.astype(np.int64)
+        return np.unique(values, return_counts=True)
     # Whole numbers are their own bins; else a bin stands for the intensity in its middle.
     width, middle = (1.0, 0.0) if whole else (float(ivh["width"]), 0.5)
     start = float(values.min()) if area.lowest is None else area.lowest

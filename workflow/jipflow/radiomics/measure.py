@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
@@ -29,8 +29,8 @@ from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
 from jipflow.images.prepare import volume_path
 from jipflow.images.volume import read_volume
-from jipflow.radiomics.extract import Part, extract
-from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS
+from jipflow.radiomics.extract import Part, extract, extract_perturbed
+from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS, PERTURBED_KEYS
 
 STAGE = "measure"
 
@@ -45,7 +45,7 @@ def run(
     volumes: Path,
     masks: Path,
     threads: int,
-) -> tuple[pd.DataFrame, pd.DataFrame, list[Outcome]]:
+) -> Tables:
     """Measure each segment that the protocol asks for.
 
     Args:
@@ -57,29 +57,59 @@ def run(
         threads: processes.
 
     Returns:
-        Features (one row per case, role and segment, a float64 column per feature, null where it
-        failed), failures (why each null is null), and the outcomes.
+        The tables, whatever the number of threads, and the outcomes.
     """
-    rows: list[dict[str, Any]] = []
-    failures: list[dict[str, Any]] = []
+    found = Rows()
     work = partial(
         _measure_case, segmented=segmented, settings=settings, volumes=volumes, masks=masks
     )
     outcomes = []
     for result in for_each_case(cases, work, threads):
         outcomes.append(result.outcome)
-        rows += result.rows
-        failures += result.failures
-    return feature_table(rows), failure_table(failures), outcomes
+        found.features += result.rows.features
+        found.failures += result.rows.failures
+        found.perturbed += result.rows.perturbed
+    return Tables(
+        feature_table(found.features),
+        failure_table(found.failures),
+        perturbed_table(found.perturbed),
+        outcomes,
+    )
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the stage gives.
+
+    Attributes:
+        features: one row per case, role and segment, a float64 column per feature, null where it
+            failed.
+        failures: why each null is null.
+        perturbed: the features of changed outlines, where the protocol asks for them.
+        outcomes: of each segmentation of each case.
+    """
+
+    features: pd.DataFrame
+    failures: pd.DataFrame
+    perturbed: pd.DataFrame
+    outcomes: list[Outcome]
+
+
+@dataclass
+class Rows:
+    """Rows of the tables."""
+
+    features: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+    perturbed: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass
 class Measured:
-    """The rows, failures and outcome of one segmentation of a case."""
+    """The rows and the outcome of one segmentation of a case."""
 
     outcome: Outcome
-    rows: list[dict[str, Any]]
-    failures: list[dict[str, Any]]
+    rows: Rows
 
 
 def feature_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -91,6 +121,14 @@ def feature_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     texts = (*FEATURE_KEYS, "measured_box", "settings_sha256", "versions")
     table = table.astype(types | dict.fromkeys(texts, "str"))
     return table.sort_values(list(FEATURE_KEYS)).reset_index(drop=True)
+
+
+def perturbed_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows of changed outlines as a table, sorted, with columns in a fixed order."""
+    features = sorted({name for row in rows for name in row} - set(PERTURBED_KEYS))
+    table = pd.DataFrame(list(rows), columns=[*PERTURBED_KEYS, *features])
+    types = dict.fromkeys(features, "float64") | dict.fromkeys(PERTURBED_KEYS, "str")
+    return table.astype(types).sort_values(list(PERTURBED_KEYS)).reset_index(drop=True)
 
 
 def failure_table(failures: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
@@ -111,27 +149,24 @@ def _measure_case(
         segmentation, role = entry["segmentation"], entry["role"]
         if role not in case.roles:
             continue
-        rows: list[dict[str, Any]] = []
-        failures: list[dict[str, Any]] = []
+        rows = Rows()
         if (case.case_id, segmentation) in segmented:
-            work = partial(_measure, case, entry, volumes, masks, rows, failures)
+            work = partial(_measure, case, entry, volumes, masks, rows)
             outcome = attempt(case.case_id, STAGE, segmentation, work, masks)
             if outcome.status is not Status.OK:
-                rows.clear()
-                failures[:] = [
-                    {
-                        "case_id": case.case_id,
-                        "role": role,
-                        "segmentation": segmentation,
-                        "segment": "*",
-                        "feature": "*",
-                        "reason": outcome.reason,
-                        "message": outcome.message,
-                    }
-                ]
+                failure = {
+                    "case_id": case.case_id,
+                    "role": role,
+                    "segmentation": segmentation,
+                    "segment": "*",
+                    "feature": "*",
+                    "reason": outcome.reason,
+                    "message": outcome.message,
+                }
+                rows = Rows(failures=[failure])
         else:
             outcome = blocked(case.case_id, STAGE, segmentation, f"the mask {segmentation!r}")
-        measured.append(Measured(outcome, rows, failures))
+        measured.append(Measured(outcome, rows))
     return measured
 
 
@@ -140,8 +175,7 @@ def _measure(
     entry: dict[str, Any],
     volumes: Path,
     masks: Path,
-    rows: list[dict[str, Any]],
-    failures: list[dict[str, Any]],
+    rows: Rows,
 ) -> Made:
     role, name = entry["role"], entry["segmentation"]
     volume = read_volume(volume_path(volumes, case.case_id, role))
@@ -161,10 +195,19 @@ def _measure(
     # More threads would change the order of sums, and so the last digits.
     with threadpool_limits(1, user_api="blas"):
         extractions = extract(volume, parts, parameters)
-    for (segment, mask, _), extraction in zip(boxes, extractions, strict=True):
+        if "stability" in entry:
+            seeds = [f"{case.case_id} {name} {segment.name}" for segment, _, _ in boxes]
+            changed = extract_perturbed(volume, parts, parameters, entry["stability"], seeds)
+        else:
+            changed = [{} for _ in parts]
+    for (segment, mask, _), extraction, changes in zip(boxes, extractions, changed, strict=True):
         key = {"case_id": case.case_id, "role": role, "segmentation": name, "segment": segment.name}
         voxels = int(mask.sum())
-        rows.append(
+        rows.perturbed += [
+            {**key, "patient": case.patient, "perturbation": change, **found.values}
+            for change, found in changes.items()
+        ]
+        rows.features.append(
             {
                 **key,
                 "patient": case.patient,
@@ -177,7 +220,7 @@ def _measure(
                 **extraction.values,
             }
         )
-        failures += [
+        rows.failures += [
             {**key, **asdict(problem), "reason": problem.reason.value}
             for problem in extraction.failures
         ]

@@ -57,6 +57,8 @@ DISTRIBUTIONS: tuple[tuple[str, str, str], ...] = (
     ("GLCM contrast", "", "original_glcm_Contrast"),
     ("90th percentile", "intensity", "original_firstorder_90Percentile"),
 )
+# From which intraclass correlation on a feature is in a band.
+STABILITY_BANDS = {"excellent": 0.9, "good": 0.75, "moderate": 0.5, "poor": -math.inf}
 INTENSITY_UNITS = {"CT": "HU", "PT": "SUV"}
 
 PACKAGES = (
@@ -214,10 +216,12 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
         distributions=distributions(features, images, colours),
         summaries=feature_summaries(features),
         missing=missing_values(_read_table(results / "features" / "failures.parquet")),
+        stability=stability_groups(_read_table(results / "features" / "stability.parquet")),
         release=_release(results),
         provenance=_provenance(settings),
         benchmarks=_benchmarks(results),
         stage_costs=stage_costs(outcomes),
+        stability_bands=list(STABILITY_BANDS),
         max_case_rows=MAX_CASE_ROWS,
     )
 
@@ -462,6 +466,43 @@ def missing_values(failures: pd.DataFrame | None) -> list[dict[str, Any]]:
     tally = tally.sort_values(["cases", *keys], ascending=[False] + [True] * len(keys))
     tally["meaning"] = tally["reason"].map(meaning)
     return [{str(k): value for k, value in row.items()} for row in tally.to_dict("records")]
+
+
+def stability_groups(table: pd.DataFrame | None) -> list[dict[str, Any]]:
+    """Sort the features of each segment by how well they agree when its outline changes.
+
+    The bands are those of Koo and Li 2016, "A guideline of selecting and reporting intraclass
+    correlation coefficients for reliability research", J Chiropr Med 15:155-163.
+
+    Returns:
+        For each role, segmentation and segment: ``title``, ``measurements``, ``cases`` (the most
+        that a feature has), ``classes`` (name, features, count in each of `STABILITY_BANDS`, and
+        undefined) and ``rows`` (feature, cases, icc, lower, upper), the least stable first.
+    """
+    if table is None or table.empty:
+        return []
+    groups = []
+    for (role, segmentation, segment), rows in table.groupby(["role", "segmentation", "segment"]):
+        classes: dict[str, Counter[str]] = defaultdict(Counter)
+        for feature, icc in zip(rows["feature"], rows["icc"], strict=True):
+            image, name, _ = feature.split("_", 2)
+            band = next((b for b, low in STABILITY_BANDS.items() if icc >= low), "undefined")
+            classes[name if image == "original" else f"{name}, {image}"][band] += 1
+        ordered = rows.sort_values(["icc", "feature"], na_position="last")
+        columns = ["feature", "cases", "icc", "lower", "upper"]
+        groups.append(
+            {
+                "title": f"{segment} · {role} · {segmentation}",
+                "cases": int(rows["cases"].max()),
+                "measurements": int(rows["measurements"].max()),
+                "classes": [
+                    (name, sum(bands.values()), [bands[b] for b in STABILITY_BANDS])
+                    for name, bands in sorted(classes.items())
+                ],
+                "rows": list(ordered[columns].itertuples(index=False, name=None)),
+            }
+        )
+    return groups
 
 
 def stage_costs(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
