@@ -62,7 +62,7 @@ from pictologics.pipeline import RadiomicsPipeline
 pipeline = RadiomicsPipeline(load_standard=False)
 families = ["intensity", "morphology", "texture"]
 pipeline.add_config("native", [
-    {"step": "discretise", "params": {"method": "FBS", "bin_width": 25.0}},
+    {"step": "discretise", "params": {"method": "FBS", "bin_width": 25.0, "min_val": -1000}},
     {"step": "extract_features", "params": {
         "families": families, "include_spatial_intensity": False,
         "include_local_intensity": False}},

@@ -186,9 +186,9 @@ def test_the_protocols_hash_covers_what_it_names(site, protocol, tmp_path, monke
         shutil.copy(config.RESOURCES / name, resources)
     monkeypatch.setattr(config, "RESOURCES", resources)
     assert digest() == before
-    file = resources / "radiomics" / "ibsi_ct.yaml"
+    file = resources / "radiomics" / "ibsi_pet.yaml"
     text = file.read_text()
-    file.write_text(text.replace("binWidth: 10", "binWidth: 11"))
+    file.write_text(text.replace("binWidth: 0.25", "binWidth: 0.5"))
     assert digest() != before
     file.write_text(text + "# a comment\n")
     assert digest() == before
