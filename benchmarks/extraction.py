@@ -25,9 +25,8 @@ from scipy import ndimage
 from jipflow.cases import Outcome, Series, write_outcomes
 from jipflow.config import ROOT, Settings, radiomics_settings, write_settings
 from jipflow.images.masks import Segment, Segmentation, write_segmentation
-from jipflow.images.prepare import volume_path
 from jipflow.images.series import read_series_volume
-from jipflow.images.volume import Grid, Volume, write_volume
+from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.tables import FEATURE_COLUMNS
 from report import SHARED_DATA, Cell, Cost, measure, write_result
 

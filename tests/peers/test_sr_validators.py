@@ -103,8 +103,8 @@ def documents(cases, protocol, folder, encoding="binary"):
     segmented = segment.run(cases, passed(prepared), settings, volumes, masks, 1)
     encoded = seg.run(cases, passed(segmented), settings, masks, results, 1)
     tables = measure.run(cases, passed(segmented), settings, volumes, masks, 1)
-    features, measured = tables.features, tables.outcomes
-    write_parquet(folder / "features.parquet", features)
+    features, measured = tables.features.to_pandas(), tables.outcomes
+    write_parquet(folder / "features.parquet", tables.features)
     write_parquet(folder / "failures.parquet", tables.failures)
     both = passed(encoded) & passed(measured)
     made = sr.run(cases, both, settings, folder / "features.parquet", results, 1)

@@ -6,6 +6,7 @@ import pytest
 
 from jipflow.cases import Outcome, StageError, Status, write_outcomes
 from jipflow.collect import Shards, accept, run, verdict
+from jipflow.files import write_parquet
 from jipflow.radiomics.measure import failure_table, feature_table
 
 
@@ -38,10 +39,14 @@ def test_collect_joins_and_accept_judges(tmp_path):
         "voxels": 3, "volume_ml": 0.1, "measured_voxels": 3, "measured_box": "0 0 0 1 1 1",
         "settings_sha256": "0", "versions": "1",
     }  # fmt: skip
-    feature_table([{**row, "case_id": "b", "original_x": 2.0}]).to_parquet(tmp_path / "f1.parquet")
-    feature_table([{**row, "case_id": "a", "original_y": 1.0}]).to_parquet(tmp_path / "f2.parquet")
-    feature_table([]).to_parquet(tmp_path / "f3.parquet")
-    failure_table([]).to_parquet(tmp_path / "n.parquet")
+    write_parquet(
+        tmp_path / "f1.parquet", feature_table([{**row, "case_id": "b", "original_x": 2.0}])
+    )
+    write_parquet(
+        tmp_path / "f2.parquet", feature_table([{**row, "case_id": "a", "original_y": 1.0}])
+    )
+    write_parquet(tmp_path / "f3.parquet", feature_table([]))
+    write_parquet(tmp_path / "n.parquet", failure_table([]))
     files = [tmp_path / f"f{n}.parquet" for n in (1, 2, 3)]
     run(Shards([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"]), 0.1, tmp_path)
     import pandas as pd

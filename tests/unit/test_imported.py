@@ -12,9 +12,8 @@ import pytest
 
 from jipflow.cases import Case, CaseFault, Reason, Series, Status
 from jipflow.images.masks import read_segmentation
-from jipflow.images.prepare import volume_path
 from jipflow.images.series import read_series_volume
-from jipflow.images.volume import write_volume
+from jipflow.images.volume import volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 from jipflow.segment import imported

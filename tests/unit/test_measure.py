@@ -9,9 +9,8 @@ import pytest
 from jipflow.cases import Case, Reason, Series, Status
 from jipflow.config import Settings
 from jipflow.images.masks import Region, pack, write_segmentation
-from jipflow.images.prepare import volume_path
-from jipflow.images.volume import write_volume
-from jipflow.radiomics.measure import failure_table, feature_table, run
+from jipflow.images.volume import volume_path, write_volume
+from jipflow.radiomics.measure import Tables, failure_table, feature_table, run
 from jipflow.tables import FEATURE_COLUMNS
 from regions import ball, grid, textured
 
@@ -47,7 +46,9 @@ def shard(tmp_path_factory):
 def measure(shard, cases, threads):
     folder, _ = shard
     segmented = {(case.case_id, "lesions") for case in cases if case.case_id != "c4"}
-    return run(cases, segmented, SETTINGS, folder / "volumes", folder / "masks", threads)
+    found = run(cases, segmented, SETTINGS, folder / "volumes", folder / "masks", threads)
+    tables = (found.features, found.failures, found.perturbed)
+    return Tables(*(table.to_pandas() for table in tables), found.outcomes)
 
 
 @pytest.fixture(scope="module")
@@ -106,14 +107,14 @@ def test_threads_and_shards_change_no_bit(shard, tables, threads):
 
 
 def test_tables_have_their_columns_even_when_empty():
-    assert list(feature_table([]).columns) == list(FEATURE_COLUMNS)
+    assert feature_table([]).column_names == list(FEATURE_COLUMNS)
     assert len(failure_table([])) == 0
     row = {
         "case_id": "c", "patient": "p", "role": "CT", "segmentation": "s", "segment": "x",
         "voxels": 3, "volume_ml": 0.1, "measured_voxels": 3, "measured_box": "0 0 0 0 0 2",
         "settings_sha256": "0", "versions": "1", "b_feature": None, "a_feature": 1.5,
     }  # fmt: skip
-    table = feature_table([row])
+    table = feature_table([row]).to_pandas()
     assert list(table.columns) == [*FEATURE_COLUMNS, "a_feature", "b_feature"]
     assert table["b_feature"].dtype == np.float64
     assert pd.isna(table["b_feature"][0])

@@ -23,7 +23,7 @@ from jipflow.cases import Case, Reason, Status
 from jipflow.config import RESOURCES, Settings, radiomics_settings, read_yaml
 from jipflow.encode import seg as encode
 from jipflow.encode import sr
-from jipflow.files import canonical_digest
+from jipflow.files import canonical_digest, write_parquet
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.radiomics.classes import CLASSES
@@ -378,8 +378,8 @@ def test_rows_that_do_not_fit_are_refused(world, change, said):
 def stage(world, tmp_path, measured, failures=()):
     folder, case, settings, rows = world
     shutil.copytree(folder / "results", tmp_path / "results", dirs_exist_ok=True)
-    feature_table(rows).to_parquet(tmp_path / "features.parquet")
-    failure_table(failures).to_parquet(tmp_path / "failures.parquet")
+    write_parquet(tmp_path / "features.parquet", feature_table(rows))
+    write_parquet(tmp_path / "failures.parquet", failure_table(failures))
     return sr.run(
         [case], measured, settings, tmp_path / "features.parquet", tmp_path / "results", 1
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 
 @contextmanager
@@ -88,7 +89,13 @@ def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
-def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a data frame as Parquet without its index, atomically."""
+def write_parquet(path: Path, table: pd.DataFrame | pa.Table) -> None:
+    """Write a data frame without its index, or an Arrow table, as Parquet, atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     with atomic_path(path) as partial:
-        table.to_parquet(partial, index=False)
+        if isinstance(table, pa.Table):
+            pq.write_table(table, partial)
+        else:
+            table.to_parquet(partial, index=False)

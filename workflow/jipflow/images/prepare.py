@@ -8,14 +8,9 @@ from pathlib import Path
 
 from jipflow.cases import Case, Made, Outcome, Series, attempt, blocked, for_each_case
 from jipflow.images.series import read_series_volume
-from jipflow.images.volume import write_volume
+from jipflow.images.volume import volume_path, write_volume
 
 STAGE = "prepare"
-
-
-def volume_path(volumes: Path, case_id: str, role: str) -> Path:
-    """Return where the volume of a case's role stands."""
-    return volumes / case_id / f"{role}.nrrd"
 
 
 def run(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import nibabel.orientations as orientations
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
@@ -73,7 +72,9 @@ class Volume:
 
     def with_axes_of(self, grid: Grid) -> Volume:
         """Return the same voxels with axes in the order and direction of those of `grid`."""
-        return _reoriented(self, orientations.io_orientation(grid.affine))
+        from nibabel.orientations import io_orientation
+
+        return _reoriented(self, io_orientation(grid.affine))
 
     def image(self) -> sitk.Image:
         """Return a SimpleITK image with the same geometry (SimpleITK's axes are x, y, z)."""
@@ -101,11 +102,19 @@ _CANONICAL = np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
 
 
 def _reoriented(volume: Volume, target: NDArray[np.float64]) -> Volume:
+    # nibabel takes a fifth of a second to import, and few stages turn a volume.
+    import nibabel.orientations as orientations
+
     start = orientations.io_orientation(volume.grid.affine)
     transform = orientations.ornt_transform(start, target)
     array = np.ascontiguousarray(orientations.apply_orientation(volume.array, transform))
     affine = volume.grid.affine @ orientations.inv_ornt_aff(transform, volume.grid.shape)
     return Volume(array, Grid(array.shape, affine))
+
+
+def volume_path(volumes: Path, case_id: str, role: str) -> Path:
+    """Return where the volume of a case's role stands."""
+    return volumes / case_id / f"{role}.nrrd"
 
 
 def write_volume(path: Path, volume: Volume, *, compress: bool = False) -> None:

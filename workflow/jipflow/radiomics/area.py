@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from jipflow.radiomics.mesh import Mesh
@@ -81,6 +82,14 @@ class Area:
     def mesh(self) -> Mesh:
         """The surface mesh of the outline."""
         return Mesh.of(self.outline, self.spacing)
+
+    @cached_property
+    def images(self) -> tuple[sitk.Image, sitk.Image]:
+        """The image and the mask as pyradiomics takes them."""
+        image, mask = (sitk.GetImageFromArray(a) for a in (self.image, self.mask.view(np.uint8)))
+        for each in (image, mask):
+            each.SetSpacing(self.spacing[::-1])
+        return image, mask
 
     @property
     def voxel_volume(self) -> float:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from jipflow.radiomics.area import Area, Undefined
@@ -74,10 +73,7 @@ class Pyradiomics(Family):
         if self.neighbours and area.mask.size == 1:
             raise Undefined("a single voxel has no neighbours")
         self.area = area
-        image, mask = (sitk.GetImageFromArray(a) for a in (area.image, area.mask.view(np.uint8)))
-        for each in (image, mask):
-            each.SetSpacing(area.spacing[::-1])
-        super(Family, self).__init__(image, mask, **area.setting)  # type: ignore[call-arg]
+        super(Family, self).__init__(*area.images, **area.setting)  # type: ignore[call-arg]
         self._initCalculation()  # type: ignore[attr-defined]
 
     @classmethod

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
 from threadpoolctl import threadpool_limits
 
 import jipflow
@@ -27,8 +27,7 @@ from jipflow.cases import (
 from jipflow.config import Settings, radiomics_settings
 from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
-from jipflow.images.prepare import volume_path
-from jipflow.images.volume import read_volume
+from jipflow.images.volume import read_volume, volume_path
 from jipflow.radiomics.extract import Part, extract, extract_perturbed
 from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS, PERTURBED_KEYS
 
@@ -60,8 +59,12 @@ def run(
         The tables, whatever the number of threads, and the outcomes.
     """
     found = Rows()
+    entries = [
+        (entry, radiomics_settings(entry["settings"], f"radiomics of {entry['segmentation']!r}"))
+        for entry in settings.protocol["radiomics"]
+    ]
     work = partial(
-        _measure_case, segmented=segmented, settings=settings, volumes=volumes, masks=masks
+        _measure_case, segmented=segmented, entries=entries, volumes=volumes, masks=masks
     )
     outcomes = []
     for result in for_each_case(cases, work, threads):
@@ -89,9 +92,9 @@ class Tables:
         outcomes: of each segmentation of each case.
     """
 
-    features: pd.DataFrame
-    failures: pd.DataFrame
-    perturbed: pd.DataFrame
+    features: pa.Table
+    failures: pa.Table
+    perturbed: pa.Table
     outcomes: list[Outcome]
 
 
@@ -112,46 +115,53 @@ class Measured:
     rows: Rows
 
 
-def feature_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def feature_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return rows as the features table, sorted, with columns in a fixed order."""
-    features = sorted({name for row in rows for name in row} - set(FEATURE_COLUMNS))
-    table = pd.DataFrame(list(rows), columns=[*FEATURE_COLUMNS, *features])
-    types = dict.fromkeys(("volume_ml", *features), "float64")
-    types |= dict.fromkeys(("voxels", "measured_voxels"), "int64")
+    whole = ("voxels", "measured_voxels")
     texts = (*FEATURE_KEYS, "measured_box", "settings_sha256", "versions")
-    table = table.astype(types | dict.fromkeys(texts, "str"))
-    return table.sort_values(list(FEATURE_KEYS)).reset_index(drop=True)
+    types = dict.fromkeys(whole, pa.int64()) | dict.fromkeys(texts, pa.string())
+    return _table(rows, FEATURE_COLUMNS, FEATURE_KEYS, types)
 
 
-def perturbed_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def perturbed_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return rows of changed outlines as a table, sorted, with columns in a fixed order."""
-    features = sorted({name for row in rows for name in row} - set(PERTURBED_KEYS))
-    table = pd.DataFrame(list(rows), columns=[*PERTURBED_KEYS, *features])
-    types = dict.fromkeys(features, "float64") | dict.fromkeys(PERTURBED_KEYS, "str")
-    return table.astype(types).sort_values(list(PERTURBED_KEYS)).reset_index(drop=True)
+    return _table(rows, PERTURBED_KEYS, PERTURBED_KEYS, dict.fromkeys(PERTURBED_KEYS, pa.string()))
 
 
-def failure_table(failures: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def failure_table(failures: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Return failures as a table, sorted."""
-    table = pd.DataFrame(list(failures), columns=list(FAILURE_COLUMNS)).astype("str")
-    return table.sort_values(list(FAILURE_COLUMNS)).reset_index(drop=True)
+    types = dict.fromkeys(FAILURE_COLUMNS, pa.string())
+    return _table(failures, FAILURE_COLUMNS, FAILURE_COLUMNS, types)
+
+
+def _table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[str],
+    order: Sequence[str],
+    types: Mapping[str, pa.DataType],
+) -> pa.Table:
+    """Return rows as a table: the columns, then the others by name, float64 if not said else."""
+    others = sorted({name for row in rows for name in row} - set(columns))
+    schema = pa.schema([(name, types.get(name, pa.float64())) for name in (*columns, *others)])
+    ordered = sorted(rows, key=lambda row: [row[name] for name in order])
+    return pa.Table.from_pylist([dict(row) for row in ordered], schema=schema)
 
 
 def _measure_case(
     case: Case,
     segmented: set[tuple[str, str]],
-    settings: Settings,
+    entries: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     volumes: Path,
     masks: Path,
 ) -> list[Measured]:
     measured = []
-    for entry in settings.protocol["radiomics"]:
+    for entry, parameters in entries:
         segmentation, role = entry["segmentation"], entry["role"]
         if role not in case.roles:
             continue
         rows = Rows()
         if (case.case_id, segmentation) in segmented:
-            work = partial(_measure, case, entry, volumes, masks, rows)
+            work = partial(_measure, case, entry, parameters, volumes, masks, rows)
             outcome = attempt(case.case_id, STAGE, segmentation, work, masks)
             if outcome.status is not Status.OK:
                 failure = {
@@ -172,7 +182,8 @@ def _measure_case(
 
 def _measure(
     case: Case,
-    entry: dict[str, Any],
+    entry: Mapping[str, Any],
+    parameters: Mapping[str, Any],
     volumes: Path,
     masks: Path,
     rows: Rows,
@@ -187,7 +198,6 @@ def _measure(
             f"{segmentation.grid.shape} voxels, the image of {role} on one of "
             f"{volume.grid.shape}, or elsewhere; segment the series that is measured.",
         )
-    parameters = radiomics_settings(entry["settings"], f"radiomics of {name!r}")
     digest = canonical_digest(parameters)
     boxes = list(segmentation.boxes())
     parts = [Part(mask, corner) for _, mask, corner in boxes]

@@ -8,6 +8,7 @@ of cube adds, and a diameter joins vertices of the convex hull.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import product
@@ -20,6 +21,9 @@ from scipy.spatial.distance import cdist, pdist
 
 Spacing = tuple[float, float, float]
 
+DIRECTIONS = 8
+"""Directions along which the points of a plane are measured to bound their distances."""
+
 BLOCK = 512
 """Points whose distances to all others are held at a time."""
 
@@ -31,13 +35,16 @@ class Mesh:
     Attributes:
         area: of its triangles in square millimetres.
         volume: that it encloses in cubic millimetres.
-        vertices: doubled indices (z, y, x), whole numbers, shape (vertices, 3).
+        rows: the first and last vertex of each line along x, as doubled indices (z, y, x), which
+            are whole numbers; shape (vertices, 3).
+        columns: the same of each line along y.
         spacing: of the voxels along (z, y, x) in millimetres.
     """
 
     area: float
     volume: float
-    vertices: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
     spacing: Spacing
 
     @classmethod
@@ -58,17 +65,16 @@ class Mesh:
         for axis, position in enumerate((z, y, x)):
             # The volume of the wedge between a triangle and the origin grows with its distance.
             volume += np.bincount(kind, position, minlength=256) @ table.shift[:, axis]
-        return cls(float(number @ table.area), float(volume), _vertices(inside), spacing)
-
-    @property
-    def points(self) -> NDArray[np.float64]:
-        """The vertices in millimetres, shape (vertices, 3), without origin and rotation."""
-        return self.vertices * (np.asarray(self.spacing) / 2)
+        rows = _line_ends(inside)
+        columns = _line_ends(inside.swapaxes(1, 2))[:, [0, 2, 1]]
+        return cls(float(number @ table.area), float(volume), rows, columns, spacing)
 
     @cached_property
     def hull(self) -> ConvexHull:
         """The convex hull of the vertices, in millimetres."""
-        return ConvexHull(_extremes(self.vertices, 2) * (np.asarray(self.spacing) / 2))
+        # A corner of the hull is the end of its line along any axis.
+        ends = _extremes(_extremes(self.rows, 1), 0)
+        return ConvexHull(ends * (np.asarray(self.spacing) / 2))
 
     @property
     def diameter(self) -> float:
@@ -83,21 +89,24 @@ class Mesh:
         """
         kept = [a for a in range(3) if a != axis]
         spacing = np.asarray(self.spacing)[kept] / 2
-        vertices = self.vertices[np.argsort(self.vertices[:, axis], kind="stable")]
-        starts = np.flatnonzero(np.diff(vertices[:, axis])) + 1
-        planes = [_extremes(p, 1) * spacing for p in np.split(vertices[:, kept], starts)]
-        bounds = [float(np.hypot(*np.ptp(points, axis=0))) for points in planes]
+        # The ends alone of each line in a plane may be on the plane's hull.
+        vertices = self.columns if axis == 2 else self.rows
+        vertices = vertices[np.argsort(vertices[:, axis], kind="stable")]
+        starts = np.concatenate(([0], np.flatnonzero(np.diff(vertices[:, axis])) + 1))
+        points = vertices[:, kept] * spacing
+        bounds = _bounds(points, starts)
+        planes = np.split(points, starts[1:])
         best = 0.0
-        for bound, points in sorted(zip(bounds, planes, strict=True), key=lambda p: -p[0]):
-            if bound <= best:
+        for number in np.argsort(-bounds):
+            if bounds[number] <= best:
                 break
-            best = max(best, _largest(_outline(points)))
+            best = max(best, _largest(_outline(planes[number])))
         return best
 
     @property
     def box(self) -> tuple[float, float, float]:
         """Edge lengths along (z, y, x) of the smallest box around the vertices, in millimetres."""
-        z, y, x = np.ptp(self.vertices, axis=0) * np.asarray(self.spacing) / 2
+        z, y, x = np.ptp(self.rows, axis=0) * np.asarray(self.spacing) / 2
         return float(z), float(y), float(x)
 
 
@@ -158,11 +167,20 @@ def _cubes(inside: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return kinds
 
 
-def _vertices(inside: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Return the points halfway between neighbours of which one is inside."""
+def _line_ends(inside: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Return the first and last vertex of each line along the last axis, as doubled indices.
+
+    A vertex lies halfway between neighbours of which one is inside. The three kinds, by the axis
+    that joins the neighbours, have no line in common.
+    """
     parts = []
     for axis in range(3):
-        found = np.argwhere(np.diff(inside, axis=axis)) * 2
+        found = np.argwhere(np.diff(inside, axis=axis))
+        # They come line by line, in order.
+        new = (found[1:, 0] != found[:-1, 0]) | (found[1:, 1] != found[:-1, 1])
+        end = np.ones(len(found) + 1, bool)
+        end[1:-1] = new
+        found = found[end[1:] | end[:-1]] * 2
         found[:, axis] += 1
         parts.append(found)
     return np.concatenate(parts)
@@ -177,6 +195,24 @@ def _extremes(points: NDArray[np.int64], axis: int) -> NDArray[np.int64]:
     first = np.concatenate(([True], new))
     last = np.concatenate((new, [True]))
     return points[first | last]
+
+
+def _bounds(points: NDArray[np.float64], starts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what no distance between two points of a plane exceeds.
+
+    The line between two points is at most half a step away from one of `DIRECTIONS` directions,
+    along which the points then extend by at least their distance times the cosine of that.
+
+    Args:
+        points: shape (points, 2), plane after plane.
+        starts: index of each plane's first point.
+    """
+    angles = np.arange(DIRECTIONS) * (math.pi / DIRECTIONS)
+    along = points @ np.array([np.cos(angles), np.sin(angles)])
+    extents = np.maximum.reduceat(along, starts) - np.minimum.reduceat(along, starts)
+    bounds = extents.max(axis=1) / math.cos(math.pi / (2 * DIRECTIONS))
+    # Rounding must not take a plane away that has the largest distance.
+    return np.asarray(bounds * (1 + 1e-12))
 
 
 def _outline(points: NDArray[np.float64]) -> NDArray[np.float64]:

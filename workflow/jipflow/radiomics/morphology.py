@@ -6,6 +6,7 @@ import math
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from radiomics import shape
 from scipy.special import eval_legendre
 
@@ -23,6 +24,7 @@ class Shape(Pyradiomics, shape.RadiomicsShape):
     """Morphology of the outline, in millimetres."""
 
     more: ClassVar = {
+        "VoxelVolume": lambda self: self.voxels * self.area.voxel_volume,
         "Maximum3DDiameter": lambda self: self.area.mesh.diameter,
         "Maximum2DDiameterSlice": lambda self: self.area.mesh.diameter_in_planes(0),
         "Maximum2DDiameterColumn": lambda self: self.area.mesh.diameter_in_planes(1),
@@ -50,14 +52,9 @@ class Shape(Pyradiomics, shape.RadiomicsShape):
     def _initSegmentBasedCalculation(self) -> None:  # noqa: N802
         """Compute what pyradiomics' formulas take, without its search for diameters."""
         area = self.area
-        self.pixelSpacing = np.array(area.spacing)
-        self.maskArray = area.outline
-        self.labelledVoxelCoordinates = np.nonzero(area.outline)
         self.SurfaceArea, self.Volume = area.mesh.area, area.mesh.volume
-        places = np.array(self.labelledVoxelCoordinates, dtype=float).T * self.pixelSpacing
-        self.centre = places.mean(axis=0)
-        places = (places - self.centre) / np.sqrt(len(places))
-        values = np.linalg.eigvalsh(places.T @ places)
+        self.voxels, self.centre, covariance = _moments(area.outline, area.spacing)
+        values = np.linalg.eigvalsh(covariance)
         self.eigenValues = np.where(np.abs(values) < FLAT, 0.0, values)
 
     def proportion(self, axis: int) -> float:
@@ -70,18 +67,42 @@ class Shape(Pyradiomics, shape.RadiomicsShape):
 
         IBSI's reference values divide it by one voxel less than there are, pyradiomics by all.
         """
-        voxels = len(self.labelledVoxelCoordinates[0])
-        if voxels == 1:
+        if self.voxels == 1:
             raise Undefined("a single voxel has no axes")
-        least, minor, major = 4 * np.sqrt(self.eigenValues * voxels / (voxels - 1))
+        least, minor, major = 4 * np.sqrt(self.eigenValues * self.voxels / (self.voxels - 1))
         return float(major), float(minor), float(least)
 
     def shift(self) -> float:
         """Return how far the centre of mass of the intensities is from that of the outline."""
-        values = self.area.values
-        places = np.argwhere(self.area.mask) * self.pixelSpacing - self.centre
-        moment = [ratio(m, values.sum(), "the intensities add up to 0") for m in values @ places]
-        return math.hypot(*moment)
+        area = self.area
+        weights = np.where(area.mask, area.image, 0.0)
+        total = float(area.values.sum())
+        moments = []
+        for axis, (spacing, centre) in enumerate(zip(area.spacing, self.centre, strict=True)):
+            others = tuple(other for other in range(3) if other != axis)
+            places = np.arange(weights.shape[axis]) * spacing - centre
+            moment = float(weights.sum(axis=others) @ places)
+            moments.append(ratio(moment, total, "the intensities add up to 0"))
+        return math.hypot(*moments)
+
+
+def _moments(
+    mask: NDArray[np.bool_], spacing: tuple[float, float, float]
+) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
+    """Return a mask's voxels, their mean place and covariance, from its sums along each axis.
+
+    Places are in millimetres along (z, y, x); the covariance is that of a population.
+    """
+    counts = {kept: mask.sum(axis=3 - sum(kept)) for kept in ((0, 1), (0, 2), (1, 2))}
+    voxels = int(counts[0, 1].sum())
+    lines = [counts[0, 1].sum(axis=1), counts[0, 1].sum(axis=0), counts[0, 2].sum(axis=0)]
+    places = [np.arange(len(line)) * step for line, step in zip(lines, spacing, strict=True)]
+    centre = np.array([line @ place / voxels for line, place in zip(lines, places, strict=True)])
+    off = [place - middle for place, middle in zip(places, centre, strict=True)]
+    covariance = np.diag([line @ o**2 / voxels for line, o in zip(lines, off, strict=True)])
+    for (i, j), table in counts.items():
+        covariance[i, j] = covariance[j, i] = off[i] @ table @ off[j] / voxels
+    return voxels, centre, covariance
 
 
 def _box_area(z: float, y: float, x: float) -> float:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
-from skimage.segmentation import slic
 
 from jipflow.images.masks import bounding_box
 from jipflow.radiomics.grid import Box, MeasuringGrid
@@ -113,6 +112,8 @@ def _redrawn(
     seed: str,
 ) -> Iterator[tuple[str, Outline]]:
     """Yield outlines made of supervoxels, those at the surface chosen by chance."""
+    from skimage.segmentation import slic
+
     known = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = np.percentile(known, (1, 99))
     scaled = np.clip((known - low) / (high - low or 1.0), 0, 1)

@@ -17,8 +17,7 @@ from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage
 
 from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, Series, attempt, for_each_case
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
-from jipflow.images.prepare import volume_path
-from jipflow.images.volume import Grid, read_volume
+from jipflow.images.volume import Grid, read_volume, volume_path
 from jipflow.segment.annotation import Annotation, Drawing, Match, Target
 from jipflow.segment.dicom_seg import DicomSeg
 from jipflow.segment.structure_set import StructureSet

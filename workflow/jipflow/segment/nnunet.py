@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, StageError, attempt
 from jipflow.files import canonical_digest
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
-from jipflow.images.prepare import volume_path
-from jipflow.images.volume import Volume, read_volume
+from jipflow.images.volume import Volume, read_volume, volume_path
 from jipflow.segment.models import CHECKPOINT, Model, registered_model, verify
 
 if TYPE_CHECKING:
