@@ -13,7 +13,7 @@ help:
 	@echo "make demo   run three synthetic sites and the hub; prints the path of the reports"
 	@echo "make test   lint and run all tests"
 	@echo "make lint   ruff, mypy, snakefmt and snakemake --lint"
-	@echo "make bench  compare with named peers; writes docs/benchmarks.md (a quarter of an hour)"
+	@echo "make bench  compare with named peers; writes docs/benchmarks.md (about an hour)"
 	@echo "make model  train the demo model anew (about half an hour on two cores)"
 	@echo "make clean  remove results of the demo and the virtual environment"
 
@@ -42,10 +42,12 @@ lint: setup
 		'sources=[{name: here, kind: folder, path: .}]'
 	@$(BIN)/snakemake --lint --snakefile rules/train.smk
 
+# Some of them alone: make bench BENCH="ibsi extraction report"
+BENCH := catalog catalog_memory cohort_filter seg ibsi extraction report
 bench: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pip --disable-pip-version-check install --quiet \
 		--constraint envs/constraints.txt --no-build-isolation --editable '.[test,bench]'
-	@for name in catalog catalog_memory cohort_filter seg report; do \
+	@for name in $(BENCH); do \
 		echo "[bench] $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 

@@ -64,6 +64,19 @@ AGREEING = 3
 
 NEAR = 0.005
 
+RESAMPLED = {"resample": {"spacing": [1, 1, 1], "interpolation": "cubic", "round": True}}
+LOG = "log-sigma-1-5-mm-3D"
+LOG_SCALE = 1.5**2
+POWERS = {
+    "stat_var": 2,
+    "stat_energy": 2,
+    "stat_skew": 0,
+    "stat_kurt": 0,
+    "stat_cov": 0,
+    "stat_qcod": 0,
+}
+"""How a statistic scales with the intensities, where not in proportion."""
+
 MODALITIES = {"CT": ("CT", "ibsi_ct"), "PET": ("PT", "ibsi_pet"), "MR_T1": ("MR", "ibsi_mr")}
 
 
@@ -148,7 +161,7 @@ def write_values(measured: dict[str, Measured]) -> None:
     tags: dict[str, None] = {}
     for _, expected in measured.values():
         tags |= dict.fromkeys(tag for tag in expected if _is_feature(tag) and "_2D" not in tag)
-    columns = _columns()
+    columns = _all_columns()
     rows: list[list[Cell]] = []
     for tag in tags:
         cells: list[Cell] = [tag, columns.get(tag, "not computed")]
@@ -172,7 +185,7 @@ def write_values(measured: dict[str, Measured]) -> None:
     )
 
 
-def _columns() -> dict[str, str]:
+def _all_columns() -> dict[str, str]:
     found: dict[str, str] = {}
     for slices in (True, False):
         for norm in (None, "no_weighting"):
@@ -186,6 +199,74 @@ def _cell(value: float | None, expected: Consensus | None) -> Cell:
     sign = "✓" if expected.holds(value) else "✗"
     tolerance = f" ± {expected.tolerance:.2g}" if expected.tolerance else ""
     return f"{value:.4g} ({expected.value:.4g}{tolerance}) {sign}"
+
+
+FILTERS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
+    "1.A": ("none, in slices", {}, {"Original": {}}, "original"),
+    "1.B": ("none", RESAMPLED, {"Original": {}}, "original"),
+    "3.B": ("Laplacian of Gaussian, 1.5 mm", RESAMPLED, {"LoG": {"sigma": [1.5]}}, LOG),
+}
+"""IBSI-2's configurations whose filter pyradiomics has: settings, and the image's name."""
+
+
+def filters(data: Path) -> None:
+    """The configurations of IBSI-2 whose filter exists."""
+    with open(data / "ibsi" / "reference" / "ibsi_2_filters.csv", encoding="utf-8") as stream:
+        reference = list(csv.DictReader(stream, delimiter=";"))
+    image, mask = phantom(data, "ibsi_1_ct_radiomics_phantom")
+    tags = {
+        tag: column.removeprefix("original_")
+        for tag, column in _columns_by_tag().items()
+        if tag.startswith("stat_")
+    }
+    rows: list[list[Cell]] = []
+    for name, (title, resample, images, prefix) in FILTERS.items():
+        content = {
+            "processing": {**resample, "resegment": {"range": [-1000, 400]}},
+            "imageType": images,
+            "featureClass": {"firstorder": [c.split("_")[1] for c in tags.values()]},
+        }
+        (found,) = extract(image, [Part(mask)], validate(content, "radiomics", name))
+        for row in reference:
+            if row["filter_id"] == name:
+                value = found.values[f"{prefix}_{tags[row['feature_tag']]}"]
+                assert value is not None
+                corrected = value
+                if prefix == LOG:
+                    corrected /= LOG_SCALE ** POWERS.get(row["feature_tag"], 1)
+                expected = Consensus(float(row["consensus_value"]), float(row["tolerance"]))
+                sign = "✓" if expected.holds(corrected) else "✗"
+                rows.append(
+                    [
+                        f"{name} {title}",
+                        row["feature_tag"],
+                        f"{value:.4g}",
+                        f"{corrected:.4g}",
+                        f"{expected.value:.4g} ± {expected.tolerance:.2g}",
+                        sign,
+                    ]
+                )
+    print(Counter((row[0], row[-1]) for row in rows))
+    write_result(
+        "ibsi_2",
+        "IBSI-2: filters",
+        ["configuration", "IBSI's tag", "value", "in IBSI's scale", "consensus", ""],
+        rows,
+        packages=PACKAGES,
+        notes=[
+            "pyradiomics' Laplacian of Gaussian is multiplied by sigma squared, in mm, so that "
+            "filters of different sigma compare; IBSI's is not. In IBSI's scale it is divided by "
+            "that, and its squares (variance, energy) by the square.",
+            "Not there: mean, Laws, Gabor, Simoncelli and Riesz filters (2, 4, 5, 8, 9), filters "
+            "within slices (A), and wavelets averaged over rotations (6, 7); pyradiomics' wavelets "
+            "are single bands, with the periodic boundary of PyWavelets.",
+        ],
+        page="ibsi",
+    )
+
+
+def _columns_by_tag() -> dict[str, str]:
+    return columns_by_tag({"force2D": False, "weightingNorm": None})
 
 
 def patients(data: Path) -> None:
@@ -291,6 +372,7 @@ def main() -> None:
     for name in ("radiomics", "jipflow.radiomics"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     phantoms(SHARED_DATA)
+    filters(SHARED_DATA)
     patients(SHARED_DATA)
     costs(SHARED_DATA)
 

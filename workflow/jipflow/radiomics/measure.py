@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import SimpleITK as sitk
 from threadpoolctl import threadpool_limits
 
 import jipflow
@@ -64,7 +65,12 @@ def run(
         for entry in settings.protocol["radiomics"]
     ]
     work = partial(
-        _measure_case, segmented=segmented, entries=entries, volumes=volumes, masks=masks
+        _measure_case,
+        segmented=segmented,
+        entries=entries,
+        volumes=volumes,
+        masks=masks,
+        threads=max(threads // max(len(cases), 1), 1),
     )
     outcomes = []
     for result in for_each_case(cases, work, threads):
@@ -153,7 +159,10 @@ def _measure_case(
     entries: Sequence[tuple[dict[str, Any], dict[str, Any]]],
     volumes: Path,
     masks: Path,
+    threads: int,
 ) -> list[Measured]:
+    """Measure what the protocol asks for of a case, with so many threads of its own."""
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     measured = []
     for entry, parameters in entries:
         segmentation, role = entry["segmentation"], entry["role"]
