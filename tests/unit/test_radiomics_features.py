@@ -212,6 +212,7 @@ def test_an_image_too_small_for_a_filter():
 def test_regions_measured_together_are_measured_as_alone(image):
     masks = [ball(image, centre, 6) for centre in ((5, 10, 10), (7, 14, 12), (11, 30, 33))]
     images = {"Original": {}, "Wavelet": {}, "Square": {}, "Gradient": {}}
+    images |= {"IBSILoG": {"sigma": [1.5]}, "IBSIMean": {"support": 5}}
     parameters = settings(ALL, imageType=images, setting={"binWidth": 10})
     together = extract(image, [Part(mask) for mask in masks], parameters)
     for mask, found in zip(masks, together, strict=True):
@@ -309,3 +310,18 @@ def test_a_grid_that_is_turned_changes_nothing(image):
     parameters = settings(ALL, setting={"binWidth": 10})
     upright, oblique = (measured(v, mask, parameters).values for v in (image, other))
     assert oblique == pytest.approx(upright, rel=1e-9)
+
+
+def test_filters_of_ibsi_are_what_they_are_called(image):
+    from scipy.ndimage import uniform_filter
+
+    mask = ball(image, (8, 20, 22), 8)
+    images = {"IBSIMean": {"support": 3}, "IBSILoG": {"sigma": [2.0]}, "LoG": {"sigma": [2.0]}}
+    found = measured(image, mask, settings(("firstorder",), imageType=images)).values
+    means = uniform_filter(image.array.astype(float), 3, mode="reflect")
+    assert found["ibsi-mean-3_firstorder_Mean"] == pytest.approx(means[mask].mean())
+    ours, theirs = (
+        found[f"{name}_firstorder_Variance"]
+        for name in ("ibsi-log-sigma-2-0-mm", "log-sigma-2-0-mm-3D")
+    )
+    assert 16 * ours == pytest.approx(theirs, rel=0.05)

@@ -78,8 +78,8 @@ ARBITRARY = {
 INTENSITIES = {"CT": HOUNSFIELD, "PT": SUV}
 """Units of the intensities in a prepared volume (`jipflow.images.series`) by Modality."""
 
-LINEAR_FILTERS = ("original", "wavelet", "log-sigma")
-"""Beginnings of the names of pyradiomics' images that keep the unit of the intensities."""
+LINEAR_FILTERS = ("original", "wavelet", "log-sigma", "ibsi-mean")
+"""Beginnings of the names of images that keep the unit of the intensities."""
 
 VOXELS = CodedConcept("Voxels", SCHEME, "Number of voxels of the segment")
 PAIRS = {

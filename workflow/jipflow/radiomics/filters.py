@@ -1,21 +1,24 @@
-"""The images that features are computed on: the original, and pyradiomics' filters of it.
+"""The images that features are computed on: the original, and filters of it.
 
-Each filter gives on a part of an image what pyradiomics' own gives on the whole of it: it takes as
-much of the surroundings as that needs.
+Filters are pyradiomics', and two of IBSI's. Each gives on a part of an image what it gives on the
+whole: it takes as much of the surroundings as that needs.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pywt
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter, uniform_filter
 
 from jipflow.radiomics.grid import Box, MeasuringGrid
 
@@ -60,19 +63,16 @@ class Source:
         That is how a periodic wavelet transform sees it. An odd axis is one voxel longer, which
         repeats the first one, as pyradiomics does it.
         """
-        inner = self.grid.widened(box, margin)
-        whole = all(
-            part.start - more >= 0 and part.stop + more <= size
+        runs = [
+            _runs(np.arange(part.start - more, part.stop + more) % (size + size % 2), size)
             for part, more, size in zip(box, margin, self.grid.shape, strict=True)
-        )
-        if whole:
-            return self.box(inner)
-        everything = self.box(tuple(slice(0, size) for size in self.grid.shape))  # type: ignore[arg-type]
-        index = []
-        for part, more, size in zip(box, margin, self.grid.shape, strict=True):
-            positions = np.arange(part.start - more, part.stop + more) % (size + size % 2)
-            index.append(np.where(positions == size, 0, positions))
-        return everything[np.ix_(*index)]
+        ]
+        shape = tuple(sum(part.stop - part.start for part in axis) for axis in runs)
+        values = np.empty(shape)
+        for parts in product(*(_placed(axis) for axis in runs)):
+            places, sources = zip(*parts, strict=True)
+            values[places] = self.box(sources)
+        return values
 
     @property
     def exact(self) -> bool:
@@ -99,6 +99,24 @@ class Source:
         return np.rint(values) if self.round and not self.grid.same else values
 
 
+def _runs(positions: NDArray[np.int64], size: int) -> list[slice]:
+    """Split positions on an axis into runs that follow each other; `size` stands for 0."""
+    wrapped = np.where(positions == size, 0, positions)
+    starts = np.concatenate(([0], np.flatnonzero(np.diff(wrapped) != 1) + 1, [len(wrapped)]))
+    return [
+        slice(int(wrapped[low]), int(wrapped[high - 1]) + 1)
+        for low, high in itertools.pairwise(starts)
+    ]
+
+
+def _placed(runs: Sequence[slice]) -> list[tuple[slice, slice]]:
+    """Return where each run stands when they are put one after the other, and the run."""
+    ends = list(itertools.accumulate(run.stop - run.start for run in runs))
+    return [
+        (slice(end - (run.stop - run.start), end), run) for end, run in zip(ends, runs, strict=True)
+    ]
+
+
 Filtered = tuple[str, NDArray[np.float64] | ValueError]
 
 
@@ -110,18 +128,24 @@ def filtered(
     Args:
         source: the image.
         box: of its measuring grid.
-        kind: pyradiomics' name of the filter, such as ``LoG``.
-        options: pyradiomics' options of the filter.
+        kind: the filter's name in radiomics settings, such as ``LoG``.
+        options: of the filter.
         slices: wavelets within slices alone.
 
     Yields:
-        pyradiomics' name of each image that the filter gives, and its values on the box, or an
+        The name of each image that the filter gives, and its values on the box, or an
         error that says why it gives none.
     """
     if kind == "LoG":
         for sigma in options["sigma"]:
             name = f"log-sigma-{str(float(sigma)).replace('.', '-')}-mm-3D"
             yield name, _attempt(_laplacian, source, box, float(sigma))
+    elif kind == "IBSILoG":
+        for sigma in options["sigma"]:
+            name = f"ibsi-log-sigma-{str(float(sigma)).replace('.', '-')}-mm"
+            yield name, _ibsi_laplacian(source, box, float(sigma), float(options["truncate"]))
+    elif kind == "IBSIMean":
+        yield f"ibsi-mean-{options['support']}", _ibsi_mean(source, box, options["support"])
     elif kind == "Wavelet":
         yield from _wavelets(source, box, options, slices)
     else:
@@ -152,6 +176,29 @@ def _laplacian(source: Source, box: Box, sigma: float) -> NDArray[np.float64]:
     image = _image(source.box(wide).astype(np.float32), spacing)
     laplacian = sitk.LaplacianRecursiveGaussian(image, sigma, normalizeAcrossScale=True)
     return _inner(sitk.GetArrayViewFromImage(laplacian), wide, box)
+
+
+def _ibsi_laplacian(source: Source, box: Box, sigma: float, truncate: float) -> NDArray[np.float64]:
+    """Return the Laplacian of Gaussian of IBSI's second reference manual, per square millimetre.
+
+    By kernels that are sampled and cut off at `truncate` sigma, mirrored at the image's edge.
+    """
+    sigmas = [sigma / step for step in source.grid.spacing]
+    z, y, x = (int(truncate * s + 0.5) for s in sigmas)
+    wide = source.grid.widened(box, (z, y, x))
+    values = source.box(wide)
+    total = np.zeros(values.shape)
+    for axis, step in enumerate(source.grid.spacing):
+        order = [2 if other == axis else 0 for other in range(3)]
+        total += gaussian_filter(values, sigmas, order, mode="reflect", truncate=truncate) / step**2
+    return _inner(total, wide, box)
+
+
+def _ibsi_mean(source: Source, box: Box, support: int) -> NDArray[np.float64]:
+    """Return the mean over a cube of an odd number of voxels, mirrored at the image's edge."""
+    half = support // 2
+    wide = source.grid.widened(box, (half, half, half))
+    return _inner(uniform_filter(source.box(wide), support, mode="reflect"), wide, box)
 
 
 def _wavelets(
