@@ -17,7 +17,7 @@ from jipflow.images.masks import bounding_box
 from jipflow.images.volume import Volume
 from jipflow.radiomics.area import Area, TooManyLevels, Undefined
 from jipflow.radiomics.classes import CLASSES, ORIGINAL_ONLY
-from jipflow.radiomics.filters import Source, filtered
+from jipflow.radiomics.filters import Source, filtered, reach_of_filter
 from jipflow.radiomics.grid import Box, MeasuringGrid
 from jipflow.radiomics.intensities import PEAK_RADIUS
 from jipflow.radiomics.perturb import perturbations, reach
@@ -128,10 +128,17 @@ def extract_perturbed(
 
 @dataclass(frozen=True)
 class _Region:
-    """A region on the measuring grid: its box and its original image."""
+    """A region on the measuring grid.
+
+    Attributes:
+        box: the smallest around it.
+        outline: its voxels within the box.
+        kept: those whose intensities count.
+    """
 
     box: Box
-    area: Area
+    outline: NDArray[np.bool_]
+    kept: NDArray[np.bool_]
 
 
 class _NoRegion(Exception):
@@ -212,17 +219,7 @@ def _region(
             f"None of the region's {int(outline.sum())} voxels has an intensity from {low} to "
             f"{high}.",
         )
-    area = Area(
-        image,
-        kept,
-        outline,
-        source.grid.spacing,
-        settings["setting"],
-        lowest=low,
-        highest=high,
-        ivh=settings["processing"].get("ivh"),
-    )
-    return _Region(box, area)
+    return _Region(box, outline, kept)
 
 
 def _resegmented(
@@ -255,7 +252,7 @@ def _measure_regions(
     for name in ("radiomics", "jipflow.radiomics"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for number, region in regions.items():
-        results[number].voxels = int(region.area.mask.sum())
+        results[number].voxels = int(region.kept.sum())
         results[number].box = _box_text(region.box)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -279,13 +276,15 @@ def _measure_images(
         setting.pop("binCount", None)
     if kind == "Original":
         for number, region in regions.items():
-            area = replace(region.area, setting=setting)
+            area = _original(source, region, settings["processing"], setting)
             if "localintensity" in classes:
                 area = _with_surroundings(source, area, region.box)
             _measure(results[number], "original", area, classes)
         return
     classes = {name: features for name, features in classes.items() if name not in ORIGINAL_ONLY}
-    for members, box in _groups({n: r.box for n, r in regions.items()}):
+    margin = reach_of_filter(kind, options, source.grid.spacing)
+    boxes = {number: region.box for number, region in regions.items()}
+    for members, box in _groups(boxes, source.grid, margin):
         for image, values in filtered(source, box, kind, options, slices=setting["force2D"]):
             for number in members:
                 if isinstance(values, ValueError):
@@ -296,10 +295,26 @@ def _measure_images(
                     slice(p.start - w.start, p.stop - w.start)
                     for p, w in zip(region.box, box, strict=True)
                 )
-                area = replace(
-                    region.area, image=values[part], setting=setting, lowest=None, highest=None
-                )
+                spacing = source.grid.spacing
+                area = Area(values[part], region.kept, region.outline, spacing, setting)
                 _measure(results[number], image, area, classes)
+
+
+def _original(
+    source: Source, region: _Region, processing: Mapping[str, Any], setting: Mapping[str, Any]
+) -> Area:
+    """Return the original image of a region."""
+    low, high = processing.get("resegment", {}).get("range", (None, None))
+    return Area(
+        source.box(region.box),
+        region.kept,
+        region.outline,
+        source.grid.spacing,
+        setting,
+        lowest=low,
+        highest=high,
+        ivh=processing.get("ivh"),
+    )
 
 
 def _with_surroundings(source: Source, area: Area, box: Box) -> Area:
@@ -310,12 +325,23 @@ def _with_surroundings(source: Source, area: Area, box: Box) -> Area:
     return replace(area, surroundings=source.box(wide), offset=(z, y, x))
 
 
-def _groups(boxes: Mapping[int, Box]) -> Iterator[tuple[list[int], Box]]:
+def _groups(
+    boxes: Mapping[int, Box], grid: MeasuringGrid, margin: tuple[int, int, int]
+) -> Iterator[tuple[list[int], Box]]:
     """Put boxes together where one filter of their union costs no more than one of each.
+
+    Args:
+        boxes: of the regions.
+        grid: the measuring grid.
+        margin: voxels around a box that the filter takes as well.
 
     Yields:
         The numbers of a group's boxes, and the smallest box around them.
     """
+
+    def cost(box: Box) -> int:
+        return math.prod(part.stop - part.start for part in grid.widened(box, margin))
+
     groups: list[tuple[list[int], Box]] = []
     for number, box in sorted(boxes.items()):
         members = [number]
@@ -324,7 +350,7 @@ def _groups(boxes: Mapping[int, Box]) -> Iterator[tuple[list[int], Box]]:
             merged = False
             for index, (others, other) in enumerate(groups):
                 union = _union(box, other)
-                if _volume(union) <= _volume(box) + _volume(other):
+                if cost(union) <= cost(box) + cost(other):
                     del groups[index]
                     members, box, merged = [*others, *members], union, True
                     break
@@ -336,10 +362,6 @@ def _groups(boxes: Mapping[int, Box]) -> Iterator[tuple[list[int], Box]]:
 def _union(a: Box, b: Box) -> Box:
     z, y, x = (slice(min(p.start, q.start), max(p.stop, q.stop)) for p, q in zip(a, b, strict=True))
     return z, y, x
-
-
-def _volume(box: Box) -> int:
-    return math.prod(part.stop - part.start for part in box)
 
 
 def _columns(image: str, classes: Mapping[str, Sequence[str]]) -> list[str]:

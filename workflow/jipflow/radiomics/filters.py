@@ -152,6 +152,22 @@ def filtered(
         yield kind.lower(), _attempt(SINGLE[kind], source, box)
 
 
+def reach_of_filter(
+    kind: str, options: Mapping[str, Any], spacing: tuple[float, float, float]
+) -> tuple[int, int, int]:
+    """Return how many voxels along (z, y, x) around a box a filter takes as well."""
+    if kind in ("LoG", "IBSILoG"):
+        sigmas = LOG_REACH if kind == "LoG" else options["truncate"]
+        z, y, x = (math.ceil(sigmas * max(options["sigma"]) / step) for step in spacing)
+        return z, y, x
+    if kind == "Wavelet":
+        width = pywt.Wavelet(options["wavelet"]).dec_len
+        reach = width * (options["start_level"] + options["level"])
+    else:
+        reach = options["support"] // 2 if kind == "IBSIMean" else int(kind == "Gradient")
+    return reach, reach, reach
+
+
 def _attempt(
     work: Callable[..., NDArray[np.float64]], *arguments: Any
 ) -> NDArray[np.float64] | ValueError:
@@ -170,8 +186,7 @@ def _laplacian(source: Source, box: Box, sigma: float) -> NDArray[np.float64]:
             f"an image of {source.grid.shape} voxels (z, y, x) is too small for a Laplacian of "
             f"Gaussian of {sigma:g} mm, which needs {smallest}"
         )
-    z, y, x = (math.ceil(LOG_REACH * sigma / s) for s in spacing)
-    wide = source.grid.widened(box, (z, y, x))
+    wide = source.grid.widened(box, reach_of_filter("LoG", {"sigma": [sigma]}, spacing))
     # ITK computes in single precision, whatever it is given.
     image = _image(source.box(wide).astype(np.float32), spacing)
     laplacian = sitk.LaplacianRecursiveGaussian(image, sigma, normalizeAcrossScale=True)
@@ -183,12 +198,13 @@ def _ibsi_laplacian(source: Source, box: Box, sigma: float, truncate: float) -> 
 
     By kernels that are sampled and cut off at `truncate` sigma, mirrored at the image's edge.
     """
-    sigmas = [sigma / step for step in source.grid.spacing]
-    z, y, x = (int(truncate * s + 0.5) for s in sigmas)
-    wide = source.grid.widened(box, (z, y, x))
+    spacing = source.grid.spacing
+    sigmas = [sigma / step for step in spacing]
+    reach = reach_of_filter("IBSILoG", {"sigma": [sigma], "truncate": truncate}, spacing)
+    wide = source.grid.widened(box, reach)
     values = source.box(wide)
     total = np.zeros(values.shape)
-    for axis, step in enumerate(source.grid.spacing):
+    for axis, step in enumerate(spacing):
         order = [2 if other == axis else 0 for other in range(3)]
         total += gaussian_filter(values, sigmas, order, mode="reflect", truncate=truncate) / step**2
     return _inner(total, wide, box)
@@ -208,8 +224,10 @@ def _wavelets(
     wavelet = pywt.Wavelet(options["wavelet"])
     axes = (2, 1) if slices else (2, 1, 0)
     last = options["start_level"] + options["level"]
-    reach = wavelet.dec_len * last
-    reaches = tuple(reach if axis in axes else 0 for axis in range(3))
+    reaches = tuple(
+        reach if axis in axes else 0
+        for axis, reach in enumerate(reach_of_filter("Wavelet", options, source.grid.spacing))
+    )
     # The transform takes an even number of voxels.
     even = tuple(
         slice(part.start, part.stop + (part.stop - part.start) % 2 if axis in axes else part.stop)
