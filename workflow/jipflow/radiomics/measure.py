@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from importlib import metadata
@@ -28,7 +28,7 @@ from jipflow.cases import (
 from jipflow.config import Settings, radiomics_settings
 from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
-from jipflow.images.volume import read_volume, volume_path
+from jipflow.images.volume import Volume, read_volume, volume_path
 from jipflow.radiomics.extract import Part, extract, extract_perturbed
 from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS, PERTURBED_KEYS
 
@@ -163,6 +163,8 @@ def _measure_case(
 ) -> list[Measured]:
     """Measure what the protocol asks for of a case, with so many threads of its own."""
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    # Several segmentations of a role are measured in one reading of its series.
+    read = cache(lambda role: read_volume(volume_path(volumes, case.case_id, role)))
     measured = []
     for entry, parameters in entries:
         segmentation, role = entry["segmentation"], entry["role"]
@@ -170,7 +172,7 @@ def _measure_case(
             continue
         rows = Rows()
         if (case.case_id, segmentation) in segmented:
-            work = partial(_measure, case, entry, parameters, volumes, masks, rows)
+            work = partial(_measure, case, entry, parameters, read, masks, rows)
             outcome = attempt(case.case_id, STAGE, segmentation, work, masks)
             if outcome.status is not Status.OK:
                 failure = {
@@ -193,12 +195,12 @@ def _measure(
     case: Case,
     entry: Mapping[str, Any],
     parameters: Mapping[str, Any],
-    volumes: Path,
+    read: Callable[[str], Volume],
     masks: Path,
     rows: Rows,
 ) -> Made:
     role, name = entry["role"], entry["segmentation"]
-    volume = read_volume(volume_path(volumes, case.case_id, role))
+    volume = read(role)
     segmentation = read_segmentation(masks / case.case_id / name)
     if not segmentation.grid.matches(volume.grid):
         raise CaseFault(

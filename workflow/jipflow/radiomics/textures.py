@@ -20,6 +20,64 @@ class Glcm(Pyradiomics, glcm.RadiomicsGLCM):
 
     neighbours = True
     guards: ClassVar = dict.fromkeys(("Correlation", "Imc1", "MCC"), Area.need_levels)
+    more: ClassVar = {"MCC": lambda self: self.maximal_correlation()}
+
+    def _calculateCoefficients(self) -> None:  # noqa: N802
+        """Compute what pyradiomics' formulas share, in the shapes that they take.
+
+        P has the shape (1, i, j, directions). pyradiomics goes through all of it once for each sum
+        and each difference of two levels.
+        """
+        levels = self.area.levels
+        p, number = self.P_glcm, levels.number
+        i, j = np.meshgrid(*2 * (levels.present.astype(float),), indexing="ij", sparse=True)
+        sums, differences = (i + j).astype(int) - 2, np.abs(i - j).astype(int)
+        eps = np.spacing(1)
+        self.coefficients.update(
+            eps=eps,
+            i=i,
+            j=j,
+            kValuesSum=np.arange(2, 2 * number + 1, dtype=float),
+            kValuesDiff=np.arange(number, dtype=float),
+            px=p.sum(2, keepdims=True),
+            py=p.sum(1, keepdims=True),
+            ux=(i[None, :, :, None] * p).sum((1, 2), keepdims=True),
+            uy=(j[None, :, :, None] * p).sum((1, 2), keepdims=True),
+            pxAddy=_collected(p[0], sums, 2 * number - 1),
+            pxSuby=_collected(p[0], differences, number),
+            HXY=-(p * np.log2(p + eps)).sum((1, 2)),
+        )
+
+    def maximal_correlation(self) -> float:
+        """Return the maximal correlation coefficient, the mean over directions.
+
+        pyradiomics takes the root of the second largest eigenvalue of a matrix Q, which is that of
+        A times its transpose for A = p / sqrt(px py): the second largest singular value of A.
+        """
+        p = self.P_glcm[0].transpose(2, 0, 1)
+        root = np.sqrt(p.sum(2, keepdims=True) * p.sum(1, keepdims=True))
+        scaled = np.divide(p, root, out=np.zeros_like(p), where=root > 0)
+        # The eigenvalues of a symmetric matrix are found faster than its singular values.
+        values = np.linalg.eigvalsh(scaled @ scaled.transpose(0, 2, 1))
+        return float(np.sqrt(np.maximum(values[:, -2], 0)).mean())
+
+
+def _collected(
+    p: NDArray[np.float64], index: NDArray[np.int64], number: int
+) -> NDArray[np.float64]:
+    """Add up the elements of each direction that have the same index.
+
+    Args:
+        p: shape (i, j, directions).
+        index: from 0, shape (i, j).
+        number: of different indices.
+
+    Returns:
+        Shape (1, number, directions).
+    """
+    flat = index.ravel()
+    sums = [np.bincount(flat, p[:, :, d].ravel(), minlength=number) for d in range(p.shape[2])]
+    return np.stack(sums, axis=1, dtype=np.float64)[np.newaxis]
 
 
 class Glrlm(Pyradiomics, glrlm.RadiomicsGLRLM):
