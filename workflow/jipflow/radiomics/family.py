@@ -73,6 +73,7 @@ class Pyradiomics(Family):
         if self.neighbours and area.mask.size == 1:
             raise Undefined("a single voxel has no neighbours")
         self.area = area
+        # What comes after Family in a subclass's order is pyradiomics' own class.
         super(Family, self).__init__(*area.images, **area.setting)  # type: ignore[call-arg]
         self._initCalculation()  # type: ignore[attr-defined]
 
