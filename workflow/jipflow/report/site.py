@@ -62,6 +62,8 @@ STABILITY_BANDS = {"excellent": 0.9, "good": 0.75, "moderate": 0.5, "poor": -mat
 INTENSITY_UNITS = {"CT": "HU", "PT": "SUV"}
 
 PACKAGES = (
+    "PyWavelets",
+    "connected-components-3d",
     "duckdb",
     "highdicom",
     "nnunetv2",
