@@ -429,16 +429,21 @@ def feature_summaries(features: pd.DataFrame | None) -> dict[str, Any]:
 
     Returns:
         ``groups``: for each role, segmentation and segment the rows (feature, n, missing, mean,
-        standard deviation with n − 1, median); ``left_out``: groups beyond `MAX_SUMMARIES`.
+        standard deviation with n − 1, median); ``left_out``: groups beyond `MAX_SUMMARIES`. A
+        feature that no segment of a segmentation has was not asked for there.
     """
     if features is None or features.empty:
         return {"groups": [], "left_out": 0}
-    columns = feature_columns(features)
+    asked = {
+        segmentation: [c for c in feature_columns(features) if rows[c].notna().any()]
+        for segmentation, rows in features.groupby("segmentation")
+    }
     groups: list[dict[str, Any]] = []
     grouped = features.groupby(["role", "segmentation", "segment"], sort=True)
     for (role, segmentation, segment), rows in grouped:
         if len(groups) == MAX_SUMMARIES:
             break
+        columns = asked[segmentation]
         values = rows[columns].astype(float)
         n, mean, sd, median = values.count(), values.mean(), values.std(ddof=1), values.median()
         groups.append(
