@@ -434,7 +434,7 @@ def feature_summaries(features: pd.DataFrame | None) -> dict[str, Any]:
     """
     if features is None or features.empty:
         return {"groups": [], "left_out": 0}
-    asked = {
+    asked: dict[Any, list[str]] = {
         segmentation: [c for c in feature_columns(features) if rows[c].notna().any()]
         for segmentation, rows in features.groupby("segmentation")
     }
