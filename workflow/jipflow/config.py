@@ -352,8 +352,10 @@ def radiomics_settings(name: str, where: str) -> dict[str, Any]:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
         raise ConfigError(f"{where}: there are no radiomics settings {name!r}; there are: {known}.")
     content = validate(read_yaml(path), "radiomics", str(path))
-    known_features = read_yaml(RESOURCES / "ibsi_codes.yaml")["features"]
-    for group, features in content["featureClass"].items():
+    named = {group: names for group, names in content["featureClass"].items() if names}
+    # Reading the table takes longer than the rest, and few settings name single features.
+    known_features = read_yaml(RESOURCES / "ibsi_codes.yaml")["features"] if named else {}
+    for group, features in named.items():
         for feature in features:
             if feature not in known_features[group]:
                 near = difflib.get_close_matches(feature, known_features[group], n=1)
