@@ -55,8 +55,9 @@ class Glcm(Pyradiomics, glcm.RadiomicsGLCM):
         A times its transpose for A = p / sqrt(px py): the second largest singular value of A.
         """
         p = self.P_glcm[0].transpose(2, 0, 1)
-        root = np.sqrt(p.sum(2, keepdims=True) * p.sum(1, keepdims=True))
-        scaled = np.divide(p, root, out=np.zeros_like(p), where=root > 0)
+        # pyradiomics adds the same to what it divides by; rare levels feel it.
+        eps = self.coefficients["eps"]
+        scaled = p / np.sqrt(p.sum(2, keepdims=True) * p.sum(1, keepdims=True) + eps)
         # The eigenvalues of a symmetric matrix are found faster than its singular values.
         values = np.linalg.eigvalsh(scaled @ scaled.transpose(0, 2, 1))
         return float(np.sqrt(np.maximum(values[:, -2], 0)).mean())
