@@ -321,9 +321,9 @@ def patients(data: Path) -> None:
                 + ", ".join(f"{n} of {patient}" for patient, n in missed[modality].most_common(4))
                 for modality in MODALITIES
             )
-            + ". The tumours of STS_034 and STS_038 reach the last slice of their images, where the "
-            "teams end the mask differently: their interpolated CT masks of STS_034 have 529,035 "
-            "to 540,904 voxels, jipflow's and three teams' 539,437.",
+            + ". The tumours of STS_034 and STS_038 reach the last slice of their images, where "
+            "the teams end the mask differently: their interpolated CT masks of STS_034 have "
+            "529,035 to 540,904 voxels, jipflow's and three teams' 539,437.",
             "Settings: ibsi_ct, ibsi_pet and ibsi_mr, found from the diagnostic values that the "
             "teams gave.",
         ],
