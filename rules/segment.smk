@@ -14,7 +14,7 @@ rule segment:
     conda:
         "../envs/jipflow.yaml"
     resources:
-        gpu=int(SITE_SETTINGS.site["processing"]["device"] == "cuda"),
+        gpu=int(SITE_SETTINGS.uses_gpu),
     params:
         version=__version__,
         settings=settings_hash("segmentations"),

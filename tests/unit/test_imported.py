@@ -16,8 +16,9 @@ from jipflow.images.series import read_series_volume
 from jipflow.images.volume import volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
-from jipflow.segment import imported
-from jipflow.segment.imported import import_regions, target_of
+from jipflow.segment import stage
+from jipflow.segment.engine import Machine
+from jipflow.segment.imported import Imported, import_regions, target_of
 from series_factory import series_of, write
 
 GRID = Grid((6, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
@@ -424,7 +425,8 @@ def segment(archive, spec, *annotations):
     volumes, masks = archive.folder / "volumes", archive.folder / "masks"
     write_volume(volume_path(volumes, "case1", "CT"), archive.volume)
     case = Case("case1", "patient1", "s1", {"CT": archive.series}, tuple(annotations))
-    (outcome,) = imported.segment([case], spec, volumes, masks, threads=1)
+    engine = Imported(spec, Machine(1, "cpu", archive.folder, {}))
+    (outcome,) = stage.segment(engine, [case], volumes, masks)
     return outcome, masks / "case1" / spec["id"]
 
 

@@ -20,6 +20,7 @@ class Status(StrEnum):
     """What happened to an item of a case at a stage."""
 
     OK = "ok"
+    WAITING = "waiting"
     FAILED = "failed"
     EXCLUDED = "excluded"
 
@@ -96,6 +97,13 @@ class Reason(Coded):
     NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
     AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
     CONTOUR_GEOMETRY = ("contour_geometry", "A contour cannot be placed on the image's grid")
+    OUT_OF_MEMORY = (
+        "out_of_memory",
+        "The case does not fit into the memory of the GPU or of the machine",
+    )
+    ALGORITHM_FAILED = ("algorithm_failed", "The algorithm's container ended with an error")
+    INVALID_OUTPUT = ("invalid_output", "The algorithm's output does not meet the contract")
+    AWAITING_READER = ("awaiting_reader", "A person is to draw or to correct the segmentation")
     EMPTY_SEGMENT = ("empty_segment", "A segment has no voxel")
     EMPTY_SEGMENTATION = ("empty_segmentation", "No segment of the segmentation has a voxel")
     GRID_MISMATCH = ("grid_mismatch", "The segmentation does not lie on the image's grid")
@@ -124,6 +132,22 @@ class Reason(Coded):
         "The bins make more grey levels of the region than texture matrices can hold",
     )
     UNEXPECTED_ERROR = ("unexpected_error", "An error that the stage does not know")
+
+
+class Flag(Coded):
+    """Why a segment that was made should be looked at."""
+
+    IMPLAUSIBLE_VOLUME = (
+        "implausible_volume",
+        "The volume lies outside the range that the protocol expects",
+    )
+    IMPLAUSIBLE_INTENSITY = (
+        "implausible_intensity",
+        "The mean intensity lies outside the range that the protocol expects",
+    )
+    MANY_COMPONENTS = ("many_components", "More pieces than the protocol expects")
+    TOUCHES_BORDER = ("touches_border", "The segment reaches the border of the image")
+    FOLDS_DISAGREE = ("folds_disagree", "The folds of the model differ in what they find")
 
 
 class CaseFault(Exception):
@@ -191,13 +215,14 @@ class Outcome:
             ``document``, ``publish`` or ``overlay``.
         item: the role at ``retrieve`` and ``prepare``, the segmentation's id later, empty at
             ``cohort``.
-        status: ok, failed or excluded.
+        status: ok, waiting (for a person), failed or excluded.
         reason: empty when ok, else a code of `Reason`.
         message: a sentence for a person; may hold local paths and so never leaves the site.
         seconds: wall time.
         max_rss_mb: peak memory of the process up to then, in MiB.
         outputs: files made, relative to the results folder.
         sha256: the hash of each of `outputs`.
+        flags: ``<segment>:<code of Flag>`` of what was made but should be looked at.
     """
 
     case_id: str
@@ -210,6 +235,7 @@ class Outcome:
     max_rss_mb: float = 0.0
     outputs: list[str] = field(default_factory=list)
     sha256: list[str] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
 
 
 OUTCOME_COLUMNS = tuple(Outcome.__dataclass_fields__)
@@ -258,7 +284,7 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     schema = pa.schema(
         [(name, text) for name in ("case_id", "stage", "item", "status", "reason", "message")]
         + [("seconds", pa.float64()), ("max_rss_mb", pa.float64())]
-        + [("outputs", pa.list_(text)), ("sha256", pa.list_(text))]
+        + [(name, pa.list_(text)) for name in ("outputs", "sha256", "flags")]
     )
     rows = sorted(outcomes, key=lambda o: (o.case_id, o.stage, o.item))
     table = pa.Table.from_pylist(
@@ -288,18 +314,100 @@ class Made:
     Attributes:
         paths: files that are kept.
         note: what a person should know though all went well, such as a mended header.
+        flags: as in `Outcome`.
     """
 
     paths: tuple[Path, ...] = ()
     note: str = ""
+    flags: tuple[str, ...] = ()
+
+
+class Waiting(Exception):
+    """Raised when an item of a case needs a person; becomes an outcome that is not a failure.
+
+    Args:
+        message: a sentence for a person: what is to be done, and where.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[Waiting], tuple[str]]:
+        return Waiting, (self.message,)
+
+
+Result = TypeVar("Result")
+
+
+class Trial:
+    """One item of a case on its way through a stage, in steps that may run in several threads.
+
+    A `CaseFault` becomes its own reason, `Waiting` a waiting outcome, and any other error
+    ``unexpected_error`` with the place it was raised. Running out of memory and a `StageError` are
+    not the case's fault: they are raised again, for the workflow to retry the job.
+
+    Args:
+        case_id: pseudonym of the case.
+        stage: name of the stage.
+        item: role or segmentation.
+    """
+
+    def __init__(self, case_id: str, stage: str, item: str) -> None:
+        self.outcome = Outcome(case_id, stage, item)
+
+    @property
+    def going(self) -> bool:
+        """Whether no step has failed."""
+        return self.outcome.status is Status.OK
+
+    def step(self, work: Callable[[], Result]) -> Result | None:
+        """Do the next piece of work; None where it ended the trial, or an earlier one had."""
+        if not self.going:
+            return None
+        start = time.perf_counter()
+        outcome = self.outcome
+        try:
+            return work()
+        except CaseFault as fault:
+            outcome.status, outcome.reason = Status.FAILED, fault.reason.value
+            outcome.message = fault.message
+        except Waiting as waiting:
+            outcome.status, outcome.reason = Status.WAITING, Reason.AWAITING_READER.value
+            outcome.message = waiting.message
+        except (MemoryError, StageError):
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            outcome.status, outcome.reason = Status.FAILED, Reason.UNEXPECTED_ERROR.value
+            outcome.message = (
+                f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+            )
+            traceback.print_exc()
+        finally:
+            outcome.seconds += time.perf_counter() - start
+        return None
+
+    def finish(self, made: Made | None, root: Path) -> Outcome:
+        """Complete the outcome with what was made.
+
+        Args:
+            made: None where the trial ended before.
+            root: folder that the outcome's outputs are named relative to.
+        """
+        from jipflow.files import sha256_file
+
+        if made is not None and self.going:
+            self.outcome.message = made.note
+            self.outcome.outputs = [str(path.relative_to(root)) for path in made.paths]
+            self.outcome.sha256 = [sha256_file(path) for path in made.paths]
+            self.outcome.flags = list(made.flags)
+        self.outcome.max_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return self.outcome
 
 
 def attempt(case_id: str, stage: str, item: str, work: Callable[[], Made], root: Path) -> Outcome:
-    """Run the work on one item of a case and turn what happens into its outcome.
-
-    A `CaseFault` becomes its own reason; any other error becomes ``unexpected_error`` with the
-    place it was raised. Running out of memory and a `StageError` are not the case's fault: they are
-    raised again, for the workflow to retry the job.
+    """Run the work on one item of a case and turn what happens into its outcome; see `Trial`.
 
     Args:
         case_id: pseudonym of the case.
@@ -308,30 +416,8 @@ def attempt(case_id: str, stage: str, item: str, work: Callable[[], Made], root:
         work: does it, and says what it made.
         root: folder that the outcome's outputs are named relative to.
     """
-    from jipflow.files import sha256_file
-
-    start = time.perf_counter()
-    outcome = Outcome(case_id, stage, item)
-    try:
-        made = work()
-        outcome.message = made.note
-        outcome.outputs = [str(path.relative_to(root)) for path in made.paths]
-        outcome.sha256 = [sha256_file(path) for path in made.paths]
-    except CaseFault as fault:
-        outcome.status, outcome.reason = Status.FAILED, fault.reason.value
-        outcome.message = fault.message
-    except (MemoryError, StageError):
-        raise
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        outcome.status, outcome.reason = Status.FAILED, Reason.UNEXPECTED_ERROR.value
-        outcome.message = (
-            f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-        )
-        traceback.print_exc()
-    outcome.seconds = time.perf_counter() - start
-    outcome.max_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return outcome
+    trial = Trial(case_id, stage, item)
+    return trial.finish(trial.step(work), root)
 
 
 def blocked(case_id: str, stage: str, item: str, needed: str) -> Outcome:
@@ -360,9 +446,6 @@ def silence_libraries() -> None:
     """
     warnings.filterwarnings("ignore")
     logging.getLogger("pydicom").setLevel(logging.ERROR)
-
-
-Result = TypeVar("Result")
 
 
 def for_each_case(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,13 @@ class Settings:
             max(
                 self.protocol["disclosure"]["min_patients"], self.site["disclosure"]["min_patients"]
             )
+        )
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether segmenting takes a GPU: the site gives one, and a model runs."""
+        return self.site["processing"]["device"] == "cuda" and any(
+            "model" in spec for spec in self.protocol["segmentations"]
         )
 
     def segmentation(self, identifier: str) -> dict[str, Any]:
@@ -278,6 +286,15 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                 f"{where}: role {segmentation['role']!r} is not among the roles of the cohort: "
                 f"{', '.join(roles)}."
             )
+        for role in segmentation.get("inputs", []):
+            if role not in roles:
+                raise ConfigError(
+                    f"{where}: inputs: role {role!r} is not among the roles of the cohort: "
+                    f"{', '.join(roles)}."
+                )
+        for needed in input_segmentations(segmentation):
+            if needed not in {s["id"] for s in segmentations} - {segmentation["id"]}:
+                raise ConfigError(f"{where}: there is no other segmentation {needed!r}.")
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
         if segmentation["engine"] == "nnunet":
             models = read_yaml(MODELS)["models"]
@@ -307,6 +324,12 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: segment {segment['name']!r}: match is not a regular expression: "
                     f"{error}."
                 ) from None
+    try:
+        in_order(segmentations)
+    except CycleError as error:
+        raise ConfigError(
+            f"{source}: segmentations need each other in a circle: {', '.join(error.args[1])}."
+        ) from None
     by_id = {s["id"]: s for s in segmentations}
     measured = [entry["segmentation"] for entry in protocol["radiomics"]]
     for name in measured:
@@ -338,6 +361,28 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                 raise ConfigError(
                     f"{where}: variable {variable!r} must start with a role: {', '.join(roles)}."
                 )
+
+
+def input_roles(spec: Mapping[str, Any]) -> list[str]:
+    """Return the roles whose volumes a segmentation needs, its own first."""
+    return list(dict.fromkeys([spec["role"], *spec.get("inputs", [])]))
+
+
+def input_segmentations(spec: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the segmentations that a segmentation needs."""
+    named = [entry["segmentation"] for entry in spec.get("exclude", [])]
+    return list(dict.fromkeys([*named, *([spec["proposal"]] if spec.get("proposal") else [])]))
+
+
+def in_order(segmentations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return segmentations so that each comes after those that it needs.
+
+    Raises:
+        CycleError: they need each other in a circle.
+    """
+    by_id = {spec["id"]: spec for spec in segmentations}
+    needs = {name: input_segmentations(spec) for name, spec in by_id.items()}
+    return [by_id[name] for name in TopologicalSorter(needs).static_order()]
 
 
 def radiomics_settings(name: str, where: str) -> dict[str, Any]:

@@ -26,6 +26,8 @@ class Segment:
         method: Segment Algorithm Type (0062,0008): AUTOMATIC, SEMIAUTOMATIC or MANUAL.
         producer: name of what made it: the model, or the system the contours come from.
         version: version or hash of the producer, empty where it has none.
+        disagreement: 1 minus the mean Dice coefficient between the members of an ensemble, from 0
+            to 1; None where there is no ensemble.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Segment:
     method: str
     producer: str
     version: str = ""
+    disagreement: float | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ class Region:
     producer: str
     version: str = ""
     corner: tuple[int, int, int] = (0, 0, 0)
+    disagreement: float | None = None
 
 
 def pack(regions: Iterable[Region], grid: Grid) -> Segmentation:
@@ -127,6 +131,7 @@ def pack(regions: Iterable[Region], grid: Grid) -> Segmentation:
                 region.method,
                 region.producer,
                 region.version,
+                region.disagreement,
             )
         )
     return Segmentation(tuple(layers), tuple(segments), grid)

@@ -89,12 +89,16 @@ class Volume:
     @classmethod
     def from_image(cls, image: sitk.Image) -> Volume:
         """Return the volume of a three-dimensional SimpleITK image."""
-        array = sitk.GetArrayFromImage(image)
-        affine = np.eye(4)
-        direction = np.asarray(image.GetDirection()).reshape(3, 3)
-        affine[:3, :3] = (direction * np.asarray(image.GetSpacing()))[:, ::-1]
-        affine[:3, 3] = image.GetOrigin()
-        return cls(array, Grid(array.shape, affine))
+        return cls(sitk.GetArrayFromImage(image), _grid_of(image))
+
+
+def _grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
+    affine = np.eye(4)
+    direction = np.asarray(image.GetDirection()).reshape(3, 3)
+    affine[:3, :3] = (direction * np.asarray(image.GetSpacing()))[:, ::-1]
+    affine[:3, 3] = image.GetOrigin()
+    x, y, z = image.GetSize()
+    return Grid((z, y, x), affine)
 
 
 _CANONICAL = np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
@@ -132,3 +136,11 @@ def write_volume(path: Path, volume: Volume, *, compress: bool = False) -> None:
 def read_volume(path: Path) -> Volume:
     """Read a volume written by `write_volume`."""
     return Volume.from_image(sitk.ReadImage(str(path)))
+
+
+def read_grid(path: Path) -> Grid:
+    """Read where the voxels of a volume are, without its voxels."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    return _grid_of(reader)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,12 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage
 
-from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, Series, attempt, for_each_case
-from jipflow.images.masks import Region, absent_note, pack, write_segmentation
-from jipflow.images.volume import Grid, read_volume, volume_path
+from jipflow.cases import CaseFault, Reason, Series
+from jipflow.images.masks import Region
+from jipflow.images.volume import Grid
 from jipflow.segment.annotation import Annotation, Drawing, Match, Target
 from jipflow.segment.dicom_seg import DicomSeg
+from jipflow.segment.engine import Engine, Inputs
 from jipflow.segment.structure_set import StructureSet
 
 LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
@@ -45,34 +45,16 @@ DAMAGE = (InvalidDicomError, OSError, EOFError, RecursionError, struct.error)
 UNREADABLE = (*DAMAGE, ValueError, TypeError, KeyError, AttributeError)
 
 
-def segment(
-    cases: Sequence[Case], spec: dict[str, Any], volumes: Path, masks: Path, threads: int
-) -> list[Outcome]:
-    """Turn each case's contours into masks on the grid of its role.
+class Imported(Engine):
+    """Turns contours and masks of the archive into masks on the grid of a role."""
 
-    Args:
-        cases: cases whose role is prepared.
-        spec: the protocol's segmentation.
-        volumes: folder of ``<case_id>/<role>.nrrd``.
-        masks: folder for ``<case_id>/<segmentation>/``.
-        threads: processes.
-    """
-    work = partial(_segment_case, spec=spec, volumes=volumes, masks=masks)
-    return for_each_case(cases, work, threads)
-
-
-def _segment_case(case: Case, spec: dict[str, Any], volumes: Path, masks: Path) -> list[Outcome]:
-    def work() -> Made:
-        grid = read_volume(volume_path(volumes, case.case_id, spec["role"])).grid
-        target = target_of(case.case_id, case.roles[spec["role"]], grid)
-        paths = [p for s in case.annotations if s.modality == spec["from"] for p in s.paths]
-        notes: list[str] = []
-        segmentation = pack(import_regions(paths, spec, target, notes), grid)
-        write_segmentation(masks / case.case_id / spec["id"], segmentation)
-        absent = absent_note(spec, segmentation.segments)
-        return Made(note=" ".join(notes + ([absent] if absent else [])))
-
-    return [attempt(case.case_id, "segment", spec["id"], work, masks)]
+    def regions(self, inputs: Inputs, found: Any) -> Iterator[Region]:
+        """Give the regions of the one object of the archive that fits the image."""
+        spec = inputs.spec
+        series = inputs.case.roles[spec["role"]]
+        target = target_of(inputs.case.case_id, series, inputs.grid)
+        paths = [p for s in inputs.case.annotations if s.modality == spec["from"] for p in s.paths]
+        return import_regions(paths, spec, target, inputs.notes)
 
 
 def target_of(case_id: str, series: Series, grid: Grid) -> Target:
@@ -100,7 +82,7 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
 
 
 def import_regions(
-    paths: Iterable[Path], spec: dict[str, Any], target: Target, notes: list[str]
+    paths: Iterable[Path], spec: Mapping[str, Any], target: Target, notes: list[str]
 ) -> Iterator[Region]:
     """Find the one object that fits an image and yield its regions on the image's grid.
 
@@ -164,7 +146,7 @@ def _draw(
 
 
 def choose(
-    paths: Iterable[Path], spec: dict[str, Any], target: Target, notes: list[str]
+    paths: Iterable[Path], spec: Mapping[str, Any], target: Target, notes: list[str]
 ) -> tuple[Annotation, Match]:
     """Find the one object that fits an image, and by what it does.
 
@@ -248,7 +230,7 @@ def _none_fits(
     named: Sequence[Annotation],
     faults: Sequence[CaseFault],
     matches: Sequence[str],
-    spec: dict[str, Any],
+    spec: Mapping[str, Any],
     target: Target,
 ) -> CaseFault:
     """Say why no object fits."""

@@ -3,64 +3,64 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, StageError, attempt
+from jipflow.cases import StageError
 from jipflow.files import canonical_digest
-from jipflow.images.masks import Region, absent_note, pack, write_segmentation
-from jipflow.images.volume import Volume, read_volume, volume_path
-from jipflow.segment.models import CHECKPOINT, Model, registered_model, verify
+from jipflow.images.masks import Region
+from jipflow.images.volume import Volume
+from jipflow.segment.engine import Engine, Inputs, regions_of_labels
+from jipflow.segment.models import CHECKPOINT, registered_model, verify
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 
-def segment(
-    cases: Sequence[Case],
-    spec: dict[str, Any],
-    volumes: Path,
-    masks: Path,
-    threads: int,
-    device: str,
-) -> list[Outcome]:
-    """Predict the labels of each case on the grid of its role.
+class NnUNet(Engine):
+    """Predicts the labels of each case on the grid of its role."""
 
-    Args:
-        cases: cases whose role is prepared.
-        spec: the protocol's segmentation.
-        volumes: folder of ``<case_id>/<role>.nrrd``.
-        masks: folder for ``<case_id>/<segmentation>/``.
-        threads: threads of the network on the CPU.
-        device: ``auto``, ``cpu`` or ``cuda``.
+    overlapped = True
 
-    Raises:
-        StageError: the model is not the pinned one, or lacks a label.
-    """
-    if not cases:
-        return []
-    model = registered_model(spec["model"])
-    verify(model)
-    predictor = load_predictor(
-        model.folder, model.folds, threads, device, mirroring=spec["mirroring"]
-    )
-    labels = dict(predictor.dataset_json["labels"])
-    for wanted in spec["segments"]:
-        if wanted["label"] not in labels:
-            raise StageError(
-                f"model {model.name!r} has no label {wanted['label']!r}; it has: "
-                f"{', '.join(labels)}."
-            )
-    outcomes = []
-    for case in cases:
-        work = partial(_segment_case, case, spec, volumes, masks, predictor, labels, model)
-        outcomes.append(attempt(case.case_id, "segment", spec["id"], work, masks))
-    return outcomes
+    def open(self) -> None:
+        """Verify and load the model.
+
+        Raises:
+            StageError: the model is not the pinned one, or lacks a label.
+        """
+        self.model = registered_model(self.spec["model"])
+        verify(self.model)
+        self.predictor = load_predictor(
+            self.model.folder,
+            self.model.folds,
+            self.machine.threads,
+            self.machine.device,
+            mirroring=self.spec["mirroring"],
+        )
+        self.labels = dict(self.predictor.dataset_json["labels"])
+        for wanted in self.spec["segments"]:
+            if wanted["label"] not in self.labels:
+                raise StageError(
+                    f"model {self.model.name!r} has no label {wanted['label']!r}; it has: "
+                    f"{', '.join(self.labels)}."
+                )
+
+    def read(self, inputs: Inputs) -> Volume:
+        """Read the volume."""
+        return inputs.volume(self.spec["role"])
+
+    def predict(self, inputs: Inputs, ready: Volume) -> NDArray[np.uint8]:
+        """Predict the label map."""
+        return predict_labels(self.predictor, ready)
+
+    def regions(self, inputs: Inputs, found: NDArray[np.uint8]) -> Iterator[Region]:
+        """Give the labels that the protocol wants."""
+        version = canonical_digest(self.model.files)[:16]
+        return regions_of_labels(found, self.labels, self.spec, self.model.name, version)
 
 
 def load_predictor(
@@ -114,35 +114,3 @@ def predict_labels(predictor: nnUNetPredictor, volume: Volume) -> NDArray[np.uin
     )
     back = Volume(labels.astype(np.uint8), canonical.grid).with_axes_of(volume.grid)
     return np.asarray(back.array, dtype=np.uint8)
-
-
-def _segment_case(
-    case: Case,
-    spec: dict[str, Any],
-    volumes: Path,
-    masks: Path,
-    predictor: nnUNetPredictor,
-    labels: dict[str, int],
-    model: Model,
-) -> Made:
-    volume = read_volume(volume_path(volumes, case.case_id, spec["role"]))
-    predicted = predict_labels(predictor, volume)
-    version = canonical_digest(model.files)[:16]
-    regions = []
-    for wanted in spec["segments"]:
-        mask = predicted == labels[wanted["label"]]
-        if mask.any():
-            regions.append(
-                Region(wanted["name"], wanted["term"], mask, "AUTOMATIC", model.name, version)
-            )
-        elif wanted["required"]:
-            raise CaseFault(
-                Reason.EMPTY_SEGMENT,
-                f"case {case.case_id}: the model found no voxel of {wanted['name']!r}.",
-            )
-    if not regions:
-        raise CaseFault(
-            Reason.EMPTY_SEGMENTATION, f"case {case.case_id}: the model found no voxel at all."
-        )
-    write_segmentation(masks / case.case_id / spec["id"], pack(regions, volume.grid))
-    return Made(note=absent_note(spec, regions))

@@ -1,0 +1,113 @@
+"""The conformance suite: what every engine must do, whatever it is made of."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from engine_benches import BENCHES, BROKEN, CORONAL, UPRIGHT
+from jipflow.cases import Reason, Status
+from jipflow.config import input_roles
+from jipflow.images.masks import read_segmentation
+from jipflow.images.volume import read_grid, volume_path
+from jipflow.segment import stage
+from jipflow.segment.engine import ENGINES
+
+
+def digests(folder):
+    """Return the hash of each file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def run(bench, masks, cases=None, threads=1):
+    """Run the stage and return the outcomes of the engine's own segmentation by case."""
+    cases = bench.cases if cases is None else cases
+    prepared = {(case.case_id, role) for case in cases for role in case.roles}
+    outcomes = stage.run(cases, prepared, bench.settings, bench.volumes, masks, threads)
+    return {o.case_id: o for o in outcomes if o.item == bench.spec["id"]}
+
+
+def dice(a, b):
+    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+@pytest.fixture(scope="module", params=sorted(ENGINES))
+def done(request, tmp_path_factory):
+    """A bench whose broken case is broken, its outcomes, its masks, and its volumes' hashes."""
+    folder = tmp_path_factory.mktemp(request.param)
+    bench = BENCHES[request.param](folder)
+    bench.broken()
+    before = digests(bench.volumes)
+    return bench, run(bench, folder / "masks"), folder / "masks", before
+
+
+@pytest.mark.parametrize("case", [UPRIGHT, CORONAL])
+def test_masks_lie_on_the_grid_of_the_role_and_on_the_truth(done, case):
+    bench, outcomes, masks, _ = done
+    assert outcomes[case].status is Status.OK, outcomes[case].message
+    found = read_segmentation(masks / case / bench.spec["id"])
+    assert found.grid.matches(read_grid(volume_path(bench.volumes, case, bench.spec["role"])), 1e-6)
+    wanted = bench.truth[case]
+    for segment in found.segments:
+        mask = found.mask(segment)
+        if bench.dice == 1:
+            np.testing.assert_array_equal(mask, wanted[segment.name])
+        else:
+            assert dice(mask, wanted[segment.name]) >= bench.dice, segment.name
+
+
+def test_segments_are_named_coded_and_signed_in_the_order_of_the_protocol(done):
+    bench, _, masks, _ = done
+    found = read_segmentation(masks / UPRIGHT / bench.spec["id"])
+    assert [(s.name, s.term) for s in found.segments] == [
+        (s["name"], s["term"]) for s in bench.spec["segments"]
+    ]
+    for segment in found.segments:
+        assert segment.producer
+        assert segment.method in {"AUTOMATIC", "SEMIAUTOMATIC", "MANUAL"}
+
+
+def test_a_broken_case_fails_alone_and_leaves_nothing(done):
+    bench, outcomes, masks, _ = done
+    assert [case.case_id for case in bench.cases] == list(outcomes)
+    assert outcomes[BROKEN].status is Status.FAILED
+    assert outcomes[BROKEN].reason in set(Reason)
+    assert outcomes[BROKEN].message
+    assert not (masks / BROKEN / bench.spec["id"]).exists()
+    assert not list(masks.rglob(".*"))
+
+
+def test_inputs_are_left_as_they_were(done):
+    bench, _, _, before = done
+    assert digests(bench.volumes) == before
+
+
+def test_again_in_other_company_gives_the_same_bytes(done, tmp_path):
+    bench, _, masks, _ = done
+    for case in (UPRIGHT, CORONAL):
+        alone = [c for c in bench.cases if c.case_id == case]
+        again = run(bench, tmp_path / "alone", alone, threads=2)
+        assert again[case].status is Status.OK
+        expected = digests(masks / case / bench.spec["id"])
+        assert digests(tmp_path / "alone" / case / bench.spec["id"]) == expected
+
+
+def test_a_case_without_its_inputs_is_blocked(done, tmp_path):
+    bench, _, _, _ = done
+    role = input_roles(bench.spec)[-1]
+    prepared = {(c.case_id, r) for c in bench.cases for r in c.roles} - {(UPRIGHT, role)}
+    cases = [c for c in bench.cases if c.case_id == UPRIGHT]
+    outcomes = stage.run(cases, prepared, bench.settings, bench.volumes, tmp_path / "m", 1)
+    (outcome,) = [o for o in outcomes if o.item == bench.spec["id"]]
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.DEPENDS_ON_FAILED)
+    assert role in outcome.message
+    without = replace(cases[0], roles={k: v for k, v in cases[0].roles.items() if k != role})
+    outcomes = stage.run([without], prepared, bench.settings, bench.volumes, tmp_path / "n", 1)
+    assert [o for o in outcomes if o.item == bench.spec["id"]] == []

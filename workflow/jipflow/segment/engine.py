@@ -1,0 +1,173 @@
+"""What an engine is: volumes by role in, labelled regions on the grid of a role out.
+
+To add one: write a class that derives from `Engine` in a module of its own, name it in
+`ENGINES`, give its keys in ``protocol.schema.yaml``, and let the conformance suite
+(``tests/unit/test_engines.py``) run it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jipflow.cases import Case
+from jipflow.images.masks import Region, Segmentation, read_segmentation
+from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_path
+
+ENGINES = {
+    "imported": "jipflow.segment.imported:Imported",
+    "nnunet": "jipflow.segment.nnunet:NnUNet",
+}
+"""The class of each engine; a module is imported when a protocol uses it."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where an engine runs.
+
+    Attributes:
+        threads: cores that it may use.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        scratch: folder for what it needs while it runs; emptied by the stage.
+        site: the site's settings.
+    """
+
+    threads: int
+    device: str
+    scratch: Path
+    site: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an engine gets of one case, each part read when it is asked for.
+
+    Attributes:
+        case: the case; its series are there where an engine reads DICOM.
+        spec: the protocol's segmentation.
+        volumes: folder of ``<case_id>/<role>.nrrd``.
+        masks: folder of ``<case_id>/<segmentation>/``.
+        notes: gets a sentence for each thing that a reader of the masks should know.
+    """
+
+    case: Case
+    spec: Mapping[str, Any]
+    volumes: Path
+    masks: Path
+    notes: list[str] = field(default_factory=list)
+
+    def volume(self, role: str) -> Volume:
+        """Return the prepared volume of a role: HU for CT, SUVbw in g/mL for PET."""
+        return read_volume(volume_path(self.volumes, self.case.case_id, role))
+
+    def segmentation(self, identifier: str) -> Segmentation:
+        """Return a segmentation of the case that the spec names as an input."""
+        return read_segmentation(self.masks / self.case.case_id / identifier)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of the segmentation's role, which every region lies on."""
+        return read_grid(volume_path(self.volumes, self.case.case_id, self.spec["role"]))
+
+
+class Engine(ABC):
+    """One way to segment.
+
+    A case goes through `read`, `predict` and `regions`. Each may raise a `CaseFault`, which ends
+    the case and no other. Where `overlapped` is True one process runs the three side by side for
+    successive cases, `predict` in the thread that called `open`; else each case runs in a process
+    of its own, to which the engine is sent by pickle.
+
+    Attributes:
+        overlapped: whether cases share what `open` loads.
+
+    Args:
+        spec: the protocol's segmentation.
+        machine: where it runs.
+    """
+
+    overlapped: ClassVar[bool] = False
+
+    def __init__(self, spec: Mapping[str, Any], machine: Machine) -> None:
+        self.spec = spec
+        self.machine = machine
+
+    def open(self) -> None:  # noqa: B027
+        """Load what all cases share, once a shard.
+
+        Raises:
+            StageError: the engine cannot run at all.
+        """
+
+    def read(self, inputs: Inputs) -> Any:
+        """Read and preprocess a case; what it returns goes to `predict`."""
+        return inputs
+
+    def predict(self, inputs: Inputs, ready: Any) -> Any:
+        """Do the part that needs the device; what it returns goes to `regions`."""
+        return ready
+
+    @abstractmethod
+    def regions(self, inputs: Inputs, found: Any) -> Iterable[Region]:
+        """Give the regions that were found, in the order of the protocol's segments.
+
+        A segment of which there is no voxel is left out; the stage knows whether the protocol can
+        do without it.
+        """
+
+    def close(self) -> None:  # noqa: B027
+        """Give back what `open` took."""
+
+
+def engine_class(name: str) -> type[Engine]:
+    """Return the class of an engine."""
+    module, _, attribute = ENGINES[name].partition(":")
+    found: type[Engine] = getattr(import_module(module), attribute)
+    return found
+
+
+def regions_of_labels(
+    labels: NDArray[np.integer[Any]],
+    values: Mapping[str, int],
+    spec: Mapping[str, Any],
+    producer: str,
+    version: str,
+    disagreement: Mapping[str, float] | None = None,
+) -> Iterator[Region]:
+    """Yield the segments of a label map one by one, each in the box that holds it.
+
+    Args:
+        labels: label map on the grid of the segmentation's role, shape (z, y, x).
+        values: number in the map by label.
+        spec: the protocol's segmentation, whose segments name the labels.
+        producer: what made the map.
+        version: its version or hash.
+        disagreement: between the members of an ensemble, by label.
+    """
+    from scipy.ndimage import find_objects
+
+    boxes = find_objects(labels)
+    for wanted in spec["segments"]:
+        value = values[wanted["label"]]
+        box = boxes[value - 1] if value <= len(boxes) else None
+        if box is None:
+            continue
+        z, y, x = (part.start for part in box)
+        yield Region(
+            wanted["name"],
+            wanted["term"],
+            np.asarray(labels[box] == value),
+            "AUTOMATIC",
+            producer,
+            version,
+            (z, y, x),
+            (disagreement or {}).get(wanted["label"]),
+        )
