@@ -7,6 +7,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what shares costly fixtures in one process: a file, and all runs of the workflow.
+
+    The runs of the workflow take longest, so they start first.
+    """
+    pipeline = ROOT / "tests" / "pipeline"
+    items.sort(key=lambda item: pipeline not in item.path.parents)
+    for item in items:
+        group = "pipeline" if pipeline in item.path.parents else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of real images and reference values; tests that need it skip where it is not."""
