@@ -8,7 +8,7 @@ rule retrieve:
     input:
         cases=shard_cases,
     output:
-        arrived=temp(touch("<work>/{shard}/arrived")),
+        arrived=until_read(touch("<work>/{shard}/arrived")),
         outcomes="<shard>/retrieve/outcomes.parquet",
     log:
         "<logs>/retrieve/{shard}.log",

@@ -309,8 +309,6 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: needs {needed!r}, which a person makes after all others are made; "
                     "name a segmentation of another engine."
                 )
-        if segmentation["engine"] == "annotated":
-            _check_annotated(segmentation, segmentations, where)
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
         if segmentation["engine"] == "nnunet":
             models = read_yaml(MODELS)["models"]
@@ -340,6 +338,8 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: segment {segment['name']!r}: match is not a regular expression: "
                     f"{error}."
                 ) from None
+        if segmentation["engine"] == "annotated":
+            _check_annotated(segmentation, segmentations, where)
     try:
         in_order(segmentations)
     except CycleError as error:
