@@ -337,7 +337,7 @@ def test_the_readers_agreement_is_that_of_their_masks(story: Story):
             story.proposals[row.case_id] if name == "proposal" else story.sent[row.case_id, name]
             for name in (row.reader, row.other)
         ]
-        true = overlap(masks[0].array, masks[1].array, masks[0].grid.spacing)
+        true = overlap(masks[0].array, masks[1].array, story.proposals[row.case_id].grid.spacing)
         found = (row.dice, row.mean_surface_distance_mm, row.hausdorff95_mm)
         expected = (true.dice, true.mean_surface_distance, true.hausdorff_95)
         assert found == pytest.approx(expected, rel=1e-12)

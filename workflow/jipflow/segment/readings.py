@@ -229,7 +229,7 @@ def _sniff(path: Path) -> tuple[Dataset, str]:
             return Dataset(), ""
     try:
         header = pydicom.dcmread(path, specific_tags=list(PROVENANCE), stop_before_pixels=True)
-        sop_class = str(header.get("SOPClassUID") or "")
+        sop_class = str(header["SOPClassUID"].value)
     except UNREADABLE as error:
         raise CaseFault(
             Reason.UNREADABLE, f"{path}: cannot be read as DICOM ({error}); send it again."
