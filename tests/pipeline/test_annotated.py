@@ -300,6 +300,7 @@ def test_the_worklist_has_the_images_a_proposal_that_opens_and_what_to_do(story:
 
 
 def test_the_first_report_shows_who_waits(story: Story):
+    assert "The run waits for readers" in story.first_report
     assert "2 of 3 cases wait" in story.first_report
     assert 'data-status="waiting"' in story.first_report
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -152,7 +153,7 @@ def _readme(spec: Mapping[str, Any], case: Case, message: str, proposed: str, ta
     return template.format(
         segmentation=spec["id"],
         case_id=case.case_id,
-        message=message,
+        message=textwrap.fill(message, 78, break_long_words=False, break_on_hyphens=False),
         proposed=proposed,
         segments=segments,
         inbox=target.resolve(),

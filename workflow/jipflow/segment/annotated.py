@@ -171,7 +171,11 @@ def _annotate(case: Case, spec: Mapping[str, Any], shard: Shard, rows: Annotated
     refused = [r for r in all_readings if r.fault is not None]
     # What cannot be used and lies beside what can is no reason to wait.
     told = {r.reader for r in usable}
-    problems += dict.fromkeys(str(r.fault) for r in refused if r.reader not in told)
+    problems += [
+        f"{r.file!r} of {r.reader} cannot be used: {r.fault}"
+        for r in refused
+        if r.reader not in told
+    ]
     rows.readings += [_reading_row(case, spec, r, proposal) for r in (*usable, *refused)]
     rows.agreement += _agreement_rows(inputs, usable, proposal)
     wanted = [s["name"] for s in spec["segments"] if s["required"]]
@@ -188,7 +192,7 @@ def _annotate(case: Case, spec: Mapping[str, Any], shard: Shard, rows: Annotated
         raise Waiting(_waiting(inputs, usable, flags, problems))
     names = ", ".join(r.reader for r in usable)
     notes = [f"Read by {names}{_kept(usable, proposal)}.", *(n for r in usable for n in r.notes)]
-    notes += [f"{r.file} of {r.reader} was passed over: {r.fault}" for r in refused]
+    notes += [f"{r.file!r} of {r.reader} was passed over: {r.fault}" for r in refused]
     notes += came.problems
     return _write(inputs, combined(usable, spec), notes)
 

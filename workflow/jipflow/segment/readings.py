@@ -133,7 +133,7 @@ class Desk:
             if kind == NIFTI:
                 regions = list(self._label_map(path))
             else:
-                self._check_patient(header, path)
+                self._check_patient(header)
                 spec = {**self.spec, "from": kind}
                 regions = list(import_regions([path], spec, self._target, notes))
         except CaseFault as fault:
@@ -141,13 +141,13 @@ class Desk:
         tight = {region.name: cropped(region) for region in regions}
         return Reading(reader, name, provenance, tight, notes=tuple(notes))
 
-    def _check_patient(self, header: Dataset, path: Path) -> None:
+    def _check_patient(self, header: Dataset) -> None:
         """Refuse another patient's object, which may lie on the same grid on the same day."""
         stated = str(header.get("PatientID") or "").strip()
         if stated and self._patient_id and stated != self._patient_id:
             raise CaseFault(
                 Reason.MIXED_PATIENTS,
-                f"{path}: {self._where}: its Patient ID is not that of the images; put it into the "
+                f"{self._where}: its Patient ID is not that of the images; put it into the "
                 "folder of its own case.",
             )
 
@@ -158,7 +158,7 @@ class Desk:
         if labels.dtype.kind not in "iuf":
             raise CaseFault(
                 Reason.INVALID_OUTPUT,
-                f"{path}: {self._where}: holds colours or complex numbers; save a label map.",
+                f"{self._where}: holds colours or complex numbers; save a label map.",
             )
         values = np.unique(labels)
         strange = values[(values != np.round(values)) | (values < 0) | (values > len(segments))]
@@ -166,7 +166,7 @@ class Desk:
             listed = ", ".join(f"{i} {s['name']}" for i, s in enumerate(segments, start=1))
             raise CaseFault(
                 Reason.INVALID_OUTPUT,
-                f"{path}: {self._where}: the label map has the value {strange[0]:g}; its values "
+                f"{self._where}: the label map has the value {strange[0]:g}; its values "
                 f"must be 0 outside and {listed}.",
             )
         for value, wanted in enumerate(segments, start=1):
@@ -176,7 +176,7 @@ class Desk:
             elif wanted["required"]:
                 raise CaseFault(
                     Reason.EMPTY_SEGMENT,
-                    f"{path}: {self._where}: no voxel has the value {value} of {wanted['name']!r}.",
+                    f"{self._where}: no voxel has the value {value} of {wanted['name']!r}.",
                 )
 
     def _on_grid(self, path: Path) -> NDArray[Any]:
@@ -202,7 +202,7 @@ class Desk:
         ) as error:
             raise CaseFault(
                 Reason.UNREADABLE,
-                f"{path}: {self._where}: cannot be read as NIfTI ({error}); save it again.",
+                f"{self._where}: cannot be read as NIfTI ({error}); save it again.",
             ) from error
         if voxels is not None and np.isfinite(affine).all():
             turned = Volume(voxels, Grid(voxels.shape, RAS_TO_LPS @ affine)).with_axes_of(grid)
@@ -210,7 +210,7 @@ class Desk:
                 return turned.array
         raise CaseFault(
             Reason.GRID_MISMATCH,
-            f"{path}: {self._where}: does not lie on the grid of the image: it has "
+            f"{self._where}: does not lie on the grid of the image: it has "
             f"{'×'.join(map(str, shape))} voxels, the image {'×'.join(map(str, grid.shape[::-1]))}"
             ", or lies elsewhere; save it on the geometry of the series.",
         )
@@ -232,7 +232,7 @@ def _sniff(path: Path) -> tuple[Dataset, str]:
         sop_class = str(header["SOPClassUID"].value)
     except UNREADABLE as error:
         raise CaseFault(
-            Reason.UNREADABLE, f"{path}: cannot be read as DICOM ({error}); send it again."
+            Reason.UNREADABLE, f"it cannot be read as DICOM ({error}); send it again."
         ) from error
     kinds = (kind for kind, (_, classes, _) in READERS.items() if sop_class in classes)
     return header, next(kinds, "")
