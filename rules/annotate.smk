@@ -1,33 +1,3 @@
-from functools import cache
-
-from jipflow.segment.inbox import inbox_files, inbox_state
-
-INBOX = SITE_SETTINGS.inbox(Path(RESULTS))
-
-
-@cache
-def cases_by_shard(path, modified_ns):
-    """The case_ids of each shard, read once however many shards ask."""
-    found = {}
-    with open(path) as stream:
-        names = next(stream).rstrip("\n").split("\t")
-        for line in stream:
-            row = dict(zip(names, line.rstrip("\n").split("\t"), strict=True))
-            found.setdefault(row["shard"], set()).add(row["case_id"])
-    return found
-
-
-def came_back(look):
-    """Input or params function: what a look at the inbox gives for the cases of the shard."""
-
-    def found(wildcards):
-        path = Path(checkpoints.cohort.get().output.cases)
-        case_ids = cases_by_shard(path, path.stat().st_mtime_ns)[wildcards.shard]
-        return look(INBOX, ANNOTATED, sorted(case_ids))
-
-    return found
-
-
 # What persons sent back is told by its own state, too: a file may be replaced by an older one.
 # Writes worklist/<segmentation>/<case_id>/ for each case that waits.
 rule annotate:

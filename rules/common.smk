@@ -1,3 +1,4 @@
+from functools import cache
 from pathlib import Path
 
 from jipflow import __version__
@@ -11,6 +12,7 @@ from jipflow.config import (
 )
 from jipflow.federate.release import approved_bundle, read_approval
 from jipflow.files import canonical_digest
+from jipflow.segment.inbox import inbox_files, inbox_state
 
 try:
     SITE_SETTINGS = load_settings(config)
@@ -96,6 +98,29 @@ def shard_cases(wildcards):
     """Input function: the shard's instances, a file that changes only with its own cases."""
     cohort = Path(checkpoints.cohort.get().output.cases).parent
     return cohort / "shards" / f"{wildcards.shard}.parquet"
+
+
+@cache
+def cases_by_shard(path, modified_ns):
+    """The case_ids of each shard, read once however many shards ask."""
+    found = {}
+    with open(path) as stream:
+        names = next(stream).rstrip("\n").split("\t")
+        for line in stream:
+            row = dict(zip(names, line.rstrip("\n").split("\t"), strict=True))
+            found.setdefault(row["shard"], set()).add(row["case_id"])
+    return found
+
+
+def came_back(look):
+    """Input or params function: what a look at the inbox gives for the cases of the shard."""
+
+    def found(wildcards):
+        path = Path(checkpoints.cohort.get().output.cases)
+        case_ids = cases_by_shard(path, path.stat().st_mtime_ns)[wildcards.shard]
+        return look(SITE_SETTINGS.inbox(Path(RESULTS)), ANNOTATED, sorted(case_ids))
+
+    return found
 
 
 def annotations(table):

@@ -116,7 +116,7 @@ class Site:
             "protocol": {"id": "demo"},
             "segmentations": [{"id": "organs", "engine": "nnunet"}, spec(**keys)],
         }
-        settings = Settings({"annotation": {}}, protocol, "0" * 64)
+        settings = Settings({"annotation": {"inbox": None}}, protocol, "0" * 64)
         outcome = Outcome("case1", "segment", "organs", proposed, flags=self.flags)
         results = self.folder / "results"
         inbox = settings.inbox(results)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import copy
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -292,3 +291,12 @@ def test_no_segmentation_may_need_what_a_person_makes(site, protocol, tmp_path):
     text = message(site, protocol, tmp_path)
     assert "needs 'read', which a person makes" in text
     assert "another engine" in text
+
+
+def test_the_example_of_the_page_on_readers_is_valid(site, protocol, tmp_path):
+    page = (ROOT / "docs" / "annotation.md").read_text()
+    example = yaml.safe_load(page.split("```yaml")[1].split("```")[0])
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump({**protocol, "analyses": [], **example}))
+    settings = load_settings({**site, "protocol": str(path)})
+    assert settings.segmentation("checked")["when"] == "flagged"

@@ -71,7 +71,7 @@ class Settings:
         Args:
             results: the protocol's results folder, below which it is where the site names none.
         """
-        named = self.site["annotation"].get("inbox")
+        named = self.site["annotation"]["inbox"]
         return Path(named, self.protocol_id) if named else results / "inbox"
 
     def segmentation(self, identifier: str) -> dict[str, Any]:
