@@ -12,12 +12,15 @@ rule collect:
         features=shards("<results>/shards/{shard}/measure/features.parquet"),
         failures=shards("<results>/shards/{shard}/measure/failures.parquet"),
         perturbed=shards("<results>/shards/{shard}/measure/perturbed.parquet"),
+        readings=annotations("readings"),
+        agreement=annotations("agreement"),
     output:
         outcomes="<results>/outcomes.parquet",
         features="<results>/features/features.parquet",
         failures="<results>/features/failures.parquet",
         stability="<results>/features/stability.parquet",
         verdict="<results>/verdict.json",
+        annotations=ANNOTATIONS,
     log:
         "<logs>/collect.log",
     benchmark:
@@ -32,7 +35,8 @@ rule collect:
         "jipflow collect --settings $JIPFLOW_SETTINGS"
         " --results {params.results}"
         " --outcomes {input.cohort} {input.outcomes} --features {input.features}"
-        " --failures {input.failures} --perturbed {input.perturbed} > {log} 2>&1"
+        " --failures {input.failures} --perturbed {input.perturbed}"
+        " --readings {input.readings} --agreement {input.agreement} > {log} 2>&1"
 
 
 # The report stands before the run is judged, so that it can say what went wrong.

@@ -1,10 +1,18 @@
+from functools import cache
 from pathlib import Path
 
 from jipflow import __version__
 from jipflow.cases import StageError
-from jipflow.config import ConfigError, load_settings, settings_sha256, write_settings
+from jipflow.config import (
+    ConfigError,
+    annotated,
+    load_settings,
+    settings_sha256,
+    write_settings,
+)
 from jipflow.federate.release import approved_bundle, read_approval
 from jipflow.files import canonical_digest
+from jipflow.segment.inbox import inbox_files, inbox_state
 
 try:
     SITE_SETTINGS = load_settings(config)
@@ -20,9 +28,22 @@ CATALOGS = ["<catalog>", *(["<results>/pacs"] if ARCHIVES else [])]
 # Series of a PACS come here before their shard is processed.
 RETRIEVED = ["<shard>/retrieve/outcomes.parquet"] if ARCHIVES else []
 ARRIVED = ["<work>/{shard}/arrived"] if ARCHIVES else []
+# What persons draw or correct; the masks of all others then stand apart.
+ANNOTATED = [s["id"] for s in annotated(SITE_SETTINGS.protocol["segmentations"])]
+AUTOMATIC = "<work>/{shard}/automatic" if ANNOTATED else "<work>/{shard}/masks"
+SEGMENTED = [
+    "<shard>/segment/outcomes.parquet",
+    *(["<shard>/annotate/outcomes.parquet"] if ANNOTATED else []),
+]
+ANNOTATIONS = [
+    f"<results>/features/{table}.parquet"
+    for table in ("readings", "agreement")
+    if ANNOTATED
+]
 STAGES = [
     *(["retrieve"] if ARCHIVES else []),
-    *["prepare", "segment", "encode", "measure", "document", "overlay"],
+    *["prepare", "segment", *(["annotate"] if ANNOTATED else [])],
+    *["encode", "measure", "document", "overlay"],
     *(["publish"] if SITE_SETTINGS.site["publish"] else []),
 ]
 TARGETS = ["<results>/report/index.html", "<results>/accepted"]
@@ -77,6 +98,40 @@ def shard_cases(wildcards):
     """Input function: the shard's instances, a file that changes only with its own cases."""
     cohort = Path(checkpoints.cohort.get().output.cases).parent
     return cohort / "shards" / f"{wildcards.shard}.parquet"
+
+
+@cache
+def cases_by_shard(path, modified_ns):
+    """The case_ids of each shard, read once however many shards ask."""
+    found = {}
+    with open(path) as stream:
+        names = next(stream).rstrip("\n").split("\t")
+        for line in stream:
+            row = dict(zip(names, line.rstrip("\n").split("\t"), strict=True))
+            found.setdefault(row["shard"], set()).add(row["case_id"])
+    return found
+
+
+def came_back(look):
+    """Input or params function: what a look at the inbox gives for the cases of the shard."""
+
+    def found(wildcards):
+        path = Path(checkpoints.cohort.get().output.cases)
+        case_ids = cases_by_shard(path, path.stat().st_mtime_ns)[wildcards.shard]
+        return look(SITE_SETTINGS.inbox(Path(RESULTS)), ANNOTATED, sorted(case_ids))
+
+    return found
+
+
+def annotations(table):
+    """Input of all shards' tables of what persons sent back, where there are any."""
+    pattern = f"<results>/shards/{{shard}}/annotate/{table}.parquet"
+    return shards(pattern) if ANNOTATED else []
+
+
+def until_read(path):
+    """Mark a file that goes with its shard, but not where a person's file needs it in a later run."""
+    return path if ANNOTATED else temp(path)
 
 
 def approval(wildcards):

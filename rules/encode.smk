@@ -3,7 +3,7 @@ rule encode:
     input:
         cases=shard_cases,
         arrived=ARRIVED,
-        segmented="<shard>/segment/outcomes.parquet",
+        segmented=SEGMENTED,
         masks="<work>/{shard}/masks",
     output:
         outcomes="<shard>/encode/outcomes.parquet",

@@ -1,7 +1,7 @@
 rule measure:
     input:
         cases=shard_cases,
-        segmented="<shard>/segment/outcomes.parquet",
+        segmented=SEGMENTED,
         volumes="<work>/{shard}/volumes",
         masks="<work>/{shard}/masks",
     output:

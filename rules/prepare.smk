@@ -4,7 +4,7 @@ rule prepare:
         retrieved=RETRIEVED,
         arrived=ARRIVED,
     output:
-        volumes=temp(directory("<work>/{shard}/volumes")),
+        volumes=until_read(directory("<work>/{shard}/volumes")),
         outcomes="<shard>/prepare/outcomes.parquet",
     log:
         "<logs>/prepare/{shard}.log",

@@ -2,7 +2,7 @@
 rule overlay:
     input:
         cases=shard_cases,
-        segmented="<shard>/segment/outcomes.parquet",
+        segmented=SEGMENTED,
         volumes="<work>/{shard}/volumes",
         masks="<work>/{shard}/masks",
     output:
@@ -38,6 +38,7 @@ rule report:
         failures="<results>/features/failures.parquet",
         stability="<results>/features/stability.parquet",
         verdict="<results>/verdict.json",
+        annotations=ANNOTATIONS,
     output:
         "<results>/report/index.html",
     log:

@@ -4,11 +4,12 @@ localrules:
 
 # Files go to retrieved/<source>/<series>/ below the results, where they stay for other protocols.
 # `arrived` goes when the shard is done: whatever needs the files later looks for them again first.
+# Where persons read cases it stays, lest `prepare` runs again when their files come.
 rule retrieve:
     input:
         cases=shard_cases,
     output:
-        arrived=temp(touch("<work>/{shard}/arrived")),
+        arrived=until_read(touch("<work>/{shard}/arrived")),
         outcomes="<shard>/retrieve/outcomes.parquet",
     log:
         "<logs>/retrieve/{shard}.log",

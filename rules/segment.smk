@@ -5,7 +5,7 @@ rule segment:
         prepared="<shard>/prepare/outcomes.parquet",
         volumes="<work>/{shard}/volumes",
     output:
-        masks=temp(directory("<work>/{shard}/masks")),
+        masks=until_read(directory(AUTOMATIC)),
         outcomes="<shard>/segment/outcomes.parquet",
     log:
         "<logs>/segment/{shard}.log",

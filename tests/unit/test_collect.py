@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from jipflow.cases import Outcome, StageError, Status, write_outcomes
 from jipflow.collect import Shards, accept, run, verdict
 from jipflow.files import write_parquet
 from jipflow.radiomics.measure import failure_table, feature_table
+from jipflow.tables import AGREEMENT_COLUMNS, READING_COLUMNS
+
+TOLERANCE = {"max_failed_fraction": 0.1, "max_waiting_fraction": 0.0}
 
 
 def outcomes(ok, failed, excluded):
@@ -26,7 +30,7 @@ def outcomes(ok, failed, excluded):
     [(9, 1, 0.1, True), (8, 2, 0.1, False), (1, 0, 0.0, True), (0, 0, 1.0, False)],
 )
 def test_the_share_of_failed_cases_decides(ok, failed, tolerated, acceptable):
-    result = verdict(outcomes(ok, failed, 3), tolerated)
+    result = verdict(outcomes(ok, failed, 3), {**TOLERANCE, "max_failed_fraction": tolerated})
     assert (result["ok"], result["failed"], result["excluded"]) == (ok, failed, 3)
     assert result["cases"] == ok + failed
     assert result["acceptable"] is acceptable
@@ -48,9 +52,7 @@ def test_collect_joins_and_accept_judges(tmp_path):
     write_parquet(tmp_path / "f3.parquet", feature_table([]))
     write_parquet(tmp_path / "n.parquet", failure_table([]))
     files = [tmp_path / f"f{n}.parquet" for n in (1, 2, 3)]
-    run(Shards([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"]), 0.1, tmp_path)
-    import pandas as pd
-
+    run(Shards([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"]), TOLERANCE, tmp_path)
     table = pd.read_parquet(tmp_path / "features" / "features.parquet")
     assert list(table["case_id"]) == ["a", "b"]
     assert list(table.columns[-2:]) == ["original_x", "original_y"]
@@ -62,6 +64,41 @@ def test_collect_joins_and_accept_judges(tmp_path):
 
 def test_an_empty_cohort_is_not_acceptable(tmp_path):
     write_outcomes(tmp_path / "a.parquet", [])
-    run(Shards([tmp_path / "a.parquet"]), 0.1, tmp_path)
+    run(Shards([tmp_path / "a.parquet"]), TOLERANCE, tmp_path)
     with pytest.raises(StageError, match="no case"):
+        accept(tmp_path / "verdict.json")
+
+
+def waiting(number, others):
+    rows = [Outcome(f"w{n}", "annotate", "gtv", Status.WAITING, "awaiting_reader", "Draw.")
+            for n in range(number)]  # fmt: skip
+    rows += [Outcome(f"w{n}", "encode", "gtv", Status.WAITING, "depends_on_waiting", "Waits.")
+             for n in range(number)]  # fmt: skip
+    return [*rows, *outcomes(others, 0, 0)]
+
+
+@pytest.mark.parametrize(("tolerated", "acceptable"), [(0.0, False), (0.39, False), (0.4, True)])
+def test_a_case_that_waits_is_neither_ok_nor_failed(tolerated, acceptable):
+    result = verdict(waiting(2, 3), {**TOLERANCE, "max_waiting_fraction": tolerated})
+    assert (result["cases"], result["ok"], result["failed"], result["waiting"]) == (5, 3, 0, 2)
+    assert result["waiting_fraction"] == 0.4
+    assert result["acceptable"] is acceptable
+
+
+def test_a_case_that_waits_and_failed_has_failed():
+    rows = [*waiting(1, 0), Outcome("w0", "segment", "organs", Status.FAILED, "no_contours")]
+    result = verdict(rows, TOLERANCE)
+    assert (result["ok"], result["failed"], result["waiting"]) == (0, 1, 0)
+
+
+def test_who_waits_is_listed_and_keeps_the_run_from_being_accepted(tmp_path):
+    write_outcomes(tmp_path / "a.parquet", waiting(2, 3))
+    rows = pd.DataFrame(columns=list(READING_COLUMNS)), pd.DataFrame(columns=AGREEMENT_COLUMNS)
+    for name, table in zip(("r", "g"), rows, strict=True):
+        write_parquet(tmp_path / f"{name}.parquet", table)
+    tables = {"readings": [tmp_path / "r.parquet"], "agreement": [tmp_path / "g.parquet"]}
+    run(Shards([tmp_path / "a.parquet"], **tables), TOLERANCE, tmp_path)
+    listed = pd.read_csv(tmp_path / "worklist" / "worklist.tsv", sep="\t")
+    assert list(listed["folder"]) == ["worklist/gtv/w0", "worklist/gtv/w1"]
+    with pytest.raises(StageError, match=r"2 of 5 cases wait for a person \(40%\).*worklist.tsv"):
         accept(tmp_path / "verdict.json")

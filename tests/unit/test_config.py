@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -234,3 +235,68 @@ def test_shipped_radiomics_settings_are_valid():
     assert {"ibsi_ct", "ibsi_mr", "ibsi_pet"} <= set(names)
     for name in names:
         config.radiomics_settings(name, "test")
+
+
+def read_by_person(protocol, **keys):
+    organs = protocol["segmentations"][0]
+    protocol["segmentations"].append(
+        {
+            "id": "read",
+            "engine": "annotated",
+            "proposal": "organs",
+            "role": organs["role"],
+            "segments": [{"name": "liver", "term": "liver"}],
+            **keys,
+        }
+    )
+    return protocol
+
+
+def test_a_segmentation_that_a_person_makes_is_read_with_its_defaults(site, protocol, tmp_path):
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump(read_by_person(protocol, when="flagged")))
+    settings = load_settings({**site, "protocol": str(path)})
+    spec = settings.segmentation("read")
+    assert (spec["readers"], spec["combine"], spec["encoding"]) == (1, "majority", "binary")
+    assert spec["segments"][0]["required"] is True
+    assert settings.protocol["tolerance"]["max_waiting_fraction"] == 0
+    assert settings.inbox(Path("results/demo")) == Path("results/demo/inbox")
+    settings = load_settings({**site, "protocol": str(path), "annotation": {"inbox": "/in"}})
+    assert settings.inbox(Path("results/demo")) == Path("/in/demo")
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"),
+    [
+        ({"proposal": None, "when": "flagged"}, "needs a proposal"),
+        ({"proposal": "nothing"}, "no other segmentation 'nothing'"),
+        ({"role": "PT"}, "must be that of its proposal, 'CT'"),
+        ({"segments": [{"name": "heart", "term": "liver"}]}, "has no segment of that name"),
+        ({"segments": [{"name": "liver", "match": "L.*", "term": "liver"}]}, "match must allow"),
+        ({"segments": [{"name": "liver", "match": "(", "term": "liver"}]}, "regular expression"),
+        ({"readers": 0}, "readers"),
+    ],
+)
+def test_what_a_person_cannot_do_is_refused(site, protocol, tmp_path, keys, part):
+    protocol = read_by_person(protocol, **keys)
+    protocol["segmentations"][-1] = {
+        key: value for key, value in protocol["segmentations"][-1].items() if value is not None
+    }
+    assert part in message(site, protocol, tmp_path)
+
+
+def test_no_segmentation_may_need_what_a_person_makes(site, protocol, tmp_path):
+    read_by_person(protocol)
+    read_by_person(protocol, id="again", proposal="read")
+    text = message(site, protocol, tmp_path)
+    assert "needs 'read', which a person makes" in text
+    assert "another engine" in text
+
+
+def test_the_example_of_the_page_on_readers_is_valid(site, protocol, tmp_path):
+    page = (ROOT / "docs" / "annotation.md").read_text()
+    example = yaml.safe_load(page.split("```yaml")[1].split("```")[0])
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump({**protocol, "analyses": [], **example}))
+    settings = load_settings({**site, "protocol": str(path)})
+    assert settings.segmentation("checked")["when"] == "flagged"

@@ -9,7 +9,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from multiprocessing import get_context
 from pathlib import Path
@@ -51,6 +51,10 @@ class Reason(Coded):
         "More than one series fits a role and the protocol does not say which to prefer",
     )
     DEPENDS_ON_FAILED = ("depends_on_failed", "An earlier stage failed for the input of this one")
+    DEPENDS_ON_WAITING = (
+        "depends_on_waiting",
+        "An earlier stage waits for a person to make the input of this one",
+    )
 
     NOT_RETRIEVED = (
         "not_retrieved",
@@ -211,8 +215,8 @@ class Outcome:
 
     Attributes:
         case_id: pseudonym of the case.
-        stage: ``cohort``, ``retrieve``, ``prepare``, ``segment``, ``encode``, ``measure``,
-            ``document``, ``publish`` or ``overlay``.
+        stage: ``cohort``, ``retrieve``, ``prepare``, ``segment``, ``annotate``, ``encode``,
+            ``measure``, ``document``, ``publish`` or ``overlay``.
         item: the role at ``retrieve`` and ``prepare``, the segmentation's id later, empty at
             ``cohort``.
         status: ok, waiting (for a person), failed or excluded.
@@ -236,6 +240,11 @@ class Outcome:
     outputs: list[str] = field(default_factory=list)
     sha256: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+
+    @property
+    def follows(self) -> bool:
+        """Whether it merely follows from an earlier outcome of the case."""
+        return self.reason in {Reason.DEPENDS_ON_FAILED, Reason.DEPENDS_ON_WAITING}
 
 
 OUTCOME_COLUMNS = tuple(Outcome.__dataclass_fields__)
@@ -437,6 +446,35 @@ def blocked(case_id: str, stage: str, item: str, needed: str) -> Outcome:
         Reason.DEPENDS_ON_FAILED.value,
         f"case {case_id}: {needed} is not there; an earlier outcome of this case says why.",
     )
+
+
+def waiting_with(outcomes: Iterable[Outcome], earlier: Iterable[Outcome]) -> list[Outcome]:
+    """Let the items wait that a stage could not start because an earlier one waits for them.
+
+    Args:
+        outcomes: of a stage.
+        earlier: of the stages that it depends on.
+
+    Returns:
+        The outcomes, in which an item that is blocked waits where it waits in `earlier`, and has
+        failed in none of these.
+    """
+    by_item: dict[tuple[str, str], set[Status]] = {}
+    for outcome in earlier:
+        by_item.setdefault((outcome.case_id, outcome.item), set()).add(outcome.status)
+    result = []
+    for outcome in outcomes:
+        before = by_item.get((outcome.case_id, outcome.item), set())
+        blocked_here = outcome.reason == Reason.DEPENDS_ON_FAILED.value
+        if blocked_here and Status.WAITING in before and Status.FAILED not in before:
+            outcome = replace(
+                outcome,
+                status=Status.WAITING,
+                reason=Reason.DEPENDS_ON_WAITING.value,
+                message=f"case {outcome.case_id}: {outcome.item!r} waits for a person.",
+            )
+        result.append(outcome)
+    return result
 
 
 def silence_libraries() -> None:

@@ -94,14 +94,22 @@ def _parser() -> argparse.ArgumentParser:
     _paths(segment, "cases", "prepared", "volumes", "masks", "outcomes")
     _threads(segment)
 
+    annotate = _command(commands, "annotate", _annotate, "take over what readers sent back")
+    _settings(annotate)
+    _paths(annotate, "cases", "prepared", "segmented", "volumes", "automatic", "results", "masks")
+    _paths(annotate, "readings", "agreement", "outcomes")
+    _threads(annotate)
+
     encode = _command(commands, "encode", _encode, "write DICOM-SEG")
     _settings(encode)
-    _paths(encode, "cases", "segmented", "masks", "results", "outcomes")
+    _paths(encode, "cases", "masks", "results", "outcomes")
+    _segmented(encode)
     _threads(encode)
 
     measure = _command(commands, "measure", _measure, "extract radiomic features")
     _settings(measure)
-    _paths(measure, "cases", "segmented", "volumes", "masks")
+    _paths(measure, "cases", "volumes", "masks")
+    _segmented(measure)
     _paths(measure, "features", "failures", "perturbed", "outcomes")
     _threads(measure)
 
@@ -125,8 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     _paths(collect, "results")
     for name in ("outcomes", "features", "failures", "perturbed"):
         collect.add_argument(f"--{name}", type=Path, nargs="*", required=True)
+    for name in ("readings", "agreement"):
+        collect.add_argument(f"--{name}", type=Path, nargs="*", default=[])
 
-    accept = _command(commands, "accept", _accept, "fail if too many cases failed")
+    accept = _command(commands, "accept", _accept, "fail if too many cases failed or wait")
     _paths(accept, "verdict")
 
     report = _command(commands, "report", _report, "write the site's report")
@@ -159,6 +169,12 @@ def _settings(parser: argparse.ArgumentParser) -> None:
 
 def _threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, default=1)
+
+
+def _segmented(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--segmented", type=Path, nargs="+", required=True, help="outcomes of segment and annotate"
+    )
 
 
 def _paths(parser: argparse.ArgumentParser, *names: str) -> None:
@@ -289,10 +305,10 @@ def _retrieve(arguments: argparse.Namespace) -> None:
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
-    from jipflow.cases import Status, read_cases, read_outcomes
+    from jipflow.cases import Status, read_cases
     from jipflow.images.prepare import run
 
-    retrieved = [outcome for path in arguments.retrieved for outcome in read_outcomes(path)]
+    retrieved = _all_outcomes(arguments.retrieved)
     lost = {(o.case_id, o.item) for o in retrieved if o.status is Status.FAILED}
     outcomes = run(read_cases(arguments.cases), lost, arguments.volumes, arguments.threads)
     _finish(arguments.outcomes, outcomes)
@@ -314,31 +330,67 @@ def _segment(arguments: argparse.Namespace) -> None:
     _finish(arguments.outcomes, outcomes)
 
 
-def _encode(arguments: argparse.Namespace) -> None:
+def _annotate(arguments: argparse.Namespace) -> None:
     from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.encode.worklist import write_worklist
+    from jipflow.files import write_parquet
+    from jipflow.segment.annotated import run
+
+    cases, settings = read_cases(arguments.cases), read_settings(arguments.settings)
+    inbox = settings.inbox(arguments.results)
+    tables = run(
+        cases,
+        passed(read_outcomes(arguments.prepared)),
+        read_outcomes(arguments.segmented),
+        settings,
+        arguments.volumes,
+        arguments.automatic,
+        inbox,
+        arguments.masks,
+        arguments.threads,
+    )
+    write_worklist(
+        cases,
+        tables.outcomes,
+        settings,
+        arguments.automatic,
+        inbox,
+        arguments.results,
+        arguments.threads,
+    )
+    write_parquet(arguments.readings, tables.readings)
+    write_parquet(arguments.agreement, tables.agreement)
+    _finish(arguments.outcomes, tables.outcomes)
+
+
+def _encode(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import passed, read_cases
     from jipflow.config import read_settings
     from jipflow.encode.seg import run
 
+    segmented = _all_outcomes(arguments.segmented)
     outcomes = run(
         read_cases(arguments.cases),
-        passed(read_outcomes(arguments.segmented)),
+        passed(segmented),
         read_settings(arguments.settings),
         arguments.masks,
         arguments.results,
         arguments.threads,
     )
-    _finish(arguments.outcomes, outcomes)
+    _finish(arguments.outcomes, outcomes, segmented)
 
 
 def _measure(arguments: argparse.Namespace) -> None:
-    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.cases import passed, read_cases
     from jipflow.config import read_settings
     from jipflow.files import write_parquet
     from jipflow.radiomics.measure import run
 
+    segmented = _all_outcomes(arguments.segmented)
     tables = run(
         read_cases(arguments.cases),
-        passed(read_outcomes(arguments.segmented)),
+        passed(segmented),
         read_settings(arguments.settings),
         arguments.volumes,
         arguments.masks,
@@ -347,7 +399,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     write_parquet(arguments.features, tables.features)
     write_parquet(arguments.failures, tables.failures)
     write_parquet(arguments.perturbed, tables.perturbed)
-    _finish(arguments.outcomes, tables.outcomes)
+    _finish(arguments.outcomes, tables.outcomes, segmented)
 
 
 def _document(arguments: argparse.Namespace) -> None:
@@ -355,26 +407,25 @@ def _document(arguments: argparse.Namespace) -> None:
     from jipflow.config import read_settings
     from jipflow.encode.sr import run
 
-    encoded = passed(read_outcomes(arguments.encoded))
+    encoded, measured = read_outcomes(arguments.encoded), read_outcomes(arguments.measured)
     outcomes = run(
         read_cases(arguments.cases),
-        encoded & passed(read_outcomes(arguments.measured)),
+        passed(encoded) & passed(measured),
         read_settings(arguments.settings),
         arguments.features,
         arguments.results,
         arguments.threads,
     )
-    _finish(arguments.outcomes, outcomes)
+    _finish(arguments.outcomes, outcomes, [*encoded, *measured])
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from jipflow.cases import read_outcomes
     from jipflow.config import read_settings
     from jipflow.pacs.publish import run
 
-    made = [outcome for path in arguments.made for outcome in read_outcomes(path)]
+    made = _all_outcomes(arguments.made)
     outcomes = run(made, read_settings(arguments.settings), arguments.results, arguments.receipts)
-    _finish(arguments.outcomes, outcomes)
+    _finish(arguments.outcomes, outcomes, made)
 
 
 def _overlay(arguments: argparse.Namespace) -> None:
@@ -393,10 +444,23 @@ def _overlay(arguments: argparse.Namespace) -> None:
     _finish(arguments.outcomes, outcomes)
 
 
-def _finish(path: Path, outcomes: Sequence[Outcome]) -> None:
-    """Write a stage's outcomes and print a line for each."""
-    from jipflow.cases import write_outcomes
+def _all_outcomes(paths: Sequence[Path]) -> list[Outcome]:
+    from jipflow.cases import read_outcomes
 
+    return [outcome for path in paths for outcome in read_outcomes(path)]
+
+
+def _finish(path: Path, outcomes: Sequence[Outcome], earlier: Sequence[Outcome] = ()) -> None:
+    """Write a stage's outcomes and print a line for each.
+
+    Args:
+        path: the file.
+        outcomes: of the stage.
+        earlier: of the stages before it, for whose waiting items it waits, too.
+    """
+    from jipflow.cases import waiting_with, write_outcomes
+
+    outcomes = waiting_with(outcomes, earlier)
     for outcome in outcomes:
         reason = f" {outcome.reason}: {outcome.message}" if outcome.reason else ""
         print(f"{outcome.case_id} {outcome.stage} {outcome.item}: {outcome.status.value}{reason}")
@@ -408,8 +472,15 @@ def _collect(arguments: argparse.Namespace) -> None:
     from jipflow.config import read_settings
 
     result = run(
-        Shards(arguments.outcomes, arguments.features, arguments.failures, arguments.perturbed),
-        read_settings(arguments.settings).protocol["tolerance"]["max_failed_fraction"],
+        Shards(
+            arguments.outcomes,
+            arguments.features,
+            arguments.failures,
+            arguments.perturbed,
+            arguments.readings,
+            arguments.agreement,
+        ),
+        read_settings(arguments.settings).protocol["tolerance"],
         arguments.results,
     )
     print(json.dumps(result))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,16 @@ import pandas as pd
 
 from jipflow.agreement import intraclass_correlation
 from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
-from jipflow.files import read_json, write_json, write_parquet
+from jipflow.files import atomic_path, read_json, write_json, write_parquet
 from jipflow.tables import (
+    AGREEMENT_COLUMNS,
+    AGREEMENT_KEYS,
     FAILURE_COLUMNS,
     FEATURE_COLUMNS,
     FEATURE_KEYS,
     PERTURBED_KEYS,
+    READING_COLUMNS,
+    READING_KEYS,
     STABILITY_COLUMNS,
 )
 
@@ -30,23 +34,28 @@ class Shards:
         features: of every shard.
         failures: why features are null.
         perturbed: features of changed outlines.
+        readings: files that came back from readers, where the protocol asks for them.
+        agreement: of these.
     """
 
     outcomes: Sequence[Path]
     features: Sequence[Path] = ()
     failures: Sequence[Path] = ()
     perturbed: Sequence[Path] = ()
+    readings: Sequence[Path] = ()
+    agreement: Sequence[Path] = ()
 
 
-def run(shards: Shards, max_failed_fraction: float, results: Path) -> dict[str, Any]:
+def run(shards: Shards, tolerance: Mapping[str, float], results: Path) -> dict[str, Any]:
     """Join the tables of all shards and judge the run.
 
     Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``
-    and ``stability.parquet`` in ``features``, into `results`.
+    and ``stability.parquet`` in ``features``, into `results`; where persons read cases, also
+    ``readings.parquet`` and ``agreement.parquet`` in ``features``, and ``worklist/worklist.tsv``.
 
     Args:
         shards: what is joined.
-        max_failed_fraction: the protocol's tolerance.
+        tolerance: the protocol's.
         results: the protocol's results folder.
 
     Returns:
@@ -61,7 +70,13 @@ def run(shards: Shards, max_failed_fraction: float, results: Path) -> dict[str, 
     write_parquet(folder / "features.parquet", features)
     write_parquet(folder / "failures.parquet", failures)
     write_parquet(folder / "stability.parquet", stability(features, perturbed))
-    result = verdict(outcomes, max_failed_fraction)
+    if shards.readings:
+        readings = _join(shards.readings, READING_COLUMNS, list(READING_KEYS))
+        agreement = _join(shards.agreement, AGREEMENT_COLUMNS, list(AGREEMENT_KEYS))
+        write_parquet(folder / "readings.parquet", readings)
+        write_parquet(folder / "agreement.parquet", agreement)
+        _write_worklist(results / "worklist" / "worklist.tsv", outcomes)
+    result = verdict(outcomes, tolerance)
     write_json(results / "verdict.json", result)
     return result
 
@@ -73,6 +88,18 @@ def _join(paths: Sequence[Path], columns: Sequence[str], order: list[str]) -> pd
     joined = pd.concat(tables, ignore_index=True)
     extra = sorted(set(joined.columns) - set(columns))
     return joined[[*columns, *extra]].sort_values(order).reset_index(drop=True)
+
+
+def _write_worklist(path: Path, outcomes: Iterable[Outcome]) -> None:
+    """List the cases that wait for a person, and what each waits for."""
+    waiting = sorted(
+        (o.case_id, o.item, f"worklist/{o.item}/{o.case_id}", o.message)
+        for o in outcomes
+        if o.status is Status.WAITING and not o.follows
+    )
+    table = pd.DataFrame(waiting, columns=["case_id", "segmentation", "folder", "message"])
+    with atomic_path(path) as partial:
+        table.to_csv(partial, sep="\t", index=False)
 
 
 def stability(features: pd.DataFrame, perturbed: pd.DataFrame) -> pd.DataFrame:
@@ -115,31 +142,37 @@ def stability(features: pd.DataFrame, perturbed: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(types)
 
 
-def verdict(outcomes: Iterable[Outcome], max_failed_fraction: float) -> dict[str, Any]:
-    """Count the cases and compare the share of failed ones with the tolerance.
+def verdict(outcomes: Iterable[Outcome], tolerance: Mapping[str, float]) -> dict[str, Any]:
+    """Count the cases and compare the shares of those that failed or wait with the tolerance.
 
     A case is excluded when it left at the cohort, failed when any item of it failed at any stage,
-    and ok otherwise. The share is of the cases that were not excluded.
+    waiting when any waits for a person and none failed, and ok otherwise. The shares are of the
+    cases that were not excluded.
+
+    Args:
+        outcomes: of the cohort and of every shard and stage.
+        tolerance: the protocol's.
     """
-    excluded: set[str] = set()
-    failed: set[str] = set()
-    cases: set[str] = set()
+    found: dict[Status, set[str]] = {status: set() for status in Status}
     for outcome in outcomes:
-        cases.add(outcome.case_id)
-        if outcome.status is Status.EXCLUDED:
-            excluded.add(outcome.case_id)
-        elif outcome.status is Status.FAILED:
-            failed.add(outcome.case_id)
-    entered = len(cases) - len(excluded)
-    fraction = len(failed) / entered if entered else 0.0
+        found[outcome.status].add(outcome.case_id)
+    excluded, failed = found[Status.EXCLUDED], found[Status.FAILED]
+    waiting = found[Status.WAITING] - failed
+    entered = len(set().union(*found.values())) - len(excluded)
+    shares = {
+        f"{word}_fraction": len(cases) / entered if entered else 0.0
+        for word, cases in (("failed", failed), ("waiting", waiting))
+    }
     return {
         "cases": entered,
-        "ok": entered - len(failed),
+        "ok": entered - len(failed) - len(waiting),
         "failed": len(failed),
+        "waiting": len(waiting),
         "excluded": len(excluded),
-        "failed_fraction": fraction,
-        "max_failed_fraction": max_failed_fraction,
-        "acceptable": entered > 0 and fraction <= max_failed_fraction,
+        **shares,
+        **tolerance,
+        "acceptable": entered > 0
+        and all(share <= tolerance[f"max_{word}"] for word, share in shares.items()),
     }
 
 
@@ -157,9 +190,20 @@ def accept(path: Path) -> None:
             f"{path}: the cohort has no case; the flow in the report shows which filter step "
             "removed them."
         )
-    raise StageError(
-        f"{path}: {result['failed']} of {result['cases']} cases failed "
-        f"({result['failed_fraction']:.0%}), more than the protocol's tolerance of "
-        f"{result['max_failed_fraction']:.0%}. The report names each with its reason; mend the "
-        "cases or raise tolerance.max_failed_fraction in a new version of the protocol."
-    )
+    sentences = []
+    if result["failed_fraction"] > result["max_failed_fraction"]:
+        sentences.append(
+            f"{result['failed']} of {result['cases']} cases failed "
+            f"({result['failed_fraction']:.0%}), more than the protocol's tolerance of "
+            f"{result['max_failed_fraction']:.0%}. The report names each with its reason; mend the "
+            "cases or raise tolerance.max_failed_fraction in a new version of the protocol."
+        )
+    if result["waiting_fraction"] > result["max_waiting_fraction"]:
+        sentences.append(
+            f"{result['waiting']} of {result['cases']} cases wait for a person "
+            f"({result['waiting_fraction']:.0%}), more than the protocol's tolerance of "
+            f"{result['max_waiting_fraction']:.0%}. {path.parent / 'worklist' / 'worklist.tsv'} "
+            "lists them, and the folder of each says what to do; run again when the results are "
+            "in the inbox."
+        )
+    raise StageError(f"{path}: {' '.join(sentences)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -64,6 +64,15 @@ class Settings:
         return self.site["processing"]["device"] == "cuda" and any(
             "model" in spec for spec in self.protocol["segmentations"]
         )
+
+    def inbox(self, results: Path) -> Path:
+        """Return the folder that what readers drew for the protocol comes into.
+
+        Args:
+            results: the protocol's results folder, below which it is where the site names none.
+        """
+        named = self.site["annotation"]["inbox"]
+        return Path(named, self.protocol_id) if named else results / "inbox"
 
     def segmentation(self, identifier: str) -> dict[str, Any]:
         """Return the protocol's segmentation of that id."""
@@ -295,6 +304,11 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
         for needed in input_segmentations(segmentation):
             if needed not in {s["id"] for s in segmentations} - {segmentation["id"]}:
                 raise ConfigError(f"{where}: there is no other segmentation {needed!r}.")
+            if needed in {s["id"] for s in annotated(segmentations)}:
+                raise ConfigError(
+                    f"{where}: needs {needed!r}, which a person makes after all others are made; "
+                    "name a segmentation of another engine."
+                )
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
         if segmentation["engine"] == "nnunet":
             models = read_yaml(MODELS)["models"]
@@ -324,6 +338,8 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: segment {segment['name']!r}: match is not a regular expression: "
                     f"{error}."
                 ) from None
+        if segmentation["engine"] == "annotated":
+            _check_annotated(segmentation, segmentations, where)
     try:
         in_order(segmentations)
     except CycleError as error:
@@ -361,6 +377,51 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                 raise ConfigError(
                     f"{where}: variable {variable!r} must start with a role: {', '.join(roles)}."
                 )
+
+
+def _check_annotated(
+    spec: Mapping[str, Any], segmentations: Sequence[Mapping[str, Any]], where: str
+) -> None:
+    """Check that what a person gets to see, and sends back, goes by the names of the protocol."""
+    if spec["when"] == "flagged" and "proposal" not in spec:
+        raise ConfigError(
+            f"{where}: `when: flagged` needs a proposal whose flags decide; name one or set "
+            "`when: always`."
+        )
+    if "proposal" not in spec:
+        return
+    proposal = next(s for s in segmentations if s["id"] == spec["proposal"])
+    if proposal["role"] != spec["role"]:
+        raise ConfigError(
+            f"{where}: role {spec['role']!r} must be that of its proposal, {proposal['role']!r}."
+        )
+    proposed = [segment["name"] for segment in proposal["segments"]]
+    for segment in spec["segments"]:
+        if segment["name"] not in proposed:
+            raise ConfigError(
+                f"{where}: segment {segment['name']!r}: the proposal {spec['proposal']!r} has no "
+                f"segment of that name; it has: {', '.join(proposed)}."
+            )
+        if not re.fullmatch(returned_as(segment), segment["name"]):
+            raise ConfigError(
+                f"{where}: segment {segment['name']!r}: match must allow the name itself, by which "
+                "the proposal shows it; add it as another alternative."
+            )
+
+
+def annotated(segmentations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the segmentations that a person makes."""
+    return [spec for spec in segmentations if spec["engine"] == "annotated"]
+
+
+def automatic(segmentations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the segmentations that are made without a person."""
+    return [spec for spec in segmentations if spec["engine"] != "annotated"]
+
+
+def returned_as(segment: Mapping[str, Any]) -> str:
+    """Return the regular expression of the labels by which a segment comes back from a person."""
+    return str(segment.get("match") or re.escape(segment["name"]))
 
 
 def input_roles(spec: Mapping[str, Any]) -> list[str]:

@@ -24,3 +24,24 @@ the change of its outline."""
 
 STABILITY_COLUMNS = ("role", "segmentation", "segment", "feature")
 """What a row of ``stability.parquet`` is about; then cases, measurements, icc, lower and upper."""
+
+READING_KEYS = ("case_id", "segmentation", "reader", "file")
+"""What a row of ``readings.parquet`` is about: a file that a person sent back; the file's path is
+below the reader's folder."""
+
+READING_COLUMNS = (
+    *READING_KEYS,
+    *("sha256", "kind", "manufacturer", "model", "software", "creator", "made", "received"),
+    *("used", "unchanged", "reason", "message"),
+)
+"""The columns of ``readings.parquet``: by whom, when and with what the file was made, whether it is
+used, whether its segments are the proposal's to the voxel, and why it cannot be used."""
+
+AGREEMENT_KEYS = ("case_id", "segmentation", "segment", "reader", "other")
+"""What a row of ``agreement.parquet`` is about: two readings, or one and the ``proposal``."""
+
+AGREEMENT_VALUES = ("dice", "mean_surface_distance_mm", "hausdorff95_mm")
+"""The measures of agreement, null where `reason` says why."""
+
+AGREEMENT_COLUMNS = (*AGREEMENT_KEYS, *AGREEMENT_VALUES, "reason")
+"""The columns of ``agreement.parquet``."""

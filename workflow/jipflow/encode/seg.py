@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -119,21 +119,39 @@ def _encode(
     masks: Path,
     path: Path,
 ) -> Made:
+    return write_seg(
+        path,
+        case,
+        spec,
+        read_segmentation(masks),
+        encoding=spec["encoding"],
+        description=f"{settings.protocol_id} {spec['id']}",
+        series_number=SERIES_NUMBER_OFFSET + number,
+        identity=(settings.protocol_sha256, spec["id"]),
+    )
+
+
+def write_seg(
+    path: Path, case: Case, spec: Mapping[str, Any], segmentation: Segmentation, **said: Any
+) -> Made:
+    """Write a DICOM-SEG that references the series of a segmentation's role.
+
+    Args:
+        path: the file.
+        case: whose series it is.
+        spec: the protocol's segmentation.
+        segmentation: masks on the grid of the series.
+        said: the other arguments of `build_seg`.
+
+    Raises:
+        CaseFault: it cannot be built from the series.
+    """
     series = case.roles[spec["role"]]
     what = f"case {case.case_id}: DICOM-SEG of {spec['id']!r}"
     notes: list[str] = []
     planes = read_planes(series, notes=notes)
     try:
-        dataset = build_seg(
-            read_segmentation(masks),
-            planes,
-            read_terms(),
-            encoding=spec["encoding"],
-            description=f"{settings.protocol_id} {spec['id']}",
-            series_number=SERIES_NUMBER_OFFSET + number,
-            identity=(settings.protocol_sha256, spec["id"]),
-            notes=notes,
-        )
+        dataset = build_seg(segmentation, planes, read_terms(), notes=notes, **said)
     except CaseFault as fault:
         raise CaseFault(fault.reason, f"{what}: {fault.message}") from fault
     except (ValueError, TypeError, AttributeError, KeyError) as error:

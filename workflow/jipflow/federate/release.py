@@ -110,7 +110,9 @@ def _check_verdict(verdict: Mapping[str, Any]) -> None:
     if verdict.get("acceptable") is not True:
         raise ReleaseError(
             f"The run is not acceptable: {verdict.get('failed')} of {verdict.get('cases')} cases "
-            f"failed, the protocol tolerates a share of {verdict.get('max_failed_fraction')}. "
+            f"failed, the protocol tolerates a share of {verdict.get('max_failed_fraction')}; "
+            f"{verdict.get('waiting')} wait for a person, it tolerates "
+            f"{verdict.get('max_waiting_fraction')}. "
             "The report names each case's reason; mend the causes and run again."
         )
 

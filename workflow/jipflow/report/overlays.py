@@ -206,13 +206,16 @@ def _draw_case(
     outcomes = []
     for segmentation in settings.protocol["segmentations"]:
         folder = masks / case.case_id / segmentation["id"]
+        picture = overlays / case.case_id / f"{segmentation['id']}.png"
         if not (folder / "segments.json").is_file():
+            # A picture of an earlier run must not outlive a case that now waits or fails.
+            picture.unlink(missing_ok=True)
             continue
         work = partial(
             _draw_segmentation,
             volumes / case.case_id / f"{segmentation['role']}.nrrd",
             folder,
-            overlays / case.case_id / f"{segmentation['id']}.png",
+            picture,
             case.roles[segmentation["role"]].modality,
             [segment["name"] for segment in segmentation["segments"]],
         )

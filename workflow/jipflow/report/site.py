@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.cases import Outcome, Reason, Status, read_outcomes
-from jipflow.config import MODELS, Settings, read_yaml
+from jipflow.config import MODELS, Settings, annotated, read_yaml
 from jipflow.files import canonical_digest, read_json
 from jipflow.report import plots
 from jipflow.report.disclosure import disclosure_summary
 from jipflow.report.pages import write_page
 from jipflow.report.palette import segment_colour
-from jipflow.tables import FEATURE_COLUMNS
+from jipflow.tables import AGREEMENT_VALUES, FEATURE_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,13 +32,14 @@ STAGES = {
     "retrieve": "Retrieve",
     "prepare": "Prepare",
     "segment": "Segment",
+    "annotate": "Annotate",
     "encode": "Encode",
     "measure": "Measure",
     "document": "Document",
     "publish": "Publish",
     "overlay": "Overlay",
 }
-SEVERITY = {Status.OK: 0, Status.EXCLUDED: 1, Status.FAILED: 2}
+SEVERITY = {Status.OK: 0, Status.EXCLUDED: 1, Status.WAITING: 2, Status.FAILED: 3}
 
 # What a page can hold and still open at once; everything is in the files beside it.
 MAX_CASE_ROWS = 1000
@@ -117,7 +118,7 @@ class CaseRow:
     def problems(self) -> list[Outcome]:
         """The outcomes that are not ok, causes before what merely followed from them."""
         bad = [o for o in self.outcomes if o.status is not Status.OK]
-        return sorted(bad, key=lambda o: o.reason == Reason.DEPENDS_ON_FAILED.value)
+        return sorted(bad, key=lambda o: o.follows)
 
     @property
     def notes(self) -> list[Outcome]:
@@ -138,13 +139,13 @@ class CaseRow:
         """Return the status word and the text of the case's cell for a stage.
 
         Beside the words of `Status` there are ``none`` where no item reached the stage, and
-        ``partial`` where all that did were ok but others had failed before.
+        ``partial`` where all that did were ok but others had failed or wait before.
         """
         here = [o for o in self.outcomes if o.stage == stage]
         if not here:
             return "none", "not reached"
         good = sum(o.status is Status.OK for o in here)
-        own = [o for o in here if o.reason != Reason.DEPENDS_ON_FAILED.value]
+        own = [o for o in here if not o.follows]
         if not own:
             return "none", "not reached"
         worst = max((o.status for o in own), key=SEVERITY.__getitem__)
@@ -219,6 +220,11 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
         summaries=feature_summaries(features),
         missing=missing_values(_read_table(results / "features" / "failures.parquet")),
         stability=stability_groups(_read_table(results / "features" / "stability.parquet")),
+        annotated=[s["id"] for s in annotated(settings.protocol["segmentations"])],
+        readers=reader_groups(
+            _read_table(results / "features" / "readings.parquet"),
+            _read_table(results / "features" / "agreement.parquet"),
+        ),
         release=_release(results),
         provenance=_provenance(settings),
         benchmarks=_benchmarks(results),
@@ -229,7 +235,7 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
 
 
 def case_rows(outcomes: Iterable[Outcome], images: list[dict[str, str]]) -> list[CaseRow]:
-    """Gather the table of cases: failed first, then excluded, then ok, each by case_id."""
+    """Gather the table of cases: failed first, then waiting, excluded and ok, each by case_id."""
     rows: dict[str, CaseRow] = {}
     for image in images:
         row = rows.setdefault(image["case_id"], CaseRow(image["case_id"]))
@@ -253,7 +259,7 @@ def cohort_flow(
 
     Returns:
         Boxes with ``label``, ``counts`` (word and number) and ``left``: the counts that left on
-        the way to the box, with ``reasons``.
+        the way to the box, with ``reasons``, and how many of them are ``waiting`` for a person.
     """
     outcomes = list(outcomes)
     boxes: list[dict[str, Any]] = []
@@ -267,7 +273,9 @@ def cohort_flow(
                 for word in ("series", "patients")
                 if before.get(word, 0) > step.get(word, 0)
             ]
-        boxes.append({"label": step["label"], "counts": counts, "left": left, "reasons": []})
+        boxes.append(
+            {"label": step["label"], "counts": counts, "left": left, "reasons": [], "waiting": 0}
+        )
         before = step
     boxes[-1]["reasons"] = _reasons([o for o in outcomes if o.stage == "cohort"])
     remaining = (before or {}).get("cases", 0)
@@ -282,10 +290,11 @@ def cohort_flow(
             if o.stage == stage and o.status is not Status.OK and o.case_id not in gone
         ]
         cases = {o.case_id for o in lost}
+        failed = {o.case_id for o in lost if o.status is not Status.WAITING}
         gone |= cases
         if cases:
-            losses.append((stage, len(cases), _reasons(lost)))
-    for stage, number, reasons in losses:
+            losses.append((stage, len(cases), len(cases - failed), _reasons(lost)))
+    for stage, number, waiting, reasons in losses:
         remaining -= number
         boxes.append(
             {
@@ -293,6 +302,7 @@ def cohort_flow(
                 "counts": [("cases", remaining)],
                 "left": [("cases", number)],
                 "reasons": reasons,
+                "waiting": waiting,
             }
         )
     boxes.append(
@@ -301,6 +311,7 @@ def cohort_flow(
             "counts": [("cases", remaining)],
             "left": [],
             "reasons": [],
+            "waiting": 0,
         }
     )
     return boxes
@@ -308,17 +319,13 @@ def cohort_flow(
 
 def _reasons(outcomes: Iterable[Outcome]) -> list[tuple[str, int]]:
     """Count cases by reason, the most frequent first, without mere consequences."""
-    seen = {
-        (o.case_id, o.reason)
-        for o in outcomes
-        if o.status is not Status.OK and o.reason != Reason.DEPENDS_ON_FAILED.value
-    }
+    seen = {(o.case_id, o.reason) for o in outcomes if o.status is not Status.OK and not o.follows}
     tally = Counter(reason for _, reason in seen)
     return sorted(tally.items(), key=lambda entry: (-entry[1], entry[0]))
 
 
 def stage_counts(cases: Iterable[CaseRow], stages: Iterable[str]) -> list[dict[str, Any]]:
-    """Count for each stage the cases that were ok, failed, were excluded or did not reach it."""
+    """Count for each stage the cases that were ok, failed, wait, were excluded or did not come."""
     cases = list(cases)
     table = []
     for stage in stages:
@@ -326,17 +333,19 @@ def stage_counts(cases: Iterable[CaseRow], stages: Iterable[str]) -> list[dict[s
         reached = sum(tally.values()) - tally["none"]
         tally["ok"] += tally.pop("partial", 0)
         table.append({"stage": STAGES[stage], "reached": reached, **tally})
-    return [{"ok": 0, "failed": 0, "excluded": 0, "none": 0, **entry} for entry in table]
+    zero = {"ok": 0, "failed": 0, "waiting": 0, "excluded": 0, "none": 0}
+    return [{**zero, **entry} for entry in table]
 
 
 def reason_tally(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """Count items and cases by stage and reason, the most frequent first.
 
-    Items whose input failed at an earlier stage are no reason of their own and are left out.
+    Items whose input failed or waits at an earlier stage are no reason of their own and are left
+    out.
     """
     items: dict[tuple[str, str, str], set[tuple[str, str]]] = defaultdict(set)
     for o in outcomes:
-        if o.status is not Status.OK and o.reason != Reason.DEPENDS_ON_FAILED.value:
+        if o.status is not Status.OK and not o.follows:
             items[(o.stage, o.status.value, o.reason)].add((o.case_id, o.item))
     table: list[dict[str, Any]] = [
         {
@@ -512,11 +521,55 @@ def stability_groups(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     return groups
 
 
+def reader_groups(
+    readings: pd.DataFrame | None, agreement: pd.DataFrame | None
+) -> list[dict[str, Any]]:
+    """Sum up what readers sent back, and how far they agree, by segmentation.
+
+    Returns:
+        For each segmentation: ``title``, ``readers`` (name, files, files that are used, cases
+        accepted unchanged, cases with a proposal), ``pairs`` (segment, reader, other, cases, mean
+        and least Dice coefficient, mean surface distance and 95th percentile of the Hausdorff
+        distance in mm, each the mean over the cases) and ``rows``, the same of every case, the
+        least Dice coefficient first.
+    """
+    if readings is None or agreement is None or readings.empty:
+        return []
+    groups = []
+    for segmentation, files in readings.groupby("segmentation"):
+        compared = agreement[agreement["segmentation"] == segmentation]
+        pairs = []
+        for (segment, other, reader), rows in compared.groupby(["segment", "other", "reader"]):
+            dice, *distances = rows[list(AGREEMENT_VALUES)].mean()
+            least = rows["dice"].min()
+            pairs.append((segment, reader, other, len(rows), dice, least, *distances))
+        columns = ["case_id", "segment", "reader", "other", *AGREEMENT_VALUES]
+        ordered = compared.sort_values(["dice", *columns[:4]], na_position="last")
+        groups.append(
+            {
+                "title": segmentation,
+                "readers": [
+                    (
+                        name,
+                        len(sent),
+                        int(sent["used"].sum()),
+                        int(sent["unchanged"].eq(True).sum()),
+                        int(sent["unchanged"].notna().sum()),
+                    )
+                    for name, sent in files.groupby("reader")
+                ],
+                "pairs": pairs,
+                "rows": list(ordered[columns].itertuples(index=False, name=None)),
+            }
+        )
+    return groups
+
+
 def stage_costs(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """Return for each stage how long an item took and the highest memory, from the outcomes."""
     by_stage: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
-        if outcome.reason != Reason.DEPENDS_ON_FAILED.value and outcome.stage != "cohort":
+        if not outcome.follows and outcome.stage != "cohort":
             by_stage[outcome.stage].append(outcome)
     costs = []
     for stage in (stage for stage in STAGES if stage in by_stage):

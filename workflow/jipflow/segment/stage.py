@@ -19,7 +19,7 @@ from jipflow.cases import (
     blocked,
     for_each_case,
 )
-from jipflow.config import Settings, in_order, input_roles, input_segmentations
+from jipflow.config import Settings, automatic, in_order, input_roles, input_segmentations
 from jipflow.files import scratch_folder
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
@@ -37,7 +37,8 @@ def run(
 ) -> list[Outcome]:
     """Segment the cases of a shard.
 
-    A segmentation concerns the cases that have a series for each role that it needs.
+    A segmentation concerns the cases that have a series for each role that it needs. Those that a
+    person makes are made by stage `annotate`.
 
     Args:
         cases: the shard's cases.
@@ -53,7 +54,7 @@ def run(
     masks.mkdir(parents=True, exist_ok=True)
     outcomes: list[Outcome] = []
     device = settings.site["processing"]["device"]
-    for spec in in_order(settings.protocol["segmentations"]):
+    for spec in in_order(automatic(settings.protocol["segmentations"])):
         roles = input_roles(spec)
         concerned = [case for case in cases if case.roles.keys() >= set(roles)]
         made = {(o.case_id, o.item) for o in outcomes if o.status is Status.OK}
@@ -154,14 +155,18 @@ def _trial(inputs: Inputs) -> Trial:
 def _write(engine: Engine, inputs: Inputs, found: Any) -> Made:
     """Write the regions of a case, after a look at which are missing."""
     case, spec = inputs.case, inputs.spec
-    segmentation = pack(_complete(engine.regions(inputs, found), case, spec), inputs.grid)
+    segmentation = pack(complete(engine.regions(inputs, found), case, spec), inputs.grid)
     write_segmentation(inputs.masks / case.case_id / spec["id"], segmentation)
     absent = absent_note(spec, segmentation.segments)
     return Made(note=" ".join([*inputs.notes, *([absent] if absent else [])]))
 
 
-def _complete(regions: Iterable[Region], case: Case, spec: Mapping[str, Any]) -> Iterator[Region]:
-    """Pass regions on, and raise where one that the protocol requires is missing."""
+def complete(regions: Iterable[Region], case: Case, spec: Mapping[str, Any]) -> Iterator[Region]:
+    """Pass regions on, and raise where one that the protocol requires is missing.
+
+    Raises:
+        CaseFault: after the last one, where a required one or all are missing.
+    """
     present = set()
     for region in regions:
         present.add(region.name)

@@ -1,0 +1,419 @@
+"""What readers send back: what is taken, what is refused, and how several readings make one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import highdicom
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.sr.codedict import codes
+
+from jipflow.cases import Case, Flag, Outcome, Reason, Status, blocked, waiting_with
+from jipflow.config import Settings
+from jipflow.encode.worklist import write_worklist
+from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
+from jipflow.images.series import read_series_volume
+from jipflow.images.volume import Volume, volume_path, write_volume
+from jipflow.phantom import dicom
+from jipflow.phantom.grid import Grid
+from jipflow.segment.annotated import combined, run
+from jipflow.segment.inbox import inbox_files, inbox_state
+from jipflow.segment.readings import Reading, cropped
+from series_factory import series_of, write
+
+OBLIQUE = Grid(
+    (9, 20, 24),
+    (3.0, 1.5, 1.25),
+    (-12.0, 40.0, -7.5),
+    row=(0.8, 0.6, 0.0),
+    column=(0.0, 0.0, -1.0),
+)
+LIVER = (slice(2, 7), slice(3, 12), slice(4, 15))
+SPLEEN = (slice(3, 6), slice(13, 18), slice(16, 22))
+
+
+def box(region, shape=OBLIQUE.shape):
+    mask = np.zeros(shape, bool)
+    mask[region] = True
+    return mask
+
+
+def spec(**keys):
+    return {
+        "id": "read",
+        "engine": "annotated",
+        "role": "CT",
+        "encoding": "binary",
+        "proposal": "organs",
+        "when": "always",
+        "readers": 1,
+        "combine": "majority",
+        "segments": [
+            {"name": "liver", "match": "(?i)liver.*", "term": "liver", "required": True},
+            {"name": "spleen", "term": "spleen", "required": False},
+        ],
+        **keys,
+    }
+
+
+class Site:
+    """One case on an oblique grid, whose liver and spleen are proposed with another region."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.images = dicom.ct_series(np.zeros(OBLIQUE.shape, np.int16), OBLIQUE)
+        self.series = series_of(write(self.images, folder / "ct"))
+        self.volume = read_series_volume(self.series)
+        self.case = Case("case1", "patient1", "s00001", {"CT": self.series})
+        write_volume(volume_path(folder / "volumes", "case1", "CT"), self.volume)
+        self.proposal = {"liver": box(LIVER), "lung": box(np.s_[8:, :2]), "spleen": box(SPLEEN)}
+        self.propose(self.proposal)
+        self.flags: list[str] = []
+
+    def propose(self, masks):
+        regions = [Region(n, "lung", m, "AUTOMATIC", "a model", "7") for n, m in masks.items()]
+        target = self.folder / "automatic" / "case1" / "organs"
+        write_segmentation(target, pack(regions, self.volume.grid))
+
+    def to(self, reader="ada"):
+        folder = self.folder / "results" / "inbox" / "read" / "case1" / reader
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def nifti(self, labels, reader="ada", name="labels.nii.gz", change=lambda image: image):
+        image = Volume(labels.astype(np.uint8), self.volume.grid).image()
+        sitk.WriteImage(change(image), str(self.to(reader) / name))
+        return self.to(reader) / name
+
+    def seg(self, masks, reader="ada", name="seg.dcm", change=lambda dataset: None):
+        described = [
+            highdicom.seg.SegmentDescription(
+                number, label, codes.SCT.AnatomicalStructure, codes.SCT.Liver, "AUTOMATIC",
+                highdicom.AlgorithmIdentificationSequence(
+                    "a model", codes.DCM.ArtificialIntelligence, "7"
+                ),
+            )
+            for number, label in enumerate(masks, start=1)
+        ]  # fmt: skip
+        dataset = highdicom.seg.Segmentation(
+            self.images, np.stack(list(masks.values()), axis=-1).astype(np.uint8), "BINARY",
+            described, highdicom.UID(), 1, highdicom.UID(), 1, "A Viewer", "Viewer 3D", "5", "1",
+        )  # fmt: skip
+        plain = pydicom.Dataset(dataset)
+        plain.file_meta = dataset.file_meta
+        change(plain)
+        path = self.to(reader) / name
+        pydicom.dcmwrite(path, plain, enforce_file_format=True)
+        return path
+
+    def read(self, proposed=Status.OK, **keys):
+        """The stage and its worklist, as the command line runs them."""
+        protocol = {
+            "protocol": {"id": "demo"},
+            "segmentations": [{"id": "organs", "engine": "nnunet"}, spec(**keys)],
+        }
+        settings = Settings({"annotation": {"inbox": None}}, protocol, "0" * 64)
+        outcome = Outcome("case1", "segment", "organs", proposed, flags=self.flags)
+        results = self.folder / "results"
+        inbox = settings.inbox(results)
+        automatic = self.folder / "automatic"
+        tables = run(
+            [self.case], {("case1", "CT")}, [outcome], settings, self.folder / "volumes",
+            automatic, inbox, self.folder / "masks", 1,
+        )  # fmt: skip
+        write_worklist([self.case], tables.outcomes, settings, automatic, inbox, results, 1)
+        (self.outcome,) = tables.outcomes
+        self.readings = tables.readings.to_pylist()
+        self.agreement = tables.agreement.to_pylist()
+        return self.outcome
+
+    def result(self):
+        found = read_segmentation(self.folder / "masks" / "case1" / "read")
+        return {segment.name: (found.mask(segment), segment) for segment in found.segments}
+
+    @property
+    def worklist(self):
+        return self.folder / "results" / "worklist" / "read" / "case1"
+
+
+@pytest.fixture
+def site(tmp_path):
+    return Site(tmp_path)
+
+
+class TestWhoWaits:
+    def test_a_case_waits_with_all_that_its_reader_needs(self, site):
+        outcome = site.read()
+        assert (outcome.status, outcome.reason) == (Status.WAITING, Reason.AWAITING_READER)
+        assert "0 of 1 readings" in outcome.message
+        files = sorted(path.name for path in site.worklist.rglob("*") if path.is_file())
+        assert files == [f"IM{n:04d}.dcm" for n in range(1, 10)] + ["README.txt", "proposal.dcm"]
+        assert (site.folder / "results" / "inbox" / "read" / "case1").is_dir()
+        places = [
+            pydicom.dcmread(path).ImagePositionPatient
+            for path in sorted((site.worklist / "series").iterdir())
+        ]
+        steps = np.diff(np.array(places, float), axis=0)
+        np.testing.assert_allclose(steps, steps[:1].repeat(len(steps), axis=0), atol=1e-6)
+
+    def test_the_proposal_shows_what_is_asked_for_under_the_terms_of_the_protocol(self, site):
+        site.read()
+        shown = highdicom.seg.segread(site.worklist / "proposal.dcm")
+        named = [
+            (s.SegmentLabel, s.SegmentedPropertyTypeCodeSequence[0].CodeMeaning)
+            for s in shown.SegmentSequence
+        ]
+        assert named == [("liver", "Liver"), ("spleen", "Spleen")]
+
+    def test_a_proposal_without_a_flag_is_taken_over(self, site):
+        site.flags = ["lung:touches_border"]
+        outcome = site.read(when="flagged")
+        assert outcome.status is Status.OK
+        assert "Taken over" in outcome.message
+        result = site.result()
+        assert result.keys() == {"liver", "spleen"}
+        for name, (mask, segment) in result.items():
+            np.testing.assert_array_equal(mask, site.proposal[name])
+            assert (segment.method, segment.producer, segment.version) == (
+                ("AUTOMATIC", "a model", "7")
+            )
+            assert segment.term == name
+        assert not site.worklist.exists()
+
+    def test_a_flag_on_a_segment_sends_the_case_to_a_person(self, site):
+        site.flags = ["spleen:implausible_volume"]
+        outcome = site.read(when="flagged")
+        assert outcome.status is Status.WAITING
+        assert Flag.IMPLAUSIBLE_VOLUME.meaning in outcome.message
+        assert "spleen" in (site.worklist / "README.txt").read_text()
+
+    def test_what_lacks_a_required_segment_is_not_taken_over(self, site):
+        site.propose({"spleen": box(SPLEEN)})
+        outcome = site.read(when="flagged")
+        assert outcome.status is Status.WAITING
+        assert "'organs' has no 'liver'" in outcome.message
+
+    def test_a_file_for_a_case_without_a_flag_counts(self, site):
+        site.nifti(box(LIVER).astype(int))
+        assert site.read(when="flagged").status is Status.OK
+        assert site.result().keys() == {"liver"}
+
+    @pytest.mark.parametrize("when", ["always", "flagged"])
+    def test_where_the_proposal_failed_a_person_starts_from_nothing(self, site, when):
+        outcome = site.read(Status.FAILED, when=when)
+        assert outcome.status is Status.WAITING
+        assert "proposes nothing" in outcome.message
+
+    def test_a_case_that_is_read_leaves_the_worklist(self, site):
+        site.read()
+        path = site.nifti(box(LIVER).astype(int))
+        assert site.read().status is Status.OK
+        assert not site.worklist.exists()
+        path.unlink()
+        assert site.read().status is Status.WAITING
+        assert (site.worklist / "proposal.dcm").is_file()
+
+    def test_automatic_masks_stand_beside_those_that_were_drawn(self, site):
+        site.read()
+        link = site.folder / "masks" / "case1" / "organs"
+        assert not Path(os.readlink(link)).is_absolute()
+        assert [s.name for s in read_segmentation(link).segments] == ["liver", "lung", "spleen"]
+
+    def test_what_is_blocked_by_a_waiting_case_waits(self):
+        waits = Outcome("a", "annotate", "read", Status.WAITING, "awaiting_reader")
+        failed = Outcome("a", "encode", "read", Status.FAILED)
+        (found,) = waiting_with([blocked("a", "measure", "read", "x")], [waits])
+        assert (found.status, found.reason) == (Status.WAITING, Reason.DEPENDS_ON_WAITING)
+        assert found.follows
+        for other in (blocked("a", "measure", "organs", "x"), blocked("b", "measure", "read", "x")):
+            assert waiting_with([other], [waits]) == [other]
+        (found,) = waiting_with([blocked("a", "document", "read", "x")], [waits, failed])
+        assert found.status is Status.FAILED
+
+
+class TestWhatComesBack:
+    @pytest.mark.parametrize("flips", [(False, False, False), (True, False, True)])
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+    def test_a_label_map_may_have_its_axes_in_any_order(self, site, flips, order):
+        labels = box(LIVER) + 2 * box(SPLEEN)
+        site.nifti(labels, change=lambda i: sitk.PermuteAxes(sitk.Flip(i, flips), order))
+        assert site.read().status is Status.OK
+        result = site.result()
+        np.testing.assert_array_equal(result["liver"][0], box(LIVER))
+        np.testing.assert_array_equal(result["spleen"][0], box(SPLEEN))
+        assert result["liver"][1].method == "AUTOMATIC"
+        assert site.readings[0]["unchanged"] is True
+
+    def test_the_proposal_itself_means_that_it_is_accepted(self, site):
+        site.read()
+        target = site.to() / "proposal.dcm"
+        target.write_bytes((site.worklist / "proposal.dcm").read_bytes())
+        outcome = site.read()
+        assert outcome.status is Status.OK
+        assert "who accepted the proposal unchanged" in outcome.message
+        assert site.result()["liver"][1].producer == "a model"
+        (row,) = site.readings
+        assert (row["manufacturer"], row["unchanged"], row["used"]) == ("jipflow", True, True)
+        assert {(r["other"], r["dice"]) for r in site.agreement} == {("proposal", 1.0)}
+
+    def test_what_a_person_changed_is_not_automatic_though_the_viewer_says_so(self, site):
+        wider = box(np.s_[2:8, 3:12, 4:15])
+        site.seg({"Liver corrected": wider, "spleen": box(SPLEEN), "other": box(np.s_[:1, :1])})
+        assert site.read().status is Status.OK
+        result = site.result()
+        np.testing.assert_array_equal(result["liver"][0], wider)
+        assert result["liver"][1].method == "SEMIAUTOMATIC"
+        assert result["spleen"][1].method == "AUTOMATIC"
+        assert site.readings[0]["unchanged"] is False
+        (liver,) = [r for r in site.agreement if r["segment"] == "liver"]
+        assert liver["dice"] == pytest.approx(2 * 5 / (5 + 6))
+
+    def test_an_absent_segment_has_no_distance_and_a_reason(self, site):
+        site.nifti(box(LIVER).astype(int))
+        site.read()
+        (spleen,) = [r for r in site.agreement if r["segment"] == "spleen"]
+        assert (spleen["dice"], spleen["hausdorff95_mm"]) == (0.0, None)
+        assert spleen["reason"] == Reason.EMPTY_SEGMENT
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def other_patient(dataset):
+    dataset.PatientID = "someone else"
+
+
+def other_series(dataset):
+    """Not this image, though of the same patient: nothing that it names is there."""
+    dataset.ReferencedSeriesSequence[0].SeriesInstanceUID = dicom.uid("other")
+    for item in dataset.ReferencedSeriesSequence[0].ReferencedInstanceSequence:
+        item.ReferencedSOPInstanceUID = dicom.uid("gone", item.ReferencedSOPInstanceUID)
+    dataset.FrameOfReferenceUID = dicom.uid("other")
+    dataset.StudyInstanceUID = dicom.uid("other")
+    dataset.StudyDate = "19990101"
+
+
+UNUSABLE = {
+    "cut NIfTI": (lambda s: cut(s.nifti(box(LIVER))), "unreadable"),
+    "cut SEG": (lambda s: cut(s.seg({"liver": box(LIVER)})), "unreadable"),
+    "text as NIfTI": (lambda s: (s.to() / "a.nii").write_text("no image"), "unreadable"),
+    "another patient": (lambda s: s.seg({"liver": box(LIVER)}, change=other_patient),
+                        "mixed_patients"),
+    "another series": (lambda s: s.seg({"liver": box(LIVER)}, change=other_series), "no_contours"),
+    "another grid": (lambda s: s.nifti(box(LIVER), change=lambda i: i[:, :, 1:]), "grid_mismatch"),
+    "moved": (lambda s: s.nifti(box(LIVER), change=lambda i: (i.SetOrigin((0, 0, 0)), i)[1]),
+              "grid_mismatch"),
+    "no such segment": (lambda s: s.seg({"kidney": box(LIVER)}), "no_contours"),
+    "required is missing": (lambda s: s.nifti(2 * box(SPLEEN)), "empty_segment"),
+    "unknown value": (lambda s: s.nifti(3 * box(LIVER)), "invalid_output"),
+    "two that count": (lambda s: (s.nifti(box(LIVER)), s.seg({"liver": box(LIVER)})),
+                       "ambiguous_contours"),
+}  # fmt: skip
+
+
+class TestWhatCannotBeUsed:
+    @pytest.mark.parametrize("name", UNUSABLE)
+    def test_keeps_the_case_waiting_with_file_and_reason(self, site, name):
+        make, reason = UNUSABLE[name]
+        make(site)
+        outcome = site.read()
+        assert outcome.status is Status.WAITING
+        row = site.readings[0]
+        assert (row["used"], row["reason"]) == (False, reason)
+        assert row["message"] in outcome.message
+        assert row["file"] in outcome.message
+        assert "someone else" not in outcome.message
+        assert not (site.folder / "masks" / "case1" / "read").exists()
+
+    def test_is_passed_over_beside_one_that_can(self, site):
+        site.nifti(3 * box(LIVER), name="first try.nii.gz")
+        site.nifti(box(LIVER))
+        outcome = site.read()
+        assert outcome.status is Status.OK
+        assert "'first try.nii.gz' of ada was passed over" in outcome.message
+
+    def test_names_links_and_strays_are_told_and_not_followed(self, site):
+        outside = site.nifti(box(LIVER)).rename(site.folder / "outside.nii.gz")
+        (site.to() / "link.nii.gz").symlink_to(outside)
+        (site.to().parent / "linked").symlink_to(site.folder)
+        (site.to("proposal") / "a.nii").write_text("x")
+        (site.to("a b") / "a.nii").write_text("x")
+        (site.to("ben") / "a{b}<c>.nii").write_text("x")
+        (site.to("carl") / "notes.txt").write_text("x")
+        (site.to().parent / "stray.nii").write_text("x")
+        outcome = site.read()
+        assert outcome.status is Status.WAITING
+        for word in ("'proposal' cannot be", "'a b' cannot be", "'a{b}<c>.nii' of ben",
+                     "No file of carl", "'stray.nii' lies beside"):  # fmt: skip
+            assert word in outcome.message
+        assert "link" not in outcome.message
+        assert site.readings == []
+
+
+class TestSeveralReaders:
+    def test_are_waited_for_and_kept_apart(self, site):
+        site.nifti(box(LIVER))
+        outcome = site.read(readers=2)
+        assert outcome.status is Status.WAITING
+        assert "1 of 2 readings of 'read' are there (by ada)" in outcome.message
+        site.nifti(box(np.s_[2:7, 3:12, 5:16]), reader="ben")
+        assert site.read(readers=2).status is Status.OK
+        mask, segment = site.result()["liver"]
+        np.testing.assert_array_equal(mask, box(np.s_[2:7, 3:12, 5:15]))
+        assert segment.producer == "majority of 2 readers"
+        pairs = {(r["reader"], r["other"]) for r in site.agreement}
+        assert pairs == {("ada", "ben"), ("ada", "proposal"), ("ben", "proposal")}
+
+    def test_the_majority_of_three_has_what_two_have(self):
+        found = votes("majority", [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 1, 0])
+        assert found == [1, 1, 1, 0]
+
+    def test_staple_trusts_the_two_who_agree(self):
+        """With majority, the third reader's voxels that no one else has are lost as well."""
+        good = [0, 1, 1, 1, 1, 0, 0, 0]
+        bad = [0, 0, 0, 0, 1, 1, 1, 1]
+        assert votes("staple", good, good, bad) == good
+        assert votes("staple", good, good) == good
+
+    def test_a_segment_that_one_of_three_has_is_absent(self):
+        assert votes("majority", [1], [0], [0]) == []
+
+
+def votes(how, *rows):
+    """Combine masks of one row of voxels."""
+    readings = []
+    for number, row in enumerate(rows):
+        mask = np.zeros((3, 3, len(row)), bool)
+        mask[1, 1] = row
+        region = Region("liver", "liver", mask, "MANUAL", "a person")
+        regions = {"liver": cropped(region)} if mask.any() else {}
+        readings.append(Reading(f"r{number}", "f", {}, regions))
+    found = list(combined(readings, spec(combine=how)))
+    if not found:
+        return []
+    (region,) = found
+    row = np.zeros(len(rows[0]), int)
+    first = region.corner[2]
+    row[first : first + region.mask.shape[2]] = region.mask[0, 0]
+    return row.tolist()
+
+
+def test_the_state_of_the_inbox_knows_a_file_that_was_replaced_by_an_older_one(site):
+    inbox = site.folder / "results" / "inbox"
+    path = site.to() / "a.nii"
+    states = [inbox_state(inbox, ["read"], ["case1"])]
+    for content, seconds in (("one", 5000), ("two", 5000), ("two", 4000)):
+        path.write_text(content)
+        os.utime(path, (seconds, seconds))
+        states.append(inbox_state(inbox, ["read"], ["case1"]))
+    assert len(set(states)) == 3
+    assert inbox_files(inbox, ["read"], ["case1"]) == [path]
+    assert inbox_files(inbox, ["read", "none"], ["case2"]) == []
+    (site.to() / "<odd>.nii").write_text("x")
+    assert inbox_files(inbox, ["read"], ["case1"]) == [path]
+    assert inbox_state(inbox, ["read"], ["case1"]) != states[-1]

@@ -1,0 +1,415 @@
+"""Stage `annotate`: segmentations that persons draw or correct."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+import jipflow
+from jipflow.agreement import overlap
+from jipflow.cases import (
+    Case,
+    Flag,
+    Made,
+    Outcome,
+    Reason,
+    Status,
+    Waiting,
+    attempt,
+    blocked,
+    for_each_case,
+)
+from jipflow.config import Settings, annotated
+from jipflow.images.masks import Region, Segmentation, absent_note, pack, write_segmentation
+from jipflow.segment.engine import Inputs
+from jipflow.segment.inbox import PROPOSAL, case_folder, returned
+from jipflow.segment.readings import Desk, Reading, cropped
+from jipflow.segment.stage import complete
+from jipflow.tables import AGREEMENT_COLUMNS, AGREEMENT_VALUES, READING_COLUMNS
+
+STAGE = "annotate"
+STAPLE_THRESHOLD = 0.5
+"""Least probability of a voxel that belongs to the segment."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What the stage gives.
+
+    Attributes:
+        outcomes: of each annotated segmentation of each case.
+        readings: one row a file that came back.
+        agreement: one row a segment and pair of readings, or of a reading and the proposal.
+    """
+
+    outcomes: list[Outcome]
+    readings: pa.Table
+    agreement: pa.Table
+
+
+@dataclass
+class Annotated:
+    """The outcome and the rows of one segmentation of a case."""
+
+    outcome: Outcome
+    readings: list[dict[str, Any]] = field(default_factory=list)
+    agreement: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What the work on a case needs of its shard.
+
+    Attributes:
+        specs: the protocol's annotated segmentations.
+        prepared: (case_id, role) of the volumes that are there.
+        proposed: the outcome of each automatic segmentation by (case_id, segmentation).
+        volumes: folder of ``<case_id>/<role>.nrrd``.
+        masks: folder of ``<case_id>/<segmentation>/``, the automatic ones among them.
+        inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
+    """
+
+    specs: Sequence[dict[str, Any]]
+    prepared: set[tuple[str, str]]
+    proposed: Mapping[tuple[str, str], Outcome]
+    volumes: Path
+    masks: Path
+    inbox: Path
+
+
+def run(
+    cases: Sequence[Case],
+    prepared: set[tuple[str, str]],
+    segmented: Iterable[Outcome],
+    settings: Settings,
+    volumes: Path,
+    automatic: Path,
+    inbox: Path,
+    masks: Path,
+    threads: int,
+) -> Tables:
+    """Take over what readers sent back for the cases of a shard, and tell which cases wait.
+
+    A case waits until each reader that the protocol wants has sent a file that can be used. Where
+    the protocol asks for flagged cases only, a proposal without a flag is taken over, unless
+    something came back for it.
+
+    Args:
+        cases: the shard's cases.
+        prepared: (case_id, role) of the volumes that are there.
+        segmented: outcomes of stage `segment`.
+        settings: of the site and the protocol.
+        volumes: folder of ``<case_id>/<role>.nrrd``.
+        automatic: folder of the masks of stage `segment`.
+        inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
+        masks: folder for all masks; those of `automatic` become links.
+        threads: processes.
+    """
+    masks.mkdir(parents=True, exist_ok=True)
+    for source in sorted(automatic.glob("*/*/")):
+        link = masks / source.parent.name / source.name
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(os.path.relpath(source, link.parent), target_is_directory=True)
+    shard = Shard(
+        annotated(settings.protocol["segmentations"]),
+        prepared,
+        {(o.case_id, o.item): o for o in segmented},
+        volumes,
+        masks,
+        inbox,
+    )
+    found = for_each_case(cases, partial(_annotate_case, shard=shard), threads)
+    return Tables(
+        [entry.outcome for entry in found],
+        _reading_table([row for entry in found for row in entry.readings]),
+        _agreement_table([row for entry in found for row in entry.agreement]),
+    )
+
+
+def _annotate_case(case: Case, shard: Shard) -> list[Annotated]:
+    entries = []
+    for spec in shard.specs:
+        role = spec["role"]
+        if role not in case.roles:
+            continue
+        if (case.case_id, role) not in shard.prepared:
+            outcome = blocked(case.case_id, STAGE, spec["id"], f"the volume of role {role}")
+            entries.append(Annotated(outcome))
+            continue
+        rows = Annotated(Outcome(case.case_id, STAGE, spec["id"]))
+        work = partial(_annotate, case, spec, shard, rows)
+        rows.outcome = attempt(case.case_id, STAGE, spec["id"], work, shard.masks)
+        entries.append(rows)
+    return entries
+
+
+def _annotate(case: Case, spec: Mapping[str, Any], shard: Shard, rows: Annotated) -> Made:
+    inputs = Inputs(case, spec, shard.volumes, shard.masks)
+    proposal, flags = _proposal(inputs, shard)
+    folder = case_folder(shard.inbox, spec["id"], case.case_id)
+    came = returned(folder)
+    desk = Desk(inputs)
+    all_readings: list[Reading] = []
+    problems = list(came.problems)
+    for reader, files in came.files.items():
+        found = desk.readings(reader, folder / reader, files)
+        all_readings += found
+        if not found:
+            problems.append(f"No file of {reader} is a DICOM-SEG, an RTSTRUCT or NIfTI.")
+    usable = [_credited(r, proposal) for r in all_readings if r.fault is None]
+    refused = [r for r in all_readings if r.fault is not None]
+    # What cannot be used and lies beside what can is no reason to wait.
+    told = {r.reader for r in usable}
+    problems += [
+        f"{r.file!r} of {r.reader} cannot be used: {r.fault}"
+        for r in refused
+        if r.reader not in told
+    ]
+    rows.readings += [_reading_row(case, spec, r, proposal) for r in (*usable, *refused)]
+    rows.agreement += _agreement_rows(inputs, usable, proposal)
+    wanted = [s["name"] for s in spec["segments"] if s["required"]]
+    if not (usable or problems or flags) and spec["when"] == "flagged" and proposal:
+        missing = [name for name in wanted if name not in proposal]
+        if not missing:
+            regions = (proposal[s["name"]] for s in spec["segments"] if s["name"] in proposal)
+            note = f"Taken over as {spec['proposal']!r} has it: no segment has a flag."
+            return _write(inputs, regions, [note])
+        problems.append(f"{spec['proposal']!r} has no {missing[0]!r}.")
+    if len(usable) < spec["readers"]:
+        if "proposal" in spec and not proposal:
+            problems.insert(0, f"{spec['proposal']!r} proposes nothing for this case.")
+        raise Waiting(_waiting(inputs, usable, flags, problems))
+    names = ", ".join(r.reader for r in usable)
+    notes = [f"Read by {names}{_kept(usable, proposal)}.", *(n for r in usable for n in r.notes)]
+    notes += [f"{r.file!r} of {r.reader} was passed over: {r.fault}" for r in refused]
+    notes += came.problems
+    return _write(inputs, combined(usable, spec), notes)
+
+
+def _proposal(inputs: Inputs, shard: Shard) -> tuple[dict[str, Region], list[str]]:
+    """Return the regions that the person is shown, by name, and the flags on them.
+
+    There is no region where there is no proposal: the person then starts from nothing.
+    """
+    spec = inputs.spec
+    outcome = shard.proposed.get((inputs.case.case_id, spec.get("proposal", "")))
+    if outcome is None or outcome.status is not Status.OK:
+        return {}, []
+    terms = {segment["name"]: segment["term"] for segment in spec["segments"]}
+    regions = {
+        segment.name: cropped(
+            Region(
+                segment.name,
+                terms[segment.name],
+                mask,
+                segment.method,
+                segment.producer,
+                segment.version,
+                corner,
+                segment.disagreement,
+            )
+        )
+        for segment, mask, corner in inputs.segmentation(spec["proposal"]).boxes()
+        if segment.name in terms and mask.any()
+    }
+    return regions, [flag for flag in outcome.flags if flag.rpartition(":")[0] in terms]
+
+
+def _credited(reading: Reading, proposal: Mapping[str, Region]) -> Reading:
+    """Let regions say how they were made: unchanged ones as the proposal, others by a person."""
+    regions = {}
+    for name, region in reading.regions.items():
+        if name in proposal and _same(region, proposal[name]):
+            region = proposal[name]
+        elif proposal and region.method == "AUTOMATIC":
+            # A viewer leaves the statement of the proposal as it was.
+            region = replace(region, method="SEMIAUTOMATIC")
+        regions[name] = region
+    return replace(reading, regions=regions)
+
+
+def _same(one: Region, other: Region) -> bool:
+    return one.corner == other.corner and np.array_equal(one.mask, other.mask)
+
+
+def _unchanged(reading: Reading, proposal: Mapping[str, Region]) -> bool | None:
+    """Tell whether a reading is the proposal to the voxel; None where there is no proposal."""
+    if not proposal:
+        return None
+    return reading.regions.keys() == proposal.keys() and all(
+        _same(region, proposal[name]) for name, region in reading.regions.items()
+    )
+
+
+def _kept(readings: Sequence[Reading], proposal: Mapping[str, Region]) -> str:
+    if not proposal:
+        return ""
+    kept = [r.reader for r in readings if _unchanged(r, proposal)]
+    if len(kept) == len(readings):
+        return ", who accepted the proposal unchanged"
+    return f"; accepted unchanged by {', '.join(kept)}" if kept else ""
+
+
+def _waiting(
+    inputs: Inputs, usable: Sequence[Reading], flags: Sequence[str], problems: Sequence[str]
+) -> str:
+    spec, case_id = inputs.spec, inputs.case.case_id
+    read = f" (by {', '.join(r.reader for r in usable)})" if usable else ""
+    sentences = [
+        f"case {case_id}: {len(usable)} of {spec['readers']} readings of {spec['id']!r} are "
+        f"there{read}; worklist/{spec['id']}/{case_id}/README.txt says what to do."
+    ]
+    for flag in flags:
+        segment, _, code = flag.rpartition(":")
+        sentences.append(f"Flag on {segment!r}: {Flag(code).meaning}.")
+    return " ".join([*sentences, *problems])
+
+
+def combined(readings: Sequence[Reading], spec: Mapping[str, Any]) -> Iterator[Region]:
+    """Make one segmentation of several readings, segment by segment.
+
+    A single reading is taken as it is. ``majority`` keeps the voxels that more than half of the
+    readings have. ``staple`` keeps those whose probability by STAPLE is at least one half
+    (Warfield, Zou and Wells 2004, "Simultaneous truth and performance level estimation (STAPLE)",
+    IEEE Trans Med Imaging 23:903-921), estimated within the box that holds the segment in all
+    readings and one voxel more on each side.
+
+    Args:
+        readings: that can be used; a segment that one lacks has no voxel in it.
+        spec: the protocol's segmentation.
+    """
+    for wanted in spec["segments"]:
+        name = wanted["name"]
+        drawn = [r.regions[name] for r in readings if name in r.regions]
+        if not drawn:
+            continue
+        if len(readings) == 1 or (
+            len(drawn) == len(readings) and all(_same(drawn[0], other) for other in drawn)
+        ):
+            yield drawn[0]
+            continue
+        box, corner = _union(drawn)
+        masks = [_placed(r.regions.get(name), box, corner) for r in readings]
+        if spec["combine"] == "staple":
+            mask = _staple(masks)
+            version = f"SimpleITK {sitk.Version.VersionString()}"
+        else:
+            mask = np.asarray(2 * np.sum(masks, axis=0, dtype=np.uint8) > len(masks))
+            version = jipflow.__version__
+        if mask.any():
+            by_hand = all(region.method == "MANUAL" for region in drawn)
+            yield cropped(
+                Region(
+                    name,
+                    wanted["term"],
+                    mask,
+                    "MANUAL" if by_hand else "SEMIAUTOMATIC",
+                    f"{spec['combine']} of {len(readings)} readers",
+                    version,
+                    corner,
+                )
+            )
+
+
+def _staple(masks: Sequence[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    images = [sitk.GetImageFromArray(np.pad(mask, 1).astype(np.uint8)) for mask in masks]
+    probability = sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0))
+    return np.asarray(probability[1:-1, 1:-1, 1:-1] >= STAPLE_THRESHOLD)
+
+
+def _union(regions: Sequence[Region]) -> tuple[tuple[int, ...], tuple[int, int, int]]:
+    """Return the shape and the first index of the box that holds regions."""
+    low = np.min([r.corner for r in regions], axis=0)
+    high = np.max([np.add(r.corner, r.mask.shape) for r in regions], axis=0)
+    z, y, x = low.tolist()
+    return tuple((high - low).tolist()), (z, y, x)
+
+
+def _placed(
+    region: Region | None, shape: tuple[int, ...], corner: tuple[int, int, int]
+) -> NDArray[np.bool_]:
+    """Return a region's voxels in a box that holds it."""
+    mask = np.zeros(shape, bool)
+    if region is not None:
+        start = np.subtract(region.corner, corner)
+        mask[tuple(map(slice, start, start + region.mask.shape))] = region.mask
+    return mask
+
+
+def _write(inputs: Inputs, regions: Iterable[Region], notes: Sequence[str]) -> Made:
+    case, spec = inputs.case, inputs.spec
+    segmentation: Segmentation = pack(complete(regions, case, spec), inputs.grid)
+    write_segmentation(inputs.masks / case.case_id / spec["id"], segmentation)
+    absent = absent_note(spec, segmentation.segments)
+    return Made(note=" ".join([*notes, *([absent] if absent else [])]))
+
+
+def _reading_row(
+    case: Case, spec: Mapping[str, Any], reading: Reading, proposal: Mapping[str, Region]
+) -> dict[str, Any]:
+    fault = reading.fault
+    return {
+        "case_id": case.case_id,
+        "segmentation": spec["id"],
+        "reader": reading.reader,
+        "file": reading.file,
+        **reading.provenance,
+        "used": fault is None,
+        "unchanged": _unchanged(reading, proposal) if fault is None else None,
+        "reason": fault.reason.value if fault else "",
+        "message": fault.message if fault else " ".join(reading.notes),
+    }
+
+
+def _agreement_rows(
+    inputs: Inputs, readings: Sequence[Reading], proposal: Mapping[str, Region]
+) -> Iterator[dict[str, Any]]:
+    """Compare each reading with the others and with the proposal, segment by segment."""
+    named = [(r.reader, r.regions) for r in readings]
+    pairs = list(combinations(named, 2))
+    if proposal:
+        pairs += [(one, (PROPOSAL, proposal)) for one in named]
+    for (reader, one), (other, two) in pairs:
+        for segment in inputs.spec["segments"]:
+            name = segment["name"]
+            regions = [side[name] for side in (one, two) if name in side]
+            shape, corner = _union(regions) if regions else ((0, 0, 0), (0, 0, 0))
+            masks = [_placed(side.get(name), shape, corner) for side in (one, two)]
+            found = overlap(masks[0], masks[1], inputs.grid.spacing)
+            yield {
+                "case_id": inputs.case.case_id,
+                "segmentation": inputs.spec["id"],
+                "segment": name,
+                "reader": reader,
+                "other": other,
+                "dice": found.dice,
+                "mean_surface_distance_mm": found.mean_surface_distance,
+                "hausdorff95_mm": found.hausdorff_95,
+                "reason": "" if len(regions) == 2 else Reason.EMPTY_SEGMENT.value,
+            }
+
+
+def _reading_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    types = {"used": pa.bool_(), "unchanged": pa.bool_()}
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in READING_COLUMNS])
+    ordered = sorted(rows, key=lambda row: [row[name] for name in READING_COLUMNS[:4]])
+    blank = dict.fromkeys(READING_COLUMNS, "")
+    return pa.Table.from_pylist([{**blank, **row} for row in ordered], schema=schema)
+
+
+def _agreement_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    types = dict.fromkeys(AGREEMENT_VALUES, pa.float64())
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in AGREEMENT_COLUMNS])
+    ordered = sorted(rows, key=lambda row: [row[name] for name in AGREEMENT_COLUMNS[:5]])
+    return pa.Table.from_pylist([dict(row) for row in ordered], schema=schema)

@@ -1,0 +1,120 @@
+"""The inbox: folders into which readers put what they drew, and what may lie there.
+
+``<inbox>/<segmentation>/<case_id>/<reader>/`` holds the file that a reader sends back for a case.
+Names there come from outside: none is joined to a path, only what a listing gives is opened, and
+links are not followed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jipflow.files import canonical_digest
+
+PROPOSAL = "proposal"
+"""Stands for the proposal where readers are compared, so that no reader may be called so."""
+READER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+FILE = re.compile(r"[\w .,()+-]{1,200}")
+"""Letters, digits and what cannot be taken for a part of a rule or of a command."""
+
+
+@dataclass
+class Returned:
+    """What lies in the inbox for a case.
+
+    Attributes:
+        files: of each reader, sorted.
+        problems: a sentence for each thing that cannot be used because of where it lies.
+    """
+
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def case_folder(inbox: Path, segmentation: str, case_id: str) -> Path:
+    """Return the folder of a case's readers."""
+    return inbox / segmentation / case_id
+
+
+def returned(folder: Path) -> Returned:
+    """List what came back for a case.
+
+    Args:
+        folder: the case's, whose sub-folders are readers; need not exist.
+    """
+    found = Returned()
+    for path in _listing(folder):
+        if not path.is_dir():
+            found.problems.append(
+                f"{path.name!r} lies beside the readers' folders; put it into a folder that is "
+                "called as its reader."
+            )
+        elif not READER.fullmatch(path.name) or path.name == PROPOSAL:
+            found.problems.append(
+                f"The folder {path.name!r} cannot be a reader's: call it by up to 40 letters, "
+                f"digits, dots, dashes and underscores, and not {PROPOSAL}."
+            )
+        else:
+            files = sorted(_files(path))
+            good = [file for file in files if _is_plain(file, path)]
+            found.problems += [
+                f"{file.name!r} of {path.name} has signs in its name or its folder's that are "
+                "neither letters, digits, spaces nor any of .,()+-_; rename it."
+                for file in files
+                if file not in good
+            ]
+            if good:
+                found.files[path.name] = good
+    return found
+
+
+def inbox_files(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[str]) -> list[Path]:
+    """List the files that a shard's cases may be read from, for a rule's input."""
+    wanted = list(case_ids)
+    return sorted(
+        file
+        for segmentation in segmentations
+        for case_id in wanted
+        for files in returned(case_folder(inbox, segmentation, case_id)).files.values()
+        for file in files
+    )
+
+
+def inbox_state(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[str]) -> str:
+    """Return a hash of all that lies in the inbox for some cases, for a rule's parameters.
+
+    A file may be replaced by one that is older than the last run.
+    """
+    wanted = list(case_ids)
+    state = []
+    for segmentation in segmentations:
+        for case_id in wanted:
+            for file in sorted(_files(case_folder(inbox, segmentation, case_id))):
+                status = file.lstat()
+                # Nanoseconds are more than a number of JSON can hold.
+                state.append(
+                    [ascii(str(file.relative_to(inbox))), status.st_size, str(status.st_mtime_ns)]
+                )
+    return canonical_digest(state)
+
+
+def _listing(folder: Path) -> list[Path]:
+    """List a folder without links and hidden entries; a folder that is a link counts as empty."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if not p.is_symlink() and p.name[0] != ".")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in _listing(folder):
+        if path.is_dir():
+            yield from _files(path)
+        elif path.is_file():
+            yield path
+
+
+def _is_plain(file: Path, folder: Path) -> bool:
+    return all(FILE.fullmatch(part) for part in file.relative_to(folder).parts)
