@@ -36,6 +36,10 @@ else:
     include: "rules/report.smk"
     include: "rules/release.smk"
 
+    if "training" in SITE_SETTINGS.protocol:
+
+        include: "rules/train.smk"
+
 
 # Jobs find jipflow beside the snakemake that runs them, unless their own environment has one. The
 # settings' path is no part of a rule: another protocol must not make the shared catalog run again.

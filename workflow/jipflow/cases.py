@@ -114,7 +114,7 @@ class Reason(Coded):
     )
     OVERLAPPING_SEGMENTS = (
         "overlapping_segments",
-        "Segments overlap, which a labelmap DICOM-SEG cannot hold",
+        "Segments overlap, which a label map cannot hold",
     )
     PUBLISH_REJECTED = ("publish_rejected", "The PACS refused the object")
     CHANGED_OUTPUT = (
@@ -212,7 +212,7 @@ class Outcome:
     Attributes:
         case_id: pseudonym of the case.
         stage: ``cohort``, ``retrieve``, ``prepare``, ``segment``, ``encode``, ``measure``,
-            ``document``, ``publish`` or ``overlay``.
+            ``document``, ``publish``, ``overlay`` or ``train``.
         item: the role at ``retrieve`` and ``prepare``, the segmentation's id later, empty at
             ``cohort``.
         status: ok, waiting (for a person), failed or excluded.

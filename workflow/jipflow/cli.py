@@ -209,25 +209,36 @@ def _add_hub(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    train = commands.add_parser("train", help="train the demo model").add_subparsers(
+    train = commands.add_parser("train", help="train a model on the cohort").add_subparsers(
         metavar="STEP", required=True
     )
-    for step, text in (
-        ("data", "write the training set"),
-        ("plan", "plan and preprocess"),
-        ("fit", "train, or go on training"),
-    ):
-        _paths(_command(train, step, _train, text), "work")
-        train.choices[step].set_defaults(step=step)
-    export = _command(train, "export", _train, "export the trained model")
-    export.set_defaults(step="export")
-    _paths(export, "work", "model")
-    evaluate = _command(train, "evaluate", _train, "measure Dice on unseen patients")
-    evaluate.set_defaults(step="evaluate")
-    _paths(evaluate, "model")
-    register = _command(train, "register", _train, "pin the model's files in the registry")
-    register.set_defaults(step="register")
-    _paths(register, "model", "registry")
+    data = _command(train, "data", _train_data, "write the images and label maps of a shard")
+    _settings(data)
+    _paths(data, "cases", "prepared", "segmented", "volumes", "masks", "out", "outcomes")
+    _threads(data)
+    plan = _command(train, "plan", _train_plan, "split, plan and preprocess")
+    _settings(plan)
+    _paths(plan, "work", "cases")
+    plan.add_argument("--outcomes", type=Path, nargs="+", required=True)
+    _threads(plan)
+    fit = _command(train, "fit", _train_fit, "train the model of a fold, or go on training")
+    _settings(fit)
+    _paths(fit, "work")
+    fit.add_argument("--fold", required=True, help="its number, or all")
+    _threads(fit)
+    evaluate = _command(train, "evaluate", _train_evaluate, "predict cases that were not seen")
+    _settings(evaluate)
+    _paths(evaluate, "work", "out")
+    evaluate.add_argument("--part", required=True, help="number of a fold, or held_out")
+    _threads(evaluate)
+    report = _command(train, "report", _train_report, "join the evaluations and draw the curves")
+    _settings(report)
+    _paths(report, "work", "out")
+    report.add_argument("--outcomes", type=Path, nargs="+", required=True)
+    report.add_argument("--evaluations", type=Path, nargs="+", required=True)
+    register = _command(train, "register", _train_register, "copy the model and pin its files")
+    _settings(register)
+    _paths(register, "work", "summary", "model", "registry")
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -506,22 +517,76 @@ def _hub_report(arguments: argparse.Namespace) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace) -> None:
-    from jipflow.segment import training
+def _train_data(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.segment.training.data import run
 
-    recipe = training.Recipe()
-    if arguments.step == "data":
-        training.write_data(arguments.work, recipe)
-    elif arguments.step == "plan":
-        training.plan(arguments.work, recipe)
-    elif arguments.step == "fit":
-        training.fit(arguments.work, recipe)
-    elif arguments.step == "export":
-        training.export(arguments.work, recipe, arguments.model)
-    elif arguments.step == "evaluate":
-        training.evaluate(recipe, arguments.model)
-    else:
-        training.register(arguments.model, arguments.registry)
+    outcomes = run(
+        read_cases(arguments.cases),
+        passed(read_outcomes(arguments.prepared)),
+        passed(read_outcomes(arguments.segmented)),
+        read_settings(arguments.settings),
+        arguments.volumes,
+        arguments.masks,
+        arguments.out,
+        arguments.threads,
+    )
+    _finish(arguments.outcomes, outcomes)
+
+
+def _train_plan(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.segment.training.plan import plan
+
+    outcomes = [outcome for path in arguments.outcomes for outcome in read_outcomes(path)]
+    settings = read_settings(arguments.settings)
+    plan(arguments.work, arguments.cases, outcomes, settings, arguments.threads)
+
+
+def _train_fit(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.segment.training.fit import fit
+
+    settings = read_settings(arguments.settings)
+    device = settings.site["processing"]["device"]
+    fit(arguments.work, arguments.fold, settings.protocol["training"], device, arguments.threads)
+
+
+def _train_evaluate(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.segment.training.evaluate import evaluate
+
+    settings = read_settings(arguments.settings)
+    device = settings.site["processing"]["device"]
+    evaluate(arguments.work, arguments.part, settings, device, arguments.threads, arguments.out)
+
+
+def _train_report(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.report.training import write_training_report
+    from jipflow.segment.training.evaluate import summarise
+
+    settings = read_settings(arguments.settings)
+    summarise(
+        arguments.work,
+        [outcome for path in arguments.outcomes for outcome in read_outcomes(path)],
+        arguments.evaluations,
+        settings,
+        arguments.out / "summary.json",
+        arguments.out / "evaluation.parquet",
+    )
+    write_training_report(arguments.out, arguments.work, settings)
+
+
+def _train_register(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.segment.training.export import export
+
+    settings = read_settings(arguments.settings)
+    export(arguments.work, settings, arguments.summary, arguments.model, arguments.registry)
 
 
 if __name__ == "__main__":

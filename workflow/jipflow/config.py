@@ -324,6 +324,7 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: segment {segment['name']!r}: match is not a regular expression: "
                     f"{error}."
                 ) from None
+    _check_training(protocol, source)
     try:
         in_order(segmentations)
     except CycleError as error:
@@ -361,6 +362,37 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                 raise ConfigError(
                     f"{where}: variable {variable!r} must start with a role: {', '.join(roles)}."
                 )
+
+
+def _check_training(protocol: dict[str, Any], source: str) -> None:
+    training = protocol.get("training")
+    if training is None:
+        return
+    segmentations = {spec["id"]: spec for spec in protocol["segmentations"]}
+    if training["segmentation"] not in segmentations:
+        raise ConfigError(
+            f"{source}: training: there is no segmentation {training['segmentation']!r}; there "
+            f"are: {', '.join(segmentations)}."
+        )
+    roles = protocol["cohort"]["case"]["roles"]
+    for role in training["inputs"]:
+        if role not in roles:
+            raise ConfigError(
+                f"{source}: training: inputs: role {role!r} is not among the roles of the cohort: "
+                f"{', '.join(roles)}."
+            )
+    if training["folds"] == 1 and not training["held_out"]:
+        raise ConfigError(
+            f"{source}: training: with one fold no case is left to evaluate the model on; give "
+            "held_out a share, or folds at least 2."
+        )
+
+
+def training_roles(protocol: Mapping[str, Any]) -> list[str]:
+    """Return the roles whose volumes are the channels of a training, in their order."""
+    training = protocol["training"]
+    (spec,) = (s for s in protocol["segmentations"] if s["id"] == training["segmentation"])
+    return input_roles({"role": spec["role"], "inputs": training["inputs"]})
 
 
 def input_roles(spec: Mapping[str, Any]) -> list[str]:
