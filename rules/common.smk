@@ -2,7 +2,14 @@ from pathlib import Path
 
 from jipflow import __version__
 from jipflow.cases import StageError
-from jipflow.config import ConfigError, load_settings, settings_sha256, write_settings
+from jipflow.config import (
+    TRAINING_WORDS,
+    ConfigError,
+    load_settings,
+    settings_sha256,
+    training_folds,
+    write_settings,
+)
 from jipflow.federate.release import approved_bundle, read_approval
 from jipflow.files import canonical_digest
 
@@ -50,6 +57,12 @@ onstart:
 def settings_hash(*keys):
     """Hash of the named parts of the settings: a job runs again when what it depends on changes."""
     return settings_sha256(SITE_SETTINGS, *keys)
+
+
+def training_hash(*keys):
+    """Hash of keys of the training: a change of one runs again only what depends on it."""
+    training = SITE_SETTINGS.protocol["training"]
+    return canonical_digest({key: training[key] for key in keys if key in training})
 
 
 def source_hash(archives):

@@ -5,11 +5,10 @@ pathvars:
 
 
 TRAINING = SITE_SETTINGS.protocol["training"]
-MODEL = f"models/{TRAINING['model']}"
-FOLDS = [str(n) for n in range(TRAINING["folds"])] if TRAINING["folds"] > 1 else ["all"]
+FOLDS = training_folds(TRAINING)
 # What is evaluated: the cases of each fold, and those that no model has seen.
 PARTS = [
-    *(FOLDS if TRAINING["folds"] > 1 else []),
+    *(FOLDS if FOLDS != ["all"] else []),
     *(["held_out"] if TRAINING["held_out"] else []),
 ]
 
@@ -43,7 +42,8 @@ rule train_data:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        settings=settings_hash("training", "segmentations"),
+        settings=settings_hash("segmentations"),
+        training=training_hash("segmentation", "inputs"),
     shell:
         "jipflow train data --settings $JIPFLOW_SETTINGS --cases {input.cases}"
         " --prepared {input.prepared} --segmented {input.segmented} --volumes {input.volumes}"
@@ -66,7 +66,11 @@ rule train_plan:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        settings=settings_hash("training", "segmentations"),
+        settings=settings_hash("segmentations"),
+        training=training_hash(
+            *["segmentation", "inputs", "configuration", "folds", "held_out", "seed"],
+            *["spacing", "patch", "features", "batch", "batch_dice"],
+        ),
         work=subpath(output[0], parent=True),
     shell:
         "jipflow train plan --settings $JIPFLOW_SETTINGS --work {params.work}"
@@ -90,7 +94,7 @@ rule train_fit:
         gpu=int(SITE_SETTINGS.site["processing"]["device"] == "cuda"),
     params:
         version=__version__,
-        settings=settings_hash("training"),
+        training=training_hash(*TRAINING.keys() - TRAINING_WORDS),
         work=subpath(input[0], parent=True),
     shell:
         "jipflow train fit --settings $JIPFLOW_SETTINGS --work {params.work}"
@@ -164,7 +168,7 @@ rule train_register:
         version=__version__,
         settings=settings_hash("protocol", "training", "segmentations"),
         work=subpath(input.split, parent=True),
-        model=MODEL,
+        model=f"models/{TRAINING['model']}",
     shell:
         "jipflow train register --settings $JIPFLOW_SETTINGS --work {params.work}"
         " --summary {input.summary} --model {params.model} --registry {output} > {log} 2>&1"

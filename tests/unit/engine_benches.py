@@ -19,7 +19,7 @@ from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment.training import as_volume
+from phantom_volumes import as_volume
 from series_factory import series_of, write
 
 UPRIGHT, CORONAL, BROKEN = "upright", "coronal", "broken"

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, default=1)
     phantom.add_argument("--no-defects", action="store_true")
     phantom.add_argument("--no-pet", action="store_true")
+    phantom.add_argument("--organs", action="store_true", help="contours of the organs on the CT")
 
     config = commands.add_parser("config", help="the effective settings").add_subparsers(
         metavar="ACTION", required=True
@@ -257,6 +258,7 @@ def _phantom(arguments: argparse.Namespace) -> None:
         arguments.seed,
         defects=not arguments.no_defects,
         pet=not arguments.no_pet,
+        organs=arguments.organs,
     )
 
 

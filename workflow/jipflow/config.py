@@ -395,6 +395,16 @@ def training_roles(protocol: Mapping[str, Any]) -> list[str]:
     return input_roles({"role": spec["role"], "inputs": training["inputs"]})
 
 
+TRAINING_WORDS = frozenset({"model", "licence", "intended_use", "training_data"})
+"""Keys of a training that describe the model and change no number."""
+
+
+def training_folds(training: Mapping[str, Any]) -> list[str]:
+    """Return nnU-Net's names of the folds of a training: ``0`` and on, or ``all`` for one model."""
+    count = training["folds"]
+    return [str(number) for number in range(count)] if count > 1 else ["all"]
+
+
 def input_roles(spec: Mapping[str, Any]) -> list[str]:
     """Return the roles whose volumes a segmentation needs, its own first."""
     return list(dict.fromkeys([spec["role"], *spec.get("inputs", [])]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from jipflow.config import Settings
+from jipflow.config import Settings, training_folds
 from jipflow.files import read_json
 from jipflow.report.pages import write_page
 from jipflow.report.palette import SEGMENT_COLOURS
@@ -37,15 +37,14 @@ def write_training_report(folder: Path, work: Path, settings: Settings) -> None:
         version=settings.version,
         training=settings.protocol["training"],
         summary=read_json(folder / "summary.json"),
-        folds=[_fold(path) for path in sorted(work.glob("progress_*.json"))],
+        folds=[_fold(work, name) for name in training_folds(settings.protocol["training"])],
         labels=[_label(str(label), rows) for label, rows in table.groupby("label", sort=False)],
         rows=table.where(table.notna(), None).to_dict("records"),
     )
 
 
-def _fold(path: Path) -> dict[str, Any]:
-    progress = read_json(path)
-    name = path.stem.removeprefix("progress_")
+def _fold(work: Path, name: str) -> dict[str, Any]:
+    progress = read_json(work / f"progress_{name}.json")
     curves = [
         Curve(label, colour, progress[key])
         for (key, label), colour in zip(CURVES, SEGMENT_COLOURS, strict=False)

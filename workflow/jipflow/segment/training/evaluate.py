@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from jipflow.cases import Outcome, Reason, Status, Trial
-from jipflow.config import Settings
+from jipflow.config import Settings, training_folds
 from jipflow.files import read_json, write_json, write_parquet
 from jipflow.images.overlap import dice, hausdorff_95
 from jipflow.images.volume import Grid, read_volume
@@ -50,7 +50,7 @@ def evaluate(
     chosen = read_json(work / "split.json")
     if part == HELD_OUT:
         cases = chosen["held_out"]
-        folds = sorted(path.name.removeprefix("fold_") for path in model(work).glob("fold_*"))
+        folds = training_folds(training)
     else:
         cases, folds = chosen["folds"][int(part)], [part]
     predictor = load_predictor(model(work), folds, threads, device, mirroring=False)

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.logging.nnunet_logger import MetaLogger
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from jipflow.config import TRAINING_WORDS
 from jipflow.files import atomic_path, canonical_digest, read_json, write_json
 from jipflow.segment.models import CHECKPOINT
 from jipflow.segment.training.folders import (
@@ -27,8 +29,16 @@ from jipflow.segment.training.folders import (
 )
 
 LATEST = "checkpoint_latest.pth"
-WORDS = ("model", "licence", "intended_use", "training_data")
-"""Keys of the protocol's ``training`` that change no number."""
+
+
+class PlainLogger(MetaLogger):
+    """nnU-Net's logger without its picture of 30 by 54 inches after each epoch.
+
+    The training's report draws the curves.
+    """
+
+    def plot_progress_png(self, output_folder: str) -> None:
+        """Draw nothing."""
 
 
 class ResumableTrainer(nnUNetTrainer):
@@ -117,6 +127,7 @@ def fit(work: Path, fold: str, training: Mapping[str, Any], device: str, threads
         dataset = read_json(raw(work) / "dataset.json")
         number: Any = fold if fold == "all" else int(fold)
         trainer = ResumableTrainer(plans, training["configuration"], number, dataset, chosen)
+        trainer.logger = PlainLogger(trainer.output_folder, latest.exists())
         trainer.seed = training["seed"]
         trainer.optimiser = training["optimiser"]
         trainer.mirroring = training["mirroring"]
@@ -137,7 +148,9 @@ def _start_anew_if_changed(
     """Remove what a training of another plan, other images or other settings has left."""
     started = canonical_digest(
         {
-            "training": {key: value for key, value in training.items() if key not in WORDS},
+            "training": {
+                key: value for key, value in training.items() if key not in TRAINING_WORDS
+            },
             "plans": plans,
             "split": read_json(work / "split.json"),
         }

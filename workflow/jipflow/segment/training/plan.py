@@ -132,7 +132,8 @@ def plan(
         "numTraining": len(trained),
         "file_ending": ".nrrd",
     }
-    shutil.rmtree(preprocessed(work), ignore_errors=True)
+    for made_before in (preprocessed(work), model(work)):
+        shutil.rmtree(made_before, ignore_errors=True)
     point_nnunet_at(work)
     write_json(raw(work) / "dataset.json", {**described, "dataset": {c: files[c] for c in trained}})
     plans = _preprocess(work, training, threads)
