@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -146,7 +147,8 @@ def test_register_pins_every_file_and_keeps_other_models(trained, tmp_path):
     registry = tmp_path / "config" / "models.yaml"
     registry.parent.mkdir()
     registry.write_text("models: {other: {engine: nnunet}}\n")
-    training.register(trained / "model", registry)
+    shutil.copytree(trained / "model", tmp_path / "models" / "model")
+    training.register(tmp_path / "models" / "model", registry)
     models = yaml.safe_load(registry.read_text())["models"]
     assert models["other"] == {"engine": "nnunet"}
     entry = models["model"]

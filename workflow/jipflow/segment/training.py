@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     extract_fingerprint_dataset,
     plan_experiment_dataset,
@@ -35,6 +34,7 @@ from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject, write_nifti
 from jipflow.phantom.grid import Grid as PhantomGrid
 from jipflow.phantom.vendors import VENDORS
+from jipflow.segment import models
 from jipflow.segment.nnunet import load_predictor, predict_labels
 
 DATASET = "Dataset001_PhantomCT"
@@ -310,7 +310,6 @@ def register(model: Path, registry: Path) -> None:
         "name": "Phantom CT organs and lesion",
         "version": version("jipflow"),
         "engine": "nnunet",
-        "path": _relative(model, registry.parent.parent),
         "licence": "Apache-2.0",
         "intended_use": "Demonstration and tests on the synthetic cohort; not for patients.",
         "training_data": "Synthetic CT of jipflow's phantom; no patient data. See provenance.json.",
@@ -324,16 +323,8 @@ def register(model: Path, registry: Path) -> None:
             }
             for name, value in LABELS.items()
         ],
-        "files": {
-            path.relative_to(model).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(model.rglob("*"))
-            if path.is_file()
-        },
     }
-    models = yaml.safe_load(registry.read_text())["models"] if registry.exists() else {}
-    models[model.name] = entry
-    text = "# Models that a protocol may name; every file is checked before it is loaded.\n"
-    registry.write_text(text + yaml.safe_dump({"models": models}, sort_keys=False, width=100))
+    models.register(model.name, entry, model, registry)
 
 
 def as_volume(hu: NDArray[np.integer], grid: PhantomGrid) -> Volume:
@@ -392,10 +383,6 @@ def _sha256_tree(folder: Path) -> str:
 
 def _coded(value: str, meaning: str) -> dict[str, str]:
     return {"value": value, "scheme": "SCT", "meaning": meaning}
-
-
-def _relative(path: Path, base: Path) -> str:
-    return Path(os.path.relpath(path.resolve(), base.resolve())).as_posix()
 
 
 def _write_json(path: Path, content: Any) -> None:
