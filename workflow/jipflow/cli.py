@@ -138,6 +138,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_hub(commands)
     _add_train(commands)
+    _add_models(commands)
     return parser
 
 
@@ -240,6 +241,29 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     register = _command(train, "register", _train_register, "copy the model and pin its files")
     _settings(register)
     _paths(register, "work", "summary", "model", "registry")
+
+
+def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    models = commands.add_parser("models", help="the models of config/models.yaml").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    fetch = _command(models, "fetch", _models_fetch, "fetch files that are missing or wrong")
+    which = fetch.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="*", default=[], help="names of models")
+    which.add_argument("--all", action="store_true", help="every model, or all of the bundle")
+    fetch.add_argument("--from", dest="bundle", type=Path, help="a bundle, instead of the network")
+    verify = _command(models, "verify", _models_verify, "compare files with their pinned hashes")
+    verify.add_argument("name", nargs="*", help="names of models; default: all")
+    bundle = _command(models, "bundle", _models_bundle, "pack models for a site without network")
+    bundle.add_argument("out", type=Path, help="the zip archive that is written")
+    bundle.add_argument("name", nargs="*", help="names of models; default: all")
+    add = _command(models, "add", _models_add, "pin the files of a folder as a new model")
+    add.add_argument("name", help="the model's name in protocols")
+    add.add_argument("--folder", type=Path, required=True, help="its files")
+    add.add_argument(
+        "--about", type=Path, required=True, help="YAML file: licence, intended use, labels, ..."
+    )
+    add.add_argument("--replace", action="store_true", help="replace an entry of that name")
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -589,6 +613,47 @@ def _train_register(arguments: argparse.Namespace) -> None:
 
     settings = read_settings(arguments.settings)
     export(arguments.work, settings, arguments.summary, arguments.model, arguments.registry)
+
+
+def _models_fetch(arguments: argparse.Namespace) -> None:
+    from jipflow.segment.store import fetch, fetch_from_bundle, known_models
+
+    if arguments.bundle is not None:
+        taken = fetch_from_bundle(arguments.bundle, arguments.name)
+    else:
+        taken = {model.name: fetch(model) for model in known_models(arguments.name)}
+    for name, files in taken.items():
+        print(f"{name}: {len(files)} files fetched, the others were there")
+
+
+def _models_verify(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import StageError
+    from jipflow.segment.models import problems
+    from jipflow.segment.store import known_models
+
+    wrong = []
+    for model in known_models(arguments.name):
+        found = list(problems(model))
+        print("\n".join(f"{model.name}: {line}" for line in found or ["ok"]))
+        if found:
+            wrong.append(model.name)
+    if wrong:
+        raise StageError(f"these models are not the pinned ones: {', '.join(wrong)}.")
+
+
+def _models_bundle(arguments: argparse.Namespace) -> None:
+    from jipflow.files import sha256_file
+    from jipflow.segment.store import known_models, write_bundle
+
+    write_bundle(arguments.out, known_models(arguments.name))
+    print(f"{sha256_file(arguments.out)}  {arguments.out}")
+
+
+def _models_add(arguments: argparse.Namespace) -> None:
+    from jipflow.segment.store import add
+
+    entry = add(arguments.name, arguments.folder, arguments.about, replace=arguments.replace)
+    print(f"{arguments.name}: {len(entry['files'])} files pinned in {entry['path']}")
 
 
 if __name__ == "__main__":

@@ -154,6 +154,16 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not YAML: {error}") from None
 
 
+def read_models() -> dict[str, Any]:
+    """Read the registry of models, with every default filled in.
+
+    Raises:
+        ConfigError: it is missing or not valid.
+    """
+    models: dict[str, Any] = validate(read_yaml(MODELS), "models", str(MODELS))["models"]
+    return models
+
+
 def validate(content: Any, schema: str, source: str) -> dict[str, Any]:
     """Check content against a schema and return a copy with every default filled in.
 
