@@ -303,7 +303,21 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: there is no model {segmentation['model']!r} in {MODELS.name}; "
                     f"it has: {', '.join(models)}."
                 )
-            labels = [label["name"] for label in models[segmentation["model"]]["labels"]]
+            entry = models[segmentation["model"]]
+            inputs = segmentation["inputs"] or [segmentation["role"]]
+            if len(inputs) != len(entry["roles"]):
+                raise ConfigError(
+                    f"{where}: model {segmentation['model']!r} takes {len(entry['roles'])} images "
+                    f"({', '.join(entry['roles'])}) and not {len(inputs)}; name a role for each in "
+                    "inputs, in this order."
+                )
+            for fold in segmentation["folds"]:
+                if not any(path.startswith(f"fold_{fold}/") for path in entry["files"]):
+                    raise ConfigError(
+                        f"{where}: model {segmentation['model']!r} has no fold {fold} in "
+                        f"{MODELS.name}; name one that it has, or none for all."
+                    )
+            labels = [label["name"] for label in entry["labels"]]
             for segment in segmentation["segments"]:
                 if segment["label"] not in labels:
                     raise ConfigError(
