@@ -92,7 +92,10 @@ def nnunet(folder: Path) -> Bench:
         "engine": "nnunet",
         "model": "phantom-ct",
         "role": "CT",
+        "inputs": [],
+        "folds": [],
         "mirroring": False,
+        "tile_step_size": 0.5,
         "segments": [
             {"name": f"my-{organ}", "label": organ, "term": organ, "required": False}
             for organ in ("spleen", "liver", "kidney")

@@ -97,6 +97,10 @@ class Reason(Coded):
     NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
     AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
     CONTOUR_GEOMETRY = ("contour_geometry", "A contour cannot be placed on the image's grid")
+    IMAGES_APART = (
+        "images_apart",
+        "The image of a role lies wholly outside the one that is segmented",
+    )
     OUT_OF_MEMORY = (
         "out_of_memory",
         "The case does not fit into the memory of the GPU or of the machine",

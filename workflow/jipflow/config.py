@@ -313,7 +313,21 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: there is no model {segmentation['model']!r} in {MODELS.name}; "
                     f"it has: {', '.join(models)}."
                 )
-            labels = [label["name"] for label in models[segmentation["model"]]["labels"]]
+            entry = models[segmentation["model"]]
+            inputs = segmentation["inputs"] or [segmentation["role"]]
+            if len(inputs) != len(entry["roles"]):
+                raise ConfigError(
+                    f"{where}: model {segmentation['model']!r} takes {len(entry['roles'])} images "
+                    f"({', '.join(entry['roles'])}) and not {len(inputs)}; name a role for each in "
+                    "inputs, in this order."
+                )
+            for fold in segmentation["folds"]:
+                if not any(path.startswith(f"fold_{fold}/") for path in entry["files"]):
+                    raise ConfigError(
+                        f"{where}: model {segmentation['model']!r} has no fold {fold} in "
+                        f"{MODELS.name}; name one that it has, or none for all."
+                    )
+            labels = [label["name"] for label in entry["labels"]]
             for segment in segmentation["segments"]:
                 if segment["label"] not in labels:
                     raise ConfigError(
@@ -402,7 +416,7 @@ def training_roles(protocol: Mapping[str, Any]) -> list[str]:
     """Return the roles whose volumes are the channels of a training, in their order."""
     training = protocol["training"]
     (spec,) = (s for s in protocol["segmentations"] if s["id"] == training["segmentation"])
-    return input_roles({"role": spec["role"], "inputs": training["inputs"]})
+    return list(training["inputs"]) or [spec["role"]]
 
 
 TRAINING_WORDS = frozenset({"model", "licence", "intended_use", "training_data"})

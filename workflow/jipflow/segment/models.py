@@ -40,12 +40,25 @@ class Model:
     entry: dict[str, Any]
 
     @property
+    def checkpoint(self) -> str:
+        """Name of the weights of an nnU-Net model; the registry may name others than the last."""
+        return str(self.entry.get("checkpoint", CHECKPOINT))
+
+    @property
+    def axes(self) -> str:
+        """Where x, y and z run in the files that an nnU-Net model was trained with.
+
+        An axial DICOM series runs to the left, the back and the head, which is the default.
+        """
+        return str(self.entry.get("axes", "LPS"))
+
+    @property
     def folds(self) -> list[str]:
         """The folds of an nnU-Net model, by its pinned checkpoints."""
         return sorted(
             path.removeprefix("fold_").split("/")[0]
             for path in self.files
-            if path.endswith(CHECKPOINT)
+            if path.endswith(f"/{self.checkpoint}")
         )
 
 

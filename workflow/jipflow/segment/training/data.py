@@ -23,6 +23,7 @@ from jipflow.cases import (
 from jipflow.config import Settings, training_roles
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
+from jipflow.images.resample import resample
 from jipflow.images.volume import Volume, read_volume, volume_path, write_volume
 
 STAGE = "train"
@@ -84,29 +85,33 @@ def _case(
     masks: Path,
     out: Path,
 ) -> list[Outcome]:
-    missing = [
-        *(f"the volume of role {r}" for r in roles if (case.case_id, r) not in prepared),
-        *(f"the segmentation {s!r}" for s in [spec["id"]] if (case.case_id, s) not in segmented),
-    ]
+    missing = [f"the volume of role {r}" for r in roles if (case.case_id, r) not in prepared]
+    if (case.case_id, spec["id"]) not in segmented:
+        missing.append(f"the segmentation {spec['id']!r}")
     if missing:
         return [blocked(case.case_id, STAGE, spec["id"], missing[0])]
 
     def work() -> Made:
         segmentation = read_segmentation(masks / case.case_id / spec["id"])
         labels = Volume(label_map(segmentation, spec, case.case_id), segmentation.grid)
-        paths = []
+        paths, notes = [], []
         for channel, role in enumerate(roles):
             volume = read_volume(volume_path(volumes, case.case_id, role))
-            if not volume.grid.matches(labels.grid):
-                raise CaseFault(
-                    Reason.GRID_MISMATCH,
-                    f"case {case.case_id}: role {role} is not on the grid of {spec['id']!r}.",
-                )
+            if role != spec["role"]:
+                volume, covered = resample(volume, labels.grid)
+                if covered == 0:
+                    raise CaseFault(
+                        Reason.IMAGES_APART,
+                        f"case {case.case_id}: the {role} lies wholly outside the {spec['role']}; "
+                        "look whether both share a frame of reference.",
+                    )
+                if covered < 1:
+                    notes.append(f"The {role} covers {covered:.1%} of the {spec['role']}.")
             paths.append(out / f"{case.case_id}_{channel:04d}.nrrd")
             write_volume(paths[-1], volume.canonical())
         paths.append(out / f"{case.case_id}.nrrd")
         write_volume(paths[-1], labels.canonical(), compress=True)
-        return Made(tuple(paths))
+        return Made(tuple(paths), note=" ".join(notes))
 
     return [attempt(case.case_id, STAGE, spec["id"], work, out)]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from jipflow.config import Settings, training_folds
 from jipflow.files import read_json, write_json, write_parquet
 from jipflow.images.overlap import dice, hausdorff_95
 from jipflow.images.volume import Grid, read_volume
+from jipflow.segment import inference
 from jipflow.segment.nnunet import load_predictor
 from jipflow.segment.training.data import label_values
 from jipflow.segment.training.folders import model, raw
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 HELD_OUT = "held_out"
 STAGE = "evaluate"
+AXES = "LPS"
+"""Where x, y and z run in the files that `data.run` wrote."""
+
 MEASURES = ("dice", "hausdorff_95_mm", "reference_ml", "predicted_ml", "difference_ml")
 
 
@@ -77,10 +82,15 @@ def _case(
         files = chosen["files"][case]
         images = [read_volume(raw(work) / name) for name in files["images"]]
         truth = read_volume(raw(work) / files["label"])
-        channels = np.stack([image.array.astype(np.float32) for image in images])
-        predicted = predictor.predict_single_npy_array(
-            channels, {"spacing": list(truth.grid.spacing)}
+        axes = inference.orientation(predictor, AXES)
+        ready = inference.preprocess(predictor, images, axes)
+        found = inference.where_it_fits(
+            partial(inference.predict, predictor, ready),
+            inference.places(predictor.device),
+            case,
+            [],
         )
+        predicted = inference.label_map(predictor, found).with_axes_of(truth.grid).array
         return [
             {"label": label, **compare(predicted == value, truth.array == value, truth.grid)}
             for label, value in values.items()
