@@ -48,7 +48,12 @@ PROTOCOL = {
     "protocol": {"id": "tiny", "version": "1.0.0", "title": "Tiny"},
     "cohort": {
         "where": "Modality = 'CT'",
-        "case": {"roles": {"CT": {"where": "Modality = 'CT'"}}},
+        "case": {
+            "roles": {
+                "CT": {"where": "Modality = 'CT'"},
+                "PT": {"where": "Modality = 'PT'", "required": False},
+            }
+        },
     },
     "segmentations": [
         {
@@ -189,6 +194,46 @@ def test_images_and_labels_keep_their_voxels_and_place(planned, cohort):
         segmentation = read_segmentation(folder / "masks" / name / "organs")
         for value, segment in enumerate(segmentation.segments, 1):
             assert np.array_equal(labels.array == value, segmentation.mask(segment))
+
+
+def test_a_channel_of_another_grid_is_resampled_onto_that_of_the_labels(cohort, tmp_path):
+    folder, cases = cohort
+    volume = read_volume(volume_path(folder / "volumes", "case-1", "CT"))
+    coarse = Volume(
+        volume.array[::2, ::2, ::2],
+        Grid(volume.array[::2, ::2, ::2].shape, volume.grid.affine @ np.diag([2.0, 2, 2, 1])),
+    )
+    far = volume.grid.affine.copy()
+    far[:3, 3] += 5000
+    for case, found in (
+        ("case-1", coarse),
+        ("case-3", Volume(volume.array, Grid(volume.grid.shape, far))),
+    ):
+        for role, image in (
+            ("CT", read_volume(volume_path(folder / "volumes", case, "CT"))),
+            ("PT", found),
+        ):
+            write_volume(volume_path(tmp_path / "volumes", case, role), image)
+    settings = settings_of(tmp_path, inputs=["PT", "CT"])
+    outcomes = data.run(
+        [case for case in cases if case.case_id in {"case-1", "case-3"}],
+        {(case, role) for case in ("case-1", "case-3") for role in ("CT", "PT")},
+        {("case-1", "organs"), ("case-3", "organs")},
+        settings,
+        tmp_path / "volumes",
+        folder / "masks",
+        tmp_path / "out",
+        1,
+    )
+    assert [o.reason for o in outcomes] == ["", "images_apart"]
+    assert outcomes[0].outputs == ["case-1_0000.nrrd", "case-1_0001.nrrd", "case-1.nrrd"]
+    pt, ct, labels = (read_volume(tmp_path / "out" / name) for name in outcomes[0].outputs)
+    assert pt.grid.matches(labels.grid, 1e-9)
+    assert np.array_equal(ct.array, volume.canonical().array)
+    same = pt.array[::2, ::2, ::2] == volume.canonical().array[::2, ::2, ::2]
+    assert same.mean() > 0.99
+    # Half a voxel at the border lies beyond the coarse image.
+    assert "covers" in outcomes[0].message
 
 
 def test_a_case_without_mask_is_recorded_and_not_trained_on(planned):
