@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from jipflow.cases import Reason, Status
 from jipflow.config import Settings, training_folds
 from jipflow.files import read_json
 from jipflow.report.pages import write_page
@@ -29,6 +31,7 @@ def write_training_report(folder: Path, work: Path, settings: Settings) -> None:
         settings: of the site and the protocol.
     """
     table = pd.read_parquet(folder / "evaluation.parquet")
+    summary = read_json(folder / "summary.json")
     write_page(
         folder / "index.html",
         "training.html.j2",
@@ -36,11 +39,17 @@ def write_training_report(folder: Path, work: Path, settings: Settings) -> None:
         about=settings.protocol["protocol"],
         version=settings.version,
         training=settings.protocol["training"],
-        summary=read_json(folder / "summary.json"),
+        summary=summary,
+        unused=[(e["case_id"], Reason(e["reason"])) for e in summary["not_used"]],
         folds=[_fold(work, name) for name in training_folds(settings.protocol["training"])],
         labels=[_label(str(label), rows) for label, rows in table.groupby("label", sort=False)],
-        rows=table.where(table.notna(), None).to_dict("records"),
+        rows=[{**row, "note": _note(row)} for row in table.to_dict("records")],
     )
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """Say what is to be known of a case; messages of failures may hold paths and stay away."""
+    return row["message"] if row["status"] == Status.OK else Reason(row["reason"]).meaning
 
 
 def _fold(work: Path, name: str) -> dict[str, Any]:
