@@ -47,9 +47,9 @@ def write_training_report(folder: Path, work: Path, settings: Settings) -> None:
     )
 
 
-def _note(row: Mapping[str, Any]) -> str:
+def _note(row: Mapping[Any, Any]) -> str:
     """Say what is to be known of a case; messages of failures may hold paths and stay away."""
-    return row["message"] if row["status"] == Status.OK else Reason(row["reason"]).meaning
+    return str(row["message"]) if row["status"] == Status.OK else Reason(row["reason"]).meaning
 
 
 def _fold(work: Path, name: str) -> dict[str, Any]:
