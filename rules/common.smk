@@ -99,3 +99,11 @@ def approval(wildcards):
     except (StageError, ConfigError) as error:
         raise WorkflowError(str(error)) from None
     return f"{RELEASE}/approval.json"
+
+
+def no_training(wildcards):
+    """Input function of a training that the protocol does not describe."""
+    raise WorkflowError(
+        f"protocol {SITE_SETTINGS.protocol_id!r} has no section training; add one, see "
+        "docs/training.md."
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import random
 import shutil
 from collections.abc import Iterable, Mapping
@@ -107,9 +106,8 @@ def fit(work: Path, fold: str, training: Mapping[str, Any], device: str, threads
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: threads on the CPU.
     """
-    point_nnunet_at(work)
     chosen = _device(device)
-    os.environ["nnUNet_n_proc_DA"] = str(threads if chosen.type == "cuda" else 0)  # noqa: SIM112
+    point_nnunet_at(work, threads if chosen.type == "cuda" else 0)
     torch.set_num_threads(threads)
     plans = read_json(preprocessed(work) / f"{PLANS}.json")
     folder = (

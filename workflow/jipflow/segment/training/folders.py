@@ -24,10 +24,14 @@ def model(work: Path) -> Path:
     return work / "model"
 
 
-def point_nnunet_at(work: Path) -> None:
-    """Set the variables that nnU-Net reads when it needs a path, and make the folders.
+def point_nnunet_at(work: Path, processes: int) -> None:
+    """Set the variables that nnU-Net reads, and make the folders that it looks for.
 
     Compilation is turned off: it costs minutes and needs a compiler at the site.
+
+    Args:
+        work: folder of the training.
+        processes: that draw patches; 0 draws them in this process.
     """
     for variable, folder in (
         ("nnUNet_raw", "raw"),
@@ -36,4 +40,4 @@ def point_nnunet_at(work: Path) -> None:
     ):
         os.environ[variable] = str((work / folder).resolve())
         (work / folder).mkdir(parents=True, exist_ok=True)
-    os.environ["nnUNet_compile"] = "f"  # noqa: SIM112
+    os.environ.update(nnUNet_compile="f", nnUNet_n_proc_DA=str(processes))

@@ -134,7 +134,7 @@ def plan(
     }
     for made_before in (preprocessed(work), model(work)):
         shutil.rmtree(made_before, ignore_errors=True)
-    point_nnunet_at(work)
+    point_nnunet_at(work, threads)
     write_json(raw(work) / "dataset.json", {**described, "dataset": {c: files[c] for c in trained}})
     plans = _preprocess(work, training, threads)
     write_json(
