@@ -40,6 +40,16 @@ else:
 
         include: "rules/annotate.smk"
 
+    if "training" in SITE_SETTINGS.protocol:
+
+        include: "rules/train.smk"
+
+    else:
+
+        rule train:
+            input:
+                no_training,
+
 
 # Jobs find jipflow beside the snakemake that runs them, unless their own environment has one. The
 # settings' path is no part of a rule: another protocol must not make the shared catalog run again.

@@ -4,10 +4,12 @@ from pathlib import Path
 from jipflow import __version__
 from jipflow.cases import StageError
 from jipflow.config import (
+    TRAINING_WORDS,
     ConfigError,
     annotated,
     load_settings,
     settings_sha256,
+    training_folds,
     write_settings,
 )
 from jipflow.federate.release import approved_bundle, read_approval
@@ -71,6 +73,12 @@ onstart:
 def settings_hash(*keys):
     """Hash of the named parts of the settings: a job runs again when what it depends on changes."""
     return settings_sha256(SITE_SETTINGS, *keys)
+
+
+def training_hash(*keys):
+    """Hash of keys of the training: a change of one runs again only what depends on it."""
+    training = SITE_SETTINGS.protocol["training"]
+    return canonical_digest({key: training[key] for key in keys if key in training})
 
 
 def source_hash(archives):
@@ -141,3 +149,11 @@ def approval(wildcards):
     except (StageError, ConfigError) as error:
         raise WorkflowError(str(error)) from None
     return f"{RELEASE}/approval.json"
+
+
+def no_training(wildcards):
+    """Input function of a training that the protocol does not describe."""
+    raise WorkflowError(
+        f"protocol {SITE_SETTINGS.protocol_id!r} has no section training; add one, see "
+        "docs/training.md."
+    )

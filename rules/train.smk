@@ -1,105 +1,174 @@
-# The demo model: `make model` makes workflow/resources/models/phantom-ct anew.
+# `snakemake train` trains a model on the cohort; see docs/training.md.
 pathvars:
-    train="results/train/phantom-ct",
-    model="workflow/resources/models/phantom-ct",
-    fold="trained/Dataset001_PhantomCT/PhantomTrainer__nnUNetPlans__3d_fullres/fold_0",
+    train=f"{RESULTS}/train",
+    trainwork=f"{RESULTS}/work/train",
+
+
+TRAINING = SITE_SETTINGS.protocol["training"]
+FOLDS = training_folds(TRAINING)
+# What is evaluated: the cases of each fold, and those that no model has seen.
+PARTS = [
+    *(FOLDS if FOLDS != ["all"] else []),
+    *(["held_out"] if TRAINING["held_out"] else []),
+]
+
+
+wildcard_constraints:
+    fold=r"\d+|all",
+    part=r"\d+|held_out",
 
 
 rule train:
     input:
+        "<train>/index.html",
         "config/models.yaml",
 
 
 rule train_data:
+    input:
+        cases=shard_cases,
+        prepared="<shard>/prepare/outcomes.parquet",
+        segmented="<shard>/segment/outcomes.parquet",
+        volumes="<work>/{shard}/volumes",
+        masks="<work>/{shard}/masks",
     output:
-        "<train>/raw/Dataset001_PhantomCT/dataset.json",
+        images=directory("<trainwork>/raw/Dataset001_Cohort/{shard}"),
+        outcomes="<shard>/train/outcomes.parquet",
     log:
-        "<train>/data.log",
+        "<logs>/train_data/{shard}.log",
+    benchmark:
+        "<benchmarks>/train_data/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:
-        work=subpath(output[0], ancestor=3),
+        version=__version__,
+        settings=settings_hash("segmentations"),
+        training=training_hash("segmentation", "inputs"),
     shell:
-        "jipflow train data --work {params.work} > {log} 2>&1"
+        "jipflow train data --settings $JIPFLOW_SETTINGS --cases {input.cases}"
+        " --prepared {input.prepared} --segmented {input.segmented} --volumes {input.volumes}"
+        " --masks {input.masks} --out {output.images} --outcomes {output.outcomes}"
+        " --threads {threads} > {log} 2>&1"
 
 
 rule train_plan:
     input:
-        rules.train_data.output,
+        cases="<results>/cohort/cases.tsv",
+        outcomes=shards("<results>/shards/{shard}/train/outcomes.parquet"),
     output:
-        "<train>/preprocessed/Dataset001_PhantomCT/splits_final.json",
+        "<trainwork>/split.json",
+        "<trainwork>/model/plans.json",
     log:
-        "<train>/plan.log",
+        "<logs>/train_plan.log",
+    benchmark:
+        "<benchmarks>/train_plan.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:
-        work=subpath(output[0], ancestor=3),
+        version=__version__,
+        settings=settings_hash("segmentations"),
+        training=training_hash(
+            *["segmentation", "inputs", "configuration", "folds", "held_out", "seed"],
+            *["spacing", "patch", "features", "batch", "batch_dice"],
+        ),
+        work=subpath(output[0], parent=True),
     shell:
-        "jipflow train plan --work {params.work} > {log} 2>&1"
+        "jipflow train plan --settings $JIPFLOW_SETTINGS --work {params.work}"
+        " --cases {input.cases} --outcomes {input.outcomes} --threads {threads} > {log} 2>&1"
 
 
-# A run that was cut off goes on from checkpoint_latest.pth, which is no output and so is kept.
+# A job that was cut off goes on from checkpoint_latest.pth, which is no output and so is kept.
 rule train_fit:
     input:
-        rules.train_plan.output,
+        "<trainwork>/split.json",
     output:
-        "<train>/<fold>/checkpoint_final.pth",
+        "<trainwork>/model/fold_{fold}/checkpoint_final.pth",
+        "<trainwork>/progress_{fold}.json",
     log:
-        "<train>/fit.log",
+        "<logs>/train_fit/{fold}.log",
+    benchmark:
+        "<benchmarks>/train_fit/{fold}.tsv"
     conda:
         "../envs/jipflow.yaml"
+    resources:
+        gpu=int(SITE_SETTINGS.site["processing"]["device"] == "cuda"),
     params:
-        work=subpath(output[0], ancestor=5),
+        version=__version__,
+        training=training_hash(*TRAINING.keys() - TRAINING_WORDS),
+        work=subpath(input[0], parent=True),
     shell:
-        "jipflow train fit --work {params.work} > {log} 2>&1"
-
-
-rule train_export:
-    input:
-        rules.train_fit.output,
-    output:
-        "<model>/dataset.json",
-        "<model>/plans.json",
-        "<model>/fold_0/checkpoint_final.pth",
-        "<model>/training_log.txt",
-        "<model>/provenance.json",
-    log:
-        "<train>/export.log",
-    conda:
-        "../envs/jipflow.yaml"
-    params:
-        work=subpath(input[0], ancestor=5),
-        model=subpath(output[0], parent=True),
-    shell:
-        "jipflow train export --work {params.work} --model {params.model} > {log} 2>&1"
+        "jipflow train fit --settings $JIPFLOW_SETTINGS --work {params.work}"
+        " --fold {wildcards.fold} --threads {threads} > {log} 2>&1"
 
 
 rule train_evaluate:
     input:
-        rules.train_export.output,
+        "<trainwork>/split.json",
+        lambda wildcards: expand(
+            "<trainwork>/model/fold_{fold}/checkpoint_final.pth",
+            fold=FOLDS if wildcards.part == "held_out" else wildcards.part,
+        ),
     output:
-        "<model>/evaluation.json",
+        "<train>/evaluation/{part}.parquet",
     log:
-        "<train>/evaluate.log",
+        "<logs>/train_evaluate/{part}.log",
+    benchmark:
+        "<benchmarks>/train_evaluate/{part}.tsv"
+    conda:
+        "../envs/jipflow.yaml"
+    resources:
+        gpu=int(SITE_SETTINGS.site["processing"]["device"] == "cuda"),
+    params:
+        version=__version__,
+        work=subpath(input[0], parent=True),
+    shell:
+        "jipflow train evaluate --settings $JIPFLOW_SETTINGS --work {params.work}"
+        " --part {wildcards.part} --out {output} --threads {threads} > {log} 2>&1"
+
+
+rule train_report:
+    input:
+        split="<trainwork>/split.json",
+        outcomes=shards("<results>/shards/{shard}/train/outcomes.parquet"),
+        progress=expand("<trainwork>/progress_{fold}.json", fold=FOLDS),
+        evaluations=expand("<train>/evaluation/{part}.parquet", part=PARTS),
+    output:
+        summary="<train>/summary.json",
+        evaluation="<train>/evaluation.parquet",
+        page="<train>/index.html",
+    log:
+        "<logs>/train_report.log",
     conda:
         "../envs/jipflow.yaml"
     params:
-        model=subpath(output[0], parent=True),
+        version=__version__,
+        settings=settings_hash("protocol", "training", "site.site"),
+        work=subpath(input.split, parent=True),
+        folder=subpath(output.page, parent=True),
     shell:
-        "jipflow train evaluate --model {params.model} > {log} 2>&1"
+        "jipflow train report --settings $JIPFLOW_SETTINGS --work {params.work}"
+        " --outcomes {input.outcomes} --evaluations {input.evaluations} --out {params.folder}"
+        " > {log} 2>&1"
 
 
 rule train_register:
     input:
-        rules.train_export.output,
-        rules.train_evaluate.output,
+        split="<trainwork>/split.json",
+        summary="<train>/summary.json",
+        checkpoints=expand(
+            "<trainwork>/model/fold_{fold}/checkpoint_final.pth", fold=FOLDS
+        ),
     output:
         update("config/models.yaml"),
     log:
-        "<train>/register.log",
+        "<logs>/train_register.log",
     conda:
         "../envs/jipflow.yaml"
     params:
-        model=subpath(input[0], parent=True),
+        version=__version__,
+        settings=settings_hash("protocol", "training", "segmentations"),
+        work=subpath(input.split, parent=True),
+        model=f"models/{TRAINING['model']}",
     shell:
-        "jipflow train register --model {params.model} --registry {output} > {log} 2>&1"
+        "jipflow train register --settings $JIPFLOW_SETTINGS --work {params.work}"
+        " --summary {input.summary} --model {params.model} --registry {output} > {log} 2>&1"

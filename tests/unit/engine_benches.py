@@ -19,7 +19,7 @@ from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment.training import as_volume
+from phantom_volumes import as_volume
 from series_factory import series_of, write
 
 UPRIGHT, CORONAL, BROKEN = "upright", "coronal", "broken"
@@ -92,7 +92,10 @@ def nnunet(folder: Path) -> Bench:
         "engine": "nnunet",
         "model": "phantom-ct",
         "role": "CT",
+        "inputs": [],
+        "folds": [],
         "mirroring": False,
+        "tile_step_size": 0.5,
         "segments": [
             {"name": f"my-{organ}", "label": organ, "term": organ, "required": False}
             for organ in ("spleen", "liver", "kidney")

@@ -1,15 +1,132 @@
-"""No model is opened that is not, file by file, the pinned one."""
+"""No model is opened that is not, file by file, the pinned one, wherever its files come from."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+import os
 import shutil
+import stat
+import threading
+import warnings
+import zipfile
+from contextlib import contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import yaml
 
+from jipflow import cli, config
 from jipflow.cases import StageError
-from jipflow.config import MODELS, ROOT, read_yaml
-from jipflow.segment.models import registered_model, verify
+from jipflow.config import MODELS, ROOT, ConfigError, read_models, read_yaml
+from jipflow.segment import store
+from jipflow.segment.models import register, registered_model, verify
+
+ABOUT = {
+    "name": "Two files",
+    "version": "1.0.0",
+    "engine": "nnunet",
+    "licence": "Apache-2.0",
+    "intended_use": "Tests.",
+    "training_data": "None.",
+    "roles": ["CT"],
+    "labels": [{"name": "organ", "value": 1, "term": "liver"}],
+}
+FILES = {
+    "dataset.json": b'{"labels": {"background": 0, "organ": 1}}',
+    "fold_0/checkpoint_final.pth": bytes(range(256)) * 12000,
+}
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def put(folder, files):
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def content(folder):
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A repository of its own, whose registry has the model ``two`` and whose folder has it."""
+    (tmp_path / "config").mkdir()
+    registry = tmp_path / "config" / "models.yaml"
+    monkeypatch.setattr(config, "MODELS", registry)
+    put(tmp_path / "models" / "two", FILES)
+    register("two", ABOUT, tmp_path / "models" / "two")
+    return tmp_path
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves ``server.files``; keeps ``server.asked``; cuts off what ``server.cut`` names."""
+
+    def do_GET(self):
+        server = self.server
+        start = int((self.headers["Range"] or "bytes=0-")[6:-1])
+        server.asked.append((self.path, start))
+        whole = server.files.get(self.path)
+        if whole is None:
+            self.send_error(404)
+            return
+        if start >= len(whole):
+            self.send_error(416)
+            return
+        part = whole[start:] if server.ranges else whole
+        self.send_response(206 if start and server.ranges else 200)
+        self.send_header("Content-Length", str(server.length or len(part)))
+        self.end_headers()
+        self.wfile.write(part[: server.cut])
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving(files, cut=None, ranges=True, length=None):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.files = {f"/{name}": content for name, content in files.items()}
+    server.asked, server.cut, server.ranges, server.length = [], cut, ranges, length
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server, f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def with_sources(*sources):
+    """The model ``two`` without its files, to be fetched from these sources."""
+    model = registered_model("two")
+    shutil.rmtree(model.folder)
+    return replace(model, entry={**model.entry, "sources": list(sources)})
+
+
+def from_files(address):
+    return [{"url": f"{address}/{name}", "file": name} for name in FILES]
+
+
+def zipped(members):
+    """A zip archive; a member's name may be a `zipfile.ZipInfo`."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+def from_archive(address, archive, **more):
+    return {"url": f"{address}/all.zip", "archive_sha256": sha256(archive), **more}
 
 
 @pytest.fixture
@@ -20,7 +137,7 @@ def copy(tmp_path):
 
 
 def test_the_shipped_models_are_the_pinned_ones_and_small():
-    for name in read_yaml(MODELS)["models"]:
+    for name in read_models():
         model = registered_model(name)
         verify(model)
         assert sum((model.folder / f).stat().st_size for f in model.files) < 25e6
@@ -47,3 +164,294 @@ def test_a_changed_missing_or_extra_file_is_refused(copy):
 def test_an_unknown_model_is_named():
     with pytest.raises(StageError, match="no model 'nowhere'"):
         registered_model("nowhere")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("path", "../elsewhere", "does not match"),
+        ("path", "/etc", "does not match"),
+        ("files", {"../climbs": "0" * 64}, "does not match"),
+        ("files", {"a/../../climbs": "0" * 64}, "does not match"),
+        ("files", {"plans.json": "short"}, "does not match"),
+        ("files", {}, "non-empty"),
+        ("engine", "magic", "must be one of"),
+        ("licence", None, "licence"),
+        ("colour", "red", "unknown key 'colour'"),
+    ],
+)
+def test_a_registry_with_a_wrong_key_is_refused(tmp_path, monkeypatch, key, value, said):
+    content = read_yaml(MODELS)
+    content["models"]["phantom-ct"][key] = value
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
+    with pytest.raises(ConfigError, match=said):
+        registered_model("phantom-ct")
+
+
+def test_register_pins_what_stands_in_the_folder_with_codes(site):
+    model = registered_model("two")
+    assert model.files == {name: sha256(data) for name, data in FILES.items()}
+    assert model.folder == site / "models" / "two"
+    (label,) = model.entry["labels"]
+    assert label["type"] == {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
+    verify(model)
+
+
+def test_register_refuses_what_does_not_fit(site, tmp_path_factory):
+    place = site / "models" / "two"
+    before = config.MODELS.read_bytes()
+    labels = [*ABOUT["labels"], {"name": "tumour", "value": 2, "term": "lesion"}]
+    with pytest.raises(StageError, match=r"labels are organ, tumour, but those of dataset\.json"):
+        register("two", {**ABOUT, "labels": labels}, place)
+    labels = [{"name": "organ", "value": 1, "term": "nowhere"}]
+    with pytest.raises(ConfigError, match="no term 'nowhere'"):
+        register("two", {**ABOUT, "labels": labels}, place)
+    with pytest.raises(ConfigError, match="'licence' is missing"):
+        register("two", {k: v for k, v in ABOUT.items() if k != "licence"}, place)
+    with pytest.raises(StageError, match="either which file"):
+        register("two", {**ABOUT, "sources": [{"url": "https://a.test/x"}]}, place)
+    with pytest.raises(StageError, match=r"the image 'x\.sif' is not in"):
+        register("two", {**ABOUT, "engine": "container", "image": "x.sif"}, place)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    put(elsewhere, FILES)
+    with pytest.raises(StageError, match="is not below"):
+        register("two", ABOUT, elsewhere)
+    (place / "link.json").symlink_to(elsewhere / "dataset.json")
+    with pytest.raises(StageError, match=r"link\.json is a link"):
+        register("two", ABOUT, place)
+    assert config.MODELS.read_bytes() == before
+
+
+def test_files_are_fetched_one_by_one_and_those_that_are_right_are_kept(site):
+    with serving(FILES) as (server, address):
+        model = with_sources(*from_files(address))
+        assert store.fetch(model) == list(FILES)
+        assert content(model.folder) == FILES
+        verify(model)
+        (model.folder / "dataset.json").write_bytes(b"changed")
+        del server.asked[:]
+        assert store.fetch(model) == ["dataset.json"]
+        assert server.asked == [("/dataset.json", 0)]
+        assert store.fetch(model) == []
+    verify(model)
+    assert os.listdir(site / "models") == ["two"]
+
+
+def test_another_file_than_the_pinned_one_is_thrown_away(site):
+    with serving({**FILES, "dataset.json": b"{}"}) as (_, address):
+        model = with_sources(*from_files(address))
+        with pytest.raises(StageError, match="another file than the pinned one"):
+            store.fetch(model)
+    assert not model.folder.exists()
+    assert not [p for p in (site / "models").rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_truncated_download_is_no_file_and_goes_on(site, ranges):
+    with serving(FILES, cut=2_000_000) as (_, address):
+        model = with_sources(*from_files(address))
+        with pytest.raises(StageError, match="was cut off"):
+            store.fetch(model)
+    assert content(model.folder) == {"dataset.json": FILES["dataset.json"]}
+    with serving(FILES, ranges=ranges) as (server, address):
+        model = replace(model, entry={**model.entry, "sources": from_files(address)})
+        store.fetch(model)
+    assert server.asked == [("/fold_0/checkpoint_final.pth", 1024**2)]
+    assert content(model.folder) == FILES
+
+
+def test_a_killed_fetch_goes_on(site):
+    """What a kill may leave: all bytes but no rename, or bytes of another file."""
+    model = with_sources()
+    staging = site / "models" / ".partial-two"
+    staging.mkdir()
+    checkpoint = FILES["fold_0/checkpoint_final.pth"]
+    (staging / sha256(checkpoint)).write_bytes(checkpoint)
+    with serving(FILES) as (_, address):
+        model = replace(model, entry={**model.entry, "sources": from_files(address)})
+        store.fetch(model)
+        assert content(model.folder) == FILES
+        shutil.rmtree(model.folder)
+        staging.mkdir()
+        (staging / sha256(checkpoint)).write_bytes(b"rubbish")
+        with pytest.raises(StageError, match="another file"):
+            store.fetch(model)
+        store.fetch(model)
+    assert content(model.folder) == FILES
+
+
+def test_a_server_that_fails_or_gives_too_much_is_named(site, monkeypatch):
+    with serving({}) as (_, address):
+        model = with_sources(*from_files(address))
+        with pytest.raises(StageError, match=r"dataset\.json: the server answers 404"):
+            store.fetch(model)
+    with pytest.raises(StageError, match="was cut off"):
+        store.fetch(model)
+    monkeypatch.setattr(store, "MOST_BYTES", 100)
+    with serving(FILES) as (_, address):
+        model = replace(model, entry={**model.entry, "sources": from_files(address)})
+        with pytest.raises(StageError, match="larger than 100 bytes"):
+            store.fetch(model)
+    assert content(model.folder) == {"dataset.json": FILES["dataset.json"]}
+
+
+def test_no_source_is_said_with_the_mend(site):
+    with pytest.raises(StageError, match=r"no source .* gives dataset\.json.*--from BUNDLE"):
+        store.fetch(with_sources())
+
+
+def test_an_archive_is_unpacked_and_what_is_not_pinned_stays_in_it(site):
+    archive = zipped([*((f"top/{n}", d) for n, d in FILES.items()), ("top/readme", b"hello")])
+    wanted = {name: sha256(data) for name, data in FILES.items()}
+    model = with_sources()
+    with serving({"all.zip": archive}) as (_, address):
+        source = from_archive(address, archive, folder="sub")
+        files = {f"sub/top/{name}": digest for name, digest in wanted.items()}
+        model = replace(model, files=files, entry={**model.entry, "sources": [source]})
+        store.fetch(model)
+    assert content(model.folder / "sub" / "top") == FILES
+    assert os.listdir(site / "models") == ["two"]
+
+
+def link(name):
+    member = zipfile.ZipInfo(name)
+    member.create_system = 3
+    member.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return member
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        (("../climbs", b""), "does not lie below"),
+        (("/absolute", b""), "does not lie below"),
+        (("a/../../climbs", b""), "does not lie below"),
+        (("c:/windows", b""), "does not lie below"),
+        ((link("fold_1"), b"/etc"), "is no regular file"),
+        (("dataset.json", b"{}"), "is there twice"),
+    ],
+)
+def test_an_archive_with_an_unsafe_member_is_refused_whole(site, extra, said):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Duplicate name")
+        archive = zipped([*FILES.items(), extra])
+    model = with_sources()
+    with serving({"all.zip": archive}) as (_, address):
+        sources = [from_archive(address, archive)]
+        model = replace(model, entry={**model.entry, "sources": sources})
+        with pytest.raises(StageError, match=said):
+            store.fetch(model)
+    assert not model.folder.exists()
+    assert not (site / "climbs").exists()
+
+
+def test_an_archive_of_other_files_is_refused(site):
+    archive = zipped([("dataset.json", b"{}"), *list(FILES.items())[1:]])
+    model = with_sources()
+    with serving({"all.zip": archive}) as (_, address):
+        sources = [from_archive(address, archive)]
+        model = replace(model, entry={**model.entry, "sources": sources})
+        with pytest.raises(StageError, match=r"dataset\.json is not the pinned file"):
+            store.fetch(model)
+        sources = [{**sources[0], "archive_sha256": "0" * 64}]
+        with pytest.raises(StageError, match="another file than the pinned one"):
+            store.fetch(replace(model, entry={**model.entry, "sources": sources}))
+
+
+def test_a_bundle_is_the_same_bytes_twice_and_fills_another_site(site, capsys):
+    model = registered_model("two")
+    first, second = site / "first.zip", site / "second.zip"
+    assert cli.main(["models", "bundle", str(first), "two"]) == 0
+    for path in model.folder.rglob("*"):
+        os.utime(path, (0, 0))
+    assert cli.main(["models", "bundle", str(second)]) == 0
+    assert first.read_bytes() == second.read_bytes()
+    assert capsys.readouterr().out.split()[0] == sha256(first.read_bytes())
+
+    shutil.rmtree(model.folder)
+    assert cli.main(["models", "verify"]) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count("two: ") == 2
+    assert "is missing; fetch the model again: jipflow models fetch two" in printed.out
+    assert cli.main(["models", "fetch", "--all", "--from", str(first)]) == 0
+    assert "two: 2 files fetched" in capsys.readouterr().out
+    assert cli.main(["models", "verify", "two"]) == 0
+    assert capsys.readouterr().out == "two: ok\n"
+    assert content(model.folder) == FILES
+
+
+def test_a_tampered_bundle_is_refused(site):
+    model = registered_model("two")
+    bundle = site / "bundle.zip"
+    store.write_bundle(bundle, [model])
+    with zipfile.ZipFile(bundle) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    shutil.rmtree(model.folder)
+
+    def tampered(**changed):
+        kept = {**members, **changed}
+        bundle.write_bytes(zipped([(n, d) for n, d in kept.items() if d is not None]))
+        store.fetch_from_bundle(bundle)
+
+    with pytest.raises(StageError, match=r"two/dataset\.json is not the pinned file"):
+        tampered(**{"two/dataset.json": b"{}"})
+    with pytest.raises(StageError, match=r"has no member 'two/dataset\.json'"):
+        tampered(**{"two/dataset.json": None})
+    pinned, other = (sha256(data).encode() for data in (FILES["dataset.json"], b"{}"))
+    manifest = members["manifest.json"].replace(pinned, other)
+    with pytest.raises(StageError, match="its files of 'two' are not those"):
+        tampered(**{"manifest.json": manifest, "two/dataset.json": b"{}"})
+    with pytest.raises(StageError, match="not JSON"):
+        tampered(**{"manifest.json": b"{"})
+    with pytest.raises(StageError, match="not of the format"):
+        tampered(**{"manifest.json": b"{}"})
+    with pytest.raises(StageError, match="does not lie below"):
+        tampered(**{"../climbs": b""})
+    with pytest.raises(StageError, match="no bundle of models"):
+        tampered(**{"manifest.json": None})
+    bundle.write_bytes(b"PK no archive")
+    with pytest.raises(StageError, match="not a readable zip"):
+        store.fetch_from_bundle(bundle)
+    assert not [p for p in (site / "models").rglob("*") if p.is_file()]
+
+
+def test_a_bundle_is_made_of_right_files_only_and_of_known_models(site):
+    model = registered_model("two")
+    bundle = site / "bundle.zip"
+    store.write_bundle(bundle, [model])
+    with pytest.raises(StageError, match="has no model 'three'"):
+        store.fetch_from_bundle(bundle, ["three"])
+    config.MODELS.write_text("models: {}\n")
+    with pytest.raises(StageError, match="has the model 'two', which"):
+        store.fetch_from_bundle(bundle)
+    (model.folder / "dataset.json").write_bytes(b"{}")
+    with pytest.raises(StageError, match="is not the file"):
+        store.write_bundle(site / "other.zip", [model])
+    assert not (site / "other.zip").exists()
+
+
+def test_a_site_adds_a_model_by_command(site, tmp_path, capsys):
+    put(tmp_path / "reviewed", FILES)
+    about = tmp_path / "about.yaml"
+    about.write_text(yaml.safe_dump(ABOUT))
+    line = ["models", "add", "three", "--folder", str(tmp_path / "reviewed"), "--about", str(about)]
+    assert cli.main(line) == 0
+    assert capsys.readouterr().out == "three: 2 files pinned in models/three\n"
+    assert content(site / "models" / "three") == FILES
+    verify(registered_model("three"))
+    verify(registered_model("two"))
+    assert cli.main(line) == 1
+    assert "has a model 'three'" in capsys.readouterr().err
+    put(tmp_path / "reviewed", {"notes.txt": b"second look"})
+    assert cli.main([*line, "--replace"]) == 0
+    assert "notes.txt" in registered_model("three").files
+    assert cli.main(["models", "add", "../four", *line[3:]]) == 1
+    assert cli.main([*line[:3], "--folder", str(tmp_path / "nowhere"), *line[5:], "--replace"]) == 1
+
+
+def test_fetch_needs_names_or_all(site, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["models", "fetch"])
+    assert cli.main(["models", "fetch", "two"]) == 0
+    assert "two: 0 files fetched" in capsys.readouterr().out

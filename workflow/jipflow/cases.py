@@ -101,6 +101,10 @@ class Reason(Coded):
     NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
     AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
     CONTOUR_GEOMETRY = ("contour_geometry", "A contour cannot be placed on the image's grid")
+    IMAGES_APART = (
+        "images_apart",
+        "The image of a role lies wholly outside the one that is segmented",
+    )
     OUT_OF_MEMORY = (
         "out_of_memory",
         "The case does not fit into the memory of the GPU or of the machine",
@@ -118,7 +122,7 @@ class Reason(Coded):
     )
     OVERLAPPING_SEGMENTS = (
         "overlapping_segments",
-        "Segments overlap, which a labelmap DICOM-SEG cannot hold",
+        "Segments overlap, which a label map cannot hold",
     )
     PUBLISH_REJECTED = ("publish_rejected", "The PACS refused the object")
     CHANGED_OUTPUT = (
@@ -216,7 +220,7 @@ class Outcome:
     Attributes:
         case_id: pseudonym of the case.
         stage: ``cohort``, ``retrieve``, ``prepare``, ``segment``, ``annotate``, ``encode``,
-            ``measure``, ``document``, ``publish`` or ``overlay``.
+            ``measure``, ``document``, ``publish``, ``overlay`` or ``train``.
         item: the role at ``retrieve`` and ``prepare``, the segmentation's id later, empty at
             ``cohort``.
         status: ok, waiting (for a person), failed or excluded.

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--seed", type=int, default=1)
     phantom.add_argument("--no-defects", action="store_true")
     phantom.add_argument("--no-pet", action="store_true")
+    phantom.add_argument("--organs", action="store_true", help="contours of the organs on the CT")
 
     config = commands.add_parser("config", help="the effective settings").add_subparsers(
         metavar="ACTION", required=True
@@ -147,6 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_keys(commands)
     _add_hub(commands)
     _add_train(commands)
+    _add_models(commands)
     return parser
 
 
@@ -225,25 +227,59 @@ def _add_hub(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    train = commands.add_parser("train", help="train the demo model").add_subparsers(
+    train = commands.add_parser("train", help="train a model on the cohort").add_subparsers(
         metavar="STEP", required=True
     )
-    for step, text in (
-        ("data", "write the training set"),
-        ("plan", "plan and preprocess"),
-        ("fit", "train, or go on training"),
-    ):
-        _paths(_command(train, step, _train, text), "work")
-        train.choices[step].set_defaults(step=step)
-    export = _command(train, "export", _train, "export the trained model")
-    export.set_defaults(step="export")
-    _paths(export, "work", "model")
-    evaluate = _command(train, "evaluate", _train, "measure Dice on unseen patients")
-    evaluate.set_defaults(step="evaluate")
-    _paths(evaluate, "model")
-    register = _command(train, "register", _train, "pin the model's files in the registry")
-    register.set_defaults(step="register")
-    _paths(register, "model", "registry")
+    data = _command(train, "data", _train_data, "write the images and label maps of a shard")
+    _settings(data)
+    _paths(data, "cases", "prepared", "segmented", "volumes", "masks", "out", "outcomes")
+    _threads(data)
+    plan = _command(train, "plan", _train_plan, "split, plan and preprocess")
+    _settings(plan)
+    _paths(plan, "work", "cases")
+    plan.add_argument("--outcomes", type=Path, nargs="+", required=True)
+    _threads(plan)
+    fit = _command(train, "fit", _train_fit, "train the model of a fold, or go on training")
+    _settings(fit)
+    _paths(fit, "work")
+    fit.add_argument("--fold", required=True, help="its number, or all")
+    _threads(fit)
+    evaluate = _command(train, "evaluate", _train_evaluate, "predict cases that were not seen")
+    _settings(evaluate)
+    _paths(evaluate, "work", "out")
+    evaluate.add_argument("--part", required=True, help="number of a fold, or held_out")
+    _threads(evaluate)
+    report = _command(train, "report", _train_report, "join the evaluations and draw the curves")
+    _settings(report)
+    _paths(report, "work", "out")
+    report.add_argument("--outcomes", type=Path, nargs="+", required=True)
+    report.add_argument("--evaluations", type=Path, nargs="+", required=True)
+    register = _command(train, "register", _train_register, "copy the model and pin its files")
+    _settings(register)
+    _paths(register, "work", "summary", "model", "registry")
+
+
+def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    models = commands.add_parser("models", help="the models of config/models.yaml").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    fetch = _command(models, "fetch", _models_fetch, "fetch files that are missing or wrong")
+    which = fetch.add_mutually_exclusive_group(required=True)
+    which.add_argument("name", nargs="*", default=[], help="names of models")
+    which.add_argument("--all", action="store_true", help="every model, or all of the bundle")
+    fetch.add_argument("--from", dest="bundle", type=Path, help="a bundle, instead of the network")
+    verify = _command(models, "verify", _models_verify, "compare files with their pinned hashes")
+    verify.add_argument("name", nargs="*", help="names of models; default: all")
+    bundle = _command(models, "bundle", _models_bundle, "pack models for a site without network")
+    bundle.add_argument("out", type=Path, help="the zip archive that is written")
+    bundle.add_argument("name", nargs="*", help="names of models; default: all")
+    add = _command(models, "add", _models_add, "pin the files of a folder as a new model")
+    add.add_argument("name", help="the model's name in protocols")
+    add.add_argument("--folder", type=Path, required=True, help="its files")
+    add.add_argument(
+        "--about", type=Path, required=True, help="YAML file: licence, intended use, labels, ..."
+    )
+    add.add_argument("--replace", action="store_true", help="replace an entry of that name")
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -262,6 +298,7 @@ def _phantom(arguments: argparse.Namespace) -> None:
         arguments.seed,
         defects=not arguments.no_defects,
         pet=not arguments.no_pet,
+        organs=arguments.organs,
     )
 
 
@@ -577,22 +614,117 @@ def _hub_report(arguments: argparse.Namespace) -> None:
     )
 
 
-def _train(arguments: argparse.Namespace) -> None:
-    from jipflow.segment import training
+def _train_data(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.segment.training.data import run
 
-    recipe = training.Recipe()
-    if arguments.step == "data":
-        training.write_data(arguments.work, recipe)
-    elif arguments.step == "plan":
-        training.plan(arguments.work, recipe)
-    elif arguments.step == "fit":
-        training.fit(arguments.work, recipe)
-    elif arguments.step == "export":
-        training.export(arguments.work, recipe, arguments.model)
-    elif arguments.step == "evaluate":
-        training.evaluate(recipe, arguments.model)
+    outcomes = run(
+        read_cases(arguments.cases),
+        passed(read_outcomes(arguments.prepared)),
+        passed(read_outcomes(arguments.segmented)),
+        read_settings(arguments.settings),
+        arguments.volumes,
+        arguments.masks,
+        arguments.out,
+        arguments.threads,
+    )
+    _finish(arguments.outcomes, outcomes)
+
+
+def _train_plan(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.segment.training.plan import plan
+
+    outcomes = [outcome for path in arguments.outcomes for outcome in read_outcomes(path)]
+    settings = read_settings(arguments.settings)
+    plan(arguments.work, arguments.cases, outcomes, settings, arguments.threads)
+
+
+def _train_fit(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.segment.training.fit import fit
+
+    settings = read_settings(arguments.settings)
+    device = settings.site["processing"]["device"]
+    fit(arguments.work, arguments.fold, settings.protocol["training"], device, arguments.threads)
+
+
+def _train_evaluate(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.segment.training.evaluate import evaluate
+
+    settings = read_settings(arguments.settings)
+    device = settings.site["processing"]["device"]
+    evaluate(arguments.work, arguments.part, settings, device, arguments.threads, arguments.out)
+
+
+def _train_report(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import read_outcomes
+    from jipflow.config import read_settings
+    from jipflow.report.training import write_training_report
+    from jipflow.segment.training.evaluate import summarise
+
+    settings = read_settings(arguments.settings)
+    summarise(
+        arguments.work,
+        [outcome for path in arguments.outcomes for outcome in read_outcomes(path)],
+        arguments.evaluations,
+        settings,
+        arguments.out / "summary.json",
+        arguments.out / "evaluation.parquet",
+    )
+    write_training_report(arguments.out, arguments.work, settings)
+
+
+def _train_register(arguments: argparse.Namespace) -> None:
+    from jipflow.config import read_settings
+    from jipflow.segment.training.export import export
+
+    settings = read_settings(arguments.settings)
+    export(arguments.work, settings, arguments.summary, arguments.model, arguments.registry)
+
+
+def _models_fetch(arguments: argparse.Namespace) -> None:
+    from jipflow.segment.store import fetch, fetch_from_bundle, known_models
+
+    if arguments.bundle is not None:
+        taken = fetch_from_bundle(arguments.bundle, arguments.name)
     else:
-        training.register(arguments.model, arguments.registry)
+        taken = {model.name: fetch(model) for model in known_models(arguments.name)}
+    for name, files in taken.items():
+        print(f"{name}: {len(files)} files fetched, the others were there")
+
+
+def _models_verify(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import StageError
+    from jipflow.segment.models import problems
+    from jipflow.segment.store import known_models
+
+    wrong = []
+    for model in known_models(arguments.name):
+        found = list(problems(model))
+        print("\n".join(f"{model.name}: {line}" for line in found or ["ok"]))
+        if found:
+            wrong.append(model.name)
+    if wrong:
+        raise StageError(f"these models are not the pinned ones: {', '.join(wrong)}.")
+
+
+def _models_bundle(arguments: argparse.Namespace) -> None:
+    from jipflow.files import sha256_file
+    from jipflow.segment.store import known_models, write_bundle
+
+    write_bundle(arguments.out, known_models(arguments.name))
+    print(f"{sha256_file(arguments.out)}  {arguments.out}")
+
+
+def _models_add(arguments: argparse.Namespace) -> None:
+    from jipflow.segment.store import add
+
+    entry = add(arguments.name, arguments.folder, arguments.about, replace=arguments.replace)
+    print(f"{arguments.name}: {len(entry['files'])} files pinned in {entry['path']}")
 
 
 if __name__ == "__main__":

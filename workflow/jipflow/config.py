@@ -163,6 +163,16 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not YAML: {error}") from None
 
 
+def read_models() -> dict[str, Any]:
+    """Read the registry of models, with every default filled in.
+
+    Raises:
+        ConfigError: it is missing or not valid.
+    """
+    models: dict[str, Any] = validate(read_yaml(MODELS), "models", str(MODELS))["models"]
+    return models
+
+
 def validate(content: Any, schema: str, source: str) -> dict[str, Any]:
     """Check content against a schema and return a copy with every default filled in.
 
@@ -317,7 +327,21 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: there is no model {segmentation['model']!r} in {MODELS.name}; "
                     f"it has: {', '.join(models)}."
                 )
-            labels = [label["name"] for label in models[segmentation["model"]]["labels"]]
+            entry = models[segmentation["model"]]
+            inputs = segmentation["inputs"] or [segmentation["role"]]
+            if len(inputs) != len(entry["roles"]):
+                raise ConfigError(
+                    f"{where}: model {segmentation['model']!r} takes {len(entry['roles'])} images "
+                    f"({', '.join(entry['roles'])}) and not {len(inputs)}; name a role for each in "
+                    "inputs, in this order."
+                )
+            for fold in segmentation["folds"]:
+                if not any(path.startswith(f"fold_{fold}/") for path in entry["files"]):
+                    raise ConfigError(
+                        f"{where}: model {segmentation['model']!r} has no fold {fold} in "
+                        f"{MODELS.name}; name one that it has, or none for all."
+                    )
+            labels = [label["name"] for label in entry["labels"]]
             for segment in segmentation["segments"]:
                 if segment["label"] not in labels:
                     raise ConfigError(
@@ -340,6 +364,7 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                 ) from None
         if segmentation["engine"] == "annotated":
             _check_annotated(segmentation, segmentations, where)
+    _check_training(protocol, source)
     try:
         in_order(segmentations)
     except CycleError as error:
@@ -422,6 +447,47 @@ def automatic(segmentations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def returned_as(segment: Mapping[str, Any]) -> str:
     """Return the regular expression of the labels by which a segment comes back from a person."""
     return str(segment.get("match") or re.escape(segment["name"]))
+
+
+def _check_training(protocol: dict[str, Any], source: str) -> None:
+    training = protocol.get("training")
+    if training is None:
+        return
+    segmentations = {spec["id"]: spec for spec in protocol["segmentations"]}
+    if training["segmentation"] not in segmentations:
+        raise ConfigError(
+            f"{source}: training: there is no segmentation {training['segmentation']!r}; there "
+            f"are: {', '.join(segmentations)}."
+        )
+    roles = protocol["cohort"]["case"]["roles"]
+    for role in training["inputs"]:
+        if role not in roles:
+            raise ConfigError(
+                f"{source}: training: inputs: role {role!r} is not among the roles of the cohort: "
+                f"{', '.join(roles)}."
+            )
+    if training["folds"] == 1 and not training["held_out"]:
+        raise ConfigError(
+            f"{source}: training: with one fold no case is left to evaluate the model on; give "
+            "held_out a share, or folds at least 2."
+        )
+
+
+def training_roles(protocol: Mapping[str, Any]) -> list[str]:
+    """Return the roles whose volumes are the channels of a training, in their order."""
+    training = protocol["training"]
+    (spec,) = (s for s in protocol["segmentations"] if s["id"] == training["segmentation"])
+    return list(training["inputs"]) or [spec["role"]]
+
+
+TRAINING_WORDS = frozenset({"model", "licence", "intended_use", "training_data"})
+"""Keys of a training that describe the model and change no number."""
+
+
+def training_folds(training: Mapping[str, Any]) -> list[str]:
+    """Return nnU-Net's names of the folds of a training: ``0`` and on, or ``all`` for one model."""
+    count = training["folds"]
+    return [str(number) for number in range(count)] if count > 1 else ["all"]
 
 
 def input_roles(spec: Mapping[str, Any]) -> list[str]:

@@ -210,12 +210,12 @@ def _sections(schema: Schema) -> Iterator[str]:
         if "properties" in value and "description" in value:
             yield value["description"]
         yield _key_table(keys(whole))
-        items = value.get("items", {})
-        for choice in items.get("allOf", []):
+        chosen, path = (value["items"], f"{name}[]") if "items" in value else (value, name)
+        for choice in chosen.get("allOf", []):
             ((key, selected),) = choice["if"]["properties"].items()
-            required = [*items["required"], *choice["then"].get("required", [])]
+            required = [*chosen["required"], *choice["then"].get("required", [])]
             yield f"### {name} with {key} `{selected['const']}`"
-            yield _key_table(keys({**choice["then"], "required": required}, f"{name}[]"))
+            yield _key_table(keys({**choice["then"], "required": required}, path))
 
 
 def _key_table(rows: Iterable[Key]) -> str:

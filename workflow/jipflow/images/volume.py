@@ -37,6 +37,17 @@ class Grid:
         """Volume of a voxel in cubic millimetres."""
         return float(abs(np.linalg.det(self.affine[:3, :3])))
 
+    @property
+    def itk(self) -> tuple[list[int], list[float], list[float], list[float]]:
+        """Size, origin, spacing and direction as SimpleITK has them, whose axes are x, y, z."""
+        direction = self.affine[:3, :3] / np.asarray(self.spacing)
+        return (
+            list(self.shape[::-1]),
+            [float(v) for v in self.affine[:3, 3]],
+            list(self.spacing[::-1]),
+            [float(v) for v in direction[:, ::-1].ravel()],
+        )
+
     def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
         """Tell whether both grids have one shape and corners no farther apart than `tolerance`.
 
@@ -63,12 +74,16 @@ class Volume:
     array: NDArray[np.generic]
     grid: Grid
 
-    def canonical(self) -> Volume:
-        """Return the same voxels with axes that run towards superior, posterior and left.
+    def canonical(self, axes: str = "LPS") -> Volume:
+        """Return the same voxels with axes in a known order and direction.
 
         Axes are only swapped and flipped, so no value changes. The inverse is `with_axes_of`.
+
+        Args:
+            axes: where x, y and z run: ``L`` or ``R``, ``A`` or ``P``, ``S`` or ``I``.
         """
-        return _reoriented(self, _CANONICAL)
+        ways = [1.0 if way in "LPS" else -1.0 for way in axes]
+        return _reoriented(self, np.array([[2.0, ways[2]], [1.0, ways[1]], [0.0, ways[0]]]))
 
     def with_axes_of(self, grid: Grid) -> Volume:
         """Return the same voxels with axes in the order and direction of those of `grid`."""
@@ -79,11 +94,10 @@ class Volume:
     def image(self) -> sitk.Image:
         """Return a SimpleITK image with the same geometry (SimpleITK's axes are x, y, z)."""
         image = sitk.GetImageFromArray(self.array)
-        spacing = self.grid.spacing
-        image.SetSpacing(spacing[::-1])
-        image.SetOrigin([float(v) for v in self.grid.affine[:3, 3]])
-        direction = self.grid.affine[:3, :3] / np.asarray(spacing)
-        image.SetDirection([float(v) for v in direction[:, ::-1].ravel()])
+        _, origin, spacing, direction = self.grid.itk
+        image.SetOrigin(origin)
+        image.SetSpacing(spacing)
+        image.SetDirection(direction)
         return image
 
     @classmethod
@@ -101,11 +115,8 @@ def _grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
     return Grid((z, y, x), affine)
 
 
-_CANONICAL = np.array([[2.0, 1.0], [1.0, 1.0], [0.0, 1.0]])
-"""The array axes (z, y, x) run along +S, +P and +L of LPS, in nibabel's notation."""
-
-
 def _reoriented(volume: Volume, target: NDArray[np.float64]) -> Volume:
+    """Swap and flip axes; `target` has the world's axis and direction of each, as in nibabel."""
     # nibabel takes a fifth of a second to import, and few stages turn a volume.
     import nibabel.orientations as orientations
 

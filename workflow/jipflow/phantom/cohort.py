@@ -147,6 +147,7 @@ def write_site(
     *,
     defects: bool = True,
     pet: bool = True,
+    organs: bool = False,
     vendors: Sequence[str] = tuple(VENDORS),
 ) -> None:
     """Write a site's DICOM folder and its truth.
@@ -164,6 +165,7 @@ def write_site(
         defects: add a patient for each of `SERIES_DEFECTS`, and to the sound patients a localizer
             series, a file that is not DICOM and a file cut within its header.
         pet: write the PET and its RTSTRUCT as well as the CT.
+        organs: write an RTSTRUCT of all labels on the CT, to train on.
         vendors: keys of `vendors.VENDORS`, taken in turn.
 
     Raises:
@@ -187,7 +189,7 @@ def write_site(
     truth_patients, truth_defects = [], []
     for index, kind in enumerate(planted, 1):
         subject = make_subject(site, index, seed, VENDORS[vendors[(index - 1) % len(vendors)]])
-        patient, found = _write_subject(out_dir, subject, kind, pet)
+        patient, found = _write_subject(out_dir, subject, kind, pet, organs)
         truth_patients.append(patient)
         truth_defects += found
         if defects and index == 1:
@@ -215,7 +217,7 @@ def write_nifti(array: NDArray[Any], grid: Grid, path: Path) -> None:
 
 
 def _write_subject(
-    out_dir: Path, subject: Subject, kind: str | None, pet: bool
+    out_dir: Path, subject: Subject, kind: str | None, pet: bool, organs: bool
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Write one patient; return its entry in the truth and those of its defects."""
     study, patient_id = subject.study, subject.study.patient_id
@@ -253,6 +255,10 @@ def _write_subject(
     elif kind is not None and kind != "unsupported_units":
         found.append(_defect(out_dir, kind, ct[0], "series", []))
     write_nifti(subject.labels, subject.ct_grid, out_dir / "truth" / f"{patient_id}_CT.nii.gz")
+    if organs:
+        masks = {name: subject.labels == value for name, value in anatomy.LABELS.items()}
+        drawn = dicom.rtstruct(masks, subject.ct_grid, ct, study, number=10, label="Organs")
+        _write_series(out_dir, [drawn], study)
     if not pet:
         return entry, found
 

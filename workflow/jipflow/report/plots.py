@@ -52,6 +52,21 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """One line of a curve plot.
+
+    Attributes:
+        label: its name in the legend.
+        colour: ``#rrggbb``.
+        values: one a step, from step 1; None where there is none, which leaves a gap.
+    """
+
+    label: str
+    colour: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True)
 class Axis:
     """A horizontal scale from values to pixels."""
 
@@ -319,6 +334,50 @@ def histogram_plot(
         parts.append(_tick_text(left + step / 2, bottom, "below"))
     if after:
         parts.append(_tick_text(right - step / 2, bottom, "above"))
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def curve_plot(title: str, curves: Sequence[Curve]) -> Markup:
+    """Draw values over steps as lines with a legend, all on one scale.
+
+    Args:
+        title: what the plot shows, for those who do not see it.
+        curves: at least one, with at least one value between them.
+    """
+    left, right, top, bottom = 46, WIDTH - RIGHT, 24, 168
+    known = [value for curve in curves for value in curve.values if value is not None]
+    scale = axis_for(known, allow_log=False)
+    upward = replace(scale, left=bottom, right=top)
+    steps = max(len(curve.values) for curve in curves)
+    # One step alone would have no width.
+    across = Axis(1, max(steps, 2), left=left, right=right)
+    parts = [_open(bottom + 22, title)]
+    for tick in scale.ticks:
+        y = upward(tick)
+        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
+        parts.append(
+            f'<text class="tick" x="{left - 6}" y="{y:.1f}" text-anchor="end"'
+            f' dominant-baseline="central">{_tick(tick)}</text>'
+        )
+    for tick in linear_ticks(1, max(steps, 2)):
+        if tick == round(tick):
+            parts.append(_tick_text(across(tick), bottom, _tick(tick)))
+    for place, curve in enumerate(curves):
+        path, pen = [], "M"
+        for step, value in enumerate(curve.values, 1):
+            if value is None:
+                pen = "M"
+                continue
+            path.append(f"{pen}{across(step):.1f} {upward(value):.1f}")
+            pen = "L"
+        x = left + place * (right - left) / len(curves)
+        parts.append(
+            f'<path d="{"".join(path)}" fill="none" stroke="{curve.colour}" stroke-width="1.8"/>'
+            f'<path d="M{x:.1f} 9h14" stroke="{curve.colour}" stroke-width="3"/>'
+            f'<text class="label" x="{x + 19:.1f}" y="9" dominant-baseline="central">'
+            f"{escape(curve.label)}</text>"
+        )
     parts.append("</svg>")
     return Markup("".join(parts))
 

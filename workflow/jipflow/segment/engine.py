@@ -8,7 +8,7 @@ To add one: write a class that derives from `Engine` in a module of its own, nam
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -83,11 +83,12 @@ class Engine(ABC):
 
     A case goes through `read`, `predict` and `regions`. Each may raise a `CaseFault`, which ends
     the case and no other. Where `overlapped` is True one process runs the three side by side for
-    successive cases, `predict` in the thread that called `open`; else each case runs in a process
-    of its own, to which the engine is sent by pickle.
+    successive cases, `predict` in the thread that called `open`, the others in `helpers` threads
+    each; else each case runs in a process of its own, to which the engine is sent by pickle.
 
     Attributes:
         overlapped: whether cases share what `open` loads.
+        helpers: how many cases are read, and how many written, at a time, where overlapped.
 
     Args:
         spec: the protocol's segmentation.
@@ -95,6 +96,7 @@ class Engine(ABC):
     """
 
     overlapped: ClassVar[bool] = False
+    helpers: int = 1
 
     def __init__(self, spec: Mapping[str, Any], machine: Machine) -> None:
         self.spec = spec
@@ -136,7 +138,7 @@ def engine_class(name: str) -> type[Engine]:
 
 def regions_of_labels(
     labels: NDArray[np.integer[Any]],
-    values: Mapping[str, int],
+    values: Mapping[str, int | Sequence[int]],
     spec: Mapping[str, Any],
     producer: str,
     version: str,
@@ -146,7 +148,7 @@ def regions_of_labels(
 
     Args:
         labels: label map on the grid of the segmentation's role, shape (z, y, x).
-        values: number in the map by label.
+        values: number in the map by label; several where a label is a region of them.
         spec: the protocol's segmentation, whose segments name the labels.
         producer: what made the map.
         version: its version or hash.
@@ -156,15 +158,19 @@ def regions_of_labels(
 
     boxes = find_objects(labels)
     for wanted in spec["segments"]:
-        value = values[wanted["label"]]
-        box = boxes[value - 1] if value <= len(boxes) else None
-        if box is None:
+        numbers = np.atleast_1d(values[wanted["label"]])
+        found = [boxes[n - 1] for n in numbers if n <= len(boxes) and boxes[n - 1] is not None]
+        if not found:
             continue
+        box = tuple(
+            slice(min(part.start for part in parts), max(part.stop for part in parts))
+            for parts in zip(*found, strict=True)
+        )
         z, y, x = (part.start for part in box)
         yield Region(
             wanted["name"],
             wanted["term"],
-            np.asarray(labels[box] == value),
+            np.isin(labels[box], numbers),
             "AUTOMATIC",
             producer,
             version,

@@ -1,17 +1,26 @@
-"""The model registry ``config/models.yaml``, and the check before any model is opened."""
+"""The model registry ``config/models.yaml``, and the check before any model is opened.
+
+A model's files stand below the repository's folder, or below that of the registry in use.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from jipflow import config
 from jipflow.cases import StageError
-from jipflow.config import MODELS, ROOT, read_yaml
-from jipflow.files import sha256_file
+from jipflow.config import RESOURCES, ConfigError, read_yaml, validate
+from jipflow.files import atomic_path, read_json, sha256_file
 
 CHECKPOINT = "checkpoint_final.pth"
 """nnU-Net's name for the weights at the end of training."""
+
+_HEAD = "# Models that a protocol may name; every file is checked before it is loaded.\n"
 
 
 @dataclass(frozen=True)
@@ -31,12 +40,25 @@ class Model:
     entry: dict[str, Any]
 
     @property
+    def checkpoint(self) -> str:
+        """Name of the weights of an nnU-Net model; the registry may name others than the last."""
+        return str(self.entry.get("checkpoint", CHECKPOINT))
+
+    @property
+    def axes(self) -> str:
+        """Where x, y and z run in the files that an nnU-Net model was trained with.
+
+        An axial DICOM series runs to the left, the back and the head, which is the default.
+        """
+        return str(self.entry.get("axes", "LPS"))
+
+    @property
     def folds(self) -> list[str]:
         """The folds of an nnU-Net model, by its pinned checkpoints."""
         return sorted(
             path.removeprefix("fold_").split("/")[0]
             for path in self.files
-            if path.endswith(CHECKPOINT)
+            if path.endswith(f"/{self.checkpoint}")
         )
 
 
@@ -45,12 +67,16 @@ def registered_model(name: str) -> Model:
 
     Raises:
         StageError: it is not there.
+        ConfigError: the registry is not valid.
     """
-    models = read_yaml(MODELS)["models"]
+    models = config.read_models()
     if name not in models:
-        raise StageError(f"{MODELS}: there is no model {name!r}; add it or name another.")
+        raise StageError(
+            f"{config.MODELS}: there is no model {name!r}; add it or name one of: "
+            f"{', '.join(models)}."
+        )
     entry = models[name]
-    return Model(name, ROOT / entry["path"], dict(entry["files"]), entry)
+    return Model(name, _root(config.MODELS) / entry["path"], dict(entry["files"]), entry)
 
 
 def verify(model: Model) -> None:
@@ -59,19 +85,130 @@ def verify(model: Model) -> None:
     Raises:
         StageError: a file is missing, changed, or stands there without being pinned.
     """
+    for problem in problems(model):
+        raise StageError(f"model {model.name!r}: {problem}")
+
+
+def problems(model: Model) -> Iterator[str]:
+    """Say what is wrong with the files of a model, one sentence each; nothing where all are right.
+
+    Hashes are computed as far as the iterator is read.
+    """
+    again = f"fetch the model again: jipflow models fetch {model.name}"
     for name, expected in model.files.items():
         path = model.folder / name
         if not path.is_file():
-            raise StageError(f"model {model.name!r}: {path} is missing; fetch the model again.")
-        if sha256_file(path) != expected:
-            raise StageError(
-                f"model {model.name!r}: {path} is not the file that {MODELS.name} pins (sha256 "
-                f"{expected}); fetch the model again, or review and pin the new one."
+            yield f"{path} is missing; {again}."
+        elif sha256_file(path) != expected:
+            yield (
+                f"{path} is not the file that {config.MODELS.name} pins (sha256 {expected}); "
+                f"{again}, or review and pin the new one."
             )
-    present = {str(p.relative_to(model.folder)) for p in model.folder.rglob("*") if p.is_file()}
-    unknown = sorted(present - set(model.files))
-    if unknown:
-        raise StageError(
-            f"model {model.name!r}: {model.folder / unknown[0]} is not pinned in {MODELS.name}; "
-            "remove it or pin it."
+    present = {p.relative_to(model.folder).as_posix() for p in _files(model.folder)}
+    for name in sorted(present - set(model.files)):
+        yield (
+            f"{model.folder / name} is not pinned in {config.MODELS.name}; remove it or review "
+            "and pin it."
         )
+
+
+def register(
+    name: str, entry: Mapping[str, Any], folder: Path, registry: Path | None = None
+) -> dict[str, Any]:
+    """Pin the SHA-256 of every file in a folder as a model of the registry.
+
+    An entry of that name is replaced; the others stay as they are.
+
+    Args:
+        name: the model's name in protocols.
+        entry: keys of ``models.schema.yaml`` but ``path`` and ``files``. A label may give the key
+            of a term of ``resources/terms.yaml`` as ``term`` in place of its codes.
+        folder: where the files stand, below the folder that holds the registry's.
+        registry: None takes ``config/models.yaml``.
+
+    Returns:
+        The entry as it was written.
+
+    Raises:
+        StageError: the folder is elsewhere, has no file or a link, or the entry does not fit the
+            files.
+        ConfigError: the entry is not valid.
+    """
+    registry = config.MODELS if registry is None else registry
+    root = _root(registry).resolve()
+    if not folder.resolve().is_relative_to(root):
+        raise StageError(
+            f"model {name!r}: {folder} is not below {root}; move it to {root / 'models' / name}."
+        )
+    links = [path for path in folder.rglob("*") if path.is_symlink()]
+    if links:
+        raise StageError(f"model {name!r}: {links[0]} is a link; put the file itself there.")
+    complete = {
+        **entry,
+        "path": folder.resolve().relative_to(root).as_posix(),
+        "labels": [_coded(label, name) for label in entry.get("labels", [])],
+        "files": {
+            path.relative_to(folder).as_posix(): sha256_file(path) for path in _files(folder)
+        },
+    }
+    # Without the defaults: the registry says what was given.
+    known = validate({"models": {name: complete}}, "models", f"model {name!r}")["models"][name]
+    _check_entry(name, known, folder)
+    models = read_yaml(registry)["models"] if registry.exists() else {}
+    text = yaml.safe_dump({"models": {**models, name: complete}}, sort_keys=False, width=100)
+    with atomic_path(registry) as partial:
+        partial.write_text(_HEAD + text, encoding="utf-8")
+    return complete
+
+
+def _root(registry: Path) -> Path:
+    """Return the folder that the paths of a registry's models are relative to."""
+    return registry.parent.parent
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _coded(label: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return a label with the codes of the term that it gives, if it gives one."""
+    plain = dict(label)
+    key = plain.pop("term", None)
+    if key is None:
+        return plain
+    terms = read_yaml(RESOURCES / "terms.yaml")
+    if key not in terms:
+        raise ConfigError(
+            f"model {name!r}: label {label.get('name')!r}: there is no term {key!r}; add it with "
+            "its codes to workflow/resources/terms.yaml or give category and type."
+        )
+    for part in ("category", "type"):
+        plain[part] = dict(zip(("value", "scheme", "meaning"), terms[key][part], strict=True))
+    if "laterality" in terms[key] and "region" not in terms[key]:
+        plain["laterality"] = terms[key]["laterality"]
+    return plain
+
+
+def _check_entry(name: str, entry: Mapping[str, Any], folder: Path) -> None:
+    """Check what a schema cannot say of an entry: that it fits its files."""
+    files = entry["files"]
+    for source in entry["sources"]:
+        if ("file" in source) == ("archive_sha256" in source):
+            raise StageError(
+                f"model {name!r}: source {source['url']} must say either which file it gives, or "
+                "the archive_sha256 of the zip archive that it gives."
+            )
+        if source.get("file", next(iter(files))) not in files:
+            raise StageError(f"model {name!r}: there is no file {source['file']!r} in {folder}.")
+    if entry["engine"] == "container" and entry["image"] not in files:
+        raise StageError(f"model {name!r}: the image {entry['image']!r} is not in {folder}.")
+    if entry["engine"] == "nnunet":
+        if "dataset.json" not in files:
+            raise StageError(f"model {name!r}: {folder / 'dataset.json'} is missing.")
+        trained = set(read_json(folder / "dataset.json")["labels"]) - {"background", "ignore"}
+        named = {label["name"] for label in entry["labels"]}
+        if trained != named:
+            raise StageError(
+                f"model {name!r}: its labels are {', '.join(sorted(named))}, but those of "
+                f"dataset.json are {', '.join(sorted(trained))}; name the same."
+            )

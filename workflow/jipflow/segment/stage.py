@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -117,35 +119,39 @@ def _whole_case(case: Case, engine: Engine, volumes: Path, masks: Path) -> list[
 
 
 def _overlapped(engine: Engine, items: Iterable[Inputs]) -> Iterator[Outcome]:
-    """Read the next case and write the last one while this one is predicted.
+    """Read the next cases and write the last ones while this one is predicted.
 
-    At most one case waits at each side, so that memory holds no more than four.
+    Threads do, for what costs time in reading and writing is done by libraries that let other
+    threads run. Of n helpers at each side, n cases at most are read or wait to be predicted, and
+    n + 1 are predicted or wait to be written, so that memory holds no more than 2 n + 1.
     """
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+    with (
+        ThreadPoolExecutor(engine.helpers) as readers,
+        ThreadPoolExecutor(engine.helpers) as writers,
+    ):
 
-        def read(inputs: Inputs) -> tuple[Trial, Any]:
+        def read(inputs: Inputs) -> tuple[Trial, Inputs, Any]:
             trial = _trial(inputs)
-            return trial, trial.step(partial(engine.read, inputs))
+            return trial, inputs, trial.step(partial(engine.read, inputs))
 
         def write(trial: Trial, inputs: Inputs, found: Any) -> Outcome:
             made = trial.step(partial(_write, engine, inputs, found))
             return trial.finish(made, inputs.masks)
 
-        queue = list(items)
-        coming = [reader.submit(read, inputs) for inputs in queue[:2]]
-        going: Future[Outcome] | None = None
-        for number, inputs in enumerate(queue):
-            trial, ready = coming.pop(0).result()
+        queue = iter(items)
+        coming = deque(readers.submit(read, inputs) for inputs in islice(queue, engine.helpers))
+        going: deque[Future[Outcome]] = deque()
+        while coming:
+            trial, inputs, ready = coming.popleft().result()
+            coming.extend(readers.submit(read, later) for later in islice(queue, 1))
             found = trial.step(partial(engine.predict, inputs, ready))
             del ready
-            if number + 2 < len(queue):
-                coming.append(reader.submit(read, queue[number + 2]))
-            if going is not None:
-                yield going.result()
-            going = writer.submit(write, trial, inputs, found)
+            if len(going) == engine.helpers:
+                yield going.popleft().result()
+            going.append(writers.submit(write, trial, inputs, found))
             del found
-        if going is not None:
-            yield going.result()
+        while going:
+            yield going.popleft().result()
 
 
 def _trial(inputs: Inputs) -> Trial:

@@ -1,0 +1,113 @@
+"""`snakemake train` from a site's archive to a registered model, in a clone of its own."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pandas as pd
+import pytest
+import yaml
+
+from harness import ROOT, command, environment, make_site
+from jipflow.files import read_json, sha256_file
+from jipflow.phantom.cohort import write_site
+
+PARTS = ("Snakefile", "rules", "config", "profiles", "workflow", "envs")
+
+
+def clone(folder):
+    """Copy what a run needs, as a model is registered in the clone that trains it."""
+    for part in PARTS:
+        source = ROOT / part
+        copy = shutil.copytree if source.is_dir() else shutil.copyfile
+        copy(source, folder / part)
+    return folder
+
+
+def run(folder, *arguments):
+    result = subprocess.run(
+        command(*arguments),
+        cwd=folder,
+        env={**environment(), "PYTHONPATH": str(folder / "workflow")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-6000:]
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    repository = folder / "clone"
+    repository.mkdir()
+    clone(repository)
+    write_site(folder / "phantom", "train", 4, 5, defects=False, pet=False, organs=True)
+    # One patient has images, but nobody drew on them.
+    (contours,) = (folder / "phantom" / "dicom").rglob("Organs_contours*")
+    shutil.rmtree(contours)
+    protocol = yaml.safe_load((ROOT / "config" / "protocols" / "phantom-train.yaml").read_text())
+    protocol["training"] |= {
+        "folds": 2,
+        "held_out": 0,
+        "spacing": [12, 10, 10],
+        "patch": [16, 32, 32],
+        "features": [4, 8],
+        "epochs": 2,
+        "iterations": 2,
+    }
+    (folder / "protocol.yaml").write_text(yaml.safe_dump(protocol))
+    site = make_site(
+        folder,
+        "train",
+        "phantom-train",
+        [folder / "phantom" / "dicom"],
+        processing={"device": "cpu", "shard_size": 2},
+    )
+    arguments = [
+        *["train", "--configfile", str(site.configfile), "--config"],
+        *[f"protocol={folder / 'protocol.yaml'}", f"results={site.results}"],
+    ]
+    run(repository, *arguments)
+    return repository, site, arguments
+
+
+def test_the_cohort_becomes_a_registered_model(trained):
+    repository, site, _ = trained
+    models = yaml.safe_load((repository / "config" / "models.yaml").read_text())["models"]
+    assert "phantom-ct" in models
+    entry = models["phantom-organs"]
+    folder = repository / entry["path"]
+    assert folder == repository / "models" / "phantom-organs"
+    assert {path: sha256_file(folder / path) for path in entry["files"]} == entry["files"]
+    assert {f"fold_{n}/checkpoint_final.pth" for n in (0, 1)} < set(entry["files"])
+    summary = read_json(site.out / "train" / "summary.json")
+    assert summary["cases"] == {"trained": 3, "held_out": 0, "not_used": 1}
+    table = pd.read_parquet(site.out / "train" / "evaluation.parquet")
+    assert table["case_id"].nunique() == 3
+    assert len(table) == 3 * 4
+    (unused,) = summary["not_used"]
+    page = (site.out / "train" / "index.html").read_text()
+    assert all(case in page for case in [*table["case_id"], unused["case_id"]])
+
+
+def test_the_same_command_again_does_nothing(trained):
+    repository, _, arguments = trained
+    before = (repository / "config" / "models.yaml").stat().st_mtime_ns
+    assert "Nothing to be done" in run(repository, *arguments)
+    assert (repository / "config" / "models.yaml").stat().st_mtime_ns == before
+
+
+def test_more_epochs_train_again_and_plan_nothing_anew(trained):
+    repository, site, arguments = trained
+    protocol = yaml.safe_load((site.folder / "protocol.yaml").read_text())
+    protocol["training"]["epochs"] = 3
+    (site.folder / "changed.yaml").write_text(yaml.safe_dump(protocol))
+    changed = [a.replace("protocol.yaml", "changed.yaml") for a in arguments]
+    text = run(repository, "-n", *changed)
+    assert "train_fit" in text
+    assert "train_plan" not in text

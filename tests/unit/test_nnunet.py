@@ -1,0 +1,375 @@
+"""The engine `nnunet` beside nnU-Net's own predictor, and what it refuses."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
+from jipflow.files import read_json
+from jipflow.images.masks import read_segmentation
+from jipflow.images.resample import resample
+from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
+from jipflow.phantom.cohort import make_subject
+from jipflow.phantom.vendors import VENDORS
+from jipflow.segment import inference, models, stage
+from jipflow.segment.checkpoints import read_checkpoint, trainer_class
+from jipflow.segment.engine import Inputs, Machine
+from jipflow.segment.inference import Place
+from jipflow.segment.nnunet import NnUNet
+from jipflow.segment.training import as_volume
+from nnunet_models import LABELS, register, write_model
+
+CPU = torch.device("cpu")
+
+
+@dataclass
+class World:
+    """Prepared volumes of one patient, and a registry to put models in."""
+
+    folder: Path
+
+    def model(self, name="model", **described):
+        write_model(self.folder / name, **described)
+        self.pin(name)
+
+    def pin(self, name="model"):
+        register(self.folder / "models.yaml", **{name: self.folder / name})
+
+    def engine(self, name="model", threads=1, **changed):
+        labels = read_json(self.folder / name / "dataset.json")["labels"]
+        spec = {
+            "id": "organs",
+            "engine": "nnunet",
+            "model": name,
+            "role": "CT",
+            "inputs": [],
+            "folds": [],
+            "mirroring": False,
+            "tile_step_size": 0.5,
+            "segments": [
+                {"name": label, "label": label, "term": "liver", "required": False}
+                for label in labels
+                if label != "background"
+            ],
+        }
+        return NnUNet(spec | changed, Machine(threads, "cpu", self.folder, {}))
+
+    def run(self, engine, case_ids=("p1",)):
+        cases = [Case(name, name, "s1", {"CT": Series("1", "CT", ())}) for name in case_ids]
+        return stage.segment(engine, cases, self.folder / "volumes", self.folder / "masks")
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory):
+    """The CT and the PET of a patient, as they are and cut into coronal slices."""
+    folder = tmp_path_factory.mktemp("patient") / "volumes"
+    subject = make_subject("nnunet", 1, 3, VENDORS["siemens"])
+    hu = subject.hu.copy()
+    hu[:3], hu[:, :5], hu[:, :, -4:] = 0, 0, 0
+    ct = as_volume(hu, subject.ct_grid)
+    write_volume(volume_path(folder, "p1", "CT"), ct)
+    pt = as_volume(subject.suv.astype(np.float32), subject.pt_grid)
+    write_volume(volume_path(folder, "p1", "PT"), pt)
+    turned = ct.with_axes_of(Grid(ct.grid.shape, ct.grid.affine @ CORONAL))
+    write_volume(volume_path(folder, "p2", "CT"), turned)
+    return folder
+
+
+CORONAL = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+"""Turns an axial grid into one whose slices run from front to back and whose rows run down."""
+
+
+@pytest.fixture
+def world(tmp_path, volumes, monkeypatch):
+    (tmp_path / "volumes").symlink_to(volumes)
+    monkeypatch.setattr(models, "MODELS", tmp_path / "models.yaml")
+    return World(tmp_path)
+
+
+def by_nnunet(folder, images, out, mirroring=False, folds=None):
+    """Let nnU-Net's own predictor read files, predict and write a file; return its label map."""
+    predictor = nnUNetPredictor(use_mirroring=mirroring, device=CPU, allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), folds)
+    out.mkdir()
+    files = []
+    for number, image in enumerate(images):
+        files.append(str(out / f"in_{number:04d}.nii.gz"))
+        sitk.WriteImage(image.image(), files[-1])
+    predictor.predict_from_files_sequential([files], [str(out / "found")])
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(out / "found.nii.gz")))
+
+
+MODELS = {
+    "one fold": {},
+    "two folds": {"folds": ("0", "1")},
+    "mirrored": {"mirrored": (0, 2), "folds": ("all",)},
+    "regions": {"labels": {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "rim": 3}},
+    "flat": {"flat": True, "folds": ("0", "1")},
+    "two channels": {"channels": ("CT", "PT"), "folds": ("0", "3")},
+    "transposed": {"transpose_forward": [1, 2, 0], "transpose_backward": [2, 0, 1]},
+    "thick slices": {"spacing": [24.0, 6.5, 6.5], "patch_size": [8, 32, 32]},
+    "turned by its reader": {"image_reader_writer": "SimpleITKIOWithReorient"},
+}
+
+
+@pytest.mark.parametrize("described", MODELS.values(), ids=MODELS)
+def test_masks_are_those_of_nnunet_voxel_for_voxel(world, described):
+    world.model(**described)
+    turned = "image_reader_writer" in described
+    case, mirroring = "p2" if turned else "p1", "mirrored" in described
+    roles = list(described.get("channels", ("CT",)))
+    engine = world.engine(mirroring=mirroring, inputs=roles)
+    (outcome,) = world.run(engine, [case])
+    assert outcome.status is Status.OK, outcome.message
+    ct = read_volume(volume_path(world.folder / "volumes", case, "CT"))
+    images = [ct]
+    if "PT" in roles:
+        pt = read_volume(volume_path(world.folder / "volumes", case, "PT"))
+        images.append(resample(pt, ct.grid)[0])
+    folds = tuple(described.get("folds", ("0",)))
+    theirs = by_nnunet(world.folder / "model", images, world.folder / "out", mirroring, folds)
+    labels = read_json(world.folder / "model" / "dataset.json")["labels"]
+    found = read_segmentation(world.folder / "masks" / case / "organs")
+    assert found.grid.matches(ct.grid, 1e-6)
+    ours = {segment.name: found.mask(segment) for segment in found.segments}
+    assert len(ours) >= 2
+    for label, value in labels.items():
+        wanted = np.isin(theirs, value)
+        if label != "background" and wanted.any():
+            np.testing.assert_array_equal(ours.pop(label), wanted, label)
+    assert not ours
+    several = len(folds) > 1
+    assert all((s.disagreement is not None) == several for s in found.segments)
+    assert all(0 < s.disagreement <= 1 for s in found.segments if several)
+
+
+def test_without_a_reader_that_turns_the_registry_says_how_the_training_images_lay(world):
+    world.model()
+    world.run(world.engine())
+    upright = read_segmentation(world.folder / "masks" / "p1" / "organs")
+    registry = world.folder / "models.yaml"
+    registry.write_text(registry.read_text().replace("    path:", "    axes: RAS\n    path:"))
+    engine = world.engine()
+    world.run(engine)
+    turned = read_segmentation(world.folder / "masks" / "p1" / "organs")
+    volume = read_volume(volume_path(world.folder / "volumes", "p1", "CT"))
+    flipped = Volume(volume.array[:, ::-1, ::-1], volume.grid)
+    theirs = by_nnunet(world.folder / "model", [flipped], world.folder / "out")[:, ::-1, ::-1]
+    liver = {s.name: s for s in turned.segments}["liver"]
+    np.testing.assert_array_equal(turned.mask(liver), theirs == 1)
+    assert not np.array_equal(upright.layers[0], turned.layers[0])
+
+
+def test_a_subset_of_the_folds_is_a_model_of_its_own(world):
+    world.model(folds=("0", "1", "2"))
+    world.run(world.engine(folds=[2]))
+    found = read_segmentation(world.folder / "masks" / "p1" / "organs")
+    volume = read_volume(volume_path(world.folder / "volumes", "p1", "CT"))
+    theirs = by_nnunet(world.folder / "model", [volume], world.folder / "out", folds=("2",))
+    for segment in found.segments:
+        assert segment.disagreement is None
+        np.testing.assert_array_equal(found.mask(segment), theirs == LABELS[segment.name])
+
+
+def test_a_channel_that_does_not_cover_the_image_is_noted_and_one_apart_fails(world):
+    world.model(channels=("CT", "PT"))
+    engine = world.engine(inputs=["CT", "PT"])
+    (outcome,) = world.run(engine)
+    assert outcome.status is Status.OK
+    folder = world.folder / "more" / "p1"
+    for role in ("CT", "PT"):
+        write_volume(folder / f"{role}.nrrd", read_volume(world.folder / f"volumes/p1/{role}.nrrd"))
+    pt = read_volume(folder / "PT.nrrd")
+    moved = pt.grid.affine.copy()
+    moved[2, 3] += 100
+    write_volume(folder / "PT.nrrd", Volume(pt.array, Grid(pt.grid.shape, moved)))
+    inputs = Inputs(
+        Case("p1", "p1", "s1", {}), engine.spec, world.folder / "more", world.folder / "masks"
+    )
+    engine.read(inputs)
+    (note,) = inputs.notes
+    assert "the PT covers " in note
+    assert f"lowest value, {pt.array.min():g}." in note
+    moved[2, 3] += 10000
+    write_volume(folder / "PT.nrrd", Volume(pt.array, Grid(pt.grid.shape, moved)))
+    with pytest.raises(CaseFault, match="frame of reference") as fault:
+        engine.read(inputs)
+    assert fault.value.reason is Reason.IMAGES_APART
+
+
+def test_labels_are_as_wide_as_their_number(world):
+    rng = np.random.default_rng(1)
+    manager = LabelManager({"background": 0, **{f"l{n}": n for n in range(1, 400)}}, None)
+    heads = rng.normal(size=(400, 2, 3, 4)).astype(np.float16)
+    found = inference.labels_of(manager, heads)
+    np.testing.assert_array_equal(found, heads.argmax(0))
+    assert found.max() > 255
+
+
+def test_disagreement_is_one_minus_the_mean_dice_of_the_pairs_that_have_the_label():
+    a = np.array([1, 1, 1, 0, 2, 0, 0], np.uint8)
+    b = np.array([1, 1, 0, 0, 3, 0, 0], np.uint8)
+    c = np.array([0, 0, 0, 0, 0, 3, 0], np.uint8)
+    found = inference.disagreement([a, b], {"one": 1, "both": [2, 3], "none": 7})
+    assert found == {"one": pytest.approx(1 - 4 / 5), "both": 0}
+    found = inference.disagreement([a, b, c], {"one": 1, "two": [2], "three": 3})
+    assert found["one"] == pytest.approx(1 - (4 / 5 + 0 + 0) / 3)
+    assert found["two"] == 1
+    assert found["three"] == 1
+
+
+class Touch:
+    """Pickled, it makes whoever unpickles it write a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pinned_checkpoint_that_would_run_code_is_refused_and_does_not_run(world):
+    world.model()
+    path = world.folder / "model" / "fold_0" / "checkpoint_final.pth"
+    trap = world.folder / "touched"
+    torch.save(read_checkpoint(path) | {"extra": Touch(trap)}, path)
+    world.pin()
+    with pytest.raises(StageError, match=r"checkpoint_final\.pth holds .* beside tensors"):
+        world.run(world.engine())
+    assert not trap.exists()
+    torch.load(path, weights_only=False)
+    assert trap.exists()
+
+
+def test_numbers_of_numpy_1_in_a_checkpoint_are_read(world):
+    world.model()
+    path = world.folder / "model" / "fold_0" / "checkpoint_final.pth"
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    new, old = b"numpy._core.multiarray", b"numpy.core.multiarray"
+    (pickled,) = (name for name, content in members.items() if new in content)
+    members[pickled] = members[pickled].replace(new, old)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    assert read_checkpoint(path)["_best_ema"] == 0.5
+
+
+def test_a_trainer_of_nnunet_is_found_without_importing_the_others(world):
+    world.model(trainer="nnUNetTrainer_250epochs")
+    (outcome,) = world.run(world.engine())
+    assert outcome.status is Status.OK, outcome.message
+    assert trainer_class("nnUNetTrainerBN").__name__ == "nnUNetTrainerBN"
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerOfMine", "os", "AbstractPrimus", ".*"])
+def test_an_unknown_trainer_is_refused_with_the_mend(world, name):
+    world.model(trainer=name)
+    with pytest.raises(StageError, match=r"pin the new file|install what it needs"):
+        world.run(world.engine())
+
+
+def test_what_does_not_fit_the_protocol_or_itself_is_refused(world):
+    world.model()
+    with pytest.raises(StageError, match="pinned for fold 4; there are folds: 0"):
+        world.run(world.engine(folds=[0, 4]))
+    with pytest.raises(StageError, match=r"takes 1 images \(CT\)"):
+        world.run(world.engine(inputs=["CT", "PT"]))
+    segment = {"name": "x", "label": "background", "term": "liver", "required": False}
+    with pytest.raises(StageError, match="no label 'background'; it has: liver"):
+        world.run(world.engine(segments=[segment]))
+    world.model("cascade", previous_stage="3d_lowres")
+    with pytest.raises(StageError, match="second stage of a cascade"):
+        world.run(world.engine("cascade"))
+    world.model("other", channels=("CT", "PT"))
+    (world.folder / "other/plans.json").write_bytes(
+        (world.folder / "model/plans.json").read_bytes()
+    )
+    (world.folder / "other/dataset.json").write_bytes(
+        (world.folder / "model/dataset.json").read_bytes()
+    )
+    world.pin("other")
+    with pytest.raises(StageError, match="the folder mixes models"):
+        world.run(world.engine("other"))
+
+
+def test_a_gpu_is_left_step_by_step():
+    tried = inference.places(torch.device("cuda"))
+    assert [(p.network.type, p.image.type) for p in tried] == [
+        ("cuda", "cuda"),
+        ("cuda", "cpu"),
+        ("cpu", "cpu"),
+    ]
+    assert inference.places(CPU) == [Place(CPU, CPU)]
+
+
+@pytest.mark.parametrize("fitting", [0, 1, 2])
+def test_where_memory_runs_out_the_next_place_is_tried_and_noted(fitting, monkeypatch):
+    monkeypatch.setattr(inference, "empty_cache", lambda device: None)
+    tried = inference.places(torch.device("cuda"))
+
+    def work(place):
+        if tried.index(place) < fitting:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return place
+
+    notes = []
+    assert inference.where_it_fits(work, tried, "p1", notes) == tried[fitting]
+    assert len(notes) == (fitting > 0)
+    if notes:
+        assert f"the image on {tried[fitting].image.type}" in notes[0]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    def work(place):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        inference.where_it_fits(work, [Place(CPU, CPU)] * 2, "p1", [])
+
+
+def test_a_case_that_fits_nowhere_fails_alone_and_the_others_are_the_same(world, monkeypatch):
+    world.model()
+    before = world.run(world.engine(), ["p1", "p2"])
+    engine = world.engine()
+    forward = inference.sliding_window
+    shapes = {}
+
+    def narrow(predictor, image, place):
+        shapes.setdefault(image.shape, 0)
+        shapes[image.shape] += 1
+        if len(shapes) == 1:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
+        return forward(predictor, image, place)
+
+    monkeypatch.setattr(inference, "sliding_window", narrow)
+    volumes = world.folder / "volumes"
+    cut = read_volume(volume_path(volumes, "p1", "CT"))
+    write_volume(world.folder / "more/p1/CT.nrrd", cut)
+    smaller = Volume(cut.array[:30], Grid((30, *cut.grid.shape[1:]), cut.grid.affine))
+    write_volume(world.folder / "more/p0/CT.nrrd", smaller)
+    cases = [Case(name, name, "s1", {"CT": Series("1", "CT", ())}) for name in ("p0", "p1")]
+    first, second = stage.segment(engine, cases, world.folder / "more", world.folder / "again")
+    assert (first.status, first.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY)
+    assert second.status is Status.OK
+    assert second.sha256 == before[0].sha256
+
+
+def test_an_output_that_is_not_finite_fails_the_case(world):
+    world.model()
+    path = world.folder / "model" / "fold_0" / "checkpoint_final.pth"
+    content = read_checkpoint(path)
+    next(iter(content["network_weights"].values())).fill_(np.nan)
+    torch.save(content, path)
+    world.pin()
+    (outcome,) = world.run(world.engine())
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.INVALID_OUTPUT)

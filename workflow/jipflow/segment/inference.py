@@ -1,0 +1,326 @@
+"""Prediction with nnU-Net v2, step by step: what nnU-Net's own predictor does, case by case.
+
+The masks are those of ``nnUNetv2_predict``, voxel for voxel. Three things differ, for the sake of
+shards of many cases: running out of memory leaves nothing behind, the members of an ensemble are
+compared, and the export needs memory for one label at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian
+from nnunetv2.utilities.helpers import empty_cache
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
+from numpy.typing import NDArray
+
+from jipflow.cases import CaseFault, Reason
+from jipflow.images.volume import Grid, Volume
+
+LabelMap = NDArray[np.unsignedinteger[Any]]
+Result = TypeVar("Result")
+
+REORIENTING = {"NibabelIOWithReorient": "RAS", "SimpleITKIOWithReorient": "RAS"}
+"""Where x, y and z run in the images that a network sees, by the readers of nnU-Net that turn
+them; the others leave them as they are in the file."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A case as the network takes it.
+
+    Attributes:
+        image: float32, shape (channel, z, y, x) at the model's spacing, axes transposed as the
+            model's plans say.
+        properties: how nnU-Net came from the images to it.
+        grid: of the images, axes turned as in training.
+    """
+
+    image: torch.Tensor
+    properties: dict[str, Any]
+    grid: Grid
+
+
+@dataclass
+class Predicted:
+    """What the network found in a case.
+
+    Attributes:
+        logits: float16, shape (head, z, y, x), mean of the folds; emptied by the export.
+        folds: label map of each fold at the model's spacing, where there are several.
+        properties: as in `Ready`.
+        grid: as in `Ready`.
+    """
+
+    logits: torch.Tensor
+    folds: list[LabelMap]
+    properties: dict[str, Any]
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a prediction runs.
+
+    Attributes:
+        network: device of the network.
+        image: device of the image and the logits.
+    """
+
+    network: torch.device
+    image: torch.device
+
+    def __str__(self) -> str:
+        return f"the network on {self.network.type}, the image on {self.image.type}"
+
+
+class _ImagesOnly(ConfigurationManager):
+    """A configuration that leaves a segmentation as it is.
+
+    nnU-Net's preprocessing also resamples a mask of the voxels that are not zero, which only
+    training uses.
+    """
+
+    @property
+    def resampling_fn_seg(self) -> Callable[..., Any]:
+        return lambda segmentation, *_: segmentation
+
+
+def orientation(predictor: nnUNetPredictor, trained: str) -> str:
+    """Return where x, y and z run in the images that a network sees.
+
+    Args:
+        predictor: of the model.
+        trained: where they run in the files that the model was trained with.
+    """
+    return REORIENTING.get(predictor.plans_manager.plans["image_reader_writer"], trained)
+
+
+def preprocess(predictor: nnUNetPredictor, channels: Sequence[Volume], axes: str) -> Ready:
+    """Crop, normalise and resample a case as nnU-Net does.
+
+    Args:
+        predictor: of the model.
+        channels: images on one grid, in the order of the model's channels.
+        axes: where x, y and z run in the images that the model was trained with.
+    """
+    turned = [channel.canonical(axes) for channel in channels]
+    grid = turned[0].grid
+    configuration = predictor.configuration_manager
+    image, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+        np.stack([volume.array for volume in turned]),
+        None,
+        {"spacing": list(grid.spacing)},
+        predictor.plans_manager,
+        _ImagesOnly(configuration.configuration),
+        predictor.dataset_json,
+    )
+    tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    if predictor.device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return Ready(tensor, properties, grid)
+
+
+def places(device: torch.device) -> list[Place]:
+    """Return where to predict, each place needing less of the device's memory than the one before.
+
+    Args:
+        device: the model's.
+    """
+    cpu = torch.device("cpu")
+    wanted = [(device, device), (device, cpu), (cpu, cpu)]
+    return [Place(*pair) for pair in dict.fromkeys(wanted)]
+
+
+def where_it_fits(
+    work: Callable[[Place], Result], tried: Sequence[Place], case_id: str, notes: list[str]
+) -> Result:
+    """Do the work at the first place whose memory suffices.
+
+    Args:
+        work: raises as PyTorch does where the memory ends.
+        tried: places, by preference.
+        case_id: pseudonym of the case.
+        notes: gets a sentence where it is not the first place.
+
+    Raises:
+        CaseFault: the case fits nowhere.
+    """
+    for number, place in enumerate(tried):
+        try:
+            result = work(place)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        else:
+            if number:
+                notes.append(f"Out of memory of the {tried[0].network.type}; predicted {place}.")
+            return result
+        # Only here has the error let go of the tensors in its frames.
+        empty_cache(place.network)
+    raise CaseFault(
+        Reason.OUT_OF_MEMORY,
+        f"case {case_id}: the image is too large to be predicted here, even with {tried[-1]}; run "
+        "it on a machine with more memory.",
+    )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether an error of PyTorch, CUDA or cuDNN says that memory has run out."""
+    said = ("out of memory", "ALLOC_FAILED", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in said)
+
+
+@torch.inference_mode()
+def predict(predictor: nnUNetPredictor, ready: Ready, place: Place) -> Predicted:
+    """Predict the mean logits of all folds, and the label map of each.
+
+    The folds are compared at the model's spacing, where their label maps cost one comparison a
+    voxel and label, and a byte or two of memory a voxel.
+    """
+    if len(predictor.list_of_parameters) == 1:
+        logits = sliding_window(predictor, ready.image, place)
+        return Predicted(logits, [], ready.properties, ready.grid)
+    total: torch.Tensor | None = None
+    folds = []
+    for weights in predictor.list_of_parameters:
+        predictor.network.load_state_dict(weights)
+        logits = sliding_window(predictor, ready.image, place)
+        folds.append(labels_of(predictor.label_manager, logits.numpy()))
+        total = logits if total is None else total.add_(logits)
+    assert total is not None
+    return Predicted(total.div_(len(folds)), folds, ready.properties, ready.grid)
+
+
+@torch.inference_mode()
+def sliding_window(predictor: nnUNetPredictor, image: torch.Tensor, place: Place) -> torch.Tensor:
+    """Predict an image tile by tile with the weights that the network has.
+
+    As ``nnUNetPredictor.predict_sliding_window_return_logits``, whose tiles come from a thread
+    that, once memory has run out, waits for ever and keeps the image where it is.
+
+    Args:
+        predictor: of the model.
+        image: shape (channel, z, y, x).
+        place: where.
+
+    Returns:
+        Logits as float16 on the CPU, shape (head, z, y, x).
+    """
+    predictor.network.to(place.network).eval()
+    size = predictor.configuration_manager.patch_size
+    data, inside = pad_nd_image(image, size, "constant", {"value": 0}, True, None)
+    data = data.to(place.image, non_blocking=True)
+    shape = data.shape[1:]
+    gaussian = compute_gaussian(
+        tuple(size), sigma_scale=1 / 8, value_scaling_factor=10, device=place.image
+    )
+    heads = predictor.label_manager.num_segmentation_heads
+    logits = torch.zeros((heads, *shape), dtype=torch.half, device=place.image)
+    weights = torch.zeros(shape, dtype=torch.half, device=place.image)
+    with torch.autocast("cuda", enabled=place.network.type == "cuda"):
+        for tile in predictor._internal_get_sliding_window_slicers(shape):
+            part = torch.clone(data[tile][None], memory_format=torch.contiguous_format)
+            part = part.to(place.network, non_blocking=True)
+            found = predictor._internal_maybe_mirror_and_predict(part)[0].to(place.image)
+            found *= gaussian
+            logits[tile] += found
+            weights[tile[1:]] += gaussian
+    logits /= weights
+    return logits[(slice(None), *inside[1:])].cpu()
+
+
+def label_map(predictor: nnUNetPredictor, predicted: Predicted) -> Volume:
+    """Export a prediction to the grid that its images have.
+
+    As nnU-Net's ``convert_predicted_logits_to_segmentation_with_correct_shape``, which holds the
+    logits of all labels at the image's spacing at once.
+
+    Returns:
+        Labels on ``predicted.grid``.
+    """
+    logits, predicted.logits = predicted.logits, torch.empty(0)
+    plans, configuration = predictor.plans_manager, predictor.configuration_manager
+    properties = predicted.properties
+    spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
+    slices = spacing[: len(spacing) - len(configuration.spacing)]
+    shape = properties["shape_after_cropping_and_before_resampling"]
+    heads = (
+        configuration.resampling_fn_probabilities(
+            head[None], shape, [*slices, *configuration.spacing], spacing
+        )[0]
+        for head in logits
+    )
+    found = labels_of(predictor.label_manager, heads)
+    labels = np.zeros(properties["shape_before_cropping"], found.dtype)
+    labels[tuple(slice(*ends) for ends in properties["bbox_used_for_cropping"])] = found
+    return Volume(labels.transpose(plans.transpose_backward), predicted.grid)
+
+
+def labels_of(manager: LabelManager, heads: Iterable[Any]) -> LabelMap:
+    """Turn logits into labels, one head after the other.
+
+    Labels exclude each other: the first of the highest logits wins. Regions may overlap: where a
+    probability is above one half, the later in the model's ``regions_class_order`` wins.
+
+    Args:
+        manager: nnU-Net's view of the model's labels.
+        heads: logits of each label or region, shape (z, y, x).
+    """
+    regions = manager.has_regions
+    values = manager.regions_class_order if regions else range(manager.num_segmentation_heads)
+    kind = np.min_scalar_type(max(values))
+    labels, best = None, None
+    for value, head in zip(values, heads, strict=True):
+        head = np.asarray(head)
+        if labels is None:
+            labels = np.zeros(head.shape, kind)
+        if regions:
+            labels[manager.apply_inference_nonlin(head).numpy() > 0.5] = value
+            continue
+        logits = head.astype(np.float32)
+        if best is None:
+            best = logits
+        else:
+            higher = logits > best
+            labels[higher] = value
+            np.copyto(best, logits, where=higher)
+    return np.asarray(labels)
+
+
+def disagreement(
+    maps: Sequence[LabelMap], labels: Mapping[str, int | Sequence[int]]
+) -> dict[str, float]:
+    """Return 1 minus the mean Dice coefficient over the pairs of label maps, by label.
+
+    The Dice coefficient 2 |A ∩ B| / (|A| + |B|) of a pair without a voxel of the label is not
+    defined, and such pairs do not count.
+
+    Args:
+        maps: at least two, of one shape.
+        labels: value, or the values of a region, by label.
+
+    Returns:
+        From 0 to 1; labels that are in no map are left out.
+    """
+    count = 1 + int(max(each.max() for each in maps))
+    dice: dict[str, list[float]] = {}
+    for a, b in combinations(maps, 2):
+        somewhere = (a > 0) | (b > 0)
+        pairs = a[somewhere].astype(np.intp) * count + b[somewhere]
+        both = np.bincount(pairs, minlength=count * count).reshape(count, count)
+        for label, value in labels.items():
+            values = [v for v in np.atleast_1d(value) if v < count]
+            sizes = both[values].sum() + both[:, values].sum()
+            if sizes:
+                common = both[np.ix_(values, values)].sum()
+                dice.setdefault(label, []).append(2 * float(common) / float(sizes))
+    return {label: 1 - sum(found) / len(found) for label, found in dice.items()}
