@@ -17,6 +17,7 @@ from jipflow.tables import (
     FEATURE_COLUMNS,
     FEATURE_KEYS,
     PERTURBED_KEYS,
+    QUALITY_COLUMNS,
     STABILITY_COLUMNS,
 )
 
@@ -30,19 +31,21 @@ class Shards:
         features: of every shard.
         failures: why features are null.
         perturbed: features of changed outlines.
+        quality: what the segments are like.
     """
 
     outcomes: Sequence[Path]
     features: Sequence[Path] = ()
     failures: Sequence[Path] = ()
     perturbed: Sequence[Path] = ()
+    quality: Sequence[Path] = ()
 
 
 def run(shards: Shards, max_failed_fraction: float, results: Path) -> dict[str, Any]:
     """Join the tables of all shards and judge the run.
 
-    Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``
-    and ``stability.parquet`` in ``features``, into `results`.
+    Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,
+    ``stability.parquet`` and ``quality.parquet`` in ``features``, into `results`.
 
     Args:
         shards: what is joined.
@@ -61,6 +64,8 @@ def run(shards: Shards, max_failed_fraction: float, results: Path) -> dict[str, 
     write_parquet(folder / "features.parquet", features)
     write_parquet(folder / "failures.parquet", failures)
     write_parquet(folder / "stability.parquet", stability(features, perturbed))
+    quality = _join(shards.quality, QUALITY_COLUMNS, list(QUALITY_COLUMNS[:3]))
+    write_parquet(folder / "quality.parquet", quality)
     result = verdict(outcomes, max_failed_fraction)
     write_json(results / "verdict.json", result)
     return result

@@ -24,3 +24,9 @@ the change of its outline."""
 
 STABILITY_COLUMNS = ("role", "segmentation", "segment", "feature")
 """What a row of ``stability.parquet`` is about; then cases, measurements, icc, lower and upper."""
+
+QUALITY_COLUMNS = (
+    *("case_id", "segmentation", "segment", "volume_ml", "components", "touches_border"),
+    *("mean", "disagreement", "flags"),
+)
+"""The columns of ``quality.parquet``; ``flags`` holds codes of `jipflow.cases.Flag`."""

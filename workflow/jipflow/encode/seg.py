@@ -121,11 +121,14 @@ def _encode(
 ) -> Made:
     series = case.roles[spec["role"]]
     what = f"case {case.case_id}: DICOM-SEG of {spec['id']!r}"
+    segmentation = read_segmentation(masks).without_empty()
+    if not segmentation.segments:
+        return Made(note="No DICOM-SEG, which cannot hold that no segment has a voxel.")
     notes: list[str] = []
     planes = read_planes(series, notes=notes)
     try:
         dataset = build_seg(
-            read_segmentation(masks),
+            segmentation,
             planes,
             read_terms(),
             encoding=spec["encoding"],
