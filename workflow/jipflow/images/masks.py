@@ -166,7 +166,9 @@ def components(
     """
     import cc3d
 
-    labels, number = cc3d.connected_components(mask, connectivity=26, return_N=True)
+    # Of truth values, cc3d 4.1.1 refuses some boxes that are one voxel wide.
+    numbers = mask.astype(np.uint8)
+    labels, number = cc3d.connected_components(numbers, connectivity=26, return_N=True)
     return labels, int(number)
 
 

@@ -433,7 +433,7 @@ def _flag_words(
         return f"{pages.count(entry['components'])} pieces", f"at most {most}"
     if code == Flag.TOUCHES_BORDER:
         return "at the border", "away from it"
-    return pages.number(entry["disagreement"]), f"at most {pages.number(expect['disagreement'])}"
+    return f"{entry['disagreement']:.2f}", f"at most {expect['disagreement']:g}"
 
 
 def _against(value: float, limits: Iterable[float], unit: str) -> tuple[str, str]:
