@@ -190,7 +190,8 @@ def _write(engine: Engine, inputs: Inputs, found: Any) -> tuple[Made, list[Quali
     segmentation = pack(_complete(engine.regions(inputs, found), case, spec), inputs.grid)
     quality = assess(case.case_id, spec, segmentation, inputs.volume(spec["role"]))
     write_segmentation(inputs.masks / case.case_id / spec["id"], segmentation)
-    absent = absent_note(spec, segmentation.without_empty().segments)
+    there = {row.segment for row in quality if row.volume_ml}
+    absent = absent_note(spec, (s for s in segmentation.segments if s.name in there))
     note = " ".join([*inputs.notes, *([absent] if absent else [])])
     flags = tuple(f"{row.segment}:{flag}" for row in quality for flag in row.flags)
     return Made(note=note, flags=flags), quality
