@@ -9,6 +9,7 @@ rule collect:
             "<results>/shards/{shard}/{stage}/outcomes.parquet",
             stage=STAGES,
         ),
+        quality=shards("<results>/shards/{shard}/segment/quality.parquet"),
         features=shards("<results>/shards/{shard}/measure/features.parquet"),
         failures=shards("<results>/shards/{shard}/measure/failures.parquet"),
         perturbed=shards("<results>/shards/{shard}/measure/perturbed.parquet"),
@@ -19,6 +20,7 @@ rule collect:
         features="<results>/features/features.parquet",
         failures="<results>/features/failures.parquet",
         stability="<results>/features/stability.parquet",
+        quality="<results>/features/quality.parquet",
         verdict="<results>/verdict.json",
         annotations=ANNOTATIONS,
     log:
@@ -34,7 +36,8 @@ rule collect:
     shell:
         "jipflow collect --settings $JIPFLOW_SETTINGS"
         " --results {params.results}"
-        " --outcomes {input.cohort} {input.outcomes} --features {input.features}"
+        " --outcomes {input.cohort} {input.outcomes}"
+        " --quality {input.quality} --features {input.features}"
         " --failures {input.failures} --perturbed {input.perturbed}"
         " --readings {input.readings} --agreement {input.agreement} > {log} 2>&1"
 

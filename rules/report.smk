@@ -37,6 +37,7 @@ rule report:
         features="<results>/features/features.parquet",
         failures="<results>/features/failures.parquet",
         stability="<results>/features/stability.parquet",
+        quality="<results>/features/quality.parquet",
         verdict="<results>/verdict.json",
         annotations=ANNOTATIONS,
     output:

@@ -6,6 +6,7 @@ rule segment:
         volumes="<work>/{shard}/volumes",
     output:
         masks=until_read(directory(AUTOMATIC)),
+        quality="<shard>/segment/quality.parquet",
         outcomes="<shard>/segment/outcomes.parquet",
     log:
         "<logs>/segment/{shard}.log",
@@ -21,5 +22,6 @@ rule segment:
     shell:
         "jipflow segment --settings $JIPFLOW_SETTINGS"
         " --cases {input.cases} --prepared {input.prepared}"
-        " --volumes {input.volumes} --masks {output.masks} --outcomes {output.outcomes}"
+        " --volumes {input.volumes} --masks {output.masks}"
+        " --quality {output.quality} --outcomes {output.outcomes}"
         " --threads {threads} > {log} 2>&1"

@@ -138,4 +138,39 @@ def imported(folder: Path) -> Bench:
     return Bench([spec], cases, folder / "volumes", truth, 1.0, lambda: truncate(broken))
 
 
-BENCHES: dict[str, Callable[[Path], Bench]] = {"imported": imported, "nnunet": nnunet}
+def threshold(folder: Path) -> Bench:
+    """Uptake on PET within the body on CT, whose grid stays upright where PET's is coronal."""
+    subject = make_subject("engines", 1, 7, VENDORS["siemens"])
+    cases, truth = [], {}
+    for name in (UPRIGHT, CORONAL, BROKEN):
+        suv, grid = subject.suv, subject.pt_grid
+        if name == CORONAL:
+            suv, grid = dicom.coronal(suv, grid)
+        volumes = {"CT": as_volume(subject.hu, subject.ct_grid), "PT": as_volume(suv, grid)}
+        for role, volume in volumes.items():
+            write_volume(volume_path(folder / "volumes", name, role), volume)
+        cases.append(Case(name, name, "s00001", {r: Series("1.2", r, ()) for r in volumes}))
+        # Nothing but the lesion takes up so much.
+        truth[name] = {"lesion": suv >= 5}
+    ct = {"name": "body", "term": "liver", "above": -300, "exclude": [], "smallest_ml": 0}
+    pt = {"name": "lesion", "term": "lesion", "above": 5, "exclude": [], "smallest_ml": 0}
+    within = {"segmentation": "body", "segments": ["body"], "grow_mm": 0}
+    common = {"engine": "threshold", "encoding": "binary"}
+    specs = [
+        {**common, "id": "body", "role": "CT", "segments": [{**ct, "required": True}]},
+        {
+            **common,
+            "id": "burden",
+            "role": "PT",
+            "segments": [{**pt, "within": within, "required": True}],
+        },
+    ]
+    broken = volume_path(folder / "volumes", BROKEN, "PT")
+    return Bench(specs, cases, folder / "volumes", truth, 1.0, lambda: truncate(broken))
+
+
+BENCHES: dict[str, Callable[[Path], Bench]] = {
+    "imported": imported,
+    "nnunet": nnunet,
+    "threshold": threshold,
+}

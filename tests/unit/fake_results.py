@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,16 @@ from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume
 from jipflow.report.overlays import render_overlay
 from jipflow.report.palette import segment_colour
+from jipflow.segment.quality import Quality, quality_table
 
 PATIENT_NAME = "Doe^Jane"
 PATIENT_IDS = ("MRN-77812", "MRN-77813")
 UID = "1.2.826.0.1.3680043.8.498.1234567"
 ORGANS = ("liver", "spleen", "kidney-left", "lesion")
+EXPECT = {
+    "liver": {"expect": {"volume_ml": [1000, 2000], "intensity": [40, 180], "border": False}},
+    "spleen": {"expect": {"components": 2, "disagreement": 0.2}},
+}
 SCANNERS = (
     ("SIEMENS", "Biograph 64"),
     ("GE MEDICAL SYSTEMS", "Discovery 710"),
@@ -64,7 +71,10 @@ def settings(site: str = "heidelberg") -> Settings:
                     "id": "organs",
                     "engine": "imported",
                     "role": "CT",
-                    "segments": [{"name": n, "match": n, "term": "liver"} for n in ORGANS],
+                    "segments": [
+                        {"name": n, "match": n, "term": "liver", **EXPECT.get(n, {})}
+                        for n in ORGANS
+                    ],
                 },
                 {
                     "id": "gtv",
@@ -190,6 +200,7 @@ def build(results: Path, cases: int = 14, pictures: bool = True, seed: int = 7) 
     write_outcomes(results / "outcomes.parquet", outcomes)
     write_parquet(results / "features" / "features.parquet", pd.DataFrame(rows))
     write_parquet(results / "features" / "failures.parquet", pd.DataFrame(failures))
+    write_parquet(results / "features" / "quality.parquet", quality_table(_quality(rows)))
     verdict = {"cases": cases - 1, "ok": cases - 3, "failed": 2, "excluded": 1}
     verdict["failed_fraction"] = 2 / (cases - 1)  # type: ignore[assignment]
     write_json(
@@ -346,6 +357,29 @@ def _outcomes(number: int, identifier: str, rng: np.random.Generator) -> list[Ou
                 outcome.message = f"{cause} failed."
             made.append(outcome)
     return made
+
+
+def _quality(rows: list[dict[str, object]]) -> list[Quality]:
+    """Return what the segments are like; the first two livers and the first spleen are flagged."""
+    found = []
+    flagged = {
+        ("liver", 0): {"volume_ml": 312.5, "mean": -7.5},
+        ("liver", 1): {"touches_border": True},
+        ("spleen", 0): {"components": 11, "disagreement": 0.31},
+    }
+    flags = {
+        ("liver", 0): ("implausible_volume", "implausible_intensity"),
+        ("liver", 1): ("touches_border",),
+        ("spleen", 0): ("many_components", "folds_disagree"),
+    }
+    seen: Counter[str] = Counter()
+    for row in rows:
+        key = (str(row["segment"]), seen[str(row["segment"])])
+        seen[key[0]] += 1
+        names = (str(row[name]) for name in ("case_id", "segmentation", "segment"))
+        plain = Quality(*names, 1500.0, 1, False, 60.0, None, flags.get(key, ()))
+        found.append(replace(plain, **flagged.get(key, {})))
+    return found
 
 
 def _features(

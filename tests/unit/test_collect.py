@@ -9,6 +9,7 @@ from jipflow.cases import Outcome, StageError, Status, write_outcomes
 from jipflow.collect import Shards, accept, run, verdict
 from jipflow.files import write_parquet
 from jipflow.radiomics.measure import failure_table, feature_table
+from jipflow.segment.quality import Quality, quality_table
 from jipflow.tables import AGREEMENT_COLUMNS, READING_COLUMNS
 
 TOLERANCE = {"max_failed_fraction": 0.1, "max_waiting_fraction": 0.0}
@@ -52,12 +53,22 @@ def test_collect_joins_and_accept_judges(tmp_path):
     write_parquet(tmp_path / "f3.parquet", feature_table([]))
     write_parquet(tmp_path / "n.parquet", failure_table([]))
     files = [tmp_path / f"f{n}.parquet" for n in (1, 2, 3)]
-    run(Shards([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"]), TOLERANCE, tmp_path)
+    looked = [tmp_path / f"q{n}.parquet" for n in (1, 2, 3)]
+    for path, cases in zip(looked, ("b", "", "a"), strict=True):
+        rows = [
+            Quality(c, "s", "x", 0.1, 1, False, None, None, ("many_components",)) for c in cases
+        ]
+        write_parquet(path, quality_table(rows))
+    shards = Shards([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"], quality=looked)
+    run(shards, TOLERANCE, tmp_path)
     table = pd.read_parquet(tmp_path / "features" / "features.parquet")
     assert list(table["case_id"]) == ["a", "b"]
     assert list(table.columns[-2:]) == ["original_x", "original_y"]
     assert table["original_x"].isna().tolist() == [True, False]
     assert pd.read_parquet(tmp_path / "features" / "failures.parquet").empty
+    quality = pd.read_parquet(tmp_path / "features" / "quality.parquet")
+    assert list(quality["case_id"]) == ["a", "b"]
+    assert [list(flags) for flags in quality["flags"]] == [["many_components"]] * 2
     with pytest.raises(StageError, match=r"1 of 2 cases failed \(50%\)"):
         accept(tmp_path / "verdict.json")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+from graphlib import CycleError
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from jipflow.config import (
     PROTOCOLS,
     ROOT,
     ConfigError,
+    in_order,
+    input_segmentations,
     load_settings,
     protocol_ids,
     read_settings,
@@ -190,6 +193,57 @@ def test_a_preset_gives_what_the_protocol_leaves_open(site, protocol, tmp_path):
     assert (found["small"]["iterations"], found["full"]["iterations"]) == (25, 250)
     assert found["small"]["features"] == [16, 32, 64, 128]
     assert not found["full"].keys() & {"features", "patch", "batch", "spacing"}
+
+
+LESION = {"name": "a", "term": "lesion", "above": 4}
+PLACE = {"segmentation": "organs", "segments": ["liver"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"above": None}, ["segment 'a'", "add above, below or reference"]),
+        ({"below": 3}, ["segment 'a'", "above is greater than below"]),
+        (
+            {"within": {**PLACE, "segments": ["hart"]}},
+            ["segmentation 'organs' has no segment 'hart'", "liver, spleen"],
+        ),
+        (
+            {"exclude": [PLACE, {**PLACE, "segmentation": "organ"}]},
+            ["there is no other segmentation 'organ'"],
+        ),
+        (
+            {"reference": {"segmentation": "organs", "segment": "heart"}},
+            ["has no segment 'heart'"],
+        ),
+        ({"reference": {**PLACE, "segment": "liver"}}, ["unknown key 'segments'", "'segment'?"]),
+        ({"expect": {"volume_ml": [5, 1]}}, ["expect.volume_ml", "the lower one"]),
+        ({"expect": {"volume": [1, 5]}}, ["unknown key 'volume'", "volume_ml"]),
+        ({"expect": {}}, ["expect"]),
+    ],
+)
+def test_a_wrong_threshold_is_explained(site, protocol, tmp_path, change, parts):
+    segment = {k: v for k, v in {**LESION, **change}.items() if v is not None}
+    spec = {"id": "burden", "engine": "threshold", "role": "PT", "segments": [segment]}
+    protocol["segmentations"].append(spec)
+    text = message(site, protocol, tmp_path)
+    for part in parts:
+        assert part in text
+
+
+def test_a_threshold_comes_after_all_that_it_names(site, protocol, tmp_path):
+    reference = {"segmentation": "gtv", "segment": "gtv"}
+    segment = {**LESION, "exclude": [PLACE], "reference": reference}
+    spec = {"id": "a-burden", "engine": "threshold", "role": "PT", "segments": [segment]}
+    protocol["segmentations"].insert(0, spec)
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump(protocol))
+    made = load_settings({**site, "protocol": str(path)}).protocol["segmentations"]
+    assert set(input_segmentations(made[0])) == {"organs", "gtv"}
+    assert in_order(made)[-1]["id"] == "a-burden"
+    made[1]["segments"][0]["exclude"] = [{"segmentation": "a-burden", "segments": ["a"]}]
+    with pytest.raises(CycleError):
+        in_order(made)
 
 
 def test_settings_come_back_from_their_file(site, tmp_path):

@@ -30,7 +30,7 @@ def run(bench, masks, cases=None, threads=1):
     """Run the stage and return the outcomes of the engine's own segmentation by case."""
     cases = bench.cases if cases is None else cases
     prepared = {(case.case_id, role) for case in cases for role in case.roles}
-    outcomes = stage.run(cases, prepared, bench.settings, bench.volumes, masks, threads)
+    outcomes = stage.run(cases, prepared, bench.settings, bench.volumes, masks, threads).outcomes
     return {o.case_id: o for o in outcomes if o.item == bench.spec["id"]}
 
 
@@ -104,10 +104,12 @@ def test_a_case_without_its_inputs_is_blocked(done, tmp_path):
     role = input_roles(bench.spec)[-1]
     prepared = {(c.case_id, r) for c in bench.cases for r in c.roles} - {(UPRIGHT, role)}
     cases = [c for c in bench.cases if c.case_id == UPRIGHT]
-    outcomes = stage.run(cases, prepared, bench.settings, bench.volumes, tmp_path / "m", 1)
+    outcomes = stage.run(cases, prepared, bench.settings, bench.volumes, tmp_path / "m", 1).outcomes
     (outcome,) = [o for o in outcomes if o.item == bench.spec["id"]]
     assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.DEPENDS_ON_FAILED)
     assert role in outcome.message
     without = replace(cases[0], roles={k: v for k, v in cases[0].roles.items() if k != role})
-    outcomes = stage.run([without], prepared, bench.settings, bench.volumes, tmp_path / "n", 1)
+    outcomes = stage.run(
+        [without], prepared, bench.settings, bench.volumes, tmp_path / "n", 1
+    ).outcomes
     assert [o for o in outcomes if o.item == bench.spec["id"]] == []

@@ -426,8 +426,8 @@ def segment(archive, spec, *annotations):
     write_volume(volume_path(volumes, "case1", "CT"), archive.volume)
     case = Case("case1", "patient1", "s1", {"CT": archive.series}, tuple(annotations))
     engine = Imported(spec, Machine(1, "cpu", archive.folder, {}))
-    (outcome,) = stage.segment(engine, [case], volumes, masks)
-    return outcome, masks / "case1" / spec["id"]
+    (item,) = stage.segment(engine, [case], volumes, masks)
+    return item.outcome, masks / "case1" / spec["id"]
 
 
 def test_the_outcome_of_a_case_says_what_a_reader_should_know(archive):
@@ -451,6 +451,16 @@ def test_a_case_without_contours_has_an_outcome_and_no_mask(archive):
     assert outcome.status is Status.FAILED
     assert outcome.reason == Reason.NO_CONTOURS
     assert not folder.exists()
+
+
+def test_contours_of_nothing_may_be_a_finding(archive):
+    spec = {**copy.deepcopy(SPEC), "engine": "imported", "may_be_empty": True}
+    spec["segments"][0]["required"] = False
+    drawn = archive.structure({"GTV": np.zeros_like(TUMOUR)})
+    outcome, folder = segment(archive, spec, Series("1.2", "RTSTRUCT", (drawn,)))
+    assert outcome.status is Status.OK, outcome.message
+    assert "No voxel of: gtv." in outcome.message
+    assert not read_segmentation(folder).layers[0].any()
 
 
 def test_real_structure_sets_are_found_and_drawn(shared_data, tmp_path):

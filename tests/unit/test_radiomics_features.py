@@ -52,8 +52,23 @@ def test_a_sound_region_has_every_feature(image):
 
 def test_an_empty_mask(image):
     found = measured(image, np.zeros(image.array.shape, bool), settings(ALL))
-    assert (found.values, found.voxels, found.box) == ({}, 0, "")
+    sums = {"original_uptake_MTV": 0, "original_uptake_TLG": 0}
+    assert (found.values, found.voxels, found.box) == (sums, 0, "")
     assert [(f.feature, f.reason) for f in found.failures] == [("*", Reason.EMPTY_SEGMENT)]
+    assert found.failures[0].message.endswith(f"0 by definition: {', '.join(sums)}.")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        settings(PYRADIOMICS),
+        settings(("uptake",), imageType={"LoG": {"sigma": [3.0]}}),
+    ],
+)
+def test_an_empty_mask_has_no_sum_that_was_not_asked_for(image, asked):
+    found = measured(image, np.zeros(image.array.shape, bool), asked)
+    assert found.values == {}
+    assert [f.message for f in found.failures] == ["The mask has no voxel."]
 
 
 def test_one_voxel_has_what_one_voxel_can_have(image):

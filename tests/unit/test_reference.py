@@ -9,7 +9,7 @@ import tomllib
 import pytest
 import yaml
 
-from jipflow.cases import Reason
+from jipflow.cases import Flag, Reason
 from jipflow.config import PROTOCOLS, ROOT, SCHEMAS, validate
 from jipflow.reference import DOCS, pages, write
 
@@ -105,9 +105,9 @@ def test_defaults_are_those_that_a_run_fills_in(name):
         assert f"`{text}`" in [cells[1] for cells in table[path]], path
 
 
-def test_every_reason_is_explained():
+def test_every_reason_and_flag_is_explained():
     assert {code: cells for code, (cells,) in rows(pages()["reasons.md"]).items()} == {
-        reason.value: [f"{reason.meaning}."] for reason in Reason
+        coded.value: [f"{coded.meaning}."] for coded in (*Reason, *Flag)
     }
 
 

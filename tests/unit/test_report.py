@@ -158,11 +158,29 @@ def test_report_says_what_happened(results: Path, report: str) -> None:
         "not_finite",
         "ab" * 32,
         "SIEMENS Biograph 64",
+        "liver (organs) implausible_volume 312.5 ml 1000 to 2000 ml",
+        "liver (organs) implausible_intensity −7.500 HU 40 to 180 HU",
+        "liver (organs) touches_border at the border away from it",
+        "spleen (organs) many_components 11 pieces at most 2",
+        "spleen (organs) folds_disagree 0.31 at most 0.2",
+        "Of 24 segments that were judged",
     ):
         assert sentence in text, sentence
+    assert len(page.all("figure")) > sum("flagged" in word for word in page.words) > 0
     rows = [a for a in page.all("tbody") if a.get("class") == "case"]
     assert [a["data-status"] for a in rows] == ["failed"] * 2 + ["excluded"] + ["ok"] * 11
     assert len(page.all("figure")) == len(list(results.glob("overlays/*/*.png")))
+
+
+def test_a_protocol_that_expects_nothing_flags_nothing(results: Path, tmp_path: Path) -> None:
+    plain = fake.settings()
+    for spec in plain.protocol["segmentations"]:
+        for segment in spec["segments"]:
+            segment.pop("expect", None)
+    site.write_report(results, plain, tmp_path / "plain.html")
+    text = Page((tmp_path / "plain.html").read_text(encoding="utf-8")).text
+    assert "The protocol says of no segment what it expects of it" in text
+    assert "implausible_volume" not in text
 
 
 def test_every_picture_and_plot_speaks(report: str) -> None:
@@ -207,8 +225,8 @@ def test_text_from_files_is_escaped(results: Path, tmp_path: Path) -> None:
 def test_report_without_the_optional_files(results: Path, tmp_path: Path) -> None:
     bare = tmp_path / "results" / "demo"
     fake.build(bare, pictures=False)
-    for path in ("features/features.parquet", "features/failures.parquet"):
-        (bare / path).unlink()
+    for path in ("features", "failures", "quality"):
+        (bare / "features" / f"{path}.parquet").unlink()
     for path in (bare.parent / "catalog").iterdir():
         path.unlink()
     site.write_report(bare, fake.settings(), tmp_path / "bare.html")
@@ -216,6 +234,7 @@ def test_report_without_the_optional_files(results: Path, tmp_path: Path) -> Non
     for sentence in (
         "There are no overlays",
         "No features were measured",
+        "There is no segment that the protocol expects something of",
         "The catalog's summary is not there",
         "The candidate is built after this report",
     ):
@@ -228,7 +247,7 @@ def test_an_empty_cohort(tmp_path: Path) -> None:
     write_outcomes(folder / "outcomes.parquet", [])
     header = (folder / "cohort" / "cases.tsv").read_text().splitlines()[0]
     (folder / "cohort" / "cases.tsv").write_text(header + "\n")
-    for name in ("features", "failures"):
+    for name in ("features", "failures", "quality"):
         path = folder / "features" / f"{name}.parquet"
         pd.read_parquet(path).iloc[:0].to_parquet(path)
     verdict = {"cases": 0, "ok": 0, "failed": 0, "excluded": 0, "failed_fraction": 0.0}

@@ -114,6 +114,10 @@ class Reason(Coded):
     AWAITING_READER = ("awaiting_reader", "A person is to draw or to correct the segmentation")
     EMPTY_SEGMENT = ("empty_segment", "A segment has no voxel")
     EMPTY_SEGMENTATION = ("empty_segmentation", "No segment of the segmentation has a voxel")
+    NO_REFERENCE = (
+        "no_reference",
+        "The region that a threshold is taken from has no uptake on the image",
+    )
     GRID_MISMATCH = ("grid_mismatch", "The segmentation does not lie on the image's grid")
 
     ENCODING_REFUSED = (

@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     segment = _command(commands, "segment", _segment, "segment volumes")
     _settings(segment)
-    _paths(segment, "cases", "prepared", "volumes", "masks", "outcomes")
+    _paths(segment, "cases", "prepared", "volumes", "masks", "quality", "outcomes")
     _threads(segment)
 
     annotate = _command(commands, "annotate", _annotate, "take over what readers sent back")
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     collect = _command(commands, "collect", _collect, "join the shards' tables")
     _settings(collect)
     _paths(collect, "results")
-    for name in ("outcomes", "features", "failures", "perturbed"):
+    for name in ("outcomes", "quality", "features", "failures", "perturbed"):
         collect.add_argument(f"--{name}", type=Path, nargs="*", required=True)
     for name in ("readings", "agreement"):
         collect.add_argument(f"--{name}", type=Path, nargs="*", default=[])
@@ -354,9 +354,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
 def _segment(arguments: argparse.Namespace) -> None:
     from jipflow.cases import passed, read_cases, read_outcomes
     from jipflow.config import read_settings
+    from jipflow.files import write_parquet
+    from jipflow.segment.quality import quality_table
     from jipflow.segment.stage import run
 
-    outcomes = run(
+    segmented = run(
         read_cases(arguments.cases),
         passed(read_outcomes(arguments.prepared)),
         read_settings(arguments.settings),
@@ -364,7 +366,8 @@ def _segment(arguments: argparse.Namespace) -> None:
         arguments.masks,
         arguments.threads,
     )
-    _finish(arguments.outcomes, outcomes)
+    write_parquet(arguments.quality, quality_table(segmented.quality))
+    _finish(arguments.outcomes, segmented.outcomes)
 
 
 def _annotate(arguments: argparse.Namespace) -> None:
@@ -516,6 +519,7 @@ def _collect(arguments: argparse.Namespace) -> None:
             arguments.perturbed,
             arguments.readings,
             arguments.agreement,
+            arguments.quality,
         ),
         read_settings(arguments.settings).protocol["tolerance"],
         arguments.results,

@@ -19,6 +19,7 @@ from jipflow.tables import (
     FEATURE_COLUMNS,
     FEATURE_KEYS,
     PERTURBED_KEYS,
+    QUALITY_COLUMNS,
     READING_COLUMNS,
     READING_KEYS,
     STABILITY_COLUMNS,
@@ -36,6 +37,7 @@ class Shards:
         perturbed: features of changed outlines.
         readings: files that came back from readers, where the protocol asks for them.
         agreement: of these.
+        quality: what the segments are like.
     """
 
     outcomes: Sequence[Path]
@@ -44,14 +46,16 @@ class Shards:
     perturbed: Sequence[Path] = ()
     readings: Sequence[Path] = ()
     agreement: Sequence[Path] = ()
+    quality: Sequence[Path] = ()
 
 
 def run(shards: Shards, tolerance: Mapping[str, float], results: Path) -> dict[str, Any]:
     """Join the tables of all shards and judge the run.
 
-    Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``
-    and ``stability.parquet`` in ``features``, into `results`; where persons read cases, also
-    ``readings.parquet`` and ``agreement.parquet`` in ``features``, and ``worklist/worklist.tsv``.
+    Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,
+    ``stability.parquet`` and ``quality.parquet`` in ``features``, into `results`; where persons
+    read cases, also ``readings.parquet`` and ``agreement.parquet`` in ``features``, and
+    ``worklist/worklist.tsv``.
 
     Args:
         shards: what is joined.
@@ -70,6 +74,8 @@ def run(shards: Shards, tolerance: Mapping[str, float], results: Path) -> dict[s
     write_parquet(folder / "features.parquet", features)
     write_parquet(folder / "failures.parquet", failures)
     write_parquet(folder / "stability.parquet", stability(features, perturbed))
+    quality = _join(shards.quality, QUALITY_COLUMNS, list(QUALITY_COLUMNS[:3]))
+    write_parquet(folder / "quality.parquet", quality)
     if shards.readings:
         readings = _join(shards.readings, READING_COLUMNS, list(READING_KEYS))
         agreement = _join(shards.agreement, AGREEMENT_COLUMNS, list(AGREEMENT_KEYS))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -319,6 +320,8 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: needs {needed!r}, which a person makes after all others are made; "
                     "name a segmentation of another engine."
                 )
+        _check_places(segmentation, segmentations, where)
+        _check_ranges(segmentation, where)
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
         if segmentation["engine"] == "nnunet":
             models = read_yaml(MODELS)["models"]
@@ -490,6 +493,35 @@ def training_folds(training: Mapping[str, Any]) -> list[str]:
     return [str(number) for number in range(count)] if count > 1 else ["all"]
 
 
+def _check_places(
+    spec: Mapping[str, Any], segmentations: Sequence[Mapping[str, Any]], where: str
+) -> None:
+    """Check that the segments of other segmentations that one names are there."""
+    known = {s["id"]: [segment["name"] for segment in s["segments"]] for s in segmentations}
+    for entry in _places(spec):
+        for name in [*entry.get("segments", []), *filter(None, [entry.get("segment")])]:
+            if name not in known[entry["segmentation"]]:
+                raise ConfigError(
+                    f"{where}: segmentation {entry['segmentation']!r} has no segment {name!r}; "
+                    f"it has: {', '.join(known[entry['segmentation']])}."
+                )
+
+
+def _check_ranges(spec: Mapping[str, Any], where: str) -> None:
+    """Check that thresholds and expected ranges leave something."""
+    for segment in spec["segments"]:
+        named = f"{where}: segment {segment['name']!r}"
+        if spec["engine"] == "threshold":
+            if not segment.keys() & {"above", "below", "reference"}:
+                raise ConfigError(f"{named}: needs a threshold: add above, below or reference.")
+            if segment.get("above", -math.inf) > segment.get("below", math.inf):
+                raise ConfigError(f"{named}: above is greater than below; exchange them.")
+        for key in ("volume_ml", "intensity"):
+            low, high = segment.get("expect", {}).get(key, (0, 0))
+            if low > high:
+                raise ConfigError(f"{named}: expect.{key}: the first number is the lower one.")
+
+
 def input_roles(spec: Mapping[str, Any]) -> list[str]:
     """Return the roles whose volumes a segmentation needs, its own first."""
     return list(dict.fromkeys([spec["role"], *spec.get("inputs", [])]))
@@ -497,8 +529,20 @@ def input_roles(spec: Mapping[str, Any]) -> list[str]:
 
 def input_segmentations(spec: Mapping[str, Any]) -> list[str]:
     """Return the ids of the segmentations that a segmentation needs."""
-    named = [entry["segmentation"] for entry in spec.get("exclude", [])]
+    named = [entry["segmentation"] for entry in _places(spec)]
     return list(dict.fromkeys([*named, *([spec["proposal"]] if spec.get("proposal") else [])]))
+
+
+def _places(node: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every mapping below a segmentation that names segments of another one."""
+    if isinstance(node, Mapping):
+        if "segmentation" in node:
+            yield node
+        for child in node.values():
+            yield from _places(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _places(child)
 
 
 def in_order(segmentations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jipflow.cases import Reason
+from jipflow.cases import Flag, Reason
 from jipflow.catalog.columns import COLUMNS
 from jipflow.config import MODELS, RESOURCES, ROOT, SCHEMAS, read_yaml
 from jipflow.files import atomic_path
@@ -53,6 +53,12 @@ or the segment. So has a feature without a value, in `features/failures.parquet`
 stable. What to do about them is in the [site guide](site-guide.md#when-cases-fail)."""
 
 
+FLAGS_INTRO = """\
+A segment that is not what the protocol expects (`expect`) is made and measured all the same. Its \
+outcome at the stage `segment` has `<segment>:<flag>`, and the report shows what was found beside \
+what was expected."""
+
+
 @dataclass(frozen=True)
 class Key:
     """One row of a table of keys.
@@ -90,6 +96,9 @@ def pages() -> dict[str, str]:
             "Reason codes",
             REASONS_INTRO,
             _table(("code", "meaning"), ((f"`{r.value}`", f"{r.meaning}.") for r in Reason)),
+            "## Flags of segments",
+            FLAGS_INTRO,
+            _table(("flag", "meaning"), ((f"`{f.value}`", f"{f.meaning}.") for f in Flag)),
         ),
     }
 

@@ -45,3 +45,9 @@ AGREEMENT_VALUES = ("dice", "mean_surface_distance_mm", "hausdorff95_mm")
 
 AGREEMENT_COLUMNS = (*AGREEMENT_KEYS, *AGREEMENT_VALUES, "reason")
 """The columns of ``agreement.parquet``."""
+
+QUALITY_COLUMNS = (
+    *("case_id", "segmentation", "segment", "volume_ml", "components", "touches_border"),
+    *("mean", "disagreement", "flags"),
+)
+"""The columns of ``quality.parquet``; ``flags`` holds codes of `jipflow.cases.Flag`."""

@@ -148,6 +148,9 @@ def write_seg(
     """
     series = case.roles[spec["role"]]
     what = f"case {case.case_id}: DICOM-SEG of {spec['id']!r}"
+    segmentation = segmentation.without_empty()
+    if not segmentation.segments:
+        return Made(note="No DICOM-SEG, which cannot hold that no segment has a voxel.")
     notes: list[str] = []
     planes = read_planes(series, notes=notes)
     try:

@@ -168,12 +168,15 @@ def _document(
     results: Path,
 ) -> Made:
     name, role = entry["segmentation"], entry["role"]
+    # A DICOM-SEG holds the segments that have a voxel, and a report refers to these.
+    rows = [row for row in _rows(features, case.case_id, name, role) if row["voxels"]]
+    if not rows:
+        return Made(note="No DICOM-SR, since no segment has a voxel.")
     series = case.roles[role]
     source = pydicom.dcmread(
         series.paths[0], stop_before_pixels=True, specific_tags=["ProcedureCodeSequence"]
     )
     seg = pydicom.dcmread(results / "seg" / case.case_id / f"{name}.dcm", stop_before_pixels=True)
-    rows = _rows(features, case.case_id, name, role)
     try:
         dataset = build_sr(
             rows,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class Segmentation:
     Attributes:
         layers: label maps of shape (z, y, x), 0 outside, 8 or 16 bits wide;
             segments of one layer do not overlap.
-        segments: in the protocol's order.
+        segments: in the protocol's order; one without a voxel was looked for and is not there.
         grid: where the voxels are.
     """
 
@@ -58,6 +58,11 @@ class Segmentation:
     def mask(self, segment: Segment) -> NDArray[np.bool_]:
         """Return the voxels of a segment, shape (z, y, x)."""
         return np.asarray(self.layers[segment.layer] == segment.label)
+
+    def without_empty(self) -> Segmentation:
+        """Return the same segmentation with the segments that have a voxel."""
+        present = (segment for segment, mask, _ in self.boxes() if mask.size)
+        return replace(self, segments=tuple(present))
 
     def boxes(self) -> Iterator[tuple[Segment, NDArray[np.bool_], tuple[int, int, int]]]:
         """Iterate over the segments, their voxels within a box, and the index of its first voxel.
@@ -145,6 +150,26 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
         found = np.flatnonzero(mask[tuple(box)].any(axis=others))
         box.append(slice(int(found[0]), int(found[-1]) + 1) if found.size else slice(0, 0))
     return tuple(box)
+
+
+def components(
+    mask: NDArray[np.bool_],
+) -> tuple[NDArray[np.unsignedinteger[Any]], int]:
+    """Number the connected components of a mask, whose voxels share a face, an edge or a corner.
+
+    Args:
+        mask: shape (z, y, x).
+
+    Returns:
+        A map of that shape, 0 outside and from 1 in the order of the components' first voxels, and
+        how many there are.
+    """
+    import cc3d
+
+    # Of truth values, cc3d 4.1.1 refuses some boxes that are one voxel wide.
+    numbers = mask.astype(np.uint8)
+    labels, number = cc3d.connected_components(numbers, connectivity=26, return_N=True)
+    return labels, int(number)
 
 
 def absent_note(spec: Mapping[str, Any], present: Iterable[Region | Segment]) -> str:

@@ -77,6 +77,9 @@ def extract(volume: Volume, parts: Sequence[Part], settings: Mapping[str, Any]) 
     results = [Extraction() for _ in parts]
     regions = {}
     for number, part in enumerate(parts):
+        if not part.mask.any():
+            results[number] = _nothing(settings)
+            continue
         try:
             regions[number] = _region(source, *_outline(source, part), settings)
         except _NoRegion as error:
@@ -147,6 +150,23 @@ class _NoRegion(Exception):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def _nothing(settings: Mapping[str, Any]) -> Extraction:
+    """Return the extraction of a region without a voxel: sums over voxels are 0, the rest is not.
+
+    So the tumour burden of a patient without a tumour is 0, and not unknown.
+    """
+    sums = {
+        f"original_{group}_{name}": CLASSES[group].of_nothing[name]
+        for group, named in settings["featureClass"].items()
+        for name in named or CLASSES[group].names()
+        if "Original" in settings["imageType"] and name in CLASSES[group].of_nothing
+    }
+    message = "The mask has no voxel."
+    if sums:
+        message += f" 0 by definition: {', '.join(sums)}."
+    return Extraction({**sums}, [Failure("*", Reason.EMPTY_SEGMENT, message)])
 
 
 def _source(volume: Volume, processing: Mapping[str, Any]) -> Source:

@@ -20,10 +20,12 @@ class Family:
     Attributes:
         more: features by name, each a function of the prepared family.
         guards: what must hold for a feature; raises `Undefined` where it does not.
+        of_nothing: values of a region that has no voxel; only sums over voxels have one.
     """
 
     more: ClassVar[Mapping[str, Feature]] = {}
     guards: ClassVar[Mapping[str, Guard]] = {}
+    of_nothing: ClassVar[Mapping[str, float]] = {}
 
     def __init__(self, area: Area) -> None:
         self.area = area

@@ -247,6 +247,7 @@ class Uptake(Family):
         "MTV": lambda self: self.volume,
         "TLG": lambda self: self.area.values.mean() * self.volume,
     }
+    of_nothing: ClassVar = {"MTV": 0.0, "TLG": 0.0}
 
     def prepare(self) -> None:
         """Measure the voxels that count."""

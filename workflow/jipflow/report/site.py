@@ -9,16 +9,16 @@ import math
 import platform
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.cases import Outcome, Reason, Status, read_outcomes
+from jipflow.cases import Flag, Outcome, Reason, Status, read_outcomes
 from jipflow.config import MODELS, Settings, annotated, read_yaml
 from jipflow.files import canonical_digest, read_json
-from jipflow.report import plots
+from jipflow.report import pages, plots
 from jipflow.report.disclosure import disclosure_summary
 from jipflow.report.pages import write_page
 from jipflow.report.palette import segment_colour
@@ -48,6 +48,7 @@ OPEN_PICTURES = 12
 PICTURE_BUDGET = 2_600_000  # bytes of all pictures, before base64 adds a third
 MAX_SKIPPED_ROWS = 200
 MAX_SUMMARIES = 40
+MAX_FLAG_ROWS = 300
 
 # The distributions shown: title, unit by modality, and the column; the first column found is taken.
 DISTRIBUTIONS: tuple[tuple[str, str, str], ...] = (
@@ -197,6 +198,7 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
     redact = Redactor({p for c in catalogs for p in _patient_ids(c / "series.parquet")})
     cases = case_rows(outcomes, images)
     features = _read_table(results / "features" / "features.parquet")
+    quality = _read_table(results / "features" / "quality.parquet")
     stages = [s for s in STAGES if s != "cohort" and any(o.stage == s for o in outcomes)]
     colours = segment_colours(settings)
     write_page(
@@ -215,7 +217,8 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
         meaning=meaning,
         stage_counts=stage_counts(cases, stages),
         reasons=reason_tally(outcomes),
-        pictures=_pictures(results / "overlays", settings, features, colours),
+        quality=segment_quality(quality, settings, images),
+        pictures=_pictures(results / "overlays", settings, features, quality, colours),
         distributions=distributions(features, images, colours),
         summaries=feature_summaries(features),
         missing=missing_values(_read_table(results / "features" / "failures.parquet")),
@@ -231,6 +234,7 @@ def write_report(results: Path, settings: Settings, path: Path) -> None:
         stage_costs=stage_costs(outcomes),
         stability_bands=list(STABILITY_BANDS),
         max_case_rows=MAX_CASE_ROWS,
+        max_flag_rows=MAX_FLAG_ROWS,
     )
 
 
@@ -369,6 +373,81 @@ def meaning(reason: str) -> str:
         return Reason(reason).meaning
     except ValueError:
         return ""
+
+
+def segment_quality(
+    quality: pd.DataFrame | None, settings: Settings, images: Iterable[dict[str, str]]
+) -> dict[str, Any]:
+    """Count the flags of segments, and say of each what was found and what the protocol expects.
+
+    Args:
+        quality: ``quality.parquet``.
+        settings: the run's settings.
+        images: the cases' series.
+
+    Returns:
+        ``expected``: names of the segments that the protocol expects something of; ``segments``:
+        how many of these there are in all cases; ``tally``: code, meaning, segments and cases of
+        each flag, the most frequent first; ``rows``: one a flag, by case, with ``found`` and
+        ``expected``.
+    """
+    expectations = {
+        (spec["id"], segment["name"]): segment["expect"]
+        for spec in settings.protocol["segmentations"]
+        for segment in spec["segments"]
+        if segment.get("expect")
+    }
+    modality = {image["role"]: image["modality"] for image in images}
+    units = {
+        spec["id"]: INTENSITY_UNITS.get(modality.get(spec["role"], ""), "")
+        for spec in settings.protocol["segmentations"]
+    }
+    entries = [] if quality is None else quality.to_dict("records")
+    judged = [e for e in entries if (e["segmentation"], e["segment"]) in expectations]
+    rows = []
+    for entry in judged:
+        expect = expectations[entry["segmentation"], entry["segment"]]
+        for code in entry["flags"]:
+            found, expected = _flag_words(code, entry, expect, units[entry["segmentation"]])
+            keys = {key: entry[key] for key in ("case_id", "segmentation", "segment")}
+            rows.append({**keys, "flag": code, "found": found, "expected": expected})
+    tally = [
+        {
+            "flag": flag.value,
+            "meaning": flag.meaning,
+            "segments": sum(row["flag"] == flag for row in rows),
+            "cases": len({row["case_id"] for row in rows if row["flag"] == flag}),
+        }
+        for flag in Flag
+        if any(row["flag"] == flag for row in rows)
+    ]
+    return {
+        "expected": [f"{segment} of {owner}" for owner, segment in expectations],
+        "segments": len(judged),
+        "tally": sorted(tally, key=lambda row: -row["segments"]),
+        "rows": rows,
+    }
+
+
+def _flag_words(
+    code: str, entry: Mapping[Any, Any], expect: Mapping[str, Any], unit: str
+) -> tuple[str, str]:
+    """Return what was found of a flagged segment, and what was expected, for reading."""
+    if code == Flag.IMPLAUSIBLE_VOLUME:
+        return _against(entry["volume_ml"], expect["volume_ml"], "ml")
+    if code == Flag.IMPLAUSIBLE_INTENSITY:
+        return _against(entry["mean"], expect["intensity"], unit)
+    if code == Flag.MANY_COMPONENTS:
+        most = pages.count(expect["components"])
+        return f"{pages.count(entry['components'])} pieces", f"at most {most}"
+    if code == Flag.TOUCHES_BORDER:
+        return "at the border", "away from it"
+    return f"{entry['disagreement']:.2f}", f"at most {expect['disagreement']:g}"
+
+
+def _against(value: float, limits: Iterable[float], unit: str) -> tuple[str, str]:
+    low, high = (f"{limit:g}".replace("-", "−") for limit in limits)
+    return f"{pages.number(value)} {unit}".strip(), f"{low} to {high} {unit}".strip()
 
 
 def segment_colours(settings: Settings) -> dict[tuple[str, str], str]:
@@ -671,6 +750,7 @@ def _pictures(
     folder: Path,
     settings: Settings,
     features: pd.DataFrame | None,
+    quality: pd.DataFrame | None,
     colours: dict[tuple[str, str], str],
 ) -> dict[str, Any]:
     """Embed the overlays, each made small enough for all to fit the page's budget."""
@@ -682,6 +762,7 @@ def _pictures(
     # Complete cases first, so that the pictures of a case stand side by side.
     files = [file for case in sorted(by_case, key=len, reverse=True) for file in case]
     volumes = _volumes(features)
+    flagged = _flagged(quality)
     limit = PICTURE_BUDGET // max(1, min(len(files), MAX_PICTURES))
     roles = {s["id"]: s["role"] for s in settings.protocol["segmentations"]}
     cards = []
@@ -689,7 +770,12 @@ def _pictures(
         case, segmentation = file.parent.name, file.stem
         data, size = shrink(file.read_bytes(), limit)
         segments = [
-            (segment, colour, volumes.get((case, segmentation, segment)))
+            (
+                segment,
+                colour,
+                volumes.get((case, segmentation, segment)),
+                (case, segmentation, segment) in flagged,
+            )
             for (owner, segment), colour in colours.items()
             if owner == segmentation
         ]
@@ -715,6 +801,14 @@ def _volumes(features: pd.DataFrame | None) -> dict[tuple[str, str, str], float]
         (case, segmentation, segment): float(volume)
         for case, segmentation, segment, volume in columns.itertuples(index=False)
     }
+
+
+def _flagged(quality: pd.DataFrame | None) -> set[tuple[str, str, str]]:
+    """Return case, segmentation and segment of those that have a flag."""
+    if quality is None:
+        return set()
+    columns = quality.loc[quality["flags"].map(len) > 0, ["case_id", "segmentation", "segment"]]
+    return set(columns.itertuples(index=False, name=None))
 
 
 def shrink(png: bytes, limit: int) -> tuple[bytes, tuple[int, int]]:

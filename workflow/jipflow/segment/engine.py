@@ -25,6 +25,7 @@ from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_p
 ENGINES = {
     "imported": "jipflow.segment.imported:Imported",
     "nnunet": "jipflow.segment.nnunet:NnUNet",
+    "threshold": "jipflow.segment.threshold:Threshold",
 }
 """The class of each engine; a module is imported when a protocol uses it."""
 
@@ -122,7 +123,7 @@ class Engine(ABC):
         """Give the regions that were found, in the order of the protocol's segments.
 
         A segment of which there is no voxel is left out; the stage knows whether the protocol can
-        do without it.
+        do without it, or takes its absence for a finding.
         """
 
     def close(self) -> None:  # noqa: B027

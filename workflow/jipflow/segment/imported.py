@@ -96,7 +96,7 @@ def import_regions(
         The regions one by one, in the protocol's order, so that memory holds one.
 
     Raises:
-        CaseFault: no object fits, several fit, or a required segment has no voxel.
+        CaseFault: no object fits, several fit, or no segment has a voxel where one must have.
     """
     source, match = choose(paths, spec, target, notes)
     found = 0
@@ -113,7 +113,7 @@ def import_regions(
                 drawing.version,
                 drawing.corner,
             )
-    if not found:
+    if not found and not spec.get("may_be_empty"):
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,
             " ".join([f"case {target.case_id}: no segment of {spec['id']!r} has a voxel.", *notes]),

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jipflow.cases import (
     Case,
@@ -25,8 +28,30 @@ from jipflow.config import Settings, automatic, in_order, input_roles, input_seg
 from jipflow.files import scratch_folder
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
+from jipflow.segment.quality import Quality, assess
 
 STAGE = "segment"
+
+
+@dataclass
+class Segmented:
+    """What the stage gives.
+
+    Attributes:
+        outcomes: of each segmentation of each case that it concerns.
+        quality: of each segment of those that are ok.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    quality: list[Quality] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One segmentation of a case."""
+
+    outcome: Outcome
+    quality: Sequence[Quality]
 
 
 def run(
@@ -36,7 +61,7 @@ def run(
     volumes: Path,
     masks: Path,
     threads: int,
-) -> list[Outcome]:
+) -> Segmented:
     """Segment the cases of a shard.
 
     A segmentation concerns the cases that have a series for each role that it needs. Those that a
@@ -54,7 +79,8 @@ def run(
         StageError: an engine cannot run at all.
     """
     masks.mkdir(parents=True, exist_ok=True)
-    outcomes: list[Outcome] = []
+    found = Segmented()
+    outcomes = found.outcomes
     device = settings.site["processing"]["device"]
     for spec in in_order(automatic(settings.protocol["segmentations"])):
         roles = input_roles(spec)
@@ -78,11 +104,13 @@ def run(
             with scratch_folder(masks) as scratch:
                 machine = Machine(threads, device, scratch, settings.site)
                 engine = engine_class(spec["engine"])(spec, machine)
-                outcomes += segment(engine, ready, volumes, masks)
-    return outcomes
+                for item in segment(engine, ready, volumes, masks):
+                    outcomes.append(item.outcome)
+                    found.quality += item.quality
+    return found
 
 
-def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -> list[Outcome]:
+def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -> list[Item]:
     """Run an engine over cases whose inputs are there.
 
     Args:
@@ -92,7 +120,7 @@ def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -
         masks: folder for ``<case_id>/<segmentation>/``.
 
     Returns:
-        One outcome a case, in the order of the cases.
+        One item a case, in the order of the cases.
 
     Raises:
         StageError: the engine cannot run at all.
@@ -108,17 +136,17 @@ def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -
         engine.close()
 
 
-def _whole_case(case: Case, engine: Engine, volumes: Path, masks: Path) -> list[Outcome]:
+def _whole_case(case: Case, engine: Engine, volumes: Path, masks: Path) -> list[Item]:
     inputs = Inputs(case, engine.spec, volumes, masks)
     trial = _trial(inputs)
 
-    def work() -> Made:
+    def work() -> tuple[Made, list[Quality]]:
         return _write(engine, inputs, engine.predict(inputs, engine.read(inputs)))
 
-    return [trial.finish(trial.step(work), masks)]
+    return [_item(trial, trial.step(work), masks)]
 
 
-def _overlapped(engine: Engine, items: Iterable[Inputs]) -> Iterator[Outcome]:
+def _overlapped(engine: Engine, items: Iterable[Inputs]) -> Iterator[Item]:
     """Read the next cases and write the last ones while this one is predicted.
 
     Threads do, for what costs time in reading and writing is done by libraries that let other
@@ -134,13 +162,13 @@ def _overlapped(engine: Engine, items: Iterable[Inputs]) -> Iterator[Outcome]:
             trial = _trial(inputs)
             return trial, inputs, trial.step(partial(engine.read, inputs))
 
-        def write(trial: Trial, inputs: Inputs, found: Any) -> Outcome:
-            made = trial.step(partial(_write, engine, inputs, found))
-            return trial.finish(made, inputs.masks)
+        def write(trial: Trial, inputs: Inputs, found: Any) -> Item:
+            written = trial.step(partial(_write, engine, inputs, found))
+            return _item(trial, written, inputs.masks)
 
         queue = iter(items)
         coming = deque(readers.submit(read, inputs) for inputs in islice(queue, engine.helpers))
-        going: deque[Future[Outcome]] = deque()
+        going: deque[Future[Item]] = deque()
         while coming:
             trial, inputs, ready = coming.popleft().result()
             coming.extend(readers.submit(read, later) for later in islice(queue, 1))
@@ -158,17 +186,28 @@ def _trial(inputs: Inputs) -> Trial:
     return Trial(inputs.case.case_id, STAGE, inputs.spec["id"])
 
 
-def _write(engine: Engine, inputs: Inputs, found: Any) -> Made:
-    """Write the regions of a case, after a look at which are missing."""
+def _item(trial: Trial, written: tuple[Made, list[Quality]] | None, masks: Path) -> Item:
+    made, quality = written or (None, [])
+    return Item(trial.finish(made, masks), quality)
+
+
+def _write(engine: Engine, inputs: Inputs, found: Any) -> tuple[Made, list[Quality]]:
+    """Write the regions of a case, after a look at which are missing and what they are like."""
     case, spec = inputs.case, inputs.spec
     segmentation = pack(complete(engine.regions(inputs, found), case, spec), inputs.grid)
+    quality = assess(case.case_id, spec, segmentation, inputs.volume(spec["role"]))
     write_segmentation(inputs.masks / case.case_id / spec["id"], segmentation)
-    absent = absent_note(spec, segmentation.segments)
-    return Made(note=" ".join([*inputs.notes, *([absent] if absent else [])]))
+    there = {row.segment for row in quality if row.volume_ml}
+    absent = absent_note(spec, (s for s in segmentation.segments if s.name in there))
+    note = " ".join([*inputs.notes, *([absent] if absent else [])])
+    flags = tuple(f"{row.segment}:{flag}" for row in quality for flag in row.flags)
+    return Made(note=note, flags=flags), quality
 
 
 def complete(regions: Iterable[Region], case: Case, spec: Mapping[str, Any]) -> Iterator[Region]:
     """Pass regions on, and raise where one that the protocol requires is missing.
+
+    Where the protocol takes absence for a finding, the missing ones follow without a voxel.
 
     Raises:
         CaseFault: after the last one, where a required one or all are missing.
@@ -177,13 +216,18 @@ def complete(regions: Iterable[Region], case: Case, spec: Mapping[str, Any]) -> 
     for region in regions:
         present.add(region.name)
         yield region
-    missing = [s["name"] for s in spec["segments"] if s["required"] and s["name"] not in present]
-    if missing:
+    missing = [segment for segment in spec["segments"] if segment["name"] not in present]
+    required = [segment["name"] for segment in missing if segment["required"]]
+    if required:
         raise CaseFault(
             Reason.EMPTY_SEGMENT,
-            f"case {case.case_id}: {spec['id']!r} has no voxel of {missing[0]!r}.",
+            f"case {case.case_id}: {spec['id']!r} has no voxel of {required[0]!r}.",
         )
-    if not present:
+    if spec.get("may_be_empty"):
+        for segment in missing:
+            nothing = np.zeros((0, 0, 0), bool)
+            yield Region(segment["name"], segment["term"], nothing, "AUTOMATIC", spec["engine"])
+    elif not present:
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,
             f"case {case.case_id}: no segment of {spec['id']!r} has a voxel.",

@@ -1,0 +1,296 @@
+"""Engine `threshold`: what reaches an intensity, by connected components.
+
+The baseline of nuclear medicine, and with organs taken out the whole-body tumour burden. Methods
+that the field uses, and the keys that give them:
+
+- a fixed SUV, such as 4.0 for lymphoma (Barrington et al., J Nucl Med 2021;62:332-337) or 3.0 for
+  bone in PSMA-PET (qPSMA: Gafita et al., J Nucl Med 2019;60:1277-1283): ``above``; a window of HU
+  has ``below`` as well;
+- a share of each lesion's maximum, 41 % or 50 % (EANM guideline: Boellaard et al., Eur J Nucl Med
+  Mol Imaging 2015;42:328-354): ``of_maximum``;
+- the uptake of a reference region, such as the liver in PERCIST (Wahl et al., J Nucl Med
+  2009;50:122S-150S) and qPSMA: ``reference``;
+- lesions of bone apart from those of soft tissue, and physiological uptake taken out: ``within``
+  and ``exclude``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+import jipflow
+from jipflow.cases import CaseFault, Reason
+from jipflow.images.masks import Region, Segmentation, bounding_box, components
+from jipflow.images.resample import resample_mask
+from jipflow.images.volume import Grid, Volume
+from jipflow.segment.engine import Engine, Inputs
+
+Mask = NDArray[np.bool_]
+
+FORMULAS: dict[str, Callable[[float, float], float]] = {
+    "mean": lambda mean, deviation: mean,
+    "percist": lambda mean, deviation: 1.5 * mean + 2 * deviation,
+    "qpsma": lambda mean, deviation: 4.30 / mean * (mean + deviation),
+}
+"""The threshold from a reference region's mean and standard deviation.
+
+PERCIST's is of SUV by lean body mass; SUV by body weight gives the same voxels, since one is a
+multiple of the other in each patient.
+"""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What a reference region says.
+
+    Attributes:
+        mean: of its voxels' intensities.
+        deviation: their standard deviation, divided by their number.
+        voxels: how many there are.
+    """
+
+    mean: float
+    deviation: float
+    voxels: int
+
+
+class Threshold(Engine):
+    """Connected components of the voxels that reach every threshold of a segment."""
+
+    def regions(self, inputs: Inputs, found: Any) -> Iterator[Region]:
+        """Find the segments one by one.
+
+        Raises:
+            CaseFault: a reference region has no voxel on the image, or nothing there but 0.
+        """
+        volume = inputs.volume(self.spec["role"])
+        places = Places(inputs, volume.grid)
+        for wanted in self.spec["segments"]:
+            mask = self._segment(wanted, volume, places, inputs.notes)
+            box = bounding_box(mask)
+            if not mask[box].any():
+                continue
+            z, y, x = (part.start for part in box)
+            yield Region(
+                wanted["name"],
+                wanted["term"],
+                mask[box],
+                "AUTOMATIC",
+                "jipflow threshold",
+                jipflow.__version__,
+                (z, y, x),
+            )
+
+    def _segment(
+        self, wanted: Mapping[str, Any], volume: Volume, places: Places, notes: list[str]
+    ) -> Mask:
+        low = wanted.get("above", -np.inf)
+        if "reference" in wanted:
+            low = max(low, self._reference(wanted, volume, places, notes))
+        with np.errstate(invalid="ignore"):
+            mask = (volume.array >= low) & (volume.array <= wanted.get("below", np.inf))
+        if "within" in wanted:
+            mask &= places.mask(wanted["within"])
+        for entry in wanted["exclude"]:
+            place = places.mask(entry)
+            if entry["remove"] == "voxels":
+                mask &= ~place
+            else:
+                mask = without_components(mask, volume.array, place)
+        if "of_maximum" in wanted:
+            mask = cut_components(mask, volume.array, wanted["of_maximum"])
+        smallest = wanted["smallest_ml"] * 1000 / volume.grid.voxel_volume
+        return largest_components(mask, smallest, wanted.get("largest"))
+
+    def _reference(
+        self, wanted: Mapping[str, Any], volume: Volume, places: Places, notes: list[str]
+    ) -> float:
+        entry = wanted["reference"]
+        name = f"{entry['segment']!r} of {entry['segmentation']!r}"
+        region = places.mask({**entry, "segments": [entry["segment"]]})
+        if "sphere_mm" in entry:
+            region, fits = sphere_within(region, volume.grid, entry["sphere_mm"] / 2)
+            if not fits:
+                notes.append(
+                    f"{wanted['name']}: a sphere of {entry['sphere_mm']:g} mm does not fit into "
+                    f"{name}; its part inside is the reference."
+                )
+        found = statistics(volume.array[region])
+        if found is None or found.mean == 0:
+            raise CaseFault(
+                Reason.NO_REFERENCE,
+                f"case {places.case_id}: the reference of {wanted['name']!r}, {name}, "
+                + ("has mean 0" if found else "has no voxel that is a number")
+                + f" on the image of {self.spec['role']}; look at whether it lies on the image.",
+            )
+        threshold = entry["times"] * FORMULAS[entry["formula"]](found.mean, found.deviation)
+        notes.append(
+            f"{wanted['name']}: from {threshold:.4g} by {entry['formula']} of {name} "
+            f"(mean {found.mean:.4g}, SD {found.deviation:.4g}, {found.voxels} voxels)."
+        )
+        return threshold
+
+
+class Places:
+    """Segments of the case's other segmentations, on the grid that is segmented.
+
+    Args:
+        inputs: of the case.
+        grid: of the image that is segmented.
+    """
+
+    def __init__(self, inputs: Inputs, grid: Grid) -> None:
+        self.case_id = inputs.case.case_id
+        self._inputs = inputs
+        self._grid = grid
+        self._read: dict[str, Segmentation] = {}
+        self._masks: dict[tuple[str, tuple[str, ...], float], Mask] = {}
+
+    def mask(self, entry: Mapping[str, Any]) -> Mask:
+        """Return the union of segments, grown; a segment that the case lacks adds a note.
+
+        Args:
+            entry: names a ``segmentation`` and its ``segments``, and may have ``grow_mm``.
+        """
+        key = (entry["segmentation"], tuple(entry["segments"]), float(entry.get("grow_mm", 0)))
+        if key not in self._masks:
+            self._masks[key] = self._made(*key)
+        return self._masks[key]
+
+    def _made(self, identifier: str, names: tuple[str, ...], grow_mm: float) -> Mask:
+        if identifier not in self._read:
+            self._read[identifier] = self._inputs.segmentation(identifier).without_empty()
+        segmentation = self._read[identifier]
+        chosen = [segment for segment in segmentation.segments if segment.name in names]
+        absent = sorted(set(names) - {segment.name for segment in chosen})
+        if absent:
+            self._inputs.notes.append(f"{identifier} has no voxel of: {', '.join(absent)}.")
+        union = np.zeros(segmentation.grid.shape, bool)
+        for number, layer in enumerate(segmentation.layers):
+            labels = [segment.label for segment in chosen if segment.layer == number]
+            union |= np.isin(layer, labels)
+        return grown(resample_mask(union, segmentation.grid, self._grid), self._grid, grow_mm)
+
+
+def grown(mask: Mask, grid: Grid, distance: float) -> Mask:
+    """Return a mask with every voxel whose centre is no farther from one of its own.
+
+    Args:
+        mask: shape (z, y, x) of the grid.
+        grid: where the voxels are.
+        distance: in millimetres.
+    """
+    if distance == 0 or not mask.any():
+        return mask
+    margins = [int(distance / step) + 1 for step in grid.spacing]
+    box = tuple(
+        slice(max(part.start - more, 0), part.stop + more)
+        for part, more in zip(bounding_box(mask), margins, strict=True)
+    )
+    wide = mask.copy()
+    away = ndimage.distance_transform_edt(~mask[box], sampling=grid.spacing)
+    wide[box] = away <= distance
+    return wide
+
+
+def sphere_within(mask: Mask, grid: Grid, radius: float) -> tuple[Mask, bool]:
+    """Return the voxels of a mask in a sphere around its innermost voxel.
+
+    The innermost is the one farthest from the outside, the image's edge being outside as well; the
+    first of several. In a liver it lies in the right lobe, where PERCIST wants its sphere.
+
+    Args:
+        mask: shape (z, y, x) of the grid.
+        grid: where the voxels are.
+        radius: in millimetres.
+
+    Returns:
+        The voxels, and whether the whole sphere lies in the mask.
+    """
+    box = bounding_box(mask)
+    inside = np.pad(mask[box], 1)
+    if not inside.any():
+        return mask, False
+    depth = ndimage.distance_transform_edt(inside, sampling=grid.spacing)
+    centre = np.unravel_index(int(depth.argmax()), depth.shape)
+    axes = np.ogrid[tuple(slice(n) for n in inside.shape)]
+    away = sum(((a - c) * s) ** 2 for a, c, s in zip(axes, centre, grid.spacing, strict=True))
+    found = np.zeros_like(mask)
+    found[box] = (inside & (away <= radius**2))[1:-1, 1:-1, 1:-1]
+    return found, bool(depth[centre] > radius)
+
+
+def statistics(values: NDArray[np.generic]) -> Statistics | None:
+    """Return the statistics of the intensities that are numbers; None where there is none."""
+    finite = np.asarray(values, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not finite.size:
+        return None
+    return Statistics(float(finite.mean()), float(finite.std()), finite.size)
+
+
+def without_components(mask: Mask, image: NDArray[np.generic], place: Mask) -> Mask:
+    """Return a mask without the components that have their maximum in a place.
+
+    So uptake that spills over the outline of an organ goes with it, and a lesion that touches an
+    organ stays where it is the brighter of the two; else it is lost with the organ.
+
+    Args:
+        mask: shape (z, y, x).
+        image: intensities of that shape.
+        place: of that shape.
+    """
+    labels, number = components(mask)
+    tops = _maxima(labels, number, image)
+    both = mask & place
+    owners = labels[both]
+    gone = np.zeros(number + 1, bool)
+    gone[owners[image[both] == tops[owners]]] = True
+    return mask & ~gone[labels]
+
+
+def cut_components(mask: Mask, image: NDArray[np.generic], share: float) -> Mask:
+    """Return the voxels of each component that reach a share of the component's maximum.
+
+    Args:
+        mask: shape (z, y, x).
+        image: intensities of that shape.
+        share: of the maximum.
+    """
+    labels, number = components(mask)
+    limits = share * _maxima(labels, number, image)
+    kept = mask.copy()
+    kept[mask] = image[mask] >= limits[labels[mask]]
+    return kept
+
+
+def largest_components(mask: Mask, smallest: float, number: int | None) -> Mask:
+    """Return a mask with its larger components.
+
+    Args:
+        mask: shape (z, y, x).
+        smallest: fewest voxels that a component is kept with.
+        number: how many of the largest are kept, the first of those of one size; None for all.
+    """
+    labels, count = components(mask)
+    sizes = np.bincount(labels[mask], minlength=count + 1)
+    order = np.argsort(-sizes[1:], kind="stable")[:number] + 1
+    kept = np.zeros(count + 1, bool)
+    kept[order] = sizes[order] >= smallest - 1e-6
+    return kept[labels]
+
+
+def _maxima(
+    labels: NDArray[np.unsignedinteger[Any]], number: int, image: NDArray[np.generic]
+) -> NDArray[np.float64]:
+    """Return the highest intensity of each component, by its number; that of 0 has no meaning."""
+    inside = labels > 0
+    tops = np.full(number + 1, -np.inf)
+    np.maximum.at(tops, labels[inside], np.asarray(image[inside], dtype=np.float64))
+    return tops
