@@ -47,7 +47,8 @@ class Segmentation:
     Attributes:
         layers: label maps of shape (z, y, x), 0 outside, 8 or 16 bits wide;
             segments of one layer do not overlap.
-        segments: in the protocol's order; one without a voxel was looked for and is not there.
+        segments: in the protocol's order; last those without a voxel, which are not there and may
+            be so.
         grid: where the voxels are.
     """
 

@@ -107,7 +107,7 @@ def _padded(inside: NDArray[np.bool_], corner: tuple[int, ...], grid: Grid) -> V
     """Return a box of a mask with a rim of zeros, which a linear field falls to."""
     affine = grid.affine.copy()
     affine[:3, 3] = (grid.affine @ (*(start - 1 for start in corner), 1))[:3]
-    array = np.pad(inside.astype(np.float32), 1)
+    array = np.pad(inside.astype(np.uint8), 1)
     return Volume(array, Grid(array.shape, affine))
 
 
@@ -133,6 +133,7 @@ def _shares(
     resampler.SetOutputDirection(fine.GetDirection())
     resampler.SetSize(shape[::-1])
     resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
     field = resampler.Execute(image)
     samples = sitk.GetArrayViewFromImage(field)
     blocks = [n for a, b, k in zip(low, high, parts, strict=True) for n in (b - a, k)]
