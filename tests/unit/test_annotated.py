@@ -284,6 +284,10 @@ def cut(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def without_numbers(dataset):
+    del dataset.SegmentSequence[0].SegmentNumber
+
+
 def other_patient(dataset):
     dataset.PatientID = "someone else"
 
@@ -302,6 +306,7 @@ UNUSABLE = {
     "cut NIfTI": (lambda s: cut(s.nifti(box(LIVER))), "unreadable"),
     "cut SEG": (lambda s: cut(s.seg({"liver": box(LIVER)})), "unreadable"),
     "text as NIfTI": (lambda s: (s.to() / "a.nii").write_text("no image"), "unreadable"),
+    "malformed SEG": (lambda s: s.seg({"liver": box(LIVER)}, change=without_numbers), "unreadable"),
     "another patient": (lambda s: s.seg({"liver": box(LIVER)}, change=other_patient),
                         "mixed_patients"),
     "another series": (lambda s: s.seg({"liver": box(LIVER)}, change=other_series), "no_contours"),
@@ -335,7 +340,7 @@ class TestWhatCannotBeUsed:
         site.nifti(box(LIVER))
         outcome = site.read()
         assert outcome.status is Status.OK
-        assert "'first try.nii.gz' of ada was passed over" in outcome.message
+        assert "'first try.nii.gz' of ada cannot be used" in outcome.message
 
     def test_names_links_and_strays_are_told_and_not_followed(self, site):
         outside = site.nifti(box(LIVER)).rename(site.folder / "outside.nii.gz")

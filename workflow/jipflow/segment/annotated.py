@@ -157,44 +157,56 @@ def _annotate_case(case: Case, shard: Shard) -> list[Annotated]:
 def _annotate(case: Case, spec: Mapping[str, Any], shard: Shard, rows: Annotated) -> Made:
     inputs = Inputs(case, spec, shard.volumes, shard.masks)
     proposal, flags = _proposal(inputs, shard)
-    folder = case_folder(shard.inbox, spec["id"], case.case_id)
-    came = returned(folder)
-    desk = Desk(inputs)
-    all_readings: list[Reading] = []
-    problems = list(came.problems)
-    for reader, files in came.files.items():
-        found = desk.readings(reader, folder / reader, files)
-        all_readings += found
-        if not found:
-            problems.append(f"No file of {reader} is a DICOM-SEG, an RTSTRUCT or NIfTI.")
-    usable = [_credited(r, proposal) for r in all_readings if r.fault is None]
-    refused = [r for r in all_readings if r.fault is not None]
-    # What cannot be used and lies beside what can is no reason to wait.
-    told = {r.reader for r in usable}
-    problems += [
-        f"{r.file!r} of {r.reader} cannot be used: {r.fault}"
-        for r in refused
-        if r.reader not in told
-    ]
+    readings, strays = _received(inputs, case_folder(shard.inbox, spec["id"], case.case_id))
+    usable = [_credited(r, proposal) for r in readings if r.fault is None]
+    refused = [r for r in readings if r.fault is not None]
     rows.readings += [_reading_row(case, spec, r, proposal) for r in (*usable, *refused)]
     rows.agreement += _agreement_rows(inputs, usable, proposal)
-    wanted = [s["name"] for s in spec["segments"] if s["required"]]
-    if not (usable or problems or flags) and spec["when"] == "flagged" and proposal:
-        missing = [name for name in wanted if name not in proposal]
-        if not missing:
-            regions = (proposal[s["name"]] for s in spec["segments"] if s["name"] in proposal)
-            note = f"Taken over as {spec['proposal']!r} has it: no segment has a flag."
-            return _write(inputs, regions, [note])
-        problems.append(f"{spec['proposal']!r} has no {missing[0]!r}.")
-    if len(usable) < spec["readers"]:
-        if "proposal" in spec and not proposal:
-            problems.insert(0, f"{spec['proposal']!r} proposes nothing for this case.")
-        raise Waiting(_waiting(inputs, usable, flags, problems))
+    needs = [*(f"Flag on {_flag(flag)}." for flag in flags), *_lacks(spec, proposal)]
+    if spec["when"] == "flagged" and not (needs or readings or strays):
+        regions = (proposal[s["name"]] for s in spec["segments"] if s["name"] in proposal)
+        note = f"Taken over as {spec['proposal']!r} has it: no segment has a flag."
+        return _write(inputs, regions, [note])
+    problems = [f"{r.file!r} of {r.reader} cannot be used: {r.fault}" for r in refused]
     names = ", ".join(r.reader for r in usable)
+    if len(usable) < spec["readers"]:
+        read = f" (by {names})" if usable else ""
+        start = (
+            f"case {case.case_id}: {len(usable)} of {spec['readers']} readings of {spec['id']!r} "
+            f"are there{read}; worklist/{spec['id']}/{case.case_id}/README.txt says what to do."
+        )
+        raise Waiting(" ".join([start, *needs, *strays, *problems]))
     notes = [f"Read by {names}{_kept(usable, proposal)}.", *(n for r in usable for n in r.notes)]
-    notes += [f"{r.file!r} of {r.reader} was passed over: {r.fault}" for r in refused]
-    notes += came.problems
-    return _write(inputs, combined(usable, spec), notes)
+    return _write(inputs, combined(usable, spec), [*notes, *strays, *problems])
+
+
+def _received(inputs: Inputs, folder: Path) -> tuple[list[Reading], list[str]]:
+    """Read what came back for a case, and say what was not even read."""
+    came = returned(folder)
+    desk = Desk(inputs)
+    readings: list[Reading] = []
+    strays = list(came.problems)
+    for reader, files in came.files.items():
+        found = desk.readings(reader, folder / reader, files)
+        readings += found
+        if not found:
+            strays.append(f"No file of {reader} is a DICOM-SEG, an RTSTRUCT or NIfTI.")
+    return readings, strays
+
+
+def _flag(flag: str) -> str:
+    segment, _, code = flag.rpartition(":")
+    return f"{segment!r}: {Flag(code).meaning}"
+
+
+def _lacks(spec: Mapping[str, Any], proposal: Mapping[str, Region]) -> list[str]:
+    """Say why a proposal, where there should be one, cannot be taken as it is."""
+    if "proposal" not in spec:
+        return []
+    if not proposal:
+        return [f"{spec['proposal']!r} proposes nothing for this case."]
+    missing = (s["name"] for s in spec["segments"] if s["required"] and s["name"] not in proposal)
+    return [f"{spec['proposal']!r} has no {name!r}." for name in missing]
 
 
 def _proposal(inputs: Inputs, shard: Shard) -> tuple[dict[str, Region], list[str]]:
@@ -259,21 +271,6 @@ def _kept(readings: Sequence[Reading], proposal: Mapping[str, Region]) -> str:
     if len(kept) == len(readings):
         return ", who accepted the proposal unchanged"
     return f"; accepted unchanged by {', '.join(kept)}" if kept else ""
-
-
-def _waiting(
-    inputs: Inputs, usable: Sequence[Reading], flags: Sequence[str], problems: Sequence[str]
-) -> str:
-    spec, case_id = inputs.spec, inputs.case.case_id
-    read = f" (by {', '.join(r.reader for r in usable)})" if usable else ""
-    sentences = [
-        f"case {case_id}: {len(usable)} of {spec['readers']} readings of {spec['id']!r} are "
-        f"there{read}; worklist/{spec['id']}/{case_id}/README.txt says what to do."
-    ]
-    for flag in flags:
-        segment, _, code = flag.rpartition(":")
-        sentences.append(f"Flag on {segment!r}: {Flag(code).meaning}.")
-    return " ".join([*sentences, *problems])
 
 
 def combined(readings: Sequence[Reading], spec: Mapping[str, Any]) -> Iterator[Region]:

@@ -138,6 +138,9 @@ class Desk:
                 regions = list(import_regions([path], spec, self._target, notes))
         except CaseFault as fault:
             return Reading(reader, name, provenance, fault=fault)
+        except UNREADABLE as error:
+            why = f"{self._where}: it is not as DICOM asks ({error}); send it again."
+            return Reading(reader, name, provenance, fault=CaseFault(Reason.UNREADABLE, why))
         tight = {region.name: cropped(region) for region in regions}
         return Reading(reader, name, provenance, tight, notes=tuple(notes))
 
