@@ -106,11 +106,26 @@ def load_settings(config: Mapping[str, Any]) -> Settings:
             f"the ids are {', '.join(protocol_ids())}."
         )
     path = protocol_path(str(reference))
-    protocol = validate(read_yaml(path), "protocol", str(path))
+    protocol = read_protocol(path)
     site = validate(config, "site", "site configuration")
-    check_protocol(protocol, str(path))
     _check_site(site)
     return Settings(site, protocol, protocol_sha256(protocol))
+
+
+def read_protocol(path: Path) -> dict[str, Any]:
+    """Read a protocol, check it, and complete it with defaults.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    protocol = validate(read_yaml(path), "protocol", str(path))
+    for segmentation in protocol["segmentations"]:
+        if segmentation["engine"] == "totalsegmentator":
+            from jipflow.tasks import complete_segments
+
+            complete_segments(segmentation, f"{path}: segmentation {segmentation['id']!r}")
+    check_protocol(protocol, str(path))
+    return protocol
 
 
 def protocol_ids() -> list[str]:
@@ -306,20 +321,8 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
             if needed not in {s["id"] for s in segmentations} - {segmentation["id"]}:
                 raise ConfigError(f"{where}: there is no other segmentation {needed!r}.")
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
-        if segmentation["engine"] == "nnunet":
-            models = read_yaml(MODELS)["models"]
-            if segmentation["model"] not in models:
-                raise ConfigError(
-                    f"{where}: there is no model {segmentation['model']!r} in {MODELS.name}; "
-                    f"it has: {', '.join(models)}."
-                )
-            labels = [label["name"] for label in models[segmentation["model"]]["labels"]]
-            for segment in segmentation["segments"]:
-                if segment["label"] not in labels:
-                    raise ConfigError(
-                        f"{where}: segment {segment['name']!r}: model {segmentation['model']!r} "
-                        f"has no label {segment['label']!r}; it has: {', '.join(labels)}."
-                    )
+        if "model" in segmentation:
+            _check_model(segmentation, where)
         for segment in segmentation["segments"]:
             if segment["term"] not in terms:
                 raise ConfigError(
@@ -371,6 +374,41 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                 raise ConfigError(
                     f"{where}: variable {variable!r} must start with a role: {', '.join(roles)}."
                 )
+
+
+def _check_model(segmentation: Mapping[str, Any], where: str) -> None:
+    """Check that a segmentation's model is registered, and can do what is asked of it."""
+    models = read_models()
+    name = segmentation["model"]
+    if name not in models:
+        raise ConfigError(
+            f"{where}: there is no model {name!r} in {MODELS.name}; it has: {', '.join(models)}."
+        )
+    model = models[name]
+    if model["engine"] != segmentation["engine"]:
+        raise ConfigError(
+            f"{where}: model {name!r} is of the engine {model['engine']}, not "
+            f"{segmentation['engine']}; name another model, or that engine."
+        )
+    if segmentation["engine"] == "totalsegmentator":
+        from jipflow.tasks import runnable
+
+        able = runnable(model["files"])
+        if (segmentation["task"], segmentation["mode"]) not in able:
+            raise ConfigError(
+                f"{where}: model {name!r} lacks weights of task {segmentation['task']!r} in mode "
+                f"{segmentation['mode']!r}; it has those of: "
+                f"{', '.join(f'{task} ({mode})' for task, mode in able) or 'none'}. "
+                "docs/models.md says how to fetch and pin them."
+            )
+        return
+    labels = [label["name"] for label in model["labels"]]
+    for segment in segmentation["segments"]:
+        if segment["label"] not in labels:
+            raise ConfigError(
+                f"{where}: segment {segment['name']!r}: model {name!r} has no label "
+                f"{segment['label']!r}; it has: {', '.join(labels)}."
+            )
 
 
 def input_roles(spec: Mapping[str, Any]) -> list[str]:
@@ -484,7 +522,7 @@ def named_content(part: Mapping[str, Any]) -> dict[str, Any]:
     if "segmentations" in part:
         segmentations = part["segmentations"]
         models = sorted({s["model"] for s in segmentations if "model" in s})
-        registry = read_yaml(MODELS)["models"] if models else {}
+        registry = read_models() if models else {}
         content["models"] = {name: registry[name]["files"] for name in models}
         terms = read_yaml(RESOURCES / "terms.yaml")
         used = sorted({segment["term"] for s in segmentations for segment in s["segments"]})

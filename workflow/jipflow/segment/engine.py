@@ -25,6 +25,7 @@ from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_p
 ENGINES = {
     "imported": "jipflow.segment.imported:Imported",
     "nnunet": "jipflow.segment.nnunet:NnUNet",
+    "totalsegmentator": "jipflow.segment.totalsegmentator:TotalSegmentator",
 }
 """The class of each engine; a module is imported when a protocol uses it."""
 
