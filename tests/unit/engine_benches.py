@@ -158,7 +158,7 @@ def totalsegmentator(folder: Path) -> Bench:
     thresholds = {"spleen": 45.0, "liver": 80.0, "kidney_right": 150.0}
     values = {"spleen": 60, "liver": 100, "kidney_right": 250}
     hu = np.full((33, 36, 44), -50, np.int16)
-    for edge, (organ, value) in enumerate(values.items(), start=1):
+    for edge, value in enumerate(values.values(), start=1):
         hu[4 * edge : -3 * edge, 5 * edge : -edge, 2 * edge : -5 * edge] = value
     task = read_tasks()["total"]
     weights = folder / "models" / "total-fast"

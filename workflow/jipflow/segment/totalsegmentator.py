@@ -181,7 +181,7 @@ def _start(environment: Mapping[str, str], threads: int) -> None:
     tempfile.tempdir = environment["TMPDIR"]
     silence_libraries()
     # TotalSegmentator gives PyTorch as many threads as this says.
-    multiprocessing.cpu_count = lambda: threads  # type: ignore[method-assign]
+    multiprocessing.cpu_count = lambda: threads
 
 
 def _offline(event: str, arguments: tuple[Any, ...]) -> None:
@@ -212,7 +212,7 @@ def _resident(predictor: type[Any]) -> type[Any]:
     """
     loaded: dict[tuple[Any, ...], dict[str, Any]] = {}
 
-    class Resident(predictor):  # type: ignore[misc]
+    class Resident(predictor):
         def initialize_from_trained_model_folder(
             self, folder: str, use_folds: Any, checkpoint_name: str = "checkpoint_final.pth"
         ) -> None:
@@ -223,7 +223,7 @@ def _resident(predictor: type[Any]) -> type[Any]:
                 loaded[key] = {
                     k: v for k, v in vars(self).items() if k not in before or before[k] is not v
                 }
-            vars(self).update(loaded[key])
+            self.__dict__.update(loaded[key])
 
         def predict_from_files(
             self,
