@@ -15,11 +15,12 @@ from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage
 
 from jipflow.config import ROOT
 from jipflow.encode.seg import build_seg
-from jipflow.encode.terms import read_terms, read_totalsegmentator
+from jipflow.encode.terms import read_terms
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
+from jipflow.tasks import read_tasks
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 
@@ -251,8 +252,7 @@ def test_every_class_of_totalsegmentator(encoding, tmp_path):
     paths = write(ct_datasets((9, 11, 14)), tmp_path / "ct")
     numbers = np.zeros((9, 11, 14), int)
     numbers[1:8:2, :, 1::2] = np.resize(np.arange(1, 118), (4, 11, 7))
-    regions = [
-        (name, term, numbers == number) for number, (name, term) in read_totalsegmentator().items()
-    ]
+    task = read_tasks()["total"]
+    regions = [(name, task.terms[name], numbers == n) for name, n in task.labels.items()]
     assert len(regions) == 117
     check(paths, grid_of(paths), regions, encoding, tmp_path)

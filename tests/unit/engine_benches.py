@@ -12,16 +12,29 @@ from typing import Any
 
 import numpy as np
 
+from jipflow import config
 from jipflow.cases import Case, Series
 from jipflow.config import Settings
-from jipflow.images.volume import volume_path, write_volume
+from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
+from jipflow.segment.models import register
+from jipflow.tasks import read_tasks
 from phantom_volumes import as_volume
 from series_factory import series_of, write
+from threshold_model import write_threshold_model
 
+ABOUT_TOTAL = {
+    "name": "Thresholds in the place of TotalSegmentator's weights",
+    "version": "1.0.0",
+    "engine": "totalsegmentator",
+    "licence": "Apache-2.0",
+    "intended_use": "Tests.",
+    "training_data": "None.",
+    "roles": ["CT"],
+}
 UPRIGHT, CORONAL, BROKEN = "upright", "coronal", "broken"
 SITE: dict[str, Any] = {"processing": {"device": "cpu", "shard_size": 50}}
 
@@ -38,6 +51,7 @@ class Bench:
         dice: that each segment reaches at least; 1 asks for the same voxels.
         broken: makes the case `BROKEN` one that the engine cannot do.
         site: the site's settings.
+        registry: of the models.
     """
 
     segmentations: list[dict[str, Any]]
@@ -47,6 +61,7 @@ class Bench:
     dice: float
     broken: Callable[[], None]
     site: dict[str, Any] = field(default_factory=lambda: SITE)
+    registry: Path = config.MODELS
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -169,8 +184,62 @@ def threshold(folder: Path) -> Bench:
     return Bench(specs, cases, folder / "volumes", truth, 1.0, lambda: truncate(broken))
 
 
+def totalsegmentator(folder: Path) -> Bench:
+    """Nested boxes of rising intensity, found by TotalSegmentator's API with a model of thresholds.
+
+    The broken volume is half a file.
+    """
+    thresholds = {"spleen": 45.0, "liver": 80.0, "kidney_right": 150.0}
+    values = {"spleen": 60, "liver": 100, "kidney_right": 250}
+    hu = np.full((33, 36, 44), -50, np.int16)
+    for edge, value in enumerate(values.values(), start=1):
+        hu[4 * edge : -3 * edge, 5 * edge : -edge, 2 * edge : -5 * edge] = value
+    task = read_tasks()["total"]
+    weights = folder / "models" / "total-fast"
+    for name in task.modes["fast"].weights:
+        trainer = name.split("/")[1].split("__")[0]
+        write_threshold_model(weights / name, task.labels, thresholds, (3.0, 3.0, 3.0), trainer)
+    registry = folder / "config" / "models.yaml"
+    registry.parent.mkdir()
+    register("total-fast", ABOUT_TOTAL, weights, registry)
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])[:, [2, 1, 0, 3]]
+    affine[:3, 3] = (-60, -50, 200)
+    upright = Volume(hu, Grid(hu.shape, affine))
+    tilted = upright.grid.affine.copy()
+    tilted[:3, :3] = np.array([[1, 0, 0], [0, 0, 1], [0, -1, 0]]) @ tilted[:3, :3]
+    flipped = Volume(np.ascontiguousarray(hu[::-1]), Grid(hu.shape, tilted))
+    cases, truth = [], {}
+    for name, volume in {UPRIGHT: upright, CORONAL: flipped, BROKEN: upright}.items():
+        write_volume(volume_path(folder / "volumes", name, "CT"), volume)
+        cases.append(Case(name, name, "s00001", {"CT": Series("1.2", "CT", ())}))
+        truth[name] = {organ: volume.array == value for organ, value in values.items()}
+    spec = {
+        "id": "total",
+        "engine": "totalsegmentator",
+        "model": "total-fast",
+        "task": "total",
+        "mode": "fast",
+        "role": "CT",
+        "segments": [
+            {"name": organ, "label": organ, "term": task.terms[organ], "required": True}
+            for organ in ("liver", "kidney_right", "spleen")
+        ],
+    }
+    broken = volume_path(folder / "volumes", BROKEN, "CT")
+    return Bench(
+        [spec],
+        cases,
+        folder / "volumes",
+        truth,
+        1.0,
+        lambda: truncate(broken),
+        registry=registry,
+    )
+
+
 BENCHES: dict[str, Callable[[Path], Bench]] = {
     "imported": imported,
     "nnunet": nnunet,
     "threshold": threshold,
+    "totalsegmentator": totalsegmentator,
 }

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine_benches import BENCHES, BROKEN, CORONAL, UPRIGHT
+from jipflow import config
 from jipflow.cases import Reason, Status
 from jipflow.config import input_roles
 from jipflow.images.masks import read_segmentation
@@ -45,7 +46,9 @@ def done(request, tmp_path_factory):
     bench = BENCHES[request.param](folder)
     bench.broken()
     before = digests(bench.volumes)
-    return bench, run(bench, folder / "masks"), folder / "masks", before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(config, "MODELS", bench.registry)
+        yield bench, run(bench, folder / "masks"), folder / "masks", before
 
 
 @pytest.mark.parametrize("case", [UPRIGHT, CORONAL])

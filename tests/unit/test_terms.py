@@ -13,10 +13,14 @@ from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
 
 from jipflow.config import RESOURCES
-from jipflow.encode.terms import apply_modifiers, read_terms, read_totalsegmentator
+from jipflow.encode.terms import apply_modifiers, read_terms
+from jipflow.tasks import read_tasks
 
 TERMS = read_terms()
-TOTAL = read_totalsegmentator("total")
+TASKS = read_tasks()
+CODED = sorted(
+    {(name, key) for task in TASKS.values() for name, key in task.terms.items() if key is not None}
+)
 
 RIBS = [
     *("48535007", "78247007", "25888004", "25523003", "15339008", "59558009"),
@@ -83,37 +87,20 @@ def test_the_check_digit_can_fail(number, holds):
     assert verhoeff_holds(number) is holds
 
 
-def test_all_classes_of_totalsegmentator_are_there():
-    names = [name for name, _ in TOTAL.values()]
-    assert list(TOTAL) == list(range(1, 118))
-    assert len(set(names)) == 117
-    assert [TOTAL[n][0] for n in (1, 2, 5, 24, 64, 80, 117)] == [
-        "spleen",
-        "kidney_right",
-        "liver",
-        "kidney_cyst_right",
-        "portal_vein_and_splenic_vein",
-        "gluteus_maximus_left",
-        "costal_cartilages",
-    ]
-    spine = [f"C{n}" for n in range(1, 8)] + [f"T{n}" for n in range(1, 13)]
-    spine += [f"L{n}" for n in range(1, 6)] + ["S1"]
-    assert [name for name in reversed(names) if name.startswith("vertebrae")] == [
-        f"vertebrae_{level}" for level in spine
-    ]
-    ribs = [f"rib_{side}_{n}" for side in ("left", "right") for n in range(1, 13)]
-    assert [name for name in names if name.startswith("rib")] == ribs
-
-
-def test_each_class_has_a_term_of_its_own():
-    keys = [key for _, key in TOTAL.values()]
-    assert set(keys) <= set(TERMS)
-    assert len(set(keys)) == 117
+def test_each_class_of_a_task_has_a_term_of_its_own():
+    assert len(TASKS) == 51
+    for task in TASKS.values():
+        keys = [key for key in task.terms.values() if key is not None]
+        assert len(set(keys)) == len(keys), task.name
+    assert {key for _, key in CODED} <= set(TERMS)
+    assert None not in TASKS["total"].terms.values()
 
 
 def test_no_key_is_written_twice():
-    for file in ("terms.yaml", "totalsegmentator.yaml"):
-        text = (RESOURCES / file).read_text(encoding="utf-8")
+    sections = [(RESOURCES / "terms.yaml").read_text(encoding="utf-8")]
+    sections += re.split(r"^\w+:$", (RESOURCES / "totalsegmentator.yaml").read_text(), flags=re.M)
+    assert len(sections) == 5
+    for text in sections:
         keys = Counter(re.findall(r"^ {0,2}([\w-]+):", text, re.MULTILINE))
         for name in ("category", "type", "region", "laterality", "colour"):
             del keys[name]
@@ -139,8 +126,11 @@ def test_codes_are_those_of_the_standard(key):
         known = dicom_meanings(code.value) or {BEYOND_DICOM.get(code.value)}
         assert code.meaning in known
     categories = codes.CID7150
-    anatomy = categories.AnatomicalStructure, categories.MorphologicallyAbnormalStructure
-    assert term.category in anatomy
+    assert term.category in {
+        categories.AnatomicalStructure,
+        categories.MorphologicallyAbnormalStructure,
+        categories.PhysicalObject,
+    }
 
 
 def test_codes_beyond_dicom_are_used_and_beyond_dicom():
@@ -148,18 +138,18 @@ def test_codes_beyond_dicom_are_used_and_beyond_dicom():
     assert not any(dicom_meanings(value) for value in BEYOND_DICOM)
 
 
-@pytest.mark.parametrize(("name", "key"), TOTAL.values())
+@pytest.mark.parametrize(("name", "key"), CODED)
 def test_sides_are_said_once(name, key):
     """Either by the laterality or by the code, and the same side as the class name's."""
     term = TERMS[key]
-    side = next((s for s in ("left", "right") if re.search(rf"_{s}(_|$)", name)), None)
+    side = next((s for s in ("left", "right") if re.search(rf"(^|_){s}(_|$)", name)), None)
     by_modifier = term.laterality.meaning.lower() if term.laterality else None
     in_code = re.search(r"\b(left|right)\b", term.type.meaning.lower())
     by_code = in_code.group() if in_code else None
     assert {by_modifier, by_code} == {side, None}
 
 
-@pytest.mark.parametrize(("name", "key"), TOTAL.values())
+@pytest.mark.parametrize(("name", "key"), CODED)
 def test_codes_say_what_the_class_name_says(name, key):
     """Every word of the class name is in the meaning, but for synonyms named here."""
     synonyms = {
@@ -170,17 +160,52 @@ def test_codes_say_what_the_class_name_says(name, key):
         "iliac": "common iliac",
         "vena": "iliac vein" if name.startswith("iliac") else "vena",
         "brachiocephalic": "innominate",
-        "trunk": "artery",
+        "trunk": "celiac axis" if name.startswith("celiac") else "artery",
         "gland": "thyroid" if "thyroid" in name else "gland",
         "atrial": "left auricular",
         "vertebrae": "vertebra",
         "cartilages": "cartilage",
+        "arteries": "artery",
+        "veins": "vein",
+        "vessels": "vessel",
+        "nodules": "nodule",
+        "lesions": "lesion",
+        "tumor": "neoplasm",
+        "trunc": "trunk",
+        "extremities": "extremity",
+        "scalene": "scalenous",
+        "brainstem": "brain stem",
+        "bronchia": "bronchus",
+        "insular": "insula",
+        "cortex": "insula",
+        "intracerebral": "brain",
+        "ventricular": "ventricle",
+        "tarsal": "tarsus",
+        "metacarpal": "metacarp",
+        "thoracic": "chest",
+        "upper": "lung" if "lobe" in name else "maxilla",
+        "lower": "lung" if "lobe" in name else "mandib",
+        "jawbone": "mandible" if name.startswith("lower") else "maxilla",
     }
+    synonyms |= {
+        "ventricle_frontal_horn": {"frontal": "anterior"},
+        "ventricle_occipital_horn": {"occipital": "posterior"},
+        "ventricle_temporal_horn": {"temporal": "inferior"},
+        "lung_arteries": {"lung": "pulmonary"},
+        "lung_veins": {"lung": "pulmonary"},
+        # PS3.16 leaves the incisor out of this one's meaning.
+        "lower_left_lateral_incisor_fdi32": {"incisor": "lateral tooth"},
+    }.get(re.sub(r"_(left|right)$", "", name), {})
+    romans = ("i", "ii", "iii", "iv", "v", "vi", "vii", "viii")
+    if name.startswith("liver_segment"):
+        synonyms |= {"liver": "hepatic"}
+        synonyms |= {str(n): f"segment {roman} " for n, roman in enumerate(romans, start=1)}
     ordinals = {code: str(number) for number, code in enumerate(RIBS, start=1)}
     term = TERMS[key]
     said = " ".join(c.meaning.lower() for c in coded(term))
     said += f" {ordinals.get(term.type.value, '')}"
-    for word in name.split("_"):
+    words = re.sub(r"^(heart|body|eye(?=_lens)|lung(?=_trachea))_|_fdi\d\d$", "", name).split("_")
+    for word in words:
         assert synonyms.get(word, word.lower()) in said
 
 

@@ -116,11 +116,26 @@ def load_settings(config: Mapping[str, Any]) -> Settings:
             f"the ids are {', '.join(protocol_ids())}."
         )
     path = protocol_path(str(reference))
-    protocol = validate(read_yaml(path), "protocol", str(path))
+    protocol = read_protocol(path)
     site = validate(config, "site", "site configuration")
-    check_protocol(protocol, str(path))
     _check_site(site)
     return Settings(site, protocol, protocol_sha256(protocol))
+
+
+def read_protocol(path: Path) -> dict[str, Any]:
+    """Read a protocol, check it, and complete it with defaults.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    protocol = validate(read_yaml(path), "protocol", str(path))
+    for segmentation in protocol["segmentations"]:
+        if segmentation["engine"] == "totalsegmentator":
+            from jipflow.tasks import complete_segments
+
+            complete_segments(segmentation, f"{path}: segmentation {segmentation['id']!r}")
+    check_protocol(protocol, str(path))
+    return protocol
 
 
 def protocol_ids() -> list[str]:
@@ -323,34 +338,8 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
         _check_places(segmentation, segmentations, where)
         _check_ranges(segmentation, where)
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
-        if segmentation["engine"] == "nnunet":
-            models = read_yaml(MODELS)["models"]
-            if segmentation["model"] not in models:
-                raise ConfigError(
-                    f"{where}: there is no model {segmentation['model']!r} in {MODELS.name}; "
-                    f"it has: {', '.join(models)}."
-                )
-            entry = models[segmentation["model"]]
-            inputs = segmentation["inputs"] or [segmentation["role"]]
-            if len(inputs) != len(entry["roles"]):
-                raise ConfigError(
-                    f"{where}: model {segmentation['model']!r} takes {len(entry['roles'])} images "
-                    f"({', '.join(entry['roles'])}) and not {len(inputs)}; name a role for each in "
-                    "inputs, in this order."
-                )
-            for fold in segmentation["folds"]:
-                if not any(path.startswith(f"fold_{fold}/") for path in entry["files"]):
-                    raise ConfigError(
-                        f"{where}: model {segmentation['model']!r} has no fold {fold} in "
-                        f"{MODELS.name}; name one that it has, or none for all."
-                    )
-            labels = [label["name"] for label in entry["labels"]]
-            for segment in segmentation["segments"]:
-                if segment["label"] not in labels:
-                    raise ConfigError(
-                        f"{where}: segment {segment['name']!r}: model {segmentation['model']!r} "
-                        f"has no label {segment['label']!r}; it has: {', '.join(labels)}."
-                    )
+        if "model" in segmentation:
+            _check_model(segmentation, where)
         for segment in segmentation["segments"]:
             if segment["term"] not in terms:
                 raise ConfigError(
@@ -522,6 +511,60 @@ def _check_ranges(spec: Mapping[str, Any], where: str) -> None:
                 raise ConfigError(f"{named}: expect.{key}: the first number is the lower one.")
 
 
+def _check_model(segmentation: Mapping[str, Any], where: str) -> None:
+    """Check that a segmentation's model is registered, and can do what is asked of it."""
+    models = read_models()
+    name = segmentation["model"]
+    if name not in models:
+        raise ConfigError(
+            f"{where}: there is no model {name!r} in {MODELS.name}; it has: {', '.join(models)}."
+        )
+    model = models[name]
+    if model["engine"] != segmentation["engine"]:
+        raise ConfigError(
+            f"{where}: model {name!r} is of the engine {model['engine']}, not "
+            f"{segmentation['engine']}; name another model, or that engine."
+        )
+    if segmentation["engine"] == "totalsegmentator":
+        from jipflow.tasks import runnable
+
+        able = runnable(model["files"])
+        if (segmentation["task"], segmentation["mode"]) not in able:
+            raise ConfigError(
+                f"{where}: model {name!r} lacks weights of task {segmentation['task']!r} in mode "
+                f"{segmentation['mode']!r}; it has those of: "
+                f"{', '.join(f'{task} ({mode})' for task, mode in able) or 'none'}. "
+                "docs/models.md says how to fetch and pin them."
+            )
+        return
+    if segmentation["engine"] == "nnunet":
+        _check_channels(segmentation, model, where)
+    labels = [label["name"] for label in model["labels"]]
+    for segment in segmentation["segments"]:
+        if segment["label"] not in labels:
+            raise ConfigError(
+                f"{where}: segment {segment['name']!r}: model {name!r} has no label "
+                f"{segment['label']!r}; it has: {', '.join(labels)}."
+            )
+
+
+def _check_channels(segmentation: Mapping[str, Any], model: Mapping[str, Any], where: str) -> None:
+    """Check that an nnU-Net gets as many images as it takes, and has the folds that are named."""
+    name, inputs = segmentation["model"], segmentation["inputs"] or [segmentation["role"]]
+    if len(inputs) != len(model["roles"]):
+        raise ConfigError(
+            f"{where}: model {name!r} takes {len(model['roles'])} images "
+            f"({', '.join(model['roles'])}) and not {len(inputs)}; name a role for each in inputs, "
+            "in this order."
+        )
+    for fold in segmentation["folds"]:
+        if not any(path.startswith(f"fold_{fold}/") for path in model["files"]):
+            raise ConfigError(
+                f"{where}: model {name!r} has no fold {fold} in {MODELS.name}; name one that it "
+                "has, or none for all."
+            )
+
+
 def input_roles(spec: Mapping[str, Any]) -> list[str]:
     """Return the roles whose volumes a segmentation needs, its own first."""
     return list(dict.fromkeys([spec["role"], *spec.get("inputs", [])]))
@@ -645,7 +688,7 @@ def named_content(part: Mapping[str, Any]) -> dict[str, Any]:
     if "segmentations" in part:
         segmentations = part["segmentations"]
         models = sorted({s["model"] for s in segmentations if "model" in s})
-        registry = read_yaml(MODELS)["models"] if models else {}
+        registry = read_models() if models else {}
         content["models"] = {name: registry[name]["files"] for name in models}
         terms = read_yaml(RESOURCES / "terms.yaml")
         used = sorted({segment["term"] for s in segmentations for segment in s["segments"]})

@@ -58,19 +58,6 @@ def read_terms() -> dict[str, Term]:
     return terms
 
 
-def read_totalsegmentator(task: str = "total") -> dict[int, tuple[str, str]]:
-    """Read the labels of a TotalSegmentator task from ``resources/totalsegmentator.yaml``.
-
-    Args:
-        task: the task's name.
-
-    Returns:
-        Class name and key of the term by the number in the label map.
-    """
-    labels = read_yaml(RESOURCES / "totalsegmentator.yaml")[task]
-    return {number: (label["name"], label["term"]) for number, label in labels.items()}
-
-
 def apply_modifiers(description: Dataset, term: Term) -> None:
     """Add a term's region and laterality to an item of the Segment Sequence (PS3.3 C.8.20.4).
 

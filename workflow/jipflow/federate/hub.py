@@ -18,10 +18,9 @@ from jipflow import __version__
 from jipflow.cases import Coded
 from jipflow.config import (
     ConfigError,
-    check_protocol,
     protocol_path,
     protocol_sha256,
-    read_yaml,
+    read_protocol,
     validate,
 )
 from jipflow.federate.aggregates import CellKey, Moments, in_analysis, merge_moments
@@ -101,8 +100,7 @@ def load_hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     hub = validate(content, "hub", "hub configuration")
     check_hub(hub)
     path = protocol_path(hub["protocol"])
-    protocol = validate(read_yaml(path), "protocol", str(path))
-    check_protocol(protocol, str(path))
+    protocol = read_protocol(path)
     return {
         "hub": hub,
         "protocol": protocol,

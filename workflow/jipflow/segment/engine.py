@@ -26,6 +26,7 @@ ENGINES = {
     "imported": "jipflow.segment.imported:Imported",
     "nnunet": "jipflow.segment.nnunet:NnUNet",
     "threshold": "jipflow.segment.threshold:Threshold",
+    "totalsegmentator": "jipflow.segment.totalsegmentator:TotalSegmentator",
 }
 """The class of each engine; a module is imported when a protocol uses it."""
 
