@@ -296,7 +296,7 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
             if needed not in {s["id"] for s in segmentations} - {segmentation["id"]}:
                 raise ConfigError(f"{where}: there is no other segmentation {needed!r}.")
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
-        if segmentation["engine"] == "nnunet":
+        if segmentation["engine"] in {"container", "nnunet"}:
             models = read_yaml(MODELS)["models"]
             if segmentation["model"] not in models:
                 raise ConfigError(
