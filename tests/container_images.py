@@ -1,4 +1,4 @@
-"""Images for tests of containers, made of Debian packages and of Python programs, without a registry."""
+"""Images for tests of containers, made of Debian packages and Python programs."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = (
-    "libblas3 libbz2-1.0 libc6 libexpat1 libffi8 libgcc-s1 libgfortran5 liblapack3 liblzma5 "
-    "libpython3.11-minimal libpython3.11-stdlib libquadmath0 libstdc++6 python3-minimal "
-    "python3-nibabel python3-numpy python3-packaging python3-pkg-resources python3.11-minimal "
-    "zlib1g"
-).split()
+PACKAGES = """
+    libblas3 libbz2-1.0 libc6 libexpat1 libffi8 libgcc-s1 libgfortran5 liblapack3 liblzma5
+    libpython3.11-minimal libpython3.11-stdlib libquadmath0 libstdc++6 python3-minimal
+    python3-nibabel python3-numpy python3-packaging python3-pkg-resources python3.11-minimal
+    zlib1g
+"""
 LIBRARIES = "/usr/lib/x86_64-linux-gnu"
 ENVIRONMENT = (
     "PATH=/usr/bin:/bin",
@@ -37,7 +37,7 @@ def debian_layer(folder: Path) -> Path:
         pytest.skip("containers are tested on Debian with charliecloud")
     packages, root = folder / "packages", folder / "root"
     packages.mkdir()
-    subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=packages, check=True)
+    subprocess.run(["apt-get", "download", "-qq", *PACKAGES.split()], cwd=packages, check=True)
     for package in sorted(packages.iterdir()):
         subprocess.run(["dpkg", "-x", package, root], check=True)
     layer = folder / "debian.tar"

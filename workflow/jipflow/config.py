@@ -303,6 +303,12 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                     f"{where}: there is no model {segmentation['model']!r} in {MODELS.name}; "
                     f"it has: {', '.join(models)}."
                 )
+            engine = models[segmentation["model"]]["engine"]
+            if engine != segmentation["engine"]:
+                raise ConfigError(
+                    f"{where}: model {segmentation['model']!r} is one of engine {engine!r}, not "
+                    f"{segmentation['engine']!r}."
+                )
             labels = [label["name"] for label in models[segmentation["model"]]["labels"]]
             for segment in segmentation["segments"]:
                 if segment["label"] not in labels:

@@ -100,7 +100,13 @@ def _archive(path: Path) -> Iterator[tarfile.TarFile]:
         with tarfile.open(path, "r:") as archive:
             yield archive
     except (
-        tarfile.TarError, OSError, EOFError, KeyError, ValueError, TypeError, AttributeError
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
     ) as error:
         raise StageError(
             f"{path} cannot be used as an image archive ({error}); write it by: docker save -o "
@@ -168,5 +174,6 @@ def _extract(layer: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> N
     # A folder that its owner cannot write to could be neither filled nor removed.
     mode = (member.mode & 0o755) | (0o700 if member.isdir() else 0o400)
     mine: dict[str, Any] = {"uid": None, "gid": None, "uname": None, "gname": None}
-    plain = member.replace(name=str(target.relative_to(root)), mode=mode, **mine)
+    name = str(target.relative_to(root))
+    plain = member.replace(name=name, mode=mode, deep=False, **mine)
     layer.extract(plain, root, filter="fully_trusted")

@@ -53,9 +53,7 @@ class Algorithm:
         StageError: it cannot be run here.
     """
 
-    def __init__(
-        self, image: Path, machine: Machine, labels: Mapping[str, int], role: str
-    ) -> None:
+    def __init__(self, image: Path, machine: Machine, labels: Mapping[str, int], role: str) -> None:
         self.machine = machine
         self.labels = labels
         self.role = role
@@ -180,9 +178,7 @@ class Container(Engine):
             f"{contract.one_line(attempt.ending.log[-contract.MESSAGE_LENGTH :]) or 'nothing'}",
         )
 
-    def regions(
-        self, inputs: Inputs, found: NDArray[np.unsignedinteger[Any]]
-    ) -> Iterator[Region]:
+    def regions(self, inputs: Inputs, found: NDArray[np.unsignedinteger[Any]]) -> Iterator[Region]:
         """Give the labels that the protocol wants."""
         version = canonical_digest(self.model.files)[:16]
         return regions_of_labels(found, self.values, self.spec, self.model.name, version)

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -205,10 +205,8 @@ def _own_file(output: Path, name: str, case_id: str) -> Path:
     return path
 
 
-def _labels(
-    stream: IO[bytes], grid: Grid, known: set[int]
-) -> NDArray[np.unsignedinteger[Any]]:
-    """Read a label map from a stream of NIfTI-1.
+def _labels(stream: gzip.GzipFile, grid: Grid, known: set[int]) -> NDArray[np.unsignedinteger[Any]]:
+    """Read a label map from a compressed NIfTI-1 file.
 
     Raises:
         ValueError: it is not what the contract asks for; the message goes on from a subject.

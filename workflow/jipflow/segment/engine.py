@@ -84,9 +84,9 @@ class Engine(ABC):
 
     A case goes through `read`, `predict` and `regions`. Each may raise a `CaseFault`, which ends
     the case and no other. Where `overlapped` is True one process runs the three side by side for
-    successive cases, `predict` in the thread that called `open`. Where `batched` is True one process
-    reads all cases, calls `batch`, then goes on case by case. Else each case runs in a process of
-    its own, to which the engine is sent by pickle.
+    successive cases, `predict` in the thread that called `open`. Where `batched` is True one
+    process reads all cases, calls `batch`, and goes on case by case. Else each case runs in a
+    process of its own, to which the engine is sent by pickle.
 
     Attributes:
         overlapped: whether cases share what `open` loads.

@@ -373,9 +373,7 @@ def unprivileged() -> tuple[int, int]:
     return os.geteuid(), os.getegid()
 
 
-def execute(
-    runtime: Runtime, start: Start, seconds: float, finished: Callable[[], int]
-) -> Ending:
+def execute(runtime: Runtime, start: Start, seconds: float, finished: Callable[[], int]) -> Ending:
     """Run an algorithm to its end, or until it finishes nothing any more.
 
     Args:
@@ -401,7 +399,7 @@ def execute(
 
         def keep() -> None:
             assert process.stdout is not None
-            while chunk := process.stdout.read1(LOG_BYTES):
+            while chunk := os.read(process.stdout.fileno(), LOG_BYTES):
                 tail.extend(chunk)
                 del tail[:-LOG_BYTES]
 
