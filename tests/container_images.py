@@ -6,10 +6,13 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,45 +29,48 @@ ENVIRONMENT = (
     # Packages are unpacked, not installed: nothing has linked the libraries to choose from.
     f"LD_LIBRARY_PATH={LIBRARIES}/blas:{LIBRARIES}/lapack",
 )
+UNUSED = re.compile(r"/(share|tests?|f2py|gconv)/").search
 PROGRAM = "algorithm/main.py"
 
 
-def debian_layer(folder: Path) -> Path:
-    """Return an archive of Debian's Python with numpy and nibabel, 86 MB in 2,500 files."""
+@cache
+def debian_layer() -> bytes:
+    """Return a layer with Debian's Python, numpy and nibabel; fetched once a process."""
     if not all(shutil.which(program) for program in ("apt-get", "dpkg", "ch-run")):
         if os.environ.get("CI") == "true":
             pytest.fail("CI must run the tests of containers: install charliecloud")
         pytest.skip("containers are tested on Debian with charliecloud")
-    packages, root = folder / "packages", folder / "root"
-    packages.mkdir()
-    subprocess.run(["apt-get", "download", "-qq", *PACKAGES.split()], cwd=packages, check=True)
-    for package in sorted(packages.iterdir()):
-        subprocess.run(["dpkg", "-x", package, root], check=True)
-    layer = folder / "debian.tar"
-    with tarfile.open(layer, "w") as archive:
-        archive.add(root, ".")
-    shutil.rmtree(root)
-    shutil.rmtree(packages)
-    return layer
+    with tempfile.TemporaryDirectory() as name:
+        packages, root = Path(name, "packages"), Path(name, "root")
+        packages.mkdir()
+        fetch = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root"]
+        subprocess.run([*fetch, *PACKAGES.split()], cwd=packages, check=True)
+        for package in sorted(packages.iterdir()):
+            subprocess.run(["dpkg", "-x", package, root], check=True)
+        buffer = io.BytesIO()
+        with tarfile.open(fileobj=buffer, mode="w") as archive:
+            archive.add(root, ".", filter=lambda member: None if UNUSED(member.name) else member)
+        return buffer.getvalue()
 
 
-def layer_of(files: Mapping[str, bytes | tarfile.TarInfo]) -> bytes:
-    """Return an uncompressed layer of files, or of members as they are."""
+def layer_of(
+    files: Mapping[str, bytes], links: Sequence[tarfile.TarInfo] = (), mode: int = 0o755
+) -> bytes:
+    """Return a layer of files, and of members that have no content."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():
-            if isinstance(content, tarfile.TarInfo):
-                archive.addfile(content)
-            else:
-                member = tarfile.TarInfo(name)
-                member.size, member.mode = len(content), 0o755
-                archive.addfile(member, io.BytesIO(content))
+            member = tarfile.TarInfo(name)
+            member.size, member.mode = len(content), mode
+            archive.addfile(member, io.BytesIO(content))
+        for member in links:
+            archive.addfile(member)
     return buffer.getvalue()
 
 
 def write_archive(
     path: Path,
-    layers: Sequence[Path | bytes],
+    layers: Sequence[bytes],
     entry: Sequence[str] = ("python3.11", f"/{PROGRAM}"),
     environment: Sequence[str] = ENVIRONMENT,
 ) -> Path:
@@ -76,8 +82,7 @@ def write_archive(
         entry: the image's ENTRYPOINT.
         environment: its ENV.
     """
-    contents = [layer if isinstance(layer, bytes) else layer.read_bytes() for layer in layers]
-    digests = [hashlib.sha256(content).hexdigest() for content in contents]
+    digests = [hashlib.sha256(layer).hexdigest() for layer in layers]
     configuration = json.dumps(
         {
             "architecture": "amd64",
@@ -90,13 +95,28 @@ def write_archive(
     manifest = [{"Config": f"{identifier}.json", "Layers": [f"{d}.tar" for d in digests]}]
     members = {
         f"{identifier}.json": configuration,
-        **{f"{digest}.tar": content for digest, content in zip(digests, contents, strict=True)},
+        **{f"{digest}.tar": content for digest, content in zip(digests, layers, strict=True)},
         "manifest.json": json.dumps(manifest).encode(),
     }
     path.write_bytes(layer_of(members))
     return path
 
 
-def program_image(path: Path, base: Path, program: str) -> Path:
+def program_image(path: Path, program: str) -> Path:
     """Write the archive of an image that runs a Python program on Debian's Python."""
-    return write_archive(path, [base, layer_of({PROGRAM: program.encode()})])
+    return write_archive(path, [debian_layer(), layer_of({PROGRAM: program.encode()})])
+
+
+def write_registry(path: Path, name: str, image: Path, labels: Mapping[str, int]) -> Path:
+    """Write a registry of models that has the one image; its folder must have no other file."""
+    entry = {
+        "name": name,
+        "version": "1.0.0",
+        "engine": "container",
+        "path": str(image.parent),
+        "image": image.name,
+        "labels": [{"name": label, "value": value} for label, value in labels.items()],
+        "files": {image.name: hashlib.sha256(image.read_bytes()).hexdigest()},
+    }
+    path.write_text(json.dumps({"models": {name: entry}}))
+    return path

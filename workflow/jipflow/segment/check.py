@@ -100,11 +100,7 @@ def _findings(algorithm: Algorithm, roles: Mapping[str, str]) -> Iterator[Findin
     began = time.perf_counter()
     first = algorithm.run(list(parcels.values()))
     seconds = (time.perf_counter() - began) / len(parcels)
-    yield _ending(
-        "runs without root and network, read-only, and ends with exit code 0",
-        first,
-        f"{seconds:.1f} s a case",
-    )
+    yield _ending(first, f"{seconds:.1f} s a case")
     found: dict[str, Labels] = {}
     for name, parcel in parcels.items():
         finding, result = _segmentation(name, first, parcel, known)
@@ -185,7 +181,8 @@ def blank(volume: Volume, modality: str) -> Volume:
     return Volume(np.full_like(volume.array, value), volume.grid)
 
 
-def _ending(name: str, attempt: Attempt, note: str) -> Finding:
+def _ending(attempt: Attempt, note: str) -> Finding:
+    name = "runs without root and network, read-only, and ends with exit code 0"
     if attempt.ending.code == 0:
         return Finding(name, note=note)
     log = attempt.ending.log.strip()[-2000:] or "(nothing)"

@@ -259,10 +259,11 @@ mount --bind "$4" /mnt/tmp
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys
 mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm
 shift 4
-exec "$@"
+"$@" || exit $?
 """
 """What ch-run finds when it starts: /input read-only, and of the machine's /sys, /dev/shm and /mnt
-others. It is run in a mount namespace of its own by who is root there."""
+others. It is run in a mount namespace of its own by who is root there. The shell stays, as process
+1, which no signal of the algorithm's own can end, as it should the algorithm."""
 
 
 class Charliecloud(Runtime):
@@ -288,6 +289,8 @@ class Charliecloud(Runtime):
             place = self._place(f"etc/{name}")
             place.unlink(missing_ok=True)
             place.touch()
+        place = self.root / "etc" / "passwd"
+        place.write_text(f"algorithm:x:{NOBODY}:{NOBODY}::/tmp:/bin/sh\n")
         if gpu:
             _demand(["ch-fromhost", "--nvidia", str(self.root)], self.environment())
 
@@ -302,7 +305,7 @@ class Charliecloud(Runtime):
                 if privileged
                 else []
             ),
-            *["ch-run", f"--uid={NOBODY}", f"--gid={NOBODY}", "--cd=/tmp"],
+            *["ch-run", f"--uid={NOBODY}", f"--gid={NOBODY}", "--cd=/tmp", "--no-passwd"],
             *["--bind=/mnt/input:/input", "--bind=/mnt/output:/output", "--bind=/mnt/tmp:/tmp"],
             *["--unset-env=*", "--env-no-expand"],
             *[f"--set-env={name}={value}" for name, value in values.items()],
@@ -310,7 +313,7 @@ class Charliecloud(Runtime):
         ]
 
     def environment(self) -> dict[str, str]:
-        """Return what the wrapper needs; ch-run names the user in /etc/passwd by ``USER``."""
+        """Return what the wrapper needs; ch-run does not start without a ``USER``."""
         return {"PATH": os.environ["PATH"], "USER": "algorithm"}
 
     def _enclosed(self, *folders: Path) -> list[str]:
