@@ -78,7 +78,9 @@ def main():
     report = {
         "uid": os.getuid(),
         "capabilities": [
-            line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")
+            line.split()[1]
+            for line in Path("/proc/self/status").read_text().splitlines()
+            if line.startswith("CapEff")
         ],
         "interfaces": sorted(os.listdir("/sys/class/net")),
         "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()),
@@ -87,6 +89,8 @@ def main():
         "tmp": tried(write, "/tmp/mine"),
         "refused": {
             **{path: tried(write, path) for path in HOST["paths"]},
+            **{f"proc {path}": tried(write, f"/proc/1/root{path}") for path in HOST["paths"]},
+            "memory": tried(write, "/proc/1/mem"),
             **{
                 path: tried(write, path)
                 for path in (
@@ -124,7 +128,7 @@ def main():
     }
     tried(write, f"/dev/shm/{HOST['marker']}")
     Path("/output/report.json").write_text(json.dumps(report))
-    for case, escape in zip(job["cases"], HOST["links"]):
+    for case, escape in zip(job["cases"], HOST["links"], strict=False):
         os.symlink(escape, "/output/" + case["segmentation"])
     last = Path("/output") / Path(job["cases"][-1]["segmentation"]).parent
     last.rmdir()
