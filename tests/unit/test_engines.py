@@ -13,7 +13,7 @@ from jipflow.cases import Reason, Status
 from jipflow.config import input_roles
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import read_grid, volume_path
-from jipflow.segment import stage
+from jipflow.segment import models, stage
 from jipflow.segment.engine import ENGINES
 
 
@@ -45,7 +45,9 @@ def done(request, tmp_path_factory):
     bench = BENCHES[request.param](folder)
     bench.broken()
     before = digests(bench.volumes)
-    return bench, run(bench, folder / "masks"), folder / "masks", before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "MODELS", bench.registry)
+        yield bench, run(bench, folder / "masks"), folder / "masks", before
 
 
 @pytest.mark.parametrize("case", [UPRIGHT, CORONAL])
