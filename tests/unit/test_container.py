@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import tarfile
 import tempfile
 import traceback
@@ -31,6 +32,7 @@ from jipflow.config import Settings
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.segment import models, stage
+from jipflow.segment.archive import read_image
 from jipflow.segment.container import Algorithm
 from jipflow.segment.contract import read_result, write_nifti
 from jipflow.segment.engine import Machine
@@ -178,6 +180,8 @@ def test_a_hostile_algorithm_gets_nowhere(runtime, ordinary, monkeypatch):
             assert as_user(work)
         else:
             work()
+        if runtime == "podman":
+            subprocess.run(["podman", "rmi", "--force", read_image(image).identifier], check=True)
         report = json.loads((scratch / "report.json").read_text())
         owner = (scratch / "report.json").stat().st_uid
         assert secret.read_text() == "of the host"
