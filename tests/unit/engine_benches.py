@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from container_images import program_image, write_registry
 from jipflow import config
 from jipflow.cases import Case, Series
-from jipflow.config import Settings
-from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.config import RESOURCES, Settings
+from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
@@ -237,7 +238,43 @@ def totalsegmentator(folder: Path) -> Bench:
     )
 
 
+def container(folder: Path) -> Bench:
+    """The template of algorithms under charliecloud; the broken case's volume is half a file."""
+    cases, volumes, _ = patient(folder)
+    labels = {"bone": 2, "body": 1}
+    (folder / "model").mkdir()
+    program = (RESOURCES / "algorithm" / "main.py").read_text()
+    image = program_image(folder / "model" / "template.tar", program)
+    spec = {
+        "id": "organs",
+        "engine": "container",
+        "model": "template",
+        "role": "CT",
+        "inputs": [],
+        "segments": [
+            {"name": f"my-{label}", "label": label, "term": "liver", "required": False}
+            for label in labels
+        ],
+    }
+    truth = {}
+    for case in cases:
+        hu = read_volume(volume_path(volumes, case.case_id, "CT")).array
+        truth[case.case_id] = {"my-bone": hu > 300, "my-body": (hu > -300) & (hu <= 300)}
+    broken = volume_path(volumes, BROKEN, "CT")
+    return Bench(
+        [spec],
+        cases,
+        volumes,
+        truth,
+        1.0,
+        lambda: truncate(broken),
+        SITE | {"containers": {"runtime": "charliecloud", "minutes": 2, "memory_gb": None}},
+        write_registry(folder / "models.yaml", "template", image, labels),
+    )
+
+
 BENCHES: dict[str, Callable[[Path], Bench]] = {
+    "container": container,
     "imported": imported,
     "nnunet": nnunet,
     "threshold": threshold,

@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     _settings(report)
     _paths(report, "results", "out")
 
+    _add_algorithm(commands)
     _add_release(commands)
     _add_keys(commands)
     _add_hub(commands)
@@ -182,6 +183,29 @@ def _segmented(parser: argparse.ArgumentParser) -> None:
 def _paths(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True)
+
+
+def _add_algorithm(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    algorithm = commands.add_parser("algorithm", help="algorithms in containers").add_subparsers(
+        metavar="ACTION", required=True
+    )
+    check = _command(
+        algorithm, "check", _algorithm_check, "try whether an image meets the contract"
+    )
+    check.add_argument("image", type=Path, help="image archive (.tar), or .sif for apptainer")
+    check.add_argument(
+        "--label", action="append", required=True, help="name=number, for each of its labels"
+    )
+    check.add_argument(
+        "--role",
+        action="append",
+        help="name or name=modality of an image that it takes, the segmented one first "
+        "(default: CT)",
+    )
+    check.add_argument("--runtime", default="auto", help="as in containers of site.yaml")
+    check.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    check.add_argument("--minutes", type=float, default=10, help="a case (default: 10)")
+    _threads(check)
 
 
 def _add_release(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -538,6 +562,30 @@ def _report(arguments: argparse.Namespace) -> None:
     from jipflow.report.site import write_report
 
     write_report(arguments.results, read_settings(arguments.settings), arguments.out)
+
+
+def _algorithm_check(arguments: argparse.Namespace) -> None:
+    from jipflow.cases import StageError
+    from jipflow.segment.check import check
+
+    pairs = [text.partition("=") for text in arguments.label]
+    if not all(number.isdecimal() and int(number) > 0 for _, _, number in pairs):
+        raise StageError("--label is a name and a number from 1, such as --label liver=1.")
+    roles = [text.partition("=") for text in arguments.role or ["CT"]]
+    failed = 0
+    for finding in check(
+        arguments.image,
+        {name: int(number) for name, _, number in pairs},
+        {name: modality or name for name, _, modality in roles},
+        arguments.runtime,
+        arguments.device,
+        arguments.threads,
+        arguments.minutes,
+    ):
+        print(finding, flush=True)
+        failed += bool(finding.problem)
+    if failed:
+        raise StageError(f"{arguments.image}: {failed} checks failed; docs/algorithms.md helps.")
 
 
 def _release_build(arguments: argparse.Namespace) -> None:

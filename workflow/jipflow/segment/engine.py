@@ -23,6 +23,7 @@ from jipflow.images.masks import Region, Segmentation, read_segmentation
 from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_path
 
 ENGINES = {
+    "container": "jipflow.segment.container:Container",
     "imported": "jipflow.segment.imported:Imported",
     "nnunet": "jipflow.segment.nnunet:NnUNet",
     "threshold": "jipflow.segment.threshold:Threshold",
@@ -86,10 +87,12 @@ class Engine(ABC):
     A case goes through `read`, `predict` and `regions`. Each may raise a `CaseFault`, which ends
     the case and no other. Where `overlapped` is True one process runs the three side by side for
     successive cases, `predict` in the thread that called `open`, the others in `helpers` threads
-    each; else each case runs in a process of its own, to which the engine is sent by pickle.
+    each. Where `batched` is True one process reads all cases, calls `batch`, and goes on case by
+    case. Else each case runs in a process of its own, to which the engine is sent by pickle.
 
     Attributes:
         overlapped: whether cases share what `open` loads.
+        batched: whether the device works on all cases of the shard at once.
         helpers: how many cases are read, and how many written, at a time, where overlapped.
 
     Args:
@@ -98,6 +101,7 @@ class Engine(ABC):
     """
 
     overlapped: ClassVar[bool] = False
+    batched: ClassVar[bool] = False
     helpers: int = 1
 
     def __init__(self, spec: Mapping[str, Any], machine: Machine) -> None:
@@ -114,6 +118,9 @@ class Engine(ABC):
     def read(self, inputs: Inputs) -> Any:
         """Read and preprocess a case; what it returns goes to `predict`."""
         return inputs
+
+    def batch(self, ready: Sequence[Any]) -> None:  # noqa: B027
+        """Work on what `read` returned of all cases that could be read; where `batched` is True."""
 
     def predict(self, inputs: Inputs, ready: Any) -> Any:
         """Do the part that needs the device; what it returns goes to `regions`."""

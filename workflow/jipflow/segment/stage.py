@@ -128,6 +128,8 @@ def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -
     engine.open()
     try:
         inputs = [Inputs(case, engine.spec, volumes, masks) for case in cases]
+        if engine.batched:
+            return list(_batched(engine, inputs))
         if engine.overlapped:
             return list(_overlapped(engine, inputs))
         work = partial(_whole_case, engine=engine, volumes=volumes, masks=masks)
@@ -144,6 +146,20 @@ def _whole_case(case: Case, engine: Engine, volumes: Path, masks: Path) -> list[
         return _write(engine, inputs, engine.predict(inputs, engine.read(inputs)))
 
     return [_item(trial, trial.step(work), masks)]
+
+
+def _batched(engine: Engine, items: Sequence[Inputs]) -> Iterator[Item]:
+    """Read all cases, let the engine work on them at once, and write them one by one."""
+    trials = [_trial(inputs) for inputs in items]
+    read = [
+        trial.step(partial(engine.read, inputs))
+        for trial, inputs in zip(trials, items, strict=True)
+    ]
+    engine.batch([r for trial, r in zip(trials, read, strict=True) if trial.going])
+    for trial, inputs, ready in zip(trials, items, read, strict=True):
+        found = trial.step(partial(engine.predict, inputs, ready))
+        written = trial.step(partial(_write, engine, inputs, found))
+        yield _item(trial, written, inputs.masks)
 
 
 def _overlapped(engine: Engine, items: Iterable[Inputs]) -> Iterator[Item]:
