@@ -315,7 +315,7 @@ def main() -> None:
         notes=[
             "Whole processes with start, on all cores and no GPU, without mirroring; the label "
             "maps of all ways are the same, voxel for voxel.",
-            "The demo model: one fold of 1.3 million weights, CTs of about 45 × 96 × 96. Two "
+            "The demo model: one fold of 1.25 million weights, CTs of about 45 × 96 × 96. Two "
             "folds, wide: random weights, 32 to 256 features, CTs of about 90 × 288 × 288, tiles "
             "of 32 × 64 × 64 that overlap by half. jipflow also compares the folds.",
             f"The least of {arguments.rounds} rounds in which the ways take turns; once a case, "

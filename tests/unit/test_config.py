@@ -201,7 +201,11 @@ def test_the_protocols_hash_covers_what_it_names(site, protocol, tmp_path, monke
     models["models"]["phantom-ct"]["files"]["plans.json"] = "0" * 64
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
     monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
-    assert digest() != before
+    other_files = digest()
+    assert other_files != before
+    models["models"]["phantom-ct"]["axes"] = "RAS"
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
+    assert digest() not in {before, other_files}
 
 
 @pytest.mark.parametrize(
