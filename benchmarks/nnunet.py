@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -295,6 +294,8 @@ def main() -> None:
             ("ensemble", "two folds, wide", arguments.large, (2, 3, 3)),
         ]
         for model, title, number, zoom in sets:
+            if number == 0:
+                continue
             work = folder / f"cases-{model}"
             work.mkdir()
             write_cases(work, number, zoom)
@@ -302,7 +303,10 @@ def main() -> None:
             rows += compare_speed(
                 work, folder / "models.yaml", model, title, number, arguments.rounds
             )
-            print(json.dumps(rows, indent=1), flush=True)
+            write_table(rows, arguments.rounds)
+
+
+def write_table(rows: list[list[Cell]], rounds: int) -> None:
     write_result(
         "nnunet",
         "nnU-Net on the cases of a shard",
@@ -318,9 +322,9 @@ def main() -> None:
             "The demo model: one fold of 1.25 million weights, CTs of about 45 × 96 × 96. Two "
             "folds, wide: random weights, 32 to 256 features, CTs of about 90 × 288 × 288, tiles "
             "of 32 × 64 × 64 that overlap by half. jipflow also compares the folds.",
-            f"The least of {arguments.rounds} rounds in which the ways take turns; once a case, "
-            "one round. Processes: those that nnUNetv2_predict reads and writes with; without "
-            "any it reads, predicts and writes one after the other.",
+            f"The least of {rounds} rounds in which the ways take turns; once a case, one round. "
+            "Processes: those that nnUNetv2_predict reads and writes with; without any it reads, "
+            "predicts and writes one after the other.",
         ],
     )
 

@@ -481,8 +481,8 @@ def named_content(part: Mapping[str, Any]) -> dict[str, Any]:
         part: a protocol or some of its keys, checked by `load_settings`.
 
     Returns:
-        ``models`` (pinned files and how they are used) and ``terms`` (codes) behind ``segmentations``, ``parameters``
-        behind ``radiomics``.
+        ``models`` (pinned files and how they are used) and ``terms`` (codes) behind
+        ``segmentations``, ``parameters`` behind ``radiomics``.
     """
     content: dict[str, Any] = {}
     if "segmentations" in part:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,17 @@ class Model:
         """Where x, y and z run in the files that an nnU-Net model was trained with.
 
         An axial DICOM series runs to the left, the back and the head, which is the default.
+
+        Raises:
+            StageError: the registry says something else.
         """
-        return str(self.entry.get("axes", "LPS"))
+        axes = str(self.entry.get("axes", "LPS"))
+        if not re.fullmatch("[LR][AP][SI]", axes):
+            raise StageError(
+                f"{MODELS}: model {self.name!r}: axes is {axes!r}; it must be three letters, L or "
+                "R, A or P, S or I."
+            )
+        return axes
 
     @property
     def folds(self) -> list[str]:
