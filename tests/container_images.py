@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from jipflow.segment.models import register
+
 PACKAGES = """
     libblas3 libbz2-1.0 libc6 libexpat1 libffi8 libgcc-s1 libgfortran5 liblapack3 liblzma5
     libpython3.11-minimal libpython3.11-stdlib libquadmath0 libstdc++6 python3-minimal
@@ -115,10 +117,14 @@ def write_registry(path: Path, name: str, image: Path, labels: Mapping[str, int]
         "name": name,
         "version": "1.0.0",
         "engine": "container",
-        "path": str(image.parent),
+        "licence": "Apache-2.0",
+        "intended_use": "Tests.",
+        "training_data": "None.",
+        "roles": ["CT"],
         "image": image.name,
-        "labels": [{"name": label, "value": value} for label, value in labels.items()],
-        "files": {image.name: hashlib.sha256(image.read_bytes()).hexdigest()},
+        "labels": [
+            {"name": label, "value": value, "term": "liver"} for label, value in labels.items()
+        ],
     }
-    path.write_text(json.dumps({"models": {name: entry}}))
+    register(name, entry, image.parent, path)
     return path

@@ -39,7 +39,11 @@ def dice(a, b):
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
-@pytest.fixture(scope="module", params=sorted(ENGINES))
+def test_every_engine_has_a_bench():
+    assert {name.split("-")[0] for name in BENCHES} == set(ENGINES)
+
+
+@pytest.fixture(scope="module", params=sorted(BENCHES))
 def done(request, tmp_path_factory):
     """A bench whose broken case is broken, its outcomes, its masks, and its volumes' hashes."""
     folder = tmp_path_factory.mktemp(request.param)

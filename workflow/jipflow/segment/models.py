@@ -42,15 +42,12 @@ class Model:
     @property
     def checkpoint(self) -> str:
         """Name of the weights of an nnU-Net model; the registry may name others than the last."""
-        return str(self.entry.get("checkpoint", CHECKPOINT))
+        return str(self.entry["checkpoint"])
 
     @property
     def axes(self) -> str:
-        """Where x, y and z run in the files that an nnU-Net model was trained with.
-
-        An axial DICOM series runs to the left, the back and the head, which is the default.
-        """
-        return str(self.entry.get("axes", "LPS"))
+        """Where x, y and z run in the files that an nnU-Net model was trained with."""
+        return str(self.entry["axes"])
 
     @property
     def folds(self) -> list[str]:
