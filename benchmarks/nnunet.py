@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -22,16 +23,18 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
 from jipflow.cases import Outcome, Status, read_outcomes, write_outcomes
-from jipflow.config import MODELS, ROOT, Settings, write_settings
-from jipflow.files import read_json, sha256_file, write_json
+from jipflow.config import ROOT, Settings, write_settings
+from jipflow.files import read_json, write_json
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment.models import registered_model
-from jipflow.segment.training import as_volume
+from jipflow.segment.models import register, registered_model
 from report import Cell, Cost, measure, write_result
+
+sys.path.insert(0, str(ROOT / "tests" / "unit"))
+from phantom_volumes import as_volume  # noqa: E402
 
 TOOLS = Path(sys.executable).parent
 DATASET = "Dataset001_PhantomCT"
@@ -45,8 +48,8 @@ FOLDER_CALLS = {
 STAGE = """
 import sys
 from pathlib import Path
-from jipflow.segment import models
-models.MODELS = Path(sys.argv.pop(1))
+from jipflow import config
+config.MODELS = Path(sys.argv.pop(1))
 from jipflow.cli import main
 sys.exit(main())
 """
@@ -132,11 +135,12 @@ def write_ensemble(folder: Path) -> None:
 
 def write_registry(path: Path, ensemble: Path) -> None:
     """Write a registry of the demo model and the ensemble."""
-    models = yaml.safe_load(MODELS.read_text())["models"]
-    files = sorted(p for p in ensemble.rglob("*") if p.is_file())
-    pinned = {str(p.relative_to(ensemble)): sha256_file(p) for p in files}
-    models["ensemble"] = models["phantom-ct"] | {"path": str(ensemble), "files": pinned}
-    path.write_text(yaml.safe_dump({"models": models}))
+    shipped = registered_model("phantom-ct")
+    demo = path.parent / "phantom-ct"
+    shutil.copytree(shipped.folder, demo)
+    about = {key: value for key, value in shipped.entry.items() if key not in {"path", "files"}}
+    register("phantom-ct", about, demo, path)
+    register("ensemble", about, ensemble, path)
 
 
 def write_cases(folder: Path, number: int, zoom: tuple[int, int, int]) -> None:
@@ -190,6 +194,7 @@ def ours(folder: Path, registry: Path, model: str) -> Callable[[Path], list[list
                 *("--cases", str(folder / "cases.parquet")),
                 *("--prepared", str(folder / "prepared.parquet")),
                 *("--volumes", str(folder / "volumes"), "--masks", str(out)),
+                *("--quality", str(out.with_suffix(".quality.parquet"))),
                 *("--outcomes", str(out.with_suffix(".parquet"))),
                 *("--threads", str(len(os.sched_getaffinity(0)))),
             ]

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from jipflow.config import MODELS, ROOT
-from jipflow.files import sha256_file
+from jipflow.config import ROOT
+from jipflow.segment import models
 
 LABELS: dict[str, Any] = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3}
 
@@ -120,18 +119,21 @@ def write_model(
 
 
 def register(registry: Path, **folders: Path) -> None:
-    """Write a registry of models that pins folders as they are, beside the models shipped."""
-    models = yaml.safe_load(MODELS.read_text())["models"]
+    """Pin folders below that of a registry as models."""
     for name, folder in folders.items():
         dataset = json.loads((folder / "dataset.json").read_text())
-        models[name] = {
-            "path": str(folder),
+        labels = [label for label in dataset["labels"] if label != "background"]
+        about = {
+            "name": name,
+            "version": "1.0.0",
+            "engine": "nnunet",
+            "licence": "Apache-2.0",
+            "intended_use": "Tests.",
+            "training_data": "None.",
             "roles": list(dataset["channel_names"].values()),
-            "labels": [{"name": label} for label in dataset["labels"]],
-            "files": {
-                str(path.relative_to(folder)): sha256_file(path)
-                for path in sorted(folder.rglob("*"))
-                if path.is_file()
-            },
+            "labels": [
+                {"name": label, "value": value, "term": "liver"}
+                for value, label in enumerate(labels, start=1)
+            ],
         }
-    registry.write_text(yaml.safe_dump({"models": models}))
+        models.register(name, about, folder, registry)

@@ -13,20 +13,22 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from jipflow import config
 from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
+from jipflow.config import ConfigError
 from jipflow.files import read_json
 from jipflow.images.masks import read_segmentation
 from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment import inference, models, stage
+from jipflow.segment import inference, stage
 from jipflow.segment.checkpoints import read_checkpoint, trainer_class
 from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.inference import Place
 from jipflow.segment.nnunet import NnUNet
-from jipflow.segment.training import as_volume
 from nnunet_models import LABELS, register, write_model
+from phantom_volumes import as_volume
 
 CPU = torch.device("cpu")
 
@@ -65,7 +67,8 @@ class World:
 
     def run(self, engine, case_ids=("p1",)):
         cases = [Case(name, name, "s1", {"CT": Series("1", "CT", ())}) for name in case_ids]
-        return stage.segment(engine, cases, self.folder / "volumes", self.folder / "masks")
+        items = stage.segment(engine, cases, self.folder / "volumes", self.folder / "masks")
+        return [item.outcome for item in items]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ CORONAL = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 @pytest.fixture
 def world(tmp_path, volumes, monkeypatch):
     (tmp_path / "volumes").symlink_to(volumes)
-    monkeypatch.setattr(models, "MODELS", tmp_path / "models.yaml")
+    monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
     return World(tmp_path)
 
 
@@ -289,7 +292,7 @@ def test_what_does_not_fit_the_protocol_or_itself_is_refused(world):
         world.run(world.engine(segments=[segment]))
     registry = world.folder / "models.yaml"
     registry.write_text(registry.read_text().replace("    path:", "    axes: SPL\n    path:"))
-    with pytest.raises(StageError, match="axes is 'SPL'"):
+    with pytest.raises(ConfigError, match=r"models\.model\.axes: 'SPL'"):
         world.run(world.engine())
     world.model("cascade", previous_stage="3d_lowres")
     with pytest.raises(StageError, match="second stage of a cascade"):
@@ -362,7 +365,8 @@ def test_a_case_that_fits_nowhere_fails_alone_and_the_others_are_the_same(world,
     smaller = Volume(cut.array[:30], Grid((30, *cut.grid.shape[1:]), cut.grid.affine))
     write_volume(world.folder / "more/p0/CT.nrrd", smaller)
     cases = [Case(name, name, "s1", {"CT": Series("1", "CT", ())}) for name in ("p0", "p1")]
-    first, second = stage.segment(engine, cases, world.folder / "more", world.folder / "again")
+    items = stage.segment(engine, cases, world.folder / "more", world.folder / "again")
+    first, second = (item.outcome for item in items)
     assert (first.status, first.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY)
     assert second.status is Status.OK
     assert second.sha256 == before[0].sha256

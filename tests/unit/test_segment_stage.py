@@ -78,7 +78,8 @@ def run(tmp_path):
         for name, value in settings.items():
             setattr(engine, name, value)
         Held.now = Held.most = 0
-        return stage.segment(engine, cases, tmp_path / "volumes", tmp_path / "masks")
+        items = stage.segment(engine, cases, tmp_path / "volumes", tmp_path / "masks")
+        return [item.outcome for item in items]
 
     return run
 
