@@ -144,6 +144,8 @@ def test_a_hostile_algorithm_gets_nowhere(runtime, ordinary, monkeypatch):
         }
         program = Path(__file__).with_name("hostile.py").read_text()
         program = program.replace("@HOST@", json.dumps(host))
+        everyones = tarfile.TarInfo("open")
+        everyones.type, everyones.mode = tarfile.DIRTYPE, 0o777
         with tarfile.open(fileobj=io.BytesIO(debian_layer())) as layer:
             python = layer.extractfile("./usr/bin/python3.11").read()
         image = write_archive(
@@ -151,7 +153,7 @@ def test_a_hostile_algorithm_gets_nowhere(runtime, ordinary, monkeypatch):
             [
                 debian_layer(),
                 layer_of({"suid/python3.11": python}, mode=0o4755),
-                layer_of({PROGRAM: program.encode()}),
+                layer_of({PROGRAM: program.encode()}, [everyones]),
             ],
         )
         images = [volume(value) for value in range(4)]
