@@ -101,6 +101,7 @@ def main():
                     "/etc/passwd",
                     "/new",
                     "/usr/bin/new",
+                    "/open/new",
                     "/root/new",
                     "/home/new",
                     "/algorithm/main.py",

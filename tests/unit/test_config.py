@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from jipflow.config import (
+    MODELS,
     PROTOCOLS,
     ROOT,
     ConfigError,
@@ -81,6 +82,45 @@ def test_defaults_that_several_keys_share_are_filled_in(site):
     assert (source["parallel"], source["timeout"]) == (4, 60)
     assert "Modality" in source["match"]
     assert settings.protocol["segmentations"][0]["encoding"] == "binary"
+
+
+def test_an_algorithm_in_a_container_is_checked_against_the_registry(
+    site, protocol, tmp_path, monkeypatch
+):
+    spec = {
+        "id": "mine",
+        "engine": "container",
+        "model": "mine",
+        "role": "CT",
+        "segments": [{"name": "liver", "label": "liver", "term": "liver"}],
+    }
+    protocol["segmentations"].append(spec)
+    assert "no model 'mine'" in message(site, protocol, tmp_path)
+    spec["model"] = "phantom-ct"
+    text = message(site, protocol, tmp_path)
+    assert "'phantom-ct' is" in text
+    assert "nnunet" in text
+    assert "container" in text
+    registry = yaml.safe_load(MODELS.read_text())
+    registry["models"]["mine"] = {
+        **registry["models"]["phantom-ct"],
+        "engine": "container",
+        "image": "mine.tar",
+        "files": {"mine.tar": "0" * 64},
+    }
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(registry))
+    monkeypatch.setattr("jipflow.config.MODELS", tmp_path / "models.yaml")
+    spec["model"] = "mine"
+    spec["segments"][0]["label"] = "heart"
+    assert "has no label 'heart'" in message(site, protocol, tmp_path)
+    spec["segments"][0]["label"] = "liver"
+    spec["inputs"] = ["MR"]
+    assert "'MR' is not among the roles" in message(site, protocol, tmp_path)
+    spec["inputs"] = []
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(protocol))
+    settings = load_settings({**site, "protocol": str(tmp_path / "protocol.yaml")})
+    assert settings.site["containers"] == {"runtime": "auto", "minutes": 60, "memory_gb": None}
+    assert settings.segmentation("mine")["segments"][0]["required"] is False
 
 
 def test_a_site_can_only_tighten_disclosure(site):

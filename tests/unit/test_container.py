@@ -8,10 +8,12 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
 import tempfile
+import time
 import traceback
 import uuid
 from pathlib import Path
@@ -113,14 +115,17 @@ def as_user(work):
 
 @pytest.mark.parametrize(
     ("runtime", "ordinary"),
-    [("charliecloud", False), ("charliecloud", True), ("podman", False)],
-    ids=["charliecloud", "charliecloud-without-root", "podman"],
+    [("charliecloud", False), ("charliecloud", True), ("podman", False), ("docker", False)],
+    ids=["charliecloud", "charliecloud-without-root", "podman", "docker"],
 )
 def test_a_hostile_algorithm_gets_nowhere(runtime, ordinary, monkeypatch):
     if ordinary and os.geteuid():
         pytest.skip("this user is an ordinary one, as whom the other tests run")
-    if runtime == "podman" and not shutil.which("podman"):
-        pytest.skip("podman is not installed")
+    if runtime in {"podman", "docker"} and (
+        not shutil.which(runtime)
+        or subprocess.run([runtime, "info"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip(f"{runtime} is not installed, or does not run")
     monkeypatch.setenv("JIPFLOW_SECRET", "of the caller")
     marker = f"jipflow-{uuid.uuid4().hex}"
     with tempfile.TemporaryDirectory() as name, listeners(marker) as (port, abstract):
@@ -145,6 +150,8 @@ def test_a_hostile_algorithm_gets_nowhere(runtime, ordinary, monkeypatch):
         }
         program = Path(__file__).with_name("hostile.py").read_text()
         program = program.replace("@HOST@", json.dumps(host))
+        everyones = tarfile.TarInfo("open")
+        everyones.type, everyones.mode = tarfile.DIRTYPE, 0o777
         with tarfile.open(fileobj=io.BytesIO(debian_layer())) as layer:
             python = layer.extractfile("./usr/bin/python3.11").read()
         image = write_archive(
@@ -152,7 +159,7 @@ def test_a_hostile_algorithm_gets_nowhere(runtime, ordinary, monkeypatch):
             [
                 debian_layer(),
                 layer_of({"suid/python3.11": python}, mode=0o4755),
-                layer_of({PROGRAM: program.encode()}),
+                layer_of({PROGRAM: program.encode()}, [everyones]),
             ],
         )
         images = [volume(value) for value in range(4)]
@@ -181,8 +188,8 @@ def test_a_hostile_algorithm_gets_nowhere(runtime, ordinary, monkeypatch):
             assert as_user(work)
         else:
             work()
-        if runtime == "podman":
-            subprocess.run(["podman", "rmi", "--force", read_image(image).identifier], check=True)
+        if runtime != "charliecloud":
+            subprocess.run([runtime, "rmi", "--force", read_image(image).identifier], check=True)
         report = json.loads((scratch / "report.json").read_text())
         owner = (scratch / "report.json").stat().st_uid
         assert secret.read_text() == "of the host"
@@ -270,3 +277,32 @@ def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, monkeypatch,
     assert [line.split("cases: ")[1][0] for line in printed.splitlines() if "cases: " in line] == [
         *"61111"
     ]
+
+
+def test_a_run_that_is_cancelled_leaves_no_container_running(tmp_path):
+    marker = f"jipflow-{uuid.uuid4().hex}"
+    sleep = ["python3.11", "-c", "import time; time.sleep(60)", marker]
+    image = write_archive(tmp_path / "sleep.tar", [debian_layer()], sleep)
+    child = os.fork()
+    if not child:
+        with contextlib.suppress(BaseException):
+            (tmp_path / "scratch").mkdir()
+            algorithm = Algorithm(
+                image, Machine(1, "cpu", tmp_path / "scratch", site()), LABELS, "CT"
+            )
+            algorithm.run([])
+        os._exit(0)
+    try:
+        assert within(30, lambda: len(lingering(marker)) > 1)
+    finally:
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+    assert within(10, lambda: not lingering(marker))
+
+
+def within(seconds, condition):
+    """Tell whether a condition comes true in time."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()

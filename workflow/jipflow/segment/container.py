@@ -62,10 +62,10 @@ class Algorithm:
             self.device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
         self.site = machine.site["containers"]
         self.folder = machine.scratch.resolve()
-        if set(str(self.folder)) & set(":, \n"):
+        if set(str(self.folder)) & set(":,"):
             raise StageError(
-                f"{self.folder} has a colon, a comma or a space in its name, which container "
-                "runtimes do not take; put the results elsewhere."
+                f"{self.folder} has a colon or a comma in its name, which container runtimes take "
+                "for the end of it; put the results elsewhere."
             )
         self.runtime: Runtime = choose(self.site["runtime"], image)(image, self.folder / "runtime")
         self.runtime.prepare(self.device == "cuda")

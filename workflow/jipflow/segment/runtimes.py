@@ -17,7 +17,8 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -409,13 +410,35 @@ def execute(runtime: Runtime, start: Start, seconds: float, finished: Callable[[
         reader = threading.Thread(target=keep, daemon=True)
         reader.start()
         try:
-            code = _wait(process, seconds, finished)
+            with _interruptible():
+                code = _wait(process, seconds, finished)
         finally:
             # Also after the end, for processes that it left running.
             _kill(process)
             runtime.end(start)
         reader.join(GRACE_SECONDS)
     return Ending(code, tail.decode(errors="replace"))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM, by which schedulers end jobs, raise in the block, so that what it started ends.
+
+    Raises:
+        SystemExit: there was one.
+    """
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait(
