@@ -25,8 +25,8 @@ from jipflow.segment.checkpoints import read_checkpoint, trainer_class
 from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.inference import Place
 from jipflow.segment.nnunet import NnUNet
-from jipflow.segment.training import as_volume
 from nnunet_models import LABELS, register, write_model
+from phantom_volumes import as_volume
 
 CPU = torch.device("cpu")
 
