@@ -6,14 +6,18 @@ A bench gives an engine an upright case, the same patient on a coronal grid, and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+import nnunet_models
 from jipflow.cases import Case, Series
 from jipflow.config import Settings
+from jipflow.images.resample import resample
 from jipflow.images.volume import volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
@@ -38,6 +42,7 @@ class Bench:
         dice: that each segment reaches at least; 1 asks for the same voxels.
         broken: makes the case `BROKEN` one that the engine cannot do.
         site: the site's settings.
+        registry: models that the engine may use, where they are not those shipped.
     """
 
     segmentations: list[dict[str, Any]]
@@ -47,6 +52,7 @@ class Bench:
     dice: float
     broken: Callable[[], None]
     site: dict[str, Any] = field(default_factory=lambda: SITE)
+    registry: Path | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -108,6 +114,49 @@ def nnunet(folder: Path) -> Bench:
     return Bench([spec], cases, volumes, named, 0.85, lambda: truncate(broken))
 
 
+def nnunet_ensemble(folder: Path) -> Bench:
+    """Two folds with random weights on CT and PET; the PET of the broken case is half a file.
+
+    The truth is what nnU-Net's own predictor makes of the upright case.
+    """
+    cases, volumes, _ = patient(folder)
+    subject = make_subject("engines", 1, 7, VENDORS["siemens"])
+    pet = as_volume(subject.suv.astype(np.float32), subject.pt_grid)
+    for case in cases:
+        write_volume(volume_path(volumes, case.case_id, "PT"), pet)
+    cases = [replace(c, roles=c.roles | {"PT": Series("1.4", "PT", ())}) for c in cases]
+    model, registry = folder / "ensemble", folder / "models.yaml"
+    nnunet_models.write_model(model, channels=("CT", "PT"), folds=("0", "1"))
+    nnunet_models.register(registry, ensemble=model)
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(model), ("0", "1"))
+    ct = as_volume(subject.hu, subject.ct_grid)
+    images = np.stack([ct.array, resample(pet, ct.grid)[0].array])
+    labels = predictor.predict_single_npy_array(images, {"spacing": list(ct.grid.spacing)})
+    turned = dicom.coronal(labels, subject.ct_grid)[0]
+    organs = {name: value for name, value in nnunet_models.LABELS.items() if value}
+    truth = {
+        case: {organ: found == value for organ, value in organs.items()}
+        for case, found in ((UPRIGHT, labels), (CORONAL, turned))
+    }
+    spec = {
+        "id": "ensemble",
+        "engine": "nnunet",
+        "model": "ensemble",
+        "role": "CT",
+        "inputs": ["CT", "PT"],
+        "folds": [0, 1],
+        "mirroring": False,
+        "tile_step_size": 0.5,
+        "segments": [
+            {"name": organ, "label": organ, "term": organ, "required": True} for organ in organs
+        ],
+    }
+    broken = volume_path(volumes, BROKEN, "PT")
+    # A PET resampled onto a turned grid differs in its last digit.
+    return Bench([spec], cases, volumes, truth, 0.999, lambda: truncate(broken), registry=registry)
+
+
 def imported(folder: Path) -> Bench:
     """Contours of two organs; the structure set of the broken case is half a file."""
     subject = make_subject("engines", 1, 7, VENDORS["siemens"])
@@ -138,4 +187,8 @@ def imported(folder: Path) -> Bench:
     return Bench([spec], cases, folder / "volumes", truth, 1.0, lambda: truncate(broken))
 
 
-BENCHES: dict[str, Callable[[Path], Bench]] = {"imported": imported, "nnunet": nnunet}
+BENCHES: dict[str, Callable[[Path], Bench]] = {
+    "imported": imported,
+    "nnunet": nnunet,
+    "nnunet-ensemble": nnunet_ensemble,
+}

@@ -128,6 +128,11 @@ def put(protocol, path, value):
         (["segmentations", 0, "role"], "MR", ["'organs'", "'MR'", "CT, PT"]),
         (["segmentations", 0, "model"], "nowhere", ["'nowhere'", "models.yaml"]),
         (["segmentations", 0, "segments", 1, "label"], "heart", ["'spleen'", "'heart'", "liver"]),
+        (["segmentations", 0, "inputs"], ["CT", "PT"], ["takes 1 images (CT) and not 2", "inputs"]),
+        (["segmentations", 0, "inputs"], ["MR"], ["inputs: role 'MR'", "CT, PT"]),
+        (["segmentations", 0, "folds"], [0, 1], ["'phantom-ct' has no fold 1"]),
+        (["segmentations", 0, "folds"], [7], ["segmentations[0].folds[0] is 7", "3, 4, all"]),
+        (["segmentations", 0, "tile_step_size"], 0, ["segmentations[0].tile_step_size"]),
         (["segmentations", 1, "segments", 0, "term"], "gtw", ["'gtw'", "terms.yaml"]),
         (["segmentations", 1, "segments", 0, "match"], "(GTV", ["regular expression"]),
         (["segmentations", 1, "model"], "phantom-ct", ["unknown key 'model'"]),
@@ -236,7 +241,11 @@ def test_the_protocols_hash_covers_what_it_names(site, protocol, tmp_path, monke
     models["models"]["phantom-ct"]["files"]["plans.json"] = "0" * 64
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
     monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
-    assert digest() != before
+    other_files = digest()
+    assert other_files != before
+    models["models"]["phantom-ct"]["axes"] = "RAS"
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
+    assert digest() not in {before, other_files}
 
 
 @pytest.mark.parametrize(

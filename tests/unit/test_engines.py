@@ -13,7 +13,7 @@ from jipflow.cases import Reason, Status
 from jipflow.config import input_roles
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import read_grid, volume_path
-from jipflow.segment import stage
+from jipflow.segment import models, stage
 from jipflow.segment.engine import ENGINES
 
 
@@ -38,14 +38,21 @@ def dice(a, b):
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
 
-@pytest.fixture(scope="module", params=sorted(ENGINES))
+def test_every_engine_has_a_bench():
+    assert {name.split("-")[0] for name in BENCHES} == set(ENGINES)
+
+
+@pytest.fixture(scope="module", params=sorted(BENCHES))
 def done(request, tmp_path_factory):
     """A bench whose broken case is broken, its outcomes, its masks, and its volumes' hashes."""
     folder = tmp_path_factory.mktemp(request.param)
     bench = BENCHES[request.param](folder)
     bench.broken()
     before = digests(bench.volumes)
-    return bench, run(bench, folder / "masks"), folder / "masks", before
+    with pytest.MonkeyPatch.context() as patch:
+        if bench.registry:
+            patch.setattr(models, "MODELS", bench.registry)
+        yield bench, run(bench, folder / "masks"), folder / "masks", before
 
 
 @pytest.mark.parametrize("case", [UPRIGHT, CORONAL])

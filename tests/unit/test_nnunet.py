@@ -287,6 +287,10 @@ def test_what_does_not_fit_the_protocol_or_itself_is_refused(world):
     segment = {"name": "x", "label": "background", "term": "liver", "required": False}
     with pytest.raises(StageError, match="no label 'background'; it has: liver"):
         world.run(world.engine(segments=[segment]))
+    registry = world.folder / "models.yaml"
+    registry.write_text(registry.read_text().replace("    path:", "    axes: SPL\n    path:"))
+    with pytest.raises(StageError, match="axes is 'SPL'"):
+        world.run(world.engine())
     world.model("cascade", previous_stage="3d_lowres")
     with pytest.raises(StageError, match="second stage of a cascade"):
         world.run(world.engine("cascade"))

@@ -533,15 +533,19 @@ def named_content(part: Mapping[str, Any]) -> dict[str, Any]:
         part: a protocol or some of its keys, checked by `load_settings`.
 
     Returns:
-        ``models`` (pinned files) and ``terms`` (codes) behind ``segmentations``, ``parameters``
-        behind ``radiomics``.
+        ``models`` (pinned files and how they are used) and ``terms`` (codes) behind
+        ``segmentations``, ``parameters`` behind ``radiomics``.
     """
     content: dict[str, Any] = {}
     if "segmentations" in part:
         segmentations = part["segmentations"]
         models = sorted({s["model"] for s in segmentations if "model" in s})
         registry = read_yaml(MODELS)["models"] if models else {}
-        content["models"] = {name: registry[name]["files"] for name in models}
+        decisive = {"files", "checkpoint", "axes"}
+        content["models"] = {
+            name: {key: registry[name][key] for key in sorted(decisive & registry[name].keys())}
+            for name in models
+        }
         terms = read_yaml(RESOURCES / "terms.yaml")
         used = sorted({segment["term"] for s in segmentations for segment in s["segments"]})
         content["terms"] = {name: terms[name] for name in used}

@@ -167,10 +167,11 @@ def regions_of_labels(
             for parts in zip(*found, strict=True)
         )
         z, y, x = (part.start for part in box)
+        several = len(numbers) > 1
         yield Region(
             wanted["name"],
             wanted["term"],
-            np.isin(labels[box], numbers),
+            np.isin(labels[box], numbers) if several else np.asarray(labels[box] == numbers[0]),
             "AUTOMATIC",
             producer,
             version,

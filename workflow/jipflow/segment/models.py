@@ -5,6 +5,7 @@ A model's files stand below the repository's folder, or below that of the regist
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,17 @@ class Model:
         """Where x, y and z run in the files that an nnU-Net model was trained with.
 
         An axial DICOM series runs to the left, the back and the head, which is the default.
+
+        Raises:
+            StageError: the registry says something else.
         """
-        return str(self.entry.get("axes", "LPS"))
+        axes = str(self.entry.get("axes", "LPS"))
+        if not re.fullmatch("[LR][AP][SI]", axes):
+            raise StageError(
+                f"{config.MODELS}: model {self.name!r}: axes is {axes!r}; it must be three letters, L or "
+                "R, A or P, S or I."
+            )
+        return axes
 
     @property
     def folds(self) -> list[str]:

@@ -59,6 +59,7 @@ class NnUNet(Engine):
             tile_step_size=self.spec["tile_step_size"],
             checkpoint=self.model.checkpoint,
         )
+        self.axes = inference.orientation(self.predictor, self.model.axes)
         dataset = self.predictor.dataset_json
         self.labels = {k: v for k, v in dataset["labels"].items() if k not in NOT_SEGMENTS}
         for segment in self.spec["segments"]:
@@ -81,9 +82,8 @@ class NnUNet(Engine):
 
     def read(self, inputs: Inputs) -> Ready:
         """Read the volume of each channel, bring it to the role's grid and preprocess them."""
-        axes = inference.orientation(self.predictor, self.model.axes)
         channels = [self._channel(inputs, role) for role in self.roles]
-        return inference.preprocess(self.predictor, channels, axes)
+        return inference.preprocess(self.predictor, channels, self.axes)
 
     def _channel(self, inputs: Inputs, role: str) -> Volume:
         volume = inputs.volume(role)

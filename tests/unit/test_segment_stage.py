@@ -1,0 +1,116 @@
+"""How the stage `segment` runs an engine whose cases overlap."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from jipflow.cases import Case, CaseFault, Reason, StageError, Status
+from jipflow.images.masks import Region
+from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.segment import stage
+from jipflow.segment.engine import Engine, Machine
+
+SPEC = {
+    "id": "all",
+    "engine": "steps",
+    "role": "CT",
+    "segments": [{"name": "all", "term": "liver", "required": True}],
+}
+
+
+class Held:
+    """A case in memory; counts how many there are."""
+
+    lock = threading.Lock()
+    now = most = 0
+
+    def __init__(self):
+        with Held.lock:
+            Held.now += 1
+            Held.most = max(Held.most, Held.now)
+
+    def __del__(self):
+        with Held.lock:
+            Held.now -= 1
+
+
+class Steps(Engine):
+    """Waits a while in each step, and can fail in one of them."""
+
+    overlapped = True
+    seconds = (0.0, 0.0, 0.0)
+    fails: ClassVar[dict[str, tuple[str, Exception]]] = {}
+
+    def _step(self, number, inputs):
+        time.sleep(self.seconds[number])
+        step, error = self.fails.get(inputs.case.case_id, ("", None))
+        if step == ("read", "predict", "regions")[number]:
+            raise error
+
+    def read(self, inputs):
+        self._step(0, inputs)
+        return Held()
+
+    def predict(self, inputs, ready):
+        assert threading.current_thread() is threading.main_thread()
+        self._step(1, inputs)
+        return ready
+
+    def regions(self, inputs, found):
+        self._step(2, inputs)
+        yield Region("all", "liver", np.ones((2, 2, 2), bool), "AUTOMATIC", "steps")
+
+
+@pytest.fixture
+def run(tmp_path):
+    cases = [Case(f"c{n:02d}", "p", "s1", {}) for n in range(12)]
+    for case in cases:
+        volume = Volume(np.zeros((2, 2, 2), np.int16), Grid((2, 2, 2), np.eye(4)))
+        write_volume(volume_path(tmp_path / "volumes", case.case_id, "CT"), volume)
+
+    def run(**settings):
+        engine = Steps(SPEC, Machine(1, "cpu", tmp_path, {}))
+        for name, value in settings.items():
+            setattr(engine, name, value)
+        Held.now = Held.most = 0
+        return stage.segment(engine, cases, tmp_path / "volumes", tmp_path / "masks")
+
+    return run
+
+
+@pytest.mark.parametrize("seconds", [(0.02, 0, 0), (0, 0.02, 0), (0, 0, 0.02)])
+@pytest.mark.parametrize("helpers", [1, 3])
+def test_memory_holds_no_more_cases_than_promised_whichever_step_is_slow(run, seconds, helpers):
+    outcomes = run(seconds=seconds, helpers=helpers)
+    assert [o.case_id for o in outcomes] == [f"c{n:02d}" for n in range(12)]
+    assert {o.status for o in outcomes} == {Status.OK}
+    assert Held.most <= 2 * helpers + 1
+    assert Held.now == 0
+
+
+def test_the_steps_of_different_cases_run_side_by_side(run):
+    start = time.perf_counter()
+    run(seconds=(0.05, 0.05, 0.05))
+    assert time.perf_counter() - start < 12 * 0.15 * 0.7
+
+
+@pytest.mark.parametrize("step", ["read", "predict", "regions"])
+@pytest.mark.parametrize("error", [StageError("the device is gone"), MemoryError("no more")])
+def test_what_is_not_the_fault_of_a_case_surfaces_from_every_step(run, step, error):
+    threads = threading.active_count()
+    with pytest.raises(type(error), match=str(error)):
+        run(fails={"c04": (step, error)})
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("step", ["read", "predict", "regions"])
+def test_a_fault_of_a_case_is_its_own(run, step):
+    fault = CaseFault(Reason.UNREADABLE, "half a file")
+    outcomes = run(fails={"c04": (step, fault), "c11": (step, ValueError("odd"))})
+    failed = {o.case_id: o.reason for o in outcomes if o.status is not Status.OK}
+    assert failed == {"c04": Reason.UNREADABLE, "c11": Reason.UNEXPECTED_ERROR}
