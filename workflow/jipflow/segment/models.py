@@ -57,8 +57,8 @@ class Model:
         axes = str(self.entry.get("axes", "LPS"))
         if not re.fullmatch("[LR][AP][SI]", axes):
             raise StageError(
-                f"{config.MODELS}: model {self.name!r}: axes is {axes!r}; it must be three letters, L or "
-                "R, A or P, S or I."
+                f"{config.MODELS}: model {self.name!r}: axes is {axes!r}; it must be three "
+                "letters, L or R, A or P, S or I."
             )
         return axes
 
