@@ -54,6 +54,7 @@ bench: setup
 
 # Made once; a training that was cut off goes on when the same is said again.
 results/model/phantom: | setup
+	@rm -rf $@.partial
 	@$(BIN)/jipflow phantom --out $@.partial --site training --patients 66 --seed 7401 \
 		--no-defects --no-pet --organs && mv $@.partial $@
 

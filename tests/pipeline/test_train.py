@@ -5,13 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 
+import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK
 import yaml
 
 from harness import ROOT, command, environment, make_site
 from jipflow.files import read_json, sha256_file
+from jipflow.images.volume import read_volume
 from jipflow.phantom.cohort import write_site
+from jipflow.segment.training.folders import raw
 
 PARTS = ("Snakefile", "rules", "config", "profiles", "workflow", "envs")
 
@@ -93,6 +97,20 @@ def test_the_cohort_becomes_a_registered_model(trained):
     (unused,) = summary["not_used"]
     page = (site.out / "train" / "index.html").read_text()
     assert all(case in page for case in [*table["case_id"], unused["case_id"]])
+
+
+def test_the_label_maps_are_the_truth_of_the_phantom(trained):
+    _, site, _ = trained
+    truth = [
+        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        for path in (site.folder / "phantom" / "truth").glob("*_CT.nii.gz")
+    ]
+    work = site.out / "work" / "train"
+    files = read_json(work / "split.json")["files"]
+    assert len(files) == 3
+    for entry in files.values():
+        labels = read_volume(raw(work) / entry["label"]).array
+        assert sum(np.array_equal(labels, known) for known in truth) == 1
 
 
 def test_the_same_command_again_does_nothing(trained):
