@@ -65,7 +65,7 @@ def property_names(node):
             yield from property_names(value)
 
 
-@pytest.mark.parametrize("name", ["site", "protocol", "radiomics"])
+@pytest.mark.parametrize("name", ["site", "protocol", "radiomics", "models"])
 def test_every_key_has_a_row(name):
     schema = yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text())
     documented = {

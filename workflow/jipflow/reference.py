@@ -15,6 +15,7 @@ from jipflow.cases import Flag, Reason
 from jipflow.catalog.columns import COLUMNS
 from jipflow.config import MODELS, RESOURCES, ROOT, SCHEMAS, read_yaml
 from jipflow.files import atomic_path
+from jipflow.tasks import read_tasks
 
 DOCS = ROOT / "docs"
 
@@ -46,6 +47,10 @@ A file in [workflow/resources/radiomics](../workflow/resources/radiomics) says h
 measured; a protocol names it under `radiomics[].settings`. `imageType`, `featureClass` and \
 `setting` are those of a parameter file of pyradiomics; `processing` is what is done before. What \
 the values mean and where they differ from pyradiomics' is in [radiomics.md](radiomics.md)."""
+
+MODELS_INTRO = """\
+`config/models.yaml` names the models that protocols may use. Only the keys below are known. How \
+to add, fetch, verify and carry models is in [models.md](models.md)."""
 
 REASONS_INTRO = """\
 An outcome that is not `ok` has one of these codes, and a message that names the file, the series \
@@ -91,6 +96,12 @@ def pages() -> dict[str, str]:
             RADIOMICS_INTRO,
             *_sections(_schema("radiomics")),
             *_features(),
+        ),
+        "models-reference.md": _page(
+            "Keys of models.yaml and TotalSegmentator's tasks",
+            MODELS_INTRO,
+            *_sections(_schema("models")),
+            *_tasks(),
         ),
         "reasons.md": _page(
             "Reason codes",
@@ -143,7 +154,8 @@ def _key(schema: Schema, path: str, default: str) -> Iterator[Key]:
         yield Key(path, "list", default, meaning)
         yield from keys(items, f"{path}[]")
     elif isinstance(below, Mapping):
-        yield Key(path, "names with settings each", default, meaning)
+        kind = "settings" if "properties" in below else _kind(below)
+        yield Key(path, f"names with {kind} each", default, meaning)
         yield from keys(below, f"{path}.<name>")
     elif "properties" in schema:
         yield from keys(schema, path)
@@ -219,12 +231,18 @@ def _sections(schema: Schema) -> Iterator[str]:
         if "properties" in value and "description" in value:
             yield value["description"]
         yield _key_table(keys(whole))
-        chosen, path = (value["items"], f"{name}[]") if "items" in value else (value, name)
+        chosen, path = value, name
+        if "items" in value:
+            chosen, path = value["items"], f"{name}[]"
+        elif isinstance(value.get("additionalProperties"), Mapping):
+            chosen, path = value["additionalProperties"], f"{name}.<name>"
         for choice in chosen.get("allOf", []):
             ((key, selected),) = choice["if"]["properties"].items()
             required = [*chosen["required"], *choice["then"].get("required", [])]
-            yield f"### {name} with {key} `{selected['const']}`"
-            yield _key_table(keys({**choice["then"], "required": required}, path))
+            rows = list(keys({**choice["then"], "required": required}, path))
+            if rows:
+                yield f"### {name} with {key} `{selected['const']}`"
+                yield _key_table(rows)
 
 
 def _key_table(rows: Iterable[Key]) -> str:
@@ -279,6 +297,35 @@ def _resources() -> Iterator[str]:
                 model["licence"],
             )
             for name, model in read_yaml(MODELS)["models"].items()
+        ),
+    )
+
+
+def _tasks() -> Iterator[str]:
+    """Yield the table of TotalSegmentator's tasks."""
+    yield "## TotalSegmentator's tasks"
+    yield (
+        "For `task` and `mode`; from [totalsegmentator.yaml]"
+        "(../workflow/resources/totalsegmentator.yaml), which lists the classes. *With a term* "
+        "says how many classes have one; a protocol names a term of its own for the others. "
+        "*Fetch* are the names for `totalseg_download_weights -t` in each mode, with those of the "
+        "models that find the region to crop to."
+    )
+    yield _table(
+        ("task", "images", "licence", "classes", "with a term", "fetch"),
+        (
+            (
+                f"`{task.name}`",
+                task.modality,
+                "needs a number" if task.needs_licence else "open",
+                str(len(task.labels)),
+                str(sum(term is not None for term in task.terms.values())),
+                "; ".join(
+                    f"{mode}: {', '.join(f'`{name}`' for name in told.download)}"
+                    for mode, told in task.modes.items()
+                ),
+            )
+            for task in read_tasks().values()
         ),
     )
 

@@ -269,8 +269,8 @@ def _predict(
 ) -> NDArray[np.uint8]:
     """Run TotalSegmentator's API on a case.
 
-    The image gets an upright grid. TotalSegmentator sees axes and spacing only, but scales the
-    diagonal of the affine alone when it resamples, which is the spacing of upright grids only.
+    The image gets an upright grid: the networks see axes and spacing only, and TotalSegmentator's
+    resampling is said to need an affine without rotation.
 
     Args:
         array: voxels, axes (z, y, x) towards superior, posterior and left.
