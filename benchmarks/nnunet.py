@@ -34,7 +34,7 @@ from jipflow.segment.models import register, registered_model
 from report import Cell, Cost, measure, write_result
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
-from phantom_volumes import as_volume  # noqa: E402
+from phantom_volumes import as_volume
 
 TOOLS = Path(sys.executable).parent
 DATASET = "Dataset001_PhantomCT"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,11 @@ from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment import inference, stage
+from jipflow.segment import inference, nnunet, stage
 from jipflow.segment.checkpoints import read_checkpoint, trainer_class
 from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.inference import Place
-from jipflow.segment.nnunet import NnUNet
+from jipflow.segment.nnunet import NnUNet, load_predictor
 from nnunet_models import LABELS, register, write_model
 from phantom_volumes import as_volume
 
@@ -294,6 +295,7 @@ def test_what_does_not_fit_the_protocol_or_itself_is_refused(world):
     registry.write_text(registry.read_text().replace("    path:", "    axes: SPL\n    path:"))
     with pytest.raises(ConfigError, match=r"models\.model\.axes: 'SPL'"):
         world.run(world.engine())
+    registry.unlink()
     world.model("cascade", previous_stage="3d_lowres")
     with pytest.raises(StageError, match="second stage of a cascade"):
         world.run(world.engine("cascade"))
@@ -344,32 +346,50 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         inference.where_it_fits(work, [Place(CPU, CPU)] * 2, "p1", [])
 
 
-def test_a_case_that_fits_nowhere_fails_alone_and_the_others_are_the_same(world, monkeypatch):
+@pytest.fixture
+def once_without_memory(monkeypatch):
+    """A network that runs out of memory the first time that it is called."""
+    calls = []
+
+    def fail(*_):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    def load(*arguments, **options):
+        predictor = load_predictor(*arguments, **options)
+        predictor.network.register_forward_pre_hook(fail)
+        return predictor
+
+    monkeypatch.setattr(nnunet, "load_predictor", load)
+
+
+def test_a_case_that_fits_nowhere_fails_alone_and_leaves_nothing(world, once_without_memory):
     world.model()
-    before = world.run(world.engine(), ["p1", "p2"])
-    engine = world.engine()
-    forward = inference.sliding_window
-    shapes = {}
-
-    def narrow(predictor, image, place):
-        shapes.setdefault(image.shape, 0)
-        shapes[image.shape] += 1
-        if len(shapes) == 1:
-            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
-        return forward(predictor, image, place)
-
-    monkeypatch.setattr(inference, "sliding_window", narrow)
-    volumes = world.folder / "volumes"
-    cut = read_volume(volume_path(volumes, "p1", "CT"))
-    write_volume(world.folder / "more/p1/CT.nrrd", cut)
-    smaller = Volume(cut.array[:30], Grid((30, *cut.grid.shape[1:]), cut.grid.affine))
-    write_volume(world.folder / "more/p0/CT.nrrd", smaller)
-    cases = [Case(name, name, "s1", {"CT": Series("1", "CT", ())}) for name in ("p0", "p1")]
-    items = stage.segment(engine, cases, world.folder / "more", world.folder / "again")
-    first, second = (item.outcome for item in items)
+    threads = threading.active_count()
+    first, second = world.run(world.engine(), ["p1", "p2"])
     assert (first.status, first.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY)
     assert second.status is Status.OK
-    assert second.sha256 == before[0].sha256
+    assert threading.active_count() == threads
+    assert not (world.folder / "masks" / "p1").exists()
+
+
+def test_a_case_that_is_tried_again_is_noted_and_has_the_same_masks(
+    world, once_without_memory, monkeypatch
+):
+    world.model()
+    monkeypatch.setattr(inference, "places", lambda device: [Place(CPU, CPU)] * 2)
+    (first,) = world.run(world.engine())
+    assert first.status is Status.OK
+    assert first.message.startswith("Out of memory of the cpu; predicted the network on cpu")
+    masks = read_segmentation(world.folder / "masks" / "p1" / "organs").layers
+    monkeypatch.undo()
+    monkeypatch.setattr(config, "MODELS", world.folder / "models.yaml")
+    (again,) = world.run(world.engine())
+    assert "memory" not in again.message
+    np.testing.assert_array_equal(
+        read_segmentation(world.folder / "masks" / "p1" / "organs").layers, masks
+    )
 
 
 def test_an_output_that_is_not_finite_fails_the_case(world):

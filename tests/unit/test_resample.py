@@ -36,6 +36,9 @@ def test_its_own_grid_changes_nothing(image):
 @pytest.mark.parametrize("axes", ["LPS", "RAS", "LAI", "RPI"])
 def test_swapped_and_flipped_axes_give_the_same_voxels(image, axes):
     turned = image.canonical(axes)
+    for axis, way in enumerate(axes):
+        towards = turned.grid.affine[axis, 2 - axis]
+        assert towards > 0 if way in "LPS" else towards < 0
     found, covered = resample(image, turned.grid)
     np.testing.assert_allclose(found.array, turned.array, rtol=1e-5, atol=1e-3)
     assert covered == 1
