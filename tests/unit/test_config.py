@@ -69,7 +69,11 @@ def test_the_example_site_is_valid_but_for_its_folder(tmp_path):
 
 def test_defaults_come_from_the_schema(site):
     settings = load_settings(site)
-    assert settings.site["processing"] == {"shard_size": 50, "device": "auto"}
+    assert settings.site["processing"] == {
+        "shard_size": 50,
+        "device": "auto",
+        "totalsegmentator_licence_file": None,
+    }
     assert settings.protocol["disclosure"]["min_patients"] == 5
     assert settings.protocol["cohort"]["case"]["by"] == "study"
     assert settings.protocol["cohort"]["case"]["roles"]["CT"]["required"] is True
