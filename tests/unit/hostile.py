@@ -84,6 +84,7 @@ def main():
         ],
         "interfaces": sorted(os.listdir("/sys/class/net")),
         "processes": sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()),
+        "devices": sorted(os.listdir("/dev")),
         "environment": dict(os.environ),
         "sees": {path: os.path.exists(path) for path in HOST["paths"]},
         "tmp": tried(write, "/tmp/mine"),

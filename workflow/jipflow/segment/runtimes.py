@@ -251,27 +251,37 @@ class Apptainer(Runtime):
 
 MOUNTS = """
 mount -t tmpfs -o mode=755 tmpfs /mnt
-mkdir /mnt/image /mnt/input /mnt/output /mnt/tmp
-mount --bind "$1" /mnt/image
-mount --bind "$2" /mnt/input
-mount -o remount,bind,ro /mnt/input
-mount --bind "$3" /mnt/output
-mount --bind "$4" /mnt/tmp
-mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys
+cd /mnt
+mkdir image input output tmp dev dev/shm dev/pts
+mount --bind "$1" image
+mount --bind "$2" input
+mount -o remount,bind,ro input
+mount --bind "$3" output
+mount --bind "$4" tmp
+for device in $5; do
+    if [ -d "/dev/$device" ]; then mkdir "dev/$device"; else touch "dev/$device"; fi
+    mount --bind "/dev/$device" "dev/$device"
+done
+ln -s pts/ptmx dev/ptmx
+ln -s /proc/self/fd dev/fd
+mount --rbind dev /dev
 mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm
-shift 4
+mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts
+mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys
+shift 5
 "$@" || exit $?
 """
-"""What ch-run finds when it starts: /input read-only, and of the machine's /sys, /dev/shm and /mnt
-others. It is run in a mount namespace of its own by who is root there. The shell stays, as process
-1, which no signal of the algorithm's own can end, as it should the algorithm."""
+"""What ch-run finds when it starts: /input read-only, and others than the machine's /dev, /sys and
+/mnt. It is run in a mount namespace of its own by who is root there. The shell stays, as process 1,
+which no signal of the algorithm's own can end, as it should the algorithm."""
+DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
 class Charliecloud(Runtime):
     """charliecloud, in namespaces that it does not make itself.
 
     ch-run gives a file system of its own and nothing else: it shares the network, the processes
-    and /dev/shm, and binds folders for writing. So it is started by util-linux's ``unshare`` in
+    and /dev, and binds folders for writing. So it is started by util-linux's ``unshare`` in
     namespaces of network, processes and mounts in which those are closed. As root it would keep
     root's right to root's files: there ``setpriv`` makes it nobody first.
     """
@@ -281,7 +291,7 @@ class Charliecloud(Runtime):
     def prepare(self, gpu: bool) -> None:
         """Unpack the image, and with a GPU put the machine's driver libraries into it."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        _demand([*self._enclosed(*[self.folder] * 4), "true"], self.environment())
+        _demand([*self._enclosed(gpu, *[self.folder] * 4), "true"], self.environment())
         self.root = self.folder / "image"
         self.configuration = unpack(self.image, self.root)
         for name in ("dev", "proc", "sys", "tmp", "input", "output", "etc"):
@@ -300,7 +310,7 @@ class Charliecloud(Runtime):
         privileged = os.geteuid() == 0
         values = self.configuration.environment | start.environment
         return [
-            *self._enclosed(self.root, start.source, start.target, start.scratch),
+            *self._enclosed(start.gpu, self.root, start.source, start.target, start.scratch),
             *(
                 ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
                 if privileged
@@ -317,13 +327,14 @@ class Charliecloud(Runtime):
         """Return what the wrapper needs; ch-run does not start without a ``USER``."""
         return {"PATH": os.environ["PATH"], "USER": "algorithm"}
 
-    def _enclosed(self, *folders: Path) -> list[str]:
+    def _enclosed(self, gpu: bool, *folders: Path) -> list[str]:
         """Return what starts a command, which is to follow, among the mounts of `MOUNTS`."""
+        devices = [*DEVICES, *(path.name for path in Path("/dev").glob("nvidia*") if gpu)]
         return [
             *["unshare", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork"],
             *["--kill-child", "--mount-proc"],
             *(["--user", "--map-root-user"] if os.geteuid() else []),
-            *["sh", "-euc", MOUNTS, "sh", *map(str, folders)],
+            *["sh", "-euc", MOUNTS, "sh", *map(str, folders), " ".join(devices)],
         ]
 
     def _place(self, name: str) -> Path:
