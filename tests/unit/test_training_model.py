@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
+from jipflow.agreement import overlap
 from jipflow.config import PROTOCOLS, validate
-from jipflow.images.overlap import dice
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
@@ -61,7 +61,7 @@ def test_unseen_phantoms_score_what_the_evaluation_says(model):
         subject = make_subject(found["site"], index, found["seed"], VENDORS[patient["vendor"]])
         predicted = predict_labels(predictor, as_volume(subject.hu, subject.ct_grid))
         reached = {
-            name: dice(predicted == value, subject.labels == value)
+            name: overlap(predicted == value, subject.labels == value, (1.0, 1.0, 1.0)).dice
             for name, value in LABELS.items()
         }
         assert reached == pytest.approx(patient["dice"], abs=0.01)

@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from jipflow.agreement import overlap
 from jipflow.cases import Outcome, Reason, Status, Trial
 from jipflow.config import Settings, training_folds
 from jipflow.files import read_json, write_json, write_parquet
-from jipflow.images.overlap import dice, hausdorff_95
 from jipflow.images.volume import Grid, read_volume
 from jipflow.segment import inference
 from jipflow.segment.nnunet import load_predictor
@@ -122,6 +122,7 @@ def compare(
         grid: where the voxels are.
     """
     ml = grid.voxel_volume / 1000
+    found = overlap(predicted, reference, grid.spacing)
     volumes = [int(np.count_nonzero(mask)) * ml for mask in (reference, predicted)]
     empty = [
         name
@@ -132,8 +133,8 @@ def compare(
         "status": Status.OK.value,
         "reason": Reason.EMPTY_SEGMENT.value if empty else "",
         "message": f"No voxel in the {' and the '.join(empty)}." if empty else "",
-        "dice": dice(predicted, reference),
-        "hausdorff_95_mm": hausdorff_95(predicted, reference, grid.spacing),
+        "dice": found.dice,
+        "hausdorff_95_mm": found.hausdorff_95,
         "reference_ml": volumes[0],
         "predicted_ml": volumes[1],
         "difference_ml": volumes[1] - volumes[0],
