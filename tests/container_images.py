@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from jipflow import config
+from jipflow.segment import models
+
 PACKAGES = """
     libblas3 libbz2-1.0 libc6 libexpat1 libffi8 libgcc-s1 libgfortran5 liblapack3 liblzma5
     libpython3.11-minimal libpython3.11-stdlib libquadmath0 libstdc++6 python3-minimal
@@ -109,16 +112,40 @@ def program_image(path: Path, program: str) -> Path:
     return write_archive(path, [debian_layer(), layer_of({PROGRAM: program.encode()})])
 
 
-def write_registry(path: Path, name: str, image: Path, labels: Mapping[str, int]) -> Path:
-    """Write a registry of models that has the one image; its folder must have no other file."""
+def write_registry(root: Path, name: str, image: Path, labels: Mapping[str, int]) -> Path:
+    """Write a registry of models that has the one image.
+
+    Args:
+        root: that the registry's paths are relative to; it becomes ``config/models.yaml`` there.
+        name: of the model.
+        image: alone in its folder, below the root.
+        labels: number of each label.
+    """
+    organ = {
+        "category": {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"},
+        "type": {"value": "10200004", "scheme": "SCT", "meaning": "Liver"},
+    }
     entry = {
         "name": name,
         "version": "1.0.0",
         "engine": "container",
-        "path": str(image.parent),
+        "path": str(image.parent.relative_to(root)),
+        "licence": "Apache-2.0",
+        "intended_use": "Tests.",
+        "training_data": "None.",
+        "roles": ["CT"],
         "image": image.name,
-        "labels": [{"name": label, "value": value} for label, value in labels.items()],
+        "labels": [{"name": label, "value": value, **organ} for label, value in labels.items()],
         "files": {image.name: hashlib.sha256(image.read_bytes()).hexdigest()},
     }
+    path = root / "config" / "models.yaml"
+    path.parent.mkdir()
     path.write_text(json.dumps({"models": {name: entry}}))
     return path
+
+
+def use_registry(patch: pytest.MonkeyPatch, registry: Path) -> None:
+    """Let models be looked up in another registry than the repository's."""
+    patch.setattr(config, "MODELS", registry)
+    patch.setattr(models, "MODELS", registry, raising=False)
+    patch.setattr(models, "ROOT", registry.parent.parent, raising=False)

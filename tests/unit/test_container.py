@@ -26,6 +26,7 @@ from container_images import (
     debian_layer,
     layer_of,
     program_image,
+    use_registry,
     write_archive,
     write_registry,
 )
@@ -33,7 +34,7 @@ from jipflow.cases import Case, CaseFault, Reason, Series, Status
 from jipflow.config import Settings
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
-from jipflow.segment import models, stage
+from jipflow.segment import stage
 from jipflow.segment.archive import read_image
 from jipflow.segment.container import Algorithm
 from jipflow.segment.contract import read_result, write_nifti
@@ -249,8 +250,7 @@ SPEC = {
 def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, monkeypatch, capsys):
     (tmp_path / "model").mkdir()
     image = program_image(tmp_path / "model" / "behaviour.tar", BEHAVIOUR)
-    registry = write_registry(tmp_path / "models.yaml", "behaviour", image, LABELS)
-    monkeypatch.setattr(models, "MODELS", registry)
+    use_registry(monkeypatch, write_registry(tmp_path, "behaviour", image, LABELS))
     cases = [Case(name, name, "s00001", {"CT": Series("1.2", "CT", ())}) for name in KINDS]
     for name, kind in KINDS.items():
         write_volume(volume_path(tmp_path / "volumes", name, "CT"), volume(kind))

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from container_images import use_registry
 from engine_benches import BENCHES, BROKEN, CORONAL, UPRIGHT
 from jipflow.cases import Reason, Status
 from jipflow.config import input_roles
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import read_grid, volume_path
-from jipflow.segment import models, stage
+from jipflow.segment import stage
 from jipflow.segment.engine import ENGINES
 
 
@@ -46,7 +47,7 @@ def done(request, tmp_path_factory):
     bench.broken()
     before = digests(bench.volumes)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "MODELS", bench.registry)
+        use_registry(patch, bench.registry)
         yield bench, run(bench, folder / "masks"), folder / "masks", before
 
 
