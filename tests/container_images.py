@@ -111,8 +111,19 @@ def program_image(path: Path, program: str) -> Path:
     return write_archive(path, [debian_layer(), layer_of({PROGRAM: program.encode()})])
 
 
-def write_registry(path: Path, name: str, image: Path, labels: Mapping[str, int]) -> Path:
-    """Write a registry of models that has the one image; its folder must have no other file."""
+def write_registry(root: Path, name: str, image: Path, labels: Mapping[str, int]) -> Path:
+    """Write a registry of models that has the one image.
+
+    Args:
+        root: that the registry's paths are relative to; it becomes ``config/models.yaml`` there.
+        name: of the model.
+        image: alone in its folder, below the root.
+        labels: number of each label.
+    """
+    organ = {
+        "category": {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"},
+        "type": {"value": "10200004", "scheme": "SCT", "meaning": "Liver"},
+    }
     entry = {
         "name": name,
         "version": "1.0.0",
@@ -126,5 +137,7 @@ def write_registry(path: Path, name: str, image: Path, labels: Mapping[str, int]
             {"name": label, "value": value, "term": "liver"} for label, value in labels.items()
         ],
     }
+    path = root / "config" / "models.yaml"
+    path.parent.mkdir()
     register(name, entry, image.parent, path)
     return path

@@ -316,7 +316,7 @@ def container(folder: Path) -> Bench:
         1.0,
         lambda: truncate(broken),
         SITE | {"containers": {"runtime": "charliecloud", "minutes": 2, "memory_gb": None}},
-        write_registry(folder / "models.yaml", "template", image, labels),
+        write_registry(folder, "template", image, labels),
     )
 
 

@@ -250,7 +250,7 @@ SPEC = {
 def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, monkeypatch, capsys):
     (tmp_path / "model").mkdir()
     image = program_image(tmp_path / "model" / "behaviour.tar", BEHAVIOUR)
-    registry = write_registry(tmp_path / "models.yaml", "behaviour", image, LABELS)
+    registry = write_registry(tmp_path, "behaviour", image, LABELS)
     monkeypatch.setattr(config, "MODELS", registry)
     cases = [Case(name, name, "s00001", {"CT": Series("1.2", "CT", ())}) for name in KINDS]
     for name, kind in KINDS.items():

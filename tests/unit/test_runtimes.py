@@ -185,6 +185,7 @@ def test_charliecloud_is_closed_in_by_namespaces(uid, image, programs, tmp_path,
     if uid == 0:
         assert {"--reuid=65534", "--regid=65534", "--clear-groups"} <= set(outer)
     place = outer.index(str(root))
+    assert outer[place - 1] == "/mnt"
     assert outer[place + 1 : place + 4] == [str(folder) for folder in FOLDERS]
     assert command[inner:] == [
         *["ch-run", "--uid=65534", "--gid=65534", "--cd=/tmp", "--no-passwd"],
@@ -194,6 +195,11 @@ def test_charliecloud_is_closed_in_by_namespaces(uid, image, programs, tmp_path,
         *["--set-env=CUDA_VISIBLE_DEVICES=1", "/mnt/image", "--", "/run", "all"],
     ]
     assert set(runtime.environment()) == {"PATH", "USER"}
+    # Results may lie where folders are gathered otherwise.
+    runtime.folder = Path("/mnt/data/runtime")
+    command = runtime.command(Start("name", *FOLDERS, threads=3, gpu=False))
+    assert command[command.index(str(root)) - 1] in {"/media", "/srv"}
+    assert "/mnt/image" not in command
 
 
 def test_the_first_runtime_that_is_installed_and_able_is_taken(programs, monkeypatch):

@@ -250,15 +250,15 @@ class Apptainer(Runtime):
 
 
 MOUNTS = """
-mount -t tmpfs -o mode=755 tmpfs /mnt
-cd /mnt
+mount -t tmpfs -o mode=755 tmpfs "$1"
+cd "$1"
 mkdir image input output tmp dev dev/shm dev/pts
-mount --bind "$1" image
-mount --bind "$2" input
+mount --bind "$2" image
+mount --bind "$3" input
 mount -o remount,bind,ro input
-mount --bind "$3" output
-mount --bind "$4" tmp
-for device in $5; do
+mount --bind "$4" output
+mount --bind "$5" tmp
+for device in $6; do
     if [ -d "/dev/$device" ]; then mkdir "dev/$device"; else touch "dev/$device"; fi
     mount --bind "/dev/$device" "dev/$device"
 done
@@ -268,12 +268,15 @@ mount --rbind dev /dev
 mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /dev/shm
 mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts
 mount -t sysfs -o ro,nosuid,nodev,noexec sysfs /sys
-shift 5
+shift 6
 "$@" || exit $?
 """
-"""What ch-run finds when it starts: /input read-only, and others than the machine's /dev, /sys and
-/mnt. It is run in a mount namespace of its own by who is root there. The shell stays, as process 1,
-which no signal of the algorithm's own can end, as it should the algorithm."""
+"""Gathers what ch-run mounts: its input read-only, and others than the machine's /dev and /sys. It
+is run in a mount namespace of its own by who is root there. The shell stays, as process 1, which no
+signal of the algorithm's own can end, as it should the algorithm."""
+PLACES = (Path("/mnt"), Path("/media"), Path("/srv"))
+"""Folders of every machine (Filesystem Hierarchy Standard 3.0, section 3.2), open to all, one of
+which the folders are gathered in; what it holds is out of sight there."""
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
 
@@ -317,15 +320,21 @@ class Charliecloud(Runtime):
                 else []
             ),
             *["ch-run", f"--uid={NOBODY}", f"--gid={NOBODY}", "--cd=/tmp", "--no-passwd"],
-            *["--bind=/mnt/input:/input", "--bind=/mnt/output:/output", "--bind=/mnt/tmp:/tmp"],
+            *[f"--bind={self._gathered}/{name}:/{name}" for name in ("input", "output", "tmp")],
             *["--unset-env=*", "--env-no-expand"],
             *[f"--set-env={name}={value}" for name, value in values.items()],
-            *["/mnt/image", "--", *self.configuration.entry],
+            *[f"{self._gathered}/image", "--", *self.configuration.entry],
         ]
 
     def environment(self) -> dict[str, str]:
         """Return what the wrapper needs; ch-run does not start without a ``USER``."""
         return {"PATH": os.environ["PATH"], "USER": "algorithm"}
+
+    @property
+    def _gathered(self) -> Path:
+        folder = self.folder.resolve()
+        free = (place for place in PLACES if place.is_dir() and not folder.is_relative_to(place))
+        return next(free, PLACES[0])
 
     def _enclosed(self, gpu: bool, *folders: Path) -> list[str]:
         """Return what starts a command, which is to follow, among the mounts of `MOUNTS`."""
@@ -334,7 +343,8 @@ class Charliecloud(Runtime):
             *["unshare", "--mount", "--net", "--ipc", "--uts", "--pid", "--fork"],
             *["--kill-child", "--mount-proc"],
             *(["--user", "--map-root-user"] if os.geteuid() else []),
-            *["sh", "-euc", MOUNTS, "sh", *map(str, folders), " ".join(devices)],
+            *["sh", "-euc", MOUNTS, "sh"],
+            *[str(self._gathered), *map(str, folders), " ".join(devices)],
         ]
 
     def _place(self, name: str) -> Path:
