@@ -120,10 +120,6 @@ def write_registry(root: Path, name: str, image: Path, labels: Mapping[str, int]
         image: alone in its folder, below the root.
         labels: number of each label.
     """
-    organ = {
-        "category": {"value": "91723000", "scheme": "SCT", "meaning": "Anatomical Structure"},
-        "type": {"value": "10200004", "scheme": "SCT", "meaning": "Liver"},
-    }
     entry = {
         "name": name,
         "version": "1.0.0",

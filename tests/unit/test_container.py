@@ -258,7 +258,7 @@ def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, monkeypatch,
     settings = Settings(site(minutes=0.1), {"segmentations": [SPEC]}, "0" * 64)
     prepared = {(name, "CT") for name in KINDS}
     done = stage.run(cases, prepared, settings, tmp_path / "volumes", tmp_path / "masks", 1)
-    outcomes = {outcome.case_id: outcome for outcome in done}
+    outcomes = {outcome.case_id: outcome for outcome in done.outcomes}
     assert list(outcomes) == list(KINDS)
     for name in ("a-good", "f-good"):
         assert outcomes[name].status is Status.OK, outcomes[name].message
