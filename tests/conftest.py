@@ -1,23 +1,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what shares costly fixtures in one process: a file, and all runs of the workflow.
+class Scheduling(LoadScopeScheduling):
+    """Keeps what shares costly fixtures in one process: a file, and all runs of the workflow."""
 
-    The runs of the workflow take longest, so they start first.
-    """
-    pipeline = ROOT / "tests" / "pipeline"
-    items.sort(key=lambda item: pipeline not in item.path.parents)
-    for item in items:
-        group = "pipeline" if pipeline in item.path.parents else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return "pipeline" if path.startswith("tests/pipeline/") else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the runs of the workflow first: they take longest."""
+    items.sort(key=lambda item: ROOT / "tests" / "pipeline" not in item.path.parents)
 
 
 @pytest.fixture(scope="session")
