@@ -9,11 +9,15 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from jipflow.cases import Case, CaseFault, Reason, StageError, Status
+from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.phantom import dicom
+from jipflow.phantom import grid as phantom
 from jipflow.segment import stage
 from jipflow.segment.engine import Engine, Machine
+from jipflow.segment.stage import frames_note
+from series_factory import write
 
 SPEC = {
     "id": "all",
@@ -115,3 +119,31 @@ def test_a_fault_of_a_case_is_its_own(run, step):
     outcomes = run(fails={"c04": (step, fault), "c11": (step, ValueError("odd"))})
     failed = {o.case_id: o.reason for o in outcomes if o.status is not Status.OK}
     assert failed == {"c04": Reason.UNREADABLE, "c11": Reason.UNEXPECTED_ERROR}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda dataset: None, False),
+        (lambda dataset: setattr(dataset, "FrameOfReferenceUID", "1.2.3"), True),
+        (lambda dataset: delattr(dataset, "FrameOfReferenceUID"), True),
+        (None, True),
+    ],
+)
+def test_images_of_other_frames_of_reference_are_told(tmp_path, change, told):
+    grid = phantom.Grid((2, 4, 4), (5.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    paths = {}
+    for role in ("CT", "PT", "MR"):
+        images = dicom.ct_series(np.zeros(grid.shape, np.int16), grid)
+        if role == "PT" and change:
+            change(images[0])
+        paths[role] = tuple(write(images, tmp_path / role))
+    if change is None:
+        paths["PT"][0].write_bytes(b"no DICOM")
+    series = {role: Series(role, "CT", files) for role, files in paths.items()}
+    case = Case("c", "p", "s1", {**series, "later": Series("1", "CT", ())})
+    assert (
+        "roles CT, PT do not name one frame of reference" in frames_note(case, ["CT", "PT"])
+    ) == told
+    for roles in (["CT", "MR"], ["PT"], ["PT", "later"]):
+        assert frames_note(case, roles) == ""
