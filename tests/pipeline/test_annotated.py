@@ -350,7 +350,7 @@ def test_the_worklist_has_the_images_a_proposal_that_opens_and_what_to_do(story:
 
 
 def test_what_the_protocol_does_not_expect_of_a_proposal_sends_it_to_a_person(story: Story):
-    table = story.first_outcomes.set_index(["stage", "item", "case_id"])
+    table = story.first_outcomes.set_index(["stage", "item", "case_id"]).sort_index()
     checked = table.loc[("annotate", "checked")]
     for case in (*story.waiting, story.done):
         flags = list(table.loc[("segment", "found", case), "flags"])
