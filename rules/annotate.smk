@@ -13,6 +13,7 @@ rule annotate:
         masks=temp(directory("<work>/{shard}/masks")),
         readings="<shard>/annotate/readings.parquet",
         agreement="<shard>/annotate/agreement.parquet",
+        quality="<shard>/annotate/quality.parquet",
         outcomes="<shard>/annotate/outcomes.parquet",
     log:
         "<logs>/annotate/{shard}.log",
@@ -30,4 +31,4 @@ rule annotate:
         " --cases {input.cases} --prepared {input.prepared} --segmented {input.segmented}"
         " --volumes {input.volumes} --automatic {input.automatic} --results {params.results}"
         " --masks {output.masks} --readings {output.readings} --agreement {output.agreement}"
-        " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"
+        " --quality {output.quality} --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"

@@ -9,7 +9,10 @@ rule collect:
             "<results>/shards/{shard}/{stage}/outcomes.parquet",
             stage=STAGES,
         ),
-        quality=shards("<results>/shards/{shard}/segment/quality.parquet"),
+        quality=shards(
+            "<results>/shards/{shard}/{stage}/quality.parquet",
+            stage=SEGMENTING,
+        ),
         features=shards("<results>/shards/{shard}/measure/features.parquet"),
         failures=shards("<results>/shards/{shard}/measure/failures.parquet"),
         perturbed=shards("<results>/shards/{shard}/measure/perturbed.parquet"),

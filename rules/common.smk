@@ -33,10 +33,8 @@ ARRIVED = ["<work>/{shard}/arrived"] if ARCHIVES else []
 # What persons draw or correct; the masks of all others then stand apart.
 ANNOTATED = [s["id"] for s in annotated(SITE_SETTINGS.protocol["segmentations"])]
 AUTOMATIC = "<work>/{shard}/automatic" if ANNOTATED else "<work>/{shard}/masks"
-SEGMENTED = [
-    "<shard>/segment/outcomes.parquet",
-    *(["<shard>/annotate/outcomes.parquet"] if ANNOTATED else []),
-]
+SEGMENTING = ["segment", *(["annotate"] if ANNOTATED else [])]
+SEGMENTED = [f"<shard>/{stage}/outcomes.parquet" for stage in SEGMENTING]
 ANNOTATIONS = [
     f"<results>/features/{table}.parquet"
     for table in ("readings", "agreement")
@@ -44,8 +42,7 @@ ANNOTATIONS = [
 ]
 STAGES = [
     *(["retrieve"] if ARCHIVES else []),
-    *["prepare", "segment", *(["annotate"] if ANNOTATED else [])],
-    *["encode", "measure", "document", "overlay"],
+    *["prepare", *SEGMENTING, "encode", "measure", "document", "overlay"],
     *(["publish"] if SITE_SETTINGS.site["publish"] else []),
 ]
 TARGETS = ["<results>/report/index.html", "<results>/accepted"]

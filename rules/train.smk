@@ -28,7 +28,7 @@ rule train_data:
     input:
         cases=shard_cases,
         prepared="<shard>/prepare/outcomes.parquet",
-        segmented="<shard>/segment/outcomes.parquet",
+        segmented=SEGMENTED,
         volumes="<work>/{shard}/volumes",
         masks="<work>/{shard}/masks",
     output:

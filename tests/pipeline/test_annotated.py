@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import highdicom
 import numpy as np
@@ -39,7 +40,14 @@ PROTOCOL = {
             "id": "found",
             "engine": "imported",
             "role": "PT",
-            "segments": [{"name": "gtv", "match": "GTV.*", "term": "gross-tumour-volume"}],
+            "segments": [
+                {
+                    "name": "gtv",
+                    "match": "GTV.*",
+                    "term": "gross-tumour-volume",
+                    "expect": {"volume_ml": [1, 30]},
+                }
+            ],
         },
         {
             "id": "read",
@@ -49,6 +57,22 @@ PROTOCOL = {
             "readers": 2,
             "segments": [
                 {"name": "gtv", "match": "gtv|GTV.*", "term": "gross-tumour-volume"},
+            ],
+        },
+        {
+            "id": "checked",
+            "engine": "annotated",
+            "proposal": "found",
+            "when": "flagged",
+            "may_be_empty": True,
+            "role": "PT",
+            "segments": [
+                {
+                    "name": "gtv",
+                    "term": "gross-tumour-volume",
+                    "required": False,
+                    "expect": {"volume_ml": [1, 100]},
+                }
             ],
         },
     ],
@@ -61,6 +85,10 @@ PROTOCOL = {
 
 
 SEED = 21
+LARGE = "READERS-0002"
+"""The patient whose lesion has 41 ml; the others' have 19 and 15 ml."""
+SECRET = "00" * 32
+"""Puts that patient into the first shard."""
 STAGES = ("prepare", "segment", "annotate", "encode", "measure", "document", "overlay")
 
 
@@ -76,8 +104,8 @@ class Correspondence:
         segmentation = read_segmentation(folder)
         return Volume(segmentation.mask(segmentation.segments[0]), segmentation.grid)
 
-    def to(self, case: str, reader: str) -> Path:
-        folder = self.site.out / "inbox" / "read" / case / reader
+    def to(self, case: str, reader: str, segmentation: str = "read") -> Path:
+        folder = self.site.out / "inbox" / segmentation / case / reader
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
@@ -160,6 +188,7 @@ class Story:
     site: Site
     waiting: tuple[str, str]
     done: str
+    large: str
     proposals: dict[str, Volume]
     sent: dict[tuple[str, str], Volume]
     first: subprocess.CompletedProcess[str]
@@ -179,6 +208,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Two cases in one shard and one in another; two readers are wanted for each.
 
+    One of the first two has a flag on its proposal, which a third reader answers: nothing is there.
     The readings of the third case are there from the start. A cut file comes for the second. Then
     the readings of the first two come in, and last a file is replaced by an older one.
     """
@@ -188,11 +218,16 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     protocol.write_text(yaml.safe_dump(PROTOCOL))
     shards = {"shard_size": 2, "device": "cpu"}
     site = make_site(folder, "here", "readers", [folder / "phantom" / "dicom"], processing=shards)
+    key = folder / "here-secrets" / "identity.key"
+    key.parent.mkdir()
+    key.write_text(SECRET)
+    key.chmod(0o600)
     arguments = [a.replace("protocol=readers", f"protocol={protocol}") for a in site.arguments]
     snakemake(str(site.out / "cohort" / "cases.tsv"), *arguments)
     table = pd.read_csv(site.out / "cohort" / "cases.tsv", sep="\t", dtype=str)
     cases = table.groupby("shard")["case_id"].apply(sorted)
     (one, two), (three,) = cases["s00001"], cases["s00002"]
+    (large,) = table.loc[table["series_uid"] == series_of(folder / "phantom", LARGE), "case_id"]
     work = Correspondence(site)
     truth = truth_of(folder / "phantom", table.set_index("case_id").loc[three, "series_uid"])
     work.send_nifti(three, "ada", truth)
@@ -226,6 +261,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     shutil.copy(worklist / one / "proposal.dcm", work.to(one, "ben"))
     work.send_seg(two, "ada", sent[two, "ada"])
     work.send_rtstruct(two, "ben", sent[two, "ben"])
+    (work.to(large, "carl", "checked") / "nothing.txt").touch()
     snakemake(*arguments)
     after = stamps(site)
     third = snakemake("--dry-run", *arguments).stdout
@@ -234,16 +270,28 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     os.utime(path, (10**9, 10**9))
     fourth = snakemake("--dry-run", *arguments).stdout
     return Story(
-        site, (one, two), three, proposals, sent, after=after, third=third, fourth=fourth, **seen
-    )
+        site, (one, two), three, large, proposals, sent, after=after, third=third, fourth=fourth,
+        **seen,
+    )  # fmt: skip
+
+
+def entries(phantom: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((phantom / "truth" / "truth.json").read_text())[
+        "patients"
+    ]
+    return found
 
 
 def truth_of(phantom: Path, series_uid: str) -> Volume:
-    entries = json.loads((phantom / "truth" / "truth.json").read_text())["patients"]
-    (entry,) = [e for e in entries if e["PT"]["series_uid"] == series_uid]
+    (entry,) = [e for e in entries(phantom) if e["PT"]["series_uid"] == series_uid]
     image = sitk.ReadImage(str(phantom / "truth" / entry["PT"]["truth"]))
     mask = Volume.from_image(image)
     return Volume(mask.array > 0, mask.grid)
+
+
+def series_of(phantom: Path, patient_id: str) -> str:
+    (entry,) = [e for e in entries(phantom) if e["patient_id"] == patient_id]
+    return str(entry["PT"]["series_uid"])
 
 
 def by_dcmqi(path: Path, folder: Path) -> np.ndarray:
@@ -293,10 +341,42 @@ def test_the_worklist_has_the_images_a_proposal_that_opens_and_what_to_do(story:
     for word in (f"inbox/read/{one}", "0 of 2 readings", "3D SLICER", "MITK", "OHIF", "gtv"):
         assert word in story.readme
     assert not [f for f in story.first_files if f.startswith(f"worklist/read/{story.done}/")]
-    message = story.first_outcomes.query(f"case_id == '{two}' and stage == 'annotate'")["message"]
+    message = story.first_outcomes.query(
+        f"case_id == '{two}' and stage == 'annotate' and item == 'read'"
+    )["message"]
     assert "cut.dcm" in message.item()
     assert "cannot be read" in message.item()
     assert not (story.site.out / "worklist" / "read" / one).exists()
+
+
+def test_what_the_protocol_does_not_expect_of_a_proposal_sends_it_to_a_person(story: Story):
+    table = story.first_outcomes.set_index(["stage", "item", "case_id"]).sort_index()
+    checked = table.loc[("annotate", "checked")]
+    for case in (*story.waiting, story.done):
+        flags = list(table.loc[("segment", "found", case), "flags"])
+        assert flags == (["gtv:implausible_volume"] if case == story.large else [])
+        status, message = checked.loc[case, ["status", "message"]]
+        assert status == ("waiting" if case == story.large else "ok")
+        assert ("Flag on 'gtv': The volume" if case == story.large else "Taken over") in message
+
+
+def test_a_reader_who_finds_nothing_leaves_a_segmentation_without_a_voxel(story: Story):
+    table = story.site.table("outcomes.parquet").query(f"case_id == '{story.large}'")
+    checked = table[table["item"] == "checked"].set_index("stage")
+    assert set(checked["status"]) == {"ok"}
+    assert "Read by carl. No voxel of: gtv." in checked.loc["annotate", "message"]
+    assert list(checked.loc["annotate", "flags"]) == ["gtv:implausible_volume"]
+    made = {path.name for path in (story.site.out / "seg" / story.large).iterdir()}
+    assert made == {"found.dcm", "read.dcm"}
+    quality = story.site.table("features/quality.parquet")
+    quality = quality.set_index(["segmentation", "case_id"])
+    assert len(quality) == 3 * 3
+    assert quality.loc[("checked", story.large), "volume_ml"] == 0
+    assert quality.loc[("found", story.large), "volume_ml"] > 30
+    report = (story.site.out / "report" / "index.html").read_text()
+    section = report.split('<section id="quality">')[1].split("</section>")[0]
+    assert section.count(story.large) == 2
+    assert "(checked)" in section
 
 
 def test_the_first_report_shows_who_waits(story: Story):
@@ -331,7 +411,7 @@ def test_what_both_readers_marked_is_the_result_to_the_voxel(story: Story):
 
 
 def test_the_readers_agreement_is_that_of_their_masks(story: Story):
-    table = story.site.table("features/agreement.parquet")
+    table = story.site.table("features/agreement.parquet").query("segmentation == 'read'")
     assert len(table) == 3 * 3
     for row in table.itertuples():
         masks = [
@@ -348,8 +428,9 @@ def test_the_readers_agreement_is_that_of_their_masks(story: Story):
 def test_who_when_and_with_what_is_recorded(story: Story):
     one, two = story.waiting
     table = story.site.table("features/readings.parquet").set_index(["case_id", "reader"])
-    assert len(table) == 6
+    assert len(table) == 7
     assert table["used"].all()
+    assert table.loc[(story.large, "carl"), "kind"] == "NOTHING"
     ada, ben = table.loc[(one, "ada")], table.loc[(one, "ben")]
     assert (ada["kind"], ada["manufacturer"], ada["model"]) == ("SEG", "A Viewer", "Viewer 3D")
     assert (ada["creator"], ada["unchanged"]) == ("Reader^Ada", False)

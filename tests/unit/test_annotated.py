@@ -15,14 +15,14 @@ from pydicom.sr.codedict import codes
 from jipflow.cases import Case, Flag, Outcome, Reason, Status, blocked, waiting_with
 from jipflow.config import Settings
 from jipflow.encode.worklist import write_worklist
-from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
+from jipflow.images.masks import Region, cropped, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume, volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 from jipflow.segment.annotated import combined, run
 from jipflow.segment.inbox import inbox_files, inbox_state
-from jipflow.segment.readings import Reading, cropped
+from jipflow.segment.readings import Reading
 from series_factory import series_of, write
 
 OBLIQUE = Grid(
@@ -48,6 +48,7 @@ def spec(**keys):
         "engine": "annotated",
         "role": "CT",
         "encoding": "binary",
+        "may_be_empty": False,
         "proposal": "organs",
         "when": "always",
         "readers": 1,
@@ -58,6 +59,9 @@ def spec(**keys):
         ],
         **keys,
     }
+
+
+OPTIONAL = [{**segment, "required": False} for segment in spec()["segments"]]
 
 
 class Site:
@@ -78,6 +82,10 @@ class Site:
         regions = [Region(n, "lung", m, "AUTOMATIC", "a model", "7") for n, m in masks.items()]
         target = self.folder / "automatic" / "case1" / "organs"
         write_segmentation(target, pack(regions, self.volume.grid))
+
+    def nothing(self, reader="ada", name="nothing.txt"):
+        (self.to(reader) / name).touch()
+        return self.to(reader) / name
 
     def to(self, reader="ada"):
         folder = self.folder / "results" / "inbox" / "read" / "case1" / reader
@@ -129,6 +137,7 @@ class Site:
         (self.outcome,) = tables.outcomes
         self.readings = tables.readings.to_pylist()
         self.agreement = tables.agreement.to_pylist()
+        self.quality = tables.quality.to_pylist()
         return self.outcome
 
     def result(self):
@@ -191,6 +200,17 @@ class TestWhoWaits:
         assert Flag.IMPLAUSIBLE_VOLUME.meaning in outcome.message
         assert "spleen" in (site.worklist / "README.txt").read_text()
 
+    @pytest.mark.parametrize("when", ["always", "flagged"])
+    def test_a_proposal_of_nothing_is_looked_at_where_nothing_may_not_be(self, site, when):
+        site.propose({"lung": box(LIVER), "liver": box(np.s_[:0])})
+        outcome = site.read(when=when, segments=OPTIONAL)
+        assert outcome.status is Status.WAITING
+        assert "'organs' has found nothing" in outcome.message
+        assert not (site.worklist / "proposal.dcm").exists()
+        readme = (site.worklist / "README.txt").read_text()
+        assert "There is no proposal, as 'organs' found none" in readme
+        assert "nothing.txt" not in readme
+
     def test_what_lacks_a_required_segment_is_not_taken_over(self, site):
         site.propose({"spleen": box(SPLEEN)})
         outcome = site.read(when="flagged")
@@ -206,7 +226,7 @@ class TestWhoWaits:
     def test_where_the_proposal_failed_a_person_starts_from_nothing(self, site, when):
         outcome = site.read(Status.FAILED, when=when)
         assert outcome.status is Status.WAITING
-        assert "proposes nothing" in outcome.message
+        assert "There is no proposal by 'organs'" in outcome.message
 
     def test_a_case_that_is_read_leaves_the_worklist(self, site):
         site.read()
@@ -235,7 +255,114 @@ class TestWhoWaits:
         assert found.status is Status.FAILED
 
 
+class TestQuality:
+    def test_is_that_of_the_result_and_its_flags_send_nothing_back(self, site):
+        segments = [{**s, "expect": {"volume_ml": [0, 0.1], "border": False}} for s in OPTIONAL]
+        site.nifti(box(np.s_[0:7, 3:12, 4:15]))
+        outcome = site.read(segments=segments)
+        assert outcome.status is Status.OK
+        assert outcome.flags == ["liver:implausible_volume", "liver:touches_border"]
+        liver, spleen = site.quality
+        assert liver["volume_ml"] == pytest.approx(7 * 9 * 11 * 3.0 * 1.5 * 1.25 / 1000)
+        assert (liver["segmentation"], liver["touches_border"], liver["components"]) == (
+            ("read", True, 1)
+        )
+        assert (spleen["volume_ml"], spleen["flags"]) == (0, [])
+
+    def test_is_known_of_what_is_taken_over_and_of_nothing_that_waits(self, site):
+        assert site.read(when="flagged").status is Status.OK
+        assert [row["segment"] for row in site.quality] == ["liver", "spleen"]
+        assert site.read().status is Status.WAITING
+        assert site.quality == []
+
+
+class TestNothing:
+    def test_found_by_the_proposal_is_taken_over(self, site):
+        site.propose({"lung": box(LIVER), "liver": box(np.s_[:0])})
+        outcome = site.read(when="flagged", segments=OPTIONAL, may_be_empty=True)
+        assert outcome.status is Status.OK
+        assert "Taken over" in outcome.message
+        assert "No voxel of: liver, spleen." in outcome.message
+        assert {segment.method for _, segment in site.result().values()} == {"AUTOMATIC"}
+
+    def test_found_by_a_person_is_a_segmentation_without_voxels(self, site):
+        site.read(segments=OPTIONAL, may_be_empty=True)
+        assert "file of the name nothing.txt" in (site.worklist / "README.txt").read_text()
+        site.nothing(name="Nothing.txt")
+        (site.to() / "also empty.txt").touch()
+        outcome = site.read(segments=OPTIONAL, may_be_empty=True)
+        assert outcome.status is Status.OK
+        assert "No voxel of: liver, spleen." in outcome.message
+        for mask, segment in site.result().values():
+            assert not mask.any()
+            assert segment.method == "MANUAL"
+        assert [row["volume_ml"] for row in site.quality] == [0, 0]
+        (row,) = site.readings
+        assert (row["kind"], row["used"], row["unchanged"]) == ("NOTHING", True, False)
+        assert {row["dice"] for row in site.agreement} == {0.0}
+
+    def test_accepts_a_proposal_of_nothing(self, site):
+        site.propose({"lung": box(LIVER)})
+        site.nothing()
+        outcome = site.read(segments=OPTIONAL, may_be_empty=True)
+        assert outcome.status is Status.OK
+        assert "accepted the proposal unchanged" in outcome.message
+        assert {row["dice"] for row in site.agreement} == {None}
+
+    @pytest.mark.parametrize("readers", [2, 3])
+    def test_is_a_vote_against_what_others_mark(self, site, readers):
+        site.nothing("ada")
+        site.nifti(box(LIVER), "ben")
+        site.nifti(box(LIVER), "carl")
+        if readers == 2:
+            (site.to("carl") / "labels.nii.gz").unlink()
+        outcome = site.read(readers=readers, segments=OPTIONAL, may_be_empty=True)
+        assert outcome.status is Status.OK
+        assert site.result()["liver"][0].sum() == (readers == 3) * box(LIVER).sum()
+
+    @pytest.mark.parametrize("beside", ["a mask", "a file that cannot be used"])
+    def test_does_not_count_beside_another_file(self, site, beside):
+        site.nothing()
+        path = site.nifti(box(LIVER))
+        if beside != "a mask":
+            cut(path)
+        outcome = site.read(segments=OPTIONAL, may_be_empty=True)
+        assert outcome.status is Status.WAITING
+        assert "labels.nii.gz, nothing.txt; leave that one" in outcome.message
+
+    def test_is_not_taken_where_the_protocol_does_not_know_it(self, site):
+        site.nothing()
+        outcome = site.read(segments=OPTIONAL)
+        assert outcome.status is Status.WAITING
+        assert "'read' may not be empty" in outcome.message
+
+    @pytest.mark.parametrize("may_be_empty", [True, False])
+    def test_is_not_said_by_masks_without_a_voxel(self, site, may_be_empty):
+        """They may have been saved too early, or under other names."""
+        site.nifti(box(np.s_[:0]), "ada")
+        site.seg({"liver": box(np.s_[:1, :1, :1]), "lung": box(LIVER)}, "ben", change=no_frames)
+        outcome = site.read(segments=OPTIONAL, may_be_empty=may_be_empty)
+        assert outcome.status is Status.WAITING
+        assert [row["reason"] for row in site.readings] == ["empty_segmentation"] * 2
+        assert ("send nothing.txt instead" in outcome.message) == may_be_empty
+
+
+def no_frames(dataset):
+    """Call the first segment, which has a voxel, as no one asks for, and another what one does."""
+    dataset.SegmentSequence[0].SegmentLabel = "other"
+    dataset.SegmentSequence[1].SegmentLabel = "lung"
+    extra = pydicom.Dataset()
+    extra.update(dataset.SegmentSequence[1])
+    extra.SegmentNumber, extra.SegmentLabel = 3, "liver"
+    dataset.SegmentSequence.append(extra)
+
+
 class TestWhatComesBack:
+    def test_one_of_several_that_are_optional_is_enough(self, site):
+        site.seg({"spleen": box(SPLEEN)})
+        assert site.read(segments=OPTIONAL).status is Status.OK
+        assert site.result().keys() == {"spleen"}
+
     @pytest.mark.parametrize("flips", [(False, False, False), (True, False, True)])
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
     def test_a_label_map_may_have_its_axes_in_any_order(self, site, flips, order):
@@ -385,8 +512,14 @@ class TestSeveralReaders:
         assert votes("staple", good, good, bad) == good
         assert votes("staple", good, good) == good
 
-    def test_a_segment_that_one_of_three_has_is_absent(self):
-        assert votes("majority", [1], [0], [0]) == []
+    @pytest.mark.parametrize("how", ["majority", "staple"])
+    def test_a_segment_that_no_more_than_half_of_them_have_is_absent(self, how):
+        """STAPLE alone would trust one of two who see something, against three who see nothing."""
+        assert votes(how, [1], [0], [0]) == []
+        assert votes(how, [1], [0]) == []
+        nothing = [0] * 28
+        assert votes(how, [1] * 8 + [0] * 20, [0] * 2 + [1] * 8 + [0] * 18, *[nothing] * 3) == []
+        assert votes(how, [0, 1, 1], [0, 1, 1], [0, 0, 0]) == [0, 1, 1]
 
 
 def votes(how, *rows):

@@ -422,6 +422,7 @@ def test_a_segmentation_that_a_person_makes_is_read_with_its_defaults(site, prot
         ({"segments": [{"name": "liver", "match": "L.*", "term": "liver"}]}, "match must allow"),
         ({"segments": [{"name": "liver", "match": "(", "term": "liver"}]}, "regular expression"),
         ({"readers": 0}, "readers"),
+        ({"may_be_empty": True}, "segment 'liver' must be there"),
     ],
 )
 def test_what_a_person_cannot_do_is_refused(site, protocol, tmp_path, keys, part):

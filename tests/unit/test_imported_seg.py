@@ -172,7 +172,11 @@ class TestBinary:
         np.testing.assert_array_equal(regions["slab"], SLAB)
         assert notes == ""
 
-    @settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(
+        max_examples=15,
+        deadline=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
     @given(st.integers(0, 2**32 - 1), st.booleans())
     def test_any_voxels_come_back_in_any_order_of_frames(self, archive, seed, reverse):
         random = np.random.default_rng(seed)

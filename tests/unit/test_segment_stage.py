@@ -9,11 +9,17 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from jipflow.cases import Case, CaseFault, Reason, StageError, Status
+from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
+from jipflow.config import Settings
 from jipflow.images.masks import Region
+from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.phantom import dicom
+from jipflow.phantom import grid as phantom
 from jipflow.segment import stage
 from jipflow.segment.engine import Engine, Machine
+from jipflow.segment.stage import frames_note
+from series_factory import series_of, write
 
 SPEC = {
     "id": "all",
@@ -21,6 +27,7 @@ SPEC = {
     "role": "CT",
     "segments": [{"name": "all", "term": "liver", "required": True}],
 }
+SMALL = phantom.Grid((2, 4, 4), (5.0, 2.0, 2.0), (0.0, 0.0, 0.0))
 
 
 class Held:
@@ -115,3 +122,58 @@ def test_a_fault_of_a_case_is_its_own(run, step):
     outcomes = run(fails={"c04": (step, fault), "c11": (step, ValueError("odd"))})
     failed = {o.case_id: o.reason for o in outcomes if o.status is not Status.OK}
     assert failed == {"c04": Reason.UNREADABLE, "c11": Reason.UNEXPECTED_ERROR}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda dataset: None, False),
+        (lambda dataset: setattr(dataset, "FrameOfReferenceUID", "1.2.3"), True),
+        (lambda dataset: delattr(dataset, "FrameOfReferenceUID"), True),
+        (None, True),
+    ],
+)
+def test_images_of_other_frames_of_reference_are_told(tmp_path, change, told):
+    paths = {}
+    for role in ("CT", "PT", "MR"):
+        images = dicom.ct_series(np.zeros(SMALL.shape, np.int16), SMALL)
+        if role == "PT" and change:
+            change(images[0])
+        paths[role] = tuple(write(images, tmp_path / role))
+    if change is None:
+        paths["PT"][0].write_bytes(b"no DICOM")
+    series = {role: Series(role, "CT", files) for role, files in paths.items()}
+    case = Case("c", "p", "s1", {**series, "later": Series("1", "CT", ())})
+    assert (
+        "roles CT, PT do not name one frame of reference" in frames_note(case, ["CT", "PT"])
+    ) == told
+    for roles in (["CT", "MR"], ["PT"], ["PT", "later"]):
+        assert frames_note(case, roles) == ""
+
+
+def test_the_outcome_says_so_where_organs_of_another_image_are_taken(tmp_path):
+    series = {}
+    for role in ("CT", "PT"):
+        images = dicom.ct_series(np.zeros(SMALL.shape, np.int16), SMALL)
+        for image in images:
+            image.FrameOfReferenceUID = dicom.uid("frame", role)
+        series[role] = series_of(write(images, tmp_path / role))
+        volume = read_series_volume(series[role])
+        write_volume(volume_path(tmp_path / "volumes", "c", role), volume)
+    segment = {"name": "all", "term": "liver", "required": True, "above": -2000}
+    segment |= {"exclude": [], "smallest_ml": 0}
+    organs = {"id": "organs", "engine": "threshold", "role": "CT", "segments": [segment]}
+    place = {"segmentation": "organs", "segments": ["all"], "grow_mm": 0}
+    lesions = {**organs, "id": "lesions", "role": "PT", "segments": [{**segment, "within": place}]}
+    found = stage.run(
+        [Case("c", "p", "s1", series)],
+        {("c", "CT"), ("c", "PT")},
+        Settings({"processing": {"device": "cpu"}}, {"segmentations": [organs, lesions]}, ""),
+        tmp_path / "volumes",
+        tmp_path / "masks",
+        1,
+    )
+    said = {outcome.item: (outcome.status, outcome.message) for outcome in found.outcomes}
+    assert said["organs"] == (Status.OK, "")
+    assert said["lesions"][0] is Status.OK
+    assert "roles PT, CT do not name one frame of reference" in said["lesions"][1]

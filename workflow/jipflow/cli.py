@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     annotate = _command(commands, "annotate", _annotate, "take over what readers sent back")
     _settings(annotate)
     _paths(annotate, "cases", "prepared", "segmented", "volumes", "automatic", "results", "masks")
-    _paths(annotate, "readings", "agreement", "outcomes")
+    _paths(annotate, "readings", "agreement", "quality", "outcomes")
     _threads(annotate)
 
     encode = _command(commands, "encode", _encode, "write DICOM-SEG")
@@ -256,7 +256,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     data = _command(train, "data", _train_data, "write the images and label maps of a shard")
     _settings(data)
-    _paths(data, "cases", "prepared", "segmented", "volumes", "masks", "out", "outcomes")
+    _paths(data, "cases", "prepared", "volumes", "masks", "out", "outcomes")
+    _segmented(data)
     _threads(data)
     plan = _command(train, "plan", _train_plan, "split, plan and preprocess")
     _settings(plan)
@@ -425,6 +426,7 @@ def _annotate(arguments: argparse.Namespace) -> None:
     )
     write_parquet(arguments.readings, tables.readings)
     write_parquet(arguments.agreement, tables.agreement)
+    write_parquet(arguments.quality, tables.quality)
     _finish(arguments.outcomes, tables.outcomes)
 
 
@@ -671,17 +673,18 @@ def _train_data(arguments: argparse.Namespace) -> None:
     from jipflow.config import read_settings
     from jipflow.segment.training.data import run
 
+    segmented = _all_outcomes(arguments.segmented)
     outcomes = run(
         read_cases(arguments.cases),
         passed(read_outcomes(arguments.prepared)),
-        passed(read_outcomes(arguments.segmented)),
+        passed(segmented),
         read_settings(arguments.settings),
         arguments.volumes,
         arguments.masks,
         arguments.out,
         arguments.threads,
     )
-    _finish(arguments.outcomes, outcomes)
+    _finish(arguments.outcomes, outcomes, segmented)
 
 
 def _train_plan(arguments: argparse.Namespace) -> None:

@@ -337,6 +337,7 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
                 )
         _check_places(segmentation, segmentations, where)
         _check_ranges(segmentation, where)
+        _check_may_be_empty(segmentation, where)
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
         if "model" in segmentation:
             _check_model(segmentation, where)
@@ -436,6 +437,10 @@ def automatic(segmentations: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [spec for spec in segmentations if spec["engine"] != "annotated"]
 
 
+NOTHING = "nothing.txt"
+"""Name of the file by which a person says that there is nothing to mark."""
+
+
 def returned_as(segment: Mapping[str, Any]) -> str:
     """Return the regular expression of the labels by which a segment comes back from a person."""
     return str(segment.get("match") or re.escape(segment["name"]))
@@ -509,6 +514,18 @@ def _check_ranges(spec: Mapping[str, Any], where: str) -> None:
             low, high = segment.get("expect", {}).get(key, (0, 0))
             if low > high:
                 raise ConfigError(f"{named}: expect.{key}: the first number is the lower one.")
+
+
+def _check_may_be_empty(spec: Mapping[str, Any], where: str) -> None:
+    """Check that a segmentation without a voxel has no segment that must be there."""
+    if not spec["may_be_empty"]:
+        return
+    for segment in spec["segments"]:
+        if segment["required"]:
+            raise ConfigError(
+                f"{where}: may_be_empty: segment {segment['name']!r} must be there; set its "
+                "`required: false`."
+            )
 
 
 def _check_model(segmentation: Mapping[str, Any], where: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jipflow.cases import Case, CaseFault, Outcome, Status, for_each_case
-from jipflow.config import RESOURCES, Settings, annotated, returned_as
+from jipflow.config import NOTHING, RESOURCES, Settings, annotated, returned_as
 from jipflow.encode.seg import SERIES_NUMBER_OFFSET, write_seg
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
@@ -115,7 +115,7 @@ def _write_proposal(
         return "There is no proposal: draw on the images."
     number = settings.protocol["segmentations"].index(spec) + 1
     try:
-        write_seg(
+        made = write_seg(
             path,
             case,
             spec,
@@ -128,16 +128,18 @@ def _write_proposal(
         )
     except CaseFault as fault:
         return f"There is no proposal ({fault.message}): draw on the images."
+    if not made.paths:
+        return f"There is no proposal, as {spec['proposal']!r} found none: draw on the images."
     return "proposal.dcm holds what is to be checked and corrected."
 
 
 def _shown(segmentation: Segmentation, spec: Mapping[str, Any]) -> Segmentation:
-    """Return of a proposal the segments that are asked for and have a voxel, with their terms."""
+    """Return of a proposal the segments that are asked for, with their terms."""
     terms = {segment["name"]: segment["term"] for segment in spec["segments"]}
     segments = tuple(
         replace(segment, term=terms[segment.name])
-        for segment, mask, _ in segmentation.boxes()
-        if segment.name in terms and mask.any()
+        for segment in segmentation.segments
+        if segment.name in terms
     )
     return replace(segmentation, segments=segments)
 
@@ -150,11 +152,17 @@ def _readme(spec: Mapping[str, Any], case: Case, message: str, proposed: str, ta
         + ("" if "match" not in segment else f"  or any name like {returned_as(segment)}")
         for value, segment in enumerate(spec["segments"], start=1)
     )
+    nothing = (
+        f"If there is nothing to mark, send an empty file of the name {NOTHING} instead."
+        if spec["may_be_empty"]
+        else "A result without any region is not accepted."
+    )
     return template.format(
         segmentation=spec["id"],
         case_id=case.case_id,
         message=textwrap.fill(message, 78, break_long_words=False, break_on_hyphens=False),
         proposed=proposed,
         segments=segments,
+        nothing=nothing,
         inbox=target.resolve(),
     )

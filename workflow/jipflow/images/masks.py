@@ -153,6 +153,13 @@ def bounding_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(box)
 
 
+def cropped(region: Region) -> Region:
+    """Return a region in the smallest box that holds its voxels."""
+    tight = bounding_box(region.mask)
+    z, y, x = (part.start + first for part, first in zip(tight, region.corner, strict=True))
+    return replace(region, mask=region.mask[tight], corner=(z, y, x))
+
+
 def components(
     mask: NDArray[np.bool_],
 ) -> tuple[NDArray[np.unsignedinteger[Any]], int]:

@@ -30,11 +30,12 @@ from jipflow.cases import (
     for_each_case,
 )
 from jipflow.config import Settings, annotated
-from jipflow.images.masks import Region, Segmentation, absent_note, pack, write_segmentation
+from jipflow.images.masks import Region, cropped
 from jipflow.segment.engine import Inputs
 from jipflow.segment.inbox import PROPOSAL, case_folder, returned
-from jipflow.segment.readings import Desk, Reading, cropped
-from jipflow.segment.stage import complete
+from jipflow.segment.quality import Quality, quality_table
+from jipflow.segment.readings import Desk, Reading
+from jipflow.segment.stage import write_regions
 from jipflow.tables import AGREEMENT_COLUMNS, AGREEMENT_VALUES, READING_COLUMNS
 
 STAGE = "annotate"
@@ -50,11 +51,13 @@ class Tables:
         outcomes: of each annotated segmentation of each case.
         readings: one row a file that came back.
         agreement: one row a segment and pair of readings, or of a reading and the proposal.
+        quality: one row a segment of the segmentations that are ok.
     """
 
     outcomes: list[Outcome]
     readings: pa.Table
     agreement: pa.Table
+    quality: pa.Table
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Annotated:
     outcome: Outcome
     readings: list[dict[str, Any]] = field(default_factory=list)
     agreement: list[dict[str, Any]] = field(default_factory=list)
+    quality: list[Quality] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,7 @@ def run(
         [entry.outcome for entry in found],
         _reading_table([row for entry in found for row in entry.readings]),
         _agreement_table([row for entry in found for row in entry.agreement]),
+        quality_table([row for entry in found for row in entry.quality]),
     )
 
 
@@ -164,9 +169,11 @@ def _annotate(case: Case, spec: Mapping[str, Any], shard: Shard, rows: Annotated
     rows.agreement += _agreement_rows(inputs, usable, proposal)
     needs = [*(f"Flag on {_flag(flag)}." for flag in flags), *_lacks(spec, proposal)]
     if spec["when"] == "flagged" and not (needs or readings or strays):
-        regions = (proposal[s["name"]] for s in spec["segments"] if s["name"] in proposal)
-        note = f"Taken over as {spec['proposal']!r} has it: no segment has a flag."
-        return _write(inputs, regions, [note])
+        inputs.notes.append(f"Taken over as {spec['proposal']!r} has it: no segment has a flag.")
+        there = proposal or {}
+        regions = (there[s["name"]] for s in spec["segments"] if s["name"] in there)
+        made, rows.quality = write_regions(regions, inputs)
+        return made
     problems = [f"{r.file!r} of {r.reader} cannot be used: {r.fault}" for r in refused]
     names = ", ".join(r.reader for r in usable)
     if len(usable) < spec["readers"]:
@@ -176,8 +183,10 @@ def _annotate(case: Case, spec: Mapping[str, Any], shard: Shard, rows: Annotated
             f"are there{read}; worklist/{spec['id']}/{case.case_id}/README.txt says what to do."
         )
         raise Waiting(" ".join([start, *needs, *strays, *problems]))
-    notes = [f"Read by {names}{_kept(usable, proposal)}.", *(n for r in usable for n in r.notes)]
-    return _write(inputs, combined(usable, spec), [*notes, *strays, *problems])
+    inputs.notes.append(f"Read by {names}{_kept(usable, proposal)}.")
+    inputs.notes.extend([*(n for r in usable for n in r.notes), *strays, *problems])
+    made, rows.quality = write_regions(combined(usable, spec), inputs, "MANUAL")
+    return made
 
 
 def _received(inputs: Inputs, folder: Path) -> tuple[list[Reading], list[str]]:
@@ -199,25 +208,28 @@ def _flag(flag: str) -> str:
     return f"{segment!r}: {Flag(code).meaning}"
 
 
-def _lacks(spec: Mapping[str, Any], proposal: Mapping[str, Region]) -> list[str]:
+def _lacks(spec: Mapping[str, Any], proposal: Mapping[str, Region] | None) -> list[str]:
     """Say why a proposal, where there should be one, cannot be taken as it is."""
     if "proposal" not in spec:
         return []
-    if not proposal:
-        return [f"{spec['proposal']!r} proposes nothing for this case."]
+    if proposal is None:
+        return [f"There is no proposal by {spec['proposal']!r}."]
+    if not proposal and not spec["may_be_empty"]:
+        return [f"{spec['proposal']!r} has found nothing."]
     missing = (s["name"] for s in spec["segments"] if s["required"] and s["name"] not in proposal)
     return [f"{spec['proposal']!r} has no {name!r}." for name in missing]
 
 
-def _proposal(inputs: Inputs, shard: Shard) -> tuple[dict[str, Region], list[str]]:
+def _proposal(inputs: Inputs, shard: Shard) -> tuple[dict[str, Region] | None, list[str]]:
     """Return the regions that the person is shown, by name, and the flags on them.
 
-    There is no region where there is no proposal: the person then starts from nothing.
+    None where there is no proposal. One that has found nothing has no region. In both cases the
+    person starts from nothing.
     """
     spec = inputs.spec
     outcome = shard.proposed.get((inputs.case.case_id, spec.get("proposal", "")))
     if outcome is None or outcome.status is not Status.OK:
-        return {}, []
+        return None, []
     terms = {segment["name"]: segment["term"] for segment in spec["segments"]}
     regions = {
         segment.name: cropped(
@@ -238,13 +250,15 @@ def _proposal(inputs: Inputs, shard: Shard) -> tuple[dict[str, Region], list[str
     return regions, [flag for flag in outcome.flags if flag.rpartition(":")[0] in terms]
 
 
-def _credited(reading: Reading, proposal: Mapping[str, Region]) -> Reading:
+def _credited(reading: Reading, proposal: Mapping[str, Region] | None) -> Reading:
     """Let regions say how they were made: unchanged ones as the proposal, others by a person."""
+    if not proposal:
+        return reading
     regions = {}
     for name, region in reading.regions.items():
         if name in proposal and _same(region, proposal[name]):
             region = proposal[name]
-        elif proposal and region.method == "AUTOMATIC":
+        elif region.method == "AUTOMATIC":
             # A viewer leaves the statement of the proposal as it was.
             region = replace(region, method="SEMIAUTOMATIC")
         regions[name] = region
@@ -255,18 +269,16 @@ def _same(one: Region, other: Region) -> bool:
     return one.corner == other.corner and np.array_equal(one.mask, other.mask)
 
 
-def _unchanged(reading: Reading, proposal: Mapping[str, Region]) -> bool | None:
+def _unchanged(reading: Reading, proposal: Mapping[str, Region] | None) -> bool | None:
     """Tell whether a reading is the proposal to the voxel; None where there is no proposal."""
-    if not proposal:
+    if proposal is None:
         return None
     return reading.regions.keys() == proposal.keys() and all(
         _same(region, proposal[name]) for name, region in reading.regions.items()
     )
 
 
-def _kept(readings: Sequence[Reading], proposal: Mapping[str, Region]) -> str:
-    if not proposal:
-        return ""
+def _kept(readings: Sequence[Reading], proposal: Mapping[str, Region] | None) -> str:
     kept = [r.reader for r in readings if _unchanged(r, proposal)]
     if len(kept) == len(readings):
         return ", who accepted the proposal unchanged"
@@ -276,7 +288,8 @@ def _kept(readings: Sequence[Reading], proposal: Mapping[str, Region]) -> str:
 def combined(readings: Sequence[Reading], spec: Mapping[str, Any]) -> Iterator[Region]:
     """Make one segmentation of several readings, segment by segment.
 
-    A single reading is taken as it is. ``majority`` keeps the voxels that more than half of the
+    A single reading is taken as it is. A segment that no more than half of the readings have is
+    not there. Of the others, ``majority`` keeps the voxels that more than half of the
     readings have. ``staple`` keeps those whose probability by STAPLE is at least one half
     (Warfield, Zou and Wells 2004, "Simultaneous truth and performance level estimation (STAPLE)",
     IEEE Trans Med Imaging 23:903-921), estimated within the box that holds the segment in all
@@ -289,7 +302,7 @@ def combined(readings: Sequence[Reading], spec: Mapping[str, Any]) -> Iterator[R
     for wanted in spec["segments"]:
         name = wanted["name"]
         drawn = [r.regions[name] for r in readings if name in r.regions]
-        if not drawn:
+        if 2 * len(drawn) <= len(readings):
             continue
         if len(readings) == 1 or (
             len(drawn) == len(readings) and all(_same(drawn[0], other) for other in drawn)
@@ -344,16 +357,8 @@ def _placed(
     return mask
 
 
-def _write(inputs: Inputs, regions: Iterable[Region], notes: Sequence[str]) -> Made:
-    case, spec = inputs.case, inputs.spec
-    segmentation: Segmentation = pack(complete(regions, case, spec), inputs.grid)
-    write_segmentation(inputs.masks / case.case_id / spec["id"], segmentation)
-    absent = absent_note(spec, segmentation.segments)
-    return Made(note=" ".join([*notes, *([absent] if absent else [])]))
-
-
 def _reading_row(
-    case: Case, spec: Mapping[str, Any], reading: Reading, proposal: Mapping[str, Region]
+    case: Case, spec: Mapping[str, Any], reading: Reading, proposal: Mapping[str, Region] | None
 ) -> dict[str, Any]:
     fault = reading.fault
     return {
@@ -370,12 +375,12 @@ def _reading_row(
 
 
 def _agreement_rows(
-    inputs: Inputs, readings: Sequence[Reading], proposal: Mapping[str, Region]
+    inputs: Inputs, readings: Sequence[Reading], proposal: Mapping[str, Region] | None
 ) -> Iterator[dict[str, Any]]:
     """Compare each reading with the others and with the proposal, segment by segment."""
     named = [(r.reader, r.regions) for r in readings]
     pairs = list(combinations(named, 2))
-    if proposal:
+    if proposal is not None:
         pairs += [(one, (PROPOSAL, proposal)) for one in named]
     for (reader, one), (other, two) in pairs:
         for segment in inputs.spec["segments"]:

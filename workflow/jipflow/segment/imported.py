@@ -150,7 +150,8 @@ def choose(
 ) -> tuple[Annotation, Match]:
     """Find the one object that fits an image, and by what it does.
 
-    An object fits when it names each required segment, and references, from the strongest
+    An object fits when it names each required segment, or, where none is required, any; and
+    references, from the strongest
     evidence to the weakest, images of the series; the series; its frame of reference; or, within
     one examination, lies on its planes. Only the objects with the strongest evidence count, and
     objects that jipflow itself made only where no other fits: they may come back from the PACS
@@ -168,7 +169,8 @@ def choose(
     objects, faults = _read_all(sorted(set(paths)), spec["from"])
     required = [s["match"] for s in spec["segments"] if s["required"]]
     matches = required or [s["match"] for s in spec["segments"]]
-    named = [o for o in objects if all(o.has(match) for match in matches)]
+    enough = all if required else any
+    named = [o for o in objects if enough(o.has(match) for match in matches)]
     own = [o for o in named if o.dataset.get("Manufacturer") == "jipflow"]
     fitting = _by_evidence([o for o in named if o not in own], matches, target, faults)
     if fitting and own:

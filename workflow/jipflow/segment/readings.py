@@ -1,4 +1,8 @@
-"""What a reader sends back for a case: DICOM-SEG, RTSTRUCT or NIfTI, checked against the case."""
+"""What a reader sends back for a case: DICOM-SEG, RTSTRUCT or NIfTI, checked against the case.
+
+Who finds nothing says so by a file of the name `jipflow.config.NOTHING`, which no program writes by
+mistake: an empty label map may be one that was saved too early, and a DICOM-SEG cannot be empty.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +23,16 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.cases import CaseFault, Reason
-from jipflow.config import returned_as
+from jipflow.config import NOTHING, returned_as
 from jipflow.files import sha256_file
-from jipflow.images.masks import Region, bounding_box
+from jipflow.images.masks import Region, cropped
 from jipflow.images.volume import Grid, Volume
 from jipflow.segment.annotation import Target
 from jipflow.segment.engine import Inputs
 from jipflow.segment.imported import READERS, UNREADABLE, import_regions, target_of
 
 NIFTI = "NIFTI"
+FOUND_NOTHING = "NOTHING"
 SUFFIXES = (".nii", ".nii.gz")
 ALIGNMENT_TOLERANCE = 0.05
 """Farthest, in voxels, that a corner of a NIfTI image may lie from that of the grid: its header
@@ -47,7 +52,8 @@ class Reading:
     Attributes:
         reader: name of the reader's folder.
         file: path below that folder.
-        regions: by the name of the protocol's segment, each in the smallest box that holds it.
+        regions: by the name of the protocol's segment, each in the smallest box that holds it; none
+            where the reader found nothing.
         provenance: of the columns of ``readings.parquet`` those that the file itself gives.
         fault: why it cannot be used; None where it can.
         notes: what one should know though it can be used.
@@ -93,6 +99,8 @@ class Desk:
     def readings(self, reader: str, folder: Path, files: Sequence[Path]) -> list[Reading]:
         """Read the files of a reader, of which one can be used.
 
+        That nothing was found counts only where no other file says anything.
+
         Args:
             reader: name of the reader's folder.
             folder: the reader's.
@@ -101,20 +109,23 @@ class Desk:
         Returns:
             A reading for each file that may hold regions; of files with the same content one.
         """
-        by_content = {sha256_file(file): file for file in reversed(files)}
+        by_content = {(sha256_file(file), _is_nothing(file)): file for file in reversed(files)}
         read = [
             self._reading(reader, folder, file, sha256)
-            for sha256, file in sorted(by_content.items(), key=lambda item: item[1])
+            for (sha256, _), file in sorted(by_content.items(), key=lambda item: item[1])
         ]
         found = [reading for reading in read if reading is not None]
         usable = [reading for reading in found if reading.fault is None]
-        if len(usable) < 2:
+        rivals = usable
+        if any(reading.provenance["kind"] == FOUND_NOTHING for reading in usable):
+            rivals = found
+        if len(rivals) < 2:
             return found
-        listed = ", ".join(reading.file for reading in usable)
+        listed = ", ".join(reading.file for reading in rivals)
         fault = CaseFault(
             Reason.AMBIGUOUS_CONTOURS,
-            f"{self._where}: {reader} has {len(usable)} files that can be used: {listed}; leave "
-            "the one that counts.",
+            f"{self._where}: {reader} has {len(rivals)} files of which one may count: {listed}; "
+            "leave that one.",
         )
         return [replace(r, fault=fault, regions={}) if r in usable else r for r in found]
 
@@ -130,12 +141,17 @@ class Desk:
             if not kind:
                 return None
             provenance |= {"kind": kind, **_made_with(header)}
+            if kind == FOUND_NOTHING:
+                self._check_may_be_empty()
+                return Reading(reader, name, provenance)
             if kind == NIFTI:
                 regions = list(self._label_map(path))
             else:
                 self._check_patient(header)
                 spec = {**self.spec, "from": kind}
                 regions = list(import_regions([path], spec, self._target, notes))
+            if not regions:
+                raise self._marks_nothing()
         except CaseFault as fault:
             return Reading(reader, name, provenance, fault=fault)
         except UNREADABLE as error:
@@ -143,6 +159,21 @@ class Desk:
             return Reading(reader, name, provenance, fault=CaseFault(Reason.UNREADABLE, why))
         tight = {region.name: cropped(region) for region in regions}
         return Reading(reader, name, provenance, tight, notes=tuple(notes))
+
+    def _check_may_be_empty(self) -> None:
+        if not self.spec["may_be_empty"]:
+            raise CaseFault(
+                Reason.EMPTY_SEGMENTATION,
+                f"{self._where}: in this protocol {self.spec['id']!r} may not be empty; send what "
+                "is to be marked.",
+            )
+
+    def _marks_nothing(self) -> CaseFault:
+        instead = f"; to say that there is nothing, send {NOTHING} instead"
+        return CaseFault(
+            Reason.EMPTY_SEGMENTATION,
+            f"{self._where}: no segment has a voxel{instead if self.spec['may_be_empty'] else ''}.",
+        )
 
     def _check_patient(self, header: Dataset) -> None:
         """Refuse another patient's object, which may lie on the same grid on the same day."""
@@ -219,12 +250,18 @@ class Desk:
         )
 
 
+def _is_nothing(path: Path) -> bool:
+    return path.name.lower() == NOTHING
+
+
 def _sniff(path: Path) -> tuple[Dataset, str]:
     """Return the header of a file and its kind, empty where it holds no regions.
 
     Raises:
         CaseFault: it is DICOM and cannot be read.
     """
+    if _is_nothing(path):
+        return Dataset(), FOUND_NOTHING
     if path.name.lower().endswith(SUFFIXES):
         return Dataset(), NIFTI
     with open(path, "rb") as stream:
@@ -255,10 +292,3 @@ def _made_with(header: Dataset) -> dict[str, str]:
         "creator": text("ContentCreatorName", "OperatorsName"),
         "made": f"{date} {time}".strip(),
     }
-
-
-def cropped(region: Region) -> Region:
-    """Return a region in the smallest box that holds its voxels."""
-    tight = bounding_box(region.mask)
-    z, y, x = (part.start + first for part, first in zip(tight, region.corner, strict=True))
-    return replace(region, mask=region.mask[tight], corner=(z, y, x))

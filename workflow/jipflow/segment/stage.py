@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 
 from jipflow.cases import (
     Case,
@@ -19,6 +20,7 @@ from jipflow.cases import (
     Made,
     Outcome,
     Reason,
+    Series,
     Status,
     Trial,
     blocked,
@@ -27,6 +29,7 @@ from jipflow.cases import (
 from jipflow.config import Settings, automatic, in_order, input_roles, input_segmentations
 from jipflow.files import scratch_folder
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
+from jipflow.images.series import BROKEN
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
 from jipflow.segment.quality import Quality, assess
 
@@ -82,6 +85,7 @@ def run(
     found = Segmented()
     outcomes = found.outcomes
     device = settings.site["processing"]["device"]
+    role_of = {spec["id"]: spec["role"] for spec in settings.protocol["segmentations"]}
     for spec in in_order(automatic(settings.protocol["segmentations"])):
         roles = input_roles(spec)
         concerned = [case for case in cases if case.roles.keys() >= set(roles)]
@@ -104,10 +108,50 @@ def run(
             with scratch_folder(masks) as scratch:
                 machine = Machine(threads, device, scratch, settings.site)
                 engine = engine_class(spec["engine"])(spec, machine)
-                for item in segment(engine, ready, volumes, masks):
+                others = [role_of[needed] for needed in input_segmentations(spec)]
+                items = segment(engine, ready, volumes, masks)
+                for case, item in zip(ready, items, strict=True):
+                    note = frames_note(case, dict.fromkeys([*roles, *others]))
+                    item.outcome.message = f"{item.outcome.message} {note}".strip()
                     outcomes.append(item.outcome)
                     found.quality += item.quality
     return found
+
+
+def frames_note(case: Case, roles: Iterable[str]) -> str:
+    """Say where images whose coordinates are taken as one space may not share it.
+
+    Images share a space where their Frame of Reference UIDs are equal (PS3.3 C.7.4.1).
+
+    Args:
+        case: the case, whose series are there.
+        roles: those that a segmentation combines.
+
+    Returns:
+        A sentence where the frames of reference differ or one is not known; empty where they are
+        one, or where there is no file to look at.
+    """
+    series = {role: case.roles[role] for role in roles}
+    if len(series) < 2 or not all(one.paths for one in series.values()):
+        return ""
+    frames = {_frame_of_reference(one) for one in series.values()}
+    if len(frames) == 1 and "" not in frames:
+        return ""
+    return (
+        f"The series of the roles {', '.join(series)} do not name one frame of reference; their "
+        "coordinates were taken as one space, so look whether the images lie on each other."
+    )
+
+
+def _frame_of_reference(series: Series) -> str:
+    """Return the UID that the first file of a series names; empty where it cannot be read."""
+    try:
+        header = pydicom.dcmread(
+            series.paths[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"]
+        )
+        return str(header.get("FrameOfReferenceUID") or "")
+    except BROKEN:
+        return ""
 
 
 def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -> list[Item]:
@@ -208,9 +252,24 @@ def _item(trial: Trial, written: tuple[Made, list[Quality]] | None, masks: Path)
 
 
 def _write(engine: Engine, inputs: Inputs, found: Any) -> tuple[Made, list[Quality]]:
-    """Write the regions of a case, after a look at which are missing and what they are like."""
+    return write_regions(engine.regions(inputs, found), inputs)
+
+
+def write_regions(
+    regions: Iterable[Region], inputs: Inputs, method: str = "AUTOMATIC"
+) -> tuple[Made, list[Quality]]:
+    """Write the regions of a case, after a look at which are missing and what they are like.
+
+    Args:
+        regions: as an engine gives them.
+        inputs: whose notes become the outcome's.
+        method: Segment Algorithm Type (0062,0008) of those that are missing and may be so.
+
+    Raises:
+        CaseFault: a required one or all are missing.
+    """
     case, spec = inputs.case, inputs.spec
-    segmentation = pack(complete(engine.regions(inputs, found), case, spec), inputs.grid)
+    segmentation = pack(_complete(regions, case, spec, method), inputs.grid)
     quality = assess(case.case_id, spec, segmentation, inputs.volume(spec["role"]))
     write_segmentation(inputs.masks / case.case_id / spec["id"], segmentation)
     there = {row.segment for row in quality if row.volume_ml}
@@ -220,7 +279,9 @@ def _write(engine: Engine, inputs: Inputs, found: Any) -> tuple[Made, list[Quali
     return Made(note=note, flags=flags), quality
 
 
-def complete(regions: Iterable[Region], case: Case, spec: Mapping[str, Any]) -> Iterator[Region]:
+def _complete(
+    regions: Iterable[Region], case: Case, spec: Mapping[str, Any], method: str
+) -> Iterator[Region]:
     """Pass regions on, and raise where one that the protocol requires is missing.
 
     Where the protocol takes absence for a finding, the missing ones follow without a voxel.
@@ -242,7 +303,7 @@ def complete(regions: Iterable[Region], case: Case, spec: Mapping[str, Any]) -> 
     if spec.get("may_be_empty"):
         for segment in missing:
             nothing = np.zeros((0, 0, 0), bool)
-            yield Region(segment["name"], segment["term"], nothing, "AUTOMATIC", spec["engine"])
+            yield Region(segment["name"], segment["term"], nothing, method, spec["engine"])
     elif not present:
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,

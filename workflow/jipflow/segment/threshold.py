@@ -26,7 +26,7 @@ from scipy import ndimage
 
 import jipflow
 from jipflow.cases import CaseFault, Reason
-from jipflow.images.masks import Region, Segmentation, bounding_box, components
+from jipflow.images.masks import Region, Segmentation, bounding_box, components, cropped
 from jipflow.images.resample import resample_mask
 from jipflow.images.volume import Grid, Volume
 from jipflow.segment.engine import Engine, Inputs
@@ -72,20 +72,18 @@ class Threshold(Engine):
         volume = inputs.volume(self.spec["role"])
         places = Places(inputs, volume.grid)
         for wanted in self.spec["segments"]:
-            mask = self._segment(wanted, volume, places, inputs.notes)
-            box = bounding_box(mask)
-            if not mask[box].any():
-                continue
-            z, y, x = (part.start for part in box)
-            yield Region(
-                wanted["name"],
-                wanted["term"],
-                mask[box],
-                "AUTOMATIC",
-                "jipflow threshold",
-                jipflow.__version__,
-                (z, y, x),
+            region = cropped(
+                Region(
+                    wanted["name"],
+                    wanted["term"],
+                    self._segment(wanted, volume, places, inputs.notes),
+                    "AUTOMATIC",
+                    "jipflow threshold",
+                    jipflow.__version__,
+                )
             )
+            if region.mask.size:
+                yield region
 
     def _segment(
         self, wanted: Mapping[str, Any], volume: Volume, places: Places, notes: list[str]
