@@ -230,7 +230,8 @@ def test_a_task_that_crops_finds_nothing_where_there_is_nothing_to_crop_to(engin
     for name, voxels in (("empty", hu), ("brain", with_brain)):
         write_volume(volume_path(volumes, name, "CT"), Volume(voxels, grid(hu.shape, COARSE)))
         cases.append(Case(name, name, "s00001", {"CT": Series("1.2", "CT", ())}))
-    empty, brain = segment(bleed, cases, volumes, tmp_path / "masks")
+    items = segment(bleed, cases, volumes, tmp_path / "masks")
+    empty, brain = (item.outcome for item in items)
     assert (empty.status, empty.reason) == (Status.FAILED, "empty_segmentation")
     assert brain.status is Status.OK, brain.message
     (mask,) = [read_segmentation(tmp_path / "masks" / "brain" / "found")]
