@@ -136,7 +136,7 @@ def write_ensemble(folder: Path) -> None:
 def write_registry(path: Path, ensemble: Path) -> None:
     """Write a registry of the demo model and the ensemble."""
     shipped = registered_model("phantom-ct")
-    demo = path.parent / "phantom-ct"
+    demo = path.parent.parent / "phantom-ct"
     shutil.copytree(shipped.folder, demo)
     about = {key: value for key, value in shipped.entry.items() if key not in {"path", "files"}}
     register("phantom-ct", about, demo, path)
@@ -246,7 +246,7 @@ def compare_speed(
     entry = yaml.safe_load(registry.read_text())["models"][model]
     trained = folder / "results" / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     trained.parent.mkdir(parents=True)
-    trained.symlink_to(ROOT / entry["path"])
+    trained.symlink_to(registry.parent.parent / entry["path"])
     os.environ["nnUNet_results"] = str(folder / "results")  # noqa: SIM112
     folds = sum(path.endswith(".pth") for path in entry["files"])
     single = [folder / f"in-c{index:02d}" for index in range(1, number + 1)]
@@ -293,7 +293,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_ensemble(folder / "ensemble")
-        write_registry(folder / "models.yaml", folder / "ensemble")
+        registry = folder / "config" / "models.yaml"
+        write_registry(registry, folder / "ensemble")
         sets = [
             ("phantom-ct", "the demo model", arguments.cases, (1, 1, 1)),
             ("ensemble", "two folds, wide", arguments.large, (2, 3, 3)),
@@ -305,9 +306,7 @@ def main() -> None:
             work.mkdir()
             write_cases(work, number, zoom)
             title = f"{number} CTs, {title}"
-            rows += compare_speed(
-                work, folder / "models.yaml", model, title, number, arguments.rounds
-            )
+            rows += compare_speed(work, registry, model, title, number, arguments.rounds)
             write_table(rows, arguments.rounds)
 
 
