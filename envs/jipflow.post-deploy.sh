@@ -10,6 +10,6 @@ echo "[setup 2/4] build tools"
 install setuptools wheel versioneer numpy
 echo "[setup 3/4] pyradiomics, compiled here"
 PYTHONPATH="$PWD/envs/build" install --no-build-isolation pyradiomics
-echo "[setup 4/4] jipflow and its libraries, 2.6 GB, a few minutes"
+echo "[setup 4/4] jipflow and its libraries, 3 GB, a few minutes"
 install --no-build-isolation --editable ".${1:+[$1]}"
 echo "[setup] done"
