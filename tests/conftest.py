@@ -9,12 +9,16 @@ from xdist.scheduler import LoadScopeScheduling
 ROOT = Path(__file__).resolve().parents[1]
 
 
+TINY = ("messages", "resume", "slurm", "tiny")
+"""Tests of the workflow that share a run on the tiny cohort."""
+
+
 class Scheduling(LoadScopeScheduling):
-    """Keeps what shares costly fixtures in one process: a file, and all runs of the workflow."""
+    """Keeps what shares costly fixtures in one process: a file, or the files of `TINY`."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::")[0]
-        return "pipeline" if path.startswith("tests/pipeline/") else path
+        return "tiny" if path in {f"tests/pipeline/test_{name}.py" for name in TINY} else path
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
@@ -22,8 +26,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the runs of the workflow first: they take longest."""
-    items.sort(key=lambda item: ROOT / "tests" / "pipeline" not in item.path.parents)
+    """Start the runs of the workflow first, for they take longest, and most of all `TINY`."""
+    tiny = {ROOT / "tests" / "pipeline" / f"test_{name}.py" for name in TINY}
+    items.sort(
+        key=lambda item: (
+            item.path not in tiny,
+            ROOT / "tests" / "pipeline" not in item.path.parents,
+        )
+    )
 
 
 @pytest.fixture(scope="session")

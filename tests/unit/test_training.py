@@ -355,6 +355,7 @@ def test_a_training_that_is_killed_resumes_to_the_same_weights(
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not (model(tmp_path) / "fold_0").exists()
+    time.sleep(1)  # nnU-Net names its logs by the second
     _fit(tmp_path, training)
 
     through, resumed = weights(work), weights(tmp_path)
