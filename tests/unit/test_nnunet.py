@@ -13,6 +13,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from jipflow import config
 from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
@@ -24,7 +25,7 @@ from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
 from jipflow.segment import inference, nnunet, stage
-from jipflow.segment.checkpoints import read_checkpoint, trainer_class
+from jipflow.segment.checkpoints import build_network, read_checkpoint, trainer_class
 from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.inference import Place
 from jipflow.segment.nnunet import NnUNet, load_predictor
@@ -131,7 +132,7 @@ def test_masks_are_those_of_nnunet_voxel_for_voxel(world, described):
     turned = "image_reader_writer" in described
     case, mirroring = "p2" if turned else "p1", "mirrored" in described
     roles = list(described.get("channels", ("CT",)))
-    engine = world.engine(mirroring=mirroring, inputs=roles)
+    engine = world.engine(threads=2, mirroring=mirroring, inputs=roles)
     (outcome,) = world.run(engine, [case])
     assert outcome.status is Status.OK, outcome.message
     ct = read_volume(volume_path(world.folder / "volumes", case, "CT"))
@@ -219,6 +220,21 @@ def test_labels_are_as_wide_as_their_number(world):
     assert found.max() > 255
 
 
+def test_work_in_turn_keeps_the_order_and_takes_no_more_than_it_may():
+    begun, taken = [], []
+    both = threading.Barrier(2, timeout=60)
+
+    def work(number):
+        begun.append(number)
+        both.wait()
+        return number * number
+
+    for result in inference.in_turn(work, iter(range(6)), 2):
+        assert len(begun) <= len(taken) + 3
+        taken.append(result)
+    assert taken == [0, 1, 4, 9, 16, 25]
+
+
 def test_disagreement_is_one_minus_the_mean_dice_of_the_pairs_that_have_the_label():
     a = np.array([1, 1, 1, 0, 2, 0, 0], np.uint8)
     b = np.array([1, 1, 0, 0, 3, 0, 0], np.uint8)
@@ -273,6 +289,21 @@ def test_a_trainer_of_nnunet_is_found_without_importing_the_others(world):
     (outcome,) = world.run(world.engine())
     assert outcome.status is Status.OK, outcome.message
     assert trainer_class("nnUNetTrainerBN").__name__ == "nnUNetTrainerBN"
+
+
+def test_the_network_of_the_default_trainer_is_the_one_that_its_class_builds(world):
+    world.model(channels=("CT", "PT"))
+    folder = world.folder / "model"
+    plans = PlansManager(read_json(folder / "plans.json"))
+    (name,) = plans.available_configurations
+    described = (plans, plans.get_configuration(name), 2, 4)
+    ours = build_network("nnUNetTrainer", *described)
+    theirs = trainer_class("nnUNetTrainer").build_network_architecture(
+        *described, enable_deep_supervision=False
+    )
+    assert str(ours) == str(theirs)
+    saved = read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")["network_weights"]
+    ours.load_state_dict(saved)
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerOfMine", "os", "AbstractPrimus", ".*"])

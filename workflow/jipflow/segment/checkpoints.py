@@ -8,15 +8,20 @@ import re
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from jipflow.cases import StageError
 
+if TYPE_CHECKING:
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
 TRAINERS = "nnunetv2.training.nnUNetTrainer"
+DEFAULT_TRAINER = "nnUNetTrainer"
 NUMBERS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{n}.multiarray.scalar") for n in ("core", "_core")),
     np.dtype,
@@ -52,6 +57,41 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def build_network(
+    trainer: str,
+    plans: PlansManager,
+    configuration: ConfigurationManager,
+    channels: int,
+    heads: int,
+) -> torch.nn.Module:
+    """Build the network of a trainer, without weights and without deep supervision.
+
+    Args:
+        trainer: name of its class.
+        plans: of the model.
+        configuration: the one that was trained.
+        channels: of its input.
+        heads: of its output.
+
+    Raises:
+        StageError: as `trainer_class`.
+    """
+    if trainer == DEFAULT_TRAINER:
+        # Its module loads all that training and plotting need, as long as a small shard takes.
+        return get_network_from_plans(
+            configuration.network_arch_class_name,
+            configuration.network_arch_init_kwargs,
+            configuration.network_arch_init_kwargs_req_import,
+            channels,
+            heads,
+            allow_init=True,
+            deep_supervision=False,
+        )
+    return trainer_class(trainer).build_network_architecture(
+        plans, configuration, channels, heads, enable_deep_supervision=False
+    )
+
+
 def trainer_class(name: str) -> type[nnUNetTrainer]:
     """Return the trainer of nnU-Net that has a name; it decides what the network is.
 
@@ -62,6 +102,8 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     Raises:
         StageError: nnU-Net has no such trainer, or its libraries are not installed.
     """
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
     spec = find_spec(TRAINERS)
     folders = list(spec.submodule_search_locations or []) if spec else []
     definition = re.compile(rf"^class {re.escape(name)}\b", re.MULTILINE)

@@ -7,9 +7,11 @@ compared, and the export needs memory for one label at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,6 +27,7 @@ from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
 
 LabelMap = NDArray[np.unsignedinteger[Any]]
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 REORIENTING = {"NibabelIOWithReorient": "RAS", "SimpleITKIOWithReorient": "RAS"}
@@ -237,11 +240,16 @@ def sliding_window(predictor: nnUNetPredictor, image: torch.Tensor, place: Place
     return logits[(slice(None), *inside[1:])].cpu()
 
 
-def label_map(predictor: nnUNetPredictor, predicted: Predicted) -> Volume:
+def label_map(predictor: nnUNetPredictor, predicted: Predicted, threads: int = 1) -> Volume:
     """Export a prediction to the grid that its images have.
 
     As nnU-Net's ``convert_predicted_logits_to_segmentation_with_correct_shape``, which holds the
     logits of all labels at the image's spacing at once.
+
+    Args:
+        predictor: of the model.
+        predicted: loses its logits.
+        threads: so many labels are resampled at a time.
 
     Returns:
         Labels on ``predicted.grid``.
@@ -252,16 +260,29 @@ def label_map(predictor: nnUNetPredictor, predicted: Predicted) -> Volume:
     spacing = [properties["spacing"][axis] for axis in plans.transpose_forward]
     slices = spacing[: len(spacing) - len(configuration.spacing)]
     shape = properties["shape_after_cropping_and_before_resampling"]
-    heads = (
-        configuration.resampling_fn_probabilities(
+
+    def resampled(head: torch.Tensor) -> Any:
+        return configuration.resampling_fn_probabilities(
             head[None], shape, [*slices, *configuration.spacing], spacing
         )[0]
-        for head in logits
-    )
-    found = labels_of(predictor.label_manager, heads)
+
+    found = labels_of(predictor.label_manager, in_turn(resampled, logits, threads))
     labels = np.zeros(properties["shape_before_cropping"], found.dtype)
     labels[tuple(slice(*ends) for ends in properties["bbox_used_for_cropping"])] = found
     return Volume(labels.transpose(plans.transpose_backward), predicted.grid)
+
+
+def in_turn(
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int
+) -> Iterator[Result]:
+    """Yield what the work makes of each item, in order, with no more than `threads` under way."""
+    queue = iter(items)
+    with ThreadPoolExecutor(threads) as pool:
+        going = deque(pool.submit(work, item) for item in islice(queue, threads))
+        while going:
+            result = going.popleft().result()
+            going.extend(pool.submit(work, item) for item in islice(queue, 1))
+            yield result
 
 
 def labels_of(manager: LabelManager, heads: Iterable[Any]) -> LabelMap:

@@ -21,13 +21,16 @@ from jipflow.images.masks import Region
 from jipflow.images.resample import resample
 from jipflow.images.volume import Volume
 from jipflow.segment import inference
-from jipflow.segment.checkpoints import read_checkpoint, trainer_class
+from jipflow.segment.checkpoints import build_network, read_checkpoint
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.inference import Predicted, Ready
 from jipflow.segment.models import CHECKPOINT, registered_model, verify
 
 NOT_SEGMENTS = {"background", "ignore"}
 """Names of ``dataset.json`` that nnU-Net reserves for what is no label."""
+
+MOST_LABELS = 4
+"""Labels of a case that are exported at a time: each takes some ten bytes a voxel of the image."""
 
 
 class NnUNet(Engine):
@@ -122,7 +125,8 @@ class NnUNet(Engine):
 
     def regions(self, inputs: Inputs, found: Predicted) -> Iterator[Region]:
         """Give the labels that the protocol wants, with how far the folds disagree on each."""
-        labels = inference.label_map(self.predictor, found).with_axes_of(inputs.grid)
+        threads = max(1, min(MOST_LABELS, self.machine.threads // self.helpers))
+        labels = inference.label_map(self.predictor, found, threads).with_axes_of(inputs.grid)
         disagreement = None
         if found.folds:
             wanted = {s["label"]: self.labels[s["label"]] for s in self.spec["segments"]}
@@ -188,12 +192,12 @@ def load_predictor(
             f"{folder} is the second stage of a cascade, which needs the labels of the first; "
             "name a model of the configuration 2d, 3d_lowres or 3d_fullres."
         )
-    network = trainer_class(first["trainer_name"]).build_network_architecture(
+    network = build_network(
+        first["trainer_name"],
         plans,
         configuration,
         determine_num_input_channels(plans, configuration, dataset),
         plans.get_label_manager(dataset).num_segmentation_heads,
-        enable_deep_supervision=False,
     )
     weights = [each["network_weights"] for each in checkpoints]
     for path, state in zip(reversed(paths), reversed(weights), strict=True):
