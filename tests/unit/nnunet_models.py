@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from jipflow.config import ROOT
@@ -26,6 +27,7 @@ def write_model(
     flat: bool = False,
     mirrored: tuple[int, ...] | None = None,
     trainer: str = "nnUNetTrainer",
+    seed: int = 11,
     **changed: Any,
 ) -> None:
     """Write a model as nnU-Net's trainer leaves it.
@@ -38,6 +40,7 @@ def write_model(
         flat: a network for single slices.
         mirrored: axes that the training mirrored.
         trainer: name of the trainer in the checkpoints.
+        seed: of the weights.
         changed: keys of the plans, or of their only configuration.
     """
     plans = json.loads((ROOT / "workflow/resources/models/phantom-ct/plans.json").read_text())
@@ -79,16 +82,17 @@ def write_model(
     for file, content in (("plans", plans), ("dataset", dataset)):
         (folder / f"{file}.json").write_text(json.dumps(content))
     manager = PlansManager(plans)
+    inputs = determine_num_input_channels(manager, name, dataset)
     for number, fold in enumerate(folds):
-        torch.manual_seed(11 + number)
+        torch.manual_seed(seed + number)
         network = nnUNetTrainer.build_network_architecture(
             manager,
             manager.get_configuration(name),
-            len(channels),
+            inputs,
             manager.get_label_manager(dataset).num_segmentation_heads,
             enable_deep_supervision=False,
         )
-        noise = torch.randn(1, len(channels), *settings["patch_size"])
+        noise = torch.randn(1, inputs, *settings["patch_size"])
         with torch.no_grad():
             for weights in network.parameters():
                 torch.nn.init.normal_(weights, std=0.4)
@@ -118,10 +122,11 @@ def write_model(
         )
 
 
-def register(registry: Path, **folders: Path) -> None:
-    """Pin folders below that of a registry as models."""
+def register(registry: Path, members: tuple[str, ...] = (), **folders: Path) -> None:
+    """Pin folders below that of a registry as models, of several configurations where some are
+    named."""
     for name, folder in folders.items():
-        dataset = json.loads((folder / "dataset.json").read_text())
+        dataset = json.loads((folder / (members or [""])[0] / "dataset.json").read_text())
         labels = [label for label in dataset["labels"] if label != "background"]
         about = {
             "name": name,
@@ -130,6 +135,7 @@ def register(registry: Path, **folders: Path) -> None:
             "licence": "Apache-2.0",
             "intended_use": "Tests.",
             "training_data": "None.",
+            "members": list(members),
             "roles": list(dataset["channel_names"].values()),
             "labels": [
                 {"name": label, "value": value, "term": "liver"}

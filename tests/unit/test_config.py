@@ -127,6 +127,35 @@ def test_an_algorithm_in_a_container_is_checked_against_the_registry(
     assert settings.segmentation("mine")["segments"][0]["required"] is False
 
 
+def test_folds_and_members_are_those_of_the_registry(site, protocol, tmp_path, monkeypatch):
+    registry = yaml.safe_load(MODELS.read_text())
+    model = registry["models"]["phantom-ct"]
+    several = {**model, "members": ["T__P__2d", "T__P__3d_fullres"]}
+    several["files"] = {
+        f"{member}/fold_{fold}/checkpoint_final.pth": "0" * 64
+        for member, fold in (("T__P__2d", 0), ("T__P__2d", 1), ("T__P__3d_fullres", 0))
+    }
+    registry["models"] |= {"several": several}
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(registry))
+    monkeypatch.setattr("jipflow.config.MODELS", tmp_path / "models.yaml")
+    spec = next(s for s in protocol["segmentations"] if s["engine"] == "nnunet")
+    spec["segments"][0]["expect"] = {"disagreement": 0.2}
+    text = message(site, protocol, tmp_path)
+    assert "expect.disagreement: nothing is compared" in text
+    assert spec["segments"][0]["name"] in text
+    spec["model"], spec["folds"] = "several", [1]
+    assert "model 'several' has no fold 1" in message(site, protocol, tmp_path)
+    spec["folds"] = [0]
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(protocol))
+    load_settings({**site, "protocol": str(tmp_path / "protocol.yaml")})
+    several["members"] = ["T__P__2d"]
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(registry))
+    assert "nothing is compared" in message(site, protocol, tmp_path)
+    spec["folds"] = []
+    (tmp_path / "protocol.yaml").write_text(yaml.safe_dump(protocol))
+    load_settings({**site, "protocol": str(tmp_path / "protocol.yaml")})
+
+
 def test_a_site_can_only_tighten_disclosure(site):
     assert load_settings({**site, "disclosure": {"min_patients": 12}}).min_patients == 12
     assert "5" in message({**site, "disclosure": {"min_patients": 3}})
@@ -344,7 +373,11 @@ def test_the_protocols_hash_covers_what_it_names(site, protocol, tmp_path, monke
     assert other_files != before
     models["models"]["phantom-ct"]["axes"] = "RAS"
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
-    assert digest() not in {before, other_files}
+    other_axes = digest()
+    assert other_axes not in {before, other_files}
+    models["models"]["phantom-ct"]["members"] = ["T__P__2d"]
+    (tmp_path / "models.yaml").write_text(yaml.safe_dump(models))
+    assert digest() not in {before, other_files, other_axes}
 
 
 @pytest.mark.parametrize(

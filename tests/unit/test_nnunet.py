@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from nnunetv2.ensembling.ensemble import merge_files
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -45,11 +46,19 @@ class World:
         write_model(self.folder / name, **described)
         self.pin(name)
 
-    def pin(self, name="model"):
-        register(self.folder / "models.yaml", **{name: self.folder / name})
+    def pin(self, name="model", members=()):
+        register(self.folder / "models.yaml", members, **{name: self.folder / name})
+
+    def members(self, *members, labels=LABELS, **others):
+        """Write a model of several configurations, some of which it averages."""
+        for number, (member, described) in enumerate(others.items()):
+            folder = self.folder / "model" / f"T__P__{member}"
+            write_model(folder, seed=20 * number, **{"labels": labels} | described)
+        self.pin(members=tuple(f"T__P__{member}" for member in members))
 
     def engine(self, name="model", threads=1, **changed):
-        labels = read_json(self.folder / name / "dataset.json")["labels"]
+        path = next((self.folder / name).rglob("dataset.json"))
+        labels = read_json(path)["labels"]
         spec = {
             "id": "organs",
             "engine": "nnunet",
@@ -100,8 +109,11 @@ def world(tmp_path, volumes, monkeypatch):
     return World(tmp_path)
 
 
-def by_nnunet(folder, images, out, mirroring=False, folds=None):
-    """Let nnU-Net's own predictor read files, predict and write a file; return its label map."""
+def by_nnunet(folder, images, out, mirroring=False, folds=None, first=None, probabilities=False):
+    """Let nnU-Net's own predictor read files, predict and write a file; return its label map.
+
+    ``first`` is the folder of files of a cascade's first stage.
+    """
     predictor = nnUNetPredictor(use_mirroring=mirroring, device=CPU, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(folder), folds)
     out.mkdir()
@@ -109,8 +121,10 @@ def by_nnunet(folder, images, out, mirroring=False, folds=None):
     for number, image in enumerate(images):
         files.append(str(out / f"in_{number:04d}.nii.gz"))
         sitk.WriteImage(image.image(), files[-1])
-    predictor.predict_from_files_sequential([files], [str(out / "found")])
-    return sitk.GetArrayFromImage(sitk.ReadImage(str(out / "found.nii.gz")))
+    predictor.predict_from_files_sequential(
+        [files], [str(out / "in")], probabilities, folder_with_segs_from_prev_stage=first
+    )
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(out / "in.nii.gz")))
 
 
 MODELS = {
@@ -155,6 +169,75 @@ def test_masks_are_those_of_nnunet_voxel_for_voxel(world, described):
     several = len(folds) > 1
     assert all((s.disagreement is not None) == several for s in found.segments)
     assert all(0 < s.disagreement <= 1 for s in found.segments if several)
+
+
+WHOLE = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "rim": 3}
+
+
+@pytest.mark.parametrize("labels", [LABELS, WHOLE], ids=["labels", "regions"])
+def test_members_are_averaged_as_nnunet_averages_folders(world, labels):
+    flat = {"flat": True, "folds": ("0", "1"), "transpose_forward": [1, 0, 2]}
+    flat["transpose_backward"] = [1, 0, 2]
+    world.members("2d", "3d_fullres", labels=labels, **{"2d": flat, "3d_fullres": {}})
+    (outcome,) = world.run(world.engine(threads=2))
+    assert outcome.status is Status.OK, outcome.message
+    ct = read_volume(volume_path(world.folder / "volumes", "p1", "CT"))
+    alone = []
+    for member, folds in (("T__P__2d", ("0", "1")), ("T__P__3d_fullres", ("0",))):
+        folder, out = world.folder / "model" / member, world.folder / member
+        alone.append(by_nnunet(folder, [ct], out, folds=folds, probabilities=True))
+    plans = PlansManager(read_json(world.folder / "model" / "T__P__2d" / "plans.json"))
+    dataset = read_json(world.folder / "model" / "T__P__2d" / "dataset.json")
+    merge_files(
+        [str(world.folder / member / "in.npz") for member in ("T__P__2d", "T__P__3d_fullres")],
+        str(world.folder / "merged"),
+        ".nii.gz",
+        plans.image_reader_writer_class(),
+        plans.get_label_manager(dataset),
+    )
+    theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(world.folder / "merged.nii.gz")))
+    assert all((theirs != each).any() for each in alone)
+    found = read_segmentation(world.folder / "masks" / "p1" / "organs")
+    assert {segment.name for segment in found.segments} == set(labels) - {"background"}
+    for segment in found.segments:
+        value = labels[segment.name]
+        np.testing.assert_array_equal(found.mask(segment), np.isin(theirs, value), segment.name)
+        first, second = (np.isin(each, value) for each in alone)
+        dice = 2 * (first & second).sum() / (first.sum() + second.sum())
+        assert segment.disagreement == pytest.approx(1 - dice)
+
+
+@pytest.mark.parametrize("spacing", [[6.0, 6.5, 6.5], [5.0, 3.0, 3.0]], ids=["coarse", "fine"])
+def test_a_cascade_takes_the_labels_of_its_first_stage(world, spacing):
+    second = {"previous_stage": "3d_lowres", "spacing": spacing, "seed": 5}
+    coarse = {"spacing": [12.0, 13.0, 13.0], "folds": ("0", "1")}
+    write_model(world.folder / "model" / "T__P__3d_cascade_fullres", **second)
+    world.members("3d_cascade_fullres", **{"3d_lowres": coarse})
+    (outcome,) = world.run(world.engine(threads=2))
+    assert outcome.status is Status.OK, outcome.message
+    ct = read_volume(volume_path(world.folder / "volumes", "p1", "CT"))
+    model, out = world.folder / "model", world.folder / "first"
+    rough = by_nnunet(model / "T__P__3d_lowres", [ct], out, folds=("0", "1"))
+    theirs = by_nnunet(
+        model / "T__P__3d_cascade_fullres", [ct], world.folder / "out", folds=("0",), first=str(out)
+    )
+    assert (theirs != rough).any()
+    found = read_segmentation(world.folder / "masks" / "p1" / "organs")
+    assert len(found.segments) == len(LABELS) - 1
+    for segment in found.segments:
+        np.testing.assert_array_equal(found.mask(segment), theirs == LABELS[segment.name])
+
+
+def test_members_that_do_not_fit_each_other_are_refused(world):
+    other = {"labels": {"background": 0, "spleen": 1, "liver": 2, "kidney": 3}}
+    world.members("2d", "3d", **{"2d": {"flat": True}, "3d": other})
+    with pytest.raises(StageError, match=r"'labels' of T__P__3d/dataset\.json differs"):
+        world.run(world.engine())
+    world.members(
+        "3d_cascade", "alone", **{"3d_cascade": {"previous_stage": "3d_lowres"}, "alone": {}}
+    )
+    with pytest.raises(StageError, match="NAME__3d_lowres stands beside it"):
+        world.run(world.engine())
 
 
 def test_without_a_reader_that_turns_the_registry_says_how_the_training_images_lay(world):
@@ -328,7 +411,7 @@ def test_what_does_not_fit_the_protocol_or_itself_is_refused(world):
         world.run(world.engine())
     registry.unlink()
     world.model("cascade", previous_stage="3d_lowres")
-    with pytest.raises(StageError, match="second stage of a cascade"):
+    with pytest.raises(StageError, match="register the folder that holds both"):
         world.run(world.engine("cascade"))
     world.model("other", channels=("CT", "PT"))
     (world.folder / "other/plans.json").write_bytes(

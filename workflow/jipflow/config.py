@@ -341,6 +341,7 @@ def check_protocol(protocol: dict[str, Any], source: str) -> None:
         _check_unique([s["name"] for s in segmentation["segments"]], where, "segments")
         if "model" in segmentation:
             _check_model(segmentation, where)
+        _check_disagreement(segmentation, where)
         for segment in segmentation["segments"]:
             if segment["term"] not in terms:
                 raise ConfigError(
@@ -516,6 +517,24 @@ def _check_ranges(spec: Mapping[str, Any], where: str) -> None:
                 raise ConfigError(f"{named}: expect.{key}: the first number is the lower one.")
 
 
+def _check_disagreement(spec: Mapping[str, Any], where: str) -> None:
+    """Check that there are masks to compare where a segment expects them to agree."""
+    from jipflow.segment.models import pinned_folds
+
+    networks = 0
+    if spec["engine"] == "nnunet":
+        model = read_models()[spec["model"]]
+        members = model["members"] or [""]
+        folds = spec["folds"] or pinned_folds(model, members[0])
+        networks = len(members) if len(members) > 1 else len(folds)
+    for segment in spec["segments"]:
+        if "disagreement" in segment.get("expect", {}) and networks < 2:
+            raise ConfigError(
+                f"{where}: segment {segment['name']!r}: expect.disagreement: nothing is compared; "
+                "only the engine nnunet with several folds or members does. Remove it."
+            )
+
+
 def _check_may_be_empty(spec: Mapping[str, Any], where: str) -> None:
     """Check that a segmentation without a voxel has no segment that must be there."""
     if not spec["may_be_empty"]:
@@ -567,6 +586,8 @@ def _check_model(segmentation: Mapping[str, Any], where: str) -> None:
 
 def _check_channels(segmentation: Mapping[str, Any], model: Mapping[str, Any], where: str) -> None:
     """Check that an nnU-Net gets as many images as it takes, and has the folds that are named."""
+    from jipflow.segment.models import pinned_folds
+
     name, inputs = segmentation["model"], segmentation["inputs"] or [segmentation["role"]]
     if len(inputs) != len(model["roles"]):
         raise ConfigError(
@@ -574,12 +595,13 @@ def _check_channels(segmentation: Mapping[str, Any], model: Mapping[str, Any], w
             f"({', '.join(model['roles'])}) and not {len(inputs)}; name a role for each in inputs, "
             "in this order."
         )
-    for fold in segmentation["folds"]:
-        if not any(path.startswith(f"fold_{fold}/") for path in model["files"]):
-            raise ConfigError(
-                f"{where}: model {name!r} has no fold {fold} in {MODELS.name}; name one that it "
-                "has, or none for all."
-            )
+    for member in model["members"] or [""]:
+        for fold in segmentation["folds"]:
+            if str(fold) not in pinned_folds(model, member):
+                raise ConfigError(
+                    f"{where}: model {name!r} has no fold {fold} in {MODELS.name}; name one that "
+                    "it has, or none for all."
+                )
 
 
 def input_roles(spec: Mapping[str, Any]) -> list[str]:
@@ -706,7 +728,7 @@ def named_content(part: Mapping[str, Any]) -> dict[str, Any]:
         segmentations = part["segmentations"]
         models = sorted({s["model"] for s in segmentations if "model" in s})
         registry = read_models() if models else {}
-        decisive = {"files", "checkpoint", "axes"}
+        decisive = {"files", "checkpoint", "members", "axes"}
         content["models"] = {
             name: {key: registry[name][key] for key in sorted(decisive & registry[name].keys())}
             for name in models

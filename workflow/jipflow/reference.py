@@ -13,7 +13,7 @@ from typing import Any
 
 from jipflow.cases import Flag, Reason
 from jipflow.catalog.columns import COLUMNS
-from jipflow.config import MODELS, RESOURCES, ROOT, SCHEMAS, read_yaml
+from jipflow.config import RESOURCES, ROOT, SCHEMAS, read_yaml
 from jipflow.files import atomic_path
 from jipflow.tasks import read_tasks
 
@@ -121,12 +121,13 @@ def write(folder: Path = DOCS) -> None:
             partial.write_text(text, encoding="utf-8")
 
 
-def keys(schema: Schema, path: str = "") -> Iterator[Key]:
+def keys(schema: Schema, path: str = "", *, given: bool = True) -> Iterator[Key]:
     """List the keys below an object of a schema, in the schema's order.
 
     Args:
         schema: the object's schema, with every ``$ref`` resolved.
         path: where the object stands.
+        given: whether the object is there in any case.
     """
     required = set(schema.get("required", ()))
     condition, needed = _condition(schema)
@@ -137,7 +138,7 @@ def keys(schema: Schema, path: str = "") -> Iterator[Key]:
         if name in needed:
             default = f"required for {condition}; else not allowed"
         elif name in required:
-            default = "required"
+            default = "required" if given else f"required if `{path.split('.')[-1]}` is given"
         elif "default" in value:
             default = f"`{_plain(value['default'])}`"
         else:
@@ -158,7 +159,7 @@ def _key(schema: Schema, path: str, default: str) -> Iterator[Key]:
         yield Key(path, f"names with {kind} each", default, meaning)
         yield from keys(below, f"{path}.<name>")
     elif "properties" in schema:
-        yield from keys(schema, path)
+        yield from keys(schema, path, given=default != "optional")
     else:
         yield Key(path, _kind(schema), default, meaning)
 
@@ -283,20 +284,6 @@ def _resources() -> Iterator[str]:
         (
             (f"`{path.stem}`", path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "))
             for path in sorted((RESOURCES / "radiomics").glob("*.yaml"))
-        ),
-    )
-    yield "## Models"
-    yield "For `model`; from [models.yaml](../config/models.yaml)."
-    yield _table(
-        ("model", "labels", "intended use", "licence"),
-        (
-            (
-                f"`{name}`",
-                ", ".join(f"`{label['name']}`" for label in model["labels"]),
-                model["intended_use"],
-                model["licence"],
-            )
-            for name, model in read_yaml(MODELS)["models"].items()
         ),
     )
 

@@ -1,6 +1,7 @@
 """Prediction with nnU-Net v2, step by step: what nnU-Net's own predictor does, case by case.
 
-The masks are those of ``nnUNetv2_predict``, voxel for voxel. Three things differ, for the sake of
+The masks are those of ``nnUNetv2_predict``, voxel for voxel, and of ``nnUNetv2_ensemble`` where a
+model has several configurations. Three things differ, for the sake of
 shards of many cases: running out of memory leaves nothing behind, the members of an ensemble are
 compared, and the export needs memory for one label at a time.
 """
@@ -19,7 +20,10 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, pad_nd_image
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.helpers import empty_cache
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from nnunetv2.utilities.label_handling.label_handling import (
+    LabelManager,
+    convert_labelmap_to_one_hot,
+)
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
@@ -106,25 +110,39 @@ def orientation(predictor: nnUNetPredictor, trained: str) -> str:
     return REORIENTING.get(predictor.plans_manager.plans["image_reader_writer"], trained)
 
 
-def preprocess(predictor: nnUNetPredictor, channels: Sequence[Volume], axes: str) -> Ready:
+def preprocess(
+    predictor: nnUNetPredictor,
+    channels: Sequence[Volume],
+    axes: str,
+    previous: Volume | None = None,
+) -> Ready:
     """Crop, normalise and resample a case as nnU-Net does.
 
     Args:
         predictor: of the model.
         channels: images on one grid, in the order of the model's channels.
         axes: where x, y and z run in the images that the model was trained with.
+        previous: labels of a cascade's first stage on the same grid; each becomes a channel.
     """
     turned = [channel.canonical(axes) for channel in channels]
     grid = turned[0].grid
     configuration = predictor.configuration_manager
-    image, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+    labels = None
+    if previous is not None:
+        # Wide enough for the -1 that nnU-Net writes where there is no image.
+        labels = previous.canonical(axes).array[None].astype(np.float32)
+    image, resampled, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
         np.stack([volume.array for volume in turned]),
-        None,
+        labels,
         {"spacing": list(grid.spacing)},
         predictor.plans_manager,
-        _ImagesOnly(configuration.configuration),
+        configuration if previous is not None else _ImagesOnly(configuration.configuration),
         predictor.dataset_json,
     )
+    if previous is not None:
+        foreground = predictor.label_manager.foreground_labels
+        one_hot = convert_labelmap_to_one_hot(resampled[0], foreground, image.dtype)
+        image = np.concatenate([image, one_hot])
     tensor = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     if predictor.device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -254,6 +272,42 @@ def label_map(predictor: nnUNetPredictor, predicted: Predicted, threads: int = 1
     Returns:
         Labels on ``predicted.grid``.
     """
+    properties = predicted.properties
+    found = labels_of(predictor.label_manager, _resampled(predictor, predicted, threads))
+    labels = np.zeros(properties["shape_before_cropping"], found.dtype)
+    labels[tuple(slice(*ends) for ends in properties["bbox_used_for_cropping"])] = found
+    return Volume(labels.transpose(predictor.plans_manager.transpose_backward), predicted.grid)
+
+
+def probabilities(
+    predictor: nnUNetPredictor, predicted: Predicted, threads: int = 1
+) -> NDArray[np.float32]:
+    """Return the probability of each label or region at each voxel of ``predicted.grid``.
+
+    As nnU-Net writes them for ``nnUNetv2_ensemble``, with the same memory: four bytes a label and
+    voxel.
+
+    Args:
+        predictor: of the model.
+        predicted: loses its logits.
+        threads: so many labels are resampled at a time.
+
+    Returns:
+        Shape (head, z, y, x).
+    """
+    manager, properties = predictor.label_manager, predicted.properties
+    heads = np.stack([np.asarray(h) for h in _resampled(predictor, predicted, threads)])
+    whole = manager.revert_cropping_on_probabilities(
+        manager.apply_inference_nonlin(heads),
+        properties["bbox_used_for_cropping"],
+        properties["shape_before_cropping"],
+    )
+    axes = [0, *(1 + axis for axis in predictor.plans_manager.transpose_backward)]
+    return np.asarray(whole.numpy().transpose(axes), np.float32)
+
+
+def _resampled(predictor: nnUNetPredictor, predicted: Predicted, threads: int) -> Iterator[Any]:
+    """Yield the logits of each label at the spacing of the images, cropped to what is not zero."""
     logits, predicted.logits = predicted.logits, torch.empty(0)
     plans, configuration = predictor.plans_manager, predictor.configuration_manager
     properties = predicted.properties
@@ -266,10 +320,7 @@ def label_map(predictor: nnUNetPredictor, predicted: Predicted, threads: int = 1
             head[None], shape, [*slices, *configuration.spacing], spacing
         )[0]
 
-    found = labels_of(predictor.label_manager, in_turn(resampled, logits, threads))
-    labels = np.zeros(properties["shape_before_cropping"], found.dtype)
-    labels[tuple(slice(*ends) for ends in properties["bbox_used_for_cropping"])] = found
-    return Volume(labels.transpose(plans.transpose_backward), predicted.grid)
+    return in_turn(resampled, logits, threads)
 
 
 def in_turn(
@@ -314,6 +365,17 @@ def labels_of(manager: LabelManager, heads: Iterable[Any]) -> LabelMap:
             labels[higher] = value
             np.copyto(best, logits, where=higher)
     return np.asarray(labels)
+
+
+def most_probable(manager: LabelManager, probable: NDArray[np.float32]) -> LabelMap:
+    """Turn probabilities into labels as nnU-Net does.
+
+    Args:
+        manager: nnU-Net's view of the model's labels.
+        probable: shape (head, z, y, x).
+    """
+    labels = np.asarray(manager.convert_probabilities_to_segmentation(probable))
+    return labels.astype(np.min_scalar_type(int(labels.max())))
 
 
 def disagreement(

@@ -50,13 +50,24 @@ class Model:
         return str(self.entry["axes"])
 
     @property
-    def folds(self) -> list[str]:
-        """The folds of an nnU-Net model, by its pinned checkpoints."""
-        return sorted(
-            path.removeprefix("fold_").split("/")[0]
-            for path in self.files
-            if path.endswith(f"/{self.checkpoint}")
-        )
+    def members(self) -> list[str]:
+        """Folders of the configurations that an nnU-Net model averages; none: it is one itself."""
+        return list(self.entry["members"])
+
+
+def pinned_folds(entry: Mapping[str, Any], member: str = "") -> list[str]:
+    """Return the folds of an nnU-Net model, by its pinned checkpoints.
+
+    Args:
+        entry: of the registry, with its defaults.
+        member: folder of a configuration below the model's.
+    """
+    prefix, suffix = (f"{member}/fold_" if member else "fold_"), f"/{entry['checkpoint']}"
+    return sorted(
+        path.removeprefix(prefix).removesuffix(suffix)
+        for path in entry["files"]
+        if path.startswith(prefix) and path.endswith(suffix)
+    )
 
 
 def registered_model(name: str) -> Model:
@@ -200,12 +211,16 @@ def _check_entry(name: str, entry: Mapping[str, Any], folder: Path) -> None:
     if entry["engine"] == "container" and entry["image"] not in files:
         raise StageError(f"model {name!r}: the image {entry['image']!r} is not in {folder}.")
     if entry["engine"] == "nnunet":
-        if "dataset.json" not in files:
-            raise StageError(f"model {name!r}: {folder / 'dataset.json'} is missing.")
-        trained = set(read_json(folder / "dataset.json")["labels"]) - {"background", "ignore"}
-        named = {label["name"] for label in entry["labels"]}
-        if trained != named:
-            raise StageError(
-                f"model {name!r}: its labels are {', '.join(sorted(named))}, but those of "
-                f"dataset.json are {', '.join(sorted(trained))}; name the same."
-            )
+        for path in [f"{member}/dataset.json" for member in entry["members"]] or ["dataset.json"]:
+            if path not in files:
+                raise StageError(
+                    f"model {name!r}: {folder / path} is missing; name under members the folders "
+                    "of trained configurations, where there are several."
+                )
+            trained = set(read_json(folder / path)["labels"]) - {"background", "ignore"}
+            named = {label["name"] for label in entry["labels"]}
+            if trained != named:
+                raise StageError(
+                    f"model {name!r}: its labels are {', '.join(sorted(named))}, but those of "
+                    f"{path} are {', '.join(sorted(trained))}; name the same."
+                )

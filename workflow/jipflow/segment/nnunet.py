@@ -1,14 +1,19 @@
-"""Engine `nnunet`: a trained nnU-Net v2 model, loaded once for all cases of a shard."""
+"""Engine `nnunet`: a trained nnU-Net v2 model, loaded once for all cases of a shard.
+
+A model is one trained configuration, several whose probabilities are averaged, or a cascade.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
@@ -23,14 +28,34 @@ from jipflow.images.volume import Volume
 from jipflow.segment import inference
 from jipflow.segment.checkpoints import build_network, read_checkpoint
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
-from jipflow.segment.inference import Predicted, Ready
-from jipflow.segment.models import CHECKPOINT, registered_model, verify
+from jipflow.segment.inference import LabelMap, Predicted, Ready
+from jipflow.segment.models import CHECKPOINT, pinned_folds, registered_model, verify
 
 NOT_SEGMENTS = {"background", "ignore"}
 """Names of ``dataset.json`` that nnU-Net reserves for what is no label."""
 
+SHARED = {"labels", "channel_names", "modality", "regions_class_order"}
+"""Keys of ``dataset.json`` that all members of a model have alike."""
+
 MOST_LABELS = 4
 """Labels of a case that are exported at a time: each takes some ten bytes a voxel of the image."""
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A trained configuration of a model, with its folds.
+
+    Attributes:
+        name: of its folder; empty where it is the model's own.
+        predictor: loaded.
+        axes: where x, y and z run in the images that it sees.
+        first: the stage whose labels it takes, where it is the second one of a cascade.
+    """
+
+    name: str
+    predictor: nnUNetPredictor
+    axes: str
+    first: Configuration | None
 
 
 class NnUNet(Engine):
@@ -46,25 +71,22 @@ class NnUNet(Engine):
         """
         self.model = registered_model(self.spec["model"])
         verify(self.model)
-        wanted = {str(fold) for fold in self.spec["folds"]} or set(self.model.folds)
-        missing = wanted - set(self.model.folds)
-        if missing or not wanted:
-            raise StageError(
-                f"model {self.model.name!r}: no {self.model.checkpoint} is pinned for fold "
-                f"{min(missing, default='0')}; there are folds: {', '.join(self.model.folds)}."
-            )
-        self.predictor = load_predictor(
-            self.model.folder,
-            [fold for fold in self.model.folds if fold in wanted],
-            self.machine.threads,
-            self.machine.device,
-            mirroring=self.spec["mirroring"],
-            tile_step_size=self.spec["tile_step_size"],
-            checkpoint=self.model.checkpoint,
-        )
-        self.axes = inference.orientation(self.predictor, self.model.axes)
-        dataset = self.predictor.dataset_json
-        self.labels = {k: v for k, v in dataset["labels"].items() if k not in NOT_SEGMENTS}
+        members = self.model.members or [""]
+        self.members = [self._load(member) for member in members]
+        datasets = [member.predictor.dataset_json for member in self.members]
+        for member, dataset in zip(self.members, datasets, strict=True):
+            for key, theirs in dataset.items():
+                if key in SHARED and theirs != datasets[0].get(key):
+                    raise StageError(
+                        f"model {self.model.name!r}: {key!r} of {member.name}/dataset.json differs "
+                        f"from that of {members[0]}; members must be trained for the same."
+                    )
+            if member.axes != self.members[0].axes:
+                raise StageError(
+                    f"model {self.model.name!r}: {member.name} was trained on images that lie "
+                    f"otherwise than those of {members[0]}; register them as models of their own."
+                )
+        self.labels = {k: v for k, v in datasets[0]["labels"].items() if k not in NOT_SEGMENTS}
         for segment in self.spec["segments"]:
             if segment["label"] not in self.labels:
                 raise StageError(
@@ -72,21 +94,64 @@ class NnUNet(Engine):
                     f"{', '.join(self.labels)}."
                 )
         self.roles = self.spec["inputs"] or [self.spec["role"]]
-        channels = list((dataset.get("channel_names") or dataset["modality"]).values())
+        channels = list((datasets[0].get("channel_names") or datasets[0]["modality"]).values())
         if len(channels) != len(self.roles):
             raise StageError(
                 f"model {self.model.name!r} takes {len(channels)} images ({', '.join(channels)}), "
                 f"and segmentation {self.spec['id']!r} gives {len(self.roles)}; name a role for "
                 "each in inputs, in this order."
             )
-        if self.predictor.device.type == "cuda":
+        if self.members[0].predictor.device.type == "cuda":
             # Beside a GPU the cores are free for the cases before and after.
             self.helpers = max(1, min(3, self.machine.threads // 2))
 
-    def read(self, inputs: Inputs) -> Ready:
-        """Read the volume of each channel, bring it to the role's grid and preprocess them."""
+    def _load(self, member: str) -> Configuration:
+        """Load a trained configuration, and the first stage if it is the second of a cascade."""
+        pinned = pinned_folds(self.model.entry, member)
+        wanted = {str(fold) for fold in self.spec["folds"]} or set(pinned)
+        missing = wanted - set(pinned)
+        if missing or not wanted:
+            where = f"{member}/" if member else ""
+            raise StageError(
+                f"model {self.model.name!r}: no {self.model.checkpoint} is pinned for fold "
+                f"{where}{min(missing, default='0')}; there are folds: {', '.join(pinned)}."
+            )
+        predictor = load_predictor(
+            self.model.folder / member,
+            [fold for fold in pinned if fold in wanted],
+            self.machine.threads,
+            self.machine.device,
+            mirroring=self.spec["mirroring"],
+            tile_step_size=self.spec["tile_step_size"],
+            checkpoint=self.model.checkpoint,
+        )
+        stage = predictor.configuration_manager.previous_stage_name
+        first = None
+        if stage is not None:
+            prefix, _, _ = member.rpartition("__")
+            before = f"{prefix}__{stage}"
+            if f"{before}/dataset.json" not in self.model.files:
+                raise StageError(
+                    f"model {self.model.name!r} is the second stage of a cascade, which needs the "
+                    f"labels of the first; register the folder that holds both, as nnU-Net names "
+                    f"them, and name the second among its members: NAME__{stage} stands beside it."
+                )
+            first = self._load(before)
+        axes = inference.orientation(predictor, self.model.axes)
+        return Configuration(member, predictor, axes, first)
+
+    def read(self, inputs: Inputs) -> tuple[list[Volume], list[Ready]]:
+        """Read the volume of each channel, bring it to the role's grid and preprocess them.
+
+        Returns:
+            The channels, where a cascade needs them again, and the case as each member takes it,
+            or as the first stage of its cascade does.
+        """
         channels = [self._channel(inputs, role) for role in self.roles]
-        return inference.preprocess(self.predictor, channels, self.axes)
+        starts = [member.first or member for member in self.members]
+        ready = [inference.preprocess(s.predictor, channels, s.axes) for s in starts]
+        cascade = any(member.first for member in self.members)
+        return (channels if cascade else []), ready
 
     def _channel(self, inputs: Inputs, role: str) -> Volume:
         volume = inputs.volume(role)
@@ -107,11 +172,23 @@ class NnUNet(Engine):
             )
         return found
 
-    def predict(self, inputs: Inputs, ready: Ready) -> Predicted:
-        """Predict the logits, on the GPU as far as its memory goes."""
+    def predict(self, inputs: Inputs, ready: tuple[list[Volume], list[Ready]]) -> list[Predicted]:
+        """Predict the logits of each member, on the GPU as far as its memory goes."""
+        channels, starts = ready
+        found = []
+        for member, start in zip(self.members, starts, strict=True):
+            if member.first is not None:
+                rough = self._predict(member.first, start, inputs)
+                labels = inference.label_map(member.first.predictor, rough, self._threads)
+                previous = labels.with_axes_of(channels[0].grid)
+                start = inference.preprocess(member.predictor, channels, member.axes, previous)
+            found.append(self._predict(member, start, inputs))
+        return found
+
+    def _predict(self, member: Configuration, ready: Ready, inputs: Inputs) -> Predicted:
         found = inference.where_it_fits(
-            partial(inference.predict, self.predictor, ready),
-            inference.places(self.predictor.device),
+            partial(inference.predict, member.predictor, ready),
+            inference.places(member.predictor.device),
             inputs.case.case_id,
             inputs.notes,
         )
@@ -123,23 +200,47 @@ class NnUNet(Engine):
             )
         return found
 
-    def regions(self, inputs: Inputs, found: Predicted) -> Iterator[Region]:
-        """Give the labels that the protocol wants, with how far the folds disagree on each."""
-        threads = max(1, min(MOST_LABELS, self.machine.threads // self.helpers))
-        labels = inference.label_map(self.predictor, found, threads).with_axes_of(inputs.grid)
+    @property
+    def _threads(self) -> int:
+        return max(1, min(MOST_LABELS, self.machine.threads // self.helpers))
+
+    def regions(self, inputs: Inputs, found: list[Predicted]) -> Iterator[Region]:
+        """Give the labels that the protocol wants, with how far folds or members disagree on each.
+
+        Of several members the mean of the probabilities decides, as in ``nnUNetv2_ensemble``.
+        """
+        predictor = self.members[0].predictor
+        if len(found) == 1:
+            maps = found[0].folds
+            labels = inference.label_map(predictor, found[0], self._threads)
+        else:
+            labels, maps = self._mean(found)
         disagreement = None
-        if found.folds:
+        if maps:
             wanted = {s["label"]: self.labels[s["label"]] for s in self.spec["segments"]}
-            disagreement = inference.disagreement(found.folds, wanted)
+            disagreement = inference.disagreement(maps, wanted)
         version = canonical_digest(self.model.files)[:16]
         return regions_of_labels(
-            labels.array,  # type: ignore[arg-type]
+            labels.with_axes_of(inputs.grid).array,  # type: ignore[arg-type]
             self.labels,
             self.spec,
             self.model.name,
             version,
             disagreement,
         )
+
+    def _mean(self, found: Sequence[Predicted]) -> tuple[Volume, list[LabelMap]]:
+        """Return the labels by the members' mean probabilities, and those of each member."""
+        manager = self.members[0].predictor.label_manager
+        total: NDArray[np.float32] | None = None
+        maps = []
+        for member, predicted in zip(self.members, found, strict=True):
+            probable = inference.probabilities(member.predictor, predicted, self._threads)
+            maps.append(inference.most_probable(manager, probable))
+            total = probable if total is None else np.add(total, probable, out=total)
+        assert total is not None
+        total /= len(found)
+        return Volume(inference.most_probable(manager, total), found[0].grid), maps
 
 
 def load_predictor(
@@ -187,11 +288,6 @@ def load_predictor(
     checkpoints = [read_checkpoint(path) for path in paths]
     first = checkpoints[0]
     configuration = plans.get_configuration(first["init_args"]["configuration"])
-    if configuration.previous_stage_name is not None:
-        raise StageError(
-            f"{folder} is the second stage of a cascade, which needs the labels of the first; "
-            "name a model of the configuration 2d, 3d_lowres or 3d_fullres."
-        )
     network = build_network(
         first["trainer_name"],
         plans,
