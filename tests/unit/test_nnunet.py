@@ -285,7 +285,7 @@ def test_a_channel_that_does_not_cover_the_image_is_noted_and_one_apart_fails(wo
     )
     engine.read(inputs)
     (note,) = inputs.notes
-    assert "the PT covers " in note
+    assert "The PT covers " in note
     assert f"lowest value, {pt.array.min():g}." in note
     moved[2, 3] += 10000
     write_volume(folder / "PT.nrrd", Volume(pt.array, Grid(pt.grid.shape, moved)))

@@ -17,8 +17,8 @@ from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom import grid as phantom
 from jipflow.segment import stage
+from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Machine
-from jipflow.segment.stage import frames_note
 from series_factory import series_of, write
 
 SPEC = {

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ from jipflow.files import read_json
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
 from jipflow.phantom import dicom
+from jipflow.phantom import grid as phantom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
@@ -32,6 +34,7 @@ from jipflow.segment.training.fit import LATEST, fit
 from jipflow.segment.training.folders import DATASET, model, preprocessed, raw
 from jipflow.segment.training.plan import adapted, plan, split
 from phantom_volumes import as_volume
+from series_factory import write
 
 ORGANS = ("liver", "lesion")
 # The second patient has two cases, and the last case no mask.
@@ -215,8 +218,14 @@ def test_a_channel_of_another_grid_is_resampled_onto_that_of_the_labels(cohort, 
         ):
             write_volume(volume_path(tmp_path / "volumes", case, role), image)
     settings = settings_of(tmp_path, inputs=["PT", "CT"])
+    small = phantom.Grid((2, 4, 4), (5.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    slices = dicom.ct_series(np.zeros(small.shape, np.int16), small)
+    paths = {"CT": tuple(write(slices, tmp_path / "ct"))}
+    slices[0].FrameOfReferenceUID = "1.2.3"
+    paths["PT"] = tuple(write(slices, tmp_path / "pt"))
+    series = {role: Series("1.2", role, files) for role, files in paths.items()}
     outcomes = data.run(
-        [case for case in cases if case.case_id in {"case-1", "case-3"}],
+        [replace(case, roles=series) for case in cases if case.case_id in {"case-1", "case-3"}],
         {(case, role) for case in ("case-1", "case-3") for role in ("CT", "PT")},
         {("case-1", "organs"), ("case-3", "organs")},
         settings,
@@ -233,7 +242,8 @@ def test_a_channel_of_another_grid_is_resampled_onto_that_of_the_labels(cohort, 
     same = pt.array[::2, ::2, ::2] == volume.canonical().array[::2, ::2, ::2]
     assert same.mean() > 0.99
     # Half a voxel at the border lies beyond the coarse image.
-    assert "covers" in outcomes[0].message
+    assert "The PT covers" in outcomes[0].message
+    assert "roles CT, PT do not name one frame of reference" in outcomes[0].message
 
 
 def test_a_case_without_mask_is_recorded_and_not_trained_on(planned):

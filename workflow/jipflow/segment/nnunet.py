@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from jipflow.cases import CaseFault, Reason, StageError
 from jipflow.files import canonical_digest
 from jipflow.images.masks import Region
-from jipflow.images.resample import resample
 from jipflow.images.volume import Volume
 from jipflow.segment import inference
+from jipflow.segment.channels import read_channel
 from jipflow.segment.checkpoints import build_network, read_checkpoint
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.inference import LabelMap, Predicted, Ready
@@ -147,30 +147,17 @@ class NnUNet(Engine):
             The channels, where a cascade needs them again, and the case as each member takes it,
             or as the first stage of its cascade does.
         """
-        channels = [self._channel(inputs, role) for role in self.roles]
+        channels = []
+        for role in self.roles:
+            channel, note = read_channel(
+                inputs.volumes, inputs.case.case_id, role, self.spec["role"], inputs.grid
+            )
+            channels.append(channel)
+            inputs.notes.extend([note] if note else [])
         starts = [member.first or member for member in self.members]
         ready = [inference.preprocess(s.predictor, channels, s.axes) for s in starts]
         cascade = any(member.first for member in self.members)
         return (channels if cascade else []), ready
-
-    def _channel(self, inputs: Inputs, role: str) -> Volume:
-        volume = inputs.volume(role)
-        if role == self.spec["role"]:
-            return volume
-        found, covered = resample(volume, inputs.grid)
-        case = f"case {inputs.case.case_id}"
-        if covered == 0:
-            raise CaseFault(
-                Reason.IMAGES_APART,
-                f"{case}: the {role} lies wholly outside the {self.spec['role']}; look whether "
-                "both are of one examination and share a frame of reference.",
-            )
-        if covered < 1:
-            inputs.notes.append(
-                f"{case}: the {role} covers {covered:.1%} of the {self.spec['role']}; beyond it "
-                f"the model saw its lowest value, {found.array.min():g}."
-            )
-        return found
 
     def predict(self, inputs: Inputs, ready: tuple[list[Volume], list[Ready]]) -> list[Predicted]:
         """Predict the logits of each member, on the GPU as far as its memory goes."""

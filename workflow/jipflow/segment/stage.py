@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 
 from jipflow.cases import (
     Case,
@@ -20,7 +19,6 @@ from jipflow.cases import (
     Made,
     Outcome,
     Reason,
-    Series,
     Status,
     Trial,
     blocked,
@@ -29,7 +27,7 @@ from jipflow.cases import (
 from jipflow.config import Settings, automatic, in_order, input_roles, input_segmentations
 from jipflow.files import scratch_folder
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
-from jipflow.images.series import BROKEN
+from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
 from jipflow.segment.quality import Quality, assess
 
@@ -116,42 +114,6 @@ def run(
                     outcomes.append(item.outcome)
                     found.quality += item.quality
     return found
-
-
-def frames_note(case: Case, roles: Iterable[str]) -> str:
-    """Say where images whose coordinates are taken as one space may not share it.
-
-    Images share a space where their Frame of Reference UIDs are equal (PS3.3 C.7.4.1).
-
-    Args:
-        case: the case, whose series are there.
-        roles: those that a segmentation combines.
-
-    Returns:
-        A sentence where the frames of reference differ or one is not known; empty where they are
-        one, or where there is no file to look at.
-    """
-    series = {role: case.roles[role] for role in roles}
-    if len(series) < 2 or not all(one.paths for one in series.values()):
-        return ""
-    frames = {_frame_of_reference(one) for one in series.values()}
-    if len(frames) == 1 and "" not in frames:
-        return ""
-    return (
-        f"The series of the roles {', '.join(series)} do not name one frame of reference; their "
-        "coordinates were taken as one space, so look whether the images lie on each other."
-    )
-
-
-def _frame_of_reference(series: Series) -> str:
-    """Return the UID that the first file of a series names; empty where it cannot be read."""
-    try:
-        header = pydicom.dcmread(
-            series.paths[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"]
-        )
-        return str(header.get("FrameOfReferenceUID") or "")
-    except BROKEN:
-        return ""
 
 
 def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -> list[Item]:

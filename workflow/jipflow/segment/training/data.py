@@ -23,8 +23,8 @@ from jipflow.cases import (
 from jipflow.config import Settings, training_roles
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
-from jipflow.images.resample import resample
-from jipflow.images.volume import Volume, read_volume, volume_path, write_volume
+from jipflow.images.volume import Volume, write_volume
+from jipflow.segment.channels import frames_note, read_channel
 
 STAGE = "train"
 
@@ -96,22 +96,14 @@ def _case(
         labels = Volume(label_map(segmentation, spec, case.case_id), segmentation.grid)
         paths, notes = [], []
         for channel, role in enumerate(roles):
-            volume = read_volume(volume_path(volumes, case.case_id, role))
-            if role != spec["role"]:
-                volume, covered = resample(volume, labels.grid)
-                if covered == 0:
-                    raise CaseFault(
-                        Reason.IMAGES_APART,
-                        f"case {case.case_id}: the {role} lies wholly outside the {spec['role']}; "
-                        "look whether both share a frame of reference.",
-                    )
-                if covered < 1:
-                    notes.append(f"The {role} covers {covered:.1%} of the {spec['role']}.")
+            volume, note = read_channel(volumes, case.case_id, role, spec["role"], labels.grid)
+            notes.extend([note] if note else [])
             paths.append(out / f"{case.case_id}_{channel:04d}.nrrd")
             write_volume(paths[-1], volume.canonical())
         paths.append(out / f"{case.case_id}.nrrd")
         write_volume(paths[-1], labels.canonical(), compress=True)
-        return Made(tuple(paths), note=" ".join(notes))
+        notes.append(frames_note(case, dict.fromkeys([spec["role"], *roles])))
+        return Made(tuple(paths), note=" ".join(notes).strip())
 
     return [attempt(case.case_id, STAGE, spec["id"], work, out)]
 
