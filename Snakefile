@@ -4,6 +4,7 @@
 #   snakemake --profile profiles/local --configfile hub.yaml hub
 import sys
 from pathlib import Path
+from shlex import quote
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
@@ -54,8 +55,8 @@ else:
 # Jobs find jipflow beside the snakemake that runs them, unless their own environment has one. The
 # settings' path is no part of a rule: another protocol must not make the shared catalog run again.
 shell.prefix(
-    f"set -euo pipefail; export PATH=\"$PATH\":'{Path(sys.executable).parent}'"
-    f" JIPFLOW_SETTINGS='{SETTINGS}'; "
+    f'set -euo pipefail; export PATH="$PATH":{quote(str(Path(sys.executable).parent))}'
+    f" JIPFLOW_SETTINGS={quote(str(SETTINGS))}; "
 )
 
 

@@ -27,8 +27,8 @@ rule annotate:
         inbox=came_back(inbox_state),
         results=lambda wildcards: RESULTS,
     shell:
-        "jipflow annotate --settings $JIPFLOW_SETTINGS"
-        " --cases {input.cases} --prepared {input.prepared} --segmented {input.segmented}"
-        " --volumes {input.volumes} --automatic {input.automatic} --results {params.results}"
-        " --masks {output.masks} --readings {output.readings} --agreement {output.agreement}"
-        " --quality {output.quality} --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"
+        'jipflow annotate --settings "$JIPFLOW_SETTINGS"'
+        " --cases {input.cases:q} --prepared {input.prepared:q} --segmented {input.segmented:q}"
+        " --volumes {input.volumes:q} --automatic {input.automatic:q} --results {params.results:q}"
+        " --masks {output.masks:q} --readings {output.readings:q} --agreement {output.agreement:q}"
+        " --quality {output.quality:q} --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"

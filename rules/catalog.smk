@@ -16,6 +16,6 @@ rule catalog:
         sources=source_hash(archives=False),
         folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
-        "jipflow catalog --settings $JIPFLOW_SETTINGS"
-        " --out {params.folder} --threads {threads}"
-        " > {log} 2>&1"
+        'jipflow catalog --settings "$JIPFLOW_SETTINGS"'
+        " --out {params.folder:q} --threads {threads}"
+        " > {log:q} 2>&1"

@@ -20,6 +20,6 @@ checkpoint cohort:
         ],
         folder=lambda wildcards, output: str(Path(output.cases).parent),
     shell:
-        "jipflow cohort --settings $JIPFLOW_SETTINGS"
-        " --catalog {params.catalogs} --out {params.folder}"
-        " > {log} 2>&1"
+        'jipflow cohort --settings "$JIPFLOW_SETTINGS"'
+        " --catalog {params.catalogs:q} --out {params.folder:q}"
+        " > {log:q} 2>&1"

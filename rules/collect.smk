@@ -37,12 +37,12 @@ rule collect:
         settings=settings_hash("tolerance"),
         results=lambda wildcards: RESULTS,
     shell:
-        "jipflow collect --settings $JIPFLOW_SETTINGS"
-        " --results {params.results}"
-        " --outcomes {input.cohort} {input.outcomes}"
-        " --quality {input.quality} --features {input.features}"
-        " --failures {input.failures} --perturbed {input.perturbed}"
-        " --readings {input.readings} --agreement {input.agreement} > {log} 2>&1"
+        'jipflow collect --settings "$JIPFLOW_SETTINGS"'
+        " --results {params.results:q}"
+        " --outcomes {input.cohort:q} {input.outcomes:q}"
+        " --quality {input.quality:q} --features {input.features:q}"
+        " --failures {input.failures:q} --perturbed {input.perturbed:q}"
+        " --readings {input.readings:q} --agreement {input.agreement:q} > {log:q} 2>&1"
 
 
 # The report stands before the run is judged, so that it can say what went wrong.
@@ -57,4 +57,4 @@ rule accept:
     conda:
         "../envs/jipflow.yaml"
     shell:
-        "jipflow accept --verdict {input.verdict} 2>&1 | tee {log}"
+        "jipflow accept --verdict {input.verdict:q} 2>&1 | tee {log:q}"

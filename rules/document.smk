@@ -19,7 +19,7 @@ rule document:
         settings=settings_hash("protocol", "segmentations", "radiomics"),
         results=lambda wildcards: RESULTS,
     shell:
-        "jipflow document --settings $JIPFLOW_SETTINGS"
-        " --cases {input.cases} --encoded {input.encoded} --measured {input.measured}"
-        " --features {input.features} --results {params.results}"
-        " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"
+        'jipflow document --settings "$JIPFLOW_SETTINGS"'
+        " --cases {input.cases:q} --encoded {input.encoded:q} --measured {input.measured:q}"
+        " --features {input.features:q} --results {params.results:q}"
+        " --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"

@@ -18,7 +18,7 @@ rule encode:
         settings=settings_hash("protocol", "segmentations"),
         results=lambda wildcards: RESULTS,
     shell:
-        "jipflow encode --settings $JIPFLOW_SETTINGS"
-        " --cases {input.cases} --segmented {input.segmented}"
-        " --masks {input.masks} --results {params.results} --outcomes {output.outcomes}"
-        " --threads {threads} > {log} 2>&1"
+        'jipflow encode --settings "$JIPFLOW_SETTINGS"'
+        " --cases {input.cases:q} --segmented {input.segmented:q}"
+        " --masks {input.masks:q} --results {params.results:q} --outcomes {output.outcomes:q}"
+        " --threads {threads} > {log:q} 2>&1"

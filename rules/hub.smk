@@ -52,9 +52,9 @@ rule hub_accept:
         version=__version__,
         settings=HUB_HASH,
     shell:
-        "jipflow hub accept --settings $JIPFLOW_SETTINGS"
-        " --accepted {output.accepted}"
-        " --rejected {output.rejected} > {log} 2>&1"
+        'jipflow hub accept --settings "$JIPFLOW_SETTINGS"'
+        " --accepted {output.accepted:q}"
+        " --rejected {output.rejected:q} > {log:q} 2>&1"
 
 
 rule hub_merge:
@@ -72,9 +72,9 @@ rule hub_merge:
         version=__version__,
         settings=HUB_HASH,
     shell:
-        "jipflow hub merge --settings $JIPFLOW_SETTINGS"
-        " --accepted {input.accepted}"
-        " --out {output.result} > {log} 2>&1"
+        'jipflow hub merge --settings "$JIPFLOW_SETTINGS"'
+        " --accepted {input.accepted:q}"
+        " --out {output.result:q} > {log:q} 2>&1"
 
 
 rule hub_report:
@@ -93,5 +93,5 @@ rule hub_report:
     params:
         version=__version__,
     shell:
-        "jipflow hub report --result {input.result} --accepted {input.accepted}"
-        " --rejected {input.rejected} --out {output.report} > {log} 2>&1"
+        "jipflow hub report --result {input.result:q} --accepted {input.accepted:q}"
+        " --rejected {input.rejected:q} --out {output.report:q} > {log:q} 2>&1"

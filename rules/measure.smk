@@ -19,9 +19,9 @@ rule measure:
         version=__version__,
         settings=settings_hash("radiomics"),
     shell:
-        "jipflow measure --settings $JIPFLOW_SETTINGS"
-        " --cases {input.cases}"
-        " --segmented {input.segmented} --volumes {input.volumes} --masks {input.masks}"
-        " --features {output.features} --failures {output.failures}"
-        " --perturbed {output.perturbed}"
-        " --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"
+        'jipflow measure --settings "$JIPFLOW_SETTINGS"'
+        " --cases {input.cases:q}"
+        " --segmented {input.segmented:q} --volumes {input.volumes:q} --masks {input.masks:q}"
+        " --features {output.features:q} --failures {output.failures:q}"
+        " --perturbed {output.perturbed:q}"
+        " --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"

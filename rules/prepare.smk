@@ -15,5 +15,5 @@ rule prepare:
     params:
         version=__version__,
     shell:
-        "jipflow prepare --cases {input.cases} --retrieved {input.retrieved}"
-        " --volumes {output.volumes} --outcomes {output.outcomes} --threads {threads} > {log} 2>&1"
+        "jipflow prepare --cases {input.cases:q} --retrieved {input.retrieved:q}"
+        " --volumes {output.volumes:q} --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"

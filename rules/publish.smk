@@ -23,6 +23,6 @@ rule publish:
         results=lambda wildcards: RESULTS,
         receipts=lambda wildcards: f"{RESULTS}/published/{wildcards.shard}.jsonl",
     shell:
-        "jipflow publish --settings $JIPFLOW_SETTINGS"
-        " --made {input.encoded} {input.documented} --results {params.results}"
-        " --receipts {params.receipts} --outcomes {output.outcomes} > {log} 2>&1"
+        'jipflow publish --settings "$JIPFLOW_SETTINGS"'
+        " --made {input.encoded:q} {input.documented:q} --results {params.results:q}"
+        " --receipts {params.receipts:q} --outcomes {output.outcomes:q} > {log:q} 2>&1"

@@ -23,5 +23,5 @@ rule query:
         store=lambda wildcards: str(Path(RESULTS).parent / "retrieved"),
         folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
-        "jipflow query --settings $JIPFLOW_SETTINGS"
-        " --store {params.store} --out {params.folder} > {log} 2>&1"
+        'jipflow query --settings "$JIPFLOW_SETTINGS"'
+        " --store {params.store:q} --out {params.folder:q} > {log:q} 2>&1"

@@ -20,10 +20,10 @@ rule release:
         settings=settings_hash("analyses", "disclosure", "site.disclosure", "site.hub"),
         folder=lambda wildcards: RELEASE,
     shell:
-        "jipflow release build --settings $JIPFLOW_SETTINGS"
-        " --features {input.features}"
-        " --cases {input.cases} --outcomes {input.outcomes} --verdict {input.verdict}"
-        " --out {params.folder} > {log} 2>&1"
+        'jipflow release build --settings "$JIPFLOW_SETTINGS"'
+        " --features {input.features:q}"
+        " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
+        " --out {params.folder:q} > {log:q} 2>&1"
 
 
 rule bundle:
@@ -41,6 +41,6 @@ rule bundle:
         folder=lambda wildcards: RELEASE,
         out=lambda wildcards: f"{RESULTS}/bundles",
     shell:
-        "jipflow release bundle --settings $JIPFLOW_SETTINGS"
-        " --release {params.folder}"
-        " --out {params.out} > {log} 2>&1"
+        'jipflow release bundle --settings "$JIPFLOW_SETTINGS"'
+        " --release {params.folder:q}"
+        " --out {params.out:q} > {log:q} 2>&1"

@@ -18,10 +18,10 @@ rule overlay:
         settings=settings_hash("segmentations"),
         overlays=lambda wildcards: f"{RESULTS}/overlays",
     shell:
-        "jipflow overlay --settings $JIPFLOW_SETTINGS"
-        " --cases {input.cases} --volumes {input.volumes}"
-        " --masks {input.masks} --out {params.overlays} --outcomes {output.outcomes}"
-        " --threads {threads} > {log} 2>&1"
+        'jipflow overlay --settings "$JIPFLOW_SETTINGS"'
+        " --cases {input.cases:q} --volumes {input.volumes:q}"
+        " --masks {input.masks:q} --out {params.overlays:q} --outcomes {output.outcomes:q}"
+        " --threads {threads} > {log:q} 2>&1"
 
 
 # The overlays and the benchmarks are read as well; they are there when the outcomes are collected.
@@ -53,6 +53,6 @@ rule report:
         settings=settings_hash("protocol", "segmentations", "site.site"),
         results=lambda wildcards: RESULTS,
     shell:
-        "jipflow report --settings $JIPFLOW_SETTINGS"
-        " --results {params.results} --out {output}"
-        " > {log} 2>&1"
+        'jipflow report --settings "$JIPFLOW_SETTINGS"'
+        " --results {params.results:q} --out {output:q}"
+        " > {log:q} 2>&1"

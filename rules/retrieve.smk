@@ -22,5 +22,5 @@ rule retrieve:
     params:
         version=__version__,
     shell:
-        "jipflow retrieve --settings $JIPFLOW_SETTINGS --cases {input.cases}"
-        " --outcomes {output.outcomes} > {log} 2>&1"
+        'jipflow retrieve --settings "$JIPFLOW_SETTINGS" --cases {input.cases:q}'
+        " --outcomes {output.outcomes:q} > {log:q} 2>&1"

@@ -20,8 +20,8 @@ rule segment:
         version=__version__,
         settings=settings_hash("segmentations"),
     shell:
-        "jipflow segment --settings $JIPFLOW_SETTINGS"
-        " --cases {input.cases} --prepared {input.prepared}"
-        " --volumes {input.volumes} --masks {output.masks}"
-        " --quality {output.quality} --outcomes {output.outcomes}"
-        " --threads {threads} > {log} 2>&1"
+        'jipflow segment --settings "$JIPFLOW_SETTINGS"'
+        " --cases {input.cases:q} --prepared {input.prepared:q}"
+        " --volumes {input.volumes:q} --masks {output.masks:q}"
+        " --quality {output.quality:q} --outcomes {output.outcomes:q}"
+        " --threads {threads} > {log:q} 2>&1"

@@ -45,10 +45,10 @@ rule train_data:
         settings=settings_hash("segmentations"),
         training=training_hash("segmentation", "inputs"),
     shell:
-        "jipflow train data --settings $JIPFLOW_SETTINGS --cases {input.cases}"
-        " --prepared {input.prepared} --segmented {input.segmented} --volumes {input.volumes}"
-        " --masks {input.masks} --out {output.images} --outcomes {output.outcomes}"
-        " --threads {threads} > {log} 2>&1"
+        'jipflow train data --settings "$JIPFLOW_SETTINGS" --cases {input.cases:q}'
+        " --prepared {input.prepared:q} --segmented {input.segmented:q} --volumes {input.volumes:q}"
+        " --masks {input.masks:q} --out {output.images:q} --outcomes {output.outcomes:q}"
+        " --threads {threads} > {log:q} 2>&1"
 
 
 rule train_plan:
@@ -73,8 +73,8 @@ rule train_plan:
         ),
         work=subpath(output[0], parent=True),
     shell:
-        "jipflow train plan --settings $JIPFLOW_SETTINGS --work {params.work}"
-        " --cases {input.cases} --outcomes {input.outcomes} --threads {threads} > {log} 2>&1"
+        'jipflow train plan --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        " --cases {input.cases:q} --outcomes {input.outcomes:q} --threads {threads} > {log:q} 2>&1"
 
 
 # A job that was cut off goes on from checkpoint_latest.pth, which is no output and so is kept.
@@ -97,8 +97,8 @@ rule train_fit:
         training=training_hash(*TRAINING.keys() - TRAINING_WORDS),
         work=subpath(input[0], parent=True),
     shell:
-        "jipflow train fit --settings $JIPFLOW_SETTINGS --work {params.work}"
-        " --fold {wildcards.fold} --threads {threads} > {log} 2>&1"
+        'jipflow train fit --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        " --fold {wildcards.fold} --threads {threads} > {log:q} 2>&1"
 
 
 rule train_evaluate:
@@ -122,8 +122,8 @@ rule train_evaluate:
         version=__version__,
         work=subpath(input[0], parent=True),
     shell:
-        "jipflow train evaluate --settings $JIPFLOW_SETTINGS --work {params.work}"
-        " --part {wildcards.part} --out {output} --threads {threads} > {log} 2>&1"
+        'jipflow train evaluate --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        " --part {wildcards.part} --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule train_report:
@@ -146,9 +146,9 @@ rule train_report:
         work=subpath(input.split, parent=True),
         folder=subpath(output.page, parent=True),
     shell:
-        "jipflow train report --settings $JIPFLOW_SETTINGS --work {params.work}"
-        " --outcomes {input.outcomes} --evaluations {input.evaluations} --out {params.folder}"
-        " > {log} 2>&1"
+        'jipflow train report --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        " --outcomes {input.outcomes:q} --evaluations {input.evaluations:q} --out {params.folder:q}"
+        " > {log:q} 2>&1"
 
 
 rule train_register:
@@ -170,5 +170,5 @@ rule train_register:
         work=subpath(input.split, parent=True),
         model=f"models/{TRAINING['model']}",
     shell:
-        "jipflow train register --settings $JIPFLOW_SETTINGS --work {params.work}"
-        " --summary {input.summary} --model {params.model} --registry {output} > {log} 2>&1"
+        'jipflow train register --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        " --summary {input.summary:q} --model {params.model:q} --registry {output:q} > {log:q} 2>&1"

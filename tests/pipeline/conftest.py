@@ -20,8 +20,8 @@ def tiny_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the configurations, secrets and results of the tiny site are."""
-    return tmp_path_factory.mktemp("tiny")
+    """Where the configurations, secrets and results of the tiny site are; a person named it."""
+    return tmp_path_factory.mktemp("O'Neill's tiny site")
 
 
 @pytest.fixture(scope="session")
