@@ -122,7 +122,12 @@ def write_model(
         )
 
 
-def register(registry: Path, members: tuple[str, ...] = (), **folders: Path) -> None:
+def register(
+    registry: Path,
+    members: tuple[str, ...] = (),
+    postprocessing: str | None = None,
+    **folders: Path,
+) -> None:
     """Pin folders below that of a registry as models, of several configurations where some are
     named."""
     for name, folder in folders.items():
@@ -142,4 +147,6 @@ def register(registry: Path, members: tuple[str, ...] = (), **folders: Path) -> 
                 for value, label in enumerate(labels, start=1)
             ],
         }
+        if postprocessing is not None:
+            about["postprocessing"] = postprocessing
         models.register(name, about, folder, registry)

@@ -13,13 +13,18 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.ensembling.ensemble import merge_files
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.postprocessing.remove_connected_components import (
+    apply_postprocessing,
+    determine_postprocessing,
+    remove_all_but_largest_component_from_segmentation,
+)
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from jipflow import config
 from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
 from jipflow.config import ConfigError
-from jipflow.files import read_json
+from jipflow.files import read_json, write_json
 from jipflow.images.masks import read_segmentation
 from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
@@ -30,6 +35,7 @@ from jipflow.segment.checkpoints import build_network, read_checkpoint, trainer_
 from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.inference import Place
 from jipflow.segment.nnunet import NnUNet, load_predictor
+from jipflow.segment.postprocessing import KNOWN
 from nnunet_models import LABELS, register, write_model
 from phantom_volumes import as_volume
 
@@ -46,8 +52,9 @@ class World:
         write_model(self.folder / name, **described)
         self.pin(name)
 
-    def pin(self, name="model", members=()):
-        register(self.folder / "models.yaml", members, **{name: self.folder / name})
+    def pin(self, name="model", members=(), postprocessing=None):
+        folders = {name: self.folder / name}
+        register(self.folder / "models.yaml", members, postprocessing, **folders)
 
     def members(self, *members, labels=LABELS, **others):
         """Write a model of several configurations, some of which it averages."""
@@ -226,6 +233,59 @@ def test_a_cascade_takes_the_labels_of_its_first_stage(world, spacing):
     assert len(found.segments) == len(LABELS) - 1
     for segment in found.segments:
         np.testing.assert_array_equal(found.mask(segment), theirs == LABELS[segment.name])
+
+
+@pytest.mark.parametrize("labels", [LABELS, MODELS["regions"]["labels"]], ids=["labels", "regions"])
+def test_the_postprocessing_that_nnunet_found_is_applied(world, labels):
+    world.model(labels=labels)
+    model, out = world.folder / "model", world.folder / "predicted"
+    ct = read_volume(volume_path(world.folder / "volumes", "p1", "CT"))
+    predicted = by_nnunet(model, [ct], out)
+    truth = predicted
+    for values in ([1, 2, 3], 2, 3):
+        truth = remove_all_but_largest_component_from_segmentation(truth, values)
+    files = [out / "in.nii.gz", world.folder / "truth" / "in.nii.gz"]
+    files[1].parent.mkdir()
+    for file, content in zip(files, (predicted, truth), strict=True):
+        sitk.WriteImage(Volume(content.astype(np.uint8), ct.grid).image(), str(file))
+    (out / "in_0000.nii.gz").unlink()
+    described = (str(model / "plans.json"), str(model / "dataset.json"), 1)
+    steps = determine_postprocessing(str(out), str(files[1].parent), *described)
+    assert steps[0], "nothing to be removed"
+    theirs = apply_postprocessing(predicted, *steps)
+    assert (theirs != predicted).any()
+    (model / "postprocessing.json").write_bytes((out / "postprocessing.json").read_bytes())
+    world.pin(postprocessing="postprocessing.json")
+    (outcome,) = world.run(world.engine())
+    assert outcome.status is Status.OK, outcome.message
+    found = read_segmentation(world.folder / "masks" / "p1" / "organs")
+    for segment in found.segments:
+        values = np.isin(theirs, labels[segment.name])
+        np.testing.assert_array_equal(found.mask(segment), values, segment.name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"postprocessing_fns": ["system"], "postprocessing_kwargs": [{"labels_or_regions": 1}]},
+        {"postprocessing_fns": [KNOWN], "postprocessing_kwargs": [{"labels_or_regions": "all"}]},
+        {"postprocessing_fns": [KNOWN], "postprocessing_kwargs": [{"background_label": 2}]},
+        {"postprocessing_fns": [KNOWN], "postprocessing_kwargs": []},
+        [],
+    ],
+)
+def test_a_postprocessing_that_is_none_of_nnunets_is_refused(world, content):
+    world.model()
+    write_json(world.folder / "model" / "best.json", content)
+    world.pin(postprocessing="best.json")
+    with pytest.raises(StageError, match=r"best\.json is not a post-processing"):
+        world.run(world.engine())
+
+
+def test_a_postprocessing_that_is_not_there_is_not_registered(world):
+    world.model()
+    with pytest.raises(StageError, match=r"no file 'best\.json'.*crossval_results"):
+        world.pin(postprocessing="best.json")
 
 
 def test_members_that_do_not_fit_each_other_are_refused(world):

@@ -728,9 +728,10 @@ def named_content(part: Mapping[str, Any]) -> dict[str, Any]:
         segmentations = part["segmentations"]
         models = sorted({s["model"] for s in segmentations if "model" in s})
         registry = read_models() if models else {}
-        decisive = {"files", "checkpoint", "members", "axes"}
+        decisive = {"files", "image", "checkpoint", "members", "postprocessing", "axes"}
         content["models"] = {
             name: {key: registry[name][key] for key in sorted(decisive & registry[name].keys())}
+            | {"labels": {label["name"]: label["value"] for label in registry[name]["labels"]}}
             for name in models
         }
         terms = read_yaml(RESOURCES / "terms.yaml")

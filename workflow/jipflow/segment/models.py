@@ -54,6 +54,12 @@ class Model:
         """Folders of the configurations that an nnU-Net model averages; none: it is one itself."""
         return list(self.entry["members"])
 
+    @property
+    def postprocessing(self) -> Path | None:
+        """The `postprocessing.json` of an nnU-Net model, if it is to be applied."""
+        name = self.entry.get("postprocessing")
+        return None if name is None else self.folder / name
+
 
 def pinned_folds(entry: Mapping[str, Any], member: str = "") -> list[str]:
     """Return the folds of an nnU-Net model, by its pinned checkpoints.
@@ -210,6 +216,11 @@ def _check_entry(name: str, entry: Mapping[str, Any], folder: Path) -> None:
             raise StageError(f"model {name!r}: there is no file {source['file']!r} in {folder}.")
     if entry["engine"] == "container" and entry["image"] not in files:
         raise StageError(f"model {name!r}: the image {entry['image']!r} is not in {folder}.")
+    if entry.get("postprocessing", next(iter(files))) not in files:
+        raise StageError(
+            f"model {name!r}: there is no file {entry['postprocessing']!r} in {folder}; nnU-Net "
+            "writes it beside postprocessing.pkl, in crossval_results_folds_.. or ensembles/.."
+        )
     if entry["engine"] == "nnunet":
         for path in [f"{member}/dataset.json" for member in entry["members"]] or ["dataset.json"]:
             if path not in files:

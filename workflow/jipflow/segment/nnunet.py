@@ -30,6 +30,7 @@ from jipflow.segment.checkpoints import build_network, read_checkpoint
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.inference import LabelMap, Predicted, Ready
 from jipflow.segment.models import CHECKPOINT, pinned_folds, registered_model, verify
+from jipflow.segment.postprocessing import keep_largest, read_postprocessing
 
 NOT_SEGMENTS = {"background", "ignore"}
 """Names of ``dataset.json`` that nnU-Net reserves for what is no label."""
@@ -87,6 +88,7 @@ class NnUNet(Engine):
                     f"otherwise than those of {members[0]}; register them as models of their own."
                 )
         self.labels = {k: v for k, v in datasets[0]["labels"].items() if k not in NOT_SEGMENTS}
+        self.kept = read_postprocessing(self.model.postprocessing)
         for segment in self.spec["segments"]:
             if segment["label"] not in self.labels:
                 raise StageError(
@@ -208,7 +210,7 @@ class NnUNet(Engine):
             disagreement = inference.disagreement(maps, wanted)
         version = canonical_digest(self.model.files)[:16]
         return regions_of_labels(
-            labels.with_axes_of(inputs.grid).array,  # type: ignore[arg-type]
+            keep_largest(labels.with_axes_of(inputs.grid).array, self.kept),
             self.labels,
             self.spec,
             self.model.name,
