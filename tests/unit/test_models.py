@@ -450,6 +450,37 @@ def test_a_site_adds_a_model_by_command(site, tmp_path, capsys):
     assert cli.main([*line[:3], "--folder", str(tmp_path / "nowhere"), *line[5:], "--replace"]) == 1
 
 
+def test_a_wrong_description_costs_no_model_and_leaves_no_folder(site, tmp_path, capsys):
+    put(tmp_path / "reviewed", {**FILES, "notes.txt": b"second look"})
+    about = tmp_path / "about.yaml"
+    about.write_text(yaml.safe_dump({k: v for k, v in ABOUT.items() if k != "licence"}))
+    before = content(site)
+    rest = ["--folder", str(tmp_path / "reviewed"), "--about", str(about)]
+    assert cli.main(["models", "add", "two", *rest, "--replace"]) == 1
+    assert cli.main(["models", "add", "four", *rest]) == 1
+    assert capsys.readouterr().err.count("'licence' is missing") == 2
+    assert content(site) == before
+    assert os.listdir(site / "models") == ["two"]
+
+
+def test_the_folder_of_models_may_be_a_link_to_another_disk(site, tmp_path_factory, capsys):
+    disk = tmp_path_factory.mktemp("disk")
+    (site / "models").rename(disk / "models")
+    (site / "models").symlink_to(disk / "models")
+    verify(registered_model("two"))
+    about = disk / "about.yaml"
+    about.write_text(yaml.safe_dump(ABOUT))
+    put(disk / "reviewed", FILES)
+    line = ["models", "add", "three", "--folder", str(disk / "reviewed"), "--about", str(about)]
+    assert cli.main(line) == 0
+    assert content(disk / "models" / "three") == FILES
+    assert registered_model("three").entry["path"] == "models/three"
+    verify(registered_model("three"))
+    in_place = ["models", "add", "two", "--folder", str(site / "models" / "two"), *line[5:]]
+    assert cli.main([*in_place, "--replace"]) == 0
+    assert content(disk / "models" / "two") == FILES
+
+
 def test_fetch_needs_names_or_all(site, capsys):
     with pytest.raises(SystemExit):
         cli.main(["models", "fetch"])

@@ -413,6 +413,40 @@ def test_a_pinned_checkpoint_that_would_run_code_is_refused_and_does_not_run(wor
     assert trap.exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("network_class_name", "torch.hub.load"),
+        ("network_class_name", "dynamic_network_architectures.architectures.unet.np.load"),
+        ("network_class_name", "torch.nn.Linear"),
+        ("conv_op", "os.system"),
+        ("conv_op", "torch.nn.modules.conv.torch.hub.load"),
+        ("nonlin", 7),
+    ],
+)
+def test_pinned_plans_whose_network_is_other_code_are_refused(world, key, value):
+    world.model()
+    path = world.folder / "model" / "plans.json"
+    plans = read_json(path)
+    (configuration,) = plans["configurations"].values()
+    architecture = configuration["architecture"]
+    (architecture if key in architecture else architecture["arch_kwargs"])[key] = value
+    write_json(path, plans)
+    world.pin()
+    with pytest.raises(StageError, match=r"plans\.json builds its network of .* nothing else"):
+        world.run(world.engine())
+
+
+@pytest.mark.parametrize("kept", [0, 2000, -1])
+def test_a_pinned_checkpoint_that_is_cut_off_says_so(world, kept):
+    world.model()
+    path = world.folder / "model" / "fold_0" / "checkpoint_final.pth"
+    path.write_bytes(path.read_bytes()[:kept])
+    world.pin()
+    with pytest.raises(StageError, match=r"cut off or is no checkpoint .* copy it again"):
+        world.run(world.engine())
+
+
 def test_numbers_of_numpy_1_in_a_checkpoint_are_read(world):
     world.model()
     path = world.folder / "model" / "fold_0" / "checkpoint_final.pth"

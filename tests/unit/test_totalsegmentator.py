@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from totalsegmentator.map_to_binary import class_map_5_parts, map_taskid_to_partname_ct
 
 from engine_benches import ABOUT_TOTAL, SITE
@@ -255,6 +256,49 @@ def test_a_task_with_a_licence_asks_for_its_number_and_takes_it(engine, tmp_path
     (face.machine.scratch / "home" / "config.json").write_text('{"license_number": "short"}')
     with pytest.raises(StageError, match="refuses task 'face'"):
         predict(face, Volume(hu, grid(hu.shape, FINE)), tmp_path / "volumes")
+
+
+class Touch:
+    """What unpickles to a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_pinned_weights_that_would_run_code_are_refused_and_do_not_run(
+    engine, tmp_path, monkeypatch
+):
+    (name,) = TASKS["total"].modes["fastest"].weights
+    folder = tmp_path / "models" / "hostile"
+    put(folder, name, TASKS["total"].labels, {"brain": 100.0}, 6.0)
+    (tmp_path / "config").mkdir()
+    registry = tmp_path / "config" / "models.yaml"
+    monkeypatch.setattr(config, "MODELS", registry)
+    checkpoint = next(folder.rglob("checkpoint_final.pth"))
+    clean = torch.load(checkpoint, weights_only=True)
+    trap = tmp_path / "touched"
+    torch.save(clean | {"extra": Touch(trap)}, checkpoint)
+    volume = Volume(steps(), grid(steps().shape, FINE))
+    spec = spec_of("total", "fastest", labels=["brain"]) | {"model": "hostile"}
+    register("hostile", ABOUT_TOTAL, folder, registry)
+    opened = engine(spec)
+    opened.open()
+    with pytest.raises(StageError, match="beside tensors, numbers and text"):
+        predict(opened, volume, tmp_path / "volumes")
+    assert not trap.exists()
+
+    torch.save(clean, checkpoint)
+    plans = next(folder.rglob("plans.json"))
+    text = plans.read_text().replace("torch.nn.modules.conv.Conv3d", "torch.hub.load")
+    plans.write_text(text)
+    register("hostile", ABOUT_TOTAL, folder, registry)
+    opened = engine(spec)
+    opened.open()
+    with pytest.raises(StageError, match=r"of 'torch\.hub\.load', which is not of torch\.nn"):
+        predict(opened, volume, tmp_path / "volumes")
 
 
 def test_what_cannot_run_says_so_before_anything_is_loaded(engine, weights, monkeypatch):

@@ -459,7 +459,10 @@ def test_what_is_not_defined_has_a_reason():
     assert compare(truth, truth, grid)["reason"] == ""
 
 
-def test_the_registered_model_is_pinned_and_names_no_case(evaluated, trained, settings, tmp_path):
+def test_the_registered_model_is_pinned_and_names_no_case(
+    evaluated, trained, settings, tmp_path, tmp_path_factory
+):
+    (tmp_path / "models").symlink_to(tmp_path_factory.mktemp("disk"))
     registry = tmp_path / "config" / "models.yaml"
     registry.parent.mkdir()
     registry.write_text("models: {other: {engine: nnunet}}\n")

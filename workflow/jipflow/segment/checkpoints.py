@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import codecs
 import pickle
+import pydoc
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
 TRAINERS = "nnunetv2.training.nnUNetTrainer"
 DEFAULT_TRAINER = "nnUNetTrainer"
+NETWORKS = "dynamic_network_architectures.architectures"
+LAYERS = "torch.nn"
 NUMBERS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{n}.multiarray.scalar") for n in ("core", "_core")),
     np.dtype,
@@ -39,22 +44,92 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     ``torch.load``, parameter ``weights_only``.
 
     Raises:
-        StageError: it holds anything else.
+        StageError: it holds anything else, or is cut off.
     """
-    try:
-        with torch.serialization.safe_globals(NUMBERS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        told = re.search(r"GLOBAL (\S+)", str(error))
-        raise StageError(
-            f"{path} holds {told[1] if told else 'something'} beside tensors, numbers and text, "
-            "which nnU-Net's trainers do not save; take the model from another source, or save "
-            "its checkpoint anew without it, and pin the new file."
-        ) from None
+    with only_data(path):
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise StageError(f"{path} is not a checkpoint of nnU-Net v2: it holds no mapping.")
     missing = {"network_weights", "trainer_name", "init_args"} - set(content)
     if missing:
         raise StageError(f"{path} is not a checkpoint of nnU-Net v2: it has no {min(missing)!r}.")
     return dict(content)
+
+
+@contextmanager
+def only_data(path: Path) -> Iterator[None]:
+    """Let ``torch.load`` read a checkpoint of nnU-Net with ``weights_only``, and say what fails.
+
+    Args:
+        path: of the checkpoint.
+
+    Raises:
+        StageError: it holds more than tensors, numbers, text and containers, or is cut off.
+    """
+    try:
+        with torch.serialization.safe_globals(NUMBERS):
+            yield
+    except pickle.UnpicklingError as error:
+        told = re.search(r"GLOBAL (\S+)", str(error))
+        if told is None:
+            raise StageError(_unreadable(path, error)) from None
+        raise StageError(
+            f"{path} holds {told[1]} beside tensors, numbers and text, which nnU-Net's trainers do "
+            "not save; take the model from another source, or save its checkpoint anew without "
+            "it, and pin the new file."
+        ) from None
+    except (EOFError, OSError, RuntimeError) as error:
+        raise StageError(_unreadable(path, error)) from None
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    told = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    return (
+        f"{path} is cut off or is no checkpoint ({told}); copy it again from where it was trained, "
+        "and pin the new file."
+    )
+
+
+def check_architectures(plans: Mapping[str, Any]) -> None:
+    """Check that the networks in nnU-Net's plans are built of known networks and layers only.
+
+    nnU-Net imports and calls whatever the plans name: a ``plans.json`` with the function
+    ``torch.hub.load`` in place of a network would run code of its maker's choice.
+
+    Args:
+        plans: content of ``plans.json``.
+
+    Raises:
+        StageError: a name is of something else.
+    """
+    for name, configuration in plans["configurations"].items():
+        # Plans of older versions have none; nnU-Net then chooses among two networks itself.
+        architecture = configuration.get("architecture")
+        if architecture is None:
+            continue
+        given = architecture["arch_kwargs"]
+        wanted = [(architecture["network_class_name"], NETWORKS)]
+        wanted += [(given[key], LAYERS) for key in architecture["_kw_requires_import"]]
+        for value, package in wanted:
+            if value is not None and not _is_module_class(value, package):
+                raise StageError(
+                    f"the configuration {name!r} in plans.json builds its network of {value!r}, "
+                    f"which is not of {package}; nothing else is loaded. Take the model from a "
+                    "source that you trust, or run it with the engine 'container'."
+                )
+
+
+def _is_module_class(name: Any, package: str) -> bool:
+    """Whether a dotted name is of a class of PyTorch's modules that a package defines."""
+    # Within the package a name may still lead out of it, by what its modules import.
+    if not isinstance(name, str) or not name.startswith(f"{package}."):
+        return False
+    found = pydoc.locate(name)
+    return (
+        isinstance(found, type)
+        and issubclass(found, torch.nn.Module)
+        and found.__module__.startswith(f"{package}.")
+    )
 
 
 def build_network(
@@ -74,8 +149,9 @@ def build_network(
         heads: of its output.
 
     Raises:
-        StageError: as `trainer_class`.
+        StageError: as `check_architectures` and `trainer_class`.
     """
+    check_architectures(plans.plans)
     if trainer == DEFAULT_TRAINER:
         # Its module loads all that training and plotting need, as long as a small shard takes.
         return get_network_from_plans(

@@ -5,6 +5,7 @@ A model's files stand below the repository's folder, or below that of the regist
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +136,7 @@ def register(
 
     Args:
         name: the model's name in protocols.
-        entry: keys of ``models.schema.yaml`` but ``path`` and ``files``. A label may give the key
-            of a term of ``resources/terms.yaml`` as ``term`` in place of its codes.
+        entry: as `describe`.
         folder: where the files stand, below the folder that holds the registry's.
         registry: None takes ``config/models.yaml``.
 
@@ -144,35 +144,64 @@ def register(
         The entry as it was written.
 
     Raises:
-        StageError: the folder is elsewhere, has no file or a link, or the entry does not fit the
-            files.
+        StageError: the folder is elsewhere, or as `describe`.
         ConfigError: the entry is not valid.
     """
     registry = config.MODELS if registry is None else registry
-    root = _root(registry).resolve()
-    if not folder.resolve().is_relative_to(root):
-        raise StageError(
-            f"model {name!r}: {folder} is not below {root}; move it to {root / 'models' / name}."
-        )
-    links = [path for path in folder.rglob("*") if path.is_symlink()]
-    if links:
-        raise StageError(f"model {name!r}: {links[0]} is a link; put the file itself there.")
-    complete = {
-        **entry,
-        "path": folder.resolve().relative_to(root).as_posix(),
-        "labels": [_coded(label, name) for label in entry.get("labels", [])],
-        "files": {
-            path.relative_to(folder).as_posix(): sha256_file(path) for path in _files(folder)
-        },
-    }
-    # Without the defaults: the registry says what was given.
-    known = validate({"models": {name: complete}}, "models", f"model {name!r}")["models"][name]
-    _check_entry(name, known, folder)
+    complete = describe(name, entry, folder, relative_path(name, folder, registry))
     models = read_yaml(registry)["models"] if registry.exists() else {}
     text = yaml.safe_dump({"models": {**models, name: complete}}, sort_keys=False, width=100)
     with atomic_path(registry) as partial:
         partial.write_text(_HEAD + text, encoding="utf-8")
     return complete
+
+
+def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> dict[str, Any]:
+    """Complete the description of a model by its files and their hashes, and check it.
+
+    Args:
+        name: the model's name in protocols.
+        entry: keys of ``models.schema.yaml`` but ``path`` and ``files``. A label may give the key
+            of a term of ``resources/terms.yaml`` as ``term`` in place of its codes.
+        folder: where the files stand.
+        path: where they will, relative to the folder that holds the registry's.
+
+    Raises:
+        StageError: the folder has no file or a link, or the entry does not fit the files.
+        ConfigError: the entry is not valid.
+    """
+    links = [each for each in folder.rglob("*") if each.is_symlink()]
+    if links:
+        raise StageError(f"model {name!r}: {links[0]} is a link; put the file itself there.")
+    complete = {
+        **entry,
+        "path": path,
+        "labels": [_coded(label, name) for label in entry.get("labels", [])],
+        "files": {
+            each.relative_to(folder).as_posix(): sha256_file(each) for each in _files(folder)
+        },
+    }
+    # Without the defaults: the registry says what was given.
+    known = validate({"models": {name: complete}}, "models", f"model {name!r}")["models"][name]
+    _check_entry(name, known, folder)
+    return complete
+
+
+def relative_path(name: str, folder: Path, registry: Path) -> str:
+    """Return a model's folder relative to the folder that holds the registry's.
+
+    Links are left as they are: ``models/`` may be one, to a disk that several clones share.
+
+    Raises:
+        StageError: it is not below that folder.
+    """
+    root = _root(Path(os.path.abspath(registry)))
+    for below, above in ((os.path.abspath(folder), root), (folder.resolve(), root.resolve())):
+        if Path(below).is_relative_to(above):
+            return Path(below).relative_to(above).as_posix()
+    raise StageError(
+        f"model {name!r}: {folder} is not below {root}; move it to {root / 'models' / name}."
+    )
 
 
 def _root(registry: Path) -> Path:

@@ -21,7 +21,14 @@ from jipflow import config
 from jipflow.cases import StageError
 from jipflow.config import read_yaml
 from jipflow.files import atomic_path, json_text, sha256_file
-from jipflow.segment.models import Model, register, registered_model, verify
+from jipflow.segment.models import (
+    Model,
+    describe,
+    register,
+    registered_model,
+    relative_path,
+    verify,
+)
 
 FORMAT = "jipflow-models-1"
 MANIFEST = "manifest.json"
@@ -180,6 +187,8 @@ def add(name: str, folder: Path, about: Path, *, replace: bool = False) -> dict[
     if not folder.is_dir():
         raise StageError(f"{folder} is not a folder; name the one that holds the model's files.")
     place = config.MODELS.parent.parent / "models" / name
+    # Before anything is copied: a wrong description must not cost the files that are there.
+    describe(name, entry, folder, relative_path(name, place, config.MODELS))
     if folder.resolve() != place.resolve():
         with atomic_path(place) as partial:
             shutil.copytree(folder, partial, symlinks=True)

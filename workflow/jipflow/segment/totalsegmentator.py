@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jipflow.cases import CaseFault, Reason, StageError, silence_libraries
-from jipflow.files import canonical_digest
+from jipflow.files import canonical_digest, read_json
 from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
@@ -83,6 +83,8 @@ class TotalSegmentator(Engine):
                     "TOTALSEG_WEIGHTS_PATH": str(weights),
                     # Compilation costs minutes and needs a compiler at the site.
                     "nnUNet_compile": "f",
+                    # nnU-Net asks for all that pickle can do.
+                    "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1",
                 },
                 self.machine.threads,
             ),
@@ -207,9 +209,13 @@ def _device(wanted: str) -> str:
 def _resident(predictor: type[Any]) -> type[Any]:
     """Return a predictor that keeps each model it has loaded, and starts no processes for a case.
 
+    What it loads may hold no code; see `checkpoints`.
+
     TotalSegmentator makes a predictor for each case and each model of a task. nnU-Net starts
     processes for reading and writing, which pay for many cases in one call, not for one.
     """
+    from jipflow.segment.checkpoints import check_architectures, only_data
+
     loaded: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     class Resident(predictor):
@@ -219,7 +225,9 @@ def _resident(predictor: type[Any]) -> type[Any]:
             key = (folder, tuple(use_folds) if use_folds else None, checkpoint_name)
             if key not in loaded:
                 before = dict(vars(self))
-                super().initialize_from_trained_model_folder(folder, use_folds, checkpoint_name)
+                check_architectures(read_json(Path(folder) / "plans.json"))
+                with only_data(Path(folder)):
+                    super().initialize_from_trained_model_folder(folder, use_folds, checkpoint_name)
                 loaded[key] = {
                     k: v for k, v in vars(self).items() if k not in before or before[k] is not v
                 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from jipflow.cases import StageError
 from jipflow.config import Settings, read_yaml, training_roles
 from jipflow.files import atomic_path, canonical_digest, read_json, write_json
-from jipflow.segment.models import register
+from jipflow.segment.models import register, relative_path
 from jipflow.segment.training.data import label_values
 from jipflow.segment.training.folders import model
 
@@ -30,14 +29,14 @@ def export(work: Path, settings: Settings, summary: Path, folder: Path, registry
         settings: of the site and the protocol.
         summary: of `evaluate.summarise`.
         folder: where the model is to stand; replaced if it is there.
-        registry: ``models.yaml``; the folder's path is written relative to its parent's parent.
+        registry: ``models.yaml``.
 
     Raises:
-        StageError: a model of that name is registered with another folder.
+        StageError: a model of that name is registered with another folder, or as `register`.
     """
     training = settings.protocol["training"]
     name = training["model"]
-    path = Path(os.path.relpath(folder.resolve(), registry.resolve().parents[1])).as_posix()
+    path = relative_path(name, folder, registry)
     models = read_yaml(registry)["models"]
     if name in models and models[name]["path"] != path:
         raise StageError(
