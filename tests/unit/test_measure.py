@@ -16,7 +16,10 @@ from regions import ball, grid, textured
 
 SETTINGS = Settings(
     {},
-    {"radiomics": [{"segmentation": "lesions", "role": "CT", "settings": "ibsi_config_c"}]},
+    {
+        "segmentations": [{"id": "lesions", "engine": "nnunet", "role": "CT"}],
+        "radiomics": [{"segmentation": "lesions", "role": "CT", "settings": "ibsi_config_c"}],
+    },
     "0" * 64,
 )
 

@@ -461,6 +461,41 @@ def test_numbers_of_numpy_1_in_a_checkpoint_are_read(world):
     assert read_checkpoint(path)["_best_ema"] == 0.5
 
 
+@pytest.fixture
+def divided(world):
+    """A model of two folds, of which one finds a lesion everywhere and the mean of both none."""
+    world.model(folds=("0", "1"), labels={"background": 0, "lesion": 1, "other": 2})
+    for fold, bias in (("0", [0.0, 1000.0, 0.0]), ("1", [3000.0, 0.0, 0.0])):
+        path = world.folder / "model" / f"fold_{fold}" / "checkpoint_final.pth"
+        content = read_checkpoint(path)
+        for name, weights in content["network_weights"].items():
+            if "seg_layers" in name:
+                weights[:] = torch.tensor(bias) if name.endswith("bias") else 0
+        torch.save(content, path)
+    world.pin()
+    return world
+
+
+def lesion(**keys):
+    wanted = {"label": "lesion", "term": "lesion", "required": False, "name": "lesion"}
+    return [wanted | keys, {**wanted, "name": "other", "label": "other"}]
+
+
+def test_a_lesion_that_one_fold_sees_and_the_mean_does_not_is_flagged(divided):
+    segments = lesion(expect={"disagreement": 0.1})
+    (outcome,) = divided.run(divided.engine(may_be_empty=True, segments=segments))
+    assert (outcome.status, outcome.flags) == (Status.OK, ["lesion:folds_disagree"])
+    found = read_segmentation(divided.folder / "masks" / "p1" / "organs")
+    assert [s.disagreement for s in found.segments] == [1.0, None]
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_failure_says_that_one_fold_sees_what_the_mean_does_not(divided, required):
+    (outcome,) = divided.run(divided.engine(segments=lesion(required=required)))
+    assert outcome.status is Status.FAILED
+    assert "Some members of the model find lesion, their mean does not." in outcome.message
+
+
 def test_a_trainer_of_nnunet_is_found_without_importing_the_others(world):
     world.model(trainer="nnUNetTrainer_250epochs")
     (outcome,) = world.run(world.engine())

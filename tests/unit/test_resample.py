@@ -7,6 +7,7 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
+from jipflow.images.resample import covered as inside
 from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume
 
@@ -77,3 +78,14 @@ def test_an_image_elsewhere_covers_nothing(image):
     found, covered = resample(image, Grid(image.grid.shape, affine))
     assert covered == 0
     assert (found.array == image.array.min()).all()
+
+
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (20, -35, 50), (80, 10, -5)])
+def test_the_voxels_in_an_image_are_those_that_its_resampling_reaches(image, degrees):
+    target = grid((14, 15, 16), (3.1, 2.9, 3.3), (-30, -5, 22), degrees)
+    found = inside(image.grid, target)
+    _, covered = resample(image, target)
+    assert 0 < covered < 1
+    assert found.mean() == pytest.approx(covered, abs=1e-12)
+    assert inside(image.grid, image.grid).all()
+    assert inside(image.grid, image.canonical("RAI").grid).all()

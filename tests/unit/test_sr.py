@@ -213,7 +213,9 @@ def world(tmp_path_factory):
         {},
         {
             "protocol": {"id": "demo"},
-            "segmentations": [{"id": "organs", "role": "CT", "encoding": "binary"}],
+            "segmentations": [
+                {"id": "organs", "engine": "nnunet", "role": "CT", "encoding": "binary"}
+            ],
             "radiomics": [{"segmentation": "organs", "role": "CT", "settings": "pyradiomics_ct"}],
         },
         "0" * 64,

@@ -58,18 +58,21 @@ def background(level=1.0):
     return np.full(GRID.shape, level, np.float32)
 
 
-def find(tmp_path, image, segment, organs=(), **keys):
-    """Run the stage on one case; its outcome, and the voxels found."""
+def find(tmp_path, image, segment, organs=(), on=GRID, **keys):
+    """Run the stage on one case; its outcome, and the voxels found.
+
+    The organs lie on the grid that `on` is, in the same voxels as far as it has them.
+    """
     spec = protocol({"name": "lesions", "term": "neoplasm", **segment}, **keys)["segmentations"][1]
     write_volume(volume_path(tmp_path / "volumes", "c", "PT"), Volume(image, GRID))
     boxes = {"kidney": KIDNEY, "liver": LIVER, "bone": BONE}
     regions = []
     for name in organs:
-        mask = np.zeros(GRID.shape, bool)
+        mask = np.zeros(on.shape, bool)
         mask[boxes[name]] = True
         regions.append(Region(name, "liver", mask, "MANUAL", "test"))
     if regions:
-        write_segmentation(tmp_path / "masks" / "c" / "organs", pack(regions, GRID))
+        write_segmentation(tmp_path / "masks" / "c" / "organs", pack(regions, on))
     machine = stage.Machine(1, "cpu", tmp_path, {})
     engine = stage.engine_class("threshold")(spec, machine)
     case = Case("c", "c", "s00001", {"PT": Series("1.2", "PT", ())})
@@ -166,6 +169,36 @@ def test_a_component_goes_with_the_organ_that_has_its_maximum(tmp_path):
     image[3, 3, 6] = 11  # now the neighbour is the hotter one
     _, found = find(tmp_path, image, {"above": 4, "exclude": exclude}, ["kidney"])
     assert_found(found, KIDNEY, np.s_[2:5, 2:5, 5], np.s_[3, 3, 6], np.s_[7, 11, 11])
+
+
+def test_uptake_beyond_the_image_of_the_organs_is_noted(tmp_path):
+    image = kidney_with_spill_and_neighbour()
+    exclude = [{"segmentation": "organs", "segments": ["kidney"]}]
+    short = Grid((4, *GRID.shape[1:]), GRID.affine)
+    outcome, found = find(tmp_path, image, {"above": 4, "exclude": exclude}, ["kidney"], short)
+    # The kidney's plane 4 and its spill there, and the lesion in plane 7: 13 voxels of 0.08 ml.
+    assert_found(found, np.s_[2:5, 2:5, 5], np.s_[4, 2:5, 2:5], np.s_[7, 11, 11])
+    assert outcome.message == (
+        "lesions: 1.04 ml that reach the threshold lie beyond the image of 'organs', which has no "
+        "mask there."
+    )
+    within = {"segmentation": "organs", "segments": ["kidney"]}
+    outcome, found = find(tmp_path, image, {"above": 4, "within": within}, ["kidney"], short)
+    assert_found(found, np.s_[2:4, 2:5, 2:5])
+    assert "1.04 ml that reach the threshold lie beyond" in outcome.message
+
+
+@pytest.mark.parametrize("key", ["within", "exclude"])
+def test_organs_of_another_place_are_no_organs(tmp_path, key):
+    affine = GRID.affine.copy()
+    affine[:3, 3] += 500
+    place = {"segmentation": "organs", "segments": ["kidney"]}
+    segment = {"above": 4, key: [place] if key == "exclude" else place}
+    away = Grid(GRID.shape, affine)
+    outcome, _ = find(
+        tmp_path, kidney_with_spill_and_neighbour(), segment, ["kidney"], away, may_be_empty=True
+    )
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.IMAGES_APART)
 
 
 def test_lesions_of_bone_lie_within_it(tmp_path):
@@ -316,6 +349,59 @@ def cohort(tmp_path_factory):
     documented = sr.run(cases, ready, made, folder / "features.parquet", folder, 1)
     outcomes = [*found.outcomes, *encoded, *tables.outcomes, *documented]
     return folder, {(o.case_id, o.stage): o for o in outcomes}
+
+
+def test_a_case_without_the_images_of_the_organs_is_not_concerned(tmp_path):
+    organ = {"name": "body", "term": "liver", "above": -300}
+    lesions = {"name": "lesions", "term": "neoplasm", "above": 4}
+    within = {"segmentation": "organs", "segments": ["body"]}
+    content = {
+        "protocol": {"id": "p", "version": "1.0.0", "title": "p"},
+        "cohort": {
+            "where": "true",
+            "case": {
+                "roles": {"PT": {"where": "true"}, "CT": {"where": "true", "required": False}}
+            },
+        },
+        "segmentations": [
+            {"id": "organs", "engine": "threshold", "role": "CT", "segments": [organ]},
+            {
+                "id": "burden",
+                "engine": "threshold",
+                "role": "PT",
+                "segments": [lesions | {"within": within}],
+            },
+            {"id": "hot", "engine": "threshold", "role": "PT", "segments": [lesions]},
+        ],
+        "radiomics": [
+            {"segmentation": name, "role": "PT", "settings": "summary"}
+            for name in ("burden", "hot")
+        ],
+    }
+    site = {"processing": {"device": "cpu", "shard_size": 50}}
+    made = Settings(site, validate(content, "protocol", "test"), "0" * 64)
+    assert made.needed_roles("burden") == {"PT", "CT"}
+    hot = background()
+    hot[3, 3, 3:9] = 9
+    one = Series("1", "PT", ())
+    cases = [Case("both", "a", "s", {"PT": one, "CT": one}), Case("pet", "b", "s", {"PT": one})]
+    for case in cases:
+        for role in case.roles:
+            write_volume(volume_path(tmp_path / "volumes", case.case_id, role), Volume(hot, GRID))
+    prepared = {(case.case_id, role) for case in cases for role in case.roles}
+    folders = (tmp_path / "volumes", tmp_path / "masks")
+    found = stage.run(cases, prepared, made, *folders, 1).outcomes
+    wanted = {("both", "organs"), ("both", "burden"), ("both", "hot"), ("pet", "hot")}
+    assert {(o.case_id, o.item) for o in found} == wanted
+    assert {o.status for o in found} == {Status.OK}
+    tables = measure.run(cases, passed(found), made, *folders, 1)
+    measured = wanted - {("both", "organs")}
+    assert {(o.case_id, o.item) for o in tables.outcomes} == measured
+    assert {o.status for o in tables.outcomes} == {Status.OK}
+    encoded = seg.run(cases, set(), made, folders[1], tmp_path, 1)
+    assert {(o.case_id, o.item) for o in encoded} == wanted
+    documented = sr.run(cases, set(), made, tmp_path / "features.parquet", tmp_path, 1)
+    assert {(o.case_id, o.item) for o in documented} == measured
 
 
 def test_every_outcome_is_ok_and_says_what_is_not_there(cohort):

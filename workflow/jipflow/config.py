@@ -79,6 +79,17 @@ class Settings:
         """Return the protocol's segmentation of that id."""
         return next(s for s in self.protocol["segmentations"] if s["id"] == identifier)
 
+    def needed_roles(self, identifier: str) -> set[str]:
+        """Return the roles without which a case has no segmentation of that id.
+
+        Those of the segmentations that it is made from are among them. A person needs no proposal.
+        """
+        spec = self.segmentation(identifier)
+        if spec["engine"] == "annotated":
+            return {spec["role"]}
+        needed = [self.needed_roles(other) for other in input_segmentations(spec)]
+        return set(input_roles(spec)).union(*needed)
+
     def part(self, *keys: str) -> dict[str, Any]:
         """Return the named parts of the protocol, or of the site as ``site.<key>``."""
         return {

@@ -93,7 +93,7 @@ def _encode_case(
     shutil.rmtree(results / "seg" / case.case_id, ignore_errors=True)
     outcomes = []
     for number, spec in enumerate(settings.protocol["segmentations"], start=1):
-        if spec["role"] not in case.roles:
+        if not case.roles.keys() >= settings.needed_roles(spec["id"]):
             continue
         if (case.case_id, spec["id"]) not in segmented:
             outcomes.append(blocked(case.case_id, STAGE, spec["id"], f"the mask {spec['id']!r}"))

@@ -148,7 +148,7 @@ def _document_case(
     outcomes = []
     for number, entry in enumerate(settings.protocol["radiomics"], start=1):
         name = entry["segmentation"]
-        if entry["role"] not in case.roles:
+        if not case.roles.keys() >= {entry["role"], *settings.needed_roles(name)}:
             continue
         if (case.case_id, name) not in measured:
             needed = f"the DICOM-SEG or the features of {name!r}"

@@ -103,6 +103,32 @@ def resample_mask(mask: NDArray[np.bool_], source: Grid, target: Grid) -> NDArra
     return found
 
 
+def covered(source: Grid, target: Grid) -> NDArray[np.bool_]:
+    """Return which voxels of a grid have their centre in the image of another one.
+
+    An image ends half a voxel beyond its outermost voxel centres.
+
+    Args:
+        source: of the image.
+        target: the grid that is wanted, in the same patient coordinates (LPS).
+
+    Returns:
+        Shape (z, y, x) of the target.
+    """
+    found = np.ones(target.shape, bool)
+    if source.matches(target):
+        return found
+    index = np.linalg.inv(source.affine) @ target.affine
+    y, x = np.ogrid[: target.shape[1], : target.shape[2]]
+    for axis, number in enumerate(source.shape):
+        along, down, across, start = index[axis]
+        plane = down * y + across * x + start
+        for z, part in enumerate(found):
+            at = plane + along * z
+            part &= (at >= -0.5 - ROUNDING) & (at <= number - 0.5 + ROUNDING)
+    return found
+
+
 def _padded(inside: NDArray[np.bool_], corner: tuple[int, ...], grid: Grid) -> Volume:
     """Return a box of a mask with a rim of zeros, which a linear field falls to."""
     affine = grid.affine.copy()

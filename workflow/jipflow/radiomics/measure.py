@@ -61,7 +61,11 @@ def run(
     """
     found = Rows()
     entries = [
-        (entry, radiomics_settings(entry["settings"], f"radiomics of {entry['segmentation']!r}"))
+        Entry(
+            entry,
+            radiomics_settings(entry["settings"], f"radiomics of {entry['segmentation']!r}"),
+            {entry["role"], *settings.needed_roles(entry["segmentation"])},
+        )
         for entry in settings.protocol["radiomics"]
     ]
     work = partial(
@@ -113,6 +117,21 @@ class Rows:
     perturbed: list[dict[str, Any]] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Entry:
+    """What is to be measured.
+
+    Attributes:
+        entry: of the protocol's ``radiomics``.
+        parameters: the radiomics settings that it names.
+        roles: those without which a case has nothing to measure.
+    """
+
+    entry: dict[str, Any]
+    parameters: dict[str, Any]
+    roles: set[str]
+
+
 @dataclass
 class Measured:
     """The rows and the outcome of one segmentation of a case."""
@@ -156,7 +175,7 @@ def _table(
 def _measure_case(
     case: Case,
     segmented: set[tuple[str, str]],
-    entries: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    entries: Sequence[Entry],
     volumes: Path,
     masks: Path,
     threads: int,
@@ -166,9 +185,10 @@ def _measure_case(
     # Several segmentations of a role are measured in one reading of its series.
     read = cache(lambda role: read_volume(volume_path(volumes, case.case_id, role)))
     measured = []
-    for entry, parameters in entries:
+    for wanted in entries:
+        entry, parameters = wanted.entry, wanted.parameters
         segmentation, role = entry["segmentation"], entry["role"]
-        if role not in case.roles:
+        if not case.roles.keys() >= wanted.roles:
             continue
         rows = Rows()
         if (case.case_id, segmentation) in segmented:

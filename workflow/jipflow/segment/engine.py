@@ -59,6 +59,8 @@ class Inputs:
         volumes: folder of ``<case_id>/<role>.nrrd``.
         masks: folder of ``<case_id>/<segmentation>/``.
         notes: gets a sentence for each thing that a reader of the masks should know.
+        disagreement: gets how far the members of an ensemble disagree, by segment, whether or not
+            it has a voxel in the end; see `jipflow.images.masks.Segment`.
     """
 
     case: Case
@@ -66,6 +68,7 @@ class Inputs:
     volumes: Path
     masks: Path
     notes: list[str] = field(default_factory=list)
+    disagreement: dict[str, float] = field(default_factory=dict)
 
     def volume(self, role: str) -> Volume:
         """Return the prepared volume of a role: HU for CT, SUVbw in g/mL for PET."""

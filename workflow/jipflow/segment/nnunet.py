@@ -208,6 +208,13 @@ class NnUNet(Engine):
         if maps:
             wanted = {s["label"]: self.labels[s["label"]] for s in self.spec["segments"]}
             disagreement = inference.disagreement(maps, wanted)
+            inputs.disagreement.update(
+                {
+                    s["name"]: disagreement[s["label"]]
+                    for s in self.spec["segments"]
+                    if s["label"] in disagreement
+                }
+            )
         version = canonical_digest(self.model.files)[:16]
         return regions_of_labels(
             keep_largest(labels.with_axes_of(inputs.grid).array, self.kept),

@@ -47,7 +47,11 @@ class Quality:
 
 
 def assess(
-    case_id: str, spec: Mapping[str, Any], segmentation: Segmentation, volume: Volume
+    case_id: str,
+    spec: Mapping[str, Any],
+    segmentation: Segmentation,
+    volume: Volume,
+    disagreement: Mapping[str, float] | None = None,
 ) -> list[Quality]:
     """Look at each segment that the protocol names.
 
@@ -56,6 +60,8 @@ def assess(
         spec: the protocol's segmentation.
         segmentation: what was found.
         volume: the image that was segmented, on the same grid.
+        disagreement: of segments that are not in the segmentation, by name: what one member of an
+            ensemble finds, their mean may not.
 
     Returns:
         One entry a segment, in the protocol's order; one without a voxel has 0 ml.
@@ -68,7 +74,7 @@ def assess(
             "components": 0,
             "touches_border": False,
             "mean": None,
-            "disagreement": None,
+            "disagreement": (disagreement or {}).get(wanted["name"]),
         }
         if wanted["name"] in boxes:
             segment, mask, corner = boxes[wanted["name"]]

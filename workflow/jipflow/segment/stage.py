@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -65,8 +65,8 @@ def run(
 ) -> Segmented:
     """Segment the cases of a shard.
 
-    A segmentation concerns the cases that have a series for each role that it needs. Those that a
-    person makes are made by stage `annotate`.
+    A segmentation concerns the cases that have a series for each role that it needs, by way of
+    another segmentation too. Those that a person makes are made by stage `annotate`.
 
     Args:
         cases: the shard's cases.
@@ -86,7 +86,8 @@ def run(
     role_of = {spec["id"]: spec["role"] for spec in settings.protocol["segmentations"]}
     for spec in in_order(automatic(settings.protocol["segmentations"])):
         roles = input_roles(spec)
-        concerned = [case for case in cases if case.roles.keys() >= set(roles)]
+        needed = settings.needed_roles(spec["id"])
+        concerned = [case for case in cases if case.roles.keys() >= needed]
         made = {(o.case_id, o.item) for o in outcomes if o.status is Status.OK}
         ready = []
         for case in concerned:
@@ -106,7 +107,7 @@ def run(
             with scratch_folder(masks) as scratch:
                 machine = Machine(threads, device, scratch, settings.site)
                 engine = engine_class(spec["engine"])(spec, machine)
-                others = [role_of[needed] for needed in input_segmentations(spec)]
+                others = [role_of[other] for other in input_segmentations(spec)]
                 items = segment(engine, ready, volumes, masks)
                 for case, item in zip(ready, items, strict=True):
                     note = frames_note(case, dict.fromkeys([*roles, *others]))
@@ -231,8 +232,9 @@ def write_regions(
         CaseFault: a required one or all are missing.
     """
     case, spec = inputs.case, inputs.spec
-    segmentation = pack(_complete(regions, case, spec, method), inputs.grid)
-    quality = assess(case.case_id, spec, segmentation, inputs.volume(spec["role"]))
+    segmentation = pack(_complete(regions, inputs, method), inputs.grid)
+    volume = inputs.volume(spec["role"])
+    quality = assess(case.case_id, spec, segmentation, volume, inputs.disagreement)
     write_segmentation(inputs.masks / case.case_id / spec["id"], segmentation)
     there = {row.segment for row in quality if row.volume_ml}
     absent = absent_note(spec, (s for s in segmentation.segments if s.name in there))
@@ -241,9 +243,7 @@ def write_regions(
     return Made(note=note, flags=flags), quality
 
 
-def _complete(
-    regions: Iterable[Region], case: Case, spec: Mapping[str, Any], method: str
-) -> Iterator[Region]:
+def _complete(regions: Iterable[Region], inputs: Inputs, method: str) -> Iterator[Region]:
     """Pass regions on, and raise where one that the protocol requires is missing.
 
     Where the protocol takes absence for a finding, the missing ones follow without a voxel.
@@ -251,23 +251,34 @@ def _complete(
     Raises:
         CaseFault: after the last one, where a required one or all are missing.
     """
+    case_id, spec = inputs.case.case_id, inputs.spec
     present = set()
     for region in regions:
         present.add(region.name)
         yield region
     missing = [segment for segment in spec["segments"] if segment["name"] not in present]
     required = [segment["name"] for segment in missing if segment["required"]]
+    seen = [s["name"] for s in missing if inputs.disagreement.get(s["name"])]
+    alone = f" Some members of the model find {', '.join(seen)}, their mean does not." * bool(seen)
     if required:
         raise CaseFault(
             Reason.EMPTY_SEGMENT,
-            f"case {case.case_id}: {spec['id']!r} has no voxel of {required[0]!r}.",
+            f"case {case_id}: {spec['id']!r} has no voxel of {required[0]!r}.{alone}",
         )
     if spec.get("may_be_empty"):
         for segment in missing:
             nothing = np.zeros((0, 0, 0), bool)
-            yield Region(segment["name"], segment["term"], nothing, method, spec["engine"])
+            name = segment["name"]
+            yield Region(
+                name,
+                segment["term"],
+                nothing,
+                method,
+                spec["engine"],
+                disagreement=inputs.disagreement.get(name),
+            )
     elif not present:
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,
-            f"case {case.case_id}: no segment of {spec['id']!r} has a voxel.",
+            f"case {case_id}: no segment of {spec['id']!r} has a voxel.{alone}",
         )

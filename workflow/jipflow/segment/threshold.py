@@ -27,7 +27,7 @@ from scipy import ndimage
 import jipflow
 from jipflow.cases import CaseFault, Reason
 from jipflow.images.masks import Region, Segmentation, bounding_box, components, cropped
-from jipflow.images.resample import resample_mask
+from jipflow.images.resample import covered, resample_mask
 from jipflow.images.volume import Grid, Volume
 from jipflow.segment.engine import Engine, Inputs
 
@@ -67,7 +67,8 @@ class Threshold(Engine):
         """Find the segments one by one.
 
         Raises:
-            CaseFault: a reference region has no voxel on the image, or nothing there but 0.
+            CaseFault: a reference region has no voxel on the image, or nothing there but 0; or the
+                image of another segmentation lies wholly outside this one.
         """
         volume = inputs.volume(self.spec["role"])
         places = Places(inputs, volume.grid)
@@ -93,6 +94,15 @@ class Threshold(Engine):
             low = max(low, self._reference(wanted, volume, places, notes))
         with np.errstate(invalid="ignore"):
             mask = (volume.array >= low) & (volume.array <= wanted.get("below", np.inf))
+        others = [*([wanted["within"]] if "within" in wanted else []), *wanted["exclude"]]
+        for identifier in dict.fromkeys(entry["segmentation"] for entry in others):
+            beyond = np.count_nonzero(mask & ~places.covered(identifier))
+            if beyond:
+                notes.append(
+                    f"{wanted['name']}: {beyond * volume.grid.voxel_volume / 1000:.3g} ml that "
+                    f"reach the threshold lie beyond the image of {identifier!r}, which has no "
+                    "mask there."
+                )
         if "within" in wanted:
             mask &= places.mask(wanted["within"])
         for entry in wanted["exclude"]:
@@ -148,6 +158,7 @@ class Places:
         self._inputs = inputs
         self._grid = grid
         self._read: dict[str, Segmentation] = {}
+        self._covered: dict[str, Mask] = {}
         self._masks: dict[tuple[str, tuple[str, ...], float], Mask] = {}
 
     def mask(self, entry: Mapping[str, Any]) -> Mask:
@@ -161,10 +172,31 @@ class Places:
             self._masks[key] = self._made(*key)
         return self._masks[key]
 
-    def _made(self, identifier: str, names: tuple[str, ...], grow_mm: float) -> Mask:
+    def covered(self, identifier: str) -> Mask:
+        """Return the voxels that lie in the image of a segmentation.
+
+        Raises:
+            CaseFault: none does.
+        """
+        if identifier not in self._covered:
+            inside = covered(self._segmentation(identifier).grid, self._grid)
+            if not inside.any():
+                raise CaseFault(
+                    Reason.IMAGES_APART,
+                    f"case {self.case_id}: the image of {identifier!r} lies wholly outside that "
+                    f"of {self._inputs.spec['role']}; look whether both are of one examination "
+                    "and share a frame of reference.",
+                )
+            self._covered[identifier] = inside
+        return self._covered[identifier]
+
+    def _segmentation(self, identifier: str) -> Segmentation:
         if identifier not in self._read:
             self._read[identifier] = self._inputs.segmentation(identifier).without_empty()
-        segmentation = self._read[identifier]
+        return self._read[identifier]
+
+    def _made(self, identifier: str, names: tuple[str, ...], grow_mm: float) -> Mask:
+        segmentation = self._segmentation(identifier)
         chosen = [segment for segment in segmentation.segments if segment.name in names]
         absent = sorted(set(names) - {segment.name for segment in chosen})
         if absent:
