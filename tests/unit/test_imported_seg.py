@@ -463,6 +463,14 @@ def pixels_cut_off(dataset):
     dataset.PixelData = dataset.PixelData[:20]
 
 
+def fewer_rows(dataset):
+    dataset.Rows -= 2
+
+
+def no_number(dataset):
+    del dataset.SegmentSequence[-1].SegmentNumber
+
+
 def no_pixels(dataset):
     del dataset.PixelData
 
@@ -484,6 +492,8 @@ def no_segments(dataset):
         (one_place_twice, Reason.GRID_MISMATCH),
         (pixels_cut_off, Reason.UNDECODABLE_PIXELS),
         (no_pixels, Reason.UNDECODABLE_PIXELS),
+        (fewer_rows, Reason.UNDECODABLE_PIXELS),
+        (no_number, Reason.GRID_MISMATCH),
         (surfaces, Reason.UNSUPPORTED_OBJECT),
         (no_segments, Reason.UNREADABLE),
     ],
@@ -493,6 +503,25 @@ def test_damaged_objects_are_recorded(archive, damage, reason):
     found, message = archive.refusal(path)
     assert found is reason
     assert "seg.dcm" in message or dicom.uid("seg") in message
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(fewer_rows, Reason.UNDECODABLE_PIXELS), (no_number, Reason.GRID_MISMATCH)],
+)
+def test_damaged_label_maps_are_recorded(archive, damage, reason):
+    path = archive.write(archive.seg(labelled(TUMOUR), "LABELMAP", ("GTV",)), damage)
+    assert archive.refusal(path)[0] is reason
+
+
+def test_a_segment_that_the_pixels_cannot_name_is_refused(archive):
+    def number(dataset):
+        dataset.SegmentSequence[-1].SegmentNumber = 300
+
+    path = archive.write(archive.seg(labelled(TUMOUR), "LABELMAP", ("GTV",)), number)
+    reason, message = archive.refusal(path)
+    assert reason is Reason.GRID_MISMATCH
+    assert "its pixels reach 255 and so cannot be segment 300" in message
 
 
 @pytest.mark.parametrize("syntax", ENCODERS)

@@ -130,13 +130,13 @@ class DicomSeg(Annotation):
         if not chosen:
             return None
         where = f"case {target.case_id}: segmentation {self.uid}"
+        if self._flaw:
+            raise self._mismatch(target, self._flaw)
         numbers = [int(segment.SegmentNumber) for segment in chosen]
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
             notes.append(f"{where}: {wanted['name']!r} unites segments {listed}.")
         placement = self._placement(target.grid)
-        if self._flaw:
-            raise self._mismatch(target, self._flaw)
         if placement.error > ALIGNMENT_TOLERANCE:
             raise self._mismatch(
                 target, f"its pixels lie up to {placement.error:.2f} voxels off the image's voxels"
@@ -180,7 +180,8 @@ class DicomSeg(Annotation):
         return [segment for segment in segments if not self._is_background(segment)]
 
     def _is_background(self, segment: Dataset) -> bool:
-        if "PixelPaddingValue" in self.dataset and int(segment.SegmentNumber) == self._padding:
+        number = segment.get("SegmentNumber")
+        if "PixelPaddingValue" in self.dataset and number == self._padding:
             return True
         codes = segment.get("SegmentedPropertyTypeCodeSequence") or []
         return any(
@@ -242,6 +243,12 @@ class DicomSeg(Annotation):
         keys = np.column_stack([self._owners, np.rint(self._planes[0] * 1000)])
         if len(np.unique(keys, axis=0)) < len(keys):
             return "several frames of a segment lie at one place, as of several points of time"
+        numbers = [segment.get("SegmentNumber") for segment in self._segments]
+        if None in numbers:
+            return "a segment has no Segment Number"
+        most = 2 ** int(self.dataset.BitsAllocated) - 1
+        if self._type == "LABELMAP" and max(numbers, default=0) > most:
+            return f"its pixels reach {most} and so cannot be segment {max(numbers)}"
         return ""
 
     def _placement(self, grid: Grid) -> Placement:
@@ -348,6 +355,8 @@ class DicomSeg(Annotation):
         syntax = self.dataset.file_meta.TransferSyntaxUID
         rows, columns = self._shape
         try:
+            if not syntax.is_encapsulated:
+                self._check_length()
             if int(self.dataset.BitsAllocated) == 1 and not syntax.is_encapsulated:
                 data = self.dataset.PixelData
                 for frame in frames:
@@ -369,6 +378,21 @@ class DicomSeg(Annotation):
                 f"{self.path}: the pixels of the segmentation ({syntax.name}) cannot be decoded: "
                 f"{error}",
             ) from error
+
+    def _check_length(self) -> None:
+        """Check that there are as many bytes as pixels need: others belong to another shape.
+
+        Raises:
+            ValueError: there are not.
+        """
+        rows, columns = self._shape
+        bits = len(self._groups()) * rows * columns * int(self.dataset.BitsAllocated)
+        found, needed = len(self.dataset.PixelData), (bits + 7) // 8
+        # Pixel Data has an even number of bytes (PS3.5 section 8.1.1).
+        if found != needed and found != needed + needed % 2:
+            raise ValueError(
+                f"it has {found} bytes of pixels where its frames, rows and columns take {needed}"
+            )
 
     def _check_lost(self, in_plane: int, beyond: int, target: Target, notes: list[str]) -> None:
         """Refuse voxels lost on planes that the image lacks, note those cut off at its border."""
