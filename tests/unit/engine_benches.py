@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -20,7 +21,7 @@ from jipflow import config
 from jipflow.cases import Case, Series
 from jipflow.config import RESOURCES, Settings
 from jipflow.images.resample import resample
-from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
+from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
@@ -57,6 +58,7 @@ class Bench:
         broken: makes the case `BROKEN` one that the engine cannot do.
         site: the site's settings.
         registry: of the models.
+        inbox: what readers sent back, where the engine is a person.
     """
 
     segmentations: list[dict[str, Any]]
@@ -67,6 +69,7 @@ class Bench:
     broken: Callable[[], None]
     site: dict[str, Any] = field(default_factory=lambda: SITE)
     registry: Path = config.MODELS
+    inbox: Path | None = None
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -320,7 +323,36 @@ def container(folder: Path) -> Bench:
     )
 
 
+def annotated(folder: Path) -> Bench:
+    """Label maps that a reader sent back; the broken case's volume is half a file."""
+    cases, volumes, truth = patient(folder)
+    organs = ("liver", "spleen")
+    for case in cases:
+        grid = read_grid(volume_path(volumes, case.case_id, "CT"))
+        labels = np.zeros(grid.shape, np.uint8)
+        for value, organ in enumerate(organs, start=1):
+            labels[truth[case.case_id][organ]] = value
+        reader = folder / "inbox" / "drawn" / case.case_id / "ada"
+        reader.mkdir(parents=True)
+        sitk.WriteImage(Volume(labels, grid).image(), str(reader / "labels.nii.gz"))
+    spec = {
+        "id": "drawn",
+        "engine": "annotated",
+        "role": "CT",
+        "may_be_empty": False,
+        "when": "always",
+        "readers": 1,
+        "combine": "majority",
+        "segments": [{"name": organ, "term": organ, "required": True} for organ in organs],
+    }
+    broken = volume_path(volumes, BROKEN, "CT")
+    return Bench(
+        [spec], cases, volumes, truth, 1.0, lambda: truncate(broken), inbox=folder / "inbox"
+    )
+
+
 BENCHES: dict[str, Callable[[Path], Bench]] = {
+    "annotated": annotated,
     "container": container,
     "imported": imported,
     "nnunet": nnunet,

@@ -282,6 +282,8 @@ PLACE = {"segmentation": "organs", "segments": ["liver"]}
     [
         ({"above": None}, ["segment 'a'", "add above, below or reference"]),
         ({"below": 3}, ["segment 'a'", "above is greater than below"]),
+        ({"above": -900, "of_maximum": 0.4}, ["of_maximum", "add above, greater than 0"]),
+        ({"above": None, "below": 90, "of_maximum": 0.4}, ["add above, greater than 0"]),
         (
             {"within": {**PLACE, "segments": ["hart"]}},
             ["segmentation 'organs' has no segment 'hart'", "liver, spleen"],

@@ -11,10 +11,10 @@ import pytest
 from engine_benches import BENCHES, BROKEN, CORONAL, UPRIGHT
 from jipflow import config
 from jipflow.cases import Reason, Status
-from jipflow.config import input_roles
+from jipflow.config import SCHEMAS, input_roles, read_yaml
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import read_grid, volume_path
-from jipflow.segment import stage
+from jipflow.segment import annotated, stage
 from jipflow.segment.engine import ENGINES
 
 
@@ -27,11 +27,19 @@ def digests(folder):
     }
 
 
-def run(bench, masks, cases=None, threads=1):
+def run(bench, masks, cases=None, threads=1, prepared=None):
     """Run the stage and return the outcomes of the engine's own segmentation by case."""
     cases = bench.cases if cases is None else cases
-    prepared = {(case.case_id, role) for case in cases for role in case.roles}
-    outcomes = stage.run(cases, prepared, bench.settings, bench.volumes, masks, threads).outcomes
+    if prepared is None:
+        prepared = {(case.case_id, role) for case in cases for role in case.roles}
+    common = (bench.settings, bench.volumes)
+    if bench.inbox is None:
+        outcomes = stage.run(cases, prepared, *common, masks, threads).outcomes
+    else:
+        automatic = masks.with_name("automatic")
+        outcomes = annotated.run(
+            cases, prepared, [], *common, automatic, bench.inbox, masks, threads
+        ).outcomes
     return {o.case_id: o for o in outcomes if o.item == bench.spec["id"]}
 
 
@@ -40,15 +48,18 @@ def dice(a, b):
 
 
 def test_every_engine_has_a_bench():
-    assert {name.split("-")[0] for name in BENCHES} == set(ENGINES)
+    schema = read_yaml(SCHEMAS / "protocol.schema.yaml")
+    engines = schema["properties"]["segmentations"]["items"]["properties"]["engine"]["enum"]
+    assert {name.split("-")[0] for name in BENCHES} == set(engines) == {*ENGINES, "annotated"}
 
 
 @pytest.fixture(scope="module", params=sorted(BENCHES))
 def done(request, tmp_path_factory):
-    """A bench whose broken case is broken, its outcomes, its masks, and its volumes' hashes."""
+    """A bench whose broken case is broken and comes first, its outcomes, masks and hashes."""
     folder = tmp_path_factory.mktemp(request.param)
     bench = BENCHES[request.param](folder)
     bench.broken()
+    bench.cases.sort(key=lambda case: case.case_id != BROKEN)
     before = digests(bench.volumes)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "MODELS", bench.registry)
@@ -111,12 +122,8 @@ def test_a_case_without_its_inputs_is_blocked(done, tmp_path):
     role = input_roles(bench.spec)[-1]
     prepared = {(c.case_id, r) for c in bench.cases for r in c.roles} - {(UPRIGHT, role)}
     cases = [c for c in bench.cases if c.case_id == UPRIGHT]
-    outcomes = stage.run(cases, prepared, bench.settings, bench.volumes, tmp_path / "m", 1).outcomes
-    (outcome,) = [o for o in outcomes if o.item == bench.spec["id"]]
+    (outcome,) = run(bench, tmp_path / "m", cases, prepared=prepared).values()
     assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.DEPENDS_ON_FAILED)
     assert role in outcome.message
     without = replace(cases[0], roles={k: v for k, v in cases[0].roles.items() if k != role})
-    outcomes = stage.run(
-        [without], prepared, bench.settings, bench.volumes, tmp_path / "n", 1
-    ).outcomes
-    assert [o for o in outcomes if o.item == bench.spec["id"]] == []
+    assert run(bench, tmp_path / "n", [without], prepared=prepared) == {}

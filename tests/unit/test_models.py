@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
+import re
 import shutil
 import stat
 import threading
@@ -21,7 +23,7 @@ from jipflow import cli, config
 from jipflow.cases import StageError
 from jipflow.config import MODELS, ROOT, ConfigError, read_models, read_yaml
 from jipflow.segment import store
-from jipflow.segment.models import register, registered_model, verify
+from jipflow.segment.models import describe, register, registered_model, verify
 
 ABOUT = {
     "name": "Two files",
@@ -196,6 +198,17 @@ def test_register_pins_what_stands_in_the_folder_with_codes(site):
     (label,) = model.entry["labels"]
     assert label["type"] == {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
     verify(model)
+
+
+@pytest.mark.parametrize("page", ["models.md", "nnunet.md"])
+def test_the_description_in_the_docs_is_a_valid_one(page, tmp_path):
+    text = (ROOT / "docs" / page).read_text()
+    block = re.search(r"```yaml\n(# about\.yaml\n.*?)```", text, re.DOTALL)[1]
+    about = yaml.safe_load(block.replace("5c0e...", "a" * 64))
+    labels = {label["name"]: label["value"] for label in about["labels"]}
+    put(tmp_path, {"dataset.json": json.dumps({"labels": {"background": 0, **labels}}).encode()})
+    entry = describe("lesion", about, tmp_path, "models/lesion")
+    assert all(label["type"]["scheme"] == "SCT" for label in entry["labels"])
 
 
 def test_register_refuses_what_does_not_fit(site, tmp_path_factory):

@@ -522,6 +522,12 @@ def _check_ranges(spec: Mapping[str, Any], where: str) -> None:
                 raise ConfigError(f"{named}: needs a threshold: add above, below or reference.")
             if segment.get("above", -math.inf) > segment.get("below", math.inf):
                 raise ConfigError(f"{named}: above is greater than below; exchange them.")
+            least = math.inf if "reference" in segment else segment.get("above", 0)
+            if "of_maximum" in segment and least <= 0:
+                raise ConfigError(
+                    f"{named}: of_maximum: a share of the maximum means something above 0 only; "
+                    "add above, greater than 0, or reference."
+                )
         for key in ("volume_ml", "intensity"):
             low, high = segment.get("expect", {}).get(key, (0, 0))
             if low > high:
