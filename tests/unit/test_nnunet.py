@@ -617,6 +617,21 @@ def test_a_case_that_fits_nowhere_fails_alone_and_leaves_nothing(world, once_wit
     assert not (world.folder / "masks" / "p1").exists()
 
 
+def test_a_case_that_is_too_large_to_be_resampled_fails_alone(world):
+    world.model()
+    volumes = world.folder / "volumes"
+    tiny = read_volume(volume_path(volumes, "p1", "CT"))
+    # Wrong by a unit: the spacing of the model gives more than any machine can address.
+    affine = tiny.grid.affine @ np.diag([1e9, 1, 1, 1])
+    write_volume(
+        volume_path(volumes, "p0", "CT"), Volume(tiny.array, Grid(tiny.grid.shape, affine))
+    )
+    first, second = world.run(world.engine(), ["p0", "p1"])
+    assert (first.status, first.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY)
+    assert "case p0: the image is too large at the model's spacing" in first.message
+    assert second.status is Status.OK
+
+
 def test_a_case_that_is_tried_again_is_noted_and_has_the_same_masks(
     world, once_without_memory, monkeypatch
 ):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations, islice
 from typing import Any, TypeVar
@@ -191,6 +192,28 @@ def where_it_fits(
         f"case {case_id}: the image is too large to be predicted here, even with {tried[-1]}; run "
         "it on a machine with more memory.",
     )
+
+
+@contextmanager
+def fitting(case_id: str) -> Iterator[None]:
+    """Let a case whose arrays do not fit into the machine's memory fail alone.
+
+    Args:
+        case_id: pseudonym of the case.
+
+    Raises:
+        CaseFault: it does not fit.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not is_out_of_memory(error):
+            raise
+        raise CaseFault(
+            Reason.OUT_OF_MEMORY,
+            f"case {case_id}: the image is too large at the model's spacing ({error}); look at its "
+            "spacing and extent, or run it on a machine with more memory.",
+        ) from None
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

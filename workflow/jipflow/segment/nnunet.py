@@ -150,14 +150,15 @@ class NnUNet(Engine):
             or as the first stage of its cascade does.
         """
         channels = []
-        for role in self.roles:
-            channel, note = read_channel(
-                inputs.volumes, inputs.case.case_id, role, self.spec["role"], inputs.grid
-            )
-            channels.append(channel)
-            inputs.notes.extend([note] if note else [])
         starts = [member.first or member for member in self.members]
-        ready = [inference.preprocess(s.predictor, channels, s.axes) for s in starts]
+        with inference.fitting(inputs.case.case_id):
+            for role in self.roles:
+                channel, note = read_channel(
+                    inputs.volumes, inputs.case.case_id, role, self.spec["role"], inputs.grid
+                )
+                channels.append(channel)
+                inputs.notes.extend([note] if note else [])
+            ready = [inference.preprocess(s.predictor, channels, s.axes) for s in starts]
         cascade = any(member.first for member in self.members)
         return (channels if cascade else []), ready
 
@@ -168,9 +169,10 @@ class NnUNet(Engine):
         for member, start in zip(self.members, starts, strict=True):
             if member.first is not None:
                 rough = self._predict(member.first, start, inputs)
-                labels = inference.label_map(member.first.predictor, rough, self._threads)
-                previous = labels.with_axes_of(channels[0].grid)
-                start = inference.preprocess(member.predictor, channels, member.axes, previous)
+                with inference.fitting(inputs.case.case_id):
+                    labels = inference.label_map(member.first.predictor, rough, self._threads)
+                    previous = labels.with_axes_of(channels[0].grid)
+                    start = inference.preprocess(member.predictor, channels, member.axes, previous)
             found.append(self._predict(member, start, inputs))
         return found
 
@@ -198,32 +200,27 @@ class NnUNet(Engine):
 
         Of several members the mean of the probabilities decides, as in ``nnUNetv2_ensemble``.
         """
-        predictor = self.members[0].predictor
-        if len(found) == 1:
-            maps = found[0].folds
-            labels = inference.label_map(predictor, found[0], self._threads)
-        else:
-            labels, maps = self._mean(found)
-        disagreement = None
-        if maps:
-            wanted = {s["label"]: self.labels[s["label"]] for s in self.spec["segments"]}
-            disagreement = inference.disagreement(maps, wanted)
+        with inference.fitting(inputs.case.case_id):
+            predictor = self.members[0].predictor
+            if len(found) == 1:
+                maps = found[0].folds
+                labels = inference.label_map(predictor, found[0], self._threads)
+            else:
+                labels, maps = self._mean(found)
+            segments = self.spec["segments"]
+            wanted = {segment["label"]: self.labels[segment["label"]] for segment in segments}
+            differ = inference.disagreement(maps, wanted) if maps else {}
             inputs.disagreement.update(
-                {
-                    s["name"]: disagreement[s["label"]]
-                    for s in self.spec["segments"]
-                    if s["label"] in disagreement
-                }
+                {s["name"]: differ[s["label"]] for s in segments if s["label"] in differ}
             )
-        version = canonical_digest(self.model.files)[:16]
-        return regions_of_labels(
-            keep_largest(labels.with_axes_of(inputs.grid).array, self.kept),
-            self.labels,
-            self.spec,
-            self.model.name,
-            version,
-            disagreement,
-        )
+            return regions_of_labels(
+                keep_largest(labels.with_axes_of(inputs.grid).array, self.kept),
+                self.labels,
+                self.spec,
+                self.model.name,
+                canonical_digest(self.model.files)[:16],
+                differ,
+            )
 
     def _mean(self, found: Sequence[Predicted]) -> tuple[Volume, list[LabelMap]]:
         """Return the labels by the members' mean probabilities, and those of each member."""
