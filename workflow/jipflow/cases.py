@@ -61,7 +61,7 @@ class Reason(Coded):
         "The PACS did not give the series, or fewer instances than it lists",
     )
 
-    UNREADABLE = ("unreadable", "A file cannot be read as DICOM, or ends too early")
+    UNREADABLE = ("unreadable", "A file cannot be read, or ends too early")
     NO_PIXEL_DATA = ("no_pixel_data", "An instance of the series has no pixel data")
     TRUNCATED_PIXELS = ("truncated_pixels", "An instance has fewer pixels than its header says")
     UNDECODABLE_PIXELS = ("undecodable_pixels", "The compressed pixels cannot be decoded")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from jipflow.cases import CaseFault, Reason
 from jipflow.files import atomic_path
 
 
@@ -145,13 +148,39 @@ def write_volume(path: Path, volume: Volume, *, compress: bool = False) -> None:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read a volume written by `write_volume`."""
-    return Volume.from_image(sitk.ReadImage(str(path)))
+    """Read a volume written by `write_volume`.
+
+    Raises:
+        CaseFault: it is damaged or not there.
+    """
+    with _reading(path):
+        return Volume.from_image(sitk.ReadImage(str(path)))
 
 
 def read_grid(path: Path) -> Grid:
-    """Read where the voxels of a volume are, without its voxels."""
+    """Read where the voxels of a volume are, without its voxels.
+
+    Raises:
+        CaseFault: it is damaged or not there.
+    """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    return _grid_of(reader)
+    with _reading(path):
+        reader.ReadImageInformation()
+        return _grid_of(reader)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say of an error of SimpleITK's what a person can do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate memory" in str(error):
+            raise MemoryError(f"{path} does not fit into memory") from None
+        told = str(error).rpartition("sitk::ERROR: ")[2].strip().splitlines()
+        raise CaseFault(
+            Reason.UNREADABLE,
+            f"{path} cannot be read ({told[-1].rstrip('.')}); look whether the disk is full or "
+            f"failing, remove {path.parent.parent} and run again: it is made anew.",
+        ) from None
