@@ -66,7 +66,7 @@ class Bench:
     volumes: Path
     truth: Mapping[str, Mapping[str, np.ndarray]]
     dice: float
-    broken: Callable[[], None]
+    broken: Callable[[], object]
     site: dict[str, Any] = field(default_factory=lambda: SITE)
     registry: Path = config.MODELS
     inbox: Path | None = None
@@ -324,7 +324,7 @@ def container(folder: Path) -> Bench:
 
 
 def annotated(folder: Path) -> Bench:
-    """Label maps that a reader sent back; the broken case's volume is half a file."""
+    """Label maps that a reader sent back; the broken case's volume is the first line of a file."""
     cases, volumes, truth = patient(folder)
     organs = ("liver", "spleen")
     for case in cases:
@@ -347,7 +347,13 @@ def annotated(folder: Path) -> Bench:
     }
     broken = volume_path(volumes, BROKEN, "CT")
     return Bench(
-        [spec], cases, volumes, truth, 1.0, lambda: truncate(broken), inbox=folder / "inbox"
+        [spec],
+        cases,
+        volumes,
+        truth,
+        1.0,
+        lambda: broken.write_bytes(b"NRRD0005\n"),
+        inbox=folder / "inbox",
     )
 
 

@@ -72,10 +72,14 @@ class Desk:
 
     Args:
         inputs: of the case; its volumes are there.
+
+    Raises:
+        CaseFault: the volume of the role cannot be read, which is no reader's fault.
     """
 
     def __init__(self, inputs: Inputs) -> None:
         self.inputs = inputs
+        self.grid = inputs.grid
         self.spec = {
             **inputs.spec,
             "segments": [{**s, "match": returned_as(s)} for s in inputs.spec["segments"]],
@@ -88,7 +92,7 @@ class Desk:
     @cached_property
     def _target(self) -> Target:
         case = self.inputs.case
-        return target_of(case.case_id, case.roles[self.spec["role"]], self.inputs.grid)
+        return target_of(case.case_id, case.roles[self.spec["role"]], self.grid)
 
     @cached_property
     def _patient_id(self) -> str:
@@ -221,7 +225,7 @@ class Desk:
         try:
             image: Any = nibabel.load(path)
             shape, affine = image.shape, image.affine
-            grid = self.inputs.grid
+            grid = self.grid
             if len(shape) == 3 and sorted(shape) == sorted(grid.shape):
                 voxels = np.asanyarray(image.dataobj)
             else:
