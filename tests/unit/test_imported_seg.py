@@ -493,7 +493,7 @@ def no_segments(dataset):
         (pixels_cut_off, Reason.UNDECODABLE_PIXELS),
         (no_pixels, Reason.UNDECODABLE_PIXELS),
         (fewer_rows, Reason.UNDECODABLE_PIXELS),
-        (no_number, Reason.GRID_MISMATCH),
+        (no_number, Reason.UNREADABLE),
         (surfaces, Reason.UNSUPPORTED_OBJECT),
         (no_segments, Reason.UNREADABLE),
     ],
@@ -507,7 +507,7 @@ def test_damaged_objects_are_recorded(archive, damage, reason):
 
 @pytest.mark.parametrize(
     ("damage", "reason"),
-    [(fewer_rows, Reason.UNDECODABLE_PIXELS), (no_number, Reason.GRID_MISMATCH)],
+    [(fewer_rows, Reason.UNDECODABLE_PIXELS), (no_number, Reason.UNREADABLE)],
 )
 def test_damaged_label_maps_are_recorded(archive, damage, reason):
     path = archive.write(archive.seg(labelled(TUMOUR), "LABELMAP", ("GTV",)), damage)

@@ -132,7 +132,7 @@ class DicomSeg(Annotation):
         where = f"case {target.case_id}: segmentation {self.uid}"
         if self._flaw:
             raise self._mismatch(target, self._flaw)
-        numbers = [int(segment.SegmentNumber) for segment in chosen]
+        numbers = self._numbers(chosen)
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
             notes.append(f"{where}: {wanted['name']!r} unites segments {listed}.")
@@ -189,6 +189,21 @@ class DicomSeg(Annotation):
             for code in codes
         )
 
+    def _numbers(self, segments: Sequence[Dataset]) -> list[int]:
+        """Return the Segment Numbers of segments.
+
+        Raises:
+            CaseFault: one has none.
+        """
+        numbers = [segment.get("SegmentNumber") for segment in segments]
+        if None in numbers:
+            raise CaseFault(
+                Reason.UNREADABLE,
+                f"{self.path}: a segment has no Segment Number, so that its frames are not known; "
+                "export it again from where it was made.",
+            )
+        return [int(number) for number in numbers]
+
     def _groups(self) -> list[Dataset]:
         """Return each frame's functional groups, the shared ones not among them."""
         return list(self.dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()])
@@ -243,9 +258,7 @@ class DicomSeg(Annotation):
         keys = np.column_stack([self._owners, np.rint(self._planes[0] * 1000)])
         if len(np.unique(keys, axis=0)) < len(keys):
             return "several frames of a segment lie at one place, as of several points of time"
-        numbers = [segment.get("SegmentNumber") for segment in self._segments]
-        if None in numbers:
-            return "a segment has no Segment Number"
+        numbers = self._numbers(self._segments)
         most = 2 ** int(self.dataset.BitsAllocated) - 1
         if self._type == "LABELMAP" and max(numbers, default=0) > most:
             return f"its pixels reach {most} and so cannot be segment {max(numbers)}"
