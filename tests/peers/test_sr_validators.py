@@ -208,7 +208,7 @@ def phantom(tmp_path):
     case = Case("phantom", "p", "s0", {"CT": series})
     protocol = {
         "protocol": {"id": "demo"},
-        "segmentations": [{"id": "organs", "role": "CT", "encoding": "binary"}],
+        "segmentations": [{"id": "organs", "engine": "nnunet", "role": "CT", "encoding": "binary"}],
     }
     write_segmentation(tmp_path / "masks" / "phantom" / "organs", segmentation)
     (made,) = seg.run(

@@ -438,7 +438,7 @@ def test_a_case_that_cannot_be_predicted_is_recorded(trained, settings, tmp_path
     evaluate(tmp_path, "0", settings, "cpu", 1, tmp_path / "0.parquet")
     table = pd.read_parquet(tmp_path / "0.parquet").set_index("case_id")
     assert list(table.loc[[broken], "status"]) == ["failed", "failed"]
-    assert set(table.loc[[broken], "reason"]) == {"unexpected_error"}
+    assert set(table.loc[[broken], "reason"]) == {"unreadable"}
     assert table.loc[[broken], "dice"].isna().all()
     assert (table.loc[rest, "status"] == "ok").all()
 

@@ -130,13 +130,13 @@ class DicomSeg(Annotation):
         if not chosen:
             return None
         where = f"case {target.case_id}: segmentation {self.uid}"
-        if self._flaw:
-            raise self._mismatch(target, self._flaw)
         numbers = self._numbers(chosen)
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
             notes.append(f"{where}: {wanted['name']!r} unites segments {listed}.")
         placement = self._placement(target.grid)
+        if self._flaw:
+            raise self._mismatch(target, self._flaw)
         if placement.error > ALIGNMENT_TOLERANCE:
             raise self._mismatch(
                 target, f"its pixels lie up to {placement.error:.2f} voxels off the image's voxels"
