@@ -182,5 +182,6 @@ def _reading(path: Path) -> Iterator[None]:
         raise CaseFault(
             Reason.UNREADABLE,
             f"{path} cannot be read ({told[-1].rstrip('.')}); look whether the disk is full or "
-            f"failing, remove {path.parent.parent} and run again: it is made anew.",
+            "failing. It is made anew when the shard's folder below shards/ in the results is "
+            "removed and snakemake runs again.",
         ) from None

@@ -149,11 +149,16 @@ def register(
     """
     registry = config.MODELS if registry is None else registry
     complete = describe(name, entry, folder, relative_path(name, folder, registry))
+    write_entry(name, complete, registry)
+    return complete
+
+
+def write_entry(name: str, complete: Mapping[str, Any], registry: Path) -> None:
+    """Write what `describe` gave into a registry; an entry of that name is replaced."""
     models = read_yaml(registry)["models"] if registry.exists() else {}
     text = yaml.safe_dump({"models": {**models, name: complete}}, sort_keys=False, width=100)
     with atomic_path(registry) as partial:
         partial.write_text(_HEAD + text, encoding="utf-8")
-    return complete
 
 
 def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> dict[str, Any]:

@@ -24,10 +24,10 @@ from jipflow.files import atomic_path, json_text, sha256_file
 from jipflow.segment.models import (
     Model,
     describe,
-    register,
     registered_model,
     relative_path,
     verify,
+    write_entry,
 )
 
 FORMAT = "jipflow-models-1"
@@ -162,7 +162,7 @@ def add(name: str, folder: Path, about: Path, *, replace: bool = False) -> dict[
     Args:
         name: the model's name in protocols.
         folder: its files, as its engine wants them.
-        about: YAML file with the rest of the registry's entry; see `register`.
+        about: YAML file with the rest of the registry's entry; see `models.describe`.
         replace: whether an entry of that name may be replaced.
 
     Returns:
@@ -188,11 +188,12 @@ def add(name: str, folder: Path, about: Path, *, replace: bool = False) -> dict[
         raise StageError(f"{folder} is not a folder; name the one that holds the model's files.")
     place = config.MODELS.parent.parent / "models" / name
     # Before anything is copied: a wrong description must not cost the files that are there.
-    describe(name, entry, folder, relative_path(name, place, config.MODELS))
+    complete = describe(name, entry, folder, relative_path(name, place, config.MODELS))
     if folder.resolve() != place.resolve():
         with atomic_path(place) as partial:
             shutil.copytree(folder, partial, symlinks=True)
-    return register(name, entry, place)
+    write_entry(name, complete, config.MODELS)
+    return complete
 
 
 def _wanted(model: Model) -> dict[str, str]:
