@@ -68,7 +68,8 @@ FILTERS: tuple[tuple[str, str, str], ...] = (
 SELECT = """
 import json, sys, time
 from pathlib import Path
-from jipflow.catalog.query import open_catalogs, select_series
+from jipflow.catalog.query import open_catalogs
+from jipflow.expressions import select_series
 start = time.perf_counter()
 order = sys.argv[4] or "SeriesInstanceUID"
 with open_catalogs([Path(sys.argv[1])], Path(sys.argv[2])) as connection:
@@ -81,7 +82,7 @@ import json, sys
 from dataclasses import replace
 from pathlib import Path
 from jipflow.catalog.cohort import run
-from jipflow.config import load_settings
+from jipflow.settings.config import load_settings
 out, size = Path(sys.argv[2]), int(sys.argv[4])
 settings = load_settings({
     "site": {"id": "bench", "name": "Bench"},

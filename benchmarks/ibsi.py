@@ -24,12 +24,12 @@ from ibsi_reference import (
     values_by_tag,
 )
 from jipflow.cases import Series
-from jipflow.config import radiomics_settings, validate
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.ibsi import columns_by_tag
+from jipflow.settings.config import radiomics_settings, validate
 from report import SHARED_DATA, Cell, write_result
 
 PACKAGES = ["pyradiomics", "numpy", "scipy", "simpleitk", "connected-components-3d"]

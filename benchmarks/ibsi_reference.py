@@ -14,10 +14,10 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from jipflow.config import radiomics_settings
 from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.ibsi import columns_by_tag, tagged_features
+from jipflow.settings.config import radiomics_settings
 
 CONFIGURATIONS = ("a", "b", "c", "d", "e")
 DIGITS = 3

@@ -23,14 +23,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
 from jipflow.cases import Outcome, Status, read_outcomes, write_outcomes
-from jipflow.config import ROOT, Settings, write_settings
 from jipflow.files import read_json, write_json
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.models.registry import register, registered_model
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment.models import register, registered_model
+from jipflow.settings.config import ROOT, Settings, write_settings
 from report import Cell, Cost, measure, write_result
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -48,7 +48,7 @@ FOLDER_CALLS = {
 STAGE = """
 import sys
 from pathlib import Path
-from jipflow import config
+from jipflow.settings import config
 config.MODELS = Path(sys.argv.pop(1))
 from jipflow.cli import main
 sys.exit(main())

@@ -32,8 +32,8 @@ import sys, time
 from pathlib import Path
 import pydicom
 from jipflow.cases import Series
-from jipflow.encode.seg import build_seg
-from jipflow.encode.terms import read_terms
+from jipflow.objects.seg_writer import build_seg
+from jipflow.objects.terms import read_terms
 from jipflow.images.masks import read_segmentation
 from jipflow.images.series import read_planes
 masks, images, out, encoding, syntax, times = map(str, sys.argv[1:])

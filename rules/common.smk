@@ -3,7 +3,7 @@ from pathlib import Path
 
 from jipflow import __version__
 from jipflow.cases import StageError
-from jipflow.config import (
+from jipflow.settings.config import (
     TRAINING_WORDS,
     ConfigError,
     annotated,
@@ -12,9 +12,9 @@ from jipflow.config import (
     training_folds,
     write_settings,
 )
-from jipflow.federate.release import approved_bundle, read_approval
+from jipflow.release.release import approved_bundle, read_approval
 from jipflow.files import canonical_digest
-from jipflow.segment.inbox import inbox_files, inbox_state
+from jipflow.annotate.inbox import inbox_files, inbox_state
 
 try:
     SITE_SETTINGS = load_settings(config)

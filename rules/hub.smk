@@ -1,8 +1,8 @@
 from pathlib import Path
 
 from jipflow import __version__
-from jipflow.config import ConfigError
-from jipflow.federate.hub import load_hub_settings
+from jipflow.settings.config import ConfigError
+from jipflow.hub.hub import load_hub_settings
 from jipflow.files import canonical_digest, write_json
 
 try:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from jipflow.segment.models import register
+from jipflow.models.registry import register
 
 PACKAGES = """
     libblas3 libbz2-1.0 libc6 libexpat1 libffi8 libgcc-s1 libgfortran5 liblapack3 liblzma5

@@ -17,10 +17,10 @@ from jipflow.cases import CaseFault, Reason, Series
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume
+from jipflow.objects.annotation import Target
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
-from jipflow.segment.annotation import Target
-from jipflow.segment.imported import import_regions, target_of
+from jipflow.segment.engines.imported.engine import import_regions, target_of
 
 ITKIMAGE2SEGIMAGE = Path(sys.executable).parent / "itkimage2segimage"
 LIVER = {"liver": "Liver"}

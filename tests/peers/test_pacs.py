@@ -36,10 +36,11 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from pynetdicom import AE, evt
 
 import jipflow
-from jipflow.config import ConfigError
-from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, open_archive, with_uids
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, with_uids
+from jipflow.pacs.connect import open_archive
 from jipflow.pacs.dicomweb import _parts
 from jipflow.pacs.limits import Limits
+from jipflow.settings.config import ConfigError
 from orthanc import Orthanc, private_network, unavailable
 
 ARRIVAL = 11112

@@ -14,10 +14,10 @@ import SimpleITK as sitk
 from radiomics import featureextractor
 
 from jipflow.cases import Reason
-from jipflow.config import validate
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract
+from jipflow.settings.config import validate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from regions import PYRADIOMICS as CLASSES

@@ -13,13 +13,13 @@ import pytest
 import SimpleITK as sitk
 from pydicom.uid import EnhancedCTImageStorage, EnhancedMRImageStorage
 
-from jipflow.config import ROOT
-from jipflow.encode.seg import build_seg
-from jipflow.encode.terms import read_terms
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
+from jipflow.objects.seg_writer import build_seg
+from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
+from jipflow.settings.config import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 

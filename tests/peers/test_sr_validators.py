@@ -15,7 +15,18 @@ import pydicom
 import pytest
 
 from jipflow.cases import Case, Series, Status, passed
-from jipflow.config import (
+from jipflow.files import canonical_digest, write_parquet
+from jipflow.images import prepare
+from jipflow.images.masks import Region, pack, write_segmentation
+from jipflow.images.series import read_series_volume
+from jipflow.objects import seg_writer as seg
+from jipflow.objects import sr
+from jipflow.phantom import dicom
+from jipflow.phantom.grid import Grid
+from jipflow.radiomics import measure
+from jipflow.radiomics.extract import Part, extract
+from jipflow.segment import stage as segment
+from jipflow.settings.config import (
     ROOT,
     Settings,
     load_settings,
@@ -23,16 +34,6 @@ from jipflow.config import (
     read_yaml,
     validate,
 )
-from jipflow.encode import seg, sr
-from jipflow.files import canonical_digest, write_parquet
-from jipflow.images import prepare
-from jipflow.images.masks import Region, pack, write_segmentation
-from jipflow.images.series import read_series_volume
-from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
-from jipflow.radiomics import measure
-from jipflow.radiomics.extract import Part, extract
-from jipflow.segment import stage as segment
 from jipflow.tables import FEATURE_COLUMNS
 
 TOOLS = Path(sys.executable).parent

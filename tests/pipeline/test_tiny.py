@@ -15,9 +15,9 @@ import yaml
 
 from harness import seg_errors, snakemake
 from jipflow.cases import Reason
-from jipflow.config import PROTOCOLS
 from jipflow.files import sha256_file
 from jipflow.images.volume import Volume
+from jipflow.settings.config import PROTOCOLS
 
 STAGES = {"cohort", "prepare", "segment", "encode", "measure", "document", "overlay"}
 

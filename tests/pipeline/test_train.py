@@ -15,7 +15,7 @@ from harness import ROOT, command, environment, make_site
 from jipflow.files import read_json, sha256_file
 from jipflow.images.volume import read_volume
 from jipflow.phantom.cohort import write_site
-from jipflow.segment.training.folders import raw
+from jipflow.training.folders import raw
 
 PARTS = ("Snakefile", "rules", "config", "profiles", "workflow", "envs")
 

@@ -17,17 +17,17 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 import nnunet_models
 from container_images import program_image, write_registry
-from jipflow import config
 from jipflow.cases import Case, Series
-from jipflow.config import RESOURCES, Settings
 from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_path, write_volume
+from jipflow.models.registry import register
+from jipflow.models.tasks import read_tasks
 from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment.models import register
-from jipflow.tasks import read_tasks
+from jipflow.settings import config
+from jipflow.settings.config import RESOURCES, Settings
 from phantom_volumes import as_volume
 from series_factory import series_of, write
 from threshold_model import write_threshold_model

@@ -12,14 +12,15 @@ import numpy as np
 import pandas as pd
 
 from jipflow.cases import Case, Outcome, Series, Status, write_outcomes
-from jipflow.config import Settings
-from jipflow.federate import hub, release
 from jipflow.files import read_json, write_json, write_parquet
+from jipflow.hub import hub
 from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume
+from jipflow.palette import segment_colour
+from jipflow.release import release
 from jipflow.report.overlays import render_overlay
-from jipflow.report.palette import segment_colour
 from jipflow.segment.quality import Quality, quality_table
+from jipflow.settings.config import Settings
 
 PATIENT_NAME = "Doe^Jane"
 PATIENT_IDS = ("MRN-77812", "MRN-77813")

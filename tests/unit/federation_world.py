@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from jipflow.cases import Outcome, write_outcomes
-from jipflow.config import Settings, protocol_sha256, validate
-from jipflow.federate import bundle as message
-from jipflow.federate import release
-from jipflow.privacy import keys
+from jipflow.exchange import keys
+from jipflow.exchange import message as message
+from jipflow.release import release
+from jipflow.settings.config import Settings, protocol_sha256, validate
 
 MEAN, ENERGY, VOLUME = "original_firstorder_Mean", "original_firstorder_Energy", "volume_ml"
 EDGES = [0, 100, 200, 300, 400]

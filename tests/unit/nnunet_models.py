@@ -12,8 +12,8 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from jipflow.config import ROOT
-from jipflow.segment import models
+from jipflow.models import registry as models
+from jipflow.settings.config import ROOT
 
 LABELS: dict[str, Any] = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3}
 

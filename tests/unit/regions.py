@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jipflow.config import validate
 from jipflow.images.volume import Grid, Volume
 from jipflow.radiomics.extract import Extraction, Part, extract
+from jipflow.settings.config import validate
 
 PYRADIOMICS = ("shape", "firstorder", "glcm", "glrlm", "glszm", "gldm", "ngtdm")
 OWN = ("localintensity", "spatial", "uptake", "ivh", "histogram", "gldzm")

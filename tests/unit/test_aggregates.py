@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jipflow.federate.aggregates import (
+from jipflow.analyses.aggregates import (
     CellKey,
     bin_index,
     cells_of,

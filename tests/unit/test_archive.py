@@ -9,7 +9,7 @@ import pytest
 
 from container_images import layer_of, write_archive
 from jipflow.cases import StageError
-from jipflow.segment.archive import read_image, unpack
+from jipflow.segment.containers.archive import read_image, unpack
 
 
 def member(name, kind, target="", mode=0o755):

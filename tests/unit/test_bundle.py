@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from federation_world import NOW, site, unpack
-from jipflow.config import ConfigError
-from jipflow.federate import bundle as message
-from jipflow.federate import release
-from jipflow.federate.release import ReleaseError
-from jipflow.privacy import keys
+from jipflow.exchange import keys
+from jipflow.exchange import message as message
+from jipflow.release import release
+from jipflow.release.release import ReleaseError
+from jipflow.settings.config import ConfigError
 
 
 @pytest.fixture

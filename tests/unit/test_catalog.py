@@ -11,15 +11,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from jipflow.catalog.columns import COLUMNS
-from jipflow.catalog.query import (
-    FilterError,
-    check_expression,
-    connect,
-    open_catalogs,
-    select_series,
-)
+from jipflow.catalog.query import open_catalogs
 from jipflow.catalog.scan import scan
+from jipflow.columns import COLUMNS
+from jipflow.expressions import FilterError, check_expression, connect, select_series
 from series_factory import ct_datasets, write
 
 

@@ -15,8 +15,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from jipflow.catalog import headers
-from jipflow.catalog.columns import COLUMNS
 from jipflow.catalog.headers import HEADER_COLUMNS, Doubt, read_fast, read_header, read_surely
+from jipflow.columns import COLUMNS
 from jipflow.uids import series_stand_in, study_stand_in
 from series_factory import ct_datasets, write
 

@@ -10,10 +10,10 @@ import pytest
 
 from jipflow.cases import Reason, StageError, Status, read_cases, read_outcomes
 from jipflow.catalog import cohort
-from jipflow.catalog.columns import COLUMNS
-from jipflow.config import load_settings
+from jipflow.columns import COLUMNS
 from jipflow.files import read_json, write_parquet
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
+from jipflow.settings.config import load_settings
 
 
 def row(patient, study, modality, number, **values):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jipflow.config import (
+from jipflow.settings.config import (
     MODELS,
     PROTOCOLS,
     ROOT,
@@ -113,7 +113,7 @@ def test_an_algorithm_in_a_container_is_checked_against_the_registry(
         "files": {"mine.tar": "0" * 64},
     }
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(registry))
-    monkeypatch.setattr("jipflow.config.MODELS", tmp_path / "models.yaml")
+    monkeypatch.setattr("jipflow.settings.config.MODELS", tmp_path / "models.yaml")
     spec["model"] = "mine"
     spec["segments"][0]["label"] = "heart"
     assert "has no label 'heart'" in message(site, protocol, tmp_path)
@@ -137,7 +137,7 @@ def test_folds_and_members_are_those_of_the_registry(site, protocol, tmp_path, m
     }
     registry["models"] |= {"several": several}
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(registry))
-    monkeypatch.setattr("jipflow.config.MODELS", tmp_path / "models.yaml")
+    monkeypatch.setattr("jipflow.settings.config.MODELS", tmp_path / "models.yaml")
     spec = next(s for s in protocol["segmentations"] if s["engine"] == "nnunet")
     spec["segments"][0]["expect"] = {"disagreement": 0.2}
     text = message(site, protocol, tmp_path)
@@ -347,7 +347,7 @@ def test_a_hash_changes_with_its_own_part_only(site, protocol, tmp_path):
 
 
 def test_the_protocols_hash_covers_what_it_names(site, protocol, tmp_path, monkeypatch):
-    import jipflow.config as config
+    import jipflow.settings.config as config
 
     def digest():
         path = tmp_path / "protocol.yaml"
@@ -402,7 +402,7 @@ def test_the_protocols_hash_covers_what_it_names(site, protocol, tmp_path, monke
     ],
 )
 def test_wrong_radiomics_settings_are_named(content, said, tmp_path, monkeypatch):
-    import jipflow.config as config
+    import jipflow.settings.config as config
 
     (tmp_path / "radiomics").mkdir()
     shutil.copy(config.RESOURCES / "ibsi_codes.yaml", tmp_path)
@@ -416,7 +416,7 @@ def test_wrong_radiomics_settings_are_named(content, said, tmp_path, monkeypatch
 
 
 def test_shipped_radiomics_settings_are_valid():
-    import jipflow.config as config
+    import jipflow.settings.config as config
 
     names = [path.stem for path in (config.RESOURCES / "radiomics").glob("*.yaml")]
     assert {"ibsi_ct", "ibsi_mr", "ibsi_pet"} <= set(names)

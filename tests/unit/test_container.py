@@ -29,16 +29,16 @@ from container_images import (
     write_archive,
     write_registry,
 )
-from jipflow import config
 from jipflow.cases import Case, CaseFault, Reason, Series, Status
-from jipflow.config import Settings
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.segment import stage
-from jipflow.segment.archive import read_image
-from jipflow.segment.container import Algorithm
-from jipflow.segment.contract import read_result, write_nifti
+from jipflow.segment.containers.archive import read_image
+from jipflow.segment.containers.contract import read_result, write_nifti
 from jipflow.segment.engine import Machine
+from jipflow.segment.engines.container.engine import Algorithm
+from jipflow.settings import config
+from jipflow.settings.config import Settings
 
 GRID = Grid((4, 5, 6), np.array([[0, 0, 2.0, -9], [0, 3.0, 0, 8], [4.0, 0, 0, 7], [0, 0, 0, 1]]))
 LABELS = {"liver": 1, "spleen": 3}

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 
 from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
-from jipflow.segment.contract import read_result, write_case, write_job, write_nifti
+from jipflow.segment.containers.contract import read_result, write_case, write_job, write_nifti
 
 KNOWN = [1, 3]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from jipflow.config import ConfigError
-from jipflow.pacs.archive import open_archive
+from jipflow.pacs.connect import open_archive
 from jipflow.pacs.credentials import private_file, secret
+from jipflow.settings.config import ConfigError
 
 SOURCE = {
     "name": "pacs",

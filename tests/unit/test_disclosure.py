@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation_world import ENERGY, MEAN, features, protocol, site
-from jipflow.federate.release import ReleaseError
-from jipflow.privacy.disclosure import (
+from jipflow.release.gate import (
     Candidate,
     DisclosureError,
     Finding,
@@ -22,6 +21,7 @@ from jipflow.privacy.disclosure import (
     hides,
     scan,
 )
+from jipflow.release.release import ReleaseError
 
 NUMBERS = {"rows": 10, "mean": 1.0, "mean_rest": 0.0, "m2": 3.0}
 

@@ -18,12 +18,12 @@ from pydicom.uid import (
 )
 
 from jipflow.cases import CaseFault, Reason
-from jipflow.encode.headers import source_header
-from jipflow.encode.seg import build_seg, label_map
-from jipflow.encode.terms import read_terms
 from jipflow.images.masks import Region, Segment, Segmentation, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid
+from jipflow.objects.headers import source_header
+from jipflow.objects.seg_writer import build_seg, label_map
+from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
 from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from engine_benches import BENCHES, BROKEN, CORONAL, UPRIGHT
-from jipflow import config
+from jipflow.annotate import stage as annotated
 from jipflow.cases import Reason, Status
-from jipflow.config import SCHEMAS, input_roles, read_yaml
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import read_grid, volume_path
-from jipflow.segment import annotated, stage
+from jipflow.segment import stage
 from jipflow.segment.engine import ENGINES
+from jipflow.settings import config
+from jipflow.settings.config import SCHEMAS, input_roles, read_yaml
 
 
 def digests(folder):

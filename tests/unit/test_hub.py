@@ -23,10 +23,10 @@ from federation_world import (
     site,
     unpack,
 )
-from jipflow.config import ROOT, ConfigError, validate
-from jipflow.federate import bundle as message
-from jipflow.federate import hub
-from jipflow.federate.hub import Refusal
+from jipflow.exchange import message as message
+from jipflow.hub import hub
+from jipflow.hub.hub import Refusal
+from jipflow.settings.config import ROOT, ConfigError, validate
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 from jipflow.segment import stage
 from jipflow.segment.engine import Machine
-from jipflow.segment.imported import Imported, import_regions, target_of
+from jipflow.segment.engines.imported.engine import Imported, import_regions, target_of
 from series_factory import series_of, write
 
 GRID = Grid((6, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))

@@ -27,14 +27,14 @@ from pydicom.uid import (
 )
 
 from jipflow.cases import CaseFault, Reason
-from jipflow.encode.seg import build_seg
-from jipflow.encode.terms import read_terms
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid as VoxelGrid
+from jipflow.objects.seg_writer import build_seg
+from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
-from jipflow.segment.imported import import_regions, target_of
+from jipflow.segment.engines.imported.engine import import_regions, target_of
 from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write
 
 # A frame has 35 × 33 bits, so that most frames do not start at a byte.

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from jipflow.cases import Case, Reason, Series, Status
-from jipflow.config import Settings
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.volume import volume_path, write_volume
 from jipflow.radiomics.measure import Tables, failure_table, feature_table, run
+from jipflow.settings.config import Settings
 from jipflow.tables import FEATURE_COLUMNS
 from regions import ball, grid, textured
 

@@ -19,11 +19,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from jipflow import cli, config
+from jipflow import cli
 from jipflow.cases import StageError
-from jipflow.config import MODELS, ROOT, ConfigError, read_models, read_yaml
-from jipflow.segment import store
-from jipflow.segment.models import describe, register, registered_model, verify
+from jipflow.models import store
+from jipflow.models.registry import describe, register, registered_model, verify
+from jipflow.settings import config
+from jipflow.settings.config import MODELS, ROOT, ConfigError, read_models, read_yaml
 
 ABOUT = {
     "name": "Two files",

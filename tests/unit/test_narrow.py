@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jipflow.catalog.columns import COLUMNS
-from jipflow.catalog.query import FilterError, connect, select_series
+from jipflow.columns import COLUMNS
+from jipflow.expressions import FilterError, connect, select_series
 from jipflow.pacs.narrow import columns_used, conjuncts, narrow
 
 MATCH = (

@@ -21,21 +21,23 @@ from nnunetv2.postprocessing.remove_connected_components import (
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from jipflow import config
 from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
-from jipflow.config import ConfigError
 from jipflow.files import read_json, write_json
 from jipflow.images.masks import read_segmentation
 from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
+from jipflow.models.checkpoints import build_network, read_checkpoint, trainer_class
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment import inference, nnunet, stage
-from jipflow.segment.checkpoints import build_network, read_checkpoint, trainer_class
+from jipflow.segment import stage
 from jipflow.segment.engine import Inputs, Machine
-from jipflow.segment.inference import Place
-from jipflow.segment.nnunet import NnUNet, load_predictor
-from jipflow.segment.postprocessing import KNOWN
+from jipflow.segment.engines.nnunet import engine as nnunet
+from jipflow.segment.engines.nnunet import inference
+from jipflow.segment.engines.nnunet.engine import NnUNet, load_predictor
+from jipflow.segment.engines.nnunet.inference import Place
+from jipflow.segment.engines.nnunet.postprocessing import KNOWN
+from jipflow.settings import config
+from jipflow.settings.config import ConfigError
 from nnunet_models import LABELS, register, write_model
 from phantom_volumes import as_volume
 

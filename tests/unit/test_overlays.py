@@ -16,8 +16,8 @@ from jipflow.cases import CaseFault, Reason, Status
 from jipflow.files import sha256_file
 from jipflow.images.masks import Region, Segmentation, pack, write_segmentation
 from jipflow.images.volume import Grid, Volume, write_volume
+from jipflow.palette import SEGMENT_COLOURS, rgb, segment_colour
 from jipflow.report import overlays
-from jipflow.report.palette import SEGMENT_COLOURS, rgb, segment_colour
 
 COLOURS = {name: segment_colour(i) for i, name in enumerate(fake.ORGANS)}
 

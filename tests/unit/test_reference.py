@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from jipflow.cases import Flag, Reason
-from jipflow.config import PROTOCOLS, ROOT, SCHEMAS, validate
-from jipflow.reference import DOCS, pages, write
+from jipflow.cli.reference import DOCS, pages, write
+from jipflow.settings.config import PROTOCOLS, ROOT, SCHEMAS, validate
 
 GIVEN = {
     "site": {
@@ -34,7 +34,7 @@ GIVEN = {
 @pytest.mark.parametrize("name", sorted(pages()))
 def test_page_is_up_to_date(name):
     written = (DOCS / name).read_text(encoding="utf-8")
-    assert written == pages()[name], "run: python -m jipflow.reference"
+    assert written == pages()[name], "run: python -m jipflow.cli.reference"
 
 
 def test_pages_are_all_that_is_written(tmp_path):

@@ -19,9 +19,10 @@ import pytest
 from PIL import Image
 
 import fake_results as fake
+from jipflow import plots
 from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
 from jipflow.files import read_json, write_json, write_parquet
-from jipflow.report import pages, plots, site
+from jipflow.report import pages, site
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
 

@@ -12,9 +12,16 @@ import pytest
 
 from container_images import layer_of, write_archive
 from jipflow.cases import StageError
-from jipflow.segment import runtimes
-from jipflow.segment.archive import read_image
-from jipflow.segment.runtimes import RUNTIMES, Apptainer, Charliecloud, Docker, Podman, Start
+from jipflow.segment.containers import runtimes
+from jipflow.segment.containers.archive import read_image
+from jipflow.segment.containers.runtimes import (
+    RUNTIMES,
+    Apptainer,
+    Charliecloud,
+    Docker,
+    Podman,
+    Start,
+)
 
 FOLDERS = Path("/w/in"), Path("/w/out"), Path("/w/tmp")
 

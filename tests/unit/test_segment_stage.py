@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
-from jipflow.config import Settings
 from jipflow.images.masks import Region
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
@@ -19,6 +18,7 @@ from jipflow.phantom import grid as phantom
 from jipflow.segment import stage
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Machine
+from jipflow.settings.config import Settings
 from series_factory import series_of, write
 
 SPEC = {

@@ -20,15 +20,15 @@ from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
 
 from jipflow.cases import Case, Reason, Status
-from jipflow.config import RESOURCES, Settings, radiomics_settings, read_yaml
-from jipflow.encode import seg as encode
-from jipflow.encode import sr
 from jipflow.files import canonical_digest, write_parquet
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
+from jipflow.objects import seg_writer as encode
+from jipflow.objects import sr
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.ibsi import columns_by_tag
 from jipflow.radiomics.measure import failure_table, feature_table
+from jipflow.settings.config import RESOURCES, Settings, radiomics_settings, read_yaml
 from series_factory import ct_datasets, series_of, write
 
 CT = radiomics_settings("pyradiomics_ct", "test")

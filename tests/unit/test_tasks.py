@@ -10,9 +10,9 @@ from totalsegmentator.map_to_binary import class_map
 from totalsegmentator.registry import TASKS as KNOWN
 from totalsegmentator.registry import requires_license, task_modality
 
-from jipflow import config
-from jipflow.config import PROTOCOLS, RESOURCES, ConfigError, read_protocol, read_yaml
-from jipflow.tasks import read_tasks, runnable
+from jipflow.models.tasks import read_tasks, runnable
+from jipflow.settings import config
+from jipflow.settings.config import PROTOCOLS, RESOURCES, ConfigError, read_protocol, read_yaml
 
 TASKS = read_tasks()
 UNPUBLISHED = {"test", "total_highres_test"}

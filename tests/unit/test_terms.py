@@ -12,9 +12,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
 
-from jipflow.config import RESOURCES
-from jipflow.encode.terms import apply_modifiers, read_terms
-from jipflow.tasks import read_tasks
+from jipflow.models.tasks import read_tasks
+from jipflow.objects.terms import apply_modifiers, read_terms
+from jipflow.settings.config import RESOURCES
 
 TERMS = read_terms()
 TASKS = read_tasks()

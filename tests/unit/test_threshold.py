@@ -12,22 +12,23 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from jipflow.cases import Case, Reason, Series, Status, passed
-from jipflow.config import Settings, validate
-from jipflow.encode import seg, sr
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.objects import seg_writer as seg
+from jipflow.objects import sr
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
 from jipflow.radiomics import measure
 from jipflow.segment import stage
-from jipflow.segment.threshold import (
+from jipflow.segment.engines.threshold.engine import (
     cut_components,
     grown,
     largest_components,
     sphere_within,
     without_components,
 )
+from jipflow.settings.config import Settings, validate
 from regions import grid
 from series_factory import series_of, write
 

@@ -14,16 +14,16 @@ import torch
 from totalsegmentator.map_to_binary import class_map_5_parts, map_taskid_to_partname_ct
 
 from engine_benches import ABOUT_TOTAL, SITE
-from jipflow import config
 from jipflow.cases import Case, Series, StageError, Status
 from jipflow.images.masks import read_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
-from jipflow.segment import totalsegmentator
+from jipflow.models.registry import register
+from jipflow.models.tasks import read_tasks
 from jipflow.segment.engine import Inputs, Machine
-from jipflow.segment.models import register
+from jipflow.segment.engines.totalsegmentator import engine as totalsegmentator
 from jipflow.segment.stage import segment
-from jipflow.tasks import read_tasks
+from jipflow.settings import config
 from threshold_model import write_threshold_model
 
 TASKS = read_tasks()

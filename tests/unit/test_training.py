@@ -17,7 +17,6 @@ import torch
 import yaml
 
 from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
-from jipflow.config import Settings, load_settings
 from jipflow.files import read_json
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
@@ -27,12 +26,13 @@ from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
 from jipflow.report.training import write_training_report
-from jipflow.segment.training import data
-from jipflow.segment.training.evaluate import compare, evaluate, summarise
-from jipflow.segment.training.export import export
-from jipflow.segment.training.fit import LATEST, fit
-from jipflow.segment.training.folders import DATASET, model, preprocessed, raw
-from jipflow.segment.training.plan import adapted, plan, split
+from jipflow.settings.config import Settings, load_settings
+from jipflow.training import data
+from jipflow.training.evaluate import compare, evaluate, summarise
+from jipflow.training.export import export
+from jipflow.training.fit import LATEST, fit
+from jipflow.training.folders import DATASET, model, preprocessed, raw
+from jipflow.training.plan import adapted, plan, split
 from phantom_volumes import as_volume
 from series_factory import write
 

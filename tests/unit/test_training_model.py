@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from jipflow.agreement import overlap
-from jipflow.config import PROTOCOLS, validate
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment.nnunet import load_predictor, predict_labels
-from jipflow.segment.training.plan import adapted
+from jipflow.segment.engines.nnunet.engine import load_predictor, predict_labels
+from jipflow.settings.config import PROTOCOLS, validate
+from jipflow.training.plan import adapted
 from phantom_volumes import as_volume
 
 REGISTRY = Path(__file__).parents[2] / "config" / "models.yaml"

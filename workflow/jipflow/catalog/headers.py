@@ -27,7 +27,7 @@ from pydicom.uid import (
     PrivateTransferSyntaxes,
 )
 
-from jipflow.catalog.columns import COLUMNS
+from jipflow.columns import COLUMNS
 from jipflow.uids import series_stand_in, study_stand_in
 
 ATTRIBUTES = tuple(

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import jipflow
-from jipflow.catalog.columns import COLUMNS
 from jipflow.catalog.headers import HEADER_COLUMNS, UNREADABLE, read_header, read_surely, skip
 from jipflow.catalog.pool import ReadingPool
 from jipflow.catalog.walk import LINK, Found, Walk
+from jipflow.columns import COLUMNS
 from jipflow.files import canonical_digest, scratch_folder, write_json
 
 CHUNK = 64

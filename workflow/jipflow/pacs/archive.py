@@ -206,21 +206,3 @@ def answers(archive: Archive) -> bool:
     except Rejected:
         pass
     return True
-
-
-def open_archive(source: Mapping[str, Any]) -> Archive:
-    """Open the PACS of a source of the site's configuration.
-
-    Args:
-        source: an entry of ``sources`` of kind ``dicomweb`` or ``dimse``, with its defaults.
-
-    Raises:
-        ConfigError: a credential is missing, or its file can be read by others.
-    """
-    if source["kind"] == "dicomweb":
-        from jipflow.pacs.dicomweb import DicomwebArchive
-
-        return DicomwebArchive(source)
-    from jipflow.pacs.dimse import DimseArchive
-
-    return DimseArchive(source)

@@ -26,7 +26,6 @@ from requests.auth import AuthBase, HTTPBasicAuth
 from urllib3.util import Retry
 
 from jipflow import __version__
-from jipflow.config import ConfigError
 from jipflow.pacs.archive import (
     COUNT,
     SERIES_ATTRIBUTES,
@@ -42,6 +41,7 @@ from jipflow.pacs.archive import (
 )
 from jipflow.pacs.credentials import secret
 from jipflow.pacs.limits import Limits
+from jipflow.settings.config import ConfigError
 
 LOGGER = logging.getLogger(__name__)
 

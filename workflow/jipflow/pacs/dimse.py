@@ -29,7 +29,6 @@ from pynetdicom.presentation import AllStoragePresentationContexts, Presentation
 from pynetdicom.status import code_to_category
 
 from jipflow import __version__
-from jipflow.config import ConfigError
 from jipflow.pacs.archive import (
     COUNT,
     NO_STUDY,
@@ -46,6 +45,7 @@ from jipflow.pacs.archive import (
 )
 from jipflow.pacs.credentials import private_file
 from jipflow.pacs.limits import Limits
+from jipflow.settings.config import ConfigError
 from jipflow.uids import stable_uid
 
 LOGGER = logging.getLogger(__name__)

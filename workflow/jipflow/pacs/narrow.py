@@ -20,8 +20,8 @@ from typing import Any, Self
 import duckdb
 from pydicom.datadict import dictionary_VR
 
-from jipflow.catalog.columns import COLUMNS
-from jipflow.catalog.query import FilterError, filter_steps
+from jipflow.columns import COLUMNS
+from jipflow.expressions import FilterError, filter_steps
 from jipflow.pacs.archive import ANY_UID
 
 MOST_QUERIES = 64

@@ -14,10 +14,11 @@ from pathlib import Path
 import pydicom
 
 from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, Status, attempt, blocked
-from jipflow.config import Settings
 from jipflow.files import sha256_file
-from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers, open_archive
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers
+from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
+from jipflow.settings.config import Settings
 
 STAGE = "publish"
 MAKERS = {"seg": "encode", "sr": "document"}

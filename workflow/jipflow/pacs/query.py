@@ -21,21 +21,14 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from jipflow.cases import StageError
-from jipflow.catalog.columns import ANNOTATIONS, COLUMNS, IMAGES
 from jipflow.catalog.headers import HEADER_COLUMNS, header_row
-from jipflow.catalog.query import FilterError, connect, filter_steps, select_series
-from jipflow.config import Settings
+from jipflow.columns import ANNOTATIONS, COLUMNS, IMAGES
+from jipflow.expressions import FilterError, connect, filter_steps, select_series
 from jipflow.files import write_json, write_parquet
-from jipflow.pacs.archive import (
-    COUNT,
-    Archive,
-    ArchiveDown,
-    Rejected,
-    answers,
-    checked_uid,
-    open_archive,
-)
+from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, answers, checked_uid
+from jipflow.pacs.connect import open_archive
 from jipflow.pacs.narrow import columns_used, conjuncts, exactly, narrow
+from jipflow.settings.config import Settings
 
 LOGGER = logging.getLogger(__name__)
 

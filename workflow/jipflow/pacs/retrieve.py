@@ -15,17 +15,11 @@ import pandas as pd
 import pydicom
 
 from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, attempt
-from jipflow.config import Settings
 from jipflow.files import atomic_path
-from jipflow.pacs.archive import (
-    Archive,
-    ArchiveDown,
-    Rejected,
-    answers,
-    checked_uid,
-    open_archive,
-)
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers, checked_uid
+from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
+from jipflow.settings.config import Settings
 
 STAGE = "retrieve"
 ITEM_OF_ANNOTATIONS = "annotations"

@@ -25,11 +25,11 @@ from jipflow.cases import (
     blocked,
     for_each_case,
 )
-from jipflow.config import Settings, radiomics_settings
 from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Volume, read_volume, volume_path
 from jipflow.radiomics.extract import Part, extract, extract_perturbed
+from jipflow.settings.config import Settings, radiomics_settings
 from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS, PERTURBED_KEYS
 
 STAGE = "measure"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from jipflow.cases import StageError
+from jipflow.plots import histogram_plot
 from jipflow.report.pages import write_page
-from jipflow.report.plots import histogram_plot
 
 WITHHELD = "withheld"
 

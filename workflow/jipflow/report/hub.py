@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from jipflow.plots import Interval, dot_plot, histogram_plot
 from jipflow.report.pages import write_page
-from jipflow.report.plots import Interval, dot_plot, histogram_plot
 
 # Features that a reader looks for first; a segment's plots are filled up with the next by name.
 FIRST_FEATURES = (

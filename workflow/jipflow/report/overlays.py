@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, for_each_case
-from jipflow.config import Settings
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segment, Segmentation, read_segmentation
 from jipflow.images.volume import Volume, read_volume
-from jipflow.report.palette import rgb, segment_colour
+from jipflow.palette import rgb, segment_colour
+from jipflow.settings.config import Settings
 
 PANE = 400  # pixels, width and height of the box that holds one pane
 GAP = 8  # pixels between panes and around them

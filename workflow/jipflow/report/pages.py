@@ -9,15 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.config import RESOURCES
 from jipflow.files import atomic_path
+from jipflow.plots import MISSING, THIN_SPACE, number
+from jipflow.settings.config import RESOURCES
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 TEMPLATES = RESOURCES / "report"
-MISSING = "–"
-THIN_SPACE = "\u202f"
 
 
 @cache
@@ -49,19 +48,6 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     text = environment().get_template(template).render(**context)
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def number(value: float | int | None, digits: int = 4) -> str:
-    """Format a number with so many significant digits, for reading; a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    if value == 0:
-        return "0"
-    if not 1e-4 <= abs(value) < 1e7:
-        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
-        return f"{mantissa}e{int(exponent)}".replace("-", "−")
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{decimals}f}".replace(",", THIN_SPACE).replace("-", "−")
 
 
 def count(value: int | None) -> str:

@@ -15,13 +15,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jipflow import plots
 from jipflow.cases import Flag, Outcome, Reason, Status, read_outcomes
-from jipflow.config import MODELS, Settings, annotated, read_yaml
 from jipflow.files import canonical_digest, read_json
-from jipflow.report import pages, plots
+from jipflow.palette import segment_colour
+from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary
 from jipflow.report.pages import write_page
-from jipflow.report.palette import segment_colour
+from jipflow.settings.config import MODELS, Settings, annotated, read_yaml
 from jipflow.tables import AGREEMENT_VALUES, FEATURE_COLUMNS
 
 if TYPE_CHECKING:

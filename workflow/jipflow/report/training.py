@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from jipflow.cases import Reason, Status
-from jipflow.config import Settings, training_folds
 from jipflow.files import read_json
+from jipflow.palette import SEGMENT_COLOURS
+from jipflow.plots import Curve, Strip, curve_plot, strip_plot
 from jipflow.report.pages import write_page
-from jipflow.report.palette import SEGMENT_COLOURS
-from jipflow.report.plots import Curve, Strip, curve_plot, strip_plot
+from jipflow.settings.config import Settings, training_folds
 
 CURVES = (
     ("train_loss", "loss"),

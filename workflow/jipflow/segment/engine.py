@@ -23,11 +23,11 @@ from jipflow.images.masks import Region, Segmentation, read_segmentation
 from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_path
 
 ENGINES = {
-    "container": "jipflow.segment.container:Container",
-    "imported": "jipflow.segment.imported:Imported",
-    "nnunet": "jipflow.segment.nnunet:NnUNet",
-    "threshold": "jipflow.segment.threshold:Threshold",
-    "totalsegmentator": "jipflow.segment.totalsegmentator:TotalSegmentator",
+    "container": "jipflow.segment.engines.container.engine:Container",
+    "imported": "jipflow.segment.engines.imported.engine:Imported",
+    "nnunet": "jipflow.segment.engines.nnunet.engine:NnUNet",
+    "threshold": "jipflow.segment.engines.threshold.engine:Threshold",
+    "totalsegmentator": "jipflow.segment.engines.totalsegmentator.engine:TotalSegmentator",
 }
 """The class of each engine; a module is imported when a protocol uses it."""
 

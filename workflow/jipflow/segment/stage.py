@@ -24,12 +24,12 @@ from jipflow.cases import (
     blocked,
     for_each_case,
 )
-from jipflow.config import Settings, automatic, in_order, input_roles, input_segmentations
 from jipflow.files import scratch_folder
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
 from jipflow.segment.quality import Quality, assess
+from jipflow.settings.config import Settings, automatic, in_order, input_roles, input_segmentations
 
 STAGE = "segment"
 

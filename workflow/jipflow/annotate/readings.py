@@ -1,0 +1,299 @@
+"""What a reader sends back for a case: DICOM-SEG, RTSTRUCT or NIfTI, checked against the case.
+
+Who finds nothing says so by a file of the name `jipflow.settings.config.NOTHING`, which no program
+writes by mistake: an empty label map may be one that was saved too early, and a DICOM-SEG cannot be
+empty.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pydicom
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from jipflow.cases import CaseFault, Reason
+from jipflow.files import sha256_file
+from jipflow.images.masks import Region, cropped
+from jipflow.images.volume import Grid, Volume
+from jipflow.objects.annotation import Target
+from jipflow.segment.engine import Inputs
+from jipflow.segment.engines.imported.engine import READERS, UNREADABLE, import_regions, target_of
+from jipflow.settings.config import NOTHING, returned_as
+
+NIFTI = "NIFTI"
+FOUND_NOTHING = "NOTHING"
+SUFFIXES = (".nii", ".nii.gz")
+ALIGNMENT_TOLERANCE = 0.05
+"""Farthest, in voxels, that a corner of a NIfTI image may lie from that of the grid: its header
+has single precision, and may hold a rotation as a quaternion."""
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+PROVENANCE = (
+    *("SOPClassUID", "PatientID", "Manufacturer", "ManufacturerModelName", "SoftwareVersions"),
+    *("ContentCreatorName", "OperatorsName"),
+    *("ContentDate", "ContentTime", "StructureSetDate", "StructureSetTime"),
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A file that a reader sent back.
+
+    Attributes:
+        reader: name of the reader's folder.
+        file: path below that folder.
+        regions: by the name of the protocol's segment, each in the smallest box that holds it; none
+            where the reader found nothing.
+        provenance: of the columns of ``readings.parquet`` those that the file itself gives.
+        fault: why it cannot be used; None where it can.
+        notes: what one should know though it can be used.
+    """
+
+    reader: str
+    file: str
+    provenance: Mapping[str, str]
+    regions: Mapping[str, Region] = field(default_factory=dict)
+    fault: CaseFault | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Desk:
+    """Reads what comes back for one segmentation of a case.
+
+    Args:
+        inputs: of the case; its volumes are there.
+
+    Raises:
+        CaseFault: the volume of the role cannot be read, which is no reader's fault.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+        self.grid = inputs.grid
+        self.spec = {
+            **inputs.spec,
+            "segments": [{**s, "match": returned_as(s)} for s in inputs.spec["segments"]],
+        }
+
+    @property
+    def _where(self) -> str:
+        return f"case {self.inputs.case.case_id}"
+
+    @cached_property
+    def _target(self) -> Target:
+        case = self.inputs.case
+        return target_of(case.case_id, case.roles[self.spec["role"]], self.grid)
+
+    @cached_property
+    def _patient_id(self) -> str:
+        series = self.inputs.case.roles[self.spec["role"]]
+        header = pydicom.dcmread(series.paths[0], specific_tags=["PatientID"])
+        return str(header.get("PatientID") or "").strip()
+
+    def readings(self, reader: str, folder: Path, files: Sequence[Path]) -> list[Reading]:
+        """Read the files of a reader, of which one can be used.
+
+        That nothing was found counts only where no other file says anything.
+
+        Args:
+            reader: name of the reader's folder.
+            folder: the reader's.
+            files: below it.
+
+        Returns:
+            A reading for each file that may hold regions; of files with the same content one.
+        """
+        by_content = {(sha256_file(file), _is_nothing(file)): file for file in reversed(files)}
+        read = [
+            self._reading(reader, folder, file, sha256)
+            for (sha256, _), file in sorted(by_content.items(), key=lambda item: item[1])
+        ]
+        found = [reading for reading in read if reading is not None]
+        usable = [reading for reading in found if reading.fault is None]
+        rivals = usable
+        if any(reading.provenance["kind"] == FOUND_NOTHING for reading in usable):
+            rivals = found
+        if len(rivals) < 2:
+            return found
+        listed = ", ".join(reading.file for reading in rivals)
+        fault = CaseFault(
+            Reason.AMBIGUOUS_CONTOURS,
+            f"{self._where}: {reader} has {len(rivals)} files of which one may count: {listed}; "
+            "leave that one.",
+        )
+        return [replace(r, fault=fault, regions={}) if r in usable else r for r in found]
+
+    def _reading(self, reader: str, folder: Path, path: Path, sha256: str) -> Reading | None:
+        """Read a file; None where it is of a kind that holds no regions."""
+        name = str(path.relative_to(folder))
+        status = path.stat()
+        received = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
+        provenance = {"sha256": sha256, "received": received}
+        notes: list[str] = []
+        try:
+            header, kind = _sniff(path)
+            if not kind:
+                return None
+            provenance |= {"kind": kind, **_made_with(header)}
+            if kind == FOUND_NOTHING:
+                self._check_may_be_empty()
+                return Reading(reader, name, provenance)
+            if kind == NIFTI:
+                regions = list(self._label_map(path))
+            else:
+                self._check_patient(header)
+                spec = {**self.spec, "from": kind}
+                regions = list(import_regions([path], spec, self._target, notes))
+            if not regions:
+                raise self._marks_nothing()
+        except CaseFault as fault:
+            return Reading(reader, name, provenance, fault=fault)
+        except UNREADABLE as error:
+            why = f"{self._where}: it is not as DICOM asks ({error}); send it again."
+            return Reading(reader, name, provenance, fault=CaseFault(Reason.UNREADABLE, why))
+        tight = {region.name: cropped(region) for region in regions}
+        return Reading(reader, name, provenance, tight, notes=tuple(notes))
+
+    def _check_may_be_empty(self) -> None:
+        if not self.spec["may_be_empty"]:
+            raise CaseFault(
+                Reason.EMPTY_SEGMENTATION,
+                f"{self._where}: in this protocol {self.spec['id']!r} may not be empty; send what "
+                "is to be marked.",
+            )
+
+    def _marks_nothing(self) -> CaseFault:
+        instead = f"; to say that there is nothing, send {NOTHING} instead"
+        return CaseFault(
+            Reason.EMPTY_SEGMENTATION,
+            f"{self._where}: no segment has a voxel{instead if self.spec['may_be_empty'] else ''}.",
+        )
+
+    def _check_patient(self, header: Dataset) -> None:
+        """Refuse another patient's object, which may lie on the same grid on the same day."""
+        stated = str(header.get("PatientID") or "").strip()
+        if stated and self._patient_id and stated != self._patient_id:
+            raise CaseFault(
+                Reason.MIXED_PATIENTS,
+                f"{self._where}: its Patient ID is not that of the images; put it into the "
+                "folder of its own case.",
+            )
+
+    def _label_map(self, path: Path) -> Iterator[Region]:
+        """Yield the regions of a NIfTI label map, whose values count the protocol's segments."""
+        labels = self._on_grid(path)
+        segments = self.spec["segments"]
+        if labels.dtype.kind not in "iuf":
+            raise CaseFault(
+                Reason.INVALID_OUTPUT,
+                f"{self._where}: holds colours or complex numbers; save a label map.",
+            )
+        values = np.unique(labels)
+        strange = values[(values != np.round(values)) | (values < 0) | (values > len(segments))]
+        if len(strange):
+            listed = ", ".join(f"{i} {s['name']}" for i, s in enumerate(segments, start=1))
+            raise CaseFault(
+                Reason.INVALID_OUTPUT,
+                f"{self._where}: the label map has the value {strange[0]:g}; its values "
+                f"must be 0 outside and {listed}.",
+            )
+        for value, wanted in enumerate(segments, start=1):
+            mask = labels == value
+            if mask.any():
+                yield Region(wanted["name"], wanted["term"], mask, "MANUAL", "NIfTI label map")
+            elif wanted["required"]:
+                raise CaseFault(
+                    Reason.EMPTY_SEGMENT,
+                    f"{self._where}: no voxel has the value {value} of {wanted['name']!r}.",
+                )
+
+    def _on_grid(self, path: Path) -> NDArray[Any]:
+        """Return the voxels of a NIfTI image on the grid of the role, shape (z, y, x).
+
+        Axes may come in another order and direction, as long as they are those of the grid.
+        """
+        try:
+            image: Any = nibabel.load(path)
+            shape, affine = image.shape, image.affine
+            grid = self.grid
+            if len(shape) == 3 and sorted(shape) == sorted(grid.shape):
+                voxels = np.asanyarray(image.dataobj)
+            else:
+                voxels = None
+        except (
+            ImageFileError,
+            HeaderDataError,
+            OSError,
+            EOFError,
+            ValueError,
+            zlib.error,
+        ) as error:
+            raise CaseFault(
+                Reason.UNREADABLE,
+                f"{self._where}: cannot be read as NIfTI ({error}); save it again.",
+            ) from error
+        if voxels is not None and np.isfinite(affine).all():
+            turned = Volume(voxels, Grid(voxels.shape, RAS_TO_LPS @ affine)).with_axes_of(grid)
+            if turned.grid.matches(grid, ALIGNMENT_TOLERANCE * min(grid.spacing)):
+                return turned.array
+        raise CaseFault(
+            Reason.GRID_MISMATCH,
+            f"{self._where}: does not lie on the grid of the image: it has "
+            f"{'×'.join(map(str, shape))} voxels, the image {'×'.join(map(str, grid.shape[::-1]))}"
+            ", or lies elsewhere; save it on the geometry of the series.",
+        )
+
+
+def _is_nothing(path: Path) -> bool:
+    return path.name.lower() == NOTHING
+
+
+def _sniff(path: Path) -> tuple[Dataset, str]:
+    """Return the header of a file and its kind, empty where it holds no regions.
+
+    Raises:
+        CaseFault: it is DICOM and cannot be read.
+    """
+    if _is_nothing(path):
+        return Dataset(), FOUND_NOTHING
+    if path.name.lower().endswith(SUFFIXES):
+        return Dataset(), NIFTI
+    with open(path, "rb") as stream:
+        if stream.read(132)[128:] != b"DICM":
+            return Dataset(), ""
+    try:
+        header = pydicom.dcmread(path, specific_tags=list(PROVENANCE), stop_before_pixels=True)
+        sop_class = str(header["SOPClassUID"].value)
+    except UNREADABLE as error:
+        raise CaseFault(
+            Reason.UNREADABLE, f"it cannot be read as DICOM ({error}); send it again."
+        ) from error
+    kinds = (kind for kind, (_, classes, _) in READERS.items() if sop_class in classes)
+    return header, next(kinds, "")
+
+
+def _made_with(header: Dataset) -> dict[str, str]:
+    """Return by whom, when and with what an object was made, as far as it says."""
+
+    def text(*keywords: str) -> str:
+        return next((str(header[k].value) for k in keywords if header.get(k)), "")
+
+    date, time = text("ContentDate", "StructureSetDate"), text("ContentTime", "StructureSetTime")
+    return {
+        "manufacturer": text("Manufacturer"),
+        "model": text("ManufacturerModelName"),
+        "software": text("SoftwareVersions"),
+        "creator": text("ContentCreatorName", "OperatorsName"),
+        "made": f"{date} {time}".strip(),
+    }

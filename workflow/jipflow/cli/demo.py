@@ -1,0 +1,222 @@
+"""The demonstration: three synthetic sites and the hub, each run as a real one would be."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jipflow.cases import StageError
+from jipflow.exchange.keys import load_or_create_key, public_text
+from jipflow.files import atomic_path, read_json
+from jipflow.phantom.cohort import write_site
+from jipflow.release.release import approve, read_approval
+from jipflow.settings.config import ROOT
+
+SITES = ("north", "south", "west")
+PROTOCOL = "demo"
+SEED = 2026
+STEPS = 2 * len(SITES) + 2
+
+
+def run(out: Path, patients: int, cores: int | None) -> None:
+    """Run the demonstration; what an earlier run made is used again.
+
+    Args:
+        out: folder for everything: the sites' DICOM, their results, the hub.
+        patients: sound patients at each site; each has defective ones on top.
+        cores: cores to use; all by default.
+
+    Raises:
+        StageError: a run failed; the message names its log.
+    """
+    out = out.absolute()
+    started = time.monotonic()
+    step = 0
+    for site in SITES:
+        step += 1
+        folder = out / "sites" / site
+        _say(step, f"site {site}: {patients} synthetic patients and some defective series")
+        _make_site(folder, site, patients)
+    for site in SITES:
+        step += 1
+        _say(step, f"site {site}: from DICOM to a release")
+        _snakemake(out, site, cores, *_site_arguments(out, site))
+        _approve_and_send(out, site, cores)
+    step += 1
+    _say(step, "hub: verify, merge, report")
+    hub_file = _write_hub(out)
+    _snakemake(out, "hub", cores, "hub", "--configfile", str(hub_file))
+    step += 1
+    _say(step, f"done in {time.monotonic() - started:.0f} s")
+    print("\n".join(_summary(out)))
+
+
+def _say(step: int, text: str) -> None:
+    print(f"[demo {step}/{STEPS}] {text}", flush=True)
+
+
+def _make_site(folder: Path, site: str, patients: int) -> None:
+    stamp = folder / "site.yaml"
+    if stamp.is_file():
+        return
+    for part in ("dicom", "truth"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    write_site(folder, site, patients, SEED)
+    _write_yaml(
+        stamp,
+        {
+            "site": {"id": site, "name": f"{site.title()} Hospital (synthetic)"},
+            "sources": [{"name": "archive", "kind": "folder", "path": str(folder / "dicom")}],
+            "identity": {
+                "secret_file": str(folder / "secrets" / "identity.key"),
+                "signing_key_file": str(folder / "secrets" / "site.key"),
+            },
+        },
+    )
+
+
+def _write_yaml(path: Path, content: dict[str, Any]) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def _results(out: Path, site: str) -> Path:
+    return out / "results" / site
+
+
+def _site_arguments(out: Path, site: str) -> list[str]:
+    return [
+        "--configfile",
+        str(out / "sites" / site / "site.yaml"),
+        "--config",
+        f"protocol={PROTOCOL}",
+        f"results={_results(out, site)}",
+    ]
+
+
+def _snakemake(out: Path, name: str, cores: int | None, *arguments: str) -> None:
+    """Run the workflow, showing its progress on one line; its output goes to a log."""
+    log = out / "logs" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "snakemake", *arguments, "--profile", "profiles/demo"]
+    command += ["--cores", str(cores)] if cores else []
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    progress = ""
+    with open(log, "w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        for line in process.stdout:
+            stream.write(line)
+            found = re.search(r"(\d+) of (\d+) steps", line)
+            if found:
+                progress = f"    {found[1]} of {found[2]} jobs"
+                if sys.stdout.isatty():
+                    print(f"\r{progress}", end="", flush=True)
+        code = process.wait()
+    if progress:
+        print("\r" + progress if sys.stdout.isatty() else progress, flush=True)
+    if code:
+        tail = "".join(log.read_text(encoding="utf-8").splitlines(keepends=True)[-25:])
+        raise StageError(f"the run of {name} failed; the end of {log}:\n{tail}")
+
+
+def _approve_and_send(out: Path, site: str, cores: int | None) -> None:
+    """Play the person who approves a release, pack it and carry it to the hub's inbox."""
+    folder = _results(out, site) / PROTOCOL
+    release = folder / "release" / "r01"
+    key = out / "sites" / site / "secrets" / "approver.key"
+    load_or_create_key(key)
+    try:
+        read_approval(release)
+    except StageError:
+        approve(release, _approver(site), key)
+    _snakemake(out, f"{site}-bundle", cores, "bundle", *_site_arguments(out, site))
+    inbox = out / "hub" / "inbox"
+    inbox.mkdir(parents=True, exist_ok=True)
+    for path in (folder / "bundles").glob("*.zip"):
+        target = inbox / path.name
+        if not target.is_file() or target.read_bytes() != path.read_bytes():
+            with atomic_path(target) as partial:
+                shutil.copyfile(path, partial)
+
+
+def _approver(site: str) -> str:
+    return f"Data steward of {site}"
+
+
+def _write_hub(out: Path) -> Path:
+    """Write the hub's configuration with the public keys of the sites and their approvers."""
+    roster = []
+    for site in SITES:
+        secrets = out / "sites" / site / "secrets"
+        approver = {
+            "name": _approver(site),
+            "key": public_text(load_or_create_key(secrets / "approver.key")),
+        }
+        roster.append(
+            {
+                "site": site,
+                "key": public_text(load_or_create_key(secrets / "site.key")),
+                "approvers": [approver],
+            }
+        )
+    path = out / "hub" / "hub.yaml"
+    _write_yaml(
+        path,
+        {
+            "hub": {"id": "hub", "name": "Coordinating hub (synthetic)"},
+            "protocol": PROTOCOL,
+            "inbox": str(out / "hub" / "inbox"),
+            "results": str(out / "hub" / "results"),
+            "roster": roster,
+        },
+    )
+    return path
+
+
+def _summary(out: Path) -> list[str]:
+    """Say in ten lines what was done and where to look."""
+    lines = [""]
+    for site in SITES:
+        folder = _results(out, site) / PROTOCOL
+        verdict = read_json(folder / "verdict.json")
+        lines.append(
+            f"{site}: {verdict['cases']} cases, {verdict['ok']} ok, {verdict['failed']} with a "
+            f"failed item and its reason; report {folder / 'report' / 'index.html'}"
+        )
+    round_folder = out / "hub" / "results" / PROTOCOL / "r01"
+    result = read_json(round_folder / "result.json")
+    cells = [cell for analysis in result["analyses"] for cell in analysis["cells"]]
+    liver = next(
+        cell
+        for cell in cells
+        if cell["feature"] == "original_shape_MeshVolume"
+        and cell["segment"] == "liver"
+        and "mean" in cell
+    )
+    lines += [
+        f"hub: {len(read_json(round_folder / 'accepted.json'))} bundles accepted, "
+        f"{len(read_json(round_folder / 'rejected.json'))} refused, {len(cells)} merged cells",
+        f"for example liver volume: n={liver['n']}, mean {liver['mean'] / 1e3:.1f} mL, "
+        f"SD {liver['sd'] / 1e3:.1f} mL, as from pooling the {len(liver['sites'])} sites' patients",
+        "nothing but the bundles left a site; see release/r01/disclosure.html at each",
+        f"truth of the synthetic patients: {out / 'sites'}/<site>/truth/truth.json",
+        "",
+        f"report of the hub: {round_folder / 'report.html'}",
+    ]
+    return lines

@@ -1,0 +1,211 @@
+"""RT Structure Sets (PS3.3 A.19) as regions on an image's grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from jipflow.cases import CaseFault, Reason
+from jipflow.images.contours import on_slices, rasterise
+from jipflow.images.volume import Grid
+from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+
+CONTOUR_DATA = 0x30060050
+XOR = "CLOSEDPLANAR_XOR"
+CLOSED = ("CLOSED_PLANAR", XOR)
+
+
+class StructureSet(Annotation):
+    """An RT Structure Set, whose regions are ROIs."""
+
+    def names(self) -> list[str]:
+        """Return the ROI Names."""
+        return [str(roi.get("ROIName") or "") for roi in self._rois()]
+
+    def images(self, matches: Sequence[str]) -> set[str]:
+        """Return the images that the contours of the wanted ROIs, or their series, reference."""
+        found = set()
+        for contour in self._contours(matches):
+            for image in contour.get("ContourImageSequence") or []:
+                found.add(str(image.get("ReferencedSOPInstanceUID") or ""))
+        for series in self._referenced_series():
+            for image in series.get("ContourImageSequence") or []:
+                found.add(str(image.get("ReferencedSOPInstanceUID") or ""))
+        return found - {""}
+
+    def series(self) -> set[str]:
+        """Return the series in the RT Referenced Series Sequence."""
+        return {str(s.get("SeriesInstanceUID") or "") for s in self._referenced_series()} - {""}
+
+    def frames_of_reference(self, matches: Sequence[str]) -> set[str]:
+        """Return the frames of the wanted ROIs, or those of the set where the ROIs name none."""
+        wanted = [roi for roi in self._rois() if fits(str(roi.get("ROIName") or ""), matches)]
+        found = {str(roi.get("ReferencedFrameOfReferenceUID") or "") for roi in wanted} - {""}
+        if found:
+            return found
+        frames = self.dataset.get("ReferencedFrameOfReferenceSequence") or []
+        found = {str(frame.get("FrameOfReferenceUID") or "") for frame in frames}
+        return (found | {str(self.dataset.get("FrameOfReferenceUID") or "")}) - {""}
+
+    def studies(self) -> set[str]:
+        """Return its own study and those in the RT Referenced Study Sequence."""
+        found = {str(self.dataset.get("StudyInstanceUID") or "")}
+        for study in self._referenced_studies():
+            found.add(str(study.get("ReferencedSOPInstanceUID") or ""))
+        return found - {""}
+
+    def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
+        """Tell whether all closed contours of the wanted ROIs lie on slices, inside the image."""
+        closed = [c for c in self._contours(matches) if c.get("ContourGeometricType") in CLOSED]
+        try:
+            return on_slices([_points(contour, "") for contour in closed], grid)
+        except CaseFault:
+            return False
+
+    def draw(
+        self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
+    ) -> Drawing | None:
+        """Rasterise the ROIs whose name matches, and unite them."""
+        rois = [r for r in self._rois() if fits(str(r.get("ROIName") or ""), (wanted["match"],))]
+        if match is Match.FRAME_OF_REFERENCE:
+            here = {"", target.frame_of_reference_uid}
+            rois = [r for r in rois if str(r.get("ReferencedFrameOfReferenceUID") or "") in here]
+        if not rois:
+            return None
+        mask = np.zeros(target.grid.shape, bool)
+        where = f"case {target.case_id}: structure set {self.uid}"
+        drawn = []
+        for roi in rois:
+            number = _number(roi.get("ROINumber"))
+            name = f"{where}, ROI {number}"
+            items = [] if number is None else self._items(number)
+            contours = [c for item in items for c in item.get("ContourSequence") or []]
+            if contours:
+                drawn.append(number)
+            else:
+                notes.append(f"{name}: it has no contours.")
+            region = self._rasterise(contours, items, target, match, name, notes)
+            mask |= region
+        if len(drawn) > 1:
+            listed = ", ".join(str(number) for number in drawn)
+            notes.append(f"{where}: {wanted['name']!r} unites ROIs {listed}.")
+        stated = {str(roi.get("ROIGenerationAlgorithm") or "") for roi in rois}
+        return Drawing(
+            mask,
+            common_method(stated, f"{where}, {wanted['name']!r}", notes),
+            str(
+                self.dataset.get("ManufacturerModelName")
+                or self.dataset.get("Manufacturer")
+                or "RTSTRUCT"
+            ),
+            str(self.dataset.get("SoftwareVersions") or ""),
+        )
+
+    def _rasterise(
+        self,
+        contours: Sequence[Dataset],
+        items: Sequence[Dataset],
+        target: Target,
+        match: Match,
+        where: str,
+        notes: list[str],
+    ) -> NDArray[np.bool_]:
+        closed = [c for c in contours if c.get("ContourGeometricType") in CLOSED]
+        if len(closed) < len(contours):
+            kinds = {
+                str(c.get("ContourGeometricType") or "no type")
+                for c in contours
+                if c.get("ContourGeometricType") not in CLOSED
+            }
+            notes.append(
+                f"{where}: {len(contours) - len(closed)} of {len(contours)} contours enclose "
+                f"nothing ({', '.join(sorted(kinds))}) and were left out."
+            )
+        paths = [_points(contour, where) for contour in closed]
+        areas = [path for path in paths if len(path) > 2]
+        if len(areas) < len(paths):
+            notes.append(
+                f"{where}: {len(paths) - len(areas)} of {len(contours)} contours have fewer than "
+                "three points and were left out."
+            )
+        return rasterise(
+            areas,
+            target.grid,
+            where,
+            drawn_here=match is not Match.FRAME_OF_REFERENCE,
+            plane_spacing=_plane_spacing(items),
+            xor=any(contour.ContourGeometricType == XOR for contour in closed),
+            notes=notes,
+        )
+
+    def _rois(self) -> Sequence[Dataset]:
+        return self.dataset.get("StructureSetROISequence") or []
+
+    def _items(self, number: int) -> list[Dataset]:
+        items = self.dataset.get("ROIContourSequence") or []
+        return [item for item in items if _number(item.get("ReferencedROINumber")) == number]
+
+    def _contours(self, matches: Sequence[str]) -> Iterator[Dataset]:
+        for roi in self._rois():
+            number = _number(roi.get("ROINumber"))
+            if number is not None and fits(str(roi.get("ROIName") or ""), matches):
+                for item in self._items(number):
+                    yield from item.get("ContourSequence") or []
+
+    def _referenced_studies(self) -> Iterator[Dataset]:
+        for frame in self.dataset.get("ReferencedFrameOfReferenceSequence") or []:
+            yield from frame.get("RTReferencedStudySequence") or []
+
+    def _referenced_series(self) -> Iterator[Dataset]:
+        for study in self._referenced_studies():
+            yield from study.get("RTReferencedSeriesSequence") or []
+
+
+def _number(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _plane_spacing(items: Sequence[Dataset]) -> float | None:
+    """Return the distance in mm of the planes that an ROI was drawn on, where it says so.
+
+    Spacing Between Slices of the Source Pixel Planes Characteristics Sequence (PS3.3 C.8.8.6.4).
+    """
+    for item in items:
+        for planes in item.get("SourcePixelPlanesCharacteristicsSequence") or []:
+            spacing = planes.get("SpacingBetweenSlices")
+            if spacing:
+                return abs(float(spacing))
+    return None
+
+
+def _points(contour: Dataset, where: str) -> NDArray[np.float64]:
+    """Return Contour Data (3006,0050) as points of shape (n, 3) in LPS mm.
+
+    The text is parsed at once: one object for each of a hundred thousand numbers costs ten times
+    as much.
+    """
+    element = contour.get_item(CONTOUR_DATA)
+    value = None if element is None else element.value
+    try:
+        if isinstance(value, bytes):
+            text = value.strip(b" \0")
+            numbers = np.array(text.split(b"\\") if text else [], "S").astype(float)
+        else:
+            numbers = np.array([] if value is None else value, dtype=float).ravel()
+        sound = bool(np.isfinite(numbers).all()) and numbers.size % 3 == 0
+    except (TypeError, ValueError):
+        sound = False
+    if not sound:
+        raise CaseFault(
+            Reason.CONTOUR_GEOMETRY,
+            f"{where}: the data of a contour are no triplets of numbers; export the structure set "
+            "again from the planning system.",
+        )
+    return numbers.reshape(-1, 3)

@@ -1,0 +1,399 @@
+"""Small plots as inline SVG that take their colours from the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from markupsafe import Markup, escape
+
+MISSING = "–"
+THIN_SPACE = "\u202f"
+WIDTH = 480
+LABEL_WIDTH = 118
+RIGHT = 14
+RADIUS = 3.4
+MAX_POINTS = 400  # of one strip; more would only make the page heavy
+
+
+def number(value: float | int | None, digits: int = 4) -> str:
+    """Format a number with so many significant digits, for reading; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e7:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}".replace(",", THIN_SPACE).replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Strip:
+    """The values of one row of a strip plot.
+
+    Attributes:
+        label: name at the left.
+        colour: ``#rrggbb``.
+        points: pairs of case_id and value, finite.
+    """
+
+    label: str
+    colour: str
+    points: list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One row of a dot plot: a mean with its standard deviation.
+
+    Attributes:
+        label: name at the left.
+        mean: None where withheld.
+        sd: None where withheld or undefined.
+        n: number of cases, None where withheld.
+        pooled: whether this is the row of all sites together.
+    """
+
+    label: str
+    mean: float | None
+    sd: float | None
+    n: int | None
+    pooled: bool = False
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a curve plot.
+
+    Attributes:
+        label: its name in the legend.
+        colour: ``#rrggbb``.
+        values: one a step, from step 1; None where there is none, which leaves a gap.
+    """
+
+    label: str
+    colour: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A horizontal scale from values to pixels."""
+
+    low: float
+    high: float
+    logarithmic: bool = False
+    ticks: list[float] = field(default_factory=list)
+    left: float = LABEL_WIDTH
+    right: float = WIDTH - RIGHT
+
+    def __call__(self, value: float) -> float:
+        """Return the pixel of a value."""
+        low, high, at = self.low, self.high, value
+        if self.logarithmic:
+            low, high, at = math.log10(low), math.log10(high), math.log10(value)
+        return self.left + (at - low) / (high - low) * (self.right - self.left)
+
+
+def linear_ticks(low: float, high: float, target: int = 5) -> list[float]:
+    """Return round numbers, about `target` of them, that lie in [low, high]."""
+    rough = (high - low) / target
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * magnitude >= rough)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def axis_for(values: Sequence[float], allow_log: bool = True) -> Axis:
+    """Choose a scale for values; logarithmic when all are positive and span a factor over 50."""
+    low, high = min(values), max(values)
+    if allow_log and low > 0 and high / low > 50:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [10.0**d for d in decades if low / 2 <= 10.0**d <= high * 2]
+        return Axis(low / 1.3, high * 1.3, True, ticks)
+    pad = 0.06 * (high - low) or max(abs(high) * 0.05, 1e-9)
+    low, high = low - pad, high + pad
+    return Axis(low, high, False, linear_ticks(low, high))
+
+
+def quantile(ordered: Sequence[float], q: float) -> float:
+    """Return a quantile of sorted values by linear interpolation (Hyndman and Fan's type 7)."""
+    at = q * (len(ordered) - 1)
+    below = math.floor(at)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (at - below) * (ordered[above] - ordered[below])
+
+
+def _open(height: float, title: str) -> str:
+    return (
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {height:g}" role="img"'
+        f' aria-label="{escape(title)}" preserveAspectRatio="xMidYMid meet">'
+    )
+
+
+def _axis_svg(axis: Axis, top: float, bottom: float) -> list[str]:
+    parts = []
+    for tick in axis.ticks:
+        x = axis(tick)
+        if not axis.left - 0.5 <= x <= axis.right + 0.5:
+            continue
+        parts.append(f'<path class="grid" d="M{x:.1f} {top:g}V{bottom:g}"/>')
+        parts.append(_tick_text(x, bottom, _tick(tick)))
+    return parts
+
+
+def _scientific(value: float) -> bool:
+    """Tell whether a number is too long to be written out in a plot."""
+    return value != 0 and not 1e-3 <= abs(value) < 1e5
+
+
+def _tick(value: float) -> str:
+    text = f"{value:,.10g}".replace(",", "\u202f")
+    if _scientific(value):
+        mantissa, exponent = f"{value:.3e}".split("e")
+        text = f"{float(mantissa):g}e{int(exponent)}"
+    return text.replace("-", "−")
+
+
+def _value(value: float, digits: int, scientific: bool) -> str:
+    if scientific:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa}e{int(exponent)}".replace("-", "−")
+    return number(value, digits)
+
+
+def _label(text: str, y: float, css: str = "label") -> str:
+    short = text if len(text) <= 17 else text[:16] + "…"
+    title = f"<title>{escape(text)}</title>" if short != text else ""
+    return (
+        f'<text class="{css}" x="{LABEL_WIDTH - 10}" y="{y:g}" text-anchor="end"'
+        f' dominant-baseline="central">{escape(short)}{title}</text>'
+    )
+
+
+def strip_plot(title: str, strips: Sequence[Strip]) -> Markup:
+    """Draw each strip's values as points on a box of quartiles and median, all on one scale.
+
+    Points that would overlap are moved apart vertically, always the same way. Beyond
+    `MAX_POINTS`, evenly spaced ones of the sorted values are drawn; the box counts all.
+
+    Args:
+        title: what the plot shows, for those who do not see it.
+        strips: the rows, each with at least one value.
+    """
+    row = 46
+    axis = axis_for([value for strip in strips for _, value in strip.points])
+    bottom = 6 + row * len(strips)
+    parts = [_open(bottom + 22, title), *_axis_svg(axis, 6, bottom)]
+    for position, strip in enumerate(strips):
+        middle = 6 + row * (position + 0.5)
+        points = sorted(strip.points, key=lambda point: (point[1], point[0]))
+        values = [value for _, value in points]
+        parts.append(_label(strip.label, middle - 8))
+        parts.append(
+            f'<text class="n" x="{LABEL_WIDTH - 10}" y="{middle + 13:g}" text-anchor="end">'
+            f"n = {len(values)}</text>"
+        )
+        if len(values) >= 4:
+            low, median, high = (axis(quantile(values, q)) for q in (0.25, 0.5, 0.75))
+            parts.append(
+                f'<rect class="box" x="{low:.1f}" y="{middle - 15:g}" width="{high - low:.1f}"'
+                f' height="30" rx="2"/><path class="median" d="M{median:.1f} {middle - 15:g}v30"/>'
+            )
+        if len(points) > MAX_POINTS:
+            step = (len(points) - 1) / (MAX_POINTS - 1)
+            points = [points[round(index * step)] for index in range(MAX_POINTS)]
+        parts.append(f'<g class="points" fill="{strip.colour}">')
+        for (case, value), offset in zip(
+            points, _spread([axis(value) for _, value in points]), strict=True
+        ):
+            parts.append(
+                f'<circle cx="{axis(value):.1f}" cy="{middle + offset:.1f}" r="{RADIUS}"'
+                f' data-case="{escape(case)}"><title>{escape(case)}: {number(value)}</title>'
+                "</circle>"
+            )
+        parts.append("</g>")
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def _spread(centres: Sequence[float]) -> list[float]:
+    """Return vertical offsets that keep points at ascending pixels from covering each other."""
+    lanes = [0.0, -6.0, 6.0, -12.0, 12.0]
+    free_from = [-math.inf] * len(lanes)
+    offsets = []
+    for centre in centres:
+        lane = next(
+            (i for i, start in enumerate(free_from) if centre >= start),
+            min(range(len(lanes)), key=lambda i: free_from[i]),
+        )
+        free_from[lane] = centre + 2 * RADIUS
+        offsets.append(lanes[lane])
+    return offsets
+
+
+def dot_plot(title: str, rows: Sequence[Interval]) -> Markup | None:
+    """Draw mean ± standard deviation of each row on one scale, the pooled row as a diamond.
+
+    The numbers stand at the right.
+
+    A withheld row keeps its place and says so.
+
+    Returns:
+        None where no row has a mean.
+    """
+    ends = [
+        row.mean + sign * (row.sd or 0.0)
+        for row in rows
+        if row.mean is not None
+        for sign in (-1, 1)
+    ]
+    if not ends:
+        return None
+    height = 25
+    axis = replace(axis_for(ends, allow_log=False), right=WIDTH - 112.0)
+    bottom = 4 + height * len(rows)
+    parts = [_open(bottom + 20, title), *_axis_svg(axis, 4, bottom)]
+    for position, row in enumerate(rows):
+        y = 4 + height * (position + 0.5)
+        css = "label pooled" if row.pooled else "label"
+        parts.append(_label(row.label, y, css))
+        if row.mean is None:
+            parts.append(
+                f'<text class="withheld" x="{axis.left + 4:g}" y="{y:g}"'
+                ' dominant-baseline="central">withheld</text>'
+            )
+            continue
+        x = axis(row.mean)
+        mark = "pooled" if row.pooled else "site"
+        parts.append(f'<g class="{mark}">')
+        if row.sd is not None:
+            left, right = axis(row.mean - row.sd), axis(row.mean + row.sd)
+            parts.append(
+                f'<path class="whisker" d="M{left:.1f} {y:g}H{right:.1f}'
+                f'M{left:.1f} {y - 4:g}v8M{right:.1f} {y - 4:g}v8"/>'
+            )
+        if row.pooled:
+            parts.append(f'<path class="dot" d="M{x - 6.5:.1f} {y:g}l6.5 -6.5 6.5 6.5 -6.5 6.5z"/>')
+        else:
+            parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{y:g}" r="4.5"/>')
+        long = _scientific(row.mean)
+        sd = "" if row.sd is None else f" ± {_value(row.sd, 2, long)}"
+        parts.append(
+            f'</g><text class="{"value pooled" if row.pooled else "value"}" x="{WIDTH - 2}"'
+            f' y="{y:g}" text-anchor="end" dominant-baseline="central">'
+            f"{_value(row.mean, 3, long)}{sd}</text>"
+        )
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def histogram_plot(
+    title: str,
+    edges: Sequence[float],
+    counts: Sequence[int | None],
+    under: int | None = 0,
+    over: int | None = 0,
+) -> Markup:
+    """Draw counts between fixed edges; a withheld count is a hatched column of no set height.
+
+    Bars stand side by side at equal widths with the edges written between them, so that edges at
+    unequal distances stay legible. The columns below and above the edges appear where they hold
+    something.
+
+    Args:
+        title: what the plot shows, for those who do not see it.
+        edges: k + 1 rising edges.
+        counts: k counts, None where withheld.
+        under: count below the first edge.
+        over: count above the last edge.
+    """
+    before, after = [under] if under != 0 else [], [over] if over != 0 else []
+    columns = [*before, *counts, *after]
+    left, right, top, height = 14, WIDTH - 14, 20, 128
+    peak = max((value for value in columns if value is not None), default=0) or 1
+    step = (right - left) / len(columns)
+    bottom = top + height
+    parts = [_open(bottom + 22, title), f'<path class="axis" d="M{left} {bottom}H{right}"/>']
+    for index, value in enumerate(columns):
+        x = left + index * step
+        centre = x + step / 2
+        if value is None:
+            parts.append(
+                f'<rect class="hatched" x="{x + 2:.1f}" y="{top + height / 2:.1f}"'
+                f' width="{step - 4:.1f}" height="{height / 2:.1f}"/>'
+            )
+            turn = f' transform="rotate(-90 {centre:.1f} {bottom - 8})"' if step < 54 else ""
+            at = (bottom - 8, "start") if turn else (top + height / 2 - 6, "middle")
+            parts.append(
+                f'<text class="withheld" x="{centre:.1f}" y="{at[0]:.1f}" text-anchor="{at[1]}"'
+                f' dominant-baseline="{"central" if turn else "auto"}"{turn}>withheld</text>'
+            )
+            continue
+        tall = height * value / peak
+        parts.append(
+            f'<rect class="bar" x="{x + 2:.1f}" y="{bottom - tall:.1f}" width="{step - 4:.1f}"'
+            f' height="{tall:.1f}"/><text class="n" x="{centre:.1f}"'
+            f' y="{bottom - tall - 5:.1f}" text-anchor="middle">{value}</text>'
+        )
+    first = left + len(before) * step
+    for index in range(0, len(edges), math.ceil(len(edges) / 12)):
+        parts.append(_tick_text(first + index * step, bottom, _tick(edges[index])))
+    if before:
+        parts.append(_tick_text(left + step / 2, bottom, "below"))
+    if after:
+        parts.append(_tick_text(right - step / 2, bottom, "above"))
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def curve_plot(title: str, curves: Sequence[Curve]) -> Markup:
+    """Draw values over steps as lines with a legend, all on one scale.
+
+    Args:
+        title: what the plot shows, for those who do not see it.
+        curves: at least one, with at least one value between them.
+    """
+    left, right, top, bottom = 46, WIDTH - RIGHT, 24, 168
+    known = [value for curve in curves for value in curve.values if value is not None]
+    scale = axis_for(known, allow_log=False)
+    upward = replace(scale, left=bottom, right=top)
+    steps = max(len(curve.values) for curve in curves)
+    # One step alone would have no width.
+    across = Axis(1, max(steps, 2), left=left, right=right)
+    parts = [_open(bottom + 22, title)]
+    for tick in scale.ticks:
+        y = upward(tick)
+        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
+        parts.append(
+            f'<text class="tick" x="{left - 6}" y="{y:.1f}" text-anchor="end"'
+            f' dominant-baseline="central">{_tick(tick)}</text>'
+        )
+    for tick in linear_ticks(1, max(steps, 2)):
+        if tick == round(tick):
+            parts.append(_tick_text(across(tick), bottom, _tick(tick)))
+    for place, curve in enumerate(curves):
+        path, pen = [], "M"
+        for step, value in enumerate(curve.values, 1):
+            if value is None:
+                pen = "M"
+                continue
+            path.append(f"{pen}{across(step):.1f} {upward(value):.1f}")
+            pen = "L"
+        x = left + place * (right - left) / len(curves)
+        parts.append(
+            f'<path d="{"".join(path)}" fill="none" stroke="{curve.colour}" stroke-width="1.8"/>'
+            f'<path d="M{x:.1f} 9h14" stroke="{curve.colour}" stroke-width="3"/>'
+            f'<text class="label" x="{x + 19:.1f}" y="9" dominant-baseline="central">'
+            f"{escape(curve.label)}</text>"
+        )
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def _tick_text(x: float, bottom: float, text: str) -> str:
+    return f'<text class="tick" x="{x:.1f}" y="{bottom + 14:g}" text-anchor="middle">{text}</text>'

@@ -1,0 +1,334 @@
+"""Engine `imported`: contours and segmentations that are already in the archive."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage
+
+from jipflow.cases import CaseFault, Reason, Series
+from jipflow.images.masks import Region
+from jipflow.images.volume import Grid
+from jipflow.objects.annotation import Annotation, Drawing, Match, Target
+from jipflow.objects.rtstruct import StructureSet
+from jipflow.objects.seg_reader import DicomSeg
+from jipflow.segment.engine import Engine, Inputs
+
+LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
+READERS: dict[str, tuple[type[Annotation], tuple[UID, ...], tuple[str, ...]]] = {
+    "RTSTRUCT": (
+        StructureSet,
+        (RTStructureSetStorage,),
+        ("StructureSetROISequence", "ROIContourSequence"),
+    ),
+    "SEG": (
+        DicomSeg,
+        (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE),
+        ("SegmentSequence", "SegmentationType", "Rows", "Columns", "BitsAllocated"),
+    ),
+}
+"""Class, SOP classes and attributes without which there is no region, by the protocol's `from`."""
+UNDEFINED_LENGTH = 0xFFFFFFFF
+"""Of a sequence that ends with a delimiter (PS3.5 section 7.5)."""
+DEFERRED = 2**20
+"""Bytes from which on an element of a segmentation is left in the file until it is needed."""
+DAMAGE = (InvalidDicomError, OSError, EOFError, RecursionError, struct.error)
+"""What pydicom raises for a damaged file, at once or when it parses a nested element."""
+UNREADABLE = (*DAMAGE, ValueError, TypeError, KeyError, AttributeError)
+
+
+class Imported(Engine):
+    """Turns contours and masks of the archive into masks on the grid of a role."""
+
+    def regions(self, inputs: Inputs, found: Any) -> Iterator[Region]:
+        """Give the regions of the one object of the archive that fits the image."""
+        spec = inputs.spec
+        series = inputs.case.roles[spec["role"]]
+        target = target_of(inputs.case.case_id, series, inputs.grid)
+        paths = [p for s in inputs.case.annotations if s.modality == spec["from"] for p in s.paths]
+        return import_regions(paths, spec, target, inputs.notes)
+
+
+def target_of(case_id: str, series: Series, grid: Grid) -> Target:
+    """Describe the image that a segmentation is wanted for.
+
+    Args:
+        case_id: pseudonym of the case.
+        series: the image series, which is prepared and so can be read.
+        grid: of its volume.
+    """
+    header = pydicom.dcmread(series.paths[0], stop_before_pixels=True)
+    instances = (
+        str(read_file_meta_info(path).get("MediaStorageSOPInstanceUID") or "")
+        for path in series.paths
+    )
+    return Target(
+        case_id,
+        str(header.get("StudyInstanceUID") or ""),
+        str(header.get("StudyDate") or ""),
+        series.series_uid,
+        str(header.FrameOfReferenceUID),
+        frozenset(instances) - {""},
+        grid,
+    )
+
+
+def import_regions(
+    paths: Iterable[Path], spec: Mapping[str, Any], target: Target, notes: list[str]
+) -> Iterator[Region]:
+    """Find the one object that fits an image and yield its regions on the image's grid.
+
+    Args:
+        paths: RTSTRUCT or SEG files of the patient.
+        spec: the protocol's segmentation.
+        target: the image.
+        notes: gets a sentence for each thing that a reader of the masks should know.
+
+    Yields:
+        The regions one by one, in the protocol's order, so that memory holds one.
+
+    Raises:
+        CaseFault: no object fits, several fit, or no segment has a voxel where one must have.
+    """
+    source, match = choose(paths, spec, target, notes)
+    found = 0
+    for wanted in spec["segments"]:
+        drawing = _draw(source, wanted, target, match, notes)
+        if drawing is not None:
+            found += 1
+            yield Region(
+                wanted["name"],
+                wanted["term"],
+                drawing.mask,
+                drawing.method,
+                drawing.producer,
+                drawing.version,
+                drawing.corner,
+            )
+    if not found and not spec.get("may_be_empty"):
+        raise CaseFault(
+            Reason.EMPTY_SEGMENTATION,
+            " ".join([f"case {target.case_id}: no segment of {spec['id']!r} has a voxel.", *notes]),
+        )
+
+
+def _draw(
+    source: Annotation, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
+) -> Drawing | None:
+    """Return the region of a segment, or None where the protocol can do without it."""
+    told = len(notes)
+    try:
+        drawing = source.draw(wanted, target, match, notes)
+    except DAMAGE as error:
+        raise _unreadable(source.path, error) from error
+    except CaseFault as fault:
+        if wanted["required"]:
+            raise
+        notes.append(f"{wanted['name']!r} was left out: {fault.message}")
+        return None
+    if drawing is not None and drawing.mask.any():
+        return drawing
+    if wanted["required"]:
+        empty = (
+            f"case {target.case_id}: {wanted['name']!r} of {source.uid} has no voxel on the "
+            "image's grid."
+        )
+        raise CaseFault(Reason.EMPTY_SEGMENT, " ".join([empty, *notes[told:]]))
+    return None
+
+
+def choose(
+    paths: Iterable[Path], spec: Mapping[str, Any], target: Target, notes: list[str]
+) -> tuple[Annotation, Match]:
+    """Find the one object that fits an image, and by what it does.
+
+    An object fits when it names each required segment, or, where none is required, any; and
+    references, from the strongest
+    evidence to the weakest, images of the series; the series; its frame of reference; or, within
+    one examination, lies on its planes. Only the objects with the strongest evidence count, and
+    objects that jipflow itself made only where no other fits: they may come back from the PACS
+    that they were published to.
+
+    Args:
+        paths: RTSTRUCT or SEG files of the patient.
+        spec: the protocol's segmentation.
+        target: the image.
+        notes: gets a sentence where a file cannot be used, or the evidence is weak.
+
+    Raises:
+        CaseFault: none fits, or several do.
+    """
+    objects, faults = _read_all(sorted(set(paths)), spec["from"])
+    required = [s["match"] for s in spec["segments"] if s["required"]]
+    matches = required or [s["match"] for s in spec["segments"]]
+    enough = all if required else any
+    named = [o for o in objects if enough(o.has(match) for match in matches)]
+    own = [o for o in named if o.dataset.get("Manufacturer") == "jipflow"]
+    fitting = _by_evidence([o for o in named if o not in own], matches, target, faults)
+    if fitting and own:
+        notes.append(f"{len(own)} {spec['from']} objects that jipflow made were passed over.")
+    fitting = fitting or _by_evidence(own, matches, target, faults)
+    notes += [fault.message for fault in faults]
+    if not fitting:
+        raise _none_fits(objects, named, faults, matches, spec, target)
+    best = min(fitting)
+    if len(fitting[best]) > 1:
+        listed = ", ".join(
+            f"{o.uid} (of {o.dataset.get('StructureSetDate') or o.dataset.get('ContentDate')})"
+            for o in fitting[best]
+        )
+        raise CaseFault(
+            Reason.AMBIGUOUS_CONTOURS,
+            f"case {target.case_id}: {len(fitting[best])} {spec['from']} objects fit series "
+            f"{target.series_uid} equally, {_BY[best]}: {listed}; narrow the protocol's `match` "
+            "to names that one of them has, or keep the others out of the sources.",
+        )
+    source = fitting[best][0]
+    if best in (Match.FRAME_OF_REFERENCE, Match.GEOMETRY):
+        notes.append(
+            f"{source.uid} references no image of series {target.series_uid} and was taken "
+            f"{_BY[best]}."
+        )
+    return source, best
+
+
+def _by_evidence(
+    objects: Sequence[Annotation],
+    matches: Sequence[str],
+    target: Target,
+    faults: list[CaseFault],
+) -> dict[Match, list[Annotation]]:
+    """Group the objects that fit by what they fit by; `faults` gets those that cannot be read."""
+    fitting: dict[Match, list[Annotation]] = {}
+    for candidate in objects:
+        try:
+            match = candidate.fit(target, matches)
+        except DAMAGE as error:
+            faults.append(_unreadable(candidate.path, error))
+            continue
+        if match is not None:
+            fitting.setdefault(match, []).append(candidate)
+    return fitting
+
+
+_BY = {
+    Match.INSTANCES: "by the images that it references",
+    Match.SERIES: "by the series that it references",
+    Match.FRAME_OF_REFERENCE: "by its frame of reference",
+    Match.GEOMETRY: "by its geometry: it lies on the image's planes, within one examination",
+}
+
+
+def _none_fits(
+    objects: Sequence[Annotation],
+    named: Sequence[Annotation],
+    faults: Sequence[CaseFault],
+    matches: Sequence[str],
+    spec: Mapping[str, Any],
+    target: Target,
+) -> CaseFault:
+    """Say why no object fits."""
+    if faults and not objects:
+        return CaseFault(
+            faults[0].reason,
+            " ".join([f"case {target.case_id}:", *(fault.message for fault in faults)]),
+        )
+    wanted = ", ".join(matches)
+    names = ", ".join(sorted({name for o in objects for name in o.names()})) or "none"
+    if named:
+        why = (
+            f"{len(named)} of {len(objects)} {spec['from']} objects of the patient name {wanted}, "
+            f"but none references series {target.series_uid} or its frame of reference, or lies "
+            "on its planes within the same examination"
+        )
+    else:
+        why = f"none of {len(objects)} {spec['from']} objects of the patient has {wanted}"
+    broken = " ".join(fault.message for fault in faults)
+    return CaseFault(
+        Reason.NO_CONTOURS,
+        f"case {target.case_id}: {why}; names there: {names}. {broken}".rstrip(),
+    )
+
+
+def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[CaseFault]]:
+    """Read objects; what cannot be used, and why, comes back beside them."""
+    objects: dict[str, Annotation] = {}
+    faults = []
+    for path in paths:
+        try:
+            item = _read(path, kind)
+        except CaseFault as fault:
+            faults.append(fault)
+            continue
+        # One instance may lie in the archive twice.
+        objects.setdefault(item.uid, item)
+    return list(objects.values()), faults
+
+
+def _read(path: Path, kind: str) -> Annotation:
+    reader, classes, needed = READERS[kind]
+    try:
+        dataset = _dataset(path, kind)
+        if _is_cut(dataset, path.stat().st_size):
+            raise EOFError("the file ends within an element")
+        absent = [name for name in needed if not dataset.get(name)]
+        item = reader(dataset, path)
+        item.names()
+    except FileNotFoundError as error:
+        raise CaseFault(
+            Reason.NOT_RETRIEVED, f"{path}: does not exist; retrieve the series again."
+        ) from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    sop_class = str(dataset.get("SOPClassUID") or "")
+    if sop_class and sop_class not in classes:
+        raise CaseFault(
+            Reason.UNSUPPORTED_OBJECT,
+            f"{path}: is {UID(sop_class).name} and holds no {kind} regions.",
+        )
+    if absent or not sop_class:
+        raise CaseFault(
+            Reason.UNREADABLE,
+            f"{path}: has no {', '.join(absent or ['SOPClassUID'])}, so it holds no region or is "
+            "cut off; copy it again from the archive.",
+        )
+    return item
+
+
+def _dataset(path: Path, kind: str) -> Dataset:
+    """Read an object, the pixels of a segmentation only when they are asked for."""
+    if kind != "SEG":
+        return pydicom.dcmread(path)
+    dataset = pydicom.dcmread(path, defer_size=DEFERRED)
+    if dataset.file_meta.TransferSyntaxUID.is_deflated:
+        # pydicom cannot go back to a place in a deflated file.
+        return pydicom.dcmread(path)
+    return dataset
+
+
+def _is_cut(dataset: Dataset, size: int) -> bool:
+    """Tell whether an element has fewer bytes than its length, of which pydicom says nothing."""
+    for element in dataset.values():
+        if not isinstance(element, RawDataElement) or element.length == UNDEFINED_LENGTH:
+            continue
+        if element.value is None:
+            if element.value_tell + element.length > size:
+                return True
+        elif len(element.value) < element.length:
+            return True
+    return False
+
+
+def _unreadable(path: Path, error: Exception) -> CaseFault:
+    return CaseFault(
+        Reason.UNREADABLE,
+        f"{path}: cannot be read as DICOM ({error}); copy it again from the archive.",
+    )
