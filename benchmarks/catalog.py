@@ -21,9 +21,9 @@ ROUNDS = 5
 SCAN = """
 import json, sys
 from pathlib import Path
-from jipflow.catalog.scan import scan
+from jipflow.catalog.scan import run
 sources = [{"name": "archive", "kind": "folder", "path": sys.argv[1]}]
-print(json.dumps(scan(sources, Path(sys.argv[2]), int(sys.argv[3]))))
+print(json.dumps(run(sources=sources, out_dir=Path(sys.argv[2]), threads=int(sys.argv[3]))))
 """
 
 

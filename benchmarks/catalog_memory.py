@@ -18,9 +18,9 @@ from report import measure, write_result
 SCAN = """
 import json, sys
 from pathlib import Path
-from jipflow.catalog.scan import scan
+from jipflow.catalog.scan import run
 sources = [{"name": "archive", "kind": "folder", "path": sys.argv[1]}]
-print(json.dumps(scan(sources, Path(sys.argv[2]), 1)))
+print(json.dumps(run(sources=sources, out_dir=Path(sys.argv[2]), threads=1)))
 """
 INSTANCES = 100
 """Files of a series, each in a folder of its own series."""

@@ -93,7 +93,7 @@ settings = load_settings({
 role = {"where": "true", "prefer": "NumberOfInstances DESC", "required": True}
 cohort = {"where": [sys.argv[3]], "case": {"by": "study", "roles": {"image": role}}}
 settings = replace(settings, protocol={**settings.protocol, "cohort": cohort})
-run(settings, [Path(sys.argv[1])], out / f"cohort-{size}")
+run(settings=settings, catalog_dirs=[Path(sys.argv[1])], out_dir=out / f"cohort-{size}")
 """
 
 

@@ -21,5 +21,5 @@ rule document:
     shell:
         'jipflow document --settings "$JIPFLOW_SETTINGS"'
         " --cases {input.cases:q} --encoded {input.encoded:q} --measured {input.measured:q}"
-        " --features {input.features:q} --results {params.results:q}"
+        " --features {input.features:q} --failures {input.failures:q} --results {params.results:q}"
         " --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"

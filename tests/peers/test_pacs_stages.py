@@ -123,7 +123,7 @@ def settings_of(
 
 def of_cohort(settings: Settings, catalog: Path, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The cohort of a catalog: its cases and the instances of its shard."""
-    cohort.run(settings, [catalog], out)
+    cohort.run(settings=settings, catalog_dirs=[catalog], out_dir=out)
     shards = [pd.read_parquet(path) for path in sorted((out / "shards").glob("*.parquet"))]
     return pd.read_csv(out / "cases.tsv", sep="\t", dtype=str), pd.concat(shards)
 
@@ -140,7 +140,7 @@ def reference(
     ]
 
     catalog = folder / "catalog-of-files"
-    scan.scan(settings_of(folder, sources).site["sources"], catalog, threads=1)
+    scan.run(sources=settings_of(folder, sources).site["sources"], out_dir=catalog, threads=1)
 
     def of(protocol: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         settings = settings_of(folder, sources, protocol)
@@ -153,7 +153,7 @@ def queried(
     settings: Settings, folder: Path
 ) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame, Path]:
     """Ask the PACS: its report, cases, the shard's instances and the shard's file."""
-    query.run(settings, folder / "store", folder / "pacs")
+    query.run(settings=settings, store=folder / "store", out_dir=folder / "pacs")
     report = json.loads((folder / "pacs" / "queries.json").read_text())["sources"]["source-0"]
     cases, instances = of_cohort(settings, folder / "pacs", folder / "cohort")
     (shard,) = (folder / "cohort" / "shards").glob("*.parquet")
@@ -202,7 +202,7 @@ def test_a_pacs_gives_the_cases_that_its_files_give(
         instances[keys].itertuples(index=False)
     )
 
-    outcomes = retrieve.run(shard, settings)
+    outcomes = retrieve.run(shard_file=shard, settings=settings)
     assert [(o.stage, o.item, o.status) for o in outcomes] == 3 * [
         ("retrieve", "annotations", Status.OK),
         ("retrieve", modality, Status.OK),
@@ -211,7 +211,7 @@ def test_a_pacs_gives_the_cases_that_its_files_give(
     assert sum(retrieved(o)[0] for o in outcomes) == len(instances)
 
     before = {path: path.stat().st_mtime_ns for path in stored(tmp_path).values()}
-    assert sum(retrieved(o)[0] for o in retrieve.run(shard, settings)) == 0
+    assert sum(retrieved(o)[0] for o in retrieve.run(shard_file=shard, settings=settings)) == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -325,13 +325,13 @@ def test_a_pacs_killed_in_mid_retrieval_gives_the_rest_when_it_is_back(
         *_, shard = queried(settings, tmp_path)
         watcher = kill_when(orthanc, lambda: len(stored(tmp_path)) >= 20)
         with pytest.raises(StageError, match="source-0"):
-            retrieve.run(shard, settings)
+            retrieve.run(shard_file=shard, settings=settings)
         watcher.join()
         first = {path: path.stat().st_mtime_ns for path in stored(tmp_path).values()}
         assert 20 <= len(first) < len(instances)
 
         orthanc.start()
-        outcomes = retrieve.run(shard, settings)
+        outcomes = retrieve.run(shard_file=shard, settings=settings)
     assert {o.status for o in outcomes} == {Status.OK}
     assert sum(retrieved(o)[0] for o in outcomes) == len(instances) - len(first)
     assert sum(retrieved(o)[1] for o in outcomes) == len(first)
@@ -370,7 +370,9 @@ def test_an_instance_that_does_not_come_costs_its_case_alone(
         lost = instances[instances["role"] == "CT"].iloc[7]
         (entry,) = orthanc.post("/tools/lookup", lost["sop_uid"]).json()
         harm(orthanc, entry["ID"])
-        outcomes = {(o.case_id, o.item): o for o in retrieve.run(shard, settings)}
+        outcomes = {
+            (o.case_id, o.item): o for o in retrieve.run(shard_file=shard, settings=settings)
+        }
     failed = outcomes.pop((lost["case_id"], "CT"))
     assert (failed.status, failed.reason) == (Status.FAILED, "not_retrieved")
     listed = sum(instances["series_uid"] == lost["series_uid"])
@@ -393,7 +395,9 @@ def test_a_series_that_the_pacs_fails_to_list_is_not_passed_over(
         lose(orthanc, entry["ID"])
         settings = settings_of(tmp_path.parent, [at(orthanc, "dicomweb")])
         report, cases, instances, shard = queried(settings, tmp_path)
-        outcomes = {(o.case_id, o.item): o for o in retrieve.run(shard, settings)}
+        outcomes = {
+            (o.case_id, o.item): o for o in retrieve.run(shard_file=shard, settings=settings)
+        }
     assert report["remarks"] == {"series of which the PACS listed no instance": 1}
     assert len(cases) == 3
     (case_id,) = cases["case_id"][cases["series_uid"] == image.SeriesInstanceUID]
@@ -414,14 +418,14 @@ def test_a_store_that_cannot_be_written_stops_the_job(
     folder.parent.mkdir(parents=True)
     folder.write_text("a file where a folder should be")
     with pytest.raises(StageError, match="cannot be written"):
-        retrieve.run(shard, settings)
+        retrieve.run(shard_file=shard, settings=settings)
 
 
 @pytest.mark.parametrize("way", list(WAYS))
 def test_a_pacs_that_is_down_stops_the_query(way: str, other_pacs: Any, tmp_path: Path) -> None:
     settings = settings_of(tmp_path.parent, [at(other_pacs(), way)])
     with pytest.raises(StageError, match="source-0"):
-        query.run(settings, tmp_path / "store", tmp_path / "pacs")
+        query.run(settings=settings, store=tmp_path / "store", out_dir=tmp_path / "pacs")
     assert not (tmp_path / "pacs").exists()
 
 
@@ -450,7 +454,7 @@ def test_a_path_outside_the_store_is_refused(pacs: Orthanc, tmp_path: Path) -> N
         table.loc[3, "path"] = path
         table.to_parquet(shard)
         with pytest.raises(StageError, match="outside the store"):
-            retrieve.run(shard, settings)
+            retrieve.run(shard_file=shard, settings=settings)
     assert not stored(tmp_path)
 
 
@@ -494,7 +498,7 @@ def test_objects_are_published_once(
     results, receipts = tmp_path / "results", tmp_path / "published" / "s00001.jsonl"
     with other_pacs() as orthanc:
         settings = publishing(orthanc, tmp_path, way)
-        outcomes = publish.run(made, settings, results, receipts)
+        outcomes = publish.run(made=made, settings=settings, results=results, receipts=receipts)
         assert [(o.case_id, o.item, o.status) for o in outcomes] == [
             (f"case-{number:02d}", "gtv", Status.OK) for number in range(12)
         ]
@@ -505,14 +509,14 @@ def test_objects_are_published_once(
 
         before, text = sent(tmp_path), receipts.read_bytes()
         assert before == [line["sop_instance_uid"] for line in lines]
-        again = publish.run(made, settings, results, receipts)
+        again = publish.run(made=made, settings=settings, results=results, receipts=receipts)
         assert {o.status for o in again} == {Status.OK}
         assert "was sent at" in again[0].message
         assert (sent(tmp_path), receipts.read_bytes()) == (before, text)
 
         # Without receipts, the PACS itself is asked.
         receipts.unlink()
-        publish.run(made, settings, results, receipts)
+        publish.run(made=made, settings=settings, results=results, receipts=receipts)
         assert sent(tmp_path) == before
         notes = {json.loads(line)["note"] for line in receipts.read_text().splitlines()}
         assert notes == {"was there already"}
@@ -529,7 +533,7 @@ def test_a_pacs_killed_in_mid_publish_gets_the_rest_when_it_is_back(
             orthanc, lambda: receipts.is_file() and receipts.read_bytes().count(b"\n") >= 5
         )
         with pytest.raises(StageError, match="source-0"):
-            publish.run(made, settings, results, receipts)
+            publish.run(made=made, settings=settings, results=results, receipts=receipts)
         watcher.join()
         acknowledged = receipts.read_bytes()
         assert 5 <= acknowledged.count(b"\n") < 24
@@ -539,7 +543,7 @@ def test_a_pacs_killed_in_mid_publish_gets_the_rest_when_it_is_back(
         assert acknowledged.count(b"\n") <= orthanc.count() <= acknowledged.count(b"\n") + 1
         with open(receipts, "ab") as stream:
             stream.write(b'{"sop_instance_uid": "1.2.3", "sha2')
-        outcomes = publish.run(made, settings, results, receipts)
+        outcomes = publish.run(made=made, settings=settings, results=results, receipts=receipts)
         assert {o.status for o in outcomes} == {Status.OK}
         assert receipts.read_bytes().startswith(acknowledged)
         sent = [json.loads(line)["output"] for line in receipts.read_text().splitlines()]
@@ -558,7 +562,12 @@ def test_an_object_that_the_pacs_drops_is_an_outcome(
     monkeypatch.setattr(publish, "LISTED_AFTER", (0, 0.1))
     results, receipts = tmp_path / "results", tmp_path / "s00001.jsonl"
     with other_pacs(keep="dicom.Modality ~= 'SR'") as orthanc:
-        outcomes = publish.run(made, publishing(orthanc, tmp_path, way), results, receipts)
+        outcomes = publish.run(
+            made=made,
+            settings=publishing(orthanc, tmp_path, way),
+            results=results,
+            receipts=receipts,
+        )
         assert orthanc.count() == 12
     assert len(outcomes) == 12
     assert {(o.status, o.reason) for o in outcomes} == {(Status.FAILED, "publish_rejected")}
@@ -577,7 +586,12 @@ def test_an_object_that_the_pacs_refuses_is_an_outcome(
     dataset.save_as(path)
     made[6].sha256 = [sha256_file(path)]
     with other_pacs() as orthanc:
-        outcomes = publish.run(made, publishing(orthanc, tmp_path, way), results, receipts)
+        outcomes = publish.run(
+            made=made,
+            settings=publishing(orthanc, tmp_path, way),
+            results=results,
+            receipts=receipts,
+        )
         assert orthanc.count() == 23 - 1  # the report on a refused segmentation is not sent
     refused = outcomes.pop(3)
     assert (refused.status, refused.reason) == (Status.FAILED, "publish_rejected")
@@ -594,7 +608,7 @@ def test_only_what_was_made_as_recorded_is_sent(
     made[4].outputs = ["../results/seg/../../secret.dcm"]
     with other_pacs() as orthanc:
         settings = publishing(orthanc, tmp_path, objects=["seg"])
-        outcomes = publish.run(made, settings, results, receipts)
+        outcomes = publish.run(made=made, settings=settings, results=results, receipts=receipts)
         assert orthanc.count() == 9
     assert [o.reason for o in outcomes[:4]] == [
         "changed_output",

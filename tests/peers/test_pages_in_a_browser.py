@@ -52,9 +52,14 @@ def pages(tmp_path_factory):
     results = fake.build(folder / "results")
     settings = fake.settings()
     content = fake.add_release(results, settings)
-    write_report(results, settings, folder / "site.html")
-    write_disclosure_page(content["aggregates"], content["disclosure"], folder / "disclosure.html")
-    write_hub_report(*fake.round_of(folder / "round"), folder / "hub.html")
+    write_report(results=results, settings=settings, path=folder / "site.html")
+    write_disclosure_page(
+        aggregates=content["aggregates"],
+        disclosure=content["disclosure"],
+        path=folder / "disclosure.html",
+    )
+    result, accepted, rejected = fake.round_of(folder / "round")
+    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=folder / "hub.html")
     return folder
 
 

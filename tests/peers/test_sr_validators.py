@@ -100,15 +100,44 @@ def documents(cases, protocol, folder, encoding="binary"):
     for entry in settings.protocol["segmentations"]:
         entry["encoding"] = encoding
     volumes, masks, results = folder / "volumes", folder / "masks", folder / "results"
-    prepared = prepare.run(cases, set(), volumes, 1)
-    segmented = segment.run(cases, passed(prepared), settings, volumes, masks, 1).outcomes
-    encoded = seg.run(cases, passed(segmented), settings, masks, results, 1)
-    tables = measure.run(cases, passed(segmented), settings, volumes, masks, 1)
+    prepared = prepare.run(cases=cases, lost=set(), volumes=volumes, threads=1)
+    segmented = segment.run(
+        cases=cases,
+        prepared=passed(prepared),
+        settings=settings,
+        volumes=volumes,
+        masks=masks,
+        threads=1,
+    ).outcomes
+    encoded = seg.run(
+        cases=cases,
+        segmented=passed(segmented),
+        settings=settings,
+        masks=masks,
+        results=results,
+        threads=1,
+    )
+    tables = measure.run(
+        cases=cases,
+        segmented=passed(segmented),
+        settings=settings,
+        volumes=volumes,
+        masks=masks,
+        threads=1,
+    )
     features, measured = tables.features.to_pandas(), tables.outcomes
     write_parquet(folder / "features.parquet", tables.features)
     write_parquet(folder / "failures.parquet", tables.failures)
     both = passed(encoded) & passed(measured)
-    made = sr.run(cases, both, settings, folder / "features.parquet", results, 1)
+    made = sr.run(
+        cases=cases,
+        measured=both,
+        settings=settings,
+        features=folder / "features.parquet",
+        failures=folder / "failures.parquet",
+        results=results,
+        threads=1,
+    )
     for outcome in [*prepared, *segmented, *encoded, *measured, *made]:
         assert outcome.status is Status.OK, outcome.message
     return features, [
@@ -213,12 +242,12 @@ def phantom(tmp_path):
     }
     write_segmentation(tmp_path / "masks" / "phantom" / "organs", segmentation)
     (made,) = seg.run(
-        [case],
-        {("phantom", "organs")},
-        Settings({}, protocol, "0" * 64),
-        tmp_path / "masks",
-        tmp_path / "results",
-        1,
+        cases=[case],
+        segmented={("phantom", "organs")},
+        settings=Settings({}, protocol, "0" * 64),
+        masks=tmp_path / "masks",
+        results=tmp_path / "results",
+        threads=1,
     )
     assert made.status is Status.OK, made.message
     path = tmp_path / "results" / made.outputs[0]

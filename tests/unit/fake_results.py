@@ -222,12 +222,12 @@ def add_release(results: Path, site: Settings) -> dict[str, dict[str, Any]]:
     """Build the release candidate of a results folder and return its two files' content."""
     folder = results / "release" / "r01"
     release.build(
-        site,
-        results / "features" / "features.parquet",
-        results / "cohort" / "cases.tsv",
-        results / "outcomes.parquet",
-        results / "verdict.json",
-        folder,
+        settings=site,
+        features=results / "features" / "features.parquet",
+        cases=results / "cohort" / "cases.tsv",
+        outcomes=results / "outcomes.parquet",
+        verdict=results / "verdict.json",
+        out_dir=folder,
     )
     return {name: read_json(folder / f"{name}.json") for name in ("aggregates", "disclosure")}
 
@@ -253,7 +253,8 @@ def round_of(
         )
     here = settings()
     result = hub.merge(
-        accepted, {"protocol": here.protocol, "protocol_sha256": here.protocol_sha256}
+        accepted=accepted,
+        settings={"protocol": here.protocol, "protocol_sha256": here.protocol_sha256},
     )
     rejected = [
         {

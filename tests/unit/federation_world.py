@@ -105,12 +105,12 @@ class Site:
 
     def build(self):
         release.build(
-            self.settings,
-            self.root / "features.parquet",
-            self.root / "cases.tsv",
-            self.root / "outcomes.parquet",
-            self.root / "verdict.json",
-            self.release,
+            settings=self.settings,
+            features=self.root / "features.parquet",
+            cases=self.root / "cases.tsv",
+            outcomes=self.root / "outcomes.parquet",
+            verdict=self.root / "verdict.json",
+            out_dir=self.release,
         )
         return [
             json.loads((self.release / name).read_text())
@@ -120,8 +120,14 @@ class Site:
     def send(self, inbox, attempt=1, name="Ada Roe"):
         self.write()
         self.build()
-        release.approve(self.release, name, self.approver_key, attempt, NOW)
-        return release.bundle(self.settings, self.release, inbox)
+        release.approve(
+            release_dir=self.release,
+            name=name,
+            key_file=self.approver_key,
+            attempt=attempt,
+            now=NOW,
+        )
+        return release.bundle(settings=self.settings, release_dir=self.release, out_dir=inbox)
 
 
 def site(root, name, patients=12, seed=0, minimum=5, content=None):

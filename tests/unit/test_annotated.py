@@ -130,10 +130,25 @@ class Site:
         inbox = settings.inbox(results)
         automatic = self.folder / "automatic"
         tables = run(
-            [self.case], {("case1", "CT")}, [outcome], settings, self.folder / "volumes",
-            automatic, inbox, self.folder / "masks", 1,
-        )  # fmt: skip
-        write_worklist([self.case], tables.outcomes, settings, automatic, inbox, results, 1)
+            cases=[self.case],
+            prepared={("case1", "CT")},
+            segmented=[outcome],
+            settings=settings,
+            volumes=self.folder / "volumes",
+            automatic=automatic,
+            inbox=inbox,
+            masks=self.folder / "masks",
+            threads=1,
+        )
+        write_worklist(
+            cases=[self.case],
+            outcomes=tables.outcomes,
+            settings=settings,
+            automatic=automatic,
+            inbox=inbox,
+            results=results,
+            threads=1,
+        )
         (self.outcome,) = tables.outcomes
         self.readings = tables.readings.to_pylist()
         self.agreement = tables.agreement.to_pylist()

@@ -26,12 +26,16 @@ def north(tmp_path):
 
 
 def approve(world, **options):
-    return release.approve(world.release, "Ada Roe", world.approver_key, now=NOW, **options)
+    return release.approve(
+        release_dir=world.release, name="Ada Roe", key_file=world.approver_key, now=NOW, **options
+    )
 
 
 def test_a_bundle_holds_what_was_approved(north, tmp_path):
     approve(north)
-    path = release.bundle(north.settings, north.release, tmp_path / "out")
+    path = release.bundle(
+        settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out"
+    )
     assert path.name == "demo-north-r01-a1.zip"
     members = unpack(path.read_bytes())
     assert tuple(members) == message.MEMBERS
@@ -53,7 +57,9 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
 
 def test_no_pseudonym_leaves(north, tmp_path):
     approve(north)
-    raw = release.bundle(north.settings, north.release, tmp_path).read_bytes()
+    raw = release.bundle(
+        settings=north.settings, release_dir=north.release, out_dir=tmp_path
+    ).read_bytes()
     for column in ("case_id", "patient"):
         for pseudonym in north.table[column].unique():
             assert pseudonym.encode() not in raw
@@ -62,8 +68,12 @@ def test_no_pseudonym_leaves(north, tmp_path):
 
 def test_the_same_release_is_the_same_file(north, tmp_path):
     approve(north)
-    first = release.bundle(north.settings, north.release, tmp_path / "a").read_bytes()
-    second = release.bundle(north.settings, north.release, tmp_path / "b").read_bytes()
+    first = release.bundle(
+        settings=north.settings, release_dir=north.release, out_dir=tmp_path / "a"
+    ).read_bytes()
+    second = release.bundle(
+        settings=north.settings, release_dir=north.release, out_dir=tmp_path / "b"
+    ).read_bytes()
     assert first == second
 
 
@@ -76,7 +86,7 @@ def test_the_bytes_of_a_zip_are_pinned():
 
 def test_nothing_leaves_unapproved(north, tmp_path):
     with pytest.raises(ReleaseError, match="Nobody has approved"):
-        release.bundle(north.settings, north.release, tmp_path / "out")
+        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -86,7 +96,7 @@ def test_nothing_leaves_that_was_changed_after_approval(north, tmp_path, name):
     path = north.release / name
     path.write_text(path.read_text() + " ")
     with pytest.raises(ReleaseError, match="was changed after"):
-        release.bundle(north.settings, north.release, tmp_path / "out")
+        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -102,7 +112,7 @@ def test_a_changed_approval_is_refused(north, tmp_path):
     path = north.release / "approval.json"
     path.write_text(path.read_text().replace('"attempt": 1', '"attempt": 2'))
     with pytest.raises(ReleaseError, match="changed after it was signed"):
-        release.bundle(north.settings, north.release, tmp_path)
+        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path)
 
 
 def test_another_build_needs_another_approval(north, tmp_path):
@@ -111,16 +121,19 @@ def test_another_build_needs_another_approval(north, tmp_path):
     north.write()
     north.build()
     with pytest.raises(ReleaseError, match="changed after Ada Roe approved"):
-        release.bundle(north.settings, north.release, tmp_path)
+        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path)
     approve(north, attempt=2)
-    assert release.bundle(north.settings, north.release, tmp_path).name == "demo-north-r01-a2.zip"
+    assert (
+        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path).name
+        == "demo-north-r01-a2.zip"
+    )
 
 
 def test_other_settings_than_the_release_are_refused(north, tmp_path):
     approve(north)
     north.settings.site["hub"]["id"] = "elsewhere"
     with pytest.raises(ReleaseError, match="another recipient"):
-        release.bundle(north.settings, north.release, tmp_path)
+        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path)
 
 
 def test_a_release_larger_than_a_bundle_takes_is_refused(north, tmp_path, monkeypatch):
@@ -128,15 +141,20 @@ def test_a_release_larger_than_a_bundle_takes_is_refused(north, tmp_path, monkey
     size = (north.release / "aggregates.json").stat().st_size
     monkeypatch.setitem(message.LIMITS, "aggregates.json", size - 1)
     with pytest.raises(ReleaseError, match="fewer features"):
-        release.bundle(north.settings, north.release, tmp_path / "out")
+        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out")
     monkeypatch.setitem(message.LIMITS, "aggregates.json", size)
-    assert release.bundle(north.settings, north.release, tmp_path / "out").is_file()
+    assert release.bundle(
+        settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out"
+    ).is_file()
 
 
 def test_approval_is_of_the_moment_and_the_person(north):
     first = approve(north)
     later = release.approve(
-        north.release, "Ada Roe", north.approver_key, now=NOW + timedelta(days=1)
+        release_dir=north.release,
+        name="Ada Roe",
+        key_file=north.approver_key,
+        now=NOW + timedelta(days=1),
     )
     assert first["manifest"]["files"] == later["manifest"]["files"]
     assert first["signature"] != later["signature"]
@@ -144,8 +162,8 @@ def test_approval_is_of_the_moment_and_the_person(north):
 
 def test_approval_needs_a_name_a_key_and_a_release(north, tmp_path):
     with pytest.raises(keys.KeyFault, match="jipflow keys new"):
-        release.approve(north.release, "Ada Roe", tmp_path / "none.key")
+        release.approve(release_dir=north.release, name="Ada Roe", key_file=tmp_path / "none.key")
     with pytest.raises(ConfigError, match=r"approver\.name"):
-        release.approve(north.release, "", north.approver_key)
+        release.approve(release_dir=north.release, name="", key_file=north.approver_key)
     with pytest.raises(ReleaseError, match="build the release first"):
-        release.approve(tmp_path, "Ada Roe", north.approver_key)
+        release.approve(release_dir=tmp_path, name="Ada Roe", key_file=north.approver_key)

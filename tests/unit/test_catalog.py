@@ -11,8 +11,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from jipflow.catalog import scan
 from jipflow.catalog.query import open_catalogs
-from jipflow.catalog.scan import scan
 from jipflow.columns import COLUMNS
 from jipflow.expressions import FilterError, check_expression, connect, select_series
 from series_factory import ct_datasets, write
@@ -27,7 +27,7 @@ def tables(folder):
 def catalog(phantom_site, tmp_path_factory):
     folder = tmp_path_factory.mktemp("catalog")
     sources = [{"name": "archive", "kind": "folder", "path": str(phantom_site / "dicom")}]
-    summary = scan(sources, folder, threads=2)
+    summary = scan.run(sources=sources, out_dir=folder, threads=2)
     return folder, summary
 
 
@@ -64,15 +64,15 @@ def test_strays_are_listed_with_their_reason(phantom_site, catalog):
 def test_the_same_folder_gives_the_same_bytes(phantom_site, catalog, tmp_path):
     folder, _ = catalog
     sources = [{"name": "archive", "kind": "folder", "path": str(phantom_site / "dicom")}]
-    scan(sources, tmp_path, threads=1)
+    scan.run(sources=sources, out_dir=tmp_path, threads=1)
     assert tables(tmp_path) == tables(folder)
 
 
 def test_a_second_scan_reads_nothing_and_gives_the_same_bytes(phantom_site, tmp_path):
     sources = [{"name": "archive", "kind": "folder", "path": str(phantom_site / "dicom")}]
-    first = scan(sources, tmp_path, threads=2)
+    first = scan.run(sources=sources, out_dir=tmp_path, threads=2)
     before = tables(tmp_path)
-    second = scan(sources, tmp_path, threads=1)
+    second = scan.run(sources=sources, out_dir=tmp_path, threads=1)
     assert first["read"] == first["files"]
     assert second == {**first, "read": first["unreadable"]}
     assert tables(tmp_path) == before
@@ -82,16 +82,16 @@ def test_only_what_changed_is_read_again(tmp_path):
     paths = write(ct_datasets((6, 4, 4)), tmp_path / "archive" / "b")
     sources = [{"name": "archive", "kind": "folder", "path": str(tmp_path / "archive")}]
     out = tmp_path / "out"
-    assert scan(sources, out, threads=1)["read"] == 6
+    assert scan.run(sources=sources, out_dir=out, threads=1)["read"] == 6
     write(ct_datasets((2, 4, 4), seed=1), tmp_path / "archive" / "a", lambda ds: ds[1].update(
         {"SeriesInstanceUID": "1.2.3", "SOPInstanceUID": "1.2.3.4"}))  # fmt: skip
     paths[1].unlink()
     shutil.copy(tmp_path / "archive" / "a" / "0001.dcm", tmp_path / "archive" / "c.dcm")
     os.utime(paths[3], ns=(1, 1))
-    counts = scan(sources, out, threads=1)
+    counts = scan.run(sources=sources, out_dir=out, threads=1)
     assert counts["read"] == 2 + 1 + 1, "two in a, one touched, one copied"
     fresh = tmp_path / "fresh"
-    assert {**scan(sources, fresh, threads=1), "read": 4} == counts
+    assert {**scan.run(sources=sources, out_dir=fresh, threads=1), "read": 4} == counts
     assert tables(out) == tables(fresh)
     assert str(paths[1]) not in set(pd.read_parquet(out / "instances.parquet")["path"])
 
@@ -102,7 +102,7 @@ def test_rows_of_another_source_or_of_other_code_are_not_trusted(tmp_path, monke
 
     def read(name):
         source = {"name": name, "kind": "folder", "path": str(tmp_path / "archive")}
-        return scan([source], out, threads=1)["read"]
+        return scan.run(sources=[source], out_dir=out, threads=1)["read"]
 
     assert [read("a"), read("a"), read("b"), read("b")] == [2, 0, 2, 0]
     (out / "headers.parquet").write_bytes(b"no table")
@@ -121,8 +121,8 @@ def test_a_source_that_left_takes_its_rows_with_it(tmp_path):
             d.update({"SeriesInstanceUID": f"1.{ord(n)}", "SOPInstanceUID": f"1.{ord(n)}.{i}"})
             for i, d in enumerate(ds)])  # fmt: skip
     a, b = ({"name": n, "kind": "folder", "path": str(tmp_path / n)} for n in ("a", "b"))
-    assert scan([a, b], tmp_path / "out", threads=1)["series"] == 2
-    counts = scan([b], tmp_path / "out", threads=1)
+    assert scan.run(sources=[a, b], out_dir=tmp_path / "out", threads=1)["series"] == 2
+    counts = scan.run(sources=[b], out_dir=tmp_path / "out", threads=1)
     assert (counts["series"], counts["read"]) == (1, 0)
 
 
@@ -132,7 +132,7 @@ def test_what_a_killed_scan_left_is_removed(tmp_path):
     left.mkdir(parents=True)
     (left / "half").write_bytes(b"x")
     source = {"name": "a", "kind": "folder", "path": str(tmp_path / "archive")}
-    assert scan([source], tmp_path / "out", threads=1)["series"] == 1
+    assert scan.run(sources=[source], out_dir=tmp_path / "out", threads=1)["series"] == 1
     assert not left.parent.exists()
 
 
@@ -157,8 +157,10 @@ def test_copies_and_odd_names_are_counted_once(phantom_site, tmp_path):
     (folder / "empty").touch()
     with open(os.path.join(os.fsencode(folder), b"latin-\xe9.dcm"), "wb") as stream:
         stream.write(source.read_bytes())
-    summary = scan(
-        [{"name": "x", "kind": "folder", "path": str(folder)}], tmp_path / "out", threads=1
+    summary = scan.run(
+        sources=[{"name": "x", "kind": "folder", "path": str(folder)}],
+        out_dir=tmp_path / "out",
+        threads=1,
     )
     skipped = pd.read_parquet(tmp_path / "out" / "skipped.parquet")
     assert summary["files"] == 4

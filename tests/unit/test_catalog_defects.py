@@ -27,9 +27,9 @@ from pydicom.uid import (
 )
 
 from deadly_readers import lost, read_carelessly, read_or_die
+from jipflow.catalog import scan
 from jipflow.catalog.headers import read_header
 from jipflow.catalog.pool import ReadingPool
-from jipflow.catalog.scan import scan
 from jipflow.catalog.walk import Walk
 from series_factory import ct_datasets, write
 
@@ -269,7 +269,7 @@ def test_a_defect_is_read_right_or_recorded(archive, tmp_path, defect):
     make, expected, reason = DEFECTS[defect]
     make(archive)
     with time_limit(60):
-        summary = scan([source(archive.folder)], tmp_path / "out", threads=1)
+        summary = scan.run(sources=[source(archive.folder)], out_dir=tmp_path / "out", threads=1)
     series = pd.read_parquet(tmp_path / "out" / "series.parquet")
     instances = pd.read_parquet(tmp_path / "out" / "instances.parquet")
     skipped = pd.read_parquet(tmp_path / "out" / "skipped.parquet")
@@ -328,7 +328,7 @@ def test_sources_that_lie_in_each_other_are_looked_at_once(archive, tmp_path):
         source(archive.folder / "inner", "inner"),
         source(archive.folder, "again"),
     ]
-    summary = scan(sources, tmp_path / "out", threads=1)
+    summary = scan.run(sources=sources, out_dir=tmp_path / "out", threads=1)
     instances = pd.read_parquet(tmp_path / "out" / "instances.parquet")
     assert instances["Source"].value_counts().to_dict() == {"outer": 2, "inner": 1}
     assert (summary["links"], summary["duplicates"]) == (2, 0)

@@ -58,7 +58,7 @@ class World:
             settings = replace(
                 settings, protocol={**settings.protocol, "cohort": {"where": "true", "case": case}}
             )
-        cohort.run(settings, folders, self.folder / "cohort")
+        cohort.run(settings=settings, catalog_dirs=folders, out_dir=self.folder / "cohort")
 
     def write_catalog(self, name, rows):
         types = {"VARCHAR": "str", "DOUBLE": "float64", "BIGINT": "Int64"}

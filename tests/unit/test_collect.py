@@ -59,8 +59,13 @@ def test_collect_joins_and_accept_judges(tmp_path):
             Quality(c, "s", "x", 0.1, 1, False, None, None, ("many_components",)) for c in cases
         ]
         write_parquet(path, quality_table(rows))
-    shards = Shards([tmp_path / "a.parquet"], files, [tmp_path / "n.parquet"], quality=looked)
-    run(shards, TOLERANCE, tmp_path)
+    shards = Shards(
+        outcomes=[tmp_path / "a.parquet"],
+        features=files,
+        failures=[tmp_path / "n.parquet"],
+        quality=looked,
+    )
+    run(shards=shards, tolerance=TOLERANCE, results=tmp_path)
     table = pd.read_parquet(tmp_path / "features" / "features.parquet")
     assert list(table["case_id"]) == ["a", "b"]
     assert list(table.columns[-2:]) == ["original_x", "original_y"]
@@ -75,7 +80,7 @@ def test_collect_joins_and_accept_judges(tmp_path):
 
 def test_an_empty_cohort_is_not_acceptable(tmp_path):
     write_outcomes(tmp_path / "a.parquet", [])
-    run(Shards([tmp_path / "a.parquet"]), TOLERANCE, tmp_path)
+    run(shards=Shards(outcomes=[tmp_path / "a.parquet"]), tolerance=TOLERANCE, results=tmp_path)
     with pytest.raises(StageError, match="no case"):
         accept(tmp_path / "verdict.json")
 
@@ -108,7 +113,11 @@ def test_who_waits_is_listed_and_keeps_the_run_from_being_accepted(tmp_path):
     for name, table in zip(("r", "g"), rows, strict=True):
         write_parquet(tmp_path / f"{name}.parquet", table)
     tables = {"readings": [tmp_path / "r.parquet"], "agreement": [tmp_path / "g.parquet"]}
-    run(Shards([tmp_path / "a.parquet"], **tables), TOLERANCE, tmp_path)
+    run(
+        shards=Shards(outcomes=[tmp_path / "a.parquet"], **tables),
+        tolerance=TOLERANCE,
+        results=tmp_path,
+    )
     listed = pd.read_csv(tmp_path / "worklist" / "worklist.tsv", sep="\t")
     assert list(listed["folder"]) == ["worklist/gtv/w0", "worklist/gtv/w1"]
     with pytest.raises(StageError, match=r"2 of 5 cases wait for a person \(40%\).*worklist.tsv"):

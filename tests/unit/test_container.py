@@ -257,7 +257,14 @@ def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, monkeypatch,
         write_volume(volume_path(tmp_path / "volumes", name, "CT"), volume(kind))
     settings = Settings(site(minutes=0.1), {"segmentations": [SPEC]}, "0" * 64)
     prepared = {(name, "CT") for name in KINDS}
-    done = stage.run(cases, prepared, settings, tmp_path / "volumes", tmp_path / "masks", 1)
+    done = stage.run(
+        cases=cases,
+        prepared=prepared,
+        settings=settings,
+        volumes=tmp_path / "volumes",
+        masks=tmp_path / "masks",
+        threads=1,
+    )
     outcomes = {outcome.case_id: outcome for outcome in done.outcomes}
     assert list(outcomes) == list(KINDS)
     for name in ("a-good", "f-good"):

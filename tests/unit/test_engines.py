@@ -33,13 +33,20 @@ def run(bench, masks, cases=None, threads=1, prepared=None):
     cases = bench.cases if cases is None else cases
     if prepared is None:
         prepared = {(case.case_id, role) for case in cases for role in case.roles}
-    common = (bench.settings, bench.volumes)
+    common = {
+        "cases": cases,
+        "prepared": prepared,
+        "settings": bench.settings,
+        "volumes": bench.volumes,
+        "masks": masks,
+        "threads": threads,
+    }
     if bench.inbox is None:
-        outcomes = stage.run(cases, prepared, *common, masks, threads).outcomes
+        outcomes = stage.run(**common).outcomes
     else:
         automatic = masks.with_name("automatic")
         outcomes = annotated.run(
-            cases, prepared, [], *common, automatic, bench.inbox, masks, threads
+            **common, segmented=[], automatic=automatic, inbox=bench.inbox
         ).outcomes
     return {o.case_id: o for o in outcomes if o.item == bench.spec["id"]}
 

@@ -64,9 +64,9 @@ def test_merged_equals_pooled(sites, inbox):
     for s in sites:
         s.send(inbox)
     settings = hub_settings(sites, inbox)
-    accepted, rejected = hub.accept(inbox, settings)
+    accepted, rejected = hub.accept(inbox=inbox, settings=settings)
     assert rejected == []
-    result = hub.merge(accepted, settings)
+    result = hub.merge(accepted=accepted, settings=settings)
     assert [s["id"] for s in result["sites"]] == ["north", "south", "west"]
     assert [s["patients"] for s in result["sites"]] == [12, 9, 30]
     for segment in ("liver", "spleen"):
@@ -90,12 +90,16 @@ def test_the_result_does_not_depend_on_the_order_of_arrival(sites, inbox):
     for s in sites:
         s.send(inbox)
     settings = hub_settings(sites, inbox)
-    accepted, _ = hub.accept(inbox, settings)
-    assert hub.merge(accepted, settings) == hub.merge(accepted[::-1], settings)
+    accepted, _ = hub.accept(inbox=inbox, settings=settings)
+    assert hub.merge(accepted=accepted, settings=settings) == hub.merge(
+        accepted=accepted[::-1], settings=settings
+    )
     for i, path in enumerate(sorted(inbox.glob("*.zip"), reverse=True)):
         path.rename(inbox / f"{i}.zip")
-    again, _ = hub.accept(inbox, settings)
-    assert hub.merge(accepted, settings) == hub.merge(again, settings)
+    again, _ = hub.accept(inbox=inbox, settings=settings)
+    assert hub.merge(accepted=accepted, settings=settings) == hub.merge(
+        accepted=again, settings=settings
+    )
 
 
 def test_a_bin_that_a_site_withheld_is_withheld_in_the_sum(tmp_path, inbox):
@@ -105,9 +109,9 @@ def test_a_bin_that_a_site_withheld_is_withheld_in_the_sum(tmp_path, inbox):
     for s in (north, south):
         s.send(inbox)
     settings = hub_settings([north, south], inbox)
-    accepted, rejected = hub.accept(inbox, settings)
+    accepted, rejected = hub.accept(inbox=inbox, settings=settings)
     assert rejected == []
-    result = hub.merge(accepted, settings)
+    result = hub.merge(accepted=accepted, settings=settings)
     (cell,) = result["analyses"][1]["cells"]
     assert cell["counts"] == [None, None, 15 + 20, 0]
     assert cell["withheld"] == [{"bin": 0, "sites": ["south"]}, {"bin": 1, "sites": ["south"]}]
@@ -116,8 +120,8 @@ def test_a_bin_that_a_site_withheld_is_withheld_in_the_sum(tmp_path, inbox):
 
 def test_an_empty_inbox_gives_an_empty_result(sites, inbox):
     settings = hub_settings(sites, inbox)
-    assert hub.accept(inbox, settings) == ([], [])
-    result = hub.merge([], settings)
+    assert hub.accept(inbox=inbox, settings=settings) == ([], [])
+    result = hub.merge(accepted=[], settings=settings)
     assert result["sites"] == []
     assert [a["cells"] for a in result["analyses"]] == [[], []]
 
@@ -125,7 +129,7 @@ def test_an_empty_inbox_gives_an_empty_result(sites, inbox):
 def refusal(raw, world, inbox, settings=None):
     """Put bytes into the inbox in place of the site's bundle; return the reason of the refusal."""
     world.path.write_bytes(raw)
-    accepted, rejected = hub.accept(inbox, settings or hub_settings([world], inbox))
+    accepted, rejected = hub.accept(inbox=inbox, settings=settings or hub_settings([world], inbox))
     assert accepted == []
     (entry,) = rejected
     assert entry["meaning"] == Refusal(entry["reason"]).meaning
@@ -142,7 +146,7 @@ def loose(members, compression=zipfile.ZIP_STORED):
 
 
 def test_the_untouched_bundle_is_accepted(north, inbox):
-    accepted, rejected = hub.accept(inbox, hub_settings([north], inbox))
+    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert rejected == []
     assert [(a["site"], a["attempt"], a["approver"]) for a in accepted] == [("north", 1, "Ada Roe")]
 
@@ -233,7 +237,7 @@ def test_an_oversized_member(north, inbox):
 def test_an_oversized_bundle(north, inbox):
     with north.path.open("r+b") as stream:
         stream.truncate(sum(message.LIMITS.values()) + 1_000_000)
-    accepted, (entry,) = hub.accept(inbox, hub_settings([north], inbox))
+    accepted, (entry,) = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert (accepted, entry["reason"]) == ([], "oversized_bundle")
 
 
@@ -259,7 +263,7 @@ def test_what_is_no_zip(north, inbox, raw):
 def test_a_link_in_the_inbox(north, inbox, tmp_path):
     north.path.rename(tmp_path / "elsewhere.zip")
     north.path.symlink_to(tmp_path / "elsewhere.zip")
-    _, (entry,) = hub.accept(inbox, hub_settings([north], inbox))
+    _, (entry,) = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert entry["reason"] == "not_a_file"
 
 
@@ -426,14 +430,14 @@ def test_a_cell_below_the_protocols_minimum(tmp_path, inbox):
 def test_the_latest_attempt_counts(north, inbox):
     north.table = north.table[north.table["case_id"] != "casenorth0000"]
     north.send(inbox, attempt=2)
-    accepted, rejected = hub.accept(inbox, hub_settings([north], inbox))
+    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert [(a["file"], a["attempt"]) for a in accepted] == [("demo-north-r01-a2.zip", 2)]
     assert [(r["file"], r["reason"]) for r in rejected] == [("demo-north-r01-a1.zip", "superseded")]
 
 
 def test_a_replay_does_not_count_twice(north, inbox):
     (inbox / "again.zip").write_bytes(north.path.read_bytes())
-    accepted, rejected = hub.accept(inbox, hub_settings([north], inbox))
+    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert [a["site"] for a in accepted] == ["north"]
     assert [r["reason"] for r in rejected] == ["replay"]
 
@@ -442,7 +446,7 @@ def test_two_messages_of_one_attempt_are_both_refused(north, inbox):
     north.path.rename(inbox / "first.zip")
     north.table = north.table[north.table["case_id"] != "casenorth0000"]
     north.send(inbox)
-    accepted, rejected = hub.accept(inbox, hub_settings([north], inbox))
+    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert accepted == []
     assert [r["reason"] for r in rejected] == ["attempt_conflict"] * 2
 
@@ -452,7 +456,7 @@ def test_one_bad_bundle_does_not_stop_the_others(sites, inbox):
         s.send(inbox)
     (inbox / "bad.zip").write_bytes(b"PK\x03\x04 nonsense")
     (inbox / "notes.txt").write_text("not a bundle")
-    accepted, rejected = hub.accept(inbox, hub_settings(sites, inbox))
+    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings(sites, inbox))
     assert [a["site"] for a in accepted] == ["north", "south", "west"]
     assert [r["file"] for r in rejected] == ["bad.zip"]
 

@@ -49,7 +49,14 @@ def shard(tmp_path_factory):
 def measure(shard, cases, threads):
     folder, _ = shard
     segmented = {(case.case_id, "lesions") for case in cases if case.case_id != "c4"}
-    found = run(cases, segmented, SETTINGS, folder / "volumes", folder / "masks", threads)
+    found = run(
+        cases=cases,
+        segmented=segmented,
+        settings=SETTINGS,
+        volumes=folder / "volumes",
+        masks=folder / "masks",
+        threads=threads,
+    )
     tables = (found.features, found.failures, found.perturbed)
     return Tables(*(table.to_pandas() for table in tables), found.outcomes)
 

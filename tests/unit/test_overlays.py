@@ -282,7 +282,12 @@ def test_a_shard(shard: Path) -> None:
     results = shard / "results"
     cases = [fake.case(name) for name in ("a", "b", "c")]
     outcomes = overlays.run(
-        cases, fake.settings(), shard / "volumes", shard / "masks", results / "overlays", 2
+        cases=cases,
+        settings=fake.settings(),
+        volumes=shard / "volumes",
+        masks=shard / "masks",
+        overlays=results / "overlays",
+        threads=2,
     )
     found = {(o.case_id, o.item): (o.status, o.reason) for o in outcomes}
     assert found == {

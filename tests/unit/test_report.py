@@ -73,7 +73,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(results: Path) -> str:
     path = results / "report" / "index.html"
-    site.write_report(results, fake.settings(), path)
+    site.write_report(results=results, settings=fake.settings(), path=path)
     return path.read_text(encoding="utf-8")
 
 
@@ -131,7 +131,7 @@ def test_report_says_what_the_pacs_was_asked(results: Path, tmp_path: Path) -> N
     }
     write_json(folder / "pacs" / "queries.json", {"sources": {"archive": asked}})
     write_parquet(folder / "pacs" / "series.parquet", pd.DataFrame({"PatientID": [patient]}))
-    site.write_report(folder, fake.settings(), tmp_path / "index.html")
+    site.write_report(results=folder, settings=fake.settings(), path=tmp_path / "index.html")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "Modality = CT, StudyDate = 20200101-20201231" in page
     assert "RTSTRUCT of the patients of the cohort" in page
@@ -139,7 +139,7 @@ def test_report_says_what_the_pacs_was_asked(results: Path, tmp_path: Path) -> N
 
 
 def test_same_files_give_the_same_bytes(results: Path, report: str, tmp_path: Path) -> None:
-    site.write_report(results, fake.settings(), tmp_path / "again.html")
+    site.write_report(results=results, settings=fake.settings(), path=tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == report
 
 
@@ -178,7 +178,7 @@ def test_a_protocol_that_expects_nothing_flags_nothing(results: Path, tmp_path: 
     for spec in plain.protocol["segmentations"]:
         for segment in spec["segments"]:
             segment.pop("expect", None)
-    site.write_report(results, plain, tmp_path / "plain.html")
+    site.write_report(results=results, settings=plain, path=tmp_path / "plain.html")
     text = Page((tmp_path / "plain.html").read_text(encoding="utf-8")).text
     assert "The protocol says of no segment what it expects of it" in text
     assert "implausible_volume" not in text
@@ -217,7 +217,7 @@ def test_text_from_files_is_escaped(results: Path, tmp_path: Path) -> None:
     bad = next(o for o in outcomes if o.status is Status.FAILED)
     bad.message = "<script>alert(1)</script>"
     write_outcomes(changed / "outcomes.parquet", outcomes)
-    site.write_report(changed, fake.settings(), tmp_path / "x.html")
+    site.write_report(results=changed, settings=fake.settings(), path=tmp_path / "x.html")
     text = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -230,7 +230,7 @@ def test_report_without_the_optional_files(results: Path, tmp_path: Path) -> Non
         (bare / "features" / f"{path}.parquet").unlink()
     for path in (bare.parent / "catalog").iterdir():
         path.unlink()
-    site.write_report(bare, fake.settings(), tmp_path / "bare.html")
+    site.write_report(results=bare, settings=fake.settings(), path=tmp_path / "bare.html")
     text = Page((tmp_path / "bare.html").read_text(encoding="utf-8")).text
     for sentence in (
         "There are no overlays",
@@ -255,7 +255,7 @@ def test_an_empty_cohort(tmp_path: Path) -> None:
     write_json(
         folder / "verdict.json", {**verdict, "max_failed_fraction": 0.1, "acceptable": False}
     )
-    site.write_report(folder, fake.settings(), tmp_path / "empty.html")
+    site.write_report(results=folder, settings=fake.settings(), path=tmp_path / "empty.html")
     text = Page((tmp_path / "empty.html").read_text(encoding="utf-8")).text
     assert "The run is not acceptable" in text
     assert "The cohort has no case" in text
@@ -264,10 +264,10 @@ def test_an_empty_cohort(tmp_path: Path) -> None:
 def test_a_release_older_than_the_outcomes_is_not_shown(results: Path, tmp_path: Path) -> None:
     record = results / "release" / "r01" / "disclosure.json"
     newer = record.stat().st_mtime
-    site.write_report(results, fake.settings(), tmp_path / "new.html")
+    site.write_report(results=results, settings=fake.settings(), path=tmp_path / "new.html")
     os.utime(record, (0, 0))
     try:
-        site.write_report(results, fake.settings(), tmp_path / "old.html")
+        site.write_report(results=results, settings=fake.settings(), path=tmp_path / "old.html")
     finally:
         os.utime(record, (newer, newer))
     assert "in round r01" in Page((tmp_path / "new.html").read_text()).text
@@ -431,7 +431,7 @@ def test_disclosure_page_shows_every_value(results: Path, tmp_path: Path) -> Non
     folder = results / "release" / "r01"
     aggregates, disclosure = (read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure"))
     path = tmp_path / "disclosure.html"
-    write_disclosure_page(aggregates, disclosure, path)
+    write_disclosure_page(aggregates=aggregates, disclosure=disclosure, path=path)
     text = path.read_text(encoding="utf-8")
     assert_self_contained(text)
     shown = Page(text).text
@@ -453,8 +453,8 @@ def test_disclosure_page_shows_every_value(results: Path, tmp_path: Path) -> Non
 
 def test_disclosure_page_holds_nothing_else(results: Path, tmp_path: Path) -> None:
     folder = results / "release" / "r01"
-    contents = [read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure")]
-    write_disclosure_page(*contents, tmp_path / "d.html")
+    contents = {n: read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure")}
+    write_disclosure_page(**contents, path=tmp_path / "d.html")
     text = (tmp_path / "d.html").read_text(encoding="utf-8")
     cases = (results / "cohort" / "cases.tsv").read_text().splitlines()[1:]
     for line in cases:
@@ -471,9 +471,9 @@ def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path
     fewer["analyses"][0]["cells"].pop()
     more = copy.deepcopy(disclosure)
     next(c for c in more["cells"] if c["released"])["released"] = False
-    for changed in ((fewer, disclosure), (aggregates, more)):
+    for one, other in ((fewer, disclosure), (aggregates, more)):
         with pytest.raises(StageError, match="build the release again"):
-            write_disclosure_page(*changed, tmp_path / "d.html")
+            write_disclosure_page(aggregates=one, disclosure=other, path=tmp_path / "d.html")
     assert not (tmp_path / "d.html").exists()
 
 
@@ -488,7 +488,9 @@ def test_disclosure_summary(results: Path) -> None:
 
 def test_hub_report(a_round: Any, tmp_path: Path) -> None:
     result, accepted, rejected = a_round
-    write_hub_report(result, accepted, rejected, tmp_path / "hub.html")
+    write_hub_report(
+        result=result, accepted=accepted, rejected=rejected, path=tmp_path / "hub.html"
+    )
     text = (tmp_path / "hub.html").read_text(encoding="utf-8")
     assert_self_contained(text)
     shown = Page(text).text
@@ -500,7 +502,9 @@ def test_hub_report(a_round: Any, tmp_path: Path) -> None:
     histogram = next(a for a in result["analyses"] if a["kind"] == "histogram")
     assert any(None in cell["counts"] for cell in histogram["cells"])
     assert "withheld" in shown
-    write_hub_report(result, accepted, rejected, tmp_path / "again.html")
+    write_hub_report(
+        result=result, accepted=accepted, rejected=rejected, path=tmp_path / "again.html"
+    )
     assert (tmp_path / "again.html").read_bytes() == (tmp_path / "hub.html").read_bytes()
 
 
@@ -514,7 +518,7 @@ def test_hub_report_of_a_cell_that_one_site_withheld(a_round: Any, tmp_path: Pat
 
 
 def _withheld(result: Any, accepted: Any, rejected: Any, folder: Path) -> int:
-    write_hub_report(result, accepted, rejected, folder / "h.html")
+    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=folder / "h.html")
     return (folder / "h.html").read_text(encoding="utf-8").count(">withheld<")
 
 
@@ -523,7 +527,7 @@ def test_hub_report_without_any_site(a_round: Any, tmp_path: Path) -> None:
     result["sites"] = []
     for analysis in result["analyses"]:
         analysis["cells"] = []
-    write_hub_report(result, [], a_round[2], tmp_path / "none.html")
+    write_hub_report(result=result, accepted=[], rejected=a_round[2], path=tmp_path / "none.html")
     shown = Page((tmp_path / "none.html").read_text(encoding="utf-8")).text
     assert "No release was accepted" in shown
     assert "No cell of this analysis was released" in shown
@@ -559,7 +563,7 @@ def test_stability_is_sorted_into_bands(tmp_path: Path) -> None:
     results = tmp_path / "results" / "demo"
     fake.build(results, pictures=False)
     table.to_parquet(results / "features" / "stability.parquet")
-    site.write_report(results, fake.settings(), tmp_path / "x.html")
+    site.write_report(results=results, settings=fake.settings(), path=tmp_path / "x.html")
     page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
     assert "Stability" in page.text
     assert "4 outlines of 9 cases" in page.text

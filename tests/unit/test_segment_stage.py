@@ -166,12 +166,14 @@ def test_the_outcome_says_so_where_organs_of_another_image_are_taken(tmp_path):
     place = {"segmentation": "organs", "segments": ["all"], "grow_mm": 0}
     lesions = {**organs, "id": "lesions", "role": "PT", "segments": [{**segment, "within": place}]}
     found = stage.run(
-        [Case("c", "p", "s1", series)],
-        {("c", "CT"), ("c", "PT")},
-        Settings({"processing": {"device": "cpu"}}, {"segmentations": [organs, lesions]}, ""),
-        tmp_path / "volumes",
-        tmp_path / "masks",
-        1,
+        cases=[Case("c", "p", "s1", series)],
+        prepared={("c", "CT"), ("c", "PT")},
+        settings=Settings(
+            {"processing": {"device": "cpu"}}, {"segmentations": [organs, lesions]}, ""
+        ),
+        volumes=tmp_path / "volumes",
+        masks=tmp_path / "masks",
+        threads=1,
     )
     said = {outcome.item: (outcome.status, outcome.message) for outcome in found.outcomes}
     assert said["organs"] == (Status.OK, "")

@@ -222,7 +222,12 @@ def world(tmp_path_factory):
     )
     write_segmentation(folder / "masks" / "case" / "organs", segmentation)
     (made,) = encode.run(
-        [case], {("case", "organs")}, settings, folder / "masks", folder / "results", 1
+        cases=[case],
+        segmented={("case", "organs")},
+        settings=settings,
+        masks=folder / "masks",
+        results=folder / "results",
+        threads=1,
     )
     assert made.status is Status.OK, made.message
     values = [1 / 3, 1e-300, -2.5e22, 123456789.123456789, 0.0, 5.0]
@@ -383,7 +388,13 @@ def stage(world, tmp_path, measured, failures=()):
     write_parquet(tmp_path / "features.parquet", feature_table(rows))
     write_parquet(tmp_path / "failures.parquet", failure_table(failures))
     return sr.run(
-        [case], measured, settings, tmp_path / "features.parquet", tmp_path / "results", 1
+        cases=[case],
+        measured=measured,
+        settings=settings,
+        features=tmp_path / "features.parquet",
+        failures=tmp_path / "failures.parquet",
+        results=tmp_path / "results",
+        threads=1,
     )
 
 

@@ -340,14 +340,43 @@ def cohort(tmp_path_factory):
         write_volume(volume_path(folder / "volumes", name, "PT"), read_series_volume(series))
         cases.append(Case(name, name, "s00001", {"PT": series}))
     prepared = {(case.case_id, "PT") for case in cases}
-    found = stage.run(cases, prepared, made, folder / "volumes", folder / "masks", 1)
+    found = stage.run(
+        cases=cases,
+        prepared=prepared,
+        settings=made,
+        volumes=folder / "volumes",
+        masks=folder / "masks",
+        threads=1,
+    )
     segmented = passed(found.outcomes)
-    encoded = seg.run(cases, segmented, made, folder / "masks", folder, 1)
-    tables = measure.run(cases, segmented, made, folder / "volumes", folder / "masks", 1)
+    encoded = seg.run(
+        cases=cases,
+        segmented=segmented,
+        settings=made,
+        masks=folder / "masks",
+        results=folder,
+        threads=1,
+    )
+    tables = measure.run(
+        cases=cases,
+        segmented=segmented,
+        settings=made,
+        volumes=folder / "volumes",
+        masks=folder / "masks",
+        threads=1,
+    )
     for name in ("features", "failures"):
         getattr(tables, name).to_pandas().to_parquet(folder / f"{name}.parquet")
     ready = passed(encoded) & passed(tables.outcomes)
-    documented = sr.run(cases, ready, made, folder / "features.parquet", folder, 1)
+    documented = sr.run(
+        cases=cases,
+        measured=ready,
+        settings=made,
+        features=folder / "features.parquet",
+        failures=folder / "failures.parquet",
+        results=folder,
+        threads=1,
+    )
     outcomes = [*found.outcomes, *encoded, *tables.outcomes, *documented]
     return folder, {(o.case_id, o.stage): o for o in outcomes}
 
@@ -390,18 +419,25 @@ def test_a_case_without_the_images_of_the_organs_is_not_concerned(tmp_path):
         for role in case.roles:
             write_volume(volume_path(tmp_path / "volumes", case.case_id, role), Volume(hot, GRID))
     prepared = {(case.case_id, role) for case in cases for role in case.roles}
-    folders = (tmp_path / "volumes", tmp_path / "masks")
-    found = stage.run(cases, prepared, made, *folders, 1).outcomes
+    folders = {"volumes": tmp_path / "volumes", "masks": tmp_path / "masks"}
+    common = {"cases": cases, "settings": made, "threads": 1}
+    found = stage.run(prepared=prepared, **folders, **common).outcomes
     wanted = {("both", "organs"), ("both", "burden"), ("both", "hot"), ("pet", "hot")}
     assert {(o.case_id, o.item) for o in found} == wanted
     assert {o.status for o in found} == {Status.OK}
-    tables = measure.run(cases, passed(found), made, *folders, 1)
+    tables = measure.run(segmented=passed(found), **folders, **common)
     measured = wanted - {("both", "organs")}
     assert {(o.case_id, o.item) for o in tables.outcomes} == measured
     assert {o.status for o in tables.outcomes} == {Status.OK}
-    encoded = seg.run(cases, set(), made, folders[1], tmp_path, 1)
+    encoded = seg.run(segmented=set(), masks=folders["masks"], results=tmp_path, **common)
     assert {(o.case_id, o.item) for o in encoded} == wanted
-    documented = sr.run(cases, set(), made, tmp_path / "features.parquet", tmp_path, 1)
+    documented = sr.run(
+        measured=set(),
+        features=tmp_path / "features.parquet",
+        failures=tmp_path / "failures.parquet",
+        results=tmp_path,
+        **common,
+    )
     assert {(o.case_id, o.item) for o in documented} == measured
 
 

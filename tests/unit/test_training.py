@@ -135,21 +135,21 @@ def planned(cohort, settings, tmp_path_factory):
     folder, cases = cohort
     work = tmp_path_factory.mktemp("work")
     outcomes = data.run(
-        cases,
-        {(name, "CT") for name in PATIENTS},
-        {(name, "organs") for name in PATIENTS if name != NO_MASK},
-        settings,
-        folder / "volumes",
-        folder / "masks",
-        raw(work) / "s00001",
-        1,
+        cases=cases,
+        prepared={(name, "CT") for name in PATIENTS},
+        segmented={(name, "organs") for name in PATIENTS if name != NO_MASK},
+        settings=settings,
+        volumes=folder / "volumes",
+        masks=folder / "masks",
+        out=raw(work) / "s00001",
+        threads=1,
     )
     table = pd.DataFrame(
         [(c.case_id, c.patient, c.shard, "CT", "CT") for c in cases],
         columns=["case_id", "patient", "shard", "role", "modality"],
     )
     table.to_csv(work / "cases.tsv", sep="\t", index=False)
-    plan(work, work / "cases.tsv", outcomes, settings, 1)
+    plan(work=work, cases=work / "cases.tsv", outcomes=outcomes, settings=settings, threads=1)
     return work, outcomes
 
 
@@ -157,7 +157,7 @@ def planned(cohort, settings, tmp_path_factory):
 def trained(planned, settings):
     work, _ = planned
     for fold in ("0", "1"):
-        fit(work, fold, settings.protocol["training"], "cpu", 1)
+        fit(work=work, fold=fold, training=settings.protocol["training"], device="cpu", threads=1)
     return work
 
 
@@ -166,9 +166,18 @@ def evaluated(trained, planned, settings):
     _, outcomes = planned
     tables = [trained / f"{part}.parquet" for part in ("0", "1", "held_out")]
     for table in tables:
-        evaluate(trained, table.stem, settings, "cpu", 1, table)
+        evaluate(
+            work=trained, part=table.stem, settings=settings, device="cpu", threads=1, out=table
+        )
     out = trained / "report"
-    summarise(trained, outcomes, tables, settings, out / "summary.json", out / "evaluation.parquet")
+    summarise(
+        work=trained,
+        outcomes=outcomes,
+        tables=tables,
+        settings=settings,
+        summary=out / "summary.json",
+        evaluation=out / "evaluation.parquet",
+    )
     return out
 
 
@@ -225,14 +234,16 @@ def test_a_channel_of_another_grid_is_resampled_onto_that_of_the_labels(cohort, 
     paths["PT"] = tuple(write(slices, tmp_path / "pt"))
     series = {role: Series("1.2", role, files) for role, files in paths.items()}
     outcomes = data.run(
-        [replace(case, roles=series) for case in cases if case.case_id in {"case-1", "case-3"}],
-        {(case, role) for case in ("case-1", "case-3") for role in ("CT", "PT")},
-        {("case-1", "organs"), ("case-3", "organs")},
-        settings,
-        tmp_path / "volumes",
-        folder / "masks",
-        tmp_path / "out",
-        1,
+        cases=[
+            replace(case, roles=series) for case in cases if case.case_id in {"case-1", "case-3"}
+        ],
+        prepared={(case, role) for case in ("case-1", "case-3") for role in ("CT", "PT")},
+        segmented={("case-1", "organs"), ("case-3", "organs")},
+        settings=settings,
+        volumes=tmp_path / "volumes",
+        masks=folder / "masks",
+        out=tmp_path / "out",
+        threads=1,
     )
     assert [o.reason for o in outcomes] == ["", "images_apart"]
     assert outcomes[0].outputs == ["case-1_0000.nrrd", "case-1_0001.nrrd", "case-1.nrrd"]
@@ -342,7 +353,7 @@ def test_a_patch_is_turned_and_enlarged_for_the_network():
 
 
 def _fit(work, training):
-    fit(work, "0", training, "cpu", 1)
+    fit(work=work, fold="0", training=training, device="cpu", threads=1)
 
 
 def test_a_training_that_is_killed_resumes_to_the_same_weights(
@@ -383,11 +394,11 @@ def test_another_setting_starts_anew(trained, settings, tmp_path):
     for name in ("raw", "preprocessed", "split.json"):
         (tmp_path / name).symlink_to(trained / name)
     training = {**settings.protocol["training"], "epochs": 1, "iterations": 1}
-    fit(tmp_path, "0", training, "cpu", 1)
+    fit(work=tmp_path, fold="0", training=training, device="cpu", threads=1)
     first = weights(tmp_path)
-    fit(tmp_path, "0", {**training, "licence": "other"}, "cpu", 1)
+    fit(work=tmp_path, fold="0", training={**training, "licence": "other"}, device="cpu", threads=1)
     assert all(torch.equal(first[key], value) for key, value in weights(tmp_path).items())
-    fit(tmp_path, "0", {**training, "seed": 5}, "cpu", 1)
+    fit(work=tmp_path, fold="0", training={**training, "seed": 5}, device="cpu", threads=1)
     assert not all(torch.equal(first[key], value) for key, value in weights(tmp_path).items())
 
 
@@ -435,7 +446,14 @@ def test_a_case_that_cannot_be_predicted_is_recorded(trained, settings, tmp_path
         if path.name == f"{broken}.nrrd":
             content = content[: len(content) // 2]
         (raw(tmp_path) / "s00001" / path.name).write_bytes(content)
-    evaluate(tmp_path, "0", settings, "cpu", 1, tmp_path / "0.parquet")
+    evaluate(
+        work=tmp_path,
+        part="0",
+        settings=settings,
+        device="cpu",
+        threads=1,
+        out=tmp_path / "0.parquet",
+    )
     table = pd.read_parquet(tmp_path / "0.parquet").set_index("case_id")
     assert list(table.loc[[broken], "status"]) == ["failed", "failed"]
     assert set(table.loc[[broken], "reason"]) == {"unreadable"}
@@ -468,7 +486,13 @@ def test_the_registered_model_is_pinned_and_names_no_case(
     registry.write_text("models: {other: {engine: nnunet}}\n")
     folder = tmp_path / "models" / "tiny"
     for _ in range(2):
-        export(trained, settings, evaluated / "summary.json", folder, registry)
+        export(
+            work=trained,
+            settings=settings,
+            summary=evaluated / "summary.json",
+            folder=folder,
+            registry=registry,
+        )
     models = yaml.safe_load(registry.read_text())["models"]
     assert models["other"] == {"engine": "nnunet"}
     entry = models["tiny"]
@@ -486,11 +510,17 @@ def test_the_registered_model_is_pinned_and_names_no_case(
     assert not [name for name in {*PATIENTS, *PATIENTS.values()} if f'"{name}"' in text]
     assert json.loads((folder / "provenance.json").read_text())["training_set"]["cases"] >= 3
     with pytest.raises(StageError, match="another name"):
-        export(trained, settings, evaluated / "summary.json", tmp_path / "elsewhere", registry)
+        export(
+            work=trained,
+            settings=settings,
+            summary=evaluated / "summary.json",
+            folder=tmp_path / "elsewhere",
+            registry=registry,
+        )
 
 
 def test_the_report_shows_curves_and_every_case(evaluated, trained, settings):
-    write_training_report(evaluated, trained, settings)
+    write_training_report(folder=evaluated, work=trained, settings=settings)
     page = (evaluated / "index.html").read_text()
     assert all(f"<code>{case}</code>" in page for case in PATIENTS)
     assert page.count("<svg") == 2 + len(ORGANS)

@@ -26,7 +26,7 @@ from jipflow.tables import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Shards:
     """The files of all shards.
 
@@ -49,7 +49,7 @@ class Shards:
     quality: Sequence[Path] = ()
 
 
-def run(shards: Shards, tolerance: Mapping[str, float], results: Path) -> dict[str, Any]:
+def run(*, shards: Shards, tolerance: Mapping[str, float], results: Path) -> dict[str, Any]:
     """Join the tables of all shards and judge the run.
 
     Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,

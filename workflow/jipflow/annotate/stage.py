@@ -92,6 +92,7 @@ class Shard:
 
 
 def run(
+    *,
     cases: Sequence[Case],
     prepared: set[tuple[str, str]],
     segmented: Iterable[Outcome],

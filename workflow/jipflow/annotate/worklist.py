@@ -27,6 +27,7 @@ def worklist_folder(results: Path, segmentation: str, case_id: str) -> Path:
 
 
 def write_worklist(
+    *,
     cases: Sequence[Case],
     outcomes: Iterable[Outcome],
     settings: Settings,

@@ -90,7 +90,7 @@ class Choice:
     fitting: str
 
 
-def run(settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path) -> None:
+def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path) -> None:
     """Select the cohort and deal its cases to shards.
 
     Writes into `out_dir`: ``cases.tsv`` (one row per case and role), ``flow.json``,

@@ -55,7 +55,7 @@ INSTANCE_COLUMNS = (
 )
 
 
-def scan(sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> dict[str, int]:
+def run(*, sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> dict[str, int]:
     """Catalog every DICOM file below the sources.
 
     Writes into `out_dir`:

@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
 
     document = _command(commands, "document", _document, "write DICOM-SR")
     _settings(document)
-    _paths(document, "cases", "encoded", "measured", "features", "results", "outcomes")
+    _paths(document, "cases", "encoded", "measured", "features", "failures", "results", "outcomes")
     _threads(document)
 
     publish = _command(commands, "publish", _publish, "send DICOM-SEG and DICOM-SR to the PACS")
@@ -308,9 +308,9 @@ def _add_models(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from jipflow.cli.demo import run
+    from jipflow.cli.demo import run_demo
 
-    run(arguments.out, arguments.patients, arguments.cores)
+    run_demo(out=arguments.out, patients=arguments.patients, cores=arguments.cores)
 
 
 def _phantom(arguments: argparse.Namespace) -> None:
@@ -337,33 +337,44 @@ def _config_show(arguments: argparse.Namespace) -> None:
 
 
 def _catalog(arguments: argparse.Namespace) -> None:
-    from jipflow.catalog.scan import scan
+    from jipflow.catalog.scan import run
     from jipflow.settings.config import read_settings
 
     sources = read_settings(arguments.settings).site["sources"]
     folders = [source for source in sources if source["kind"] == "folder"]
-    print(json.dumps(scan(folders, arguments.out, arguments.threads)))
+    print(json.dumps(run(sources=folders, out_dir=arguments.out, threads=arguments.threads)))
 
 
 def _query(arguments: argparse.Namespace) -> None:
     from jipflow.pacs.query import run
     from jipflow.settings.config import read_settings
 
-    run(read_settings(arguments.settings), arguments.store.resolve(), arguments.out)
+    run(
+        settings=read_settings(arguments.settings),
+        store=arguments.store.resolve(),
+        out_dir=arguments.out,
+    )
 
 
 def _cohort(arguments: argparse.Namespace) -> None:
     from jipflow.catalog.cohort import run
     from jipflow.settings.config import read_settings
 
-    run(read_settings(arguments.settings), arguments.catalog, arguments.out)
+    run(
+        settings=read_settings(arguments.settings),
+        catalog_dirs=arguments.catalog,
+        out_dir=arguments.out,
+    )
 
 
 def _retrieve(arguments: argparse.Namespace) -> None:
     from jipflow.pacs.retrieve import run
     from jipflow.settings.config import read_settings
 
-    _finish(arguments.outcomes, run(arguments.cases, read_settings(arguments.settings)))
+    _finish(
+        arguments.outcomes,
+        run(shard_file=arguments.cases, settings=read_settings(arguments.settings)),
+    )
 
 
 def _prepare(arguments: argparse.Namespace) -> None:
@@ -372,7 +383,12 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
     retrieved = _all_outcomes(arguments.retrieved)
     lost = {(o.case_id, o.item) for o in retrieved if o.status is Status.FAILED}
-    outcomes = run(read_cases(arguments.cases), lost, arguments.volumes, arguments.threads)
+    outcomes = run(
+        cases=read_cases(arguments.cases),
+        lost=lost,
+        volumes=arguments.volumes,
+        threads=arguments.threads,
+    )
     _finish(arguments.outcomes, outcomes)
 
 
@@ -384,12 +400,12 @@ def _segment(arguments: argparse.Namespace) -> None:
     from jipflow.settings.config import read_settings
 
     segmented = run(
-        read_cases(arguments.cases),
-        passed(read_outcomes(arguments.prepared)),
-        read_settings(arguments.settings),
-        arguments.volumes,
-        arguments.masks,
-        arguments.threads,
+        cases=read_cases(arguments.cases),
+        prepared=passed(read_outcomes(arguments.prepared)),
+        settings=read_settings(arguments.settings),
+        volumes=arguments.volumes,
+        masks=arguments.masks,
+        threads=arguments.threads,
     )
     write_parquet(arguments.quality, quality_table(segmented.quality))
     _finish(arguments.outcomes, segmented.outcomes)
@@ -405,24 +421,24 @@ def _annotate(arguments: argparse.Namespace) -> None:
     cases, settings = read_cases(arguments.cases), read_settings(arguments.settings)
     inbox = settings.inbox(arguments.results)
     tables = run(
-        cases,
-        passed(read_outcomes(arguments.prepared)),
-        read_outcomes(arguments.segmented),
-        settings,
-        arguments.volumes,
-        arguments.automatic,
-        inbox,
-        arguments.masks,
-        arguments.threads,
+        cases=cases,
+        prepared=passed(read_outcomes(arguments.prepared)),
+        segmented=read_outcomes(arguments.segmented),
+        settings=settings,
+        volumes=arguments.volumes,
+        automatic=arguments.automatic,
+        inbox=inbox,
+        masks=arguments.masks,
+        threads=arguments.threads,
     )
     write_worklist(
-        cases,
-        tables.outcomes,
-        settings,
-        arguments.automatic,
-        inbox,
-        arguments.results,
-        arguments.threads,
+        cases=cases,
+        outcomes=tables.outcomes,
+        settings=settings,
+        automatic=arguments.automatic,
+        inbox=inbox,
+        results=arguments.results,
+        threads=arguments.threads,
     )
     write_parquet(arguments.readings, tables.readings)
     write_parquet(arguments.agreement, tables.agreement)
@@ -437,12 +453,12 @@ def _encode(arguments: argparse.Namespace) -> None:
 
     segmented = _all_outcomes(arguments.segmented)
     outcomes = run(
-        read_cases(arguments.cases),
-        passed(segmented),
-        read_settings(arguments.settings),
-        arguments.masks,
-        arguments.results,
-        arguments.threads,
+        cases=read_cases(arguments.cases),
+        segmented=passed(segmented),
+        settings=read_settings(arguments.settings),
+        masks=arguments.masks,
+        results=arguments.results,
+        threads=arguments.threads,
     )
     _finish(arguments.outcomes, outcomes, segmented)
 
@@ -455,12 +471,12 @@ def _measure(arguments: argparse.Namespace) -> None:
 
     segmented = _all_outcomes(arguments.segmented)
     tables = run(
-        read_cases(arguments.cases),
-        passed(segmented),
-        read_settings(arguments.settings),
-        arguments.volumes,
-        arguments.masks,
-        arguments.threads,
+        cases=read_cases(arguments.cases),
+        segmented=passed(segmented),
+        settings=read_settings(arguments.settings),
+        volumes=arguments.volumes,
+        masks=arguments.masks,
+        threads=arguments.threads,
     )
     write_parquet(arguments.features, tables.features)
     write_parquet(arguments.failures, tables.failures)
@@ -475,12 +491,13 @@ def _document(arguments: argparse.Namespace) -> None:
 
     encoded, measured = read_outcomes(arguments.encoded), read_outcomes(arguments.measured)
     outcomes = run(
-        read_cases(arguments.cases),
-        passed(encoded) & passed(measured),
-        read_settings(arguments.settings),
-        arguments.features,
-        arguments.results,
-        arguments.threads,
+        cases=read_cases(arguments.cases),
+        measured=passed(encoded) & passed(measured),
+        settings=read_settings(arguments.settings),
+        features=arguments.features,
+        failures=arguments.failures,
+        results=arguments.results,
+        threads=arguments.threads,
     )
     _finish(arguments.outcomes, outcomes, [*encoded, *measured])
 
@@ -490,7 +507,12 @@ def _publish(arguments: argparse.Namespace) -> None:
     from jipflow.settings.config import read_settings
 
     made = _all_outcomes(arguments.made)
-    outcomes = run(made, read_settings(arguments.settings), arguments.results, arguments.receipts)
+    outcomes = run(
+        made=made,
+        settings=read_settings(arguments.settings),
+        results=arguments.results,
+        receipts=arguments.receipts,
+    )
     _finish(arguments.outcomes, outcomes, made)
 
 
@@ -500,12 +522,12 @@ def _overlay(arguments: argparse.Namespace) -> None:
     from jipflow.settings.config import read_settings
 
     outcomes = run(
-        read_cases(arguments.cases),
-        read_settings(arguments.settings),
-        arguments.volumes,
-        arguments.masks,
-        arguments.out,
-        arguments.threads,
+        cases=read_cases(arguments.cases),
+        settings=read_settings(arguments.settings),
+        volumes=arguments.volumes,
+        masks=arguments.masks,
+        overlays=arguments.out,
+        threads=arguments.threads,
     )
     _finish(arguments.outcomes, outcomes)
 
@@ -538,17 +560,17 @@ def _collect(arguments: argparse.Namespace) -> None:
     from jipflow.settings.config import read_settings
 
     result = run(
-        Shards(
-            arguments.outcomes,
-            arguments.features,
-            arguments.failures,
-            arguments.perturbed,
-            arguments.readings,
-            arguments.agreement,
-            arguments.quality,
+        shards=Shards(
+            outcomes=arguments.outcomes,
+            features=arguments.features,
+            failures=arguments.failures,
+            perturbed=arguments.perturbed,
+            readings=arguments.readings,
+            agreement=arguments.agreement,
+            quality=arguments.quality,
         ),
-        read_settings(arguments.settings).protocol["tolerance"],
-        arguments.results,
+        tolerance=read_settings(arguments.settings).protocol["tolerance"],
+        results=arguments.results,
     )
     print(json.dumps(result))
 
@@ -563,7 +585,9 @@ def _report(arguments: argparse.Namespace) -> None:
     from jipflow.report.site import write_report
     from jipflow.settings.config import read_settings
 
-    write_report(arguments.results, read_settings(arguments.settings), arguments.out)
+    write_report(
+        results=arguments.results, settings=read_settings(arguments.settings), path=arguments.out
+    )
 
 
 def _algorithm_check(arguments: argparse.Namespace) -> None:
@@ -576,13 +600,13 @@ def _algorithm_check(arguments: argparse.Namespace) -> None:
     roles = [text.partition("=") for text in arguments.role or ["CT"]]
     failed = 0
     for finding in check(
-        arguments.image,
-        {name: int(number) for name, _, number in pairs},
-        {name: modality or name for name, _, modality in roles},
-        arguments.runtime,
-        arguments.device,
-        arguments.threads,
-        arguments.minutes,
+        image=arguments.image,
+        labels={name: int(number) for name, _, number in pairs},
+        roles={name: modality or name for name, _, modality in roles},
+        runtime=arguments.runtime,
+        device=arguments.device,
+        threads=arguments.threads,
+        minutes=arguments.minutes,
     ):
         print(finding, flush=True)
         failed += bool(finding.problem)
@@ -597,24 +621,29 @@ def _release_build(arguments: argparse.Namespace) -> None:
     from jipflow.settings.config import read_settings
 
     build(
-        read_settings(arguments.settings),
-        arguments.features,
-        arguments.cases,
-        arguments.outcomes,
-        arguments.verdict,
-        arguments.out,
+        settings=read_settings(arguments.settings),
+        features=arguments.features,
+        cases=arguments.cases,
+        outcomes=arguments.outcomes,
+        verdict=arguments.verdict,
+        out_dir=arguments.out,
     )
     write_disclosure_page(
-        read_json(arguments.out / "aggregates.json"),
-        read_json(arguments.out / "disclosure.json"),
-        arguments.out / "disclosure.html",
+        aggregates=read_json(arguments.out / "aggregates.json"),
+        disclosure=read_json(arguments.out / "disclosure.json"),
+        path=arguments.out / "disclosure.html",
     )
 
 
 def _release_approve(arguments: argparse.Namespace) -> None:
     from jipflow.release.release import approve
 
-    approve(arguments.release, arguments.name, arguments.key, arguments.attempt)
+    approve(
+        release_dir=arguments.release,
+        name=arguments.name,
+        key_file=arguments.key,
+        attempt=arguments.attempt,
+    )
     print(f"approved: {arguments.release / 'approval.json'}; pack it with: snakemake bundle ...")
 
 
@@ -622,7 +651,13 @@ def _release_bundle(arguments: argparse.Namespace) -> None:
     from jipflow.release.release import bundle
     from jipflow.settings.config import read_settings
 
-    print(bundle(read_settings(arguments.settings), arguments.release, arguments.out))
+    print(
+        bundle(
+            settings=read_settings(arguments.settings),
+            release_dir=arguments.release,
+            out_dir=arguments.out,
+        )
+    )
 
 
 def _keys_new(arguments: argparse.Namespace) -> None:
@@ -642,7 +677,7 @@ def _hub_accept(arguments: argparse.Namespace) -> None:
     from jipflow.hub.hub import accept
 
     settings = read_json(arguments.settings)
-    accepted, rejected = accept(Path(settings["hub"]["inbox"]), settings)
+    accepted, rejected = accept(inbox=Path(settings["hub"]["inbox"]), settings=settings)
     for entry in rejected:
         print(f"rejected {entry['file']}: {entry['reason']}: {entry['detail']}")
     write_json(arguments.accepted, accepted)
@@ -653,7 +688,10 @@ def _hub_merge(arguments: argparse.Namespace) -> None:
     from jipflow.files import read_json, write_json
     from jipflow.hub.hub import merge
 
-    write_json(arguments.out, merge(read_json(arguments.accepted), read_json(arguments.settings)))
+    write_json(
+        arguments.out,
+        merge(accepted=read_json(arguments.accepted), settings=read_json(arguments.settings)),
+    )
 
 
 def _hub_report(arguments: argparse.Namespace) -> None:
@@ -661,10 +699,10 @@ def _hub_report(arguments: argparse.Namespace) -> None:
     from jipflow.report.hub import write_hub_report
 
     write_hub_report(
-        read_json(arguments.result),
-        read_json(arguments.accepted),
-        read_json(arguments.rejected),
-        arguments.out,
+        result=read_json(arguments.result),
+        accepted=read_json(arguments.accepted),
+        rejected=read_json(arguments.rejected),
+        path=arguments.out,
     )
 
 
@@ -675,14 +713,14 @@ def _train_data(arguments: argparse.Namespace) -> None:
 
     segmented = _all_outcomes(arguments.segmented)
     outcomes = run(
-        read_cases(arguments.cases),
-        passed(read_outcomes(arguments.prepared)),
-        passed(segmented),
-        read_settings(arguments.settings),
-        arguments.volumes,
-        arguments.masks,
-        arguments.out,
-        arguments.threads,
+        cases=read_cases(arguments.cases),
+        prepared=passed(read_outcomes(arguments.prepared)),
+        segmented=passed(segmented),
+        settings=read_settings(arguments.settings),
+        volumes=arguments.volumes,
+        masks=arguments.masks,
+        out=arguments.out,
+        threads=arguments.threads,
     )
     _finish(arguments.outcomes, outcomes, segmented)
 
@@ -694,7 +732,13 @@ def _train_plan(arguments: argparse.Namespace) -> None:
 
     outcomes = [outcome for path in arguments.outcomes for outcome in read_outcomes(path)]
     settings = read_settings(arguments.settings)
-    plan(arguments.work, arguments.cases, outcomes, settings, arguments.threads)
+    plan(
+        work=arguments.work,
+        cases=arguments.cases,
+        outcomes=outcomes,
+        settings=settings,
+        threads=arguments.threads,
+    )
 
 
 def _train_fit(arguments: argparse.Namespace) -> None:
@@ -703,7 +747,13 @@ def _train_fit(arguments: argparse.Namespace) -> None:
 
     settings = read_settings(arguments.settings)
     device = settings.site["processing"]["device"]
-    fit(arguments.work, arguments.fold, settings.protocol["training"], device, arguments.threads)
+    fit(
+        work=arguments.work,
+        fold=arguments.fold,
+        training=settings.protocol["training"],
+        device=device,
+        threads=arguments.threads,
+    )
 
 
 def _train_evaluate(arguments: argparse.Namespace) -> None:
@@ -712,7 +762,14 @@ def _train_evaluate(arguments: argparse.Namespace) -> None:
 
     settings = read_settings(arguments.settings)
     device = settings.site["processing"]["device"]
-    evaluate(arguments.work, arguments.part, settings, device, arguments.threads, arguments.out)
+    evaluate(
+        work=arguments.work,
+        part=arguments.part,
+        settings=settings,
+        device=device,
+        threads=arguments.threads,
+        out=arguments.out,
+    )
 
 
 def _train_report(arguments: argparse.Namespace) -> None:
@@ -723,14 +780,14 @@ def _train_report(arguments: argparse.Namespace) -> None:
 
     settings = read_settings(arguments.settings)
     summarise(
-        arguments.work,
-        [outcome for path in arguments.outcomes for outcome in read_outcomes(path)],
-        arguments.evaluations,
-        settings,
-        arguments.out / "summary.json",
-        arguments.out / "evaluation.parquet",
+        work=arguments.work,
+        outcomes=[outcome for path in arguments.outcomes for outcome in read_outcomes(path)],
+        tables=arguments.evaluations,
+        settings=settings,
+        summary=arguments.out / "summary.json",
+        evaluation=arguments.out / "evaluation.parquet",
     )
-    write_training_report(arguments.out, arguments.work, settings)
+    write_training_report(folder=arguments.out, work=arguments.work, settings=settings)
 
 
 def _train_register(arguments: argparse.Namespace) -> None:
@@ -738,7 +795,13 @@ def _train_register(arguments: argparse.Namespace) -> None:
     from jipflow.training.export import export
 
     settings = read_settings(arguments.settings)
-    export(arguments.work, settings, arguments.summary, arguments.model, arguments.registry)
+    export(
+        work=arguments.work,
+        settings=settings,
+        summary=arguments.summary,
+        folder=arguments.model,
+        registry=arguments.registry,
+    )
 
 
 def _models_fetch(arguments: argparse.Namespace) -> None:
@@ -778,5 +841,7 @@ def _models_bundle(arguments: argparse.Namespace) -> None:
 def _models_add(arguments: argparse.Namespace) -> None:
     from jipflow.models.store import add
 
-    entry = add(arguments.name, arguments.folder, arguments.about, replace=arguments.replace)
+    entry = add(
+        arguments.name, folder=arguments.folder, about=arguments.about, replace=arguments.replace
+    )
     print(f"{arguments.name}: {len(entry['files'])} files pinned in {entry['path']}")

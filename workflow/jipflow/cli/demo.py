@@ -26,7 +26,7 @@ SEED = 2026
 STEPS = 2 * len(SITES) + 2
 
 
-def run(out: Path, patients: int, cores: int | None) -> None:
+def run_demo(*, out: Path, patients: int, cores: int | None) -> None:
     """Run the demonstration; what an earlier run made is used again.
 
     Args:
@@ -144,7 +144,7 @@ def _approve_and_send(out: Path, site: str, cores: int | None) -> None:
     try:
         read_approval(release)
     except StageError:
-        approve(release, _approver(site), key)
+        approve(release_dir=release, name=_approver(site), key_file=key)
     _snakemake(out, f"{site}-bundle", cores, "bundle", *_site_arguments(out, site))
     inbox = out / "hub" / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)

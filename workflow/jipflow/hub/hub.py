@@ -137,7 +137,7 @@ def check_hub(hub: Mapping[str, Any]) -> None:
 
 
 def accept(
-    inbox: Path, settings: Mapping[str, Any]
+    *, inbox: Path, settings: Mapping[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Verify every bundle of the inbox.
 
@@ -468,7 +468,7 @@ def _key(cell: Mapping[str, Any]) -> CellKey:
     return CellKey(cell["role"], cell["segmentation"], cell["segment"], cell["feature"])
 
 
-def merge(accepted: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
+def merge(*, accepted: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Merge accepted messages into the result of the round.
 
     A pure function of the messages and the protocol; the order of the messages does not matter.

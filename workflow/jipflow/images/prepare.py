@@ -14,7 +14,7 @@ STAGE = "prepare"
 
 
 def run(
-    cases: Sequence[Case], lost: Collection[tuple[str, str]], volumes: Path, threads: int
+    *, cases: Sequence[Case], lost: Collection[tuple[str, str]], volumes: Path, threads: int
 ) -> list[Outcome]:
     """Write the volume of each role of each case.
 

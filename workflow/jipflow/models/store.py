@@ -156,7 +156,7 @@ def write_bundle(out: Path, models: Iterable[Model]) -> None:
                     shutil.copyfileobj(source, target, _CHUNK)
 
 
-def add(name: str, folder: Path, about: Path, *, replace: bool = False) -> dict[str, Any]:
+def add(name: str, *, folder: Path, about: Path, replace: bool = False) -> dict[str, Any]:
     """Copy a model's files to ``models/<name>`` and pin them in the registry.
 
     Args:

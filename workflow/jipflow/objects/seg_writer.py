@@ -59,6 +59,7 @@ def seg_path(results: Path, case_id: str, segmentation: str) -> Path:
 
 
 def run(
+    *,
     cases: Sequence[Case],
     segmented: set[tuple[str, str]],
     settings: Settings,

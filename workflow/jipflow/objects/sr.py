@@ -112,10 +112,12 @@ def sr_path(results: Path, case_id: str, segmentation: str) -> Path:
 
 
 def run(
+    *,
     cases: Sequence[Case],
     measured: set[tuple[str, str]],
     settings: Settings,
     features: Path,
+    failures: Path,
     results: Path,
     threads: int,
 ) -> list[Outcome]:
@@ -125,13 +127,19 @@ def run(
         cases: the shard's cases.
         measured: (case_id, segmentation) that have both features and a DICOM-SEG.
         settings: of the site and the protocol.
-        features: the shard's ``features.parquet``, with ``failures.parquet`` beside it.
+        features: the shard's ``features.parquet``.
+        failures: the shard's ``failures.parquet``: why features are null.
         results: the protocol's results folder, with ``seg/<case_id>/<segmentation>.dcm``; files go
             to ``sr/<case_id>/<segmentation>.dcm``.
         threads: processes.
     """
     work = partial(
-        _document_case, measured=measured, settings=settings, features=features, results=results
+        _document_case,
+        measured=measured,
+        settings=settings,
+        features=features,
+        failures=failures,
+        results=results,
     )
     return for_each_case(cases, work, threads)
 
@@ -141,6 +149,7 @@ def _document_case(
     measured: set[tuple[str, str]],
     settings: Settings,
     features: Path,
+    failures: Path,
     results: Path,
 ) -> list[Outcome]:
     # A file of an earlier run must not outlive a case that now fails.
@@ -154,7 +163,16 @@ def _document_case(
             needed = f"the DICOM-SEG or the features of {name!r}"
             outcomes.append(blocked(case.case_id, STAGE, name, needed))
             continue
-        work = partial(_document, case, entry, number, settings, features, results)
+        work = partial(
+            _document,
+            case,
+            entry,
+            number,
+            settings=settings,
+            features=features,
+            failures=failures,
+            results=results,
+        )
         outcomes.append(attempt(case.case_id, STAGE, name, work, results))
     return outcomes
 
@@ -165,6 +183,7 @@ def _document(
     number: int,
     settings: Settings,
     features: Path,
+    failures: Path,
     results: Path,
 ) -> Made:
     name, role = entry["segmentation"], entry["role"]
@@ -196,8 +215,7 @@ def _document(
     path = sr_path(results, case.case_id, name)
     with atomic_path(path) as partial_path:
         pydicom.dcmwrite(partial_path, dataset, enforce_file_format=True)
-    failures = _rows(features.with_name("failures.parquet"), case.case_id, name, role)
-    return Made((path,), absent_note(failures))
+    return Made((path,), absent_note(_rows(failures, case.case_id, name, role)))
 
 
 def _rows(path: Path, case_id: str, segmentation: str, role: str) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ class Receipts:
 
 
 def run(
-    made: Sequence[Outcome], settings: Settings, results: Path, receipts: Path
+    *, made: Sequence[Outcome], settings: Settings, results: Path, receipts: Path
 ) -> list[Outcome]:
     """Send what stages `encode` and `document` made, where the site publishes.
 

@@ -88,7 +88,7 @@ class Found:
         return frame.astype({name: types[kind] for name, kind in COLUMNS.items()})
 
 
-def run(settings: Settings, store: Path, out_dir: Path) -> None:
+def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
     """Write the catalog of what the site's PACS have for a protocol.
 
     Writes into `out_dir`:

@@ -58,7 +58,7 @@ class Arrival:
         return sorted(uid for uid, path in self.wanted.items() if not _is_here(path))
 
 
-def run(shard_file: Path, settings: Settings) -> list[Outcome]:
+def run(*, shard_file: Path, settings: Settings) -> list[Outcome]:
     """Retrieve the series of a shard that lie in a PACS.
 
     Each file is written whole, under the path that the catalog planned, so that a run that was cut

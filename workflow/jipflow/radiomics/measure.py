@@ -39,6 +39,7 @@ ENGINE = ("pyradiomics", "numpy", "scipy", "SimpleITK", "PyWavelets", "connected
 
 
 def run(
+    *,
     cases: Sequence[Case],
     segmented: set[tuple[str, str]],
     settings: Settings,

@@ -41,6 +41,7 @@ class ReleaseError(StageError):
 
 
 def build(
+    *,
     settings: Settings,
     features: Path,
     cases: Path,
@@ -285,7 +286,7 @@ def _vocabulary(settings: Settings, candidates: Sequence[Candidate]) -> set[str]
 
 
 def approve(
-    release_dir: Path, name: str, key_file: Path, attempt: int = 1, now: datetime | None = None
+    *, release_dir: Path, name: str, key_file: Path, attempt: int = 1, now: datetime | None = None
 ) -> dict[str, Any]:
     """Record a person's approval of a candidate release in ``approval.json``.
 
@@ -402,7 +403,7 @@ def approved_bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Pat
     return out_dir / message.bundle_name(settings.protocol_id, site, message.ROUND, attempt)
 
 
-def bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:
+def bundle(*, settings: Settings, release_dir: Path, out_dir: Path) -> Path:
     """Write the bundle of an approved release.
 
     Args:

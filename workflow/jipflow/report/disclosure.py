@@ -17,7 +17,7 @@ WITHHELD = "withheld"
 
 
 def write_disclosure_page(
-    aggregates: Mapping[str, Any], disclosure: Mapping[str, Any], path: Path
+    *, aggregates: Mapping[str, Any], disclosure: Mapping[str, Any], path: Path
 ) -> None:
     """Write the page that shows every value that would leave, and what the rules withheld.
 

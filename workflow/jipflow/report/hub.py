@@ -25,6 +25,7 @@ MAX_PLOTS = 6  # of one segment
 
 
 def write_hub_report(
+    *,
     result: Mapping[str, Any],
     accepted: Sequence[Mapping[str, Any]],
     rejected: Sequence[Mapping[str, Any]],

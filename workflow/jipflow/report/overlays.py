@@ -174,6 +174,7 @@ def _middle_of_best(score: Array) -> int:
 
 
 def run(
+    *,
     cases: Sequence[Case],
     settings: Settings,
     volumes: Path,

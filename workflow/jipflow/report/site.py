@@ -181,7 +181,7 @@ class Redactor:
         )
 
 
-def write_report(results: Path, settings: Settings, path: Path) -> None:
+def write_report(*, results: Path, settings: Settings, path: Path) -> None:
     """Write the report of a run at a site.
 
     The page holds pseudonyms only: no patient's name or identifier, no path, no UID. The same

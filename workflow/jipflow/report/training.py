@@ -22,7 +22,7 @@ CURVES = (
 )
 
 
-def write_training_report(folder: Path, work: Path, settings: Settings) -> None:
+def write_training_report(*, folder: Path, work: Path, settings: Settings) -> None:
     """Write ``index.html``.
 
     Args:

@@ -56,6 +56,7 @@ class Item:
 
 
 def run(
+    *,
     cases: Sequence[Case],
     prepared: set[tuple[str, str]],
     settings: Settings,

@@ -30,6 +30,7 @@ STAGE = "train"
 
 
 def run(
+    *,
     cases: Sequence[Case],
     prepared: set[tuple[str, str]],
     segmented: set[tuple[str, str]],

@@ -34,7 +34,7 @@ MEASURES = ("dice", "hausdorff_95_mm", "reference_ml", "predicted_ml", "differen
 
 
 def evaluate(
-    work: Path, part: str, settings: Settings, device: str, threads: int, out: Path
+    *, work: Path, part: str, settings: Settings, device: str, threads: int, out: Path
 ) -> None:
     """Predict a part of the cases by models that have not seen them, and write a table.
 
@@ -142,6 +142,7 @@ def compare(
 
 
 def summarise(
+    *,
     work: Path,
     outcomes: Iterable[Outcome],
     tables: Iterable[Path],

@@ -19,7 +19,7 @@ from jipflow.training.folders import model
 LIBRARIES = ("nnunetv2", "torch", "numpy", "scipy", "SimpleITK")
 
 
-def export(work: Path, settings: Settings, summary: Path, folder: Path, registry: Path) -> None:
+def export(*, work: Path, settings: Settings, summary: Path, folder: Path, registry: Path) -> None:
     """Copy the model to its folder and pin the SHA-256 of every file in the registry.
 
     ``provenance.json`` and ``evaluation.json`` go with it; nothing in the folder names a case.

@@ -89,7 +89,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fit(work: Path, fold: str, training: Mapping[str, Any], device: str, threads: int) -> None:
+def fit(*, work: Path, fold: str, training: Mapping[str, Any], device: str, threads: int) -> None:
     """Train the model of a fold, or go on from its last checkpoint, and keep what predicts.
 
     On the CPU the patches are drawn and changed in this process in a fixed order, and a training

@@ -87,7 +87,7 @@ def split(patients: Mapping[str, str], folds: int, held_out: float, seed: int) -
 
 
 def plan(
-    work: Path, cases: Path, outcomes: Iterable[Outcome], settings: Settings, threads: int
+    *, work: Path, cases: Path, outcomes: Iterable[Outcome], settings: Settings, threads: int
 ) -> None:
     """Split the cases, and fingerprint, plan and preprocess them with nnU-Net.
 

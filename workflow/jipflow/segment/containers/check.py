@@ -51,6 +51,7 @@ class Finding:
 
 
 def check(
+    *,
     image: Path,
     labels: Mapping[str, int],
     roles: Mapping[str, str],
