@@ -1,34 +1,277 @@
-"""The command line answers at once and says what is wrong in one line."""
+"""The command line answers at once, shows people what they call, and knows what rules call."""
 
 from __future__ import annotations
 
+import ast
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
 
-from jipflow.cli import main
+import pytest
+
+from federation_world import site
+from jipflow.cases import StageError
+from jipflow.cli import main, menu
+from jipflow.cli.command import REPEATED, Audience, Command
+
+ROOT = Path(__file__).resolve().parents[2]
+PEOPLES = [command.name for audience in menu.PEOPLE for command in audience.commands]
+WORKFLOWS = [command.name for audience in menu.WORKFLOW for command in audience.commands]
 
 
-def test_help_loads_nothing_heavy():
+def shown(*words, capsys):
+    """The names of the commands that a help lists, in its order."""
+    main([*words, "--help"])
+    page = capsys.readouterr().out
+    return re.findall(r"^  ((?:[a-z]+ )+) +[A-Z]", page, re.M), page
+
+
+def test_help_loads_nothing_of_others():
     code = (
-        "import sys, contextlib\n"
+        "import sys\n"
+        "before = set(sys.modules)\n"
         "from jipflow.cli import main\n"
-        "with contextlib.suppress(SystemExit): main(['--help'])\n"
-        "heavy = {'numpy', 'pandas', 'torch', 'pydicom', 'highdicom', 'SimpleITK', 'yaml'}\n"
-        "print('LOADED', sorted(heavy & set(sys.modules)))\n"
+        "main(['--help'])\n"
+        "names = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "print('LOADED', sorted(names - set(sys.stdlib_module_names)))\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert result.stdout.rstrip().endswith("LOADED []")
-    assert "catalog" in result.stdout
+    assert result.stdout.endswith("LOADED ['jipflow']\n")
 
 
-def test_an_error_is_one_line_and_an_exit_code(tmp_path, capsys):
+def test_help_shows_what_people_call_and_hides_what_rules_call(capsys):
+    names, page = shown(capsys=capsys)
+    assert [name.strip() for name in names] == PEOPLES
+    assert "jipflow stages lists" in page
+    assert "snakemake --profile profiles/local" in page
+    assert max(map(len, page.splitlines())) <= 100
+
+
+def test_stages_shows_what_rules_call(capsys):
+    names, _ = shown("stages", capsys=capsys)
+    assert [name.strip() for name in names] == WORKFLOWS
+    assert main(["stages"]) == 0
+    assert "segment" in capsys.readouterr().out
+
+
+def test_help_of_a_group_shows_what_people_call_first(capsys):
+    names, page = shown("release", capsys=capsys)
+    names = [name.strip() for name in names]
+    assert names == ["release approve", "release build", "release bundle"]
+    assert page.index("approve what leaves") < page.index("Called by the workflow")
+    assert shown("keys", capsys=capsys)[1].count("Called by") == 0
+
+
+@pytest.mark.parametrize("name", menu.COMMANDS)
+def test_every_command_has_help(name, capsys):
+    command = menu.COMMANDS[name]
+    with pytest.raises(SystemExit) as ended:
+        main([*command.words, "--help"])
+    assert ended.value.code == 0
+    page = capsys.readouterr().out
+    assert page.startswith(f"usage: jipflow {name} ")
+    assert command.summary in page
+    assert all(action.help for action in command.parser()._actions)
+    assert ("The workflow calls this" in page) == (name in WORKFLOWS)
+
+
+@pytest.mark.parametrize(
+    ("typed", "proposed"),
+    [
+        (["catalogue"], ["catalog"]),
+        (["catalogue", "--out", "x"], ["catalog"]),
+        (["models", "fetc", "two"], ["models fetch"]),
+        (["model", "fetch"], ["models fetch"]),
+        (["aprove", "release/r01"], ["release approve"]),
+        (["show"], ["config show", "keys show"]),
+        (["release", "show"], []),
+        (["relaese"], ["release"]),
+        (["stage"], ["stages"]),
+        (["run"], []),
+    ],
+)
+def test_a_wrong_command_proposes_the_one_that_was_meant(typed, proposed, capsys):
+    assert main(typed) == 2
+    message = capsys.readouterr().err
+    wanted = " or ".join(map(repr, proposed))
+    assert (f"; did you mean {wanted}?" in message) if proposed else ("mean" not in message)
+    assert "A site is run by:\n  snakemake --profile" in message
+
+
+def test_a_wrong_option_proposes_the_one_that_was_meant(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["release", "approve", "r01", "--nam=x"])
+    assert ended.value.code == 2
+    assert "there is no option --nam; did you mean --name?" in capsys.readouterr().err
+    # Not taken for --outcomes, as argparse would do with what is short for one option only.
+    with pytest.raises(SystemExit):
+        main(["accept", "--verd", "x"])
+    assert "did you mean --verdict?" in capsys.readouterr().err
+
+
+def test_a_command_of_the_workflow_says_who_calls_it(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["catalog"])
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert "required: --settings, --out" in message
+    assert "The workflow calls this" in message
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["release"], 2), (["help"], 0)])
+def test_without_a_command_the_help_is_shown(words, code, capsys):
+    assert main(words) == code
+    printed = capsys.readouterr()
+    assert "usage: jipflow" in (printed.err if code else printed.out)
+
+
+def test_the_version_is_shown(capsys):
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"jipflow \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("module", ["jipflow", "jipflow.cli"])
+def test_the_package_runs_as_a_module(module):
+    result = subprocess.run(
+        [sys.executable, "-m", module, "nonsense"], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 2
+    assert "there is no command 'nonsense'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (None, 0, ""),
+        (StageError("x is wrong; do y."), 1, "jipflow: x is wrong; do y.\n"),
+        (PermissionError(13, "Permission denied", "/a"), 1, "jipflow: /a: Permission denied.\n"),
+        (KeyboardInterrupt(), 130, "jipflow: interrupted\n"),
+    ],
+)
+def test_an_error_is_one_line_and_an_exit_code(error, code, message, monkeypatch, capsys):
+    def handler():
+        """Fail."""
+        if error is not None:
+            raise error
+
+    monkeypatch.setitem(menu.COMMANDS, "demo", Command("demo", handler))
+    assert main(["demo"]) == code
+    assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(28, "No space left on device")])
+def test_what_nobody_foresaw_keeps_its_traceback(error, monkeypatch):
+    def handler():
+        """Fail."""
+        raise error
+
+    monkeypatch.setitem(menu.COMMANDS, "demo", Command("demo", handler))
+    with pytest.raises(type(error)):
+        main(["demo"])
+
+
+def test_a_missing_file_is_named(tmp_path, capsys):
     assert main(["keys", "show", str(tmp_path / "none.key")]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith("jipflow: ")
     assert "none.key" in captured.err
     assert captured.err.count("\n") == 1
+    assert main(["accept", "--verdict", str(tmp_path / "none.json")]) == 1
+    assert capsys.readouterr().err == f"jipflow: {tmp_path}/none.json: No such file or directory.\n"
+
+
+def test_the_parameters_of_a_function_are_the_arguments():
+    audience, calls = Audience("Anyone"), []
+
+    @audience.command("try it")
+    def handler(
+        out: Annotated[Path, "where to"],
+        *name: Annotated[str, "of whom"],
+        threads: Annotated[int, "cores"],
+        from_: Annotated[Path | None, "source"] = None,
+        files: Annotated[Sequence[Path], "many"] = (),
+        label: Annotated[Sequence[str] | None, "one by one", REPEATED] = None,
+        device: Annotated[Literal["cpu", "cuda"], "which"] = "cpu",
+        no_pet: Annotated[bool, "CT only"] = False,
+    ) -> None:
+        """Try it.
+
+        At length.
+        """
+        calls.append((out, name, threads, from_, files, label, device, no_pet))
+
+    (command,) = audience.commands
+    assert (command.words, command.summary) == (["try", "it"], "Try it")
+    command.run(["o", "--threads", "2"])
+    command.run(
+        shlex.split(
+            "o n m --threads=3 --from f --files a b --label x --label y --device cuda --no-pet"
+        )
+    )
+    assert calls == [
+        (Path("o"), (), 2, None, (), None, "cpu", False),
+        (Path("o"), ("n", "m"), 3, Path("f"), [Path("a"), Path("b")], ["x", "y"], "cuda", True),
+    ]
+    for wrong in ("--threads 1", "o", "o --threads two", "o --threads 1 --device tpu"):
+        with pytest.raises(SystemExit):
+            command.run(shlex.split(wrong))
+    page = command.parser().format_help()
+    assert "At length." in page
+    assert "(default: cpu)" in page
+
+
+def command_lines():
+    """The command lines of the rules by rule, with a word for each placeholder."""
+    found = {}
+    for path in sorted((ROOT / "rules").glob("*.smk")):
+        text = path.read_text(encoding="utf-8")
+        for name, body in re.findall(
+            r"^(?:rule|checkpoint) (\w+):\n((?:    .*\n|\n)+)", text, re.M
+        ):
+            shell = re.search(r"^    shell:\n((?:        .*\n)+)", body, re.M)
+            if shell:
+                line = ast.literal_eval(f"({shell[1]})")
+                line = re.split(r" 2?>|\|", line)[0]
+                line = line.replace("{threads}", "2")
+                found[name] = shlex.split(re.sub(r"\{[^}]*\}", "x", line))
+    return found
+
+
+LINES = command_lines()
+
+
+@pytest.mark.parametrize("rule", LINES)
+def test_a_rule_types_what_its_command_takes(rule):
+    program, *words = LINES[rule]
+    assert program == "jipflow"
+    command = menu.find(words)
+    assert command is not None
+    assert command.name in WORKFLOWS
+    rest = words[len(command.words) :]
+    known = {option for action in command.parser()._actions for option in action.option_strings}
+    assert {word for word in rest if word.startswith("--")} <= known
+    command.parser().parse_args(rest)
+
+
+def test_every_command_of_the_workflow_is_called_by_a_rule():
+    assert {menu.find(words[1:]).name for words in LINES.values()} == set(WORKFLOWS)
+
+
+def test_the_entry_of_a_stage_takes_its_arguments_by_name():
+    entries = [
+        (path, node)
+        for path in (ROOT / "workflow" / "jipflow").rglob("*.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and node.name == "run"
+    ]
+    assert len(entries) > 10
+    assert [path for path, node in entries if node.args.args or node.args.posonlyargs] == []
 
 
 def test_settings_are_shown_with_their_defaults(tmp_path, capsys):
@@ -41,3 +284,24 @@ def test_settings_are_shown_with_their_defaults(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "shard_size: 50" in output
     assert "max_failed_fraction: 0.2" in output
+    with pytest.raises(SystemExit):
+        main(["config", "show", "--configfile", str(path)])
+    assert f"{path} names no protocol; add --protocol" in capsys.readouterr().err
+    path.write_text(f"{path.read_text()}protocol: sarcoma-ct\n")
+    assert main(["config", "show", "--configfile", str(path)]) == 0
+    assert capsys.readouterr().out == output
+    path.write_text("- north\n")
+    assert main(["config", "show", "--configfile", str(path)]) == 1
+    assert f"{path} must be a mapping" in capsys.readouterr().err
+
+
+def test_an_approval_says_how_many_cells_it_lets_out(tmp_path, capsys):
+    for name, patients, kept in (("north", 12, 5), ("south", 3, 0)):
+        world = site(tmp_path, name, patients)
+        world.write()
+        world.build()
+        key = ["--key", str(world.approver_key)]
+        assert main(["release", "approve", str(world.release), "--name", "Ada Roe", *key]) == 0
+        printed = capsys.readouterr().out
+        assert f"{world.release}/approval.json, with {kept} of 5 cells" in printed
+        assert ("No cell leaves the site" in printed) == (kept == 0)

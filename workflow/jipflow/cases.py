@@ -324,6 +324,11 @@ def passed(outcomes: Iterable[Outcome]) -> set[tuple[str, str]]:
     return {(o.case_id, o.item) for o in outcomes if o.status is Status.OK}
 
 
+def failed(outcomes: Iterable[Outcome]) -> set[tuple[str, str]]:
+    """Return the (case_id, item) pairs whose outcome is failed."""
+    return {(o.case_id, o.item) for o in outcomes if o.status is Status.FAILED}
+
+
 @dataclass(frozen=True)
 class Made:
     """What the work on an item gave.

@@ -1,0 +1,40 @@
+"""What a newcomer calls: the pipeline seen at work on synthetic patients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from jipflow.cli.command import Audience
+
+AUDIENCE = Audience("To see it work")
+
+
+@AUDIENCE.command("demo")
+def demo(
+    *,
+    out: Annotated[Path, "folder for everything"] = Path("results/demo"),
+    patients: Annotated[int, "patients a site"] = 12,
+    cores: Annotated[int | None, "cores to use; all by default"] = None,
+) -> None:
+    """Run three synthetic sites and the hub."""
+    from jipflow.cli.demo import run_demo
+
+    run_demo(out=out, patients=patients, cores=cores)
+
+
+@AUDIENCE.command("phantom")
+def phantom(
+    *,
+    out: Annotated[Path, "folder for dicom/ and truth/"],
+    site: Annotated[str, "the site's id"],
+    patients: Annotated[int, "sound patients; defective ones come on top"] = 8,
+    seed: Annotated[int, "another number makes other patients"] = 1,
+    no_defects: Annotated[bool, "without defective series"] = False,
+    no_pet: Annotated[bool, "CT only"] = False,
+    organs: Annotated[bool, "contours of the organs on the CT"] = False,
+) -> None:
+    """Write a synthetic site's DICOM, and the truth about it."""
+    from jipflow.phantom.cohort import write_site
+
+    write_site(out, site, patients, seed, defects=not no_defects, pet=not no_pet, organs=organs)

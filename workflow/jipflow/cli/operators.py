@@ -1,0 +1,79 @@
+"""What the person calls who runs a site: its settings and the files of its models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from jipflow.cli.command import Audience, UsageError
+
+AUDIENCE = Audience("To run a site")
+
+Names = Annotated[str, "names of models; all by default"]
+
+
+@AUDIENCE.command("config show")
+def config_show(
+    *,
+    configfile: Annotated[Path, "site.yaml"],
+    protocol: Annotated[str | None, "id or path, unless the file names it"] = None,
+) -> None:
+    """Check the settings, and print them with every default."""
+    import yaml
+
+    from jipflow.settings.config import ConfigError, load_settings, read_yaml
+
+    content = read_yaml(configfile)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{configfile} must be a mapping of keys to values.")
+    if protocol is not None:
+        content["protocol"] = protocol
+    if "protocol" not in content:
+        raise UsageError(f"{configfile} names no protocol; add --protocol ID-OR-PATH")
+    print(yaml.safe_dump(load_settings(content).as_dict(), sort_keys=False), end="")
+
+
+@AUDIENCE.command("models fetch")
+def models_fetch(
+    *name: Annotated[str, "names of models"],
+    all_: Annotated[bool, "every model, or all of the bundle"] = False,
+    from_: Annotated[Path | None, "a bundle, instead of the network"] = None,
+) -> None:
+    """Fetch the files of models that are missing or wrong."""
+    from jipflow.models.store import fetch, fetch_from_bundle, known_models
+
+    if bool(name) == all_:
+        raise UsageError("name the models, or type --all for every one")
+    if from_ is not None:
+        taken = fetch_from_bundle(from_, name)
+    else:
+        taken = {model.name: fetch(model) for model in known_models(name)}
+    for model, files in taken.items():
+        print(f"{model}: {len(files)} files fetched, the others were there")
+
+
+@AUDIENCE.command("models verify")
+def models_verify(*name: Names) -> None:
+    """Compare the files of models with their pinned hashes."""
+    from jipflow.cases import StageError
+    from jipflow.models.registry import problems
+    from jipflow.models.store import known_models
+
+    wrong = []
+    for model in known_models(name):
+        found = list(problems(model))
+        print("\n".join(f"{model.name}: {line}" for line in found or ["ok"]))
+        if found:
+            wrong.append(model.name)
+    if wrong:
+        raise StageError(f"these models are not the pinned ones: {', '.join(wrong)}.")
+
+
+@AUDIENCE.command("models bundle")
+def models_bundle(out: Annotated[Path, "the zip archive that is written"], *name: Names) -> None:
+    """Pack models for a site without network."""
+    from jipflow.files import sha256_file
+    from jipflow.models.store import known_models, write_bundle
+
+    write_bundle(out, known_models(name))
+    print(f"{sha256_file(out)}  {out}")

@@ -1,0 +1,48 @@
+"""What the person calls who answers for what leaves a site: keys and approvals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from jipflow.cli.command import Audience
+
+AUDIENCE = Audience("To sign and approve what leaves a site")
+
+
+@AUDIENCE.command("keys new")
+def keys_new(key: Annotated[Path, "file of the private key that is made"]) -> None:
+    """Make a private key and print its public key."""
+    from jipflow.exchange.keys import new_key
+
+    print(new_key(key))
+
+
+@AUDIENCE.command("keys show")
+def keys_show(key: Annotated[Path, "file of a private key"]) -> None:
+    """Print the public key of a private key."""
+    from jipflow.exchange.keys import load_key, public_text
+
+    print(public_text(load_key(key)))
+
+
+@AUDIENCE.command("release approve")
+def release_approve(
+    release: Annotated[Path, "folder of the release, such as release/r01"],
+    *,
+    name: Annotated[str, "your name, as the hub's roster has it"],
+    key: Annotated[Path, "your private key"],
+    attempt: Annotated[int, "counts what the site sends in this round"] = 1,
+) -> None:
+    """Approve a release as a person."""
+    from jipflow.files import read_json
+    from jipflow.release.release import approve
+
+    approve(release_dir=release, name=name, key_file=key, attempt=attempt)
+    summary = read_json(release / "disclosure.json")["summary"]
+    print(
+        f"approved: {release / 'approval.json'}, with {summary['released']} of "
+        f"{summary['cells']} cells; pack it with: snakemake bundle ..."
+    )
+    if not summary["released"]:
+        print(f"No cell leaves the site; {release / 'disclosure.html'} says why.")

@@ -1,0 +1,170 @@
+"""What the rules of the workflow call to train a model on a site's cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from jipflow.cli.command import Audience
+from jipflow.cli.stages import (
+    HINT,
+    AllCases,
+    Cases,
+    Masks,
+    Outcomes,
+    Prepared,
+    Segmented,
+    SettingsFile,
+    Threads,
+    Volumes,
+    finish,
+    read_all,
+)
+
+AUDIENCE = Audience("Called by the workflow to train a model", HINT)
+
+Work = Annotated[Path, "folder of the training: work/train"]
+OutcomesOfAll = Annotated[Sequence[Path], "outcomes of the shards"]
+
+
+@AUDIENCE.command("train data")
+def train_data(
+    *,
+    settings: SettingsFile,
+    cases: Cases,
+    prepared: Prepared,
+    segmented: Segmented,
+    volumes: Volumes,
+    masks: Masks,
+    out: Annotated[Path, "folder for images and label maps"],
+    outcomes: Outcomes,
+    threads: Threads = 1,
+) -> None:
+    """Write the images and label maps of a shard."""
+    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.settings.config import read_settings
+    from jipflow.training.data import run
+
+    earlier = read_all(segmented)
+    made = run(
+        cases=read_cases(cases),
+        prepared=passed(read_outcomes(prepared)),
+        segmented=passed(earlier),
+        settings=read_settings(settings),
+        volumes=volumes,
+        masks=masks,
+        out=out,
+        threads=threads,
+    )
+    finish(outcomes, made, earlier)
+
+
+@AUDIENCE.command("train plan")
+def train_plan(
+    *,
+    settings: SettingsFile,
+    work: Work,
+    cases: AllCases,
+    outcomes: OutcomesOfAll,
+    threads: Threads = 1,
+) -> None:
+    """Split, plan and preprocess."""
+    from jipflow.settings.config import read_settings
+    from jipflow.training.plan import plan
+
+    plan(
+        work=work,
+        cases=cases,
+        outcomes=read_all(outcomes),
+        settings=read_settings(settings),
+        threads=threads,
+    )
+
+
+@AUDIENCE.command("train fit")
+def train_fit(
+    *,
+    settings: SettingsFile,
+    work: Work,
+    fold: Annotated[str, "its number, or all"],
+    threads: Threads = 1,
+) -> None:
+    """Train the model of a fold, or go on training."""
+    from jipflow.settings.config import read_settings
+    from jipflow.training.fit import fit
+
+    read = read_settings(settings)
+    fit(
+        work=work,
+        fold=fold,
+        training=read.protocol["training"],
+        device=read.site["processing"]["device"],
+        threads=threads,
+    )
+
+
+@AUDIENCE.command("train evaluate")
+def train_evaluate(
+    *,
+    settings: SettingsFile,
+    work: Work,
+    part: Annotated[str, "number of a fold, or held_out"],
+    out: Annotated[Path, "table of the evaluation"],
+    threads: Threads = 1,
+) -> None:
+    """Predict cases that were not seen."""
+    from jipflow.settings.config import read_settings
+    from jipflow.training.evaluate import evaluate
+
+    read = read_settings(settings)
+    device = read.site["processing"]["device"]
+    evaluate(work=work, part=part, settings=read, device=device, threads=threads, out=out)
+
+
+@AUDIENCE.command("train report")
+def train_report(
+    *,
+    settings: SettingsFile,
+    work: Work,
+    outcomes: OutcomesOfAll,
+    evaluations: Annotated[Sequence[Path], "tables of the evaluations"],
+    out: Annotated[Path, "folder of the report"],
+) -> None:
+    """Join the evaluations and draw the curves."""
+    from jipflow.report.training import write_training_report
+    from jipflow.settings.config import read_settings
+    from jipflow.training.evaluate import summarise
+
+    read = read_settings(settings)
+    summarise(
+        work=work,
+        outcomes=read_all(outcomes),
+        tables=evaluations,
+        settings=read,
+        summary=out / "summary.json",
+        evaluation=out / "evaluation.parquet",
+    )
+    write_training_report(folder=out, work=work, settings=read)
+
+
+@AUDIENCE.command("train register")
+def train_register(
+    *,
+    settings: SettingsFile,
+    work: Work,
+    summary: Annotated[Path, "summary.json of the report"],
+    model: Annotated[Path, "folder for the model"],
+    registry: Annotated[Path, "models.yaml"],
+) -> None:
+    """Copy the model and pin its files."""
+    from jipflow.settings.config import read_settings
+    from jipflow.training.export import export
+
+    export(
+        work=work,
+        settings=read_settings(settings),
+        summary=summary,
+        folder=model,
+        registry=registry,
+    )
