@@ -5,8 +5,10 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-# The first interpreter that is new enough; override with `make PYTHON=/path/to/python3.12 ...`.
-PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(shell $(p) -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && command -v $(p))))
+# The first interpreter of a version that the pins are tested with; another by
+# `make PYTHON=/path/to/python3.12 ...`.
+SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c '$(SUITS)' >/dev/null 2>&1 && command -v $(p))))
 INSTALLED := $(VENV)/.installed
 
 help:
@@ -19,12 +21,15 @@ help:
 
 setup: $(INSTALLED)
 
+# A set-up that was cut off, or another Python than last time, begins with an empty folder.
 $(INSTALLED): pyproject.toml envs/constraints.txt envs/jipflow.post-deploy.sh
-	@test -n "$(PYTHON)" || { echo "jipflow needs Python 3.11 or newer: install it or say make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(or $(PYTHON),false) -c '$(SUITS)' 2>/dev/null || { \
+		echo "jipflow needs Python 3.11, 3.12 or 3.13: install one or say make PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "[setup 1/4] virtual environment in $(VENV) with $(PYTHON)"
-	@$(PYTHON) -m venv $(VENV)
+	@cmp --silent $@ <($(PYTHON) -V) && clear= || clear=--clear; \
+		rm -f $@; $(PYTHON) -m venv $$clear $(VENV)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" envs/jipflow.post-deploy.sh test
-	@touch $@
+	@$(PYTHON) -V > $@
 
 demo: setup
 	@$(BIN)/jipflow demo --out results/demo

@@ -7,9 +7,12 @@ install() {
     python -m pip --disable-pip-version-check install --quiet --constraint envs/constraints.txt "$@"
 }
 echo "[setup 2/4] build tools"
-install setuptools wheel versioneer numpy
+install setuptools wheel numpy
 echo "[setup 3/4] pyradiomics, compiled here"
-PYTHONPATH="$PWD/envs/build" install --no-build-isolation pyradiomics
+PYTHONPATH="$PWD/envs/pyradiomics" install --no-build-isolation pyradiomics || {
+    echo "[setup] pyradiomics needs a C compiler and the headers of this Python (Debian: gcc and python3-dev)"
+    exit 1
+}
 echo "[setup 4/4] jipflow and its libraries, 3 GB, a few minutes"
 install --no-build-isolation --editable ".${1:+[$1]}"
 echo "[setup] done"
