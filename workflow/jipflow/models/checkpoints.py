@@ -15,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from jipflow.cases import StageError
+from jipflow.models.upstream import (
+    NETWORKS,
+    TRAINERS,
+    ConfigurationManager,
+    PlansManager,
+    get_network_from_plans,
+)
 
 if TYPE_CHECKING:
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from jipflow.models.upstream import nnUNetTrainer
 
-TRAINERS = "nnunetv2.training.nnUNetTrainer"
 DEFAULT_TRAINER = "nnUNetTrainer"
-NETWORKS = "dynamic_network_architectures.architectures"
 LAYERS = "torch.nn"
 NUMBERS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{n}.multiarray.scalar") for n in ("core", "_core")),
@@ -178,7 +181,7 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     Raises:
         StageError: nnU-Net has no such trainer, or its libraries are not installed.
     """
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+    from jipflow.models.upstream import nnUNetTrainer
 
     spec = find_spec(TRAINERS)
     folders = list(spec.submodule_search_locations or []) if spec else []

@@ -23,7 +23,7 @@ from jipflow.training.data import label_values
 from jipflow.training.folders import model, raw
 
 if TYPE_CHECKING:
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from jipflow.models.upstream import nnUNetPredictor
 
 HELD_OUT = "held_out"
 STAGE = "evaluate"

@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.logging.nnunet_logger import MetaLogger
-from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from jipflow.files import atomic_path, canonical_digest, read_json, write_json
+from jipflow.models.checkpoints import only_data, read_checkpoint
 from jipflow.models.registry import CHECKPOINT
+from jipflow.models.upstream import MetaLogger, PolyLRScheduler, nnUNetTrainer
 from jipflow.settings.config import TRAINING_WORDS
 from jipflow.training.folders import (
     DATASET,
@@ -80,6 +79,14 @@ class ResumableTrainer(nnUNetTrainer):
         """As nnU-Net's, but a kill never leaves half a checkpoint behind."""
         with atomic_path(Path(filename)) as partial:
             super().save_checkpoint(str(partial))
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        """As nnU-Net's, of tensors, numbers, text and containers only.
+
+        `point_nnunet_at` lets no checkpoint be unpickled; nnU-Net asks for all that pickle can do.
+        """
+        with only_data(Path(filename_or_checkpoint)):
+            super().load_checkpoint(filename_or_checkpoint)
 
 
 def seed_everything(seed: int) -> None:
@@ -165,8 +172,7 @@ def _export(work: Path, fold: str, final: Path) -> None:
     The trainer is named `nnUNetTrainer`, whose network it is, so that nnU-Net looks for no other
     class.
     """
-    # The work folder is this site's own; pickled state is what nnU-Net resumes from.
-    checkpoint = torch.load(final, map_location="cpu", weights_only=False)
+    checkpoint = read_checkpoint(final)
     log = checkpoint["logging"]
     write_json(
         work / f"progress_{fold}.json",

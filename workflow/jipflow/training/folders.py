@@ -27,7 +27,8 @@ def model(work: Path) -> Path:
 def point_nnunet_at(work: Path, processes: int) -> None:
     """Set the variables that nnU-Net reads, and make the folders that it looks for.
 
-    Compilation is turned off: it costs minutes and needs a compiler at the site.
+    Compilation is turned off: it costs minutes and needs a compiler at the site. So is the
+    unpickling of checkpoints, which nnU-Net asks for when it resumes.
 
     Args:
         work: folder of the training.
@@ -40,4 +41,8 @@ def point_nnunet_at(work: Path, processes: int) -> None:
     ):
         os.environ[variable] = str((work / folder).resolve())
         (work / folder).mkdir(parents=True, exist_ok=True)
-    os.environ.update(nnUNet_compile="f", nnUNet_n_proc_DA=str(processes))
+    os.environ.update(
+        nnUNet_compile="f",
+        nnUNet_n_proc_DA=str(processes),
+        TORCH_FORCE_WEIGHTS_ONLY_LOAD="1",
+    )

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from nnunetv2.experiment_planning.experiment_planners.network_topology import (
-    get_pool_and_conv_props,
-)
-from nnunetv2.experiment_planning.plan_and_preprocess_api import (
-    extract_fingerprint_dataset,
-    plan_experiment_dataset,
-    preprocess_dataset,
-)
 
 from jipflow.cases import Outcome, StageError, Status
 from jipflow.files import write_json
+from jipflow.models.upstream import (
+    extract_fingerprint_dataset,
+    get_pool_and_conv_props,
+    plan_experiment_dataset,
+    preprocess_dataset,
+)
 from jipflow.settings.config import Settings, training_roles
 from jipflow.training.data import label_values
 from jipflow.training.folders import (

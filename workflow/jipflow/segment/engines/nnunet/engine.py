@@ -15,9 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from jipflow.cases import CaseFault, Reason, StageError
@@ -26,6 +23,7 @@ from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.models.checkpoints import build_network, read_checkpoint
 from jipflow.models.registry import CHECKPOINT, pinned_folds, registered_model, verify
+from jipflow.models.upstream import PlansManager, determine_num_input_channels, nnUNetPredictor
 from jipflow.segment.channels import read_channel
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.nnunet import inference

@@ -18,18 +18,21 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, pad_nd_image
-from nnunetv2.inference.sliding_window_prediction import compute_gaussian
-from nnunetv2.utilities.helpers import empty_cache
-from nnunetv2.utilities.label_handling.label_handling import (
-    LabelManager,
-    convert_labelmap_to_one_hot,
-)
-from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
 from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
+from jipflow.models.upstream import (
+    LabelManager,
+    convert_labelmap_to_one_hot,
+    empty_cache,
+    nnUNetPredictor,
+    padded,
+    predict_tile,
+    tile_weights,
+    tiles,
+    without_segmentation,
+)
 
 LabelMap = NDArray[np.unsignedinteger[Any]]
 Item = TypeVar("Item")
@@ -89,18 +92,6 @@ class Place:
         return f"the network on {self.network.type}, the image on {self.image.type}"
 
 
-class _ImagesOnly(ConfigurationManager):
-    """A configuration that leaves a segmentation as it is.
-
-    nnU-Net's preprocessing also resamples a mask of the voxels that are not zero, which only
-    training uses.
-    """
-
-    @property
-    def resampling_fn_seg(self) -> Callable[..., Any]:
-        return lambda segmentation, *_: segmentation
-
-
 def orientation(predictor: nnUNetPredictor, trained: str) -> str:
     """Return where x, y and z run in the images that a network sees.
 
@@ -137,7 +128,7 @@ def preprocess(
         labels,
         {"spacing": list(grid.spacing)},
         predictor.plans_manager,
-        configuration if previous is not None else _ImagesOnly(configuration.configuration),
+        configuration if previous is not None else without_segmentation(configuration),
         predictor.dataset_json,
     )
     if previous is not None:
@@ -260,20 +251,18 @@ def sliding_window(predictor: nnUNetPredictor, image: torch.Tensor, place: Place
     """
     predictor.network.to(place.network).eval()
     size = predictor.configuration_manager.patch_size
-    data, inside = pad_nd_image(image, size, "constant", {"value": 0}, True, None)
+    data, inside = padded(image, size)
     data = data.to(place.image, non_blocking=True)
     shape = data.shape[1:]
-    gaussian = compute_gaussian(
-        tuple(size), sigma_scale=1 / 8, value_scaling_factor=10, device=place.image
-    )
+    gaussian = tile_weights(size, place.image)
     heads = predictor.label_manager.num_segmentation_heads
     logits = torch.zeros((heads, *shape), dtype=torch.half, device=place.image)
     weights = torch.zeros(shape, dtype=torch.half, device=place.image)
     with torch.autocast("cuda", enabled=place.network.type == "cuda"):
-        for tile in predictor._internal_get_sliding_window_slicers(shape):
+        for tile in tiles(predictor, shape):
             part = torch.clone(data[tile][None], memory_format=torch.contiguous_format)
             part = part.to(place.network, non_blocking=True)
-            found = predictor._internal_maybe_mirror_and_predict(part)[0].to(place.image)
+            found = predict_tile(predictor, part)[0].to(place.image)
             found *= gaussian
             logits[tile] += found
             weights[tile[1:]] += gaussian

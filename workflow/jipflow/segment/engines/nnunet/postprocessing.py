@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.postprocessing.remove_connected_components import (
-    remove_all_but_largest_component_from_segmentation,
-)
 
 from jipflow.cases import StageError
 from jipflow.files import read_json
+from jipflow.models.upstream import remove_all_but_largest_component_from_segmentation
 
 KNOWN = remove_all_but_largest_component_from_segmentation.__name__
 

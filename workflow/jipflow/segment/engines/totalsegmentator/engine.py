@@ -199,8 +199,10 @@ def _device(wanted: str) -> str:
     import torch
     from totalsegmentator import nnunet
 
+    from jipflow.models.checkpoints import trainer_class
+
     nnunet.nnUNetPredictor = _resident(nnunet.nnUNetPredictor)
-    nnunet.recursive_find_trainer_class_by_name = _trainer
+    nnunet.recursive_find_trainer_class_by_name = trainer_class
     if wanted == "cuda" and not torch.cuda.is_available():
         raise StageError("there is no GPU here; say processing.device: auto or cpu in site.yaml.")
     return "gpu" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
@@ -247,29 +249,6 @@ def _resident(predictor: type[Any]) -> type[Any]:
             )
 
     return Resident
-
-
-def _trainer(name: str) -> type[Any]:
-    """Return the class of one of nnU-Net's trainers, which builds the network.
-
-    nnU-Net's own search imports its trainers of transformers before the variants, and with them
-    timm and torchvision, whose compiled part must be of the same build as torch.
-    """
-    import nnunetv2
-    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
-
-    if name == nnUNetTrainer.__name__:
-        return nnUNetTrainer
-    package = "nnunetv2.training.nnUNetTrainer.variants"
-    folder = Path(nnunetv2.__path__[0]).parent / package.replace(".", "/")
-    found: type[Any] | None = recursive_find_python_class(str(folder), name, package)
-    if found is None:
-        raise StageError(
-            f"the weights were trained by {name!r}, which nnU-Net {version('nnunetv2')} does not "
-            "have; pin weights of this version of TotalSegmentator."
-        )
-    return found
 
 
 def _predict(
