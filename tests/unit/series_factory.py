@@ -61,7 +61,9 @@ def pt_datasets(units: str = "BQML", value: float = 2.5) -> list[Dataset]:
     """A PET series whose SUVbw is `value` in every voxel but one."""
     suv = np.full((5, 6, 7), value)
     suv[0, 0, 0] = 2 * value
-    return dicom.pt_series(suv, Grid((5, 6, 7), (4.0, 5.0, 5.0), (0.0, 0.0, 0.0)), units=units)
+    return dicom.pt_series(
+        suv, Grid((5, 6, 7), (4.0, 5.0, 5.0), (0.0, 0.0, 0.0)), scan=dicom.Scan(units=units)
+    )
 
 
 def write(

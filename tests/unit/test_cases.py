@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 import warnings
@@ -131,6 +132,27 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(path, {"a": float("nan")})
     assert path.read_bytes() == before
+
+
+def test_two_writers_of_a_file_never_share_a_temporary_name(tmp_path):
+    path = tmp_path / "table.json"
+    with atomic_path(path) as one:
+        one.write_text("one")
+        # Of this very process, as a job of another machine may have its number.
+        with atomic_path(path) as other:
+            assert other != one
+            other.write_text("other")
+        assert path.read_text() == "other"
+        assert one.read_text() == "one"
+    assert path.read_text() == "one"
+    assert [p.name for p in tmp_path.iterdir()] == ["table.json"]
+
+
+def test_a_temporary_name_says_which_machine_left_it(tmp_path):
+    with atomic_path(tmp_path / "image.nii.gz") as partial_path:
+        assert partial_path.name.startswith(f".partial-{socket.gethostname().split('.')[0]}-")
+        assert partial_path.name.endswith("-image.nii.gz")
+        partial_path.touch()
 
 
 def test_a_folder_replaces_a_folder(tmp_path):

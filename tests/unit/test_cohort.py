@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import stat
 from dataclasses import replace
 
@@ -112,6 +113,21 @@ def test_the_secret_is_made_once_and_kept_from_others(tmp_path):
     path.write_text("short\n")
     with pytest.raises(StageError, match="backup"):
         site_secret(path)
+
+
+def test_of_two_jobs_that_make_the_secret_at_once_both_have_the_first(tmp_path, monkeypatch):
+    path = tmp_path / "secrets" / "identity.key"
+    found = []
+
+    def while_another_starts(size):
+        monkeypatch.setattr(secrets, "token_hex", drawn)
+        found.append(site_secret(path))
+        return drawn(size)
+
+    drawn = secrets.token_hex
+    monkeypatch.setattr(secrets, "token_hex", while_another_starts)
+    assert site_secret(path) == found[0]
+    assert [p.name for p in path.parent.iterdir()] == ["identity.key"]
 
 
 def test_pseudonyms_depend_on_everything_and_on_the_split():

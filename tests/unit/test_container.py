@@ -33,10 +33,10 @@ from jipflow.cases import Case, CaseFault, Reason, Series, Status
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.segment import stage
+from jipflow.segment.containers.algorithm import Algorithm
 from jipflow.segment.containers.archive import read_image
 from jipflow.segment.containers.contract import read_result, write_nifti
 from jipflow.segment.engine import Machine
-from jipflow.segment.engines.container.engine import Algorithm
 from jipflow.settings import config
 from jipflow.settings.config import Settings
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import stat
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
+from jipflow.cases import StageError
 from jipflow.pacs.limits import Hours, Limits, sole_mover
 
 
@@ -166,3 +169,36 @@ def test_two_runs_move_images_one_after_the_other(tmp_path, caplog, monkeypatch)
         with sole_mover(source):
             assert time.monotonic() - start > 0.3
         assert "another run moves images" in caplog.text
+
+
+@pytest.mark.parametrize("occupied", ["a link", "open to others", "a file", "another's"])
+def test_a_lock_where_another_account_may_be_is_refused(tmp_path, monkeypatch, occupied):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    folder = tmp_path / f"jipflow-{os.getuid()}"
+    if occupied == "a link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        folder.symlink_to("elsewhere")
+    elif occupied == "open to others":
+        folder.mkdir()
+        folder.chmod(0o777)
+    elif occupied == "a file":
+        folder.touch(mode=0o600)
+    else:
+        folder.mkdir(mode=0o700)
+        other = os.getuid() + 1
+        monkeypatch.setattr(os, "getuid", lambda: other)
+        folder.rename(tmp_path / f"jipflow-{other}")
+    source = {"name": "pacs", "host": "pacs.local", "port": 104}
+    with pytest.raises(StageError, match="set TMPDIR"), sole_mover(source):
+        pass
+
+
+def test_locks_stand_in_a_folder_of_the_account_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with sole_mover({"name": "pacs", "host": "pacs.local", "port": 104}):
+        (folder,) = tmp_path.iterdir()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        (lock,) = folder.iterdir()
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600

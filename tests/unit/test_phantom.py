@@ -316,7 +316,7 @@ def test_factory_refuses_an_array_that_is_not_on_its_grid():
     with pytest.raises(ValueError, match="its grid"):
         dicom.ct_series(np.zeros((3, 5, 4), np.int16), grid)
     with pytest.raises(ValueError, match="BQML, CNTS or GML"):
-        dicom.pt_series(np.ones(grid.shape), grid, units="PROPCPS")
+        dicom.pt_series(np.ones(grid.shape), grid, scan=dicom.Scan(units="PROPCPS"))
 
 
 def test_coronal_slices_show_the_same_voxels():

@@ -925,7 +925,7 @@ def slope_a_slice(folder):
 @read("Another Rescale Slope in each PET slice")
 def slope_a_pet_slice(folder):
     suv = np.random.default_rng(4).random(PT.grid.shape) * np.arange(1, 6)[:, None, None]
-    datasets = dicom.pt_series(suv, PT.grid, units="GML")
+    datasets = dicom.pt_series(suv, PT.grid, scan=dicom.Scan(units="GML"))
     stored = np.stack([dataset.pixel_array for dataset in datasets]).astype(float)
     slopes = np.array([float(dataset.RescaleSlope) for dataset in datasets])
     assert len(set(slopes)) == 5

@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary name beside `path` and rename it to `path` when the block ends well.
 
-    The temporary name keeps the suffixes of `path`, for writers that choose a format by them. What
-    the block wrote (a file or a folder) is removed if the block raises.
+    The temporary name keeps the suffixes of `path`, for writers that choose a format by them, and
+    no two are alike, those of other machines on the same disk included. What the block wrote (a
+    file or a folder) is removed if the block raises.
 
     Args:
         path: where the finished file or folder shall stand; its parents are made.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    machine = os.uname().nodename.partition(".")[0]
+    partial = path.with_name(f".partial-{machine}-{os.urandom(8).hex()}-{path.name}")
     try:
         yield partial
         if path.is_dir() and partial.is_dir():

@@ -5,16 +5,18 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import stat
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any, Self
 
+from jipflow.cases import StageError
 from jipflow.files import canonical_digest
 
 LOGGER = logging.getLogger(__name__)
@@ -148,10 +150,12 @@ def sole_mover(source: Mapping[str, Any]) -> Iterator[None]:
 
     Args:
         source: an entry of ``sources`` of kind ``dicomweb`` or ``dimse``.
+
+    Raises:
+        StageError: the folder of the locks is another account's.
     """
     address = source.get("url") or f"{source['host']}:{source['port']}"
-    name = f"jipflow-{os.getuid()}-{canonical_digest(address)[:16]}.lock"
-    path = Path(tempfile.gettempdir(), name)
+    path = _own_folder() / f"{canonical_digest(address)[:16]}.lock"
     # The file stays: were it removed, two processes could hold locks of two files of its name.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
@@ -163,3 +167,24 @@ def sole_mover(source: Mapping[str, Any]) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _own_folder() -> Path:
+    """Return a folder for locks that no other account can write to.
+
+    ``$XDG_RUNTIME_DIR`` would differ between a person's shell and a job of the same account, and
+    goes with the last session.
+
+    Raises:
+        StageError: another account was faster to make what stands there.
+    """
+    folder = Path(tempfile.gettempdir(), f"jipflow-{os.getuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise StageError(
+            f"{folder} is not a folder that this account alone can use, so another could hold its "
+            "locks; remove it, or set TMPDIR to a folder of your own."
+        )
+    return folder

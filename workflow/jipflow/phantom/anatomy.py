@@ -6,6 +6,7 @@ masks show one patient. Nothing here knows DICOM.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +40,11 @@ TISSUES = (
     "vessel",
     "lesion",
 )
+TUBE = float("inf")
+"""The radius of a shape along an axis in which it has no end."""
+
+Point = tuple[float, float, float]
+
 _CODE = {name: code for code, name in enumerate(TISSUES)}
 _LABEL_OF = np.zeros(len(TISSUES), np.uint8)
 for _tissue, _label in (("spleen", 2), ("kidney", 3), ("liver", 1), ("vessel", 1), ("lesion", 4)):
@@ -144,158 +150,219 @@ def labels(tissues: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return _LABEL_OF[tissues]
 
 
+@dataclass(frozen=True)
+class _Body:
+    """A patient's size, and the random numbers that all else is drawn from, in a fixed order.
+
+    Attributes:
+        rng: source of the numbers.
+        wide: size from left to right, relative to the mean patient.
+        deep: size from front to back, likewise.
+        tall: size along z, likewise.
+    """
+
+    rng: np.random.Generator
+    wide: float
+    deep: float
+    tall: float
+
+    def near(self, value: float, spread: float) -> float:
+        """Draw a number that differs from a value by at most `spread`."""
+        return _near(self.rng, value, spread)
+
+    def place(self, x: float, y: float, z: float, spread: float) -> Point:
+        """Draw a point near one of the mean patient, in LPS millimetres."""
+        return (
+            self.near(x * self.wide, spread),
+            self.near(y * self.deep, spread),
+            self.near(z * self.tall, spread),
+        )
+
+    def radii(self, x: float, y: float, z: float, spread: float = 0.1) -> Point:
+        """Draw radii near those of the mean patient, in millimetres."""
+        return (
+            x * self.wide * self.near(1, spread),
+            y * self.deep * self.near(1, spread),
+            z * self.tall * self.near(1, spread),
+        )
+
+
+def _near(rng: np.random.Generator, value: float, spread: float) -> float:
+    return float(value + rng.uniform(-spread, spread))
+
+
 def make_anatomy(rng: np.random.Generator) -> Anatomy:
     """Draw a torso: size, positions, deformation, attenuation and uptake all vary.
 
     The origin is the middle of the upper abdomen; the organs fit in about 180 mm along z and
     the body in about 360 mm across.
     """
-
-    def near(value: float, spread: float) -> float:
-        return float(value + rng.uniform(-spread, spread))
-
-    wide, deep, tall = near(1.0, 0.06), near(1.0, 0.07), near(1.0, 0.05)
-
-    def place(x: float, y: float, z: float, spread: float) -> tuple[float, float, float]:
-        return near(x * wide, spread), near(y * deep, spread), near(z * tall, spread)
-
-    def radii(x: float, y: float, z: float, spread: float = 0.1) -> tuple[float, float, float]:
-        return x * wide * near(1, spread), y * deep * near(1, spread), z * tall * near(1, spread)
-
-    tube = float("inf")
-    body = (163 * wide, 113 * deep, tube)
-    fat = near(17, 6)
-    wall = near(14, 3)
-    trough = (0.0, body[1] - 52.0, 0.0)
-    couch = (Shape("couch", trough, (240.0, 78.0, tube)), Shape("air", trough, (230.0, 70.0, tube)))
+    wide, deep, tall = _near(rng, 1.0, 0.06), _near(rng, 1.0, 0.07), _near(rng, 1.0, 0.05)
+    body = _Body(rng, wide, deep, tall)
+    skin = (163 * wide, 113 * deep, TUBE)
+    fat, wall = body.near(17, 6), body.near(14, 3)
     shapes = [
-        Shape("fat", (0, 0, 0), body),
-        Shape("muscle", (0, 0, 0), (body[0] - fat, body[1] - fat, tube)),
-        Shape("mesentery", (0, -6, 0), (body[0] - fat - wall, body[1] - fat - wall - 4, tube)),
+        *_trunk(skin, fat, wall),
+        *_chest_and_stomach(body),
+        *_bowel(body),
+        *_spine(body),
+        *_ribs(skin[0] - fat - wall / 2, skin[1] - fat - wall / 2),
+        *_kidneys_and_spleen(body),
+        *_liver(body),
     ]
+    waves = _waves(rng)
+    return Anatomy(_couch(skin[1]), tuple(shapes), waves, _attenuation(body), _uptake(body))
+
+
+def _couch(depth: float) -> tuple[Shape, Shape]:
+    """The couch below a body that reaches so far back."""
+    trough = (0.0, depth - 52.0, 0.0)
+    return Shape("couch", trough, (240.0, 78.0, TUBE)), Shape("air", trough, (230.0, 70.0, TUBE))
+
+
+def _trunk(skin: Point, fat: float, wall: float) -> list[Shape]:
+    """Fat below the skin, the muscles of the wall, and the mesentery that fills the rest."""
+    return [
+        Shape("fat", (0, 0, 0), skin),
+        Shape("muscle", (0, 0, 0), (skin[0] - fat, skin[1] - fat, TUBE)),
+        Shape("mesentery", (0, -6, 0), (skin[0] - fat - wall, skin[1] - fat - wall - 4, TUBE)),
+    ]
+
+
+def _chest_and_stomach(body: _Body) -> Iterator[Shape]:
     for side in (-1, 1):
-        shapes.append(
-            Shape("muscle", place(side * 38, 58, 0, 3), (20.0, 20.0, tube), only_in=("mesentery",))
+        yield Shape(
+            "muscle", body.place(side * 38, 58, 0, 3), (20.0, 20.0, TUBE), only_in=("mesentery",)
         )
-        shapes.append(
-            Shape(
-                "lung",
-                place(side * 72, 5, 88, 5),
-                radii(58, 72, 62, 0.06),
-                only_in=("mesentery", "muscle"),
-            )
+        yield Shape(
+            "lung",
+            body.place(side * 72, 5, 88, 5),
+            body.radii(58, 72, 62, 0.06),
+            only_in=("mesentery", "muscle"),
         )
-    shapes.append(Shape("heart", place(18, -35, 88, 5), radii(46, 38, 34)))
-    shapes.append(
-        Shape(
-            "stomach",
-            place(58, -32, 30, 7),
-            radii(40, 30, 36),
-            near(0.4, 0.3),
-            only_in=("mesentery", "lung"),
-        )
+    yield Shape("heart", body.place(18, -35, 88, 5), body.radii(46, 38, 34))
+    yield Shape(
+        "stomach",
+        body.place(58, -32, 30, 7),
+        body.radii(40, 30, 36),
+        body.near(0.4, 0.3),
+        only_in=("mesentery", "lung"),
     )
-    shapes.append(Shape("gas", place(58, -48, 34, 6), radii(20, 10, 16), only_in=("stomach",)))
+    yield Shape("gas", body.place(58, -48, 34, 6), body.radii(20, 10, 16), only_in=("stomach",))
+
+
+def _bowel(body: _Body) -> Iterator[Shape]:
+    near = body.near
     for _ in range(16):
-        loop = place(near(0, 85), near(-25, 40), near(-55, 35), 0)
+        loop = body.place(near(0, 85), near(-25, 40), near(-55, 35), 0)
         girth = near(18, 5)
-        shapes.append(
-            Shape(
-                "bowel",
-                loop,
-                (girth * near(1.3, 0.4), girth, girth),
-                near(0, 1.5),
-                only_in=("mesentery",),
-            )
+        yield Shape(
+            "bowel",
+            loop,
+            (girth * near(1.3, 0.4), girth, girth),
+            near(0, 1.5),
+            only_in=("mesentery",),
         )
-        if rng.random() < 0.4:
-            shapes.append(
-                Shape("gas", loop, (girth * 0.6, girth * 0.5, girth * 0.5), only_in=("bowel",))
-            )
-    spine = place(0, 60, 0, 2)
-    shapes += [
-        Shape("bone", spine, (25.0 * wide, 20.0 * deep, tube)),
-        Shape("marrow", spine, (21.0 * wide, 16.0 * deep, tube)),
-        Shape("fat", (spine[0], spine[1] + 26, 0), (9.0, 7.0, tube)),
-        Shape("bone", (spine[0], spine[1] + 40, 0), (5.0, 12.0, tube)),
-        Shape("aorta", (spine[0] + 10, spine[1] - 30, 0), (10.5, 10.5, tube)),
-        Shape("cava", (spine[0] - 18, spine[1] - 30, 0), (11.5, 9.5, tube)),
+        if body.rng.random() < 0.4:
+            yield Shape("gas", loop, (girth * 0.6, girth * 0.5, girth * 0.5), only_in=("bowel",))
+
+
+def _spine(body: _Body) -> list[Shape]:
+    """The spine, and the vessels before it."""
+    x, y, z = body.place(0, 60, 0, 2)
+    return [
+        Shape("bone", (x, y, z), (25.0 * body.wide, 20.0 * body.deep, TUBE)),
+        Shape("marrow", (x, y, z), (21.0 * body.wide, 16.0 * body.deep, TUBE)),
+        Shape("fat", (x, y + 26, 0), (9.0, 7.0, TUBE)),
+        Shape("bone", (x, y + 40, 0), (5.0, 12.0, TUBE)),
+        Shape("aorta", (x + 10, y - 30, 0), (10.5, 10.5, TUBE)),
+        Shape("cava", (x - 18, y - 30, 0), (11.5, 9.5, TUBE)),
     ]
-    rib_x, rib_y = body[0] - fat - wall / 2, body[1] - fat - wall / 2
+
+
+def _ribs(x: float, y: float) -> Iterator[Shape]:
+    """Ribs on an ellipse of these radii, open in front and behind."""
     for level in np.arange(-20.0, 100.0, 26.0):
         for angle in np.linspace(0.15, 2 * np.pi - 0.1, 13)[:-1]:
             if abs(np.cos(angle)) > 0.35:
-                tilt = level + 16 * np.sin(angle)
-                shapes.append(
-                    Shape(
-                        "bone",
-                        (rib_x * np.cos(angle), rib_y * np.sin(angle), tilt),
-                        (10.0, 5.0, 7.0),
-                        angle + np.pi / 2,
-                    )
+                yield Shape(
+                    "bone",
+                    (x * np.cos(angle), y * np.sin(angle), level + 16 * np.sin(angle)),
+                    (10.0, 5.0, 7.0),
+                    angle + np.pi / 2,
                 )
+
+
+def _kidneys_and_spleen(body: _Body) -> Iterator[Shape]:
     for side in (-1, 1):
-        kidney = place(side * 66, 42, -30 - 6 * (side < 0), 6)
-        extent = radii(27, 29, 46)
-        turn = near(0.4 * side, 0.3)
+        kidney = body.place(side * 66, 42, -30 - 6 * (side < 0), 6)
+        extent = body.radii(27, 29, 46)
+        turn = body.near(0.4 * side, 0.3)
         hilum = (kidney[0] - side * extent[0] * 0.75, kidney[1] - 6.0, kidney[2])
-        shapes += [
-            Shape("kidney", kidney, extent, turn, only_in=("mesentery", "muscle", "bowel")),
-            Shape("sinus", hilum, (14.0, 9.0, extent[2] * 0.45), turn, only_in=("kidney",)),
-        ]
-    shapes.append(
-        Shape(
-            "spleen",
-            place(98, 32, 34, 5),
-            radii(29, 46, 41),
-            near(-0.35, 0.2),
-            only_in=("mesentery", "lung", "stomach", "kidney", "bowel"),
-        )
+        yield Shape("kidney", kidney, extent, turn, only_in=("mesentery", "muscle", "bowel"))
+        yield Shape("sinus", hilum, (14.0, 9.0, extent[2] * 0.45), turn, only_in=("kidney",))
+    yield Shape(
+        "spleen",
+        body.place(98, 32, 34, 5),
+        body.radii(29, 46, 41),
+        body.near(-0.35, 0.2),
+        only_in=("mesentery", "lung", "stomach", "kidney", "bowel"),
     )
 
-    right = place(-72, -4, 16, 5)
-    right_size = radii(64, 72, 60, 0.07)
+
+def _liver(body: _Body) -> Iterator[Shape]:
+    """The lobes of the liver, its vessels, and a lesion in the right lobe."""
+    near = body.near
     over = ("mesentery", "lung", "stomach", "kidney", "sinus", "bowel", "gas", "heart", "cava")
-    shapes.append(Shape("liver", right, right_size, near(0.1, 0.15), only_in=over))
-    shapes.append(
-        Shape("liver", place(-8, -42, 36, 5), radii(68, 32, 30), near(0.15, 0.1), only_in=over)
-    )
+    right, size = body.place(-72, -4, 16, 5), body.radii(64, 72, 60, 0.07)
+    yield Shape("liver", right, size, near(0.1, 0.15), only_in=over)
+    left = body.place(-8, -42, 36, 5)
+    yield Shape("liver", left, body.radii(68, 32, 30), near(0.15, 0.1), only_in=over)
     for _ in range(4):
-        branch = tuple(c + near(0, 26) for c in right)
-        shapes.append(
-            Shape(
-                "vessel",
-                (branch[0], branch[1], branch[2]),
-                (near(22, 8), near(3.5, 1), near(4.0, 1)),
-                near(0, 1.5),
-                only_in=("liver",),
-            )
+        yield Shape(
+            "vessel",
+            (right[0] + near(0, 26), right[1] + near(0, 26), right[2] + near(0, 26)),
+            (near(22, 8), near(3.5, 1), near(4.0, 1)),
+            near(0, 1.5),
+            only_in=("liver",),
         )
+    yield _lesion(body, right, size)
+
+
+def _lesion(body: _Body, lobe: Point, lobe_radii: Point) -> Shape:
+    """A lesion within a lobe of the liver, with waves on its surface."""
+    rng, near = body.rng, body.near
     size = near(17.5, 6.5)
     direction = rng.normal(size=3)
     direction /= np.linalg.norm(direction)
-    room = rng.uniform(0.0, 0.85) * (np.array(right_size) - size * 1.2) * direction
-    middle = np.array(right) + np.clip(room, None, [20.0, np.inf, np.inf])
+    room = rng.uniform(0.0, 0.85) * (np.array(lobe_radii) - size * 1.2) * direction
+    middle = np.array(lobe) + np.clip(room, None, [20.0, np.inf, np.inf])
     phase_a, phase_b, phase_c = (float(p) for p in rng.uniform(0, 2 * np.pi, 3))
-    shapes.append(
-        Shape(
-            "lesion",
-            (float(middle[0]), float(middle[1]), float(middle[2])),
-            (size, size * near(0.95, 0.15), size * near(0.95, 0.1)),
-            near(0, 1.5),
-            only_in=("liver", "vessel"),
-            bumps=(0.06, phase_a, phase_b, phase_c),
-        )
+    return Shape(
+        "lesion",
+        (float(middle[0]), float(middle[1]), float(middle[2])),
+        (size, size * near(0.95, 0.15), size * near(0.95, 0.1)),
+        near(0, 1.5),
+        only_in=("liver", "vessel"),
+        bumps=(0.06, phase_a, phase_b, phase_c),
     )
 
+
+def _waves(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A smooth deformation, as in `Anatomy`."""
     count = 5
     vectors = rng.normal(size=(count, 3))
     vectors *= (2 * np.pi / rng.uniform(110, 260, count) / np.linalg.norm(vectors, axis=1))[:, None]
-    waves = np.column_stack(
+    return np.column_stack(
         [vectors, rng.uniform(0, 2 * np.pi, count), rng.normal(0, 2.2, (count, 3))]
     )
+
+
+def _attenuation(body: _Body) -> dict[str, float]:
+    """Hounsfield units of each tissue."""
+    near = body.near
     liver = near(98, 12)
-    hu = {
+    return {
         "air": -1000.0,
         "couch": -450.0,
         "fat": near(-102, 8),
@@ -317,7 +384,12 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
         "vessel": liver + near(38, 8),
         "lesion": liver - near(44, 7),
     }
-    suv = {
+
+
+def _uptake(body: _Body) -> dict[str, float]:
+    """SUVbw of each tissue."""
+    near = body.near
+    return {
         "air": 0.0,
         "couch": 0.0,
         "fat": 0.35,
@@ -339,7 +411,6 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
         "vessel": near(2.0, 0.2),
         "lesion": near(9.0, 3.0),
     }
-    return Anatomy(couch, tuple(shapes), waves, hu, suv)
 
 
 def ct_image(

@@ -241,6 +241,7 @@ def _write_subject(
         },
     }
     found = []
+    sound = ct
     if kind == "missing_slices":
         ct = defects.missing_slice(ct)
     elif kind == "mixed_orientation":
@@ -257,7 +258,7 @@ def _write_subject(
     write_nifti(subject.labels, subject.ct_grid, out_dir / "truth" / f"{patient_id}_CT.nii.gz")
     if organs:
         masks = {name: subject.labels == value for name, value in anatomy.LABELS.items()}
-        drawn = dicom.rtstruct(masks, subject.ct_grid, ct, study, number=10, label="Organs")
+        drawn = dicom.rtstruct(masks, subject.ct_grid, sound, study, number=10, label="Organs")
         _write_series(out_dir, [drawn], study)
     if not pet:
         return entry, found
@@ -267,9 +268,7 @@ def _write_subject(
         subject.suv,
         subject.pt_grid,
         study,
-        injection=subject.injection,
-        start=subject.pt_start,
-        units=units,
+        dicom.Scan(subject.injection, subject.pt_start, units),
     )
     contours = dicom.rtstruct({ROI_NAME: subject.lesion}, subject.pt_grid, pt, study)
     _write_series(out_dir, pt, study)

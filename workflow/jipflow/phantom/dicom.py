@@ -232,18 +232,33 @@ def coronal(hu: NDArray[np.integer], grid: Grid) -> tuple[NDArray[np.integer], G
     )
 
 
+@dataclass(frozen=True)
+class Scan:
+    """How a PET series of FDG is acquired.
+
+    Attributes:
+        injection: by default 280 MBq an hour before the series.
+        start: of the series; by default 12 minutes into the study.
+        units: `BQML`; `CNTS` writes counts whose calibration is lost; `GML` writes SUVbw itself.
+        beds: bed positions, from the bottom up, each with its own acquisition time.
+        bed_seconds: duration of one bed position.
+    """
+
+    injection: Injection | None = None
+    start: datetime | None = None
+    units: str = "BQML"
+    beds: int = 2
+    bed_seconds: int = 150
+
+
 def pt_series(
     suv: NDArray[np.floating],
     grid: Grid,
     study: Study | None = None,
+    scan: Scan | None = None,
     *,
-    injection: Injection | None = None,
-    start: datetime | None = None,
-    units: str = "BQML",
     number: int = 4,
     series_uid: str | None = None,
-    beds: int = 2,
-    bed_seconds: int = 150,
 ) -> list[Dataset]:
     """A PET series of FDG, decay-corrected to its start.
 
@@ -251,13 +266,9 @@ def pt_series(
         suv: SUVbw, axes (slice, row, column).
         grid: geometry.
         study: what to write into; by default an example study.
-        injection: by default 280 MBq an hour before the series.
-        start: start of the series; by default 12 minutes into the study.
-        units: `BQML`; `CNTS` writes counts whose calibration is lost; `GML` writes SUVbw itself.
+        scan: how it is acquired; by default as `Scan` says.
         number: Series Number.
         series_uid: Series Instance UID; by default derived from the study and the number.
-        beds: bed positions, from the bottom up, each with its own acquisition time.
-        bed_seconds: duration of one bed position.
 
     Returns:
         One dataset a slice, in the order of their Instance Numbers.
@@ -266,68 +277,39 @@ def pt_series(
         ValueError: the units are none of the three, or the array is not of the grid's shape.
     """
     _same_shape(suv, grid)
-    study = study or Study()
+    study, scan = study or Study(), scan or Scan()
     vendor = study.vendor
-    start = start or study.start + timedelta(minutes=12)
-    injection = injection or Injection(start - timedelta(minutes=60), 2.8e8)
+    start = scan.start or study.start + timedelta(minutes=12)
+    injection = scan.injection or Injection(start - timedelta(minutes=60), 2.8e8)
+    values = _stored_unit(suv, scan.units, suv_factor(study, injection, start))
     series_uid = series_uid or uid("series", *study.key, number)
-    if units == "BQML":
-        values = np.asarray(suv, np.float64) / suv_factor(study, injection, start)
-    elif units == "CNTS":
-        values = np.asarray(suv, np.float64) * 431.7
-    elif units == "GML":
-        values = np.asarray(suv, np.float64)
-    else:
-        raise ValueError(f"PET units must be BQML, CNTS or GML, not {units!r}")
     series = []
     for instance, k in enumerate(_order(grid, vendor), 1):
         ds = _instance(
             study, PositronEmissionTomographyImageStorage, "PT", series_uid, number, instance
         )
-        bed = k * beds // grid.shape[0]
-        acquired = start + timedelta(seconds=bed * bed_seconds)
-        middle_s = bed * bed_seconds + bed_seconds / 2
         ds.ImageType = ["ORIGINAL", "PRIMARY"]
         ds.SeriesDescription = vendor.pt_description
-        _stamp(ds, "Series", start)
-        _stamp(ds, "Acquisition", acquired)
-        _stamp(ds, "Content", acquired + timedelta(seconds=bed_seconds))
         ds.BodyPartExamined = study.body_part
         ds.SliceThickness = _ds(grid.spacing[0])
         ds.ReconstructionDiameter = _ds(grid.spacing[2] * grid.shape[2])
-        ds.ConvolutionKernel = f"XYZ GAUSS {vendor.pt_fwhm:.2f}"
-        ds.CollimatorType = "NONE"
-        ds.ActualFrameDuration = bed_seconds * 1000
-        ds.FrameReferenceTime = _ds(middle_s * 1000)
         _plane(ds, grid, k, study)
+        _acquired(ds, scan, start, k * scan.beds // grid.shape[0])
         peak = float((values[k] if vendor.pt_slope_per_slice else values).max())
         slope = _ds(max(peak, 1e-6) / 32767.0)
         _pixels(ds, np.rint(values[k] / float(slope)).astype("<i2"), 16)
         ds.RescaleIntercept = "0"
         ds.RescaleSlope = slope
-        ds.Units = units
-        if units == "GML":
-            ds.SUVType = "BW"
-        ds.CountsSource = "EMISSION"
-        ds.SeriesType = ["WHOLE BODY", "IMAGE"]
-        ds.NumberOfSlices = grid.shape[0]
-        ds.CorrectedImage = ["NORM", "DTIM", "ATTN", "SCAT", "DECY", "RAN"]
-        ds.RandomsCorrectionMethod = "DLYD"
-        ds.AttenuationCorrectionMethod = "measured,CT"
-        ds.ScatterCorrectionMethod = "Model-based"
-        ds.ReconstructionMethod = vendor.pt_method
-        ds.DecayCorrection = "START"
-        ds.DecayFactor = _ds(2.0 ** (middle_s / F18_HALF_LIFE_S))
-        ds.DoseCalibrationFactor = "1"
-        ds.ImageIndex = instance
         ds.WindowCenter = _ds(peak / 4)
         ds.WindowWidth = _ds(peak / 2)
+        ds.Units = scan.units
+        if scan.units == "GML":
+            ds.SUVType = "BW"
+        _reconstructed(ds, vendor)
+        ds.NumberOfSlices = grid.shape[0]
+        ds.ImageIndex = instance
         ds.RadiopharmaceuticalInformationSequence = [_fdg(injection)]
-        ds.PatientOrientationCodeSequence = [_code("102538003", "recumbent")]
-        ds.PatientOrientationCodeSequence[0].PatientOrientationModifierCodeSequence = [
-            _code("40199007", "supine")
-        ]
-        ds.PatientGantryRelationshipCodeSequence = [_code("102540008", "headfirst")]
+        _patient_lies(ds)
         series.append(ds)
     return series
 
@@ -540,6 +522,53 @@ def _contour(loop: NDArray[np.float64], k: int, grid: Grid, image: Dataset) -> D
     contour.NumberOfContourPoints = len(points)
     contour.ContourData = [f"{value:.3f}" for value in points.ravel()]
     return contour
+
+
+def _stored_unit(suv: NDArray[np.floating], units: str, factor: float) -> NDArray[np.float64]:
+    """SUVbw in the unit that is stored; `factor` is SUVbw per Bq/mL."""
+    if units == "BQML":
+        return np.asarray(suv, np.float64) / factor
+    if units == "CNTS":
+        return np.asarray(suv, np.float64) * 431.7
+    if units == "GML":
+        return np.asarray(suv, np.float64)
+    raise ValueError(f"PET units must be BQML, CNTS or GML, not {units!r}")
+
+
+def _acquired(ds: Dataset, scan: Scan, start: datetime, bed: int) -> None:
+    """When a slice of a bed position was acquired, and the decay until then."""
+    seconds = scan.bed_seconds
+    acquired = start + timedelta(seconds=bed * seconds)
+    middle_s = bed * seconds + seconds / 2
+    _stamp(ds, "Series", start)
+    _stamp(ds, "Acquisition", acquired)
+    _stamp(ds, "Content", acquired + timedelta(seconds=seconds))
+    ds.ActualFrameDuration = seconds * 1000
+    ds.FrameReferenceTime = _ds(middle_s * 1000)
+    ds.DecayCorrection = "START"
+    ds.DecayFactor = _ds(2.0 ** (middle_s / F18_HALF_LIFE_S))
+
+
+def _reconstructed(ds: Dataset, vendor: Vendor) -> None:
+    """Corrections and reconstruction of a PET image (PS3.3 C.8.9.1)."""
+    ds.ConvolutionKernel = f"XYZ GAUSS {vendor.pt_fwhm:.2f}"
+    ds.CollimatorType = "NONE"
+    ds.CountsSource = "EMISSION"
+    ds.SeriesType = ["WHOLE BODY", "IMAGE"]
+    ds.CorrectedImage = ["NORM", "DTIM", "ATTN", "SCAT", "DECY", "RAN"]
+    ds.RandomsCorrectionMethod = "DLYD"
+    ds.AttenuationCorrectionMethod = "measured,CT"
+    ds.ScatterCorrectionMethod = "Model-based"
+    ds.ReconstructionMethod = vendor.pt_method
+    ds.DoseCalibrationFactor = "1"
+
+
+def _patient_lies(ds: Dataset) -> None:
+    """Supine, head first (PS3.3 C.8.9.1)."""
+    supine = _code("40199007", "supine")
+    ds.PatientOrientationCodeSequence = [_code("102538003", "recumbent")]
+    ds.PatientOrientationCodeSequence[0].PatientOrientationModifierCodeSequence = [supine]
+    ds.PatientGantryRelationshipCodeSequence = [_code("102540008", "headfirst")]
 
 
 def _fdg(injection: Injection) -> Dataset:

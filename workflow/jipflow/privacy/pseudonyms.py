@@ -8,6 +8,8 @@ import hmac
 import os
 import secrets
 import stat
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from jipflow.cases import StageError
@@ -28,13 +30,8 @@ def site_secret(path: Path) -> bytes:
     """
     path = Path(path)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        pass
-    else:
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(SECRET_BYTES) + "\n")
+    if not path.exists():
+        _make_secret(path)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise StageError(f"{path}: others may read the site's secret; run: chmod 600 {path}")
     try:
@@ -47,6 +44,23 @@ def site_secret(path: Path) -> bytes:
             "backup. A new secret would give every case a new pseudonym."
         )
     return secret
+
+
+def _make_secret(path: Path) -> None:
+    """Write a new secret beside the path and link it there, so that no job ever sees half of it.
+
+    Of several jobs that start at once the first one's secret stays.
+    """
+    descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            stream.write(secrets.token_hex(SECRET_BYTES) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        with suppress(FileExistsError):
+            os.link(partial, path)
+    finally:
+        os.unlink(partial)
 
 
 def pseudonym(secret: bytes, purpose: str, *parts: str) -> str:

@@ -16,9 +16,9 @@ from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
+from jipflow.segment.containers.algorithm import Algorithm, Attempt
 from jipflow.segment.containers.contract import Parcel, read_result
 from jipflow.segment.engine import Machine
-from jipflow.segment.engines.container.engine import Algorithm, Attempt
 
 UPRIGHT = "upright"
 AIR_HU = -1000
