@@ -133,7 +133,7 @@ def padded(image: torch.Tensor, size: Sequence[int]) -> tuple[torch.Tensor, tupl
     Returns:
         The padded image, and where in it the image lies.
     """
-    from acvl_utils.cropping_and_padding.padding import pad_nd_image
+    from nnunetv2.inference.predict_from_raw_data import pad_nd_image
 
     found, inside = pad_nd_image(image, size, "constant", {"value": 0}, True, None)
     return found, inside
