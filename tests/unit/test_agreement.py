@@ -78,6 +78,31 @@ def test_simpleitk_finds_the_same_overlap_and_largest_distance():
     assert found.mean_surface_distance < found.hausdorff_95 <= hausdorff.GetHausdorffDistance()
 
 
+def distances_by_simpleitk(one, other, spacing):
+    """The distance of each surface voxel of a mask to the nearest one of another."""
+    surfaces = []
+    for mask in (one, other):
+        image = sitk.GetImageFromArray(mask.astype(np.uint8))
+        image.SetSpacing(spacing[::-1])
+        surfaces.append(sitk.LabelContour(image, fullyConnected=False) > 0)
+    far = sitk.SignedMaurerDistanceMap(surfaces[1], squaredDistance=False, useImageSpacing=True)
+    return np.abs(sitk.GetArrayFromImage(far))[sitk.GetArrayFromImage(surfaces[0]) > 0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_simpleitk_finds_the_same_surface_distances(seed):
+    rng = np.random.default_rng(seed)
+    one, other = (
+        ball(rng.uniform(7, 11), rng.uniform(24, 30, 3), SPACING, (24, 60, 50)) for _ in range(2)
+    )
+    there, back = (distances_by_simpleitk(*pair, SPACING) for pair in ((one, other), (other, one)))
+    found = overlap(one, other, SPACING)
+    mean = np.concatenate([there, back]).mean()
+    assert found.mean_surface_distance == pytest.approx(mean, rel=1e-6)
+    percentiles = np.percentile(there, 95), np.percentile(back, 95)
+    assert found.hausdorff_95 == pytest.approx(max(percentiles), rel=1e-6)
+
+
 def test_it_does_not_matter_which_mask_comes_first_or_what_lies_around():
     one, other = box((2, 9), (3, 8), (4, 11)), box((2, 7), (3, 12), (6, 11))
     there, back = overlap(one, other, SPACING), overlap(other, one, SPACING)

@@ -8,13 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.ndimage import convolve
+from scipy.signal import fftconvolve
 
 from jipflow.cases import Reason
 from jipflow.images.volume import Volume
 from jipflow.radiomics.area import MAX_GREY_LEVELS, Area, TooManyLevels, discretise
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.extract import Part, extract
-from jipflow.radiomics.intensities import PEAK_RADIUS
+from jipflow.radiomics.intensities import PEAK_RADIUS, convolved
 from regions import OWN, PYRADIOMICS, ball, grid, measured, settings, textured
 
 ALL = (*PYRADIOMICS, *OWN)
@@ -280,6 +281,19 @@ def test_the_peak_is_the_mean_of_one_cubic_centimetre(image):
     assert found.values["original_localintensity_GlobalPeak"] == pytest.approx(means[mask].max())
     hottest = mask & (image.array == image.array[mask].max())
     assert found.values["original_localintensity_LocalPeak"] == pytest.approx(means[hottest].max())
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel"),
+    [((7, 9, 11), (3, 3, 3)), ((16, 5, 8), (31, 9, 15)), ((1, 4, 6), (1, 7, 5))],
+)
+def test_scipy_convolves_alike(shape, kernel):
+    rng = np.random.default_rng(8)
+    values, weights = rng.normal(size=shape), rng.normal(size=kernel)
+    whole = fftconvolve(values, weights, mode="full")
+    middle = tuple(slice(k // 2, k // 2 + n) for k, n in zip(kernel, shape, strict=True))
+    found = convolved(values, weights)
+    np.testing.assert_allclose(found, whole[middle], rtol=0, atol=1e-12)
 
 
 def test_likeness_is_the_sum_over_all_pairs():

@@ -183,16 +183,23 @@ class LocalIntensity(Family):
         squares = sum((g * s) ** 2 for g, s in zip(grid, area.spacing, strict=True))
         sphere = (squares <= PEAK_RADIUS**2).astype(float)
         known = np.isfinite(around)
-        total = _convolved(np.where(known, around, 0.0), sphere)
-        count = np.rint(_convolved(known.astype(float), sphere))
+        total = convolved(np.where(known, around, 0.0), sphere)
+        count = np.rint(convolved(known.astype(float), sphere))
         inner = tuple(slice(o, o + n) for o, n in zip(area.offset, area.mask.shape, strict=True))
         self.means = total[inner][area.mask] / count[inner][area.mask]
 
 
-def _convolved(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+def convolved(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
     """Convolve with a kernel of odd shape, 0 beyond the edge, by Fourier transforms.
 
     As `scipy.signal.fftconvolve` does it, whose module takes half a second to import.
+
+    Args:
+        values: shape (z, y, x).
+        kernel: shape (z, y, x), each number odd; its centre is its middle voxel.
+
+    Returns:
+        Of the shape of `values`.
     """
     sizes = [
         next_fast_len(v + k - 1, real=True) for v, k in zip(values.shape, kernel.shape, strict=True)
@@ -225,8 +232,8 @@ class Spatial(Family):
         weights = np.divide(1.0, distance, out=np.zeros_like(distance), where=distance > 0)
         spread = np.where(area.mask, area.image - area.values.mean(), 0.0)
         self.deviations = spread[area.mask]
-        self.weights = _convolved(area.mask.astype(float), weights)[area.mask]
-        self.weighted = _convolved(spread, weights)[area.mask]
+        self.weights = convolved(area.mask.astype(float), weights)[area.mask]
+        self.weighted = convolved(spread, weights)[area.mask]
 
     def likeness(self) -> float:
         """Return Moran's I."""
