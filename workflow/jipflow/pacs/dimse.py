@@ -117,6 +117,7 @@ IMAGE_LEVEL = tuple(set(SERIES_ATTRIBUTES) - {*SERIES_LEVEL, "SOPClassUID"})
 
 IMPLEMENTATION_UID = UID(stable_uid("implementation", "jipflow"))
 MAXIMUM_PDU = 131072
+"""Bytes of a PDU that are taken (PS3.8 D.1): as many as DCMTK takes, its ``--max-pdu``."""
 IDLE_SECONDS = 15.0
 """After that a kept association is not used again; many a PACS ends idle ones after 30 or 60."""
 MOST_UIDS = 64
@@ -128,6 +129,8 @@ NOT_ASKED_FOR = 0x0124
 OUT_OF_RESOURCES = 0xA700
 MOVE_DESTINATION_UNKNOWN = 0xA801
 BUSY = frozenset({0xA700, 0xA701, 0xA702})
+"""Statuses of C-STORE, C-FIND, C-MOVE and C-GET (PS3.4 tables B.2-1, C.4-1, C.4-2 and C.4-3; 0124,
+not authorised, is of PS3.7 annex C)."""
 
 
 class DimseArchive:

@@ -24,7 +24,8 @@ SPREAD = 1e-9
 
 LARGEST_MEAN = 1e100
 LARGEST_SCATTER = 1e200
-"""Bounds far beyond any feature that keep the hub's sums within float64."""
+"""Bounds far beyond any feature that keep the hub's sums within float64, whose largest number is
+1.8e308 (IEEE 754): the hub squares differences of means, and adds them to the scatter."""
 
 
 class DisclosureError(StageError):

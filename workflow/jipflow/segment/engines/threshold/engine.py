@@ -40,8 +40,12 @@ FORMULAS: dict[str, Callable[[float, float], float]] = {
 }
 """The threshold from a reference region's mean and standard deviation.
 
-PERCIST's is of SUV by lean body mass; SUV by body weight gives the same voxels, since one is a
-multiple of the other in each patient.
+* ``percist``: 1.5 times the mean of a sphere of 3 cm in the liver, and 2 standard deviations (Wahl
+  et al. 2009, "From RECIST to PERCIST", J Nucl Med 50:122S-150S). It is of SUV by lean body mass;
+  SUV by body weight gives the same voxels, since one is a multiple of the other in each patient.
+* ``qpsma``: of lesions in soft tissue, by the liver (Gafita et al. 2019, "qPSMA: semiautomatic
+  software for whole-body tumor burden assessment in prostate cancer using 68Ga-PSMA11 PET/CT",
+  J Nucl Med 60:1277-1283).
 """
 
 
