@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The first interpreter of a version that the pins are tested with; another by
 # `make PYTHON=/path/to/python3.12 ...`.
-SUITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
+SUITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c '$(SUITS)' >/dev/null 2>&1 && command -v $(p))))
 INSTALLED := $(VENV)/.installed
 
@@ -24,7 +24,7 @@ setup: $(INSTALLED)
 # A set-up that was cut off, or another Python than last time, begins with an empty folder.
 $(INSTALLED): pyproject.toml envs/constraints.txt envs/jipflow.post-deploy.sh
 	@$(or $(PYTHON),false) -c '$(SUITS)' 2>/dev/null || { \
-		echo "jipflow needs Python 3.11, 3.12 or 3.13: install one or say make PYTHON=/path/to/python3.12"; exit 1; }
+		echo "jipflow needs Python 3.11, 3.12 or 3.13 with venv (Debian: python3-venv): install one or say make PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "[setup 1/4] virtual environment in $(VENV) with $(PYTHON)"
 	@cmp --silent $@ <($(PYTHON) -V) && clear= || clear=--clear; \
 		rm -f $@; $(PYTHON) -m venv $$clear $(VENV)
