@@ -291,6 +291,21 @@ def test_without_defects_all_is_sound(tmp_path):
     ]
 
 
+def test_organs_are_drawn_on_defective_series_too(tmp_path):
+    cohort.write_site(tmp_path, "west", 1, 3, pet=False, organs=True, vendors=["siemens"])
+    drawn = {}
+    for path in (tmp_path / "dicom").rglob("*"):
+        try:
+            ds = pydicom.dcmread(path, stop_before_pixels=True)
+        except (IsADirectoryError, pydicom.errors.InvalidDicomError, EOFError):
+            continue
+        if ds.get("Modality") == "RTSTRUCT":
+            drawn[ds.PatientID] = [roi.ROIName for roi in ds.StructureSetROISequence]
+    found = json.loads((tmp_path / "truth" / "truth.json").read_text())
+    assert len(found["patients"]) == 5
+    assert drawn == {p["patient_id"]: list(anatomy.LABELS) for p in found["patients"]}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -20,6 +20,8 @@ from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
 from jipflow.files import read_json
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
+from jipflow.models.checkpoints import read_checkpoint
+from jipflow.models.registry import CHECKPOINT
 from jipflow.phantom import dicom
 from jipflow.phantom import grid as phantom
 from jipflow.phantom.anatomy import LABELS
@@ -400,6 +402,31 @@ def test_another_setting_starts_anew(trained, settings, tmp_path):
     assert all(torch.equal(first[key], value) for key, value in weights(tmp_path).items())
     fit(work=tmp_path, fold="0", training={**training, "seed": 5}, device="cpu", threads=1)
     assert not all(torch.equal(first[key], value) for key, value in weights(tmp_path).items())
+
+
+class Code:
+    """What a checkpoint must not hold: unpickling it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+@pytest.mark.parametrize("name", [LATEST, CHECKPOINT])
+def test_a_training_goes_on_from_no_checkpoint_that_holds_code(trained, settings, tmp_path, name):
+    for part in ("raw", "preprocessed", "split.json"):
+        (tmp_path / part).symlink_to(trained / part)
+    training = {**settings.protocol["training"], "epochs": 1, "iterations": 1}
+    fit(tmp_path, "0", training, "cpu", 1)
+    (final,) = (tmp_path / "trained" / DATASET).glob(f"*/fold_0/{CHECKPOINT}")
+    content = read_checkpoint(final)
+    final.unlink()
+    torch.save({**content, "_best_ema": Code(tmp_path / "ran")}, final.with_name(name))
+    with pytest.raises(StageError, match=rf"{name} holds \S+ beside tensors"):
+        fit(tmp_path, "0", training, "cpu", 1)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_checkpoint_is_loaded_without_running_code(trained):
