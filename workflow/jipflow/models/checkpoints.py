@@ -152,7 +152,7 @@ def build_network(
         heads: of its output.
 
     Raises:
-        StageError: as `check_architectures` and `trainer_class`.
+        StageError: as `check_architectures` and `trainer_class`, or the trainer has no network.
     """
     check_architectures(plans.plans)
     if trainer == DEFAULT_TRAINER:
@@ -166,9 +166,16 @@ def build_network(
             allow_init=True,
             deep_supervision=False,
         )
-    return trainer_class(trainer).build_network_architecture(
-        plans, configuration, channels, heads, enable_deep_supervision=False
-    )
+    try:
+        return trainer_class(trainer).build_network_architecture(
+            plans, configuration, channels, heads, enable_deep_supervision=False
+        )
+    except NotImplementedError:
+        raise StageError(
+            f"nnU-Net's trainer {trainer!r} is one that others derive from, and has no network; "
+            "save the checkpoint anew with the trainer_name that it was trained by, and pin the "
+            "new file."
+        ) from None
 
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:
