@@ -419,13 +419,13 @@ def test_a_training_goes_on_from_no_checkpoint_that_holds_code(trained, settings
     for part in ("raw", "preprocessed", "split.json"):
         (tmp_path / part).symlink_to(trained / part)
     training = {**settings.protocol["training"], "epochs": 1, "iterations": 1}
-    fit(tmp_path, "0", training, "cpu", 1)
+    _fit(tmp_path, training)
     (final,) = (tmp_path / "trained" / DATASET).glob(f"*/fold_0/{CHECKPOINT}")
     content = read_checkpoint(final)
     final.unlink()
     torch.save({**content, "_best_ema": Code(tmp_path / "ran")}, final.with_name(name))
     with pytest.raises(StageError, match=rf"{name} holds \S+ beside tensors"):
-        fit(tmp_path, "0", training, "cpu", 1)
+        _fit(tmp_path, training)
     assert not (tmp_path / "ran").exists()
 
 
