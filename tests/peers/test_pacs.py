@@ -41,7 +41,8 @@ from jipflow.pacs.connect import open_archive
 from jipflow.pacs.dicomweb import _parts
 from jipflow.pacs.limits import Limits
 from jipflow.settings.config import ConfigError
-from orthanc import Orthanc, private_network, unavailable
+from needs import unavailable
+from orthanc import Orthanc, private_network
 
 ARRIVAL = 11112
 WAYS = ("dicomweb", "get", "move")

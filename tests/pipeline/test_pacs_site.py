@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import time
@@ -13,10 +14,10 @@ import pandas as pd
 import pydicom
 import pytest
 
-from harness import ROOT, Site, command, environment, make_site
+from harness import ROOT, Sarcoma, Site, command, environment, make_site
 from orthanc import Orthanc, private_network
 
-PATIENTS = ("002", "008", "024", "038", "047")
+PATIENTS = Sarcoma.PATIENTS["philips"]
 PROTOCOL = "sarcoma-ct"
 ARRIVAL = 12112
 
@@ -60,31 +61,35 @@ def pacs(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sites")
-
-
-def identity(folder: Path) -> dict[str, str]:
-    """One secret for all sites of this module, so that they give one pseudonym to a patient."""
-    return {
-        "secret_file": str(folder / "identity.key"),
-        "signing_key_file": str(folder / "site.key"),
-    }
+def from_files(sarcoma: Sarcoma) -> Site:
+    """The same patients, read from their folder."""
+    return sarcoma.run(PROTOCOL, "philips")["philips"]
 
 
 @pytest.fixture(scope="module")
-def from_files(folder: Path, shared_data: Path) -> Site:
-    """The same patients, read from their folder."""
-    sources = [shared_data / "sarcoma" / f"STS_{number}" for number in PATIENTS]
-    site = make_site(folder, "files", PROTOCOL, sources, identity=identity(folder))
-    site.run()
-    return site
+def folder(from_files: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the sites with a PACS, which have one secret, so that they give one pseudonym to a
+    patient: that of the site with files."""
+    folder = tmp_path_factory.mktemp("sites")
+    shutil.copyfile(from_files.folder / "philips-secrets" / "identity.key", folder / "identity.key")
+    (folder / "identity.key").chmod(0o600)
+    return folder
 
 
 def pacs_site(folder: Path, name: str, way: str, **limits) -> Site:
     source = {**SOURCES[way], **limits}
-    options = {"identity": identity(folder), "processing": {"shard_size": 3, "device": "cpu"}}
-    return make_site(folder, name, PROTOCOL, [source], publish={"to": "pacs"}, **options)
+    return make_site(
+        folder,
+        name,
+        PROTOCOL,
+        [source],
+        publish={"to": "pacs"},
+        identity={
+            "secret_file": str(folder / "identity.key"),
+            "signing_key_file": str(folder / "site.key"),
+        },
+        processing={"shard_size": 3, "device": "cpu"},
+    )
 
 
 def objects(site: Site) -> dict[str, Path]:
@@ -123,7 +128,9 @@ def published(pacs: Orthanc, site: Site) -> None:
         assert data_set(stored) == data_set(path.read_bytes()), name
 
 
-@pytest.mark.parametrize("way", list(SOURCES))
+@pytest.mark.parametrize(
+    "way", ["dicomweb", *(pytest.param(way, marks=pytest.mark.long) for way in ("get", "move"))]
+)
 def test_a_pacs_gives_what_a_folder_gives(way, pacs, images, folder, from_files):
     site = pacs_site(folder, way, way)
     site.run()
@@ -156,6 +163,7 @@ def test_a_pacs_gives_what_a_folder_gives(way, pacs, images, folder, from_files)
     assert set(site.table("outcomes.parquet")["status"]) == {"ok"}
 
 
+@pytest.mark.long
 def test_the_pacs_dies_in_mid_retrieval_and_in_mid_publish(images, folder, from_files, tmp_path):
     with private_network():
         pacs = Orthanc(tmp_path, modalities={"JIPFLOW": ARRIVAL}).start()
