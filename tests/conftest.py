@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Two processes share the cores; threads of one that wait for each other must not spin on them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GROUPS = (
     ("demo", r"pipeline/test_(demo|messages|resume|slurm|tiny)\.py"),

@@ -95,7 +95,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory):
-    """The CT and the PET of a patient, the CT in coronal slices, and the middle of the CT."""
+    """The CT and the PET of a patient, the CT in coronal slices, and the middle of the CT; the CTs
+    have a border that nnU-Net cuts off."""
     folder = tmp_path_factory.mktemp("patient") / "volumes"
     subject = make_subject("nnunet", 1, 3, VENDORS["siemens"])
     hu = subject.hu.copy()
@@ -106,7 +107,8 @@ def volumes(tmp_path_factory):
     write_volume(volume_path(folder, "p1", "PT"), pt)
     turned = ct.with_axes_of(Grid(ct.grid.shape, ct.grid.affine @ CORONAL))
     write_volume(volume_path(folder, "p2", "CT"), turned)
-    middle = hu[tuple(slice(size // 4, size - size // 4) for size in hu.shape)]
+    middle = hu[tuple(slice(size // 4, size - size // 4) for size in hu.shape)].copy()
+    middle[:2], middle[:, :3], middle[:, :, -2:] = 0, 0, 0
     write_volume(volume_path(folder, "p3", "CT"), as_volume(middle, subject.ct_grid))
     return folder
 
@@ -140,6 +142,9 @@ def by_nnunet(folder, images, out, mirroring=False, folds=None, first=None, prob
     return sitk.GetArrayFromImage(sitk.ReadImage(str(out / "in.nii.gz")))
 
 
+SLOW = ("two folds", "mirrored", "flat")
+"""Models that predict the middle of the CT, for each predicts many patches or several times."""
+
 MODELS = {
     "one fold": {},
     "two folds": {"folds": ("0", "1")},
@@ -153,11 +158,13 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("described", MODELS.values(), ids=MODELS)
-def test_masks_are_those_of_nnunet_voxel_for_voxel(world, described):
+@pytest.mark.parametrize("name", MODELS)
+def test_masks_are_those_of_nnunet_voxel_for_voxel(world, name):
+    described = MODELS[name]
     world.model(**described)
     turned = "image_reader_writer" in described
     case, mirroring = "p2" if turned else "p1", "mirrored" in described
+    case = "p3" if name in SLOW else case
     roles = list(described.get("channels", ("CT",)))
     engine = world.engine(threads=2, mirroring=mirroring, inputs=roles)
     (outcome,) = world.run(engine, [case])
@@ -192,9 +199,9 @@ def test_members_are_averaged_as_nnunet_averages_folders(world, labels):
     flat = {"flat": True, "folds": ("0", "1"), "transpose_forward": [1, 0, 2]}
     flat["transpose_backward"] = [1, 0, 2]
     world.members("2d", "3d_fullres", labels=labels, **{"2d": flat, "3d_fullres": {}})
-    (outcome,) = world.run(world.engine(threads=2))
+    (outcome,) = world.run(world.engine(threads=2), ["p3"])
     assert outcome.status is Status.OK, outcome.message
-    ct = read_volume(volume_path(world.folder / "volumes", "p1", "CT"))
+    ct = read_volume(volume_path(world.folder / "volumes", "p3", "CT"))
     alone = []
     for member, folds in (("T__P__2d", ("0", "1")), ("T__P__3d_fullres", ("0",))):
         folder, out = world.folder / "model" / member, world.folder / member
@@ -210,7 +217,7 @@ def test_members_are_averaged_as_nnunet_averages_folders(world, labels):
     )
     theirs = sitk.GetArrayFromImage(sitk.ReadImage(str(world.folder / "merged.nii.gz")))
     assert all((theirs != each).any() for each in alone)
-    found = read_segmentation(world.folder / "masks" / "p1" / "organs")
+    found = read_segmentation(world.folder / "masks" / "p3" / "organs")
     assert {segment.name for segment in found.segments} == set(labels) - {"background"}
     for segment in found.segments:
         value = labels[segment.name]
