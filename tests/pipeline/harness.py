@@ -16,6 +16,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 
+ONE_CORE = ("--cores", "1")
+"""For a run beside other tests: its jobs start no processes, which would each import it all anew."""
+
 
 def snakemake(
     *arguments: str, profile: str = "demo", timeout: float = 900, check: bool = True
@@ -141,7 +144,7 @@ class Sarcoma:
         made = [self._site(name, protocol) for name in missing]
         # Sites know nothing of each other, and one alone leaves a core idle.
         with ThreadPoolExecutor(len(names)) as pool:
-            list(pool.map(Site.run, made))
+            list(pool.map(lambda site: site.run(*ONE_CORE), made))
         self.sites |= {(site.name, protocol): site for site in made}
         return {name: self.sites[name, protocol] for name in names}
 

@@ -9,14 +9,17 @@ import sys
 import pandas as pd
 import pytest
 
-from harness import ROOT, environment, snakemake
+from harness import ONE_CORE, ROOT, environment, snakemake
 
 SITES = ("north", "south", "west")
 
 
 def run_demo(folder):
     return subprocess.run(
-        [sys.executable, "-m", "jipflow.cli", "demo", "--out", str(folder), "--patients", "5"],
+        [
+            *(sys.executable, "-m", "jipflow.cli", "demo", "--out", str(folder)),
+            *("--patients", "5", *ONE_CORE),
+        ],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
