@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 
 ONE_CORE = ("--cores", "1")
-"""For a run beside other tests: its jobs start no processes, which would each import it all anew."""
+"""For a run beside other tests: its jobs start no processes that import it all anew."""
 
 
 def snakemake(
