@@ -17,6 +17,8 @@ from jipflow.report.hub import write_hub_report
 from jipflow.report.site import write_report
 from needs import unavailable
 
+pytestmark = pytest.mark.long
+
 WIDTHS = (390, 768, 1440)
 PROBE = """<!doctype html><title>probe</title>
 {frames}
