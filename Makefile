@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs in .venv on its first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench model clean
+.PHONY: help setup demo test test-all lint bench model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,12 +12,15 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(she
 INSTALLED := $(VENV)/.installed
 
 help:
-	@echo "make demo   run three synthetic sites and the hub; prints the path of the reports"
-	@echo "make test   lint and run all tests"
-	@echo "make lint   ruff, mypy, snakefmt and snakemake --lint"
-	@echo "make bench  compare with named peers; writes docs/benchmarks.md (about an hour)"
-	@echo "make model  train a model like the demo's (about half an hour on two cores)"
-	@echo "make clean  remove results of the demo and the virtual environment"
+	@echo "make demo      run three synthetic sites and the hub; prints the path of the reports"
+	@echo "make test      lint and the tests (some ten minutes on two cores)"
+	@echo "               a part, without lint: make test TESTS=tests/unit/test_hub.py"
+	@echo "               or by words of names: make test TESTS=\"-k 'hub and not report'\""
+	@echo "make test-all  the long tests, which make test leaves out: real PACS, SLURM, containers"
+	@echo "make lint      ruff, mypy, snakefmt and snakemake --lint"
+	@echo "make bench     compare with named peers; writes docs/benchmarks.md (about an hour)"
+	@echo "make model     train a model like the demo's (about half an hour on two cores)"
+	@echo "make clean     remove results of the demo and the virtual environment"
 
 setup: $(INSTALLED)
 
@@ -34,8 +37,13 @@ $(INSTALLED): pyproject.toml envs/constraints.txt envs/jipflow.post-deploy.sh
 demo: setup
 	@$(BIN)/jipflow demo --out results/demo
 
-test: setup lint
-	@$(BIN)/python -m pytest
+# What is named runs whatever its mark, else all but the long tests.
+TESTS :=
+test: setup $(if $(TESTS),,lint)
+	@$(BIN)/python -m pytest $(or $(TESTS),-m 'not long')
+
+test-all: setup
+	@$(BIN)/python -m pytest -m long
 
 lint: setup
 	@echo "[lint] ruff, mypy, snakefmt, snakemake --lint"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +10,43 @@ from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Two processes share the cores; threads of one that wait for each other must not spin on them.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-TINY = ("messages", "resume", "slurm", "tiny")
-"""Tests of the workflow that share a run on the tiny cohort."""
+GROUPS = (
+    ("demo", r"pipeline/test_(demo|messages|resume|slurm|tiny)\.py"),
+    ("sarcoma", r"pipeline/test_(pacs_site|sarcoma)\.py"),
+    ("pacs", r"peers/test_pacs\.py"),
+    ("readers", r"pipeline/test_readers\.py"),
+    ("pacs stages", r"peers/test_pacs_stages\.py"),
+    ("train", r"pipeline/test_train\.py"),
+    ("growth", r"pipeline/test_growth\.py"),
+    (
+        "containers",
+        r"unit/test_(algorithm_check|container)\.py|unit/test_engines\.py::.*\[container",
+    ),
+    ("nnunet", r"unit/test_nnunet\.py"),
+    ("totalsegmentator", r"unit/test_totalsegmentator\.py"),
+    ("training", r"unit/test_training\.py"),
+    ("engines", r"unit/test_engines\.py"),
+    ("phantom", r"unit/test_(catalog|catalog_headers|phantom)\.py|peers/test_phantom_dciodvfy\.py"),
+)
+"""Tests that share what is costly to make, and tests that take long, the longest first: by name
+what the beginning of their ids must match. One process runs a group; any other file is a group."""
+
+
+def group(nodeid: str) -> str:
+    """Return the group of a test."""
+    path = nodeid.removeprefix("tests/")
+    names = (name for name, pattern in GROUPS if re.match(pattern, path))
+    return next(names, path.split("::")[0])
 
 
 class Scheduling(LoadScopeScheduling):
-    """Keeps what shares costly fixtures in one process: a file, or the files of `TINY`."""
+    """Keeps what shares costly fixtures in one process."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path = nodeid.split("::")[0]
-        return "tiny" if path in {f"tests/pipeline/test_{name}.py" for name in TINY} else path
+        return group(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
@@ -26,14 +54,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the runs of the workflow first, for they take longest, and most of all `TINY`."""
-    tiny = {ROOT / "tests" / "pipeline" / f"test_{name}.py" for name in TINY}
-    items.sort(
-        key=lambda item: (
-            item.path not in tiny,
-            ROOT / "tests" / "pipeline" not in item.path.parents,
-        )
-    )
+    """Start what takes longest first, so that no process is left alone with it at the end."""
+    order = {name: number for number, (name, _) in enumerate(GROUPS)}
+    items.sort(key=lambda item: order.get(group(item.nodeid), len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +70,11 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def phantom_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A synthetic site of three sound patients and one patient for each defect."""
+    """Five sound patients and one for each defect, as the demonstration draws them at its site
+    north; to be read only."""
+    from jipflow.cli.demo import SEED
     from jipflow.phantom.cohort import write_site
 
-    folder = tmp_path_factory.mktemp("site")
-    write_site(folder, "north", 3, 11)
+    folder = tmp_path_factory.mktemp("phantom")
+    write_site(folder, "north", 5, SEED)
     return folder

@@ -17,22 +17,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 import requests
 from requests.auth import HTTPBasicAuth
+
+from needs import unavailable
 
 PROGRAM = Path("/usr/sbin/Orthanc")
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 _CLONE_NEWNET = 0x40000000
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
-
-
-def unavailable(reason: str) -> None:
-    """Skip the test, or fail it in CI, where the PACS must be there."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{reason}; CI must run these tests")
-    pytest.skip(reason)
 
 
 @contextmanager

@@ -41,7 +41,8 @@ from jipflow.pacs.connect import open_archive
 from jipflow.pacs.dicomweb import _parts
 from jipflow.pacs.limits import Limits
 from jipflow.settings.config import ConfigError
-from orthanc import Orthanc, private_network, unavailable
+from needs import unavailable
+from orthanc import Orthanc, private_network
 
 ARRIVAL = 11112
 WAYS = ("dicomweb", "get", "move")
@@ -462,6 +463,7 @@ def large(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Upload
     return series
 
 
+@pytest.mark.long
 def test_a_pacs_killed_in_mid_retrieval_leaves_whole_files_and_the_rest_comes_later(
     way: str, large: Uploaded, tmp_path: Path
 ) -> None:
@@ -486,6 +488,7 @@ def test_a_pacs_killed_in_mid_retrieval_leaves_whole_files_and_the_rest_comes_la
         assert_same(way, content, large.bytes_of(sop_uid))
 
 
+@pytest.mark.long
 def test_a_pacs_that_falls_silent_counts_as_down(way: str, large: Uploaded, tmp_path: Path) -> None:
     with Orthanc(tmp_path) as pacs, open_archive(source(way, pacs, timeout=1)) as archive:
         pacs.upload(large.files.values())
@@ -502,6 +505,7 @@ def test_a_pacs_that_falls_silent_counts_as_down(way: str, large: Uploaded, tmp_
         assert 0.9 < time.monotonic() - stopped[0] < 8
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["dicomweb", "get"])
 def test_what_was_acknowledged_before_the_pacs_was_killed_is_there_afterwards(
     way: str, large: Uploaded, tmp_path: Path

@@ -307,6 +307,7 @@ def kill_when(orthanc: Orthanc, reached: Callable[[], bool]) -> threading.Thread
     return thread
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["dicomweb", "get"])
 def test_a_pacs_killed_in_mid_retrieval_gives_the_rest_when_it_is_back(
     way: str,
@@ -522,6 +523,7 @@ def test_objects_are_published_once(
         assert notes == {"was there already"}
 
 
+@pytest.mark.long
 def test_a_pacs_killed_in_mid_publish_gets_the_rest_when_it_is_back(
     other_pacs: Any, made: list[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,9 @@ import fake_results as fake
 from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.hub import write_hub_report
 from jipflow.report.site import write_report
+from needs import unavailable
+
+pytestmark = pytest.mark.long
 
 WIDTHS = (390, 768, 1440)
 PROBE = """<!doctype html><title>probe</title>
@@ -40,9 +42,7 @@ addEventListener("load", () => {{
 def browser():
     path = shutil.which("chromium")
     if path is None:
-        if os.environ.get("CI"):
-            pytest.fail("CI must have chromium")
-        pytest.skip("chromium is not installed")
+        unavailable("chromium is not installed")
     return path
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from jipflow.phantom import cohort, dicom
+from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 
 DCIODVFY = Path(sys.executable).parent / "dciodvfy"
@@ -35,21 +35,20 @@ def test_the_judge_can_fail(tmp_path):
     assert any("ImagePositionPatient" in line for line in errors(broken_path))
 
 
-def test_objects_pass(tmp_path):
+def test_objects_pass(phantom_site):
     """The ends and the middle of every series, of all vendors and defects, and all contours."""
-    cohort.write_site(tmp_path, "judged", 3, seed=23)
-    truth = json.loads((tmp_path / "truth" / "truth.json").read_text())
+    truth = json.loads((phantom_site / "truth" / "truth.json").read_text())
     broken = {name for d in truth["defects"] if d["level"] != "filtered" for name in d["files"]}
     series = defaultdict(list)
-    for path in sorted((tmp_path / "dicom").rglob("*")):
-        if path.is_file() and path.relative_to(tmp_path / "dicom").as_posix() not in broken:
+    for path in sorted((phantom_site / "dicom").rglob("*")):
+        if path.is_file() and path.relative_to(phantom_site / "dicom").as_posix() not in broken:
             header = pydicom.dcmread(path, specific_tags=["SeriesInstanceUID", "InstanceNumber"])
             series[header.SeriesInstanceUID].append((int(header.InstanceNumber), path))
     chosen = []
     for instances in series.values():
         instances.sort()
         chosen += {0: instances[0], 1: instances[len(instances) // 2], 2: instances[-1]}.values()
-    assert len(series) == 8 * 3 + 1
+    assert len(series) == 10 * 3 + 1
     with ThreadPoolExecutor(2) as pool:
         found = [line for lines in pool.map(errors, {path for _, path in chosen}) for line in lines]
     assert found == []

@@ -4,35 +4,37 @@ from pathlib import Path
 
 import pytest
 
-from harness import Site, make_site
-from jipflow.phantom.cohort import write_site
-
-SITE_SEED = 4
+from harness import Sarcoma, Site, make_site
 
 
 @pytest.fixture(scope="session")
-def tiny_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five sound synthetic patients and one for each defect."""
-    folder = tmp_path_factory.mktemp("phantom")
-    write_site(folder, "tiny", 5, SITE_SEED)
-    return folder
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demonstration runs; a person named it."""
+    return tmp_path_factory.mktemp("O'Neill's demo")
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the configurations, secrets and results of the tiny site are; a person named it."""
-    return tmp_path_factory.mktemp("O'Neill's tiny site")
-
-
-@pytest.fixture(scope="session")
-def tiny_run(tiny_phantom: Path, tiny_folder: Path) -> Site:
-    """The demo protocol run on the tiny cohort, four cases a shard."""
+def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
+    """The demonstration's site north, run by itself, four cases a shard."""
+    folder = demo_folder / "sites" / "north"
     site = make_site(
-        tiny_folder,
-        "tiny",
+        folder,
+        "site",
         "demo",
-        [tiny_phantom / "dicom"],
+        [phantom_site / "dicom"],
+        demo_folder / "results" / "north",
+        site={"id": "north", "name": "North under test"},
+        identity={
+            "secret_file": str(folder / "secrets" / "identity.key"),
+            "signing_key_file": str(folder / "secrets" / "site.key"),
+        },
         processing={"shard_size": 4, "device": "cpu"},
     )
     site.run()
     return site
+
+
+@pytest.fixture(scope="session")
+def sarcoma(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Sarcoma:
+    """The real patients at three sites, whose runs are made when they are asked for."""
+    return Sarcoma(shared_data / "sarcoma", tmp_path_factory.mktemp("sarcoma"))

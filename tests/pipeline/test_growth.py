@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 
 import pandas as pd
+import pytest
 
 from harness import make_site
 
 
+@pytest.mark.long
 def test_a_growing_cohort_recomputes_nothing(shared_data, tmp_path):
     archive = tmp_path / "archive"
     for number in ("002", "008", "024"):

@@ -2,68 +2,89 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
+
 import pytest
 import yaml
 
-from harness import make_site, snakemake
-from jipflow.settings.config import PROTOCOLS
+from harness import ONE_CORE, make_site
+from jipflow.settings.config import PROTOCOLS, ConfigError, load_settings
 
 
-def run_with(tmp_path, change_site=None, change_protocol=None):
-    (tmp_path / "dicom").mkdir()
+def change_key(site, protocol):
+    site["sorces"] = []
+
+
+def change_folder(site, protocol):
+    site["sources"][0]["path"] = "/no/such"
+
+
+def change_engine(site, protocol):
+    protocol["segmentations"][0]["engine"] = "magic"
+
+
+def change_filter(site, protocol):
+    protocol["cohort"]["where"] = "Modality == == 'CT'"
+
+
+def with_mistake(folder, change):
+    """A site and its protocol, both of which a function has changed."""
+    (folder / "dicom").mkdir()
     protocol = yaml.safe_load((PROTOCOLS / "sarcoma-ct.yaml").read_text())
-    if change_protocol:
-        change_protocol(protocol)
-    path = tmp_path / "protocol.yaml"
+    path = folder / "protocol.yaml"
+    site = make_site(folder, "here", str(path), [folder / "dicom"])
+    content = yaml.safe_load(site.configfile.read_text())
+    change(content, protocol)
+    site.configfile.write_text(yaml.safe_dump(content))
     path.write_text(yaml.safe_dump(protocol))
-    site = make_site(tmp_path, "here", str(path), [tmp_path / "dicom"])
-    if change_site:
-        content = yaml.safe_load(site.configfile.read_text())
-        change_site(content)
-        site.configfile.write_text(yaml.safe_dump(content))
-    return site.run(check=False)
+    return site
 
 
-@pytest.mark.parametrize(
-    ("change_site", "change_protocol", "parts"),
-    [
-        (lambda s: s.update(sorces=[]), None, ["unknown key 'sorces'", "'sources'"]),
-        (lambda s: s["sources"][0].update(path="/no/such"), None, ["/no/such", "mend its path"]),
-        (
-            None,
-            lambda p: p["segmentations"][0].update(engine="magic"),
-            ["segmentations[0].engine", "imported, nnunet"],
-        ),
-        (
-            None,
-            lambda p: p["cohort"].update(where="Modality == == 'CT'"),
-            ["cohort.where[0]", "not valid SQL"],
-        ),
-    ],
-    ids=["wrong key", "missing folder", "unknown engine", "filter is no SQL"],
-)
-def test_the_mistake_is_named(tmp_path, change_site, change_protocol, parts):
-    result = run_with(tmp_path, change_site, change_protocol)
+MISTAKES = {
+    change_key: ["unknown key 'sorces'", "'sources'"],
+    change_folder: ["/no/such", "mend its path"],
+    change_engine: ["segmentations[0].engine", "imported, nnunet"],
+    change_filter: ["cohort.where[0]", "not valid SQL"],
+}
+
+
+@pytest.mark.parametrize("change", MISTAKES)
+def test_the_mistake_is_named(tmp_path, change):
+    site = with_mistake(tmp_path, change)
+    content = yaml.safe_load(site.configfile.read_text())
+    with pytest.raises(ConfigError) as error:
+        load_settings(content | {"protocol": site.protocol})
+    for part in MISTAKES[change]:
+        assert part in str(error.value)
+
+
+def test_the_run_stops_before_any_job_with_the_message_alone(tmp_path):
+    result = with_mistake(tmp_path, change_filter).run(check=False)
     assert result.returncode != 0
-    for part in parts:
+    for part in MISTAKES[change_filter]:
         assert part in result.stdout
     assert "Traceback" not in result.stdout
     assert "rule catalog" not in result.stdout
     assert not (tmp_path / "results").exists()
 
 
-def test_too_many_failures_stop_the_release_but_not_the_report(tiny_phantom, tmp_path):
-    protocol = yaml.safe_load((PROTOCOLS / "sarcoma-pet.yaml").read_text())
-    protocol["protocol"]["id"] = "strict"
-    protocol["segmentations"][0]["segments"][0]["match"] = "GTV_PET"
-    protocol["tolerance"]["max_failed_fraction"] = 0.01
+def test_too_many_failures_stop_the_release_but_not_the_report(tiny_run, tmp_path):
+    protocol = yaml.safe_load((PROTOCOLS / "demo.yaml").read_text())
+    protocol["tolerance"]["max_failed_fraction"] = 0.4
     path = tmp_path / "protocol.yaml"
     path.write_text(yaml.safe_dump(protocol))
-    site = make_site(tmp_path, "strict", "strict", [tiny_phantom / "dicom"])
-    arguments = [a.replace("protocol=strict", f"protocol={path}") for a in site.arguments]
-    result = snakemake(*arguments, check=False)
+    # The shards as they were processed, and nothing of what is made of all of them.
+    results = tmp_path / "results"
+    made = shutil.ignore_patterns("accepted", "bundles", "features", "release", "report", "work")
+    shutil.copytree(tiny_run.results, results, ignore=made)
+    out = results / "demo"
+    for name in ("outcomes.parquet", "verdict.json"):
+        (out / name).unlink()
+    site = replace(tiny_run, protocol=str(path), results=results)
+    result = site.run(*ONE_CORE, check=False)
     assert result.returncode != 0
-    assert "1 of 10 cases failed" in result.stdout
-    assert not (site.out / "accepted").exists()
-    assert (site.out / "report" / "index.html").is_file()
-    assert not (site.out / "release").exists()
+    assert "5 of 10 cases failed" in result.stdout
+    assert not (out / "accepted").exists()
+    assert (out / "report" / "index.html").is_file()
+    assert not (out / "release").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 import subprocess
 import time
@@ -13,10 +14,12 @@ import pandas as pd
 import pydicom
 import pytest
 
-from harness import ROOT, Site, command, environment, make_site
+from harness import ROOT, Sarcoma, Site, command, environment, make_site
 from orthanc import Orthanc, private_network
 
-PATIENTS = ("002", "008", "024", "038", "047")
+pytestmark = pytest.mark.long
+
+PATIENTS = Sarcoma.PATIENTS["philips"]
 PROTOCOL = "sarcoma-ct"
 ARRIVAL = 12112
 
@@ -60,31 +63,35 @@ def pacs(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("sites")
-
-
-def identity(folder: Path) -> dict[str, str]:
-    """One secret for all sites of this module, so that they give one pseudonym to a patient."""
-    return {
-        "secret_file": str(folder / "identity.key"),
-        "signing_key_file": str(folder / "site.key"),
-    }
+def from_files(sarcoma: Sarcoma) -> Site:
+    """The same patients, read from their folder."""
+    return sarcoma.run(PROTOCOL, "philips")["philips"]
 
 
 @pytest.fixture(scope="module")
-def from_files(folder: Path, shared_data: Path) -> Site:
-    """The same patients, read from their folder."""
-    sources = [shared_data / "sarcoma" / f"STS_{number}" for number in PATIENTS]
-    site = make_site(folder, "files", PROTOCOL, sources, identity=identity(folder))
-    site.run()
-    return site
+def folder(from_files: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of the sites with a PACS, which have one secret, so that they give one pseudonym to a
+    patient: that of the site with files."""
+    folder = tmp_path_factory.mktemp("sites")
+    shutil.copyfile(from_files.folder / "philips-secrets" / "identity.key", folder / "identity.key")
+    (folder / "identity.key").chmod(0o600)
+    return folder
 
 
 def pacs_site(folder: Path, name: str, way: str, **limits) -> Site:
     source = {**SOURCES[way], **limits}
-    options = {"identity": identity(folder), "processing": {"shard_size": 3, "device": "cpu"}}
-    return make_site(folder, name, PROTOCOL, [source], publish={"to": "pacs"}, **options)
+    return make_site(
+        folder,
+        name,
+        PROTOCOL,
+        [source],
+        publish={"to": "pacs"},
+        identity={
+            "secret_file": str(folder / "identity.key"),
+            "signing_key_file": str(folder / "site.key"),
+        },
+        processing={"shard_size": 3, "device": "cpu"},
+    )
 
 
 def objects(site: Site) -> dict[str, Path]:
@@ -200,7 +207,7 @@ def cut_off(site: Site, pacs: Orthanc, reached: Callable[[], bool]) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     ) as process:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while not reached():
             assert process.poll() is None, process.communicate()[0][-4000:]
             assert time.monotonic() < deadline

@@ -20,7 +20,7 @@ import SimpleITK as sitk
 import yaml
 from pydicom.sr.codedict import codes
 
-from harness import Site, make_site, seg_errors, snakemake
+from harness import ONE_CORE, Site, make_site, seg_errors, snakemake
 from jipflow.agreement import overlap
 from jipflow.files import sha256_file
 from jipflow.images.masks import read_segmentation
@@ -223,7 +223,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     key.write_text(SECRET)
     key.chmod(0o600)
     arguments = [a.replace("protocol=readers", f"protocol={protocol}") for a in site.arguments]
-    snakemake(str(site.out / "cohort" / "cases.tsv"), *arguments)
+    snakemake(str(site.out / "cohort" / "cases.tsv"), *ONE_CORE, *arguments)
     table = pd.read_csv(site.out / "cohort" / "cases.tsv", sep="\t", dtype=str)
     cases = table.groupby("shard")["case_id"].apply(sorted)
     (one, two), (three,) = cases["s00001"], cases["s00002"]
@@ -234,7 +234,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     work.send_nifti(three, "ben", grown(truth, 1))
     (work.to(two, "ada") / "cut.dcm").write_bytes(bytes(128) + b"DICM" + bytes(40))
 
-    first = snakemake(*arguments, check=False)
+    first = snakemake(*ONE_CORE, *arguments, check=False)
     worklist = site.out / "worklist" / "read"
     proposals = {case: work.proposal(case) for case in (one, two, three)}
     report = site.out / "report" / "index.html"
@@ -262,7 +262,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     work.send_seg(two, "ada", sent[two, "ada"])
     work.send_rtstruct(two, "ben", sent[two, "ben"])
     (work.to(large, "carl", "checked") / "nothing.txt").touch()
-    snakemake(*arguments)
+    snakemake(*ONE_CORE, *arguments)
     after = stamps(site)
     third = snakemake("--dry-run", *arguments).stdout
     path = work.to(three, "ben") / "a.nii.gz"

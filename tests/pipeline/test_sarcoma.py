@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import highdicom
 import numpy as np
@@ -11,31 +10,24 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from harness import Site, approve_and_send, make_site, seg_errors, snakemake, write_hub
+from harness import approve_and_send, seg_errors, snakemake, write_hub
 from jipflow.images.volume import Volume
 
-SITES = {
-    "philips": ("002", "008", "024", "038", "047"),
-    "siemens": ("017", "023", "025", "034", "035"),
-    "ge": ("003", "012", "019", "032", "042"),
-}
 REFERENCE = {"sarcoma-ct": "CT", "sarcoma-mr": "MR_T1", "sarcoma-pet": "PET"}
 
 
-@pytest.fixture(scope="module", params=list(REFERENCE))
-def round_of_three(request, shared_data, tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=[
+        "sarcoma-ct",
+        pytest.param("sarcoma-mr", marks=pytest.mark.long),
+        pytest.param("sarcoma-pet", marks=pytest.mark.long),
+    ],
+)
+def round_of_three(request, sarcoma):
     """Run one protocol at the three sites and merge at the hub."""
-    protocol = request.param
-    folder = tmp_path_factory.getbasetemp() / "sarcoma"
-    sites = {
-        name: make_site(
-            folder, name, protocol, [shared_data / "sarcoma" / f"STS_{n}" for n in patients]
-        )
-        for name, patients in SITES.items()
-    }
-    # Sites know nothing of each other, and one alone leaves a core idle.
-    with ThreadPoolExecutor(len(sites)) as pool:
-        list(pool.map(Site.run, sites.values()))
+    protocol, folder = request.param, sarcoma.folder
+    sites = sarcoma.run(protocol, *sarcoma.PATIENTS)
     roster = [approve_and_send(site, folder / f"inbox-{protocol}") for site in sites.values()]
     hub = write_hub(folder, protocol, roster)
     snakemake("hub", "--configfile", str(hub))
@@ -104,12 +96,12 @@ def test_the_hub_gives_what_pooling_the_patients_gives(round_of_three):
     assert max(cell["n"] for cell in cells) == 15
 
 
-def test_nothing_of_a_patient_is_in_what_leaves(round_of_three):
+def test_nothing_of_a_patient_is_in_what_leaves(round_of_three, sarcoma):
     _, sites, hub = round_of_three
     for site in sites.values():
         cases = pd.read_csv(site.out / "cohort" / "cases.tsv", sep="\t", dtype=str)
         secret = {*cases["case_id"], *cases["patient"], *cases["series_uid"]}
-        secret |= {f"STS_{n}" for n in SITES[site.name]} | {str(site.folder)}
+        secret |= {f"STS_{n}" for n in sarcoma.PATIENTS[site.name]} | {str(site.folder)}
         leaving = [*(site.out / "release").rglob("*"), *hub.glob("*")]
         for path in leaving:
             if path.is_file():

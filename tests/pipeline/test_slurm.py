@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import os
-
 import pandas as pd
 import pytest
 
 import slurm_cluster
 from harness import Site
+from needs import unavailable
+
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
 def on_slurm(tiny_run, tmp_path_factory):
     reason = slurm_cluster.missing()
     if reason:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must run SLURM: {reason}")
-        pytest.skip(reason)
+        unavailable(reason)
     site = Site(tiny_run.folder, tiny_run.name, tiny_run.protocol, tmp_path_factory.mktemp("slurm"))
     with slurm_cluster.slurm_cluster(tmp_path_factory.mktemp("cluster")):
         # The profile asks a busy cluster seldom; this one has nothing else to do.

@@ -23,8 +23,8 @@ STAGES = {"cohort", "prepare", "segment", "encode", "measure", "document", "over
 
 
 @pytest.fixture(scope="module")
-def truth(tiny_phantom):
-    return json.loads((tiny_phantom / "truth" / "truth.json").read_text())
+def truth(phantom_site):
+    return json.loads((phantom_site / "truth" / "truth.json").read_text())
 
 
 def cases_by_series(site):
@@ -32,9 +32,9 @@ def cases_by_series(site):
     return {row.series_uid: (row.case_id, row.role) for row in table.itertuples()}
 
 
-def test_every_file_is_counted(tiny_run, tiny_phantom):
+def test_every_file_is_counted(tiny_run, phantom_site):
     summary = json.loads((tiny_run.results / "catalog" / "summary.json").read_text())
-    files = sum(len(names) for _, _, names in os.walk(tiny_phantom / "dicom"))
+    files = sum(len(names) for _, _, names in os.walk(phantom_site / "dicom"))
     assert summary["files"] == files
     assert summary["not_dicom"] == 1
     assert summary["unreadable"] == 1
@@ -85,13 +85,13 @@ def mask_on(seg, number, reference):
     return volume.match_geometry(geometry, tol=1e-2).array[..., 0] > 0
 
 
-def test_segmentations_are_the_truth(tiny_run, tiny_phantom, truth):
+def test_segmentations_are_the_truth(tiny_run, phantom_site, truth):
     scores = {name: [] for name in truth["labels"] if name != "background"}
     imported = 0
     for path in sorted((tiny_run.out / "seg").rglob("*.dcm")):
         seg = highdicom.seg.segread(path)
         modality = {"organs": "CT", "gtv": "PT"}[path.stem]
-        file = tiny_phantom / "truth" / f"{seg.PatientID}_{modality}.nii.gz"
+        file = phantom_site / "truth" / f"{seg.PatientID}_{modality}.nii.gz"
         reference = Volume.from_image(sitk.ReadImage(str(file)))
         for item in seg.SegmentSequence:
             found = mask_on(seg, item.SegmentNumber, reference)
@@ -150,13 +150,13 @@ def test_intermediates_are_gone_and_nothing_partial_is_left(tiny_run):
     assert not list(tiny_run.results.rglob(".partial-*"))
 
 
-def test_logs_hold_no_patient_name_but_in_the_path_of_a_file(tiny_run, tiny_phantom, truth):
+def test_logs_hold_no_patient_name_but_in_the_path_of_a_file(tiny_run, phantom_site, truth):
     names = {patient["patient_id"] for patient in truth["patients"]} | {"Phantom^"}
     logs = [*(tiny_run.out / "logs").rglob("*.log"), tiny_run.results / "catalog" / "catalog.log"]
     assert len(logs) > 10
     for path in logs:
         # This archive's folders are named after patients, and a message names its file.
-        text = re.sub(rf"{re.escape(str(tiny_phantom / 'dicom'))}\S*", "", path.read_text())
+        text = re.sub(rf"{re.escape(str(phantom_site / 'dicom'))}\S*", "", path.read_text())
         assert not [name for name in names if name in text], path
 
 
@@ -177,10 +177,10 @@ def test_another_protocol_uses_the_same_catalog(tiny_run):
     assert "catalog" not in rules
 
 
-def test_a_change_of_radiomics_reruns_just_what_depends_on_it(tiny_run, tiny_folder):
+def test_a_change_of_radiomics_reruns_just_what_depends_on_it(tiny_run, demo_folder):
     protocol = yaml.safe_load((PROTOCOLS / "demo.yaml").read_text())
     protocol["radiomics"] = protocol["radiomics"][:1]
-    path = tiny_folder / "demo.yaml"
+    path = demo_folder / "demo.yaml"
     path.write_text(yaml.safe_dump(protocol))
     arguments = [a.replace("protocol=demo", f"protocol={path}") for a in tiny_run.arguments]
     rules = planned_rules(arguments)

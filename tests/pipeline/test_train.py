@@ -17,6 +17,8 @@ from jipflow.images.volume import read_volume
 from jipflow.phantom.cohort import write_site
 from jipflow.training.folders import raw
 
+pytestmark = pytest.mark.long
+
 PARTS = ("Snakefile", "rules", "config", "profiles", "workflow", "envs")
 
 

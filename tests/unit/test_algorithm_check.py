@@ -39,6 +39,7 @@ def test_the_orientations_show_the_same_patient(modality):
     assert isinstance(part(image, 1), Volume)
 
 
+@pytest.mark.long
 def test_the_template_passes(tmp_path, capsys):
     image = program_image(tmp_path / "template.tar", TEMPLATE)
     assert check(image, "--label", "body=1", "--label", "bone=2") == 0
@@ -47,6 +48,7 @@ def test_the_template_passes(tmp_path, capsys):
     assert all(line.startswith("PASS") for line in found.values())
 
 
+@pytest.mark.long
 def test_what_is_wrong_is_named_with_its_mend(tmp_path, capsys):
     careless = TEMPLATE.replace(
         "    return found\n",
@@ -68,6 +70,7 @@ def test_what_is_wrong_is_named_with_its_mend(tmp_path, capsys):
     assert "3 checks failed; docs/algorithms.md helps" in printed.err
 
 
+@pytest.mark.long
 def test_an_image_that_does_not_run_shows_its_log(tmp_path, capsys):
     image = program_image(tmp_path / "wrong.tar", 'open("/data/model.bin")')
     assert check(image, "--label", "body=1") == 1

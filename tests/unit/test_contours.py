@@ -301,15 +301,15 @@ def test_contours_lie_on_a_grid_or_not():
     assert not on_slices([], GRID)
 
 
-def test_large_contours_take_milliseconds():
-    """A slice of 512 × 512 with 2,000 points a contour; two hundred of them in a second."""
+def test_two_hundred_large_contours_take_seconds_and_no_minutes():
+    """Slices of 512 × 512 with 2,000 points a contour, in seconds of this process."""
     grid = Grid((200, 512, 512), np.diag([1.0, 1, 1, 1])[[2, 1, 0, 3]])
     angles = np.linspace(0, 2 * np.pi, 2000, endpoint=False)
     disc = np.column_stack([256 + 200 * np.sin(angles), 256 + 200 * np.cos(angles)])
     contours = [np.column_stack([disc[:, ::-1], np.full(2000, k)]) for k in range(200)]
-    start = time.perf_counter()
+    start = time.process_time()
     mask = draw(*contours, grid=grid)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert mask.sum() == pytest.approx(200 * np.pi * 200**2, rel=1e-3)
 
 

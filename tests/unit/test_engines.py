@@ -61,7 +61,13 @@ def test_every_engine_has_a_bench():
     assert {name.split("-")[0] for name in BENCHES} == set(engines) == {*ENGINES, "annotated"}
 
 
-@pytest.fixture(scope="module", params=sorted(BENCHES))
+BY_NAME = [
+    pytest.param(name, marks=pytest.mark.long) if name == "container" else name
+    for name in sorted(BENCHES)
+]
+
+
+@pytest.fixture(scope="module", params=BY_NAME)
 def done(request, tmp_path_factory):
     """A bench whose broken case is broken and comes first, its outcomes, masks and hashes."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -25,10 +25,8 @@ STRAYS = ("not_dicom", "unreadable")
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("phantom") / "north"
-    cohort.write_site(folder, "north", 3, seed=11)
-    return folder
+def site(phantom_site):
+    return phantom_site
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +98,7 @@ def test_ct_does_not_depend_on_pet(tmp_path):
 
 def test_patients_look_alike_and_cover_the_vendors(truth):
     assert [p["patient_id"] for p in truth["patients"]] == [
-        f"NORTH-{n:04d}" for n in range(1, 3 + len(cohort.SERIES_DEFECTS) + 1)
+        f"NORTH-{n:04d}" for n in range(1, 5 + len(cohort.SERIES_DEFECTS) + 1)
     ]
     assert {p["vendor"] for p in sound(truth)} == set(VENDORS)
 

@@ -358,6 +358,7 @@ def _fit(work, training):
     fit(work=work, fold="0", training=training, device="cpu", threads=1)
 
 
+@pytest.mark.long
 def test_a_training_that_is_killed_resumes_to_the_same_weights(
     trained, planned, settings, tmp_path
 ):
