@@ -77,15 +77,7 @@ class Command:
             SystemExit: the arguments are wrong, or help was asked for.
         """
         parser = self.parser()
-        # Before argparse, which would first of all miss the option that was meant.
-        options = [_flag(p.name) for p in self._parameters() if p.kind is p.KEYWORD_ONLY]
-        for word in words:
-            flag = word.partition("=")[0]
-            if flag.startswith("--") and flag not in {"--", "--help", *options}:
-                near = get_close_matches(flag, options, n=1)
-                parser.error(
-                    f"there is no option {flag}" + (f"; did you mean {near[0]}?" if near else "")
-                )
+        self._check_options(parser, words)
         typed = vars(parser.parse_args(words))
         positional: list[Any] = []
         for parameter in self._parameters():
@@ -97,6 +89,16 @@ class Command:
             self.handler(*positional, **typed)
         except UsageError as error:
             parser.error(str(error))
+
+    def _check_options(self, parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+        """Refuse an option that is not there; argparse would first miss the one that was meant."""
+        options = [_flag(p.name) for p in self._parameters() if p.kind is p.KEYWORD_ONLY]
+        for word in words:
+            flag = word.partition("=")[0]
+            if flag.startswith("--") and flag not in {"--", "--help", *options}:
+                near = get_close_matches(flag, options, n=1)
+                proposal = f"; did you mean {near[0]}?" if near else ""
+                parser.error(f"there is no option {flag}{proposal}")
 
     def _help(self) -> str:
         return inspect.getdoc(self.handler) or ""
