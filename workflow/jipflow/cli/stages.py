@@ -371,7 +371,7 @@ def accept(*, verdict: Annotated[Path, "verdict.json"]) -> None:
 @AUDIENCE.command("report")
 def report(*, settings: SettingsFile, results: Results, out: Annotated[Path, "the page"]) -> None:
     """Write the site's report."""
-    from jipflow.report.site import write_report
+    from jipflow.report.site.page import write_report
     from jipflow.settings.config import read_settings
 
     write_report(results=results, settings=read_settings(settings), path=out)

@@ -1,0 +1,88 @@
+"""What made the results: settings, models and software."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+
+from jipflow.files import canonical_digest
+from jipflow.models.registry import registered_model
+from jipflow.report.site.run import Run
+from jipflow.settings.config import Settings
+
+PACKAGES = (
+    "PyWavelets",
+    "connected-components-3d",
+    "duckdb",
+    "highdicom",
+    "nnunetv2",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "pydicom",
+    "pyradiomics",
+    "scipy",
+    "SimpleITK",
+    "snakemake",
+    "torch",
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What the section shows.
+
+    Attributes:
+        protocol_sha256: hash of the protocol and of what it names.
+        site_sha256: hash of the site's settings.
+        models: name, file and SHA-256 of each file of each model that the protocol uses.
+        python: version of Python.
+        packages: name and version of those of `PACKAGES` that are installed.
+        segmentations: of the protocol.
+    """
+
+    protocol_sha256: str
+    site_sha256: str
+    models: list[tuple[str, str, str]]
+    python: str
+    packages: list[tuple[str, str]]
+    segmentations: list[dict[str, Any]]
+
+
+def section(run: Run) -> Provenance:
+    """Gather the versions and hashes."""
+    return Provenance(
+        protocol_sha256=run.settings.protocol_sha256,
+        site_sha256=canonical_digest(run.settings.site),
+        models=model_files(run.settings),
+        python=platform.python_version(),
+        packages=_packages(),
+        segmentations=run.segmentations,
+    )
+
+
+def model_files(settings: Settings) -> list[tuple[str, str, str]]:
+    """Return name, file and SHA-256 of each file of each model that the protocol uses.
+
+    Raises:
+        StageError: a model is not in the registry.
+    """
+    names = sorted({s["model"] for s in settings.protocol["segmentations"] if "model" in s})
+    return [
+        (name, file, sha256)
+        for name in names
+        for file, sha256 in registered_model(name).files.items()
+    ]
+
+
+def _packages() -> list[tuple[str, str]]:
+    versions = []
+    for package in PACKAGES:
+        try:
+            versions.append((package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
