@@ -25,6 +25,7 @@ from jipflow.files import read_json, write_json, write_parquet
 from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
+from jipflow.report.site import provenance
 from jipflow.report.site.cases import CaseRow, stage_counts
 from jipflow.report.site.cohort import cohort_flow
 from jipflow.report.site.features import feature_summaries
@@ -36,6 +37,7 @@ from jipflow.report.site.redaction import Redactor
 from jipflow.report.site.stability import stability_groups
 from jipflow.settings.config import read_models
 from jipflow.tables import AGREEMENT_VALUES
+from jipflow.version import commit, full_version
 
 VOID = {"meta", "link", "img", "br", "input", "path", "circle", "rect"}
 
@@ -182,6 +184,17 @@ def test_report_says_what_happened(results: Path, report: str) -> None:
     rows = [a for a in page.all("tbody") if a.get("class") == "case"]
     assert [a["data-status"] for a in rows] == ["failed"] * 2 + ["excluded"] + ["ok"] * 11
     assert len(page.all("figure")) == len(list(results.glob("overlays/*/*.png")))
+
+
+def test_pages_say_which_code_wrote_them(
+    report: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"Made by jipflow {full_version()}." in Page(report).text
+    assert ("Commit at the report" in report) == (commit() is not None)
+    monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab+dirty")
+    write_report(results=results, settings=fake.settings(), path=tmp_path / "x.html")
+    text = Page((tmp_path / "x.html").read_text(encoding="utf-8")).text
+    assert "Commit at the report 0123456789ab+dirty" in text
 
 
 def test_a_protocol_that_expects_nothing_flags_nothing(results: Path, tmp_path: Path) -> None:

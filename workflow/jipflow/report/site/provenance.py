@@ -11,6 +11,7 @@ from jipflow.files import canonical_digest
 from jipflow.models.registry import registered_model
 from jipflow.report.site.run import Run
 from jipflow.settings.config import Settings
+from jipflow.version import commit
 
 PACKAGES = (
     "PyWavelets",
@@ -36,6 +37,7 @@ class Provenance:
     """What the section shows.
 
     Attributes:
+        commit: of the code that wrote the page; None outside a clone.
         protocol_sha256: hash of the protocol and of what it names.
         site_sha256: hash of the site's settings.
         models: name, file and SHA-256 of each file of each model that the protocol uses.
@@ -44,6 +46,7 @@ class Provenance:
         segmentations: of the protocol.
     """
 
+    commit: str | None
     protocol_sha256: str
     site_sha256: str
     models: list[tuple[str, str, str]]
@@ -55,6 +58,7 @@ class Provenance:
 def section(run: Run) -> Provenance:
     """Gather the versions and hashes."""
     return Provenance(
+        commit=commit(),
         protocol_sha256=run.settings.protocol_sha256,
         site_sha256=canonical_digest(run.settings.site),
         models=model_files(run.settings),
