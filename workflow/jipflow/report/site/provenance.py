@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
 
 from jipflow.files import canonical_digest
 from jipflow.models.registry import registered_model
@@ -43,7 +42,7 @@ class Provenance:
         models: name, file and SHA-256 of each file of each model that the protocol uses.
         python: version of Python.
         packages: name and version of those of `PACKAGES` that are installed.
-        segmentations: of the protocol.
+        segmentations: id, engine, model (empty where it has none), role and segments of each.
     """
 
     commit: str | None
@@ -52,7 +51,7 @@ class Provenance:
     models: list[tuple[str, str, str]]
     python: str
     packages: list[tuple[str, str]]
-    segmentations: list[dict[str, Any]]
+    segmentations: list[tuple[str, str, str, str, list[str]]]
 
 
 def section(run: Run) -> Provenance:
@@ -64,7 +63,7 @@ def section(run: Run) -> Provenance:
         models=model_files(run.settings),
         python=platform.python_version(),
         packages=_packages(),
-        segmentations=run.segmentations,
+        segmentations=_segmentations(run),
     )
 
 
@@ -79,6 +78,19 @@ def model_files(settings: Settings) -> list[tuple[str, str, str]]:
         (name, file, sha256)
         for name in names
         for file, sha256 in registered_model(name).files.items()
+    ]
+
+
+def _segmentations(run: Run) -> list[tuple[str, str, str, str, list[str]]]:
+    return [
+        (
+            spec["id"],
+            spec["engine"],
+            spec.get("model", ""),
+            spec["role"],
+            [segment["name"] for segment in spec["segments"]],
+        )
+        for spec in run.segmentations
     ]
 
 
