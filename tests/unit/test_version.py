@@ -10,7 +10,6 @@ import pytest
 
 import jipflow
 from jipflow import version
-from jipflow.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -107,10 +106,3 @@ def test_the_version_begins_with_the_packages() -> None:
     words = version.full_version().split()
     assert words[0] == jipflow.__version__
     assert len(words) <= 2
-
-
-def test_the_command_line_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["--version"])
-    assert end.value.code == 0
-    assert capsys.readouterr().out == f"jipflow {version.full_version()}\n"
