@@ -26,7 +26,9 @@ from jipflow.cases import Outcome, Series, write_outcomes
 from jipflow.images.masks import Segment, Segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
-from jipflow.settings.config import ROOT, Settings, radiomics_settings, write_settings
+from jipflow.settings.resources import ROOT
+from jipflow.settings.run import Settings, write_settings
+from jipflow.settings.XXX import radiomics_settings
 from jipflow.tables import FEATURE_COLUMNS
 from report import SHARED_DATA, Cell, Cost, measure, write_result
 

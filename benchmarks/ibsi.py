@@ -29,7 +29,8 @@ from jipflow.images.volume import Volume
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.ibsi import columns_by_tag
-from jipflow.settings.config import radiomics_settings, validate
+from jipflow.settings.documents import validate
+from jipflow.settings.XXX import radiomics_settings
 from report import SHARED_DATA, Cell, write_result
 
 PACKAGES = ["pyradiomics", "numpy", "scipy", "simpleitk", "connected-components-3d"]

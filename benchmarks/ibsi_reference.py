@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.ibsi import columns_by_tag, tagged_features
-from jipflow.settings.config import radiomics_settings
+from jipflow.settings.XXX import radiomics_settings
 
 CONFIGURATIONS = ("a", "b", "c", "d", "e")
 DIGITS = 3

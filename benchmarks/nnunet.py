@@ -30,7 +30,8 @@ from jipflow.models.registry import register, registered_model
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.settings.config import ROOT, Settings, write_settings
+from jipflow.settings.resources import ROOT
+from jipflow.settings.run import Settings, write_settings
 from report import Cell, Cost, measure, write_result
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -48,8 +49,8 @@ FOLDER_CALLS = {
 STAGE = """
 import sys
 from pathlib import Path
-from jipflow.settings import config
-config.MODELS = Path(sys.argv.pop(1))
+from jipflow.settings import resources
+resources.MODELS = Path(sys.argv.pop(1))
 from jipflow.cli import main
 sys.exit(main())
 """

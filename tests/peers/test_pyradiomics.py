@@ -17,7 +17,7 @@ from jipflow.cases import Reason
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract
-from jipflow.settings.config import validate
+from jipflow.settings.documents import validate
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from regions import PYRADIOMICS as CLASSES

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pydicom
 import pytest
+from jipflow.settings.XXX import radiomics_settings
 
 from jipflow.cases import Case, Series, Status, passed
 from jipflow.files import canonical_digest, write_parquet
@@ -26,14 +27,9 @@ from jipflow.phantom.grid import Grid
 from jipflow.radiomics import measure
 from jipflow.radiomics.extract import Part, extract
 from jipflow.segment import stage as segment
-from jipflow.settings.config import (
-    ROOT,
-    Settings,
-    load_settings,
-    radiomics_settings,
-    read_yaml,
-    validate,
-)
+from jipflow.settings.documents import validate
+from jipflow.settings.resources import ROOT, read_yaml
+from jipflow.settings.run import Settings, load_settings
 from jipflow.tables import FEATURE_COLUMNS
 
 TOOLS = Path(sys.executable).parent

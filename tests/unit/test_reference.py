@@ -11,7 +11,8 @@ import yaml
 
 from jipflow.cases import Flag, Reason
 from jipflow.cli.reference import DOCS, pages, write
-from jipflow.settings.config import PROTOCOLS, ROOT, SCHEMAS, validate
+from jipflow.settings.documents import validate
+from jipflow.settings.resources import PROTOCOLS, ROOT, SCHEMAS
 
 GIVEN = {
     "site": {

@@ -25,6 +25,8 @@ from jipflow.files import read_json, write_json, write_parquet
 from jipflow.report import pages, site
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.schema import load
 
 VOID = {"meta", "link", "img", "br", "input", "path", "circle", "rect"}
 
@@ -174,10 +176,12 @@ def test_report_says_what_happened(results: Path, report: str) -> None:
 
 
 def test_a_protocol_that_expects_nothing_flags_nothing(results: Path, tmp_path: Path) -> None:
-    plain = fake.settings()
-    for spec in plain.protocol["segmentations"]:
+    made = fake.settings()
+    content = made.protocol.plain()
+    for spec in content["segmentations"]:
         for segment in spec["segments"]:
             segment.pop("expect", None)
+    plain = made.model_copy(update={"protocol": load(Protocol, content, "test")})
     site.write_report(results=results, settings=plain, path=tmp_path / "plain.html")
     text = Page((tmp_path / "plain.html").read_text(encoding="utf-8")).text
     assert "The protocol says of no segment what it expects of it" in text

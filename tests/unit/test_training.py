@@ -26,7 +26,7 @@ from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
 from jipflow.report.training import write_training_report
-from jipflow.settings.config import Settings, load_settings
+from jipflow.settings.run import Settings, load_settings
 from jipflow.training import data
 from jipflow.training.evaluate import compare, evaluate, summarise
 from jipflow.training.export import export

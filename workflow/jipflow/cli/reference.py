@@ -15,7 +15,7 @@ from jipflow.cases import Flag, Reason
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path
 from jipflow.models.tasks import read_tasks
-from jipflow.settings.config import RESOURCES, ROOT, SCHEMAS, read_yaml
+from jipflow.settings.resources import RESOURCES, ROOT, SCHEMAS, read_yaml
 
 DOCS = ROOT / "docs"
 

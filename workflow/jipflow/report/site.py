@@ -22,7 +22,8 @@ from jipflow.palette import segment_colour
 from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary
 from jipflow.report.pages import write_page
-from jipflow.settings.config import MODELS, Settings, annotated, read_yaml
+from jipflow.settings.protocol import annotated
+from jipflow.settings.run import Settings
 from jipflow.tables import AGREEMENT_VALUES, FEATURE_COLUMNS
 
 if TYPE_CHECKING:
@@ -853,25 +854,18 @@ def _provenance(settings: Settings) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "packages": versions,
-        "site_sha256": canonical_digest(settings.site),
+        "site_sha256": canonical_digest(settings.site.plain()),
         "models": _models(settings),
     }
 
 
 def _models(settings: Settings) -> list[tuple[str, str, str]]:
     """Return name, file and SHA-256 of the files of each model that the protocol uses."""
-    names = sorted({s["model"] for s in settings.protocol["segmentations"] if "model" in s})
-    known = read_yaml(MODELS)["models"] if names and MODELS.is_file() else {}
-    rows = []
-    for name in names:
-        files = known.get(name, {}).get("files", {})
-        pairs = (
-            files.items()
-            if isinstance(files, dict)
-            else ((entry["path"], entry["sha256"]) for entry in files)
-        )
-        rows += [(name, str(file), str(sha256)) for file, sha256 in pairs]
-    return rows
+    return [
+        (name, file, sha256)
+        for name, model in settings.named.models.items()
+        for file, sha256 in model.entry.files.items()
+    ]
 
 
 def _benchmarks(results: Path) -> list[dict[str, Any]]:
