@@ -210,7 +210,8 @@ class ModelSegmentation(SegmentationSettings):
     """A segmentation by a model of the registry."""
 
     model: Text
-    """Name of a model in config/models.yaml."""
+    """Name of a model in config/models.yaml, or in a models.yaml of the site's or beside the
+    protocol."""
     if TYPE_CHECKING:
         segments: Sequence[LabelledSegment]
 

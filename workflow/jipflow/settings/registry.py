@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
 from jipflow.settings.part import Id, Maybe, Part, Role, Text
@@ -103,6 +104,22 @@ class RegisteredModel(Part):
         described = RegisteredModel.model_fields.keys() - {"files"}
         own = {key: value for key, value in self.plain().items() if key not in described}
         return own | {"labels": {label.name: label.value for label in self.labels}}
+
+
+def _labels_required(schema: dict[str, Any]) -> None:
+    schema["required"].append("labels")
+
+
+class LabelledModel(RegisteredModel):
+    """A model whose labels the registry names."""
+
+    model_config = ConfigDict(json_schema_extra=_labels_required)
+
+    @model_validator(mode="after")
+    def _has_labels(self) -> Self:
+        if "labels" not in self.model_fields_set:
+            raise PydanticCustomError("labels", "key 'labels' is missing; add it.")
+        return self
 
 
 if TYPE_CHECKING:

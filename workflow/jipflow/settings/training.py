@@ -46,7 +46,7 @@ class Training(Part):
     """A model that `snakemake train` trains."""
 
     model: Id
-    """Name under which the model is registered in config/models.yaml."""
+    """Name under which the model is registered in the site's models.yaml."""
     segmentation: Id
     """Id of the segmentation whose segments are the labels."""
     inputs: list[Role] = Field(default=[])

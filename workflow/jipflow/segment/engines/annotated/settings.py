@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jipflow.settings.part import Id, Maybe
+from jipflow.settings.part import Id, Maybe, SegmentName
 from jipflow.settings.protocol import (
     Expression,
     Known,
@@ -21,6 +21,8 @@ from jipflow.settings.protocol import (
 class AnnotatedSegment(SegmentSettings):
     """A region that comes back."""
 
+    name: SegmentName
+    """Name of the segment in tables and releases, and in the proposal."""
     match: Maybe[Expression] = None
     """Regular expression that the whole ROI name or segment label meets that comes back; without
     it, the name."""

@@ -10,14 +10,14 @@ from pydantic import Field
 
 from jipflow.settings.part import Role, Text, Unique
 from jipflow.settings.protocol import Known, LabelledSegment, ModelSegmentation, Protocol
-from jipflow.settings.registry import FileName, Label, RegisteredModel
+from jipflow.settings.registry import FileName, LabelledModel
 
 
 class ContainerSegment(LabelledSegment):
     """A region that is taken over."""
 
     label: Text
-    """The label's name in config/models.yaml."""
+    """The label's name in the model's entry."""
 
 
 class ContainerSegmentation(ModelSegmentation):
@@ -25,7 +25,8 @@ class ContainerSegmentation(ModelSegmentation):
 
     engine: Literal["container"]
     model: Text
-    """Name of a model of engine container in config/models.yaml."""
+    """Name of a model of engine container in config/models.yaml, or in a models.yaml of the site's
+    or beside the protocol."""
     inputs: Annotated[list[Role], Unique] = Field(default=[])
     """Other roles that the algorithm gets, each on its own grid."""
     segments: Annotated[list[ContainerSegment], Field(min_length=1)]
@@ -41,12 +42,10 @@ class ContainerSegmentation(ModelSegmentation):
         yield from self.label_problems(known)
 
 
-class ContainerModel(RegisteredModel):
+class ContainerModel(LabelledModel):
     """An algorithm in a container."""
 
     engine: Literal["container"]
-    labels: list[Label]
-    """What it finds."""
     image: FileName
     """Which of the files is the image of the container."""
 

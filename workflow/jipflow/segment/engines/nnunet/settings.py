@@ -11,7 +11,7 @@ from pydantic import Field
 from jipflow.files import read_json
 from jipflow.settings.part import AsGiven, Maybe, Role, Text, Unique
 from jipflow.settings.protocol import Known, LabelledSegment, ModelSegmentation, Protocol
-from jipflow.settings.registry import FileName, Label, RegisteredModel
+from jipflow.settings.registry import FileName, LabelledModel
 
 
 class NnUNetSegment(LabelledSegment):
@@ -30,7 +30,7 @@ class NnUNetSegmentation(ModelSegmentation):
     any, the model takes the role alone."""
     folds: Annotated[list[Literal[0, 1, 2, 3, 4, "all"]], Unique] = Field(default=[])
     """Folds whose mean is taken, 0 to 4 or all (the fold trained on all cases); without any, all
-    that config/models.yaml pins."""
+    that are pinned."""
     mirroring: bool = False
     """Test-time augmentation by mirroring; several times slower."""
     tile_step_size: Annotated[float, Field(gt=0, le=1), AsGiven] = 0.5
@@ -74,12 +74,10 @@ class NnUNetSegmentation(ModelSegmentation):
                     )
 
 
-class NnUNetModel(RegisteredModel):
+class NnUNetModel(LabelledModel):
     """A model of nnU-Net v2."""
 
     engine: Literal["nnunet"]
-    labels: list[Label]
-    """What it finds."""
     checkpoint: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")] = (
         "checkpoint_final.pth"
     )
