@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from harness import make_site, snakemake
-from jipflow.settings.config import PROTOCOLS
+from jipflow.settings.resources import PROTOCOLS
 
 
 def run_with(tmp_path, change_site=None, change_protocol=None):

@@ -35,7 +35,10 @@ from jipflow.report.site.provenance import model_files
 from jipflow.report.site.readers import reader_groups
 from jipflow.report.site.redaction import Redactor
 from jipflow.report.site.stability import stability_groups
-from jipflow.settings.config import read_models
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.resources import MODELS, read_yaml
+from jipflow.settings.run import load_settings
+from jipflow.settings.schema import load
 from jipflow.tables import AGREEMENT_VALUES
 from jipflow.version import commit, full_version
 
@@ -198,10 +201,12 @@ def test_pages_say_which_code_wrote_them(
 
 
 def test_a_protocol_that_expects_nothing_flags_nothing(results: Path, tmp_path: Path) -> None:
-    plain = fake.settings()
-    for spec in plain.protocol["segmentations"]:
+    made = fake.settings()
+    content = made.protocol.plain()
+    for spec in content["segmentations"]:
         for segment in spec["segments"]:
             segment.pop("expect", None)
+    plain = made.model_copy(update={"protocol": load(Protocol, content, "test")})
     write_report(results=results, settings=plain, path=tmp_path / "plain.html")
     text = Page((tmp_path / "plain.html").read_text(encoding="utf-8")).text
     assert "The protocol says of no segment what it expects of it" in text
@@ -593,16 +598,13 @@ def test_stability_is_sorted_into_bands(tmp_path: Path) -> None:
     assert "4 outlines of 9 cases" in page.text
 
 
-def test_the_files_of_models_are_those_of_the_registry() -> None:
-    settings = fake.settings()
-    assert model_files(settings) == []
-    for spec in settings.protocol["segmentations"]:
-        spec["model"] = "phantom-ct"
-    pinned = read_models()["phantom-ct"]["files"]
+def test_the_files_of_models_are_those_of_the_registry(tmp_path: Path) -> None:
+    assert model_files(fake.settings()) == []
+    site = {"site": {"id": "north", "name": "North"}, "protocol": "demo"}
+    sources = [{"name": "archive", "kind": "folder", "path": str(tmp_path)}]
+    pinned = read_yaml(MODELS)["models"]["phantom-ct"]["files"]
+    settings = load_settings({**site, "sources": sources})
     assert model_files(settings) == [("phantom-ct", *pair) for pair in pinned.items()]
-    settings.protocol["segmentations"][0]["model"] = "phantom-xy"
-    with pytest.raises(StageError, match="there is no model 'phantom-xy'"):
-        model_files(settings)
 
 
 def test_readings_are_summed_up() -> None:

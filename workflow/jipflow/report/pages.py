@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jipflow.files import atomic_path
 from jipflow.plots import MISSING, THIN_SPACE, number
-from jipflow.settings.config import RESOURCES
+from jipflow.settings.resources import RESOURCES
 from jipflow.version import full_version
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
 
 from jipflow.cases import Outcome, StageError, Status
 from jipflow.files import write_json
-from jipflow.settings.config import Settings, training_roles
+from jipflow.settings.run import Settings
 from jipflow.training.data import label_values
 from jipflow.training.folders import (
     PLANS,
@@ -124,7 +124,7 @@ def plan(
         for case in made
     }
     described = {
-        "channel_names": _channels(table, training_roles(settings.protocol)),
+        "channel_names": _channels(table, settings.protocol.training_roles()),
         "labels": {
             "background": 0,
             **label_values(settings.segmentation(training["segmentation"])),

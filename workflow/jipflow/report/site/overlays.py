@@ -59,9 +59,9 @@ class Overlays:
 
 def section(run: Run) -> Overlays:
     """Embed the overlays, each made small enough for all to fit the page's budget."""
-    files = _files(run.results / "overlays", [spec["id"] for spec in run.segmentations])
+    files = _files(run.results / "overlays", [spec.id for spec in run.segmentations])
     limit = PICTURE_BUDGET // max(1, min(len(files), MAX_PICTURES))
-    roles = {spec["id"]: spec["role"] for spec in run.segmentations}
+    roles = {spec.id: spec.role for spec in run.segmentations}
     volumes, flagged = _volumes(run.features), _flagged(run.quality)
     cards = []
     for file in files[:MAX_PICTURES]:

@@ -22,7 +22,7 @@ from jipflow.report.site import (
     verdict,
 )
 from jipflow.report.site.run import Run, meaning, read_run
-from jipflow.settings.config import Settings
+from jipflow.settings.run import Settings
 
 SECTIONS: Mapping[str, Callable[[Run], object]] = {
     "verdict": verdict.section,
@@ -58,8 +58,8 @@ def write_report(*, results: Path, settings: Settings, path: Path) -> None:
     write_page(
         path,
         "site.html.j2",
-        protocol=settings.protocol["protocol"],
-        site=settings.site["site"],
+        protocol=settings.protocol.protocol,
+        site=settings.site.site,
         version=settings.version,
         annotated=run.annotated,
         redact=run.redact,

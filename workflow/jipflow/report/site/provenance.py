@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from jipflow.files import canonical_digest
-from jipflow.models.registry import registered_model
 from jipflow.report.site.run import Run
-from jipflow.settings.config import Settings
+from jipflow.settings.protocol import ModelSegmentation
+from jipflow.settings.run import Settings
 from jipflow.version import commit
 
 PACKAGES = (
@@ -59,7 +59,7 @@ def section(run: Run) -> Provenance:
     return Provenance(
         commit=commit(),
         protocol_sha256=run.settings.protocol_sha256,
-        site_sha256=canonical_digest(run.settings.site),
+        site_sha256=canonical_digest(run.settings.site.plain()),
         models=model_files(run.settings),
         python=platform.python_version(),
         packages=_packages(),
@@ -68,27 +68,22 @@ def section(run: Run) -> Provenance:
 
 
 def model_files(settings: Settings) -> list[tuple[str, str, str]]:
-    """Return name, file and SHA-256 of each file of each model that the protocol uses.
-
-    Raises:
-        StageError: a model is not in the registry.
-    """
-    names = sorted({s["model"] for s in settings.protocol["segmentations"] if "model" in s})
+    """Return name, file and SHA-256 of each file of each model that the protocol uses."""
     return [
         (name, file, sha256)
-        for name in names
-        for file, sha256 in registered_model(name).files.items()
+        for name, model in settings.named.models.items()
+        for file, sha256 in model.entry.files.items()
     ]
 
 
 def _segmentations(run: Run) -> list[tuple[str, str, str, str, list[str]]]:
     return [
         (
-            spec["id"],
-            spec["engine"],
-            spec.get("model", ""),
-            spec["role"],
-            [segment["name"] for segment in spec["segments"]],
+            spec.id,
+            spec.engine,
+            spec.model if isinstance(spec, ModelSegmentation) else "",
+            spec.role,
+            [segment.name for segment in spec.segments],
         )
         for spec in run.segmentations
     ]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jipflow.cases import Flag
 from jipflow.report import pages
 from jipflow.report.site.run import Run
+from jipflow.settings.protocol import Expectation
 
 MAX_FLAG_ROWS = 300
 
@@ -57,12 +58,12 @@ class Quality:
 def section(run: Run) -> Quality:
     """Count the flags of segments, and say of each what was found and what was expected."""
     expectations = {
-        (spec["id"], segment["name"]): segment["expect"]
+        (spec.id, segment.name): segment.expect
         for spec in run.segmentations
-        for segment in spec["segments"]
-        if segment.get("expect")
+        for segment in spec.segments
+        if segment.expect
     }
-    units = {spec["id"]: run.intensity_unit(spec["role"]) or "" for spec in run.segmentations}
+    units = {spec.id: run.intensity_unit(spec.role) or "" for spec in run.segmentations}
     entries = [] if run.quality is None else run.quality.to_dict("records")
     judged = [e for e in entries if (e["segmentation"], e["segment"]) in expectations]
     rows = []
@@ -90,21 +91,22 @@ def _tally(rows: Iterable[FlagRow]) -> list[FlagCount]:
 
 
 def _flag_words(
-    code: str, entry: Mapping[Any, Any], expect: Mapping[str, Any], unit: str
+    code: str, entry: Mapping[Any, Any], expect: Expectation, unit: str
 ) -> tuple[str, str]:
     """Return what was found of a flagged segment, and what was expected, for reading."""
     if code == Flag.IMPLAUSIBLE_VOLUME:
-        return _against(entry["volume_ml"], expect["volume_ml"], "ml")
+        return _against(entry["volume_ml"], expect.volume_ml, "ml")
     if code == Flag.IMPLAUSIBLE_INTENSITY:
-        return _against(entry["mean"], expect["intensity"], unit)
+        return _against(entry["mean"], expect.intensity, unit)
     if code == Flag.MANY_COMPONENTS:
-        most = pages.count(expect["components"])
+        most = pages.count(expect.components)
         return f"{pages.count(entry['components'])} pieces", f"at most {most}"
     if code == Flag.TOUCHES_BORDER:
         return "at the border", "away from it"
-    return f"{entry['disagreement']:.2f}", f"at most {expect['disagreement']:g}"
+    return f"{entry['disagreement']:.2f}", f"at most {expect.disagreement:g}"
 
 
-def _against(value: float, limits: Iterable[float], unit: str) -> tuple[str, str]:
+def _against(value: float, limits: Sequence[float] | None, unit: str) -> tuple[str, str]:
+    assert limits, "a flag is of what the protocol expects"
     low, high = (f"{limit:g}".replace("-", "−") for limit in limits)
     return f"{pages.number(value)} {unit}".strip(), f"{low} to {high} {unit}".strip()

@@ -30,7 +30,7 @@ def section(run: Run) -> Release:
     """Read the latest candidate."""
     return Release(
         candidate=_candidate(run.results),
-        analyses=[analysis["id"] for analysis in run.settings.protocol["analyses"]],
+        analyses=[analysis.id for analysis in run.settings.protocol.analyses],
         acceptable=run.verdict["acceptable"],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,8 @@ from jipflow.cases import Outcome, Reason, read_outcomes
 from jipflow.files import read_json
 from jipflow.palette import segment_colour
 from jipflow.report.site.redaction import Redactor
-from jipflow.settings.config import Settings, annotated
+from jipflow.settings.protocol import SegmentationSettings, annotated
+from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,14 +68,14 @@ class Run:
         return read_table(self.results / "features" / "quality.parquet")
 
     @property
-    def segmentations(self) -> list[dict[str, Any]]:
+    def segmentations(self) -> Sequence[SegmentationSettings]:
         """The protocol's segmentations."""
-        return list(self.settings.protocol["segmentations"])
+        return self.settings.protocol.segmentations
 
     @property
     def annotated(self) -> list[str]:
         """Ids of the segmentations that persons make."""
-        return [spec["id"] for spec in annotated(self.segmentations)]
+        return [spec.id for spec in annotated(self.segmentations)]
 
     @property
     def stages(self) -> list[str]:
@@ -86,9 +87,9 @@ class Run:
     def colours(self) -> dict[tuple[str, str], str]:
         """The colour of each (segmentation, segment), by its position in the protocol."""
         return {
-            (spec["id"], segment["name"]): segment_colour(position)
+            (spec.id, segment.name): segment_colour(position)
             for spec in self.segmentations
-            for position, segment in enumerate(spec["segments"])
+            for position, segment in enumerate(spec.segments)
         }
 
     def intensity_unit(self, role: str) -> str | None:
