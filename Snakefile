@@ -41,7 +41,7 @@ else:
 
         include: "rules/annotate.smk"
 
-    if "training" in SITE_SETTINGS.protocol:
+    if SITE_SETTINGS.protocol.training:
 
         include: "rules/train.smk"
 

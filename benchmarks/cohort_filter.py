@@ -82,7 +82,7 @@ import json, sys
 from dataclasses import replace
 from pathlib import Path
 from jipflow.catalog.cohort import run
-from jipflow.settings.config import load_settings
+from jipflow.settings.run import load_settings
 out, size = Path(sys.argv[2]), int(sys.argv[4])
 settings = load_settings({
     "site": {"id": "bench", "name": "Bench"},

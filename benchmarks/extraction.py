@@ -26,7 +26,9 @@ from jipflow.cases import Outcome, Series, write_outcomes
 from jipflow.images.masks import Segment, Segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
-from jipflow.settings.config import ROOT, Settings, radiomics_settings, write_settings
+from jipflow.settings.reading import shipped_radiomics
+from jipflow.settings.resources import ROOT
+from jipflow.settings.run import settings_of, write_settings
 from jipflow.tables import FEATURE_COLUMNS
 from report import SHARED_DATA, Cell, Cost, measure, write_result
 
@@ -155,6 +157,12 @@ def sarcoma() -> list[tuple[Volume, NDArray[np.uint8]]]:
     return cases
 
 
+SITE = {
+    "site": {"id": "benchmark", "name": "Benchmark"},
+    "sources": [{"name": "archive", "kind": "folder", "path": "."}],
+}
+
+
 class Bench:
     """The files of one piece of work, for every extractor.
 
@@ -166,9 +174,17 @@ class Bench:
     def __init__(self, work: Work, folder: Path) -> None:
         self.work, self.folder = work, folder
         protocol = {
-            "radiomics": [{"segmentation": "lesions", "role": "CT", "settings": work.settings}]
+            "protocol": {"id": "benchmark", "version": "1.0.0", "title": "Benchmark"},
+            "cohort": {"where": "true", "case": {"roles": {"CT": {"where": "true"}}}},
+            "segmentations": [
+                {
+                    **{"id": "lesions", "engine": "threshold", "role": "CT"},
+                    "segments": [{"name": "lesion", "term": "lesion", "above": 0}],
+                }
+            ],
+            "radiomics": [{"segmentation": "lesions", "role": "CT", "settings": work.settings}],
         }
-        write_settings(folder / "settings.json", Settings({}, protocol, "0" * 64))
+        write_settings(folder / "settings.json", settings_of(SITE, protocol))
         rows, outcomes, self.labelled, self.single = [], [], [], []
         for number, (volume, labels) in enumerate(work.cases):
             case = f"c{number:02}"
@@ -199,7 +215,7 @@ class Bench:
                 self.single.append((str(folder / f"{case}.nii"), str(single)))
         pd.DataFrame(rows).to_parquet(folder / "cases.parquet")
         write_outcomes(folder / "segmented.parquet", outcomes)
-        parameters = radiomics_settings(work.settings, "benchmark")
+        parameters = shipped_radiomics(work.settings).plain()
         content = {key: parameters[key] for key in ("imageType", "featureClass", "setting")}
         (folder / "parameters.yaml").write_text(yaml.safe_dump(content))
         with open(folder / "batch.csv", "w", newline="") as stream:

@@ -29,7 +29,9 @@ from jipflow.images.volume import Volume
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.ibsi import columns_by_tag
-from jipflow.settings.config import radiomics_settings, validate
+from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.reading import shipped_radiomics
+from jipflow.settings.schema import load
 from report import SHARED_DATA, Cell, write_result
 
 PACKAGES = ["pyradiomics", "numpy", "scipy", "simpleitk", "connected-components-3d"]
@@ -228,7 +230,7 @@ def filters(data: Path) -> None:
             "imageType": images,
             "featureClass": {"firstorder": [c.split("_")[1] for c in tags.values()]},
         }
-        (found,) = extract(image, [Part(mask)], validate(content, "radiomics", name))
+        (found,) = extract(image, [Part(mask)], load(Radiomics, content, name))
         for row in reference:
             if row["filter_id"] == name[:3]:
                 value = found.values[f"{prefix}_{tags[row['feature_tag']]}"]
@@ -284,7 +286,7 @@ def patients(data: Path) -> None:
     missed: dict[str, Counter[str]] = defaultdict(Counter)
     for (modality, patient), rows in by_image.items():
         volume, mask = _patient(data, patient, modality)
-        parameters = radiomics_settings(MODALITIES[modality][1], "validation")
+        parameters = shipped_radiomics(MODALITIES[modality][1])
         norms = (parameters["setting"]["weightingNorm"],)
         ours = values_by_tag(volume, mask, parameters, (False,), norms)
         for row in rows:
@@ -344,7 +346,7 @@ def costs(data: Path) -> None:
     rows: list[list[Cell]] = []
     for name in CLASSES:
         content = {"featureClass": {name: []}, "setting": {"binWidth": 10}}
-        parameters = validate(content, "radiomics", "cost")
+        parameters = load(Radiomics, content, "cost")
         cells: list[Cell] = [name, len(CLASSES[name].names())]
         for volume, mask in regions.values():
             best = float("inf")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.ibsi import columns_by_tag, tagged_features
-from jipflow.settings.config import radiomics_settings
+from jipflow.settings.reading import shipped_radiomics
 
 CONFIGURATIONS = ("a", "b", "c", "d", "e")
 DIGITS = 3
@@ -62,7 +62,7 @@ def phantom(data: Path, name: str) -> tuple[Volume, NDArray[np.bool_]]:
 
 def digital_settings() -> dict[str, Any]:
     """Settings of the digital phantom: as it is, each intensity a grey level."""
-    parameters = radiomics_settings("ibsi_config_c", "digital phantom")
+    parameters = shipped_radiomics("ibsi_config_c")
     setting = {**parameters["setting"], "binWidth": 1}
     return {**parameters, "processing": {}, "setting": setting}
 
@@ -109,7 +109,7 @@ def measured_phantoms(data: Path) -> dict[str, Measured]:
     )
     image, mask = phantom(data, "ibsi_1_ct_radiomics_phantom")
     for name in CONFIGURATIONS:
-        parameters = radiomics_settings(f"ibsi_config_{name}", "chest phantom")
+        parameters = shipped_radiomics(f"ibsi_config_{name}")
         results[name.upper()] = (
             values_by_tag(image, mask, parameters, (parameters["setting"]["force2D"],)),
             consensus(data, f"ibsi_1_chest_config_{name}.csv"),

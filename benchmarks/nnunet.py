@@ -30,7 +30,8 @@ from jipflow.models.registry import register, registered_model
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.settings.config import ROOT, Settings, write_settings
+from jipflow.settings.resources import ROOT
+from jipflow.settings.run import settings_of, write_settings
 from report import Cell, Cost, measure, write_result
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -44,16 +45,6 @@ FOLDER_CALLS = {
     "no other process": (0, 0),
 }
 """Processes that read and that write, ``-npp`` and ``-nps``."""
-
-STAGE = """
-import sys
-from pathlib import Path
-from jipflow.settings import config
-config.MODELS = Path(sys.argv.pop(1))
-from jipflow.cli import main
-sys.exit(main())
-"""
-"""``jipflow segment`` with another registry of models."""
 
 
 @dataclass
@@ -136,9 +127,11 @@ def write_ensemble(folder: Path) -> None:
 def write_registry(path: Path, ensemble: Path) -> None:
     """Write a registry of the demo model and the ensemble."""
     shipped = registered_model("phantom-ct")
-    demo = path.parent.parent / "phantom-ct"
+    demo = path.parent / "phantom-ct"
     shutil.copytree(shipped.folder, demo)
-    about = {key: value for key, value in shipped.entry.items() if key not in {"path", "files"}}
+    about = {
+        key: value for key, value in shipped.entry.plain().items() if key not in {"path", "files"}
+    }
     register("phantom-ct", about, demo, path)
     register("ensemble", about, ensemble, path)
 
@@ -183,13 +176,22 @@ def ours(folder: Path, registry: Path, model: str) -> Callable[[Path], list[list
             {"name": label, "label": label, "term": label, "required": False} for label in LABELS
         ],
     }
-    site = {"processing": {"device": "cpu", "shard_size": 50}}
-    write_settings(folder / f"{model}.json", Settings(site, {"segmentations": [spec]}, "0" * 64))
+    site = {
+        "site": {"id": "benchmark", "name": "Benchmark"},
+        "sources": [{"name": "archive", "kind": "folder", "path": "."}],
+        "processing": {"device": "cpu", "shard_size": 50},
+    }
+    protocol = {
+        "protocol": {"id": "benchmark", "version": "1.0.0", "title": "Benchmark"},
+        "cohort": {"where": "true", "case": {"roles": {"CT": {"where": "true"}}}},
+        "segmentations": [spec],
+    }
+    write_settings(folder / f"{model}.json", settings_of(site, protocol, [registry]))
 
     def commands(out: Path) -> list[list[str]]:
         return [
             [
-                *(sys.executable, "-c", STAGE, str(registry), "segment"),
+                *(sys.executable, "-m", "jipflow", "segment"),
                 *("--settings", str(folder / f"{model}.json")),
                 *("--cases", str(folder / "cases.parquet")),
                 *("--prepared", str(folder / "prepared.parquet")),
@@ -246,7 +248,7 @@ def compare_speed(
     entry = yaml.safe_load(registry.read_text())["models"][model]
     trained = folder / "results" / DATASET / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     trained.parent.mkdir(parents=True)
-    trained.symlink_to(registry.parent.parent / entry["path"])
+    trained.symlink_to(registry.parent / entry["path"])
     os.environ["nnUNet_results"] = str(folder / "results")  # noqa: SIM112
     folds = sum(path.endswith(".pth") for path in entry["files"])
     single = [folder / f"in-c{index:02d}" for index in range(1, number + 1)]
@@ -293,7 +295,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_ensemble(folder / "ensemble")
-        registry = folder / "config" / "models.yaml"
+        registry = folder / "models.yaml"
         write_registry(registry, folder / "ensemble")
         sets = [
             ("phantom-ct", "the demo model", arguments.cases, (1, 1, 1)),

@@ -3,15 +3,10 @@ from pathlib import Path
 
 from jipflow import __version__
 from jipflow.cases import StageError
-from jipflow.settings.config import (
-    TRAINING_WORDS,
-    ConfigError,
-    annotated,
-    load_settings,
-    settings_sha256,
-    training_folds,
-    write_settings,
-)
+from jipflow.settings.protocol import annotated
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.run import load_settings, write_settings
+from jipflow.settings.training import DESCRIBING
 from jipflow.release.release import approved_bundle, read_approval
 from jipflow.files import canonical_digest
 from jipflow.annotate.inbox import inbox_files, inbox_state
@@ -24,14 +19,14 @@ except ConfigError as error:
 RESULTS = f"{config.get('results', 'results')}/{SITE_SETTINGS.protocol_id}"
 SETTINGS = f"{RESULTS}/settings.json"
 RELEASE = f"{RESULTS}/release/r01"
-ARCHIVES = [s for s in SITE_SETTINGS.site["sources"] if s["kind"] != "folder"]
+ARCHIVES = SITE_SETTINGS.site.archives
 # The catalogs that the cohort is chosen from: the files of the site, and what its PACS answered.
 CATALOGS = ["<catalog>", *(["<results>/pacs"] if ARCHIVES else [])]
 # Series of a PACS come here before their shard is processed.
 RETRIEVED = ["<shard>/retrieve/outcomes.parquet"] if ARCHIVES else []
 ARRIVED = ["<work>/{shard}/arrived"] if ARCHIVES else []
 # What persons draw or correct; the masks of all others then stand apart.
-ANNOTATED = [s["id"] for s in annotated(SITE_SETTINGS.protocol["segmentations"])]
+ANNOTATED = [spec.id for spec in annotated(SITE_SETTINGS.protocol.segmentations)]
 AUTOMATIC = "<work>/{shard}/automatic" if ANNOTATED else "<work>/{shard}/masks"
 SEGMENTING = ["segment", *(["annotate"] if ANNOTATED else [])]
 SEGMENTED = [f"<shard>/{stage}/outcomes.parquet" for stage in SEGMENTING]
@@ -43,10 +38,10 @@ ANNOTATIONS = [
 STAGES = [
     *(["retrieve"] if ARCHIVES else []),
     *["prepare", *SEGMENTING, "encode", "measure", "document", "overlay"],
-    *(["publish"] if SITE_SETTINGS.site["publish"] else []),
+    *(["publish"] if SITE_SETTINGS.site.publish else []),
 ]
 TARGETS = ["<results>/report/index.html", "<results>/accepted"]
-if SITE_SETTINGS.protocol["analyses"]:
+if SITE_SETTINGS.protocol.analyses:
     TARGETS.append("<results>/release/r01/disclosure.html")
 
 
@@ -69,21 +64,20 @@ onstart:
 
 def settings_hash(*keys):
     """Hash of the named parts of the settings: a job runs again when what it depends on changes."""
-    return settings_sha256(SITE_SETTINGS, *keys)
+    return SITE_SETTINGS.sha256(*keys)
 
 
 def training_hash(*keys):
     """Hash of keys of the training: a change of one runs again only what depends on it."""
-    training = SITE_SETTINGS.protocol["training"]
+    training = SITE_SETTINGS.protocol.training.plain()
     return canonical_digest({key: training[key] for key in keys if key in training})
 
 
 def source_hash(archives):
     """Hash of what the sources are: the folders, or the PACS without the limits of their use."""
     limits = {"parallel", "bytes_per_second", "hours", "timeout"}
-    chosen = [
-        s for s in SITE_SETTINGS.site["sources"] if (s["kind"] != "folder") == archives
-    ]
+    site = SITE_SETTINGS.site
+    chosen = [s.plain() for s in site.sources if (s in site.archives) == archives]
     return canonical_digest([{k: s[k] for k in s.keys() - limits} for s in chosen])
 
 

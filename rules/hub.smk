@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from jipflow import __version__
-from jipflow.settings.config import ConfigError
+from jipflow.settings.resources import ConfigError
 from jipflow.hub.hub import load_hub_settings
 from jipflow.files import canonical_digest, write_json
 

@@ -4,12 +4,13 @@ pathvars:
     trainwork=f"{RESULTS}/work/train",
 
 
-TRAINING = SITE_SETTINGS.protocol["training"]
-FOLDS = training_folds(TRAINING)
+TRAINING = SITE_SETTINGS.protocol.training
+REGISTRY = SITE_SETTINGS.site.registry
+FOLDS = TRAINING.fold_names()
 # What is evaluated: the cases of each fold, and those that no model has seen.
 PARTS = [
     *(FOLDS if FOLDS != ["all"] else []),
-    *(["held_out"] if TRAINING["held_out"] else []),
+    *(["held_out"] if TRAINING.held_out else []),
 ]
 
 
@@ -21,7 +22,7 @@ wildcard_constraints:
 rule train:
     input:
         "<train>/index.html",
-        "config/models.yaml",
+        REGISTRY,
 
 
 rule train_data:
@@ -91,10 +92,10 @@ rule train_fit:
     conda:
         "../envs/jipflow.yaml"
     resources:
-        gpu=int(SITE_SETTINGS.site["processing"]["device"] == "cuda"),
+        gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
         version=__version__,
-        training=training_hash(*TRAINING.keys() - TRAINING_WORDS),
+        training=training_hash(*TRAINING.plain().keys() - DESCRIBING),
         work=subpath(input[0], parent=True),
     shell:
         'jipflow train fit --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
@@ -117,7 +118,7 @@ rule train_evaluate:
     conda:
         "../envs/jipflow.yaml"
     resources:
-        gpu=int(SITE_SETTINGS.site["processing"]["device"] == "cuda"),
+        gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
         version=__version__,
         work=subpath(input[0], parent=True),
@@ -159,7 +160,7 @@ rule train_register:
             "<trainwork>/model/fold_{fold}/checkpoint_final.pth", fold=FOLDS
         ),
     output:
-        update("config/models.yaml"),
+        update(REGISTRY),
     log:
         "<logs>/train_register.log",
     conda:
@@ -168,7 +169,7 @@ rule train_register:
         version=__version__,
         settings=settings_hash("protocol", "training", "segmentations"),
         work=subpath(input.split, parent=True),
-        model=f"models/{TRAINING['model']}",
+        model=REGISTRY.parent / TRAINING.model,
     shell:
         'jipflow train register --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
         " --summary {input.summary:q} --model {params.model:q} --registry {output:q} > {log:q} 2>&1"

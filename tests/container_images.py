@@ -111,7 +111,7 @@ def write_registry(root: Path, name: str, image: Path, labels: Mapping[str, int]
     """Write a registry of models that has the one image.
 
     Args:
-        root: that the registry's paths are relative to; it becomes ``config/models.yaml`` there.
+        root: folder that it is put into.
         name: of the model.
         image: alone in its folder, below the root.
         labels: number of each label.
@@ -129,7 +129,6 @@ def write_registry(root: Path, name: str, image: Path, labels: Mapping[str, int]
             {"name": label, "value": value, "term": "liver"} for label, value in labels.items()
         ],
     }
-    path = root / "config" / "models.yaml"
-    path.parent.mkdir()
+    path = root / "models.yaml"
     register(name, entry, image.parent, path)
     return path

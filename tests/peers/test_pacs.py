@@ -40,7 +40,7 @@ from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, with_uids
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.dicomweb import _parts
 from jipflow.pacs.limits import Limits
-from jipflow.settings.config import ConfigError
+from jipflow.settings.resources import ConfigError
 from needs import unavailable
 from orthanc import Orthanc, private_network
 

@@ -22,7 +22,7 @@ from jipflow.catalog import cohort, scan
 from jipflow.files import sha256_file
 from jipflow.pacs import publish, query, retrieve
 from jipflow.pacs.retrieve import fault
-from jipflow.settings.config import Settings, load_settings
+from jipflow.settings.run import Settings, load_settings
 from jipflow.uids import stable_uid
 from orthanc import Orthanc, private_network
 

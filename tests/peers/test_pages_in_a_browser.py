@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 import fake_results as fake
 from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.hub import write_hub_report
-from jipflow.report.site import write_report
+from jipflow.report.site.page import write_report
 from needs import unavailable
 
 pytestmark = pytest.mark.long

@@ -17,7 +17,8 @@ from jipflow.cases import Reason
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract
-from jipflow.settings.config import validate
+from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.schema import load
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 from regions import PYRADIOMICS as CLASSES
@@ -58,8 +59,8 @@ def compare(volume, masks, images, setting, processing=None, tolerance=1e-6, **p
     """Hold every feature of pyradiomics against ours; return how many were equal."""
     classes = {name: [] for name in CLASSES}
     content = {"imageType": images, "featureClass": classes, "setting": setting}
-    parameters = validate(
-        content | ({"processing": processing} if processing else {}), "radiomics", "test"
+    parameters = load(
+        Radiomics, content | ({"processing": processing} if processing else {}), "test"
     )
     equal = 0
     for mask, found in zip(
@@ -152,16 +153,14 @@ def test_values_are_the_published_baseline_of_pyradiomics(shared_data):
     image = sitk.ReadImage(str(folder / "brain1_image.nrrd"))
     label = sitk.ReadImage(str(folder / "brain1_label.nrrd"))
     volume, mask = Volume.from_image(image), Volume.from_image(label).array == 1
-    known = validate({"featureClass": {"glcm": []}}, "radiomics", "test")["setting"]
+    known = load(Radiomics, {"featureClass": {"glcm": []}}, "test").setting.plain()
     compared = 0
     for group in CLASSES:
         with open(folder / "baseline" / f"baseline_{group}.csv") as stream:
             baseline = {row["featureName"]: row["brain1"] for row in csv.DictReader(stream)}
         setting = ast.literal_eval(baseline["diagnostics_Configuration_Settings"])
         kept = {key: value for key, value in setting.items() if key in known}
-        parameters = validate(
-            {"featureClass": {group: []}, "setting": kept}, "radiomics", "baseline"
-        )
+        parameters = load(Radiomics, {"featureClass": {group: []}, "setting": kept}, "baseline")
         (found,) = extract(volume, [Part(mask)], parameters)
         assert found.failures == []
         for name, value in found.values.items():

@@ -19,7 +19,7 @@ from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
-from jipflow.settings.config import ROOT
+from jipflow.settings.resources import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pydicom
 import pytest
 
+import typed
 from jipflow.cases import Case, Series, Status, passed
 from jipflow.files import canonical_digest, write_parquet
 from jipflow.images import prepare
@@ -26,14 +27,11 @@ from jipflow.phantom.grid import Grid
 from jipflow.radiomics import measure
 from jipflow.radiomics.extract import Part, extract
 from jipflow.segment import stage as segment
-from jipflow.settings.config import (
-    ROOT,
-    Settings,
-    load_settings,
-    radiomics_settings,
-    read_yaml,
-    validate,
-)
+from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.reading import shipped_radiomics
+from jipflow.settings.resources import ROOT, read_yaml
+from jipflow.settings.run import load_settings
+from jipflow.settings.schema import load
 from jipflow.tables import FEATURE_COLUMNS
 
 TOOLS = Path(sys.executable).parent
@@ -97,8 +95,9 @@ def documents(cases, protocol, folder, encoding="binary"):
             "protocol": protocol,
         }
     )
-    for entry in settings.protocol["segmentations"]:
-        entry["encoding"] = encoding
+    specs = [s.model_copy(update={"encoding": encoding}) for s in settings.protocol.segmentations]
+    changed = settings.protocol.model_copy(update={"segmentations": specs})
+    settings = settings.model_copy(update={"protocol": changed})
     volumes, masks, results = folder / "volumes", folder / "masks", folder / "results"
     prepared = prepare.run(cases=cases, lost=set(), volumes=volumes, threads=1)
     segmented = segment.run(
@@ -213,7 +212,7 @@ def test_documents_of_real_patients(
     features, made = documents([case], protocol, tmp_path, encoding)
     (document,) = made
     (entry,) = read_yaml(ROOT / "config" / "protocols" / f"{protocol}.yaml")["radiomics"]
-    parameters = radiomics_settings(entry["settings"], protocol)
+    parameters = shipped_radiomics(entry["settings"])
     expected = [UNKNOWN_CLASS] if encoding == "labelmap" else []
     check(features, document, image.modality, parameters, expected)
 
@@ -236,15 +235,11 @@ def phantom(tmp_path):
         regions.append(Region(term, term, mask, "AUTOMATIC", "net", "1"))
     segmentation = pack(regions, volume.grid)
     case = Case("phantom", "p", "s0", {"CT": series})
-    protocol = {
-        "protocol": {"id": "demo"},
-        "segmentations": [{"id": "organs", "engine": "nnunet", "role": "CT", "encoding": "binary"}],
-    }
     write_segmentation(tmp_path / "masks" / "phantom" / "organs", segmentation)
     (made,) = seg.run(
         cases=[case],
         segmented={("phantom", "organs")},
-        settings=Settings({}, protocol, "0" * 64),
+        settings=typed.settings([{"id": "organs", "engine": "nnunet"}]),
         masks=tmp_path / "masks",
         results=tmp_path / "results",
         threads=1,
@@ -267,7 +262,7 @@ def test_documents_of_filtered_images(phantom, tmp_path):
         "featureClass": {"firstorder": ["Mean", "Kurtosis"], "ngtdm": []},
         "setting": {"binWidth": 25},
     }
-    parameters = validate(parameters, "radiomics", "test")
+    parameters = load(Radiomics, parameters, "test")
     rows = []
     boxes = list(segmentation.boxes())
     parts = [Part(mask, corner) for _, mask, corner in boxes]
@@ -275,7 +270,10 @@ def test_documents_of_filtered_images(phantom, tmp_path):
         assert measured.failures == []
         features = measured.values
         row = {"case_id": "phantom", "segment": part.name, "voxels": int(mask.sum())}
-        row |= {"settings_sha256": canonical_digest(parameters), "versions": "pyradiomics 3.0.1"}
+        row |= {
+            "settings_sha256": canonical_digest(parameters.plain()),
+            "versions": "pyradiomics 3.0.1",
+        }
         rows.append(row | {"volume_ml": 1.5} | features)
     assert len(features) == 11 * 7
     document = sr.build_sr(

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from harness import ONE_CORE, make_site
-from jipflow.settings.config import PROTOCOLS, ConfigError, load_settings
+from jipflow.settings.resources import PROTOCOLS, ConfigError
+from jipflow.settings.run import load_settings
 
 
 def change_key(site, protocol):

@@ -17,7 +17,7 @@ from harness import seg_errors, snakemake
 from jipflow.cases import Reason
 from jipflow.files import sha256_file
 from jipflow.images.volume import Volume
-from jipflow.settings.config import PROTOCOLS
+from jipflow.settings.resources import PROTOCOLS
 
 STAGES = {"cohort", "prepare", "segment", "encode", "measure", "document", "overlay"}
 

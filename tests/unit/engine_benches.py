@@ -16,6 +16,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 import nnunet_models
+import typed
 from container_images import program_image, write_registry
 from jipflow.cases import Case, Series
 from jipflow.images.resample import resample
@@ -26,8 +27,9 @@ from jipflow.phantom import dicom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.settings import config
-from jipflow.settings.config import RESOURCES, Settings
+from jipflow.settings import resources
+from jipflow.settings.resources import RESOURCES
+from jipflow.settings.run import Settings
 from phantom_volumes import as_volume
 from series_factory import series_of, write
 from threshold_model import write_threshold_model
@@ -68,7 +70,7 @@ class Bench:
     dice: float
     broken: Callable[[], object]
     site: dict[str, Any] = field(default_factory=lambda: SITE)
-    registry: Path = config.MODELS
+    registry: Path = resources.MODELS
     inbox: Path | None = None
 
     @property
@@ -77,7 +79,7 @@ class Bench:
 
     @property
     def settings(self) -> Settings:
-        return Settings(self.site, {"segmentations": self.segmentations}, "0" * 64)
+        return typed.settings(self.segmentations, self.site, [self.registry])
 
 
 def patient(folder: Path) -> tuple[list[Case], Path, dict[str, dict[str, np.ndarray]]]:
@@ -250,8 +252,7 @@ def totalsegmentator(folder: Path) -> Bench:
     for name in task.modes["fast"].weights:
         trainer = name.split("/")[1].split("__")[0]
         write_threshold_model(weights / name, task.labels, thresholds, (3.0, 3.0, 3.0), trainer)
-    registry = folder / "config" / "models.yaml"
-    registry.parent.mkdir()
+    registry = folder / "models.yaml"
     register("total-fast", ABOUT_TOTAL, weights, registry)
     affine = np.diag([3.0, 3.0, 3.0, 1.0])[:, [2, 1, 0, 3]]
     affine[:3, 3] = (-60, -50, 200)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import typed
 from jipflow.cases import Case, Outcome, Series, Status, write_outcomes
 from jipflow.files import read_json, write_json, write_parquet
 from jipflow.hub import hub
@@ -20,7 +21,7 @@ from jipflow.palette import segment_colour
 from jipflow.release import release
 from jipflow.report.overlays import render_overlay
 from jipflow.segment.quality import Quality, quality_table
-from jipflow.settings.config import Settings
+from jipflow.settings.run import Settings
 
 PATIENT_NAME = "Doe^Jane"
 PATIENT_IDS = ("MRN-77812", "MRN-77813")
@@ -53,14 +54,14 @@ FEATURES = {
 
 def settings(site: str = "heidelberg") -> Settings:
     """Return a site's effective settings with a CT and a PET segmentation."""
-    return Settings(
-        site={
+    return typed.settings(
+        site_content={
             "site": {"id": site, "name": f"University Hospital {site.title()}"},
             "sources": [{"name": "archive", "kind": "folder", "path": "/data/dicom"}],
             "hub": {"id": "hub"},
             "disclosure": {"min_patients": 5},
         },
-        protocol={
+        **{
             "protocol": {
                 "id": "demo",
                 "version": "1.0.0",

@@ -16,9 +16,15 @@ from jipflow.cases import Outcome, write_outcomes
 from jipflow.exchange import keys
 from jipflow.exchange import message as message
 from jipflow.release import release
-from jipflow.settings.config import Settings, protocol_sha256, validate
+from jipflow.settings.hub import Hub
+from jipflow.settings.run import Settings, settings_of
+from jipflow.settings.schema import load
 
 MEAN, ENERGY, VOLUME = "original_firstorder_Mean", "original_firstorder_Energy", "volume_ml"
+HERE = {
+    "site": {"id": "here", "name": "Here"},
+    "sources": [{"name": "archive", "kind": "folder", "path": "/data"}],
+}
 EDGES = [0, 100, 200, 300, 400]
 NOW = datetime(2026, 11, 3, 12, 0, tzinfo=UTC)
 
@@ -52,7 +58,7 @@ def protocol(minimum=5, **changes):
         ],
         "disclosure": {"min_patients": minimum},
     }
-    return validate(content | changes, "protocol", "test protocol")
+    return settings_of(HERE, content | changes).protocol.plain()
 
 
 def features(site, patients, seed):
@@ -132,15 +138,14 @@ class Site:
 
 def site(root, name, patients=12, seed=0, minimum=5, content=None):
     content = content or protocol()
-    settings = Settings(
-        {
+    settings = settings_of(
+        HERE
+        | {
             "site": {"id": name, "name": f"Hospital {name}"},
-            "hub": {"id": "hub"},
             "identity": {"signing_key_file": str(root / name / "keys" / "site.key")},
             "disclosure": {"min_patients": minimum},
         },
         content,
-        protocol_sha256(content),
     )
     approver = root / name / "keys" / "approver.key"
     keys.new_key(approver)
@@ -153,7 +158,7 @@ def hub_settings(sites, inbox, content=None):
     roster = [
         {
             "site": s.name,
-            "key": public(Path(s.settings.site["identity"]["signing_key_file"])),
+            "key": public(Path(s.settings.site.identity.signing_key_file)),
             "approvers": [{"name": "Ada Roe", "key": public(s.approver_key)}],
         }
         for s in sites
@@ -165,9 +170,9 @@ def hub_settings(sites, inbox, content=None):
         "roster": roster,
     }
     return {
-        "hub": validate(hub, "hub", "hub.yaml"),
+        "hub": load(Hub, hub, "hub.yaml").plain(),
         "protocol": content,
-        "protocol_sha256": protocol_sha256(content),
+        "protocol_sha256": settings_of(HERE, content).protocol_sha256,
     }
 
 

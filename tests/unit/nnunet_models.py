@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from jipflow.models import registry as models
-from jipflow.settings.config import ROOT
+from jipflow.settings.resources import ROOT
 
 LABELS: dict[str, Any] = {"background": 0, "liver": 1, "spleen": 2, "kidney": 3}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+import typed
 from jipflow.images.volume import Grid, Volume
 from jipflow.radiomics.extract import Extraction, Part, extract
-from jipflow.settings.config import validate
 
 PYRADIOMICS = ("shape", "firstorder", "glcm", "glrlm", "glszm", "gldm", "ngtdm")
 OWN = ("localintensity", "spatial", "uptake", "ivh", "histogram", "gldzm")
@@ -14,7 +14,7 @@ OWN = ("localintensity", "spatial", "uptake", "ivh", "histogram", "gldzm")
 
 def settings(classes=PYRADIOMICS, **keys):
     """Radiomics settings with their defaults."""
-    return validate({"featureClass": {name: [] for name in classes}, **keys}, "radiomics", "test")
+    return typed.radiomics(featureClass={name: [] for name in classes}, **keys)
 
 
 def grid(shape, spacing=(3.0, 0.8, 0.7)):

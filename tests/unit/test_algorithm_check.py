@@ -9,7 +9,7 @@ from container_images import program_image
 from jipflow.cli import main
 from jipflow.images.volume import Volume
 from jipflow.segment.containers.check import part, phantom_image, tilted, turned
-from jipflow.settings.config import RESOURCES
+from jipflow.settings.resources import RESOURCES
 
 TEMPLATE = (RESOURCES / "algorithm" / "main.py").read_text()
 

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from pydicom.sr.codedict import codes
 
+import typed
 from jipflow.annotate.inbox import inbox_files, inbox_state
 from jipflow.annotate.readings import Reading
 from jipflow.annotate.stage import combined, run
@@ -22,7 +23,6 @@ from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume, volume_path, write_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
-from jipflow.settings.config import Settings
 from series_factory import series_of, write
 
 OBLIQUE = Grid(
@@ -120,11 +120,7 @@ class Site:
 
     def read(self, proposed=Status.OK, **keys):
         """The stage and its worklist, as the command line runs them."""
-        protocol = {
-            "protocol": {"id": "demo"},
-            "segmentations": [{"id": "organs", "engine": "nnunet"}, spec(**keys)],
-        }
-        settings = Settings({"annotation": {"inbox": None}}, protocol, "0" * 64)
+        settings = typed.settings([{"id": "organs", "engine": "nnunet"}, spec(**keys)])
         outcome = Outcome("case1", "segment", "organs", proposed, flags=self.flags)
         results = self.folder / "results"
         inbox = settings.inbox(results)

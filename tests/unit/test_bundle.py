@@ -14,7 +14,7 @@ from jipflow.exchange import keys
 from jipflow.exchange import message as message
 from jipflow.release import release
 from jipflow.release.release import ReleaseError
-from jipflow.settings.config import ConfigError
+from jipflow.settings.resources import ConfigError
 
 
 @pytest.fixture
@@ -131,7 +131,9 @@ def test_another_build_needs_another_approval(north, tmp_path):
 
 def test_other_settings_than_the_release_are_refused(north, tmp_path):
     approve(north)
-    north.settings.site["hub"]["id"] = "elsewhere"
+    addressee = north.settings.site.hub.model_copy(update={"id": "elsewhere"})
+    site = north.settings.site.model_copy(update={"hub": addressee})
+    north.settings = north.settings.model_copy(update={"site": site})
     with pytest.raises(ReleaseError, match="another recipient"):
         release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path)
 

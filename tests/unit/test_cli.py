@@ -17,6 +17,7 @@ from federation_world import site
 from jipflow.cases import StageError
 from jipflow.cli import main, menu
 from jipflow.cli.command import REPEATED, Audience, Command
+from jipflow.version import full_version
 
 ROOT = Path(__file__).resolve().parents[2]
 PEOPLES = [command.name for audience in menu.PEOPLE for command in audience.commands]
@@ -133,7 +134,9 @@ def test_without_a_command_the_help_is_shown(words, code, capsys):
 
 def test_the_version_is_shown(capsys):
     assert main(["--version"]) == 0
-    assert re.fullmatch(r"jipflow \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert re.fullmatch(r"jipflow \d+\.\d+\.\d+( \([0-9a-f]{12}(\+dirty)?\))?\n", printed)
+    assert printed == f"jipflow {full_version()}\n"
 
 
 @pytest.mark.parametrize("module", ["jipflow", "jipflow.cli"])

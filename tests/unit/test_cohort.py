@@ -14,7 +14,7 @@ from jipflow.catalog import cohort
 from jipflow.columns import COLUMNS
 from jipflow.files import read_json, write_parquet
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
-from jipflow.settings.config import load_settings
+from jipflow.settings.run import load_settings
 
 
 def row(patient, study, modality, number, **values):

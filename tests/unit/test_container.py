@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import typed
 from container_images import (
     PROGRAM,
     debian_layer,
@@ -37,8 +38,6 @@ from jipflow.segment.containers.algorithm import Algorithm
 from jipflow.segment.containers.archive import read_image
 from jipflow.segment.containers.contract import read_result, write_nifti
 from jipflow.segment.engine import Machine
-from jipflow.settings import config
-from jipflow.settings.config import Settings
 from needs import unavailable
 
 pytestmark = pytest.mark.long
@@ -253,15 +252,14 @@ SPEC = {
 }
 
 
-def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, monkeypatch, capsys):
+def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, capsys):
     (tmp_path / "model").mkdir()
     image = program_image(tmp_path / "model" / "behaviour.tar", BEHAVIOUR)
     registry = write_registry(tmp_path, "behaviour", image, LABELS)
-    monkeypatch.setattr(config, "MODELS", registry)
     cases = [Case(name, name, "s00001", {"CT": Series("1.2", "CT", ())}) for name in KINDS]
     for name, kind in KINDS.items():
         write_volume(volume_path(tmp_path / "volumes", name, "CT"), volume(kind))
-    settings = Settings(site(minutes=0.1), {"segmentations": [SPEC]}, "0" * 64)
+    settings = typed.settings([SPEC], site(minutes=0.1), [registry])
     prepared = {(name, "CT") for name in KINDS}
     done = stage.run(
         cases=cases,

@@ -9,7 +9,7 @@ import requests
 
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.credentials import private_file, secret
-from jipflow.settings.config import ConfigError
+from jipflow.settings.resources import ConfigError
 
 SOURCE = {
     "name": "pacs",

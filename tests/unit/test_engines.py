@@ -14,9 +14,7 @@ from jipflow.cases import Reason, Status
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import read_grid, volume_path
 from jipflow.segment import stage
-from jipflow.segment.engine import ENGINES
-from jipflow.settings import config
-from jipflow.settings.config import SCHEMAS, input_roles, read_yaml
+from jipflow.settings.plugins import engine_names
 
 
 def digests(folder):
@@ -56,9 +54,7 @@ def dice(a, b):
 
 
 def test_every_engine_has_a_bench():
-    schema = read_yaml(SCHEMAS / "protocol.schema.yaml")
-    engines = schema["properties"]["segmentations"]["items"]["properties"]["engine"]["enum"]
-    assert {name.split("-")[0] for name in BENCHES} == set(engines) == {*ENGINES, "annotated"}
+    assert {name.split("-")[0] for name in BENCHES} == set(engine_names())
 
 
 BY_NAME = [
@@ -75,9 +71,7 @@ def done(request, tmp_path_factory):
     bench.broken()
     bench.cases.sort(key=lambda case: case.case_id != BROKEN)
     before = digests(bench.volumes)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "MODELS", bench.registry)
-        yield bench, run(bench, folder / "masks"), folder / "masks", before
+    return bench, run(bench, folder / "masks"), folder / "masks", before
 
 
 @pytest.mark.parametrize("case", [UPRIGHT, CORONAL])
@@ -133,7 +127,7 @@ def test_again_in_other_company_gives_the_same_bytes(done, tmp_path):
 
 def test_a_case_without_its_inputs_is_blocked(done, tmp_path):
     bench, _, _, _ = done
-    role = input_roles(bench.spec)[-1]
+    role = bench.settings.segmentation(bench.spec["id"]).input_roles()[-1]
     prepared = {(c.case_id, r) for c in bench.cases for r in c.roles} - {(UPRIGHT, role)}
     cases = [c for c in bench.cases if c.case_id == UPRIGHT]
     (outcome,) = run(bench, tmp_path / "m", cases, prepared=prepared).values()

@@ -26,7 +26,8 @@ from federation_world import (
 from jipflow.exchange import message as message
 from jipflow.hub import hub
 from jipflow.hub.hub import Refusal
-from jipflow.settings.config import ROOT, ConfigError, validate
+from jipflow.settings.documents import validate
+from jipflow.settings.resources import ROOT, ConfigError
 
 
 @pytest.fixture

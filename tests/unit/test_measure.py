@@ -6,21 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import typed
 from jipflow.cases import Case, Reason, Series, Status
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.volume import volume_path, write_volume
 from jipflow.radiomics.measure import Tables, failure_table, feature_table, run
-from jipflow.settings.config import Settings
 from jipflow.tables import FEATURE_COLUMNS
 from regions import ball, grid, textured
 
-SETTINGS = Settings(
-    {},
-    {
-        "segmentations": [{"id": "lesions", "engine": "nnunet", "role": "CT"}],
-        "radiomics": [{"segmentation": "lesions", "role": "CT", "settings": "ibsi_config_c"}],
-    },
-    "0" * 64,
+SETTINGS = typed.settings(
+    [{"id": "lesions", "engine": "nnunet"}],
+    radiomics=[{"segmentation": "lesions", "role": "CT", "settings": "ibsi_config_c"}],
 )
 
 

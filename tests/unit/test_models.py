@@ -23,8 +23,9 @@ from jipflow import cli
 from jipflow.cases import StageError
 from jipflow.models import store
 from jipflow.models.registry import describe, register, registered_model, verify
-from jipflow.settings import config
-from jipflow.settings.config import MODELS, ROOT, ConfigError, read_models, read_yaml
+from jipflow.settings import resources
+from jipflow.settings.reading import read_registry
+from jipflow.settings.resources import MODELS, OWN_MODELS, ROOT, ConfigError, read_yaml
 
 ABOUT = {
     "name": "Two files",
@@ -60,12 +61,14 @@ def content(folder):
 
 @pytest.fixture
 def site(tmp_path, monkeypatch):
-    """A repository of its own, whose registry has the model ``two`` and whose folder has it."""
+    """A folder to run in, whose registry has the model ``two`` and whose models have it."""
     (tmp_path / "config").mkdir()
-    registry = tmp_path / "config" / "models.yaml"
-    monkeypatch.setattr(config, "MODELS", registry)
+    shipped = tmp_path / "config" / "models.yaml"
+    shipped.write_text("models: {}\n")
+    monkeypatch.setattr(resources, "MODELS", shipped)
+    monkeypatch.chdir(tmp_path)
     put(tmp_path / "models" / "two", FILES)
-    register("two", ABOUT, tmp_path / "models" / "two")
+    register("two", ABOUT, tmp_path / "models" / "two", OWN_MODELS)
     return tmp_path
 
 
@@ -112,7 +115,12 @@ def with_sources(*sources):
     """The model ``two`` without its files, to be fetched from these sources."""
     model = registered_model("two")
     shutil.rmtree(model.folder)
-    return replace(model, entry={**model.entry, "sources": list(sources)})
+    return sourced(model, sources)
+
+
+def sourced(model, sources):
+    entry = {**model.entry.plain(), "sources": list(sources)}
+    return replace(model, entry=type(model.entry).model_validate(entry))
 
 
 def from_files(address):
@@ -140,7 +148,7 @@ def copy(tmp_path):
 
 
 def test_the_shipped_models_are_the_pinned_ones_and_small():
-    for name in read_models():
+    for name in read_registry(MODELS):
         model = registered_model(name)
         verify(model)
         assert sum((model.folder / f).stat().st_size for f in model.files) < 25e6
@@ -187,7 +195,7 @@ def test_a_registry_with_a_wrong_key_is_refused(tmp_path, monkeypatch, key, valu
     content = read_yaml(MODELS)
     content["models"]["phantom-ct"][key] = value
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(content))
-    monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
+    monkeypatch.setattr(resources, "MODELS", tmp_path / "models.yaml")
     with pytest.raises(ConfigError, match=said):
         registered_model("phantom-ct")
 
@@ -196,8 +204,8 @@ def test_register_pins_what_stands_in_the_folder_with_codes(site):
     model = registered_model("two")
     assert model.files == {name: sha256(data) for name, data in FILES.items()}
     assert model.folder == site / "models" / "two"
-    (label,) = model.entry["labels"]
-    assert label["type"] == {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
+    (label,) = model.entry.labels
+    assert label.type.plain() == {"value": "10200004", "scheme": "SCT", "meaning": "Liver"}
     verify(model)
 
 
@@ -214,27 +222,29 @@ def test_the_description_in_the_docs_is_a_valid_one(page, tmp_path):
 
 def test_register_refuses_what_does_not_fit(site, tmp_path_factory):
     place = site / "models" / "two"
-    before = config.MODELS.read_bytes()
+    before = OWN_MODELS.read_bytes()
     labels = [*ABOUT["labels"], {"name": "tumour", "value": 2, "term": "lesion"}]
     with pytest.raises(StageError, match=r"labels are organ, tumour, but those of dataset\.json"):
-        register("two", {**ABOUT, "labels": labels}, place)
+        register("two", {**ABOUT, "labels": labels}, place, OWN_MODELS)
     labels = [{"name": "organ", "value": 1, "term": "nowhere"}]
     with pytest.raises(ConfigError, match="no term 'nowhere'"):
-        register("two", {**ABOUT, "labels": labels}, place)
+        register("two", {**ABOUT, "labels": labels}, place, OWN_MODELS)
     with pytest.raises(ConfigError, match="'licence' is missing"):
-        register("two", {k: v for k, v in ABOUT.items() if k != "licence"}, place)
+        register("two", {k: v for k, v in ABOUT.items() if k != "licence"}, place, OWN_MODELS)
     with pytest.raises(StageError, match="either which file"):
-        register("two", {**ABOUT, "sources": [{"url": "https://a.test/x"}]}, place)
+        register(
+            "two", {**ABOUT, "sources": [{"url": "https://a.test/x"}]}, place, resources.MODELS
+        )
     with pytest.raises(StageError, match=r"the image 'x\.sif' is not in"):
-        register("two", {**ABOUT, "engine": "container", "image": "x.sif"}, place)
+        register("two", {**ABOUT, "engine": "container", "image": "x.sif"}, place, OWN_MODELS)
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     put(elsewhere, FILES)
     with pytest.raises(StageError, match="is not below"):
-        register("two", ABOUT, elsewhere)
+        register("two", ABOUT, elsewhere, OWN_MODELS)
     (place / "link.json").symlink_to(elsewhere / "dataset.json")
     with pytest.raises(StageError, match=r"link\.json is a link"):
-        register("two", ABOUT, place)
-    assert config.MODELS.read_bytes() == before
+        register("two", ABOUT, place, OWN_MODELS)
+    assert OWN_MODELS.read_bytes() == before
 
 
 def test_files_are_fetched_one_by_one_and_those_that_are_right_are_kept(site):
@@ -249,7 +259,7 @@ def test_files_are_fetched_one_by_one_and_those_that_are_right_are_kept(site):
         assert server.asked == [("/dataset.json", 0)]
         assert store.fetch(model) == []
     verify(model)
-    assert os.listdir(site / "models") == ["two"]
+    assert sorted(os.listdir(site / "models")) == ["models.yaml", "two"]
 
 
 def test_another_file_than_the_pinned_one_is_thrown_away(site):
@@ -258,7 +268,7 @@ def test_another_file_than_the_pinned_one_is_thrown_away(site):
         with pytest.raises(StageError, match="another file than the pinned one"):
             store.fetch(model)
     assert not model.folder.exists()
-    assert not [p for p in (site / "models").rglob("*") if p.is_file()]
+    assert [p.name for p in (site / "models").rglob("*") if p.is_file()] == ["models.yaml"]
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -269,7 +279,7 @@ def test_a_truncated_download_is_no_file_and_goes_on(site, ranges):
             store.fetch(model)
     assert content(model.folder) == {"dataset.json": FILES["dataset.json"]}
     with serving(FILES, ranges=ranges) as (server, address):
-        model = replace(model, entry={**model.entry, "sources": from_files(address)})
+        model = sourced(model, from_files(address))
         store.fetch(model)
     assert server.asked == [("/fold_0/checkpoint_final.pth", 1024**2)]
     assert content(model.folder) == FILES
@@ -283,7 +293,7 @@ def test_a_killed_fetch_goes_on(site):
     checkpoint = FILES["fold_0/checkpoint_final.pth"]
     (staging / sha256(checkpoint)).write_bytes(checkpoint)
     with serving(FILES) as (_, address):
-        model = replace(model, entry={**model.entry, "sources": from_files(address)})
+        model = sourced(model, from_files(address))
         store.fetch(model)
         assert content(model.folder) == FILES
         shutil.rmtree(model.folder)
@@ -304,7 +314,7 @@ def test_a_server_that_fails_or_gives_too_much_is_named(site, monkeypatch):
         store.fetch(model)
     monkeypatch.setattr(store, "MOST_BYTES", 100)
     with serving(FILES) as (_, address):
-        model = replace(model, entry={**model.entry, "sources": from_files(address)})
+        model = sourced(model, from_files(address))
         with pytest.raises(StageError, match="larger than 100 bytes"):
             store.fetch(model)
     assert content(model.folder) == {"dataset.json": FILES["dataset.json"]}
@@ -322,10 +332,11 @@ def test_an_archive_is_unpacked_and_what_is_not_pinned_stays_in_it(site):
     with serving({"all.zip": archive}) as (_, address):
         source = from_archive(address, archive, folder="sub")
         files = {f"sub/top/{name}": digest for name, digest in wanted.items()}
-        model = replace(model, files=files, entry={**model.entry, "sources": [source]})
+        entry = {**model.entry.plain(), "files": files, "sources": [source]}
+        model = replace(model, entry=type(model.entry).model_validate(entry))
         store.fetch(model)
     assert content(model.folder / "sub" / "top") == FILES
-    assert os.listdir(site / "models") == ["two"]
+    assert sorted(os.listdir(site / "models")) == ["models.yaml", "two"]
 
 
 def link(name):
@@ -353,7 +364,7 @@ def test_an_archive_with_an_unsafe_member_is_refused_whole(site, extra, said):
     model = with_sources()
     with serving({"all.zip": archive}) as (_, address):
         sources = [from_archive(address, archive)]
-        model = replace(model, entry={**model.entry, "sources": sources})
+        model = sourced(model, sources)
         with pytest.raises(StageError, match=said):
             store.fetch(model)
     assert not model.folder.exists()
@@ -365,12 +376,12 @@ def test_an_archive_of_other_files_is_refused(site):
     model = with_sources()
     with serving({"all.zip": archive}) as (_, address):
         sources = [from_archive(address, archive)]
-        model = replace(model, entry={**model.entry, "sources": sources})
+        model = sourced(model, sources)
         with pytest.raises(StageError, match=r"dataset\.json is not the pinned file"):
             store.fetch(model)
         sources = [{**sources[0], "archive_sha256": "0" * 64}]
         with pytest.raises(StageError, match="another file than the pinned one"):
-            store.fetch(replace(model, entry={**model.entry, "sources": sources}))
+            store.fetch(sourced(model, sources))
 
 
 def test_a_bundle_is_the_same_bytes_twice_and_fills_another_site(site, capsys):
@@ -427,7 +438,7 @@ def test_a_tampered_bundle_is_refused(site):
     bundle.write_bytes(b"PK no archive")
     with pytest.raises(StageError, match="not a readable zip"):
         store.fetch_from_bundle(bundle)
-    assert not [p for p in (site / "models").rglob("*") if p.is_file()]
+    assert [p.name for p in (site / "models").rglob("*") if p.is_file()] == ["models.yaml"]
 
 
 def test_a_bundle_is_made_of_right_files_only_and_of_known_models(site):
@@ -436,7 +447,7 @@ def test_a_bundle_is_made_of_right_files_only_and_of_known_models(site):
     store.write_bundle(bundle, [model])
     with pytest.raises(StageError, match="has no model 'three'"):
         store.fetch_from_bundle(bundle, ["three"])
-    config.MODELS.write_text("models: {}\n")
+    OWN_MODELS.write_text("models: {}\n")
     with pytest.raises(StageError, match="has the model 'two', which"):
         store.fetch_from_bundle(bundle)
     (model.folder / "dataset.json").write_bytes(b"{}")
@@ -451,7 +462,10 @@ def test_a_site_adds_a_model_by_command(site, tmp_path, capsys):
     about.write_text(yaml.safe_dump(ABOUT))
     line = ["models", "add", "three", "--folder", str(tmp_path / "reviewed"), "--about", str(about)]
     assert cli.main(line) == 0
-    assert capsys.readouterr().out == "three: 2 files pinned in models/three\n"
+    assert (
+        capsys.readouterr().out
+        == f"three: 2 files of {site}/models/three pinned in models/models.yaml\n"
+    )
     assert content(site / "models" / "three") == FILES
     verify(registered_model("three"))
     verify(registered_model("two"))
@@ -474,7 +488,7 @@ def test_a_wrong_description_costs_no_model_and_leaves_no_folder(site, tmp_path,
     assert cli.main(["models", "add", "four", *rest]) == 1
     assert capsys.readouterr().err.count("'licence' is missing") == 2
     assert content(site) == before
-    assert os.listdir(site / "models") == ["two"]
+    assert sorted(os.listdir(site / "models")) == ["models.yaml", "two"]
 
 
 def test_the_folder_of_models_may_be_a_link_to_another_disk(site, tmp_path_factory, capsys):
@@ -488,7 +502,7 @@ def test_the_folder_of_models_may_be_a_link_to_another_disk(site, tmp_path_facto
     line = ["models", "add", "three", "--folder", str(disk / "reviewed"), "--about", str(about)]
     assert cli.main(line) == 0
     assert content(disk / "models" / "three") == FILES
-    assert registered_model("three").entry["path"] == "models/three"
+    assert registered_model("three").entry.path == "three"
     verify(registered_model("three"))
     in_place = ["models", "add", "two", "--folder", str(site / "models" / "two"), *line[5:]]
     assert cli.main([*in_place, "--replace"]) == 0

@@ -23,6 +23,7 @@ from nnunetv2.postprocessing.remove_connected_components import (
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+import typed
 from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
 from jipflow.files import read_json, write_json
 from jipflow.images.masks import read_segmentation
@@ -38,8 +39,8 @@ from jipflow.segment.engines.nnunet import inference
 from jipflow.segment.engines.nnunet.engine import NnUNet, load_predictor
 from jipflow.segment.engines.nnunet.inference import Place
 from jipflow.segment.engines.nnunet.postprocessing import KNOWN
-from jipflow.settings import config
-from jipflow.settings.config import ConfigError
+from jipflow.settings.reading import read_registry
+from jipflow.settings.resources import ConfigError
 from nnunet_models import LABELS, register, write_model
 from phantom_volumes import as_volume
 
@@ -85,7 +86,9 @@ class World:
                 if label != "background"
             ],
         }
-        return NnUNet(spec | changed, Machine(threads, "cpu", self.folder, {}))
+        known = read_registry(self.folder / "models.yaml")
+        machine = Machine(threads, "cpu", self.folder, {}, known)
+        return NnUNet(typed.segmentation(spec | changed), machine)
 
     def run(self, engine, case_ids=("p1",)):
         cases = [Case(name, name, "s1", {"CT": Series("1", "CT", ())}) for name in case_ids]
@@ -118,9 +121,8 @@ CORONAL = np.array([[0, -1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
 
 
 @pytest.fixture
-def world(tmp_path, volumes, monkeypatch):
+def world(tmp_path, volumes):
     (tmp_path / "volumes").symlink_to(volumes)
-    monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
     return World(tmp_path)
 
 
@@ -658,7 +660,6 @@ def test_a_case_that_is_tried_again_is_noted_and_has_the_same_masks(
     assert first.message.startswith("Out of memory of the cpu; predicted the network on cpu")
     masks = read_segmentation(world.folder / "masks" / "p1" / "organs").layers
     monkeypatch.undo()
-    monkeypatch.setattr(config, "MODELS", world.folder / "models.yaml")
     (again,) = world.run(world.engine())
     assert "memory" not in again.message
     np.testing.assert_array_equal(

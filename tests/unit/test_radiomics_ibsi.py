@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jipflow.settings.config import ROOT
+from jipflow.settings.resources import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -22,9 +22,25 @@ import fake_results as fake
 from jipflow import plots
 from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
 from jipflow.files import read_json, write_json, write_parquet
-from jipflow.report import pages, site
+from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
+from jipflow.report.site import provenance
+from jipflow.report.site.cases import CaseRow, stage_counts
+from jipflow.report.site.cohort import cohort_flow
+from jipflow.report.site.features import feature_summaries
+from jipflow.report.site.overlays import shrink
+from jipflow.report.site.page import write_report
+from jipflow.report.site.provenance import model_files
+from jipflow.report.site.readers import reader_groups
+from jipflow.report.site.redaction import Redactor
+from jipflow.report.site.stability import stability_groups
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.resources import MODELS, read_yaml
+from jipflow.settings.run import load_settings
+from jipflow.settings.schema import load
+from jipflow.tables import AGREEMENT_VALUES
+from jipflow.version import commit, full_version
 
 VOID = {"meta", "link", "img", "br", "input", "path", "circle", "rect"}
 
@@ -73,7 +89,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(results: Path) -> str:
     path = results / "report" / "index.html"
-    site.write_report(results=results, settings=fake.settings(), path=path)
+    write_report(results=results, settings=fake.settings(), path=path)
     return path.read_text(encoding="utf-8")
 
 
@@ -131,7 +147,7 @@ def test_report_says_what_the_pacs_was_asked(results: Path, tmp_path: Path) -> N
     }
     write_json(folder / "pacs" / "queries.json", {"sources": {"archive": asked}})
     write_parquet(folder / "pacs" / "series.parquet", pd.DataFrame({"PatientID": [patient]}))
-    site.write_report(results=folder, settings=fake.settings(), path=tmp_path / "index.html")
+    write_report(results=folder, settings=fake.settings(), path=tmp_path / "index.html")
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "Modality = CT, StudyDate = 20200101-20201231" in page
     assert "RTSTRUCT of the patients of the cohort" in page
@@ -139,7 +155,7 @@ def test_report_says_what_the_pacs_was_asked(results: Path, tmp_path: Path) -> N
 
 
 def test_same_files_give_the_same_bytes(results: Path, report: str, tmp_path: Path) -> None:
-    site.write_report(results=results, settings=fake.settings(), path=tmp_path / "again.html")
+    write_report(results=results, settings=fake.settings(), path=tmp_path / "again.html")
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == report
 
 
@@ -173,12 +189,25 @@ def test_report_says_what_happened(results: Path, report: str) -> None:
     assert len(page.all("figure")) == len(list(results.glob("overlays/*/*.png")))
 
 
+def test_pages_say_which_code_wrote_them(
+    report: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert f"Made by jipflow {full_version()}." in Page(report).text
+    assert ("Commit at the report" in report) == (commit() is not None)
+    monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab+dirty")
+    write_report(results=results, settings=fake.settings(), path=tmp_path / "x.html")
+    text = Page((tmp_path / "x.html").read_text(encoding="utf-8")).text
+    assert "Commit at the report 0123456789ab+dirty" in text
+
+
 def test_a_protocol_that_expects_nothing_flags_nothing(results: Path, tmp_path: Path) -> None:
-    plain = fake.settings()
-    for spec in plain.protocol["segmentations"]:
+    made = fake.settings()
+    content = made.protocol.plain()
+    for spec in content["segmentations"]:
         for segment in spec["segments"]:
             segment.pop("expect", None)
-    site.write_report(results=results, settings=plain, path=tmp_path / "plain.html")
+    plain = made.model_copy(update={"protocol": load(Protocol, content, "test")})
+    write_report(results=results, settings=plain, path=tmp_path / "plain.html")
     text = Page((tmp_path / "plain.html").read_text(encoding="utf-8")).text
     assert "The protocol says of no segment what it expects of it" in text
     assert "implausible_volume" not in text
@@ -202,10 +231,10 @@ def test_pictures_keep_to_the_budget(
     rng = np.random.default_rng(1)
     stream = io.BytesIO()
     Image.fromarray(rng.integers(0, 255, (454, 1232, 3), dtype=np.uint8)).save(stream, "PNG")
-    data, (width, height) = site.shrink(stream.getvalue(), 10_000)
+    data, (width, height) = shrink(stream.getvalue(), 10_000)
     assert width < 1232
     assert width / height == pytest.approx(1232 / 454, rel=0.01)
-    large, size = site.shrink(stream.getvalue(), 10_000_000)
+    large, size = shrink(stream.getvalue(), 10_000_000)
     assert size == (1232, 454)
     assert len(data) < len(large)
 
@@ -217,7 +246,7 @@ def test_text_from_files_is_escaped(results: Path, tmp_path: Path) -> None:
     bad = next(o for o in outcomes if o.status is Status.FAILED)
     bad.message = "<script>alert(1)</script>"
     write_outcomes(changed / "outcomes.parquet", outcomes)
-    site.write_report(results=changed, settings=fake.settings(), path=tmp_path / "x.html")
+    write_report(results=changed, settings=fake.settings(), path=tmp_path / "x.html")
     text = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert "<script>alert(1)" not in text
     assert "&lt;script&gt;alert(1)" in text
@@ -230,7 +259,7 @@ def test_report_without_the_optional_files(results: Path, tmp_path: Path) -> Non
         (bare / "features" / f"{path}.parquet").unlink()
     for path in (bare.parent / "catalog").iterdir():
         path.unlink()
-    site.write_report(results=bare, settings=fake.settings(), path=tmp_path / "bare.html")
+    write_report(results=bare, settings=fake.settings(), path=tmp_path / "bare.html")
     text = Page((tmp_path / "bare.html").read_text(encoding="utf-8")).text
     for sentence in (
         "There are no overlays",
@@ -255,7 +284,7 @@ def test_an_empty_cohort(tmp_path: Path) -> None:
     write_json(
         folder / "verdict.json", {**verdict, "max_failed_fraction": 0.1, "acceptable": False}
     )
-    site.write_report(results=folder, settings=fake.settings(), path=tmp_path / "empty.html")
+    write_report(results=folder, settings=fake.settings(), path=tmp_path / "empty.html")
     text = Page((tmp_path / "empty.html").read_text(encoding="utf-8")).text
     assert "The run is not acceptable" in text
     assert "The cohort has no case" in text
@@ -264,10 +293,10 @@ def test_an_empty_cohort(tmp_path: Path) -> None:
 def test_a_release_older_than_the_outcomes_is_not_shown(results: Path, tmp_path: Path) -> None:
     record = results / "release" / "r01" / "disclosure.json"
     newer = record.stat().st_mtime
-    site.write_report(results=results, settings=fake.settings(), path=tmp_path / "new.html")
+    write_report(results=results, settings=fake.settings(), path=tmp_path / "new.html")
     os.utime(record, (0, 0))
     try:
-        site.write_report(results=results, settings=fake.settings(), path=tmp_path / "old.html")
+        write_report(results=results, settings=fake.settings(), path=tmp_path / "old.html")
     finally:
         os.utime(record, (newer, newer))
     assert "in round r01" in Page((tmp_path / "new.html").read_text()).text
@@ -292,7 +321,7 @@ def test_a_release_older_than_the_outcomes_is_not_shown(results: Path, tmp_path:
     ],
 )
 def test_redaction(message: str, expected: str) -> None:
-    assert site.Redactor([*fake.PATIENT_IDS, "5"])(message) == expected
+    assert Redactor([*fake.PATIENT_IDS, "5"])(message) == expected
 
 
 def outcome(case: str, stage: str, item: str = "", reason: str = "") -> Outcome:
@@ -320,8 +349,8 @@ def test_cohort_flow_counts_a_case_once_where_it_left() -> None:
         outcome("c", "prepare", "CT"),
         outcome("c", "segment", "organs"),
     ]
-    boxes = site.cohort_flow(flow, outcomes, ["prepare", "segment"])
-    assert [box["left"] for box in boxes] == [
+    boxes = cohort_flow(flow, outcomes, ["prepare", "segment"])
+    assert [box.left for box in boxes] == [
         [],
         [("series", 2)],
         [("series", 2), ("patients", 2)],
@@ -329,10 +358,10 @@ def test_cohort_flow_counts_a_case_once_where_it_left() -> None:
         [("cases", 1)],
         [],
     ]
-    assert boxes[2]["reasons"] == [("missing_role", 1)]
-    assert boxes[3]["reasons"] == [("missing_slices", 1)]
-    assert boxes[4]["reasons"] == [("empty_segment", 1), ("no_contours", 1)]
-    assert [box["counts"][-1] for box in boxes[2:]] == [
+    assert boxes[2].reasons == [("missing_role", 1)]
+    assert boxes[3].reasons == [("missing_slices", 1)]
+    assert boxes[4].reasons == [("empty_segment", 1), ("no_contours", 1)]
+    assert [box.counts[-1] for box in boxes[2:]] == [
         ("cases", 3),
         ("cases", 2),
         ("cases", 1),
@@ -341,7 +370,7 @@ def test_cohort_flow_counts_a_case_once_where_it_left() -> None:
 
 
 def test_cells_of_the_table() -> None:
-    row = site.CaseRow(
+    row = CaseRow(
         "a",
         outcomes=[
             outcome("a", "prepare", "CT", "missing_slices"),
@@ -357,21 +386,21 @@ def test_cells_of_the_table() -> None:
     assert row.cell("measure") == ("none", "not reached")
     assert row.status is Status.FAILED
     assert row.problems[0].reason == "missing_slices"
-    counts = {c["stage"]: c for c in site.stage_counts([row], ["prepare", "segment", "encode"])}
-    assert [counts[s]["reached"] for s in ("Prepare", "Segment", "Encode")] == [1, 1, 0]
-    assert [counts[s]["ok"] for s in ("Prepare", "Segment", "Encode")] == [0, 1, 0]
-    assert counts["Prepare"]["failed"] == 1
+    counts = {c.stage: c for c in stage_counts([row], ["prepare", "segment", "encode"])}
+    assert [counts[s].reached for s in ("Prepare", "Segment", "Encode")] == [1, 1, 0]
+    assert [counts[s].ok for s in ("Prepare", "Segment", "Encode")] == [0, 1, 0]
+    assert counts["Prepare"].failed == 1
 
 
 def test_summaries_match_pandas(results: Path) -> None:
     features = pd.read_parquet(results / "features" / "features.parquet")
-    groups = site.feature_summaries(features)["groups"]
-    liver = next(g for g in groups if g["title"] == "liver · CT · organs")
+    groups = feature_summaries(features)
+    liver = next(g for g in groups if g.title == "liver · CT · organs")
     values = features.query("segment == 'liver'")["original_firstorder_Mean"]
-    row = next(r for r in liver["rows"] if r[0] == "original_firstorder_Mean")
+    row = next(r for r in liver.rows if r[0] == "original_firstorder_Mean")
     assert row[1:] == (12, 0, values.mean(), values.std(), values.median())
-    kidney = next(g for g in groups if g["title"].startswith("kidney"))
-    assert next(r for r in kidney["rows"] if r[0] == "original_glcm_Contrast")[1:3] == (11, 1)
+    kidney = next(g for g in groups if g.title.startswith("kidney"))
+    assert next(r for r in kidney.rows if r[0] == "original_glcm_Contrast")[1:3] == (11, 1)
 
 
 @pytest.mark.parametrize(
@@ -551,19 +580,45 @@ def test_stability_is_sorted_into_bands(tmp_path: Path) -> None:
             for name, icc in values.items()
         ]
     )
-    (group,) = site.stability_groups(table)
-    assert group["title"] == "gtv · PT · gtv"
-    assert (group["cases"], group["measurements"]) == (9, 4)
-    assert group["classes"] == [("firstorder", 2, [2, 0, 0, 0]), ("glcm", 3, [0, 0, 1, 1])]
-    assert [row[0] for row in group["rows"]] == [
+    (group,) = stability_groups(table)
+    assert group.title == "gtv · PT · gtv"
+    assert (group.cases, group.measurements) == (9, 4)
+    assert group.classes == [("firstorder", 2, [2, 0, 0, 0]), ("glcm", 3, [0, 0, 1, 1])]
+    assert [row[0] for row in group.rows] == [
         f"original_{name}"
         for name in ("glcm_Imc1", "glcm_Contrast", "firstorder_Energy", "firstorder_Mean")
     ] + ["original_glcm_MCC"]
-    assert site.stability_groups(None) == site.stability_groups(table[:0]) == []
+    assert stability_groups(None) == stability_groups(table[:0]) == []
     results = tmp_path / "results" / "demo"
     fake.build(results, pictures=False)
     table.to_parquet(results / "features" / "stability.parquet")
-    site.write_report(results=results, settings=fake.settings(), path=tmp_path / "x.html")
+    write_report(results=results, settings=fake.settings(), path=tmp_path / "x.html")
     page = Page((tmp_path / "x.html").read_text(encoding="utf-8"))
     assert "Stability" in page.text
     assert "4 outlines of 9 cases" in page.text
+
+
+def test_the_files_of_models_are_those_of_the_registry(tmp_path: Path) -> None:
+    assert model_files(fake.settings()) == []
+    site = {"site": {"id": "north", "name": "North"}, "protocol": "demo"}
+    sources = [{"name": "archive", "kind": "folder", "path": str(tmp_path)}]
+    pinned = read_yaml(MODELS)["models"]["phantom-ct"]["files"]
+    settings = load_settings({**site, "sources": sources})
+    assert model_files(settings) == [("phantom-ct", *pair) for pair in pinned.items()]
+
+
+def test_readings_are_summed_up() -> None:
+    sent = [("a", "ann", True, None), ("a", "bob", True, True), ("b", "bob", False, False)]
+    columns = ["case_id", "reader", "used", "unchanged"]
+    readings = pd.DataFrame(sent, columns=columns).assign(segmentation="gtv")
+    compared = [("a", "ann", "bob", 0.8, 1.0, 4.0), ("b", "ann", "bob", 0.6, 3.0, math.nan)]
+    agreement = pd.DataFrame(
+        compared, columns=["case_id", "reader", "other", *AGREEMENT_VALUES]
+    ).assign(segmentation="gtv", segment="lesion")
+    (group,) = reader_groups(readings, agreement)
+    assert group.title == "gtv"
+    assert group.readers == [("ann", 1, 1, 0, 0), ("bob", 2, 1, 1, 2)]
+    assert group.pairs == [("lesion", "ann", "bob", 2, pytest.approx(0.7), 0.6, 2.0, 4.0)]
+    assert [row[0] for row in group.rows] == ["b", "a"]
+    assert group.all == 2
+    assert reader_groups(None, None) == reader_groups(readings[:0], agreement) == []

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
+import typed
 from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
 from jipflow.images.masks import Region
 from jipflow.images.series import read_series_volume
@@ -18,7 +19,6 @@ from jipflow.phantom import grid as phantom
 from jipflow.segment import stage
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Machine
-from jipflow.settings.config import Settings
 from series_factory import series_of, write
 
 SPEC = {
@@ -168,9 +168,7 @@ def test_the_outcome_says_so_where_organs_of_another_image_are_taken(tmp_path):
     found = stage.run(
         cases=[Case("c", "p", "s1", series)],
         prepared={("c", "CT"), ("c", "PT")},
-        settings=Settings(
-            {"processing": {"device": "cpu"}}, {"segmentations": [organs, lesions]}, ""
-        ),
+        settings=typed.settings([organs, lesions], {"processing": {"device": "cpu"}}),
         volumes=tmp_path / "volumes",
         masks=tmp_path / "masks",
         threads=1,

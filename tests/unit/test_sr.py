@@ -18,6 +18,7 @@ from highdicom.sr import CodedConcept
 from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
 
+import typed
 from clock import set_clock
 from jipflow.cases import Case, Reason, Status
 from jipflow.files import canonical_digest, write_parquet
@@ -28,10 +29,11 @@ from jipflow.objects import sr
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.ibsi import columns_by_tag
 from jipflow.radiomics.measure import failure_table, feature_table
-from jipflow.settings.config import RESOURCES, Settings, radiomics_settings, read_yaml
+from jipflow.settings.reading import shipped_radiomics
+from jipflow.settings.resources import RESOURCES, read_yaml
 from series_factory import ct_datasets, series_of, write
 
-CT = radiomics_settings("pyradiomics_ct", "test")
+CT = shipped_radiomics("pyradiomics_ct")
 TABLE = read_yaml(RESOURCES / "ibsi_codes.yaml")
 ENTRIES = {
     f"{group}_{name}": entry
@@ -181,7 +183,8 @@ def test_names_of_different_filters_never_collide():
 )
 def test_a_setting_apart_from_the_standard_loses_the_code(feature, setting):
     plain = sr.name_feature(f"original_{feature}", CT, "CT")
-    other = {**CT, "setting": CT["setting"] | setting}
+    plain_settings = CT.plain()
+    other = typed.radiomics(**plain_settings | {"setting": plain_settings["setting"] | setting})
     apart = sr.name_feature(f"original_{feature}", other, "CT")
     assert plain.concept.scheme_designator == "IBSI"
     assert apart.concept.scheme_designator == sr.SCHEME
@@ -209,16 +212,9 @@ def world(tmp_path_factory):
         regions.append(Region(name, term, mask, "AUTOMATIC", "net", "1"))
     segmentation = pack(regions, grid)
     case = Case("case", "patient", "s0", {"CT": series})
-    settings = Settings(
-        {},
-        {
-            "protocol": {"id": "demo"},
-            "segmentations": [
-                {"id": "organs", "engine": "nnunet", "role": "CT", "encoding": "binary"}
-            ],
-            "radiomics": [{"segmentation": "organs", "role": "CT", "settings": "pyradiomics_ct"}],
-        },
-        "0" * 64,
+    settings = typed.settings(
+        [{"id": "organs", "engine": "nnunet"}],
+        radiomics=[{"segmentation": "organs", "role": "CT", "settings": "pyradiomics_ct"}],
     )
     write_segmentation(folder / "masks" / "case" / "organs", segmentation)
     (made,) = encode.run(
@@ -238,7 +234,7 @@ def world(tmp_path_factory):
             "segment": name, "voxels": int(mask.sum()),
             "volume_ml": float(mask.sum() * grid.voxel_volume / 1000),
             "measured_voxels": int(mask.sum()), "measured_box": "0 0 0 1 1 1",
-            "settings_sha256": canonical_digest(CT), "versions": "pyradiomics 3.0.1",
+            "settings_sha256": canonical_digest(CT.plain()), "versions": "pyradiomics 3.0.1",
         }  # fmt: skip
         for place, feature in enumerate(sorted(ENTRIES)):
             row[f"original_{feature}"] = values[(place + number) % len(values)]
@@ -341,7 +337,13 @@ def test_the_document_names_its_evidence_and_its_author(world, built):
     }
     assert evidence == sources | {seg.SOPInstanceUID}
     text = dataset.to_json()
-    for said in ("pyradiomics", "3.0.1", canonical_digest(CT), r"\"binWidth\":25", "jipflow"):
+    for said in (
+        "pyradiomics",
+        "3.0.1",
+        canonical_digest(CT.plain()),
+        r"\"binWidth\":25",
+        "jipflow",
+    ):
         assert said in text
     assert dataset.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == sr.SCHEME
     assert dataset.StudyInstanceUID == seg.StudyInstanceUID

@@ -11,8 +11,9 @@ from totalsegmentator.registry import TASKS as KNOWN
 from totalsegmentator.registry import requires_license, task_modality
 
 from jipflow.models.tasks import read_tasks, runnable
-from jipflow.settings import config
-from jipflow.settings.config import PROTOCOLS, RESOURCES, ConfigError, read_protocol, read_yaml
+from jipflow.settings import resources
+from jipflow.settings.reading import read_protocol
+from jipflow.settings.resources import PROTOCOLS, RESOURCES, ConfigError, read_yaml
 
 TASKS = read_tasks()
 UNPUBLISHED = {"test", "total_highres_test"}
@@ -88,7 +89,7 @@ def test_a_model_runs_the_tasks_whose_weights_it_has():
 @pytest.fixture
 def protocol(tmp_path, monkeypatch):
     """A function that reads the demo protocol with another segmentation."""
-    registry = read_yaml(config.MODELS)
+    registry = read_yaml(resources.MODELS)
     files = [
         f"{weights}/plans.json"
         for task in TASKS.values()
@@ -102,7 +103,7 @@ def protocol(tmp_path, monkeypatch):
     entry |= {"engine": "totalsegmentator", "files": dict.fromkeys(files, "0" * 64)}
     registry["models"]["many"] = entry
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(registry))
-    monkeypatch.setattr(config, "MODELS", tmp_path / "models.yaml")
+    monkeypatch.setattr(resources, "MODELS", tmp_path / "models.yaml")
 
     def read(**changes):
         content = read_yaml(PROTOCOLS / "demo.yaml")
@@ -112,7 +113,7 @@ def protocol(tmp_path, monkeypatch):
         content["segmentations"] = [spec | changes]
         path = tmp_path / "protocol.yaml"
         path.write_text(yaml.safe_dump(content))
-        return read_protocol(path)["segmentations"][0]
+        return read_protocol(path)[0].segmentations[0].plain()
 
     return read
 

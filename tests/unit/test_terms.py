@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 
 from jipflow.models.tasks import read_tasks
 from jipflow.objects.terms import apply_modifiers, read_terms
-from jipflow.settings.config import RESOURCES
+from jipflow.settings.resources import RESOURCES
 
 TERMS = read_terms()
 TASKS = read_tasks()

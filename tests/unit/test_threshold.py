@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
+import typed
 from jipflow.cases import Case, Reason, Series, Status, passed
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
@@ -28,7 +29,6 @@ from jipflow.segment.engines.threshold.engine import (
     sphere_within,
     without_components,
 )
-from jipflow.settings.config import Settings, validate
 from regions import grid
 from series_factory import series_of, write
 
@@ -52,7 +52,7 @@ def protocol(*segments, **keys):
         ],
         "radiomics": [{"segmentation": "burden", "role": "PT", "settings": "summary"}],
     }
-    return validate(content, "protocol", "test")
+    return content
 
 
 def background(level=1.0):
@@ -64,7 +64,8 @@ def find(tmp_path, image, segment, organs=(), on=GRID, **keys):
 
     The organs lie on the grid that `on` is, in the same voxels as far as it has them.
     """
-    spec = protocol({"name": "lesions", "term": "neoplasm", **segment}, **keys)["segmentations"][1]
+    content = protocol({"name": "lesions", "term": "neoplasm", **segment}, **keys)
+    spec = typed.segmentation(content["segmentations"][1])
     write_volume(volume_path(tmp_path / "volumes", "c", "PT"), Volume(image, GRID))
     boxes = {"kidney": KIDNEY, "liver": LIVER, "bone": BONE}
     regions = []
@@ -330,7 +331,7 @@ def cohort(tmp_path_factory):
     site = {"processing": {"device": "cpu", "shard_size": 50}}
     content = protocol(*segments, may_be_empty=True)
     del content["segmentations"][0]
-    made = Settings(site, content, "0" * 64)
+    made = typed.settings(**content, site_content=site)
     cases = []
     for name, uptake in (("sick", 9.0), ("well", 1.0)):
         suv = np.full((6, 12, 12), 1.0)
@@ -409,7 +410,7 @@ def test_a_case_without_the_images_of_the_organs_is_not_concerned(tmp_path):
         ],
     }
     site = {"processing": {"device": "cpu", "shard_size": 50}}
-    made = Settings(site, validate(content, "protocol", "test"), "0" * 64)
+    made = typed.settings(**content, site_content=site)
     assert made.needed_roles("burden") == {"PT", "CT"}
     hot = background()
     hot[3, 3, 3:9] = 9

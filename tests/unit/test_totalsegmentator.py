@@ -13,6 +13,7 @@ import pytest
 import torch
 from totalsegmentator.map_to_binary import class_map_5_parts, map_taskid_to_partname_ct
 
+import typed
 from engine_benches import ABOUT_TOTAL, SITE
 from jipflow.cases import Case, Series, StageError, Status
 from jipflow.images.masks import read_segmentation
@@ -23,7 +24,7 @@ from jipflow.models.tasks import read_tasks
 from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.engines.totalsegmentator import engine as totalsegmentator
 from jipflow.segment.stage import segment
-from jipflow.settings import config
+from jipflow.settings.reading import read_registry
 from threshold_model import write_threshold_model
 
 TASKS = read_tasks()
@@ -76,8 +77,7 @@ def weights(tmp_path_factory):
         3.0,
     )
     put(folder, TASKS["face"].modes["default"].weights[0], {"face": 1}, {"face": 100.0}, 1.5)
-    (root / "config").mkdir()
-    registry = root / "config" / "models.yaml"
+    registry = root / "models.yaml"
     register("weights", ABOUT_TOTAL, folder, registry)
     return registry
 
@@ -88,26 +88,26 @@ def put(folder, name, classes, thresholds, spacing):
 
 
 @pytest.fixture(scope="module")
-def patched(weights, tmp_path_factory):
-    """The registry in use, and an empty home."""
+def patched(tmp_path_factory):
+    """An empty home."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, "MODELS", weights)
         patch.setenv("HOME", str(home))
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         yield home
 
 
 @pytest.fixture
-def engine(patched, tmp_path):
+def engine(patched, weights, tmp_path):
     """A function that makes an engine; all are closed in the end."""
     made = []
 
-    def make(spec, device="cpu", **processing):
+    def make(spec, device="cpu", registry=weights, **processing):
         scratch = tmp_path / f"scratch-{len(made)}"
         scratch.mkdir()
         site = {"processing": SITE["processing"] | processing}
-        made.append(totalsegmentator.TotalSegmentator(spec, Machine(2, device, scratch, site)))
+        machine = Machine(2, device, scratch, site, read_registry(registry))
+        made.append(totalsegmentator.TotalSegmentator(typed.segmentation(spec), machine))
         return made[-1]
 
     yield make
@@ -176,12 +176,12 @@ def test_five_models_of_a_task_are_loaded_once_and_give_their_own_classes(
         label.lower() for label in TASKS["total"].labels if label in number
     ]
 
-    for checkpoint in weights.parent.parent.rglob("checkpoint_final.pth"):
+    for checkpoint in weights.parent.rglob("checkpoint_final.pth"):
         checkpoint.rename(checkpoint.with_suffix(".away"))
     try:
         again, _ = predict(total, Volume(hu, grid(hu.shape, FINE)), tmp_path / "volumes")
     finally:
-        for away in weights.parent.parent.rglob("checkpoint_final.away"):
+        for away in weights.parent.rglob("checkpoint_final.away"):
             away.rename(away.with_suffix(".pth"))
     np.testing.assert_array_equal(found, again)
 
@@ -268,15 +268,11 @@ class Touch:
         return open, (self.path, "w")
 
 
-def test_pinned_weights_that_would_run_code_are_refused_and_do_not_run(
-    engine, tmp_path, monkeypatch
-):
+def test_pinned_weights_that_would_run_code_are_refused_and_do_not_run(engine, tmp_path):
     (name,) = TASKS["total"].modes["fastest"].weights
     folder = tmp_path / "models" / "hostile"
     put(folder, name, TASKS["total"].labels, {"brain": 100.0}, 6.0)
-    (tmp_path / "config").mkdir()
-    registry = tmp_path / "config" / "models.yaml"
-    monkeypatch.setattr(config, "MODELS", registry)
+    registry = tmp_path / "models.yaml"
     checkpoint = next(folder.rglob("checkpoint_final.pth"))
     clean = torch.load(checkpoint, weights_only=True)
     trap = tmp_path / "touched"
@@ -284,7 +280,7 @@ def test_pinned_weights_that_would_run_code_are_refused_and_do_not_run(
     volume = Volume(steps(), grid(steps().shape, FINE))
     spec = spec_of("total", "fastest", labels=["brain"]) | {"model": "hostile"}
     register("hostile", ABOUT_TOTAL, folder, registry)
-    opened = engine(spec)
+    opened = engine(spec, registry=registry)
     opened.open()
     with pytest.raises(StageError, match="beside tensors, numbers and text"):
         predict(opened, volume, tmp_path / "volumes")
@@ -295,14 +291,14 @@ def test_pinned_weights_that_would_run_code_are_refused_and_do_not_run(
     text = plans.read_text().replace("torch.nn.modules.conv.Conv3d", "torch.hub.load")
     plans.write_text(text)
     register("hostile", ABOUT_TOTAL, folder, registry)
-    opened = engine(spec)
+    opened = engine(spec, registry=registry)
     opened.open()
     with pytest.raises(StageError, match=r"of 'torch\.hub\.load', which is not of torch\.nn"):
         predict(opened, volume, tmp_path / "volumes")
 
 
 def test_what_cannot_run_says_so_before_anything_is_loaded(engine, weights, monkeypatch):
-    checkpoint = next(weights.parent.parent.rglob("checkpoint_final.pth"))
+    checkpoint = next(weights.parent.rglob("checkpoint_final.pth"))
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[:-1] + b"x")
     try:

@@ -28,7 +28,8 @@ from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
 from jipflow.report.training import write_training_report
-from jipflow.settings.config import Settings, load_settings
+from jipflow.settings.resources import MODELS
+from jipflow.settings.run import Settings, load_settings
 from jipflow.training import data
 from jipflow.training.evaluate import compare, evaluate, summarise
 from jipflow.training.export import export
@@ -509,9 +510,9 @@ def test_the_registered_model_is_pinned_and_names_no_case(
     evaluated, trained, settings, tmp_path, tmp_path_factory
 ):
     (tmp_path / "models").symlink_to(tmp_path_factory.mktemp("disk"))
-    registry = tmp_path / "config" / "models.yaml"
-    registry.parent.mkdir()
-    registry.write_text("models: {other: {engine: nnunet}}\n")
+    registry = tmp_path / "models" / "models.yaml"
+    other = yaml.safe_load(MODELS.read_text())["models"]["phantom-ct"]
+    registry.write_text(yaml.safe_dump({"models": {"other": other}}))
     folder = tmp_path / "models" / "tiny"
     for _ in range(2):
         export(
@@ -522,9 +523,9 @@ def test_the_registered_model_is_pinned_and_names_no_case(
             registry=registry,
         )
     models = yaml.safe_load(registry.read_text())["models"]
-    assert models["other"] == {"engine": "nnunet"}
+    assert models["other"] == other
     entry = models["tiny"]
-    assert entry["path"] == "models/tiny"
+    assert entry["path"] == "tiny"
     assert entry["roles"] == ["CT"]
     assert [(label["name"], label["value"]) for label in entry["labels"]] == [
         ("my-liver", 1),

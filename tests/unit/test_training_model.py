@@ -15,7 +15,8 @@ from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
 from jipflow.segment.engines.nnunet.engine import load_predictor, predict_labels
-from jipflow.settings.config import PROTOCOLS, validate
+from jipflow.settings.documents import validate
+from jipflow.settings.resources import PROTOCOLS
 from jipflow.training.plan import adapted
 from phantom_volumes import as_volume
 

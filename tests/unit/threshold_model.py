@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-from jipflow.settings.config import RESOURCES
+from jipflow.settings.resources import RESOURCES
 
 SCALE = 100.0
 """Intensities are divided by this, so that outputs fit nnU-Net's sums in 16 bits."""

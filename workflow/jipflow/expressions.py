@@ -56,21 +56,29 @@ def lock(connection: duckdb.DuckDBPyConnection, readable: Sequence[Path]) -> Non
     connection.execute("SET lock_configuration = true")
 
 
-def check_expression(expression: str, kind: str = "where") -> None:
+def check_expression(
+    expression: str, kind: str = "where", connection: duckdb.DuckDBPyConnection | None = None
+) -> None:
     """Check an expression on an empty catalog.
 
     Args:
         expression: a condition, or terms of ORDER BY.
         kind: ``where`` or ``order``.
+        connection: from `connect`, where several are checked.
 
     Raises:
         FilterError: DuckDB refuses it, or it is more than one expression.
     """
-    with connect() as connection:
-        if kind == "order":
-            select_series(connection, "TRUE", expression)
-        else:
-            select_series(connection, expression)
+    if connection is None:
+        with connect() as connection:
+            check_expression(expression, kind, connection)
+        return
+    where, order = ("TRUE", expression) if kind == "order" else (expression, "SeriesInstanceUID")
+    try:
+        # Not as an Arrow table, whose library takes longer to load than all the rest.
+        connection.execute(series_query(connection, where, order)).fetchall()
+    except duckdb.Error as error:
+        raise explained(error) from None
 
 
 def select_series(

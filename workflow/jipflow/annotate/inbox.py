@@ -17,6 +17,8 @@ from jipflow.files import canonical_digest
 PROPOSAL = "proposal"
 """Stands for the proposal where readers are compared, so that no reader may be called so."""
 READER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+NOTHING = "nothing.txt"
+"""Name of the file by which a person says that there is nothing to mark."""
 FILE = re.compile(r"[\w .,()+-]{1,200}")
 """Letters, digits and what cannot be taken for a part of a rule or of a command."""
 

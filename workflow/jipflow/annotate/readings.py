@@ -1,6 +1,6 @@
 """What a reader sends back for a case: DICOM-SEG, RTSTRUCT or NIfTI, checked against the case.
 
-Who finds nothing says so by a file of the name `jipflow.settings.config.NOTHING`, which no program
+Who finds nothing says so by a file of the name `jipflow.annotate.inbox.NOTHING`, which no program
 writes by mistake: an empty label map may be one that was saved too early, and a DICOM-SEG cannot be
 empty.
 """
@@ -23,6 +23,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from jipflow.annotate.inbox import NOTHING
 from jipflow.cases import CaseFault, Reason
 from jipflow.files import sha256_file
 from jipflow.images.masks import Region, cropped
@@ -30,7 +31,6 @@ from jipflow.images.volume import Grid, Volume
 from jipflow.objects.annotation import Target
 from jipflow.segment.engine import Inputs
 from jipflow.segment.engines.imported.engine import READERS, UNREADABLE, import_regions, target_of
-from jipflow.settings.config import NOTHING, returned_as
 
 NIFTI = "NIFTI"
 FOUND_NOTHING = "NOTHING"
@@ -83,7 +83,7 @@ class Desk:
         self.grid = inputs.grid
         self.spec = {
             **inputs.spec,
-            "segments": [{**s, "match": returned_as(s)} for s in inputs.spec["segments"]],
+            "segments": [{**s, "match": s.returned_as} for s in inputs.spec["segments"]],
         }
 
     @property

@@ -35,7 +35,8 @@ from jipflow.images.masks import Region, cropped
 from jipflow.segment.engine import Inputs
 from jipflow.segment.quality import Quality, quality_table
 from jipflow.segment.stage import write_regions
-from jipflow.settings.config import Settings, annotated
+from jipflow.settings.protocol import SegmentationSettings, annotated
+from jipflow.settings.run import Settings
 from jipflow.tables import AGREEMENT_COLUMNS, AGREEMENT_VALUES, READING_COLUMNS
 
 STAGE = "annotate"
@@ -83,7 +84,7 @@ class Shard:
         inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
     """
 
-    specs: Sequence[dict[str, Any]]
+    specs: Sequence[SegmentationSettings]
     prepared: set[tuple[str, str]]
     proposed: Mapping[tuple[str, str], Outcome]
     volumes: Path
@@ -160,7 +161,7 @@ def _annotate_case(case: Case, shard: Shard) -> list[Annotated]:
     return entries
 
 
-def _annotate(case: Case, spec: Mapping[str, Any], shard: Shard, rows: Annotated) -> Made:
+def _annotate(case: Case, spec: SegmentationSettings, shard: Shard, rows: Annotated) -> Made:
     inputs = Inputs(case, spec, shard.volumes, shard.masks)
     proposal, flags = _proposal(inputs, shard)
     readings, strays = _received(inputs, case_folder(shard.inbox, spec["id"], case.case_id))

@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from jipflow.annotate.inbox import NOTHING
 from jipflow.cases import Case, CaseFault, Outcome, Status, for_each_case
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.series import read_planes
 from jipflow.objects.seg_writer import SERIES_NUMBER_OFFSET, write_seg
-from jipflow.settings.config import NOTHING, RESOURCES, Settings, annotated, returned_as
+from jipflow.settings.protocol import annotated
+from jipflow.settings.resources import RESOURCES
+from jipflow.settings.run import Settings
 
 PROPOSAL_OFFSET = 500
 """Keeps the proposals' series apart from those of the results, in a viewer's list."""
@@ -150,7 +153,7 @@ def _readme(spec: Mapping[str, Any], case: Case, message: str, proposed: str, ta
     segments = "\n".join(
         f"  {value}  {segment['name']}"
         + ("" if segment["required"] else " (if there is one)")
-        + ("" if "match" not in segment else f"  or any name like {returned_as(segment)}")
+        + ("" if "match" not in segment else f"  or any name like {segment.returned_as}")
         for value, segment in enumerate(spec["segments"], start=1)
     )
     nothing = (

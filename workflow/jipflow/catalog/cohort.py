@@ -21,7 +21,7 @@ from jipflow.columns import ANNOTATIONS, IMAGES
 from jipflow.expressions import filter_steps
 from jipflow.files import atomic_path, scratch_folder, write_json
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
-from jipflow.settings.config import Settings
+from jipflow.settings.run import Settings
 
 STAGE = "cohort"
 CASE_COLUMNS = (

@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("jipflow: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        from jipflow.settings.config import ConfigError
+        from jipflow.settings.resources import ConfigError
 
         if isinstance(error, StageError | ConfigError):
             message = str(error)

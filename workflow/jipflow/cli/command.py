@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 Handler = Callable[..., None]
 
 RUN_A_SITE = "snakemake --profile profiles/local --configfile my-site.yaml --config protocol=<id>"
-RUN_A_HUB = "snakemake --profile profiles/local --configfile hub.yaml hub"
+RUN_A_HUB = "snakemake hub --profile profiles/local --configfile hub.yaml"
 
 REPEATED = {"action": "append", "nargs": None}
 """Keywords of an option that is typed once for each of its values."""

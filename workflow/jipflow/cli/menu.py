@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
-from jipflow import __version__
 from jipflow.cli import hub, modellers, newcomers, operators, stages, stewards, training
 from jipflow.cli.command import RUN_A_HUB, RUN_A_SITE, Audience, Command
 
@@ -41,7 +40,9 @@ def answer(words: Sequence[str]) -> int:
         print(help_page(group))
         return 0
     if rest and rest[0] == "--version":
-        print(f"jipflow {__version__}")
+        from jipflow.version import full_version
+
+        print(f"jipflow {full_version()}")
         return 0
     print(_unknown(group, rest) if rest else help_page(group), file=sys.stderr)
     return 2

@@ -17,13 +17,14 @@ def models_add(
     *,
     folder: Annotated[Path, "its files"],
     about: Annotated[Path, "YAML file: licence, intended use, labels, ..."],
+    registry: Annotated[Path | None, "the site's own; models/models.yaml by default"] = None,
     replace: Annotated[bool, "replace an entry of that name"] = False,
 ) -> None:
     """Pin the files of a folder as a new model."""
     from jipflow.models.store import add
 
-    entry = add(name, folder=folder, about=about, replace=replace)
-    print(f"{name}: {len(entry['files'])} files pinned in {entry['path']}")
+    model = add(name, folder=folder, about=about, registry=registry, replace=replace)
+    print(f"{name}: {len(model.files)} files of {model.folder} pinned in {model.registry}")
 
 
 @AUDIENCE.command("algorithm check")

@@ -10,6 +10,7 @@ from jipflow.cli.command import Audience, UsageError
 AUDIENCE = Audience("To run a site")
 
 Names = Annotated[str, "names of models; all by default"]
+Registry = Annotated[Path | None, "the site's own; models/models.yaml by default"]
 
 
 @AUDIENCE.command("config show")
@@ -21,7 +22,8 @@ def config_show(
     """Check the settings, and print them with every default."""
     import yaml
 
-    from jipflow.settings.config import ConfigError, load_settings, read_yaml
+    from jipflow.settings.resources import ConfigError, read_yaml
+    from jipflow.settings.run import load_settings
 
     content = read_yaml(configfile)
     if not isinstance(content, dict):
@@ -30,7 +32,7 @@ def config_show(
         content["protocol"] = protocol
     if "protocol" not in content:
         raise UsageError(f"{configfile} names no protocol; add --protocol ID-OR-PATH")
-    print(yaml.safe_dump(load_settings(content).as_dict(), sort_keys=False), end="")
+    print(yaml.safe_dump(load_settings(content).plain(), sort_keys=False), end="")
 
 
 @AUDIENCE.command("models fetch")
@@ -38,6 +40,7 @@ def models_fetch(
     *name: Annotated[str, "names of models"],
     all_: Annotated[bool, "every model, or all of the bundle"] = False,
     from_: Annotated[Path | None, "a bundle, instead of the network"] = None,
+    registry: Registry = None,
 ) -> None:
     """Fetch the files of models that are missing or wrong."""
     from jipflow.models.store import fetch, fetch_from_bundle, known_models
@@ -45,22 +48,22 @@ def models_fetch(
     if bool(name) == all_:
         raise UsageError("name the models, or type --all for every one")
     if from_ is not None:
-        taken = fetch_from_bundle(from_, name)
+        taken = fetch_from_bundle(from_, name, registry)
     else:
-        taken = {model.name: fetch(model) for model in known_models(name)}
+        taken = {model.name: fetch(model) for model in known_models(name, registry)}
     for model, files in taken.items():
         print(f"{model}: {len(files)} files fetched, the others were there")
 
 
 @AUDIENCE.command("models verify")
-def models_verify(*name: Names) -> None:
+def models_verify(*name: Names, registry: Registry = None) -> None:
     """Compare the files of models with their pinned hashes."""
     from jipflow.cases import StageError
     from jipflow.models.registry import problems
     from jipflow.models.store import known_models
 
     wrong = []
-    for model in known_models(name):
+    for model in known_models(name, registry):
         found = list(problems(model))
         print("\n".join(f"{model.name}: {line}" for line in found or ["ok"]))
         if found:
@@ -70,10 +73,14 @@ def models_verify(*name: Names) -> None:
 
 
 @AUDIENCE.command("models bundle")
-def models_bundle(out: Annotated[Path, "the zip archive that is written"], *name: Names) -> None:
+def models_bundle(
+    out: Annotated[Path, "the zip archive that is written"],
+    *name: Names,
+    registry: Registry = None,
+) -> None:
     """Pack models for a site without network."""
     from jipflow.files import sha256_file
     from jipflow.models.store import known_models, write_bundle
 
-    write_bundle(out, known_models(name))
+    write_bundle(out, known_models(name, registry))
     print(f"{sha256_file(out)}  {out}")

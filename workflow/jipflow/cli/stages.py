@@ -39,7 +39,7 @@ def catalog(
 ) -> None:
     """Read the headers of all files of the site's folders."""
     from jipflow.catalog.scan import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     sources = read_settings(settings).site["sources"]
     folders = [source for source in sources if source["kind"] == "folder"]
@@ -55,7 +55,7 @@ def query(
 ) -> None:
     """Ask the PACS for the series of the cohort."""
     from jipflow.pacs.query import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     run(settings=read_settings(settings), store=store.resolve(), out_dir=out)
 
@@ -69,7 +69,7 @@ def cohort(
 ) -> None:
     """Select cases and deal them to shards."""
     from jipflow.catalog.cohort import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     run(settings=read_settings(settings), catalog_dirs=catalog, out_dir=out)
 
@@ -78,7 +78,7 @@ def cohort(
 def retrieve(*, settings: SettingsFile, cases: Cases, outcomes: Outcomes) -> None:
     """Fetch series from the PACS."""
     from jipflow.pacs.retrieve import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     finish(outcomes, run(shard_file=cases, settings=read_settings(settings)))
 
@@ -122,7 +122,7 @@ def segment(
     from jipflow.files import write_parquet
     from jipflow.segment.quality import quality_table
     from jipflow.segment.stage import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     made = run(
         cases=read_cases(cases),
@@ -158,7 +158,7 @@ def annotate(
     from jipflow.annotate.worklist import write_worklist
     from jipflow.cases import passed, read_cases, read_outcomes
     from jipflow.files import write_parquet
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     shard, site = read_cases(cases), read_settings(settings)
     inbox = site.inbox(results)
@@ -202,7 +202,7 @@ def encode(
     """Write DICOM-SEG."""
     from jipflow.cases import passed, read_cases
     from jipflow.objects.seg_writer import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     earlier = read_all(segmented)
     made = run(
@@ -234,7 +234,7 @@ def measure(
     from jipflow.cases import passed, read_cases
     from jipflow.files import write_parquet
     from jipflow.radiomics.measure import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     earlier = read_all(segmented)
     made = run(
@@ -267,7 +267,7 @@ def document(
     """Write DICOM-SR."""
     from jipflow.cases import passed, read_cases, read_outcomes
     from jipflow.objects.sr import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     of_encode, of_measure = read_outcomes(encoded), read_outcomes(measured)
     made = run(
@@ -293,7 +293,7 @@ def publish(
 ) -> None:
     """Send DICOM-SEG and DICOM-SR to the PACS."""
     from jipflow.pacs.publish import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     earlier = read_all(made)
     sent = run(made=earlier, settings=read_settings(settings), results=results, receipts=receipts)
@@ -314,7 +314,7 @@ def overlay(
     """Draw segmentations over images."""
     from jipflow.cases import read_cases
     from jipflow.report.overlays import run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     made = run(
         cases=read_cases(cases),
@@ -342,7 +342,7 @@ def collect(
 ) -> None:
     """Join the tables of all shards."""
     from jipflow.collect import Shards, run
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     verdict = run(
         shards=Shards(
@@ -371,8 +371,8 @@ def accept(*, verdict: Annotated[Path, "verdict.json"]) -> None:
 @AUDIENCE.command("report")
 def report(*, settings: SettingsFile, results: Results, out: Annotated[Path, "the page"]) -> None:
     """Write the site's report."""
-    from jipflow.report.site import write_report
-    from jipflow.settings.config import read_settings
+    from jipflow.report.site.page import write_report
+    from jipflow.settings.run import read_settings
 
     write_report(results=results, settings=read_settings(settings), path=out)
 
@@ -391,7 +391,7 @@ def release_build(
     from jipflow.files import read_json
     from jipflow.release.release import build
     from jipflow.report.disclosure import write_disclosure_page
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     build(
         settings=read_settings(settings),
@@ -417,7 +417,7 @@ def release_bundle(
 ) -> None:
     """Sign and pack an approved release."""
     from jipflow.release.release import bundle
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
 
     print(bundle(settings=read_settings(settings), release_dir=release, out_dir=out))
 

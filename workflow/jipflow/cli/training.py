@@ -43,7 +43,7 @@ def train_data(
 ) -> None:
     """Write the images and label maps of a shard."""
     from jipflow.cases import passed, read_cases, read_outcomes
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
     from jipflow.training.data import run
 
     earlier = read_all(segmented)
@@ -70,7 +70,7 @@ def train_plan(
     threads: Threads = 1,
 ) -> None:
     """Split, plan and preprocess."""
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
     from jipflow.training.plan import plan
 
     plan(
@@ -91,7 +91,7 @@ def train_fit(
     threads: Threads = 1,
 ) -> None:
     """Train the model of a fold, or go on training."""
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
     from jipflow.training.fit import fit
 
     read = read_settings(settings)
@@ -114,7 +114,7 @@ def train_evaluate(
     threads: Threads = 1,
 ) -> None:
     """Predict cases that were not seen."""
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
     from jipflow.training.evaluate import evaluate
 
     read = read_settings(settings)
@@ -133,7 +133,7 @@ def train_report(
 ) -> None:
     """Join the evaluations and draw the curves."""
     from jipflow.report.training import write_training_report
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
     from jipflow.training.evaluate import summarise
 
     read = read_settings(settings)
@@ -158,7 +158,7 @@ def train_register(
     registry: Annotated[Path, "models.yaml"],
 ) -> None:
     """Copy the model and pin its files."""
-    from jipflow.settings.config import read_settings
+    from jipflow.settings.run import read_settings
     from jipflow.training.export import export
 
     export(

@@ -20,13 +20,12 @@ from jipflow.cases import Coded
 from jipflow.exchange.keys import verifies
 from jipflow.exchange.message import CONTENT, LIMITS, MEMBERS, ROUND, canonical, describe, pack
 from jipflow.release.gate import RULES_OF_KIND, hides
-from jipflow.settings.config import (
-    ConfigError,
-    protocol_path,
-    protocol_sha256,
-    read_protocol,
-    validate,
-)
+from jipflow.settings.digests import protocol_sha256
+from jipflow.settings.documents import validate
+from jipflow.settings.hub import Hub
+from jipflow.settings.reading import protocol_path, read_protocol
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.schema import load
 
 
 class Refusal(Coded):
@@ -97,14 +96,13 @@ def load_hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: something is wrong; names the key and the mend.
     """
     content = {key: value for key, value in config.items() if key != "pathvars"}
-    hub = validate(content, "hub", "hub configuration")
+    hub = load(Hub, content, "hub configuration").plain()
     check_hub(hub)
-    path = protocol_path(hub["protocol"])
-    protocol = read_protocol(path)
+    protocol, named = read_protocol(protocol_path(hub["protocol"]))
     return {
         "hub": hub,
-        "protocol": protocol,
-        "protocol_sha256": protocol_sha256(protocol),
+        "protocol": protocol.plain(),
+        "protocol_sha256": protocol_sha256(protocol, named),
         "version": __version__,
     }
 

@@ -1,6 +1,7 @@
-"""The model registry ``config/models.yaml``, and the check before any model is opened.
+"""Registered models: looked up, checked before any is opened, pinned.
 
-A model's files stand below the repository's folder, or below that of the registry in use.
+A model's files stand below the folder of the registry that pins it, or below the repository's where
+``config/models.yaml`` does.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 import yaml
 
 from jipflow.cases import StageError
-from jipflow.files import atomic_path, read_json, sha256_file
-from jipflow.settings import config
-from jipflow.settings.config import RESOURCES, ConfigError, read_yaml, validate
+from jipflow.files import atomic_path, sha256_file
+from jipflow.settings.complete import complete_types
+from jipflow.settings.reading import read_registries, registry_paths, registry_root
+from jipflow.settings.registry import PinnedModel, RegisteredModel, Registry
+from jipflow.settings.resources import ConfigError, read_yaml, resource
+from jipflow.settings.schema import load
 
 CHECKPOINT = "checkpoint_final.pth"
 """nnU-Net's name for the weights at the end of training."""
@@ -31,67 +35,40 @@ class Model:
     Attributes:
         name: its name in the registry.
         folder: where its files stand.
-        files: SHA-256 by path relative to `folder`.
-        entry: the whole entry of the registry.
+        registry: the file that pins it.
+        entry: what the registry says of it.
     """
 
     name: str
     folder: Path
-    files: dict[str, str]
-    entry: dict[str, Any]
+    registry: Path
+    entry: RegisteredModel
 
     @property
-    def checkpoint(self) -> str:
-        """Name of the weights of an nnU-Net model; the registry may name others than the last."""
-        return str(self.entry["checkpoint"])
-
-    @property
-    def axes(self) -> str:
-        """Where x, y and z run in the files that an nnU-Net model was trained with."""
-        return str(self.entry["axes"])
-
-    @property
-    def members(self) -> list[str]:
-        """Folders of the configurations that an nnU-Net model averages; none: it is one itself."""
-        return list(self.entry["members"])
-
-    @property
-    def postprocessing(self) -> Path | None:
-        """The `postprocessing.json` of an nnU-Net model, if it is to be applied."""
-        name = self.entry.get("postprocessing")
-        return None if name is None else self.folder / name
+    def files(self) -> dict[str, str]:
+        """SHA-256 of its files by path relative to `folder`."""
+        return self.entry.files
 
 
-def pinned_folds(entry: Mapping[str, Any], member: str = "") -> list[str]:
-    """Return the folds of an nnU-Net model, by its pinned checkpoints.
+def registered_model(name: str, models: Mapping[str, PinnedModel] | None = None) -> Model:
+    """Look a model up.
 
     Args:
-        entry: of the registry, with its defaults.
-        member: folder of a configuration below the model's.
-    """
-    prefix, suffix = (f"{member}/fold_" if member else "fold_"), f"/{entry['checkpoint']}"
-    return sorted(
-        path.removeprefix(prefix).removesuffix(suffix)
-        for path in entry["files"]
-        if path.startswith(prefix) and path.endswith(suffix)
-    )
-
-
-def registered_model(name: str) -> Model:
-    """Look a model up in the registry.
+        name: of the model.
+        models: those of a run; None takes all of the registries here.
 
     Raises:
         StageError: it is not there.
-        ConfigError: the registry is not valid.
+        ConfigError: a registry is not valid.
     """
-    models = config.read_models()
+    models = read_registries(registry_paths()) if models is None else models
     if name not in models:
         raise StageError(
-            f"{config.MODELS}: there is no model {name!r}; add it or name one of: "
+            f"there is no model {name!r} in the registries; add it or name one of: "
             f"{', '.join(models)}."
         )
-    entry = models[name]
-    return Model(name, _root(config.MODELS) / entry["path"], dict(entry["files"]), entry)
+    pinned = models[name]
+    return Model(name, pinned.place, Path(pinned.registry), pinned.entry)
 
 
 def verify(model: Model) -> None:
@@ -116,20 +93,18 @@ def problems(model: Model) -> Iterator[str]:
             yield f"{path} is missing; {again}."
         elif sha256_file(path) != expected:
             yield (
-                f"{path} is not the file that {config.MODELS.name} pins (sha256 {expected}); "
+                f"{path} is not the file that {model.registry.name} pins (sha256 {expected}); "
                 f"{again}, or review and pin the new one."
             )
     present = {p.relative_to(model.folder).as_posix() for p in _files(model.folder)}
     for name in sorted(present - set(model.files)):
         yield (
-            f"{model.folder / name} is not pinned in {config.MODELS.name}; remove it or review "
+            f"{model.folder / name} is not pinned in {model.registry.name}; remove it or review "
             "and pin it."
         )
 
 
-def register(
-    name: str, entry: Mapping[str, Any], folder: Path, registry: Path | None = None
-) -> dict[str, Any]:
+def register(name: str, entry: Mapping[str, Any], folder: Path, registry: Path) -> dict[str, Any]:
     """Pin the SHA-256 of every file in a folder as a model of the registry.
 
     An entry of that name is replaced; the others stay as they are.
@@ -137,8 +112,8 @@ def register(
     Args:
         name: the model's name in protocols.
         entry: as `describe`.
-        folder: where the files stand, below the folder that holds the registry's.
-        registry: None takes ``config/models.yaml``.
+        folder: where the files stand, below the registry's folder.
+        registry: the file; made where it is not there.
 
     Returns:
         The entry as it was written.
@@ -147,7 +122,6 @@ def register(
         StageError: the folder is elsewhere, or as `describe`.
         ConfigError: the entry is not valid.
     """
-    registry = config.MODELS if registry is None else registry
     complete = describe(name, entry, folder, relative_path(name, folder, registry))
     write_entry(name, complete, registry)
     return complete
@@ -166,10 +140,10 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
 
     Args:
         name: the model's name in protocols.
-        entry: keys of ``models.schema.yaml`` but ``path`` and ``files``. A label may give the key
+        entry: keys of a registry's entry but ``path`` and ``files``. A label may give the key
             of a term of ``resources/terms.yaml`` as ``term`` in place of its codes.
         folder: where the files stand.
-        path: where they will, relative to the folder that holds the registry's.
+        path: where they will; see `relative_path`.
 
     Raises:
         StageError: the folder has no file or a link, or the entry does not fit the files.
@@ -187,31 +161,25 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
         },
     }
     # Without the defaults: the registry says what was given.
-    known = validate({"models": {name: complete}}, "models", f"model {name!r}")["models"][name]
-    _check_entry(name, known, folder)
+    complete_types()
+    known = load(Registry, {"models": {name: complete}}, f"model {name!r}")
+    _check_entry(name, known.models[name], folder)
     return complete
 
 
 def relative_path(name: str, folder: Path, registry: Path) -> str:
-    """Return a model's folder relative to the folder that holds the registry's.
+    """Return a model's folder as a registry names it.
 
     Links are left as they are: ``models/`` may be one, to a disk that several clones share.
 
     Raises:
         StageError: it is not below that folder.
     """
-    root = _root(Path(os.path.abspath(registry)))
+    root = registry_root(registry)
     for below, above in ((os.path.abspath(folder), root), (folder.resolve(), root.resolve())):
         if Path(below).is_relative_to(above):
             return Path(below).relative_to(above).as_posix()
-    raise StageError(
-        f"model {name!r}: {folder} is not below {root}; move it to {root / 'models' / name}."
-    )
-
-
-def _root(registry: Path) -> Path:
-    """Return the folder that the paths of a registry's models are relative to."""
-    return registry.parent.parent
+    raise StageError(f"model {name!r}: {folder} is not below {root}; move it to {root / name}.")
 
 
 def _files(folder: Path) -> list[Path]:
@@ -224,7 +192,7 @@ def _coded(label: Mapping[str, Any], name: str) -> dict[str, Any]:
     key = plain.pop("term", None)
     if key is None:
         return plain
-    terms = read_yaml(RESOURCES / "terms.yaml")
+    terms = resource("terms.yaml")
     if key not in terms:
         raise ConfigError(
             f"model {name!r}: label {label.get('name')!r}: there is no term {key!r}; add it with "
@@ -237,35 +205,15 @@ def _coded(label: Mapping[str, Any], name: str) -> dict[str, Any]:
     return plain
 
 
-def _check_entry(name: str, entry: Mapping[str, Any], folder: Path) -> None:
-    """Check what a schema cannot say of an entry: that it fits its files."""
-    files = entry["files"]
-    for source in entry["sources"]:
-        if ("file" in source) == ("archive_sha256" in source):
+def _check_entry(name: str, entry: RegisteredModel, folder: Path) -> None:
+    """Check what types cannot say of an entry: that it fits its files."""
+    for source in entry.sources:
+        if (source.file is None) == (source.archive_sha256 is None):
             raise StageError(
-                f"model {name!r}: source {source['url']} must say either which file it gives, or "
+                f"model {name!r}: source {source.url} must say either which file it gives, or "
                 "the archive_sha256 of the zip archive that it gives."
             )
-        if source.get("file", next(iter(files))) not in files:
-            raise StageError(f"model {name!r}: there is no file {source['file']!r} in {folder}.")
-    if entry["engine"] == "container" and entry["image"] not in files:
-        raise StageError(f"model {name!r}: the image {entry['image']!r} is not in {folder}.")
-    if entry.get("postprocessing", next(iter(files))) not in files:
-        raise StageError(
-            f"model {name!r}: there is no file {entry['postprocessing']!r} in {folder}; nnU-Net "
-            "writes it beside postprocessing.pkl, in crossval_results_folds_.. or ensembles/.."
-        )
-    if entry["engine"] == "nnunet":
-        for path in [f"{member}/dataset.json" for member in entry["members"]] or ["dataset.json"]:
-            if path not in files:
-                raise StageError(
-                    f"model {name!r}: {folder / path} is missing; name under members the folders "
-                    "of trained configurations, where there are several."
-                )
-            trained = set(read_json(folder / path)["labels"]) - {"background", "ignore"}
-            named = {label["name"] for label in entry["labels"]}
-            if trained != named:
-                raise StageError(
-                    f"model {name!r}: its labels are {', '.join(sorted(named))}, but those of "
-                    f"{path} are {', '.join(sorted(trained))}; name the same."
-                )
+        if source.file is not None and source.file not in entry.files:
+            raise StageError(f"model {name!r}: there is no file {source.file!r} in {folder}.")
+    for problem in entry.file_problems(folder):
+        raise StageError(f"model {name!r}: {problem}")

@@ -15,7 +15,7 @@ import stat
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from jipflow.cases import StageError
 from jipflow.files import atomic_path, json_text, sha256_file
@@ -27,8 +27,12 @@ from jipflow.models.registry import (
     verify,
     write_entry,
 )
-from jipflow.settings import config
-from jipflow.settings.config import read_yaml
+from jipflow.settings import resources
+from jipflow.settings.complete import complete_types
+from jipflow.settings.reading import read_registries, read_registry, registry_paths
+from jipflow.settings.registry import RegisteredModel, Registry
+from jipflow.settings.resources import ConfigError, read_yaml
+from jipflow.settings.schema import load
 
 FORMAT = "jipflow-models-1"
 MANIFEST = "manifest.json"
@@ -44,9 +48,15 @@ _SECONDS = (30, 120)
 """To connect to a server, and between two parts of its answer."""
 
 
-def known_models(names: Sequence[str]) -> list[Model]:
-    """Return registered models by name; all of them where none is named."""
-    return [registered_model(name) for name in names or config.read_models()]
+def known_models(names: Sequence[str], own: Path | None = None) -> list[Model]:
+    """Return registered models by name; all of them where none is named.
+
+    Args:
+        names: of the models.
+        own: the site's registry, where it is not ``models/models.yaml``.
+    """
+    models = read_registries(registry_paths(own))
+    return [registered_model(name, models) for name in names or models]
 
 
 def fetch(model: Model) -> list[str]:
@@ -67,23 +77,23 @@ def fetch(model: Model) -> list[str]:
     wanted = _wanted(model)
     got: list[str] = []
     staging = _staging(model)
-    for source in model.entry["sources"]:
-        if "file" in source and source["file"] in wanted:
-            name = source["file"]
-            _place(_download(source["url"], wanted.pop(name), staging), model.folder / name)
+    for source in model.entry.sources:
+        if source.file is not None and source.file in wanted:
+            name = source.file
+            _place(_download(source.url, wanted.pop(name), staging), model.folder / name)
             got.append(name)
-        elif "archive_sha256" in source:
-            folder = f"{source['folder']}/" if "folder" in source else ""
+        elif source.archive_sha256 is not None:
+            folder = f"{source.folder}/" if source.folder else ""
             inside = {n.removeprefix(folder): h for n, h in wanted.items() if n.startswith(folder)}
             if inside:
-                archive = _download(source["url"], source["archive_sha256"], staging)
+                archive = _download(source.url, source.archive_sha256, staging)
                 for member in _unpack(archive, "", inside, model.folder / folder, staging):
                     wanted.pop(folder + member)
                     got.append(folder + member)
                 archive.unlink()
     if wanted:
         raise StageError(
-            f"model {model.name!r}: no source in {config.MODELS.name} gives "
+            f"model {model.name!r}: no source in {model.registry} gives "
             f"{', '.join(sorted(wanted))}; take it from a bundle: jipflow models fetch "
             f"{model.name} --from BUNDLE."
         )
@@ -91,7 +101,9 @@ def fetch(model: Model) -> list[str]:
     return got
 
 
-def fetch_from_bundle(bundle: Path, names: Sequence[str] = ()) -> dict[str, list[str]]:
+def fetch_from_bundle(
+    bundle: Path, names: Sequence[str] = (), own: Path | None = None
+) -> dict[str, list[str]]:
     """Take the files of models that are missing or wrong from a bundle.
 
     The registry here says which files are right; the bundle is not trusted.
@@ -99,6 +111,7 @@ def fetch_from_bundle(bundle: Path, names: Sequence[str] = ()) -> dict[str, list
     Args:
         bundle: written by `write_bundle`.
         names: which models; without any all that the bundle has.
+        own: the site's registry, where it is not ``models/models.yaml``.
 
     Returns:
         The files that were taken, by model.
@@ -112,18 +125,18 @@ def fetch_from_bundle(bundle: Path, names: Sequence[str] = ()) -> dict[str, list
         raise StageError(
             f"{bundle} has no model {absent[0]!r}; it has: {', '.join(packed) or 'none'}."
         )
-    known = config.read_models()
+    known = read_registries(registry_paths(own))
     taken = {}
     for name in names or packed:
         if name not in known:
             raise StageError(
-                f"{bundle} has the model {name!r}, which {config.MODELS} does not; review its "
-                "entry in the registry of the site that made the bundle and copy it."
+                f"{bundle} has the model {name!r}, which no registry here has; review its entry in "
+                "the registry of the site that made the bundle and copy it."
             )
-        model = registered_model(name)
-        if packed[name]["files"] != model.files:
+        model = registered_model(name, known)
+        if packed[name].files != model.files:
             raise StageError(
-                f"{bundle}: its files of {name!r} are not those that {config.MODELS.name} pins; "
+                f"{bundle}: its files of {name!r} are not those that {model.registry} pins; "
                 "get a bundle of this version of the registry."
             )
         staging = _staging(model)
@@ -144,7 +157,7 @@ def write_bundle(out: Path, models: Iterable[Model]) -> None:
     chosen = sorted(models, key=lambda model: model.name)
     for model in chosen:
         verify(model)
-    manifest = {"format": FORMAT, "models": {model.name: model.entry for model in chosen}}
+    manifest = {"format": FORMAT, "models": {model.name: model.entry.plain() for model in chosen}}
     with atomic_path(out) as partial, zipfile.ZipFile(partial, "w") as archive:
         text = json_text(manifest).encode("utf-8")
         archive.writestr(_member(MANIFEST, len(text)), text)
@@ -156,44 +169,47 @@ def write_bundle(out: Path, models: Iterable[Model]) -> None:
                     shutil.copyfileobj(source, target, _CHUNK)
 
 
-def add(name: str, *, folder: Path, about: Path, replace: bool = False) -> dict[str, Any]:
-    """Copy a model's files to ``models/<name>`` and pin them in the registry.
+def add(
+    name: str, *, folder: Path, about: Path, registry: Path | None = None, replace: bool = False
+) -> Model:
+    """Copy a model's files to the folder of a registry and pin them there.
 
     Args:
         name: the model's name in protocols.
         folder: its files, as its engine wants them.
         about: YAML file with the rest of the registry's entry; see `models.describe`.
+        registry: the site's own, where it is not ``models/models.yaml``.
         replace: whether an entry of that name may be replaced.
-
-    Returns:
-        The entry.
 
     Raises:
         StageError: the name is taken, or the folder is not there or not usable.
         ConfigError: the description is not valid.
     """
+    registry = resources.OWN_MODELS if registry is None else registry
     entry = read_yaml(about)
     if not isinstance(entry, dict):
-        raise config.ConfigError(f"{about} must be a mapping of keys to values.")
+        raise ConfigError(f"{about} must be a mapping of keys to values.")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
         raise StageError(
             f"the name {name!r} is not of small letters, digits and hyphens; take another."
         )
-    if name in config.read_models() and not replace:
+    if name in read_registry(resources.MODELS):
+        raise StageError(f"{resources.MODELS} has a model {name!r}; take another name.")
+    if registry.is_file() and name in read_registry(registry) and not replace:
         raise StageError(
-            f"{config.MODELS} has a model {name!r}; take another name, or say --replace where "
-            "its files and their hashes shall be replaced."
+            f"{registry} has a model {name!r}; take another name, or say --replace where its files "
+            "and their hashes shall be replaced."
         )
     if not folder.is_dir():
         raise StageError(f"{folder} is not a folder; name the one that holds the model's files.")
-    place = config.MODELS.parent.parent / "models" / name
+    place = registry.parent / name
     # Before anything is copied: a wrong description must not cost the files that are there.
-    complete = describe(name, entry, folder, relative_path(name, place, config.MODELS))
+    complete = describe(name, entry, folder, relative_path(name, place, registry))
     if folder.resolve() != place.resolve():
         with atomic_path(place) as partial:
             shutil.copytree(folder, partial, symlinks=True)
-    write_entry(name, complete, config.MODELS)
-    return complete
+    write_entry(name, complete, registry)
+    return registered_model(name, read_registry(registry))
 
 
 def _wanted(model: Model) -> dict[str, str]:
@@ -351,7 +367,7 @@ def _copy_hashed(source: IO[bytes], target: IO[bytes], most: int) -> str:
     return digest.hexdigest()
 
 
-def _read_manifest(bundle: Path) -> dict[str, Any]:
+def _read_manifest(bundle: Path) -> dict[str, RegisteredModel]:
     """Return the entries of the models in a bundle."""
     with _open_zip(bundle) as archive:
         if MANIFEST not in archive.namelist():
@@ -364,8 +380,8 @@ def _read_manifest(bundle: Path) -> dict[str, Any]:
         raise StageError(f"{bundle}: {MANIFEST} is not JSON: {error}.") from None
     if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
         raise StageError(f"{bundle} is not of the format {FORMAT}; get one of this version.")
-    entries: dict[str, Any] = config.validate(content, "models", f"{bundle}: {MANIFEST}")["models"]
-    return entries
+    complete_types()
+    return load(Registry, content, f"{bundle}: {MANIFEST}").models
 
 
 def _member(name: str, size: int) -> zipfile.ZipInfo:

@@ -36,7 +36,7 @@ from jipflow.images.series import Plane, read_planes
 from jipflow.images.volume import Grid
 from jipflow.objects.headers import source_header
 from jipflow.objects.terms import Term, apply_modifiers, read_terms
-from jipflow.settings.config import Settings
+from jipflow.settings.run import Settings
 from jipflow.uids import stable_uid
 
 STAGE = "encode"

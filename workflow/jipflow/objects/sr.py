@@ -23,7 +23,10 @@ import jipflow
 from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, blocked, for_each_case
 from jipflow.files import atomic_path, canonical_digest
 from jipflow.objects.terms import ANATOMY
-from jipflow.settings.config import RESOURCES, Settings, radiomics_settings, read_yaml
+from jipflow.settings.protocol import RadiomicsEntry
+from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.resources import RESOURCES, read_yaml
+from jipflow.settings.run import Settings
 from jipflow.tables import FEATURE_COLUMNS
 from jipflow.uids import stable_uid
 
@@ -179,7 +182,7 @@ def _document_case(
 
 def _document(
     case: Case,
-    entry: Mapping[str, Any],
+    entry: RadiomicsEntry,
     number: int,
     settings: Settings,
     features: Path,
@@ -200,7 +203,7 @@ def _document(
         dataset = build_sr(
             rows,
             seg,
-            parameters=radiomics_settings(entry["settings"], f"radiomics of {name!r}"),
+            parameters=settings.radiomics(entry),
             modality=series.modality,
             procedures=_procedures(source, series.modality),
             description=f"{settings.protocol_id} {name} features",
@@ -238,7 +241,7 @@ def build_sr(
     rows: Sequence[Mapping[str, Any]],
     seg: Dataset,
     *,
-    parameters: Mapping[str, Any],
+    parameters: Radiomics,
     modality: str,
     procedures: Sequence[CodedConcept],
     description: str,
@@ -264,7 +267,7 @@ def build_sr(
     Raises:
         ValueError: a row has no segment, or was measured with other parameters.
     """
-    digest = canonical_digest(parameters)
+    digest = canonical_digest(parameters.plain())
     others = sorted({str(row["settings_sha256"]) for row in rows} - {digest})
     if others:
         raise ValueError(
@@ -287,7 +290,7 @@ def build_sr(
         parameters=[
             f"versions={rows[0]['versions']}",
             f"settings_sha256={digest}",
-            f"settings={rfc8785.dumps(dict(parameters)).decode()}",
+            f"settings={rfc8785.dumps(parameters.plain()).decode()}",
             *_aggregation(parameters["setting"]),
         ],
     )

@@ -10,7 +10,7 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from jipflow.settings.config import RESOURCES, read_yaml
+from jipflow.settings.resources import RESOURCES, read_yaml
 
 ANATOMY = CodedConcept.from_code(codes.CID7150.AnatomicalStructure)
 LATERALITIES = {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jipflow.settings.config import ConfigError
+from jipflow.settings.resources import ConfigError
 
 
 def secret(source: Mapping[str, Any], kind: str) -> str | None:

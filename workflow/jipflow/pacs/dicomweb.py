@@ -41,7 +41,7 @@ from jipflow.pacs.archive import (
 )
 from jipflow.pacs.credentials import secret
 from jipflow.pacs.limits import Limits
-from jipflow.settings.config import ConfigError
+from jipflow.settings.resources import ConfigError
 
 LOGGER = logging.getLogger(__name__)
 

@@ -45,7 +45,7 @@ from jipflow.pacs.archive import (
 )
 from jipflow.pacs.credentials import private_file
 from jipflow.pacs.limits import Limits
-from jipflow.settings.config import ConfigError
+from jipflow.settings.resources import ConfigError
 from jipflow.uids import stable_uid
 
 LOGGER = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from jipflow.files import sha256_file
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
-from jipflow.settings.config import Settings
+from jipflow.settings.run import Settings
 
 STAGE = "publish"
 MAKERS = {"seg": "encode", "sr": "document"}

@@ -28,7 +28,7 @@ from jipflow.files import write_json, write_parquet
 from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, answers, checked_uid
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.narrow import columns_used, conjuncts, exactly, narrow
-from jipflow.settings.config import Settings
+from jipflow.settings.run import Settings
 
 LOGGER = logging.getLogger(__name__)
 

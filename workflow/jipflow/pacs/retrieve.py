@@ -19,7 +19,7 @@ from jipflow.files import atomic_path
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers, checked_uid
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
-from jipflow.settings.config import Settings
+from jipflow.settings.run import Settings
 
 STAGE = "retrieve"
 ITEM_OF_ANNOTATIONS = "annotations"

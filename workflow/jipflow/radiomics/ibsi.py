@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from jipflow.settings.config import RESOURCES, read_yaml
+from jipflow.settings.resources import RESOURCES, read_yaml
 
 DIRECTED = ("cm", "rlm")
 """Families whose tags say how the matrices of directions are aggregated."""

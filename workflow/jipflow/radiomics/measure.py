@@ -29,7 +29,9 @@ from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Volume, read_volume, volume_path
 from jipflow.radiomics.extract import Part, extract, extract_perturbed
-from jipflow.settings.config import Settings, radiomics_settings
+from jipflow.settings.protocol import RadiomicsEntry
+from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.run import Settings
 from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS, PERTURBED_KEYS
 
 STAGE = "measure"
@@ -64,7 +66,7 @@ def run(
     entries = [
         Entry(
             entry,
-            radiomics_settings(entry["settings"], f"radiomics of {entry['segmentation']!r}"),
+            settings.radiomics(entry),
             {entry["role"], *settings.needed_roles(entry["segmentation"])},
         )
         for entry in settings.protocol["radiomics"]
@@ -128,8 +130,8 @@ class Entry:
         roles: those without which a case has nothing to measure.
     """
 
-    entry: dict[str, Any]
-    parameters: dict[str, Any]
+    entry: RadiomicsEntry
+    parameters: Radiomics
     roles: set[str]
 
 
@@ -214,8 +216,8 @@ def _measure_case(
 
 def _measure(
     case: Case,
-    entry: Mapping[str, Any],
-    parameters: Mapping[str, Any],
+    entry: RadiomicsEntry,
+    parameters: Radiomics,
     read: Callable[[str], Volume],
     masks: Path,
     rows: Rows,
@@ -230,7 +232,7 @@ def _measure(
             f"{segmentation.grid.shape} voxels, the image of {role} on one of "
             f"{volume.grid.shape}, or elsewhere; segment the series that is measured.",
         )
-    digest = canonical_digest(parameters)
+    digest = canonical_digest(parameters.plain())
     boxes = list(segmentation.boxes())
     parts = [Part(mask, corner) for _, mask, corner in boxes]
     failed = 0

@@ -15,7 +15,8 @@ from jipflow.exchange import keys, message
 from jipflow.files import atomic_path, json_text, read_json, write_json
 from jipflow.release import gate as disclosure
 from jipflow.release.gate import Candidate, Decision, Finding, Rule
-from jipflow.settings.config import Settings, validate
+from jipflow.settings.documents import validate
+from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
     import numpy as np

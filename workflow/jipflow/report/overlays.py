@@ -19,7 +19,7 @@ from jipflow.files import atomic_path
 from jipflow.images.masks import Segment, Segmentation, read_segmentation
 from jipflow.images.volume import Volume, read_volume
 from jipflow.palette import rgb, segment_colour
-from jipflow.settings.config import Settings
+from jipflow.settings.run import Settings
 
 PANE = 400  # pixels, width and height of the box that holds one pane
 GAP = 8  # pixels between panes and around them

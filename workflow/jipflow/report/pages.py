@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from jipflow.files import atomic_path
 from jipflow.plots import MISSING, THIN_SPACE, number
-from jipflow.settings.config import RESOURCES
+from jipflow.settings.resources import RESOURCES
+from jipflow.version import full_version
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -37,6 +38,7 @@ def environment() -> Environment:
     made.globals.update(
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8").strip()),
         script=Markup(script),
+        full_version=full_version(),
         # The page may run this one script and load nothing.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )

@@ -13,7 +13,7 @@ from jipflow.files import read_json
 from jipflow.palette import SEGMENT_COLOURS
 from jipflow.plots import Curve, Strip, curve_plot, strip_plot
 from jipflow.report.pages import write_page
-from jipflow.settings.config import Settings, training_folds
+from jipflow.settings.run import Settings
 
 CURVES = (
     ("train_loss", "loss"),
@@ -32,16 +32,18 @@ def write_training_report(*, folder: Path, work: Path, settings: Settings) -> No
     """
     table = pd.read_parquet(folder / "evaluation.parquet")
     summary = read_json(folder / "summary.json")
+    training = settings.protocol.training
+    assert training
     write_page(
         folder / "index.html",
         "training.html.j2",
         site=settings.site["site"],
         about=settings.protocol["protocol"],
         version=settings.version,
-        training=settings.protocol["training"],
+        training=training,
         summary=summary,
         unused=[(e["case_id"], Reason(e["reason"])) for e in summary["not_used"]],
-        folds=[_fold(work, name) for name in training_folds(settings.protocol["training"])],
+        folds=[_fold(work, name) for name in training.fold_names()],
         labels=[_label(str(label), rows) for label, rows in table.groupby("label", sort=False)],
         rows=[{**row, "note": _note(row)} for row in table.to_dict("records")],
     )

@@ -1,8 +1,8 @@
 """What an engine is: volumes by role in, labelled regions on the grid of a role out.
 
-To add one: write a class that derives from `Engine` in a module of its own, name it in
-`ENGINES`, give its keys in ``protocol.schema.yaml``, and let the conformance suite
-(``tests/unit/test_engines.py``) run it.
+To add one: make a folder in `jipflow.segment.engines` with a class that derives from `Engine` in
+``engine.py`` and one for its keys of the protocol in ``settings.py``, which are found by their
+names, and let the conformance suite (``tests/unit/test_engines.py``) run it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,9 @@ from numpy.typing import NDArray
 from jipflow.cases import Case
 from jipflow.images.masks import Region, Segmentation, read_segmentation
 from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_path
-
-ENGINES = {
-    "container": "jipflow.segment.engines.container.engine:Container",
-    "imported": "jipflow.segment.engines.imported.engine:Imported",
-    "nnunet": "jipflow.segment.engines.nnunet.engine:NnUNet",
-    "threshold": "jipflow.segment.engines.threshold.engine:Threshold",
-    "totalsegmentator": "jipflow.segment.engines.totalsegmentator.engine:TotalSegmentator",
-}
-"""The class of each engine; a module is imported when a protocol uses it."""
+from jipflow.settings.plugins import ENGINES
+from jipflow.settings.protocol import SegmentationSettings
+from jipflow.settings.registry import PinnedModel
 
 
 @dataclass(frozen=True)
@@ -41,12 +35,14 @@ class Machine:
         device: ``auto``, ``cpu`` or ``cuda``.
         scratch: folder for what it needs while it runs; emptied by the stage.
         site: the site's settings.
+        models: that the protocol names; none where an algorithm runs without a registry.
     """
 
     threads: int
     device: str
     scratch: Path
     site: Mapping[str, Any]
+    models: Mapping[str, PinnedModel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ class Inputs:
     """
 
     case: Case
-    spec: Mapping[str, Any]
+    spec: SegmentationSettings
     volumes: Path
     masks: Path
     notes: list[str] = field(default_factory=list)
@@ -107,7 +103,7 @@ class Engine(ABC):
     batched: ClassVar[bool] = False
     helpers: int = 1
 
-    def __init__(self, spec: Mapping[str, Any], machine: Machine) -> None:
+    def __init__(self, spec: SegmentationSettings, machine: Machine) -> None:
         self.spec = spec
         self.machine = machine
 
@@ -142,9 +138,15 @@ class Engine(ABC):
 
 
 def engine_class(name: str) -> type[Engine]:
-    """Return the class of an engine."""
-    module, _, attribute = ENGINES[name].partition(":")
-    found: type[Engine] = getattr(import_module(module), attribute)
+    """Return the class of an engine: the one that its module ``engine`` defines."""
+    module = import_module(f"{ENGINES}.{name}.engine")
+    (found,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type)
+        and issubclass(value, Engine)
+        and value.__module__ == module.__name__
+    )
     return found
 
 

@@ -29,7 +29,8 @@ from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
 from jipflow.segment.quality import Quality, assess
-from jipflow.settings.config import Settings, automatic, in_order, input_roles, input_segmentations
+from jipflow.settings.protocol import automatic, in_order
+from jipflow.settings.run import Settings
 
 STAGE = "segment"
 
@@ -86,7 +87,7 @@ def run(
     device = settings.site["processing"]["device"]
     role_of = {spec["id"]: spec["role"] for spec in settings.protocol["segmentations"]}
     for spec in in_order(automatic(settings.protocol["segmentations"])):
-        roles = input_roles(spec)
+        roles = spec.input_roles()
         needed = settings.needed_roles(spec["id"])
         concerned = [case for case in cases if case.roles.keys() >= needed]
         made = {(o.case_id, o.item) for o in outcomes if o.status is Status.OK}
@@ -96,7 +97,7 @@ def run(
                 *(f"the volume of role {r}" for r in roles if (case.case_id, r) not in prepared),
                 *(
                     f"the segmentation {s!r}"
-                    for s in input_segmentations(spec)
+                    for s in spec.input_segmentations()
                     if (case.case_id, s) not in made
                 ),
             ]
@@ -106,9 +107,9 @@ def run(
                 ready.append(case)
         if ready:
             with scratch_folder(masks) as scratch:
-                machine = Machine(threads, device, scratch, settings.site)
+                machine = Machine(threads, device, scratch, settings.site, settings.named.models)
                 engine = engine_class(spec["engine"])(spec, machine)
-                others = [role_of[other] for other in input_segmentations(spec)]
+                others = [role_of[other] for other in spec.input_segmentations()]
                 items = segment(engine, ready, volumes, masks)
                 for case, item in zip(ready, items, strict=True):
                     note = frames_note(case, dict.fromkeys([*roles, *others]))

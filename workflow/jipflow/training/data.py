@@ -24,7 +24,7 @@ from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.volume import Volume, write_volume
 from jipflow.segment.channels import frames_note, read_channel
-from jipflow.settings.config import Settings, training_roles
+from jipflow.settings.run import Settings
 
 STAGE = "train"
 
@@ -60,7 +60,7 @@ def run(
     """
     training = settings.protocol["training"]
     spec = settings.segmentation(training["segmentation"])
-    roles = training_roles(settings.protocol)
+    roles = settings.protocol.training_roles()
     with atomic_path(out) as partial_folder:
         partial_folder.mkdir()
         work = partial(

@@ -18,7 +18,7 @@ from jipflow.files import read_json, write_json, write_parquet
 from jipflow.images.volume import Grid, read_volume
 from jipflow.segment.engines.nnunet import inference
 from jipflow.segment.engines.nnunet.engine import load_predictor
-from jipflow.settings.config import Settings, training_folds
+from jipflow.settings.run import Settings
 from jipflow.training.data import label_values
 from jipflow.training.folders import model, raw
 
@@ -55,7 +55,7 @@ def evaluate(
     chosen = read_json(work / "split.json")
     if part == HELD_OUT:
         cases = chosen["held_out"]
-        folds = training_folds(training)
+        folds = training.fold_names()
     else:
         cases, folds = chosen["folds"][int(part)], [part]
     predictor = load_predictor(model(work), folds, threads, device, mirroring=False)

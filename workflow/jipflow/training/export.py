@@ -12,7 +12,9 @@ from typing import Any
 from jipflow.cases import StageError
 from jipflow.files import atomic_path, canonical_digest, read_json, write_json
 from jipflow.models.registry import register, relative_path
-from jipflow.settings.config import Settings, read_yaml, training_roles
+from jipflow.settings.reading import read_registries, registry_root
+from jipflow.settings.resources import MODELS
+from jipflow.settings.run import Settings
 from jipflow.training.data import label_values
 from jipflow.training.folders import model
 
@@ -37,11 +39,11 @@ def export(*, work: Path, settings: Settings, summary: Path, folder: Path, regis
     training = settings.protocol["training"]
     name = training["model"]
     path = relative_path(name, folder, registry)
-    models = read_yaml(registry)["models"]
-    if name in models and models[name]["path"] != path:
+    known = read_registries({MODELS, *([registry] if registry.is_file() else [])})
+    if name in known and known[name].place != registry_root(registry) / path:
         raise StageError(
-            f"{registry}: there is a model {name!r} in {models[name]['path']}; give training.model "
-            "another name."
+            f"{known[name].registry}: there is a model {name!r} in {known[name].folder}; give "
+            "training.model another name."
         )
     found = read_json(summary)
     with atomic_path(folder) as partial:
@@ -58,7 +60,7 @@ def export(*, work: Path, settings: Settings, summary: Path, folder: Path, regis
         "licence": training["licence"],
         "intended_use": training["intended_use"],
         "training_data": training["training_data"],
-        "roles": training_roles(settings.protocol),
+        "roles": settings.protocol.training_roles(),
         "labels": _labels(settings.segmentation(training["segmentation"])),
     }
     register(name, entry, folder, registry)
@@ -78,7 +80,7 @@ def _provenance(work: Path, settings: Settings) -> dict[str, Any]:
     about = settings.protocol["protocol"]
     return {
         "protocol": {**about, "sha256": settings.protocol_sha256},
-        "training": settings.protocol["training"],
+        "training": settings.protocol["training"].plain(),
         "trainer": "nnUNetTrainer, each epoch seeded",
         "training_set": {
             "cases": sum(map(len, chosen["folds"])),

@@ -16,7 +16,7 @@ from jipflow.files import atomic_path, canonical_digest, read_json, write_json
 from jipflow.models.checkpoints import only_data, read_checkpoint
 from jipflow.models.registry import CHECKPOINT
 from jipflow.models.upstream import MetaLogger, PolyLRScheduler, nnUNetTrainer
-from jipflow.settings.config import TRAINING_WORDS
+from jipflow.settings.training import DESCRIBING
 from jipflow.training.folders import (
     DATASET,
     PLANS,
@@ -153,9 +153,7 @@ def _start_anew_if_changed(
     """Remove what a training of another plan, other images or other settings has left."""
     started = canonical_digest(
         {
-            "training": {
-                key: value for key, value in training.items() if key not in TRAINING_WORDS
-            },
+            "training": {key: value for key, value in training.items() if key not in DESCRIBING},
             "plans": plans,
             "split": read_json(work / "split.json"),
         }

@@ -19,7 +19,7 @@ from jipflow.models.upstream import (
     plan_experiment_dataset,
     preprocess_dataset,
 )
-from jipflow.settings.config import Settings, training_roles
+from jipflow.settings.run import Settings
 from jipflow.training.data import label_values
 from jipflow.training.folders import (
     PLANS,
@@ -122,7 +122,7 @@ def plan(
         for case in made
     }
     described = {
-        "channel_names": _channels(table, training_roles(settings.protocol)),
+        "channel_names": _channels(table, settings.protocol.training_roles()),
         "labels": {
             "background": 0,
             **label_values(settings.segmentation(training["segmentation"])),

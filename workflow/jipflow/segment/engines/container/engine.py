@@ -16,7 +16,7 @@ from jipflow.segment.containers import contract
 from jipflow.segment.containers.algorithm import Algorithm, Attempt
 from jipflow.segment.containers.contract import Parcel
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
-from jipflow.settings.config import input_roles
+from jipflow.segment.engines.container.settings import ContainerModel
 
 
 class Container(Engine):
@@ -34,22 +34,23 @@ class Container(Engine):
         Raises:
             StageError: the image is not the pinned one, or cannot be run here.
         """
-        self.model = registered_model(self.spec["model"])
+        self.model = registered_model(self.spec["model"], self.machine.models)
         verify(self.model)
         entry = self.model.entry
-        if entry.get("image") not in self.model.files:
+        assert isinstance(entry, ContainerModel)
+        if entry.image not in self.model.files:
             raise StageError(
                 f"model {self.model.name!r}: image must name one of its files: "
                 f"{', '.join(self.model.files)}."
             )
-        self.values = {label["name"]: int(label["value"]) for label in entry["labels"]}
+        self.values = {label.name: label.value for label in entry.labels}
         wanted = {s["label"]: self.values[s["label"]] for s in self.spec["segments"]}
-        image = (self.model.folder / entry["image"]).resolve()
+        image = (self.model.folder / entry.image).resolve()
         self.algorithm = Algorithm(image, self.machine, wanted, self.spec["role"])
 
     def read(self, inputs: Inputs) -> Parcel:
         """Write the volumes of the roles as NIfTI."""
-        roles = input_roles(self.spec)
+        roles = self.spec.input_roles()
         modalities = {role: inputs.case.roles[role].modality for role in roles}
         return self.algorithm.parcel({role: inputs.volume(role) for role in roles}, modalities)
 

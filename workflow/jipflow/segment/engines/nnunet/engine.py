@@ -22,13 +22,14 @@ from jipflow.files import canonical_digest
 from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.models.checkpoints import build_network, read_checkpoint
-from jipflow.models.registry import CHECKPOINT, pinned_folds, registered_model, verify
+from jipflow.models.registry import CHECKPOINT, registered_model, verify
 from jipflow.models.upstream import PlansManager, determine_num_input_channels, nnUNetPredictor
 from jipflow.segment.channels import read_channel
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.nnunet import inference
 from jipflow.segment.engines.nnunet.inference import LabelMap, Predicted, Ready
 from jipflow.segment.engines.nnunet.postprocessing import keep_largest, read_postprocessing
+from jipflow.segment.engines.nnunet.settings import NnUNetModel
 
 NOT_SEGMENTS = {"background", "ignore"}
 """Names of ``dataset.json`` that nnU-Net reserves for what is no label."""
@@ -68,9 +69,11 @@ class NnUNet(Engine):
         Raises:
             StageError: the model is not the pinned one, or does not fit the protocol.
         """
-        self.model = registered_model(self.spec["model"])
+        self.model = registered_model(self.spec["model"], self.machine.models)
         verify(self.model)
-        members = self.model.members or [""]
+        assert isinstance(self.model.entry, NnUNetModel)
+        self.entry = self.model.entry
+        members = self.entry.members or [""]
         self.members = [self._load(member) for member in members]
         datasets = [member.predictor.dataset_json for member in self.members]
         for member, dataset in zip(self.members, datasets, strict=True):
@@ -86,7 +89,8 @@ class NnUNet(Engine):
                     f"otherwise than those of {members[0]}; register them as models of their own."
                 )
         self.labels = {k: v for k, v in datasets[0]["labels"].items() if k not in NOT_SEGMENTS}
-        self.kept = read_postprocessing(self.model.postprocessing)
+        best = self.entry.postprocessing
+        self.kept = read_postprocessing(None if best is None else self.model.folder / best)
         for segment in self.spec["segments"]:
             if segment["label"] not in self.labels:
                 raise StageError(
@@ -107,13 +111,13 @@ class NnUNet(Engine):
 
     def _load(self, member: str) -> Configuration:
         """Load a trained configuration, and the first stage if it is the second of a cascade."""
-        pinned = pinned_folds(self.model.entry, member)
+        pinned = self.entry.folds(member)
         wanted = {str(fold) for fold in self.spec["folds"]} or set(pinned)
         missing = wanted - set(pinned)
         if missing or not wanted:
             where = f"{member}/" if member else ""
             raise StageError(
-                f"model {self.model.name!r}: no {self.model.checkpoint} is pinned for fold "
+                f"model {self.model.name!r}: no {self.entry.checkpoint} is pinned for fold "
                 f"{where}{min(missing, default='0')}; there are folds: {', '.join(pinned)}."
             )
         predictor = load_predictor(
@@ -123,7 +127,7 @@ class NnUNet(Engine):
             self.machine.device,
             mirroring=self.spec["mirroring"],
             tile_step_size=self.spec["tile_step_size"],
-            checkpoint=self.model.checkpoint,
+            checkpoint=self.entry.checkpoint,
         )
         stage = predictor.configuration_manager.previous_stage_name
         first = None
@@ -137,7 +141,7 @@ class NnUNet(Engine):
                     f"them, and name the second among its members: NAME__{stage} stands beside it."
                 )
             first = self._load(before)
-        axes = inference.orientation(predictor, self.model.axes)
+        axes = inference.orientation(predictor, self.entry.axes)
         return Configuration(member, predictor, axes, first)
 
     def read(self, inputs: Inputs) -> tuple[list[Volume], list[Ready]]:

@@ -56,7 +56,7 @@ class TotalSegmentator(Engine):
                 f"{PACKAGE} is not installed; install it with its pinned libraries: "
                 "pip install -c envs/constraints.txt -e '.[totalsegmentator]'."
             ) from None
-        model = registered_model(self.spec["model"])
+        model = registered_model(self.spec["model"], self.machine.models)
         verify(model)
         self.task = read_tasks()[self.spec["task"]]
         self.digest = canonical_digest(model.files)[:16]

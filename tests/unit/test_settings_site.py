@@ -1,0 +1,62 @@
+"""Each mistake in a site's file gives one message that names the key and the fix."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from config_files import PACS, message, site_of
+from jipflow.settings.resources import ROOT
+from jipflow.settings.run import load_settings
+
+
+@pytest.fixture
+def site(tmp_path):
+    return site_of(tmp_path)
+
+
+def test_the_example_site_is_valid_but_for_its_folder(tmp_path):
+    example = yaml.safe_load((ROOT / "config" / "site.yaml").read_text())
+    text = message({**example, "protocol": "sarcoma-ct", "sources": [
+        {**example["sources"][0], "path": str(tmp_path / "nowhere")}]})  # fmt: skip
+    assert "nowhere" in text
+    assert "mend its path" in text
+
+
+def test_defaults_that_several_keys_share_are_filled_in(site):
+    site["sources"] = [PACS]
+    settings = load_settings({**site, "protocol": "sarcoma-ct"})
+    (source,) = settings.site.sources
+    assert (source.parallel, source.timeout) == (4, 60)
+    assert "Modality" in source.match
+    assert settings.protocol.segmentations[0].encoding == "binary"
+
+
+def test_a_site_can_only_tighten_disclosure(site):
+    assert load_settings({**site, "disclosure": {"min_patients": 12}}).min_patients == 12
+    assert "5" in message({**site, "disclosure": {"min_patients": 3}})
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"sauces": []}, ["unknown key 'sauces'", "'sources'"]),
+        ({"sources": []}, ["sources"]),
+        ({"sources": [{"name": "a", "kind": "ftp", "path": "/"}]}, ["'ftp'", "folder"]),
+        ({"sources": [PACS], "publish": {"to": "disk"}}, ["publish.to", "'disk'", "pacs"]),
+        ({"publish": {"to": "pacs"}}, ["publish.to", "none"]),
+        ({"sources": [{**PACS, "url": "https://me:pw@pacs"}]}, ["sources[0].url"]),
+        ({"sources": [{**PACS, "hours": "19-6"}]}, ["sources[0].hours", "19:00-06:00"]),
+        ({"sources": [{**PACS, "password": "x"}]}, ["'password'", "'password_env'"]),
+        ({"sources": [{"name": "a", "kind": "dimse", "host": "pacs"}]}, ["'port' is missing"]),
+        ({"site": {"id": "north"}}, ["'name' is missing", "site"]),
+        ({"site": {"id": "North Hospital", "name": "x"}}, ["site.id", "North Hospital"]),
+        ({"protocol": "sarcoma-xt"}, ["sarcoma-xt", "Did you mean"]),
+        ({"protocol": None}, ["--config protocol="]),
+        ({"protocol": "../../etc/passwd"}, ["no protocol"]),
+    ],
+)
+def test_a_wrong_site_is_explained(site, change, parts):
+    text = message({**site, **change})
+    for part in parts:
+        assert part in text

@@ -1,0 +1,5 @@
+"""The site's report: `page` composes it, every other module but `run` and `redaction` is a section.
+
+A section is a function ``section(run)`` that returns what its template of the same name under
+``resources/report/site`` shows.
+"""

@@ -1,0 +1,156 @@
+"""What a run left in its results folder, as far as several sections of the report read it."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jipflow.cases import Outcome, Reason, read_outcomes
+from jipflow.files import read_json
+from jipflow.palette import segment_colour
+from jipflow.report.site.redaction import Redactor
+from jipflow.settings.protocol import SegmentationSettings, annotated
+from jipflow.settings.run import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STAGES = {
+    "cohort": "Cohort",
+    "retrieve": "Retrieve",
+    "prepare": "Prepare",
+    "segment": "Segment",
+    "annotate": "Annotate",
+    "encode": "Encode",
+    "measure": "Measure",
+    "document": "Document",
+    "publish": "Publish",
+    "overlay": "Overlay",
+}
+"""The stages that write outcomes, in their order, with the names that people read."""
+
+INTENSITY_UNITS = {"CT": "HU", "PT": "SUV"}
+"""Unit of a volume's voxels by modality."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run at a site, as its files tell it.
+
+    Attributes:
+        results: the protocol's results folder.
+        settings: the run's settings.
+        verdict: content of ``verdict.json``.
+        outcomes: every item of every case at every stage.
+        images: the rows of ``cohort/cases.tsv``, one a case and role, sorted by these.
+        redact: takes what may identify a patient out of a message.
+    """
+
+    results: Path
+    settings: Settings
+    verdict: Mapping[str, Any]
+    outcomes: list[Outcome]
+    images: list[dict[str, str]]
+    redact: Redactor
+
+    @cached_property
+    def features(self) -> pd.DataFrame | None:
+        """The table of features."""
+        return read_table(self.results / "features" / "features.parquet")
+
+    @cached_property
+    def quality(self) -> pd.DataFrame | None:
+        """The table of what each segment is like."""
+        return read_table(self.results / "features" / "quality.parquet")
+
+    @property
+    def segmentations(self) -> Sequence[SegmentationSettings]:
+        """The protocol's segmentations."""
+        return self.settings.protocol.segmentations
+
+    @property
+    def annotated(self) -> list[str]:
+        """Ids of the segmentations that persons make."""
+        return [spec.id for spec in annotated(self.segmentations)]
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages that cases came to after the cohort, in their order."""
+        reached = {outcome.stage for outcome in self.outcomes}
+        return [stage for stage in STAGES if stage != "cohort" and stage in reached]
+
+    @property
+    def colours(self) -> dict[tuple[str, str], str]:
+        """The colour of each (segmentation, segment), by its position in the protocol."""
+        return {
+            (spec.id, segment.name): segment_colour(position)
+            for spec in self.segmentations
+            for position, segment in enumerate(spec.segments)
+        }
+
+    def intensity_unit(self, role: str) -> str | None:
+        """Return the unit of the voxels of a role's series; None where it is arbitrary."""
+        modality = {image["role"]: image["modality"] for image in self.images}
+        return INTENSITY_UNITS.get(modality.get(role, ""))
+
+
+def read_run(results: Path, settings: Settings) -> Run:
+    """Read what the sections share.
+
+    Args:
+        results: the protocol's results folder; ``outcomes.parquet``, ``verdict.json`` and
+            ``cohort/`` must be there.
+        settings: the run's settings.
+    """
+    catalogs = (results.parent / "catalog", results / "pacs")
+    images = read_tsv(results / "cohort" / "cases.tsv")
+    return Run(
+        results=results,
+        settings=settings,
+        verdict=read_json(results / "verdict.json"),
+        outcomes=read_outcomes(results / "outcomes.parquet"),
+        images=sorted(images, key=lambda row: (row["case_id"], row["role"])),
+        redact=Redactor({p for c in catalogs for p in _patient_ids(c / "series.parquet")}),
+    )
+
+
+def read_table(path: Path) -> pd.DataFrame | None:
+    """Read a Parquet table; None where the run did not write it."""
+    if not path.is_file():
+        return None
+    import pandas as pd
+
+    return pd.read_parquet(path)
+
+
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """Read a table of tab-separated values with a line of names."""
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def scanner(image: Mapping[str, str]) -> str:
+    """Return manufacturer and model of the scanner of a row of ``cases.tsv``."""
+    words = f"{image.get('manufacturer', '')} {image.get('model', '')}".strip()
+    return words or "unknown scanner"
+
+
+def meaning(reason: str) -> str:
+    """Return the sentence of a reason code, empty for a code that this version does not know."""
+    try:
+        return Reason(reason).meaning
+    except ValueError:
+        return ""
+
+
+def _patient_ids(path: Path) -> set[str]:
+    if not path.is_file():
+        return set()
+    import pyarrow.parquet as pq
+
+    column = pq.read_table(path, columns=["PatientID"]).column(0)
+    return {identifier for identifier in column.unique().to_pylist() if identifier}

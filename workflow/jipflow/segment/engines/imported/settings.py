@@ -1,0 +1,28 @@
+"""The settings of the engine `imported`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from jipflow.settings.protocol import Expression, SegmentationSettings, SegmentSettings
+
+
+class ImportedSegment(SegmentSettings):
+    """A region that is taken over."""
+
+    match: Expression
+    """Regular expression that the whole ROI name or segment label meets."""
+    required: bool = True
+    """A case without this segment fails the segmentation."""
+
+
+class Imported(SegmentationSettings):
+    """Regions that the archive holds as contours or masks."""
+
+    engine: Literal["imported"]
+    source: Literal["RTSTRUCT", "SEG"] = Field(default="RTSTRUCT", alias="from")
+    """Which objects of the archive hold the contours."""
+    segments: Annotated[list[ImportedSegment], Field(min_length=1)]
+    """The regions that are taken over."""

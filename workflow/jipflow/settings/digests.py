@@ -1,0 +1,42 @@
+"""Hashes that are the same wherever the same settings compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from jipflow.files import canonical_digest
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.reading import Named
+
+
+def protocol_sha256(protocol: Protocol, named: Named) -> str:
+    """Return the hash that is the same wherever the same protocol computes the same.
+
+    It is of the canonical JSON (RFC 8785) of the protocol and of what it names: the pinned files of
+    its models, the codes of its terms and the parameters of its radiomics. Where a term of its own
+    is written does not matter.
+    """
+    content = protocol.plain()
+    content.pop("terms", None)
+    return canonical_digest({"protocol": content, **named_content(named, content)})
+
+
+def named_content(named: Named, keys: Iterable[str]) -> dict[str, Any]:
+    """Return the content that parts of a protocol refer to by name.
+
+    Args:
+        named: what the protocol names.
+        keys: of the protocol.
+
+    Returns:
+        ``models`` (pinned files and how they are used) and ``terms`` (codes) behind
+        ``segmentations``, ``parameters`` behind ``radiomics``.
+    """
+    content: dict[str, Any] = {}
+    if "segmentations" in keys:
+        content["models"] = {name: m.entry.decisive() for name, m in named.models.items()}
+        content["terms"] = {name: term.plain() for name, term in named.terms.items()}
+    if "radiomics" in keys:
+        content["parameters"] = {name: each.plain() for name, each in named.parameters.items()}
+    return content

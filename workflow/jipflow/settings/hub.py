@@ -1,0 +1,54 @@
+"""The settings of a hub."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from jipflow.settings.part import Id, Part, Text
+
+PublicKey = Annotated[str, Field(pattern=r"^ed25519:[0-9a-f]{64}$")]
+
+
+class Place(Part):
+    """Which hub this is."""
+
+    id: Id
+    """Name that sites address their bundles to."""
+    name: Text
+    """Name of the hub for its report."""
+
+
+class Approver(Part):
+    """A person who may release for a site."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100)]
+    """Name as the person gives it to `jipflow release approve`."""
+    key: PublicKey
+    """The person's public key."""
+
+
+class Member(Part):
+    """A site of the federation."""
+
+    site: Id
+    """The site's id."""
+    key: PublicKey
+    """Public key of the site's machine."""
+    approvers: Annotated[list[Approver], Field(min_length=1)]
+    """People who may release for the site."""
+
+
+class Hub(Part):
+    """Where the hub finds bundles, and whose signatures it trusts."""
+
+    hub: Place
+    protocol: Text
+    """An id under config/protocols/ or a path; the same file as at the sites."""
+    inbox: Text
+    """Folder that the sites' bundles are put into."""
+    results: Text = "results/hub"
+    """Folder for the hub's results."""
+    roster: Annotated[list[Member], Field(min_length=1)]
+    """The sites of the federation with their public keys, as `jipflow keys show` prints them."""

@@ -1,0 +1,252 @@
+"""What is wrong with content, one sentence each: the key, what it is, what it may be, the fix."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from jipflow.settings.part import json_type
+
+Schema = Mapping[str, Any]
+
+MOST = 5
+"""Most sentences for one file; the first ones are about the outermost keys."""
+
+_LONGEST = 100
+
+_NOUNS = {
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "array": "a list",
+    "object": "a mapping of keys to values",
+    "null": "null",
+}
+
+
+def messages(error: ValidationError, schema: Schema, content: Any) -> list[str]:
+    """Turn the errors of a validation into sentences, those about the outermost keys first.
+
+    Args:
+        error: what pydantic found.
+        schema: JSON Schema of the type, by `jipflow.settings.schema.json_schema`.
+        content: what was validated.
+    """
+    found, lacking = [], set()
+    for each in error.errors(include_url=False):
+        if each["type"] == "missing":
+            # What is there says enough of the mapping; the next run names the next.
+            if each["loc"][:-1] in lacking:
+                continue
+            lacking.add(each["loc"][:-1])
+        spot = _locate(each["loc"], schema, content)
+        found.append((len(each["loc"]), _sentence(each, spot, schema)))
+    return list(dict.fromkeys(text for _, text in sorted(found)))[:MOST]
+
+
+@dataclass
+class _Spot:
+    """Where in the content an error is.
+
+    Attributes:
+        path: the keys that lead there, such as ``sources[0].url``.
+        schema: of what should be there.
+        instance: what is there.
+        owner: the mapping that holds it.
+        key: its key there.
+        others: where `schema` is of a union, the key that tells its members apart, and these.
+    """
+
+    path: str
+    schema: Schema
+    instance: Any
+    owner: _Spot | None = None
+    key: str = ""
+    others: tuple[str, dict[str, Schema]] | None = None
+
+    @property
+    def named(self) -> str:
+        return self.path or "the top level"
+
+
+def resolved(node: Schema, root: Schema) -> Schema:
+    """Return a schema in place of a reference to it, or of one that is it or null.
+
+    What stands beside the reference wins.
+    """
+    while "$ref" in node or "anyOf" in node:
+        if "$ref" in node:
+            target = root["$defs"][node["$ref"].removeprefix("#/$defs/")]
+        else:
+            (target,) = (option for option in node["anyOf"] if option != {"type": "null"})
+        node = {**target, **{k: v for k, v in node.items() if k not in {"$ref", "anyOf"}}}
+    return node
+
+
+def _locate(loc: tuple[int | str, ...], root: Schema, content: Any) -> _Spot:
+    """Follow the location of an error, whose elements are keys, indices and tags of unions."""
+    spot = _Spot("", resolved(root, root), content)
+    for element in loc:
+        if "oneOf" in spot.schema and _choose(spot, str(element), root):
+            continue
+        if isinstance(element, int):
+            there = spot.instance[element]
+            below = resolved(spot.schema.get("items", {}), root)
+            spot = _Spot(f"{spot.path}[{element}]", below, there)
+        elif element == "[key]":
+            spot.schema = spot.owner.schema["propertyNames"] if spot.owner else {}
+            spot.instance = None
+        else:
+            given = spot.instance if isinstance(spot.instance, Mapping) else {}
+            others = spot.schema.get("additionalProperties")
+            below = spot.schema.get("properties", {}).get(element, others)
+            below = resolved(below, root) if isinstance(below, Mapping) else {}
+            path = f"{spot.path}.{element}" if spot.path else element
+            spot = _Spot(path, below, given.get(element), spot, element)
+    return spot
+
+
+def _choose(spot: _Spot, tag: str, root: Schema) -> bool:
+    """Go on with the member of a union that has a tag, which is of its key or its JSON type.
+
+    Returns:
+        Whether the tag said which; else the content does.
+    """
+    union = spot.schema
+    if "discriminator" in union:
+        key, members = _members(union, root)
+        spot.schema, spot.others = members[tag], (key, members)
+        return True
+    options = {
+        option["type"]: option for each in union["oneOf"] if (option := resolved(each, root))
+    }
+    spot.schema = options[tag if tag in options else json_type(spot.instance)]
+    return tag in options
+
+
+def _members(union: Schema, root: Schema) -> tuple[str, dict[str, Schema]]:
+    """Return the key that tells the members of a union apart, and the members by its value."""
+    mapping = union["discriminator"]["mapping"]
+    members: dict[str, Schema] = {
+        name: resolved({"$ref": ref}, root) for name, ref in mapping.items()
+    }
+    return union["discriminator"]["propertyName"], members
+
+
+def _sentence(error: Mapping[str, Any], spot: _Spot, root: Schema) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    hint = f" ({spot.schema['description']})" if spot.path and "description" in spot.schema else ""
+    if kind == "missing":
+        assert spot.owner
+        return f"key {spot.key!r} is missing at {spot.owner.named}; add it."
+    if "discriminator" in spot.schema and kind.startswith("union_tag"):
+        key, members = _members(spot.schema, root)
+        hint = f" ({next(iter(members.values()))['properties'][key]['description']})"
+        if kind == "union_tag_not_found":
+            return f"key {key!r} is missing at {spot.named}; add it.{hint}"
+        allowed = ", ".join(members)
+        return f"{spot.named}.{key} is {context['tag']!r}; it must be one of: {allowed}.{hint}"
+    if kind == "extra_forbidden":
+        assert spot.owner
+        return _unknown_key(spot.key, spot.owner, list(spot.owner.schema["properties"]))
+    if error["loc"][-1:] == ("[key]",) and "enum" in spot.schema:
+        assert spot.owner
+        return _unknown_key(spot.key, spot.owner, spot.schema["enum"])
+    if error["loc"][-1:] == ("[key]",):
+        assert spot.owner
+        pattern = spot.schema["pattern"]
+        return f"the key {spot.key!r} of {spot.owner.named} does not match {pattern}."
+    if kind == "string_pattern_mismatch":
+        return f"{spot.named}: {_shown(spot.instance)} does not match {context['pattern']}.{hint}"
+    if kind not in _PLAIN_KINDS:
+        text = error["msg"] if error["msg"][-1] in ".?" else f"{error['msg']}."
+        return f"{spot.path}: {text}{hint}" if spot.path else text
+    fix = ", or leave the key out" if spot.instance is None and spot.key else ""
+    return (
+        f"{spot.named} is {_shown(spot.instance)}; it must be {expected(spot.schema)}{fix}.{hint}"
+    )
+
+
+_PLAIN_KINDS = {
+    "literal_error",
+    "string_type",
+    "int_type",
+    "float_type",
+    "bool_type",
+    "list_type",
+    "dict_type",
+    "model_type",
+    "model_attributes_type",
+    "union_tag_not_found",
+    "greater_than",
+    "greater_than_equal",
+    "less_than",
+    "less_than_equal",
+    "finite_number",
+    "string_too_short",
+    "string_too_long",
+    "too_short",
+    "too_long",
+}
+"""Errors of which the schema says all that there is to say."""
+
+
+def _unknown_key(key: str, owner: _Spot, known: list[str]) -> str:
+    """Say of an unknown key which one is meant, to what it belongs, or which there are."""
+    start = f"unknown key {key!r} at {owner.named}"
+    near = difflib.get_close_matches(key, known, n=1)
+    if owner.others:
+        name, others = owner.others
+        tags = [tag for tag, option in others.items() if key in option["properties"]]
+        if tags:
+            return f"{start}; it belongs to {name} {' or '.join(tags)}, not {owner.instance[name]}."
+    if near:
+        return f"{start}; did you mean {near[0]!r}?"
+    return f"{start}; known keys: {', '.join(known)}."
+
+
+def expected(schema: Schema) -> str:
+    """Say what a value must be, as the end of a sentence."""
+    if "enum" in schema:
+        return f"one of: {', '.join('null' if v is None else str(v) for v in schema['enum'])}"
+    if "const" in schema:
+        return f"{schema['const']}"
+    if "oneOf" in schema:
+        return " or ".join(expected(option) for option in schema["oneOf"])
+    given = {key: text for key, text in _LIMITS.items() if key in schema}
+    limits = [
+        text.format(schema[key])
+        for key, text in given.items()
+        if key not in _LENGTHS or schema[key] != 1
+    ]
+    if "minItems" in schema and schema["minItems"] == schema.get("maxItems"):
+        limits = [f"whose length is {schema['minItems']}"]
+    noun = _NOUNS[schema["type"]]
+    if any(schema.get(key) == 1 for key in _LENGTHS):
+        noun = f"a non-empty {noun.removeprefix('a ')}"
+    return " ".join([noun, " and ".join(limits)]).rstrip()
+
+
+_LENGTHS = {"minLength", "minItems", "minProperties"}
+_LIMITS = {
+    "pattern": "like {}",
+    "minLength": "whose length is at least {}",
+    "maxLength": "whose length is at most {}",
+    "minItems": "whose length is at least {}",
+    "maxItems": "whose length is at most {}",
+    "exclusiveMinimum": "above {}",
+    "minimum": "at least {}",
+    "exclusiveMaximum": "below {}",
+    "maximum": "at most {}",
+}
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -1,0 +1,393 @@
+"""The settings of a protocol: what is computed, identical at every site."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from jipflow.settings.part import (
+    AsGiven,
+    Id,
+    Maybe,
+    Number,
+    Part,
+    Positive,
+    Role,
+    SegmentName,
+    Share,
+    Text,
+    json_type,
+)
+from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.registry import RegisteredModel
+from jipflow.settings.terms import Term, TermName
+from jipflow.settings.training import AnyTraining
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a protocol may name.
+
+    Attributes:
+        models: of the registries, by name.
+        terms: shipped and of the protocol, by name.
+        registries: the names of their files, for messages.
+    """
+
+    models: Mapping[str, RegisteredModel]
+    terms: Mapping[str, Any]
+    registries: str
+
+
+class About(Part):
+    """Which protocol this is."""
+
+    id: Id
+    """Short name of the protocol in paths and releases."""
+    version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]
+    """Semantic version; a change of the protocol is a new version."""
+    title: Text
+    """One line for the reports."""
+    description: str = ""
+    """Anything else that readers should know."""
+
+
+class SeriesRole(Part):
+    """What a series of a case is for."""
+
+    where: Text
+    """DuckDB expression that a series of this role meets."""
+    required: bool = True
+    """A case without this role is excluded."""
+    prefer: Maybe[Text] = None
+    """DuckDB ORDER BY terms that choose among several series; without it several series exclude the
+    case."""
+
+
+class CaseOf(Part):
+    """What a case is."""
+
+    by: Literal["study", "patient"] = "study"
+    """A case is a patient's DICOM study, or all that a patient has."""
+    roles: Annotated[dict[Role, SeriesRole], Field(min_length=1)]
+    """What each series of a case is for."""
+
+
+class Cohort(Part):
+    """Which series are taken, and what they are for."""
+
+    where: Annotated[
+        Annotated[Text, Tag("string")] | Annotated[list[Text], Field(min_length=1), Tag("array")],
+        Discriminator(json_type),
+    ]
+    """DuckDB expressions over the series catalog, applied in order; each is a step of the cohort's
+    flow."""
+    case: CaseOf
+
+
+def _rising(values: list[float]) -> list[float]:
+    if values[0] > values[1]:
+        raise PydanticCustomError("rising", "the first number is the lower one; exchange them")
+    return values
+
+
+Range = Annotated[list[Number], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+
+
+def _expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise PydanticCustomError(
+            "expression",
+            "{value} is not a regular expression: {error}",
+            {"value": repr(value), "error": str(error)},
+        ) from None
+    return value
+
+
+Expression = Annotated[Text, AfterValidator(_expression)]
+"""A regular expression."""
+
+
+class Expectation(Part):
+    """What a plausible segment is; one that is not is flagged in its outcome and in the report."""
+
+    least_keys = 1
+
+    volume_ml: Maybe[Range] = None
+    """Least and greatest volume in ml; of a segment without a voxel it is 0."""
+    components: Maybe[Annotated[int, Field(ge=1)]] = None
+    """Most connected components."""
+    intensity: Maybe[Range] = None
+    """Least and greatest mean intensity."""
+    border: Maybe[bool] = None
+    """Whether the segment may reach the border of the image."""
+    disagreement: Maybe[Share] = None
+    """Most that the folds of a model, or its members, may disagree: 1 minus their mean Dice
+    coefficient."""
+
+
+class SegmentSettings(Part):
+    """A region."""
+
+    name: SegmentName
+    """Name of the segment in tables and releases."""
+    term: TermName
+    required: bool = False
+    """A case without this segment fails the segmentation."""
+    expect: Maybe[Expectation] = None
+    """What a plausible segment is; one that is not is flagged in its outcome and in the report."""
+
+
+class LabelledSegment(SegmentSettings):
+    """A region that a model finds."""
+
+    label: Text
+    """Name of the label in the model."""
+
+
+class SegmentationSettings(Part):
+    """What is segmented, in which role, and how.
+
+    Each engine derives one class from it in its ``settings.py``, with ``engine: Literal["<name>"]``
+    and its own keys, of which ``segments`` is one.
+
+    Attributes:
+        by_person: whether a person makes it, after all that is made without one.
+    """
+
+    by_person: ClassVar[bool] = False
+
+    id: Id
+    """Name of the segmentation in paths and tables."""
+    engine: str
+    """What finds the regions; docs/segmentation.md compares them."""
+    role: Role
+    """Role of the series that is segmented."""
+    encoding: Literal["binary", "labelmap"] = "binary"
+    """Segmentation Type of the DICOM-SEG; binary can hold overlapping segments, labelmap is far
+    smaller where there are many."""
+    may_be_empty: bool = False
+    """That nothing is found is a finding, as of tumour burden; the segments that are not there are
+    measured with 0 ml, and no DICOM-SEG is written where none is."""
+    if TYPE_CHECKING:
+        segments: Sequence[SegmentSettings]
+
+    def input_roles(self) -> list[str]:
+        """Return the roles whose volumes it needs, its own first."""
+        return [self.role]
+
+    def needed_segments(self) -> list[tuple[str, list[str]]]:
+        """Return the other segmentations that it needs, by id, each with segments of it."""
+        return []
+
+    def input_segmentations(self) -> list[str]:
+        """Return the ids of the segmentations that it needs."""
+        return list(dict.fromkeys(other for other, _ in self.needed_segments()))
+
+    def networks(self, known: Known) -> int:
+        """Return how many networks look for its segments, whose masks can be compared."""
+        return 0
+
+    def problems(self, protocol: Protocol, known: Known) -> Iterator[str]:
+        """Yield what types cannot say is wrong with what is the engine's own, one sentence each.
+
+        Args:
+            protocol: that it is of; its roles, ids and segments are checked.
+            known: what it may name.
+        """
+        yield from ()
+
+
+class ModelSegmentation(SegmentationSettings):
+    """A segmentation by a model of the registry."""
+
+    model: Text
+    """Name of a model in config/models.yaml, or in a models.yaml of the site's or beside the
+    protocol."""
+    if TYPE_CHECKING:
+        segments: Sequence[LabelledSegment]
+
+    def model_problems(self, known: Known) -> Iterator[str]:
+        """Yield what is wrong with the name of the model."""
+        model = known.models.get(self.model)
+        if model is None:
+            yield (
+                f"there is no model {self.model!r} in {known.registries}; there are: "
+                f"{', '.join(known.models)}."
+            )
+        elif model.engine != self.engine:
+            yield (
+                f"model {self.model!r} is of the engine {model.engine}, not {self.engine}; name "
+                "another model, or that engine."
+            )
+
+    def label_problems(self, known: Known) -> Iterator[str]:
+        """Yield which segments name labels that the model does not have."""
+        if self.model not in known.models:
+            return
+        labels = [label.name for label in known.models[self.model].labels]
+        for segment in self.segments:
+            if segment.label not in labels:
+                yield (
+                    f"segment {segment.name!r}: model {self.model!r} has no label "
+                    f"{segment.label!r}; it has: {', '.join(labels)}."
+                )
+
+
+Growth = Annotated[float, Field(gt=-1, le=1), AsGiven]
+
+
+class Stability(Part):
+    """How outlines are changed."""
+
+    least_keys = 1
+
+    translate: list[Positive] = Field(default=[])
+    """Distances in mm by which an outline is moved to and fro along each axis, rounded to voxels.
+    """
+    grow: list[Growth] = Field(default=[])
+    """Shares of its volume by which a region grows, or shrinks where they are negative."""
+    contours: Annotated[int, Field(ge=0, le=100)] = 0
+    """Outlines drawn anew along supervoxels of the image."""
+
+
+class RadiomicsEntry(Part):
+    """What is measured, and how."""
+
+    segmentation: Id
+    """Id of a segmentation."""
+    role: Role
+    """Role of the series that is measured; the one that was segmented."""
+    settings: Annotated[
+        Annotated[str, Field(pattern=r"^([a-z0-9_-]+|.+\.ya?ml)$"), Tag("string")]
+        | Annotated[Radiomics, Tag("object")],
+        Discriminator(json_type),
+    ]
+    """Name of a file in workflow/resources/radiomics; or the path of a YAML file, relative to the
+    protocol's; or its content."""
+    stability: Maybe[Stability] = None
+    """Measures each region again with changed outlines; the report gives the intraclass correlation
+    of each feature."""
+
+
+class AnalysisSettings(Part):
+    """What a release is computed from.
+
+    Each module of `jipflow.analyses` that is an analysis derives one class from it, with its own
+    keys and ``kind: Literal["<its name>"]``.
+    """
+
+    id: Id
+    """Name of the analysis in releases."""
+    kind: str
+    """What is computed."""
+    variables: Annotated[
+        list[Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*\.[A-Za-z0-9_*-]+$")]],
+        Field(min_length=1),
+    ]
+    """<role>.<feature>, where * stands for any text; each is computed for every segment measured in
+    that role."""
+    segments: Maybe[Annotated[list[SegmentName], Field(min_length=1)]] = None
+    """Only these segments."""
+
+    def problems(self) -> Iterator[str]:
+        """Yield what types cannot say is wrong with the settings, one sentence each."""
+        yield from ()
+
+
+class Disclosure(Part):
+    """What may leave a site."""
+
+    min_patients: Annotated[int, Field(ge=5)] = 10
+    """Fewest patients behind any released number."""
+
+
+class Tolerance(Part):
+    """Which runs are acceptable."""
+
+    max_failed_fraction: Share = 0.1
+    """A run with a larger share of failed cases is not acceptable and releases nothing."""
+    max_waiting_fraction: Share = 0
+    """A run in which a larger share of cases waits for a person is not acceptable and releases
+    nothing."""
+
+
+if TYPE_CHECKING:
+    AnySegmentation = SegmentationSettings
+    AnyAnalysis = AnalysisSettings
+
+
+class Protocol(Part):
+    """What is computed, identical at every site. Nothing here may be specific to a site."""
+
+    protocol: About
+    cohort: Cohort
+    segmentations: Annotated[list[AnySegmentation], Field(min_length=1)]
+    """What is segmented, in which role, and how."""
+    radiomics: list[RadiomicsEntry] = Field(default=[])
+    """Which segmentations are measured."""
+    training: Maybe[AnyTraining] = None
+    """A model that `snakemake train` trains on the cohort's own segmentations. See
+    [training.md](training.md)."""
+    analyses: list[AnyAnalysis] = Field(default=[])
+    """What a release is computed from; without any there is no release."""
+    disclosure: Disclosure = Field(default_factory=Disclosure)
+    tolerance: Tolerance = Field(default_factory=Tolerance)
+    terms: Maybe[dict[TermName, Term]] = None
+    """Terms of the protocol's own, beside those of workflow/resources/terms.yaml. They may stand in
+    a file terms.yaml beside the protocol instead."""
+
+    @property
+    def roles(self) -> dict[str, SeriesRole]:
+        """What each series of a case is for."""
+        return self.cohort.case.roles
+
+    def training_roles(self) -> list[str]:
+        """Return the roles whose volumes are the channels of the training, in their order."""
+        assert self.training
+        spec = self.segmentation(self.training.segmentation)
+        return list(self.training.inputs) or [spec.role]
+
+    def segmentation(self, identifier: str) -> SegmentationSettings:
+        """Return the segmentation of that id."""
+        return next(spec for spec in self.segmentations if spec.id == identifier)
+
+    def needed_roles(self, identifier: str) -> set[str]:
+        """Return the roles without which a case has no segmentation of that id.
+
+        Those of the segmentations that it is made from are among them. A person needs no proposal.
+        """
+        spec = self.segmentation(identifier)
+        if spec.by_person:
+            return {spec.role}
+        needed = [self.needed_roles(other) for other in spec.input_segmentations()]
+        return set(spec.input_roles()).union(*needed)
+
+
+def annotated(segmentations: Sequence[SegmentationSettings]) -> list[SegmentationSettings]:
+    """Return the segmentations that a person makes."""
+    return [spec for spec in segmentations if spec.by_person]
+
+
+def automatic(segmentations: Sequence[SegmentationSettings]) -> list[SegmentationSettings]:
+    """Return the segmentations that are made without a person."""
+    return [spec for spec in segmentations if not spec.by_person]
+
+
+def in_order(segmentations: Sequence[SegmentationSettings]) -> list[SegmentationSettings]:
+    """Return segmentations so that each comes after those that it needs.
+
+    Raises:
+        CycleError: they need each other in a circle.
+    """
+    by_id = {spec.id: spec for spec in segmentations}
+    needs = {name: spec.input_segmentations() for name, spec in by_id.items()}
+    return [by_id[name] for name in TopologicalSorter(needs).static_order()]

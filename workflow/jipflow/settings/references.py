@@ -1,0 +1,187 @@
+"""What types cannot say of a protocol: that what its parts name is there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from graphlib import CycleError
+
+from jipflow.settings.protocol import (
+    AnalysisSettings,
+    Known,
+    Protocol,
+    RadiomicsEntry,
+    SegmentationSettings,
+    annotated,
+    in_order,
+)
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.schema import check_unique
+
+
+def check_protocol(protocol: Protocol, known: Known, source: str) -> None:
+    """Check the references between the parts of a protocol, and to what it names.
+
+    Args:
+        protocol: of the right types.
+        known: what it may name.
+        source: what it was read from, for the message.
+
+    Raises:
+        ConfigError: a part names something that is not there, or an expression is not valid.
+    """
+    check_unique([spec.id for spec in protocol.segmentations], source, "segmentations")
+    check_unique([analysis.id for analysis in protocol.analyses], source, "analyses")
+    for problem in _problems(protocol, known):
+        raise ConfigError(f"{source}: {problem}")
+
+
+def _problems(protocol: Protocol, known: Known) -> Iterator[str]:
+    yield from _filters(protocol)
+    for spec in protocol.segmentations:
+        where = f"segmentation {spec.id!r}"
+        for problem in _segmentation(spec, protocol, known):
+            yield f"{where}: {problem}"
+    yield from _training(protocol)
+    try:
+        in_order(protocol.segmentations)
+    except CycleError as error:
+        yield f"segmentations need each other in a circle: {', '.join(error.args[1])}."
+    yield from _measured(protocol)
+    for analysis in protocol.analyses:
+        for problem in _analysis(analysis, protocol):
+            yield f"analysis {analysis.id!r}: {problem}"
+
+
+def _filters(protocol: Protocol) -> Iterator[str]:
+    """Let DuckDB check every expression of the cohort on an empty catalog."""
+    from jipflow.expressions import FilterError, check_expression, connect, filter_steps
+
+    steps = filter_steps(protocol.cohort.where)
+    checks = [(f"cohort.where[{i}]", step, "where") for i, step in enumerate(steps)]
+    for role, spec in protocol.roles.items():
+        checks.append((f"cohort.case.roles.{role}.where", spec.where, "where"))
+    for role, spec in protocol.roles.items():
+        if spec.prefer is not None:
+            checks.append((f"cohort.case.roles.{role}.prefer", spec.prefer, "order"))
+    with connect() as connection:
+        for key, expression, kind in checks:
+            try:
+                check_expression(expression, kind, connection)
+            except FilterError as error:
+                yield f"{key}: {expression!r} is not valid SQL over the series catalog: {error}"
+
+
+def _segmentation(spec: SegmentationSettings, protocol: Protocol, known: Known) -> Iterator[str]:
+    for role in spec.input_roles():
+        if role not in protocol.roles:
+            key = "" if role == spec.role else "inputs: "
+            yield (
+                f"{key}role {role!r} is not among the roles of the cohort: "
+                f"{', '.join(protocol.roles)}."
+            )
+    yield from _needed(spec, protocol)
+    yield from _repeated([segment.name for segment in spec.segments], "segments")
+    yield from _expectations(spec, known)
+    for segment in spec.segments:
+        if segment.term not in known.terms:
+            yield (
+                f"segment {segment.name!r}: there is no term {segment.term!r}; add it with its "
+                "codes to the protocol's terms or use one of those of "
+                f"workflow/resources/terms.yaml: {', '.join(known.terms)}."
+            )
+    yield from spec.problems(protocol, known)
+
+
+def _repeated(names: list[str], key: str) -> Iterator[str]:
+    for name in names:
+        if names.count(name) > 1:
+            yield f"{key}: the name {name!r} is used twice; rename one."
+
+
+def _needed(spec: SegmentationSettings, protocol: Protocol) -> Iterator[str]:
+    """Yield what is wrong with the other segmentations that one needs, and their segments."""
+    others = {other.id: other for other in protocol.segmentations if other.id != spec.id}
+    for name, segments in spec.needed_segments():
+        if name not in others:
+            yield f"there is no other segmentation {name!r}."
+            return
+        if others[name] in annotated(protocol.segmentations):
+            yield (
+                f"needs {name!r}, which a person makes after all others are made; name a "
+                "segmentation of another engine."
+            )
+        there = [segment.name for segment in others[name].segments]
+        for segment in segments:
+            if segment not in there:
+                yield (
+                    f"segmentation {name!r} has no segment {segment!r}; it has: {', '.join(there)}."
+                )
+
+
+def _expectations(spec: SegmentationSettings, known: Known) -> Iterator[str]:
+    """Yield what is expected of segments that cannot be."""
+    for segment in spec.segments:
+        if spec.may_be_empty and segment.required:
+            yield (
+                f"may_be_empty: segment {segment.name!r} must be there; set its `required: false`."
+            )
+        expected = segment.expect
+        if expected is None or expected.disagreement is None:
+            continue
+        # A model that is not there is the engine's to complain of.
+        if spec.networks(known) < 2:
+            yield (
+                f"segment {segment.name!r}: expect.disagreement: nothing is compared; only the "
+                "engine nnunet with several folds or members does. Remove it."
+            )
+
+
+def _training(protocol: Protocol) -> Iterator[str]:
+    training = protocol.training
+    if training is None:
+        return
+    ids = [spec.id for spec in protocol.segmentations]
+    if training.segmentation not in ids:
+        yield (
+            f"training: there is no segmentation {training.segmentation!r}; there are: "
+            f"{', '.join(ids)}."
+        )
+    for role in training.inputs:
+        if role not in protocol.roles:
+            yield (
+                f"training: inputs: role {role!r} is not among the roles of the cohort: "
+                f"{', '.join(protocol.roles)}."
+            )
+    if training.folds == 1 and not training.held_out:
+        yield (
+            "training: with one fold no case is left to evaluate the model on; give held_out a "
+            "share, or folds at least 2."
+        )
+
+
+def _measured(protocol: Protocol) -> Iterator[str]:
+    roles = {spec.id: spec.role for spec in protocol.segmentations}
+    measured = [entry.segmentation for entry in protocol.radiomics]
+    for name in measured:
+        if measured.count(name) > 1:
+            yield f"radiomics: segmentation {name!r} is measured twice; keep one entry."
+    for entry in protocol.radiomics:
+        for problem in _entry(entry, roles):
+            yield f"radiomics of {entry.segmentation!r}: {problem}"
+
+
+def _entry(entry: RadiomicsEntry, roles: dict[str, str]) -> Iterator[str]:
+    if entry.segmentation not in roles:
+        yield f"there is no such segmentation; there are: {', '.join(roles)}."
+    elif entry.role != roles[entry.segmentation]:
+        yield (
+            f"role {entry.role!r} must be the role that was segmented, "
+            f"{roles[entry.segmentation]!r}."
+        )
+
+
+def _analysis(analysis: AnalysisSettings, protocol: Protocol) -> Iterator[str]:
+    yield from analysis.problems()
+    for variable in analysis.variables:
+        if variable.split(".")[0] not in protocol.roles:
+            yield f"variable {variable!r} must start with a role: {', '.join(protocol.roles)}."

@@ -1,0 +1,169 @@
+"""The effective settings of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jipflow
+from jipflow.files import atomic_path, canonical_digest
+from jipflow.settings.complete import complete_types
+from jipflow.settings.digests import named_content, protocol_sha256
+from jipflow.settings.part import Part
+from jipflow.settings.protocol import (
+    ModelSegmentation,
+    Protocol,
+    RadiomicsEntry,
+    SegmentationSettings,
+)
+from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.reading import (
+    Named,
+    protocol_ids,
+    protocol_path,
+    read_protocol,
+    read_registries,
+    registry_paths,
+    with_named,
+)
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.schema import load
+from jipflow.settings.site import Site, check_site
+
+
+class Settings(Part):
+    """The effective settings of a run: checked, every default filled in."""
+
+    site: Site
+    """Content of ``site.yaml``."""
+    protocol: Protocol
+    """Content of the protocol, and of what stands beside it."""
+    named: Named
+    """What the protocol names."""
+    protocol_sha256: str
+    """Hash of the protocol and of all it names; see `jipflow.settings.digests`."""
+    version: str = jipflow.__version__
+    """The jipflow version."""
+
+    @property
+    def protocol_id(self) -> str:
+        """The protocol's id."""
+        return self.protocol.protocol.id
+
+    @property
+    def min_patients(self) -> int:
+        """Fewest patients behind a released number: the stricter of protocol and site."""
+        return max(self.protocol.disclosure.min_patients, self.site.disclosure.min_patients)
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether segmenting takes a GPU: the site gives one, and a model runs."""
+        return self.site.processing.device == "cuda" and any(
+            isinstance(spec, ModelSegmentation) for spec in self.protocol.segmentations
+        )
+
+    def inbox(self, results: Path) -> Path:
+        """Return the folder that what readers drew for the protocol comes into.
+
+        Args:
+            results: the protocol's results folder, below which it is where the site names none.
+        """
+        named = self.site.annotation.inbox
+        return Path(named, self.protocol_id) if named else results / "inbox"
+
+    def segmentation(self, identifier: str) -> SegmentationSettings:
+        """Return the protocol's segmentation of that id."""
+        return self.protocol.segmentation(identifier)
+
+    def needed_roles(self, identifier: str) -> set[str]:
+        """Return the roles without which a case has no segmentation of that id."""
+        return self.protocol.needed_roles(identifier)
+
+    def radiomics(self, entry: RadiomicsEntry) -> Radiomics:
+        """Return the radiomics settings of an entry of the protocol."""
+        named = entry.settings
+        return self.named.parameters[named] if isinstance(named, str) else named
+
+    def sha256(self, *keys: str) -> str:
+        """Return the hash of the named parts and of what they name, for a rule's ``params``.
+
+        Args:
+            keys: of the protocol, or of the site as ``site.<key>``.
+        """
+        site, protocol = self.site.plain(), self.protocol.plain()
+        part = {
+            key: site[key.removeprefix("site.")] if key.startswith("site.") else protocol[key]
+            for key in keys
+        }
+        return canonical_digest({"settings": part, **named_content(self.named, keys)})
+
+
+def load_settings(config: Mapping[str, Any]) -> Settings:
+    """Check the configuration of a run at a site and complete it.
+
+    Args:
+        config: content of ``site.yaml`` and the key ``protocol``: an id under
+            ``config/protocols`` or the path of a YAML file. ``results`` is ignored here.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    ignored = {"results", "pathvars", "protocol"}
+    reference = config.get("protocol")
+    if reference is None:
+        raise ConfigError(
+            "No protocol is named. Add --config protocol=<id or path>; "
+            f"the ids are {', '.join(protocol_ids())}."
+        )
+    path = protocol_path(str(reference))
+    given = {key: value for key, value in config.items() if key not in ignored}
+    site = load(Site, given, "site configuration")
+    protocol, named = read_protocol(path, site.registry if site.models else None)
+    check_site(site, "site configuration")
+    return _settings(site, protocol, named)
+
+
+def settings_of(
+    site: Mapping[str, Any], protocol: Mapping[str, Any], registries: Iterable[Path] = ()
+) -> Settings:
+    """Return the settings of a site and a protocol that stand in no file.
+
+    Folders of the site need not be there.
+
+    Args:
+        site: as ``site.yaml``.
+        protocol: as a protocol's file.
+        registries: of the models that it names; without any those of every run.
+
+    Raises:
+        ConfigError: something is wrong.
+    """
+    complete_types()
+    models = read_registries(registries or registry_paths())
+    typed = load(Protocol, protocol, "protocol")
+    completed, named = with_named(typed, models, "protocol", Path())
+    return _settings(load(Site, site, "site configuration"), completed, named)
+
+
+def _settings(site: Site, protocol: Protocol, named: Named) -> Settings:
+    digest = protocol_sha256(protocol, named)
+    return Settings(site=site, protocol=protocol, named=named, protocol_sha256=digest)
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write the effective settings as JSON; an unchanged file is left as it is.
+
+    Keys keep their order, in which features are named in messages.
+    """
+    text = json.dumps(settings.plain(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with atomic_path(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
+def read_settings(path: Path) -> Settings:
+    """Read settings written by `write_settings`."""
+    complete_types()
+    return Settings.model_validate_json(Path(path).read_bytes())

@@ -1,0 +1,271 @@
+"""The settings of a site: where the images are and how a run behaves here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from jipflow.settings import resources
+from jipflow.settings.part import Id, Maybe, Part, Positive, Text, Unique
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.schema import check_unique
+
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Aet = Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
+Hours = Annotated[str, Field(pattern=r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$")]
+MatchedAttribute = Literal[
+    "PatientID",
+    "StudyDate",
+    "StudyInstanceUID",
+    "StudyDescription",
+    "Modality",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "BodyPartExamined",
+]
+MATCHED: list[MatchedAttribute] = [
+    "PatientID",
+    "StudyDate",
+    "StudyInstanceUID",
+    "StudyDescription",
+    "Modality",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+]
+
+
+class Hospital(Part):
+    """Which site this is."""
+
+    id: Id
+    """Short name of the site in bundles and reports."""
+    name: Text
+    """Name of the site for its own report; it does not leave."""
+
+
+class Source(Part):
+    """Where images are."""
+
+    name: Id
+    """Name of the source; the catalog's column Source."""
+    kind: str
+    """A folder of files; a PACS asked by DICOMweb; or a PACS asked by DIMSE messages."""
+
+
+class Folder(Source):
+    """A folder of files."""
+
+    kind: Literal["folder"]
+    path: Text
+    """Folder that is searched with all its subfolders."""
+
+
+class Archive(Source):
+    """A PACS."""
+
+    match: Annotated[list[MatchedAttribute], Unique] = MATCHED
+    """Attributes by which the PACS can narrow a query; the rest of the filter is applied here."""
+    parallel: Annotated[int, Field(ge=1, le=16)] = 4
+    """Most connections to the PACS at a time."""
+    bytes_per_second: Maybe[Annotated[int, Field(ge=1000)]] = None
+    """Most bytes a second, over all connections, that are retrieved or sent; without it no limit.
+    """
+    hours: Maybe[Hours] = None
+    """Local time of day in which images are moved, such as 19:00-06:00; outside it the run waits.
+    """
+    timeout: Annotated[int, Field(ge=1)] = 60
+    """Seconds without an answer after which the PACS counts as down."""
+
+
+class DicomWeb(Archive):
+    """A PACS asked by DICOMweb."""
+
+    kind: Literal["dicomweb"]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    """Base address of the PACS's DICOMweb services."""
+    token_env: Maybe[Variable] = None
+    """Environment variable that holds a bearer token."""
+    token_file: Maybe[Text] = None
+    """File of mode 0600 that holds a bearer token."""
+    user: Maybe[Text] = None
+    """User of HTTP basic authentication."""
+    password_env: Maybe[Variable] = None
+    """Environment variable that holds the user's password."""
+    password_file: Maybe[Text] = None
+    """File of mode 0600 that holds the user's password."""
+    ca_file: Maybe[Text] = None
+    """Certificates (PEM) that the server's is checked against; without it those that the system
+    trusts."""
+
+
+class Tls(Part):
+    """Encrypts the connection (PS3.15 annex B); files are PEM."""
+
+    ca_file: Text
+    """Certificates that the PACS's is checked against."""
+    cert_file: Maybe[Text] = None
+    """Our certificate, where the PACS asks for one."""
+    key_file: Maybe[Text] = None
+    """Its private key in a file of mode 0600."""
+
+
+class Dimse(Archive):
+    """A PACS asked by DIMSE messages."""
+
+    kind: Literal["dimse"]
+    host: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")]
+    """Name or address of the PACS."""
+    port: Port
+    """Its DICOM port."""
+    called_aet: Aet
+    """Its application entity title."""
+    calling_aet: Aet
+    """Our application entity title, which the PACS must know."""
+    retrieve: Literal["get", "move"] = "get"
+    """How series come here, by C-GET on our connection, or by C-MOVE to `listen_port`."""
+    listen_port: Port = 11112
+    """Port on which C-MOVE's images are received; the PACS must know it under `calling_aet`."""
+    listen_address: Annotated[str, Field(pattern=r"^[0-9A-Fa-f.:]+$")] = "0.0.0.0"
+    """Address of this machine on which C-MOVE's images are received."""
+    tls: Maybe[Tls] = None
+    """Encrypts the connection (PS3.15 annex B); files are PEM."""
+
+
+AnySource = Annotated[Folder | DicomWeb | Dimse, Field(discriminator="kind")]
+
+
+class Publish(Part):
+    """What is sent to a PACS."""
+
+    to: Id
+    """Name of the source of kind dicomweb or dimse that takes them."""
+    objects: Annotated[list[Literal["seg", "sr"]], Field(min_length=1), Unique] = Field(
+        default=["seg", "sr"]
+    )
+    """What is sent, segmentations or measurement reports."""
+
+
+class Identity(Part):
+    """The secrets of a site."""
+
+    secret_file: str = "secrets/identity.key"
+    """Secret behind the pseudonyms; made on first use with mode 0600. Back it up, never share it.
+    """
+    signing_key_file: str = "secrets/site.key"
+    """Ed25519 key that signs this site's bundles; made on first use with mode 0600."""
+
+
+class Addressee(Part):
+    """Where bundles go."""
+
+    id: Id = "hub"
+    """The hub that bundles are addressed to."""
+
+
+class Processing(Part):
+    """How cases are processed."""
+
+    shard_size: Annotated[int, Field(ge=1)] = 50
+    """Most cases that one job processes. A case keeps its shard for ever; a change applies to new
+    shards."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where neural networks run; auto takes a GPU where there is one."""
+    totalsegmentator_licence_file: str | None = None
+    """File with the licence number that some tasks of TotalSegmentator need; keep it like a
+    password."""
+
+
+class Annotation(Part):
+    """Where readers put what they drew."""
+
+    inbox: Text | None = None
+    """Folder into which readers put what they drew, below
+    <protocol>/<segmentation>/<case>/<reader>; without it, the folder inbox in the protocol's
+    results."""
+
+
+class Containers(Part):
+    """How algorithms in containers run."""
+
+    runtime: Literal["auto", "apptainer", "podman", "charliecloud", "docker"] = "auto"
+    """What runs them; auto takes the first of apptainer, podman, charliecloud and docker that is
+    installed."""
+    minutes: Positive = 60
+    """An algorithm that finishes no case for so long is ended."""
+    memory_gb: Annotated[int, Field(ge=1)] | None = None
+    """Most memory of a container of podman or docker, which a cluster's limits do not reach;
+    without it no limit."""
+
+
+class Stricter(Part):
+    """A site may only be stricter than the protocol."""
+
+    min_patients: Annotated[int, Field(ge=5)] = 5
+    """Fewest patients behind any released number; the larger of this and the protocol's applies.
+    """
+
+
+class OwnModels(Part):
+    """The models that only this site has."""
+
+    registry: Text
+    """File that pins them, beside config/models.yaml and in the same form; `jipflow models add`
+    writes it."""
+
+
+class Site(Part):
+    """Where and how jipflow runs at one hospital.
+
+    Nothing here may change what a protocol computes.
+    """
+
+    site: Hospital
+    sources: Annotated[list[AnySource], Field(min_length=1)]
+    """Where the images are."""
+    publish: Publish | None = None
+    """Sends the DICOM objects that a run makes to a PACS; off where it is absent."""
+    identity: Identity = Field(default_factory=Identity)
+    hub: Addressee = Field(default_factory=Addressee)
+    processing: Processing = Field(default_factory=Processing)
+    annotation: Annotation = Field(default_factory=Annotation)
+    containers: Containers = Field(default_factory=Containers)
+    """How algorithms in containers run."""
+    disclosure: Stricter = Field(default_factory=Stricter)
+    """A site may only be stricter than the protocol."""
+    models: Maybe[OwnModels] = None
+    """The models that only this site has; without it they are those of models/models.yaml, if it is
+    there."""
+
+    @property
+    def registry(self) -> Path:
+        """The file that pins the models that only this site has."""
+        return Path(self.models.registry) if self.models else resources.OWN_MODELS
+
+    @property
+    def archives(self) -> list[DicomWeb | Dimse]:
+        """The sources that are a PACS."""
+        return [source for source in self.sources if not isinstance(source, Folder)]
+
+
+def check_site(site: Site, where: str) -> None:
+    """Check what types cannot say: that folders are there and names are of something.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    check_unique([source.name for source in site.sources], where, "sources")
+    for source in site.sources:
+        if isinstance(source, Folder) and not Path(source.path).is_dir():
+            raise ConfigError(
+                f"{where}: source {source.name!r}: the folder {source.path} does not exist or is "
+                "not a folder; mend its path or mount it."
+            )
+    archives = [source.name for source in site.archives]
+    if site.publish is not None and site.publish.to not in archives:
+        raise ConfigError(
+            f"{where}: publish.to: {site.publish.to!r} is not a source of kind dicomweb or dimse; "
+            f"there are: {', '.join(archives) or 'none'}."
+        )
