@@ -5,7 +5,7 @@ pathvars:
 
 
 TRAINING = SITE_SETTINGS.protocol.training
-REGISTRY = SITE_SETTINGS.site.registry
+REGISTRY = str(SITE_SETTINGS.site.registry)
 FOLDS = TRAINING.fold_names()
 # What is evaluated: the cases of each fold, and those that no model has seen.
 PARTS = [
@@ -169,7 +169,7 @@ rule train_register:
         version=__version__,
         settings=settings_hash("protocol", "training", "segmentations"),
         work=subpath(input.split, parent=True),
-        model=REGISTRY.parent / TRAINING.model,
+        model=str(Path(REGISTRY).with_name(TRAINING.model)),
     shell:
         'jipflow train register --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
         " --summary {input.summary:q} --model {params.model:q} --registry {output:q} > {log:q} 2>&1"

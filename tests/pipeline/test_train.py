@@ -84,10 +84,9 @@ def trained(tmp_path_factory):
 
 def test_the_cohort_becomes_a_registered_model(trained):
     repository, site, _ = trained
-    models = yaml.safe_load((repository / "config" / "models.yaml").read_text())["models"]
-    assert "phantom-ct" in models
+    models = yaml.safe_load((repository / "models" / "models.yaml").read_text())["models"]
     entry = models["phantom-organs"]
-    folder = repository / entry["path"]
+    folder = repository / "models" / entry["path"]
     assert folder == repository / "models" / "phantom-organs"
     assert {path: sha256_file(folder / path) for path in entry["files"]} == entry["files"]
     assert {f"fold_{n}/checkpoint_final.pth" for n in (0, 1)} < set(entry["files"])
@@ -117,9 +116,9 @@ def test_the_label_maps_are_the_truth_of_the_phantom(trained):
 
 def test_the_same_command_again_does_nothing(trained):
     repository, _, arguments = trained
-    before = (repository / "config" / "models.yaml").stat().st_mtime_ns
+    before = (repository / "models" / "models.yaml").stat().st_mtime_ns
     assert "Nothing to be done" in run(repository, *arguments)
-    assert (repository / "config" / "models.yaml").stat().st_mtime_ns == before
+    assert (repository / "models" / "models.yaml").stat().st_mtime_ns == before
 
 
 def test_more_epochs_train_again_and_plan_nothing_anew(trained):

@@ -543,7 +543,7 @@ def test_the_registered_model_is_pinned_and_names_no_case(
             work=trained,
             settings=settings,
             summary=evaluated / "summary.json",
-            folder=tmp_path / "elsewhere",
+            folder=tmp_path / "models" / "elsewhere",
             registry=registry,
         )
 

@@ -20,7 +20,7 @@ from jipflow.settings.resources import resource
 from jipflow.settings.run import Settings
 from jipflow.settings.schema import load, plain_data
 from jipflow.settings.site import Site
-from jipflow.settings.terms import Term
+from jipflow.settings.terms import TermSettings
 
 LABELLED = {"nnunet", "container", "totalsegmentator"}
 
@@ -64,13 +64,9 @@ def settings(
     protocol = load(Protocol, basis | content | {"segmentations": specs}, "protocol")
     known = read_registries(registries or registry_paths())
     models = {s.model for s in protocol.segmentations if isinstance(s, ModelSegmentation)}
-    terms = {segment.term for s in protocol.segmentations for segment in s.segments}
     named = Named(
         models={name: known[name] for name in sorted(models & known.keys())},
-        terms={
-            name: load(Term, resource(TERMS)[name], name)
-            for name in sorted(terms & resource(TERMS).keys())
-        },
+        terms={name: load(TermSettings, term, name) for name, term in resource(TERMS).items()},
         parameters={
             entry.settings: shipped_radiomics(entry.settings)
             for entry in protocol.radiomics

@@ -16,6 +16,7 @@ from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.series import read_planes
 from jipflow.objects.seg_writer import SERIES_NUMBER_OFFSET, write_seg
+from jipflow.objects.terms import coded
 from jipflow.settings.protocol import annotated
 from jipflow.settings.resources import RESOURCES
 from jipflow.settings.run import Settings
@@ -124,6 +125,7 @@ def _write_proposal(
             case,
             spec,
             _shown(read_segmentation(masks), spec),
+            terms=coded(settings.named.terms),
             # Some viewers open no label maps.
             encoding="binary",
             description=f"{settings.protocol_id} {spec['id']} proposal",

@@ -96,11 +96,12 @@ def load_hub_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: something is wrong; names the key and the mend.
     """
     content = {key: value for key, value in config.items() if key != "pathvars"}
-    hub = load(Hub, content, "hub configuration").plain()
-    check_hub(hub)
-    protocol, named = read_protocol(protocol_path(hub["protocol"]))
+    hub = load(Hub, content, "hub configuration")
+    check_hub(hub.plain())
+    own = Path(hub.models.registry) if hub.models else None
+    protocol, named = read_protocol(protocol_path(hub.protocol), own)
     return {
-        "hub": hub,
+        "hub": hub.plain(),
         "protocol": protocol.plain(),
         "protocol_sha256": protocol_sha256(protocol, named),
         "version": __version__,

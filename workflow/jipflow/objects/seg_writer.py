@@ -35,7 +35,7 @@ from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.series import Plane, read_planes
 from jipflow.images.volume import Grid
 from jipflow.objects.headers import source_header
-from jipflow.objects.terms import Term, apply_modifiers, read_terms
+from jipflow.objects.terms import Term, apply_modifiers, coded
 from jipflow.settings.run import Settings
 from jipflow.uids import stable_uid
 
@@ -125,6 +125,7 @@ def _encode(
         case,
         spec,
         read_segmentation(masks),
+        terms=coded(settings.named.terms),
         encoding=spec["encoding"],
         description=f"{settings.protocol_id} {spec['id']}",
         series_number=SERIES_NUMBER_OFFSET + number,
@@ -155,7 +156,7 @@ def write_seg(
     notes: list[str] = []
     planes = read_planes(series, notes=notes)
     try:
-        dataset = build_seg(segmentation, planes, read_terms(), notes=notes, **said)
+        dataset = build_seg(segmentation, planes, notes=notes, **said)
     except CaseFault as fault:
         raise CaseFault(fault.reason, f"{what}: {fault.message}") from fault
     except (ValueError, TypeError, AttributeError, KeyError) as error:
@@ -171,7 +172,7 @@ def write_seg(
 def build_seg(
     segmentation: Segmentation,
     planes: Sequence[Plane],
-    terms: dict[str, Term],
+    terms: Mapping[str, Term],
     *,
     encoding: str,
     description: str,

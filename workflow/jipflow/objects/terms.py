@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -10,7 +11,8 @@ from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
-from jipflow.settings.resources import RESOURCES, read_yaml
+from jipflow.settings.resources import resource
+from jipflow.settings.terms import TermSettings
 
 ANATOMY = CodedConcept.from_code(codes.CID7150.AnatomicalStructure)
 LATERALITIES = {
@@ -45,17 +47,23 @@ class Term:
 
 
 def read_terms() -> dict[str, Term]:
-    """Read ``resources/terms.yaml``."""
-    terms = {}
-    for key, entry in read_yaml(RESOURCES / "terms.yaml").items():
-        terms[key] = Term(
-            CodedConcept(*entry["category"]),
-            CodedConcept(*entry["type"]),
-            CIELabColor.from_rgb(*entry["colour"]),
-            CodedConcept(*entry["region"]) if "region" in entry else None,
-            LATERALITIES[entry["laterality"]] if "laterality" in entry else None,
+    """Read the shipped terms."""
+    content = resource("terms.yaml")
+    return coded({key: TermSettings.model_validate(entry) for key, entry in content.items()})
+
+
+def coded(terms: Mapping[str, TermSettings]) -> dict[str, Term]:
+    """Return the terms of settings as DICOM's codes."""
+    return {
+        key: Term(
+            CodedConcept(*term.category),
+            CodedConcept(*term.type),
+            CIELabColor.from_rgb(*term.colour),
+            CodedConcept(*term.region) if term.region else None,
+            LATERALITIES[term.laterality] if term.laterality else None,
         )
-    return terms
+        for key, term in terms.items()
+    }
 
 
 def apply_modifiers(description: Dataset, term: Term) -> None:

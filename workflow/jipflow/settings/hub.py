@@ -6,7 +6,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jipflow.settings.part import Id, Part, Text
+from jipflow.settings.part import Id, Maybe, Part, Text
+from jipflow.settings.registry import OwnModels
 
 PublicKey = Annotated[str, Field(pattern=r"^ed25519:[0-9a-f]{64}$")]
 
@@ -52,3 +53,6 @@ class Hub(Part):
     """Folder for the hub's results."""
     roster: Annotated[list[Member], Field(min_length=1)]
     """The sites of the federation with their public keys, as `jipflow keys show` prints them."""
+    models: Maybe[OwnModels] = None
+    """The models that the protocol names and the repository does not have; without it they are
+    those of models/models.yaml, if it is there."""

@@ -217,7 +217,7 @@ def expected(schema: Schema) -> str:
         return f"one of: {', '.join('null' if v is None else str(v) for v in schema['enum'])}"
     if "const" in schema:
         return f"{schema['const']}"
-    if "oneOf" in schema:
+    if "oneOf" in schema and "discriminator" not in schema:
         return " or ".join(expected(option) for option in schema["oneOf"])
     given = {key: text for key, text in _LIMITS.items() if key in schema}
     limits = [
@@ -227,7 +227,7 @@ def expected(schema: Schema) -> str:
     ]
     if "minItems" in schema and schema["minItems"] == schema.get("maxItems"):
         limits = [f"whose length is {schema['minItems']}"]
-    noun = _NOUNS[schema["type"]]
+    noun = _NOUNS[schema.get("type", "object")]
     if any(schema.get(key) == 1 for key in _LENGTHS):
         noun = f"a non-empty {noun.removeprefix('a ')}"
     return " ".join([noun, " and ".join(limits)]).rstrip()

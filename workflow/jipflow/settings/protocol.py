@@ -26,7 +26,7 @@ from jipflow.settings.part import (
 )
 from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.registry import RegisteredModel
-from jipflow.settings.terms import Term, TermName
+from jipflow.settings.terms import TermName, TermSettings
 from jipflow.settings.training import AnyTraining
 
 
@@ -341,7 +341,7 @@ class Protocol(Part):
     """What a release is computed from; without any there is no release."""
     disclosure: Disclosure = Field(default_factory=Disclosure)
     tolerance: Tolerance = Field(default_factory=Tolerance)
-    terms: Maybe[dict[TermName, Term]] = None
+    terms: Maybe[dict[TermName, TermSettings]] = None
     """Terms of the protocol's own, beside those of workflow/resources/terms.yaml. They may stand in
     a file terms.yaml beside the protocol instead."""
 

@@ -18,7 +18,7 @@ from jipflow.settings.references import check_protocol
 from jipflow.settings.registry import PinnedModel, Registry
 from jipflow.settings.resources import ConfigError, read_yaml, resource
 from jipflow.settings.schema import load
-from jipflow.settings.terms import Term, TermName
+from jipflow.settings.terms import TermName, TermSettings
 
 TERMS = "terms.yaml"
 """A protocol's own terms, and the shipped ones."""
@@ -30,7 +30,7 @@ REGISTRY = "models.yaml"
 class Terms(Part):
     """The content of a file of terms."""
 
-    terms: dict[TermName, Term]
+    terms: dict[TermName, TermSettings]
     """Terms by their names."""
 
 
@@ -39,7 +39,7 @@ class Named(Part):
 
     models: dict[str, PinnedModel]
     """The models of its segmentations."""
-    terms: dict[str, Term]
+    terms: dict[str, TermSettings]
     """The terms of its segments."""
     parameters: dict[str, Radiomics]
     """The shipped radiomics settings."""
@@ -140,8 +140,10 @@ def with_named(
     return protocol.model_copy(update={"radiomics": measured, "terms": own or None}), named
 
 
-def _term(entry: Term | Mapping[str, Any], name: str) -> Term:
-    return entry if isinstance(entry, Term) else load(Term, entry, f"{TERMS}: {name}")
+def _term(entry: TermSettings | Mapping[str, Any], name: str) -> TermSettings:
+    return (
+        entry if isinstance(entry, TermSettings) else load(TermSettings, entry, f"{TERMS}: {name}")
+    )
 
 
 def _with_parameters(entry: RadiomicsEntry, source: str, folder: Path) -> RadiomicsEntry:

@@ -147,3 +147,11 @@ class PinnedModel(Part):
     def place(self) -> Path:
         """Where its files stand."""
         return resources.ROOT / self.folder
+
+
+class OwnModels(Part):
+    """The models that the repository does not have."""
+
+    registry: Text
+    """File that pins them, beside config/models.yaml and in the same form; `jipflow models add`
+    writes it."""

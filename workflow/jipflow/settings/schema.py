@@ -41,8 +41,6 @@ def load(kind: type[P], content: Any, source: str) -> P:
 
 def plain_data(content: Any) -> Any:
     """Copy nested mappings and sequences as plain dicts and lists."""
-    if isinstance(content, Part):
-        return content.plain()
     if isinstance(content, Mapping):
         return {str(key): plain_data(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from jipflow.settings import resources
 from jipflow.settings.part import Id, Maybe, Part, Positive, Text, Unique
+from jipflow.settings.registry import OwnModels
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import check_unique
 
@@ -206,14 +207,6 @@ class Stricter(Part):
     min_patients: Annotated[int, Field(ge=5)] = 5
     """Fewest patients behind any released number; the larger of this and the protocol's applies.
     """
-
-
-class OwnModels(Part):
-    """The models that only this site has."""
-
-    registry: Text
-    """File that pins them, beside config/models.yaml and in the same form; `jipflow models add`
-    writes it."""
 
 
 class Site(Part):

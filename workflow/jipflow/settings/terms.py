@@ -18,7 +18,7 @@ TermName = Annotated[
 ]
 
 
-class Term(Part):
+class TermSettings(Part):
     """What a segment is, in codes, each of code value, coding scheme and meaning."""
 
     category: TermCode

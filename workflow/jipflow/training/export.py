@@ -39,7 +39,7 @@ def export(*, work: Path, settings: Settings, summary: Path, folder: Path, regis
     training = settings.protocol["training"]
     name = training["model"]
     path = relative_path(name, folder, registry)
-    known = read_registries({MODELS, *([registry] if registry.is_file() else [])})
+    known = read_registries([MODELS, *([registry] if registry.is_file() else [])])
     if name in known and known[name].place != registry_root(registry) / path:
         raise StageError(
             f"{known[name].registry}: there is a model {name!r} in {known[name].folder}; give "

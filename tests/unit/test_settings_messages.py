@@ -1,0 +1,152 @@
+"""What is said of wrong content: one sentence a mistake, whatever the mistake."""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Discriminator, Field, Tag
+
+from config_files import PACS, demo_protocol
+from jipflow.settings.complete import complete_types
+from jipflow.settings.part import Maybe, Number, Part, Positive, Text, Unique, json_type
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.schema import load
+from jipflow.settings.site import Site
+
+
+class Cat(Part):
+    """A cat."""
+
+    kind: Literal["cat"]
+    """What it is."""
+    lives: Annotated[int, Field(ge=1, le=9)] = 9
+    """How many are left."""
+
+
+class Dog(Part):
+    """A dog."""
+
+    kind: Literal["dog"]
+    """What it is."""
+    tricks: Annotated[list[Text], Unique] = Field(default=[])
+
+
+class House(Part):
+    """A house."""
+
+    colour: Literal["red", "blue"] = "red"
+    """Of the walls."""
+    size: Maybe[Positive] = None
+    range: Maybe[Annotated[list[Number], Field(min_length=2, max_length=2)]] = None
+    pets: list[Annotated[Cat | Dog, Field(discriminator="kind")]] = Field(default=[])
+    rooms: Maybe[dict[Annotated[str, Field(pattern="^[a-z]+$")], Text]] = None
+    owner: Annotated[
+        Annotated[Text, Tag("string")] | Annotated[list[Text], Tag("array")],
+        Discriminator(json_type),
+    ] = "nobody"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([], "f must be a mapping of keys to values."),
+        ({"color": "red"}, "f: unknown key 'color' at the top level; did you mean 'colour'?"),
+        ({"colour": "rad"}, "f: colour is 'rad'; it must be one of: red, blue. (Of the walls.)"),
+        ({"size": 0}, "f: size is 0; it must be a number above 0."),
+        ({"size": "0"}, "f: size is '0'; it must be a number above 0."),
+        ({"size": True}, "f: size is true; it must be a number above 0."),
+        ({"size": float("nan")}, "f: size is nan; it must be a number above 0."),
+        ({"size": None}, "f: size is null; it must be a number above 0, or leave the key out."),
+        ({"range": [1]}, "f: range is [1]; it must be a list whose length is 2."),
+        ({"range": [1, "x"]}, "f: range[1] is 'x'; it must be a number."),
+        ({"pets": [{}]}, "f: key 'kind' is missing at pets[0]; add it. (What it is.)"),
+        ({"pets": [3]}, "f: pets[0] is 3; it must be a mapping of keys to values."),
+        (
+            {"pets": [{"kind": "cow"}]},
+            "f: pets[0].kind is 'cow'; it must be one of: cat, dog. (What it is.)",
+        ),
+        (
+            {"pets": [{"kind": "cat", "tricks": []}]},
+            "f: unknown key 'tricks' at pets[0]; it belongs to kind dog, not cat.",
+        ),
+        (
+            {"pets": [{"kind": "cat", "lives": 10}]},
+            "f: pets[0].lives is 10; it must be a whole number at least 1 and at most 9. "
+            "(How many are left.)",
+        ),
+        (
+            {"pets": [{"kind": "dog", "tricks": ["sit", "sit"]}]},
+            "f: pets[0].tricks: 'sit' is there twice.",
+        ),
+        ({"rooms": {"A": "x"}}, "f: the key 'A' of rooms does not match ^[a-z]+$."),
+        ({"rooms": {"a": ""}}, "f: rooms.a is ''; it must be a non-empty text."),
+        ({"owner": 3}, "f: owner is 3; it must be a non-empty text or a list."),
+        ({"owner": [""]}, "f: owner[0] is ''; it must be a non-empty text."),
+    ],
+)
+def test_a_mistake_is_one_sentence(content, said):
+    with pytest.raises(ConfigError) as caught:
+        load(House, content, "f")
+    assert str(caught.value) == said
+
+
+def test_the_outermost_mistakes_come_first_and_five_are_enough():
+    content = {"pets": [{"kind": "cat", "lives": n} for n in range(10, 20)], "size": 0, "x": 1}
+    with pytest.raises(ConfigError) as caught:
+        load(House, content, "f")
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "f: size is 0; it must be a number above 0."
+    assert "unknown key 'x'" in lines[1]
+    assert len(lines) == 5
+
+
+def test_what_is_given_keeps_its_type_and_what_is_absent_stays_absent():
+    content = {"size": 3, "range": [1, 2.0]}
+    house = load(House, content, "f")
+    assert [type(n) for n in (house.size, *house.range)] == [int, int, float]
+    assert house.rooms is None
+    assert house.plain() == content | {"colour": "red", "pets": [], "owner": "nobody"}
+
+
+def places(node, path=()):
+    """The path of every value, of long lists the first ones."""
+    yield path
+    below = node.items() if isinstance(node, dict) else enumerate(node[:2])
+    for key, value in below:
+        if isinstance(value, dict | list):
+            yield from places(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+SITE = {
+    "site": {"id": "north", "name": "North"},
+    "sources": [{"name": "archive", "kind": "folder", "path": "/data"}, PACS],
+    "publish": {"to": "pacs"},
+}
+
+
+@pytest.mark.parametrize("wrong", [None, True, -1, 1.5, "", "x", [], [1], {}, {"x": 1}], ids=repr)
+@pytest.mark.parametrize(("kind", "content"), [(Site, SITE), (Protocol, demo_protocol())])
+def test_whatever_stands_anywhere_is_taken_or_named(kind, content, wrong):
+    complete_types()
+    refused = 0
+    for path in places(content):
+        changed = copy.deepcopy(content)
+        node = changed
+        for key in path[:-1]:
+            node = node[key]
+        if path:
+            node[path[-1]] = wrong
+        try:
+            load(kind, changed if path else wrong, "f")
+        except ConfigError as error:
+            refused += 1
+            lines = str(error).splitlines()
+            assert all(line.startswith("f: ") or line == f"f {line[2:]}" for line in lines)
+            if path:
+                assert any(str(path[0]) in line for line in lines), path
+    assert refused > len(list(places(content))) / 3
