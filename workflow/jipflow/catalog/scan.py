@@ -19,6 +19,7 @@ from jipflow.catalog.headers import HEADER_COLUMNS, UNREADABLE, read_header, rea
 from jipflow.catalog.pool import ReadingPool
 from jipflow.catalog.walk import LINK, Found, Walk
 from jipflow.columns import COLUMNS
+from jipflow.expressions import quoted
 from jipflow.files import canonical_digest, scratch_folder, write_json
 
 CHUNK = 64
@@ -278,7 +279,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
     )
     with duckdb.connect(str(work / "tables.duckdb"), config=config) as connection:
         connection.execute(
-            f"CREATE VIEW headers AS FROM read_parquet({_quoted(work / 'headers.parquet')})"
+            f"CREATE VIEW headers AS FROM read_parquet({quoted(work / 'headers.parquet')})"
         )
         connection.execute(
             "CREATE TABLE firsts AS SELECT SOPInstanceUID, min(path) AS path FROM headers"
@@ -294,7 +295,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
             connection,
             work / "series.parquet",
             f"SELECT {columns} FROM headers h JOIN (SELECT min(path) AS path, count(*) AS n FROM"
-            f" read_parquet({_quoted(work / 'instances.parquet')}) GROUP BY SeriesInstanceUID)"
+            f" read_parquet({quoted(work / 'instances.parquet')}) GROUP BY SeriesInstanceUID)"
             " USING (path) WHERE h.kind = '' ORDER BY h.SeriesInstanceUID",
         )
         _copy(
@@ -325,7 +326,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
         series, patients = _row(
             connection,
             "SELECT count(*), count(DISTINCT nullif(PatientID, ''))"
-            f" FROM read_parquet({_quoted(work / 'series.parquet')})",
+            f" FROM read_parquet({quoted(work / 'series.parquet')})",
         )
     (work / "tables.duckdb").unlink()
     unreadable, foreign = kinds.get("unreadable", 0), kinds.get("not_dicom", 0)
@@ -343,14 +344,10 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, path: Path, query: str) -> None:
-    connection.execute(f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
+    connection.execute(f"COPY ({query}) TO {quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
 
 
 def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     row = connection.execute(query).fetchone()
     assert row is not None
     return row
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

@@ -23,11 +23,19 @@ import pandas as pd
 from jipflow.cases import StageError
 from jipflow.catalog.headers import HEADER_COLUMNS, header_row
 from jipflow.columns import ANNOTATIONS, COLUMNS, IMAGES
-from jipflow.expressions import FilterError, connect, filter_steps, select_series
+from jipflow.expressions import (
+    FilterError,
+    columns_used,
+    conjuncts,
+    connect,
+    filter_steps,
+    has_subquery,
+    select_series,
+)
 from jipflow.files import write_json, write_parquet
 from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, answers, checked_uid
 from jipflow.pacs.connect import open_archive
-from jipflow.pacs.narrow import columns_used, conjuncts, exactly, narrow
+from jipflow.pacs.narrow import exactly, narrow
 from jipflow.settings.config import Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -246,7 +254,12 @@ def _choose(archive: Archive, source: dict[str, Any], found: Found, wanted: Filt
 
 
 def _possible(found: Found, wanted: Filter) -> set[str]:
-    """Return the series that do not fail by what is known of them."""
+    """Return the series that do not fail by what is known of them.
+
+    What a subquery answers may depend on any series, so that none fails before all are known.
+    """
+    if has_subquery(wanted.condition):
+        return set(found.rows)
     with connect(found.table()) as connection:
 
         def left(clauses: Iterable[str], series: set[str]) -> set[str]:
