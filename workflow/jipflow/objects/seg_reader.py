@@ -14,7 +14,7 @@ from pydicom.pixels import get_decoder
 from scipy.ndimage import find_objects
 
 from jipflow.cases import CaseFault, Reason
-from jipflow.images.series import DECODERS
+from jipflow.images.pixels import DECODERS
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
 

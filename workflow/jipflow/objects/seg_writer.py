@@ -32,7 +32,8 @@ import jipflow
 from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, blocked, for_each_case
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
-from jipflow.images.series import Plane, read_planes
+from jipflow.images.pixels import Plane
+from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
 from jipflow.objects.headers import source_header
 from jipflow.objects.terms import Term, apply_modifiers, read_terms

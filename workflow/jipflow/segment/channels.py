@@ -8,8 +8,8 @@ from pathlib import Path
 import pydicom
 
 from jipflow.cases import Case, CaseFault, Reason, Series
+from jipflow.images.read import BROKEN
 from jipflow.images.resample import resample
-from jipflow.images.series import BROKEN
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path
 
 
