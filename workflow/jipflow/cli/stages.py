@@ -201,7 +201,7 @@ def encode(
 ) -> None:
     """Write DICOM-SEG."""
     from jipflow.cases import passed, read_cases
-    from jipflow.objects.seg_writer import run
+    from jipflow.objects.encode import run
     from jipflow.settings.config import read_settings
 
     earlier = read_all(segmented)
@@ -266,7 +266,7 @@ def document(
 ) -> None:
     """Write DICOM-SR."""
     from jipflow.cases import passed, read_cases, read_outcomes
-    from jipflow.objects.sr import run
+    from jipflow.objects.document import run
     from jipflow.settings.config import read_settings
 
     of_encode, of_measure = read_outcomes(encoded), read_outcomes(measured)
