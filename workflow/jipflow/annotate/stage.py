@@ -44,7 +44,7 @@ STAPLE_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class Tables:
+class ReaderTables:
     """What the stage gives.
 
     Attributes:
@@ -102,7 +102,7 @@ def run(
     inbox: Path,
     masks: Path,
     threads: int,
-) -> Tables:
+) -> ReaderTables:
     """Take over what readers sent back for the cases of a shard, and tell which cases wait.
 
     A case waits until each reader that the protocol wants has sent a file that can be used. Where
@@ -135,7 +135,7 @@ def run(
         inbox,
     )
     found = for_each_case(cases, partial(_annotate_case, shard=shard), threads)
-    return Tables(
+    return ReaderTables(
         [entry.outcome for entry in found],
         _reading_table([row for entry in found for row in entry.readings]),
         _agreement_table([row for entry in found for row in entry.agreement]),

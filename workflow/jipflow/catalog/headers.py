@@ -135,7 +135,7 @@ def read_fast(path: str) -> dict[str, Any]:
         raw = found.toBytes()
         text = raw.decode("latin-1").strip(PADDING)
         if text and (codec is None or "\\" in text or not (raw.isascii() and text.isprintable())):
-            text = _text(found, raw, vr, codec)
+            text = _decoded_text(found, raw, vr, codec)
         row[name] = text
     for name, tag, read in _NUMBERS:
         raw = element(tag).toBytes()
@@ -344,7 +344,7 @@ def _short(raw: bytes) -> int:
     return int.from_bytes(raw, "little")
 
 
-def _text(element: dicomsdl.DataElement, raw: bytes, vr: Any, codec: str | None) -> str:
+def _decoded_text(element: dicomsdl.DataElement, raw: bytes, vr: Any, codec: str | None) -> str:
     """Return text that is not plain ASCII, or several values.
 
     The character set changes LO and SH, not the others (PS3.5 section 6.1.2.2).

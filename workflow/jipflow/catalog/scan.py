@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import jipflow
 from jipflow.catalog.headers import HEADER_COLUMNS, UNREADABLE, read_header, read_surely, skip
 from jipflow.catalog.pool import ReadingPool
-from jipflow.catalog.walk import LINK, Found, Walk
+from jipflow.catalog.walk import LINK, FoundFile, Walk
 from jipflow.columns import COLUMNS
 from jipflow.expressions import quoted
 from jipflow.files import canonical_digest, scratch_folder, write_json
@@ -106,7 +106,7 @@ def _write_headers(
     known = Previous(previous, [source["name"] for source in sources])
     pool = ReadingPool(read_header, read_surely, _lost, threads)
     with pool, RowGroups(path) as table:
-        waiting: deque[pa.RecordBatch | tuple[list[Found], list[str], Future[Any]]] = deque()
+        waiting: deque[pa.RecordBatch | tuple[list[FoundFile], list[str], Future[Any]]] = deque()
         for piece in _pieces(Walk(sources), known):
             if isinstance(piece, pa.RecordBatch):
                 waiting.append(piece)
@@ -123,9 +123,11 @@ def _write_headers(
     return read
 
 
-def _pieces(found: Iterable[Found], known: Previous) -> Iterator[pa.RecordBatch | list[Found]]:
+def _pieces(
+    found: Iterable[FoundFile], known: Previous
+) -> Iterator[pa.RecordBatch | list[FoundFile]]:
     """Divide the walk into runs of rows that are known and lists of what is not."""
-    fresh: list[Found] = []
+    fresh: list[FoundFile] = []
     run: tuple[pa.RecordBatch, int, int] | None = None
     for item in found:
         place = known.find(item)
@@ -149,7 +151,7 @@ def _pieces(found: Iterable[Found], known: Previous) -> Iterator[pa.RecordBatch 
 
 
 def _finished(
-    pool: ReadingPool, piece: pa.RecordBatch | tuple[list[Found], list[str], Future[Any]]
+    pool: ReadingPool, piece: pa.RecordBatch | tuple[list[FoundFile], list[str], Future[Any]]
 ) -> pa.RecordBatch:
     """Return the rows of a piece of the walk, waiting for the processes that read it."""
     if isinstance(piece, pa.RecordBatch):
@@ -219,7 +221,7 @@ class Previous:
             self._rows = list(zip(*(batch[name].to_pylist() for name in columns), strict=True))
             self._batch, self._row = batch, 0
 
-    def find(self, item: Found) -> tuple[pa.RecordBatch, int] | None:
+    def find(self, item: FoundFile) -> tuple[pa.RecordBatch, int] | None:
         """Return the batch and the row of a file that need not be read again, or None."""
         while self._rows:
             source, path, size, modified, kind = self._rows[self._row]
@@ -228,7 +230,7 @@ class Previous:
                 self._advance(self._row + 1)
                 same = (size, modified) == (item.bytes, item.modified_ns)
                 return place if same and not item.kind and kind not in (UNREADABLE, LINK) else None
-            here = (self._position.get(source, -1), Found(source, path).order())
+            here = (self._position.get(source, -1), FoundFile(source, path).order())
             if here > (self._position[item.source], item.order()):
                 return None
             self._advance(self._row + 1)

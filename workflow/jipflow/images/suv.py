@@ -177,9 +177,9 @@ def _scan_start(datasets: Sequence[Dataset], series: str) -> datetime:
     It is the Series Date and Time, unless those are later than the first acquisition: then the
     series was made or changed after the scan, and the first acquisition is taken.
     """
-    acquired = [_moment(d, "AcquisitionDate", "AcquisitionTime") for d in datasets]
+    acquired = [_date_time(d, "AcquisitionDate", "AcquisitionTime") for d in datasets]
     known = [moment for moment in acquired if moment is not None]
-    started = _moment(datasets[0], "SeriesDate", "SeriesTime")
+    started = _date_time(datasets[0], "SeriesDate", "SeriesTime")
     if started is not None and (not known or started <= min(known)):
         return started
     if known:
@@ -189,7 +189,7 @@ def _scan_start(datasets: Sequence[Dataset], series: str) -> datetime:
     )
 
 
-def _moment(dataset: Dataset, date: str, time: str) -> datetime | None:
+def _date_time(dataset: Dataset, date: str, time: str) -> datetime | None:
     day, clock = dataset.get(date), dataset.get(time)
     if not day or not clock:
         return None

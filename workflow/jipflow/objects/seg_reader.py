@@ -45,7 +45,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class LabelMap:
+class PlacedLabelMap:
     """A label map on the target's grid.
 
     Attributes:
@@ -324,7 +324,7 @@ class DicomSeg(Annotation):
                     cut = np.bincount(pixels.ravel(), minlength=size)
                     cut -= np.bincount(pixels[part].ravel(), minlength=size)
                     lost[0 if view.size else 1] += cut
-            self._labels = LabelMap(labels, find_objects(labels), lost)
+            self._labels = PlacedLabelMap(labels, find_objects(labels), lost)
         in_plane, beyond = self._labels.lost[:, numbers].sum(axis=1).tolist()
         self._check_lost(in_plane, beyond, target, notes)
         boxes = [self._labels.box(number) for number in numbers]
@@ -338,7 +338,7 @@ class DicomSeg(Annotation):
         mask = np.isin(self._labels.labels[box], numbers)
         return mask, (box[0].start, box[1].start, box[2].start)
 
-    _labels: LabelMap | None = None
+    _labels: PlacedLabelMap | None = None
 
     def _threshold(self, target: Target, notes: list[str]) -> float:
         """Return the least stored value that counts as inside."""
