@@ -330,6 +330,7 @@ def _assign(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
 def _case_rows(
     chosen: dict[Candidate, dict[str, Choice]], shards: dict[str, str]
 ) -> list[dict[str, Any]]:
+    """Return the rows of the cohort's table: one for each role of each case."""
     return [
         {
             "case_id": case.case_id,

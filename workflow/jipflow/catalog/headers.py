@@ -274,6 +274,7 @@ def _looks_like_dicom(start: bytes) -> bool:
 
 
 def _foreign(start: bytes) -> str:
+    """Say what a file is that does not begin as DICOM does."""
     if not start:
         return "an empty file"
     for magic, name in ARCHIVES.items():
@@ -287,6 +288,7 @@ def _without_path(error: Exception) -> str:
 
 
 def _pixel_measures(dataset: Dataset) -> Dataset:
+    """Return the first shared Pixel Measures of a multi-frame image; empty where there are none."""
     for shared in dataset.get("SharedFunctionalGroupsSequence") or ():
         for measures in shared.get("PixelMeasuresSequence") or ():
             return measures

@@ -202,6 +202,7 @@ class Previous:
 
     @staticmethod
     def _open(path: Path) -> Iterator[pa.RecordBatch]:
+        """Iterate over an earlier catalog's rows; none where it is damaged or has other columns."""
         try:
             table = pq.ParquetFile(path)
         except (OSError, pa.ArrowInvalid):
@@ -211,6 +212,7 @@ class Previous:
                 yield from table.iter_batches(ROWS)
 
     def _advance(self, row: int) -> None:
+        """Go to a row, of the next batch where this one has ended."""
         self._row = row
         while self._row >= len(self._rows):
             batch = next(self._batches, None)

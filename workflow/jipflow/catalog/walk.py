@@ -77,6 +77,7 @@ class Walk:
                 yield FoundFile(source["name"], str(source["path"]), kind=LINK, reason=reason)
 
     def _below(self, source: str, root: str, real_root: str) -> Iterator[FoundFile]:
+        """Iterate over what lies below a folder, depth first, one open folder a level."""
         stack: list[tuple[str, Iterator[os.DirEntry[str] | FoundFile]]] = [
             (real_root, _entries(source, root))
         ]
@@ -115,6 +116,7 @@ class Walk:
         return FoundFile(source, path, status.st_size, status.st_mtime_ns)
 
     def _folder(self, source: str, entry: os.DirEntry[str], real_parent: str) -> FoundFile | str:
+        """Return a folder's real path to look into, or where else it is looked at."""
         linked = entry.is_symlink()
         real = os.path.realpath(entry.path) if linked else os.path.join(real_parent, entry.name)
         elsewhere = ""
@@ -153,6 +155,7 @@ def _entries(source: str, folder: str) -> Iterator[os.DirEntry[str] | FoundFile]
 
 
 def _why(error: OSError, entry: os.DirEntry[str]) -> str:
+    """Say why a file or folder cannot be looked at."""
     if error.errno == errno.ELOOP:
         return "a link that leads back to itself"
     if error.errno == errno.ENOENT and entry.is_symlink():

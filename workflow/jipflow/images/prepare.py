@@ -29,6 +29,7 @@ def run(
 
 
 def _prepare_case(case: Case, lost: Collection[tuple[str, str]], volumes: Path) -> list[Outcome]:
+    """Write the volume of each role of a case."""
     return [
         blocked(case.case_id, STAGE, role, f"the series of role {role}")
         if (case.case_id, role) in lost

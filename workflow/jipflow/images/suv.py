@@ -69,6 +69,7 @@ def suv_factors(datasets: Sequence[Dataset], series: str) -> NDArray[np.float64]
 
 
 def _factors(datasets: Sequence[Dataset], series: str) -> NDArray[np.float64]:
+    """Return each slice's factor by the units of the series; see `suv_factors`."""
     first = datasets[0]
     units = {str(d.get("Units") or "") or real_world_units(d) for d in datasets}
     if len(units) != 1:
@@ -190,6 +191,7 @@ def _scan_start(datasets: Sequence[Dataset], series: str) -> datetime:
 
 
 def _date_time(dataset: Dataset, date: str, time: str) -> datetime | None:
+    """Return the moment of a date and a time; None where either is missing."""
     day, clock = dataset.get(date), dataset.get(time)
     if not day or not clock:
         return None

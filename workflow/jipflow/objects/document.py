@@ -63,6 +63,7 @@ def _document_case(
     failures: Path,
     results: Path,
 ) -> list[Outcome]:
+    """Write the DICOM-SRs of a case in place of those of an earlier run."""
     # A file of an earlier run must not outlive a case that now fails.
     shutil.rmtree(results / "sr" / case.case_id, ignore_errors=True)
     outcomes = []
@@ -97,6 +98,7 @@ def _document(
     failures: Path,
     results: Path,
 ) -> Made:
+    """Write the DICOM-SR of one segmentation's features."""
     name, role = entry["segmentation"], entry["role"]
     # A DICOM-SEG holds the segments that have a voxel, and a report refers to these.
     rows = [row for row in _rows(features, case.case_id, name, role) if row["voxels"]]

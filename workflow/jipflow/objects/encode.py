@@ -48,6 +48,7 @@ def _encode_case(
     masks: Path,
     results: Path,
 ) -> list[Outcome]:
+    """Write the DICOM-SEGs of a case in place of those of an earlier run."""
     # A file of an earlier run must not outlive a case that now fails.
     shutil.rmtree(results / "seg" / case.case_id, ignore_errors=True)
     outcomes = []
@@ -78,6 +79,7 @@ def _encode(
     masks: Path,
     path: Path,
 ) -> Made:
+    """Write the DICOM-SEG of one segmentation."""
     return write_seg(
         path,
         case,

@@ -174,12 +174,14 @@ class DicomSeg(Annotation):
 
     @cached_property
     def _segments(self) -> list[Dataset]:
+        """The segments, without a label map's background."""
         segments = list(self.dataset.get("SegmentSequence") or [])
         if self._type != "LABELMAP":
             return segments
         return [segment for segment in segments if not self._is_background(segment)]
 
     def _is_background(self, segment: Dataset) -> bool:
+        """Tell whether a segment of a label map stands for what is no segment."""
         number = segment.get("SegmentNumber")
         if "PixelPaddingValue" in self.dataset and number == self._padding:
             return True

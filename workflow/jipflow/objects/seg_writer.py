@@ -338,6 +338,7 @@ def _occupied(segmentation: Segmentation) -> NDArray[np.uint8]:
 def _description(
     number: int, segment: Segment, term: Term, key: tuple[str, ...]
 ) -> SegmentDescription:
+    """Return a segment's description (PS3.3 C.8.20.2), tracked by a UID that follows from a key."""
     algorithm = None
     if segment.method != "MANUAL":
         algorithm = AlgorithmIdentificationSequence(

@@ -125,6 +125,7 @@ class Limits:
             return self._paid_at - self._clock()
 
     def _wait_for_hours(self) -> None:
+        """Sleep until the window is open; the first to wait says so in the log."""
         assert self._hours is not None
         with self._lock:
             first, self._waiting = not self._waiting, True

@@ -138,6 +138,7 @@ def run(
 def _publish(
     archive: Archive, parts: dict[str, Outcome], results: Path, receipts: Receipts
 ) -> Made:
+    """Send what a case's outcomes name, and note what happened to each object."""
     notes = []
     for part in parts.values():
         for output, sha256 in zip(part.outputs, part.sha256, strict=True):

@@ -157,6 +157,7 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
 
 
 def _filter(cohort: dict[str, Any]) -> Filter:
+    """Take a protocol's cohort apart into conditions that can be tried one by one."""
     where = filter_steps(cohort["where"])
     roles = cohort["case"]["roles"].values()
     condition = " AND ".join(f"(\n{step}\n)" for step in [IMAGES, *where])
@@ -422,6 +423,7 @@ def _ask_annotations(
 def _write(
     found: dict[str, PacsCatalog], chosen: dict[str, set[str]], store: Path, out_dir: Path
 ) -> None:
+    """Write the catalog of what the PACS have; see `run`."""
     instances = []
     for name, each in found.items():
         for uid in sorted(chosen[name]):

@@ -220,6 +220,7 @@ def _measure(
     masks: Path,
     rows: Rows,
 ) -> Made:
+    """Measure the segments of one segmentation on the image of a role, into the tables' rows."""
     role, name = entry["role"], entry["segmentation"]
     volume = read(role)
     segmentation = read_segmentation(masks / case.case_id / name)

@@ -201,6 +201,7 @@ class DicomwebArchive:
             receive(uid, content)
 
     def _worth_one_answer(self, study: str, series: str, wanted: int) -> bool:
+        """Tell whether so many instances are wanted that the whole series is the faster answer."""
         if self._limits.bytes_per_second is not None or wanted < 2:
             return False
         with http_errors("the query for a series", self._source):

@@ -45,6 +45,7 @@ def server_context(source: Mapping[str, Any]) -> ssl.SSLContext | None:
 
 
 def _context(source: Mapping[str, Any], purpose: ssl.Purpose) -> ssl.SSLContext:
+    """Return a TLS context of the files that the configuration names, TLS 1.2 or later."""
     files, where = source["tls"], f"source {source['name']!r}: tls"
     try:
         context = ssl.create_default_context(purpose, cafile=files["ca_file"])
