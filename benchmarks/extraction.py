@@ -22,10 +22,11 @@ import yaml
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jipflow.cases import Outcome, Series, write_outcomes
+from jipflow.cases import Series
 from jipflow.images.masks import Segment, Segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.settings.config import ROOT, Settings, radiomics_settings, write_settings
 from jipflow.tables import FEATURE_COLUMNS
 from report import SHARED_DATA, Cell, Cost, measure, write_result

@@ -2,7 +2,7 @@ from functools import cache
 from pathlib import Path
 
 from jipflow import __version__
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 from jipflow.settings.config import (
     TRAINING_WORDS,
     ConfigError,

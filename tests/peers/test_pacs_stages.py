@@ -17,11 +17,12 @@ import requests
 import yaml
 from pydicom.filereader import read_file_meta_info
 
-from jipflow.cases import Outcome, StageError, Status
 from jipflow.catalog import cohort, scan
 from jipflow.files import sha256_file
+from jipflow.outcomes import Outcome, Status
 from jipflow.pacs import publish, query, retrieve
 from jipflow.pacs.retrieve import fault
+from jipflow.reasons import StageError
 from jipflow.settings.config import Settings, load_settings
 from jipflow.uids import stable_uid
 from orthanc import Orthanc, private_network

@@ -14,13 +14,14 @@ import pandas as pd
 import pydicom
 import pytest
 
-from jipflow.cases import Case, Series, Status, passed
+from jipflow.cases import Case, Series
 from jipflow.files import canonical_digest, write_parquet
 from jipflow.images import prepare
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.objects import document, encode, sr
 from jipflow.objects.feature_codes import name_feature
+from jipflow.outcomes import Status, passed
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 from jipflow.radiomics import measure

@@ -9,8 +9,8 @@ import tomllib
 import pytest
 import yaml
 
-from jipflow.cases import Flag, Reason
 from jipflow.cli.reference import DOCS, pages, write
+from jipflow.reasons import Flag, Reason
 from jipflow.settings.config import PROTOCOLS, ROOT, SCHEMAS, validate
 
 GIVEN = {

@@ -19,15 +19,17 @@ from highdicom.sr import CodedConcept
 from pydicom.sr import _concepts_dict
 from pydicom.sr.codedict import codes
 
-from jipflow.cases import Case, Reason, Status
+from jipflow.cases import Case
 from jipflow.files import canonical_digest, write_parquet
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.objects import document, encode, sr
 from jipflow.objects.feature_codes import SCHEME, name_feature
+from jipflow.outcomes import Status
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.ibsi import columns_by_tag
 from jipflow.radiomics.measure import failure_table, feature_table
+from jipflow.reasons import Reason
 from jipflow.settings.config import RESOURCES, Settings, radiomics_settings, read_yaml
 from series_factory import ct_datasets, series_of, write
 

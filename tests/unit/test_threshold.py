@@ -11,14 +11,16 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
-from jipflow.cases import Case, Reason, Series, Status, passed
+from jipflow.cases import Case, Series
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.objects import document, encode
+from jipflow.outcomes import Status, passed
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
 from jipflow.radiomics import measure
+from jipflow.reasons import Reason
 from jipflow.segment import stage
 from jipflow.segment.engines.threshold.engine import (
     cut_components,

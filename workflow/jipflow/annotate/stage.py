@@ -19,24 +19,16 @@ import jipflow
 from jipflow.agreement import overlap
 from jipflow.annotate.inbox import PROPOSAL, case_folder, returned
 from jipflow.annotate.readings import Desk, Reading
-from jipflow.cases import (
-    Case,
-    Flag,
-    Made,
-    Outcome,
-    Reason,
-    Status,
-    Waiting,
-    attempt,
-    blocked,
-    for_each_case,
-)
+from jipflow.cases import Case
 from jipflow.images.masks import Region, cropped
+from jipflow.outcomes import Made, Outcome, Status, Waiting, attempt, blocked
+from jipflow.reasons import Flag, Reason
 from jipflow.segment.engine import Inputs
 from jipflow.segment.quality import Quality, quality_table
 from jipflow.segment.stage import write_regions
 from jipflow.settings.config import Settings, annotated
 from jipflow.tables import AGREEMENT_COLUMNS, AGREEMENT_VALUES, READING_COLUMNS
+from jipflow.workers import for_each_case
 
 STAGE = "annotate"
 STAPLE_THRESHOLD = 0.5

@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jipflow.cases import Case, CaseFault, Outcome, Status, for_each_case
+from jipflow.cases import Case
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.series import read_planes
 from jipflow.objects.seg_writer import SERIES_NUMBER_OFFSET, write_seg
+from jipflow.outcomes import Outcome, Status
+from jipflow.reasons import CaseFault
 from jipflow.settings.config import NOTHING, RESOURCES, Settings, annotated, returned_as
+from jipflow.workers import for_each_case
 
 PROPOSAL_OFFSET = 500
 """Keeps the proposals' series apart from those of the results, in a viewer's list."""

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jipflow.cases import Outcome, Reason, Status, write_outcomes
 from jipflow.catalog.query import count_series, open_catalogs, store_series
 from jipflow.columns import ANNOTATIONS, IMAGES
 from jipflow.expressions import filter_steps
 from jipflow.files import atomic_path, scratch_folder, write_json
+from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
+from jipflow.reasons import Reason
 from jipflow.settings.config import Settings
 
 STAGE = "cohort"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jipflow.cases import Flag, Reason
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path
 from jipflow.models.tasks import read_tasks
+from jipflow.reasons import Flag, Reason
 from jipflow.settings.config import RESOURCES, ROOT, SCHEMAS, read_yaml
 
 DOCS = ROOT / "docs"

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.pixels import Plane
 from jipflow.images.read import GEOMETRY
+from jipflow.reasons import CaseFault, Reason
 
 APART = ("StackID", "TemporalPositionIdentifier", "TemporalPositionIndex", "EchoNumbers")
 """Attributes of which one volume has one value."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid
+from jipflow.reasons import CaseFault, Reason
 
 PLANE_TOLERANCE = 0.1
 """Farthest, in slices, that a point may lie from its contour's plane, and a plane from the slice

@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from jipflow.cases import CaseFault, Reason
+from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import MODALITIES
 from jipflow.uids import study_stand_in
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from jipflow.cases import CaseFault, Reason, Series
+from jipflow.cases import Series
 from jipflow.images.pixels import Plane, check_rescale, decode, stacked
 from jipflow.images.read import (
     check_geometry,
@@ -21,6 +21,7 @@ from jipflow.images.read import (
 from jipflow.images.stack import grid_of, sorted_stack
 from jipflow.images.suv import suv_factors
 from jipflow.images.volume import Volume
+from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import MODALITIES
 
 

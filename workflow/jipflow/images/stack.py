@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.acquisitions import (
     SPACING_TOLERANCE,
     check_one_acquisition,
@@ -21,6 +20,7 @@ from jipflow.images.acquisitions import (
 )
 from jipflow.images.pixels import Plane
 from jipflow.images.volume import Grid
+from jipflow.reasons import CaseFault, Reason
 
 ORIENTATION_TOLERANCE = 1e-4
 """Largest difference between direction cosines of one orientation: 0.05 mm over 512 mm."""

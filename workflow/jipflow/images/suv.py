@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import DA, DT, TM
 
-from jipflow.cases import CaseFault, Reason
+from jipflow.reasons import CaseFault, Reason
 
 PHILIPS_SUV_FACTOR = Tag(0x7053, 0x1000)
 PHILIPS_ACTIVITY_FACTOR = Tag(0x7053, 0x1009)

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from jipflow.cases import StageError
 from jipflow.files import atomic_path, read_json, sha256_file
+from jipflow.reasons import StageError
 from jipflow.settings import config
 from jipflow.settings.config import RESOURCES, ConfigError, read_yaml, validate
 

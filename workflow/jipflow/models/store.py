@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from jipflow.cases import StageError
 from jipflow.files import atomic_path, json_text, sha256_file
 from jipflow.models.registry import (
     Model,
@@ -27,6 +26,7 @@ from jipflow.models.registry import (
     verify,
     write_entry,
 )
+from jipflow.reasons import StageError
 from jipflow.settings import config
 from jipflow.settings.config import read_yaml
 

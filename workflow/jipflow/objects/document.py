@@ -11,11 +11,14 @@ from typing import Any
 import pandas as pd
 import pydicom
 
-from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, blocked, for_each_case
+from jipflow.cases import Case
 from jipflow.files import atomic_path
 from jipflow.objects.seg_writer import seg_path
 from jipflow.objects.sr import build_sr, reported_procedures, sr_path
+from jipflow.outcomes import Made, Outcome, attempt, blocked
+from jipflow.reasons import CaseFault, Reason
 from jipflow.settings.config import Settings, radiomics_settings
+from jipflow.workers import for_each_case
 
 STAGE = "document"
 SERIES_NUMBER_OFFSET = 9500

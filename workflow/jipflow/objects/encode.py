@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jipflow.cases import Case, Made, Outcome, attempt, blocked, for_each_case
+from jipflow.cases import Case
 from jipflow.images.masks import read_segmentation
 from jipflow.objects.seg_writer import SERIES_NUMBER_OFFSET, seg_path, write_seg
+from jipflow.outcomes import Made, Outcome, attempt, blocked
 from jipflow.settings.config import Settings
+from jipflow.workers import for_each_case
 
 STAGE = "encode"
 

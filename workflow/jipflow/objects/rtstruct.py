@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.contours import on_slices, rasterise
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+from jipflow.reasons import CaseFault, Reason
 
 CONTOUR_DATA = 0x30060050
 XOR = "CLOSEDPLANAR_XOR"

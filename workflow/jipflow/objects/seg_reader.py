@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 from scipy.ndimage import find_objects
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.pixels import DECODERS
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+from jipflow.reasons import CaseFault, Reason
 
 ALIGNMENT_TOLERANCE = 0.05
 """Farthest, in voxels, that a pixel of a frame may lie from the voxel it is put on."""

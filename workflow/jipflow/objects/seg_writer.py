@@ -22,7 +22,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 from pydicom.valuerep import DSfloat, validate_value
 
 import jipflow
-from jipflow.cases import Case, CaseFault, Made, Reason
+from jipflow.cases import Case
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segment, Segmentation
 from jipflow.images.pixels import Plane
@@ -31,6 +31,8 @@ from jipflow.images.volume import Grid
 from jipflow.objects.headers import source_header
 from jipflow.objects.seg_frames import reference_frames, set_binary_frames, single_frame_headers
 from jipflow.objects.terms import Term, apply_modifiers, read_terms
+from jipflow.outcomes import Made
+from jipflow.reasons import CaseFault, Reason
 from jipflow.uids import stable_uid
 
 SERIES_NUMBER_OFFSET = 9000

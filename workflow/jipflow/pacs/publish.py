@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pydicom
 
-from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, Status, attempt, blocked
 from jipflow.files import sha256_file
+from jipflow.outcomes import Made, Outcome, Status, attempt, blocked
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.config import Settings
 
 STAGE = "publish"

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from jipflow.cases import StageError
 from jipflow.catalog.headers import HEADER_COLUMNS, header_row
 from jipflow.columns import ANNOTATIONS, COLUMNS, IMAGES
 from jipflow.expressions import (
@@ -36,6 +35,7 @@ from jipflow.files import write_json, write_parquet
 from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, answers, checked_uid
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.narrow import exactly, narrow
+from jipflow.reasons import StageError
 from jipflow.settings.config import Settings
 
 LOGGER = logging.getLogger(__name__)

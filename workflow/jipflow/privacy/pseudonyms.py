@@ -10,7 +10,7 @@ import secrets
 import stat
 from pathlib import Path
 
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 
 SECRET_BYTES = 32
 PSEUDONYM_CHARACTERS = 16

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import Reason
 from jipflow.images.masks import bounding_box
 from jipflow.images.volume import Volume
 from jipflow.radiomics.area import Area, TooManyLevels, Undefined
@@ -21,6 +20,7 @@ from jipflow.radiomics.filters import Source, filtered, reach_of_filter
 from jipflow.radiomics.grid import Box, MeasuringGrid
 from jipflow.radiomics.intensities import PEAK_RADIUS
 from jipflow.radiomics.perturb import perturbations, reach
+from jipflow.reasons import Reason
 
 
 @dataclass(frozen=True)

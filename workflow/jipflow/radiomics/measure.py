@@ -14,23 +14,16 @@ import SimpleITK as sitk
 from threadpoolctl import threadpool_limits
 
 import jipflow
-from jipflow.cases import (
-    Case,
-    CaseFault,
-    Made,
-    Outcome,
-    Reason,
-    Status,
-    attempt,
-    blocked,
-    for_each_case,
-)
+from jipflow.cases import Case
 from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Volume, read_volume, volume_path
+from jipflow.outcomes import Made, Outcome, Status, attempt, blocked
 from jipflow.radiomics.extract import Part, extract, extract_perturbed
+from jipflow.reasons import CaseFault, Reason
 from jipflow.settings.config import Settings, radiomics_settings
 from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS, PERTURBED_KEYS
+from jipflow.workers import for_each_case
 
 STAGE = "measure"
 

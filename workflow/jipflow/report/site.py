@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow import plots
-from jipflow.cases import Flag, Outcome, Reason, Status, read_outcomes
 from jipflow.files import canonical_digest, read_json
+from jipflow.outcomes import Outcome, Status, read_outcomes
 from jipflow.palette import segment_colour
+from jipflow.reasons import Flag, Reason
 from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary
 from jipflow.report.pages import write_page

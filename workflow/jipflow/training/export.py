@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jipflow.cases import StageError
 from jipflow.files import atomic_path, canonical_digest, read_json, write_json
 from jipflow.models.registry import register, relative_path
+from jipflow.reasons import StageError
 from jipflow.settings.config import Settings, read_yaml, training_roles
 from jipflow.training.data import label_values
 from jipflow.training.folders import model

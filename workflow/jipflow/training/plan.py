@@ -19,8 +19,9 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     preprocess_dataset,
 )
 
-from jipflow.cases import Outcome, StageError, Status
 from jipflow.files import write_json
+from jipflow.outcomes import Outcome, Status
+from jipflow.reasons import StageError
 from jipflow.settings.config import Settings, training_roles
 from jipflow.training.data import label_values
 from jipflow.training.folders import (

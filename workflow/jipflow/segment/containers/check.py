@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.containers.contract import Parcel, read_result
 from jipflow.segment.engine import Machine
 from jipflow.segment.engines.container.engine import Algorithm, Attempt

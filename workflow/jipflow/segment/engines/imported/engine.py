@@ -14,12 +14,13 @@ from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
-from jipflow.cases import CaseFault, Reason, Series
+from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, Drawing, Match, Target
 from jipflow.objects.rtstruct import StructureSet
 from jipflow.objects.seg_reader import DicomSeg
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
 from jipflow.syntaxes import SEGMENTATIONS, STRUCTURE_SETS
 

@@ -20,12 +20,12 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason, StageError
 from jipflow.files import canonical_digest
 from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.models.checkpoints import build_network, read_checkpoint
 from jipflow.models.registry import CHECKPOINT, pinned_folds, registered_model, verify
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment.channels import read_channel
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.nnunet import inference

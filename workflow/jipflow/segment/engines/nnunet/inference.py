@@ -28,8 +28,8 @@ from nnunetv2.utilities.label_handling.label_handling import (
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
+from jipflow.reasons import CaseFault, Reason
 
 LabelMap = NDArray[np.unsignedinteger[Any]]
 Item = TypeVar("Item")

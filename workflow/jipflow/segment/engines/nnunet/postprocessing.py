@@ -11,8 +11,8 @@ from nnunetv2.postprocessing.remove_connected_components import (
     remove_all_but_largest_component_from_segmentation,
 )
 
-from jipflow.cases import StageError
 from jipflow.files import read_json
+from jipflow.reasons import StageError
 
 KNOWN = remove_all_but_largest_component_from_segmentation.__name__
 
