@@ -73,7 +73,7 @@ def test_no_process_quotes_a_header_in_its_log(threads):
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
     assert (result.stdout, result.stderr) == ("2\n", "")
 
