@@ -274,20 +274,20 @@ def label_map(segmentation: Segmentation) -> NDArray[np.unsignedinteger[Any]]:
                 np.copyto(plane, more, where=more > 0)
     if pairs:
         names = [segment.name for segment in segmentation.segments]
-        said = ", ".join(f"{names[a - 1]!r} and {names[b - 1]!r}" for a, b in sorted(pairs)[:5])
+        shown = ", ".join(f"{names[a - 1]!r} and {names[b - 1]!r}" for a, b in sorted(pairs)[:5])
         raise CaseFault(
             Reason.OVERLAPPING_SEGMENTS,
-            f"{len(pairs)} pairs of segments overlap in {pairs.total()} voxels ({said}"
+            f"{len(pairs)} pairs of segments overlap in {pairs.total()} voxels ({shown}"
             f"{', …' if len(pairs) > 5 else ''}), and a label map holds one segment a voxel; set "
             "the segmentation's encoding to binary in the protocol.",
         )
     return numbers
 
 
-def _digest(segmentation: Segmentation, said: Iterable[object]) -> str:
+def _digest(segmentation: Segmentation, content: Iterable[object]) -> str:
     """Return the hash of the masks and of all else that an object says."""
     digest = hashlib.sha256()
-    for word in (jipflow.__version__, highdicom.__version__, *said):
+    for word in (jipflow.__version__, highdicom.__version__, *content):
         digest.update(f"{word}\n".encode())
     for layer in segmentation.layers:
         digest.update(np.ascontiguousarray(layer).data)
