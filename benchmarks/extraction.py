@@ -22,10 +22,11 @@ import yaml
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jipflow.cases import Outcome, Series, write_outcomes
+from jipflow.cases import Series
 from jipflow.images.masks import Segment, Segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.settings.reading import shipped_radiomics
 from jipflow.settings.resources import ROOT
 from jipflow.settings.run import settings_of, write_settings

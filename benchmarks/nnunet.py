@@ -22,11 +22,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
-from jipflow.cases import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.files import read_json, write_json
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.models.registry import register, registered_model
+from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS

@@ -2,7 +2,7 @@ from functools import cache
 from pathlib import Path
 
 from jipflow import __version__
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 from jipflow.settings.protocol import annotated
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import load_settings, write_settings

@@ -13,13 +13,14 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 
-from jipflow.cases import CaseFault, Reason, Series
+from jipflow.cases import Series
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume
 from jipflow.objects.annotation import Target
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engines.imported.engine import import_regions, target_of
 
 ITKIMAGE2SEGIMAGE = Path(sys.executable).parent / "itkimage2segimage"

@@ -38,7 +38,7 @@ from pynetdicom import AE, evt
 import jipflow
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, with_uids
 from jipflow.pacs.connect import open_archive
-from jipflow.pacs.dicomweb import _parts
+from jipflow.pacs.dicomweb.multipart import parts as parts_of
 from jipflow.pacs.limits import Limits
 from jipflow.settings.resources import ConfigError
 from needs import unavailable
@@ -822,10 +822,10 @@ def test_parts_are_found_wherever_the_network_cuts_them(start: bytes) -> None:
     )
     content += b"--B---\r\nepilogue"
     for size in range(1, len(content)):
-        assert list(_parts(Answer(content, size))) == parts  # type: ignore[arg-type]
+        assert list(parts_of(Answer(content, size))) == parts  # type: ignore[arg-type]
     for end in range(len(content) - len(b"--\r\nepilogue")):
         with pytest.raises(EOFError):
-            list(_parts(Answer(content[:end] or b"-", 50)))  # type: ignore[arg-type]
+            list(parts_of(Answer(content[:end] or b"-", 50)))  # type: ignore[arg-type]
 
 
 def test_an_address_without_dicomweb_is_told_about(pacs: Orthanc) -> None:

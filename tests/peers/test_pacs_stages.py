@@ -17,11 +17,12 @@ import requests
 import yaml
 from pydicom.filereader import read_file_meta_info
 
-from jipflow.cases import Outcome, StageError, Status
 from jipflow.catalog import cohort, scan
 from jipflow.files import sha256_file
+from jipflow.outcomes import Outcome, Status
 from jipflow.pacs import publish, query, retrieve
 from jipflow.pacs.retrieve import fault
+from jipflow.reasons import StageError
 from jipflow.settings.run import Settings, load_settings
 from jipflow.uids import stable_uid
 from orthanc import Orthanc, private_network
@@ -144,7 +145,7 @@ def reference(
 
     def of(protocol: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         settings = settings_of(folder, sources, protocol)
-        return of_cohort(settings, catalog, folder / f"cohort-{Path(protocol).stem}")
+        return of_cohort(settings, catalog, folder / f"cohort-{settings.protocol_sha256}")
 
     return of
 
@@ -284,6 +285,23 @@ def test_a_filter_that_no_query_can_express_gives_the_same_cohort(
     assert len(catalog) == 18
     listed = pd.read_parquet(tmp_path / "pacs" / "instances.parquet")
     assert set(listed["SeriesInstanceUID"]) == set(instances["series_uid"])
+
+
+def test_a_subquery_is_answered_from_all_that_the_pacs_has(
+    pacs: Orthanc, reference: Any, protocol_file: Any, tmp_path: Path
+) -> None:
+    """The PET, which can take no role, and its units, which the PACS does not tell, decide."""
+    with_suv = "SELECT PatientID FROM catalog WHERE Modality = 'PT' AND Units = 'GML'"
+    protocol = protocol_file(
+        "Modality = 'CT'", {"CT": {"where": f"NumberOfInstances > 1 AND PatientID IN ({with_suv})"}}
+    )
+    cases, instances = reference(protocol)
+    settings = settings_of(tmp_path.parent, [WAYS["get"]], protocol)
+    report, found, planned, _ = queried(settings, tmp_path)
+    pd.testing.assert_frame_equal(found, cases)
+    assert len(found) == 3
+    assert set(planned["sop_uid"]) == set(instances["sop_uid"])
+    assert report["queries"] == [{"keys": {}, "series": 18}]
 
 
 def test_no_patient_is_named_in_the_record_of_queries(pacs: Orthanc, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 import SimpleITK as sitk
 from radiomics import featureextractor
 
-from jipflow.cases import Reason
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract
+from jipflow.reasons import Reason
 from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.schema import load
 

@@ -15,13 +15,14 @@ import pydicom
 import pytest
 
 import typed
-from jipflow.cases import Case, Series, Status, passed
+from jipflow.cases import Case, Series
 from jipflow.files import canonical_digest, write_parquet
 from jipflow.images import prepare
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
-from jipflow.objects import seg_writer as seg
-from jipflow.objects import sr
+from jipflow.objects import document, encode, sr
+from jipflow.objects.feature_codes import name_feature
+from jipflow.outcomes import Status, passed
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
 from jipflow.radiomics import measure
@@ -108,7 +109,7 @@ def documents(cases, protocol, folder, encoding="binary"):
         masks=masks,
         threads=1,
     ).outcomes
-    encoded = seg.run(
+    encoded = encode.run(
         cases=cases,
         segmented=passed(segmented),
         settings=settings,
@@ -128,7 +129,7 @@ def documents(cases, protocol, folder, encoding="binary"):
     write_parquet(folder / "features.parquet", tables.features)
     write_parquet(folder / "failures.parquet", tables.failures)
     both = passed(encoded) & passed(measured)
-    made = sr.run(
+    made = document.run(
         cases=cases,
         measured=both,
         settings=settings,
@@ -145,9 +146,9 @@ def documents(cases, protocol, folder, encoding="binary"):
     ]
 
 
-def check(features, document, modality, parameters, expected=()):
+def check(features, report, modality, parameters, expected=()):
     """Hold what the validator and both readers say against the features."""
-    case_id, item, seg_path, path = document
+    case_id, item, seg_path, path = report
     assert judge(path) == list(expected)
     rows = features[(features["case_id"] == case_id) & (features["segmentation"] == item)]
     segments = {
@@ -166,7 +167,7 @@ def check(features, document, modality, parameters, expected=()):
         expected = {("Voxels", "1"): row["voxels"], ("118565006", "ml"): row["volume_ml"]}
         for name in rows.columns.difference(FEATURE_COLUMNS):
             if pd.notna(row[name]):
-                named = sr.name_feature(name, parameters, modality)
+                named = name_feature(name, parameters, modality)
                 expected[named.concept.value, named.unit.value] = row[name]
         assert len(expected) > 100
         ours = {
@@ -186,11 +187,11 @@ def check(features, document, modality, parameters, expected=()):
 
 
 def test_the_judge_can_fail(tmp_path):
-    document = pydicom.dcmread(pydicom.data.get_testdata_file("reportsi.dcm"))
-    document.SOPClassUID = pydicom.uid.Comprehensive3DSRStorage
-    document.file_meta.MediaStorageSOPClassUID = document.SOPClassUID
-    del document.CompletionFlag
-    document.save_as(tmp_path / "broken.dcm")
+    report = pydicom.dcmread(pydicom.data.get_testdata_file("reportsi.dcm"))
+    report.SOPClassUID = pydicom.uid.Comprehensive3DSRStorage
+    report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID
+    del report.CompletionFlag
+    report.save_as(tmp_path / "broken.dcm")
     assert any(re.search("Error.*CompletionFlag", line) for line in judge(tmp_path / "broken.dcm"))
 
 
@@ -210,11 +211,11 @@ def test_documents_of_real_patients(
     contours = series_of((files / "mask").glob("*.dcm"))
     case = Case(patient.lower(), patient, "s0", {role: image}, (contours,))
     features, made = documents([case], protocol, tmp_path, encoding)
-    (document,) = made
+    (report,) = made
     (entry,) = read_yaml(ROOT / "config" / "protocols" / f"{protocol}.yaml")["radiomics"]
     parameters = shipped_radiomics(entry["settings"])
     expected = [UNKNOWN_CLASS] if encoding == "labelmap" else []
-    check(features, document, image.modality, parameters, expected)
+    check(features, report, image.modality, parameters, expected)
 
 
 @pytest.fixture
@@ -236,7 +237,7 @@ def phantom(tmp_path):
     segmentation = pack(regions, volume.grid)
     case = Case("phantom", "p", "s0", {"CT": series})
     write_segmentation(tmp_path / "masks" / "phantom" / "organs", segmentation)
-    (made,) = seg.run(
+    (made,) = encode.run(
         cases=[case],
         segmented={("phantom", "organs")},
         settings=typed.settings([{"id": "organs", "engine": "nnunet"}]),
@@ -276,7 +277,7 @@ def test_documents_of_filtered_images(phantom, tmp_path):
         }
         rows.append(row | {"volume_ml": 1.5} | features)
     assert len(features) == 11 * 7
-    document = sr.build_sr(
+    report = sr.build_sr(
         rows,
         source,
         parameters=parameters,
@@ -286,7 +287,7 @@ def test_documents_of_filtered_images(phantom, tmp_path):
         series_number=9501,
     )
     path = tmp_path / "sr.dcm"
-    pydicom.dcmwrite(path, document, enforce_file_format=True)
+    pydicom.dcmwrite(path, report, enforce_file_format=True)
     assert judge(path) == []
     groups = highdicom.sr.srread(path).content.get_volumetric_roi_measurement_groups()
     for row, group in zip(rows, groups, strict=True):
@@ -296,7 +297,7 @@ def test_documents_of_filtered_images(phantom, tmp_path):
         }
         for name, value in row.items():
             if name.count("_") == 2 and name != "settings_sha256":
-                named = sr.name_feature(name, parameters, "CT")
+                named = name_feature(name, parameters, "CT")
                 method = named.method.value if named.method else None
                 assert ours[named.concept.value, method] == value
     dcmqi = by_dcmqi(path)

@@ -14,9 +14,9 @@ import SimpleITK as sitk
 import yaml
 
 from harness import seg_errors, snakemake
-from jipflow.cases import Reason
 from jipflow.files import sha256_file
 from jipflow.images.volume import Volume
+from jipflow.reasons import Reason
 from jipflow.settings.resources import PROTOCOLS
 
 STAGES = {"cohort", "prepare", "segment", "encode", "measure", "document", "overlay"}

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 import typed
-from jipflow.cases import Case, Outcome, Series, Status, write_outcomes
+from jipflow.cases import Case, Series
 from jipflow.files import read_json, write_json, write_parquet
 from jipflow.hub import hub
 from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume
+from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.palette import segment_colour
 from jipflow.release import release
 from jipflow.report.overlays import render_overlay

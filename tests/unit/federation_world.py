@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jipflow.cases import Outcome, write_outcomes
 from jipflow.exchange import keys
 from jipflow.exchange import message as message
+from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.release import release
 from jipflow.settings.hub import Hub
 from jipflow.settings.run import Settings, settings_of

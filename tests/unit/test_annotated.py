@@ -17,12 +17,14 @@ from jipflow.annotate.inbox import inbox_files, inbox_state
 from jipflow.annotate.readings import Reading
 from jipflow.annotate.stage import combined, run
 from jipflow.annotate.worklist import write_worklist
-from jipflow.cases import Case, Flag, Outcome, Reason, Status, blocked, waiting_with
+from jipflow.cases import Case
 from jipflow.images.masks import Region, cropped, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume, volume_path, write_volume
+from jipflow.outcomes import Outcome, Status, blocked, waiting_with
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
+from jipflow.reasons import Flag, Reason
 from series_factory import series_of, write
 
 OBLIQUE = Grid(

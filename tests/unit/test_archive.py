@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from container_images import layer_of, write_archive
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 from jipflow.segment.containers.archive import read_image, unpack
 
 

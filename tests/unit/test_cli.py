@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 import pytest
 
 from federation_world import site
-from jipflow.cases import StageError
 from jipflow.cli import main, menu
 from jipflow.cli.command import REPEATED, Audience, Command
+from jipflow.reasons import StageError
 from jipflow.version import full_version
 
 ROOT = Path(__file__).resolve().parents[2]

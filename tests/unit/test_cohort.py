@@ -9,11 +9,13 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from jipflow.cases import Reason, StageError, Status, read_cases, read_outcomes
+from jipflow.cases import read_cases
 from jipflow.catalog import cohort
 from jipflow.columns import COLUMNS
 from jipflow.files import read_json, write_parquet
+from jipflow.outcomes import Status, read_outcomes
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
+from jipflow.reasons import Reason, StageError
 from jipflow.settings.run import load_settings
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from jipflow.cases import Outcome, StageError, Status, write_outcomes
 from jipflow.collect import Shards, accept, run, verdict
 from jipflow.files import write_parquet
+from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.radiomics.measure import failure_table, feature_table
+from jipflow.reasons import StageError
 from jipflow.segment.quality import Quality, quality_table
 from jipflow.tables import AGREEMENT_COLUMNS, READING_COLUMNS
 

@@ -30,9 +30,11 @@ from container_images import (
     write_archive,
     write_registry,
 )
-from jipflow.cases import Case, CaseFault, Reason, Series, Status
+from jipflow.cases import Case, Series
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.outcomes import Status
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment import stage
 from jipflow.segment.containers.algorithm import Algorithm
 from jipflow.segment.containers.archive import read_image

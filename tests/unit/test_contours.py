@@ -12,10 +12,10 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.contours import on_slices, rasterise
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume
+from jipflow.reasons import CaseFault, Reason
 from series_factory import series_of
 
 AFFINE = np.array([[0, 0, 2.0, -5], [0, 2.0, 0, -7], [3.0, 0, 0, 10], [0, 0, 0, 1]])

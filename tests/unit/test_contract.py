@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.containers.contract import read_result, write_case, write_job, write_nifti
 
 KNOWN = [1, 3]

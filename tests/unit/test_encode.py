@@ -16,7 +16,6 @@ from pydicom.uid import (
 )
 
 from clock import set_clock
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.masks import Region, Segment, Segmentation, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid
@@ -25,6 +24,7 @@ from jipflow.objects.seg_writer import build_seg, label_map
 from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
+from jipflow.reasons import CaseFault, Reason
 from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write
 
 ENCODINGS = ("binary", "labelmap")

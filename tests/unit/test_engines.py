@@ -10,9 +10,10 @@ import pytest
 
 from engine_benches import BENCHES, BROKEN, CORONAL, UPRIGHT
 from jipflow.annotate import stage as annotated
-from jipflow.cases import Reason, Status
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import read_grid, volume_path
+from jipflow.outcomes import Status
+from jipflow.reasons import Reason
 from jipflow.segment import stage
 from jipflow.settings.plugins import engine_names
 

@@ -10,12 +10,14 @@ import numpy as np
 import pydicom
 import pytest
 
-from jipflow.cases import Case, CaseFault, Reason, Series, Status
+from jipflow.cases import Case, Series
 from jipflow.images.masks import read_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import volume_path, write_volume
+from jipflow.outcomes import Status
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment import stage
 from jipflow.segment.engine import Machine
 from jipflow.segment.engines.imported.engine import Imported, import_regions, target_of

@@ -26,7 +26,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid as VoxelGrid
@@ -34,6 +33,7 @@ from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engines.imported.engine import import_regions, target_of
 from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write
 

@@ -13,8 +13,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from jipflow.cases import StageError
 from jipflow.pacs.limits import Hours, Limits, sole_mover
+from jipflow.reasons import StageError
 
 
 class Clock:

@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 
 import typed
-from jipflow.cases import Case, Reason, Series, Status
+from jipflow.cases import Case, Series
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.volume import volume_path, write_volume
+from jipflow.outcomes import Status
 from jipflow.radiomics.measure import Tables, failure_table, feature_table, run
+from jipflow.reasons import Reason
 from jipflow.tables import FEATURE_COLUMNS
 from regions import ball, grid, textured
 

@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from jipflow import cli
-from jipflow.cases import StageError
 from jipflow.models import store
 from jipflow.models.registry import describe, register, registered_model, verify
+from jipflow.reasons import StageError
 from jipflow.settings import resources
 from jipflow.settings.reading import read_registry
 from jipflow.settings.resources import MODELS, OWN_MODELS, ROOT, ConfigError, read_yaml

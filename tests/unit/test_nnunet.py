@@ -24,14 +24,16 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import typed
-from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
+from jipflow.cases import Case, Series
 from jipflow.files import read_json, write_json
 from jipflow.images.masks import read_segmentation
 from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
 from jipflow.models.checkpoints import build_network, read_checkpoint, trainer_class
+from jipflow.outcomes import Status
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment import stage
 from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.engines.nnunet import engine as nnunet

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 import fake_results as fake
-from jipflow.cases import CaseFault, Reason, Status
 from jipflow.files import sha256_file
 from jipflow.images.masks import Region, Segmentation, pack, write_segmentation
 from jipflow.images.volume import Grid, Volume, write_volume
+from jipflow.outcomes import Status
 from jipflow.palette import SEGMENT_COLOURS, rgb, segment_colour
+from jipflow.reasons import CaseFault, Reason
 from jipflow.report import overlays
 
 COLOURS = {name: segment_colour(i) for i, name in enumerate(fake.ORGANS)}

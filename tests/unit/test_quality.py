@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jipflow.cases import Case, Flag, Series, Status
+from jipflow.cases import Case, Series
 from jipflow.files import write_parquet
 from jipflow.images.masks import Region, components, pack
 from jipflow.images.volume import Volume, volume_path, write_volume
+from jipflow.outcomes import Status
+from jipflow.reasons import Flag
 from jipflow.segment import stage
 from jipflow.segment.quality import assess, quality_table, unexpected
 from regions import grid

@@ -10,12 +10,12 @@ import pytest
 from scipy.ndimage import convolve
 from scipy.signal import fftconvolve
 
-from jipflow.cases import Reason
 from jipflow.images.volume import Volume
 from jipflow.radiomics.area import MAX_GREY_LEVELS, Area, TooManyLevels, discretise
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.intensities import PEAK_RADIUS, convolved
+from jipflow.reasons import Reason
 from regions import OWN, PYRADIOMICS, ball, grid, measured, settings, textured
 
 ALL = (*PYRADIOMICS, *OWN)

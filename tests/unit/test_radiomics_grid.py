@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jipflow.images.volume import Volume
-from jipflow.radiomics.grid import Axis, MeasuringGrid
+from jipflow.radiomics.grid import GridAxis, MeasuringGrid
 from regions import grid, textured
 
 SIZES = st.integers(1, 40)
@@ -18,7 +18,7 @@ SPACINGS = st.sampled_from([0.5, 0.7, 0.976562, 1.0, 2.0, 3.27, 5.0])
 
 @given(SIZES, SPACINGS, SPACINGS)
 def test_both_grids_share_their_centre_and_the_new_one_covers_the_old(size, old, new):
-    axis = Axis.centred(size, new / old)
+    axis = GridAxis.centred(size, new / old)
     middle = axis.start + (axis.size - 1) / 2 * axis.step
     assert middle == pytest.approx((size - 1) / 2)
     assert axis.size * new >= size * old - 1e-6
@@ -31,7 +31,7 @@ def test_both_grids_share_their_centre_and_the_new_one_covers_the_old(size, old,
     [(161, 0.976562, 1, 158), (48, 3.27, 1, 157), (30, 5.46875, 3, 55), (48, 3.27, 3, 53)],
 )
 def test_sizes_are_those_of_ibsis_validation(size, old, new, expected):
-    assert Axis.centred(size, new / old).size == expected
+    assert GridAxis.centred(size, new / old).size == expected
 
 
 @settings(max_examples=40, deadline=None)

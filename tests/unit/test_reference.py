@@ -10,8 +10,8 @@ import jsonschema
 import pytest
 import yaml
 
-from jipflow.cases import Flag, Reason
 from jipflow.cli.reference import DOCS, pages, schemas, write
+from jipflow.reasons import Flag, Reason
 from jipflow.settings.protocol import Protocol
 from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.resources import PROTOCOLS, ROOT, SCHEMAS

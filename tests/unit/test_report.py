@@ -20,8 +20,9 @@ from PIL import Image
 
 import fake_results as fake
 from jipflow import plots
-from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
 from jipflow.files import read_json, write_json, write_parquet
+from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
+from jipflow.reasons import StageError
 from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from container_images import layer_of, write_archive
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 from jipflow.segment.containers import runtimes
 from jipflow.segment.containers.archive import read_image
 from jipflow.segment.containers.runtimes import (

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import typed
-from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
+from jipflow.cases import Case, Series
 from jipflow.images.masks import Region
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
+from jipflow.outcomes import Status
 from jipflow.phantom import dicom
 from jipflow.phantom import grid as phantom
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment import stage
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Machine

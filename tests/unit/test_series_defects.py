@@ -47,11 +47,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.phantom import defects, dicom
 from jipflow.phantom.grid import Grid
+from jipflow.reasons import CaseFault, Reason
 from series_factory import (
     ct_datasets,
     ct_grid,

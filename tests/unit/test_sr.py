@@ -20,15 +20,17 @@ from pydicom.sr.codedict import codes
 
 import typed
 from clock import set_clock
-from jipflow.cases import Case, Reason, Status
+from jipflow.cases import Case
 from jipflow.files import canonical_digest, write_parquet
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
-from jipflow.objects import seg_writer as encode
-from jipflow.objects import sr
+from jipflow.objects import document, encode, sr
+from jipflow.objects.feature_codes import SCHEME, name_feature
+from jipflow.outcomes import Status
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.ibsi import columns_by_tag
 from jipflow.radiomics.measure import failure_table, feature_table
+from jipflow.reasons import Reason
 from jipflow.settings.reading import shipped_radiomics
 from jipflow.settings.resources import RESOURCES, read_yaml
 from series_factory import ct_datasets, series_of, write
@@ -144,13 +146,13 @@ def test_codes_are_those_of_the_reference_values(shared_data):
     ],
 )
 def test_units(feature, modality, unit):
-    named = sr.name_feature(feature, CT, modality)
+    named = name_feature(feature, CT, modality)
     assert (named.unit.value, named.unit.scheme_designator) == (unit, "UCUM")
 
 
 def test_normalised_intensities_have_no_unit_of_the_scanner():
     parameters = {**CT, "processing": {"normalize": {"scale": 1}}}
-    named = sr.name_feature("original_firstorder_Mean", parameters, "CT")
+    named = name_feature("original_firstorder_Mean", parameters, "CT")
     assert named.unit.value == "[arb'U]"
 
 
@@ -162,14 +164,14 @@ def test_names_of_different_filters_never_collide():
     features += ["original_shape2D_PixelSurface", "original_shape2D_MeshSurface"]
     seen = set()
     for feature in features:
-        named = sr.name_feature(feature, CT, "CT")
+        named = name_feature(feature, CT, "CT")
         for code in (named.concept, named.method):
             assert code is None or len(code.value) <= 16
         method = named.method.value if named.method else None
         seen.add((named.concept.value, named.concept.scheme_designator, method))
     assert len(seen) == len(features)
-    assert sr.name_feature("wavelet-HHL_glcm_Id", CT, "CT").method == CodedConcept(
-        "wavelet-HHL", sr.SCHEME, "Filter wavelet-HHL"
+    assert name_feature("wavelet-HHL_glcm_Id", CT, "CT").method == CodedConcept(
+        "wavelet-HHL", SCHEME, "Filter wavelet-HHL"
     )
 
 
@@ -182,15 +184,15 @@ def test_names_of_different_filters_never_collide():
     ],
 )
 def test_a_setting_apart_from_the_standard_loses_the_code(feature, setting):
-    plain = sr.name_feature(f"original_{feature}", CT, "CT")
+    plain = name_feature(f"original_{feature}", CT, "CT")
     plain_settings = CT.plain()
     other = typed.radiomics(**plain_settings | {"setting": plain_settings["setting"] | setting})
-    apart = sr.name_feature(f"original_{feature}", other, "CT")
+    apart = name_feature(f"original_{feature}", other, "CT")
     assert plain.concept.scheme_designator == "IBSI"
-    assert apart.concept.scheme_designator == sr.SCHEME
+    assert apart.concept.scheme_designator == SCHEME
     assert next(iter(setting)) in apart.concept.meaning
-    assert sr.name_feature("original_firstorder_Mean", other, "CT") == (
-        sr.name_feature("original_firstorder_Mean", CT, "CT")
+    assert name_feature("original_firstorder_Mean", other, "CT") == (
+        name_feature("original_firstorder_Mean", CT, "CT")
     )
 
 
@@ -264,8 +266,8 @@ def built(world):
 
 
 def groups(dataset):
-    document = highdicom.sr.Comprehensive3DSR.from_dataset(dataset)
-    return document.content.get_volumetric_roi_measurement_groups()
+    report = highdicom.sr.Comprehensive3DSR.from_dataset(dataset)
+    return report.content.get_volumetric_roi_measurement_groups()
 
 
 def read_back(group):
@@ -282,12 +284,12 @@ def test_every_value_comes_back_exactly(world, built, tmp_path):
     assert len(found) == 3
     for row, group in zip(world[3], found, strict=True):
         values = read_back(group)
-        assert values.pop(("Voxels", sr.SCHEME, None)) == row["voxels"]
+        assert values.pop(("Voxels", SCHEME, None)) == row["voxels"]
         assert values.pop(("118565006", "SCT", None)) == row["volume_ml"]
         expected = {}
         for feature, value in row.items():
             if feature.startswith(("original_", "wavelet")):
-                n = sr.name_feature(feature, CT, "CT")
+                n = name_feature(feature, CT, "CT")
                 method = n.method.value if n.method else None
                 expected[n.concept.value, n.concept.scheme_designator, method] = value
         assert len(expected) == len(ENTRIES) + 5
@@ -345,7 +347,7 @@ def test_the_document_names_its_evidence_and_its_author(world, built):
         "jipflow",
     ):
         assert said in text
-    assert dataset.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == sr.SCHEME
+    assert dataset.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == SCHEME
     assert dataset.StudyInstanceUID == seg.StudyInstanceUID
     assert dataset.ContentDate == seg.ContentDate
 
@@ -390,7 +392,7 @@ def stage(world, tmp_path, measured, failures=()):
     shutil.copytree(folder / "results", tmp_path / "results", dirs_exist_ok=True)
     write_parquet(tmp_path / "features.parquet", feature_table(rows))
     write_parquet(tmp_path / "failures.parquet", failure_table(failures))
-    return sr.run(
+    return document.run(
         cases=[case],
         measured=measured,
         settings=settings,
@@ -425,8 +427,8 @@ def test_the_stage_writes_a_document_and_says_what_it_lacks(world, tmp_path):
     assert outcome.outputs == ["sr/case/organs.dcm"]
     assert "cyst all (empty_segment), kidney original_glcm_MCC (not_finite)" in outcome.message
     assert "other" not in outcome.message
-    document = highdicom.sr.srread(tmp_path / "results" / "sr" / "case" / "organs.dcm")
-    assert len(document.content.get_volumetric_roi_measurement_groups()) == 3
+    report = highdicom.sr.srread(tmp_path / "results" / "sr" / "case" / "organs.dcm")
+    assert len(report.content.get_volumetric_roi_measurement_groups()) == 3
 
 
 def test_no_document_outlives_what_it_is_about(world, tmp_path):
@@ -443,8 +445,8 @@ def test_rows_in_parquet_keep_every_bit(world, tmp_path):
     assert table["original_firstorder_Mean"].tolist() == [
         row["original_firstorder_Mean"] for row in sorted(world[3], key=lambda r: r["segment"])
     ]
-    document = highdicom.sr.srread(tmp_path / "results" / "sr" / "case" / "organs.dcm")
-    found = document.content.get_volumetric_roi_measurement_groups()
+    report = highdicom.sr.srread(tmp_path / "results" / "sr" / "case" / "organs.dcm")
+    found = report.content.get_volumetric_roi_measurement_groups()
     means = [read_back(group)["Q4LE", "IBSI", None] for group in found]
     assert means == [row["original_firstorder_Mean"] for row in world[3]]
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from pydicom.tag import Tag
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.series import read_series_volume
+from jipflow.reasons import CaseFault, Reason
 from series_factory import pt_datasets, series_of, write
 
 

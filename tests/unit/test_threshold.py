@@ -12,15 +12,16 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 import typed
-from jipflow.cases import Case, Reason, Series, Status, passed
+from jipflow.cases import Case, Series
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
-from jipflow.objects import seg_writer as seg
-from jipflow.objects import sr
+from jipflow.objects import document, encode
+from jipflow.outcomes import Status, passed
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import Grid as PhantomGrid
 from jipflow.radiomics import measure
+from jipflow.reasons import Reason
 from jipflow.segment import stage
 from jipflow.segment.engines.threshold.engine import (
     cut_components,
@@ -350,7 +351,7 @@ def cohort(tmp_path_factory):
         threads=1,
     )
     segmented = passed(found.outcomes)
-    encoded = seg.run(
+    encoded = encode.run(
         cases=cases,
         segmented=segmented,
         settings=made,
@@ -369,7 +370,7 @@ def cohort(tmp_path_factory):
     for name in ("features", "failures"):
         getattr(tables, name).to_pandas().to_parquet(folder / f"{name}.parquet")
     ready = passed(encoded) & passed(tables.outcomes)
-    documented = sr.run(
+    documented = document.run(
         cases=cases,
         measured=ready,
         settings=made,
@@ -430,9 +431,9 @@ def test_a_case_without_the_images_of_the_organs_is_not_concerned(tmp_path):
     measured = wanted - {("both", "organs")}
     assert {(o.case_id, o.item) for o in tables.outcomes} == measured
     assert {o.status for o in tables.outcomes} == {Status.OK}
-    encoded = seg.run(segmented=set(), masks=folders["masks"], results=tmp_path, **common)
+    encoded = encode.run(segmented=set(), masks=folders["masks"], results=tmp_path, **common)
     assert {(o.case_id, o.item) for o in encoded} == wanted
-    documented = sr.run(
+    documented = document.run(
         measured=set(),
         features=tmp_path / "features.parquet",
         failures=tmp_path / "failures.parquet",

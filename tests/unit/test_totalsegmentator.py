@@ -15,12 +15,14 @@ from totalsegmentator.map_to_binary import class_map_5_parts, map_taskid_to_part
 
 import typed
 from engine_benches import ABOUT_TOTAL, SITE
-from jipflow.cases import Case, Series, StageError, Status
+from jipflow.cases import Case, Series
 from jipflow.images.masks import read_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.models.registry import register
 from jipflow.models.tasks import read_tasks
+from jipflow.outcomes import Status
+from jipflow.reasons import StageError
 from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.engines.totalsegmentator import engine as totalsegmentator
 from jipflow.segment.stage import segment

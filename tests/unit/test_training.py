@@ -16,17 +16,19 @@ import SimpleITK
 import torch
 import yaml
 
-from jipflow.cases import Case, CaseFault, Reason, Series, StageError, Status
+from jipflow.cases import Case, Series
 from jipflow.files import read_json
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
 from jipflow.models.checkpoints import read_checkpoint
 from jipflow.models.registry import CHECKPOINT
+from jipflow.outcomes import Status
 from jipflow.phantom import dicom
 from jipflow.phantom import grid as phantom
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.report.training import write_training_report
 from jipflow.settings.resources import MODELS
 from jipflow.settings.run import Settings, load_settings

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jipflow.cases import StageError
 from jipflow.models import upstream
+from jipflow.reasons import StageError
 
 PACKAGE = Path(upstream.__file__).parents[1]
 

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from jipflow.agreement import intraclass_correlation
-from jipflow.cases import Outcome, StageError, Status, read_outcomes, write_outcomes
 from jipflow.files import atomic_path, read_json, write_json, write_parquet
+from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
+from jipflow.reasons import StageError
 from jipflow.tables import (
     AGREEMENT_COLUMNS,
     AGREEMENT_KEYS,

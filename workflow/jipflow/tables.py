@@ -50,4 +50,4 @@ QUALITY_COLUMNS = (
     *("case_id", "segmentation", "segment", "volume_ml", "components", "touches_border"),
     *("mean", "disagreement", "flags"),
 )
-"""The columns of ``quality.parquet``; ``flags`` holds codes of `jipflow.cases.Flag`."""
+"""The columns of ``quality.parquet``; ``flags`` holds codes of `jipflow.reasons.Flag`."""

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.annotate.inbox import NOTHING
-from jipflow.cases import CaseFault, Reason
 from jipflow.files import sha256_file
 from jipflow.images.masks import Region, cropped
 from jipflow.images.volume import Grid, Volume
 from jipflow.objects.annotation import Target
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Inputs
 from jipflow.segment.engines.imported.engine import READERS, UNREADABLE, import_regions, target_of
 

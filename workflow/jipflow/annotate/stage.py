@@ -19,25 +19,17 @@ import jipflow
 from jipflow.agreement import overlap
 from jipflow.annotate.inbox import PROPOSAL, case_folder, returned
 from jipflow.annotate.readings import Desk, Reading
-from jipflow.cases import (
-    Case,
-    Flag,
-    Made,
-    Outcome,
-    Reason,
-    Status,
-    Waiting,
-    attempt,
-    blocked,
-    for_each_case,
-)
+from jipflow.cases import Case
 from jipflow.images.masks import Region, cropped
+from jipflow.outcomes import Made, Outcome, Status, Waiting, attempt, blocked
+from jipflow.reasons import Flag, Reason
 from jipflow.segment.engine import Inputs
 from jipflow.segment.quality import Quality, quality_table
 from jipflow.segment.stage import write_regions
 from jipflow.settings.protocol import SegmentationSettings, annotated
 from jipflow.settings.run import Settings
 from jipflow.tables import AGREEMENT_COLUMNS, AGREEMENT_VALUES, READING_COLUMNS
+from jipflow.workers import for_each_case
 
 STAGE = "annotate"
 STAPLE_THRESHOLD = 0.5
@@ -45,7 +37,7 @@ STAPLE_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
-class Tables:
+class ReaderTables:
     """What the stage gives.
 
     Attributes:
@@ -103,7 +95,7 @@ def run(
     inbox: Path,
     masks: Path,
     threads: int,
-) -> Tables:
+) -> ReaderTables:
     """Take over what readers sent back for the cases of a shard, and tell which cases wait.
 
     A case waits until each reader that the protocol wants has sent a file that can be used. Where
@@ -136,7 +128,7 @@ def run(
         inbox,
     )
     found = for_each_case(cases, partial(_annotate_case, shard=shard), threads)
-    return Tables(
+    return ReaderTables(
         [entry.outcome for entry in found],
         _reading_table([row for entry in found for row in entry.readings]),
         _agreement_table([row for entry in found for row in entry.agreement]),

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from jipflow.annotate.inbox import NOTHING
-from jipflow.cases import Case, CaseFault, Outcome, Status, for_each_case
+from jipflow.cases import Case
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.series import read_planes
 from jipflow.objects.seg_writer import SERIES_NUMBER_OFFSET, write_seg
 from jipflow.objects.terms import coded
+from jipflow.outcomes import Outcome, Status
+from jipflow.reasons import CaseFault
 from jipflow.settings.protocol import annotated
 from jipflow.settings.resources import RESOURCES
 from jipflow.settings.run import Settings
+from jipflow.workers import for_each_case
 
 PROPOSAL_OFFSET = 500
 """Keeps the proposals' series apart from those of the results, in a viewer's list."""

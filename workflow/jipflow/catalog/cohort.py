@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jipflow.cases import Outcome, Reason, Status, write_outcomes
 from jipflow.catalog.query import count_series, open_catalogs, store_series
 from jipflow.columns import ANNOTATIONS, IMAGES
 from jipflow.expressions import filter_steps
 from jipflow.files import atomic_path, scratch_folder, write_json
+from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
+from jipflow.reasons import Reason
 from jipflow.settings.run import Settings
 
 STAGE = "cohort"
@@ -330,6 +331,7 @@ def _assign(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
 def _case_rows(
     chosen: dict[Candidate, dict[str, Choice]], shards: dict[str, str]
 ) -> list[dict[str, Any]]:
+    """Return the rows of the cohort's table: one for each role of each case."""
     return [
         {
             "case_id": case.case_id,

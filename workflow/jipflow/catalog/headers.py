@@ -135,7 +135,7 @@ def read_fast(path: str) -> dict[str, Any]:
         raw = found.toBytes()
         text = raw.decode("latin-1").strip(PADDING)
         if text and (codec is None or "\\" in text or not (raw.isascii() and text.isprintable())):
-            text = _text(found, raw, vr, codec)
+            text = _decoded_text(found, raw, vr, codec)
         row[name] = text
     for name, tag, read in _NUMBERS:
         raw = element(tag).toBytes()
@@ -274,6 +274,7 @@ def _looks_like_dicom(start: bytes) -> bool:
 
 
 def _foreign(start: bytes) -> str:
+    """Say what a file is that does not begin as DICOM does."""
     if not start:
         return "an empty file"
     for magic, name in ARCHIVES.items():
@@ -287,6 +288,7 @@ def _without_path(error: Exception) -> str:
 
 
 def _pixel_measures(dataset: Dataset) -> Dataset:
+    """Return the first shared Pixel Measures of a multi-frame image; empty where there are none."""
     for shared in dataset.get("SharedFunctionalGroupsSequence") or ():
         for measures in shared.get("PixelMeasuresSequence") or ():
             return measures
@@ -344,7 +346,7 @@ def _short(raw: bytes) -> int:
     return int.from_bytes(raw, "little")
 
 
-def _text(element: dicomsdl.DataElement, raw: bytes, vr: Any, codec: str | None) -> str:
+def _decoded_text(element: dicomsdl.DataElement, raw: bytes, vr: Any, codec: str | None) -> str:
     """Return text that is not plain ASCII, or several values.
 
     The character set changes LO and SH, not the others (PS3.5 section 6.1.2.2).

@@ -65,6 +65,7 @@ class ReadingPool:
             return self._isolated(self._read, paths)
 
     def _isolated(self, read: Read, paths: Sequence[str]) -> list[dict[str, Any]]:
+        """Read files in a process of their own, by halves until the one is alone that ends it."""
         try:
             with self._new_pool(1) as pool:
                 return pool.submit(_read_all, read, paths).result()

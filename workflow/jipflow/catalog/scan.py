@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 import jipflow
 from jipflow.catalog.headers import HEADER_COLUMNS, UNREADABLE, read_header, read_surely, skip
 from jipflow.catalog.pool import ReadingPool
-from jipflow.catalog.walk import LINK, Found, Walk
+from jipflow.catalog.walk import LINK, FoundFile, Walk
 from jipflow.columns import COLUMNS
+from jipflow.expressions import quoted
 from jipflow.files import canonical_digest, scratch_folder, write_json
 
 CHUNK = 64
@@ -105,7 +106,7 @@ def _write_headers(
     known = Previous(previous, [source["name"] for source in sources])
     pool = ReadingPool(read_header, read_surely, _lost, threads)
     with pool, RowGroups(path) as table:
-        waiting: deque[pa.RecordBatch | tuple[list[Found], list[str], Future[Any]]] = deque()
+        waiting: deque[pa.RecordBatch | tuple[list[FoundFile], list[str], Future[Any]]] = deque()
         for piece in _pieces(Walk(sources), known):
             if isinstance(piece, pa.RecordBatch):
                 waiting.append(piece)
@@ -122,9 +123,11 @@ def _write_headers(
     return read
 
 
-def _pieces(found: Iterable[Found], known: Previous) -> Iterator[pa.RecordBatch | list[Found]]:
+def _pieces(
+    found: Iterable[FoundFile], known: Previous
+) -> Iterator[pa.RecordBatch | list[FoundFile]]:
     """Divide the walk into runs of rows that are known and lists of what is not."""
-    fresh: list[Found] = []
+    fresh: list[FoundFile] = []
     run: tuple[pa.RecordBatch, int, int] | None = None
     for item in found:
         place = known.find(item)
@@ -148,7 +151,7 @@ def _pieces(found: Iterable[Found], known: Previous) -> Iterator[pa.RecordBatch 
 
 
 def _finished(
-    pool: ReadingPool, piece: pa.RecordBatch | tuple[list[Found], list[str], Future[Any]]
+    pool: ReadingPool, piece: pa.RecordBatch | tuple[list[FoundFile], list[str], Future[Any]]
 ) -> pa.RecordBatch:
     """Return the rows of a piece of the walk, waiting for the processes that read it."""
     if isinstance(piece, pa.RecordBatch):
@@ -199,6 +202,7 @@ class Previous:
 
     @staticmethod
     def _open(path: Path) -> Iterator[pa.RecordBatch]:
+        """Iterate over an earlier catalog's rows; none where it is damaged or has other columns."""
         try:
             table = pq.ParquetFile(path)
         except (OSError, pa.ArrowInvalid):
@@ -208,6 +212,7 @@ class Previous:
                 yield from table.iter_batches(ROWS)
 
     def _advance(self, row: int) -> None:
+        """Go to a row, of the next batch where this one has ended."""
         self._row = row
         while self._row >= len(self._rows):
             batch = next(self._batches, None)
@@ -218,7 +223,7 @@ class Previous:
             self._rows = list(zip(*(batch[name].to_pylist() for name in columns), strict=True))
             self._batch, self._row = batch, 0
 
-    def find(self, item: Found) -> tuple[pa.RecordBatch, int] | None:
+    def find(self, item: FoundFile) -> tuple[pa.RecordBatch, int] | None:
         """Return the batch and the row of a file that need not be read again, or None."""
         while self._rows:
             source, path, size, modified, kind = self._rows[self._row]
@@ -227,7 +232,7 @@ class Previous:
                 self._advance(self._row + 1)
                 same = (size, modified) == (item.bytes, item.modified_ns)
                 return place if same and not item.kind and kind not in (UNREADABLE, LINK) else None
-            here = (self._position.get(source, -1), Found(source, path).order())
+            here = (self._position.get(source, -1), FoundFile(source, path).order())
             if here > (self._position[item.source], item.order()):
                 return None
             self._advance(self._row + 1)
@@ -278,7 +283,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
     )
     with duckdb.connect(str(work / "tables.duckdb"), config=config) as connection:
         connection.execute(
-            f"CREATE VIEW headers AS FROM read_parquet({_quoted(work / 'headers.parquet')})"
+            f"CREATE VIEW headers AS FROM read_parquet({quoted(work / 'headers.parquet')})"
         )
         connection.execute(
             "CREATE TABLE firsts AS SELECT SOPInstanceUID, min(path) AS path FROM headers"
@@ -294,7 +299,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
             connection,
             work / "series.parquet",
             f"SELECT {columns} FROM headers h JOIN (SELECT min(path) AS path, count(*) AS n FROM"
-            f" read_parquet({_quoted(work / 'instances.parquet')}) GROUP BY SeriesInstanceUID)"
+            f" read_parquet({quoted(work / 'instances.parquet')}) GROUP BY SeriesInstanceUID)"
             " USING (path) WHERE h.kind = '' ORDER BY h.SeriesInstanceUID",
         )
         _copy(
@@ -325,7 +330,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
         series, patients = _row(
             connection,
             "SELECT count(*), count(DISTINCT nullif(PatientID, ''))"
-            f" FROM read_parquet({_quoted(work / 'series.parquet')})",
+            f" FROM read_parquet({quoted(work / 'series.parquet')})",
         )
     (work / "tables.duckdb").unlink()
     unreadable, foreign = kinds.get("unreadable", 0), kinds.get("not_dicom", 0)
@@ -343,14 +348,10 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, path: Path, query: str) -> None:
-    connection.execute(f"COPY ({query}) TO {_quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
+    connection.execute(f"COPY ({query}) TO {quoted(path)} (FORMAT parquet, COMPRESSION zstd)")
 
 
 def _row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
     row = connection.execute(query).fetchone()
     assert row is not None
     return row
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

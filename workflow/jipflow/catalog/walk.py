@@ -23,7 +23,7 @@ SPECIAL = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundFile:
     """A file below a source, or what stands in its place.
 
     Attributes:
@@ -65,7 +65,7 @@ class Walk:
     _roots: dict[str, str] = field(default_factory=dict)
     _followed: set[str] = field(default_factory=set)
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[FoundFile]:
         real = [(source, os.path.realpath(source["path"])) for source in self.sources]
         self._roots = {path: source["name"] for source, path in reversed(real)}
         self._followed = set()
@@ -74,10 +74,11 @@ class Walk:
                 yield from self._below(source["name"], str(source["path"]), path)
             else:
                 reason = f"the folder of source {self._roots[path]}, which is looked at there"
-                yield Found(source["name"], str(source["path"]), kind=LINK, reason=reason)
+                yield FoundFile(source["name"], str(source["path"]), kind=LINK, reason=reason)
 
-    def _below(self, source: str, root: str, real_root: str) -> Iterator[Found]:
-        stack: list[tuple[str, Iterator[os.DirEntry[str] | Found]]] = [
+    def _below(self, source: str, root: str, real_root: str) -> Iterator[FoundFile]:
+        """Iterate over what lies below a folder, depth first, one open folder a level."""
+        stack: list[tuple[str, Iterator[os.DirEntry[str] | FoundFile]]] = [
             (real_root, _entries(source, root))
         ]
         while stack:
@@ -85,36 +86,37 @@ class Walk:
             entry = next(entries, None)
             if entry is None:
                 stack.pop()
-            elif isinstance(entry, Found):
+            elif isinstance(entry, FoundFile):
                 yield entry
             else:
                 found = self._look_at(source, entry, real_parent)
-                if isinstance(found, Found):
+                if isinstance(found, FoundFile):
                     yield found
                 else:
                     stack.append((found, _entries(source, entry.path)))
 
-    def _look_at(self, source: str, entry: os.DirEntry[str], real_parent: str) -> Found | str:
+    def _look_at(self, source: str, entry: os.DirEntry[str], real_parent: str) -> FoundFile | str:
         """Return what an entry of a folder is; of a folder to look into, its real path."""
-        path = _text(entry.path)
+        path = _printable(entry.path)
         try:
             status = entry.stat()
         except OSError as error:
-            return Found(source, path, kind=UNREADABLE, reason=_why(error, entry))
+            return FoundFile(source, path, kind=UNREADABLE, reason=_why(error, entry))
         if stat.S_ISDIR(status.st_mode):
             return self._folder(source, entry, real_parent)
         if not stat.S_ISREG(status.st_mode):
             what = SPECIAL.get(stat.S_IFMT(status.st_mode), "no regular file")
-            return Found(source, path, kind=NOT_DICOM, reason=f"{what}, which is not opened")
+            return FoundFile(source, path, kind=NOT_DICOM, reason=f"{what}, which is not opened")
         if path != entry.path:
             reason = "the name of the file or of a folder above it is not UTF-8; rename it"
-            return Found(source, path, status.st_size, kind=UNREADABLE, reason=reason)
+            return FoundFile(source, path, status.st_size, kind=UNREADABLE, reason=reason)
         if entry.name.startswith(".partial-") or entry.name.endswith(".partial"):
             reason = "its name says that it is still being written"
-            return Found(source, path, status.st_size, kind=NOT_DICOM, reason=reason)
-        return Found(source, path, status.st_size, status.st_mtime_ns)
+            return FoundFile(source, path, status.st_size, kind=NOT_DICOM, reason=reason)
+        return FoundFile(source, path, status.st_size, status.st_mtime_ns)
 
-    def _folder(self, source: str, entry: os.DirEntry[str], real_parent: str) -> Found | str:
+    def _folder(self, source: str, entry: os.DirEntry[str], real_parent: str) -> FoundFile | str:
+        """Return a folder's real path to look into, or where else it is looked at."""
         linked = entry.is_symlink()
         real = os.path.realpath(entry.path) if linked else os.path.join(real_parent, entry.name)
         elsewhere = ""
@@ -125,7 +127,7 @@ class Walk:
         elif linked and self._inside(real):
             elsewhere = "a link to a folder that is looked at in its own place"
         if elsewhere:
-            return Found(source, _text(entry.path), kind=LINK, reason=elsewhere)
+            return FoundFile(source, _printable(entry.path), kind=LINK, reason=elsewhere)
         if linked:
             self._followed.add(real)
         return real
@@ -140,19 +142,20 @@ class Walk:
         return parent in self._roots or parent in self._followed
 
 
-def _entries(source: str, folder: str) -> Iterator[os.DirEntry[str] | Found]:
+def _entries(source: str, folder: str) -> Iterator[os.DirEntry[str] | FoundFile]:
     """Yield the entries of a folder by name; where it cannot be read, that."""
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         reason = f"the folder cannot be read: {error.strerror}"
-        yield Found(source, _text(folder), kind=UNREADABLE, reason=reason)
+        yield FoundFile(source, _printable(folder), kind=UNREADABLE, reason=reason)
         return
     yield from listed
 
 
 def _why(error: OSError, entry: os.DirEntry[str]) -> str:
+    """Say why a file or folder cannot be looked at."""
     if error.errno == errno.ELOOP:
         return "a link that leads back to itself"
     if error.errno == errno.ENOENT and entry.is_symlink():
@@ -160,6 +163,6 @@ def _why(error: OSError, entry: os.DirEntry[str]) -> str:
     return str(error.strerror)
 
 
-def _text(path: str) -> str:
+def _printable(path: str) -> str:
     """Return a path that Parquet can hold: as it is, or with escapes for what is not UTF-8."""
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

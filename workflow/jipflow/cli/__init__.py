@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = find(words)
     if command is None:
         return answer(words)
-    from jipflow.cases import StageError, silence_libraries
+    from jipflow.reasons import StageError
+    from jipflow.workers import silence_libraries
 
     silence_libraries()
     try:

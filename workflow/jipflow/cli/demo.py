@@ -13,10 +13,10 @@ from typing import Any
 
 import yaml
 
-from jipflow.cases import StageError
 from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.files import atomic_path, read_json
 from jipflow.phantom.cohort import write_site
+from jipflow.reasons import StageError
 from jipflow.release.release import approve, read_approval
 from jipflow.settings.resources import ROOT
 

@@ -47,7 +47,7 @@ def algorithm_check(
     threads: Annotated[int, "cores that it may use"] = 1,
 ) -> None:
     """Try whether an algorithm's image meets the contract."""
-    from jipflow.cases import StageError
+    from jipflow.reasons import StageError
     from jipflow.segment.containers.check import check
 
     findings = check(
@@ -69,7 +69,7 @@ def algorithm_check(
 
 def _labels(texts: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Yield the name and the number of each ``name=number``."""
-    from jipflow.cases import StageError
+    from jipflow.reasons import StageError
 
     for text in texts:
         name, _, number = text.partition("=")

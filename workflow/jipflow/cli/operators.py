@@ -58,9 +58,9 @@ def models_fetch(
 @AUDIENCE.command("models verify")
 def models_verify(*name: Names, registry: Registry = None) -> None:
     """Compare the files of models with their pinned hashes."""
-    from jipflow.cases import StageError
     from jipflow.models.registry import problems
     from jipflow.models.store import known_models
+    from jipflow.reasons import StageError
 
     wrong = []
     for model in known_models(name, registry):

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jipflow.cases import Flag, Reason
 from jipflow.cli.keys import sections, table
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path
 from jipflow.models.tasks import read_tasks
+from jipflow.reasons import Flag, Reason
 from jipflow.settings.complete import complete_types
 from jipflow.settings.hub import Hub
 from jipflow.settings.json_schema import json_schema

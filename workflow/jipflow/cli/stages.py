@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from jipflow.cli.command import RUN_A_SITE, Audience
 
 if TYPE_CHECKING:
-    from jipflow.cases import Outcome
+    from jipflow.outcomes import Outcome
 
 HINT = (
     f"The workflow calls this with the settings that it writes, when a site is run:\n  {RUN_A_SITE}"
@@ -93,8 +93,9 @@ def prepare(
     threads: Threads = 1,
 ) -> None:
     """Turn series into volumes."""
-    from jipflow.cases import failed, read_cases
+    from jipflow.cases import read_cases
     from jipflow.images.prepare import run
+    from jipflow.outcomes import failed
 
     made = run(
         cases=read_cases(cases),
@@ -118,8 +119,9 @@ def segment(
     threads: Threads = 1,
 ) -> None:
     """Segment volumes."""
-    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.cases import read_cases
     from jipflow.files import write_parquet
+    from jipflow.outcomes import passed, read_outcomes
     from jipflow.segment.quality import quality_table
     from jipflow.segment.stage import run
     from jipflow.settings.run import read_settings
@@ -156,8 +158,9 @@ def annotate(
     """Take over what readers sent back, and write the worklist."""
     from jipflow.annotate.stage import run
     from jipflow.annotate.worklist import write_worklist
-    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.cases import read_cases
     from jipflow.files import write_parquet
+    from jipflow.outcomes import passed, read_outcomes
     from jipflow.settings.run import read_settings
 
     shard, site = read_cases(cases), read_settings(settings)
@@ -200,8 +203,9 @@ def encode(
     threads: Threads = 1,
 ) -> None:
     """Write DICOM-SEG."""
-    from jipflow.cases import passed, read_cases
-    from jipflow.objects.seg_writer import run
+    from jipflow.cases import read_cases
+    from jipflow.objects.encode import run
+    from jipflow.outcomes import passed
     from jipflow.settings.run import read_settings
 
     earlier = read_all(segmented)
@@ -231,8 +235,9 @@ def measure(
     threads: Threads = 1,
 ) -> None:
     """Extract radiomic features."""
-    from jipflow.cases import passed, read_cases
+    from jipflow.cases import read_cases
     from jipflow.files import write_parquet
+    from jipflow.outcomes import passed
     from jipflow.radiomics.measure import run
     from jipflow.settings.run import read_settings
 
@@ -265,8 +270,9 @@ def document(
     threads: Threads = 1,
 ) -> None:
     """Write DICOM-SR."""
-    from jipflow.cases import passed, read_cases, read_outcomes
-    from jipflow.objects.sr import run
+    from jipflow.cases import read_cases
+    from jipflow.objects.document import run
+    from jipflow.outcomes import passed, read_outcomes
     from jipflow.settings.run import read_settings
 
     of_encode, of_measure = read_outcomes(encoded), read_outcomes(measured)
@@ -424,7 +430,7 @@ def release_bundle(
 
 def read_all(paths: Sequence[Path]) -> list[Outcome]:
     """Read the outcomes of several files."""
-    from jipflow.cases import read_outcomes
+    from jipflow.outcomes import read_outcomes
 
     return [outcome for path in paths for outcome in read_outcomes(path)]
 
@@ -437,7 +443,7 @@ def finish(path: Path, outcomes: Sequence[Outcome], earlier: Sequence[Outcome] =
         outcomes: of the stage.
         earlier: of the stages before it, for whose waiting items it waits, too.
     """
-    from jipflow.cases import waiting_with, write_outcomes
+    from jipflow.outcomes import waiting_with, write_outcomes
 
     outcomes = waiting_with(outcomes, earlier)
     for outcome in outcomes:

@@ -42,7 +42,8 @@ def train_data(
     threads: Threads = 1,
 ) -> None:
     """Write the images and label maps of a shard."""
-    from jipflow.cases import passed, read_cases, read_outcomes
+    from jipflow.cases import read_cases
+    from jipflow.outcomes import passed, read_outcomes
     from jipflow.settings.run import read_settings
     from jipflow.training.data import run
 

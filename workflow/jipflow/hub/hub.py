@@ -16,9 +16,9 @@ from typing import Any
 
 from jipflow import __version__
 from jipflow.analyses.aggregates import CellKey, Moments, in_analysis, merge_moments
-from jipflow.cases import Coded
 from jipflow.exchange.keys import verifies
 from jipflow.exchange.message import CONTENT, LIMITS, MEMBERS, ROUND, canonical, describe, pack
+from jipflow.reasons import Coded
 from jipflow.release.gate import RULES_OF_KIND, hides
 from jipflow.settings.digests import protocol_sha256
 from jipflow.settings.documents import validate

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid
+from jipflow.reasons import CaseFault, Reason
 
 PLANE_TOLERANCE = 0.1
 """Farthest, in slices, that a point may lie from its contour's plane, and a plane from the slice
@@ -234,6 +234,7 @@ def _note_planes(
     where: str,
     notes: list[str],
 ) -> None:
+    """Note what became of planes of contours that do not lie on the slices one to one."""
     off = np.abs(depths - np.rint(depths))
     if off.max() > 0:
         notes.append(
@@ -262,6 +263,7 @@ def _note_planes(
 def _note_clipped(
     vertices: Sequence[NDArray[np.float64]], shape: tuple[int, ...], where: str, notes: list[str]
 ) -> None:
+    """Note how many contours reach beyond the image."""
     upper = np.asarray(shape) - 0.5
     clipped = sum(bool((v < -0.5).any() or (v > upper).any()) for v in vertices)
     if clipped:

@@ -9,26 +9,20 @@ from __future__ import annotations
 import imagecodecs
 from pydicom.pixels import get_decoder
 from pydicom.pixels.decoders.base import DecodeRunner
-from pydicom.uid import (
-    UID,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLossless,
-    JPEGLosslessSV1,
-)
+from pydicom.uid import UID
+
+from jipflow.syntaxes import JPEG
 
 PLUGIN = "libjpeg-turbo"
-SYNTAXES = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
-"""Transfer syntaxes of PS3.5 A.4.1 that the plug-in decodes."""
 
-DECODER_DEPENDENCIES = dict.fromkeys(SYNTAXES, ("imagecodecs",))
+DECODER_DEPENDENCIES = dict.fromkeys(JPEG, ("imagecodecs",))
 END_OF_IMAGE = b"\xff\xd9"
 LONGEST_PADDING = 16
 
 
 def is_available(uid: UID) -> bool:
     """Tell pydicom whether the plug-in decodes a transfer syntax."""
-    return uid in SYNTAXES
+    return uid in JPEG
 
 
 def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
@@ -53,5 +47,5 @@ def decode_frame(src: bytes, runner: DecodeRunner) -> bytes:
     return frame.tobytes()
 
 
-for _syntax in SYNTAXES:
+for _syntax in JPEG:
     get_decoder(_syntax).add_plugin(PLUGIN, (__name__, "decode_frame"))

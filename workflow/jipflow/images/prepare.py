@@ -6,9 +6,11 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 
-from jipflow.cases import Case, Made, Outcome, Series, attempt, blocked, for_each_case
+from jipflow.cases import Case, Series
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import volume_path, write_volume
+from jipflow.outcomes import Made, Outcome, attempt, blocked
+from jipflow.workers import for_each_case
 
 STAGE = "prepare"
 
@@ -29,6 +31,7 @@ def run(
 
 
 def _prepare_case(case: Case, lost: Collection[tuple[str, str]], volumes: Path) -> list[Outcome]:
+    """Write the volume of each role of a case."""
     return [
         blocked(case.case_id, STAGE, role, f"the series of role {role}")
         if (case.case_id, role) in lost

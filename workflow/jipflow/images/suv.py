@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import DA, DT, TM
 
-from jipflow.cases import CaseFault, Reason
+from jipflow.reasons import CaseFault, Reason
 
 PHILIPS_SUV_FACTOR = Tag(0x7053, 0x1000)
 PHILIPS_ACTIVITY_FACTOR = Tag(0x7053, 0x1009)
@@ -69,6 +69,7 @@ def suv_factors(datasets: Sequence[Dataset], series: str) -> NDArray[np.float64]
 
 
 def _factors(datasets: Sequence[Dataset], series: str) -> NDArray[np.float64]:
+    """Return each slice's factor by the units of the series; see `suv_factors`."""
     first = datasets[0]
     units = {str(d.get("Units") or "") or real_world_units(d) for d in datasets}
     if len(units) != 1:
@@ -177,9 +178,9 @@ def _scan_start(datasets: Sequence[Dataset], series: str) -> datetime:
     It is the Series Date and Time, unless those are later than the first acquisition: then the
     series was made or changed after the scan, and the first acquisition is taken.
     """
-    acquired = [_moment(d, "AcquisitionDate", "AcquisitionTime") for d in datasets]
+    acquired = [_date_time(d, "AcquisitionDate", "AcquisitionTime") for d in datasets]
     known = [moment for moment in acquired if moment is not None]
-    started = _moment(datasets[0], "SeriesDate", "SeriesTime")
+    started = _date_time(datasets[0], "SeriesDate", "SeriesTime")
     if started is not None and (not known or started <= min(known)):
         return started
     if known:
@@ -189,7 +190,8 @@ def _scan_start(datasets: Sequence[Dataset], series: str) -> datetime:
     )
 
 
-def _moment(dataset: Dataset, date: str, time: str) -> datetime | None:
+def _date_time(dataset: Dataset, date: str, time: str) -> datetime | None:
+    """Return the moment of a date and a time; None where either is missing."""
     day, clock = dataset.get(date), dataset.get(time)
     if not day or not clock:
         return None

@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.files import atomic_path
+from jipflow.reasons import CaseFault, Reason
 
 
 @dataclass(frozen=True)

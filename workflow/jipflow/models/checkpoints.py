@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from jipflow.cases import StageError
 from jipflow.models.upstream import (
     NETWORKS,
     TRAINERS,
@@ -24,6 +23,7 @@ from jipflow.models.upstream import (
     PlansManager,
     get_network_from_plans,
 )
+from jipflow.reasons import StageError
 
 if TYPE_CHECKING:
     from jipflow.models.upstream import nnUNetTrainer

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
-from jipflow.cases import StageError
 from jipflow.files import atomic_path, sha256_file
+from jipflow.reasons import StageError
 from jipflow.settings.complete import complete_types
 from jipflow.settings.reading import read_registries, registry_paths, registry_root
 from jipflow.settings.registry import PinnedModel, RegisteredModel, Registry

@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from jipflow.cases import StageError
 from jipflow.files import atomic_path, json_text, sha256_file
 from jipflow.models.registry import (
     Model,
@@ -27,6 +26,7 @@ from jipflow.models.registry import (
     verify,
     write_entry,
 )
+from jipflow.reasons import StageError
 from jipflow.settings import resources
 from jipflow.settings.complete import complete_types
 from jipflow.settings.reading import read_registries, read_registry, registry_paths

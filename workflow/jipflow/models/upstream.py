@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.contours import on_slices, rasterise
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+from jipflow.reasons import CaseFault, Reason
 
 CONTOUR_DATA = 0x30060050
 XOR = "CLOSEDPLANAR_XOR"
@@ -114,6 +114,7 @@ class StructureSet(Annotation):
         where: str,
         notes: list[str],
     ) -> NDArray[np.bool_]:
+        """Fill the closed contours of a region; what encloses nothing is left out with a note."""
         closed = [c for c in contours if c.get("ContourGeometricType") in CLOSED]
         if len(closed) < len(contours):
             kinds = {
@@ -150,6 +151,7 @@ class StructureSet(Annotation):
         return [item for item in items if _number(item.get("ReferencedROINumber")) == number]
 
     def _contours(self, matches: Sequence[str]) -> Iterator[Dataset]:
+        """Iterate over the contours of the regions whose names fit."""
         for roi in self._rois():
             number = _number(roi.get("ROINumber"))
             if number is not None and fits(str(roi.get("ROIName") or ""), matches):

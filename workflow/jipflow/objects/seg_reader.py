@@ -13,10 +13,10 @@ from pydicom.dataset import Dataset
 from pydicom.pixels import get_decoder
 from scipy.ndimage import find_objects
 
-from jipflow.cases import CaseFault, Reason
-from jipflow.images.series import DECODERS
+from jipflow.images.pixels import DECODERS
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+from jipflow.reasons import CaseFault, Reason
 
 ALIGNMENT_TOLERANCE = 0.05
 """Farthest, in voxels, that a pixel of a frame may lie from the voxel it is put on."""
@@ -45,7 +45,7 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class LabelMap:
+class PlacedLabelMap:
     """A label map on the target's grid.
 
     Attributes:
@@ -174,12 +174,14 @@ class DicomSeg(Annotation):
 
     @cached_property
     def _segments(self) -> list[Dataset]:
+        """The segments, without a label map's background."""
         segments = list(self.dataset.get("SegmentSequence") or [])
         if self._type != "LABELMAP":
             return segments
         return [segment for segment in segments if not self._is_background(segment)]
 
     def _is_background(self, segment: Dataset) -> bool:
+        """Tell whether a segment of a label map stands for what is no segment."""
         number = segment.get("SegmentNumber")
         if "PixelPaddingValue" in self.dataset and number == self._padding:
             return True
@@ -324,7 +326,7 @@ class DicomSeg(Annotation):
                     cut = np.bincount(pixels.ravel(), minlength=size)
                     cut -= np.bincount(pixels[part].ravel(), minlength=size)
                     lost[0 if view.size else 1] += cut
-            self._labels = LabelMap(labels, find_objects(labels), lost)
+            self._labels = PlacedLabelMap(labels, find_objects(labels), lost)
         in_plane, beyond = self._labels.lost[:, numbers].sum(axis=1).tolist()
         self._check_lost(in_plane, beyond, target, notes)
         boxes = [self._labels.box(number) for number in numbers]
@@ -338,7 +340,7 @@ class DicomSeg(Annotation):
         mask = np.isin(self._labels.labels[box], numbers)
         return mask, (box[0].start, box[1].start, box[2].start)
 
-    _labels: LabelMap | None = None
+    _labels: PlacedLabelMap | None = None
 
     def _threshold(self, target: Target, notes: list[str]) -> float:
         """Return the least stored value that counts as inside."""

@@ -1,41 +1,25 @@
-"""Stage `document`: radiomic features to DICOM Structured Reports (PS3.16 TID 1500)."""
+"""DICOM Structured Reports of radiomic features (PS3.16 TID 1500)."""
 
 from __future__ import annotations
 
-import hashlib
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import highdicom
-import pandas as pd
-import pydicom
 import rfc8785
 from highdicom.sr import CodedConcept
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 
 import jipflow
-from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, blocked, for_each_case
-from jipflow.files import atomic_path, canonical_digest
+from jipflow.files import canonical_digest
+from jipflow.objects.feature_codes import ONE, SCHEME, FeatureName, name_feature
 from jipflow.objects.terms import ANATOMY
-from jipflow.settings.protocol import RadiomicsEntry
 from jipflow.settings.radiomics import Radiomics
-from jipflow.settings.resources import RESOURCES, read_yaml
-from jipflow.settings.run import Settings
 from jipflow.tables import FEATURE_COLUMNS
 from jipflow.uids import stable_uid
-
-STAGE = "document"
-SERIES_NUMBER_OFFSET = 9500
-"""Keeps our series behind the scanner's and behind the segmentations' in a viewer's list."""
-
-SCHEME = "99JIPFLOW"
-"""Coding scheme of what no standard names (private, PS3.16 section 8.2)."""
 
 PROCEDURES = {
     "CT": CodedConcept("25045-6", "LN", "CT unspecified body region"),
@@ -43,46 +27,6 @@ PROCEDURES = {
     "PT": CodedConcept("44136-0", "LN", "PET unspecified body region"),
 }
 """Procedure Reported (CID 100) where the source says no procedure."""
-
-ONE = CodedConcept("1", "UCUM", "no units")
-LENGTHS = {
-    "1": ONE,
-    "mm": CodedConcept("mm", "UCUM", "millimeter"),
-    "mm2": CodedConcept("mm2", "UCUM", "square millimeter"),
-    "mm3": CodedConcept("mm3", "UCUM", "cubic millimeter"),
-    "/mm": CodedConcept("/mm", "UCUM", "per millimeter"),
-    "ml": CodedConcept("ml", "UCUM", "milliliter"),
-}
-HOUNSFIELD = {
-    "I": CodedConcept("[hnsf'U]", "UCUM", "Hounsfield unit"),
-    "I2": CodedConcept("[hnsf'U]2", "UCUM", "Hounsfield unit squared"),
-    "I2.mm3": CodedConcept(
-        "[hnsf'U]2.mm3", "UCUM", "Hounsfield unit squared times cubic millimeter"
-    ),
-    "I.mm3": CodedConcept("[hnsf'U].mm3", "UCUM", "Hounsfield unit times cubic millimeter"),
-    "I.ml": CodedConcept("[hnsf'U].ml", "UCUM", "Hounsfield unit times milliliter"),
-}
-SUV = {
-    "I": CodedConcept("{SUVbw}g/ml", "UCUM", "Standardized Uptake Value body weight"),
-    "I2": CodedConcept("{SUVbw}g2/ml2", "UCUM", "Standardized Uptake Value body weight squared"),
-    "I2.mm3": CodedConcept(
-        "{SUV}g2/ml2.mm3", "UCUM", "SUV body weight squared times cubic millimeter"
-    ),
-    "I.mm3": CodedConcept("{SUVbw}g/ml.mm3", "UCUM", "SUV body weight times cubic millimeter"),
-    "I.ml": CodedConcept("{SUVbw}g", "UCUM", "SUV body weight times milliliter"),
-}
-ARBITRARY = {
-    "I": CodedConcept("[arb'U]", "UCUM", "arbitrary unit"),
-    "I2": CodedConcept("[arb'U]2", "UCUM", "arbitrary unit squared"),
-    "I2.mm3": CodedConcept("[arb'U]2.mm3", "UCUM", "arbitrary unit squared times cubic millimeter"),
-    "I.mm3": CodedConcept("[arb'U].mm3", "UCUM", "arbitrary unit times cubic millimeter"),
-    "I.ml": CodedConcept("[arb'U].ml", "UCUM", "arbitrary unit times milliliter"),
-}
-INTENSITIES = {"CT": HOUNSFIELD, "PT": SUV}
-"""Units of the intensities in a prepared volume (`jipflow.images.series`) by Modality."""
-
-LINEAR_FILTERS = ("original", "wavelet", "log-sigma", "ibsi-mean")
-"""Beginnings of the names of images that keep the unit of the intensities."""
 
 VOXELS = CodedConcept("Voxels", SCHEME, "Number of voxels of the segment")
 PAIRS = {
@@ -94,147 +38,9 @@ PAIRS = {
 """How matrices of directions are aggregated, by force2D and weightingNorm; no other has a code."""
 
 
-@dataclass(frozen=True)
-class Name:
-    """How a feature stands in a report.
-
-    Attributes:
-        concept: what is measured.
-        unit: of the value (UCUM).
-        method: the filter that the image went through; None for the image itself.
-    """
-
-    concept: CodedConcept
-    unit: CodedConcept
-    method: CodedConcept | None
-
-
 def sr_path(results: Path, case_id: str, segmentation: str) -> Path:
     """Return where the DICOM-SR of a case's segmentation stands."""
     return results / "sr" / case_id / f"{segmentation}.dcm"
-
-
-def run(
-    *,
-    cases: Sequence[Case],
-    measured: set[tuple[str, str]],
-    settings: Settings,
-    features: Path,
-    failures: Path,
-    results: Path,
-    threads: int,
-) -> list[Outcome]:
-    """Write a DICOM-SR for each measured segmentation of each case.
-
-    Args:
-        cases: the shard's cases.
-        measured: (case_id, segmentation) that have both features and a DICOM-SEG.
-        settings: of the site and the protocol.
-        features: the shard's ``features.parquet``.
-        failures: the shard's ``failures.parquet``: why features are null.
-        results: the protocol's results folder, with ``seg/<case_id>/<segmentation>.dcm``; files go
-            to ``sr/<case_id>/<segmentation>.dcm``.
-        threads: processes.
-    """
-    work = partial(
-        _document_case,
-        measured=measured,
-        settings=settings,
-        features=features,
-        failures=failures,
-        results=results,
-    )
-    return for_each_case(cases, work, threads)
-
-
-def _document_case(
-    case: Case,
-    measured: set[tuple[str, str]],
-    settings: Settings,
-    features: Path,
-    failures: Path,
-    results: Path,
-) -> list[Outcome]:
-    # A file of an earlier run must not outlive a case that now fails.
-    shutil.rmtree(results / "sr" / case.case_id, ignore_errors=True)
-    outcomes = []
-    for number, entry in enumerate(settings.protocol["radiomics"], start=1):
-        name = entry["segmentation"]
-        if not case.roles.keys() >= {entry["role"], *settings.needed_roles(name)}:
-            continue
-        if (case.case_id, name) not in measured:
-            needed = f"the DICOM-SEG or the features of {name!r}"
-            outcomes.append(blocked(case.case_id, STAGE, name, needed))
-            continue
-        work = partial(
-            _document,
-            case,
-            entry,
-            number,
-            settings=settings,
-            features=features,
-            failures=failures,
-            results=results,
-        )
-        outcomes.append(attempt(case.case_id, STAGE, name, work, results))
-    return outcomes
-
-
-def _document(
-    case: Case,
-    entry: RadiomicsEntry,
-    number: int,
-    settings: Settings,
-    features: Path,
-    failures: Path,
-    results: Path,
-) -> Made:
-    name, role = entry["segmentation"], entry["role"]
-    # A DICOM-SEG holds the segments that have a voxel, and a report refers to these.
-    rows = [row for row in _rows(features, case.case_id, name, role) if row["voxels"]]
-    if not rows:
-        return Made(note="No DICOM-SR, since no segment has a voxel.")
-    series = case.roles[role]
-    source = pydicom.dcmread(
-        series.paths[0], stop_before_pixels=True, specific_tags=["ProcedureCodeSequence"]
-    )
-    seg = pydicom.dcmread(results / "seg" / case.case_id / f"{name}.dcm", stop_before_pixels=True)
-    try:
-        dataset = build_sr(
-            rows,
-            seg,
-            parameters=settings.radiomics(entry),
-            modality=series.modality,
-            procedures=_procedures(source, series.modality),
-            description=f"{settings.protocol_id} {name} features",
-            series_number=SERIES_NUMBER_OFFSET + number,
-        )
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise CaseFault(
-            Reason.ENCODING_REFUSED,
-            f"case {case.case_id}: DICOM-SR of {name!r} cannot be built on its DICOM-SEG "
-            f"{seg.SOPInstanceUID}: {error}",
-        ) from error
-    path = sr_path(results, case.case_id, name)
-    with atomic_path(path) as partial_path:
-        pydicom.dcmwrite(partial_path, dataset, enforce_file_format=True)
-    return Made((path,), absent_note(_rows(failures, case.case_id, name, role)))
-
-
-def _rows(path: Path, case_id: str, segmentation: str, role: str) -> list[dict[str, Any]]:
-    """Read the rows of one segmentation from the features or the failures."""
-    wanted = {"case_id": case_id, "segmentation": segmentation, "role": role}
-    table = pd.read_parquet(path, filters=[(key, "==", value) for key, value in wanted.items()])
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
-def absent_note(failures: Sequence[Mapping[str, Any]]) -> str:
-    """Return a sentence that names the features without a value, and why; empty if none."""
-    listed = [
-        f"{row['segment']} {'all' if row['feature'] == '*' else row['feature']} ({row['reason']})"
-        for row in failures
-    ]
-    return f"Features without a value are left out: {', '.join(listed)}." if listed else ""
 
 
 def build_sr(
@@ -268,50 +74,24 @@ def build_sr(
         ValueError: a row has no segment, or was measured with other parameters.
     """
     digest = canonical_digest(parameters.plain())
-    others = sorted({str(row["settings_sha256"]) for row in rows} - {digest})
-    if others:
-        raise ValueError(
-            f"features were measured with settings {others[0][:12]}, the protocol has "
-            f"{digest[:12]}; measure again"
-        )
+    segments = {str(item.SegmentLabel): item for item in seg.SegmentSequence}
+    _check_rows(rows, segments, digest)
     key = (
         str(seg.SOPInstanceUID),
         *(jipflow.__version__, highdicom.__version__, modality, description),
         *(f"{code.scheme_designator}:{code.value}" for code in procedures),
         _values_digest(rows),
     )
-    segments = {str(item.SegmentLabel): item for item in seg.SegmentSequence}
-    unknown = [str(row["segment"]) for row in rows if row["segment"] not in segments]
-    if unknown or not rows:
-        raise ValueError(f"no such segment in it: {', '.join(unknown) or 'nothing was measured'}")
-    algorithm = highdicom.sr.AlgorithmIdentification(
-        name="jipflow radiomics",
-        version=jipflow.__version__,
-        parameters=[
-            f"versions={rows[0]['versions']}",
-            f"settings_sha256={digest}",
-            f"settings={rfc8785.dumps(parameters.plain()).decode()}",
-            *_aggregation(parameters["setting"]),
-        ],
-    )
     features = sorted({name for row in rows for name in row} - set(FEATURE_COLUMNS))
     names = {feature: name_feature(feature, parameters, modality) for feature in features}
+    algorithm = _algorithm(parameters, digest, rows[0]["versions"])
     groups = [
         _group(row, names, segments[row["segment"]], seg, algorithm)
         for row in sorted(rows, key=lambda row: int(segments[row["segment"]].SegmentNumber))
     ]
-    report = highdicom.sr.MeasurementReport(
-        observation_context=_observer(),
-        procedure_reported=procedures,
-        imaging_measurements=groups,
-        title=codes.DCM.ImagingMeasurementReport,
-        language_of_content_item_and_descendants=highdicom.sr.LanguageOfContentItemAndDescendants(
-            CodedConcept("en", "RFC5646", "English")
-        ),
-    )
     dataset = highdicom.sr.Comprehensive3DSR(
         evidence=_evidence(seg),
-        content=report,
+        content=_report(groups, procedures),
         series_instance_uid=stable_uid("series", "sr", *key),
         series_number=series_number,
         sop_instance_uid=stable_uid("instance", "sr", *key),
@@ -334,6 +114,53 @@ def build_sr(
     return dataset
 
 
+def _check_rows(
+    rows: Sequence[Mapping[str, Any]], segments: Mapping[str, Dataset], digest: str
+) -> None:
+    """Refuse rows that were measured with other parameters, or on segments that are not there."""
+    others = sorted({str(row["settings_sha256"]) for row in rows} - {digest})
+    if others:
+        raise ValueError(
+            f"features were measured with settings {others[0][:12]}, the protocol has "
+            f"{digest[:12]}; measure again"
+        )
+    unknown = [str(row["segment"]) for row in rows if row["segment"] not in segments]
+    if unknown or not rows:
+        raise ValueError(f"no such segment in it: {', '.join(unknown) or 'nothing was measured'}")
+
+
+def _algorithm(
+    parameters: Radiomics, digest: str, versions: str
+) -> highdicom.sr.AlgorithmIdentification:
+    """Return what measured the features, with all its settings."""
+    return highdicom.sr.AlgorithmIdentification(
+        name="jipflow radiomics",
+        version=jipflow.__version__,
+        parameters=[
+            f"versions={versions}",
+            f"settings_sha256={digest}",
+            f"settings={rfc8785.dumps(parameters.plain()).decode()}",
+            *_aggregation(parameters["setting"]),
+        ],
+    )
+
+
+def _report(
+    groups: Sequence[highdicom.sr.VolumetricROIMeasurementsAndQualitativeEvaluations],
+    procedures: Sequence[CodedConcept],
+) -> highdicom.sr.MeasurementReport:
+    """Return the content of a report (TID 1500)."""
+    return highdicom.sr.MeasurementReport(
+        observation_context=_observer(),
+        procedure_reported=procedures,
+        imaging_measurements=groups,
+        title=codes.DCM.ImagingMeasurementReport,
+        language_of_content_item_and_descendants=highdicom.sr.LanguageOfContentItemAndDescendants(
+            CodedConcept("en", "RFC5646", "English")
+        ),
+    )
+
+
 def _aggregation(setting: Mapping[str, Any]) -> list[str]:
     """Return how textures are aggregated, where IBSI has a code for it."""
     pairs = PAIRS.get((setting["force2D"], setting["weightingNorm"]))
@@ -345,7 +172,7 @@ def _aggregation(setting: Mapping[str, Any]) -> list[str]:
 
 def _group(
     row: Mapping[str, Any],
-    names: Mapping[str, Name],
+    names: Mapping[str, FeatureName],
     segment: Dataset,
     seg: Dataset,
     algorithm: highdicom.sr.AlgorithmIdentification,
@@ -395,7 +222,7 @@ def _code(item: Dataset) -> CodedConcept:
 
 
 def _measurements(
-    row: Mapping[str, Any], names: Mapping[str, Name]
+    row: Mapping[str, Any], names: Mapping[str, FeatureName]
 ) -> Iterator[highdicom.sr.Measurement]:
     """Yield a segment's voxels, volume and features that have a value."""
     yield highdicom.sr.Measurement(name=VOXELS, value=int(row["voxels"]), unit=ONE)
@@ -413,65 +240,7 @@ def _measurements(
         )
 
 
-def name_feature(feature: str, parameters: Mapping[str, Any], modality: str) -> Name:
-    """Return how a feature stands in a report.
-
-    Args:
-        feature: its name, ``<image>_<class>_<feature>``.
-        parameters: radiomics settings with their defaults.
-        modality: of the image.
-    """
-    image, group, short = feature.split("_", 2)
-    table = _ibsi()
-    entry = table["features"].get(group, {}).get(short)
-    if entry is None:
-        concept, unit = _own(f"{group}_{short}", f"pyradiomics {group} {short}"), ONE
-    else:
-        concept = _concept(entry, f"{group}_{short}")
-        standard = table["standard"]
-        needed = standard.get(group, {}) | standard.get(f"{group}_{short}", {})
-        setting = parameters["setting"]
-        changed = [key for key, values in needed.items() if setting[key] not in values]
-        if "code" in entry and changed:
-            text = f"{short} of {group}, with {', '.join(changed)} apart from IBSI"
-            concept = _own(f"{group}_{short}_{'_'.join(changed)}", text)
-        unit = _unit(entry["unit"], group, image, parameters["processing"], modality)
-    return Name(concept, unit, None if image == "original" else _own(image, f"Filter {image}"))
-
-
-def _concept(entry: Mapping[str, Any], name: str) -> CodedConcept:
-    if "code" in entry:
-        value, meaning = entry["code"]
-        return CodedConcept(value, "IBSI", meaning)
-    value, meaning = entry["own"]
-    return CodedConcept(value, SCHEME, meaning)
-
-
-def _unit(
-    word: str, group: str, image: str, processing: Mapping[str, Any], modality: str
-) -> CodedConcept:
-    """Return the unit that a word of the table stands for."""
-    if word in LENGTHS:
-        return LENGTHS[word]
-    if group == "ivh" and "count" in processing.get("ivh", {}):
-        return ONE
-    changed = "normalize" in processing or not image.startswith(LINEAR_FILTERS)
-    return (ARBITRARY if changed else INTENSITIES.get(modality, ARBITRARY))[word]
-
-
-def _own(name: str, meaning: str) -> CodedConcept:
-    """Return a code of our scheme; a name too long for a Code Value gives its hash instead."""
-    value = name if len(name) <= 16 else hashlib.sha256(name.encode()).hexdigest()[:16].upper()
-    return CodedConcept(value, SCHEME, meaning[:64])
-
-
-@cache
-def _ibsi() -> dict[str, Any]:
-    table: dict[str, Any] = read_yaml(RESOURCES / "ibsi_codes.yaml")
-    return table
-
-
-def _procedures(source: Dataset, modality: str) -> list[CodedConcept]:
+def reported_procedures(source: Dataset, modality: str) -> list[CodedConcept]:
     """Return the procedure codes of the source, or the general one of its modality."""
     stated = [
         _code(item)
@@ -527,6 +296,7 @@ def _evidence(seg: Dataset) -> list[Dataset]:
 
 
 def _scheme() -> Dataset:
+    """Return who is responsible for our coding scheme (PS3.3 C.12.1.1.7)."""
     item = Dataset()
     item.CodingSchemeDesignator = SCHEME
     item.CodingSchemeName = "jipflow: features and filters that no standard names"

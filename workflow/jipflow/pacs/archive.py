@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 
 from pydicom.dataset import Dataset
 
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 from jipflow.uids import stable_uid
 
 LOGGER = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ def open_archive(source: Mapping[str, Any]) -> Archive:
         ConfigError: a credential is missing, or its file can be read by others.
     """
     if source["kind"] == "dicomweb":
-        from jipflow.pacs.dicomweb import DicomwebArchive
+        from jipflow.pacs.dicomweb.archive import DicomwebArchive
 
         return DicomwebArchive(source)
-    from jipflow.pacs.dimse import DimseArchive
+    from jipflow.pacs.dimse.archive import DimseArchive
 
     return DimseArchive(source)

@@ -16,8 +16,8 @@ from datetime import time as time_of_day
 from pathlib import Path
 from typing import Any, Self
 
-from jipflow.cases import StageError
 from jipflow.files import canonical_digest
+from jipflow.reasons import StageError
 
 LOGGER = logging.getLogger(__name__)
 
@@ -127,6 +127,7 @@ class Limits:
             return self._paid_at - self._clock()
 
     def _wait_for_hours(self) -> None:
+        """Sleep until the window is open; the first to wait says so in the log."""
         assert self._hours is not None
         with self._lock:
             first, self._waiting = not self._waiting, True

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pydicom
 
-from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, Status, attempt, blocked
 from jipflow.files import sha256_file
+from jipflow.outcomes import Made, Outcome, Status, attempt, blocked
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.run import Settings
 
 STAGE = "publish"
@@ -138,6 +139,7 @@ def run(
 def _publish(
     archive: Archive, parts: dict[str, Outcome], results: Path, receipts: Receipts
 ) -> Made:
+    """Send what a case's outcomes name, and note what happened to each object."""
     notes = []
     for part in parts.values():
         for output, sha256 in zip(part.outputs, part.sha256, strict=True):

@@ -20,14 +20,22 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from jipflow.cases import StageError
 from jipflow.catalog.headers import HEADER_COLUMNS, header_row
 from jipflow.columns import ANNOTATIONS, COLUMNS, IMAGES
-from jipflow.expressions import FilterError, connect, filter_steps, select_series
+from jipflow.expressions import (
+    FilterError,
+    columns_used,
+    conjuncts,
+    connect,
+    filter_steps,
+    has_subquery,
+    select_series,
+)
 from jipflow.files import write_json, write_parquet
 from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, answers, checked_uid
 from jipflow.pacs.connect import open_archive
-from jipflow.pacs.narrow import columns_used, conjuncts, exactly, narrow
+from jipflow.pacs.narrow import exactly, narrow
+from jipflow.reasons import StageError
 from jipflow.settings.run import Settings
 
 LOGGER = logging.getLogger(__name__)
@@ -65,7 +73,7 @@ class Filter:
 
 
 @dataclass
-class Found:
+class PacsCatalog:
     """What a PACS told.
 
     Attributes:
@@ -112,7 +120,7 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
     cohort = settings.protocol["cohort"]
     wanted = _filter(cohort)
     sources = [source for source in settings.site["sources"] if source["kind"] != "folder"]
-    found: dict[str, Found] = {}
+    found: dict[str, PacsCatalog] = {}
     report: dict[str, Any] = {}
     chosen: dict[str, set[str]] = {}
     for source in sources:
@@ -149,6 +157,7 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
 
 
 def _filter(cohort: dict[str, Any]) -> Filter:
+    """Take a protocol's cohort apart into conditions that can be tried one by one."""
     where = filter_steps(cohort["where"])
     roles = cohort["case"]["roles"].values()
     condition = " AND ".join(f"(\n{step}\n)" for step in [IMAGES, *where])
@@ -167,9 +176,9 @@ def _filter(cohort: dict[str, Any]) -> Filter:
 
 def _ask(
     archive: Archive, source: dict[str, Any], queries: list[dict[str, str]], taken: set[str]
-) -> tuple[Found, list[dict[str, Any]]]:
+) -> tuple[PacsCatalog, list[dict[str, Any]]]:
     """Send the queries; series that an earlier source has are left to it."""
-    found = Found()
+    found = PacsCatalog()
     answers = []
     if not queries:
         LOGGER.warning("source %r: no series can meet both the filter and a role.", source["name"])
@@ -195,7 +204,7 @@ def _find(archive: Archive, keys: dict[str, str]) -> list[dict[str, str]]:
         raise StageError(str(error)) from None
 
 
-def _add(found: Found, told: dict[str, str], source: str) -> None:
+def _add(found: PacsCatalog, told: dict[str, str], source: str) -> None:
     """Take over what a PACS tells of a series, unless it is there."""
     uid = told["SeriesInstanceUID"]
     if uid in found.rows:
@@ -210,7 +219,7 @@ def _add(found: Found, told: dict[str, str], source: str) -> None:
             "PixelSpacingColumn": ("PixelSpacing", 1),
         }.get(name, (name, 0))
         text = told.get(keyword, "")
-        row[name] = _text(text) if kind == "VARCHAR" else _number(text, kind, position)
+        row[name] = _unpadded(text) if kind == "VARCHAR" else _number(text, kind, position)
         if row[name] not in ("", None) or (keyword in told and name in ALWAYS_TOLD):
             known.add(name)
     if "\\" in row["TransferSyntaxUID"]:  # the PACS can give it in several, and keeps one of them
@@ -220,7 +229,7 @@ def _add(found: Found, told: dict[str, str], source: str) -> None:
     found.known[uid] = known
 
 
-def _text(text: str) -> str:
+def _unpadded(text: str) -> str:
     return "\\".join(value.rstrip(" \0") for value in text.split("\\"))
 
 
@@ -234,7 +243,9 @@ def _number(text: str, kind: str, position: int) -> float | int | None:
     return number if math.isfinite(number) and (kind == "DOUBLE" or abs(number) < 2**63) else None
 
 
-def _choose(archive: Archive, source: dict[str, Any], found: Found, wanted: Filter) -> set[str]:
+def _choose(
+    archive: Archive, source: dict[str, Any], found: PacsCatalog, wanted: Filter
+) -> set[str]:
     """Return the series that meet the filter and a role, with their instances listed."""
     possible = _possible(found, wanted)
     _complete(archive, source, found, possible, wanted.needed)
@@ -245,8 +256,13 @@ def _choose(archive: Archive, source: dict[str, Any], found: Found, wanted: Filt
     return chosen
 
 
-def _possible(found: Found, wanted: Filter) -> set[str]:
-    """Return the series that do not fail by what is known of them."""
+def _possible(found: PacsCatalog, wanted: Filter) -> set[str]:
+    """Return the series that do not fail by what is known of them.
+
+    What a subquery answers may depend on any series, so that none fails before all are known.
+    """
+    if has_subquery(wanted.condition):
+        return set(found.rows)
     with connect(found.table()) as connection:
 
         def left(clauses: Iterable[str], series: set[str]) -> set[str]:
@@ -267,7 +283,7 @@ def _possible(found: Found, wanted: Filter) -> set[str]:
 def _complete(
     archive: Archive,
     source: dict[str, Any],
-    found: Found,
+    found: PacsCatalog,
     series: set[str],
     columns: frozenset[str],
 ) -> None:
@@ -304,7 +320,9 @@ def _complete(
         found.known[uid] |= unknown
 
 
-def _list(archive: Archive, source: dict[str, Any], found: Found, series: Iterable[str]) -> None:
+def _list(
+    archive: Archive, source: dict[str, Any], found: PacsCatalog, series: Iterable[str]
+) -> None:
     """List the instances of series, where that was not done yet."""
 
     def instances(uid: str) -> list[str]:
@@ -363,7 +381,7 @@ def _imported(settings: Settings) -> list[str]:
 def _ask_annotations(
     archive: Archive,
     source: dict[str, Any],
-    found: Found,
+    found: PacsCatalog,
     chosen: set[str],
     wanted: tuple[list[str], list[str]],
     taken: set[str],
@@ -388,7 +406,9 @@ def _ask_annotations(
     for series in _each(source, partial(_find, archive), queries):
         for told in series:
             uid = told["SeriesInstanceUID"]
-            mine = _text(told.get("PatientID", "")) in patients and told.get("Modality") in kinds
+            mine = (
+                _unpadded(told.get("PatientID", "")) in patients and told.get("Modality") in kinds
+            )
             if mine and uid not in taken - found.rows.keys():
                 _add(found, told, source["name"])
                 count += uid not in chosen
@@ -401,8 +421,9 @@ def _ask_annotations(
 
 
 def _write(
-    found: dict[str, Found], chosen: dict[str, set[str]], store: Path, out_dir: Path
+    found: dict[str, PacsCatalog], chosen: dict[str, set[str]], store: Path, out_dir: Path
 ) -> None:
+    """Write the catalog of what the PACS have; see `run`."""
     instances = []
     for name, each in found.items():
         for uid in sorted(chosen[name]):
@@ -412,7 +433,7 @@ def _write(
                 path = str(folder / f"{stem}.dcm")
                 instances.append((sop_uid, uid, path, 0, 0, name))
     tables = [each.table() for each in found.values()]
-    series = pd.concat(tables, ignore_index=True) if tables else Found().table()
+    series = pd.concat(tables, ignore_index=True) if tables else PacsCatalog().table()
     write_parquet(
         out_dir / "instances.parquet", pd.DataFrame(instances, columns=list(INSTANCE_COLUMNS))
     )

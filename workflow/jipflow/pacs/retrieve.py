@@ -14,11 +14,12 @@ from pathlib import Path
 import pandas as pd
 import pydicom
 
-from jipflow.cases import CaseFault, Made, Outcome, Reason, StageError, attempt
 from jipflow.files import atomic_path
+from jipflow.outcomes import Made, Outcome, attempt
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers, checked_uid
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.run import Settings
 
 STAGE = "retrieve"

@@ -12,7 +12,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 
 SECRET_BYTES = 32
 PSEUDONYM_CHARACTERS = 16

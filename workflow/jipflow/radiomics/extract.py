@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import Reason
 from jipflow.images.masks import bounding_box
 from jipflow.images.volume import Volume
 from jipflow.radiomics.area import Area, TooManyLevels, Undefined
@@ -21,6 +20,7 @@ from jipflow.radiomics.filters import Source, filtered, reach_of_filter
 from jipflow.radiomics.grid import Box, MeasuringGrid
 from jipflow.radiomics.intensities import PEAK_RADIUS
 from jipflow.radiomics.perturb import perturbations, reach
+from jipflow.reasons import Reason
 
 
 @dataclass(frozen=True)
@@ -170,6 +170,7 @@ def _nothing(settings: Mapping[str, Any]) -> Extraction:
 
 
 def _source(volume: Volume, processing: Mapping[str, Any]) -> Source:
+    """Return a volume as the settings want it measured: its grid, and how it is normalised."""
     resample = processing.get("resample")
     z, y, x = reversed(resample["spacing"]) if resample else (None, None, None)
     source = Source(volume.array, MeasuringGrid.of(volume.grid, (z, y, x)))
@@ -427,6 +428,7 @@ def _measure(
 
 
 def _reason(error: Exception) -> Reason:
+    """Return why a feature that raised an error has no value; memory is no reason."""
     if isinstance(error, Undefined):
         return Reason.UNDEFINED_FEATURE
     if isinstance(error, TooManyLevels):

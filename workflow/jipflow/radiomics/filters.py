@@ -90,6 +90,7 @@ class Source:
 
     @cached_property
     def _normalised(self) -> NDArray[np.generic]:
+        """The image shifted, scaled and cut off at the limit."""
         if self.shift == 0.0 and self.scale == 1.0:
             return self.array
         values = (self.array.astype(np.float64) - self.shift) * self.scale

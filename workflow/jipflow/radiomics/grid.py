@@ -27,7 +27,7 @@ the precision of doubles (Unser 1999, "Splines: a perfect fit for signal and ima
 
 
 @dataclass(frozen=True)
-class Axis:
+class GridAxis:
     """One axis of the measuring grid, in terms of the image's.
 
     Attributes:
@@ -43,7 +43,7 @@ class Axis:
     step: float
 
     @classmethod
-    def centred(cls, image: int, step: float) -> Axis:
+    def centred(cls, image: int, step: float) -> GridAxis:
         """Return the axis with the image's centre that covers it (IBSI reference manual 2.4).
 
         Args:
@@ -87,7 +87,7 @@ class MeasuringGrid:
         spacing: of its voxels along (z, y, x) in millimetres.
     """
 
-    axes: tuple[Axis, Axis, Axis]
+    axes: tuple[GridAxis, GridAxis, GridAxis]
     spacing: tuple[float, float, float]
 
     @classmethod
@@ -100,7 +100,7 @@ class MeasuringGrid:
         """
         new = tuple(n or s for n, s in zip(spacing, grid.spacing, strict=True))
         axes = tuple(
-            Axis.centred(size, n / s)
+            GridAxis.centred(size, n / s)
             for size, n, s in zip(grid.shape, new, grid.spacing, strict=True)
         )
         return cls(axes, new)  # type: ignore[arg-type]
@@ -115,11 +115,6 @@ class MeasuringGrid:
     def same(self) -> bool:
         """Whether it is the image's own grid."""
         return all(axis.same for axis in self.axes)
-
-    @property
-    def voxel_volume(self) -> float:
-        """Volume of a voxel in cubic millimetres."""
-        return math.prod(self.spacing)
 
     def widened(self, box: Box, margin: tuple[int, int, int]) -> Box:
         """Return a box with a margin of voxels around, as far as the grid goes."""

@@ -26,9 +26,9 @@ class FirstOrder(Pyradiomics, firstorder.RadiomicsFirstOrder):
     textured = False
     guards: ClassVar = dict.fromkeys(("Skewness", "Kurtosis", "ExcessKurtosis"), Area.need_contrast)
     more: ClassVar = {
-        "Skewness": lambda self: _moment(self.area.values, 3),
-        "Kurtosis": lambda self: _moment(self.area.values, 4),
-        "ExcessKurtosis": lambda self: _moment(self.area.values, 4) - 3,
+        "Skewness": lambda self: _standardised_moment(self.area.values, 3),
+        "Kurtosis": lambda self: _standardised_moment(self.area.values, 4),
+        "ExcessKurtosis": lambda self: _standardised_moment(self.area.values, 4) - 3,
         "MedianAbsoluteDeviation": lambda self: _median_deviation(self.area.values),
         "CoefficientOfVariation": lambda self: ratio(
             self.area.values.std(), self.area.values.mean(), "the mean intensity is 0"
@@ -46,7 +46,7 @@ def _dispersion(values: NDArray[np.float64]) -> float:
     return ratio(high - low, high + low, "the quartiles add up to 0")
 
 
-def _moment(values: NDArray[np.float64], order: int) -> float:
+def _standardised_moment(values: NDArray[np.float64], order: int) -> float:
     """Return the standardised central moment of order 3 or 4."""
     deviations = values - values.mean()
     squares = deviations * deviations
@@ -62,8 +62,8 @@ class Histogram(Family):
     more: ClassVar = {
         "Mean": lambda self: self.levels.mean(),
         "Variance": lambda self: self.levels.var(),
-        "Skewness": lambda self: _moment(self.levels, 3),
-        "ExcessKurtosis": lambda self: _moment(self.levels, 4) - 3,
+        "Skewness": lambda self: _standardised_moment(self.levels, 3),
+        "ExcessKurtosis": lambda self: _standardised_moment(self.levels, 4) - 3,
         "Median": lambda self: np.median(self.levels),
         "Minimum": lambda self: self.levels.min(),
         "10Percentile": lambda self: np.percentile(self.levels, 10),

@@ -14,25 +14,18 @@ import SimpleITK as sitk
 from threadpoolctl import threadpool_limits
 
 import jipflow
-from jipflow.cases import (
-    Case,
-    CaseFault,
-    Made,
-    Outcome,
-    Reason,
-    Status,
-    attempt,
-    blocked,
-    for_each_case,
-)
+from jipflow.cases import Case
 from jipflow.files import canonical_digest
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Volume, read_volume, volume_path
+from jipflow.outcomes import Made, Outcome, Status, attempt, blocked
 from jipflow.radiomics.extract import Part, extract, extract_perturbed
+from jipflow.reasons import CaseFault, Reason
 from jipflow.settings.protocol import RadiomicsEntry
 from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.run import Settings
 from jipflow.tables import FAILURE_COLUMNS, FEATURE_COLUMNS, FEATURE_KEYS, PERTURBED_KEYS
+from jipflow.workers import for_each_case
 
 STAGE = "measure"
 
@@ -222,6 +215,7 @@ def _measure(
     masks: Path,
     rows: Rows,
 ) -> Made:
+    """Measure the segments of one segmentation on the image of a role, into the tables' rows."""
     role, name = entry["role"], entry["segmentation"]
     volume = read(role)
     segmentation = read_segmentation(masks / case.case_id / name)

@@ -117,7 +117,7 @@ def _redrawn(
     known = np.nan_to_num(image, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = np.percentile(known, (1, 99))
     scaled = np.clip((known - low) / (high - low or 1.0), 0, 1)
-    pieces = max(round(image.size * grid.voxel_volume / SUPERVOXEL**3), 1)
+    pieces = max(round(image.size * math.prod(grid.spacing) / SUPERVOXEL**3), 1)
     labels = slic(
         scaled, n_segments=pieces, compactness=0.1, spacing=grid.spacing, channel_axis=None,
         start_label=0, enforce_connectivity=False,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from jipflow.cases import Coded, StageError
+from jipflow.reasons import Coded, StageError
 
 FLOOR = 5
 """No protocol and no site can go below this many patients."""

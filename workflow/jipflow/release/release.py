@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.aggregates import CellKey, bin_index, cells_of, moments
-from jipflow.cases import StageError, passed, read_outcomes
 from jipflow.exchange import keys, message
 from jipflow.files import atomic_path, json_text, read_json, write_json
+from jipflow.outcomes import passed, read_outcomes
+from jipflow.reasons import StageError
 from jipflow.release import gate as disclosure
 from jipflow.release.gate import Candidate, Decision, Finding, Rule
 from jipflow.settings.documents import validate

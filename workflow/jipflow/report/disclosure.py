@@ -9,8 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jipflow.cases import StageError
 from jipflow.plots import histogram_plot
+from jipflow.reasons import StageError
 from jipflow.report.pages import write_page
 
 WITHHELD = "withheld"

@@ -14,12 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from jipflow.cases import Case, CaseFault, Made, Outcome, Reason, attempt, for_each_case
+from jipflow.cases import Case
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segment, Segmentation, read_segmentation
 from jipflow.images.volume import Volume, read_volume
+from jipflow.outcomes import Made, Outcome, attempt
 from jipflow.palette import rgb, segment_colour
+from jipflow.reasons import CaseFault, Reason
 from jipflow.settings.run import Settings
+from jipflow.workers import for_each_case
 
 PANE = 400  # pixels, width and height of the box that holds one pane
 GAP = 8  # pixels between panes and around them

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pydicom
 
-from jipflow.cases import Case, CaseFault, Reason, Series
+from jipflow.cases import Case, Series
+from jipflow.images.read import BROKEN
 from jipflow.images.resample import resample
-from jipflow.images.series import BROKEN
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path
+from jipflow.reasons import CaseFault, Reason
 
 
 def read_channel(

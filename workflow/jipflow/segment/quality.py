@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jipflow.cases import Flag
 from jipflow.images.masks import Segmentation, components
 from jipflow.images.volume import Volume
+from jipflow.reasons import Flag
 from jipflow.tables import QUALITY_COLUMNS
 
 if TYPE_CHECKING:

@@ -13,24 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from jipflow.cases import (
-    Case,
-    CaseFault,
-    Made,
-    Outcome,
-    Reason,
-    Status,
-    Trial,
-    blocked,
-    for_each_case,
-)
+from jipflow.cases import Case
 from jipflow.files import scratch_folder
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
+from jipflow.outcomes import Made, Outcome, Status, Trial, blocked
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
 from jipflow.segment.quality import Quality, assess
 from jipflow.settings.protocol import automatic, in_order
 from jipflow.settings.run import Settings
+from jipflow.workers import for_each_case
 
 STAGE = "segment"
 

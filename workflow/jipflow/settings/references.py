@@ -54,7 +54,7 @@ def _problems(protocol: Protocol, known: Known) -> Iterator[str]:
 
 def _filters(protocol: Protocol) -> Iterator[str]:
     """Let DuckDB check every expression of the cohort on an empty catalog."""
-    from jipflow.expressions import FilterError, check_expression, connect, filter_steps
+    from jipflow.expressions import FilterError, check_expression, filter_steps
 
     steps = filter_steps(protocol.cohort.where)
     checks = [(f"cohort.where[{i}]", step, "where") for i, step in enumerate(steps)]
@@ -63,12 +63,11 @@ def _filters(protocol: Protocol) -> Iterator[str]:
     for role, spec in protocol.roles.items():
         if spec.prefer is not None:
             checks.append((f"cohort.case.roles.{role}.prefer", spec.prefer, "order"))
-    with connect() as connection:
-        for key, expression, kind in checks:
-            try:
-                check_expression(expression, kind, connection)
-            except FilterError as error:
-                yield f"{key}: {expression!r} is not valid SQL over the series catalog: {error}"
+    for key, expression, kind in checks:
+        try:
+            check_expression(expression, kind)
+        except FilterError as error:
+            yield f"{key}: {expression!r} is not valid SQL over the series catalog: {error}"
 
 
 def _segmentation(spec: SegmentationSettings, protocol: Protocol, known: Known) -> Iterator[str]:

@@ -10,21 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import (
-    Case,
-    CaseFault,
-    Made,
-    Outcome,
-    Reason,
-    attempt,
-    blocked,
-    for_each_case,
-)
+from jipflow.cases import Case
 from jipflow.files import atomic_path
 from jipflow.images.masks import Segmentation, read_segmentation
 from jipflow.images.volume import Volume, write_volume
+from jipflow.outcomes import Made, Outcome, attempt, blocked
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.channels import frames_note, read_channel
 from jipflow.settings.run import Settings
+from jipflow.workers import for_each_case
 
 STAGE = "train"
 

@@ -13,9 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from jipflow.agreement import overlap
-from jipflow.cases import Outcome, Reason, Status, Trial
 from jipflow.files import read_json, write_json, write_parquet
 from jipflow.images.volume import Grid, read_volume
+from jipflow.outcomes import Outcome, Status, Trial
+from jipflow.reasons import Reason
 from jipflow.segment.engines.nnunet import inference
 from jipflow.segment.engines.nnunet.engine import load_predictor
 from jipflow.settings.run import Settings

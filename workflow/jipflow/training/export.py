@@ -9,9 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jipflow.cases import StageError
 from jipflow.files import atomic_path, canonical_digest, read_json, write_json
 from jipflow.models.registry import register, relative_path
+from jipflow.reasons import StageError
 from jipflow.settings.reading import read_registries, registry_root
 from jipflow.settings.resources import MODELS
 from jipflow.settings.run import Settings

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from jipflow.cases import Outcome, StageError, Status
 from jipflow.files import write_json
 from jipflow.models.upstream import (
     extract_fingerprint_dataset,
@@ -19,6 +18,8 @@ from jipflow.models.upstream import (
     plan_experiment_dataset,
     preprocess_dataset,
 )
+from jipflow.outcomes import Outcome, Status
+from jipflow.reasons import StageError
 from jipflow.settings.run import Settings
 from jipflow.training.data import label_values
 from jipflow.training.folders import (

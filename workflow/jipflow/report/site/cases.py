@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from jipflow.cases import Outcome, Status
+from jipflow.outcomes import Outcome, Status
 from jipflow.report.site.run import STAGES, Run, scanner
 
 SEVERITY = {Status.OK: 0, Status.EXCLUDED: 1, Status.WAITING: 2, Status.FAILED: 3}

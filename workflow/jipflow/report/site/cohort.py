@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jipflow.cases import Outcome, Status
 from jipflow.files import read_json
+from jipflow.outcomes import Outcome, Status
 from jipflow.report.site.run import Run, scanner
 
 Counts = list[tuple[str, int]]

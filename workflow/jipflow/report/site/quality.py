@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jipflow.cases import Flag
+from jipflow.reasons import Flag
 from jipflow.report import pages
 from jipflow.report.site.run import Run
 from jipflow.settings.protocol import Expectation

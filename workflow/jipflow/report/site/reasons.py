@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jipflow.cases import Outcome, Status
+from jipflow.outcomes import Outcome, Status
 from jipflow.report.site.run import STAGES, Run, meaning
 
 

@@ -9,9 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.cases import Outcome, Reason, read_outcomes
 from jipflow.files import read_json
+from jipflow.outcomes import Outcome, read_outcomes
 from jipflow.palette import segment_colour
+from jipflow.reasons import Reason
 from jipflow.report.site.redaction import Redactor
 from jipflow.settings.protocol import SegmentationSettings, annotated
 from jipflow.settings.run import Settings

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jipflow import plots
-from jipflow.cases import Outcome
+from jipflow.outcomes import Outcome
 from jipflow.report.site.run import STAGES, Run, read_tsv
 
 RULES = ("catalog", "query", "cohort", *(stage for stage in STAGES if stage != "cohort"), "collect")

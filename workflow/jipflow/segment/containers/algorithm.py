@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jipflow.cases import StageError
 from jipflow.images.volume import Volume
+from jipflow.reasons import StageError
 from jipflow.segment.containers import contract
 from jipflow.segment.containers.contract import Parcel
 from jipflow.segment.containers.runtimes import Ending, Runtime, Start, choose, execute

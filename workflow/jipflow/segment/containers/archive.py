@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 
 WHITEOUT = ".wh."
 """Prefix of a name that removes what lower layers have under the rest of it (OCI image layer

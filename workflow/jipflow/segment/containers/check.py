@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.containers.algorithm import Algorithm, Attempt
 from jipflow.segment.containers.contract import Parcel, read_result
 from jipflow.segment.engine import Machine
@@ -30,7 +30,7 @@ Labels = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at.
 
     Attributes:
@@ -59,7 +59,7 @@ def check(
     device: str,
     threads: int,
     minutes: float,
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Run an image on synthetic cases and give what is found, one thing after the other.
 
     The image runs as at a site: not as root, without network, its files and ``/input`` read-only.
@@ -86,7 +86,7 @@ def check(
             algorithm.clear()
 
 
-def _findings(algorithm: Algorithm, roles: Mapping[str, str]) -> Iterator[Finding]:
+def _findings(algorithm: Algorithm, roles: Mapping[str, str]) -> Iterator[CheckResult]:
     known = list(algorithm.labels.values())
     upright = {role: phantom_image(modality) for role, modality in roles.items()}
     cases = {
@@ -127,7 +127,7 @@ def _findings(algorithm: Algorithm, roles: Mapping[str, str]) -> Iterator[Findin
     finding, again = _segmentation("after a broken case", second, parcels[UPRIGHT], known)
     yield finding
     if again is not None:
-        yield Finding(
+        yield CheckResult(
             "gives the same segmentation again",
             ""
             if np.array_equal(again, found[UPRIGHT])
@@ -182,12 +182,12 @@ def blank(volume: Volume, modality: str) -> Volume:
     return Volume(np.full_like(volume.array, value), volume.grid)
 
 
-def _ending(attempt: Attempt, note: str) -> Finding:
+def _ending(attempt: Attempt, note: str) -> CheckResult:
     name = "runs without root and network, read-only, and ends with exit code 0"
     if attempt.ending.code == 0:
-        return Finding(name, note=note)
+        return CheckResult(name, note=note)
     log = attempt.ending.log.strip()[-2000:] or "(nothing)"
-    return Finding(
+    return CheckResult(
         name,
         f"it {attempt.ending.words}. It runs as another user than root, without network, and can "
         f"write to /output and /tmp only. The end of its log:\n{log}",
@@ -196,45 +196,47 @@ def _ending(attempt: Attempt, note: str) -> Finding:
 
 def _segmentation(
     name: str, attempt: Attempt, parcel: Parcel, known: Sequence[int]
-) -> tuple[Finding, Labels | None]:
+) -> tuple[CheckResult, Labels | None]:
     try:
         result = read_result(attempt.output, parcel, known, name)
     except CaseFault as fault:
         if name == "empty image" and fault.reason is Reason.ALGORITHM_FAILED:
-            return Finding(name, note=fault.message), None
-        return Finding(name, fault.message), None
-    return Finding(name), result
+            return CheckResult(name, note=fault.message), None
+        return CheckResult(name, fault.message), None
+    return CheckResult(name), result
 
 
-def _finds_labels(found: Labels, labels: Mapping[str, int]) -> Finding:
+def _finds_labels(found: Labels, labels: Mapping[str, int]) -> CheckResult:
     absent = [name for name, value in labels.items() if not (found == value).any()]
     note = f"none of {', '.join(absent)} in the synthetic patient" if absent else ""
-    return Finding("finds its labels", note=note)
+    return CheckResult("finds its labels", note=note)
 
 
-def _agrees(name: str, found: NDArray[Any], upright: Labels, labels: Mapping[str, int]) -> Finding:
+def _agrees(
+    name: str, found: NDArray[Any], upright: Labels, labels: Mapping[str, int]
+) -> CheckResult:
     name = f"finds the same in the {name} image"
     for label, value in labels.items():
         a, b = found == value, upright == value
         total = np.count_nonzero(a) + np.count_nonzero(b)
         dice = 2 * np.count_nonzero(a & b) / total if total else 1.0
         if dice < AGREEMENT:
-            return Finding(
+            return CheckResult(
                 name,
                 f"{label} overlaps by a Dice coefficient of {dice:.2f}; turn images into the axes "
                 "that the algorithm expects by their affine, and the labels back.",
             )
-    return Finding(name)
+    return CheckResult(name)
 
 
-def _survives(attempt: Attempt, broken: Parcel, known: Sequence[int]) -> Finding:
+def _survives(attempt: Attempt, broken: Parcel, known: Sequence[int]) -> CheckResult:
     name = "says that a broken image cannot be read, and goes on"
     try:
         read_result(attempt.output, broken, known, "broken image")
     except CaseFault as fault:
         if fault.reason is Reason.ALGORITHM_FAILED and attempt.ending.code == 0:
-            return Finding(name, note=fault.message)
-        return Finding(
+            return CheckResult(name, note=fault.message)
+        return CheckResult(
             name, "catch the error, write it to the case's error file, and do the next case."
         )
-    return Finding(name, "it gives a segmentation of an image that is cut off.")
+    return CheckResult(name, "it gives a segmentation of an image that is cut off.")

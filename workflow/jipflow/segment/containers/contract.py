@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.files import write_json
 from jipflow.images.volume import Grid, Volume
+from jipflow.reasons import CaseFault, Reason
 
 VERSION = 1
 """Of the contract; an algorithm refuses one that it does not know."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from jipflow.cases import StageError
+from jipflow.reasons import StageError
 from jipflow.segment.containers.archive import read_image, unpack
 
 NOBODY = 65534

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason, StageError
 from jipflow.files import canonical_digest
 from jipflow.images.masks import Region
 from jipflow.models.registry import registered_model, verify
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment.containers import contract
 from jipflow.segment.containers.algorithm import Algorithm, Attempt
 from jipflow.segment.containers.contract import Parcel

@@ -12,26 +12,27 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID, RTStructureSetStorage, SegmentationStorage
+from pydicom.uid import UID
 
-from jipflow.cases import CaseFault, Reason, Series
+from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, Drawing, Match, Target
 from jipflow.objects.rtstruct import StructureSet
 from jipflow.objects.seg_reader import DicomSeg
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
+from jipflow.syntaxes import SEGMENTATIONS, STRUCTURE_SETS
 
-LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
 READERS: dict[str, tuple[type[Annotation], tuple[UID, ...], tuple[str, ...]]] = {
     "RTSTRUCT": (
         StructureSet,
-        (RTStructureSetStorage,),
+        STRUCTURE_SETS,
         ("StructureSetROISequence", "ROIContourSequence"),
     ),
     "SEG": (
         DicomSeg,
-        (SegmentationStorage, LABEL_MAP_SEGMENTATION_STORAGE),
+        SEGMENTATIONS,
         ("SegmentSequence", "SegmentationType", "Rows", "Columns", "BitsAllocated"),
     ),
 }

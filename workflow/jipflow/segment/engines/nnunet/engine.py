@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason, StageError
 from jipflow.files import canonical_digest
 from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.models.checkpoints import build_network, read_checkpoint
 from jipflow.models.registry import CHECKPOINT, registered_model, verify
 from jipflow.models.upstream import PlansManager, determine_num_input_channels, nnUNetPredictor
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment.channels import read_channel
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.nnunet import inference

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.volume import Grid, Volume
 from jipflow.models.upstream import (
     LabelManager,
@@ -33,6 +32,7 @@ from jipflow.models.upstream import (
     tiles,
     without_segmentation,
 )
+from jipflow.reasons import CaseFault, Reason
 
 LabelMap = NDArray[np.unsignedinteger[Any]]
 Item = TypeVar("Item")

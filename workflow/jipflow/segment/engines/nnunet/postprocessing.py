@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jipflow.cases import StageError
 from jipflow.files import read_json
 from jipflow.models.upstream import remove_all_but_largest_component_from_segmentation
+from jipflow.reasons import StageError
 
 KNOWN = remove_all_but_largest_component_from_segmentation.__name__
 

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 import jipflow
-from jipflow.cases import CaseFault, Reason
 from jipflow.images.masks import Region, Segmentation, bounding_box, components, cropped
 from jipflow.images.resample import covered, resample_mask
 from jipflow.images.volume import Grid, Volume
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
 
 Mask = NDArray[np.bool_]

@@ -23,13 +23,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.cases import CaseFault, Reason, StageError, silence_libraries
 from jipflow.files import canonical_digest, read_json
 from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.models.registry import registered_model, verify
 from jipflow.models.tasks import read_tasks
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
+from jipflow.workers import silence_libraries
 
 PACKAGE = "TotalSegmentator"
 

@@ -13,20 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from jipflow.cases import (
-    Case,
-    CaseFault,
-    Made,
-    Outcome,
-    Reason,
-    Status,
-    attempt,
-    for_each_case,
-    passed,
-    read_outcomes,
-    write_outcomes,
-)
+from jipflow.cases import Case
 from jipflow.files import atomic_path, sha256_file, write_json
+from jipflow.outcomes import Made, Outcome, Status, attempt, passed, read_outcomes, write_outcomes
+from jipflow.reasons import CaseFault, Reason
+from jipflow.workers import for_each_case
 
 
 def work_on(case, root):
@@ -70,8 +61,9 @@ def warn_of(case):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_process_quotes_a_header_in_its_log(threads):
     code = (
-        "from jipflow.cases import Case, for_each_case, silence_libraries\n"
-        "from test_cases import warn_of\n"
+        "from jipflow.cases import Case\n"
+        "from jipflow.workers import for_each_case, silence_libraries\n"
+        "from test_outcomes import warn_of\n"
         "if __name__ == '__main__':\n"
         "    silence_libraries()\n"
         "    cases = [Case(name, 'p', 's00001', {}) for name in ('DOE^JANE', 'ROE^ADA')]\n"
@@ -82,7 +74,7 @@ def test_no_process_quotes_a_header_in_its_log(threads):
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
     assert (result.stdout, result.stderr) == ("2\n", "")
 

@@ -1,0 +1,184 @@
+"""What splits the planes of one series into several acquisitions: phases, echoes, b-values."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from jipflow.images.pixels import Plane
+from jipflow.images.read import GEOMETRY
+from jipflow.reasons import CaseFault, Reason
+
+APART = ("StackID", "TemporalPositionIdentifier", "TemporalPositionIndex", "EchoNumbers")
+"""Attributes of which one volume has one value."""
+
+B_VALUE = "DiffusionBValue"
+
+TELLING = (
+    *APART,
+    B_VALUE,
+    "AcquisitionNumber",
+    "FrameAcquisitionNumber",
+    "EffectiveEchoTime",
+    "EchoTime",
+    "InversionTime",
+    "ImageType",
+    "FrameType",
+    "ConvolutionKernel",
+    "KVP",
+    "TriggerTime",
+    "NominalCardiacTriggerDelayTime",
+    "FrameReferenceTime",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
+    "FrameAcquisitionDateTime",
+    "ContentTime",
+)
+"""Attributes that tell apart phases, echoes and acquisitions, from the plainest to the vaguest."""
+
+PRIVATE_B_VALUES = (
+    (0x0019, 0x0C, "SIEMENS MR HEADER"),
+    (0x2001, 0x03, "Philips Imaging DD 001"),
+    (0x0043, 0x39, "GEMS_PARM_01"),
+)
+"""Group, offset and creator of the elements where Siemens, Philips and GE keep the b-value."""
+
+SPACING_TOLERANCE = 0.01
+"""Largest relative deviation of a slice distance, as highdicom's default ``rtol``."""
+
+
+def attribute_text(header: Dataset, name: str) -> str:
+    """Return an attribute's value as text, empty where it is missing.
+
+    Args:
+        header: of an image plane.
+        name: keyword; the b-value is looked for among the vendors' private attributes, too.
+    """
+    value = header.get(name)
+    if name == B_VALUE and value is None:
+        value = _private_b_value(header)
+    return "" if value is None else str(value)
+
+
+def _private_b_value(header: Dataset) -> Any:
+    """Return the b-value where Siemens, Philips or GE keep it; None where none does."""
+    for group, offset, creator in PRIVATE_B_VALUES:
+        try:
+            value = header.get_private_item(group, offset, creator).value
+        except KeyError:
+            continue
+        # GE keeps other numbers behind it.
+        return value[0] if isinstance(value, MultiValue) and value else value
+    return None
+
+
+def same_image(one: Plane, other: Plane) -> bool:
+    """Tell whether two planes have the same geometry, values and acquisition.
+
+    Args:
+        one: a plane, whose pixels are read if need be.
+        other: another one.
+
+    Raises:
+        CaseFault: the pixels cannot be read.
+    """
+    names = (*GEOMETRY, *TELLING, "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
+    if any(
+        attribute_text(one.header, name) != attribute_text(other.header, name) for name in names
+    ):
+        return False
+    tables = ("ModalityLUTSequence", "RealWorldValueMappingSequence")
+    if any(one.header.get(name) != other.header.get(name) for name in tables):
+        return False
+    return np.array_equal(one.pixels(), other.pixels())
+
+
+def splitting_attribute(groups: Iterable[list[Plane]]) -> str:
+    """Name the attribute that splits planes, grouped by position, into stacks of their own.
+
+    It has another value for each plane of a position, and either few values in all, as echoes and
+    phases have, or values that follow each other from stack to stack, as times have.
+
+    Args:
+        groups: the planes at each position.
+
+    Returns:
+        Its keyword and its values, or nothing if there is none.
+    """
+    groups = list(groups)
+    for name in TELLING:
+        rows = [[attribute_text(plane.header, name) for plane in group] for group in groups]
+        distinct = sorted({value for row in rows for value in row} - {""})
+        if len(distinct) < 2:
+            continue
+        count = sum(len(row) for row in rows)
+        apart = all(len(set(row)) == len(row) for row in rows)
+        if apart and (2 * len(distinct) <= count or _in_turn(rows)):
+            shown = ", ".join(distinct[:4]) + (", …" if len(distinct) > 4 else "")
+            return f"{name} ({shown})"
+    return ""
+
+
+def _in_turn(rows: list[list[str]]) -> bool:
+    """Tell whether at each position the n-th value comes after all (n-1)-th of other positions."""
+    several = [row for row in rows if len(row) > 1]
+    try:
+        ranked = [sorted(map(float, row)) for row in several]
+    except ValueError:
+        return False
+    if len(ranked) < 2:
+        return False
+    ranks = range(max(map(len, ranked)))
+    turns = [[row[rank] for row in ranked if rank < len(row)] for rank in ranks]
+    return all(max(one) < min(two) for one, two in pairwise(turns))
+
+
+def check_one_acquisition(planes: Sequence[Plane], name: str) -> None:
+    """Refuse planes of several stacks, times or echoes, even where they interleave evenly.
+
+    Args:
+        planes: of one series.
+        name: the series, for messages.
+
+    Raises:
+        CaseFault: an attribute of which a volume has one value has several.
+    """
+    for attribute in (*APART, B_VALUE):
+        values = {attribute_text(plane.header, attribute) for plane in planes} - {""}
+        if len(values) > 1:
+            raise CaseFault(
+                Reason.MIXED_ACQUISITIONS,
+                f"{name}: its slices differ in {attribute} ({', '.join(sorted(values))}); export "
+                "each as a series of its own.",
+            )
+
+
+def interleaving_attribute(planes: Sequence[Plane], depth: NDArray[np.float64]) -> str:
+    """Name the attribute whose values form even stacks of slices that reach into one another.
+
+    Args:
+        planes: sorted along their normal.
+        depth: position of each in mm along the normal.
+
+    Returns:
+        Its keyword and its values, or nothing if there is none.
+    """
+    for name in TELLING:
+        stacks: dict[str, list[float]] = defaultdict(list)
+        for plane, position in zip(planes, depth.tolist(), strict=True):
+            stacks[attribute_text(plane.header, name)].append(position)
+        if len(stacks) < 2 or min(map(len, stacks.values())) < 3:
+            continue
+        gaps = [np.diff(stack) for stack in stacks.values()]
+        even = all(np.abs(gap / gap.mean() - 1).max() <= SPACING_TOLERANCE for gap in gaps)
+        ends = sorted((stack[0], stack[-1]) for stack in stacks.values())
+        if even and all(two[0] < one[1] for one, two in pairwise(ends)):
+            return f"{name} ({', '.join(sorted(stacks))})"
+    return ""

@@ -1,0 +1,170 @@
+"""The pixels of image planes: decoded, turned into the modality's values, stacked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, iter_pixels
+
+from jipflow.images import jpeg
+from jipflow.images.read import PIXELS, read_instance, readable
+from jipflow.images.suv import real_world_units
+from jipflow.reasons import CaseFault, Reason
+from jipflow.syntaxes import HIGH_THROUGHPUT_JPEG_2000, JPEG, JPEG_2000, JPEG_LS, MODALITIES
+
+DECODERS = {
+    **dict.fromkeys(JPEG, jpeg.PLUGIN),
+    **dict.fromkeys(JPEG_LS, "pyjpegls"),
+    **dict.fromkeys((*JPEG_2000, *HIGH_THROUGHPUT_JPEG_2000), "pylibjpeg"),
+}
+"""pydicom's plug-in for syntaxes of which it has several: the one that refuses a broken stream."""
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One image plane of a series: a single-frame instance, or a frame of a multi-frame one.
+
+    Attributes:
+        path: the file of the instance.
+        instance: its data set.
+        frame: index of the frame, from 0.
+        header: the attributes of the plane, laid out as in a single-frame instance.
+        stored: stored values, shape (rows, columns); None where only headers are read.
+    """
+
+    path: Path
+    instance: Dataset
+    frame: int
+    header: Dataset
+    stored: NDArray[np.generic] | None
+
+    def pixels(self) -> NDArray[np.generic]:
+        """Return the stored values, from the file if need be."""
+        if self.stored is not None:
+            return self.stored
+        with readable(self.path):
+            return decode(self.path, read_instance(self.path, pixels=True), [self.frame])[0]
+
+
+def decode(
+    path: Path, dataset: Dataset, indices: list[int] | None = None
+) -> list[NDArray[np.generic]]:
+    """Return the stored values of all or some frames and let go of the encoded ones.
+
+    Args:
+        path: the instance's file, for messages.
+        dataset: the instance, which loses its pixels.
+        indices: of the frames, from 0; None for all.
+
+    Returns:
+        An array of shape (rows, columns) for each frame.
+
+    Raises:
+        CaseFault: there are no pixels, or too few, or they cannot be decoded.
+    """
+    present = [name for name in PIXELS if dataset.get(name)]
+    if not present:
+        raise CaseFault(
+            Reason.NO_PIXEL_DATA,
+            f"{path}: has no pixel data; retrieve the series again.",
+        )
+    syntax = dataset.file_meta.TransferSyntaxUID
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if not syntax.is_encapsulated:
+        pixels = int(dataset.Rows) * int(dataset.Columns) * frames
+        expected = pixels * int(dataset.get("BitsAllocated") or 0) // 8
+        if len(dataset[present[0]].value) < expected:
+            raise CaseFault(
+                Reason.TRUNCATED_PIXELS,
+                f"{path}: has {len(dataset[present[0]].value)} bytes of pixels where {expected} "
+                "are due; copy it again from the archive.",
+            )
+    decoder = DECODERS.get(syntax, "")
+    try:
+        # A copy, so that the values do not keep the encoded buffer alive.
+        decoded = iter_pixels(dataset, raw=True, indices=indices, decoding_plugin=decoder)
+        stored = [frame.copy() for frame in decoded]
+    except MemoryError:
+        raise
+    except Exception as error:  # each decoder raises errors of its own
+        raise CaseFault(
+            Reason.UNDECODABLE_PIXELS,
+            f"{path}: its pixels ({syntax.name}) cannot be decoded "
+            f"({' '.join(str(error).split())}); copy it again from the archive.",
+        ) from error
+    del dataset[present[0]]
+    return stored
+
+
+def check_rescale(plane: Plane, modality: str) -> None:
+    """Refuse a plane whose stored values cannot be turned into the modality's values.
+
+    Args:
+        plane: one of the series.
+        modality: ``CT``, ``MR`` or ``PT``.
+
+    Raises:
+        CaseFault: Rescale Slope or Intercept are needed and not there, or the slope is 0.
+    """
+    header = plane.header
+    if header.get("ModalityLUTSequence"):
+        return
+    if modality == "PT" and not header.get("Units") and real_world_units(header):
+        return
+    given = [header.get(name) not in (None, "") for name in ("RescaleSlope", "RescaleIntercept")]
+    if all(given) and float(header.RescaleSlope) != 0:
+        return
+    if modality == "MR" and not any(given):
+        return
+    raise CaseFault(
+        Reason.MISSING_RESCALE,
+        f"{plane.path}: Rescale Slope or Intercept is missing, empty or 0, so the values have no "
+        "unit; export the series again from the scanner or PACS.",
+    )
+
+
+def _rescaled(plane: Plane) -> NDArray[np.float64]:
+    """Return the values after the Modality LUT, or the real world values of enhanced PET."""
+    header, stored = plane.header, plane.pixels()
+    if header.get("ModalityLUTSequence"):
+        return apply_modality_lut(stored.astype(np.int32), header).astype(np.float64)
+    if MODALITIES[header.SOPClassUID] == "PT" and not header.get("Units"):
+        mapping = header.RealWorldValueMappingSequence[0]
+        return (
+            stored.astype(np.float64) * mapping.RealWorldValueSlope
+            + mapping.RealWorldValueIntercept
+        )
+    if header.get("RescaleSlope") in (None, ""):
+        return stored.astype(np.float64)
+    return np.asarray(apply_modality_lut(stored, header), np.float64)
+
+
+def stacked(
+    planes: list[Plane], factors: NDArray[np.float64], shape: tuple[int, int, int]
+) -> NDArray[np.generic]:
+    """Convert and stack planes, given from the last to the first, which the list loses.
+
+    Args:
+        planes: their stored values are let go one by one, so that no second volume is held.
+        factors: what the rescaled values of each slice are multiplied by, from the first.
+        shape: (z, y, x) of the volume.
+
+    Returns:
+        The values: int16 where all are whole numbers that fit, else float32.
+    """
+    array: NDArray[np.generic] = np.empty(shape, np.int16)
+    largest = np.iinfo(np.int16).max
+    for k, factor in enumerate(factors):
+        values = _rescaled(planes.pop()) * factor
+        if array.dtype == np.int16:
+            whole = np.array_equal(np.rint(values), values)
+            if not whole or np.abs(values).max() > largest:
+                floats = np.empty(shape, np.float32)
+                floats[:k] = array[:k]
+                array = floats
+        array[k] = values
+    return array

@@ -1,0 +1,266 @@
+"""Image planes as the slices of one volume: sorted, each once, on an even grid."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from highdicom.spatial import create_affine_matrix_from_attributes
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from jipflow.images.acquisitions import (
+    SPACING_TOLERANCE,
+    check_one_acquisition,
+    interleaving_attribute,
+    same_image,
+    splitting_attribute,
+)
+from jipflow.images.pixels import Plane
+from jipflow.images.volume import Grid
+from jipflow.reasons import CaseFault, Reason
+
+ORIENTATION_TOLERANCE = 1e-4
+"""Largest difference between direction cosines of one orientation: 0.05 mm over 512 mm."""
+POSITION_TOLERANCE = 0.01
+"""Largest distance in mm at which two slices count as at one position."""
+SHEAR_TOLERANCE = 1e-3
+"""Largest sideways shift a millimetre of travel, as highdicom's perpendicular tolerance."""
+ROUNDING_TOLERANCE = 0.06
+"""Largest distance in mm from an even grid: 0.05 where positions have one decimal, and its fit."""
+ROUNDING_SHARE = 0.1
+"""Largest share of the slice distance that is taken for rounding."""
+
+
+def sorted_stack(planes: list[Plane], name: str, notes: list[str]) -> list[Plane]:
+    """Sort planes along their normal, each once, and refuse what is no regular stack.
+
+    Args:
+        planes: of one series, in any order.
+        name: the series, for messages.
+        notes: gets a sentence if planes that repeat others are left out.
+
+    Returns:
+        The planes, from the first to the last along the cross product of row and column direction
+        (PS3.3 C.7.6.2.1.1).
+
+    Raises:
+        CaseFault: they are not slices of one regular volume.
+    """
+    if len(planes) < 2:
+        raise _too_few(name)
+    _check_one_examination([plane.header for plane in planes], name)
+    _check_one_plane_geometry(planes, name)
+    cosines = np.array(planes[0].header.ImageOrientationPatient, dtype=float)
+    normal = np.cross(cosines[:3], cosines[3:])
+    depth = _positions(planes) @ normal
+    # The UID decides between slices at one position, so that files may be moved and renamed.
+    uids = [str(plane.instance.SOPInstanceUID) for plane in planes]
+    order = sorted(range(len(planes)), key=lambda i: (depth[i], uids[i], planes[i].frame))
+    planes = _distinct([planes[i] for i in order], depth[order], name, notes)
+    check_one_acquisition(planes, name)
+    _check_spacing(planes, normal, name)
+    return planes
+
+
+def _too_few(name: str) -> CaseFault:
+    return CaseFault(
+        Reason.TOO_FEW_SLICES,
+        f"{name}: has one slice; retrieve the rest of the series or exclude it.",
+    )
+
+
+def _positions(planes: Sequence[Plane]) -> NDArray[np.float64]:
+    """Return Image Position (Patient) of each plane, shape (n, 3) in LPS mm."""
+    return np.array([plane.header.ImagePositionPatient for plane in planes], dtype=float)
+
+
+def _check_one_examination(headers: Sequence[Dataset], name: str) -> None:
+    """Refuse slices of several kinds of image, patients, studies or frames of reference."""
+    kinds = {header.SOPClassUID for header in headers}
+    if len(kinds) > 1:
+        raise CaseFault(
+            Reason.UNSUPPORTED_OBJECT,
+            f"{name}: mixes {', '.join(sorted(UID(kind).name for kind in kinds))}; export each as "
+            "a series of its own.",
+        )
+    for identity in ("PatientID", "StudyInstanceUID"):
+        count = len({str(header.get(identity) or "").strip() for header in headers})
+        if count > 1:
+            raise CaseFault(
+                Reason.MIXED_PATIENTS,
+                f"{name}: its slices have {count} values of {identity}; a file of another "
+                "examination may lie among them: mend it in the archive.",
+            )
+    frames = {header.FrameOfReferenceUID for header in headers}
+    if len(frames) > 1:
+        raise CaseFault(
+            Reason.MIXED_FRAME_OF_REFERENCE,
+            f"{name}: has {len(frames)} frames of reference, so its slices have no common space; "
+            "export each examination as a series of its own.",
+        )
+
+
+def _check_one_plane_geometry(planes: Sequence[Plane], name: str) -> None:
+    """Refuse slices of several orientations, sizes or pixel spacings."""
+    headers = [plane.header for plane in planes]
+    cosines = np.array([h.ImageOrientationPatient for h in headers], dtype=float)
+    off = np.abs(cosines - np.median(cosines, axis=0)).max(axis=1) > ORIENTATION_TOLERANCE
+    if off.any():
+        count = len(np.unique(cosines.round(3), axis=0))
+        stray = planes[int(np.argmax(off))]
+        raise CaseFault(
+            Reason.MIXED_ORIENTATION,
+            f"{name}: its slices lie in {count} orientations, {stray.path} not as most do; a "
+            "localizer or reformat may be mixed in: export it as a series of its own.",
+        )
+    matrices = {(h.Rows, h.Columns, *map(float, h.PixelSpacing)) for h in headers}
+    if len(matrices) > 1:
+        raise CaseFault(
+            Reason.MIXED_MATRIX,
+            f"{name}: has slices of {len(matrices)} sizes or pixel spacings; export each "
+            "reconstruction as a series of its own.",
+        )
+
+
+def _distinct(
+    planes: list[Plane], depth: NDArray[np.float64], name: str, notes: list[str]
+) -> list[Plane]:
+    """Leave out planes that repeat another one, and refuse others at one position.
+
+    Args:
+        planes: sorted by depth.
+        depth: position in mm along the normal.
+        name: the series, for messages.
+        notes: gets a sentence if planes are left out.
+    """
+    groups = np.cumsum(np.diff(depth, prepend=depth[0]) >= POSITION_TOLERANCE)
+    kept: dict[int, list[Plane]] = defaultdict(list)
+    for group, plane in zip(groups.tolist(), planes, strict=True):
+        if not any(same_image(plane, other) for other in kept[group]):
+            kept[group].append(plane)
+    distinct = [plane for group in kept.values() for plane in group]
+    if len(distinct) > len(kept):
+        raise _several_at_one_position(list(kept.values()), name)
+    left_out = len(planes) - len(distinct)
+    if left_out:
+        notes.append(f"Repeated slices, of the same place and pixels, left out: {left_out}.")
+    return distinct
+
+
+def _several_at_one_position(groups: Sequence[list[Plane]], name: str) -> CaseFault:
+    """Return the fault of planes, grouped by position, of which several differ at one position."""
+    count = sum(map(len, groups))
+    attribute = splitting_attribute(groups)
+    if attribute:
+        return CaseFault(
+            Reason.MIXED_ACQUISITIONS,
+            f"{name}: holds {count} slices at {len(groups)} positions, told apart by "
+            f"{attribute}; export each as a series of its own.",
+        )
+    twice = next(group for group in groups if len(group) > 1)
+    return CaseFault(
+        Reason.DUPLICATE_SLICES,
+        f"{name}: {count - len(groups)} of {count} slices lie where another one lies but differ "
+        f"from it, such as {twice[0].path} and {twice[1].path}; take out the wrong ones.",
+    )
+
+
+def _check_spacing(planes: Sequence[Plane], normal: NDArray[np.float64], name: str) -> None:
+    """Refuse sorted planes that are not evenly spaced along their normal."""
+    if len(planes) < 2:
+        raise _too_few(name)
+    positions = _positions(planes)
+    depth = positions @ normal
+    sideways = positions - positions[0] - np.outer(depth - depth[0], normal)
+    shift = float(np.linalg.norm(sideways, axis=1).max())
+    if shift > SHEAR_TOLERANCE * (depth[-1] - depth[0]):
+        raise CaseFault(
+            Reason.GANTRY_TILT,
+            f"{name}: slices shift sideways by up to {shift:.2f} mm; correct the gantry tilt "
+            "before import or exclude the series.",
+        )
+    if not _is_even(depth):
+        raise _uneven(planes, depth, name)
+
+
+def _is_even(depth: NDArray[np.float64]) -> bool:
+    """Tell whether rising depths in mm are evenly spaced, but for rounding."""
+    gaps = np.diff(depth)
+    spacing = float(np.median(gaps))
+    index = np.arange(len(depth))
+    even = np.polynomial.Polynomial.fit(index, depth, 1)(index)
+    rounding = min(ROUNDING_TOLERANCE, ROUNDING_SHARE * spacing)
+    return bool(
+        np.abs(gaps / spacing - 1).max() <= SPACING_TOLERANCE
+        or np.abs(depth - even).max() <= rounding
+    )
+
+
+def _uneven(planes: Sequence[Plane], depth: NDArray[np.float64], name: str) -> CaseFault:
+    """Return the fault of planes that are not evenly spaced: stacks within another, or gaps."""
+    attribute = interleaving_attribute(planes, depth)
+    if attribute:
+        return CaseFault(
+            Reason.MIXED_ACQUISITIONS,
+            f"{name}: holds several stacks of slices between one another, told apart by "
+            f"{attribute}; export each as a series of its own.",
+        )
+    gaps = np.diff(depth)
+    steps = gaps / float(np.median(gaps))
+    whole = np.rint(steps)
+    missing = int(whole.sum()) - len(gaps)
+    if missing and np.abs(steps - whole).max() <= SPACING_TOLERANCE * whole.max():
+        after = depth[int(np.argmax(steps))]
+        return CaseFault(
+            Reason.MISSING_SLICES,
+            f"{name}: {missing} of {len(depth) + missing} slices are missing, the first after "
+            f"{after:.2f} mm; retrieve the series again.",
+        )
+    return CaseFault(
+        Reason.IRREGULAR_SPACING,
+        f"{name}: slice distances run from {gaps.min():.3f} to {gaps.max():.3f} mm; retrieve the "
+        "series again, or resample it before import.",
+    )
+
+
+def grid_of(headers: Sequence[Dataset], name: str) -> Grid:
+    """Return the grid of sorted, evenly spaced slices.
+
+    Args:
+        headers: of the slices, at least two.
+        name: the series, for messages.
+
+    Raises:
+        CaseFault: highdicom finds that they make no volume.
+    """
+    first = headers[0]
+    positions = np.array([h.ImagePositionPatient for h in headers], dtype=float)
+    cosines = np.array([h.ImageOrientationPatient for h in headers], dtype=float)
+    orientation = _most_common(cosines)
+    normal = np.cross(orientation[:3], orientation[3:])
+    depth = positions @ normal
+    try:
+        affine = create_affine_matrix_from_attributes(
+            image_position=first.ImagePositionPatient,
+            image_orientation=[float(value) for value in orientation],
+            pixel_spacing=first.PixelSpacing,
+            spacing_between_slices=(depth[-1] - depth[0]) / (len(headers) - 1),
+            index_convention="DR",
+            slices_first=True,
+            handedness="LEFT_HANDED",
+        )
+    except (ValueError, TypeError) as error:
+        raise CaseFault(
+            Reason.GEOMETRY_REFUSED, f"{name}: makes no volume: {error}; export it again."
+        ) from error
+    # Adding 0 turns -0 into 0.
+    return Grid((len(headers), int(first.Rows), int(first.Columns)), affine + 0.0)
+
+
+def _most_common(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the row that occurs most often; of several, the first in order."""
+    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+    return distinct[int(np.argmax(counts))]

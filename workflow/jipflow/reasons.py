@@ -1,0 +1,164 @@
+"""Why an item of a case fails, is excluded or flagged: stable codes, each with its meaning."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+
+class Coded(StrEnum):
+    """Codes that are stable, each with a `meaning`: the sentence that people read."""
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str = "") -> Self:
+        """Make the member whose value is `code`."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+
+class Reason(Coded):
+    """Why an item of a case failed or was excluded."""
+
+    MISSING_PATIENT_ID = (
+        "missing_patient_id",
+        "No PatientID, so the series cannot be given to a case",
+    )
+    MISSING_ROLE = ("missing_role", "No series for a role that the protocol requires")
+    SEVERAL_SERIES_FOR_ROLE = (
+        "several_series_for_role",
+        "More than one series fits a role and the protocol does not say which to prefer",
+    )
+    DEPENDS_ON_FAILED = ("depends_on_failed", "An earlier stage failed for the input of this one")
+    DEPENDS_ON_WAITING = (
+        "depends_on_waiting",
+        "An earlier stage waits for a person to make the input of this one",
+    )
+
+    NOT_RETRIEVED = (
+        "not_retrieved",
+        "The PACS did not give the series, or fewer instances than it lists",
+    )
+
+    UNREADABLE = ("unreadable", "A file cannot be read, or ends too early")
+    NO_PIXEL_DATA = ("no_pixel_data", "An instance of the series has no pixel data")
+    TRUNCATED_PIXELS = ("truncated_pixels", "An instance has fewer pixels than its header says")
+    UNDECODABLE_PIXELS = ("undecodable_pixels", "The compressed pixels cannot be decoded")
+    UNSUPPORTED_OBJECT = (
+        "unsupported_object",
+        "Neither CT, MR or PET slices or one multi-frame image of them, nor an RT Structure Set or"
+        " a segmentation of voxels",
+    )
+    MISSING_GEOMETRY = ("missing_geometry", "Position, orientation or spacing is missing")
+    MIXED_PATIENTS = (
+        "mixed_patients",
+        "Slices of one series belong to different patients or studies",
+    )
+    MIXED_ORIENTATION = ("mixed_orientation", "Slices of one series lie in different orientations")
+    MIXED_MATRIX = ("mixed_matrix", "Slices of one series differ in rows, columns or pixel spacing")
+    MIXED_FRAME_OF_REFERENCE = (
+        "mixed_frame_of_reference",
+        "Slices of one series differ in frame of reference",
+    )
+    GANTRY_TILT = ("gantry_tilt", "Slices are sheared against their normal")
+    MIXED_ACQUISITIONS = (
+        "mixed_acquisitions",
+        "Several phases, echoes or acquisitions share one series",
+    )
+    DUPLICATE_SLICES = ("duplicate_slices", "Several slices lie at one position")
+    MISSING_SLICES = ("missing_slices", "The distance between slices has gaps")
+    IRREGULAR_SPACING = ("irregular_spacing", "The distance between slices varies")
+    TOO_FEW_SLICES = ("too_few_slices", "Fewer than two slices make no volume")
+    GEOMETRY_REFUSED = ("geometry_refused", "The slices do not make a regular volume")
+    MISSING_RESCALE = ("missing_rescale", "Rescale slope or intercept is missing or 0")
+    UNSUPPORTED_UNITS = ("unsupported_units", "PET units that cannot be turned into SUVbw")
+    MISSING_SUV_FIELD = (
+        "missing_suv_field",
+        "A header field that SUVbw needs is missing or absurd",
+    )
+
+    NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
+    AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
+    CONTOUR_GEOMETRY = ("contour_geometry", "A contour cannot be placed on the image's grid")
+    IMAGES_APART = (
+        "images_apart",
+        "The image of a role lies wholly outside the one that is segmented",
+    )
+    OUT_OF_MEMORY = (
+        "out_of_memory",
+        "The case does not fit into the memory of the GPU or of the machine",
+    )
+    ALGORITHM_FAILED = ("algorithm_failed", "The algorithm's container ended with an error")
+    INVALID_OUTPUT = ("invalid_output", "The algorithm's output does not meet the contract")
+    AWAITING_READER = ("awaiting_reader", "A person is to draw or to correct the segmentation")
+    EMPTY_SEGMENT = ("empty_segment", "A segment has no voxel")
+    EMPTY_SEGMENTATION = ("empty_segmentation", "No segment of the segmentation has a voxel")
+    NO_REFERENCE = (
+        "no_reference",
+        "The region that a threshold is taken from has no uptake on the image",
+    )
+    GRID_MISMATCH = ("grid_mismatch", "The segmentation does not lie on the image's grid")
+
+    ENCODING_REFUSED = (
+        "encoding_refused",
+        "The DICOM object cannot be built from the source series",
+    )
+    OVERLAPPING_SEGMENTS = (
+        "overlapping_segments",
+        "Segments overlap, which a label map cannot hold",
+    )
+    PUBLISH_REJECTED = ("publish_rejected", "The PACS refused the object")
+    CHANGED_OUTPUT = (
+        "changed_output",
+        "A file is missing or was changed after the stage that made it",
+    )
+    FEATURE_FAILED = ("feature_failed", "The feature's calculation raised an error")
+    NOT_FINITE = ("not_finite", "The feature's value is not a finite number")
+    UNDEFINED_FEATURE = (
+        "undefined_feature",
+        "The feature's definition gives no value for this region, such as one of equal intensities",
+    )
+    TOO_MANY_GREY_LEVELS = (
+        "too_many_grey_levels",
+        "The bins make more grey levels of the region than texture matrices can hold",
+    )
+    UNEXPECTED_ERROR = ("unexpected_error", "An error that the stage does not know")
+
+
+class Flag(Coded):
+    """Why a segment that was made should be looked at."""
+
+    IMPLAUSIBLE_VOLUME = (
+        "implausible_volume",
+        "The volume lies outside the range that the protocol expects",
+    )
+    IMPLAUSIBLE_INTENSITY = (
+        "implausible_intensity",
+        "The mean intensity lies outside the range that the protocol expects",
+    )
+    MANY_COMPONENTS = ("many_components", "More pieces than the protocol expects")
+    TOUCHES_BORDER = ("touches_border", "The segment reaches the border of the image")
+    FOLDS_DISAGREE = ("folds_disagree", "The folds of the model differ in what they find")
+
+
+class CaseFault(Exception):
+    """Raised by a stage when one item of a case cannot go on; becomes an outcome.
+
+    Args:
+        reason: the stable code.
+        message: a sentence for a person: which file or series, what is wrong, what would mend it.
+    """
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[CaseFault], tuple[Reason, str]]:
+        return CaseFault, (self.reason, self.message)
+
+
+class StageError(Exception):
+    """A stage as a whole cannot run; the message names what is wrong and the mend."""

@@ -1,0 +1,49 @@
+"""A stage's function applied to each case, in processes side by side."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TypeVar
+
+from jipflow.cases import Case
+
+Result = TypeVar("Result")
+
+
+def silence_libraries() -> None:
+    """Keep this process's libraries from quoting header values in warnings and log lines.
+
+    pydicom and highdicom warn of odd values by printing them, patients' names among them.
+    """
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+
+
+def for_each_case(
+    cases: Sequence[Case], function: Callable[[Case], list[Result]], threads: int
+) -> list[Result]:
+    """Apply a stage's function to each case in up to `threads` processes.
+
+    Args:
+        cases: the shard's cases.
+        function: a module-level function, or a `functools.partial` of one, so that it can be sent
+            to another process; returns the results of the case's items.
+        threads: processes; 1 runs in this one.
+
+    Returns:
+        All results, in the order of the cases.
+    """
+    if threads <= 1 or len(cases) <= 1:
+        batches = [function(case) for case in cases]
+    else:
+        # A fork of a process in which a library has started threads may hang.
+        context = get_context("forkserver")
+        with ProcessPoolExecutor(
+            min(threads, len(cases)), mp_context=context, initializer=silence_libraries
+        ) as pool:
+            batches = list(pool.map(function, cases))
+    return [result for batch in batches for result in batch]
