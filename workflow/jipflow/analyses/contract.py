@@ -222,9 +222,9 @@ class Analysis(ABC, Generic[S, C, R]):
         return key in self.cells([key.feature], places)
 
     def heading(self) -> dict[str, Any]:
-        """Return the keys of the settings that a release and a result repeat."""
-        own = type(self).released.model_fields.keys() - ReleasedAnalysis.model_fields.keys()
-        return {name: getattr(self.settings, name) for name in sorted(own)}
+        """Return the keys of the settings that a release and a result repeat, as plain data."""
+        own = self.released.model_fields.keys() - ReleasedAnalysis.model_fields.keys()
+        return self.settings.model_dump(include=set(own))
 
     def propose(self, measured: Measured) -> list[Proposed]:
         """Compute every cell, before any rule of disclosure."""

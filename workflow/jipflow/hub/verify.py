@@ -267,8 +267,9 @@ def _check_cells(aggregates: Aggregates, disclosure: Disclosure, protocol: Proto
 
 def _is_of(sent: ReleasedAnalysis, analysis: AnyAnalysis) -> bool:
     """Tell whether what was sent says of itself what the protocol says of the analysis."""
-    heading = {name: getattr(sent, name, None) for name in analysis.heading()}
-    return sent.kind == analysis.settings.kind and heading == analysis.heading()
+    heading = analysis.heading()
+    kind = analysis.settings.kind
+    return sent.kind == kind and sent.model_dump(include=set(heading)) == heading
 
 
 def _check_cell(
