@@ -35,7 +35,8 @@ FLOOR = 5
 """No protocol and no site can go below this many patients."""
 
 LARGEST = 1e100
-"""Bound far beyond any feature that keeps the hub's sums within float64."""
+"""Bound far beyond any feature that keeps the hub's sums within float64, whose largest number is
+1.8e308 (IEEE 754): the hub squares differences of means."""
 
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Enough = Annotated[int, Field(ge=FLOOR, le=10**9)]

@@ -63,7 +63,7 @@ SPREAD = 1e-9
 """Values whose range is at most this share of their largest magnitude count as equal."""
 
 LARGEST_SCATTER = 1e200
-"""Bound far beyond any feature that keeps the hub's sums within float64."""
+"""Bound of what squared differences of means are added to, likewise; see `LARGEST`."""
 
 NUMBER_RANGE = Rule("number_range", "A number must be finite and within the range of the format.")
 ZERO_VARIANCE = Rule(
