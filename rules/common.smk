@@ -7,7 +7,7 @@ from jipflow.settings.protocol import annotated
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import load_settings, write_settings
 from jipflow.settings.training import DESCRIBING
-from jipflow.release.release import approved_bundle, read_approval
+from jipflow.release.approval import approved_bundle, read_approval
 from jipflow.files import canonical_digest
 from jipflow.annotate.inbox import inbox_files, inbox_state
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 from jipflow import __version__
 from jipflow.settings.resources import ConfigError
-from jipflow.hub.hub import load_hub_settings
+from jipflow.hub.settings import load_hub_settings
 from jipflow.files import canonical_digest, write_json
 
 try:
@@ -10,12 +10,10 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = (
-    f"{HUB_SETTINGS['hub']['results']}/{HUB_SETTINGS['protocol']['protocol']['id']}"
-)
+RESULTS = HUB_SETTINGS.results
 SETTINGS = f"{RESULTS}/settings.json"
-HUB_HASH = canonical_digest(HUB_SETTINGS)
-INBOX = Path(HUB_SETTINGS["hub"]["inbox"])
+HUB_HASH = canonical_digest(HUB_SETTINGS.plain())
+INBOX = Path(HUB_SETTINGS.hub.inbox)
 ROUND = "<results>/r01"
 TARGETS = [f"{ROUND}/report.html"]
 
@@ -27,7 +25,7 @@ pathvars:
 
 
 onstart:
-    write_json(Path(SETTINGS), HUB_SETTINGS)
+    write_json(Path(SETTINGS), HUB_SETTINGS.plain())
 
 
 rule hub:

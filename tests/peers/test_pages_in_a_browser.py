@@ -51,11 +51,11 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     results = fake.build(folder / "results")
     settings = fake.settings()
-    content = fake.add_release(results, settings)
+    release = fake.add_release(results, settings)
     write_report(results=results, settings=settings, path=folder / "site.html")
     write_disclosure_page(
-        aggregates=content["aggregates"],
-        disclosure=content["disclosure"],
+        aggregates=release.aggregates,
+        disclosure=release.disclosure,
         path=folder / "disclosure.html",
     )
     result, accepted, rejected = fake.round_of(folder / "round")

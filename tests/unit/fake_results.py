@@ -13,15 +13,20 @@ import pandas as pd
 
 import typed
 from jipflow.cases import Case, Series
-from jipflow.files import read_json, write_json, write_parquet
-from jipflow.hub import hub
+from jipflow.files import write_json, write_parquet
+from jipflow.hub.accept import Accepted, Rejected
+from jipflow.hub.merge import merge
+from jipflow.hub.refusals import Refusal
+from jipflow.hub.settings import HubSettings
 from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume
 from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.palette import segment_colour
-from jipflow.release import release
+from jipflow.release.candidate import build as build_release
+from jipflow.release.contents import Release, read_release
 from jipflow.report.overlays import render_overlay
 from jipflow.segment.quality import Quality, quality_table
+from jipflow.settings.hub import Hub
 from jipflow.settings.run import Settings
 
 PATIENT_NAME = "Doe^Jane"
@@ -220,10 +225,10 @@ def build(results: Path, cases: int = 14, pictures: bool = True, seed: int = 7) 
     return results
 
 
-def add_release(results: Path, site: Settings) -> dict[str, dict[str, Any]]:
-    """Build the release candidate of a results folder and return its two files' content."""
+def add_release(results: Path, site: Settings) -> Release:
+    """Build the release candidate of a results folder and return it."""
     folder = results / "release" / "r01"
-    release.build(
+    build_release(
         settings=site,
         features=results / "features" / "features.parquet",
         cases=results / "cohort" / "cases.tsv",
@@ -231,43 +236,43 @@ def add_release(results: Path, site: Settings) -> dict[str, dict[str, Any]]:
         verdict=results / "verdict.json",
         out_dir=folder,
     )
-    return {name: read_json(folder / f"{name}.json") for name in ("aggregates", "disclosure")}
+    return read_release(folder)
 
 
 def round_of(
     folder: Path, sites: tuple[str, ...] = ("aachen", "berlin", "heidelberg")
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], list[Accepted], list[Rejected]]:
     """Return a hub's merged result, its accepted messages and its rejected files."""
     accepted = []
     for number, site in enumerate(sites):
         results = build(folder / site / "demo", 12 + 3 * number, pictures=False, seed=number)
+        release = add_release(results, settings(site))
         accepted.append(
-            {
-                "file": f"demo-{site}-r01-a1.zip",
-                "sha256": "ef" * 32,
-                "site": site,
-                "attempt": 1,
-                "approver": "Dr. Ada Example",
-                "issued": "2026-01-05T10:00:00Z",
-                "version": "0.1.0",
-                **add_release(results, settings(site)),
-            }
+            Accepted(
+                file=f"demo-{site}-r01-a1.zip",
+                sha256="ef" * 32,
+                site=site,
+                attempt=1,
+                approver="Dr. Ada Example",
+                issued="2026-01-05T10:00:00Z",
+                version="0.1.0",
+                aggregates=release.aggregates,
+                disclosure=release.disclosure,
+            )
         )
-    here = settings()
-    result = hub.merge(
-        accepted=accepted,
-        settings={"protocol": here.protocol, "protocol_sha256": here.protocol_sha256},
+    here, key = settings(), "ed25519:" + "0" * 64
+    person = {"name": "Dr. Ada Example", "key": key}
+    roster = [{"site": site, "key": key, "approvers": [person]} for site in sites]
+    place = {"id": "hub", "name": "Coordinating centre"}
+    content = {"hub": place, "protocol": "demo", "inbox": str(folder), "roster": roster}
+    hub = HubSettings(
+        hub=Hub.model_validate(content),
+        protocol=here.protocol,
+        protocol_sha256=here.protocol_sha256,
     )
-    rejected = [
-        {
-            "file": "demo-berlin-copy.zip",
-            "sha256": "01" * 32,
-            "reason": "site_signature",
-            "meaning": "The manifest is not signed by the site's machine",
-            "detail": "berlin",
-        }
-    ]
-    return result, accepted, rejected
+    why = Refusal.SITE_SIGNATURE
+    rejected = [Rejected("demo-berlin-copy.zip", "01" * 32, str(why), why.meaning, "berlin")]
+    return merge(accepted=accepted, settings=hub), accepted, rejected
 
 
 def _write_catalog(folder: Path, cases: int) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from jipflow.exchange import keys
-from jipflow.exchange import message as message
+from jipflow.exchange import keys, message
+from jipflow.hub.settings import HubSettings
 from jipflow.outcomes import Outcome, write_outcomes
-from jipflow.release import release
+from jipflow.release.approval import approve, bundle
+from jipflow.release.candidate import build
 from jipflow.settings.hub import Hub
 from jipflow.settings.run import Settings, settings_of
-from jipflow.settings.schema import load
 
 MEAN, ENERGY, VOLUME = "original_firstorder_Mean", "original_firstorder_Energy", "volume_ml"
 HERE = {
@@ -110,7 +110,7 @@ class Site:
         (self.root / "verdict.json").write_text(json.dumps(verdict))
 
     def build(self):
-        release.build(
+        build(
             settings=self.settings,
             features=self.root / "features.parquet",
             cases=self.root / "cases.tsv",
@@ -126,14 +126,14 @@ class Site:
     def send(self, inbox, attempt=1, name="Ada Roe"):
         self.write()
         self.build()
-        release.approve(
+        approve(
             release_dir=self.release,
             name=name,
             key_file=self.approver_key,
             attempt=attempt,
             now=NOW,
         )
-        return release.bundle(settings=self.settings, release_dir=self.release, out_dir=inbox)
+        return bundle(settings=self.settings, release_dir=self.release, out_dir=inbox)
 
 
 def site(root, name, patients=12, seed=0, minimum=5, content=None):
@@ -152,9 +152,8 @@ def site(root, name, patients=12, seed=0, minimum=5, content=None):
     return Site(name, root / name, features(name, patients, seed), settings, approver)
 
 
-def hub_settings(sites, inbox, content=None):
-    """Return the hub's effective settings, its roster filled with the sites' keys."""
-    content = content or protocol()
+def hub_content(sites, inbox):
+    """Return what a hub.yaml says, its roster filled with the sites' keys."""
     roster = [
         {
             "site": s.name,
@@ -163,17 +162,23 @@ def hub_settings(sites, inbox, content=None):
         }
         for s in sites
     ]
-    hub = {
+    return {
         "hub": {"id": "hub", "name": "The hub"},
         "protocol": "demo",
         "inbox": str(inbox),
         "roster": roster,
     }
-    return {
-        "hub": load(Hub, hub, "hub.yaml").plain(),
-        "protocol": content,
-        "protocol_sha256": settings_of(HERE, content).protocol_sha256,
-    }
+
+
+def hub_settings(sites, inbox, content=None, hub=None):
+    """Return the hub's effective settings; `hub` is what its hub.yaml says."""
+    content = content or protocol()
+    here = settings_of(HERE, content)
+    return HubSettings(
+        hub=Hub.model_validate(hub or hub_content(sites, inbox)),
+        protocol=here.protocol,
+        protocol_sha256=here.protocol_sha256,
+    )
 
 
 def public(path):
@@ -188,7 +193,7 @@ def unpack(raw):
 def resign(members, of, approver=None):
     """Sign the manifest of changed members again, with the keys that the site really has."""
     signed = members["manifest.json"]
-    site_key = keys.load_key(Path(of.settings.site["identity"]["signing_key_file"]))
+    site_key = keys.load_key(Path(of.settings.site.identity.signing_key_file))
     person = keys.load_key(approver or of.approver_key)
     signatures = {"site": keys.sign(site_key, signed), "approver": keys.sign(person, signed)}
     return members | {"signatures.json": message.canonical(signatures)}
@@ -198,7 +203,7 @@ def reseal(members, of, **changes):
     """Let a site seal changed files properly: hashes, manifest and signatures all fit."""
     manifest = json.loads(members["manifest.json"]) | changes
     record = json.loads(members["disclosure.json"])
-    record["aggregates_sha256"] = message.describe(members["aggregates.json"])["sha256"]
+    record["aggregates_sha256"] = message.describe(members["aggregates.json"]).sha256
     members = members | {"disclosure.json": json.dumps(record).encode()}
-    manifest["files"] = {name: message.describe(members[name]) for name in message.CONTENT}
+    manifest["files"] = {n: message.describe(members[n]).plain() for n in message.CONTENT}
     return resign(members | {"manifest.json": message.canonical(manifest)}, of)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from federation_world import (
     EDGES,
     ENERGY,
     MEAN,
+    hub_content,
     hub_settings,
     protocol,
     public,
@@ -23,11 +26,16 @@ from federation_world import (
     site,
     unpack,
 )
-from jipflow.exchange import message as message
-from jipflow.hub import hub
-from jipflow.hub.hub import Refusal
-from jipflow.settings.documents import validate
+from jipflow.exchange import message
+from jipflow.files import write_json
+from jipflow.hub.accept import accept, read_accepted, read_rejected, write_accepted, write_rejected
+from jipflow.hub.merge import merge
+from jipflow.hub.refusals import Refusal, Refused
+from jipflow.hub.settings import load_hub_settings, read_hub_settings
+from jipflow.hub.verify import verify
+from jipflow.settings.hub import Hub
 from jipflow.settings.resources import ROOT, ConfigError
+from jipflow.settings.schema import load
 
 
 @pytest.fixture
@@ -65,9 +73,9 @@ def test_merged_equals_pooled(sites, inbox):
     for s in sites:
         s.send(inbox)
     settings = hub_settings(sites, inbox)
-    accepted, rejected = hub.accept(inbox=inbox, settings=settings)
+    accepted, rejected = accept(inbox=inbox, settings=settings)
     assert rejected == []
-    result = hub.merge(accepted=accepted, settings=settings)
+    result = merge(accepted=accepted, settings=settings)
     assert [s["id"] for s in result["sites"]] == ["north", "south", "west"]
     assert [s["patients"] for s in result["sites"]] == [12, 9, 30]
     for segment in ("liver", "spleen"):
@@ -91,16 +99,14 @@ def test_the_result_does_not_depend_on_the_order_of_arrival(sites, inbox):
     for s in sites:
         s.send(inbox)
     settings = hub_settings(sites, inbox)
-    accepted, _ = hub.accept(inbox=inbox, settings=settings)
-    assert hub.merge(accepted=accepted, settings=settings) == hub.merge(
+    accepted, _ = accept(inbox=inbox, settings=settings)
+    assert merge(accepted=accepted, settings=settings) == merge(
         accepted=accepted[::-1], settings=settings
     )
     for i, path in enumerate(sorted(inbox.glob("*.zip"), reverse=True)):
         path.rename(inbox / f"{i}.zip")
-    again, _ = hub.accept(inbox=inbox, settings=settings)
-    assert hub.merge(accepted=accepted, settings=settings) == hub.merge(
-        accepted=again, settings=settings
-    )
+    again, _ = accept(inbox=inbox, settings=settings)
+    assert merge(accepted=accepted, settings=settings) == merge(accepted=again, settings=settings)
 
 
 def test_a_bin_that_a_site_withheld_is_withheld_in_the_sum(tmp_path, inbox):
@@ -110,9 +116,9 @@ def test_a_bin_that_a_site_withheld_is_withheld_in_the_sum(tmp_path, inbox):
     for s in (north, south):
         s.send(inbox)
     settings = hub_settings([north, south], inbox)
-    accepted, rejected = hub.accept(inbox=inbox, settings=settings)
+    accepted, rejected = accept(inbox=inbox, settings=settings)
     assert rejected == []
-    result = hub.merge(accepted=accepted, settings=settings)
+    result = merge(accepted=accepted, settings=settings)
     (cell,) = result["analyses"][1]["cells"]
     assert cell["counts"] == [None, None, 15 + 20, 0]
     assert cell["withheld"] == [{"bin": 0, "sites": ["south"]}, {"bin": 1, "sites": ["south"]}]
@@ -121,8 +127,8 @@ def test_a_bin_that_a_site_withheld_is_withheld_in_the_sum(tmp_path, inbox):
 
 def test_an_empty_inbox_gives_an_empty_result(sites, inbox):
     settings = hub_settings(sites, inbox)
-    assert hub.accept(inbox=inbox, settings=settings) == ([], [])
-    result = hub.merge(accepted=[], settings=settings)
+    assert accept(inbox=inbox, settings=settings) == ([], [])
+    result = merge(accepted=[], settings=settings)
     assert result["sites"] == []
     assert [a["cells"] for a in result["analyses"]] == [[], []]
 
@@ -130,11 +136,11 @@ def test_an_empty_inbox_gives_an_empty_result(sites, inbox):
 def refusal(raw, world, inbox, settings=None):
     """Put bytes into the inbox in place of the site's bundle; return the reason of the refusal."""
     world.path.write_bytes(raw)
-    accepted, rejected = hub.accept(inbox=inbox, settings=settings or hub_settings([world], inbox))
+    accepted, rejected = accept(inbox=inbox, settings=settings or hub_settings([world], inbox))
     assert accepted == []
     (entry,) = rejected
-    assert entry["meaning"] == Refusal(entry["reason"]).meaning
-    return entry["reason"]
+    assert entry.meaning == Refusal(entry.reason).meaning
+    return entry.reason
 
 
 def loose(members, compression=zipfile.ZIP_STORED):
@@ -147,9 +153,9 @@ def loose(members, compression=zipfile.ZIP_STORED):
 
 
 def test_the_untouched_bundle_is_accepted(north, inbox):
-    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
+    accepted, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert rejected == []
-    assert [(a["site"], a["attempt"], a["approver"]) for a in accepted] == [("north", 1, "Ada Roe")]
+    assert [(a.site, a.attempt, a.approver) for a in accepted] == [("north", 1, "Ada Roe")]
 
 
 @pytest.mark.parametrize("name", message.MEMBERS)
@@ -167,8 +173,8 @@ def test_no_flipped_byte_anywhere_is_accepted(north, inbox):
     for position in frame:
         changed = bytearray(raw)
         changed[position] ^= 0x10
-        with pytest.raises(hub.Refused):
-            hub.verify(bytes(changed), settings)
+        with pytest.raises(Refused):
+            verify(bytes(changed), settings)
 
 
 @pytest.mark.parametrize(
@@ -238,8 +244,8 @@ def test_an_oversized_member(north, inbox):
 def test_an_oversized_bundle(north, inbox):
     with north.path.open("r+b") as stream:
         stream.truncate(sum(message.LIMITS.values()) + 1_000_000)
-    accepted, (entry,) = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
-    assert (accepted, entry["reason"]) == ([], "oversized_bundle")
+    accepted, (entry,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
+    assert (accepted, entry.reason) == ([], "oversized_bundle")
 
 
 @pytest.mark.parametrize("change", ["comment", "trailing", "leading", "order"])
@@ -264,8 +270,8 @@ def test_what_is_no_zip(north, inbox, raw):
 def test_a_link_in_the_inbox(north, inbox, tmp_path):
     north.path.rename(tmp_path / "elsewhere.zip")
     north.path.symlink_to(tmp_path / "elsewhere.zip")
-    _, (entry,) = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
-    assert entry["reason"] == "not_a_file"
+    _, (entry,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
+    assert entry.reason == "not_a_file"
 
 
 def manifest_as(north, text):
@@ -312,26 +318,25 @@ def test_a_site_with_another_protocol(tmp_path, north, inbox):
 def test_the_wrong_keys(north, inbox, tmp_path):
     raw = north.path.read_bytes()
     stranger = public(tmp_path / "stranger.key")
-    settings = hub_settings([north], inbox)
-    settings["hub"]["roster"][0]["key"] = stranger
-    assert refusal(raw, north, inbox, settings) == "site_signature"
-    settings = hub_settings([north], inbox)
-    settings["hub"]["roster"][0]["approvers"][0]["key"] = stranger
-    assert refusal(raw, north, inbox, settings) == "unknown_approver"
-    settings = hub_settings([north], inbox)
-    settings["hub"]["roster"][0]["approvers"][0]["name"] = "Someone Else"
-    assert refusal(raw, north, inbox, settings) == "unknown_approver"
+
+    def refused(edit):
+        content = hub_content([north], inbox)
+        edit(content["roster"][0])
+        return refusal(raw, north, inbox, hub_settings([north], inbox, hub=content))
+
+    assert refused(lambda member: member.update(key=stranger)) == "site_signature"
+    approver = lambda **changes: lambda member: member["approvers"][0].update(changes)  # noqa: E731
+    assert refused(approver(key=stranger)) == "unknown_approver"
+    assert refused(approver(name="Someone Else")) == "unknown_approver"
 
 
 def test_an_approver_of_another_site(tmp_path, north, inbox):
     south = site(tmp_path, "south")
     north.approver_key = south.approver_key
     north.send(inbox)
-    settings = hub_settings([south], inbox)
-    settings["hub"]["roster"] += hub_settings([site(tmp_path / "x", "north")], inbox)["hub"][
-        "roster"
-    ]
-    settings["hub"]["roster"][1]["key"] = public(tmp_path / "north" / "keys" / "site.key")
+    content = hub_content([south, site(tmp_path / "x", "north")], inbox)
+    content["roster"][1]["key"] = public(tmp_path / "north" / "keys" / "site.key")
+    settings = hub_settings([south], inbox, hub=content)
     assert refusal(north.path.read_bytes(), north, inbox, settings) == "unknown_approver"
 
 
@@ -413,43 +418,148 @@ def test_a_record_of_other_aggregates(north, inbox):
     record = json.loads(north.members["disclosure.json"]) | {"aggregates_sha256": "0" * 64}
     members = north.members | {"disclosure.json": json.dumps(record).encode()}
     manifest = json.loads(members["manifest.json"])
-    manifest["files"]["disclosure.json"] = message.describe(members["disclosure.json"])
+    manifest["files"]["disclosure.json"] = message.describe(members["disclosure.json"]).plain()
     members["manifest.json"] = message.canonical(manifest)
     assert refusal(message.pack(resign(members, north)), north, inbox) == "header_mismatch"
 
 
-def test_a_cell_below_the_protocols_minimum(tmp_path, inbox):
-    strict = protocol(minimum=10)
-    north = site(tmp_path, "north", 12, content=strict)
+def with_minimum(world, inbox, minimum, stated, n):
+    """Let a site state a minimum and send a cell of n patients; return the reason of the refusal.
+
+    Args:
+        minimum: of the protocol.
+        stated: what the site says that it applied.
+    """
+    strict = protocol(minimum, analyses=protocol()["analyses"][:1])
+    north = site(world, "north", 15, content=strict)
     north.path = north.send(inbox)
-    north.members = unpack(north.path.read_bytes())
-    settings = hub_settings([north], inbox, strict)
-    raw = edited(north, lambda c: first_cell(c).update(n=9))
-    assert refusal(raw, north, inbox, settings) == "cell_below_minimum"
+    members = unpack(north.path.read_bytes())
+    changed = {}
+    for name in message.CONTENT:
+        content = json.loads(members[name]) | {"min_patients": stated}
+        if name == "aggregates.json":
+            first_cell(content).update(n=n)
+        changed[name] = json.dumps(content).encode()
+    raw = message.pack(reseal(members | changed, north))
+    north.path.write_bytes(raw)
+    _, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox, strict))
+    return [entry.reason for entry in rejected]
+
+
+@pytest.mark.parametrize(
+    ("minimum", "stated", "n", "reasons"),
+    [
+        (10, 5, 9, ["cell_below_minimum"]),
+        (10, 5, 10, []),
+        (5, 12, 11, ["cell_below_minimum"]),
+        (5, 12, 12, []),
+    ],
+)
+def test_the_stricter_minimum_of_protocol_and_site_counts(
+    tmp_path, inbox, minimum, stated, n, reasons
+):
+    assert with_minimum(tmp_path, inbox, minimum, stated, n) == reasons
+
+
+def test_what_the_mean_lost_in_rounding_is_merged(tmp_path, inbox):
+    """At a mean of 10^8 standard deviations the merged variance is the pooled one to 1e-10."""
+    rng = np.random.default_rng(1)
+    sites = [site(tmp_path, f"s{i:02}", 7, i) for i in range(12)]
+    for i, s in enumerate(sites):
+        s.table[MEAN] = 1e8 + i % 3 + rng.normal(0, 1, len(s.table))
+        s.send(inbox)
+    settings = hub_settings(sites, inbox)
+    accepted, rejected = accept(inbox=inbox, settings=settings)
+    assert rejected == []
+    values = pooled(sites, "liver", MEAN)
+    cell = summary(merge(accepted=accepted, settings=settings), "liver", MEAN)
+    assert cell["variance"] == pytest.approx(values.var(ddof=1), rel=1e-10)
+    forgotten = [replace(entry, aggregates=_without_rest(entry.aggregates)) for entry in accepted]
+    cell = summary(merge(accepted=forgotten, settings=settings), "liver", MEAN)
+    assert cell["variance"] != pytest.approx(values.var(ddof=1), rel=1e-10)
+
+
+def _without_rest(aggregates):
+    content = aggregates.plain()
+    for analysis in content["analyses"]:
+        for cell in analysis["cells"]:
+            if "mean_rest" in cell:
+                cell["mean_rest"] = 0.0
+    return type(aggregates).model_validate(content)
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), MemoryError()])
+def test_an_error_of_the_hubs_own_machine_rejects_no_site(sites, inbox, monkeypatch, error):
+    for s in sites:
+        s.send(inbox)
+    settings = hub_settings(sites, inbox)
+    broken, reads = sorted(inbox.glob("*.zip"))[0], Path.open
+
+    def read(path, *arguments, **options):
+        if path == broken:
+            raise error
+        return reads(path, *arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", read)
+        with pytest.raises(type(error)):
+            accept(inbox=inbox, settings=settings)
+    accepted, rejected = accept(inbox=inbox, settings=settings)
+    assert (len(accepted), rejected) == (3, [])
+
+
+def test_a_parser_that_fails_on_a_file_rejects_that_file(sites, inbox, monkeypatch):
+    for s in sites:
+        s.send(inbox)
+
+    def fails(raw, settings):
+        if b'"sender":"south"' in raw:
+            raise IndexError("a hostile file")
+        return verify(raw, settings)
+
+    monkeypatch.setattr("jipflow.hub.accept.verify", fails)
+    accepted, rejected = accept(inbox=inbox, settings=hub_settings(sites, inbox))
+    assert [a.site for a in accepted] == ["north", "west"]
+    assert [(r.reason, r.detail) for r in rejected] == [("unreadable", "IndexError")]
+
+
+def test_what_was_accepted_and_rejected_is_read_as_it_was_written(sites, inbox, tmp_path):
+    for s in sites:
+        s.send(inbox)
+    (inbox / "bad.zip").write_bytes(b"no zip")
+    accepted, rejected = accept(inbox=inbox, settings=hub_settings(sites, inbox))
+    write_accepted(tmp_path / "accepted.json", accepted)
+    write_rejected(tmp_path / "rejected.json", rejected)
+    assert read_accepted(tmp_path / "accepted.json") == accepted
+    assert read_rejected(tmp_path / "rejected.json") == rejected
+    sent = json.loads((tmp_path / "accepted.json").read_text())[0]
+    members = unpack((inbox / sent["file"]).read_bytes())
+    for name in ("aggregates", "disclosure"):
+        assert sent[name] == json.loads(members[f"{name}.json"])
 
 
 def test_the_latest_attempt_counts(north, inbox):
     north.table = north.table[north.table["case_id"] != "casenorth0000"]
     north.send(inbox, attempt=2)
-    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
-    assert [(a["file"], a["attempt"]) for a in accepted] == [("demo-north-r01-a2.zip", 2)]
-    assert [(r["file"], r["reason"]) for r in rejected] == [("demo-north-r01-a1.zip", "superseded")]
+    accepted, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox))
+    assert [(a.file, a.attempt) for a in accepted] == [("demo-north-r01-a2.zip", 2)]
+    assert [(r.file, r.reason) for r in rejected] == [("demo-north-r01-a1.zip", "superseded")]
 
 
 def test_a_replay_does_not_count_twice(north, inbox):
     (inbox / "again.zip").write_bytes(north.path.read_bytes())
-    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
-    assert [a["site"] for a in accepted] == ["north"]
-    assert [r["reason"] for r in rejected] == ["replay"]
+    accepted, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox))
+    assert [a.site for a in accepted] == ["north"]
+    assert [r.reason for r in rejected] == ["replay"]
 
 
 def test_two_messages_of_one_attempt_are_both_refused(north, inbox):
     north.path.rename(inbox / "first.zip")
     north.table = north.table[north.table["case_id"] != "casenorth0000"]
     north.send(inbox)
-    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings([north], inbox))
+    accepted, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert accepted == []
-    assert [r["reason"] for r in rejected] == ["attempt_conflict"] * 2
+    assert [r.reason for r in rejected] == ["attempt_conflict"] * 2
 
 
 def test_one_bad_bundle_does_not_stop_the_others(sites, inbox):
@@ -457,9 +567,9 @@ def test_one_bad_bundle_does_not_stop_the_others(sites, inbox):
         s.send(inbox)
     (inbox / "bad.zip").write_bytes(b"PK\x03\x04 nonsense")
     (inbox / "notes.txt").write_text("not a bundle")
-    accepted, rejected = hub.accept(inbox=inbox, settings=hub_settings(sites, inbox))
-    assert [a["site"] for a in accepted] == ["north", "south", "west"]
-    assert [r["file"] for r in rejected] == ["bad.zip"]
+    accepted, rejected = accept(inbox=inbox, settings=hub_settings(sites, inbox))
+    assert [a.site for a in accepted] == ["north", "south", "west"]
+    assert [r.file for r in rejected] == ["bad.zip"]
 
 
 def test_every_refusal_has_its_own_words():
@@ -476,32 +586,35 @@ def test_every_refusal_has_its_own_words():
     ],
 )
 def test_wrong_hub_settings_are_named(sites, inbox, change, words):
-    content = hub_settings(sites, inbox)["hub"] | change
+    content = hub_content(sites, inbox) | change
     with pytest.raises(ConfigError, match=words):
-        validate(content, "hub", "hub.yaml")
+        load(Hub, content, "hub.yaml")
 
 
 def test_hub_settings_hold_the_protocol_as_the_sites_hash_it(sites, inbox, tmp_path):
     path = tmp_path / "demo.yaml"
     path.write_text(yaml.safe_dump(protocol()))
-    content = hub_settings(sites, inbox)["hub"] | {"protocol": str(path)}
-    settings = hub.load_hub_settings(content)
-    assert settings["protocol_sha256"] == sites[0].settings.protocol_sha256
-    assert settings["hub"]["results"] == "results/hub"
+    content = hub_content(sites, inbox) | {"protocol": str(path)}
+    settings = load_hub_settings(content)
+    assert settings.protocol_sha256 == sites[0].settings.protocol_sha256
+    assert settings.hub.results == "results/hub"
+    assert settings.results == "results/hub/demo"
+    write_json(tmp_path / "settings.json", settings.plain())
+    assert read_hub_settings(tmp_path / "settings.json") == settings
     with pytest.raises(ConfigError, match="no protocol 'nowhere'"):
-        hub.load_hub_settings(content | {"protocol": "nowhere"})
+        load_hub_settings(content | {"protocol": "nowhere"})
 
 
 def test_the_roster_keeps_people_and_machines_apart(sites, inbox, tmp_path):
-    content = hub_settings(sites, inbox)["hub"]
-    hub.check_hub(content)
+    content = hub_content(sites, inbox)
+    load_hub_settings(content)
     with pytest.raises(ConfigError, match="inbox"):
-        hub.check_hub(content | {"inbox": str(tmp_path / "none")})
+        load_hub_settings(content | {"inbox": str(tmp_path / "none")})
     with pytest.raises(ConfigError, match="listed twice"):
-        hub.check_hub(content | {"roster": [*content["roster"], content["roster"][0]]})
+        load_hub_settings(content | {"roster": [*content["roster"], content["roster"][0]]})
     content["roster"][0]["approvers"][0]["key"] = content["roster"][0]["key"]
     with pytest.raises(ConfigError, match="same key"):
-        hub.check_hub(content)
+        load_hub_settings(content)
 
 
 def test_the_guide_explains_every_refusal():

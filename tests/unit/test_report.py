@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from PIL import Image
 import fake_results as fake
 from jipflow import plots
 from jipflow.files import read_json, write_json, write_parquet
+from jipflow.hub.accept import Accepted, Rejected
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.reasons import StageError
+from jipflow.release.contents import Release, formats, read_release
 from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
@@ -97,7 +100,7 @@ def report(results: Path) -> str:
 @pytest.fixture(scope="module")
 def a_round(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[dict[str, Any], list[Accepted], list[Rejected]]:
     return fake.round_of(tmp_path_factory.mktemp("hub"))
 
 
@@ -457,12 +460,16 @@ def test_a_strip_of_many_cases_stays_light() -> None:
     assert "n = 5000" in drawn
 
 
+def _disclosure_page(release: Release, folder: Path) -> str:
+    path = folder / "d.html"
+    write_disclosure_page(aggregates=release.aggregates, disclosure=release.disclosure, path=path)
+    return path.read_text(encoding="utf-8")
+
+
 def test_disclosure_page_shows_every_value(results: Path, tmp_path: Path) -> None:
     folder = results / "release" / "r01"
     aggregates, disclosure = (read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure"))
-    path = tmp_path / "disclosure.html"
-    write_disclosure_page(aggregates=aggregates, disclosure=disclosure, path=path)
-    text = path.read_text(encoding="utf-8")
+    text = _disclosure_page(read_release(folder), tmp_path)
     assert_self_contained(text)
     shown = Page(text).text
     cells = 0
@@ -482,10 +489,7 @@ def test_disclosure_page_shows_every_value(results: Path, tmp_path: Path) -> Non
 
 
 def test_disclosure_page_holds_nothing_else(results: Path, tmp_path: Path) -> None:
-    folder = results / "release" / "r01"
-    contents = {n: read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure")}
-    write_disclosure_page(**contents, path=tmp_path / "d.html")
-    text = (tmp_path / "d.html").read_text(encoding="utf-8")
+    text = _disclosure_page(read_release(results / "release" / "r01"), tmp_path)
     cases = (results / "cohort" / "cases.tsv").read_text().splitlines()[1:]
     for line in cases:
         case, patient = line.split("\t")[:2]
@@ -495,15 +499,16 @@ def test_disclosure_page_holds_nothing_else(results: Path, tmp_path: Path) -> No
 
 
 def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path) -> None:
-    folder = results / "release" / "r01"
-    aggregates, disclosure = (read_json(folder / f"{n}.json") for n in ("aggregates", "disclosure"))
-    fewer = copy.deepcopy(aggregates)
+    release = read_release(results / "release" / "r01")
+    fewer, more = release.aggregates.plain(), release.disclosure.plain()
     fewer["analyses"][0]["cells"].pop()
-    more = copy.deepcopy(disclosure)
     next(c for c in more["cells"] if c["released"])["released"] = False
-    for one, other in ((fewer, disclosure), (aggregates, more)):
+    for changed in (
+        {"aggregates": formats().aggregates.model_validate(fewer)},
+        {"disclosure": formats().disclosure.model_validate(more)},
+    ):
         with pytest.raises(StageError, match="build the release again"):
-            write_disclosure_page(aggregates=one, disclosure=other, path=tmp_path / "d.html")
+            _disclosure_page(replace(release, **changed), tmp_path)
     assert not (tmp_path / "d.html").exists()
 
 
@@ -516,12 +521,15 @@ def test_disclosure_summary(results: Path) -> None:
     }
 
 
+def _hub_report(result: Any, accepted: Any, rejected: Any, folder: Path) -> str:
+    path = folder / "hub.html"
+    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=path)
+    return path.read_text(encoding="utf-8")
+
+
 def test_hub_report(a_round: Any, tmp_path: Path) -> None:
     result, accepted, rejected = a_round
-    write_hub_report(
-        result=result, accepted=accepted, rejected=rejected, path=tmp_path / "hub.html"
-    )
-    text = (tmp_path / "hub.html").read_text(encoding="utf-8")
+    text = _hub_report(result, accepted, rejected, tmp_path)
     assert_self_contained(text)
     shown = Page(text).text
     for words in ("aachen", "berlin", "heidelberg", "demo-berlin-copy.zip", "site_signature"):
@@ -532,10 +540,7 @@ def test_hub_report(a_round: Any, tmp_path: Path) -> None:
     histogram = next(a for a in result["analyses"] if a["kind"] == "histogram")
     assert any(None in cell["counts"] for cell in histogram["cells"])
     assert "withheld" in shown
-    write_hub_report(
-        result=result, accepted=accepted, rejected=rejected, path=tmp_path / "again.html"
-    )
-    assert (tmp_path / "again.html").read_bytes() == (tmp_path / "hub.html").read_bytes()
+    assert _hub_report(result, accepted, rejected, tmp_path) == text
 
 
 def test_hub_report_of_a_cell_that_one_site_withheld(a_round: Any, tmp_path: Path) -> None:
@@ -548,8 +553,7 @@ def test_hub_report_of_a_cell_that_one_site_withheld(a_round: Any, tmp_path: Pat
 
 
 def _withheld(result: Any, accepted: Any, rejected: Any, folder: Path) -> int:
-    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=folder / "h.html")
-    return (folder / "h.html").read_text(encoding="utf-8").count(">withheld<")
+    return _hub_report(result, accepted, rejected, folder).count(">withheld<")
 
 
 def test_hub_report_without_any_site(a_round: Any, tmp_path: Path) -> None:
@@ -557,8 +561,7 @@ def test_hub_report_without_any_site(a_round: Any, tmp_path: Path) -> None:
     result["sites"] = []
     for analysis in result["analyses"]:
         analysis["cells"] = []
-    write_hub_report(result=result, accepted=[], rejected=a_round[2], path=tmp_path / "none.html")
-    shown = Page((tmp_path / "none.html").read_text(encoding="utf-8")).text
+    shown = Page(_hub_report(result, [], a_round[2], tmp_path)).text
     assert "No release was accepted" in shown
     assert "No cell of this analysis was released" in shown
 

@@ -30,6 +30,11 @@ def number(value: float | int | None, digits: int = 4) -> str:
     return f"{value:,.{decimals}f}".replace(",", THIN_SPACE).replace("-", "−")
 
 
+def count(value: int | None) -> str:
+    """Format a whole number with thin spaces between thousands."""
+    return MISSING if value is None else f"{value:,}".replace(",", THIN_SPACE)
+
+
 @dataclass(frozen=True)
 class Strip:
     """The values of one row of a strip plot.

@@ -1,15 +1,58 @@
-"""Analysis `histogram`: counts between fixed edges."""
+"""Patients between fixed edges.
+
+Bins hold their lower edge and not their upper one, except that the last bin holds both. Patients
+outside the edges are counted as well. A patient with several cases may be in several bins.
+
+A cell of the result has ``n``, ``under``, ``counts`` and ``over``, the sums over its sites, and in
+``by_site`` the same of each ``site``. A bin that one of them withheld is null in the sum, and
+``withheld`` lists it: ``bin`` and ``sites``.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from jipflow.settings.part import Number
+from jipflow.analyses.cells import (
+    CellKey,
+    Values,
+)
+from jipflow.analyses.contract import (
+    Analysis,
+    CellBelowMinimum,
+    Count,
+    ImpossibleCell,
+    Passed,
+    RecordedCell,
+    ReleasedAnalysis,
+    ReleasedCell,
+    Rule,
+    Value,
+    Withheld,
+)
+from jipflow.blocks import Drawing, Group, Panel, Table, TableCell, bold, code, head, numeral, span
+from jipflow.plots import count, histogram_plot
+from jipflow.settings.part import Maybe, Number
 from jipflow.settings.protocol import AnalysisSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from markupsafe import Markup
+
+Bin = Annotated[int, Field(ge=0)] | Literal["under", "over"]
+"""Number of a bin between the edges, from 0, or one of the two outside of them."""
+
+SMALL_BINS = Rule(
+    "small_bins",
+    "A bin with fewer patients than the minimum is withheld, with enough other bins that it cannot "
+    "be calculated from the rest.",
+    parts="bins",
+    of="histograms",
+)
 
 
 class Settings(AnalysisSettings):
@@ -20,6 +63,252 @@ class Settings(AnalysisSettings):
     """Bin edges of a histogram, rising, fixed by the protocol so that sites can be added."""
 
     def problems(self) -> Iterator[str]:
-        """Yield where edges do not rise."""
+        """Yield what is wrong with the edges."""
+        yield from super().problems()
         if any(low >= high for low, high in itertools.pairwise(self.edges)):
             yield "edges must rise strictly."
+
+
+class Cell(ReleasedCell):
+    """How many patients are in each bin; null is withheld."""
+
+    under: Count | None
+    """Patients below the first edge."""
+    counts: list[Count | None]
+    """Patients by bin."""
+    over: Count | None
+    """Patients above the last edge."""
+
+    @property
+    def bins(self) -> list[int | None]:
+        """Patients below the edges, in the bins, above the edges."""
+        return [self.under, *self.counts, self.over]
+
+
+class Released(ReleasedAnalysis):
+    """The histograms of each feature and segment."""
+
+    kind: Literal["histogram"]
+    edges: Annotated[list[Value], Field(min_length=2)]
+    cells: list[Cell]
+
+
+class Recorded(RecordedCell):
+    """What the gate did with a histogram."""
+
+    withheld_bins: Maybe[list[Bin]] = None
+    """Bins of a released histogram that were withheld, small ones and those that hide them alike.
+    """
+
+
+class Histogram(Analysis[Settings, Cell, Released]):
+    """Patients in each bin of each feature in each segment."""
+
+    cell = Cell
+    released = Released
+    recorded = Recorded
+    rules = (SMALL_BINS,)
+
+    def compute(self, values: Values) -> tuple[frozenset[str], ...]:
+        """Return the patients below the edges, in each bin, above the edges."""
+        bins = bin_index(values.numbers, self.settings.edges)
+        return tuple(
+            frozenset(values.patients[bins == i]) for i in range(len(self.settings.edges) + 1)
+        )
+
+    def check(
+        self, content: Sequence[frozenset[str]], patients: int, minimum: int
+    ) -> Passed | Withheld:
+        """Withhold small bins and those that hide them, or the whole histogram."""
+        counts = [len(bin_) for bin_ in content]
+        hidden = bins_to_hide(counts, patients, minimum)
+        if hidden is None:
+            return Withheld(SMALL_BINS)
+        shown = [None if i in hidden else number for i, number in enumerate(counts)]
+        names = _names(len(counts))
+        return Passed(
+            {"under": shown[0], "counts": shown[1:-1], "over": shown[-1]},
+            {SMALL_BINS: [names[i] for i in sorted(hidden)]},
+        )
+
+    def verify(self, cell: Cell, minimum: int) -> None:
+        """Refuse counts that contradict each other, and bins that say too much."""
+        shown = [number for number in cell.bins if number is not None]
+        if len(cell.counts) != len(self.settings.edges) - 1 or any(n > cell.n for n in shown):
+            raise ImpossibleCell
+        if len(shown) == len(cell.bins) and sum(shown) < cell.n:
+            raise ImpossibleCell
+        small = any(0 < number < minimum for number in shown)
+        if small or not hides(cell.bins, cell.n, minimum):
+            raise CellBelowMinimum
+
+    def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
+        """Add the bins that every contributing site shows.
+
+        A bin that a contributing site withheld is null and listed in ``withheld`` with those sites.
+        """
+        sites = sorted(by_site)
+        totals: list[int | None] = []
+        withheld = []
+        for i, name in enumerate(_names(len(by_site[sites[0]].bins))):
+            of_site = {site: by_site[site].bins[i] for site in sites}
+            silent = [site for site, number in of_site.items() if number is None]
+            totals.append(None if silent else sum(n for n in of_site.values() if n is not None))
+            if silent:
+                withheld.append({"bin": name, "sites": silent})
+        return {
+            "n": sum(by_site[site].n for site in sites),
+            "under": totals[0],
+            "counts": totals[1:-1],
+            "over": totals[-1],
+            "withheld": withheld,
+            "by_site": [
+                {
+                    "site": site,
+                    "n": by_site[site].n,
+                    "under": by_site[site].under,
+                    "counts": by_site[site].counts,
+                    "over": by_site[site].over,
+                }
+                for site in sites
+            ],
+        }
+
+    @staticmethod
+    def draw_release(analysis: Released) -> Drawing:
+        """Show every histogram with its counts."""
+        names = _ranges(analysis.edges)
+        panels = []
+        for cell in analysis.cells:
+            plot = histogram_plot(
+                f"{cell.feature} of {cell.segment}",
+                analysis.edges,
+                cell.counts,
+                cell.under,
+                cell.over,
+            )
+            shown = (
+                f"{name}: {'withheld' if number is None else number}"
+                for name, number in zip(names, cell.bins, strict=True)
+            )
+            note = f"{cell.n} patients; {'; '.join(shown)}."
+            panels.append(Panel(_heading(cell.key), plot, note))
+        return Drawing("", [Group(panels=panels)])
+
+    @staticmethod
+    def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
+        """Show every merged histogram, and below it the counts of each site."""
+        panels = []
+        for cell in analysis["cells"]:
+            key = CellKey(*(cell[name] for name in CellKey._fields))
+            title = f"{key.feature} of {key.title}, all sites"
+            plot = histogram_plot(
+                title, analysis["edges"], cell["counts"], cell["under"], cell["over"]
+            )
+            table = _table(key, analysis["edges"], cell)
+            panels.append(Panel(_heading(key), plot, table=table))
+        return Drawing(
+            "Patients between the edges that the protocol fixes, over all sites. A bin that one of "
+            "the sites withheld has no total.",
+            [Group(panels=panels)],
+        )
+
+
+def bin_index(values: npt.NDArray[np.float64], edges: Sequence[float]) -> npt.NDArray[np.intp]:
+    """Return the bin of each value.
+
+    Bins hold their lower edge and not their upper one, except that the last bin holds both, as in
+    `numpy.histogram`. Values outside the edges have bins of their own, so that none vanishes.
+
+    Args:
+        values: finite values, shape (rows,).
+        edges: k + 1 rising bin edges.
+
+    Returns:
+        Shape (rows,): 0 below the first edge, 1 to k in the bins, k + 1 above the last edge.
+    """
+    import numpy as np
+
+    bins = np.searchsorted(edges, values, side="right")
+    bins[np.asarray(values) == edges[-1]] = len(edges) - 1
+    return bins
+
+
+def bins_to_hide(counts: Sequence[int], patients: int, minimum: int) -> frozenset[int] | None:
+    """Choose which bins of a histogram to withhold.
+
+    Small bins go first. While the rest would still tell about them (see `hides`), the bin with the
+    fewest patients, of equals the first, goes as well. Empty bins are shown: nobody is in them.
+
+    Args:
+        counts: patients by bin; a patient with several cases may be in several bins.
+        patients: distinct patients in the histogram, which is released beside the bins.
+        minimum: fewest patients.
+
+    Returns:
+        Positions of the bins to withhold, or None where no choice leaves a bin with anyone in it.
+    """
+    hidden = {i for i, count in enumerate(counts) if 0 < count < minimum}
+    others = sorted((count, i) for i, count in enumerate(counts) if count >= minimum)
+    while not hides(
+        [None if i in hidden else count for i, count in enumerate(counts)], patients, minimum
+    ):
+        if not others:
+            return None
+        hidden.add(others.pop(0)[1])
+    return frozenset(hidden) if others else None
+
+
+def hides(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
+    """Tell whether the withheld bins of a histogram stay unknown to whoever knows the others.
+
+    With k bins withheld, subtraction leaves `rest` patients who are in them together, at least one
+    in each. At least two bins must be withheld, and it must be possible for each of them to hold
+    the minimum or more while the others hold one each: rest - (k - 1) >= minimum. So neither a
+    bin nor a group of fewer than `minimum` patients follows from the numbers shown. With nothing
+    withheld the bins must account for everyone.
+
+    Args:
+        counts: patients by bin, None where withheld.
+        patients: distinct patients in the histogram.
+        minimum: fewest patients.
+    """
+    hidden = sum(count is None for count in counts)
+    rest = patients - sum(count for count in counts if count is not None)
+    if hidden == 0:
+        return rest <= 0
+    return hidden >= 2 and rest >= minimum + hidden - 1
+
+
+def _names(bins: int) -> list[str | int]:
+    """Return what the record and the result call the bins, those outside the edges included."""
+    return ["under", *range(bins - 2), "over"]
+
+
+def _ranges(edges: Sequence[float]) -> list[str]:
+    """Return what pages call the bins."""
+    return ["below", *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)), "above"]
+
+
+def _heading(key: CellKey) -> tuple[Markup, Markup]:
+    return span(key.title), code(key.feature)
+
+
+def _table(key: CellKey, edges: Sequence[float], cell: Mapping[str, Any]) -> Table:
+    """Return the counts of each site and of all of them, a bin a row."""
+    columns = [*((part["site"], part) for part in cell["by_site"]), ("all sites", cell)]
+    bins = [[part["under"], *part["counts"], part["over"]] for _, part in columns]
+    rows = [
+        [
+            TableCell(name, "nowrap", "row"),
+            *(numeral(span("withheld", "muted") if n is None else count(n)) for n in numbers),
+        ]
+        for name, *numbers in zip(_ranges(edges), *bins, strict=True)
+    ]
+    patients = (numeral(bold(count(part["n"]))) for _, part in columns)
+    return Table(
+        f"Counts by site of {key.title}",
+        [head("Bin"), *(head(name, "num") for name, _ in columns)],
+        [*rows, [TableCell("patients", scope="row"), *patients]],
+        summary="By site",
+    )

@@ -1,13 +1,368 @@
-"""Analysis `summary`: mean and variance."""
+"""Mean and variance of a feature, merged over sites as if all values lay in one place.
+
+A site sends count, mean and centred scatter, which merge by the formula of Chan, Golub and LeVeque
+(1983). ``mean_rest`` is what the mean lost when it was rounded to 64 bits: where the mean is 10⁸
+times the standard deviation, a rounded mean is wrong by 10⁻⁸ standard deviations, which the merged
+variance would inherit; with the rest it equals the pooled one to 1e-9. Values are all equal where
+they differ by no more than 10⁻⁹ of their size.
+
+A cell of the result has ``n``, ``rows``, ``mean``, ``variance`` and ``sd``, and in ``by_site`` the
+same of each ``site``.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from markupsafe import Markup
+from pydantic import Field
+
+from jipflow.analyses.cells import (
+    CellKey,
+    Values,
+)
+from jipflow.analyses.contract import (
+    LARGEST,
+    Analysis,
+    Enough,
+    ImpossibleCell,
+    Passed,
+    ReleasedAnalysis,
+    ReleasedCell,
+    Rule,
+    Value,
+    Withheld,
+)
+from jipflow.blocks import (
+    Drawing,
+    Group,
+    Panel,
+    Row,
+    Table,
+    TableCell,
+    bold,
+    code,
+    head,
+    numeral,
+    span,
+)
+from jipflow.plots import Interval, count, dot_plot, number
+from jipflow.settings.part import AsGiven
 from jipflow.settings.protocol import AnalysisSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+SPREAD = 1e-9
+"""Values whose range is at most this share of their largest magnitude count as equal."""
+
+LARGEST_SCATTER = 1e200
+"""Bound of what squared differences of means are added to, likewise; see `LARGEST`."""
+
+NUMBER_RANGE = Rule("number_range", "A number must be finite and within the range of the format.")
+ZERO_VARIANCE = Rule(
+    "zero_variance",
+    "Where all values are equal, the mean would be the value of every patient.",
+)
+
+FIRST_FEATURES = (
+    "volume_ml",
+    "original_shape_MeshVolume",
+    "original_firstorder_Mean",
+    "original_firstorder_Entropy",
+    "original_shape_Sphericity",
+    "original_glcm_Contrast",
+    "original_firstorder_90Percentile",
+)
+"""Features that a reader looks for first; a segment's plots are filled up with the next by name."""
+
+MAX_PLOTS = 6
+"""Most plots of one segment."""
 
 
 class Settings(AnalysisSettings):
     """Mean and variance."""
 
     kind: Literal["summary"]
+
+
+class Cell(ReleasedCell):
+    """The moments of one feature of one segment."""
+
+    rows: Enough
+    """Values; more than patients where some have several cases."""
+    mean: Value
+    """Their mean."""
+    mean_rest: Value
+    """What the mean lost in rounding to float64."""
+    m2: Annotated[float, Field(ge=0, le=LARGEST_SCATTER), AsGiven]
+    """Sum of squared deviations from the mean; the variance is m2 / (rows - 1)."""
+
+
+class Released(ReleasedAnalysis):
+    """The moments of each feature and segment."""
+
+    kind: Literal["summary"]
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean and centred scatter of one variable.
+
+    Attributes:
+        rows: values; more than patients where some have several cases.
+        mean: mean of the values.
+        mean_rest: what `mean` lost when it was rounded to float64.
+        m2: sum of the squared deviations from the mean.
+    """
+
+    rows: int
+    mean: float
+    mean_rest: float
+    m2: float
+
+    @property
+    def variance(self) -> float:
+        """Sample variance, m2 / (rows - 1); NaN for a single row, which has none."""
+        return self.m2 / (self.rows - 1) if self.rows > 1 else math.nan
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a site computes of one cell.
+
+    Attributes:
+        moments: of its values; None where it has none.
+        constant: whether all values are equal (see `all_equal`).
+    """
+
+    moments: Moments | None
+    constant: bool = False
+
+
+class Summary(Analysis[Settings, Cell, Released]):
+    """Mean and variance of each feature in each segment."""
+
+    cell = Cell
+    released = Released
+    rules = (NUMBER_RANGE, ZERO_VARIANCE)
+
+    def compute(self, values: Values) -> Computed:
+        """Compute the moments of a cell's values."""
+        if values.numbers.size == 0:
+            return Computed(None)
+        lowest, highest = float(values.numbers.min()), float(values.numbers.max())
+        return Computed(moments(values.numbers), all_equal(lowest, highest))
+
+    def check(self, content: Computed, patients: int, minimum: int) -> Passed | Withheld:
+        """Withhold numbers out of the format's range, and means of values that are all equal."""
+        found = content.moments
+        if found is None or not _in_range(found):
+            return Withheld(NUMBER_RANGE)
+        return Withheld(ZERO_VARIANCE) if content.constant else Passed(asdict(found))
+
+    def verify(self, cell: Cell, minimum: int) -> None:
+        """Refuse fewer values than patients."""
+        if cell.rows < cell.n:
+            raise ImpossibleCell
+
+    def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
+        """Merge the moments; the sites' patients are distinct, so their numbers add."""
+        of_site = {
+            site: Moments(cell.rows, cell.mean, cell.mean_rest, cell.m2)
+            for site, cell in sorted(by_site.items())
+        }
+        patients = sum(cell.n for cell in by_site.values())
+        return {
+            **_describe(patients, merge_moments(of_site)),
+            "by_site": [
+                {"site": site, **_describe(by_site[site].n, moment)}
+                for site, moment in of_site.items()
+            ],
+        }
+
+    @staticmethod
+    def draw_release(analysis: Released) -> Drawing:
+        """Show the numbers of every cell and the standard deviation that they imply."""
+        groups: dict[str, list[Cell]] = defaultdict(list)
+        for cell in analysis.cells:
+            groups[cell.key.title].append(cell)
+        lead = (
+            "For each cell: patients (n) and rows behind it, the mean, what its rounding lost "
+            "(rest), and the sum of squared deviations (M2). The standard deviation (SD) is not "
+            "sent; it follows from them."
+        )
+        columns = ("n", "Rows", "Mean", "Rest", "M2", "SD")
+        titles = [head("Feature"), *(head(column, "num") for column in columns)]
+        return Drawing(
+            lead,
+            [
+                Group(title, table=Table(f"Cells of {title}", titles, [_sent(c) for c in cells]))
+                for title, cells in sorted(groups.items())
+            ],
+        )
+
+    @staticmethod
+    def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
+        """Show each segment's first features as plots, and all of them in a table."""
+        groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for cell in analysis["cells"]:
+            groups[_key(cell).title].append(cell)
+        return Drawing(
+            "Mean ± standard deviation of each site, and of all sites together (the diamond).",
+            [_merged(title, cells, sites) for title, cells in groups.items()],
+        )
+
+
+def _in_range(found: Moments) -> bool:
+    finite = math.isfinite(found.mean) and math.isfinite(found.mean_rest)
+    return finite and abs(found.mean) <= LARGEST and 0 <= found.m2 <= LARGEST_SCATTER
+
+
+def all_equal(lowest: float, highest: float) -> bool:
+    """Tell whether values between `lowest` and `highest` count as one and the same value."""
+    return highest - lowest <= SPREAD * max(abs(lowest), abs(highest))
+
+
+def moments(values: npt.NDArray[np.float64]) -> Moments:
+    """Compute the moments of values in two passes.
+
+    The second pass corrects the rounding of the first pass's mean (Chan, Golub and LeVeque 1983,
+    "Algorithms for computing the sample variance", The American Statistician 37:242-247).
+
+    Args:
+        values: finite values, shape (rows,), at least one.
+
+    Raises:
+        ValueError: no value, or one that is not finite.
+    """
+    import numpy as np
+
+    values = np.asarray(values, dtype=np.float64)
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError("moments need at least one value, all finite")
+    first = float(values.mean())
+    deviations = values - first
+    correction = float(deviations.mean())
+    mean, rest = _two_sum(first, correction)
+    m2 = float(np.square(deviations - correction).sum())
+    return Moments(int(values.size), mean, rest, m2)
+
+
+def merge_moments(by_site: Mapping[str, Moments]) -> Moments:
+    """Merge the moments of sites whose patients are distinct.
+
+    Sites are merged in the order of their ids, so that the order of arrival cannot show.
+
+    Args:
+        by_site: moments by the site's id, at least one.
+    """
+    return reduce(_merge_pair, (by_site[site] for site in sorted(by_site)))
+
+
+def _merge_pair(a: Moments, b: Moments) -> Moments:
+    """Merge two groups by the updating formula of Chan, Golub and LeVeque (1983), eq. 2.1."""
+    rows = a.rows + b.rows
+    delta = (b.mean - a.mean) + (b.mean_rest - a.mean_rest)
+    mean, rest = _two_sum(a.mean, a.mean_rest + delta * (b.rows / rows))
+    m2 = a.m2 + b.m2 + delta * delta * (a.rows * (b.rows / rows))
+    return Moments(rows, mean, rest, m2)
+
+
+def _two_sum(a: float, b: float) -> tuple[float, float]:
+    """Return a + b rounded, and the rounding error exactly (Knuth, TAOCP vol. 2, 4.2.2)."""
+    total = a + b
+    b_seen = total - a
+    return total, (a - (total - b_seen)) + (b - b_seen)
+
+
+def _describe(n: int, moment: Moments) -> dict[str, Any]:
+    return {
+        "n": n,
+        "rows": moment.rows,
+        "mean": moment.mean,
+        "variance": moment.variance,
+        "sd": math.sqrt(moment.variance),
+    }
+
+
+def _key(cell: Mapping[str, Any]) -> CellKey:
+    return CellKey(*(cell[name] for name in CellKey._fields))
+
+
+def _sent(cell: Cell) -> Row:
+    """Return the row of a cell on the releaser's page."""
+    sd = math.sqrt(cell.m2 / (cell.rows - 1)) if cell.rows > 1 else None
+    return [
+        TableCell(code(cell.feature)),
+        numeral(str(cell.n)),
+        numeral(str(cell.rows)),
+        numeral(number(cell.mean, 7)),
+        numeral(number(cell.mean_rest, 2)),
+        numeral(number(cell.m2, 7)),
+        numeral(number(sd, 5), "num muted"),
+    ]
+
+
+def _merged(title: str, cells: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Group:
+    """Return the plots and the table of one segment on the hub's page."""
+    first = sorted(cells, key=lambda cell: _priority(cell["feature"]))[:MAX_PLOTS]
+    panels = [
+        Panel(
+            (code(cell["feature"]), span(f"n = {count(cell['n'])}", "muted small")),
+            _forest(cell, sites),
+        )
+        for cell in first
+    ]
+    columns = [head("Feature"), head("n", "num"), head("Mean", "num"), head("SD", "num")]
+    table = Table(
+        f"Summary of {title}",
+        [*columns, *(head(site, "num") for site in sites)],
+        [_of_sites(cell, sites) for cell in cells],
+        caption=Markup(
+            "Patients, mean and standard deviation of all sites together, then each site's "
+            "mean ± standard deviation."
+        ),
+        summary=f"All {len(cells)} features",
+    )
+    return Group(title, panels, table)
+
+
+def _of_sites(cell: Mapping[str, Any], sites: Sequence[str]) -> Row:
+    parts = {part["site"]: part for part in cell["by_site"]}
+    return [
+        TableCell(code(cell["feature"])),
+        numeral(count(cell["n"])),
+        numeral(bold(number(cell["mean"], 5))),
+        numeral(number(cell["sd"])),
+        *(
+            numeral(f"{number(parts[site]['mean'])} ± {number(parts[site]['sd'], 3)}")
+            if site in parts
+            else numeral(span("withheld", "muted"))
+            for site in sites
+        ),
+    ]
+
+
+def _priority(feature: str) -> tuple[int, str]:
+    known = feature in FIRST_FEATURES
+    return (FIRST_FEATURES.index(feature) if known else len(FIRST_FEATURES), feature)
+
+
+def _forest(cell: Mapping[str, Any], sites: Sequence[str]) -> Any:
+    parts = {part["site"]: part for part in cell["by_site"]}
+    rows = [
+        Interval(site, parts[site]["mean"], parts[site]["sd"], parts[site]["n"])
+        if site in parts
+        else Interval(site, None, None, None)
+        for site in sites
+    ]
+    rows.append(Interval("all sites", cell["mean"], cell["sd"], cell["n"], pooled=True))
+    return dot_plot(f"{cell['feature']} of {_key(cell).title}, mean and SD by site", rows)

@@ -17,7 +17,7 @@ from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.files import atomic_path, read_json
 from jipflow.phantom.cohort import write_site
 from jipflow.reasons import StageError
-from jipflow.release.release import approve, read_approval
+from jipflow.release.approval import approve, read_approval
 from jipflow.settings.resources import ROOT
 
 SITES = ("north", "south", "west")

@@ -22,15 +22,15 @@ def hub_accept(
     rejected: Annotated[Path, "what is rejected, and why"],
 ) -> None:
     """Verify the bundles of the inbox."""
-    from jipflow.files import read_json, write_json
-    from jipflow.hub.hub import accept
+    from jipflow.hub.accept import accept, write_accepted, write_rejected
+    from jipflow.hub.settings import read_hub_settings
 
-    read = read_json(settings)
-    taken, refused = accept(inbox=Path(read["hub"]["inbox"]), settings=read)
+    read = read_hub_settings(settings)
+    taken, refused = accept(inbox=Path(read.hub.inbox), settings=read)
     for entry in refused:
-        print(f"rejected {entry['file']}: {entry['reason']}: {entry['detail']}")
-    write_json(accepted, taken)
-    write_json(rejected, refused)
+        print(f"rejected {entry.file}: {entry.reason}: {entry.detail}")
+    write_accepted(accepted, taken)
+    write_rejected(rejected, refused)
 
 
 @AUDIENCE.command("hub merge")
@@ -41,10 +41,13 @@ def hub_merge(
     out: Annotated[Path, "result.json"],
 ) -> None:
     """Merge what was accepted."""
-    from jipflow.files import read_json, write_json
-    from jipflow.hub.hub import merge
+    from jipflow.files import write_json
+    from jipflow.hub.accept import read_accepted
+    from jipflow.hub.merge import merge
+    from jipflow.hub.settings import read_hub_settings
 
-    write_json(out, merge(accepted=read_json(accepted), settings=read_json(settings)))
+    result = merge(accepted=read_accepted(accepted), settings=read_hub_settings(settings))
+    write_json(out, result)
 
 
 @AUDIENCE.command("hub report")
@@ -57,11 +60,12 @@ def hub_report(
 ) -> None:
     """Write the hub's report."""
     from jipflow.files import read_json
+    from jipflow.hub.accept import read_accepted, read_rejected
     from jipflow.report.hub import write_hub_report
 
     write_hub_report(
         result=read_json(result),
-        accepted=read_json(accepted),
-        rejected=read_json(rejected),
+        accepted=read_accepted(accepted),
+        rejected=read_rejected(rejected),
         path=out,
     )

@@ -51,6 +51,12 @@ def sections(kind: type[Part]) -> Iterator[str]:
                     yield _table_of(rows)
 
 
+def keys_of(kind: type[Part]) -> list[Key]:
+    """Return the keys of a type and of what is below them."""
+    schema = json_schema(kind)
+    return list(keys(_resolved(schema, schema.get("$defs", {}))))
+
+
 def keys(schema: Schema, path: str = "", *, given: bool = True) -> Iterator[Key]:
     """List the keys below a mapping of a schema, in the schema's order.
 

@@ -7,12 +7,15 @@ Resources and reason codes have pages too.
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from jipflow.cli.keys import sections, table
+from jipflow.analyses.contract import ReleasedCell, kinds
+from jipflow.cli.keys import keys_of, sections, table
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path
 from jipflow.models.tasks import read_tasks
@@ -62,6 +65,14 @@ MODELS_INTRO = """\
 `config/models.yaml` names the models that protocols may use. Only the keys below are known. How \
 to add, fetch, verify and carry models is in [models.md](models.md)."""
 
+ANALYSES_INTRO = """\
+The kinds of analysis that a protocol may ask for under `analyses`; their keys there are in \
+[protocol-reference.md](protocol-reference.md#analyses). A cell that leaves a site has `role`, \
+`segmentation`, `segment`, `feature`, the number of patients `n`, and what its kind adds; nothing \
+else can leave. The rules stand beside `min_patients` and `difference`, which hold for every kind; \
+[release.md](release.md#the-rules-of-the-gate) explains the gate, and [analyses.md](analyses.md) \
+how to add a kind."""
+
 REASONS_INTRO = """\
 An outcome that is not `ok` has one of these codes, and a message that names the file, the series \
 or the segment. So has a feature without a value, in `features/failures.parquet`. The codes are \
@@ -97,6 +108,7 @@ def pages() -> dict[str, str]:
             *sections(Registry),
             *_tasks(),
         ),
+        "analyses-reference.md": _page("Kinds of analysis", ANALYSES_INTRO, *_analyses()),
         "reasons.md": _page(
             "Reason codes",
             REASONS_INTRO,
@@ -194,6 +206,28 @@ def _tasks() -> Iterator[str]:
             for task in read_tasks().values()
         ),
     )
+
+
+def _analyses() -> Iterator[str]:
+    """Yield a section for each kind of analysis: what it is, what leaves, its rules."""
+    shared = {key.path for key in keys_of(ReleasedCell)}
+    for kind, analysis in kinds().items():
+        yield f"## `{kind}`"
+        yield inspect.cleandoc(import_module(analysis.__module__).__doc__ or "").replace("``", "`")
+        yield "What a cell adds that leaves:"
+        yield table(
+            ("key", "type", "meaning"),
+            (
+                (f"`{key.path}`", key.kind, key.meaning)
+                for key in keys_of(analysis.cell)
+                if key.path not in shared
+            ),
+        )
+        if analysis.rules:
+            yield "Its own rules:"
+            yield table(
+                ("rule", "meaning"), ((f"`{rule.code}`", rule.meaning) for rule in analysis.rules)
+            )
 
 
 def _code(code: list[str]) -> str:

@@ -394,8 +394,8 @@ def release_build(
     out: Annotated[Path, "folder of the release"],
 ) -> None:
     """Write a candidate release."""
-    from jipflow.files import read_json
-    from jipflow.release.release import build
+    from jipflow.release.candidate import build
+    from jipflow.release.contents import read_release
     from jipflow.report.disclosure import write_disclosure_page
     from jipflow.settings.run import read_settings
 
@@ -407,9 +407,10 @@ def release_build(
         verdict=verdict,
         out_dir=out,
     )
+    release = read_release(out)
     write_disclosure_page(
-        aggregates=read_json(out / "aggregates.json"),
-        disclosure=read_json(out / "disclosure.json"),
+        aggregates=release.aggregates,
+        disclosure=release.disclosure,
         path=out / "disclosure.html",
     )
 
@@ -422,7 +423,7 @@ def release_bundle(
     out: Annotated[Path, "folder for the bundle"],
 ) -> None:
     """Sign and pack an approved release."""
-    from jipflow.release.release import bundle
+    from jipflow.release.approval import bundle
     from jipflow.settings.run import read_settings
 
     print(bundle(settings=read_settings(settings), release_dir=release, out_dir=out))

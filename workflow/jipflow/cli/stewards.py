@@ -36,7 +36,7 @@ def release_approve(
 ) -> None:
     """Approve a release as a person."""
     from jipflow.files import read_json
-    from jipflow.release.release import approve
+    from jipflow.release.approval import approve
 
     approve(release_dir=release, name=name, key_file=key, attempt=attempt)
     summary = read_json(release / "disclosure.json")["summary"]

@@ -9,17 +9,26 @@ fixed order, so that the same content is the same file to the last bit.
 from __future__ import annotations
 
 import hashlib
-import io
-import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-FORMAT = "jipflow-bundle-1"
+from pydantic import Field, ValidationError
+
+from jipflow import archives
+from jipflow.settings.hub import Approver
+from jipflow.settings.part import Id, Part
+from jipflow.settings.resources import ConfigError
+
+P = TypeVar("P", bound=Part)
+
+Format = Literal["jipflow-bundle-1"]
+(FORMAT,) = get_args(Format)
 
 ROUND = 1
 """The round that a release belongs to: analyses so far need one exchange."""
 
-CONTENT = ("aggregates.json", "disclosure.json")
+ContentName = Literal["aggregates.json", "disclosure.json"]
+CONTENT: tuple[ContentName, ...] = get_args(ContentName)
 MEMBERS = ("manifest.json", "signatures.json", *CONTENT)
 
 LIMITS = {
@@ -30,9 +39,76 @@ LIMITS = {
 }
 """Most bytes of each member. A cell is about 300 bytes in either file."""
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_REGULAR_FILE = 0o100644 << 16
-_UNIX = 3
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Version = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+-]{0,39}$")]
+Round = Annotated[int, Field(ge=1, le=99)]
+
+
+class ProtocolVersion(Part):
+    """Which protocol a message belongs to, and which text of it."""
+
+    id: Id
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+    sha256: Sha256
+
+
+class FileEntry(Part):
+    """What the manifest says about a file."""
+
+    size: Annotated[int, Field(ge=0)]
+    sha256: Sha256
+
+
+class Manifest(Part):
+    """What a bundle says about itself; the site and the approver sign its canonical JSON."""
+
+    format: Format
+    protocol: ProtocolVersion
+    version: Version
+    """jipflow's version at the site."""
+    round: Round
+    attempt: Annotated[int, Field(ge=1, le=999)]
+    """Counts what a site sends in one round; the hub takes the latest."""
+    sender: Id
+    """The site."""
+    recipient: Id
+    """The hub."""
+    approver: Approver
+    """The person who approved the release, as the hub's roster has them."""
+    issued: Annotated[
+        str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")
+    ]
+    """Time of the approval (UTC)."""
+    files: Annotated[dict[ContentName, FileEntry], Field(min_length=len(CONTENT))]
+    """Every file of `CONTENT`."""
+
+
+class Signatures(Part):
+    """The signatures of the manifest's bytes."""
+
+    site: str
+    approver: str
+
+
+def checked(model: type[P], content: Any, source: str) -> P:
+    """Return content of a message as its model.
+
+    Args:
+        model: what it must fit.
+        content: plain data.
+        source: what it was read from, for the message.
+
+    Raises:
+        ConfigError: it does not fit; names the first places.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        lines = (
+            f"{source}: {'.'.join(map(str, found['loc']))}: {found['msg']}"
+            for found in error.errors(include_url=False)
+        )
+        raise ConfigError("\n".join(list(dict.fromkeys(lines))[:5])) from None
 
 
 def canonical(content: Any) -> bytes:
@@ -42,9 +118,9 @@ def canonical(content: Any) -> bytes:
     return rfc8785.dumps(content)
 
 
-def describe(data: bytes) -> dict[str, Any]:
+def describe(data: bytes) -> FileEntry:
     """Return what the manifest says about a file: its size and SHA-256."""
-    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return FileEntry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def bundle_name(protocol: str, site: str, round_: int, attempt: int) -> str:
@@ -58,11 +134,4 @@ def pack(members: Mapping[str, bytes]) -> bytes:
     Args:
         members: content by name, exactly `MEMBERS`.
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name in MEMBERS:
-            info = zipfile.ZipInfo(name, _EPOCH)
-            info.create_system = _UNIX
-            info.external_attr = _REGULAR_FILE
-            archive.writestr(info, members[name])
-    return buffer.getvalue()
+    return archives.pack({name: members[name] for name in MEMBERS})

@@ -11,12 +11,12 @@ import json
 import os
 import re
 import shutil
-import stat
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from jipflow import archives
 from jipflow.files import atomic_path, json_text, sha256_file
 from jipflow.models.registry import (
     Model,
@@ -40,9 +40,6 @@ MANIFEST = "manifest.json"
 MOST_BYTES = 32 * 1024**3
 """Most bytes of a file, an archive or a member: several times the largest known weights."""
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-_REGULAR_FILE = stat.S_IFREG | 0o644
-_UNIX = 3
 _CHUNK = 1024**2
 _SECONDS = (30, 120)
 """To connect to a server, and between two parts of its answer."""
@@ -159,14 +156,10 @@ def write_bundle(out: Path, models: Iterable[Model]) -> None:
         verify(model)
     manifest = {"format": FORMAT, "models": {model.name: model.entry.plain() for model in chosen}}
     with atomic_path(out) as partial, zipfile.ZipFile(partial, "w") as archive:
-        text = json_text(manifest).encode("utf-8")
-        archive.writestr(_member(MANIFEST, len(text)), text)
+        archives.add(archive, MANIFEST, json_text(manifest).encode("utf-8"))
         for model in chosen:
             for name in sorted(model.files):
-                path = model.folder / name
-                member = _member(f"{model.name}/{name}", path.stat().st_size)
-                with path.open("rb") as source, archive.open(member, "w") as target:
-                    shutil.copyfileobj(source, target, _CHUNK)
+                archives.add_file(archive, f"{model.name}/{name}", model.folder / name)
 
 
 def add(
@@ -301,10 +294,9 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
     names: set[str] = set()
     for member in archive.infolist():
         parts = member.filename.rstrip("/").split("/")
-        kind = stat.S_IFMT(member.external_attr >> 16)
-        if "\\" in member.filename or ":" in parts[0] or {"", ".", ".."} & set(parts):
+        if archives.climbs(member.filename) or {"", "."} & set(parts):
             problem = "does not lie below the archive's folder"
-        elif kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
+        elif not archives.is_plain_file(member):
             problem = "is no regular file"
         elif member.filename in names:
             problem = "is there twice"
@@ -382,11 +374,3 @@ def _read_manifest(bundle: Path) -> dict[str, RegisteredModel]:
         raise StageError(f"{bundle} is not of the format {FORMAT}; get one of this version.")
     complete_types()
     return load(Registry, content, f"{bundle}: {MANIFEST}").models
-
-
-def _member(name: str, size: int) -> zipfile.ZipInfo:
-    member = zipfile.ZipInfo(name, _EPOCH)
-    member.create_system = _UNIX
-    member.external_attr = _REGULAR_FILE << 16
-    member.file_size = size
-    return member

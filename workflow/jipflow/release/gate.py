@@ -11,99 +11,41 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
-from jipflow.reasons import Coded, StageError
+from pydantic import ValidationError
 
-FLOOR = 5
-"""No protocol and no site can go below this many patients."""
+from jipflow.analyses.contract import (
+    FLOOR,
+    AnyAnalysis,
+    Finding,
+    Passed,
+    Proposed,
+    ReleasedCell,
+    Rule,
+    Withheld,
+    kinds,
+    rules_of_kinds,
+)
+from jipflow.reasons import StageError
 
-SPREAD = 1e-9
-"""Values whose range is at most this share of their largest magnitude count as equal."""
-
-LARGEST_MEAN = 1e100
-LARGEST_SCATTER = 1e200
-"""Bounds far beyond any feature that keep the hub's sums within float64, whose largest number is
-1.8e308 (IEEE 754): the hub squares differences of means, and adds them to the scatter."""
+MIN_PATIENTS = Rule(
+    "min_patients", "A cell needs values of at least the minimum number of distinct patients."
+)
+DIFFERENCE = Rule(
+    "difference",
+    "Within one segmentation the patients of two released cells must be the same, or differ by at "
+    "least the minimum: else the two counts show a smaller group.",
+)
 
 
 class DisclosureError(StageError):
     """Something would leave the site that the gate does not know to be safe."""
 
 
-class Rule(Coded):
-    """A rule of the gate; `meaning` is the sentence that the releaser and the hub read."""
-
-    MIN_PATIENTS = (
-        "min_patients",
-        "A cell needs values of at least the minimum number of distinct patients.",
-    )
-    NUMBER_RANGE = ("number_range", "A number must be finite and within the range of the format.")
-    ZERO_VARIANCE = (
-        "zero_variance",
-        "Where all values are equal, the mean would be the value of every patient.",
-    )
-    SMALL_BINS = (
-        "small_bins",
-        "A bin with fewer patients than the minimum is withheld, with enough other bins that it "
-        "cannot be calculated from the rest.",
-    )
-    DIFFERENCE = (
-        "difference",
-        "Within one segmentation the patients of two released cells must be the same, or differ by "
-        "at least the minimum: else the two counts show a smaller group.",
-    )
-
-
-RULES_OF_KIND = {
-    "summary": (Rule.MIN_PATIENTS, Rule.NUMBER_RANGE, Rule.ZERO_VARIANCE, Rule.DIFFERENCE),
-    "histogram": (Rule.MIN_PATIENTS, Rule.SMALL_BINS, Rule.DIFFERENCE),
-}
-"""The kinds of analysis that the gate knows; any other is refused."""
-
-
-class Finding(StrEnum):
-    """What a rule found for a cell."""
-
-    PASSED = "passed"
-    WITHHELD = "withheld"
-    SOME_BINS = "some bins withheld"
-    NOT_APPLIED = "not applied"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One cell before the gate, with the people behind it.
-
-    Attributes:
-        analysis: the analysis' id.
-        kind: its kind.
-        role: role of the series measured.
-        segmentation: id of the segmentation.
-        segment: name of the segment.
-        feature: name of the feature.
-        cases: cases with a value.
-        numbers: of a summary, its rows, mean, mean_rest and m2; empty where no case has a value.
-        constant: of a summary, whether all values are equal (see `all_equal`).
-        bins: of a histogram, the patients in each bin: below the edges, the bins, above the edges.
-    """
-
-    analysis: str
-    kind: str
-    role: str
-    segmentation: str
-    segment: str
-    feature: str
-    cases: frozenset[str]
-    numbers: Mapping[str, float] = field(default_factory=dict)
-    constant: bool = False
-    bins: tuple[frozenset[str], ...] = ()
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        """What cells are sorted by."""
-        return (self.analysis, self.role, self.segmentation, self.segment, self.feature)
+def all_rules() -> tuple[Rule, ...]:
+    """Return every rule of the gate: those of all cells, and each kind's own."""
+    return (MIN_PATIENTS, *rules_of_kinds(), DIFFERENCE)
 
 
 @dataclass
@@ -111,36 +53,31 @@ class Decision:
     """What the gate did with a cell.
 
     Attributes:
-        candidate: the cell.
-        findings: by rule, every rule of the gate.
-        released: the numbers that may leave, or None.
-        withheld_bins: positions in `Candidate.bins` that were withheld from a released histogram.
+        proposed: the cell.
+        findings: what each rule of the gate found, by rule.
+        released: what may leave of it, or None.
+        parts: what rules withheld of a released cell, by rule.
     """
 
-    candidate: Candidate
-    findings: dict[Rule, Finding]
-    released: dict[str, Any] | None = None
-    withheld_bins: frozenset[int] = frozenset()
+    proposed: Proposed
+    findings: dict[Rule, str]
+    released: ReleasedCell | None = None
+    parts: Mapping[Rule, Sequence[str | int]] = field(default_factory=dict)
 
     def withhold(self, rule: Rule) -> None:
         """Take the cell back because of a rule."""
         self.findings[rule] = Finding.WITHHELD
         self.released = None
-        self.withheld_bins = frozenset()
-
-
-def all_equal(lowest: float, highest: float) -> bool:
-    """Tell whether values between `lowest` and `highest` count as one and the same value."""
-    return highest - lowest <= SPREAD * max(abs(lowest), abs(highest))
+        self.parts = {}
 
 
 def decide(
-    candidates: Iterable[Candidate], patient_of: Mapping[str, str], minimum: int
+    proposed: Iterable[Proposed], patient_of: Mapping[str, str], minimum: int
 ) -> list[Decision]:
     """Apply every rule to every cell.
 
     Args:
-        candidates: all cells of one release; cells are judged together, because the difference of
+        proposed: all cells of one release; cells are checked together, because the difference of
             two harmless cells may not be harmless.
         patient_of: patient of each case.
         minimum: fewest distinct patients, the stricter of protocol and site.
@@ -149,126 +86,71 @@ def decide(
         One decision a cell, sorted by analysis, role, segmentation, segment and feature.
 
     Raises:
-        DisclosureError: a kind of analysis that the gate has no rules for, or a minimum below the
-            floor.
+        DisclosureError: a kind of analysis that the gate has no rules for, numbers that its format
+            does not have, or a minimum below the floor.
     """
     if minimum < FLOOR:
         raise DisclosureError(f"The minimum of {minimum} patients is below the floor of {FLOOR}.")
-    ranked = sorted(candidates, key=lambda c: c.order)
+    ranked = sorted(proposed, key=lambda cell: cell.order)
+    _check_kinds({cell.analysis for cell in ranked})
     patients = {
         cases: len({patient_of[case] for case in cases}) for cases in {c.cases for c in ranked}
     }
-    decisions = [
-        _judge_alone(candidate, patients[candidate.cases], minimum) for candidate in ranked
-    ]
-    _judge_differences(decisions, patient_of, minimum)
+    rules = all_rules()
+    decisions = []
+    for cell in ranked:
+        decision = Decision(cell, dict.fromkeys(rules, Finding.NOT_APPLIED))
+        _check_alone(decision, patients[cell.cases], minimum)
+        decisions.append(decision)
+    _check_differences(decisions, patient_of, minimum)
     return decisions
 
 
-def _judge_alone(candidate: Candidate, patients: int, minimum: int) -> Decision:
+def _check_kinds(analyses: Iterable[AnyAnalysis]) -> None:
+    known = kinds()
+    for analysis in analyses:
+        kind = analysis.settings.kind
+        if known.get(kind) is not type(analysis):
+            raise DisclosureError(
+                f"analysis {analysis.settings.id}: the disclosure gate has no rules for the kind "
+                f"'{kind}', so it releases nothing; it knows {', '.join(known)}."
+            )
+
+
+def _check_alone(decision: Decision, patients: int, minimum: int) -> None:
     """Apply the rules that look at one cell only."""
-    if candidate.kind not in RULES_OF_KIND:
-        raise DisclosureError(
-            f"analysis {candidate.analysis}: the disclosure gate has no rules for the kind "
-            f"'{candidate.kind}', so it releases nothing; it knows {', '.join(RULES_OF_KIND)}."
-        )
-    decision = Decision(candidate, dict.fromkeys(Rule, Finding.NOT_APPLIED))
     if patients < minimum:
-        decision.withhold(Rule.MIN_PATIENTS)
-        return decision
-    decision.findings[Rule.MIN_PATIENTS] = Finding.PASSED
-    if candidate.kind == "summary":
-        _judge_summary(decision, patients)
-    else:
-        _judge_histogram(decision, patients, minimum)
-    return decision
+        decision.withhold(MIN_PATIENTS)
+        return
+    decision.findings[MIN_PATIENTS] = Finding.PASSED
+    cell = decision.proposed
+    checked = cell.analysis.check(cell.content, patients, minimum)
+    own = cell.analysis.rules
+    if isinstance(checked, Withheld):
+        decision.findings |= dict.fromkeys(own[: own.index(checked.rule)], Finding.PASSED)
+        decision.withhold(checked.rule)
+        return
+    for rule in own:
+        partly = bool(checked.parts.get(rule))
+        decision.findings[rule] = rule.partly if partly else Finding.PASSED
+    decision.parts = checked.parts
+    decision.released = _released(cell, patients, checked)
 
 
-def _judge_summary(decision: Decision, patients: int) -> None:
-    numbers = decision.candidate.numbers
-    if set(numbers) != {"rows", "mean", "mean_rest", "m2"}:
+def _released(cell: Proposed, patients: int, checked: Passed) -> ReleasedCell:
+    """Return a cell in its format, which alone says what may leave."""
+    content = {**cell.key._asdict(), "n": patients, **checked.numbers}
+    try:
+        return cell.analysis.cell.model_validate(content)
+    except ValidationError as error:
+        wrong = ", ".join(".".join(map(str, found["loc"])) for found in error.errors())
         raise DisclosureError(
-            f"{'.'.join(decision.candidate.order)}: a summary may hold rows, mean, mean_rest and "
-            f"m2 only, this one holds {', '.join(sorted(numbers))}."
-        )
-    in_range = all(math.isfinite(number) for number in numbers.values()) and (
-        abs(numbers["mean"]) <= LARGEST_MEAN and 0 <= numbers["m2"] <= LARGEST_SCATTER
-    )
-    if not in_range:
-        decision.withhold(Rule.NUMBER_RANGE)
-        return
-    decision.findings[Rule.NUMBER_RANGE] = Finding.PASSED
-    if decision.candidate.constant:
-        decision.withhold(Rule.ZERO_VARIANCE)
-        return
-    decision.findings[Rule.ZERO_VARIANCE] = Finding.PASSED
-    decision.released = {"n": patients, **numbers}
+            f"{'.'.join(cell.order)}: the format of the kind '{cell.analysis.settings.kind}' does "
+            f"not have it, or not so: {wrong}."
+        ) from None
 
 
-def _judge_histogram(decision: Decision, patients: int, minimum: int) -> None:
-    counts = [len(bin_) for bin_ in decision.candidate.bins]
-    hidden = bins_to_hide(counts, patients, minimum)
-    if hidden is None:
-        decision.withhold(Rule.SMALL_BINS)
-        return
-    decision.findings[Rule.SMALL_BINS] = Finding.SOME_BINS if hidden else Finding.PASSED
-    decision.withheld_bins = hidden
-    shown = [None if i in hidden else count for i, count in enumerate(counts)]
-    decision.released = {
-        "n": patients,
-        "under": shown[0],
-        "counts": shown[1:-1],
-        "over": shown[-1],
-    }
-
-
-def bins_to_hide(counts: Sequence[int], patients: int, minimum: int) -> frozenset[int] | None:
-    """Choose which bins of a histogram to withhold.
-
-    Small bins go first. While the rest would still tell about them (see `hides`), the bin with the
-    fewest patients, of equals the first, goes as well. Empty bins are shown: nobody is in them.
-
-    Args:
-        counts: patients by bin; a patient with several cases may be in several bins.
-        patients: distinct patients in the histogram, which is released beside the bins.
-        minimum: fewest patients.
-
-    Returns:
-        Positions of the bins to withhold, or None where no choice leaves a bin with anyone in it.
-    """
-    hidden = {i for i, count in enumerate(counts) if 0 < count < minimum}
-    others = sorted((count, i) for i, count in enumerate(counts) if count >= minimum)
-    while not hides(
-        [None if i in hidden else count for i, count in enumerate(counts)], patients, minimum
-    ):
-        if not others:
-            return None
-        hidden.add(others.pop(0)[1])
-    return frozenset(hidden) if others else None
-
-
-def hides(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
-    """Tell whether the withheld bins of a histogram stay unknown to whoever knows the others.
-
-    With k bins withheld, subtraction leaves `rest` patients who are in them together, at least one
-    in each. At least two bins must be withheld, and it must be possible for each of them to hold
-    the minimum or more while the others hold one each: rest - (k - 1) >= minimum. So neither a
-    bin nor a group of fewer than `minimum` patients follows from the numbers shown. With nothing
-    withheld the bins must account for everyone.
-
-    Args:
-        counts: patients by bin, None where withheld.
-        patients: distinct patients in the histogram.
-        minimum: fewest patients.
-    """
-    hidden = sum(count is None for count in counts)
-    rest = patients - sum(count for count in counts if count is not None)
-    if hidden == 0:
-        return rest <= 0
-    return hidden >= 2 and rest >= minimum + hidden - 1
-
-
-def _judge_differences(
+def _check_differences(
     decisions: list[Decision], patient_of: Mapping[str, str], minimum: int
 ) -> None:
     """Keep only cells whose patients are alike or far apart, in each segmentation by itself.
@@ -281,13 +163,13 @@ def _judge_differences(
     families: dict[tuple[str, str], list[Decision]] = {}
     for decision in decisions:
         if decision.released is not None:
-            family = (decision.candidate.role, decision.candidate.segmentation)
-            families.setdefault(family, []).append(decision)
+            key = decision.proposed.key
+            families.setdefault((key.role, key.segmentation), []).append(decision)
     for family_decisions in families.values():
-        _judge_family(family_decisions, patient_of, minimum)
+        _check_family(family_decisions, patient_of, minimum)
 
 
-def _judge_family(decisions: list[Decision], patient_of: Mapping[str, str], minimum: int) -> None:
+def _check_family(decisions: list[Decision], patient_of: Mapping[str, str], minimum: int) -> None:
     """Apply the difference rule to the cells of one segmentation in one role.
 
     Cells that rest on the same cases stand or fall together. The group that serves most cells is
@@ -296,19 +178,19 @@ def _judge_family(decisions: list[Decision], patient_of: Mapping[str, str], mini
     """
     groups: dict[frozenset[str], list[Decision]] = {}
     for decision in decisions:
-        groups.setdefault(decision.candidate.cases, []).append(decision)
+        groups.setdefault(decision.proposed.cases, []).append(decision)
     kept: list[frozenset[str]] = []
     ranked = sorted(
         groups,
-        key=lambda cases: (-len(groups[cases]), -len(cases), groups[cases][0].candidate.order),
+        key=lambda cases: (-len(groups[cases]), -len(cases), groups[cases][0].proposed.order),
     )
     for cases in ranked:
         apart = all(_far_apart(cases, other, patient_of, minimum) for other in kept)
         for decision in groups[cases]:
             if apart:
-                decision.findings[Rule.DIFFERENCE] = Finding.PASSED
+                decision.findings[DIFFERENCE] = Finding.PASSED
             else:
-                decision.withhold(Rule.DIFFERENCE)
+                decision.withhold(DIFFERENCE)
         if apart:
             kept.append(cases)
 
@@ -349,7 +231,7 @@ def scan(
         DisclosureError: names the place of the first offending string, not the string.
     """
     places: dict[str, str] = {}
-    for place, text in _strings(document):
+    for place, text in strings(document):
         places.setdefault(text, place)
     for text, place in places.items():
         if text in exempt:
@@ -366,16 +248,16 @@ def scan(
             raise DisclosureError(f"{place}: a pseudonym of the cohort.")
 
 
-def _strings(document: Any, place: str = "") -> Iterator[tuple[str, str]]:
+def strings(document: Any, place: str = "") -> Iterator[tuple[str, str]]:
     """Yield each string of a document, keys included, with its place; refuse unknown types."""
     if isinstance(document, Mapping):
         for key, value in document.items():
             inner = f"{place}.{key}".lstrip(".")
             yield f"{place}, a key", key
-            yield from _strings(value, inner)
+            yield from strings(value, inner)
     elif isinstance(document, list | tuple):
         for i, value in enumerate(document):
-            yield from _strings(value, f"{place}[{i}]")
+            yield from strings(value, f"{place}[{i}]")
     elif isinstance(document, str):
         yield place, str(document)
     elif isinstance(document, float) and not math.isfinite(document):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Mapping
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jipflow.plots import histogram_plot
+from jipflow.analyses.contract import Finding, ReleasedAnalysis, Rule, kinds, rules_of_kinds
 from jipflow.reasons import StageError
+from jipflow.release.contents import Aggregates, Disclosure
 from jipflow.report.pages import write_page
 
-WITHHELD = "withheld"
 
-
-def write_disclosure_page(
-    *, aggregates: Mapping[str, Any], disclosure: Mapping[str, Any], path: Path
-) -> None:
+def write_disclosure_page(*, aggregates: Aggregates, disclosure: Disclosure, path: Path) -> None:
     """Write the page that shows every value that would leave, and what the rules withheld.
 
-    The page may travel with the release, so it holds nothing that the two files do not.
+    The page may travel with the release, so it holds nothing that the two files do not,
+    but for the version in its footer.
 
     Args:
         aggregates: content of ``aggregates.json``.
@@ -36,11 +31,10 @@ def write_disclosure_page(
         path,
         "disclosure.html.j2",
         aggregates=aggregates,
-        summary=disclosure_summary(disclosure),
-        summaries=[_summary(a) for a in aggregates["analyses"] if a["kind"] == "summary"],
-        histograms=[_histogram(a) for a in aggregates["analyses"] if a["kind"] == "histogram"],
+        summary=disclosure_summary(disclosure.plain()),
+        analyses=[_drawn(analysis) for analysis in aggregates.analyses],
         withheld=_withheld(disclosure),
-        aggregates_sha256=disclosure["aggregates_sha256"],
+        aggregates_sha256=disclosure.aggregates_sha256,
     )
 
 
@@ -48,33 +42,40 @@ def disclosure_summary(disclosure: Mapping[str, Any]) -> dict[str, Any]:
     """Return how many cells leave and how many each rule withheld.
 
     Args:
-        disclosure: content of ``disclosure.json``.
+        disclosure: content of ``disclosure.json``, which another version may have written.
 
     Returns:
-        ``kept``, ``withheld`` (cells), ``bins`` (withheld in histograms that leave),
+        ``kept``, ``withheld`` (cells), ``parts`` (what rules may withhold of cells that leave: its
+        ``name``, what such cells are called (``of``), and how many are ``withheld``),
         ``min_patients`` and ``rules``: code, meaning and cells of each rule that withheld any.
     """
-    summary = disclosure["summary"]
+    summary, cells = disclosure["summary"], disclosure["cells"]
     return {
         "kept": summary["released"],
         "withheld": summary["cells"] - summary["released"],
-        "bins": sum(len(cell.get("withheld_bins", ())) for cell in disclosure["cells"]),
+        "parts": [_parts(rule, cells) for rule in rules_of_kinds() if rule.parts],
         "min_patients": disclosure["min_patients"],
         "rules": [
-            {"rule": rule, "meaning": disclosure["rules"][rule], "cells": cells}
-            for rule, cells in sorted(summary["withheld"].items())
-            if cells
+            {"rule": rule, "meaning": disclosure["rules"][rule], "cells": count}
+            for rule, count in sorted(summary["withheld"].items())
+            if count
         ],
     }
 
 
-def _key(analysis: str, cell: Mapping[str, Any]) -> tuple[str, ...]:
-    return (analysis, cell["role"], cell["segmentation"], cell["segment"], cell["feature"])
+def _parts(rule: Rule, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    withheld = sum(len(cell.get(f"withheld_{rule.parts}", ())) for cell in cells)
+    return {"name": rule.parts, "of": rule.of, "withheld": withheld}
 
 
-def _check_same_cells(aggregates: Mapping[str, Any], disclosure: Mapping[str, Any]) -> None:
-    leaving = {_key(a["id"], cell) for a in aggregates["analyses"] for cell in a["cells"]}
-    released = {_key(cell["analysis"], cell) for cell in disclosure["cells"] if cell["released"]}
+def _drawn(analysis: ReleasedAnalysis) -> dict[str, Any]:
+    drawing = kinds()[analysis.kind].draw_release(analysis)
+    return {"id": analysis.id, "kind": analysis.kind, "drawing": drawing}
+
+
+def _check_same_cells(aggregates: Aggregates, disclosure: Disclosure) -> None:
+    leaving = {(sent.id, *cell.key) for sent in aggregates.analyses for cell in sent.cells}
+    released = {(cell.analysis, *cell.key) for cell in disclosure.cells if cell.released}
     for cell in sorted(leaving ^ released):
         where = "disclosure.json" if cell in leaving else "aggregates.json"
         raise StageError(
@@ -82,31 +83,13 @@ def _check_same_cells(aggregates: Mapping[str, Any], disclosure: Mapping[str, An
         )
 
 
-def _summary(analysis: Mapping[str, Any]) -> dict[str, Any]:
-    """Group a summary's cells by segment and add the standard deviation that they imply."""
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for cell in analysis["cells"]:
-        sd = math.sqrt(cell["m2"] / (cell["rows"] - 1)) if cell["rows"] > 1 else None
-        place = f"{cell['segment']} · {cell['segmentation']} on {cell['role']}"
-        groups[place].append({**cell, "sd": sd})
-    return {"id": analysis["id"], "groups": dict(sorted(groups.items()))}
-
-
-def _histogram(analysis: Mapping[str, Any]) -> dict[str, Any]:
-    edges = analysis["edges"]
-    names = ["below", *(f"{a:g} to {b:g}" for a, b in pairwise(edges)), "above"]
-    cells = []
-    for cell in analysis["cells"]:
-        title = f"{cell['feature']} of {cell['segment']}"
-        counts = [cell["under"], *cell["counts"], cell["over"]]
-        plot = histogram_plot(title, edges, cell["counts"], cell["under"], cell["over"])
-        cells.append({**cell, "plot": plot, "bins": list(zip(names, counts, strict=True))})
-    return {"id": analysis["id"], "cells": cells}
-
-
-def _withheld(disclosure: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _withheld(disclosure: Disclosure) -> list[dict[str, Any]]:
     return [
-        {**cell, "why": [r for r, finding in sorted(cell["rules"].items()) if finding == WITHHELD]}
-        for cell in disclosure["cells"]
-        if not cell["released"]
+        {
+            "analysis": cell.analysis,
+            **cell.key._asdict(),
+            "why": [r for r, finding in sorted(cell.rules.items()) if finding == Finding.WITHHELD],
+        }
+        for cell in disclosure.cells
+        if not cell.released
     ]

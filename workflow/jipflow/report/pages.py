@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jipflow.blocks import class_of
 from jipflow.files import atomic_path
-from jipflow.plots import MISSING, THIN_SPACE, number
+from jipflow.plots import MISSING, THIN_SPACE, count, number
 from jipflow.settings.resources import RESOURCES
 from jipflow.version import full_version
 
@@ -34,7 +35,9 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=number, count=count, duration=duration, share=share)
+    made.filters.update(
+        number=number, count=count, duration=duration, share=share, class_of=class_of
+    )
     made.globals.update(
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8").strip()),
         script=Markup(script),
@@ -50,11 +53,6 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     text = environment().get_template(template).render(**context)
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
-
-
-def count(value: int | None) -> str:
-    """Format a whole number with thin spaces between thousands."""
-    return MISSING if value is None else f"{value:,}".replace(",", THIN_SPACE)
 
 
 def share(part: float, whole: float) -> str:

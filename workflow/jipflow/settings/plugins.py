@@ -22,6 +22,7 @@ ENGINES = "jipflow.segment.engines"
 ANALYSES = "jipflow.analyses"
 
 P = TypeVar("P", bound=Part)
+T = TypeVar("T")
 
 
 @cache
@@ -42,6 +43,12 @@ def analysis_settings(base: type[P]) -> list[type[P]]:
     return [found for module in modules for found in _declared(module, base)]
 
 
+def analysis_classes(base: type[T]) -> dict[str, type[T]]:
+    """Return the class that each analysis derives from a base, by the name of its module."""
+    modules = {name: import_module(f"{ANALYSES}.{name}") for name, _ in _below(ANALYSES)}
+    return {name: found for name, module in modules.items() for found in _declared(module, base)}
+
+
 def one_of(classes: list[type[P]], key: str) -> Any:
     """Return the type of a value that is of one of the classes, as a key of it says."""
     if len(classes) == 1:
@@ -56,9 +63,9 @@ def _below(package: str) -> Iterator[tuple[str, bool]]:
         yield found.name, found.ispkg
 
 
-def _declared(module: ModuleType, base: type[P]) -> Iterator[type[P]]:
+def _declared(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
     """Yield the classes that a module itself defines and that derive from a base."""
     for value in vars(module).values():
         own = isinstance(value, type) and value.__module__ == module.__name__
-        if own and issubclass(value, base):
+        if own and value is not base and issubclass(value, base):
             yield value

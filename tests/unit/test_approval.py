@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from federation_world import NOW, site, unpack
-from jipflow.exchange import keys
-from jipflow.exchange import message as message
-from jipflow.release import release
-from jipflow.release.release import ReleaseError
+from federation_world import NOW, protocol, site, unpack
+from jipflow.exchange import keys, message
+from jipflow.release import approval
+from jipflow.release.contents import ReleaseError
 from jipflow.settings.resources import ConfigError
 
 
@@ -26,16 +25,17 @@ def north(tmp_path):
 
 
 def approve(world, **options):
-    return release.approve(
-        release_dir=world.release, name="Ada Roe", key_file=world.approver_key, now=NOW, **options
-    )
+    given = {"name": "Ada Roe", "key_file": world.approver_key, "now": NOW} | options
+    return approval.approve(release_dir=world.release, **given)
+
+
+def bundle(world, folder):
+    return approval.bundle(settings=world.settings, release_dir=world.release, out_dir=folder)
 
 
 def test_a_bundle_holds_what_was_approved(north, tmp_path):
     approve(north)
-    path = release.bundle(
-        settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out"
-    )
+    path = bundle(north, tmp_path / "out")
     assert path.name == "demo-north-r01-a1.zip"
     members = unpack(path.read_bytes())
     assert tuple(members) == message.MEMBERS
@@ -49,7 +49,7 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
     assert (manifest["sender"], manifest["recipient"]) == ("north", "hub")
     assert manifest["issued"] == "2026-11-03T12:00:00Z"
     signatures = json.loads(members["signatures.json"])
-    machine = keys.load_key(Path(north.settings.site["identity"]["signing_key_file"]))
+    machine = keys.load_key(Path(north.settings.site.identity.signing_key_file))
     signers = {"site": keys.public_text(machine), "approver": manifest["approver"]["key"]}
     for who, public in signers.items():
         assert keys.verifies(public, signatures[who], members["manifest.json"])
@@ -57,9 +57,7 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
 
 def test_no_pseudonym_leaves(north, tmp_path):
     approve(north)
-    raw = release.bundle(
-        settings=north.settings, release_dir=north.release, out_dir=tmp_path
-    ).read_bytes()
+    raw = bundle(north, tmp_path).read_bytes()
     for column in ("case_id", "patient"):
         for pseudonym in north.table[column].unique():
             assert pseudonym.encode() not in raw
@@ -68,12 +66,8 @@ def test_no_pseudonym_leaves(north, tmp_path):
 
 def test_the_same_release_is_the_same_file(north, tmp_path):
     approve(north)
-    first = release.bundle(
-        settings=north.settings, release_dir=north.release, out_dir=tmp_path / "a"
-    ).read_bytes()
-    second = release.bundle(
-        settings=north.settings, release_dir=north.release, out_dir=tmp_path / "b"
-    ).read_bytes()
+    first = bundle(north, tmp_path / "a").read_bytes()
+    second = bundle(north, tmp_path / "b").read_bytes()
     assert first == second
 
 
@@ -86,7 +80,7 @@ def test_the_bytes_of_a_zip_are_pinned():
 
 def test_nothing_leaves_unapproved(north, tmp_path):
     with pytest.raises(ReleaseError, match="Nobody has approved"):
-        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out")
+        bundle(north, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -96,7 +90,7 @@ def test_nothing_leaves_that_was_changed_after_approval(north, tmp_path, name):
     path = north.release / name
     path.write_text(path.read_text() + " ")
     with pytest.raises(ReleaseError, match="was changed after"):
-        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out")
+        bundle(north, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -112,7 +106,7 @@ def test_a_changed_approval_is_refused(north, tmp_path):
     path = north.release / "approval.json"
     path.write_text(path.read_text().replace('"attempt": 1', '"attempt": 2'))
     with pytest.raises(ReleaseError, match="changed after it was signed"):
-        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path)
+        bundle(north, tmp_path)
 
 
 def test_another_build_needs_another_approval(north, tmp_path):
@@ -121,12 +115,9 @@ def test_another_build_needs_another_approval(north, tmp_path):
     north.write()
     north.build()
     with pytest.raises(ReleaseError, match="changed after Ada Roe approved"):
-        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path)
+        bundle(north, tmp_path)
     approve(north, attempt=2)
-    assert (
-        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path).name
-        == "demo-north-r01-a2.zip"
-    )
+    assert bundle(north, tmp_path).name == "demo-north-r01-a2.zip"
 
 
 def test_other_settings_than_the_release_are_refused(north, tmp_path):
@@ -135,7 +126,23 @@ def test_other_settings_than_the_release_are_refused(north, tmp_path):
     site = north.settings.site.model_copy(update={"hub": addressee})
     north.settings = north.settings.model_copy(update={"site": site})
     with pytest.raises(ReleaseError, match="another recipient"):
-        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path)
+        bundle(north, tmp_path)
+
+
+def test_another_site_version_or_protocol_than_the_releases_is_refused(north, tmp_path):
+    approve(north)
+    right = north.settings
+    for what, other in (
+        ("sender", site(tmp_path / "other", "south").settings),
+        ("version", right.model_copy(update={"version": "9.9.9"})),
+        ("protocol", site(tmp_path / "another", "north", content=protocol(minimum=6)).settings),
+    ):
+        north.settings = other
+        with pytest.raises(ReleaseError, match=f"another {what}"):
+            bundle(north, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    north.settings = right
+    assert bundle(north, tmp_path / "out").is_file()
 
 
 def test_a_release_larger_than_a_bundle_takes_is_refused(north, tmp_path, monkeypatch):
@@ -143,29 +150,23 @@ def test_a_release_larger_than_a_bundle_takes_is_refused(north, tmp_path, monkey
     size = (north.release / "aggregates.json").stat().st_size
     monkeypatch.setitem(message.LIMITS, "aggregates.json", size - 1)
     with pytest.raises(ReleaseError, match="fewer features"):
-        release.bundle(settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out")
+        bundle(north, tmp_path / "out")
     monkeypatch.setitem(message.LIMITS, "aggregates.json", size)
-    assert release.bundle(
-        settings=north.settings, release_dir=north.release, out_dir=tmp_path / "out"
-    ).is_file()
+    assert bundle(north, tmp_path / "out").is_file()
 
 
 def test_approval_is_of_the_moment_and_the_person(north):
     first = approve(north)
-    later = release.approve(
-        release_dir=north.release,
-        name="Ada Roe",
-        key_file=north.approver_key,
-        now=NOW + timedelta(days=1),
-    )
-    assert first["manifest"]["files"] == later["manifest"]["files"]
-    assert first["signature"] != later["signature"]
+    later = approve(north, now=NOW + timedelta(days=1))
+    assert first.manifest.files == later.manifest.files
+    assert first.signature != later.signature
 
 
 def test_approval_needs_a_name_a_key_and_a_release(north, tmp_path):
     with pytest.raises(keys.KeyFault, match="jipflow keys new"):
-        release.approve(release_dir=north.release, name="Ada Roe", key_file=tmp_path / "none.key")
+        approve(north, key_file=tmp_path / "none.key")
     with pytest.raises(ConfigError, match=r"approver\.name"):
-        release.approve(release_dir=north.release, name="", key_file=north.approver_key)
+        approve(north, name="")
+    north.root = tmp_path / "elsewhere"
     with pytest.raises(ReleaseError, match="build the release first"):
-        release.approve(release_dir=tmp_path, name="Ada Roe", key_file=north.approver_key)
+        approve(north)

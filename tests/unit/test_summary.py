@@ -1,4 +1,4 @@
-"""Merged equals pooled."""
+"""Merged moments equal pooled ones."""
 
 from __future__ import annotations
 
@@ -8,14 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jipflow.analyses.aggregates import (
-    CellKey,
-    bin_index,
-    cells_of,
-    in_analysis,
-    merge_moments,
-    moments,
-)
+from jipflow.analyses.summary import all_equal, merge_moments, moments
 
 
 def split(values, sites, seed):
@@ -105,51 +98,9 @@ def test_moments_refuse_what_has_none(values):
         moments(np.array(values))
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    values=st.lists(st.floats(-50, 50) | st.integers(-5, 5).map(float), min_size=1, max_size=200),
-    edges=st.lists(st.integers(-5, 5), min_size=2, max_size=8, unique=True).map(sorted),
+@pytest.mark.parametrize(
+    ("low", "high", "equal"),
+    [(3.0, 3.0, True), (0.0, 0.0, True), (1.0, 1.0 + 1e-12, True), (1.0, 1.001, False)],
 )
-def test_bins_are_those_of_numpy_and_nothing_vanishes(values, edges):
-    values = np.array(values)
-    counts = np.bincount(bin_index(values, edges), minlength=len(edges) + 1)
-    inside = values[(values >= edges[0]) & (values <= edges[-1])]
-    assert counts[1:-1].tolist() == np.histogram(inside, edges)[0].tolist()
-    assert counts[0] == (values < edges[0]).sum()
-    assert counts[-1] == (values > edges[-1]).sum()
-
-
-def test_edges_belong_to_the_upper_bin_save_the_last():
-    assert bin_index(np.array([0.0, 1.0, 2.0, 2.1, -0.1]), [0, 1, 2]).tolist() == [1, 2, 2, 3, 0]
-
-
-PROTOCOL = {
-    "segmentations": [
-        {"id": "organs", "segments": [{"name": "liver"}, {"name": "spleen"}]},
-        {"id": "gtv", "segments": [{"name": "gtv"}]},
-    ],
-    "radiomics": [
-        {"segmentation": "organs", "role": "CT", "settings": "pyradiomics_ct"},
-        {"segmentation": "gtv", "role": "PT", "settings": "pt"},
-    ],
-}
-
-
-def test_variables_expand_over_the_segments_of_their_role():
-    analysis = {"variables": ["CT.original_shape_*"]}
-    features = ["original_shape_MeshVolume", "original_firstorder_Mean"]
-    assert cells_of(PROTOCOL, analysis, features) == [
-        CellKey("CT", "organs", "liver", "original_shape_MeshVolume"),
-        CellKey("CT", "organs", "spleen", "original_shape_MeshVolume"),
-    ]
-    assert cells_of(PROTOCOL, {**analysis, "segments": ["spleen"]}, features) == [
-        CellKey("CT", "organs", "spleen", "original_shape_MeshVolume")
-    ]
-
-
-def test_in_analysis():
-    analysis = {"variables": ["PT.original_firstorder_*"]}
-    mean = "original_firstorder_Mean"
-    assert in_analysis(PROTOCOL, analysis, CellKey("PT", "gtv", "gtv", mean))
-    assert not in_analysis(PROTOCOL, analysis, CellKey("CT", "organs", "liver", mean))
-    assert not in_analysis(PROTOCOL, analysis, CellKey("PT", "gtv", "gtv", "original_glcm_Idn"))
+def test_all_equal(low, high, equal):
+    assert all_equal(low, high) is equal

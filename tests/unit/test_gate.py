@@ -1,0 +1,304 @@
+"""The gate releases what is safe and nothing else."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from federation_world import ENERGY, MEAN
+from jipflow.analyses.cells import (
+    CellKey,
+)
+from jipflow.analyses.contract import (
+    Finding,
+    Proposed,
+)
+from jipflow.analyses.histogram import SMALL_BINS, Histogram
+from jipflow.analyses.histogram import Settings as HistogramSettings
+from jipflow.analyses.summary import NUMBER_RANGE, ZERO_VARIANCE, Computed, Moments, Summary
+from jipflow.analyses.summary import Settings as SummarySettings
+from jipflow.release.gate import (
+    DIFFERENCE,
+    MIN_PATIENTS,
+    DisclosureError,
+    all_rules,
+    decide,
+    scan,
+)
+
+NUMBERS = {"rows": 10, "mean": 1.0, "mean_rest": 0.0, "m2": 3.0}
+
+
+def people(*numbers):
+    return frozenset(f"c{i}" for i in numbers)
+
+
+def summary(id="describe"):
+    return Summary(SummarySettings(id=id, kind="summary", variables=["CT.*"]))
+
+
+def key(feature=MEAN, segment="liver", segmentation="organs", role="CT"):
+    return CellKey(role, segmentation, segment, feature)
+
+
+def cell(cases, feature=MEAN, segment="liver", analysis=None, constant=False, **changes):
+    content = Computed(Moments(**NUMBERS | changes), constant)
+    return Proposed(analysis or summary(), key(feature, segment), cases, content)
+
+
+def gate(*proposed, minimum=5, patient_of=None):
+    cases = frozenset().union(*(c.cases for c in proposed))
+    patient_of = patient_of or {case: f"p-{case}" for case in cases}
+    return {d.proposed.key.feature: d for d in decide(proposed, patient_of, minimum)}
+
+
+def outcome(*proposed, **options):
+    """Return the rule that withheld each cell, None where it was released."""
+    found = {}
+    for feature, decision in gate(*proposed, **options).items():
+        rules = [r for r, f in decision.findings.items() if f is Finding.WITHHELD]
+        assert len(rules) == (decision.released is None)
+        found[feature] = rules[0] if rules else None
+    return found
+
+
+def test_enough_patients_are_released():
+    released = gate(cell(people(*range(5))))[MEAN].released
+    assert released.plain() == {**key()._asdict(), "n": 5, **NUMBERS}
+
+
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_too_few_patients_are_withheld(count):
+    assert outcome(cell(people(*range(count)))) == {MEAN: MIN_PATIENTS}
+
+
+def test_patients_count_not_cases():
+    cases = people(*range(8))
+    same = {case: f"p{int(case[1:]) % 4}" for case in cases}
+    assert outcome(cell(cases), patient_of=same) == {MEAN: MIN_PATIENTS}
+
+
+def test_the_minimum_has_a_floor():
+    with pytest.raises(DisclosureError, match="floor"):
+        gate(cell(people(*range(9))), minimum=4)
+
+
+class LeveneSettings(SummarySettings):
+    kind: Literal["levene"]
+
+
+class Levene(Summary):
+    """A kind that no module of `jipflow.analyses` declares."""
+
+
+@pytest.mark.parametrize("analysis", [Summary, Levene])
+def test_an_unknown_kind_is_refused(analysis):
+    levene = analysis(LeveneSettings(id="describe", kind="levene", variables=["CT.*"]))
+    with pytest.raises(DisclosureError, match="no rules for the kind 'levene'"):
+        gate(cell(people(*range(9)), analysis=levene))
+
+
+def test_another_class_than_the_kinds_own_is_refused():
+    with pytest.raises(DisclosureError, match="no rules for the kind 'summary'"):
+        gate(cell(people(*range(9)), analysis=Levene(summary().settings)))
+
+
+@dataclass(frozen=True)
+class MomentsAndMaximum(Moments):
+    maximum: float = 4.0
+
+
+def test_an_unknown_number_is_refused():
+    content = Computed(MomentsAndMaximum(**NUMBERS))
+    with pytest.raises(DisclosureError, match="maximum"):
+        gate(Proposed(summary(), key(), people(*range(9)), content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"m2": float("inf")}, {"mean": float("nan")}, {"mean": 1e101}, {"m2": 1e201}, {"m2": -1.0}],
+)
+def test_numbers_out_of_range_are_withheld(change):
+    assert outcome(cell(people(*range(9)), **change)) == {MEAN: NUMBER_RANGE}
+
+
+def test_constant_values_are_withheld():
+    assert outcome(cell(people(*range(9)), constant=True)) == {MEAN: ZERO_VARIANCE}
+
+
+def test_a_few_missing_patients_show_by_subtraction():
+    everyone, most = people(*range(20)), people(*range(18))
+    assert outcome(cell(everyone), cell(most, ENERGY)) == {MEAN: None, ENERGY: DIFFERENCE}
+
+
+def test_many_missing_patients_are_fine():
+    assert outcome(cell(people(*range(20))), cell(people(*range(15)), ENERGY)) == {
+        MEAN: None,
+        ENERGY: None,
+    }
+
+
+def test_the_group_that_serves_most_cells_is_kept():
+    most = people(*range(18))
+    found = outcome(cell(people(*range(20))), cell(most, "a"), cell(most, "b"))
+    assert found == {MEAN: DIFFERENCE, "a": None, "b": None}
+
+
+def test_another_segmentation_is_judged_by_itself():
+    everyone, most = people(*range(20)), people(*range(18))
+    place = key(ENERGY, "gtv", "gtv", "PT")
+    other = Proposed(summary(), place, most, Computed(Moments(**NUMBERS)))
+    assert outcome(cell(everyone), other) == {MEAN: None, ENERGY: None}
+
+
+def test_a_missing_second_case_of_one_patient_shows_by_rows():
+    cases = people(*range(12))
+    patient_of = {case: f"p{min(int(case[1:]), 10)}" for case in cases}
+    found = outcome(cell(cases), cell(cases - {"c11"}, ENERGY), patient_of=patient_of)
+    assert found == {MEAN: None, ENERGY: DIFFERENCE}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.frozensets(st.integers(0, 14), min_size=4), min_size=1, max_size=8))
+def test_no_two_released_cells_differ_by_few(groups):
+    decisions = gate(*(cell(people(*g), f"f{i}") for i, g in enumerate(groups)))
+    released = [d.proposed.cases for d in decisions.values() if d.released]
+    for a, b in itertools.permutations(released, 2):
+        assert len(a - b) == 0 or len(a - b) >= 5
+
+
+def test_segments_of_one_segmentation_are_compared():
+    """Liver in 20, lesion in 18: the release would tell that two have no lesion."""
+    everyone, most = people(*range(20)), people(*range(18))
+    found = outcome(cell(everyone), cell(everyone, "a"), cell(most, ENERGY, "lesion"))
+    assert found == {MEAN: None, "a": None, ENERGY: DIFFERENCE}
+
+
+def test_cells_of_two_analyses_are_compared():
+    everyone, most = people(*range(20)), people(*range(18))
+    found = outcome(cell(everyone), cell(most, ENERGY, analysis=summary("another")))
+    assert found == {MEAN: None, ENERGY: DIFFERENCE}
+
+
+def test_the_cases_of_one_patient_are_one_difference():
+    """Five cases that a cell lacks are a few patients if they are of one."""
+    cases = people(*range(20))
+    patient_of = {case: f"p{max(int(case[1:]), 4)}" for case in cases}
+    found = outcome(cell(cases), cell(people(*range(5, 20)), ENERGY), patient_of=patient_of)
+    assert found == {MEAN: None, ENERGY: DIFFERENCE}
+
+
+def test_a_group_that_was_withheld_withholds_no_other():
+    """Of 20, 18 and 13, the 18 fall because of the 20; the 13 are far enough from the 20."""
+    twenty, eighteen, thirteen = people(*range(20)), people(*range(18)), people(*range(3, 15), 19)
+    found = outcome(cell(twenty), cell(eighteen, "a"), cell(thirteen, "b"))
+    assert found == {MEAN: None, "a": DIFFERENCE, "b": None}
+
+
+def histogram(*bins):
+    """Return a histogram of bins of these patients, one case each."""
+    edges = list(range(len(bins) - 1))
+    settings = HistogramSettings(id="volumes", kind="histogram", variables=["CT.*"], edges=edges)
+    cases = frozenset(patient[2:] for patient in frozenset().union(*bins))
+    return Proposed(Histogram(settings), key(), cases, bins)
+
+
+def bins_of(*counts):
+    """Return bins that hold that many patients, each of whom is in one."""
+    ids = iter(range(1000))
+    return tuple(frozenset(f"p-c{next(ids)}" for _ in range(c)) for c in counts)
+
+
+def test_a_histogram_leaves_with_bins_withheld_by_name():
+    decision = gate(histogram(*bins_of(0, 3, 20, 6, 9, 0)))[MEAN]
+    released = decision.released
+    assert [released.under, *released.counts, released.over] == [0, None, 20, None, 9, 0]
+    assert decision.findings[SMALL_BINS] == "some bins withheld"
+    assert decision.parts == {SMALL_BINS: [0, 2]}
+    assert decision.findings[MIN_PATIENTS] == decision.findings[DIFFERENCE] == Finding.PASSED
+    assert decision.findings[NUMBER_RANGE] == Finding.NOT_APPLIED
+
+
+def test_a_histogram_without_small_bins_leaves_whole():
+    decision = gate(histogram(*bins_of(0, 7, 9, 0)))[MEAN]
+    assert decision.findings[SMALL_BINS] == Finding.PASSED
+    assert decision.parts == {SMALL_BINS: []}
+
+
+def test_a_histogram_that_cannot_be_hidden_is_withheld():
+    assert outcome(histogram(*bins_of(0, 2, 6, 0))) == {MEAN: SMALL_BINS}
+
+
+def test_the_difference_rule_takes_a_histogram_back_with_its_bins():
+    few = histogram(*bins_of(0, 3, 20, 6, 9, 0))
+    everyone = people(*range(40))
+    other = key(MEAN)
+    found = decide(
+        [
+            cell(everyone),
+            cell(everyone, ENERGY),
+            Proposed(few.analysis, other, few.cases, few.content),
+        ],
+        {case: f"p-{case}" for case in everyone},
+        5,
+    )
+    (histograms,) = [d for d in found if d.proposed.analysis.settings.kind == "histogram"]
+    assert histograms.findings[DIFFERENCE] is Finding.WITHHELD
+    assert (histograms.released, histograms.parts) == (None, {})
+
+
+def test_every_rule_has_its_own_code_and_meaning():
+    rules = all_rules()
+    assert len({rule.code for rule in rules}) == len({rule.meaning for rule in rules}) == len(rules)
+
+
+def test_a_document_of_the_vocabulary_passes():
+    scan(
+        {"site": "north", "n": 5, "mean": 1.5, "x": [None, True]},
+        {"site", "north", "n", "mean", "x"},
+        (),
+        (),
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-03-01",
+        "01.03.2024",
+        "20240301",
+        "1.2.840.113619.2.55.3",
+        "/data/dicom",
+        "C:\\dicom",
+        "Doe^Jane",
+        "jane@clinic",
+        "MRN0012345",
+    ],
+)
+def test_the_scan_refuses_what_looks_personal_even_if_the_protocol_names_it(text):
+    with pytest.raises(DisclosureError, match=r"cells\[1\]\.segment: a text that looks like"):
+        scan({"cells": [{}, {"segment": text}]}, {"cells", "segment", text}, (), ())
+
+
+def test_the_scan_refuses_text_outside_the_vocabulary():
+    with pytest.raises(DisclosureError, match=r"cells\[0\]\.note: a text that the protocol"):
+        scan({"cells": [{"note": "hello"}]}, {"cells", "note"}, (), ())
+    with pytest.raises(DisclosureError, match="a key"):
+        scan({"hello": 1}, (), (), ())
+
+
+def test_the_scan_refuses_pseudonyms_even_inside_a_word():
+    with pytest.raises(DisclosureError, match="pseudonym") as caught:
+        scan({"site": "north-k7q"}, {"site", "north-k7q"}, (), ["zzz", "k7q"])
+    assert "k7q" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), b"bytes", {1, 2}])
+def test_the_scan_refuses_values_it_does_not_know(value):
+    with pytest.raises(DisclosureError, match="x"):
+        scan({"x": value}, {"x"}, (), ())

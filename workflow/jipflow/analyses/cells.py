@@ -1,0 +1,133 @@
+"""The cells of analyses: what a released number is about, and the values behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import pandas as pd
+
+    from jipflow.settings.protocol import Protocol
+
+
+class Place(NamedTuple):
+    """Where features were measured: a segment of a segmentation, on the series of a role."""
+
+    role: str
+    segmentation: str
+    segment: str
+
+
+class CellKey(NamedTuple):
+    """What a released number is about, within an analysis."""
+
+    role: str
+    segmentation: str
+    segment: str
+    feature: str
+
+    @property
+    def place(self) -> Place:
+        """Where the feature was measured."""
+        return Place(self.role, self.segmentation, self.segment)
+
+    @property
+    def title(self) -> str:
+        """The place in words, for readers."""
+        return f"{self.segment} · {self.segmentation} on {self.role}"
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """The values behind one cell at a site.
+
+    Attributes:
+        numbers: finite values, shape (rows,); more than patients where some have several cases.
+        patients: pseudonym of the patient of each value, shape (rows,).
+        cases: pseudonyms of the cases that have a value.
+    """
+
+    numbers: npt.NDArray[np.float64]
+    patients: npt.NDArray[np.object_]
+    cases: frozenset[str]
+
+
+class Measured:
+    """What a site measured, as analyses read it.
+
+    Args:
+        table: rows of ``features.parquet``, with case_id, patient, role, segmentation, segment and
+            a column a feature.
+        places: everything that the protocol measures, whether or not a patient has it.
+    """
+
+    def __init__(self, table: pd.DataFrame, places: Sequence[Place]) -> None:
+        self.places = places
+        self.features: Sequence[str] = list(table.select_dtypes("number").columns)
+        self._table = table
+        self._cases = table["case_id"].to_numpy()
+        self._patients = table["patient"].to_numpy()
+        self._rows = {
+            key: rows.index.to_numpy()
+            for key, rows in table.groupby(["role", "segmentation", "segment"])
+        }
+        # Most features of a segment have values of the same cases: one set serves them all.
+        self._known: dict[tuple[Any, ...], frozenset[str]] = {}
+
+    def values(self, key: CellKey) -> Values:
+        """Return the finite values of a cell; none where nobody was measured there."""
+        import numpy as np
+
+        rows = self._rows.get(key.place, np.array([], dtype=np.intp))
+        numbers = self._table[key.feature].to_numpy(np.float64, na_value=np.nan)[rows]
+        there = np.isfinite(numbers)
+        rows = rows[there]
+        group = (key.place, there.tobytes())
+        if group not in self._known:
+            self._known[group] = frozenset(self._cases[rows])
+        return Values(numbers[there], self._patients[rows], self._known[group])
+
+
+def measured_places(protocol: Protocol) -> list[Place]:
+    """Return everything that a protocol measures, each once."""
+    return [
+        Place(entry.role, entry.segmentation, segment.name)
+        for entry in protocol.radiomics
+        for segment in protocol.segmentation(entry.segmentation).segments
+    ]
+
+
+def expand(
+    variables: Iterable[str],
+    segments: Sequence[str] | None,
+    features: Iterable[str],
+    places: Sequence[Place],
+) -> list[CellKey]:
+    """Return the cells of variables: each feature in every segment measured in its role.
+
+    Args:
+        variables: ``<role>.<feature>``, where * stands for any text.
+        segments: only these; None for all.
+        features: names of the features that exist.
+        places: everything that the protocol measures.
+
+    Returns:
+        Sorted, without duplicates.
+    """
+    names = list(features)
+    return sorted(
+        {
+            CellKey(*place, feature)
+            for variable in variables
+            for role, _, glob in [variable.partition(".")]
+            for place in places
+            if place.role == role and (segments is None or place.segment in segments)
+            for feature in names
+            if fnmatchcase(feature, glob)
+        }
+    )

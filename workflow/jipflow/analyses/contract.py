@@ -1,0 +1,321 @@
+"""What an analysis is: a module of this folder that has the name of its kind.
+
+The module declares three models and a class, and nothing outside it names the kind:
+
+* ``Settings``, derived from `AnalysisSettings`: its keys in a protocol, with ``kind`` and what
+  types cannot say of them;
+* ``Cell``, derived from `ReleasedCell`: the numbers of one cell that may leave a site;
+* ``Released``, derived from `ReleasedAnalysis`: its cells, and the keys of its settings that leave
+  with them;
+* a class derived from `Analysis`: what a site computes, the rules of the disclosure gate for it,
+  how the hub merges, and what the pages of the releaser and of the hub draw.
+
+A number is released in a *cell*: one feature of one segment, see `jipflow.analyses.cells`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import Field
+
+from jipflow.analyses.cells import CellKey, Measured, Place, Values, expand
+from jipflow.settings.part import AsGiven, Id, Part, Role, SegmentName
+from jipflow.settings.plugins import analysis_classes
+from jipflow.settings.protocol import AnalysisSettings, Protocol
+
+if TYPE_CHECKING:
+    from jipflow.blocks import Drawing
+
+FLOOR = 5
+"""No protocol and no site can go below this many patients."""
+
+LARGEST = 1e100
+"""Bound far beyond any feature that keeps the hub's sums within float64, whose largest number is
+1.8e308 (IEEE 754): the hub squares differences of means."""
+
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Enough = Annotated[int, Field(ge=FLOOR, le=10**9)]
+Value = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AsGiven]
+FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
+
+
+class ReleasedCell(Part):
+    """A cell as it leaves a site; each kind adds its numbers, and nothing else may leave."""
+
+    role: Role
+    segmentation: Id
+    segment: SegmentName
+    feature: FeatureName
+    n: Enough
+    """Patients."""
+
+    @property
+    def key(self) -> CellKey:
+        """What the cell is about."""
+        return CellKey(self.role, self.segmentation, self.segment, self.feature)
+
+
+class ReleasedAnalysis(Part):
+    """The cells of an analysis as they leave a site.
+
+    Each kind narrows ``kind`` and ``cells``. Further fields are keys of its settings, which the
+    release and the hub's result repeat so that they can be read without the protocol.
+    """
+
+    id: Id
+    kind: str
+    cells: Sequence[ReleasedCell]
+
+
+class RecordedCell(Part):
+    """What the gate did with a cell, without any count of patients; travels with the release."""
+
+    analysis: Id
+    kind: str
+    role: Role
+    segmentation: Id
+    segment: SegmentName
+    feature: FeatureName
+    released: bool
+    rules: dict[str, str]
+    """What each rule found; a rule after the one that withheld the cell was not applied."""
+
+    @property
+    def key(self) -> CellKey:
+        """What the cell is about."""
+        return CellKey(self.role, self.segmentation, self.segment, self.feature)
+
+
+class Finding(StrEnum):
+    """What a rule found for a cell; `Rule.partly` is a further one."""
+
+    PASSED = "passed"
+    WITHHELD = "withheld"
+    NOT_APPLIED = "not applied"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of the gate.
+
+    Attributes:
+        code: its stable name.
+        meaning: the sentence that the releaser and the hub read.
+        parts: what it may withhold of a cell that leaves, in the plural; empty where it withholds
+            cells only. The record names them under ``withheld_<parts>``.
+        of: what the cells are called that have such parts, in the plural.
+    """
+
+    code: str
+    meaning: str
+    parts: str = ""
+    of: str = ""
+
+    @property
+    def partly(self) -> str:
+        """What the rule found for a cell of which it withheld parts."""
+        return f"some {self.parts} withheld"
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Everything that the rule may find."""
+        return (*Finding, self.partly) if self.parts else tuple(Finding)
+
+
+@dataclass(frozen=True)
+class Withheld:
+    """A rule keeps a cell back."""
+
+    rule: Rule
+
+
+@dataclass(frozen=True)
+class Passed:
+    """A cell may leave as far as its kind's own rules go.
+
+    Attributes:
+        numbers: what leaves beside the key and the number of patients.
+        parts: what rules withheld of it, by rule; each rule that has parts is there.
+    """
+
+    numbers: Mapping[str, Any]
+    parts: Mapping[Rule, Sequence[str | int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """One cell before the gate, with the people behind it.
+
+    Attributes:
+        analysis: what proposes it.
+        key: what it is about.
+        cases: cases whose values are in it.
+        content: what the analysis computed, for its own `Analysis.check`.
+    """
+
+    analysis: Analysis[Any, Any, Any]
+    key: CellKey
+    cases: frozenset[str]
+    content: Any
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """What cells are sorted by."""
+        return (self.analysis.settings.id, *self.key)
+
+
+class ImpossibleCell(Exception):
+    """The numbers of a cell that a site sent contradict each other."""
+
+
+class CellBelowMinimum(Exception):
+    """A number that a site sent, or one that follows from others, rests on too few patients."""
+
+
+S = TypeVar("S", bound=AnalysisSettings)
+C = TypeVar("C", bound=ReleasedCell)
+R = TypeVar("R", bound=ReleasedAnalysis)
+
+
+class Analysis(ABC, Generic[S, C, R]):
+    """One kind of analysis, with the settings of one entry of a protocol.
+
+    A site calls `propose` and lets the gate call `check` on each cell; the hub calls `verify` on
+    each cell that it receives, and `merge`. Pages are drawn from files alone, without settings.
+
+    Attributes:
+        cell: model of a released cell.
+        released: model of the released analysis.
+        recorded: model of a cell in the disclosure record, which may name withheld parts.
+        rules: the kind's own rules, in the order in which they are applied.
+
+    Args:
+        settings: the entry of the protocol.
+    """
+
+    cell: ClassVar[type[ReleasedCell]]
+    released: ClassVar[type[ReleasedAnalysis]]
+    recorded: ClassVar[type[RecordedCell]] = RecordedCell
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    def __init__(self, settings: S) -> None:
+        self.settings = settings
+
+    def cells(self, features: Iterable[str], places: Sequence[Place]) -> list[CellKey]:
+        """Return the cells that the protocol asks for, sorted.
+
+        The protocol alone decides about role, segmentation and segment, so that a segment which no
+        patient of a site has still gets its (withheld) cells there.
+
+        Args:
+            features: names of the features that exist.
+            places: everything that the protocol measures.
+        """
+        return expand(self.settings.variables, self.settings.segments, features, places)
+
+    def asks_for(self, key: CellKey, places: Sequence[Place]) -> bool:
+        """Tell whether the protocol asks for a cell."""
+        return key in self.cells([key.feature], places)
+
+    def heading(self) -> dict[str, Any]:
+        """Return the keys of the settings that a release and a result repeat, as plain data."""
+        own = self.released.model_fields.keys() - ReleasedAnalysis.model_fields.keys()
+        return self.settings.model_dump(include=set(own))
+
+    def propose(self, measured: Measured) -> list[Proposed]:
+        """Compute every cell, before any rule of disclosure."""
+        proposed = []
+        for key in self.cells(measured.features, measured.places):
+            values = measured.values(key)
+            proposed.append(Proposed(self, key, values.cases, self.compute(values)))
+        return proposed
+
+    @abstractmethod
+    def compute(self, values: Values) -> Any:
+        """Compute one cell from its values, of which there may be none."""
+
+    @abstractmethod
+    def check(self, content: Any, patients: int, minimum: int) -> Passed | Withheld:
+        """Apply the kind's own rules to a cell.
+
+        Args:
+            content: what `compute` returned.
+            patients: distinct patients in the cell, at least the minimum.
+            minimum: fewest distinct patients, the stricter of protocol and site.
+        """
+
+    @abstractmethod
+    def verify(self, cell: C, minimum: int) -> None:
+        """Check at the hub what the model of a cell cannot say.
+
+        Args:
+            cell: as a site sent it; its ``n`` is at least the minimum.
+            minimum: fewest distinct patients, the stricter of protocol and site.
+
+        Raises:
+            ImpossibleCell: its numbers contradict each other.
+            CellBelowMinimum: a number rests on too few patients.
+        """
+
+    @abstractmethod
+    def merge(self, by_site: Mapping[str, C]) -> dict[str, Any]:
+        """Merge a cell over sites whose patients are distinct.
+
+        Args:
+            by_site: the cell of each site that released it, at least one.
+
+        Returns:
+            What the hub's result says of the cell beside its key and its sites: plain data.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def draw_release(analysis: R) -> Drawing:
+        """Draw everything that leaves, for the person who is asked to approve it."""
+
+    @staticmethod
+    @abstractmethod
+    def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
+        """Draw the merged result.
+
+        Args:
+            analysis: as ``result.json`` has it: `heading`, and cells as `merge` returned them with
+                role, segmentation, segment, feature and sites.
+            sites: ids of all sites of the round, also of those that withheld a cell.
+        """
+
+
+AnyAnalysis = Analysis[Any, Any, Any]
+
+
+def kinds() -> dict[str, type[AnyAnalysis]]:
+    """Return every kind of analysis by its name, sorted: the modules of this folder."""
+    return analysis_classes(Analysis)  # type: ignore[type-abstract]
+
+
+def analyses_of(protocol: Protocol) -> list[AnyAnalysis]:
+    """Return the analyses of a protocol, sorted by id."""
+    known = kinds()
+    entries = sorted(protocol.analyses, key=lambda entry: entry.id)
+    return [known[entry.kind](entry) for entry in entries]
+
+
+def rules_of_kinds() -> tuple[Rule, ...]:
+    """Return the own rules of all kinds.
+
+    Raises:
+        ValueError: two kinds use one code for different rules.
+    """
+    found: dict[str, Rule] = {}
+    for kind, analysis in kinds().items():
+        for rule in analysis.rules:
+            if found.setdefault(rule.code, rule) != rule:
+                raise ValueError(
+                    f"analysis {kind}: the rule {rule.code!r} is another one elsewhere"
+                )
+    return tuple(found.values())

@@ -1,0 +1,64 @@
+"""The effective settings of a hub: what ``hub.yaml`` says, and the protocol that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jipflow import __version__
+from jipflow.exchange.roster import check_roster
+from jipflow.settings.complete import complete_types
+from jipflow.settings.digests import protocol_sha256
+from jipflow.settings.hub import Hub
+from jipflow.settings.part import Part
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.reading import protocol_path, read_protocol
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.schema import load
+
+SOURCE = "hub configuration"
+
+
+class HubSettings(Part):
+    """The effective settings of a hub: checked, every default filled in."""
+
+    hub: Hub
+    """Content of ``hub.yaml``."""
+    protocol: Protocol
+    """The protocol of the sites."""
+    protocol_sha256: str
+    """Its hash, as the sites calculate it."""
+    version: str = __version__
+    """The jipflow version."""
+
+    @property
+    def results(self) -> str:
+        """Folder for the results of the protocol."""
+        return f"{self.hub.results}/{self.protocol.protocol.id}"
+
+
+def load_hub_settings(config: Mapping[str, Any]) -> HubSettings:
+    """Check the hub's configuration and complete it with the protocol.
+
+    Args:
+        config: content of ``hub.yaml``.
+
+    Raises:
+        ConfigError: something is wrong; names the key and the fix.
+    """
+    content = {key: value for key, value in config.items() if key != "pathvars"}
+    hub = load(Hub, content, SOURCE)
+    if not Path(hub.inbox).is_dir():
+        raise ConfigError(f"{SOURCE}: the inbox {hub.inbox} is not a folder; make it.")
+    check_roster(hub.roster, SOURCE)
+    own = Path(hub.models.registry) if hub.models else None
+    protocol, named = read_protocol(protocol_path(hub.protocol), own)
+    digest = protocol_sha256(protocol, named)
+    return HubSettings(hub=hub, protocol=protocol, protocol_sha256=digest)
+
+
+def read_hub_settings(path: Path) -> HubSettings:
+    """Read the settings that a run at the hub wrote."""
+    complete_types()
+    return HubSettings.model_validate_json(path.read_bytes())

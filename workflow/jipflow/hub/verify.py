@@ -1,0 +1,293 @@
+"""One bundle verified, from the outside to the inside."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from jipflow import archives
+from jipflow.analyses.cells import (
+    Place,
+    measured_places,
+)
+from jipflow.analyses.contract import (
+    AnyAnalysis,
+    CellBelowMinimum,
+    ImpossibleCell,
+    ReleasedAnalysis,
+    ReleasedCell,
+    analyses_of,
+)
+from jipflow.exchange.keys import verifies
+from jipflow.exchange.message import (
+    CONTENT,
+    LIMITS,
+    MEMBERS,
+    ROUND,
+    ContentName,
+    Manifest,
+    Signatures,
+    canonical,
+    checked,
+    describe,
+    pack,
+)
+from jipflow.exchange.roster import find_member
+from jipflow.hub.refusals import Refusal, Refused
+from jipflow.hub.settings import HubSettings
+from jipflow.release.contents import Aggregates, Disclosure, formats
+from jipflow.settings.hub import Member
+from jipflow.settings.part import Part
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.resources import ConfigError
+
+P = TypeVar("P", bound=Part)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A bundle that is beyond doubt.
+
+    Attributes:
+        manifest: what it says about itself.
+        aggregates: its numbers.
+        disclosure: the record of the site's gate.
+    """
+
+    manifest: Manifest
+    aggregates: Aggregates
+    disclosure: Disclosure
+
+
+def verify(raw: bytes, settings: HubSettings) -> Verified:
+    """Verify one bundle.
+
+    Signatures are checked before anything that they protect is interpreted further than its form.
+
+    Args:
+        raw: bytes of the bundle.
+        settings: of the hub.
+
+    Raises:
+        Refused: anything is not as it must be.
+    """
+    members = _open_zip(raw)
+    manifest = _verified_manifest(members, settings.hub.roster)
+    _check_addressing(manifest, settings)
+    for name in CONTENT:
+        if describe(members[name]) != manifest.files[name]:
+            raise Refused(Refusal.FILE_CHANGED, name)
+    known = formats()
+    aggregates = _content(known.aggregates, members, "aggregates.json", Refusal.AGGREGATES_INVALID)
+    disclosure = _content(known.disclosure, members, "disclosure.json", Refusal.DISCLOSURE_INVALID)
+    _check_headers(manifest, aggregates, disclosure)
+    _check_cells(aggregates, disclosure, settings.protocol)
+    return Verified(manifest, aggregates, disclosure)
+
+
+def _open_zip(raw: bytes) -> dict[str, bytes]:
+    """Return the members of a bundle's zip; refuse every other zip than `pack` would write."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            entries = archive.infolist()
+            _check_entries(entries)
+            members = {}
+            for entry in entries:
+                try:
+                    members[entry.filename] = archive.read(entry)
+                except zipfile.BadZipFile:
+                    raise Refused(Refusal.CORRUPT_MEMBER, entry.filename) from None
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError):
+        raise Refused(Refusal.NOT_A_ZIP) from None
+    if pack(members) != raw:
+        raise Refused(Refusal.ZIP_NOT_CANONICAL)
+    return members
+
+
+def _check_entries(entries: Sequence[zipfile.ZipInfo]) -> None:
+    names = [entry.filename for entry in entries]
+    for name in names:
+        if archives.climbs(name):
+            raise Refused(Refusal.UNSAFE_PATH, repr(name))
+    for name in names:
+        if names.count(name) > 1:
+            raise Refused(Refusal.DUPLICATE_MEMBER, repr(name))
+        if name not in MEMBERS:
+            raise Refused(Refusal.UNEXPECTED_MEMBER, repr(name))
+    for name in MEMBERS:
+        if name not in names:
+            raise Refused(Refusal.MISSING_MEMBER, name)
+    for entry in entries:
+        if (
+            entry.compress_type != zipfile.ZIP_STORED
+            or entry.compress_size != entry.file_size
+            or entry.flag_bits & 1
+        ):
+            raise Refused(Refusal.COMPRESSED_MEMBER, entry.filename)
+        if entry.file_size > LIMITS[entry.filename]:
+            raise Refused(Refusal.OVERSIZED_MEMBER, f"{entry.filename}: {entry.file_size} bytes")
+
+
+def _strict_json(data: bytes) -> Any:
+    """Parse JSON, refusing doubled keys and numbers that are not finite.
+
+    Raises:
+        ValueError: it is not such JSON.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return content
+
+    def finite(text: str) -> float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError("a number is not finite")
+        return number
+
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_float=finite,
+            parse_constant=finite,
+        )
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _verified_manifest(members: Mapping[str, bytes], roster: Sequence[Member]) -> Manifest:
+    """Return the manifest after both signatures of it have been verified by the roster's keys."""
+    signed = members["manifest.json"]
+    try:
+        content = _strict_json(signed)
+    except ValueError as error:
+        raise Refused(Refusal.MANIFEST_NOT_JSON, str(error)) from None
+    try:
+        manifest = checked(Manifest, content, "manifest.json")
+    except ConfigError as error:
+        raise Refused(Refusal.MANIFEST_INVALID, str(error)) from None
+    if canonical(manifest.plain()) != signed:
+        raise Refused(Refusal.MANIFEST_NOT_CANONICAL)
+    signatures = _signatures(members["signatures.json"])
+    sender = find_member(roster, manifest.sender)
+    if sender is None:
+        raise Refused(Refusal.UNKNOWN_SITE, manifest.sender)
+    if not verifies(sender.key, signatures.site, signed):
+        raise Refused(Refusal.SITE_SIGNATURE, manifest.sender)
+    if manifest.approver not in sender.approvers:
+        raise Refused(Refusal.UNKNOWN_APPROVER, manifest.approver.name)
+    if not verifies(manifest.approver.key, signatures.approver, signed):
+        raise Refused(Refusal.APPROVER_SIGNATURE, manifest.approver.name)
+    return manifest
+
+
+def _signatures(data: bytes) -> Signatures:
+    try:
+        signatures = checked(Signatures, _strict_json(data), "signatures.json")
+    except (ValueError, ConfigError) as error:
+        raise Refused(Refusal.SIGNATURES_INVALID, str(error)) from None
+    if canonical(signatures.plain()) != data:
+        raise Refused(Refusal.SIGNATURES_INVALID)
+    return signatures
+
+
+def _check_addressing(manifest: Manifest, settings: HubSettings) -> None:
+    here = settings.protocol.protocol
+    if manifest.recipient != settings.hub.hub.id:
+        raise Refused(Refusal.WRONG_RECIPIENT, manifest.recipient)
+    if manifest.protocol.id != here.id:
+        raise Refused(Refusal.WRONG_PROTOCOL, manifest.protocol.id)
+    if manifest.protocol.sha256 != settings.protocol_sha256:
+        detail = f"version {manifest.protocol.version}, the hub has {here.version}"
+        raise Refused(Refusal.PROTOCOL_CHANGED, detail)
+    if manifest.round != ROUND:
+        raise Refused(Refusal.WRONG_ROUND, str(manifest.round))
+
+
+def _content(
+    model: type[P], members: Mapping[str, bytes], name: ContentName, refusal: Refusal
+) -> P:
+    try:
+        return checked(model, _strict_json(members[name]), name)
+    except (ValueError, ConfigError) as error:
+        raise Refused(refusal, str(error)) from None
+
+
+def _check_headers(manifest: Manifest, aggregates: Aggregates, disclosure: Disclosure) -> None:
+    claims = {
+        "protocol": manifest.protocol,
+        "site": manifest.sender,
+        "recipient": manifest.recipient,
+        "round": manifest.round,
+        "version": manifest.version,
+        "min_patients": aggregates.min_patients,
+    }
+    for name, content in zip(CONTENT, (aggregates, disclosure), strict=True):
+        for key, value in claims.items():
+            if getattr(content, key) != value:
+                raise Refused(Refusal.HEADER_MISMATCH, f"{name}: {key}")
+    if disclosure.aggregates_sha256 != manifest.files["aggregates.json"].sha256:
+        raise Refused(Refusal.HEADER_MISMATCH, "disclosure.json: aggregates_sha256")
+
+
+def _check_cells(aggregates: Aggregates, disclosure: Disclosure, protocol: Protocol) -> None:
+    """Check each number against the protocol, the gate's record and the minimum."""
+    asked = {analysis.settings.id: analysis for analysis in analyses_of(protocol)}
+    places = measured_places(protocol)
+    minimum = max(protocol.disclosure.min_patients, aggregates.min_patients)
+    ids = [sent.id for sent in aggregates.analyses]
+    if len(ids) != len(set(ids)):
+        raise Refused(Refusal.OUTSIDE_PROTOCOL, "an analysis occurs twice")
+    seen: set[tuple[str, ...]] = set()
+    for sent in aggregates.analyses:
+        analysis = asked.get(sent.id)
+        if analysis is None or not _is_of(sent, analysis):
+            raise Refused(Refusal.OUTSIDE_PROTOCOL, f"analysis {sent.id}")
+        for cell in sent.cells:
+            where = (sent.id, *cell.key)
+            if where in seen:
+                raise Refused(Refusal.OUTSIDE_PROTOCOL, _words(where))
+            seen.add(where)
+            _check_cell(cell, analysis, places, minimum)
+    if {(c.analysis, *c.key) for c in disclosure.cells if c.released} != seen:
+        raise Refused(Refusal.NOT_RELEASED)
+    for recorded in disclosure.cells:
+        analysis = asked.get(recorded.analysis)
+        if analysis is None or not analysis.asks_for(recorded.key, places):
+            raise Refused(Refusal.OUTSIDE_PROTOCOL, f"disclosure.json: {recorded.analysis}")
+
+
+def _is_of(sent: ReleasedAnalysis, analysis: AnyAnalysis) -> bool:
+    """Tell whether what was sent says of itself what the protocol says of the analysis."""
+    heading = analysis.heading()
+    kind = analysis.settings.kind
+    return sent.kind == kind and sent.model_dump(include=set(heading)) == heading
+
+
+def _check_cell(
+    cell: ReleasedCell, analysis: AnyAnalysis, places: Sequence[Place], minimum: int
+) -> None:
+    where = _words((analysis.settings.id, *cell.key))
+    if not analysis.asks_for(cell.key, places):
+        raise Refused(Refusal.OUTSIDE_PROTOCOL, where)
+    if cell.n < minimum:
+        raise Refused(Refusal.CELL_BELOW_MINIMUM, where)
+    try:
+        analysis.verify(cell, minimum)
+    except ImpossibleCell:
+        raise Refused(Refusal.IMPOSSIBLE_CELL, where) from None
+    except CellBelowMinimum:
+        raise Refused(Refusal.CELL_BELOW_MINIMUM, where) from None
+
+
+def _words(where: Sequence[str]) -> str:
+    analysis, *key = where
+    return f"{analysis}: {' '.join(key)}"

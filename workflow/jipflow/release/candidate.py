@@ -1,0 +1,227 @@
+"""A candidate release: every cell that the protocol asks for, and what the gate lets out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jipflow.analyses.cells import (
+    Measured,
+    expand,
+    measured_places,
+)
+from jipflow.analyses.contract import (
+    AnyAnalysis,
+    Finding,
+    Proposed,
+    analyses_of,
+)
+from jipflow.exchange import message
+from jipflow.files import json_text, read_json, write_json
+from jipflow.outcomes import passed, read_outcomes
+from jipflow.release.contents import ReleaseError, formats
+from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
+from jipflow.settings.run import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def build(
+    *,
+    settings: Settings,
+    features: Path,
+    cases: Path,
+    outcomes: Path,
+    verdict: Path,
+    out_dir: Path,
+) -> None:
+    """Write a candidate release: ``aggregates.json`` and ``disclosure.json``.
+
+    Both depend on nothing but the inputs: the same inputs give the same bytes.
+
+    Args:
+        settings: of the run.
+        features: ``features.parquet``.
+        cases: ``cases.tsv``.
+        outcomes: ``outcomes.parquet`` of all stages; only what was measured with outcome ok counts.
+        verdict: ``verdict.json``.
+        out_dir: folder of the candidate.
+
+    Raises:
+        ReleaseError: the run is not acceptable, or its tables contradict each other.
+        DisclosureError: something would leave that the gate does not know to be safe.
+    """
+    _check_verdict(read_json(verdict))
+    patient_of = _read_patients(cases)
+    table = _read_features(features, patient_of, outcomes)
+    measured = Measured(table, measured_places(settings.protocol))
+    analyses = analyses_of(settings.protocol)
+    proposed = [cell for analysis in analyses for cell in _propose(analysis, measured)]
+    decisions = decide(proposed, patient_of, settings.min_patients)
+
+    header = _header(settings)
+    aggregates = header | {"analyses": _released(analyses, decisions)}
+    aggregates_sha256 = message.describe(json_text(aggregates).encode()).sha256
+    record = header | {"aggregates_sha256": aggregates_sha256} | _record(decisions)
+    known = formats()
+    message.checked(known.aggregates, aggregates, "aggregates.json")
+    message.checked(known.disclosure, record, "disclosure.json")
+
+    vocabulary = _vocabulary(settings, analyses, proposed) | known.words()
+    exempt = {settings.protocol_sha256, settings.version, aggregates_sha256}
+    exempt.add(settings.protocol.protocol.version)
+    pseudonyms = sorted({*patient_of, *patient_of.values()})
+    for name, content in (("aggregates", aggregates), ("disclosure", record)):
+        try:
+            scan(content, vocabulary, exempt, pseudonyms)
+        except DisclosureError as error:
+            raise DisclosureError(
+                f"{name}.json: {error} Nothing is released; rename it in the protocol."
+            ) from None
+    write_json(out_dir / "aggregates.json", aggregates)
+    write_json(out_dir / "disclosure.json", record)
+
+
+def _header(settings: Settings) -> dict[str, Any]:
+    return {
+        "protocol": {
+            "id": settings.protocol_id,
+            "version": settings.protocol.protocol.version,
+            "sha256": settings.protocol_sha256,
+        },
+        "site": settings.site.site.id,
+        "recipient": settings.site.hub.id,
+        "round": message.ROUND,
+        "version": settings.version,
+        "min_patients": settings.min_patients,
+    }
+
+
+def _check_verdict(verdict: Mapping[str, Any]) -> None:
+    if verdict.get("acceptable") is not True:
+        raise ReleaseError(
+            f"The run is not acceptable: {verdict.get('failed')} of {verdict.get('cases')} cases "
+            f"failed, the protocol tolerates a share of {verdict.get('max_failed_fraction')}; "
+            f"{verdict.get('waiting')} wait for a person, it tolerates "
+            f"{verdict.get('max_waiting_fraction')}. "
+            "The report names each case's reason; mend the causes and run again."
+        )
+
+
+def _read_patients(cases: Path) -> dict[str, str]:
+    """Return the patient of each case of the cohort."""
+    import pandas as pd
+
+    table = pd.read_csv(cases, sep="\t", dtype=str, keep_default_na=False)
+    pairs = table[["case_id", "patient"]].drop_duplicates()
+    twice = pairs["case_id"][pairs["case_id"].duplicated()]
+    if len(twice):
+        raise ReleaseError(f"{cases}: case {twice.iloc[0]} has two patients; run cohort again.")
+    return dict(zip(pairs["case_id"], pairs["patient"], strict=True))
+
+
+def _read_features(features: Path, patient_of: Mapping[str, str], outcomes: Path) -> pd.DataFrame:
+    """Read the measured rows of the cohort, sorted, and check that they belong to it."""
+    import pandas as pd
+
+    table = pd.read_parquet(features)
+    key = ["case_id", "role", "segmentation", "segment"]
+    table = table.sort_values(key, ignore_index=True)
+    strangers = table[~table["case_id"].isin(list(patient_of))]
+    if len(strangers):
+        raise ReleaseError(
+            f"{features}: case {strangers['case_id'].iloc[0]} is not in the cohort (it may have "
+            "left it since); run collect again."
+        )
+    moved = table[table["case_id"].map(patient_of) != table["patient"]]
+    if len(moved):
+        raise ReleaseError(
+            f"{features}: case {moved['case_id'].iloc[0]} has another patient than in the cohort; "
+            "run collect again."
+        )
+    twice = table[table.duplicated(key)]
+    if len(twice):
+        raise ReleaseError(
+            f"{features}: {' '.join(twice[key].iloc[0])} was measured twice; the protocol may have "
+            "one radiomics entry for each segmentation and role."
+        )
+    measured = passed(o for o in read_outcomes(outcomes) if o.stage == "measure")
+    pairs = zip(table["case_id"], table["segmentation"], strict=True)
+    return table[[pair in measured for pair in pairs]].reset_index(drop=True)
+
+
+def _propose(analysis: AnyAnalysis, measured: Measured) -> list[Proposed]:
+    """Compute every cell of an analysis, before any rule of disclosure."""
+    settings = analysis.settings
+    for variable in settings.variables:
+        if not expand([variable], settings.segments, measured.features, measured.places):
+            raise ReleaseError(
+                f"analysis {settings.id}: {variable!r} is no feature that was measured; mend "
+                "it in the protocol's analyses or add it to its radiomics."
+            )
+    return analysis.propose(measured)
+
+
+def _released(
+    analyses: Sequence[AnyAnalysis], decisions: Sequence[Decision]
+) -> list[dict[str, Any]]:
+    """Return the analyses with the cells that the gate released."""
+    cells: dict[str, list[dict[str, Any]]] = {analysis.settings.id: [] for analysis in analyses}
+    for decision in decisions:
+        if decision.released is not None:
+            cells[decision.proposed.analysis.settings.id].append(decision.released.plain())
+    return [
+        {
+            "id": analysis.settings.id,
+            "kind": analysis.settings.kind,
+            "cells": cells[analysis.settings.id],
+            **analysis.heading(),
+        }
+        for analysis in analyses
+    ]
+
+
+def _record(decisions: Sequence[Decision]) -> dict[str, Any]:
+    """Return what the gate did, without any count of patients."""
+    cells = []
+    for decision in decisions:
+        settings, key = decision.proposed.analysis.settings, decision.proposed.key
+        cells.append(
+            {
+                "analysis": settings.id,
+                "kind": settings.kind,
+                **key._asdict(),
+                "released": decision.released is not None,
+                "rules": {rule.code: str(found) for rule, found in decision.findings.items()},
+                **{f"withheld_{rule.parts}": list(p) for rule, p in decision.parts.items()},
+            }
+        )
+    rules = all_rules()
+    withheld = {
+        rule.code: sum(d.findings[rule] == Finding.WITHHELD for d in decisions) for rule in rules
+    }
+    return {
+        "rules": {rule.code: rule.meaning for rule in rules},
+        "summary": {
+            "cells": len(cells),
+            "released": sum(decision.released is not None for decision in decisions),
+            "withheld": withheld,
+        },
+        "cells": cells,
+    }
+
+
+def _vocabulary(
+    settings: Settings, analyses: Sequence[AnyAnalysis], proposed: Sequence[Proposed]
+) -> set[str]:
+    """Return every string of the protocol and the site that the released files may hold."""
+    protocol = settings.protocol
+    words = {settings.protocol_id, settings.site.site.id, settings.site.hub.id}
+    words |= {entry.role for entry in protocol.radiomics}
+    for segmentation in protocol.segmentations:
+        words |= {segmentation.id, *(segment.name for segment in segmentation.segments)}
+    for analysis in analyses:
+        words |= {analysis.settings.id, *(text for _, text in strings(analysis.heading()))}
+    return words | {cell.key.feature for cell in proposed}

@@ -1,0 +1,185 @@
+"""The two files of a release, the allow-list of what may leave a site.
+
+``aggregates.json`` holds the numbers, ``disclosure.json`` what the gate did with each cell. What
+they may hold of a kind of analysis is in its module; here it is joined for all kinds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, create_model
+
+from jipflow.analyses.contract import (
+    FLOOR,
+    AnyAnalysis,
+    RecordedCell,
+    ReleasedAnalysis,
+    Rule,
+    kinds,
+)
+from jipflow.exchange.message import (
+    CONTENT,
+    ContentName,
+    ProtocolVersion,
+    Round,
+    Sha256,
+    Version,
+    checked,
+    describe,
+)
+from jipflow.reasons import StageError
+from jipflow.release.gate import all_rules
+from jipflow.settings.part import Id, Part
+from jipflow.settings.plugins import one_of
+
+NumberOfCells = Annotated[int, Field(ge=0)]
+Meaning = Annotated[str, Field(max_length=300)]
+
+
+class ReleaseError(StageError):
+    """Nothing is released; the message says why and what would fix it."""
+
+
+class Header(Part):
+    """What both files say first: where they come from, and where they go."""
+
+    protocol: ProtocolVersion
+    site: Id
+    recipient: Id
+    round: Round
+    version: Version
+    """jipflow's version at the site."""
+    min_patients: Annotated[int, Field(ge=FLOOR)]
+    """The minimum that was applied: the stricter of the protocol's and the site's."""
+
+
+class Aggregates(Header):
+    """The numbers of one site that leave it."""
+
+    analyses: Sequence[ReleasedAnalysis]
+
+
+class Totals(Part):
+    """How many cells were released, and withheld by each rule."""
+
+    cells: NumberOfCells
+    released: NumberOfCells
+    withheld: dict[str, NumberOfCells]
+
+
+class Disclosure(Header):
+    """What the gate did with each cell, by rule; it holds no count of patients."""
+
+    aggregates_sha256: Sha256
+    """The aggregates that these decisions belong to."""
+    rules: dict[str, Meaning]
+    """What each rule says."""
+    summary: Totals
+    cells: Sequence[RecordedCell]
+
+
+@dataclass(frozen=True)
+class Formats:
+    """The models of the two files, for all kinds of analysis and all rules that there are."""
+
+    aggregates: type[Aggregates]
+    disclosure: type[Disclosure]
+
+    def words(self) -> set[str]:
+        """Return every key and every fixed text of the two files."""
+        schemas = (self.aggregates.model_json_schema(), self.disclosure.model_json_schema())
+        rules = all_rules()
+        texts = {text for rule in rules for text in (rule.code, rule.meaning, *rule.findings)}
+        return texts.union(*map(_words, schemas))
+
+
+def formats() -> Formats:
+    """Return the models of the two files."""
+    return _formats(tuple(kinds().items()), all_rules())
+
+
+@cache
+def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule, ...]) -> Formats:
+    code: Any = Literal[tuple(rule.code for rule in rules)]
+    finding: Any = Literal[tuple(dict.fromkeys(text for r in rules for text in r.findings))]
+    recorded = [_recorded(analysis, kind, dict[code, finding]) for kind, analysis in known]
+    totals: Any = create_model("Totals", __base__=Totals, withheld=(dict[code, NumberOfCells], ...))
+    one_released: Any = one_of([analysis.released for _, analysis in known], "kind")
+    one_recorded: Any = one_of(recorded, "kind")
+    return Formats(
+        create_model("Aggregates", __base__=Aggregates, analyses=(list[one_released], ...)),
+        create_model(
+            "Disclosure",
+            __base__=Disclosure,
+            rules=(dict[code, Meaning], ...),
+            summary=(totals, ...),
+            cells=(list[one_recorded], ...),
+        ),
+    )
+
+
+def _recorded(analysis: type[AnyAnalysis], kind: Any, findings: Any) -> type[RecordedCell]:
+    """Return the model of a kind's cells in the record, with the rules that there are."""
+    base, only = analysis.recorded, cast(Any, Literal[kind])
+    return create_model(base.__name__, __base__=base, kind=(only, ...), rules=(findings, ...))
+
+
+def _words(schema: Any) -> Iterator[str]:
+    """Yield the keys and the fixed texts of a JSON Schema."""
+    if isinstance(schema, Mapping):
+        yield from schema.get("properties", ())
+        yield from (text for text in schema.get("enum", ()) if isinstance(text, str))
+        yield from (text for text in [schema.get("const")] if isinstance(text, str))
+        for child in schema.values():
+            yield from _words(child)
+    elif isinstance(schema, list):
+        for child in schema:
+            yield from _words(child)
+
+
+@dataclass(frozen=True)
+class Release:
+    """The files of a candidate release, as bytes and as what they say."""
+
+    files: Mapping[ContentName, bytes]
+    aggregates: Aggregates
+    disclosure: Disclosure
+
+
+def read_release(folder: Path) -> Release:
+    """Read the files of a candidate and check that one build wrote them.
+
+    Raises:
+        ReleaseError: a file is missing, no JSON, or was changed since.
+        ConfigError: a file holds something that its format does not have.
+    """
+    files: dict[ContentName, bytes] = {}
+    contents: dict[str, Any] = {}
+    for name in CONTENT:
+        path = folder / name
+        if not path.is_file():
+            raise ReleaseError(f"{path} is missing; build the release first.")
+        files[name] = path.read_bytes()
+        try:
+            contents[name] = json.loads(files[name])
+        except ValueError:
+            raise ReleaseError(f"{path} is not JSON any more; build the release again.") from None
+    found = formats()
+    aggregates_name, disclosure_name = CONTENT
+    release = Release(
+        files,
+        checked(found.aggregates, contents[aggregates_name], str(folder / aggregates_name)),
+        checked(found.disclosure, contents[disclosure_name], str(folder / disclosure_name)),
+    )
+    if describe(files[aggregates_name]).sha256 != release.disclosure.aggregates_sha256:
+        raise ReleaseError(
+            f"{folder / aggregates_name} was changed after the disclosure gate wrote it; "
+            "build the release again."
+        )
+    return release
