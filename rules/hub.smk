@@ -1,23 +1,18 @@
-from pathlib import Path
-
-from jipflow import __version__
 from jipflow.settings.resources import ConfigError
 from jipflow.hub.hub import load_hub_settings
-from jipflow.files import canonical_digest, write_json
 
 try:
     HUB_SETTINGS = load_hub_settings(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = (
-    f"{HUB_SETTINGS['hub']['results']}/{HUB_SETTINGS['protocol']['protocol']['id']}"
-)
-SETTINGS = f"{RESULTS}/settings.json"
+PROTOCOL_ID = HUB_SETTINGS["protocol"]["protocol"]["id"]
+RESULTS = f"{HUB_SETTINGS['hub']['results']}/{PROTOCOL_ID}"
+SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS))
 HUB_HASH = canonical_digest(HUB_SETTINGS)
 INBOX = Path(HUB_SETTINGS["hub"]["inbox"])
 ROUND = "<results>/r01"
-TARGETS = [f"{ROUND}/report.html"]
+TARGETS = ["<results>/settings.json", f"{ROUND}/report.html"]
 
 
 pathvars:
@@ -26,16 +21,17 @@ pathvars:
     benchmarks=f"{RESULTS}/benchmarks",
 
 
-onstart:
-    write_json(Path(SETTINGS), HUB_SETTINGS)
+check_paths()
 
 
 rule hub:
+    """Make the results of a round from the bundles of the sites."""
     input:
         TARGETS,
 
 
 rule hub_accept:
+    """Verify the bundles of the inbox, and say of each refused one why."""
     input:
         # A link or a folder that lies there is for `hub accept` to refuse.
         lambda wildcards: sorted(filter(Path.is_file, INBOX.glob("*.zip"))),
@@ -50,14 +46,16 @@ rule hub_accept:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=HUB_HASH,
     shell:
-        'jipflow hub accept --settings "$JIPFLOW_SETTINGS"'
+        "jipflow hub accept --settings {params.file:q}"
         " --accepted {output.accepted:q}"
         " --rejected {output.rejected:q} > {log:q} 2>&1"
 
 
 rule hub_merge:
+    """Merge what the accepted sites released."""
     input:
         accepted=f"{ROUND}/accepted.json",
     output:
@@ -70,20 +68,27 @@ rule hub_merge:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=HUB_HASH,
     shell:
-        'jipflow hub merge --settings "$JIPFLOW_SETTINGS"'
+        "jipflow hub merge --settings {params.file:q}"
         " --accepted {input.accepted:q}"
         " --out {output.result:q} > {log:q} 2>&1"
 
 
 rule hub_report:
+    """Write the hub's report."""
     input:
         result=f"{ROUND}/result.json",
         accepted=f"{ROUND}/accepted.json",
         rejected=f"{ROUND}/rejected.json",
     output:
-        report=f"{ROUND}/report.html",
+        report=report(
+            f"{ROUND}/report.html",
+            caption="../workflow/report/hub.rst",
+            category="Report",
+            labels={"protocol": PROTOCOL_ID},
+        ),
     log:
         "<logs>/hub_report.log",
     benchmark:
