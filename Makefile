@@ -50,7 +50,7 @@ lint: setup
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/snakefmt --check --compact-diff Snakefile rules
+	@$(BIN)/snakefmt --check --compact-diff Snakefile workflow/Snakefile rules
 	@$(BIN)/snakemake --lint --config protocol=demo 'site={id: lint, name: lint}' \
 		'sources=[{name: here, kind: folder, path: .}]'
 	@$(BIN)/snakemake --lint --config protocol=phantom-train 'site={id: lint, name: lint}' \

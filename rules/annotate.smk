@@ -1,6 +1,8 @@
-# What persons sent back is told by its own state, too: a file may be replaced by an older one.
-# Writes worklist/<segmentation>/<case_id>/ for each case that waits.
 rule annotate:
+    """Take over what persons sent back for a shard, and see which cases wait for them.
+
+    Writes worklist/<segmentation>/<case_id>/ for each case that waits.
+    """
     input:
         cases=shard_cases,
         arrived=ARRIVED,
@@ -23,11 +25,14 @@ rule annotate:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        settings=settings_hash("protocol", "segmentations"),
+        file=settings_file,
+        gone=gone("annotate"),
+        settings=settings_hash("protocol", "segmentations", "site.annotation"),
+        # The state of each file, too: one may be replaced by an older one.
         inbox=came_back(inbox_state),
         results=lambda wildcards: RESULTS,
     shell:
-        'jipflow annotate --settings "$JIPFLOW_SETTINGS"'
+        "jipflow annotate --settings {params.file:q}"
         " --cases {input.cases:q} --prepared {input.prepared:q} --segmented {input.segmented:q}"
         " --volumes {input.volumes:q} --automatic {input.automatic:q} --results {params.results:q}"
         " --masks {output.masks:q} --readings {output.readings:q} --agreement {output.agreement:q}"

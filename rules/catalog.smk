@@ -1,5 +1,8 @@
-# New images in a source are found when the catalog is made again: snakemake ... --forcerun catalog
 rule catalog:
+    """Read the headers of all files of the site's folders into the series catalog.
+
+    New images in a source are found when it is made again: snakemake ... --forcerun catalog
+    """
     output:
         series="<catalog>/series.parquet",
         instances="<catalog>/instances.parquet",
@@ -13,9 +16,10 @@ rule catalog:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         sources=source_hash(archives=False),
         folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
-        'jipflow catalog --settings "$JIPFLOW_SETTINGS"'
+        "jipflow catalog --settings {params.file:q}"
         " --out {params.folder:q} --threads {threads}"
         " > {log:q} 2>&1"

@@ -1,8 +1,5 @@
-localrules:
-    accept,
-
-
 rule collect:
+    """Join the tables of all shards, and count the cases that failed or wait."""
     input:
         cohort="<results>/cohort/outcomes.parquet",
         outcomes=shards(
@@ -34,10 +31,11 @@ rule collect:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=settings_hash("tolerance"),
         results=lambda wildcards: RESULTS,
     shell:
-        'jipflow collect --settings "$JIPFLOW_SETTINGS"'
+        "jipflow collect --settings {params.file:q}"
         " --results {params.results:q}"
         " --outcomes {input.cohort:q} {input.outcomes:q}"
         " --quality {input.quality:q} --features {input.features:q}"
@@ -45,8 +43,11 @@ rule collect:
         " --readings {input.readings:q} --agreement {input.agreement:q} > {log:q} 2>&1"
 
 
-# The report stands before the run is judged, so that it can say what went wrong.
 rule accept:
+    """Fail where more cases failed or wait than the protocol tolerates.
+
+    The report stands before that, so that it can say what went wrong.
+    """
     input:
         verdict="<results>/verdict.json",
         report="<results>/report/index.html",
@@ -54,7 +55,10 @@ rule accept:
         touch("<results>/accepted"),
     log:
         "<logs>/accept.log",
+    localrule: True
     conda:
         "../envs/jipflow.yaml"
+    params:
+        version=__version__,
     shell:
-        "jipflow accept --verdict {input.verdict:q} 2>&1 | tee {log:q}"
+        "set -o pipefail; jipflow accept --verdict {input.verdict:q} 2>&1 | tee {log:q}"

@@ -1,23 +1,22 @@
 from functools import cache
-from pathlib import Path
 
-from jipflow import __version__
 from jipflow.reasons import StageError
 from jipflow.settings.protocol import annotated
 from jipflow.settings.resources import ConfigError
-from jipflow.settings.run import load_settings, write_settings
+from jipflow.settings.run import load_settings, settings_text
 from jipflow.settings.training import DESCRIBING
 from jipflow.release.approval import approved_bundle, read_approval
-from jipflow.files import canonical_digest
 from jipflow.annotate.inbox import inbox_files, inbox_state
+from jipflow.outputs import missing_outputs, times_gone
 
 try:
     SITE_SETTINGS = load_settings(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+SITE_ID = SITE_SETTINGS.site.site.id
 RESULTS = f"{config.get('results', 'results')}/{SITE_SETTINGS.protocol_id}"
-SETTINGS = f"{RESULTS}/settings.json"
+SETTINGS = stored_text(STORE, settings_text(SITE_SETTINGS))
 RELEASE = f"{RESULTS}/release/r01"
 ARCHIVES = SITE_SETTINGS.site.archives
 # The catalogs that the cohort is chosen from: the files of the site, and what its PACS answered.
@@ -40,7 +39,11 @@ STAGES = [
     *["prepare", *SEGMENTING, "encode", "measure", "document", "overlay"],
     *(["publish"] if SITE_SETTINGS.site.publish else []),
 ]
-TARGETS = ["<results>/report/index.html", "<results>/accepted"]
+TARGETS = [
+    "<results>/settings.json",
+    "<results>/report/index.html",
+    "<results>/accepted",
+]
 if SITE_SETTINGS.protocol.analyses:
     TARGETS.append("<results>/release/r01/disclosure.html")
 
@@ -58,8 +61,7 @@ wildcard_constraints:
     shard=r"s\d{5}",
 
 
-onstart:
-    write_settings(Path(SETTINGS), SITE_SETTINGS)
+check_paths()
 
 
 def settings_hash(*keys):
@@ -120,6 +122,25 @@ def came_back(look):
         return look(SITE_SETTINGS.inbox(Path(RESULTS)), ANNOTATED, sorted(case_ids))
 
     return found
+
+
+def gone(stage, *beside):
+    """Params function: makes a job run again when files are gone that it wrote for its shard.
+
+    The outcomes list them; `beside` are patterns of others.
+    """
+
+    def counted(wildcards):
+        outcomes = Path(RESULTS, "shards", wildcards.shard, stage, "outcomes.parquet")
+        if not outcomes.is_file():
+            return times_gone([], [])
+        missing = missing_outputs(outcomes, Path(RESULTS))
+        others = [pattern.format(shard=wildcards.shard) for pattern in beside]
+        missing += [name for name in others if not Path(RESULTS, name).is_file()]
+        recorded = workflow.persistence.params(IOFile(str(outcomes)))
+        return times_gone(missing, recorded or [])
+
+    return counted
 
 
 def annotations(table):

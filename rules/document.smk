@@ -1,5 +1,8 @@
-# Writes sr/<case_id>/<segmentation>.dcm beside its outcomes, which list the files with their hashes.
 rule document:
+    """Write the features of a shard as DICOM-SR, sr/<case_id>/<segmentation>.dcm.
+
+    The outcomes list the files with their hashes.
+    """
     input:
         cases=shard_cases,
         encoded="<shard>/encode/outcomes.parquet",
@@ -16,10 +19,12 @@ rule document:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
+        gone=gone("document"),
         settings=settings_hash("protocol", "segmentations", "radiomics"),
         results=lambda wildcards: RESULTS,
     shell:
-        'jipflow document --settings "$JIPFLOW_SETTINGS"'
+        "jipflow document --settings {params.file:q}"
         " --cases {input.cases:q} --encoded {input.encoded:q} --measured {input.measured:q}"
         " --features {input.features:q} --failures {input.failures:q} --results {params.results:q}"
         " --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"

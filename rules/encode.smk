@@ -1,5 +1,8 @@
-# Writes seg/<case_id>/<segmentation>.dcm beside its outcomes, which list the files with their hashes.
 rule encode:
+    """Write the segmentations of a shard as DICOM-SEG, seg/<case_id>/<segmentation>.dcm.
+
+    The outcomes list the files with their hashes.
+    """
     input:
         cases=shard_cases,
         arrived=ARRIVED,
@@ -15,10 +18,12 @@ rule encode:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
+        gone=gone("encode"),
         settings=settings_hash("protocol", "segmentations"),
         results=lambda wildcards: RESULTS,
     shell:
-        'jipflow encode --settings "$JIPFLOW_SETTINGS"'
+        "jipflow encode --settings {params.file:q}"
         " --cases {input.cases:q} --segmented {input.segmented:q}"
         " --masks {input.masks:q} --results {params.results:q} --outcomes {output.outcomes:q}"
         " --threads {threads} > {log:q} 2>&1"

@@ -1,9 +1,5 @@
-from pathlib import Path
-
-from jipflow import __version__
 from jipflow.settings.resources import ConfigError
 from jipflow.hub.settings import load_hub_settings
-from jipflow.files import canonical_digest, write_json
 
 try:
     HUB_SETTINGS = load_hub_settings(config)
@@ -11,11 +7,11 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 RESULTS = HUB_SETTINGS.results
-SETTINGS = f"{RESULTS}/settings.json"
+SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))
 HUB_HASH = canonical_digest(HUB_SETTINGS.plain())
 INBOX = Path(HUB_SETTINGS.hub.inbox)
 ROUND = "<results>/r01"
-TARGETS = [f"{ROUND}/report.html"]
+TARGETS = ["<results>/settings.json", f"{ROUND}/report.html"]
 
 
 pathvars:
@@ -24,16 +20,17 @@ pathvars:
     benchmarks=f"{RESULTS}/benchmarks",
 
 
-onstart:
-    write_json(Path(SETTINGS), HUB_SETTINGS.plain())
+check_paths()
 
 
 rule hub:
+    """Make the results of a round from the bundles of the sites."""
     input:
         TARGETS,
 
 
 rule hub_accept:
+    """Verify the bundles of the inbox, and say of each refused one why."""
     input:
         # A link or a folder that lies there is for `hub accept` to refuse.
         lambda wildcards: sorted(filter(Path.is_file, INBOX.glob("*.zip"))),
@@ -48,14 +45,16 @@ rule hub_accept:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=HUB_HASH,
     shell:
-        'jipflow hub accept --settings "$JIPFLOW_SETTINGS"'
+        "jipflow hub accept --settings {params.file:q}"
         " --accepted {output.accepted:q}"
         " --rejected {output.rejected:q} > {log:q} 2>&1"
 
 
 rule hub_merge:
+    """Merge what the accepted sites released."""
     input:
         accepted=f"{ROUND}/accepted.json",
     output:
@@ -68,20 +67,27 @@ rule hub_merge:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=HUB_HASH,
     shell:
-        'jipflow hub merge --settings "$JIPFLOW_SETTINGS"'
+        "jipflow hub merge --settings {params.file:q}"
         " --accepted {input.accepted:q}"
         " --out {output.result:q} > {log:q} 2>&1"
 
 
 rule hub_report:
+    """Write the hub's report."""
     input:
         result=f"{ROUND}/result.json",
         accepted=f"{ROUND}/accepted.json",
         rejected=f"{ROUND}/rejected.json",
     output:
-        report=f"{ROUND}/report.html",
+        report=report(
+            f"{ROUND}/report.html",
+            caption="../workflow/report/hub.rst",
+            category="Report",
+            labels={"protocol": PROTOCOL_ID},
+        ),
     log:
         "<logs>/hub_report.log",
     benchmark:

@@ -1,4 +1,5 @@
 rule measure:
+    """Measure the radiomic features of each segment of a shard."""
     input:
         cases=shard_cases,
         segmented=SEGMENTED,
@@ -17,9 +18,10 @@ rule measure:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=settings_hash("radiomics"),
     shell:
-        'jipflow measure --settings "$JIPFLOW_SETTINGS"'
+        "jipflow measure --settings {params.file:q}"
         " --cases {input.cases:q}"
         " --segmented {input.segmented:q} --volumes {input.volumes:q} --masks {input.masks:q}"
         " --features {output.features:q} --failures {output.failures:q}"

@@ -1,4 +1,5 @@
 rule prepare:
+    """Turn each series of a shard into a volume, or say why it is none."""
     input:
         cases=shard_cases,
         retrieved=RETRIEVED,

@@ -1,9 +1,8 @@
-localrules:
-    publish,
-
-
-# What the PACS has acknowledged stands in published/<shard>.jsonl and is not sent again.
 rule publish:
+    """Send the DICOM-SEG and DICOM-SR of a shard to the PACS.
+
+    What it has acknowledged stands in published/<shard>.jsonl and is not sent again.
+    """
     input:
         encoded="<shard>/encode/outcomes.parquet",
         documented="<shard>/document/outcomes.parquet",
@@ -13,16 +12,19 @@ rule publish:
         "<logs>/publish/{shard}.log",
     benchmark:
         "<benchmarks>/publish/{shard}.tsv"
+    localrule: True
     conda:
         "../envs/jipflow.yaml"
     resources:
         pacs=1,
     params:
         version=__version__,
+        file=settings_file,
+        gone=gone("publish", "published/{shard}.jsonl"),
         settings=settings_hash("site.publish"),
         results=lambda wildcards: RESULTS,
         receipts=lambda wildcards: f"{RESULTS}/published/{wildcards.shard}.jsonl",
     shell:
-        'jipflow publish --settings "$JIPFLOW_SETTINGS"'
+        "jipflow publish --settings {params.file:q}"
         " --made {input.encoded:q} {input.documented:q} --results {params.results:q}"
         " --receipts {params.receipts:q} --outcomes {output.outcomes:q} > {log:q} 2>&1"

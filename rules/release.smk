@@ -1,4 +1,5 @@
 rule release:
+    """Compute the protocol's analyses and pass them through the disclosure gate."""
     input:
         features="<results>/features/features.parquet",
         cases="<results>/cohort/cases.tsv",
@@ -8,7 +9,12 @@ rule release:
     output:
         aggregates=f"{RELEASE}/aggregates.json",
         disclosure=f"{RELEASE}/disclosure.json",
-        page=f"{RELEASE}/disclosure.html",
+        page=report(
+            f"{RELEASE}/disclosure.html",
+            caption="../workflow/report/disclosure.rst",
+            category="Release",
+            labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
+        ),
     log:
         "<logs>/release.log",
     benchmark:
@@ -17,16 +23,19 @@ rule release:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        settings=settings_hash("analyses", "disclosure", "site.disclosure", "site.hub"),
+        file=settings_file,
+        protocol=SITE_SETTINGS.protocol_sha256,
+        settings=settings_hash("site.site", "site.disclosure", "site.hub"),
         folder=lambda wildcards: RELEASE,
     shell:
-        'jipflow release build --settings "$JIPFLOW_SETTINGS"'
+        "jipflow release build --settings {params.file:q}"
         " --features {input.features:q}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
         " --out {params.folder:q} > {log:q} 2>&1"
 
 
 rule bundle:
+    """Sign and pack a release that a person has approved."""
     input:
         approval=approval,
         release=[f"{RELEASE}/aggregates.json", f"{RELEASE}/disclosure.json"],
@@ -38,9 +47,12 @@ rule bundle:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
+        protocol=SITE_SETTINGS.protocol_sha256,
+        settings=settings_hash("site.site", "site.hub", "site.identity"),
         folder=lambda wildcards: RELEASE,
         out=lambda wildcards: f"{RESULTS}/bundles",
     shell:
-        'jipflow release bundle --settings "$JIPFLOW_SETTINGS"'
+        "jipflow release bundle --settings {params.file:q}"
         " --release {params.folder:q}"
         " --out {params.out:q} > {log:q} 2>&1"

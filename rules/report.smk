@@ -1,5 +1,8 @@
-# Writes overlays/<case_id>/<segmentation>.png while the shard's volumes and masks are there.
 rule overlay:
+    """Draw the segmentations of a shard over their images, overlays/<case_id>/<segmentation>.png.
+
+    It runs while the volumes and masks are there.
+    """
     input:
         cases=shard_cases,
         segmented=SEGMENTED,
@@ -15,17 +18,22 @@ rule overlay:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
+        gone=gone("overlay"),
         settings=settings_hash("segmentations"),
         overlays=lambda wildcards: f"{RESULTS}/overlays",
     shell:
-        'jipflow overlay --settings "$JIPFLOW_SETTINGS"'
+        "jipflow overlay --settings {params.file:q}"
         " --cases {input.cases:q} --volumes {input.volumes:q}"
         " --masks {input.masks:q} --out {params.overlays:q} --outcomes {output.outcomes:q}"
         " --threads {threads} > {log:q} 2>&1"
 
 
-# The overlays and the benchmarks are read as well; they are there when the outcomes are collected.
 rule report:
+    """Write the site's report.
+
+    It shows the overlays and the benchmarks as well, which are there when outcomes are collected.
+    """
     input:
         summary="<catalog>/summary.json",
         skipped="<catalog>/skipped.parquet",
@@ -41,7 +49,12 @@ rule report:
         verdict="<results>/verdict.json",
         annotations=ANNOTATIONS,
     output:
-        "<results>/report/index.html",
+        report(
+            "<results>/report/index.html",
+            caption="../workflow/report/site.rst",
+            category="Report",
+            labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
+        ),
     log:
         "<logs>/report.log",
     benchmark:
@@ -50,9 +63,11 @@ rule report:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        settings=settings_hash("protocol", "segmentations", "site.site"),
+        file=settings_file,
+        protocol=SITE_SETTINGS.protocol_sha256,
+        site=canonical_digest(SITE_SETTINGS.site.plain()),
         results=lambda wildcards: RESULTS,
     shell:
-        'jipflow report --settings "$JIPFLOW_SETTINGS"'
+        "jipflow report --settings {params.file:q}"
         " --results {params.results:q} --out {output:q}"
         " > {log:q} 2>&1"

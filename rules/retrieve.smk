@@ -1,26 +1,27 @@
-localrules:
-    retrieve,
-
-
-# Files go to retrieved/<source>/<series>/ below the results, where they stay for other protocols.
-# `arrived` goes when the shard is done: whatever needs the files later looks for them again first.
-# Where persons read cases it stays, lest `prepare` runs again when their files come.
 rule retrieve:
+    """Fetch the series of a shard from the PACS.
+
+    Files go to retrieved/<source>/<series>/ below the results, where they stay for other protocols.
+    """
     input:
         cases=shard_cases,
     output:
+        # It goes when the shard is done: whatever needs the files later looks for them again first.
+        # Where persons read cases it stays, lest `prepare` runs again when their files come.
         arrived=until_read(touch("<work>/{shard}/arrived")),
         outcomes="<shard>/retrieve/outcomes.parquet",
     log:
         "<logs>/retrieve/{shard}.log",
     benchmark:
         "<benchmarks>/retrieve/{shard}.tsv"
+    localrule: True
     conda:
         "../envs/jipflow.yaml"
     resources:
         pacs=1,
     params:
         version=__version__,
+        file=settings_file,
     shell:
-        'jipflow retrieve --settings "$JIPFLOW_SETTINGS" --cases {input.cases:q}'
+        "jipflow retrieve --settings {params.file:q} --cases {input.cases:q}"
         " --outcomes {output.outcomes:q} > {log:q} 2>&1"

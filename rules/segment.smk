@@ -1,4 +1,5 @@
 rule segment:
+    """Find the regions of the protocol on the volumes of a shard, each by its engine."""
     input:
         cases=shard_cases,
         arrived=ARRIVED,
@@ -18,9 +19,10 @@ rule segment:
         gpu=int(SITE_SETTINGS.uses_gpu),
     params:
         version=__version__,
+        file=settings_file,
         settings=settings_hash("segmentations"),
     shell:
-        'jipflow segment --settings "$JIPFLOW_SETTINGS"'
+        "jipflow segment --settings {params.file:q}"
         " --cases {input.cases:q} --prepared {input.prepared:q}"
         " --volumes {input.volumes:q} --masks {output.masks:q}"
         " --quality {output.quality:q} --outcomes {output.outcomes:q}"

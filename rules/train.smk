@@ -1,4 +1,3 @@
-# `snakemake train` trains a model on the cohort; see docs/training.md.
 pathvars:
     train=f"{RESULTS}/train",
     trainwork=f"{RESULTS}/work/train",
@@ -20,12 +19,14 @@ wildcard_constraints:
 
 
 rule train:
+    """Train a model on the segmentations of the cohort, and register it; see docs/training.md."""
     input:
         "<train>/index.html",
         REGISTRY,
 
 
 rule train_data:
+    """Write the images and label maps of a shard as nnU-Net's training set."""
     input:
         cases=shard_cases,
         prepared="<shard>/prepare/outcomes.parquet",
@@ -43,16 +44,18 @@ rule train_data:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=settings_hash("segmentations"),
         training=training_hash("segmentation", "inputs"),
     shell:
-        'jipflow train data --settings "$JIPFLOW_SETTINGS" --cases {input.cases:q}'
+        "jipflow train data --settings {params.file:q} --cases {input.cases:q}"
         " --prepared {input.prepared:q} --segmented {input.segmented:q} --volumes {input.volumes:q}"
         " --masks {input.masks:q} --out {output.images:q} --outcomes {output.outcomes:q}"
         " --threads {threads} > {log:q} 2>&1"
 
 
 rule train_plan:
+    """Split the cases, plan the network and preprocess the images."""
     input:
         cases="<results>/cohort/cases.tsv",
         outcomes=shards("<results>/shards/{shard}/train/outcomes.parquet"),
@@ -67,6 +70,7 @@ rule train_plan:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=settings_hash("segmentations"),
         training=training_hash(
             *["segmentation", "inputs", "configuration", "folds", "held_out", "seed"],
@@ -74,12 +78,15 @@ rule train_plan:
         ),
         work=subpath(output[0], parent=True),
     shell:
-        'jipflow train plan --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        "jipflow train plan --settings {params.file:q} --work {params.work:q}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --threads {threads} > {log:q} 2>&1"
 
 
-# A job that was cut off goes on from checkpoint_latest.pth, which is no output and so is kept.
 rule train_fit:
+    """Train the model of a fold.
+
+    A job that was cut off goes on from checkpoint_latest.pth, which is no output and so is kept.
+    """
     input:
         "<trainwork>/split.json",
     output:
@@ -95,14 +102,16 @@ rule train_fit:
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
         version=__version__,
+        file=settings_file,
         training=training_hash(*TRAINING.plain().keys() - DESCRIBING),
         work=subpath(input[0], parent=True),
     shell:
-        'jipflow train fit --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        "jipflow train fit --settings {params.file:q} --work {params.work:q}"
         " --fold {wildcards.fold} --threads {threads} > {log:q} 2>&1"
 
 
 rule train_evaluate:
+    """Compare predictions with the segmentations, on cases that the model has not seen."""
     input:
         "<trainwork>/split.json",
         lambda wildcards: expand(
@@ -121,13 +130,17 @@ rule train_evaluate:
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
         version=__version__,
+        file=settings_file,
+        settings=settings_hash("segmentations"),
+        training=training_hash("segmentation", "folds"),
         work=subpath(input[0], parent=True),
     shell:
-        'jipflow train evaluate --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        "jipflow train evaluate --settings {params.file:q} --work {params.work:q}"
         " --part {wildcards.part} --out {output:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule train_report:
+    """Join the evaluations, and write the page about the training."""
     input:
         split="<trainwork>/split.json",
         outcomes=shards("<results>/shards/{shard}/train/outcomes.parquet"),
@@ -136,23 +149,30 @@ rule train_report:
     output:
         summary="<train>/summary.json",
         evaluation="<train>/evaluation.parquet",
-        page="<train>/index.html",
+        page=report(
+            "<train>/index.html",
+            caption="../workflow/report/training.rst",
+            category="Training",
+            labels={"site": SITE_ID, "model": TRAINING.model},
+        ),
     log:
         "<logs>/train_report.log",
     conda:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
+        file=settings_file,
         settings=settings_hash("protocol", "training", "site.site"),
         work=subpath(input.split, parent=True),
         folder=subpath(output.page, parent=True),
     shell:
-        'jipflow train report --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        "jipflow train report --settings {params.file:q} --work {params.work:q}"
         " --outcomes {input.outcomes:q} --evaluations {input.evaluations:q} --out {params.folder:q}"
         " > {log:q} 2>&1"
 
 
 rule train_register:
+    """Copy the model to where models lie, and pin its files."""
     input:
         split="<trainwork>/split.json",
         summary="<train>/summary.json",
@@ -167,9 +187,10 @@ rule train_register:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        settings=settings_hash("protocol", "training", "segmentations"),
+        file=settings_file,
+        protocol=SITE_SETTINGS.protocol_sha256,
         work=subpath(input.split, parent=True),
         model=str(Path(REGISTRY).with_name(TRAINING.model)),
     shell:
-        'jipflow train register --settings "$JIPFLOW_SETTINGS" --work {params.work:q}'
+        "jipflow train register --settings {params.file:q} --work {params.work:q}"
         " --summary {input.summary:q} --model {params.model:q} --registry {output:q} > {log:q} 2>&1"

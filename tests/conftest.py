@@ -19,6 +19,7 @@ GROUPS = (
     ("pacs", r"peers/test_pacs\.py"),
     ("readers", r"pipeline/test_readers\.py"),
     ("pacs stages", r"peers/test_pacs_stages\.py"),
+    ("module", r"pipeline/test_(deleted|module)\.py"),
     ("train", r"pipeline/test_train\.py"),
     ("growth", r"pipeline/test_growth\.py"),
     (

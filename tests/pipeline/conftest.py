@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import Sarcoma, Site, make_site
+from jipflow.phantom.cohort import write_site
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,14 @@ def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
     )
     site.run()
     return site
+
+
+@pytest.fixture(scope="session")
+def two_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of two synthetic patients without a defect."""
+    folder = tmp_path_factory.mktemp("phantom")
+    write_site(folder, "small", 2, 7, defects=False)
+    return folder / "dicom"
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,8 @@ from typing import Any, ClassVar
 import pandas as pd
 import yaml
 
+from jipflow.settings.resources import PROTOCOLS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 ONE_CORE = ("--cores", "1")
@@ -66,6 +68,7 @@ class Site:
     name: str
     protocol: str
     results: Path
+    protocol_file: Path | None = None
 
     @property
     def out(self) -> Path:
@@ -82,7 +85,7 @@ class Site:
             "--configfile",
             str(self.configfile),
             "--config",
-            f"protocol={self.protocol}",
+            f"protocol={self.protocol_file or self.protocol}",
             f"results={self.results}",
         ]
 
@@ -151,6 +154,19 @@ class Sarcoma:
     def _site(self, name: str, protocol: str) -> Site:
         sources = [self.images / f"STS_{number}" for number in self.PATIENTS[name]]
         return make_site(self.folder, name, protocol, sources)
+
+
+def contours_only() -> dict[str, Any]:
+    """The demo's protocol without its model: it runs in seconds."""
+    protocol = yaml.safe_load((PROTOCOLS / "demo.yaml").read_text())
+    protocol["protocol"]["id"] = "contours"
+    protocol["cohort"]["case"]["roles"] = {"PT": {"where": "Modality = 'PT'"}}
+    for key in ("segmentations", "radiomics"):
+        protocol[key] = [entry for entry in protocol[key] if entry["role"] == "PT"]
+    protocol["analyses"] = [
+        {"id": "describe", "kind": "summary", "variables": ["PT.original_firstorder_*"]}
+    ]
+    return protocol
 
 
 def approve_and_send(site: Site, inbox: Path) -> dict[str, str]:

@@ -57,9 +57,11 @@ def imported(folder: str) -> dict[str, set[str]]:
     """The distributions that the modules of a folder import, and from which files."""
     known = packages_distributions()
     files = sorted((ROOT / folder).rglob("*.py"))
-    # Tests and benchmarks import what lies beside them, and from each other.
-    beside = [*files, *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests" / "unit").glob("*.py")]
-    ours = {path.stem for path in beside} | {"jipflow"}
+    ours = {"jipflow"}
+    if folder in ("tests", "benchmarks"):
+        # They import what lies beside them, and from each other.
+        beside = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests" / "unit").glob("*.py")]
+        ours |= {path.stem for path in (*files, *beside)}
     found: dict[str, set[str]] = {}
     for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

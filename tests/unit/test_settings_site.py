@@ -16,7 +16,7 @@ def site(tmp_path):
 
 
 def test_the_example_site_is_valid_but_for_its_folder(tmp_path):
-    example = yaml.safe_load((ROOT / "config" / "site.yaml").read_text())
+    example = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
     text = message({**example, "protocol": "sarcoma-ct", "sources": [
         {**example["sources"][0], "path": str(tmp_path / "nowhere")}]})  # fmt: skip
     assert "nowhere" in text

@@ -86,6 +86,23 @@ def write_json(path: Path, content: Any) -> None:
         partial.write_text(json_text(content), encoding="utf-8")
 
 
+def stored_text(folder: Path, text: str) -> Path:
+    """Write a text under a name that is its hash, unless it is there, and return the file.
+
+    Such a file is never changed, so that processes may write at once, and one that comes with
+    another text takes nothing from one that reads.
+
+    Args:
+        folder: of the files; it is made.
+        text: of a JSON document.
+    """
+    path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
+    if not path.is_file():
+        with atomic_path(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return path
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))

@@ -69,7 +69,8 @@ class Receipts:
         self.path = path
         self._sent: dict[tuple[str, str], Sent] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = path.read_bytes() if path.is_file() else b""
+        path.touch()
+        content = path.read_bytes()
         whole = content.rpartition(b"\n")[0].splitlines()
         for number, line in enumerate(whole, start=1):
             try:

@@ -152,18 +152,23 @@ def _settings(site: Site, protocol: Protocol, named: Named) -> Settings:
     return Settings(site=site, protocol=protocol, named=named, protocol_sha256=digest)
 
 
-def write_settings(path: Path, settings: Settings) -> None:
-    """Write the effective settings as JSON; an unchanged file is left as it is.
+def settings_text(settings: Settings) -> str:
+    """Return the effective settings as JSON.
 
     Keys keep their order, in which features are named in messages.
     """
-    text = json.dumps(settings.plain(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(settings.plain(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_settings(path: Path, settings: Settings) -> None:
+    """Write the effective settings as by `settings_text`; an unchanged file is left as it is."""
+    text = settings_text(settings)
     if not path.is_file() or path.read_text(encoding="utf-8") != text:
         with atomic_path(path) as partial:
             partial.write_text(text, encoding="utf-8")
 
 
 def read_settings(path: Path) -> Settings:
-    """Read settings written by `write_settings`."""
+    """Read settings written as by `settings_text`."""
     complete_types()
     return Settings.model_validate_json(Path(path).read_bytes())

@@ -1,0 +1,45 @@
+# What the rules of a site and of the hub share.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
+
+try:
+    from jipflow import __version__
+    from jipflow.files import canonical_digest, json_text, stored_text
+except ImportError as error:
+    raise WorkflowError(
+        f"jipflow does not run with {sys.executable}: {error}. Clone its repository, say "
+        "`make setup` there, and start the snakemake in its .venv/bin."
+    ) from None
+
+# Effective settings, each under a name that is its hash: a dry run with other settings, or the job
+# of another protocol, changes none that a job reads.
+STORE = Path(".snakemake", "jipflow")
+
+# Jobs find jipflow beside the snakemake that runs them, unless their own environment has one.
+search_path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+beside = str(Path(sys.executable).parent)
+if beside not in search_path:
+    os.environ.update(PATH=os.pathsep.join([*search_path, beside]))
+
+
+def settings_file(wildcards, output):
+    """Params function: the effective settings.
+
+    It takes `output` so that Snakemake records no path: a change of the settings runs again only
+    the jobs that depend on what has changed.
+    """
+    return str(SETTINGS)
+
+
+def check_paths():
+    """Refuse a module statement that moves the files of rules: commands would not follow."""
+    moved = workflow.modifier.path_modifier.replace_prefix("results") != "results"
+    if moved or workflow.pathvars.get("results") != RESULTS:
+        raise WorkflowError(
+            "jipflow's results cannot be moved by prefix, replace_prefix or pathvars of a module "
+            "statement; set `results` in the module's config."
+        )
