@@ -26,8 +26,9 @@ from federation_world import (
 from jipflow.exchange import message as message
 from jipflow.hub import hub
 from jipflow.hub.hub import Refusal
-from jipflow.settings.documents import validate
+from jipflow.settings.hub import Hub
 from jipflow.settings.resources import ROOT, ConfigError
+from jipflow.settings.schema import load
 
 
 @pytest.fixture
@@ -478,7 +479,7 @@ def test_every_refusal_has_its_own_words():
 def test_wrong_hub_settings_are_named(sites, inbox, change, words):
     content = hub_settings(sites, inbox)["hub"] | change
     with pytest.raises(ConfigError, match=words):
-        validate(content, "hub", "hub.yaml")
+        load(Hub, content, "hub.yaml")
 
 
 def test_hub_settings_hold_the_protocol_as_the_sites_hash_it(sites, inbox, tmp_path):

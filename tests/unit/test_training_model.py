@@ -15,7 +15,7 @@ from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
 from jipflow.segment.engines.nnunet.engine import load_predictor, predict_labels
-from jipflow.settings.documents import validate
+from jipflow.settings.reading import read_protocol
 from jipflow.settings.resources import PROTOCOLS
 from jipflow.training.plan import adapted
 from phantom_volumes import as_volume
@@ -76,8 +76,8 @@ def test_the_protocol_that_trains_one_like_it_has_the_values_that_made_it(model)
     configuration = plans["configurations"]["3d_fullres"]
     network = configuration["architecture"]["arch_kwargs"]
     assert network["features_per_stage"] == made["features"]
-    protocol = yaml.safe_load((PROTOCOLS / "phantom-train.yaml").read_text())
-    wanted = validate(protocol, "protocol", "phantom-train")["training"]
+    protocol, _ = read_protocol(PROTOCOLS / "phantom-train.yaml")
+    wanted = protocol.training.plain()
     shared = ("spacing", "patch", "features", "batch", "epochs", "iterations", "learning_rate")
     assert {key: wanted[key] for key in shared} == {key: made[key] for key in shared}
     assert round(wanted["held_out"] * (made["patients"] + made["unseen"])) == made["unseen"]
