@@ -79,10 +79,11 @@ print(json.dumps([len(found), time.perf_counter() - start]))
 
 COHORT = """
 import json, sys
-from dataclasses import replace
 from pathlib import Path
 from jipflow.catalog.cohort import run
+from jipflow.settings.protocol import Cohort
 from jipflow.settings.run import load_settings
+from jipflow.settings.schema import load
 out, size = Path(sys.argv[2]), int(sys.argv[4])
 settings = load_settings({
     "site": {"id": "bench", "name": "Bench"},
@@ -92,7 +93,9 @@ settings = load_settings({
 })
 role = {"where": "true", "prefer": "NumberOfInstances DESC", "required": True}
 cohort = {"where": [sys.argv[3]], "case": {"by": "study", "roles": {"image": role}}}
-settings = replace(settings, protocol={**settings.protocol, "cohort": cohort})
+chosen = load(Cohort, cohort, "cohort")
+protocol = settings.protocol.model_copy(update={"cohort": chosen})
+settings = settings.model_copy(update={"protocol": protocol})
 run(settings=settings, catalog_dirs=[Path(sys.argv[1])], out_dir=out / f"cohort-{size}")
 """
 

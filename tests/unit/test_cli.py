@@ -241,8 +241,9 @@ def command_lines():
             if shell:
                 line = ast.literal_eval(f"({shell[1]})")
                 line = re.split(r" 2?>|\|", line)[0]
-                line = line.replace("{threads}", "2")
-                found[name] = shlex.split(re.sub(r"\{[^}]*\}", "x", line))
+                line = line.removeprefix("set -o pipefail; ").replace("{threads}", "2")
+                if not line.startswith("cp "):
+                    found[name] = shlex.split(re.sub(r"\{[^}]*\}", "x", line))
     return found
 
 

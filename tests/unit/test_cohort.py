@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import stat
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -16,7 +15,9 @@ from jipflow.files import read_json, write_parquet
 from jipflow.outcomes import Status, read_outcomes
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
 from jipflow.reasons import Reason, StageError
+from jipflow.settings.protocol import Cohort
 from jipflow.settings.run import load_settings
+from jipflow.settings.schema import load
 
 
 def row(patient, study, modality, number, **values):
@@ -57,10 +58,9 @@ class World:
             folders.append(self.folder / "pacs")
         settings = self.settings
         if roles:
-            case = {"by": "study", "roles": {k: {"required": True, **v} for k, v in roles.items()}}
-            settings = replace(
-                settings, protocol={**settings.protocol, "cohort": {"where": "true", "case": case}}
-            )
+            chosen = load(Cohort, {"where": "true", "case": {"roles": roles}}, "cohort")
+            protocol = settings.protocol.model_copy(update={"cohort": chosen})
+            settings = settings.model_copy(update={"protocol": protocol})
         cohort.run(settings=settings, catalog_dirs=folders, out_dir=self.folder / "cohort")
 
     def write_catalog(self, name, rows):

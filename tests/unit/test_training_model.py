@@ -77,7 +77,7 @@ def test_the_protocol_that_trains_one_like_it_has_the_values_that_made_it(model)
     network = configuration["architecture"]["arch_kwargs"]
     assert network["features_per_stage"] == made["features"]
     protocol, _ = read_protocol(PROTOCOLS / "phantom-train.yaml")
-    wanted = protocol.training
+    wanted = protocol.training.plain()
     shared = ("spacing", "patch", "features", "batch", "epochs", "iterations", "learning_rate")
     assert {key: wanted[key] for key in shared} == {key: made[key] for key in shared}
     assert round(wanted["held_out"] * (made["patients"] + made["unseen"])) == made["unseen"]
