@@ -86,7 +86,7 @@ rule hub_report:
             f"{ROUND}/report.html",
             caption="../workflow/report/hub.rst",
             category="Report",
-            labels={"protocol": PROTOCOL_ID},
+            labels={"protocol": HUB_SETTINGS.protocol.protocol.id},
         ),
     log:
         "<logs>/hub_report.log",
