@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import pickle
 import pydoc
 import re
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TRAINER = "nnUNetTrainer"
 LAYERS = "torch.nn"
+ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Variable by which ``torch.load`` unpickles nothing, whatever its caller asks for."""
+
 NUMBERS: list[Any] = [
     *((np.float64(0).__reduce__()[0], f"numpy.{n}.multiarray.scalar") for n in ("core", "_core")),
     np.dtype,
@@ -63,12 +67,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def only_data(path: Path) -> Iterator[None]:
     """Let ``torch.load`` read a checkpoint of nnU-Net with ``weights_only``, and say what fails.
 
+    Also where nnU-Net itself calls it, which asks for all that pickle can do.
+
     Args:
         path: of the checkpoint.
 
     Raises:
         StageError: it holds more than tensors, numbers, text and containers, or is cut off.
     """
+    before = os.environ.get(ONLY_WEIGHTS)
+    os.environ[ONLY_WEIGHTS] = "1"
     try:
         with torch.serialization.safe_globals(NUMBERS):
             yield
@@ -83,6 +91,11 @@ def only_data(path: Path) -> Iterator[None]:
         ) from None
     except (EOFError, OSError, RuntimeError) as error:
         raise StageError(_unreadable(path, error)) from None
+    finally:
+        if before is None:
+            del os.environ[ONLY_WEIGHTS]
+        else:
+            os.environ[ONLY_WEIGHTS] = before
 
 
 def _unreadable(path: Path, error: Exception) -> str:

@@ -81,10 +81,7 @@ class ResumableTrainer(nnUNetTrainer):
             super().save_checkpoint(str(partial))
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        """As nnU-Net's, of tensors, numbers, text and containers only.
-
-        `point_nnunet_at` lets no checkpoint be unpickled; nnU-Net asks for all that pickle can do.
-        """
+        """As nnU-Net's, of tensors, numbers, text and containers only."""
         with only_data(Path(filename_or_checkpoint)):
             super().load_checkpoint(filename_or_checkpoint)
 

@@ -27,8 +27,7 @@ def model(work: Path) -> Path:
 def point_nnunet_at(work: Path, processes: int) -> None:
     """Set the variables that nnU-Net reads, and make the folders that it looks for.
 
-    Compilation is turned off: it costs minutes and needs a compiler at the site. So is the
-    unpickling of checkpoints, which nnU-Net asks for when it resumes.
+    Compilation is turned off: it costs minutes and needs a compiler at the site.
 
     Args:
         work: folder of the training.
@@ -41,8 +40,4 @@ def point_nnunet_at(work: Path, processes: int) -> None:
     ):
         os.environ[variable] = str((work / folder).resolve())
         (work / folder).mkdir(parents=True, exist_ok=True)
-    os.environ.update(
-        nnUNet_compile="f",
-        nnUNet_n_proc_DA=str(processes),
-        TORCH_FORCE_WEIGHTS_ONLY_LOAD="1",
-    )
+    os.environ.update(nnUNet_compile="f", nnUNet_n_proc_DA=str(processes))
