@@ -12,7 +12,7 @@ import pydicom
 from pydicom.uid import ExplicitVRLittleEndian
 
 from jipflow.phantom.dicom import to_bytes
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from report import measure, write_result
 
 SCAN = """
@@ -32,7 +32,7 @@ def template() -> bytes:
 
     from jipflow.phantom.dicom import ct_series
 
-    grid = Grid((2, 1, 1), (5.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    grid = PhantomGrid((2, 1, 1), (5.0, 1.0, 1.0), (0.0, 0.0, 0.0))
     dataset = ct_series(np.zeros((2, 1, 1), np.int16), grid)[0]
     assert isinstance(dataset, pydicom.Dataset)
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.1000000000"

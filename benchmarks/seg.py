@@ -18,7 +18,7 @@ from jipflow.images.masks import Segment, Segmentation, write_segmentation
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, read_volume
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid as PhantomGrid
+from jipflow.phantom.grid import PhantomGrid
 from report import Cell, Cost, measure, write_result
 
 SEGMENTS = 117

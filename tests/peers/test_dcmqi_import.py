@@ -19,7 +19,7 @@ from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume
 from jipflow.objects.annotation import Target
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid as PhantomGrid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engines.imported.engine import import_regions, target_of
 

@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 
 DCIODVFY = Path(sys.executable).parent / "dciodvfy"
 
@@ -27,7 +27,7 @@ def errors(path):
 
 
 def test_the_judge_can_fail(tmp_path):
-    grid = Grid.centred((2, 8, 8), (5.0, 4.0, 4.0))
+    grid = PhantomGrid.centred((2, 8, 8), (5.0, 4.0, 4.0))
     sound, broken = dicom.ct_series(np.zeros(grid.shape, np.int16), grid)
     del broken.ImagePositionPatient
     sound_path, broken_path = dicom.write_series([sound, broken], tmp_path)

@@ -18,7 +18,7 @@ from jipflow.images.series import read_planes, read_series_volume
 from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.settings.resources import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -159,12 +159,16 @@ def test_real_series(patient, shared_data, tmp_path):
 
 
 def oblique(folder):
-    grid = Grid((9, 11, 13), (4.0, 3.5, 3.0), (1.0, 2.0, 3.0), (0.8, 0.6, 0.0), (-0.48, 0.64, 0.6))
+    grid = PhantomGrid(
+        (9, 11, 13), (4.0, 3.5, 3.0), (1.0, 2.0, 3.0), (0.8, 0.6, 0.0), (-0.48, 0.64, 0.6)
+    )
     return write(dicom.ct_series(np.zeros(grid.shape, np.int16), grid), folder)
 
 
 def sagittal(folder):
-    grid = Grid((9, 11, 14), (4.0, 3.5, 3.0), (5.0, -7.0, 9.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
+    grid = PhantomGrid(
+        (9, 11, 14), (4.0, 3.5, 3.0), (5.0, -7.0, 9.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)
+    )
     return write(dicom.ct_series(np.zeros(grid.shape, np.int16), grid), folder)
 
 

@@ -24,7 +24,7 @@ from jipflow.objects import document, encode, sr
 from jipflow.objects.feature_codes import name_feature
 from jipflow.outcomes import Status, passed
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.radiomics import measure
 from jipflow.radiomics.extract import Part, extract
 from jipflow.segment import stage as segment
@@ -221,7 +221,7 @@ def test_documents_of_real_patients(
 @pytest.fixture
 def phantom(tmp_path):
     """A CT of noise with a rib, a kidney and a cyst, and their DICOM-SEG."""
-    grid = Grid((10, 24, 24), (3.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    grid = PhantomGrid((10, 24, 24), (3.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     hu = np.random.default_rng(3).normal(40, 20, grid.shape).astype(np.int16)
     series = series_of(dicom.write_series(dicom.ct_series(hu, grid), tmp_path / "ct"))
     volume = read_series_volume(series)

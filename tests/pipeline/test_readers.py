@@ -27,7 +27,7 @@ from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Volume
 from jipflow.phantom.cohort import write_site
 from jipflow.phantom.dicom import Study, rtstruct, to_bytes
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 
 PROTOCOL = {
     "protocol": {"id": "readers", "version": "1.0.0", "title": "Lesions read by two persons"},
@@ -138,7 +138,7 @@ class Correspondence:
     def send_rtstruct(self, case: str, reader: str, mask: Volume) -> None:
         """Contours under a name that the protocol allows."""
         images = self.images(case)
-        grid = Grid(
+        grid = PhantomGrid(
             mask.grid.shape, mask.grid.spacing, tuple(float(v) for v in mask.grid.affine[:3, 3])
         )
         study = Study(patient_id=str(images[0].PatientID))

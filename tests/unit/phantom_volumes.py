@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jipflow.images.volume import Grid, Volume
-from jipflow.phantom.grid import Grid as PhantomGrid
+from jipflow.phantom.grid import PhantomGrid
 
 
 def as_volume(hu: NDArray[np.integer], grid: PhantomGrid) -> Volume:

@@ -25,7 +25,7 @@ from pydicom.uid import (
 
 from jipflow.cases import Series
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 
 CT_SHAPE = (6, 8, 10)
 
@@ -36,9 +36,9 @@ def ct_hu(shape: tuple[int, int, int] = CT_SHAPE, seed: int = 0) -> NDArray[np.i
     return hu.astype(np.int16)
 
 
-def ct_grid(shape: tuple[int, int, int] = CT_SHAPE) -> Grid:
+def ct_grid(shape: tuple[int, int, int] = CT_SHAPE) -> PhantomGrid:
     """The grid of `ct_datasets`: anisotropic, with pixels that are not square."""
-    return Grid(shape, (4.0, 3.5, 3.0), (-15.0, -12.0, 30.0))
+    return PhantomGrid(shape, (4.0, 3.5, 3.0), (-15.0, -12.0, 30.0))
 
 
 def ct_datasets(shape: tuple[int, int, int] = CT_SHAPE, seed: int = 0) -> list[Dataset]:
@@ -62,7 +62,7 @@ def pt_datasets(units: str = "BQML", value: float = 2.5) -> list[Dataset]:
     suv = np.full((5, 6, 7), value)
     suv[0, 0, 0] = 2 * value
     return dicom.pt_series(
-        suv, Grid((5, 6, 7), (4.0, 5.0, 5.0), (0.0, 0.0, 0.0)), scan=dicom.Scan(units=units)
+        suv, PhantomGrid((5, 6, 7), (4.0, 5.0, 5.0), (0.0, 0.0, 0.0)), scan=dicom.Scan(units=units)
     )
 
 

@@ -23,11 +23,11 @@ from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Volume, volume_path, write_volume
 from jipflow.outcomes import Outcome, Status, blocked, waiting_with
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import Flag, Reason
 from series_factory import series_of, write
 
-OBLIQUE = Grid(
+OBLIQUE = PhantomGrid(
     (9, 20, 24),
     (3.0, 1.5, 1.25),
     (-12.0, 40.0, -7.5),

@@ -23,7 +23,7 @@ from jipflow.objects.headers import source_header
 from jipflow.objects.seg_writer import build_seg, label_map
 from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid as PhantomGrid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Reason
 from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write
 

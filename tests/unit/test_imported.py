@@ -16,14 +16,14 @@ from jipflow.images.series import read_series_volume
 from jipflow.images.volume import volume_path, write_volume
 from jipflow.outcomes import Status
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment import stage
 from jipflow.segment.engine import Machine
 from jipflow.segment.engines.imported.engine import Imported, import_regions, target_of
 from series_factory import series_of, write
 
-GRID = Grid((6, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
+GRID = PhantomGrid((6, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
 SPEC = {
     "id": "gtv",
     "from": "RTSTRUCT",

@@ -32,13 +32,13 @@ from jipflow.images.volume import Grid as VoxelGrid
 from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engines.imported.engine import import_regions, target_of
 from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write
 
 # A frame has 35 × 33 bits, so that most frames do not start at a byte.
-GRID = Grid((6, 35, 33), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
+GRID = PhantomGrid((6, 35, 33), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
 ENCODERS = {
     RLELossless: "pydicom",
     JPEGLSLossless: "pyjpegls",
@@ -535,7 +535,7 @@ def test_damaged_frames_are_recorded(archive, syntax):
 
 def test_memory_holds_one_region_and_not_all(tmp_path):
     shape = (24, 96, 96)
-    grid = Grid(shape, (3.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    grid = PhantomGrid(shape, (3.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     archive = Archive.__new__(Archive)
     images = dicom.ct_series(np.zeros(shape, np.int16), grid)
     archive.folder, archive.images = tmp_path, images

@@ -18,7 +18,7 @@ from scipy import ndimage
 from skimage.draw import polygon2mask
 
 from jipflow.phantom import anatomy, cohort, dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.phantom.vendors import VENDORS
 
 STRAYS = ("not_dicom", "unreadable")
@@ -193,7 +193,7 @@ def test_contours_reproduce_the_lesion_exactly(site, truth, series):
         (contours,) = series[patient["RTSTRUCT"]["series_uid"]]
         pt, path = patient["PT"], site / "truth" / patient["PT"]["truth"]
         mask = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path))).astype(bool)
-        grid = Grid(
+        grid = PhantomGrid(
             tuple(pt["size_xyz"][::-1]),
             tuple(pt["spacing_xyz_mm"][::-1]),
             tuple(pt["origin_xyz_mm"]),
@@ -213,7 +213,7 @@ def test_contours_reproduce_the_lesion_exactly(site, truth, series):
 @settings(max_examples=40, deadline=None)
 @given(mask=arrays(bool, (2, 7, 6)))
 def test_contours_reproduce_any_mask_on_an_oblique_grid(mask):
-    grid = Grid(
+    grid = PhantomGrid(
         (2, 7, 6),
         (3.0, 1.5, 2.0),
         (-31.25, 12.5, 7.0),
@@ -325,7 +325,7 @@ def test_a_site_is_never_overwritten(tmp_path):
 
 
 def test_factory_refuses_an_array_that_is_not_on_its_grid():
-    grid = Grid.centred((3, 4, 5), (5.0, 1.0, 1.0))
+    grid = PhantomGrid.centred((3, 4, 5), (5.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="its grid"):
         dicom.ct_series(np.zeros((3, 5, 4), np.int16), grid)
     with pytest.raises(ValueError, match="BQML, CNTS or GML"):
@@ -333,7 +333,7 @@ def test_factory_refuses_an_array_that_is_not_on_its_grid():
 
 
 def test_coronal_slices_show_the_same_voxels():
-    grid = Grid.centred((3, 4, 5), (5.0, 2.0, 1.0))
+    grid = PhantomGrid.centred((3, 4, 5), (5.0, 2.0, 1.0))
     volume = np.arange(60).reshape(grid.shape)
     turned, plane = dicom.coronal(volume, grid)
     for k, j, i in ((0, 0, 0), (2, 1, 4), (1, 3, 2)):
@@ -352,7 +352,9 @@ def test_anatomy_is_the_same_on_two_grids():
     body = anatomy.make_anatomy(np.random.default_rng(4))
     volumes = []
     for step in (3.0, 4.5):
-        grid = Grid.centred((round(180 / step), round(390 / step), round(390 / step)), (step,) * 3)
+        grid = PhantomGrid.centred(
+            (round(180 / step), round(390 / step), round(390 / step)), (step,) * 3
+        )
         volumes.append((anatomy.labels(body.tissues(grid)) == 1).sum() * grid.voxel_ml)
     assert volumes[0] == pytest.approx(volumes[1], rel=0.02)
 

@@ -29,7 +29,7 @@ SPEC = {
     "role": "CT",
     "segments": [{"name": "all", "term": "liver", "required": True}],
 }
-SMALL = phantom.Grid((2, 4, 4), (5.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+SMALL = phantom.PhantomGrid((2, 4, 4), (5.0, 2.0, 2.0), (0.0, 0.0, 0.0))
 
 
 class Held:

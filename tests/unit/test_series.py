@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid, Volume, read_volume, write_volume
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid as PhantomGrid
+from jipflow.phantom.grid import PhantomGrid
 from series_factory import ct_datasets, series_of, write
 
 OBLIQUE = PhantomGrid(

@@ -50,7 +50,7 @@ from pydicom.uid import (
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.phantom import defects, dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Reason
 from series_factory import (
     ct_datasets,
@@ -110,7 +110,7 @@ class Truth:
     """
 
     values: NDArray[Any]
-    grid: Grid
+    grid: PhantomGrid
     atol: float = 0.0
     rtol: float = 0.0
 
@@ -192,17 +192,17 @@ def uneven(folder):
 
 @read("Positions are rounded: steps of 1/3 mm written with two decimals")
 def rounded(folder):
-    hu, grid = ct_hu((20, 8, 10)), Grid((20, 8, 10), (1 / 3, 1.0, 1.0), (0.0, 0.0, 0.0))
+    hu, grid = ct_hu((20, 8, 10)), PhantomGrid((20, 8, 10), (1 / 3, 1.0, 1.0), (0.0, 0.0, 0.0))
     datasets = dicom.ct_series(hu, grid)
     for k, dataset in enumerate(datasets):
         dataset.ImagePositionPatient = ["0", "0", f"{k / 3:.2f}"]
     spacing = (round(19 / 3, 2) / 19, 1.0, 1.0)
-    return write(datasets, folder), Truth(hu, Grid(hu.shape, spacing, (0.0, 0.0, 0.0)))
+    return write(datasets, folder), Truth(hu, PhantomGrid(hu.shape, spacing, (0.0, 0.0, 0.0)))
 
 
 @read("Positions are rounded: steps of 1.25 mm written with one decimal")
 def rounded_to_one_decimal(folder):
-    hu, grid = ct_hu((9, 8, 10)), Grid((9, 8, 10), (1.25, 1.0, 1.0), (0.0, 0.0, 0.0))
+    hu, grid = ct_hu((9, 8, 10)), PhantomGrid((9, 8, 10), (1.25, 1.0, 1.0), (0.0, 0.0, 0.0))
     datasets = dicom.ct_series(hu, grid)
     for k, dataset in enumerate(datasets):
         dataset.ImagePositionPatient = ["0", "0", f"{1.25 * k:.1f}"]
@@ -328,7 +328,7 @@ def reformats(folder):
 @read("Directions rounded to four decimals, not quite at a right angle")
 def rounded_directions(folder):
     row, column = (0.8660, 0.5, 0.0), (-0.5, 0.8660, 0.0)
-    grid = Grid(CT.grid.shape, (4.0, 3.5, 3.0), (0.0, 0.0, 0.0), row, column)
+    grid = PhantomGrid(CT.grid.shape, (4.0, 3.5, 3.0), (0.0, 0.0, 0.0), row, column)
     datasets = dicom.ct_series(CT.values, grid)
     for k, dataset in enumerate(datasets):
         dataset.ImagePositionPatient = [0, 0, 4 * k]
@@ -352,7 +352,7 @@ def no_spacing(folder):
 
 
 def placed(row: Any, column: Any) -> Callable[[Path], Any]:
-    grid = Grid(CT.grid.shape, CT.grid.spacing, (15.0, -12.0, 30.0), row, column)
+    grid = PhantomGrid(CT.grid.shape, CT.grid.spacing, (15.0, -12.0, 30.0), row, column)
     return lambda folder: (write(dicom.ct_series(CT.values, grid), folder), Truth(CT.values, grid))
 
 
@@ -492,7 +492,9 @@ def legacy_mr(folder):
     return write([legacy_converted(mr_datasets())], folder), MR
 
 
-PT = Truth(np.full((5, 6, 7), 2.5), Grid((5, 6, 7), (4.0, 5.0, 5.0), (0.0, 0.0, 0.0)), rtol=1e-4)
+PT = Truth(
+    np.full((5, 6, 7), 2.5), PhantomGrid((5, 6, 7), (4.0, 5.0, 5.0), (0.0, 0.0, 0.0)), rtol=1e-4
+)
 PT.values[0, 0, 0] = 5.0
 
 

@@ -19,7 +19,7 @@ from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.objects import document, encode
 from jipflow.outcomes import Status, passed
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid as PhantomGrid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.radiomics import measure
 from jipflow.reasons import Reason
 from jipflow.segment import stage

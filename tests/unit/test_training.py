@@ -232,7 +232,7 @@ def test_a_channel_of_another_grid_is_resampled_onto_that_of_the_labels(cohort, 
         ):
             write_volume(volume_path(tmp_path / "volumes", case, role), image)
     settings = settings_of(tmp_path, inputs=["PT", "CT"])
-    small = phantom.Grid((2, 4, 4), (5.0, 2.0, 2.0), (0.0, 0.0, 0.0))
+    small = phantom.PhantomGrid((2, 4, 4), (5.0, 2.0, 2.0), (0.0, 0.0, 0.0))
     slices = dicom.ct_series(np.zeros(small.shape, np.int16), small)
     paths = {"CT": tuple(write(slices, tmp_path / "ct"))}
     slices[0].FrameOfReferenceUID = "1.2.3"

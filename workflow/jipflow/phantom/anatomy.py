@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 
 LABELS = {"liver": 1, "spleen": 2, "kidney": 3, "lesion": 4}
 """Values of the label map; 0 is background."""
@@ -52,7 +52,7 @@ for _tissue, _label in (("spleen", 2), ("kidney", 3), ("liver", 1), ("vessel", 1
 
 
 @dataclass(frozen=True)
-class Shape:
+class Ellipsoid:
     """An ellipsoid of one tissue; a radius may be infinite (a tube or a cylinder).
 
     Attributes:
@@ -100,13 +100,13 @@ class Anatomy:
         suv: SUVbw of each tissue.
     """
 
-    couch: tuple[Shape, Shape]
-    shapes: tuple[Shape, ...]
+    couch: tuple[Ellipsoid, Ellipsoid]
+    shapes: tuple[Ellipsoid, ...]
     waves: NDArray[np.float64]
     hu: dict[str, float]
     suv: dict[str, float]
 
-    def tissues(self, grid: Grid) -> NDArray[np.uint8]:
+    def tissues(self, grid: PhantomGrid) -> NDArray[np.uint8]:
         """Index into `TISSUES` of each voxel centre of an axial grid."""
         z, y, x = grid.axes()
         shift = [np.zeros(grid.shape, np.float32) for _ in range(3)]
@@ -132,7 +132,7 @@ class Anatomy:
 
 
 def _window(
-    shape: Shape, axes: tuple[NDArray[np.float32], ...], margin: NDArray[np.float64]
+    shape: Ellipsoid, axes: tuple[NDArray[np.float32], ...], margin: NDArray[np.float64]
 ) -> tuple[slice, slice, slice]:
     """The part of the grid that the shape, warped by at most `margin` mm, can reach."""
     waves = 1.0 + 2.7 * shape.bumps[0]
@@ -214,49 +214,51 @@ def make_anatomy(rng: np.random.Generator) -> Anatomy:
     return Anatomy(_couch(skin[1]), tuple(shapes), waves, _attenuation(body), _uptake(body))
 
 
-def _couch(depth: float) -> tuple[Shape, Shape]:
+def _couch(depth: float) -> tuple[Ellipsoid, Ellipsoid]:
     """The couch below a body that reaches so far back."""
     trough = (0.0, depth - 52.0, 0.0)
-    return Shape("couch", trough, (240.0, 78.0, TUBE)), Shape("air", trough, (230.0, 70.0, TUBE))
+    return Ellipsoid("couch", trough, (240.0, 78.0, TUBE)), Ellipsoid(
+        "air", trough, (230.0, 70.0, TUBE)
+    )
 
 
-def _trunk(skin: Point, fat: float, wall: float) -> list[Shape]:
+def _trunk(skin: Point, fat: float, wall: float) -> list[Ellipsoid]:
     """Fat below the skin, the muscles of the wall, and the mesentery that fills the rest."""
     return [
-        Shape("fat", (0, 0, 0), skin),
-        Shape("muscle", (0, 0, 0), (skin[0] - fat, skin[1] - fat, TUBE)),
-        Shape("mesentery", (0, -6, 0), (skin[0] - fat - wall, skin[1] - fat - wall - 4, TUBE)),
+        Ellipsoid("fat", (0, 0, 0), skin),
+        Ellipsoid("muscle", (0, 0, 0), (skin[0] - fat, skin[1] - fat, TUBE)),
+        Ellipsoid("mesentery", (0, -6, 0), (skin[0] - fat - wall, skin[1] - fat - wall - 4, TUBE)),
     ]
 
 
-def _chest_and_stomach(body: _Body) -> Iterator[Shape]:
+def _chest_and_stomach(body: _Body) -> Iterator[Ellipsoid]:
     for side in (-1, 1):
-        yield Shape(
+        yield Ellipsoid(
             "muscle", body.place(side * 38, 58, 0, 3), (20.0, 20.0, TUBE), only_in=("mesentery",)
         )
-        yield Shape(
+        yield Ellipsoid(
             "lung",
             body.place(side * 72, 5, 88, 5),
             body.radii(58, 72, 62, 0.06),
             only_in=("mesentery", "muscle"),
         )
-    yield Shape("heart", body.place(18, -35, 88, 5), body.radii(46, 38, 34))
-    yield Shape(
+    yield Ellipsoid("heart", body.place(18, -35, 88, 5), body.radii(46, 38, 34))
+    yield Ellipsoid(
         "stomach",
         body.place(58, -32, 30, 7),
         body.radii(40, 30, 36),
         body.near(0.4, 0.3),
         only_in=("mesentery", "lung"),
     )
-    yield Shape("gas", body.place(58, -48, 34, 6), body.radii(20, 10, 16), only_in=("stomach",))
+    yield Ellipsoid("gas", body.place(58, -48, 34, 6), body.radii(20, 10, 16), only_in=("stomach",))
 
 
-def _bowel(body: _Body) -> Iterator[Shape]:
+def _bowel(body: _Body) -> Iterator[Ellipsoid]:
     near = body.near
     for _ in range(16):
         loop = body.place(near(0, 85), near(-25, 40), near(-55, 35), 0)
         girth = near(18, 5)
-        yield Shape(
+        yield Ellipsoid(
             "bowel",
             loop,
             (girth * near(1.3, 0.4), girth, girth),
@@ -264,28 +266,30 @@ def _bowel(body: _Body) -> Iterator[Shape]:
             only_in=("mesentery",),
         )
         if body.rng.random() < 0.4:
-            yield Shape("gas", loop, (girth * 0.6, girth * 0.5, girth * 0.5), only_in=("bowel",))
+            yield Ellipsoid(
+                "gas", loop, (girth * 0.6, girth * 0.5, girth * 0.5), only_in=("bowel",)
+            )
 
 
-def _spine(body: _Body) -> list[Shape]:
+def _spine(body: _Body) -> list[Ellipsoid]:
     """The spine, and the vessels before it."""
     x, y, z = body.place(0, 60, 0, 2)
     return [
-        Shape("bone", (x, y, z), (25.0 * body.wide, 20.0 * body.deep, TUBE)),
-        Shape("marrow", (x, y, z), (21.0 * body.wide, 16.0 * body.deep, TUBE)),
-        Shape("fat", (x, y + 26, 0), (9.0, 7.0, TUBE)),
-        Shape("bone", (x, y + 40, 0), (5.0, 12.0, TUBE)),
-        Shape("aorta", (x + 10, y - 30, 0), (10.5, 10.5, TUBE)),
-        Shape("cava", (x - 18, y - 30, 0), (11.5, 9.5, TUBE)),
+        Ellipsoid("bone", (x, y, z), (25.0 * body.wide, 20.0 * body.deep, TUBE)),
+        Ellipsoid("marrow", (x, y, z), (21.0 * body.wide, 16.0 * body.deep, TUBE)),
+        Ellipsoid("fat", (x, y + 26, 0), (9.0, 7.0, TUBE)),
+        Ellipsoid("bone", (x, y + 40, 0), (5.0, 12.0, TUBE)),
+        Ellipsoid("aorta", (x + 10, y - 30, 0), (10.5, 10.5, TUBE)),
+        Ellipsoid("cava", (x - 18, y - 30, 0), (11.5, 9.5, TUBE)),
     ]
 
 
-def _ribs(x: float, y: float) -> Iterator[Shape]:
+def _ribs(x: float, y: float) -> Iterator[Ellipsoid]:
     """Ribs on an ellipse of these radii, open in front and behind."""
     for level in np.arange(-20.0, 100.0, 26.0):
         for angle in np.linspace(0.15, 2 * np.pi - 0.1, 13)[:-1]:
             if abs(np.cos(angle)) > 0.35:
-                yield Shape(
+                yield Ellipsoid(
                     "bone",
                     (x * np.cos(angle), y * np.sin(angle), level + 16 * np.sin(angle)),
                     (10.0, 5.0, 7.0),
@@ -293,15 +297,15 @@ def _ribs(x: float, y: float) -> Iterator[Shape]:
                 )
 
 
-def _kidneys_and_spleen(body: _Body) -> Iterator[Shape]:
+def _kidneys_and_spleen(body: _Body) -> Iterator[Ellipsoid]:
     for side in (-1, 1):
         kidney = body.place(side * 66, 42, -30 - 6 * (side < 0), 6)
         extent = body.radii(27, 29, 46)
         turn = body.near(0.4 * side, 0.3)
         hilum = (kidney[0] - side * extent[0] * 0.75, kidney[1] - 6.0, kidney[2])
-        yield Shape("kidney", kidney, extent, turn, only_in=("mesentery", "muscle", "bowel"))
-        yield Shape("sinus", hilum, (14.0, 9.0, extent[2] * 0.45), turn, only_in=("kidney",))
-    yield Shape(
+        yield Ellipsoid("kidney", kidney, extent, turn, only_in=("mesentery", "muscle", "bowel"))
+        yield Ellipsoid("sinus", hilum, (14.0, 9.0, extent[2] * 0.45), turn, only_in=("kidney",))
+    yield Ellipsoid(
         "spleen",
         body.place(98, 32, 34, 5),
         body.radii(29, 46, 41),
@@ -310,16 +314,16 @@ def _kidneys_and_spleen(body: _Body) -> Iterator[Shape]:
     )
 
 
-def _liver(body: _Body) -> Iterator[Shape]:
+def _liver(body: _Body) -> Iterator[Ellipsoid]:
     """The lobes of the liver, its vessels, and a lesion in the right lobe."""
     near = body.near
     over = ("mesentery", "lung", "stomach", "kidney", "sinus", "bowel", "gas", "heart", "cava")
     right, size = body.place(-72, -4, 16, 5), body.radii(64, 72, 60, 0.07)
-    yield Shape("liver", right, size, near(0.1, 0.15), only_in=over)
+    yield Ellipsoid("liver", right, size, near(0.1, 0.15), only_in=over)
     left = body.place(-8, -42, 36, 5)
-    yield Shape("liver", left, body.radii(68, 32, 30), near(0.15, 0.1), only_in=over)
+    yield Ellipsoid("liver", left, body.radii(68, 32, 30), near(0.15, 0.1), only_in=over)
     for _ in range(4):
-        yield Shape(
+        yield Ellipsoid(
             "vessel",
             (right[0] + near(0, 26), right[1] + near(0, 26), right[2] + near(0, 26)),
             (near(22, 8), near(3.5, 1), near(4.0, 1)),
@@ -329,7 +333,7 @@ def _liver(body: _Body) -> Iterator[Shape]:
     yield _lesion(body, right, size)
 
 
-def _lesion(body: _Body, lobe: Point, lobe_radii: Point) -> Shape:
+def _lesion(body: _Body, lobe: Point, lobe_radii: Point) -> Ellipsoid:
     """A lesion within a lobe of the liver, with waves on its surface."""
     rng, near = body.rng, body.near
     size = near(17.5, 6.5)
@@ -338,7 +342,7 @@ def _lesion(body: _Body, lobe: Point, lobe_radii: Point) -> Shape:
     room = rng.uniform(0.0, 0.85) * (np.array(lobe_radii) - size * 1.2) * direction
     middle = np.array(lobe) + np.clip(room, None, [20.0, np.inf, np.inf])
     phase_a, phase_b, phase_c = (float(p) for p in rng.uniform(0, 2 * np.pi, 3))
-    return Shape(
+    return Ellipsoid(
         "lesion",
         (float(middle[0]), float(middle[1]), float(middle[2])),
         (size, size * near(0.95, 0.15), size * near(0.95, 0.1)),

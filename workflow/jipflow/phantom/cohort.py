@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.phantom import anatomy, defects, dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.phantom.vendors import VENDORS, Vendor
 
 ROI_NAME = "GTV_PET"
@@ -53,10 +53,10 @@ class Subject:
     """
 
     study: dicom.Study
-    ct_grid: Grid
+    ct_grid: PhantomGrid
     hu: NDArray[np.int16]
     labels: NDArray[np.uint8]
-    pt_grid: Grid
+    pt_grid: PhantomGrid
     suv: NDArray[np.float64]
     lesion: NDArray[np.bool_]
     uptake: dict[str, float]
@@ -75,14 +75,14 @@ def make_subject(site: str, index: int, seed: int, vendor: Vendor) -> Subject:
     slices = round(TORSO_MM / vendor.ct_slice_mm) + int(draw.integers(-1, 2))
     pixel = round(vendor.ct_pixel_mm * float(draw.uniform(0.97, 1.03)), 4)
     ct_grid = _off_centre(
-        Grid.centred(
+        PhantomGrid.centred(
             (slices, vendor.ct_columns, vendor.ct_columns), (vendor.ct_slice_mm, pixel, pixel)
         ),
         draw,
     )
     pt_slices = round((TORSO_MM - 10) / vendor.pt_slice_mm)
     pt_grid = _off_centre(
-        Grid.centred(
+        PhantomGrid.centred(
             (pt_slices, vendor.pt_columns, vendor.pt_columns),
             (vendor.pt_slice_mm, vendor.pt_pixel_mm, vendor.pt_pixel_mm),
         ),
@@ -205,7 +205,7 @@ def write_site(
     (out_dir / "truth" / "truth.json").write_text(text, encoding="utf-8")
 
 
-def write_nifti(array: NDArray[Any], grid: Grid, path: Path) -> None:
+def write_nifti(array: NDArray[Any], grid: PhantomGrid, path: Path) -> None:
     """Write an array, axes (slice, row, column), as NIfTI with the grid's geometry."""
     import SimpleITK
 
@@ -351,7 +351,7 @@ def _write_series(out_dir: Path, series: Sequence[Dataset], study: dicom.Study) 
     return dicom.write_series(series, out_dir / "dicom" / folder / name, vendor.file_name)
 
 
-def _geometry(grid: Grid) -> dict[str, list[float]]:
+def _geometry(grid: PhantomGrid) -> dict[str, list[float]]:
     """Size, spacing and origin in the order x, y, z."""
     return {
         "size_xyz": list(grid.shape[::-1]),
@@ -360,13 +360,13 @@ def _geometry(grid: Grid) -> dict[str, list[float]]:
     }
 
 
-def _off_centre(grid: Grid, draw: np.random.Generator) -> Grid:
+def _off_centre(grid: PhantomGrid, draw: np.random.Generator) -> PhantomGrid:
     """The grid shifted by a few millimetres, as table heights and landmarks differ."""
     x, y, z = (
         round(value + float(draw.uniform(-far, far)), 4)
         for value, far in zip(grid.origin, (4.0, 4.0, 3.0), strict=True)
     )
-    return Grid(grid.shape, grid.spacing, (x, y, z))
+    return PhantomGrid(grid.shape, grid.spacing, (x, y, z))
 
 
 def _stream(seed: int, site: str, index: int, purpose: str) -> np.random.Generator:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 
 NOT_DICOM = b"Reader's note: compare with the earlier examination.\r\nThis is no DICOM file.\r\n"
 """A text file such as people leave in an archive's folders."""
@@ -26,7 +26,7 @@ def missing_slice(series: Sequence[Dataset]) -> list[Dataset]:
 
 
 def mixed_orientation(
-    series: Sequence[Dataset], hu: NDArray[np.integer], grid: Grid, study: dicom.Study
+    series: Sequence[Dataset], hu: NDArray[np.integer], grid: PhantomGrid, study: dicom.Study
 ) -> list[Dataset]:
     """The axial series with a dozen coronal reformats under the same Series Instance UID."""
     turned, plane = dicom.coronal(hu, grid)
@@ -47,7 +47,7 @@ def mixed_orientation(
 
 
 def localizer_mixed(
-    series: Sequence[Dataset], hu: NDArray[np.integer], grid: Grid, study: dicom.Study
+    series: Sequence[Dataset], hu: NDArray[np.integer], grid: PhantomGrid, study: dicom.Study
 ) -> list[Dataset]:
     """The axial series with its scout image under the same Series Instance UID."""
     scout = dicom.localizer(

@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 from skimage.measure import find_contours
 
-from jipflow.phantom.grid import Grid
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.phantom.vendors import VENDORS, Vendor
 
 F18_HALF_LIFE_S = 6586.2
@@ -115,7 +115,7 @@ def suv_factor(study: Study, injection: Injection, series_start: datetime) -> fl
 
 def ct_series(
     hu: NDArray[np.integer],
-    grid: Grid,
+    grid: PhantomGrid,
     study: Study | None = None,
     *,
     number: int = 2,
@@ -183,7 +183,7 @@ def ct_series(
 
 def localizer(
     hu: NDArray[np.integer],
-    grid: Grid,
+    grid: PhantomGrid,
     study: Study | None = None,
     *,
     number: int = 1,
@@ -202,7 +202,7 @@ def localizer(
     """
     view = np.asarray(hu, np.float64).mean(axis=1)[::-1]
     top = grid.position(grid.shape[0] - 1, (grid.shape[1] - 1) / 2, 0)
-    plane = Grid(
+    plane = PhantomGrid(
         (1, grid.shape[0], grid.shape[2]),
         (1.0, grid.spacing[0], grid.spacing[2]),
         (round(float(top[0]), 4), round(float(top[1]), 4), round(float(top[2]), 4)),
@@ -220,11 +220,11 @@ def localizer(
     )[0]
 
 
-def coronal(hu: NDArray[np.integer], grid: Grid) -> tuple[NDArray[np.integer], Grid]:
+def coronal(hu: NDArray[np.integer], grid: PhantomGrid) -> tuple[NDArray[np.integer], PhantomGrid]:
     """An axial volume cut into coronal slices, each seen from the front, head up."""
     x, y, z = grid.position(grid.shape[0] - 1, 0, 0)
     turned = np.ascontiguousarray(np.transpose(hu, (1, 0, 2))[:, ::-1])
-    return turned, Grid(
+    return turned, PhantomGrid(
         (turned.shape[0], turned.shape[1], turned.shape[2]),
         (grid.spacing[1], grid.spacing[0], grid.spacing[2]),
         (round(float(x), 4), round(float(y), 4), round(float(z), 4)),
@@ -253,7 +253,7 @@ class Scan:
 
 def pt_series(
     suv: NDArray[np.floating],
-    grid: Grid,
+    grid: PhantomGrid,
     study: Study | None = None,
     scan: Scan | None = None,
     *,
@@ -316,7 +316,7 @@ def pt_series(
 
 def rtstruct(
     masks: dict[str, NDArray[np.bool_]],
-    grid: Grid,
+    grid: PhantomGrid,
     images: Sequence[Dataset],
     study: Study | None = None,
     *,
@@ -472,18 +472,18 @@ def _instance(
     return ds
 
 
-def _same_shape(array: NDArray[Any], grid: Grid) -> None:
+def _same_shape(array: NDArray[Any], grid: PhantomGrid) -> None:
     if array.shape != grid.shape:
         raise ValueError(f"the array has the shape {array.shape}, its grid {grid.shape}")
 
 
-def _order(grid: Grid, vendor: Vendor) -> list[int]:
+def _order(grid: PhantomGrid, vendor: Vendor) -> list[int]:
     """Slice indices in the order of the vendor's Instance Numbers."""
     order = list(range(grid.shape[0]))
     return order[::-1] if vendor.descending else order
 
 
-def _plane(ds: Dataset, grid: Grid, k: int, study: Study) -> None:
+def _plane(ds: Dataset, grid: PhantomGrid, k: int, study: Study) -> None:
     """Image plane and pixel spacing (PS3.3 C.7.6.2)."""
     position = grid.position(k, 0, 0)
     if ds.Modality == "CT":  # PET states it by Patient Orientation Code Sequence instead
@@ -508,7 +508,7 @@ def _pixels(ds: Dataset, stored: NDArray[Any], bits: int) -> None:
     ds.PixelData = stored.tobytes()
 
 
-def _contour(loop: NDArray[np.float64], k: int, grid: Grid, image: Dataset) -> Dataset:
+def _contour(loop: NDArray[np.float64], k: int, grid: PhantomGrid, image: Dataset) -> Dataset:
     """One closed planar contour; `loop` holds (row, column) of a mask padded by one pixel."""
     corners = loop[:-1] - 1.0
     points = (

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Grid:
+class PhantomGrid:
     """A regular voxel grid in LPS millimetres; arrays on it have the axes (slice, row, column).
 
     Attributes:
@@ -28,7 +28,9 @@ class Grid:
     column: tuple[float, float, float] = (0.0, 1.0, 0.0)
 
     @classmethod
-    def centred(cls, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Grid:
+    def centred(
+        cls, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+    ) -> PhantomGrid:
         """An axial grid whose middle is the origin of the patient coordinates."""
         half = [round((n - 1) * s / 2, 4) for n, s in zip(shape, spacing, strict=True)]
         return cls(shape, spacing, (-half[2], -half[1], -half[0]))
