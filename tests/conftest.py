@@ -15,21 +15,22 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GROUPS = (
     ("demo", r"pipeline/test_(demo|messages|resume|slurm|tiny)\.py"),
-    ("sarcoma", r"pipeline/test_(pacs_site|sarcoma)\.py"),
-    ("pacs", r"peers/test_pacs\.py"),
+    ("PACS and site", r"pipeline/test_pacs_site\.py"),
+    ("sarcoma", r"pipeline/test_sarcoma\.py"),
+    ("training of a site", r"pipeline/test_train\.py"),
     ("readers", r"pipeline/test_readers\.py"),
-    ("pacs stages", r"peers/test_pacs_stages\.py"),
     ("module", r"pipeline/test_(deleted|module)\.py"),
-    ("train", r"pipeline/test_train\.py"),
     ("growth", r"pipeline/test_growth\.py"),
+    ("PACS", r"peers/test_pacs\.py"),
+    ("PACS and stages", r"peers/test_pacs_stages\.py"),
+    ("TotalSegmentator", r"unit/test_totalsegmentator\.py"),
     (
         "containers",
         r"unit/test_(algorithm_check|container)\.py|unit/test_engines\.py::.*\[container",
     ),
-    ("nnunet", r"unit/test_nnunet\.py"),
-    ("totalsegmentator", r"unit/test_totalsegmentator\.py"),
-    ("training", r"unit/test_training\.py"),
     ("engines", r"unit/test_engines\.py"),
+    ("nnU-Net", r"unit/test_nnunet\.py"),
+    ("training", r"unit/test_training\.py"),
     ("phantom", r"unit/test_(catalog|catalog_headers|phantom)\.py|peers/test_phantom_dciodvfy\.py"),
 )
 """Tests that share what is costly to make, and tests that take long, the longest first: by name

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import Sarcoma, Site, make_site
+from harness import ONE_CORE, Sarcoma, Site, make_site
 from jipflow.phantom.cohort import write_site
 
 
@@ -16,7 +16,7 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
-    """The demonstration's site north, run by itself, four cases a shard."""
+    """The demonstration's site north, run by itself, five cases a shard."""
     folder = demo_folder / "sites" / "north"
     site = make_site(
         folder,
@@ -29,9 +29,9 @@ def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
             "secret_file": str(folder / "secrets" / "identity.key"),
             "signing_key_file": str(folder / "secrets" / "site.key"),
         },
-        processing={"shard_size": 4, "device": "cpu"},
+        processing={"shard_size": 5, "device": "cpu"},
     )
-    site.run()
+    site.run(*ONE_CORE)
     return site
 
 

@@ -262,7 +262,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     work.send_seg(two, "ada", sent[two, "ada"])
     work.send_rtstruct(two, "ben", sent[two, "ben"])
     (work.to(large, "carl", "checked") / "nothing.txt").touch()
-    snakemake(*ONE_CORE, *arguments)
+    snakemake(*arguments)
     after = stamps(site)
     third = snakemake("--dry-run", *arguments).stdout
     path = work.to(three, "ben") / "a.nii.gz"
