@@ -30,7 +30,7 @@ def site(two_patients, tmp_path_factory):
 
 def dry_run(site, *arguments):
     """The jobs of a dry run by rule, without those that have no command, and all it prints."""
-    output = site.run("--dry-run", *arguments).stdout
+    output = site.run("--dry-run", *arguments, profile="local").stdout
     if "Nothing to be done" in output:
         return {}, output
     stats = output.split("Job stats:")[1].split("\n\n")[0]
