@@ -14,7 +14,7 @@ OWN = ("localintensity", "spatial", "uptake", "ivh", "histogram", "gldzm")
 
 def settings(classes=PYRADIOMICS, **keys):
     """Radiomics settings with their defaults."""
-    return typed.radiomics(featureClass={name: [] for name in classes}, **keys)
+    return typed.radiomics(**{"featureClass": {name: [] for name in classes}} | keys)
 
 
 def grid(shape, spacing=(3.0, 0.8, 0.7)):

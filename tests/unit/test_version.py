@@ -10,6 +10,7 @@ import pytest
 
 import jipflow
 from jipflow import version
+from needs import unavailable
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +80,7 @@ def test_a_clone_without_a_commit(tmp_path: Path) -> None:
 
 def test_a_clone_of_another_account(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.getuid() != 0:
-        pytest.skip("only root can give a folder to another account")
+        unavailable("only root can give a folder to another account")
     expected = head(clone)
     monkeypatch.setenv("HOME", str(clone.parent))
     for path in (clone, clone / ".git"):
