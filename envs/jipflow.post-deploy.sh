@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs jipflow and its pinned libraries into the Python that comes first on PATH, from the
-# repository's folder. `make setup` runs it for .venv, Snakemake for a conda environment.
-# Arguments: extras of the package, such as test.
+# repository's folder. `make setup` runs it for .venv, Snakemake for a conda environment, then maybe
+# a copy of it in another folder. Arguments: extras of the package, such as test.
 set -euo pipefail
+cd "${JIPFLOW_REPOSITORY:-$PWD}"
 install() {
     python -m pip --disable-pip-version-check install --quiet --constraint envs/constraints.txt "$@"
 }

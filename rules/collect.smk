@@ -61,4 +61,4 @@ rule accept:
     params:
         version=__version__,
     shell:
-        "set -o pipefail; jipflow accept --verdict {input.verdict:q} 2>&1 | tee {log:q}"
+        "jipflow accept --verdict {input.verdict:q} > {log:q} 2>&1 || (cat {log:q}; exit 1)"

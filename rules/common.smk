@@ -2,7 +2,6 @@ from functools import cache
 
 from jipflow.reasons import StageError
 from jipflow.settings.protocol import annotated
-from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import load_settings, settings_text
 from jipflow.settings.training import DESCRIBING
 from jipflow.release.approval import approved_bundle, read_approval

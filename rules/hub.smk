@@ -1,4 +1,3 @@
-from jipflow.settings.resources import ConfigError
 from jipflow.hub.settings import load_hub_settings
 
 try:

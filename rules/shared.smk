@@ -9,15 +9,24 @@ from snakemake.io import IOFile
 try:
     from jipflow import __version__
     from jipflow.files import canonical_digest, json_text, stored_text
+    from jipflow.settings.resources import ROOT, ConfigError, check_repository
 except ImportError as error:
     raise WorkflowError(
         f"jipflow does not run with {sys.executable}: {error}. Clone its repository, say "
         "`make setup` there, and start the snakemake in its .venv/bin."
     ) from None
 
+try:
+    check_repository()
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
 # Effective settings, each under a name that is its hash: a dry run with other settings, or the job
 # of another protocol, changes none that a job reads.
 STORE = Path(".snakemake", "jipflow")
+
+# Where envs/jipflow.post-deploy.sh installs from.
+os.environ.update(JIPFLOW_REPOSITORY=str(ROOT))
 
 # Jobs find jipflow beside the snakemake that runs them, unless their own environment has one.
 search_path = os.environ.get("PATH", os.defpath).split(os.pathsep)

@@ -247,7 +247,8 @@ def command_lines():
     return found
 
 
-LINES = command_lines()
+# One rule copies a file.
+LINES = {rule: words for rule, words in command_lines().items() if words[0] != "cp"}
 
 
 @pytest.mark.parametrize("rule", LINES)

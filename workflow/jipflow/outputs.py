@@ -7,9 +7,9 @@ is compared with the disk instead.
 from __future__ import annotations
 
 import ast
+import os
 import re
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 RECORD = re.compile(r"files gone (\d+) times\b.*")
@@ -29,36 +29,38 @@ def missing_outputs(outcomes: Path, results: Path) -> list[str]:
         Paths relative to `results`, sorted. For a case that waits for a person it is the
         instruction in its folder of the worklist.
     """
-    try:
-        modified = outcomes.stat().st_mtime_ns
-    except FileNotFoundError:
+    if not outcomes.is_file():
         return []
-    written = _written(outcomes, modified)
-    root = f"{results}/"
-    return [path for path in written if not _is_there(root + path)]
+    root = str(results)
+    return [path for path in _written(outcomes) if not _is_there(f"{root}/{path}")]
 
 
 def _is_there(path: str) -> bool:
     """Return whether there is such a file; a disk that does not answer is an error, no absence."""
     try:
-        Path(path).stat()
+        os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
 
 
-@cache
-def _written(outcomes: Path, modified_ns: int) -> tuple[str, ...]:
-    """Return what the outcomes list; they are read once, however often Snakemake asks."""
+def _written(outcomes: Path) -> list[str]:
+    """Return what the outcomes list, sorted."""
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    table = pq.read_table(outcomes, columns=["case_id", "stage", "item", "status", "outputs"])
-    found = []
-    for row in table.to_pylist():
-        found += row["outputs"]
-        if (row["stage"], row["status"]) == ("annotate", "waiting"):
-            found.append(f"worklist/{row['item']}/{row['case_id']}/README.txt")
-    return tuple(sorted(found))
+    waits = outcomes.parent.name == "annotate"
+    columns = ["outputs", *(["case_id", "item", "status"] if waits else [])]
+    # One of thousands of small files: threads cost more than they save.
+    table = pq.ParquetFile(outcomes).read(columns, use_threads=False)
+    written = pc.list_flatten(table["outputs"]).to_pylist()
+    if waits:
+        written += [
+            f"worklist/{row['item']}/{row['case_id']}/README.txt"
+            for row in table.to_pylist()
+            if row["status"] == "waiting"
+        ]
+    return sorted(written)
 
 
 def times_gone(missing: Iterable[str], recorded: Iterable[str]) -> str:

@@ -23,17 +23,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         return answer(words)
     from jipflow.reasons import StageError
+    from jipflow.settings.resources import ConfigError, check_repository
     from jipflow.workers import silence_libraries
 
     silence_libraries()
     try:
+        check_repository()
         command.run(words[len(command.words) :])
     except KeyboardInterrupt:
         print("jipflow: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        from jipflow.settings.resources import ConfigError
-
         if isinstance(error, StageError | ConfigError):
             message = str(error)
         elif isinstance(error, OSError) and error.filename is not None:

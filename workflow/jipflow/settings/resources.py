@@ -22,6 +22,20 @@ class ConfigError(Exception):
     """A setting is wrong; the message names the file, the key and the fix."""
 
 
+def check_repository() -> None:
+    """Check that the repository's files are beside the package; `pip install .` leaves them behind.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    missing = [path for path in (RESOURCES, PROTOCOLS, MODELS) if not path.exists()]
+    if missing:
+        raise ConfigError(
+            f"jipflow runs from its repository, and {missing[0]} is not there: clone it and say "
+            "`make setup` in the clone, or `pip install -e .` in an environment of your own."
+        )
+
+
 def read_yaml(path: Path) -> Any:
     """Read a YAML file.
 

@@ -1,0 +1,90 @@
+"""What stages wrote beside their outcomes, and whether it is still there."""
+
+from __future__ import annotations
+
+import pytest
+
+from jipflow.outcomes import Outcome, Status, write_outcomes
+from jipflow.outputs import missing_outputs, times_gone
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Results with two finished cases and one that failed."""
+    for case in ("a", "b"):
+        path = tmp_path / "seg" / case / "organs.dcm"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    write_outcomes(
+        tmp_path / "shards" / "s00001" / "encode" / "outcomes.parquet",
+        [
+            Outcome("a", "encode", "organs", outputs=["seg/a/organs.dcm"], sha256=["0" * 64]),
+            Outcome("b", "encode", "organs", outputs=["seg/b/organs.dcm"], sha256=["1" * 64]),
+            Outcome("c", "encode", "organs", Status.FAILED, "empty_segment"),
+        ],
+    )
+    return tmp_path
+
+
+def outcomes_of(results, stage):
+    return results / "shards" / "s00001" / stage / "outcomes.parquet"
+
+
+def test_files_that_are_there_are_not_missing(results):
+    assert missing_outputs(outcomes_of(results, "encode"), results) == []
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_that_is_gone_is_named(results, folder):
+    (results / "seg" / "b" / "organs.dcm").unlink()
+    if folder:
+        (results / "seg" / "b").rmdir()
+    assert missing_outputs(outcomes_of(results, "encode"), results) == ["seg/b/organs.dcm"]
+
+
+def test_a_stage_that_has_not_run_misses_nothing(results):
+    assert missing_outputs(outcomes_of(results, "document"), results) == []
+
+
+def test_a_disk_that_gives_another_answer_is_an_error_and_no_loss(results):
+    outcome = Outcome("a", "encode", "organs", outputs=["seg/" + 300 * "a"], sha256=["0" * 64])
+    write_outcomes(outcomes_of(results, "encode"), [outcome])
+    with pytest.raises(OSError, match="File name too long"):
+        missing_outputs(outcomes_of(results, "encode"), results)
+
+
+def test_who_waits_has_a_folder_in_the_worklist(results):
+    write_outcomes(
+        outcomes_of(results, "annotate"),
+        [
+            Outcome("a", "annotate", "read", Status.WAITING, "awaiting_reader"),
+            Outcome("b", "annotate", "read"),
+        ],
+    )
+    instruction = "worklist/read/a/README.txt"
+    assert missing_outputs(outcomes_of(results, "annotate"), results) == [instruction]
+    (results / instruction).parent.mkdir(parents=True)
+    (results / instruction).touch()
+    assert missing_outputs(outcomes_of(results, "annotate"), results) == []
+
+
+def test_the_count_changes_when_files_are_gone_and_stays_when_they_are_back():
+    others = ["'0.1.0'", "1", "['x']"]
+    first = times_gone([], others)
+    assert first == times_gone([], [*others, repr(first)]) == "files gone 0 times"
+    lost = times_gone(["seg/b"], [*others, repr(first)])
+    assert lost == "files gone 1 times: seg/b"
+    # The job has run, and Snakemake has recorded it.
+    assert times_gone([], [*others, repr(lost)]) == lost
+    assert times_gone(["seg/b"], [*others, repr(lost)]) == "files gone 2 times: seg/b"
+
+
+def test_few_of_many_files_are_named():
+    assert times_gone([f"seg/{n}" for n in "edcba"], []) == (
+        "files gone 1 times: seg/a, seg/b, seg/c and 2 more"
+    )
+
+
+def test_a_name_with_quotes_is_read_back():
+    lost = times_gone(['seg/it\'s "it"'], [])
+    assert times_gone([], [repr(lost)]) == lost
