@@ -22,7 +22,8 @@ SCAN = """
 import json, sys
 from pathlib import Path
 from jipflow.catalog.scan import run
-sources = [{"name": "archive", "kind": "folder", "path": sys.argv[1]}]
+from jipflow.settings.site import Folder
+sources = [Folder(name="archive", kind="folder", path=sys.argv[1])]
 print(json.dumps(run(sources=sources, out_dir=Path(sys.argv[2]), threads=int(sys.argv[3]))))
 """
 

@@ -287,7 +287,7 @@ def patients(data: Path) -> None:
     for (modality, patient), rows in by_image.items():
         volume, mask = _patient(data, patient, modality)
         parameters = shipped_radiomics(MODALITIES[modality][1])
-        norms = (parameters["setting"]["weightingNorm"],)
+        norms = (parameters.setting.weighting_norm,)
         ours = values_by_tag(volume, mask, parameters, (False,), norms)
         for row in rows:
             tag, median = row["tag"], float(row["median"])

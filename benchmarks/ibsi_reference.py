@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -17,7 +16,9 @@ from numpy.typing import NDArray
 from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.ibsi import columns_by_tag, tagged_features
+from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.reading import shipped_radiomics
+from jipflow.settings.schema import load
 
 CONFIGURATIONS = ("a", "b", "c", "d", "e")
 DIGITS = 3
@@ -60,17 +61,17 @@ def phantom(data: Path, name: str) -> tuple[Volume, NDArray[np.bool_]]:
     return Volume(np.rint(image.array.astype(float)), image.grid), mask.array > 0.5
 
 
-def digital_settings() -> dict[str, Any]:
+def digital_settings() -> Radiomics:
     """Settings of the digital phantom: as it is, each intensity a grey level."""
-    parameters = shipped_radiomics("ibsi_config_c")
-    setting = {**parameters["setting"], "binWidth": 1}
-    return {**parameters, "processing": {}, "setting": setting}
+    content = shipped_radiomics("ibsi_config_c").plain()
+    content |= {"processing": {}, "setting": content["setting"] | {"binWidth": 1}}
+    return load(Radiomics, content, "digital phantom")
 
 
 def values_by_tag(
     image: Volume,
     mask: NDArray[np.bool_],
-    parameters: Mapping[str, Any],
+    parameters: Radiomics,
     spaces: Iterable[bool],
     norms: Iterable[str | None] = (None, "no_weighting"),
 ) -> dict[str, float | None]:
@@ -79,7 +80,7 @@ def values_by_tag(
     Args:
         image: of the phantom.
         mask: its region.
-        parameters: radiomics settings with their defaults.
+        parameters: radiomics settings.
         spaces: whether textures are of slices; each is measured.
         norms: how directions are aggregated; each is measured.
 
@@ -88,9 +89,9 @@ def values_by_tag(
     """
     found: dict[str, float | None] = {}
     for slices, norm in product(spaces, norms):
-        setting = {**parameters["setting"], "force2D": slices, "weightingNorm": norm}
-        content = {**parameters, "featureClass": tagged_features(), "setting": setting}
-        (extraction,) = extract(image, [Part(mask)], content)
+        setting = parameters.setting.plain() | {"force2D": slices, "weightingNorm": norm}
+        content = parameters.plain() | {"featureClass": tagged_features(), "setting": setting}
+        (extraction,) = extract(image, [Part(mask)], load(Radiomics, content, "phantom"))
         for tag, column in columns_by_tag(setting).items():
             found[tag] = extraction.values.get(column)
     return found
@@ -111,7 +112,7 @@ def measured_phantoms(data: Path) -> dict[str, Measured]:
     for name in CONFIGURATIONS:
         parameters = shipped_radiomics(f"ibsi_config_{name}")
         results[name.upper()] = (
-            values_by_tag(image, mask, parameters, (parameters["setting"]["force2D"],)),
+            values_by_tag(image, mask, parameters, (parameters.setting.force_2d,)),
             consensus(data, f"ibsi_1_chest_config_{name}.csv"),
         )
     return results

@@ -41,6 +41,7 @@ from jipflow.pacs.connect import open_archive
 from jipflow.pacs.dicomweb.multipart import parts as parts_of
 from jipflow.pacs.limits import Limits
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import DicomWeb, Dimse
 from needs import unavailable
 from orthanc import Orthanc, private_network
 
@@ -77,12 +78,12 @@ def series_in(paths: Sequence[Path]) -> list[Uploaded]:
     ]
 
 
-def source(way: str, pacs: Orthanc, **keys: Any) -> dict[str, Any]:
-    """The configuration of a source, as the schema completes it."""
+def source(way: str, pacs: Orthanc, **keys: Any) -> DicomWeb | Dimse:
+    """The configuration of a source."""
     common = {"name": "pacs", "parallel": 4, "timeout": 10}
     if way == "dicomweb":
-        return {**common, "kind": "dicomweb", "url": pacs.url, **keys}
-    return {
+        return DicomWeb.model_validate({**common, "kind": "dicomweb", "url": pacs.url, **keys})
+    content = {
         **common,
         "kind": "dimse",
         "host": pacs.host,
@@ -94,6 +95,7 @@ def source(way: str, pacs: Orthanc, **keys: Any) -> dict[str, Any]:
         "listen_address": "127.0.0.1",
         **keys,
     }
+    return Dimse.model_validate(content)
 
 
 def fetched(archive: Archive, series: Uploaded, sop_uids: Sequence[str] = ()) -> dict[str, bytes]:
@@ -586,8 +588,8 @@ def test_images_move_in_the_hours_of_the_configuration_and_queries_at_any_time(
     def sleep(seconds: float) -> None:
         moment[0] += datetime.timedelta(seconds=seconds)
 
-    def limits(source: Mapping[str, Any]) -> Limits:
-        return Limits(None, source["hours"], "pacs", now=lambda: moment[0], sleep=sleep)
+    def limits(source: DicomWeb | Dimse) -> Limits:
+        return Limits(None, source.hours, "pacs", now=lambda: moment[0], sleep=sleep)
 
     monkeypatch.setattr(Limits, "of", limits)
     series = next(each for each in uploaded if each.modality == "PT")

@@ -24,6 +24,7 @@ from jipflow.pacs import publish, query, retrieve
 from jipflow.pacs.retrieve import fault
 from jipflow.reasons import StageError
 from jipflow.settings.run import Settings, load_settings
+from jipflow.settings.site import Folder
 from jipflow.uids import stable_uid
 from orthanc import Orthanc, private_network
 
@@ -141,7 +142,8 @@ def reference(
     ]
 
     catalog = folder / "catalog-of-files"
-    scan.run(sources=settings_of(folder, sources).site["sources"], out_dir=catalog, threads=1)
+    folders = [s for s in settings_of(folder, sources).site.sources if isinstance(s, Folder)]
+    scan.run(sources=folders, out_dir=catalog, threads=1)
 
     def of(protocol: str) -> tuple[pd.DataFrame, pd.DataFrame]:
         settings = settings_of(folder, sources, protocol)

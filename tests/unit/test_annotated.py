@@ -544,7 +544,7 @@ def votes(how, *rows):
         region = Region("liver", "liver", mask, "MANUAL", "a person")
         regions = {"liver": cropped(region)} if mask.any() else {}
         readings.append(Reading(f"r{number}", "f", {}, regions))
-    found = list(combined(readings, spec(combine=how)))
+    found = list(combined(readings, typed.segmentation(spec(combine=how))))
     if not found:
         return []
     (region,) = found

@@ -15,6 +15,7 @@ from jipflow.catalog import scan
 from jipflow.catalog.query import open_catalogs
 from jipflow.columns import COLUMNS
 from jipflow.expressions import FilterError, check_expression, connect, select_series
+from jipflow.settings.site import Folder
 from series_factory import ct_datasets, write
 
 
@@ -26,7 +27,7 @@ def tables(folder):
 @pytest.fixture(scope="module")
 def catalog(phantom_site, tmp_path_factory):
     folder = tmp_path_factory.mktemp("catalog")
-    sources = [{"name": "archive", "kind": "folder", "path": str(phantom_site / "dicom")}]
+    sources = [Folder(name="archive", kind="folder", path=str(phantom_site / "dicom"))]
     summary = scan.run(sources=sources, out_dir=folder, threads=2)
     return folder, summary
 
@@ -63,13 +64,13 @@ def test_strays_are_listed_with_their_reason(phantom_site, catalog):
 
 def test_the_same_folder_gives_the_same_bytes(phantom_site, catalog, tmp_path):
     folder, _ = catalog
-    sources = [{"name": "archive", "kind": "folder", "path": str(phantom_site / "dicom")}]
+    sources = [Folder(name="archive", kind="folder", path=str(phantom_site / "dicom"))]
     scan.run(sources=sources, out_dir=tmp_path, threads=1)
     assert tables(tmp_path) == tables(folder)
 
 
 def test_a_second_scan_reads_nothing_and_gives_the_same_bytes(phantom_site, tmp_path):
-    sources = [{"name": "archive", "kind": "folder", "path": str(phantom_site / "dicom")}]
+    sources = [Folder(name="archive", kind="folder", path=str(phantom_site / "dicom"))]
     first = scan.run(sources=sources, out_dir=tmp_path, threads=2)
     before = tables(tmp_path)
     second = scan.run(sources=sources, out_dir=tmp_path, threads=1)
@@ -80,7 +81,7 @@ def test_a_second_scan_reads_nothing_and_gives_the_same_bytes(phantom_site, tmp_
 
 def test_only_what_changed_is_read_again(tmp_path):
     paths = write(ct_datasets((6, 4, 4)), tmp_path / "archive" / "b")
-    sources = [{"name": "archive", "kind": "folder", "path": str(tmp_path / "archive")}]
+    sources = [Folder(name="archive", kind="folder", path=str(tmp_path / "archive"))]
     out = tmp_path / "out"
     assert scan.run(sources=sources, out_dir=out, threads=1)["read"] == 6
     write(ct_datasets((2, 4, 4), seed=1), tmp_path / "archive" / "a", lambda ds: ds[1].update(
@@ -101,7 +102,7 @@ def test_rows_of_another_source_or_of_other_code_are_not_trusted(tmp_path, monke
     out = tmp_path / "out"
 
     def read(name):
-        source = {"name": name, "kind": "folder", "path": str(tmp_path / "archive")}
+        source = Folder(name=name, kind="folder", path=str(tmp_path / "archive"))
         return scan.run(sources=[source], out_dir=out, threads=1)["read"]
 
     assert [read("a"), read("a"), read("b"), read("b")] == [2, 0, 2, 0]
@@ -120,7 +121,7 @@ def test_a_source_that_left_takes_its_rows_with_it(tmp_path):
         write(ct_datasets((2, 4, 4), seed=ord(name)), tmp_path / name, lambda ds, n=name: [
             d.update({"SeriesInstanceUID": f"1.{ord(n)}", "SOPInstanceUID": f"1.{ord(n)}.{i}"})
             for i, d in enumerate(ds)])  # fmt: skip
-    a, b = ({"name": n, "kind": "folder", "path": str(tmp_path / n)} for n in ("a", "b"))
+    a, b = (Folder(name=n, kind="folder", path=str(tmp_path / n)) for n in ("a", "b"))
     assert scan.run(sources=[a, b], out_dir=tmp_path / "out", threads=1)["series"] == 2
     counts = scan.run(sources=[b], out_dir=tmp_path / "out", threads=1)
     assert (counts["series"], counts["read"]) == (1, 0)
@@ -131,7 +132,7 @@ def test_what_a_killed_scan_left_is_removed(tmp_path):
     left = tmp_path / "out" / ".partial-scratch" / "spill"
     left.mkdir(parents=True)
     (left / "half").write_bytes(b"x")
-    source = {"name": "a", "kind": "folder", "path": str(tmp_path / "archive")}
+    source = Folder(name="a", kind="folder", path=str(tmp_path / "archive"))
     assert scan.run(sources=[source], out_dir=tmp_path / "out", threads=1)["series"] == 1
     assert not left.parent.exists()
 
@@ -158,7 +159,7 @@ def test_copies_and_odd_names_are_counted_once(phantom_site, tmp_path):
     with open(os.path.join(os.fsencode(folder), b"latin-\xe9.dcm"), "wb") as stream:
         stream.write(source.read_bytes())
     summary = scan.run(
-        sources=[{"name": "x", "kind": "folder", "path": str(folder)}],
+        sources=[Folder(name="x", kind="folder", path=str(folder))],
         out_dir=tmp_path / "out",
         threads=1,
     )

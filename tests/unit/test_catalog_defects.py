@@ -31,6 +31,7 @@ from jipflow.catalog import scan
 from jipflow.catalog.headers import read_header
 from jipflow.catalog.pool import ReadingPool
 from jipflow.catalog.walk import Walk
+from jipflow.settings.site import Folder
 from series_factory import ct_datasets, write
 
 SOUND = 2
@@ -349,8 +350,8 @@ def test_a_file_that_kills_its_reader_takes_no_other_with_it(archive):
     assert rows[3] == {"kind": "unreadable", "reason": "lost"}
 
 
-def source(folder: Path, name: str = "archive") -> dict[str, str]:
-    return {"name": name, "kind": "folder", "path": str(folder)}
+def source(folder: Path, name: str = "archive") -> Folder:
+    return Folder(name=name, kind="folder", path=str(folder))
 
 
 @contextmanager

@@ -10,14 +10,18 @@ import requests
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.credentials import private_file, secret
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import DicomWeb, Dimse, Tls
 
-SOURCE = {
-    "name": "pacs",
-    "kind": "dicomweb",
-    "url": "https://pacs.example/dicom-web",
-    "parallel": 1,
-    "timeout": 1,
-}
+
+def dicomweb(**keys: str) -> DicomWeb:
+    basis = {
+        "name": "pacs",
+        "kind": "dicomweb",
+        "url": "https://pacs.example/dicom-web",
+        "parallel": 1,
+        "timeout": 1,
+    }
+    return DicomWeb.model_validate(basis | keys)
 
 
 def written(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
@@ -28,16 +32,16 @@ def written(path: Path, content: str | bytes, mode: int = 0o600) -> Path:
 
 def test_a_token_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACS_TOKEN", "abc.def")
-    assert secret({"name": "pacs", "token_env": "PACS_TOKEN"}, "token") == "abc.def"
+    assert secret(dicomweb(token_env="PACS_TOKEN"), "token") == "abc.def"
 
 
 def test_a_password_comes_from_a_file_without_its_end_of_line(tmp_path: Path) -> None:
     file = written(tmp_path / "password", "ä secret \r\n")
-    assert secret({"name": "pacs", "password_file": str(file)}, "password") == "ä secret "
+    assert secret(dicomweb(password_file=str(file)), "password") == "ä secret "
 
 
 def test_no_secret_is_none() -> None:
-    assert secret({"name": "pacs"}, "token") is None
+    assert secret(dicomweb(), "token") is None
 
 
 @pytest.mark.parametrize("value", [None, ""])
@@ -48,12 +52,12 @@ def test_a_variable_that_is_not_set_is_named(
     if value is not None:
         monkeypatch.setenv("PACS_TOKEN", value)
     with pytest.raises(ConfigError, match=r"'pacs'.*PACS_TOKEN is not set"):
-        secret({"name": "pacs", "token_env": "PACS_TOKEN"}, "token")
+        secret(dicomweb(token_env="PACS_TOKEN"), "token")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"token_file: .*/nowhere: No such file"):
-        secret({"name": "pacs", "token_file": str(tmp_path / "nowhere")}, "token")
+        secret(dicomweb(token_file=str(tmp_path / "nowhere")), "token")
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o666])
@@ -62,7 +66,7 @@ def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(
 ) -> None:
     file = written(tmp_path / "token", "secret", mode)
     with pytest.raises(ConfigError, match=f"chmod 600 {file}") as error:
-        secret({"name": "pacs", "token_file": str(file)}, "token")
+        secret(dicomweb(token_file=str(file)), "token")
     assert "secret" not in str(error.value).replace(str(file), "")
 
 
@@ -75,13 +79,13 @@ def test_a_folder_is_no_secret(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_line_of_text_is_refused(content: str | bytes, tmp_path: Path) -> None:
     file = written(tmp_path / "token", content)
     with pytest.raises(ConfigError, match="text"):
-        secret({"name": "pacs", "token_file": str(file)}, "token")
+        secret(dicomweb(token_file=str(file)), "token")
 
 
 def test_a_secret_named_twice_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACS_TOKEN", "abc")
     file = written(tmp_path / "token", "abc")
-    source = {"name": "pacs", "token_env": "PACS_TOKEN", "token_file": str(file)}
+    source = dicomweb(token_env="PACS_TOKEN", token_file=str(file))
     with pytest.raises(ConfigError, match="token_env and token_file are both given"):
         secret(source, "token")
 
@@ -104,26 +108,22 @@ def test_credentials_that_do_not_fit_together_are_refused(
     monkeypatch.setenv("PACS_TOKEN", "abc")
     monkeypatch.setenv("PACS_PASSWORD", "def")
     with pytest.raises(ConfigError, match=message):
-        open_archive({**SOURCE, **keys})
+        open_archive(dicomweb(**keys))
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     key = written(tmp_path / "key.pem", "-", 0o640)
     certificate = written(tmp_path / "cert.pem", "-", 0o644)
-    source = {
-        "name": "pacs",
-        "kind": "dimse",
-        "host": "pacs.example",
-        "port": 104,
-        "called_aet": "PACS",
-        "calling_aet": "JIPFLOW",
-        "parallel": 1,
-        "timeout": 1,
-        "tls": {
-            "ca_file": requests.certs.where(),
-            "cert_file": str(certificate),
-            "key_file": str(key),
-        },
-    }
+    source = Dimse(
+        name="pacs",
+        kind="dimse",
+        host="pacs.example",
+        port=104,
+        called_aet="PACS",
+        calling_aet="JIPFLOW",
+        parallel=1,
+        timeout=1,
+        tls=Tls(ca_file=requests.certs.where(), cert_file=str(certificate), key_file=str(key)),
+    )
     with pytest.raises(ConfigError, match=f"tls.*chmod 600 {key}"):
         open_archive(source)

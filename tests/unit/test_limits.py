@@ -15,6 +15,17 @@ import pytest
 
 from jipflow.pacs.limits import Hours, Limits, sole_mover
 from jipflow.reasons import StageError
+from jipflow.settings.site import DicomWeb, Dimse
+
+DICOMWEB = DicomWeb(name="pacs", kind="dicomweb", url="https://pacs.local/dicom-web")
+DIMSE = Dimse(
+    name="pacs",
+    kind="dimse",
+    host="pacs.local",
+    port=104,
+    called_aet="PACS",
+    calling_aet="JIPFLOW",
+)
 
 
 class Clock:
@@ -144,29 +155,32 @@ def test_the_rate_is_of_all_connections_together() -> None:
 
 
 def test_limits_come_from_the_configuration() -> None:
-    limits = Limits.of({"name": "pacs", "hours": "19:00-06:00", "bytes_per_second": 5000})
+    limited = DicomWeb(**DICOMWEB.plain(), hours="19:00-06:00", bytes_per_second=5000)
+    limits = Limits.of(limited)
     assert limits.bytes_per_second == 5000
-    assert Limits.of({"name": "pacs"}).is_open()
+    assert Limits.of(DICOMWEB).is_open()
 
 
 def test_two_runs_move_images_one_after_the_other(tmp_path, caplog, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    source = {"name": "pacs", "url": "https://pacs.local/dicom-web"}
+    url = "https://elsewhere.local/dicom-web"
+    elsewhere = DicomWeb(name="pacs", kind="dicomweb", url=url)
     code = (
         "import sys; from jipflow.pacs.limits import sole_mover\n"
-        f"with sole_mover({source!r}):\n"
+        "from jipflow.settings.site import DicomWeb\n"
+        f"with sole_mover(DicomWeb(**{DICOMWEB.plain()!r})):\n"
         "    print('in', flush=True); sys.stdin.readline()\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as other:
         assert other.stdout.readline() == "in\n"
-        with sole_mover({**source, "url": "https://elsewhere.local/dicom-web"}):
+        with sole_mover(elsewhere):
             pass
         assert not caplog.records
         threading.Timer(0.5, other.kill).start()
         start = time.monotonic()
-        with sole_mover(source):
+        with sole_mover(DICOMWEB):
             assert time.monotonic() - start > 0.3
         assert "another run moves images" in caplog.text
 
@@ -189,15 +203,14 @@ def test_a_lock_where_another_account_may_be_is_refused(tmp_path, monkeypatch, o
         other = os.getuid() + 1
         monkeypatch.setattr(os, "getuid", lambda: other)
         folder.rename(tmp_path / f"jipflow-{other}")
-    source = {"name": "pacs", "host": "pacs.local", "port": 104}
-    with pytest.raises(StageError, match="set TMPDIR"), sole_mover(source):
+    with pytest.raises(StageError, match="set TMPDIR"), sole_mover(DIMSE):
         pass
 
 
 def test_locks_stand_in_a_folder_of_the_account_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    with sole_mover({"name": "pacs", "host": "pacs.local", "port": 104}):
+    with sole_mover(DIMSE):
         (folder,) = tmp_path.iterdir()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         (lock,) = folder.iterdir()

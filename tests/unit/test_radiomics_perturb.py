@@ -12,9 +12,10 @@ from jipflow.images.volume import Volume
 from jipflow.radiomics.extract import Part, extract, extract_perturbed
 from jipflow.radiomics.grid import MeasuringGrid
 from jipflow.radiomics.perturb import perturbations, reach
+from jipflow.settings.protocol import Stability
 from regions import ball, settings, textured
 
-ASKED = {"translate": [1.5], "grow": [-0.2, 0.2], "contours": 3}
+ASKED = Stability(translate=[1.5], grow=[-0.2, 0.2], contours=3)
 SHAPE = settings(("shape", "firstorder"), setting={"binWidth": 10})
 
 
@@ -53,7 +54,7 @@ def test_outlines_are_moved_by_whole_voxels(lesion):
 def test_an_outline_that_leaves_the_image_is_cut():
     volume = textured((6, 20, 20))
     mask = ball(volume, (3, 1, 10), 3)
-    found = changed((volume, mask), asked={"translate": [2.4], "grow": [], "contours": 0})
+    found = changed((volume, mask), asked=Stability(translate=[2.4]))
     cut = found["translate y-2.4 mm"]
     assert cut.sum() == mask[:, 3:].sum()
     np.testing.assert_array_equal(cut[:, :-3], mask[:, 3:])
@@ -62,7 +63,7 @@ def test_an_outline_that_leaves_the_image_is_cut():
 @pytest.mark.parametrize("share", [-0.2, 0.2, 1.0])
 def test_regions_grow_and_shrink_by_volume_at_their_surface(lesion, share):
     _, mask = lesion
-    asked = {"translate": [], "grow": [share], "contours": 0}
+    asked = Stability(grow=[share])
     (resized,) = changed(lesion, asked=asked).values()
     assert resized.sum() == mask.sum() + round(share * mask.sum())
     larger, smaller = (resized, mask) if share > 0 else (mask, resized)

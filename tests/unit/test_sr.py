@@ -119,7 +119,7 @@ def test_codes_are_those_of_the_reference_values(shared_data):
     assert (by_tag["ih_p10"], by_tag["ih_p90"]) == ("1PR", "GPMT")
     by_tag |= {"ih_p10": "GPMT", "ih_p90": "OZ0C"}
     coded = 0
-    for tag, column in columns_by_tag(CT["setting"]).items():
+    for tag, column in columns_by_tag(CT.setting.plain()).items():
         entry = ENTRIES[column.removeprefix("original_")]
         if "code" in entry and tag not in SECOND_TAGS:
             assert entry["code"][0] == by_tag[tag], tag
@@ -151,7 +151,7 @@ def test_units(feature, modality, unit):
 
 
 def test_normalised_intensities_have_no_unit_of_the_scanner():
-    parameters = {**CT, "processing": {"normalize": {"scale": 1}}}
+    parameters = typed.radiomics(**CT.plain() | {"processing": {"normalize": {"scale": 1}}})
     named = name_feature("original_firstorder_Mean", parameters, "CT")
     assert named.unit.value == "[arb'U]"
 

@@ -16,6 +16,7 @@ import SimpleITK
 import torch
 import yaml
 
+import typed
 from jipflow.cases import Case, Series
 from jipflow.files import read_json
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
@@ -32,6 +33,8 @@ from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.report.training import write_training_report
 from jipflow.settings.resources import MODELS
 from jipflow.settings.run import Settings, load_settings
+from jipflow.settings.schema import load
+from jipflow.settings.training import FullTraining
 from jipflow.training import data
 from jipflow.training.evaluate import compare, evaluate, summarise
 from jipflow.training.export import export
@@ -52,6 +55,7 @@ PATIENTS = {
     "case-6": "p-5",
 }
 NO_MASK = "case-6"
+TEXTS = ("licence", "intended_use", "training_data")
 PROTOCOL = {
     "protocol": {"id": "tiny", "version": "1.0.0", "title": "Tiny"},
     "cohort": {
@@ -162,7 +166,7 @@ def planned(cohort, settings, tmp_path_factory):
 def trained(planned, settings):
     work, _ = planned
     for fold in ("0", "1"):
-        fit(work=work, fold=fold, training=settings.protocol["training"], device="cpu", threads=1)
+        fit(work=work, fold=fold, training=settings.protocol.training, device="cpu", threads=1)
     return work
 
 
@@ -278,7 +282,7 @@ def test_segments_that_overlap_are_not_trained_on(cohort):
         [Region(f"my-{organ}", organ, mask, "MANUAL", "x") for organ in ORGANS], volume.grid
     )
     with pytest.raises(CaseFault, match="my-lesion") as caught:
-        data.label_map(both, PROTOCOL["segmentations"][0], "case-1")
+        data.label_map(both, typed.segmentation(PROTOCOL["segmentations"][0]), "case-1")
     assert caught.value.reason is Reason.OVERLAPPING_SEGMENTS
 
 
@@ -337,6 +341,12 @@ def test_the_plan_holds_what_the_protocol_wants(planned):
     }
 
 
+def full(**keys):
+    """A training whose plan is nnU-Net's own but for the keys."""
+    basis = {key: PROTOCOL["training"][key] for key in ("model", "segmentation", *TEXTS)}
+    return load(FullTraining, basis | keys, "training")
+
+
 def test_a_patch_is_turned_and_enlarged_for_the_network():
     configuration = {
         "batch_size": 9,
@@ -345,15 +355,16 @@ def test_a_patch_is_turned_and_enlarged_for_the_network():
         "spacing": [5.0, 1.0, 1.0],
         "architecture": {"arch_kwargs": {"features_per_stage": [32, 64, 128, 256, 320]}},
     }
-    assert adapted(configuration, {}, [2, 0, 1]) == configuration
-    found = adapted(configuration, {"patch": [61, 70, 12], "batch": 3}, [2, 0, 1])
+    assert adapted(configuration, full(), [2, 0, 1]) == configuration
+    found = adapted(configuration, full(patch=[61, 70, 12], batch=3), [2, 0, 1])
     network = found["architecture"]["arch_kwargs"]
     assert found["batch_size"] == 3
     assert network["strides"] == [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [1, 2, 2]]
     assert network["kernel_sizes"][0] == [1, 3, 3]
     # The patch is (z, y, x), nnU-Net's first axis here x; each is a multiple of its strides.
     assert found["patch_size"] == [12, 64, 80]
-    small = adapted(configuration, {"features": [8, 16]}, [0, 1, 2])["architecture"]["arch_kwargs"]
+    found = adapted(configuration, full(features=[8, 16]), [0, 1, 2])
+    small = found["architecture"]["arch_kwargs"]
     assert small["n_stages"] == len(small["strides"]) == len(small["kernel_sizes"]) == 2
 
 
@@ -368,7 +379,7 @@ def test_a_training_that_is_killed_resumes_to_the_same_weights(
     work, _ = planned
     for name in ("raw", "preprocessed", "split.json"):
         (tmp_path / name).symlink_to(work / name)
-    training = settings.protocol["training"]
+    training = settings.protocol.training
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_fit, args=(tmp_path, training))
     process.start()
@@ -399,12 +410,14 @@ def test_a_training_that_is_killed_resumes_to_the_same_weights(
 def test_another_setting_starts_anew(trained, settings, tmp_path):
     for name in ("raw", "preprocessed", "split.json"):
         (tmp_path / name).symlink_to(trained / name)
-    training = {**settings.protocol["training"], "epochs": 1, "iterations": 1}
+    training = settings.protocol.training.model_copy(update={"epochs": 1, "iterations": 1})
     fit(work=tmp_path, fold="0", training=training, device="cpu", threads=1)
     first = weights(tmp_path)
-    fit(work=tmp_path, fold="0", training={**training, "licence": "other"}, device="cpu", threads=1)
+    other = training.model_copy(update={"licence": "other"})
+    fit(work=tmp_path, fold="0", training=other, device="cpu", threads=1)
     assert all(torch.equal(first[key], value) for key, value in weights(tmp_path).items())
-    fit(work=tmp_path, fold="0", training={**training, "seed": 5}, device="cpu", threads=1)
+    other = training.model_copy(update={"seed": 5})
+    fit(work=tmp_path, fold="0", training=other, device="cpu", threads=1)
     assert not all(torch.equal(first[key], value) for key, value in weights(tmp_path).items())
 
 
@@ -422,7 +435,7 @@ class Code:
 def test_a_training_goes_on_from_no_checkpoint_that_holds_code(trained, settings, tmp_path, name):
     for part in ("raw", "preprocessed", "split.json"):
         (tmp_path / part).symlink_to(trained / part)
-    training = {**settings.protocol["training"], "epochs": 1, "iterations": 1}
+    training = settings.protocol.training.model_copy(update={"epochs": 1, "iterations": 1})
     _fit(tmp_path, training)
     (final,) = (tmp_path / "trained" / DATASET).glob(f"*/fold_0/{CHECKPOINT}")
     content = read_checkpoint(final)

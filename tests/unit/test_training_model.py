@@ -83,6 +83,6 @@ def test_the_protocol_that_trains_one_like_it_has_the_values_that_made_it(model)
     assert round(wanted["held_out"] * (made["patients"] + made["unseen"])) == made["unseen"]
     # What the protocol makes of nnU-Net's plan is the network that was trained.
     bare = {**configuration, "architecture": {"arch_kwargs": {**network, "strides": []}}}
-    again = adapted(bare, wanted, plans["transpose_forward"])
+    again = adapted(bare, protocol.training, plans["transpose_forward"])
     assert again["patch_size"] == configuration["patch_size"]
     assert again["architecture"]["arch_kwargs"] == network

@@ -30,7 +30,9 @@ from jipflow.images.volume import Grid, Volume
 from jipflow.objects.annotation import Target
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Inputs
+from jipflow.segment.engines.annotated.settings import AnnotatedSegmentation
 from jipflow.segment.engines.imported.engine import READERS, UNREADABLE, import_regions, target_of
+from jipflow.segment.engines.imported.settings import Imported, ImportedSegment
 
 NIFTI = "NIFTI"
 FOUND_NOTHING = "NOTHING"
@@ -73,18 +75,16 @@ class Desk:
 
     Args:
         inputs: of the case; its volumes are there.
+        spec: the segmentation.
 
     Raises:
         CaseFault: the volume of the role cannot be read, which is no reader's fault.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: Inputs, spec: AnnotatedSegmentation) -> None:
         self.inputs = inputs
         self.grid = inputs.grid
-        self.spec = {
-            **inputs.spec,
-            "segments": [{**s, "match": s.returned_as} for s in inputs.spec["segments"]],
-        }
+        self.spec = spec
 
     @property
     def _where(self) -> str:
@@ -93,11 +93,11 @@ class Desk:
     @cached_property
     def _target(self) -> Target:
         case = self.inputs.case
-        return target_of(case.case_id, case.roles[self.spec["role"]], self.grid)
+        return target_of(case.case_id, case.roles[self.spec.role], self.grid)
 
     @cached_property
     def _patient_id(self) -> str:
-        series = self.inputs.case.roles[self.spec["role"]]
+        series = self.inputs.case.roles[self.spec.role]
         header = pydicom.dcmread(series.paths[0], specific_tags=["PatientID"])
         return str(header.get("PatientID") or "").strip()
 
@@ -153,7 +153,7 @@ class Desk:
                 regions = list(self._label_map(path))
             else:
                 self._check_patient(header)
-                spec = {**self.spec, "from": kind}
+                spec = _taken_from(kind, self.spec)
                 regions = list(import_regions([path], spec, self._target, notes))
             if not regions:
                 raise self._marks_nothing()
@@ -166,10 +166,10 @@ class Desk:
         return Reading(reader, name, provenance, tight, notes=tuple(notes))
 
     def _check_may_be_empty(self) -> None:
-        if not self.spec["may_be_empty"]:
+        if not self.spec.may_be_empty:
             raise CaseFault(
                 Reason.EMPTY_SEGMENTATION,
-                f"{self._where}: in this protocol {self.spec['id']!r} may not be empty; send what "
+                f"{self._where}: in this protocol {self.spec.id!r} may not be empty; send what "
                 "is to be marked.",
             )
 
@@ -177,7 +177,7 @@ class Desk:
         instead = f"; to say that there is nothing, send {NOTHING} instead"
         return CaseFault(
             Reason.EMPTY_SEGMENTATION,
-            f"{self._where}: no segment has a voxel{instead if self.spec['may_be_empty'] else ''}.",
+            f"{self._where}: no segment has a voxel{instead if self.spec.may_be_empty else ''}.",
         )
 
     def _check_patient(self, header: Dataset) -> None:
@@ -193,7 +193,7 @@ class Desk:
     def _label_map(self, path: Path) -> Iterator[Region]:
         """Yield the regions of a NIfTI label map, whose values count the protocol's segments."""
         labels = self._on_grid(path)
-        segments = self.spec["segments"]
+        segments = self.spec.segments
         if labels.dtype.kind not in "iuf":
             raise CaseFault(
                 Reason.INVALID_OUTPUT,
@@ -202,7 +202,7 @@ class Desk:
         values = np.unique(labels)
         strange = values[(values != np.round(values)) | (values < 0) | (values > len(segments))]
         if len(strange):
-            listed = ", ".join(f"{i} {s['name']}" for i, s in enumerate(segments, start=1))
+            listed = ", ".join(f"{i} {s.name}" for i, s in enumerate(segments, start=1))
             raise CaseFault(
                 Reason.INVALID_OUTPUT,
                 f"{self._where}: the label map has the value {strange[0]:g}; its values "
@@ -211,11 +211,11 @@ class Desk:
         for value, wanted in enumerate(segments, start=1):
             mask = labels == value
             if mask.any():
-                yield Region(wanted["name"], wanted["term"], mask, "MANUAL", "NIfTI label map")
-            elif wanted["required"]:
+                yield Region(wanted.name, wanted.term, mask, "MANUAL", "NIfTI label map")
+            elif wanted.required:
                 raise CaseFault(
                     Reason.EMPTY_SEGMENT,
-                    f"{self._where}: no voxel has the value {value} of {wanted['name']!r}.",
+                    f"{self._where}: no voxel has the value {value} of {wanted.name!r}.",
                 )
 
     def _on_grid(self, path: Path) -> NDArray[Any]:
@@ -253,6 +253,28 @@ class Desk:
             f"{'×'.join(map(str, shape))} voxels, the image {'×'.join(map(str, grid.shape[::-1]))}"
             ", or lies elsewhere; save it on the geometry of the series.",
         )
+
+
+def _taken_from(kind: str, spec: AnnotatedSegmentation) -> Imported:
+    """Return by what an object that comes back is read: as one of the archive would be."""
+    return Imported.model_validate(
+        {
+            "id": spec.id,
+            "engine": "imported",
+            "role": spec.role,
+            "from": kind,
+            "may_be_empty": spec.may_be_empty,
+            "segments": [
+                ImportedSegment(
+                    name=segment.name,
+                    term=segment.term,
+                    match=segment.returned_as,
+                    required=segment.required,
+                )
+                for segment in spec.segments
+            ],
+        }
+    )
 
 
 def _is_nothing(path: Path) -> bool:

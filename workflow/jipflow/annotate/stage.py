@@ -24,9 +24,9 @@ from jipflow.images.masks import Region, cropped
 from jipflow.outcomes import Made, Outcome, Status, Waiting, attempt, blocked
 from jipflow.reasons import Flag, Reason
 from jipflow.segment.engine import Inputs
+from jipflow.segment.engines.annotated.settings import AnnotatedSegmentation
 from jipflow.segment.quality import Quality, quality_table
 from jipflow.segment.stage import write_regions
-from jipflow.settings.protocol import SegmentationSettings, annotated
 from jipflow.settings.run import Settings
 from jipflow.tables import AGREEMENT_COLUMNS, AGREEMENT_VALUES, READING_COLUMNS
 from jipflow.workers import for_each_case
@@ -76,7 +76,7 @@ class Shard:
         inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
     """
 
-    specs: Sequence[SegmentationSettings]
+    specs: Sequence[AnnotatedSegmentation]
     prepared: set[tuple[str, str]]
     proposed: Mapping[tuple[str, str], Outcome]
     volumes: Path
@@ -120,7 +120,7 @@ def run(
         link.unlink(missing_ok=True)
         link.symlink_to(os.path.relpath(source, link.parent), target_is_directory=True)
     shard = Shard(
-        annotated(settings.protocol["segmentations"]),
+        [s for s in settings.protocol.segmentations if isinstance(s, AnnotatedSegmentation)],
         prepared,
         {(o.case_id, o.item): o for o in segmented},
         volumes,
@@ -139,42 +139,42 @@ def run(
 def _annotate_case(case: Case, shard: Shard) -> list[Annotated]:
     entries = []
     for spec in shard.specs:
-        role = spec["role"]
+        role = spec.role
         if role not in case.roles:
             continue
         if (case.case_id, role) not in shard.prepared:
-            outcome = blocked(case.case_id, STAGE, spec["id"], f"the volume of role {role}")
+            outcome = blocked(case.case_id, STAGE, spec.id, f"the volume of role {role}")
             entries.append(Annotated(outcome))
             continue
-        rows = Annotated(Outcome(case.case_id, STAGE, spec["id"]))
+        rows = Annotated(Outcome(case.case_id, STAGE, spec.id))
         work = partial(_annotate, case, spec, shard, rows)
-        rows.outcome = attempt(case.case_id, STAGE, spec["id"], work, shard.masks)
+        rows.outcome = attempt(case.case_id, STAGE, spec.id, work, shard.masks)
         entries.append(rows)
     return entries
 
 
-def _annotate(case: Case, spec: SegmentationSettings, shard: Shard, rows: Annotated) -> Made:
+def _annotate(case: Case, spec: AnnotatedSegmentation, shard: Shard, rows: Annotated) -> Made:
     inputs = Inputs(case, spec, shard.volumes, shard.masks)
-    proposal, flags = _proposal(inputs, shard)
-    readings, strays = _received(inputs, case_folder(shard.inbox, spec["id"], case.case_id))
+    proposal, flags = _proposal(inputs, spec, shard)
+    readings, strays = _received(inputs, spec, case_folder(shard.inbox, spec.id, case.case_id))
     usable = [_credited(r, proposal) for r in readings if r.fault is None]
     refused = [r for r in readings if r.fault is not None]
     rows.readings += [_reading_row(case, spec, r, proposal) for r in (*usable, *refused)]
-    rows.agreement += _agreement_rows(inputs, usable, proposal)
+    rows.agreement += _agreement_rows(inputs, spec, usable, proposal)
     needs = [*(f"Flag on {_flag(flag)}." for flag in flags), *_lacks(spec, proposal)]
-    if spec["when"] == "flagged" and not (needs or readings or strays):
-        inputs.notes.append(f"Taken over as {spec['proposal']!r} has it: no segment has a flag.")
+    if spec.when == "flagged" and not (needs or readings or strays):
+        inputs.notes.append(f"Taken over as {spec.proposal!r} has it: no segment has a flag.")
         there = proposal or {}
-        regions = (there[s["name"]] for s in spec["segments"] if s["name"] in there)
+        regions = (there[s.name] for s in spec.segments if s.name in there)
         made, rows.quality = write_regions(regions, inputs)
         return made
     problems = [f"{r.file!r} of {r.reader} cannot be used: {r.fault}" for r in refused]
     names = ", ".join(r.reader for r in usable)
-    if len(usable) < spec["readers"]:
+    if len(usable) < spec.readers:
         read = f" (by {names})" if usable else ""
         start = (
-            f"case {case.case_id}: {len(usable)} of {spec['readers']} readings of {spec['id']!r} "
-            f"are there{read}; worklist/{spec['id']}/{case.case_id}/README.txt says what to do."
+            f"case {case.case_id}: {len(usable)} of {spec.readers} readings of {spec.id!r} "
+            f"are there{read}; worklist/{spec.id}/{case.case_id}/README.txt says what to do."
         )
         raise Waiting(" ".join([start, *needs, *strays, *problems]))
     inputs.notes.append(f"Read by {names}{_kept(usable, proposal)}.")
@@ -183,10 +183,12 @@ def _annotate(case: Case, spec: SegmentationSettings, shard: Shard, rows: Annota
     return made
 
 
-def _received(inputs: Inputs, folder: Path) -> tuple[list[Reading], list[str]]:
+def _received(
+    inputs: Inputs, spec: AnnotatedSegmentation, folder: Path
+) -> tuple[list[Reading], list[str]]:
     """Read what came back for a case, and say what was not even read."""
     came = returned(folder)
-    desk = Desk(inputs)
+    desk = Desk(inputs, spec)
     readings: list[Reading] = []
     strays = list(came.problems)
     for reader, files in came.files.items():
@@ -202,29 +204,32 @@ def _flag(flag: str) -> str:
     return f"{segment!r}: {Flag(code).meaning}"
 
 
-def _lacks(spec: Mapping[str, Any], proposal: Mapping[str, Region] | None) -> list[str]:
+def _lacks(spec: AnnotatedSegmentation, proposal: Mapping[str, Region] | None) -> list[str]:
     """Say why a proposal, where there should be one, cannot be taken as it is."""
-    if "proposal" not in spec:
+    if spec.proposal is None:
         return []
     if proposal is None:
-        return [f"There is no proposal by {spec['proposal']!r}."]
-    if not proposal and not spec["may_be_empty"]:
-        return [f"{spec['proposal']!r} has found nothing."]
-    missing = (s["name"] for s in spec["segments"] if s["required"] and s["name"] not in proposal)
-    return [f"{spec['proposal']!r} has no {name!r}." for name in missing]
+        return [f"There is no proposal by {spec.proposal!r}."]
+    if not proposal and not spec.may_be_empty:
+        return [f"{spec.proposal!r} has found nothing."]
+    missing = (s.name for s in spec.segments if s.required and s.name not in proposal)
+    return [f"{spec.proposal!r} has no {name!r}." for name in missing]
 
 
-def _proposal(inputs: Inputs, shard: Shard) -> tuple[dict[str, Region] | None, list[str]]:
+def _proposal(
+    inputs: Inputs, spec: AnnotatedSegmentation, shard: Shard
+) -> tuple[dict[str, Region] | None, list[str]]:
     """Return the regions that the person is shown, by name, and the flags on them.
 
     None where there is no proposal. One that has found nothing has no region. In both cases the
     person starts from nothing.
     """
-    spec = inputs.spec
-    outcome = shard.proposed.get((inputs.case.case_id, spec.get("proposal", "")))
+    if spec.proposal is None:
+        return None, []
+    outcome = shard.proposed.get((inputs.case.case_id, spec.proposal))
     if outcome is None or outcome.status is not Status.OK:
         return None, []
-    terms = {segment["name"]: segment["term"] for segment in spec["segments"]}
+    terms = {segment.name: segment.term for segment in spec.segments}
     regions = {
         segment.name: cropped(
             Region(
@@ -238,7 +243,7 @@ def _proposal(inputs: Inputs, shard: Shard) -> tuple[dict[str, Region] | None, l
                 segment.disagreement,
             )
         )
-        for segment, mask, corner in inputs.segmentation(spec["proposal"]).boxes()
+        for segment, mask, corner in inputs.segmentation(spec.proposal).boxes()
         if segment.name in terms and mask.any()
     }
     return regions, [flag for flag in outcome.flags if flag.rpartition(":")[0] in terms]
@@ -279,7 +284,7 @@ def _kept(readings: Sequence[Reading], proposal: Mapping[str, Region] | None) ->
     return f"; accepted unchanged by {', '.join(kept)}" if kept else ""
 
 
-def combined(readings: Sequence[Reading], spec: Mapping[str, Any]) -> Iterator[Region]:
+def combined(readings: Sequence[Reading], spec: AnnotatedSegmentation) -> Iterator[Region]:
     """Make one segmentation of several readings, segment by segment.
 
     A single reading is taken as it is. A segment that no more than half of the readings have is
@@ -293,8 +298,8 @@ def combined(readings: Sequence[Reading], spec: Mapping[str, Any]) -> Iterator[R
         readings: that can be used; a segment that one lacks has no voxel in it.
         spec: the protocol's segmentation.
     """
-    for wanted in spec["segments"]:
-        name = wanted["name"]
+    for wanted in spec.segments:
+        name = wanted.name
         drawn = [r.regions[name] for r in readings if name in r.regions]
         if 2 * len(drawn) <= len(readings):
             continue
@@ -305,7 +310,7 @@ def combined(readings: Sequence[Reading], spec: Mapping[str, Any]) -> Iterator[R
             continue
         box, corner = _union(drawn)
         masks = [_placed(r.regions.get(name), box, corner) for r in readings]
-        if spec["combine"] == "staple":
+        if spec.combine == "staple":
             mask = _staple(masks)
             version = f"SimpleITK {sitk.Version.VersionString()}"
         else:
@@ -316,10 +321,10 @@ def combined(readings: Sequence[Reading], spec: Mapping[str, Any]) -> Iterator[R
             yield cropped(
                 Region(
                     name,
-                    wanted["term"],
+                    wanted.term,
                     mask,
                     "MANUAL" if by_hand else "SEMIAUTOMATIC",
-                    f"{spec['combine']} of {len(readings)} readers",
+                    f"{spec.combine} of {len(readings)} readers",
                     version,
                     corner,
                 )
@@ -352,12 +357,12 @@ def _placed(
 
 
 def _reading_row(
-    case: Case, spec: Mapping[str, Any], reading: Reading, proposal: Mapping[str, Region] | None
+    case: Case, spec: AnnotatedSegmentation, reading: Reading, proposal: Mapping[str, Region] | None
 ) -> dict[str, Any]:
     fault = reading.fault
     return {
         "case_id": case.case_id,
-        "segmentation": spec["id"],
+        "segmentation": spec.id,
         "reader": reading.reader,
         "file": reading.file,
         **reading.provenance,
@@ -369,7 +374,10 @@ def _reading_row(
 
 
 def _agreement_rows(
-    inputs: Inputs, readings: Sequence[Reading], proposal: Mapping[str, Region] | None
+    inputs: Inputs,
+    spec: AnnotatedSegmentation,
+    readings: Sequence[Reading],
+    proposal: Mapping[str, Region] | None,
 ) -> Iterator[dict[str, Any]]:
     """Compare each reading with the others and with the proposal, segment by segment."""
     named = [(r.reader, r.regions) for r in readings]
@@ -377,15 +385,15 @@ def _agreement_rows(
     if proposal is not None:
         pairs += [(one, (PROPOSAL, proposal)) for one in named]
     for (reader, one), (other, two) in pairs:
-        for segment in inputs.spec["segments"]:
-            name = segment["name"]
+        for segment in spec.segments:
+            name = segment.name
             regions = [side[name] for side in (one, two) if name in side]
             shape, corner = _union(regions) if regions else ((0, 0, 0), (0, 0, 0))
             masks = [_placed(side.get(name), shape, corner) for side in (one, two)]
             found = overlap(masks[0], masks[1], inputs.grid.spacing)
             yield {
                 "case_id": inputs.case.case_id,
-                "segmentation": inputs.spec["id"],
+                "segmentation": spec.id,
                 "segment": name,
                 "reader": reader,
                 "other": other,

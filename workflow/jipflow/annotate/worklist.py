@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jipflow.annotate.inbox import NOTHING
 from jipflow.cases import Case
@@ -19,7 +18,7 @@ from jipflow.objects.seg_writer import SERIES_NUMBER_OFFSET, write_seg
 from jipflow.objects.terms import coded
 from jipflow.outcomes import Outcome, Status
 from jipflow.reasons import CaseFault
-from jipflow.settings.protocol import annotated
+from jipflow.segment.engines.annotated.settings import AnnotatedSegmentation
 from jipflow.settings.resources import RESOURCES
 from jipflow.settings.run import Settings
 from jipflow.workers import for_each_case
@@ -79,13 +78,15 @@ def _write_case(
     inbox: Path,
     results: Path,
 ) -> list[None]:
-    for spec in annotated(settings.protocol["segmentations"]):
-        folder = worklist_folder(results, spec["id"], case.case_id)
-        message = waiting.get((case.case_id, spec["id"]))
+    for spec in settings.protocol.segmentations:
+        if not isinstance(spec, AnnotatedSegmentation):
+            continue
+        folder = worklist_folder(results, spec.id, case.case_id)
+        message = waiting.get((case.case_id, spec.id))
         if message is None:
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        target = inbox / spec["id"] / case.case_id
+        target = inbox / spec.id / case.case_id
         target.mkdir(parents=True, exist_ok=True)
         _copy_series(case, spec, folder / "series")
         proposed = _write_proposal(case, spec, settings, automatic, folder / "proposal.dcm")
@@ -94,9 +95,9 @@ def _write_case(
     return []
 
 
-def _copy_series(case: Case, spec: Mapping[str, Any], folder: Path) -> None:
+def _copy_series(case: Case, spec: AnnotatedSegmentation, folder: Path) -> None:
     """Copy the images of the role, in the order of their slices, unless they are there."""
-    planes = read_planes(case.roles[spec["role"]])
+    planes = read_planes(case.roles[spec.role])
     files = list(dict.fromkeys(plane.path for plane in planes))
     wanted = {f"IM{number:04d}.dcm": file for number, file in enumerate(files, start=1)}
     there = {path.name: path.stat() for path in folder.glob("*")}
@@ -114,14 +115,14 @@ def _copy_series(case: Case, spec: Mapping[str, Any], folder: Path) -> None:
 
 
 def _write_proposal(
-    case: Case, spec: Mapping[str, Any], settings: Settings, automatic: Path, path: Path
+    case: Case, spec: AnnotatedSegmentation, settings: Settings, automatic: Path, path: Path
 ) -> str:
     """Write what the person corrects; returns a sentence for the person."""
     path.unlink(missing_ok=True)
-    masks = automatic / case.case_id / spec.get("proposal", "")
-    if "proposal" not in spec or not (masks / "segments.json").is_file():
+    masks = automatic / case.case_id / (spec.proposal or "")
+    if spec.proposal is None or not (masks / "segments.json").is_file():
         return "There is no proposal: draw on the images."
-    number = settings.protocol["segmentations"].index(spec) + 1
+    number = settings.protocol.segmentations.index(spec) + 1
     try:
         made = write_seg(
             path,
@@ -131,20 +132,20 @@ def _write_proposal(
             terms=coded(settings.named.terms),
             # Some viewers open no label maps.
             encoding="binary",
-            description=f"{settings.protocol_id} {spec['id']} proposal",
+            description=f"{settings.protocol_id} {spec.id} proposal",
             series_number=SERIES_NUMBER_OFFSET + PROPOSAL_OFFSET + number,
-            identity=(settings.protocol_sha256, spec["id"], "proposal"),
+            identity=(settings.protocol_sha256, spec.id, "proposal"),
         )
     except CaseFault as fault:
         return f"There is no proposal ({fault.message}): draw on the images."
     if not made.paths:
-        return f"There is no proposal, as {spec['proposal']!r} found none: draw on the images."
+        return f"There is no proposal, as {spec.proposal!r} found none: draw on the images."
     return "proposal.dcm holds what is to be checked and corrected."
 
 
-def _shown(segmentation: Segmentation, spec: Mapping[str, Any]) -> Segmentation:
+def _shown(segmentation: Segmentation, spec: AnnotatedSegmentation) -> Segmentation:
     """Return of a proposal the segments that are asked for, with their terms."""
-    terms = {segment["name"]: segment["term"] for segment in spec["segments"]}
+    terms = {segment.name: segment.term for segment in spec.segments}
     segments = tuple(
         replace(segment, term=terms[segment.name])
         for segment in segmentation.segments
@@ -153,21 +154,23 @@ def _shown(segmentation: Segmentation, spec: Mapping[str, Any]) -> Segmentation:
     return replace(segmentation, segments=segments)
 
 
-def _readme(spec: Mapping[str, Any], case: Case, message: str, proposed: str, target: Path) -> str:
+def _readme(
+    spec: AnnotatedSegmentation, case: Case, message: str, proposed: str, target: Path
+) -> str:
     template = (RESOURCES / "worklist.txt").read_text(encoding="utf-8")
     segments = "\n".join(
-        f"  {value}  {segment['name']}"
-        + ("" if segment["required"] else " (if there is one)")
-        + ("" if "match" not in segment else f"  or any name like {segment.returned_as}")
-        for value, segment in enumerate(spec["segments"], start=1)
+        f"  {value}  {segment.name}"
+        + ("" if segment.required else " (if there is one)")
+        + ("" if segment.match is None else f"  or any name like {segment.returned_as}")
+        for value, segment in enumerate(spec.segments, start=1)
     )
     nothing = (
         f"If there is nothing to mark, send an empty file of the name {NOTHING} instead."
-        if spec["may_be_empty"]
+        if spec.may_be_empty
         else "A result without any region is not accepted."
     )
     return template.format(
-        segmentation=spec["id"],
+        segmentation=spec.id,
         case_id=case.case_id,
         message=textwrap.fill(message, 78, break_long_words=False, break_on_hyphens=False),
         proposed=proposed,

@@ -22,6 +22,7 @@ from jipflow.files import atomic_path, scratch_folder, write_json
 from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
 from jipflow.reasons import Reason
+from jipflow.settings.protocol import CaseOf, SeriesRole
 from jipflow.settings.run import Settings
 
 STAGE = "cohort"
@@ -105,18 +106,18 @@ def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path) -> N
             folders, of its PACS, or of both. A series in both is taken from the first.
         out_dir: folder of the cohort.
     """
-    cohort = settings.protocol["cohort"]
-    secret = site_secret(Path(settings.site["identity"]["secret_file"]))
+    cohort = settings.protocol.cohort
+    secret = site_secret(Path(settings.site.identity.secret_file))
     with scratch_folder(out_dir) as spill, open_catalogs(catalog_dirs, spill) as connection:
-        flow = _filter(connection, cohort["where"])
-        candidates, outcomes = _candidates(connection, cohort["case"]["by"], secret)
-        chosen, excluded = _choose_roles(connection, candidates, cohort["case"])
+        flow = _filter(connection, cohort.where)
+        candidates, outcomes = _candidates(connection, cohort.case.by, secret)
+        chosen, excluded = _choose_roles(connection, candidates, cohort.case)
         outcomes += excluded
         flow.append(_count_cases(chosen))
         shards = _assign(
             out_dir / "assignment.tsv",
             sorted(case.case_id for case in chosen),
-            settings.site["processing"]["shard_size"],
+            settings.site.processing.shard_size,
         )
         _write_shards(connection, out_dir / "shards", _role_entries(chosen, shards))
     rows = _case_rows(chosen, shards)
@@ -190,12 +191,12 @@ def _keys(by: str) -> tuple[str, ...]:
 
 
 def _choose_roles(
-    connection: duckdb.DuckDBPyConnection, candidates: Iterable[Candidate], case: dict[str, Any]
+    connection: duckdb.DuckDBPyConnection, candidates: Iterable[Candidate], case: CaseOf
 ) -> tuple[dict[Candidate, dict[str, Choice]], list[Outcome]]:
     """Give each case one series per role, or exclude it with the reason."""
-    roles = case["roles"]
+    roles = case.roles
     fitting = {
-        role: _fitting(connection, f"role_{position}", spec, _keys(case["by"]))
+        role: _fitting(connection, f"role_{position}", spec, _keys(case.by))
         for position, (role, spec) in enumerate(roles.items())
     }
     listed = _listed(connection, fitting)
@@ -206,13 +207,13 @@ def _choose_roles(
         fault = None
         for role, spec in roles.items():
             choice = fitting[role].get(candidate.key)
-            if choice is None and spec["required"]:
+            if choice is None and spec.required:
                 fault = _excluded(
                     candidate.case_id,
                     Reason.MISSING_ROLE,
-                    f"no series meets role {role}: {spec['where']}",
+                    f"no series meets role {role}: {spec.where}",
                 )
-            elif choice is not None and choice.fitting and "prefer" not in spec:
+            elif choice is not None and choice.fitting and spec.prefer is None:
                 fault = _excluded(
                     candidate.case_id,
                     Reason.SEVERAL_SERIES_FOR_ROLE,
@@ -243,14 +244,14 @@ def _choose_roles(
 def _fitting(
     connection: duckdb.DuckDBPyConnection,
     table: str,
-    spec: dict[str, Any],
+    spec: SeriesRole,
     keys: tuple[str, ...],
 ) -> dict[tuple[str, ...], Choice]:
     """Return what each case has for a role."""
     condition = (
-        f"SeriesInstanceUID IN (SELECT SeriesInstanceUID FROM members) AND (\n{spec['where']}\n)"
+        f"SeriesInstanceUID IN (SELECT SeriesInstanceUID FROM members) AND (\n{spec.where}\n)"
     )
-    store_series(connection, table, condition, spec.get("prefer", "SeriesInstanceUID"))
+    store_series(connection, table, condition, spec.prefer or "SeriesInstanceUID")
     key = ", ".join(keys)
     rows = _rows(
         connection,

@@ -21,6 +21,7 @@ from jipflow.catalog.walk import LINK, FoundFile, Walk
 from jipflow.columns import COLUMNS
 from jipflow.expressions import quoted
 from jipflow.files import canonical_digest, scratch_folder, write_json
+from jipflow.settings.site import Folder
 
 CHUNK = 64
 """Files that a process reads before it answers."""
@@ -56,7 +57,7 @@ INSTANCE_COLUMNS = (
 )
 
 
-def run(*, sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> dict[str, int]:
+def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, int]:
     """Catalog every DICOM file below the sources.
 
     Writes into `out_dir`:
@@ -94,16 +95,14 @@ def run(*, sources: Sequence[dict[str, Any]], out_dir: Path, threads: int) -> di
     return {**summary, "read": read}
 
 
-def _write_headers(
-    sources: Sequence[dict[str, Any]], previous: Path, path: Path, threads: int
-) -> int:
+def _write_headers(sources: Sequence[Folder], previous: Path, path: Path, threads: int) -> int:
     """Write the table of headers, with the rows of the previous one where it still holds.
 
     Returns:
         How many files were read.
     """
     read = 0
-    known = Previous(previous, [source["name"] for source in sources])
+    known = Previous(previous, [source.name for source in sources])
     pool = ReadingPool(read_header, read_surely, _lost, threads)
     with pool, RowGroups(path) as table:
         waiting: deque[pa.RecordBatch | tuple[list[FoundFile], list[str], Future[Any]]] = deque()

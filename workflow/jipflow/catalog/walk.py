@@ -8,9 +8,9 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any
 
 from jipflow.catalog.headers import NOT_DICOM, UNREADABLE
+from jipflow.settings.site import Folder
 
 LINK = "link"
 
@@ -61,20 +61,20 @@ class Walk:
         sources: the site's folder sources, each with name and path.
     """
 
-    sources: Sequence[dict[str, Any]]
+    sources: Sequence[Folder]
     _roots: dict[str, str] = field(default_factory=dict)
     _followed: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[FoundFile]:
-        real = [(source, os.path.realpath(source["path"])) for source in self.sources]
-        self._roots = {path: source["name"] for source, path in reversed(real)}
+        real = [(source, os.path.realpath(source.path)) for source in self.sources]
+        self._roots = {path: source.name for source, path in reversed(real)}
         self._followed = set()
         for source, path in real:
-            if self._roots[path] == source["name"]:
-                yield from self._below(source["name"], str(source["path"]), path)
+            if self._roots[path] == source.name:
+                yield from self._below(source.name, source.path, path)
             else:
                 reason = f"the folder of source {self._roots[path]}, which is looked at there"
-                yield FoundFile(source["name"], str(source["path"]), kind=LINK, reason=reason)
+                yield FoundFile(source.name, source.path, kind=LINK, reason=reason)
 
     def _below(self, source: str, root: str, real_root: str) -> Iterator[FoundFile]:
         """Iterate over what lies below a folder, depth first, one open folder a level."""

@@ -40,9 +40,10 @@ def catalog(
     """Read the headers of all files of the site's folders."""
     from jipflow.catalog.scan import run
     from jipflow.settings.run import read_settings
+    from jipflow.settings.site import Folder
 
-    sources = read_settings(settings).site["sources"]
-    folders = [source for source in sources if source["kind"] == "folder"]
+    sources = read_settings(settings).site.sources
+    folders = [source for source in sources if isinstance(source, Folder)]
     print(json.dumps(run(sources=folders, out_dir=out, threads=threads)))
 
 
@@ -360,7 +361,7 @@ def collect(
             agreement=agreement,
             quality=quality,
         ),
-        tolerance=read_settings(settings).protocol["tolerance"],
+        tolerance=read_settings(settings).protocol.tolerance.plain(),
         results=results,
     )
     print(json.dumps(verdict))

@@ -96,11 +96,12 @@ def train_fit(
     from jipflow.training.fit import fit
 
     read = read_settings(settings)
+    assert read.protocol.training
     fit(
         work=work,
         fold=fold,
-        training=read.protocol["training"],
-        device=read.site["processing"]["device"],
+        training=read.protocol.training,
+        device=read.site.processing.device,
         threads=threads,
     )
 
@@ -119,7 +120,7 @@ def train_evaluate(
     from jipflow.training.evaluate import evaluate
 
     read = read_settings(settings)
-    device = read.site["processing"]["device"]
+    device = read.site.processing.device
     evaluate(work=work, part=part, settings=read, device=device, threads=threads, out=out)
 
 

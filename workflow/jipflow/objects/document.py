@@ -71,9 +71,9 @@ def _document_case(
     # A file of an earlier run must not outlive a case that now fails.
     shutil.rmtree(results / "sr" / case.case_id, ignore_errors=True)
     outcomes = []
-    for number, entry in enumerate(settings.protocol["radiomics"], start=1):
-        name = entry["segmentation"]
-        if not case.roles.keys() >= {entry["role"], *settings.needed_roles(name)}:
+    for number, entry in enumerate(settings.protocol.radiomics, start=1):
+        name = entry.segmentation
+        if not case.roles.keys() >= {entry.role, *settings.needed_roles(name)}:
             continue
         if (case.case_id, name) not in measured:
             needed = f"the DICOM-SEG or the features of {name!r}"
@@ -103,7 +103,7 @@ def _document(
     results: Path,
 ) -> Made:
     """Write the DICOM-SR of one segmentation's features."""
-    name, role = entry["segmentation"], entry["role"]
+    name, role = entry.segmentation, entry.role
     # A DICOM-SEG holds the segments that have a voxel, and a report refers to these.
     rows = [row for row in _rows(features, case.case_id, name, role) if row["voxels"]]
     if not rows:

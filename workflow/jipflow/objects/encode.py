@@ -6,13 +6,13 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jipflow.cases import Case
 from jipflow.images.masks import read_segmentation
 from jipflow.objects.seg_writer import SERIES_NUMBER_OFFSET, seg_path, write_seg
 from jipflow.objects.terms import coded
 from jipflow.outcomes import Made, Outcome, attempt, blocked
+from jipflow.settings.protocol import SegmentationSettings
 from jipflow.settings.run import Settings
 from jipflow.workers import for_each_case
 
@@ -55,11 +55,11 @@ def _encode_case(
     # A file of an earlier run must not outlive a case that now fails.
     shutil.rmtree(results / "seg" / case.case_id, ignore_errors=True)
     outcomes = []
-    for number, spec in enumerate(settings.protocol["segmentations"], start=1):
-        if not case.roles.keys() >= settings.needed_roles(spec["id"]):
+    for number, spec in enumerate(settings.protocol.segmentations, start=1):
+        if not case.roles.keys() >= settings.needed_roles(spec.id):
             continue
-        if (case.case_id, spec["id"]) not in segmented:
-            outcomes.append(blocked(case.case_id, STAGE, spec["id"], f"the mask {spec['id']!r}"))
+        if (case.case_id, spec.id) not in segmented:
+            outcomes.append(blocked(case.case_id, STAGE, spec.id, f"the mask {spec.id!r}"))
             continue
         work = partial(
             _encode,
@@ -67,16 +67,16 @@ def _encode_case(
             spec,
             number,
             settings,
-            masks / case.case_id / spec["id"],
-            seg_path(results, case.case_id, spec["id"]),
+            masks / case.case_id / spec.id,
+            seg_path(results, case.case_id, spec.id),
         )
-        outcomes.append(attempt(case.case_id, STAGE, spec["id"], work, results))
+        outcomes.append(attempt(case.case_id, STAGE, spec.id, work, results))
     return outcomes
 
 
 def _encode(
     case: Case,
-    spec: dict[str, Any],
+    spec: SegmentationSettings,
     number: int,
     settings: Settings,
     masks: Path,
@@ -89,8 +89,8 @@ def _encode(
         spec,
         read_segmentation(masks),
         terms=coded(settings.named.terms),
-        encoding=spec["encoding"],
-        description=f"{settings.protocol_id} {spec['id']}",
+        encoding=spec.encoding,
+        description=f"{settings.protocol_id} {spec.id}",
         series_number=SERIES_NUMBER_OFFSET + number,
-        identity=(settings.protocol_sha256, spec["id"]),
+        identity=(settings.protocol_sha256, spec.id),
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from highdicom.sr import CodedConcept
 
+from jipflow.settings.radiomics import Preparation, Radiomics
 from jipflow.settings.resources import RESOURCES, read_yaml
 
 SCHEME = "99JIPFLOW"
@@ -71,12 +72,12 @@ class FeatureName:
     method: CodedConcept | None
 
 
-def name_feature(feature: str, parameters: Mapping[str, Any], modality: str) -> FeatureName:
+def name_feature(feature: str, parameters: Radiomics, modality: str) -> FeatureName:
     """Return how a feature stands in a report.
 
     Args:
         feature: its name, ``<image>_<class>_<feature>``.
-        parameters: radiomics settings with their defaults.
+        parameters: radiomics settings.
         modality: of the image.
     """
     image, group, short = feature.split("_", 2)
@@ -88,12 +89,12 @@ def name_feature(feature: str, parameters: Mapping[str, Any], modality: str) -> 
         concept = _concept(entry)
         standard = table["standard"]
         needed = standard.get(group, {}) | standard.get(f"{group}_{short}", {})
-        setting = parameters["setting"]
+        setting = parameters.setting.plain()
         changed = [key for key, values in needed.items() if setting[key] not in values]
         if "code" in entry and changed:
             text = f"{short} of {group}, with {', '.join(changed)} apart from IBSI"
             concept = _own(f"{group}_{short}_{'_'.join(changed)}", text)
-        unit = _unit(entry["unit"], group, image, parameters["processing"], modality)
+        unit = _unit(entry["unit"], group, image, parameters.processing, modality)
     return FeatureName(
         concept, unit, None if image == "original" else _own(image, f"Filter {image}")
     )
@@ -109,14 +110,14 @@ def _concept(entry: Mapping[str, Any]) -> CodedConcept:
 
 
 def _unit(
-    word: str, group: str, image: str, processing: Mapping[str, Any], modality: str
+    word: str, group: str, image: str, processing: Preparation, modality: str
 ) -> CodedConcept:
     """Return the unit that a word of the table stands for."""
     if word in LENGTHS:
         return LENGTHS[word]
-    if group == "ivh" and "count" in processing.get("ivh", {}):
+    if group == "ivh" and processing.ivh is not None and processing.ivh.count is not None:
         return ONE
-    changed = "normalize" in processing or not image.startswith(LINEAR_FILTERS)
+    changed = processing.normalize is not None or not image.startswith(LINEAR_FILTERS)
     return (ARBITRARY if changed else INTENSITIES.get(modality, ARBITRARY))[word]
 
 

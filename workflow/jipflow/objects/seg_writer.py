@@ -33,6 +33,7 @@ from jipflow.objects.seg_frames import reference_frames, set_binary_frames, sing
 from jipflow.objects.terms import Term, apply_modifiers
 from jipflow.outcomes import Made
 from jipflow.reasons import CaseFault, Reason
+from jipflow.settings.protocol import SegmentationSettings
 from jipflow.uids import stable_uid
 
 SERIES_NUMBER_OFFSET = 9000
@@ -50,7 +51,7 @@ def seg_path(results: Path, case_id: str, segmentation: str) -> Path:
 def write_seg(
     path: Path,
     case: Case,
-    spec: Mapping[str, Any],
+    spec: SegmentationSettings,
     segmentation: Segmentation,
     *,
     terms: Mapping[str, Term],
@@ -75,8 +76,8 @@ def write_seg(
     Raises:
         CaseFault: it cannot be built from the series.
     """
-    series = case.roles[spec["role"]]
-    what = f"case {case.case_id}: DICOM-SEG of {spec['id']!r}"
+    series = case.roles[spec.role]
+    what = f"case {case.case_id}: DICOM-SEG of {spec.id!r}"
     segmentation = segmentation.without_empty()
     if not segmentation.segments:
         return Made(note="No DICOM-SEG, which cannot hold that no segment has a voxel.")

@@ -17,7 +17,7 @@ import jipflow
 from jipflow.files import canonical_digest
 from jipflow.objects.feature_codes import ONE, SCHEME, FeatureName, name_feature
 from jipflow.objects.terms import ANATOMY
-from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.radiomics import Radiomics, Setting
 from jipflow.tables import FEATURE_COLUMNS
 from jipflow.uids import stable_uid
 
@@ -140,7 +140,7 @@ def _algorithm(
             f"versions={versions}",
             f"settings_sha256={digest}",
             f"settings={rfc8785.dumps(parameters.plain()).decode()}",
-            *_aggregation(parameters["setting"]),
+            *_aggregation(parameters.setting),
         ],
     )
 
@@ -161,12 +161,10 @@ def _report(
     )
 
 
-def _aggregation(setting: Mapping[str, Any]) -> list[str]:
+def _aggregation(setting: Setting) -> list[str]:
     """Return how textures are aggregated, where IBSI has a code for it."""
-    pairs = PAIRS.get((setting["force2D"], setting["weightingNorm"]))
-    others = (
-        "within slices, slices merged (IBSI 62GR)" if setting["force2D"] else "in 3D (IBSI KOBO)"
-    )
+    pairs = PAIRS.get((setting.force_2d, setting.weighting_norm))
+    others = "within slices, slices merged (IBSI 62GR)" if setting.force_2d else "in 3D (IBSI KOBO)"
     return [f"GLCM and GLRLM features {pairs}; the other textures are {others}"] if pairs else []
 
 

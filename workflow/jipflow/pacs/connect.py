@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from jipflow.pacs.archive import Archive
+from jipflow.settings.site import DicomWeb, Dimse
 
 
-def open_archive(source: Mapping[str, Any]) -> Archive:
+def open_archive(source: DicomWeb | Dimse) -> Archive:
     """Open the PACS of a source of the site's configuration.
 
     Args:
@@ -17,7 +15,7 @@ def open_archive(source: Mapping[str, Any]) -> Archive:
     Raises:
         ConfigError: a credential is missing, or its file can be read by others.
     """
-    if source["kind"] == "dicomweb":
+    if isinstance(source, DicomWeb):
         from jipflow.pacs.dicomweb.archive import DicomwebArchive
 
         return DicomwebArchive(source)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import DicomWeb
 
 
-def secret(source: Mapping[str, Any], kind: str) -> str | None:
+def secret(source: DicomWeb, kind: Literal["token", "password"]) -> str | None:
     """Return a secret of a source; None if its configuration names none.
 
     Args:
@@ -23,8 +23,11 @@ def secret(source: Mapping[str, Any], kind: str) -> str | None:
         ConfigError: both are named, or the one that is named is missing, empty, not text of one
             line or can be read by others.
     """
-    variable, file = source.get(f"{kind}_env"), source.get(f"{kind}_file")
-    where = f"source {source['name']!r}"
+    variable, file = {
+        "token": (source.token_env, source.token_file),
+        "password": (source.password_env, source.password_file),
+    }[kind]
+    where = f"source {source.name!r}"
     if variable is not None and file is not None:
         raise ConfigError(f"{where}: {kind}_env and {kind}_file are both given; remove one.")
     if variable is not None:

@@ -9,15 +9,16 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from jipflow.files import canonical_digest
 from jipflow.reasons import StageError
+from jipflow.settings.site import DicomWeb, Dimse
 
 LOGGER = logging.getLogger(__name__)
 
@@ -92,9 +93,9 @@ class Limits:
         self._waiting = False
 
     @classmethod
-    def of(cls, source: Mapping[str, Any]) -> Self:
+    def of(cls, source: DicomWeb | Dimse) -> Self:
         """Return the limits of a source of the site's configuration."""
-        return cls(source.get("bytes_per_second"), source.get("hours"), source["name"])
+        return cls(source.bytes_per_second, source.hours, source.name)
 
     def is_open(self) -> bool:
         """Tell whether images may move at this time of day."""
@@ -144,7 +145,7 @@ class Limits:
 
 
 @contextmanager
-def sole_mover(source: Mapping[str, Any]) -> Iterator[None]:
+def sole_mover(source: DicomWeb | Dimse) -> Iterator[None]:
     """Let one process of a user and machine at a time move images of a PACS; the others wait.
 
     The limits are those of the source, whatever runs there are; each process counts for itself.
@@ -155,7 +156,7 @@ def sole_mover(source: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         StageError: the folder of the locks is another account's.
     """
-    address = source.get("url") or f"{source['host']}:{source['port']}"
+    address = source.url if isinstance(source, DicomWeb) else f"{source.host}:{source.port}"
     path = _own_folder() / f"{canonical_digest(address)[:16]}.lock"
     # The file stays: were it removed, two processes could hold locks of two files of its name.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -163,7 +164,7 @@ def sole_mover(source: Mapping[str, Any]) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            LOGGER.warning("source %r: another run moves images; waiting for it.", source["name"])
+            LOGGER.warning("source %r: another run moves images; waiting for it.", source.name)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:

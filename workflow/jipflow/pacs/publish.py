@@ -115,10 +115,11 @@ def run(
     Raises:
         StageError: the PACS does not answer.
     """
-    publish = settings.site["publish"]
-    (source,) = (s for s in settings.site["sources"] if s["name"] == publish["to"])
+    publish = settings.site.publish
+    assert publish is not None
+    (source,) = (s for s in settings.site.archives if s.name == publish.to)
     known = Receipts(receipts)
-    kinds = [kind for kind in MAKERS if kind in publish["objects"]]
+    kinds: list[str] = [kind for kind in MAKERS if kind in publish.objects]
     by_stage = {(o.case_id, o.item, o.stage): o for o in made}
     outcomes = []
     with sole_mover(source), open_archive(source) as archive:

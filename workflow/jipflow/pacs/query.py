@@ -36,7 +36,9 @@ from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, answers,
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.narrow import exactly, narrow
 from jipflow.reasons import StageError
+from jipflow.settings.protocol import Cohort
 from jipflow.settings.run import Settings
+from jipflow.settings.site import DicomWeb, Dimse
 
 LOGGER = logging.getLogger(__name__)
 
@@ -117,9 +119,9 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
         StageError: a PACS does not answer, or refuses a query for series.
         FilterError: an expression cannot be evaluated on what the PACS told.
     """
-    cohort = settings.protocol["cohort"]
+    cohort = settings.protocol.cohort
     wanted = _filter(cohort)
-    sources = [source for source in settings.site["sources"] if source["kind"] != "folder"]
+    sources = settings.site.archives
     found: dict[str, PacsCatalog] = {}
     report: dict[str, Any] = {}
     chosen: dict[str, set[str]] = {}
@@ -127,19 +129,19 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
         taken = {uid for other in found.values() for uid in other.rows}
         with open_archive(source) as archive:
             queries = narrow(
-                cohort["where"],
-                [role["where"] for role in cohort["case"]["roles"].values()],
-                source["match"],
+                cohort.where,
+                [role.where for role in cohort.case.roles.values()],
+                source.match,
             )
-            found[source["name"]], answers = _ask(archive, source, queries, taken)
-            chosen[source["name"]] = _choose(archive, source, found[source["name"]], wanted)
-        report[source["name"]] = {"queries": answers}
+            found[source.name], answers = _ask(archive, source, queries, taken)
+            chosen[source.name] = _choose(archive, source, found[source.name], wanted)
+        report[source.name] = {"queries": answers}
     patients = {
         found[name].rows[uid]["PatientID"] for name, uids in chosen.items() for uid in uids
     } - {""}
     kinds = _imported(settings)
     for source in sources if kinds and patients else []:
-        name = source["name"]
+        name = source.name
         taken = {uid for other in found.values() for uid in other.rows}
         with open_archive(source) as archive:
             report[name]["annotations"] = _ask_annotations(
@@ -156,44 +158,44 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
     write_json(out_dir / "queries.json", {"sources": report})
 
 
-def _filter(cohort: dict[str, Any]) -> Filter:
+def _filter(cohort: Cohort) -> Filter:
     """Take a protocol's cohort apart into conditions that can be tried one by one."""
-    where = filter_steps(cohort["where"])
-    roles = cohort["case"]["roles"].values()
+    where = filter_steps(cohort.where)
+    roles = cohort.case.roles.values()
     condition = " AND ".join(f"(\n{step}\n)" for step in [IMAGES, *where])
-    either = " OR ".join(f"(\n{role['where']}\n)" for role in roles)
-    order = [role["prefer"] for role in roles if "prefer" in role]
+    either = " OR ".join(f"(\n{role.where}\n)" for role in roles)
+    order = [role.prefer for role in roles if role.prefer is not None]
     needed = columns_used(f"({condition}) AND ({either})").union(
         *(columns_used(terms, "order") for terms in order)
     )
     return Filter(
         f"({condition}) AND ({either})",
         [part for step in [IMAGES, *where] for part in conjuncts(step)],
-        [conjuncts(role["where"]) for role in roles],
+        [conjuncts(role.where) for role in roles],
         frozenset(needed),
     )
 
 
 def _ask(
-    archive: Archive, source: dict[str, Any], queries: list[dict[str, str]], taken: set[str]
+    archive: Archive, source: DicomWeb | Dimse, queries: list[dict[str, str]], taken: set[str]
 ) -> tuple[PacsCatalog, list[dict[str, Any]]]:
     """Send the queries; series that an earlier source has are left to it."""
     found = PacsCatalog()
     answers = []
     if not queries:
-        LOGGER.warning("source %r: no series can meet both the filter and a role.", source["name"])
+        LOGGER.warning("source %r: no series can meet both the filter and a role.", source.name)
     for keys in queries:
         if not keys:
             LOGGER.warning(
                 "source %r: the filter holds nothing that a PACS can be asked for; it is asked for "
                 "all its series.",
-                source["name"],
+                source.name,
             )
         series = _find(archive, keys)
         answers.append({"keys": keys, "series": len(series)})
         for told in series:
             if told["SeriesInstanceUID"] not in taken:
-                _add(found, told, source["name"])
+                _add(found, told, source.name)
     return found, answers
 
 
@@ -244,7 +246,7 @@ def _number(text: str, kind: str, position: int) -> float | int | None:
 
 
 def _choose(
-    archive: Archive, source: dict[str, Any], found: PacsCatalog, wanted: Filter
+    archive: Archive, source: DicomWeb | Dimse, found: PacsCatalog, wanted: Filter
 ) -> set[str]:
     """Return the series that meet the filter and a role, with their instances listed."""
     possible = _possible(found, wanted)
@@ -282,7 +284,7 @@ def _possible(found: PacsCatalog, wanted: Filter) -> set[str]:
 
 def _complete(
     archive: Archive,
-    source: dict[str, Any],
+    source: DicomWeb | Dimse,
     found: PacsCatalog,
     series: set[str],
     columns: frozenset[str],
@@ -321,7 +323,7 @@ def _complete(
 
 
 def _list(
-    archive: Archive, source: dict[str, Any], found: PacsCatalog, series: Iterable[str]
+    archive: Archive, source: DicomWeb | Dimse, found: PacsCatalog, series: Iterable[str]
 ) -> None:
     """List the instances of series, where that was not done yet."""
 
@@ -360,10 +362,10 @@ def _patiently(archive: Archive, ask: Callable[[], Result]) -> Result | None:
 
 
 def _each(
-    source: dict[str, Any], function: Callable[[Item], Result], items: Sequence[Item]
+    source: DicomWeb | Dimse, function: Callable[[Item], Result], items: Sequence[Item]
 ) -> list[Result]:
     """Apply a function that asks the PACS to each item, several at a time, in order."""
-    pool = ThreadPoolExecutor(source["parallel"])
+    pool = ThreadPoolExecutor(source.parallel)
     try:
         return list(pool.map(function, items))
     finally:
@@ -373,14 +375,16 @@ def _each(
 def _imported(settings: Settings) -> list[str]:
     """Return the kinds of annotations that the protocol takes over."""
     kinds = {
-        spec["from"] for spec in settings.protocol["segmentations"] if spec["engine"] == "imported"
+        spec.plain()["from"]
+        for spec in settings.protocol.segmentations
+        if spec.engine == "imported"
     }
     return [kind for kind in ANNOTATIONS if kind in kinds]
 
 
 def _ask_annotations(
     archive: Archive,
-    source: dict[str, Any],
+    source: DicomWeb | Dimse,
     found: PacsCatalog,
     chosen: set[str],
     wanted: tuple[list[str], list[str]],
@@ -394,7 +398,7 @@ def _ask_annotations(
         What the queries were and how many series they gave; without the patients.
     """
     kinds, patients = wanted
-    match = set(source["match"])
+    match = set(source.match)
     per_patient = [
         {key: value for key, value in keys.items() if key in match and value}
         for kind in kinds
@@ -410,7 +414,7 @@ def _ask_annotations(
                 _unpadded(told.get("PatientID", "")) in patients and told.get("Modality") in kinds
             )
             if mine and uid not in taken - found.rows.keys():
-                _add(found, told, source["name"])
+                _add(found, told, source.name)
                 count += uid not in chosen
                 chosen.add(uid)
     _list(archive, source, found, chosen)

@@ -76,7 +76,7 @@ def run(*, shard_file: Path, settings: Settings) -> list[Outcome]:
     Raises:
         StageError: a PACS does not answer, or files cannot be written here.
     """
-    sources = {s["name"]: s for s in settings.site["sources"] if s["kind"] != "folder"}
+    sources = {s.name: s for s in settings.site.archives}
     table = pd.read_parquet(shard_file)
     table = table[table["source"].isin(sources)]
     arrivals: dict[str, Arrival] = {}
@@ -84,7 +84,7 @@ def run(*, shard_file: Path, settings: Settings) -> list[Outcome]:
         planned = [_plan(str(name), rows) for _, rows in files.groupby("series_uid")]
         source = sources[str(name)]
         with sole_mover(source), open_archive(source) as archive:
-            _retrieve(archive, planned, source["parallel"])
+            _retrieve(archive, planned, source.parallel)
         arrivals |= {arrival.series_uid: arrival for arrival in planned}
     outcomes = []
     for (case_id, role), rows in table.groupby(["case_id", "role"]):

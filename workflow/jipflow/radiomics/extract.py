@@ -21,6 +21,8 @@ from jipflow.radiomics.grid import Box, MeasuringGrid
 from jipflow.radiomics.intensities import PEAK_RADIUS
 from jipflow.radiomics.perturb import perturbations, reach
 from jipflow.reasons import Reason
+from jipflow.settings.protocol import Stability
+from jipflow.settings.radiomics import Radiomics
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,18 @@ class Extraction:
     box: str = ""
 
 
-def extract(volume: Volume, parts: Sequence[Part], settings: Mapping[str, Any]) -> list[Extraction]:
+def extract(volume: Volume, parts: Sequence[Part], parameters: Radiomics) -> list[Extraction]:
     """Compute the features of regions of one series.
 
     Args:
         volume: the image.
         parts: its regions; they may overlap.
-        settings: radiomics settings with their defaults (schema: ``radiomics.schema.yaml``).
+        parameters: radiomics settings.
 
     Returns:
         One extraction a region, in their order.
     """
+    settings = parameters.plain()
     source = _source(volume, settings["processing"])
     results = [Extraction() for _ in parts]
     regions = {}
@@ -91,8 +94,8 @@ def extract(volume: Volume, parts: Sequence[Part], settings: Mapping[str, Any]) 
 def extract_perturbed(
     volume: Volume,
     parts: Sequence[Part],
-    settings: Mapping[str, Any],
-    asked: Mapping[str, Any],
+    parameters: Radiomics,
+    asked: Stability,
     seeds: Sequence[str],
 ) -> list[dict[str, Extraction]]:
     """Compute the features of regions whose outlines are changed.
@@ -100,13 +103,14 @@ def extract_perturbed(
     Args:
         volume: the image.
         parts: its regions.
-        settings: radiomics settings with their defaults.
-        asked: which changes: ``stability`` of a protocol's radiomics with its defaults.
+        parameters: radiomics settings.
+        asked: which changes: ``stability`` of a protocol's radiomics.
         seeds: one a region, for the changes that are made by chance.
 
     Returns:
         For each region its extractions by the name of the change; none where it has no voxel.
     """
+    settings = parameters.plain()
     source = _source(volume, settings["processing"])
     results: list[dict[str, Extraction]] = [{} for _ in parts]
     regions: dict[int, _Region] = {}

@@ -60,9 +60,9 @@ def run(
         Entry(
             entry,
             settings.radiomics(entry),
-            {entry["role"], *settings.needed_roles(entry["segmentation"])},
+            {entry.role, *settings.needed_roles(entry.segmentation)},
         )
-        for entry in settings.protocol["radiomics"]
+        for entry in settings.protocol.radiomics
     ]
     work = partial(
         _measure_case,
@@ -183,7 +183,7 @@ def _measure_case(
     measured = []
     for wanted in entries:
         entry, parameters = wanted.entry, wanted.parameters
-        segmentation, role = entry["segmentation"], entry["role"]
+        segmentation, role = entry.segmentation, entry.role
         if not case.roles.keys() >= wanted.roles:
             continue
         rows = Rows()
@@ -216,7 +216,7 @@ def _measure(
     rows: Rows,
 ) -> Made:
     """Measure the segments of one segmentation on the image of a role, into the tables' rows."""
-    role, name = entry["role"], entry["segmentation"]
+    role, name = entry.role, entry.segmentation
     volume = read(role)
     segmentation = read_segmentation(masks / case.case_id / name)
     if not segmentation.grid.matches(volume.grid):
@@ -233,9 +233,9 @@ def _measure(
     # More threads would change the order of sums, and so the last digits.
     with threadpool_limits(1, user_api="blas"):
         extractions = extract(volume, parts, parameters)
-        if "stability" in entry:
+        if entry.stability is not None:
             seeds = [f"{case.case_id} {name} {segment.name}" for segment, _, _ in boxes]
-            changed = extract_perturbed(volume, parts, parameters, entry["stability"], seeds)
+            changed = extract_perturbed(volume, parts, parameters, entry.stability, seeds)
         else:
             changed = [{} for _ in parts]
     for (segment, mask, _), extraction, changes in zip(boxes, extractions, changed, strict=True):

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from scipy.ndimage import distance_transform_edt
 
 from jipflow.images.masks import bounding_box
 from jipflow.radiomics.grid import Box, MeasuringGrid
+from jipflow.settings.protocol import Stability
 
 SUPERVOXEL = 5.0
 """Edge of a supervoxel in millimetres: about the uncertainty of a contour that a person draws."""
@@ -33,7 +33,7 @@ def perturbations(
     grid: MeasuringGrid,
     image: NDArray[np.float64],
     wide: Box,
-    asked: Mapping[str, Any],
+    asked: Stability,
     seed: str,
 ) -> Iterator[tuple[str, Outline]]:
     """Yield the other outlines of a region, each with a name.
@@ -44,26 +44,26 @@ def perturbations(
         grid: the measuring grid.
         image: intensities of a wider box.
         wide: the wider box; `reach` says how much wider.
-        asked: ``translate``, ``grow`` and ``contours`` of a protocol's ``stability``.
+        asked: ``stability`` of a protocol's radiomics.
         seed: what the random choices depend on: the same gives the same outlines.
     """
     inside = np.zeros(image.shape, bool)
     inside[_within(box, wide)] = outline
-    yield from _moved(outline, box, grid, asked["translate"])
-    for share in asked["grow"]:
+    yield from _moved(outline, box, grid, asked.translate)
+    for share in asked.grow:
         yield f"grow {share:+.0%}", _tight(_resized(inside, grid, share), wide)
-    if asked["contours"]:
-        yield from _redrawn(inside, image, wide, grid, asked["contours"], seed)
+    if asked.contours:
+        yield from _redrawn(inside, image, wide, grid, asked.contours, seed)
 
 
 def reach(
-    outline: NDArray[np.bool_], grid: MeasuringGrid, asked: Mapping[str, Any]
+    outline: NDArray[np.bool_], grid: MeasuringGrid, asked: Stability
 ) -> tuple[int, int, int]:
     """Return how many voxels along (z, y, x) an outline may grow, at most by its own extent."""
     radius = max(n * s for n, s in zip(outline.shape, grid.spacing, strict=True)) / 2
-    largest = max([0.0, *asked["grow"]])
+    largest = max([0.0, *asked.grow])
     growth = radius * ((1 + largest) ** (1 / 3) - 1) * 3
-    margin = max(growth, 2 * SUPERVOXEL if asked["contours"] else 0.0)
+    margin = max(growth, 2 * SUPERVOXEL if asked.contours else 0.0)
     z, y, x = (math.ceil(margin / s) + 1 for s in grid.spacing)
     return z, y, x
 

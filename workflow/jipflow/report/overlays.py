@@ -208,22 +208,22 @@ def _draw_case(
     case: Case, settings: Settings, volumes: Path, masks: Path, overlays: Path
 ) -> list[Outcome]:
     outcomes = []
-    for segmentation in settings.protocol["segmentations"]:
-        folder = masks / case.case_id / segmentation["id"]
-        picture = overlays / case.case_id / f"{segmentation['id']}.png"
+    for segmentation in settings.protocol.segmentations:
+        folder = masks / case.case_id / segmentation.id
+        picture = overlays / case.case_id / f"{segmentation.id}.png"
         if not (folder / "segments.json").is_file():
             # A picture of an earlier run must not outlive a case that now waits or fails.
             picture.unlink(missing_ok=True)
             continue
         work = partial(
             _draw_segmentation,
-            volumes / case.case_id / f"{segmentation['role']}.nrrd",
+            volumes / case.case_id / f"{segmentation.role}.nrrd",
             folder,
             picture,
-            case.roles[segmentation["role"]].modality,
-            [segment["name"] for segment in segmentation["segments"]],
+            case.roles[segmentation.role].modality,
+            [segment.name for segment in segmentation.segments],
         )
-        outcomes.append(attempt(case.case_id, "overlay", segmentation["id"], work, overlays.parent))
+        outcomes.append(attempt(case.case_id, "overlay", segmentation.id, work, overlays.parent))
     return outcomes
 
 

@@ -38,8 +38,8 @@ def write_training_report(*, folder: Path, work: Path, settings: Settings) -> No
     write_page(
         folder / "index.html",
         "training.html.j2",
-        site=settings.site["site"],
-        about=settings.protocol["protocol"],
+        site=settings.site.site,
+        about=settings.protocol.protocol,
         version=settings.version,
         training=training,
         summary=summary,

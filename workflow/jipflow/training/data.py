@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from jipflow.images.volume import Volume, write_volume
 from jipflow.outcomes import Made, Outcome, attempt, blocked
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.channels import frames_note, read_channel
+from jipflow.settings.protocol import SegmentationSettings
 from jipflow.settings.run import Settings
 from jipflow.workers import for_each_case
 
@@ -52,8 +52,9 @@ def run(
     Returns:
         One outcome a case: one that lacks a volume or its mask failed and is not trained on.
     """
-    training = settings.protocol["training"]
-    spec = settings.segmentation(training["segmentation"])
+    training = settings.protocol.training
+    assert training
+    spec = settings.segmentation(training.segmentation)
     roles = settings.protocol.training_roles()
     with atomic_path(out) as partial_folder:
         partial_folder.mkdir()
@@ -74,42 +75,42 @@ def _case(
     case: Case,
     prepared: set[tuple[str, str]],
     segmented: set[tuple[str, str]],
-    spec: Mapping[str, Any],
+    spec: SegmentationSettings,
     roles: Sequence[str],
     volumes: Path,
     masks: Path,
     out: Path,
 ) -> list[Outcome]:
     missing = [f"the volume of role {r}" for r in roles if (case.case_id, r) not in prepared]
-    if (case.case_id, spec["id"]) not in segmented:
-        missing.append(f"the segmentation {spec['id']!r}")
+    if (case.case_id, spec.id) not in segmented:
+        missing.append(f"the segmentation {spec.id!r}")
     if missing:
-        return [blocked(case.case_id, STAGE, spec["id"], missing[0])]
+        return [blocked(case.case_id, STAGE, spec.id, missing[0])]
 
     def work() -> Made:
-        segmentation = read_segmentation(masks / case.case_id / spec["id"])
+        segmentation = read_segmentation(masks / case.case_id / spec.id)
         labels = Volume(label_map(segmentation, spec, case.case_id), segmentation.grid)
         paths, notes = [], []
         for channel, role in enumerate(roles):
-            volume, note = read_channel(volumes, case.case_id, role, spec["role"], labels.grid)
+            volume, note = read_channel(volumes, case.case_id, role, spec.role, labels.grid)
             notes.extend([note] if note else [])
             paths.append(out / f"{case.case_id}_{channel:04d}.nrrd")
             write_volume(paths[-1], volume.canonical())
         paths.append(out / f"{case.case_id}.nrrd")
         write_volume(paths[-1], labels.canonical(), compress=True)
-        notes.append(frames_note(case, dict.fromkeys([spec["role"], *roles])))
+        notes.append(frames_note(case, dict.fromkeys([spec.role, *roles])))
         return Made(tuple(paths), note=" ".join(notes).strip())
 
-    return [attempt(case.case_id, STAGE, spec["id"], work, out)]
+    return [attempt(case.case_id, STAGE, spec.id, work, out)]
 
 
-def label_values(spec: Mapping[str, Any]) -> dict[str, int]:
+def label_values(spec: SegmentationSettings) -> dict[str, int]:
     """Return the number of each segment in the label maps, by its name: 1 and on."""
-    return {segment["name"]: value for value, segment in enumerate(spec["segments"], 1)}
+    return {segment.name: value for value, segment in enumerate(spec.segments, 1)}
 
 
 def label_map(
-    segmentation: Segmentation, spec: Mapping[str, Any], case_id: str
+    segmentation: Segmentation, spec: SegmentationSettings, case_id: str
 ) -> NDArray[np.uint8]:
     """Return one map of all segments, 0 outside, numbered as by `label_values`.
 
@@ -123,7 +124,7 @@ def label_map(
         if labels[box][mask].any():
             raise CaseFault(
                 Reason.OVERLAPPING_SEGMENTS,
-                f"case {case_id}: {segment.name!r} overlaps another segment of {spec['id']!r}; "
+                f"case {case_id}: {segment.name!r} overlaps another segment of {spec.id!r}; "
                 "train on segments that do not.",
             )
         labels[box][mask] = values[segment.name]

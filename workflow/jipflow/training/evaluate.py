@@ -52,7 +52,8 @@ def evaluate(
         threads: threads on the CPU.
         out: the Parquet file.
     """
-    training = settings.protocol["training"]
+    training = settings.protocol.training
+    assert training
     chosen = read_json(work / "split.json")
     if part == HELD_OUT:
         cases = chosen["held_out"]
@@ -60,7 +61,7 @@ def evaluate(
     else:
         cases, folds = chosen["folds"][int(part)], [part]
     predictor = load_predictor(model(work), folds, threads, device, mirroring=False)
-    values = label_values(settings.segmentation(training["segmentation"]))
+    values = label_values(settings.segmentation(training.segmentation))
     rows = []
     for case in cases:
         about = {"case_id": case, "patient": chosen["patients"][case], "part": part}
@@ -162,6 +163,8 @@ def summarise(
             and the mean and standard deviation of each measure by label.
         evaluation: the joined table.
     """
+    training = settings.protocol.training
+    assert training
     table = pd.concat([pd.read_parquet(path) for path in tables], ignore_index=True)
     table = table.sort_values(["part", "case_id", "label"], ignore_index=True)
     write_parquet(evaluation, table)
@@ -170,7 +173,7 @@ def summarise(
     write_json(
         summary,
         {
-            "model": settings.protocol["training"]["model"],
+            "model": training.model,
             "cases": {
                 "trained": sum(map(len, chosen["folds"])),
                 "held_out": len(chosen["held_out"]),

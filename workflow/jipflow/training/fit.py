@@ -16,7 +16,7 @@ from jipflow.files import atomic_path, canonical_digest, read_json, write_json
 from jipflow.models.checkpoints import only_data, read_checkpoint
 from jipflow.models.registry import CHECKPOINT
 from jipflow.models.upstream import MetaLogger, PolyLRScheduler, nnUNetTrainer
-from jipflow.settings.training import DESCRIBING
+from jipflow.settings.training import DESCRIBING, Training
 from jipflow.training.folders import (
     DATASET,
     PLANS,
@@ -93,7 +93,7 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def fit(*, work: Path, fold: str, training: Mapping[str, Any], device: str, threads: int) -> None:
+def fit(*, work: Path, fold: str, training: Training, device: str, threads: int) -> None:
     """Train the model of a fold, or go on from its last checkpoint, and keep what predicts.
 
     On the CPU the patches are drawn and changed in this process in a fixed order, and a training
@@ -118,26 +118,26 @@ def fit(*, work: Path, fold: str, training: Mapping[str, Any], device: str, thre
         work
         / "trained"
         / DATASET
-        / f"{ResumableTrainer.__name__}__{PLANS}__{training['configuration']}"
+        / f"{ResumableTrainer.__name__}__{PLANS}__{training.configuration}"
         / f"fold_{fold}"
     )
     _start_anew_if_changed(folder, work, training, plans)
     latest, final = folder / LATEST, folder / CHECKPOINT
     if not final.exists():
         plans["continue_training"] = latest.exists()
-        seed_everything(training["seed"])
+        seed_everything(training.seed)
         dataset = read_json(raw(work) / "dataset.json")
         number: Any = fold if fold == "all" else int(fold)
-        trainer = ResumableTrainer(plans, training["configuration"], number, dataset, chosen)
+        trainer = ResumableTrainer(plans, training.configuration, number, dataset, chosen)
         trainer.logger = PlainLogger(trainer.output_folder, latest.exists())
-        trainer.seed = training["seed"]
-        trainer.optimiser = training["optimiser"]
-        trainer.mirroring = training["mirroring"]
-        trainer.initial_lr = training["learning_rate"]
-        trainer.num_epochs = training["epochs"]
-        trainer.num_iterations_per_epoch = training["iterations"]
-        trainer.num_val_iterations_per_epoch = training["validation_iterations"]
-        trainer.save_every = max(1, training["epochs"] // 100)
+        trainer.seed = training.seed
+        trainer.optimiser = training.optimiser
+        trainer.mirroring = training.mirroring
+        trainer.initial_lr = training.learning_rate
+        trainer.num_epochs = training.epochs
+        trainer.num_iterations_per_epoch = training.iterations
+        trainer.num_val_iterations_per_epoch = training.validation_iterations
+        trainer.save_every = max(1, training.epochs // 100)
         if latest.exists():
             trainer.load_checkpoint(str(latest))
         trainer.run_training()
@@ -145,12 +145,14 @@ def fit(*, work: Path, fold: str, training: Mapping[str, Any], device: str, thre
 
 
 def _start_anew_if_changed(
-    folder: Path, work: Path, training: Mapping[str, Any], plans: Mapping[str, Any]
+    folder: Path, work: Path, training: Training, plans: Mapping[str, Any]
 ) -> None:
     """Remove what a training of another plan, other images or other settings has left."""
     started = canonical_digest(
         {
-            "training": {key: value for key, value in training.items() if key not in DESCRIBING},
+            "training": {
+                key: value for key, value in training.plain().items() if key not in DESCRIBING
+            },
             "plans": plans,
             "split": read_json(work / "split.json"),
         }

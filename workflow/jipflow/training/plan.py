@@ -21,6 +21,7 @@ from jipflow.models.upstream import (
 from jipflow.outcomes import Outcome, Status
 from jipflow.reasons import StageError
 from jipflow.settings.run import Settings
+from jipflow.settings.training import Training
 from jipflow.training.data import label_values
 from jipflow.training.folders import (
     PLANS,
@@ -103,16 +104,17 @@ def plan(
     Raises:
         StageError: there are too few patients, or nnU-Net plans no such configuration.
     """
-    training = settings.protocol["training"]
+    training = settings.protocol.training
+    assert training
     table = pd.read_csv(cases, sep="\t", dtype=str, keep_default_na=False)
     shards = dict(zip(table["case_id"], table["shard"], strict=True))
     patient = dict(zip(table["case_id"], table["patient"], strict=True))
     made = {o.case_id: o for o in outcomes if o.status is Status.OK}
     chosen = split(
         {case: patient[case] for case in made},
-        training["folds"],
-        training["held_out"],
-        training["seed"],
+        training.folds,
+        training.held_out,
+        training.seed,
     )
     trained = sorted(case for fold in chosen.folds for case in fold)
     files = {
@@ -126,7 +128,7 @@ def plan(
         "channel_names": _channels(table, settings.protocol.training_roles()),
         "labels": {
             "background": 0,
-            **label_values(settings.segmentation(training["segmentation"])),
+            **label_values(settings.segmentation(training.segmentation)),
         },
         "numTraining": len(trained),
         "file_ending": ".nrrd",
@@ -167,12 +169,12 @@ def _channels(table: pd.DataFrame, roles: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _preprocess(work: Path, training: Mapping[str, Any], threads: int) -> dict[str, Any]:
+def _preprocess(work: Path, training: Training, threads: int) -> dict[str, Any]:
     extract_fingerprint_dataset(
         1, num_processes=threads, check_dataset_integrity=True, show_progress_bar=False
     )
-    plans, _ = plan_experiment_dataset(1, overwrite_target_spacing=training.get("spacing"))
-    name = training["configuration"]
+    plans, _ = plan_experiment_dataset(1, overwrite_target_spacing=training.spacing)
+    name = training.configuration
     if name not in plans["configurations"]:
         raise StageError(
             f"training: nnU-Net plans no configuration {name!r} for these images; it plans: "
@@ -186,7 +188,7 @@ def _preprocess(work: Path, training: Mapping[str, Any], threads: int) -> dict[s
 
 
 def adapted(
-    configuration: Mapping[str, Any], training: Mapping[str, Any], axes: Sequence[int]
+    configuration: Mapping[str, Any], training: Training, axes: Sequence[int]
 ) -> dict[str, Any]:
     """Return a configuration of nnU-Net's plans with what the protocol wants in its place.
 
@@ -200,17 +202,19 @@ def adapted(
         axes: ``plans["transpose_forward"]``: nnU-Net's axes by their number in (z, y, x).
     """
     found = dict(configuration)
-    found["batch_size"] = training.get("batch", found["batch_size"])
-    found["batch_dice"] = training.get("batch_dice", found["batch_dice"])
-    if not training.keys() & {"patch", "features"}:
+    if training.batch is not None:
+        found["batch_size"] = training.batch
+    if training.batch_dice is not None:
+        found["batch_dice"] = training.batch_dice
+    if training.patch is None and training.features is None:
         return found
     spacing = list(found["spacing"])
     patch = list(found["patch_size"])
-    if "patch" in training:
-        patch = [training["patch"][axis] for axis in axes][-len(spacing) :]
+    if training.patch is not None:
+        patch = [training.patch[axis] for axis in axes][-len(spacing) :]
     _, strides, kernels, _, _ = get_pool_and_conv_props(spacing, patch, SMALLEST_MAP, 99)
     architecture = found["architecture"]
-    channels = training.get("features", architecture["arch_kwargs"]["features_per_stage"])
+    channels = training.features or architecture["arch_kwargs"]["features_per_stage"]
     stages = min(len(channels), len(strides))
     factors = [1] * len(patch)
     for stride in strides[:stages]:
@@ -224,7 +228,7 @@ def adapted(
         "n_conv_per_stage": [2] * stages,
         "n_conv_per_stage_decoder": [2] * (stages - 1),
     }
-    if "features" in training:
+    if training.features is not None:
         # A small network spends most of its time at the full resolution.
         network["n_conv_per_stage"] = [1] + [2] * (stages - 1)
         network["n_conv_per_stage_decoder"] = [1] * (stages - 1)

@@ -35,6 +35,7 @@ from jipflow.pacs.dicomweb.errors import ServerError, http_errors
 from jipflow.pacs.dicomweb.multipart import CHUNK, MultipartFile, parts
 from jipflow.pacs.dicomweb.session import open_session
 from jipflow.pacs.limits import Limits
+from jipflow.settings.site import DicomWeb
 
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 """Media type and transfer syntax of what is retrieved: as the PACS keeps it. Without the ``*`` the
@@ -59,11 +60,11 @@ class DicomwebArchive:
         ConfigError: a credential or the file of certificates is missing, or others can read it.
     """
 
-    def __init__(self, source: Mapping[str, Any]) -> None:
-        self.name: str = source["name"]
+    def __init__(self, source: DicomWeb) -> None:
+        self.name = source.name
         self._source = source
-        self._url: str = source["url"].rstrip("/")
-        self._timeout: int = source["timeout"]
+        self._url = source.url.rstrip("/")
+        self._timeout = source.timeout
         self._limits = Limits.of(source)
         self._session = open_session(source)
         self._client = DICOMwebClient(

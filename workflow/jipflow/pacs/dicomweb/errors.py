@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import requests
 from pydicom.errors import InvalidDicomError
 
 from jipflow.pacs.archive import ArchiveDown, Rejected
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import DicomWeb
 
 
 class ServerError(ArchiveDown):
@@ -19,7 +19,7 @@ class ServerError(ArchiveDown):
 
 
 @contextmanager
-def http_errors(what: str, source: Mapping[str, Any]) -> Iterator[None]:
+def http_errors(what: str, source: DicomWeb) -> Iterator[None]:
     """Turn errors within the block into those of `Archive`.
 
     Args:
@@ -31,7 +31,7 @@ def http_errors(what: str, source: Mapping[str, Any]) -> Iterator[None]:
         ConfigError: it does not accept this site, or is not the one whose certificate is known.
         Rejected: it refuses, or answers with something else than DICOMweb.
     """
-    name, url = source["name"], source["url"].rstrip("/")
+    name, url = source.name, source.url.rstrip("/")
     try:
         yield
     except EOFError:
@@ -49,7 +49,7 @@ def http_errors(what: str, source: Mapping[str, Any]) -> Iterator[None]:
                 "the file of its authority's certificate as ca_file."
             ) from None
         raise ArchiveDown(
-            f"source {name!r}: {what} failed: {_cause(error, source['timeout'])}; check that the "
+            f"source {name!r}: {what} failed: {_cause(error, source.timeout)}; check that the "
             f"PACS at {url} runs and can be reached."
         ) from None
     except (InvalidDicomError, AttributeError, LookupError, TypeError, ValueError):

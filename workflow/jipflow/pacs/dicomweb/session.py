@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,12 @@ from urllib3.util import Retry
 from jipflow import __version__
 from jipflow.pacs.credentials import secret
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import DicomWeb
 
 LOGGER = logging.getLogger(__name__)
 
 
-def open_session(source: Mapping[str, Any]) -> requests.Session:
+def open_session(source: DicomWeb) -> requests.Session:
     """Open a session that speaks to the PACS alone, as the site's configuration says.
 
     Args:
@@ -36,37 +36,35 @@ def open_session(source: Mapping[str, Any]) -> requests.Session:
     session.headers["Accept-Encoding"] = "identity"
     # A kept connection may have been closed by the PACS just when it is used again.
     again = Retry(connect=0, read=1, status=0, other=0, allowed_methods={"GET"})
-    adapter = _Adapter(1, source["parallel"], again, pool_block=True)
+    adapter = _Adapter(1, source.parallel, again, pool_block=True)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     session.verify = _authorities(source)
     token, password = secret(source, "token"), secret(source, "password")
-    if token is not None and (password is not None or "user" in source):
+    if token is not None and (password is not None or source.user is not None):
+        raise ConfigError(f"source {source.name!r}: a token and a user are both given; remove one.")
+    if (password is None) != (source.user is None):
         raise ConfigError(
-            f"source {source['name']!r}: a token and a user are both given; remove one."
-        )
-    if (password is None) != ("user" not in source):
-        raise ConfigError(
-            f"source {source['name']!r}: user belongs together with password_env or password_file; "
+            f"source {source.name!r}: user belongs together with password_env or password_file; "
             "add the missing one."
         )
     if token is not None:
         session.auth = _Bearer(token)
-    elif password is not None:
-        session.auth = HTTPBasicAuth(source["user"].encode(), password.encode())
-    if session.auth is not None and source["url"].startswith("http://"):
+    elif source.user is not None and password is not None:
+        session.auth = HTTPBasicAuth(source.user.encode(), password.encode())
+    if session.auth is not None and source.url.startswith("http://"):
         LOGGER.warning(
-            "source %r: credentials go over an unencrypted connection; use https.", source["name"]
+            "source %r: credentials go over an unencrypted connection; use https.", source.name
         )
     return session
 
 
-def _authorities(source: Mapping[str, Any]) -> str | bool:
+def _authorities(source: DicomWeb) -> str | bool:
     """Return the file or folder of the certificates that the server's is checked against."""
-    if "ca_file" in source:
-        path = Path(source["ca_file"])
+    if source.ca_file is not None:
+        path = Path(source.ca_file)
         if not path.is_file():
-            raise ConfigError(f"source {source['name']!r}: ca_file: {path} is not a file.")
+            raise ConfigError(f"source {source.name!r}: ca_file: {path} is not a file.")
         return str(path)
     system = ssl.get_default_verify_paths()
     return system.cafile or system.capath or True

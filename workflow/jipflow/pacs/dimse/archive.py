@@ -27,6 +27,7 @@ from jipflow.pacs.dimse.messages import answered_text, image_keys
 from jipflow.pacs.dimse.retrieve import Retriever
 from jipflow.pacs.dimse.store import Sender
 from jipflow.pacs.limits import Limits
+from jipflow.settings.site import Dimse
 
 SERIES_LEVEL = (
     "Modality",
@@ -62,9 +63,9 @@ class DimseArchive:
         ConfigError: a file of ``tls`` is missing, or the key can be read by others.
     """
 
-    def __init__(self, source: Mapping[str, Any]) -> None:
-        self.name: str = source["name"]
-        self._parallel: int = source["parallel"]
+    def __init__(self, source: Dimse) -> None:
+        self.name = source.name
+        self._parallel = source.parallel
         limits = Limits.of(source)
         self._associations = Associations(source)
         self._finder = Finder(source, self._associations)

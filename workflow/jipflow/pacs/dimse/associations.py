@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,7 @@ from jipflow.pacs.archive import ArchiveDown, Rejected
 from jipflow.pacs.dimse.messages import GET
 from jipflow.pacs.dimse.tls import client_context
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import Dimse
 from jipflow.syntaxes import UNCOMPRESSED
 from jipflow.uids import stable_uid
 
@@ -112,10 +113,10 @@ class Associations:
         ConfigError: a file of ``tls`` is missing, or the key can be read by others.
     """
 
-    def __init__(self, source: Mapping[str, Any]) -> None:
+    def __init__(self, source: Dimse) -> None:
         self._source = source
-        self._timeout: int = source["timeout"]
-        self._parallel: int = source["parallel"]
+        self._timeout = source.timeout
+        self._parallel = source.parallel
         self._tls = client_context(source)
         self._ae = application_entity(source)
         self._slots = threading.BoundedSemaphore(self._parallel)
@@ -192,13 +193,13 @@ class Associations:
         watched = WatchedAssociation(purpose, self._timeout)
         source = self._source
         watched.association = self._ae.associate(
-            source["host"],
-            source["port"],
+            source.host,
+            source.port,
             purpose.contexts(),
-            source["called_aet"],
+            source.called_aet,
             MAXIMUM_PDU,
             purpose.roles(),
-            tls_args=None if self._tls is None else (self._tls, source["host"]),
+            tls_args=None if self._tls is None else (self._tls, source.host),
             evt_handlers=watched.handlers(),
         )
         if not watched.association.is_established:
@@ -212,8 +213,8 @@ class Associations:
     def _no_association(self, watched: WatchedAssociation) -> Exception:
         """Find out why the PACS did not establish an association."""
         source, association = self._source, watched.association
-        address = f"{source['host']}:{source['port']}"
-        at = f"source {source['name']!r}: the PACS {source['called_aet']} at {address}"
+        address = f"{source.host}:{source.port}"
+        at = f"source {source.name!r}: the PACS {source.called_aet} at {address}"
         if not watched.connected:
             return self._no_connection(at)
         if association.is_rejected:
@@ -222,7 +223,7 @@ class Associations:
             reason = (answer.result_source, answer.diagnostic) if answer is not None else (0, 0)
             if reason == (1, 3):
                 return ConfigError(
-                    f"{at} does not know {source['calling_aet']}; let its administrator enter it "
+                    f"{at} does not know {source.calling_aet}; let its administrator enter it "
                     "with this machine, or mend calling_aet."
                 )
             if reason == (1, 7):
@@ -230,7 +231,7 @@ class Associations:
             return ArchiveDown(
                 f"{at} refuses the association (source {reason[0]}, reason {reason[1]} of PS3.8 "
                 "table 9-21); it is busy, or does not know this machine as "
-                f"{source['calling_aet']}."
+                f"{source.calling_aet}."
             )
         if association.rejected_contexts:
             return self._no_service(watched.purpose)
@@ -238,7 +239,7 @@ class Associations:
 
     def _no_service(self, purpose: Purpose) -> Exception:
         """Return that the PACS does not do what an association is for."""
-        name = self._source["name"]
+        name = self._source.name
         if purpose.service is None:
             return Rejected(
                 f"source {name!r}: the PACS takes no {UID(purpose.classes[0]).name} in "
@@ -247,12 +248,12 @@ class Associations:
         fix = "; set retrieve: move" if purpose.service == GET else ""
         return ConfigError(
             f"source {name!r}: the PACS does not offer {purpose.service.name} to "
-            f"{self._source['calling_aet']}; let its administrator allow it{fix}."
+            f"{self._source.calling_aet}; let its administrator allow it{fix}."
         )
 
     def _no_connection(self, at: str) -> Exception:
         """Find out why a connection failed, which pynetdicom does not tell."""
-        address = (self._source["host"], self._source["port"])
+        address = (self._source.host, self._source.port)
         try:
             with socket.create_connection(address, self._timeout) as plain:
                 if self._tls is not None:
@@ -297,13 +298,13 @@ def _watch(
         watcher.join()
 
 
-def application_entity(source: Mapping[str, Any]) -> AE:
+def application_entity(source: Dimse) -> AE:
     """Return this site as the PACS knows it, without limits on whole messages."""
-    entity = AE(ae_title=source["calling_aet"])
+    entity = AE(ae_title=source.calling_aet)
     entity.implementation_class_uid = IMPLEMENTATION_UID
     entity.implementation_version_name = f"JIPFLOW_{__version__}"[:16]
     entity.maximum_pdu_size = MAXIMUM_PDU
-    entity.connection_timeout = entity.acse_timeout = source["timeout"]
+    entity.connection_timeout = entity.acse_timeout = source.timeout
     # `_watch` ends an association on which nothing moves.
     entity.dimse_timeout = entity.network_timeout = None
     return entity

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydicom.dataset import Dataset
 
 from jipflow.pacs.archive import Rejected
 from jipflow.pacs.dimse.associations import Associations, Purpose
 from jipflow.pacs.dimse.messages import FIND, answered_text, category, fault_of, identifier
+from jipflow.settings.site import Dimse
 
 
 class Finder:
@@ -20,7 +20,7 @@ class Finder:
         associations: those of the source.
     """
 
-    def __init__(self, source: Mapping[str, Any], associations: Associations) -> None:
+    def __init__(self, source: Dimse, associations: Associations) -> None:
         self._source = source
         self._associations = associations
 
@@ -56,7 +56,5 @@ class Finder:
         if fault is not None:
             raise fault
         if None in answers:
-            raise Rejected(
-                f"source {self._source['name']!r}: an answer to C-FIND cannot be decoded."
-            )
+            raise Rejected(f"source {self._source.name!r}: an answer to C-FIND cannot be decoded.")
         return [answer for answer in answers if answer is not None]

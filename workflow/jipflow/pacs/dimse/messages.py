@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -14,6 +13,7 @@ from pynetdicom.status import code_to_category
 
 from jipflow.pacs.archive import ArchiveDown, Rejected, checked_uid, text_of
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import Dimse
 
 FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
 MOVE = UID("1.2.840.10008.5.1.4.1.2.2.2")
@@ -95,7 +95,7 @@ def category(status: Dataset) -> str:
     return code_to_category(status.Status) if "Status" in status else "Cut"
 
 
-def fault_of(status: Dataset, what: str, source: Mapping[str, Any]) -> Exception | None:
+def fault_of(status: Dataset, what: str, source: Dimse) -> Exception | None:
     """Return what a final status means; None for success and warnings (PS3.7 annex C).
 
     Args:
@@ -103,10 +103,10 @@ def fault_of(status: Dataset, what: str, source: Mapping[str, Any]) -> Exception
         what: the service, for the message.
         source: an entry of ``sources`` of kind ``dimse``, with its defaults.
     """
-    name, title = source["name"], source["calling_aet"]
+    name, title = source.name, source.calling_aet
     if "Status" not in status:
         return ArchiveDown(
-            f"source {name!r}: {what} was cut off, or nothing was heard for {source['timeout']} "
+            f"source {name!r}: {what} was cut off, or nothing was heard for {source.timeout} "
             f"seconds; the PACS or the network may be down, or {title} may not do this there."
         )
     code = status.Status
@@ -118,6 +118,6 @@ def fault_of(status: Dataset, what: str, source: Mapping[str, Any]) -> Exception
     if code == MOVE_DESTINATION_UNKNOWN:
         return ConfigError(
             f"{start}: the PACS does not know where {title} is; let its administrator enter this "
-            f"machine and port {source['listen_port']}, or set retrieve: get."
+            f"machine and port {source.listen_port}, or set retrieve: get."
         )
     return Rejected(f"{start}: the PACS refused.")

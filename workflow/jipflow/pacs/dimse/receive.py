@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from jipflow.pacs.dimse.associations import application_entity, prepare
 from jipflow.pacs.dimse.messages import NOT_AUTHORIZED, OUT_OF_RESOURCES, SUCCESS
 from jipflow.pacs.dimse.tls import server_context
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import Dimse
 from jipflow.syntaxes import TRANSFER_SYNTAXES
 
 
@@ -73,23 +74,23 @@ class Listener:
         ConfigError: this machine cannot listen there.
     """
 
-    def __init__(self, source: Mapping[str, Any]) -> None:
+    def __init__(self, source: Dimse) -> None:
         self.heard = 0.0
         self.called = False
-        self._timeout: float = source["timeout"]
+        self._timeout: float = source.timeout
         self._lock = threading.Lock()
         self._receptions: dict[str, Reception] = {}
         entity = application_entity(source)
         entity.require_called_aet = True
-        entity.require_calling_aet = [source["called_aet"]]
-        entity.maximum_associations = 2 * source["parallel"]
+        entity.require_calling_aet = [source.called_aet]
+        entity.maximum_associations = 2 * source.parallel
         contexts = [
             build_context(context.abstract_syntax, [*TRANSFER_SYNTAXES])
             for context in AllStoragePresentationContexts
             if context.abstract_syntax is not None
         ]
-        address = (source["listen_address"], source["listen_port"])
-        where = f"source {source['name']!r}: listening at {address[0]}:{address[1]}"
+        address = (source.listen_address, source.listen_port)
+        where = f"source {source.name!r}: listening at {address[0]}:{address[1]}"
         try:
             self._server = entity.start_server(
                 address,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -23,6 +23,7 @@ from jipflow.pacs.dimse.messages import (
 from jipflow.pacs.dimse.receive import Listener, Reception
 from jipflow.pacs.limits import Limits
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import Dimse
 from jipflow.syntaxes import TRANSFER_SYNTAXES, USUAL_CLASSES
 
 MOST_CLASSES = 7
@@ -49,7 +50,7 @@ class Retriever:
 
     def __init__(
         self,
-        source: Mapping[str, Any],
+        source: Dimse,
         associations: Associations,
         finder: Finder,
         limits: Limits,
@@ -80,12 +81,12 @@ class Retriever:
         Instances are asked for by lists of their UIDs, so that a second try asks for the missing
         ones alone. Where a list fails, its instances are asked for one by one.
         """
-        name = self._source["name"]
+        name = self._source.name
         study, series = checked_uid(study_uid, name), checked_uid(series_uid, name)
         waiting = [checked_uid(uid, name) for uid in dict.fromkeys(sop_uids)]
         if not waiting:
             return
-        by_move = self._source["retrieve"] == "move"
+        by_move = self._source.retrieve == "move"
         retrieve = self._mover() if by_move else self._getter(study, series)
         most, moved, size = MOST_UIDS, 0, 0
         while waiting:
@@ -115,16 +116,16 @@ class Retriever:
 
     def _check_missing(self, missing: Sequence[str], asked: int, status: Dataset) -> None:
         """Raise unless it is worth to ask for the missing instances one by one."""
-        name = self._source["name"]
-        fault = fault_of(status, f"C-{self._source['retrieve'].upper()}", self._source)
+        name = self._source.name
+        fault = fault_of(status, f"C-{self._source.retrieve.upper()}", self._source)
         uncalled = self._listener is not None and not self._listener.called
         if isinstance(fault, ConfigError) or (isinstance(fault, ArchiveDown) and not uncalled):
             raise fault
         if uncalled and "Status" in status:
             raise ArchiveDown(
                 f"source {name!r}: the PACS never called this machine's port "
-                f"{self._source['listen_port']} for C-MOVE; let its administrator enter "
-                f"{self._source['calling_aet']} with this machine and port."
+                f"{self._source.listen_port} for C-MOVE; let its administrator enter "
+                f"{self._source.calling_aet} with this machine and port."
             )
         if asked == 1 or "Status" not in status:
             raise fault or Rejected(
@@ -134,7 +135,7 @@ class Retriever:
 
     def _getter(self, study: str, series: str) -> Retrieval:
         """Return the function that retrieves by C-GET (PS3.4 section C.4.3)."""
-        name = self._source["name"]
+        name = self._source.name
         keys = {**image_keys(study, series, "", name), "SOPClassUID": ""}
         classes = {answer.get("SOPClassUID", "") for answer in self._finder.rows("IMAGE", keys)}
         if "" in classes or not 0 < len(classes) <= MOST_CLASSES:
@@ -159,7 +160,7 @@ class Retriever:
             listener = self._listener
 
         def move(wanted: Dataset, reception: Reception) -> Dataset:
-            title = self._source["calling_aet"]
+            title = self._source.calling_aet
             with (
                 listener.expecting(reception),
                 self._associations.lend(Purpose(MOVE), lambda: listener.heard) as association,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -15,6 +13,7 @@ from jipflow.pacs.dimse.associations import Associations, Purpose
 from jipflow.pacs.dimse.find import Finder
 from jipflow.pacs.dimse.messages import category
 from jipflow.pacs.limits import Limits
+from jipflow.settings.site import Dimse
 
 
 class Sender:
@@ -29,12 +28,12 @@ class Sender:
 
     def __init__(
         self,
-        source: Mapping[str, Any],
+        source: Dimse,
         associations: Associations,
         finder: Finder,
         limits: Limits,
     ) -> None:
-        self._name: str = source["name"]
+        self._name = source.name
         self._associations = associations
         self._finder = finder
         self._limits = limits

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jipflow.pacs.credentials import private_file
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.site import Dimse, Tls
 
 
-def client_context(source: Mapping[str, Any]) -> ssl.SSLContext | None:
+def client_context(source: Dimse) -> ssl.SSLContext | None:
     """Return the TLS context of our associations; None without ``tls``.
 
     Args:
@@ -20,10 +19,12 @@ def client_context(source: Mapping[str, Any]) -> ssl.SSLContext | None:
     Raises:
         ConfigError: a file is missing or no PEM file, or others can read the key.
     """
-    return None if "tls" not in source else _context(source, ssl.Purpose.SERVER_AUTH)
+    if source.tls is None:
+        return None
+    return _context(source.name, source.tls, ssl.Purpose.SERVER_AUTH)
 
 
-def server_context(source: Mapping[str, Any]) -> ssl.SSLContext | None:
+def server_context(source: Dimse) -> ssl.SSLContext | None:
     """Return the TLS context of the listener, which asks the PACS for its certificate.
 
     Args:
@@ -32,26 +33,26 @@ def server_context(source: Mapping[str, Any]) -> ssl.SSLContext | None:
     Raises:
         ConfigError: a file is missing or no PEM file, or others can read the key.
     """
-    if "tls" not in source:
+    if source.tls is None:
         return None
-    if "cert_file" not in source["tls"]:
+    if source.tls.cert_file is None:
         raise ConfigError(
-            f"source {source['name']!r}: C-MOVE with tls needs our certificate; add tls.cert_file "
+            f"source {source.name!r}: C-MOVE with tls needs our certificate; add tls.cert_file "
             "and tls.key_file."
         )
-    context = _context(source, ssl.Purpose.CLIENT_AUTH)
+    context = _context(source.name, source.tls, ssl.Purpose.CLIENT_AUTH)
     context.verify_mode = ssl.CERT_REQUIRED
     return context
 
 
-def _context(source: Mapping[str, Any], purpose: ssl.Purpose) -> ssl.SSLContext:
+def _context(name: str, files: Tls, purpose: ssl.Purpose) -> ssl.SSLContext:
     """Return a TLS context of the files that the configuration names, TLS 1.2 or later."""
-    files, where = source["tls"], f"source {source['name']!r}: tls"
+    where = f"source {name!r}: tls"
     try:
-        context = ssl.create_default_context(purpose, cafile=files["ca_file"])
-        if "cert_file" in files:
-            key = private_file(Path(files.get("key_file", files["cert_file"])), f"{where}.key_file")
-            context.load_cert_chain(files["cert_file"], key)
+        context = ssl.create_default_context(purpose, cafile=files.ca_file)
+        if files.cert_file is not None:
+            key = private_file(Path(files.key_file or files.cert_file), f"{where}.key_file")
+            context.load_cert_chain(files.cert_file, key)
     except OSError as error:
         raise ConfigError(
             f"{where}: {error.strerror or error}; ca_file, cert_file and key_file must be PEM "
