@@ -22,6 +22,8 @@ from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engines.imported.engine import import_regions, target_of
+from jipflow.segment.engines.imported.settings import Imported
+from jipflow.settings.schema import load
 
 ITKIMAGE2SEGIMAGE = Path(sys.executable).parent / "itkimage2segimage"
 LIVER = {"liver": "Liver"}
@@ -75,6 +77,7 @@ def on_grid(region, grid):
 def imported(path, target, matches):
     spec = {
         "id": "organs",
+        "engine": "imported",
         "from": "SEG",
         "role": "CT",
         "segments": [
@@ -83,7 +86,7 @@ def imported(path, target, matches):
         ],
     }
     notes = []
-    regions = list(import_regions([path], spec, target, notes))
+    regions = list(import_regions([path], load(Imported, spec, "test"), target, notes))
     return {region.name: on_grid(region, target.grid) for region in regions}, " ".join(notes)
 
 

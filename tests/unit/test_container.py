@@ -59,6 +59,10 @@ def site(runtime="charliecloud", minutes=1.0):
     }
 
 
+def machine_at(scratch, *runtime):
+    return Machine(1, "cpu", scratch, containers=typed.site(**site(*runtime)).containers)
+
+
 def volume(value=0):
     return Volume(np.full(GRID.shape, value, np.int16), GRID)
 
@@ -175,7 +179,7 @@ def test_a_hostile_algorithm_gets_nowhere(runtime, ordinary, monkeypatch):
         images = [volume(value) for value in range(4)]
 
         def work():
-            machine = Machine(1, "cpu", scratch, site(runtime))
+            machine = machine_at(scratch, runtime)
             algorithm = Algorithm(image, machine, LABELS, "CT")
             parcels = [algorithm.parcel({"CT": one}, {"CT": "CT"}) for one in images]
             attempt = algorithm.run(parcels)
@@ -304,9 +308,7 @@ def test_a_run_that_is_cancelled_leaves_no_container_running(tmp_path):
     if not child:
         with contextlib.suppress(BaseException):
             (tmp_path / "scratch").mkdir()
-            algorithm = Algorithm(
-                image, Machine(1, "cpu", tmp_path / "scratch", site()), LABELS, "CT"
-            )
+            algorithm = Algorithm(image, machine_at(tmp_path / "scratch"), LABELS, "CT")
             algorithm.run([])
         os._exit(0)
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 import pytest
 
+import typed
 from jipflow.cases import Case, Series
 from jipflow.images.masks import read_segmentation
 from jipflow.images.series import read_series_volume
@@ -26,6 +27,7 @@ from series_factory import series_of, write
 GRID = PhantomGrid((6, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
 SPEC = {
     "id": "gtv",
+    "engine": "imported",
     "from": "RTSTRUCT",
     "role": "CT",
     "segments": [{"name": "gtv", "match": "GTV.*", "term": "lesion", "required": True}],
@@ -62,7 +64,7 @@ class Archive:
 
     def regions(self, *paths, spec=SPEC):
         notes = []
-        regions = list(import_regions(paths, spec, self.target, notes))
+        regions = list(import_regions(paths, typed.segmentation(spec), self.target, notes))
         return regions, " ".join(notes)
 
     def mask(self, *paths, spec=SPEC):
@@ -427,7 +429,7 @@ def segment(archive, spec, *annotations):
     volumes, masks = archive.folder / "volumes", archive.folder / "masks"
     write_volume(volume_path(volumes, "case1", "CT"), archive.volume)
     case = Case("case1", "patient1", "s1", {"CT": archive.series}, tuple(annotations))
-    engine = Imported(spec, Machine(1, "cpu", archive.folder, {}))
+    engine = Imported(typed.segmentation(spec), Machine(1, "cpu", archive.folder))
     (item,) = stage.segment(engine, [case], volumes, masks)
     return item.outcome, masks / "case1" / spec["id"]
 
@@ -456,7 +458,7 @@ def test_a_case_without_contours_has_an_outcome_and_no_mask(archive):
 
 
 def test_contours_of_nothing_may_be_a_finding(archive):
-    spec = {**copy.deepcopy(SPEC), "engine": "imported", "may_be_empty": True}
+    spec = {**copy.deepcopy(SPEC), "may_be_empty": True}
     spec["segments"][0]["required"] = False
     drawn = archive.structure({"GTV": np.zeros_like(TUMOUR)})
     outcome, folder = segment(archive, spec, Series("1.2", "RTSTRUCT", (drawn,)))
@@ -475,7 +477,7 @@ def test_real_structure_sets_are_found_and_drawn(shared_data, tmp_path):
         spec = copy.deepcopy(SPEC)
         spec["segments"][0]["match"] = "GTV_Mass_.*"
         notes = []
-        (region,) = import_regions(paths, spec, target, notes)
+        (region,) = import_regions(paths, typed.segmentation(spec), target, notes)
         assert region.mask.any()
         assert region.producer == "MIM"
         assert all("pixel centre" in note for note in notes)
@@ -491,7 +493,8 @@ def test_contours_of_another_series_give_the_same_voxels(shared_data, patient):
     for name in ("CT", "PET", "MR_T1"):
         spec = copy.deepcopy(SPEC)
         spec["segments"][0]["match"] = f"GTV_Mass_{name}"
-        (region,) = import_regions(sorted(folder.glob("*/mask/*.dcm")), spec, target, [])
+        paths = sorted(folder.glob("*/mask/*.dcm"))
+        (region,) = import_regions(paths, typed.segmentation(spec), target, [])
         masks.append(region.mask)
     assert masks[0].any()
     np.testing.assert_array_equal(masks[1], masks[0])

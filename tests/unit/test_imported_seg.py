@@ -26,6 +26,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+import typed
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid as VoxelGrid
@@ -63,7 +64,9 @@ def spec(**matches):
         {"name": name, "match": match, "term": "lesion", "required": True}
         for name, match in matches.items()
     ]
-    return {"id": "organs", "from": "SEG", "role": "CT", "segments": segments}
+    return typed.segmentation(
+        {"id": "organs", "engine": "imported", "from": "SEG", "role": "CT", "segments": segments}
+    )
 
 
 def on_grid(region, grid):

@@ -89,7 +89,7 @@ class World:
             ],
         }
         known = read_registry(self.folder / "models.yaml")
-        machine = Machine(threads, "cpu", self.folder, {}, known)
+        machine = Machine(threads, "cpu", self.folder, known)
         return NnUNet(typed.segmentation(spec | changed), machine)
 
     def run(self, engine, case_ids=("p1",)):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import typed
 from jipflow.cases import Case, Series
 from jipflow.files import write_parquet
 from jipflow.images.masks import Region, components, pack
@@ -15,6 +16,8 @@ from jipflow.outcomes import Status
 from jipflow.reasons import Flag
 from jipflow.segment import stage
 from jipflow.segment.quality import assess, quality_table, unexpected
+from jipflow.settings.protocol import Expectation
+from jipflow.settings.schema import load
 from regions import grid
 
 GRID = grid((6, 10, 10), (5.0, 2.0, 2.0))  # 0.02 ml a voxel
@@ -33,7 +36,15 @@ def region(name, *places, disagreement=None):
 
 
 def spec(**expect):
-    return {"id": "organs", "segments": [{"name": n, "expect": e} for n, e in expect.items()]}
+    segments = [
+        {"name": n, "term": "liver", "above": 0} | ({"expect": e} if e else {})
+        for n, e in expect.items()
+    ]
+    return typed.segmentation({"id": "organs", "engine": "threshold", "segments": segments})
+
+
+def expectation(**content):
+    return load(Expectation, content, "test")
 
 
 def test_each_segment_is_measured_on_its_own_voxels():
@@ -86,13 +97,13 @@ MEASURED = {
     ],
 )
 def test_what_is_not_expected_is_flagged(expect, flag):
-    assert list(unexpected(expect, MEASURED)) == [flag]
+    assert list(unexpected(expectation(**expect), MEASURED)) == [flag]
 
 
 def test_what_lies_at_the_limits_is_expected():
     limits = {"volume_ml": [10, 10], "intensity": [50, 50], "components": 3, "disagreement": 0.2}
-    assert list(unexpected({**limits, "border": True}, MEASURED)) == []
-    assert list(unexpected({}, MEASURED)) == []
+    assert list(unexpected(expectation(**limits, border=True), MEASURED)) == []
+    assert list(unexpected(None, MEASURED)) == []
 
 
 def test_a_segment_that_is_not_there_has_no_volume_and_no_intensity():
@@ -142,7 +153,7 @@ def test_the_stage_hands_on_quality_and_flags_of_every_case(tmp_path):
     tables = []
     for threads in (1, 2):
         engine = stage.engine_class("threshold")(
-            segmentation, stage.Machine(threads, "cpu", tmp_path, {})
+            typed.segmentation(segmentation), stage.Machine(threads, "cpu", tmp_path)
         )
         items = stage.segment(engine, cases, tmp_path / "volumes", tmp_path / "masks")
         assert [item.outcome.status for item in items] == [Status.OK] * 2

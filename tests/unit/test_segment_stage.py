@@ -23,12 +23,8 @@ from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Machine
 from series_factory import series_of, write
 
-SPEC = {
-    "id": "all",
-    "engine": "steps",
-    "role": "CT",
-    "segments": [{"name": "all", "term": "liver", "required": True}],
-}
+SEGMENT = {"name": "all", "term": "liver", "required": True, "above": -2000}
+SPEC = {"id": "all", "engine": "threshold", "role": "CT", "segments": [SEGMENT]}
 SMALL = phantom.PhantomGrid((2, 4, 4), (5.0, 2.0, 2.0), (0.0, 0.0, 0.0))
 
 
@@ -88,7 +84,7 @@ def run(tmp_path):
         write_volume(volume_path(tmp_path / "volumes", case.case_id, "CT"), volume)
 
     def run(**settings):
-        engine = Steps(SPEC, Machine(1, "cpu", tmp_path, {}))
+        engine = Steps(typed.segmentation(SPEC), Machine(1, "cpu", tmp_path))
         for name, value in settings.items():
             setattr(engine, name, value)
         Held.now = Held.most = 0
@@ -167,11 +163,9 @@ def test_the_outcome_says_so_where_organs_of_another_image_are_taken(tmp_path):
         series[role] = series_of(write(images, tmp_path / role))
         volume = read_series_volume(series[role])
         write_volume(volume_path(tmp_path / "volumes", "c", role), volume)
-    segment = {"name": "all", "term": "liver", "required": True, "above": -2000}
-    segment |= {"exclude": [], "smallest_ml": 0}
-    organs = {"id": "organs", "engine": "threshold", "role": "CT", "segments": [segment]}
+    organs = {**SPEC, "id": "organs"}
     place = {"segmentation": "organs", "segments": ["all"], "grow_mm": 0}
-    lesions = {**organs, "id": "lesions", "role": "PT", "segments": [{**segment, "within": place}]}
+    lesions = {**organs, "id": "lesions", "role": "PT", "segments": [{**SEGMENT, "within": place}]}
     found = stage.run(
         cases=[Case("c", "p", "s1", series)],
         prepared={("c", "CT"), ("c", "PT")},

@@ -76,7 +76,7 @@ def find(tmp_path, image, segment, organs=(), on=GRID, **keys):
         regions.append(Region(name, "liver", mask, "MANUAL", "test"))
     if regions:
         write_segmentation(tmp_path / "masks" / "c" / "organs", pack(regions, on))
-    machine = stage.Machine(1, "cpu", tmp_path, {})
+    machine = stage.Machine(1, "cpu", tmp_path)
     engine = stage.engine_class("threshold")(spec, machine)
     case = Case("c", "c", "s00001", {"PT": Series("1.2", "PT", ())})
     (item,) = stage.segment(engine, [case], tmp_path / "volumes", tmp_path / "masks")

@@ -107,8 +107,8 @@ def engine(patched, weights, tmp_path):
     def make(spec, device="cpu", registry=weights, **processing):
         scratch = tmp_path / f"scratch-{len(made)}"
         scratch.mkdir()
-        site = {"processing": SITE["processing"] | processing}
-        machine = Machine(2, device, scratch, site, read_registry(registry))
+        site = typed.site(processing=SITE["processing"] | processing)
+        machine = Machine(2, device, scratch, read_registry(registry), site.processing)
         made.append(totalsegmentator.TotalSegmentator(typed.segmentation(spec), machine))
         return made[-1]
 
@@ -315,10 +315,10 @@ def test_what_cannot_run_says_so_before_anything_is_loaded(engine, weights, monk
 
 def test_few_steps_of_intensity_are_noted(engine, tmp_path):
     hu = np.linspace(0, 1, 4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
-    spec = spec_of("total", labels=["spleen"])
+    few = engine(spec_of("total", labels=["spleen"]))
     write_volume(volume_path(tmp_path, "one", "CT"), Volume(hu, grid(hu.shape, FINE)))
-    inputs = Inputs(Case("one", "one", "s00001", {}), spec, tmp_path, tmp_path)
-    engine(spec).read(inputs)
+    inputs = Inputs(Case("one", "one", "s00001", {}), few.spec, tmp_path, tmp_path)
+    few.read(inputs)
     assert inputs.notes == [
         "The intensities span 1 only; TotalSegmentator rounds to whole numbers when it resamples."
     ]

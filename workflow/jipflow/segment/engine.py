@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,11 @@ from jipflow.cases import Case
 from jipflow.images.masks import Region, Segmentation, read_segmentation
 from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_path
 from jipflow.settings.plugins import ENGINES
-from jipflow.settings.protocol import SegmentationSettings
+from jipflow.settings.protocol import ModelSegmentation, SegmentationSettings
 from jipflow.settings.registry import PinnedModel
+from jipflow.settings.site import Containers, Processing
+
+Spec = TypeVar("Spec", bound=SegmentationSettings)
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,17 @@ class Machine:
         threads: cores that it may use.
         device: ``auto``, ``cpu`` or ``cuda``.
         scratch: folder for what it needs while it runs; emptied by the stage.
-        site: the site's settings.
         models: that the protocol names; none where an algorithm runs without a registry.
+        processing: how the site processes cases.
+        containers: how the site runs algorithms in containers.
     """
 
     threads: int
     device: str
     scratch: Path
-    site: Mapping[str, Any]
     models: Mapping[str, PinnedModel] = field(default_factory=dict)
+    processing: Processing = field(default_factory=Processing)
+    containers: Containers = field(default_factory=Containers)
 
 
 @dataclass(frozen=True)
@@ -77,11 +82,11 @@ class Inputs:
     @cached_property
     def grid(self) -> Grid:
         """The grid of the segmentation's role, which every region lies on."""
-        return read_grid(volume_path(self.volumes, self.case.case_id, self.spec["role"]))
+        return read_grid(volume_path(self.volumes, self.case.case_id, self.spec.role))
 
 
-class Engine(ABC):
-    """One way to segment.
+class Engine(ABC, Generic[Spec]):
+    """One way to segment, by its own class of a protocol's segmentation.
 
     A case goes through `read`, `predict` and `regions`. Each may raise a `CaseFault`, which ends
     the case and no other. Where `overlapped` is True one process runs the three side by side for
@@ -103,11 +108,11 @@ class Engine(ABC):
     batched: ClassVar[bool] = False
     helpers: int = 1
 
-    def __init__(self, spec: SegmentationSettings, machine: Machine) -> None:
+    def __init__(self, spec: Spec, machine: Machine) -> None:
         self.spec = spec
         self.machine = machine
 
-    def open(self) -> None:  # noqa: B027
+    def open(self) -> None:
         """Load what all cases share, once a shard.
 
         Raises:
@@ -118,7 +123,7 @@ class Engine(ABC):
         """Read and preprocess a case; what it returns goes to `predict`."""
         return inputs
 
-    def batch(self, ready: Sequence[Any]) -> None:  # noqa: B027
+    def batch(self, ready: Sequence[Any]) -> None:
         """Work on what `read` returned of all cases that could be read; where `batched` is True."""
 
     def predict(self, inputs: Inputs, ready: Any) -> Any:
@@ -133,11 +138,11 @@ class Engine(ABC):
         do without it, or takes its absence for a finding.
         """
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Give back what `open` took."""
 
 
-def engine_class(name: str) -> type[Engine]:
+def engine_class(name: str) -> type[Engine[SegmentationSettings]]:
     """Return the class of an engine: the one that its module ``engine`` defines."""
     module = import_module(f"{ENGINES}.{name}.engine")
     (found,) = (
@@ -153,7 +158,7 @@ def engine_class(name: str) -> type[Engine]:
 def regions_of_labels(
     labels: NDArray[np.integer[Any]],
     values: Mapping[str, int | Sequence[int]],
-    spec: Mapping[str, Any],
+    spec: ModelSegmentation,
     producer: str,
     version: str,
     disagreement: Mapping[str, float] | None = None,
@@ -171,8 +176,8 @@ def regions_of_labels(
     from scipy.ndimage import find_objects
 
     boxes = find_objects(labels)
-    for wanted in spec["segments"]:
-        numbers = np.atleast_1d(values[wanted["label"]])
+    for wanted in spec.segments:
+        numbers = np.atleast_1d(values[wanted.label])
         found = [boxes[n - 1] for n in numbers if n <= len(boxes) and boxes[n - 1] is not None]
         if not found:
             continue
@@ -183,12 +188,12 @@ def regions_of_labels(
         z, y, x = (part.start for part in box)
         several = len(numbers) > 1
         yield Region(
-            wanted["name"],
-            wanted["term"],
+            wanted.name,
+            wanted.term,
             np.isin(labels[box], numbers) if several else np.asarray(labels[box] == numbers[0]),
             "AUTOMATIC",
             producer,
             version,
             (z, y, x),
-            (disagreement or {}).get(wanted["label"]),
+            (disagreement or {}).get(wanted.label),
         )

@@ -12,6 +12,7 @@ import numpy as np
 from jipflow.images.masks import Segmentation, components
 from jipflow.images.volume import Volume
 from jipflow.reasons import Flag
+from jipflow.settings.protocol import Expectation, SegmentationSettings
 from jipflow.tables import QUALITY_COLUMNS
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Quality:
 
 def assess(
     case_id: str,
-    spec: Mapping[str, Any],
+    spec: SegmentationSettings,
     segmentation: Segmentation,
     volume: Volume,
     disagreement: Mapping[str, float] | None = None,
@@ -68,16 +69,16 @@ def assess(
     """
     boxes = {segment.name: (segment, mask, at) for segment, mask, at in segmentation.boxes()}
     found = []
-    for wanted in spec["segments"]:
+    for wanted in spec.segments:
         measured: dict[str, Any] = {
             "volume_ml": 0.0,
             "components": 0,
             "touches_border": False,
             "mean": None,
-            "disagreement": (disagreement or {}).get(wanted["name"]),
+            "disagreement": (disagreement or {}).get(wanted.name),
         }
-        if wanted["name"] in boxes:
-            segment, mask, corner = boxes[wanted["name"]]
+        if wanted.name in boxes:
+            segment, mask, corner = boxes[wanted.name]
             measured["disagreement"] = segment.disagreement
             if mask.size:
                 part = tuple(slice(a, a + n) for a, n in zip(corner, mask.shape, strict=True))
@@ -90,33 +91,35 @@ def assess(
                     for p, n in zip(part, volume.grid.shape, strict=True)
                 )
                 measured["mean"] = mean if math.isfinite(mean) else None
-        flags = tuple(flag.value for flag in unexpected(wanted.get("expect", {}), measured))
-        found.append(Quality(case_id, spec["id"], wanted["name"], **measured, flags=flags))
+        flags = tuple(flag.value for flag in unexpected(wanted.expect, measured))
+        found.append(Quality(case_id, spec.id, wanted.name, **measured, flags=flags))
     return found
 
 
-def unexpected(expect: Mapping[str, Any], measured: Mapping[str, Any]) -> Iterator[Flag]:
+def unexpected(expect: Expectation | None, measured: Mapping[str, Any]) -> Iterator[Flag]:
     """Yield a flag for each expectation that a segment does not meet.
 
     An intensity that is not known is outside every range; a disagreement that is not known is none.
 
     Args:
-        expect: ``expect`` of the protocol's segment.
+        expect: of the protocol's segment; None where it expects nothing.
         measured: the fields of `Quality` by name.
     """
-    if "volume_ml" in expect and not _within(measured["volume_ml"], expect["volume_ml"]):
+    if expect is None:
+        return
+    if expect.volume_ml is not None and not _within(measured["volume_ml"], expect.volume_ml):
         yield Flag.IMPLAUSIBLE_VOLUME
     if (
-        "intensity" in expect
+        expect.intensity is not None
         and measured["volume_ml"] > 0
-        and not _within(measured["mean"], expect["intensity"])
+        and not _within(measured["mean"], expect.intensity)
     ):
         yield Flag.IMPLAUSIBLE_INTENSITY
-    if measured["components"] > expect.get("components", math.inf):
+    if expect.components is not None and measured["components"] > expect.components:
         yield Flag.MANY_COMPONENTS
-    if measured["touches_border"] and not expect.get("border", True):
+    if expect.border is False and measured["touches_border"]:
         yield Flag.TOUCHES_BORDER
-    if (measured["disagreement"] or 0.0) > expect.get("disagreement", 1.0):
+    if expect.disagreement is not None and (measured["disagreement"] or 0.0) > expect.disagreement:
         yield Flag.FOLDS_DISAGREE
 
 

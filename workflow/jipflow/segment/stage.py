@@ -21,7 +21,7 @@ from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
 from jipflow.segment.quality import Quality, assess
-from jipflow.settings.protocol import automatic, in_order
+from jipflow.settings.protocol import SegmentationSettings, automatic, in_order
 from jipflow.settings.run import Settings
 from jipflow.workers import for_each_case
 
@@ -77,11 +77,11 @@ def run(
     masks.mkdir(parents=True, exist_ok=True)
     found = Segmented()
     outcomes = found.outcomes
-    device = settings.site["processing"]["device"]
-    role_of = {spec["id"]: spec["role"] for spec in settings.protocol["segmentations"]}
-    for spec in in_order(automatic(settings.protocol["segmentations"])):
+    site = settings.site
+    role_of = {spec.id: spec.role for spec in settings.protocol.segmentations}
+    for spec in in_order(automatic(settings.protocol.segmentations)):
         roles = spec.input_roles()
-        needed = settings.needed_roles(spec["id"])
+        needed = settings.needed_roles(spec.id)
         concerned = [case for case in cases if case.roles.keys() >= needed]
         made = {(o.case_id, o.item) for o in outcomes if o.status is Status.OK}
         ready = []
@@ -95,13 +95,20 @@ def run(
                 ),
             ]
             if missing:
-                outcomes.append(blocked(case.case_id, STAGE, spec["id"], missing[0]))
+                outcomes.append(blocked(case.case_id, STAGE, spec.id, missing[0]))
             else:
                 ready.append(case)
         if ready:
             with scratch_folder(masks) as scratch:
-                machine = Machine(threads, device, scratch, settings.site, settings.named.models)
-                engine = engine_class(spec["engine"])(spec, machine)
+                machine = Machine(
+                    threads,
+                    site.processing.device,
+                    scratch,
+                    settings.named.models,
+                    site.processing,
+                    site.containers,
+                )
+                engine = engine_class(spec.engine)(spec, machine)
                 others = [role_of[other] for other in spec.input_segmentations()]
                 items = segment(engine, ready, volumes, masks)
                 for case, item in zip(ready, items, strict=True):
@@ -112,7 +119,9 @@ def run(
     return found
 
 
-def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -> list[Item]:
+def segment(
+    engine: Engine[SegmentationSettings], cases: Sequence[Case], volumes: Path, masks: Path
+) -> list[Item]:
     """Run an engine over cases whose inputs are there.
 
     Args:
@@ -140,7 +149,9 @@ def segment(engine: Engine, cases: Sequence[Case], volumes: Path, masks: Path) -
         engine.close()
 
 
-def _whole_case(case: Case, engine: Engine, volumes: Path, masks: Path) -> list[Item]:
+def _whole_case(
+    case: Case, engine: Engine[SegmentationSettings], volumes: Path, masks: Path
+) -> list[Item]:
     inputs = Inputs(case, engine.spec, volumes, masks)
     trial = _trial(inputs)
 
@@ -150,7 +161,7 @@ def _whole_case(case: Case, engine: Engine, volumes: Path, masks: Path) -> list[
     return [_item(trial, trial.step(work), masks)]
 
 
-def _batched(engine: Engine, items: Sequence[Inputs]) -> Iterator[Item]:
+def _batched(engine: Engine[SegmentationSettings], items: Sequence[Inputs]) -> Iterator[Item]:
     """Read all cases, let the engine work on them at once, and write them one by one."""
     trials = [_trial(inputs) for inputs in items]
     read = [
@@ -164,7 +175,7 @@ def _batched(engine: Engine, items: Sequence[Inputs]) -> Iterator[Item]:
         yield _item(trial, written, inputs.masks)
 
 
-def _overlapped(engine: Engine, items: Iterable[Inputs]) -> Iterator[Item]:
+def _overlapped(engine: Engine[SegmentationSettings], items: Iterable[Inputs]) -> Iterator[Item]:
     """Read the next cases and write the last ones while this one is predicted.
 
     Threads do, for what costs time in reading and writing is done by libraries that let other
@@ -201,7 +212,7 @@ def _overlapped(engine: Engine, items: Iterable[Inputs]) -> Iterator[Item]:
 
 
 def _trial(inputs: Inputs) -> Trial:
-    return Trial(inputs.case.case_id, STAGE, inputs.spec["id"])
+    return Trial(inputs.case.case_id, STAGE, inputs.spec.id)
 
 
 def _item(trial: Trial, written: tuple[Made, list[Quality]] | None, masks: Path) -> Item:
@@ -209,7 +220,9 @@ def _item(trial: Trial, written: tuple[Made, list[Quality]] | None, masks: Path)
     return Item(trial.finish(made, masks), quality)
 
 
-def _write(engine: Engine, inputs: Inputs, found: Any) -> tuple[Made, list[Quality]]:
+def _write(
+    engine: Engine[SegmentationSettings], inputs: Inputs, found: Any
+) -> tuple[Made, list[Quality]]:
     return write_regions(engine.regions(inputs, found), inputs)
 
 
@@ -228,11 +241,11 @@ def write_regions(
     """
     case, spec = inputs.case, inputs.spec
     segmentation = pack(_complete(regions, inputs, method), inputs.grid)
-    volume = inputs.volume(spec["role"])
+    volume = inputs.volume(spec.role)
     quality = assess(case.case_id, spec, segmentation, volume, inputs.disagreement)
-    write_segmentation(inputs.masks / case.case_id / spec["id"], segmentation)
+    write_segmentation(inputs.masks / case.case_id / spec.id, segmentation)
     there = {row.segment for row in quality if row.volume_ml}
-    absent = absent_note(spec, (s for s in segmentation.segments if s.name in there))
+    absent = absent_note(spec.plain(), (s for s in segmentation.segments if s.name in there))
     note = " ".join([*inputs.notes, *([absent] if absent else [])])
     flags = tuple(f"{row.segment}:{flag}" for row in quality for flag in row.flags)
     return Made(note=note, flags=flags), quality
@@ -251,29 +264,28 @@ def _complete(regions: Iterable[Region], inputs: Inputs, method: str) -> Iterato
     for region in regions:
         present.add(region.name)
         yield region
-    missing = [segment for segment in spec["segments"] if segment["name"] not in present]
-    required = [segment["name"] for segment in missing if segment["required"]]
-    seen = [s["name"] for s in missing if inputs.disagreement.get(s["name"])]
+    missing = [segment for segment in spec.segments if segment.name not in present]
+    required = [segment.name for segment in missing if segment.required]
+    seen = [s.name for s in missing if inputs.disagreement.get(s.name)]
     alone = f" Some members of the model find {', '.join(seen)}, their mean does not." * bool(seen)
     if required:
         raise CaseFault(
             Reason.EMPTY_SEGMENT,
-            f"case {case_id}: {spec['id']!r} has no voxel of {required[0]!r}.{alone}",
+            f"case {case_id}: {spec.id!r} has no voxel of {required[0]!r}.{alone}",
         )
-    if spec.get("may_be_empty"):
+    if spec.may_be_empty:
         for segment in missing:
             nothing = np.zeros((0, 0, 0), bool)
-            name = segment["name"]
             yield Region(
-                name,
-                segment["term"],
+                segment.name,
+                segment.term,
                 nothing,
                 method,
-                spec["engine"],
-                disagreement=inputs.disagreement.get(name),
+                spec.engine,
+                disagreement=inputs.disagreement.get(segment.name),
             )
     elif not present:
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,
-            f"case {case_id}: no segment of {spec['id']!r} has a voxel.{alone}",
+            f"case {case_id}: no segment of {spec.id!r} has a voxel.{alone}",
         )

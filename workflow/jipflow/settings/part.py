@@ -6,7 +6,7 @@ class has none for a field, that of the class that it derives from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, ItemsView, KeysView, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
@@ -95,15 +95,7 @@ def json_type(value: Any) -> str | None:
     return "object" if isinstance(value, Part) else _JSON_TYPES.get(type(value))
 
 
-if TYPE_CHECKING:
-    # The bridge, see below.
-    class _Base(BaseModel, Mapping[str, Any]):  # type: ignore[misc]
-        pass
-else:
-    _Base = BaseModel
-
-
-class Part(_Base):
+class Part(BaseModel):
     """A mapping of the settings: its keys are known, its values keep the type that YAML gave them.
 
     Strict, so that ``"10"`` is no number; frozen, so that no stage changes what others read.
@@ -132,41 +124,3 @@ class Part(_Base):
     def plain(self) -> dict[str, Any]:
         """Return the keys and values as plain data, as a YAML file with all defaults has them."""
         return self.model_dump()
-
-    # The bridge until every stage reads attributes: a part is read as the mapping that it was.
-
-    def _present(self) -> dict[str, Any]:
-        found = {}
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            if value is not None or field.exclude_if is None:
-                found[field.alias or name] = value
-        return found
-
-    def __getitem__(self, key: str) -> Any:
-        """Return the value of a key that is present."""
-        return self._present()[key]
-
-    def __contains__(self, key: object) -> bool:
-        """Whether a key is present."""
-        return key in self._present()
-
-    def __iter__(self) -> Any:
-        """Iterate over the keys that are present."""
-        return iter(self._present())
-
-    def __len__(self) -> int:
-        """Return how many keys are present."""
-        return len(self._present())
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Return the value of a key, or the default where it is absent."""
-        return self._present().get(key, default)
-
-    def keys(self) -> KeysView[str]:
-        """Return the keys that are present."""
-        return self._present().keys()
-
-    def items(self) -> ItemsView[str, Any]:
-        """Return the keys that are present with their values."""
-        return self._present().items()

@@ -52,14 +52,14 @@ class Algorithm:
         self.device = machine.device
         if self.device == "auto":
             self.device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
-        self.site = machine.site["containers"]
+        self.settings = machine.containers
         self.folder = machine.scratch.resolve()
         if set(str(self.folder)) & set(":,"):
             raise StageError(
                 f"{self.folder} has a colon or a comma in its name, which container runtimes take "
                 "for the end of it; put the results elsewhere."
             )
-        self.runtime: Runtime = choose(self.site["runtime"], image)(image, self.folder / "runtime")
+        self.runtime: Runtime = choose(self.settings.runtime, image)(image, self.folder / "runtime")
         self.runtime.prepare(self.device == "cuda")
         self._cases = self._starts = 0
 
@@ -93,12 +93,12 @@ class Algorithm:
             scratch,
             self.machine.threads,
             self.device == "cuda",
-            self.site["memory_gb"],
+            self.settings.memory_gb,
         )
         ending = execute(
             self.runtime,
             start,
-            60 * self.site["minutes"],
+            60 * self.settings.minutes,
             lambda: sum(parcel.finished(target) for parcel in parcels),
         )
         return Attempt(ending, target, len(parcels))

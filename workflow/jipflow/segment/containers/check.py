@@ -19,6 +19,8 @@ from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.containers.algorithm import Algorithm, Attempt
 from jipflow.segment.containers.contract import Parcel, read_result
 from jipflow.segment.engine import Machine
+from jipflow.settings.schema import load
+from jipflow.settings.site import Containers
 
 UPRIGHT = "upright"
 AIR_HU = -1000
@@ -74,11 +76,13 @@ def check(
         minutes: without a finished case after which it is ended.
 
     Raises:
+        ConfigError: a site could not have such settings of containers.
         StageError: the image cannot be run here.
     """
-    site = {"containers": {"runtime": runtime, "minutes": minutes, "memory_gb": None}}
+    given = {"runtime": runtime, "minutes": minutes}
+    containers = load(Containers, given, "jipflow algorithm check")
     with tempfile.TemporaryDirectory(prefix="jipflow-check-") as folder:
-        machine = Machine(threads, device, Path(folder), site)
+        machine = Machine(threads, device, Path(folder), containers=containers)
         algorithm = Algorithm(image.resolve(), machine, labels, next(iter(roles)))
         try:
             yield from _findings(algorithm, roles)

@@ -16,10 +16,10 @@ from jipflow.segment.containers import contract
 from jipflow.segment.containers.algorithm import Algorithm, Attempt
 from jipflow.segment.containers.contract import Parcel
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
-from jipflow.segment.engines.container.settings import ContainerModel
+from jipflow.segment.engines.container.settings import ContainerModel, ContainerSegmentation
 
 
-class Container(Engine):
+class Container(Engine[ContainerSegmentation]):
     """Runs an algorithm on all cases of a shard, and again on each that was left when it died.
 
     One start for the shard pays the container's start and the loading of a model once. If it dies,
@@ -34,7 +34,7 @@ class Container(Engine):
         Raises:
             StageError: the image is not the pinned one, or cannot be run here.
         """
-        self.model = registered_model(self.spec["model"], self.machine.models)
+        self.model = registered_model(self.spec.model, self.machine.models)
         verify(self.model)
         entry = self.model.entry
         assert isinstance(entry, ContainerModel)
@@ -44,9 +44,9 @@ class Container(Engine):
                 f"{', '.join(self.model.files)}."
             )
         self.values = {label.name: label.value for label in entry.labels}
-        wanted = {s["label"]: self.values[s["label"]] for s in self.spec["segments"]}
+        wanted = {s.label: self.values[s.label] for s in self.spec.segments}
         image = (self.model.folder / entry.image).resolve()
-        self.algorithm = Algorithm(image, self.machine, wanted, self.spec["role"])
+        self.algorithm = Algorithm(image, self.machine, wanted, self.spec.role)
 
     def read(self, inputs: Inputs) -> Parcel:
         """Write the volumes of the roles as NIfTI."""

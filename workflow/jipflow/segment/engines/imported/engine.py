@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from jipflow.objects.rtstruct import StructureSet
 from jipflow.objects.seg_reader import DicomSeg
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
+from jipflow.segment.engines.imported import settings
+from jipflow.segment.engines.imported.settings import ImportedSegment
 from jipflow.syntaxes import SEGMENTATIONS, STRUCTURE_SETS
 
 READERS: dict[str, tuple[type[Annotation], tuple[UID, ...], tuple[str, ...]]] = {
@@ -46,15 +48,15 @@ DAMAGE = (InvalidDicomError, OSError, EOFError, RecursionError, struct.error)
 UNREADABLE = (*DAMAGE, ValueError, TypeError, KeyError, AttributeError)
 
 
-class Imported(Engine):
+class Imported(Engine[settings.Imported]):
     """Turns contours and masks of the archive into masks on the grid of a role."""
 
     def regions(self, inputs: Inputs, found: Any) -> Iterator[Region]:
         """Give the regions of the one object of the archive that fits the image."""
-        spec = inputs.spec
-        series = inputs.case.roles[spec["role"]]
+        spec = self.spec
+        series = inputs.case.roles[spec.role]
         target = target_of(inputs.case.case_id, series, inputs.grid)
-        paths = [p for s in inputs.case.annotations if s.modality == spec["from"] for p in s.paths]
+        paths = [p for s in inputs.case.annotations if s.modality == spec.source for p in s.paths]
         return import_regions(paths, spec, target, inputs.notes)
 
 
@@ -83,7 +85,7 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
 
 
 def import_regions(
-    paths: Iterable[Path], spec: Mapping[str, Any], target: Target, notes: list[str]
+    paths: Iterable[Path], spec: settings.Imported, target: Target, notes: list[str]
 ) -> Iterator[Region]:
     """Find the one object that fits an image and yield its regions on the image's grid.
 
@@ -101,45 +103,45 @@ def import_regions(
     """
     source, match = choose(paths, spec, target, notes)
     found = 0
-    for wanted in spec["segments"]:
+    for wanted in spec.segments:
         drawing = _draw(source, wanted, target, match, notes)
         if drawing is not None:
             found += 1
             yield Region(
-                wanted["name"],
-                wanted["term"],
+                wanted.name,
+                wanted.term,
                 drawing.mask,
                 drawing.method,
                 drawing.producer,
                 drawing.version,
                 drawing.corner,
             )
-    if not found and not spec.get("may_be_empty"):
+    if not found and not spec.may_be_empty:
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,
-            " ".join([f"case {target.case_id}: no segment of {spec['id']!r} has a voxel.", *notes]),
+            " ".join([f"case {target.case_id}: no segment of {spec.id!r} has a voxel.", *notes]),
         )
 
 
 def _draw(
-    source: Annotation, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
+    source: Annotation, wanted: ImportedSegment, target: Target, match: Match, notes: list[str]
 ) -> Drawing | None:
     """Return the region of a segment, or None where the protocol can do without it."""
     told = len(notes)
     try:
-        drawing = source.draw(wanted, target, match, notes)
+        drawing = source.draw(wanted.plain(), target, match, notes)
     except DAMAGE as error:
         raise _unreadable(source.path, error) from error
     except CaseFault as fault:
-        if wanted["required"]:
+        if wanted.required:
             raise
-        notes.append(f"{wanted['name']!r} was left out: {fault.message}")
+        notes.append(f"{wanted.name!r} was left out: {fault.message}")
         return None
     if drawing is not None and drawing.mask.any():
         return drawing
-    if wanted["required"]:
+    if wanted.required:
         empty = (
-            f"case {target.case_id}: {wanted['name']!r} of {source.uid} has no voxel on the "
+            f"case {target.case_id}: {wanted.name!r} of {source.uid} has no voxel on the "
             "image's grid."
         )
         raise CaseFault(Reason.EMPTY_SEGMENT, " ".join([empty, *notes[told:]]))
@@ -147,7 +149,7 @@ def _draw(
 
 
 def choose(
-    paths: Iterable[Path], spec: Mapping[str, Any], target: Target, notes: list[str]
+    paths: Iterable[Path], spec: settings.Imported, target: Target, notes: list[str]
 ) -> tuple[Annotation, Match]:
     """Find the one object that fits an image, and by what it does.
 
@@ -167,15 +169,15 @@ def choose(
     Raises:
         CaseFault: none fits, or several do.
     """
-    objects, faults = _read_all(sorted(set(paths)), spec["from"])
-    required = [s["match"] for s in spec["segments"] if s["required"]]
-    matches = required or [s["match"] for s in spec["segments"]]
+    objects, faults = _read_all(sorted(set(paths)), spec.source)
+    required = [s.match for s in spec.segments if s.required]
+    matches = required or [s.match for s in spec.segments]
     enough = all if required else any
     named = [o for o in objects if enough(o.has(match) for match in matches)]
     own = [o for o in named if o.dataset.get("Manufacturer") == "jipflow"]
     fitting = _by_evidence([o for o in named if o not in own], matches, target, faults)
     if fitting and own:
-        notes.append(f"{len(own)} {spec['from']} objects that jipflow made were passed over.")
+        notes.append(f"{len(own)} {spec.source} objects that jipflow made were passed over.")
     fitting = fitting or _by_evidence(own, matches, target, faults)
     notes += [fault.message for fault in faults]
     if not fitting:
@@ -188,7 +190,7 @@ def choose(
         )
         raise CaseFault(
             Reason.AMBIGUOUS_CONTOURS,
-            f"case {target.case_id}: {len(fitting[best])} {spec['from']} objects fit series "
+            f"case {target.case_id}: {len(fitting[best])} {spec.source} objects fit series "
             f"{target.series_uid} equally, {_BY[best]}: {listed}; narrow the protocol's `match` "
             "to names that one of them has, or keep the others out of the sources.",
         )
@@ -233,7 +235,7 @@ def _none_fits(
     named: Sequence[Annotation],
     faults: Sequence[CaseFault],
     matches: Sequence[str],
-    spec: Mapping[str, Any],
+    spec: settings.Imported,
     target: Target,
 ) -> CaseFault:
     """Say why no object fits."""
@@ -246,12 +248,12 @@ def _none_fits(
     names = ", ".join(sorted({name for o in objects for name in o.names()})) or "none"
     if named:
         why = (
-            f"{len(named)} of {len(objects)} {spec['from']} objects of the patient name {wanted}, "
+            f"{len(named)} of {len(objects)} {spec.source} objects of the patient name {wanted}, "
             f"but none references series {target.series_uid} or its frame of reference, or lies "
             "on its planes within the same examination"
         )
     else:
-        why = f"none of {len(objects)} {spec['from']} objects of the patient has {wanted}"
+        why = f"none of {len(objects)} {spec.source} objects of the patient has {wanted}"
     broken = " ".join(fault.message for fault in faults)
     return CaseFault(
         Reason.NO_CONTOURS,

@@ -29,7 +29,7 @@ from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.nnunet import inference
 from jipflow.segment.engines.nnunet.inference import LabelMap, Predicted, Ready
 from jipflow.segment.engines.nnunet.postprocessing import keep_largest, read_postprocessing
-from jipflow.segment.engines.nnunet.settings import NnUNetModel
+from jipflow.segment.engines.nnunet.settings import NnUNetModel, NnUNetSegmentation
 
 NOT_SEGMENTS = {"background", "ignore"}
 """Names of ``dataset.json`` that nnU-Net reserves for what is no label."""
@@ -58,7 +58,7 @@ class Configuration:
     first: Configuration | None
 
 
-class NnUNet(Engine):
+class NnUNet(Engine[NnUNetSegmentation]):
     """Predicts the labels of each case on the grid of its role."""
 
     overlapped = True
@@ -69,7 +69,7 @@ class NnUNet(Engine):
         Raises:
             StageError: the model is not the pinned one, or does not fit the protocol.
         """
-        self.model = registered_model(self.spec["model"], self.machine.models)
+        self.model = registered_model(self.spec.model, self.machine.models)
         verify(self.model)
         assert isinstance(self.model.entry, NnUNetModel)
         self.entry = self.model.entry
@@ -91,18 +91,18 @@ class NnUNet(Engine):
         self.labels = {k: v for k, v in datasets[0]["labels"].items() if k not in NOT_SEGMENTS}
         best = self.entry.postprocessing
         self.kept = read_postprocessing(None if best is None else self.model.folder / best)
-        for segment in self.spec["segments"]:
-            if segment["label"] not in self.labels:
+        for segment in self.spec.segments:
+            if segment.label not in self.labels:
                 raise StageError(
-                    f"model {self.model.name!r} has no label {segment['label']!r}; it has: "
+                    f"model {self.model.name!r} has no label {segment.label!r}; it has: "
                     f"{', '.join(self.labels)}."
                 )
-        self.roles = self.spec["inputs"] or [self.spec["role"]]
+        self.roles = self.spec.inputs or [self.spec.role]
         channels = list((datasets[0].get("channel_names") or datasets[0]["modality"]).values())
         if len(channels) != len(self.roles):
             raise StageError(
                 f"model {self.model.name!r} takes {len(channels)} images ({', '.join(channels)}), "
-                f"and segmentation {self.spec['id']!r} gives {len(self.roles)}; name a role for "
+                f"and segmentation {self.spec.id!r} gives {len(self.roles)}; name a role for "
                 "each in inputs, in this order."
             )
         if self.members[0].predictor.device.type == "cuda":
@@ -112,7 +112,7 @@ class NnUNet(Engine):
     def _load(self, member: str) -> Configuration:
         """Load a trained configuration, and the first stage if it is the second of a cascade."""
         pinned = self.entry.folds(member)
-        wanted = {str(fold) for fold in self.spec["folds"]} or set(pinned)
+        wanted = {str(fold) for fold in self.spec.folds} or set(pinned)
         missing = wanted - set(pinned)
         if missing or not wanted:
             where = f"{member}/" if member else ""
@@ -125,8 +125,8 @@ class NnUNet(Engine):
             [fold for fold in pinned if fold in wanted],
             self.machine.threads,
             self.machine.device,
-            mirroring=self.spec["mirroring"],
-            tile_step_size=self.spec["tile_step_size"],
+            mirroring=self.spec.mirroring,
+            tile_step_size=self.spec.tile_step_size,
             checkpoint=self.entry.checkpoint,
         )
         stage = predictor.configuration_manager.previous_stage_name
@@ -156,7 +156,7 @@ class NnUNet(Engine):
         with inference.fitting(inputs.case.case_id):
             for role in self.roles:
                 channel, note = read_channel(
-                    inputs.volumes, inputs.case.case_id, role, self.spec["role"], inputs.grid
+                    inputs.volumes, inputs.case.case_id, role, self.spec.role, inputs.grid
                 )
                 channels.append(channel)
                 inputs.notes.extend([note] if note else [])
@@ -209,11 +209,11 @@ class NnUNet(Engine):
                 labels = inference.label_map(predictor, found[0], self._threads)
             else:
                 labels, maps = self._mean(found)
-            segments = self.spec["segments"]
-            wanted = {segment["label"]: self.labels[segment["label"]] for segment in segments}
+            segments = self.spec.segments
+            wanted = {segment.label: self.labels[segment.label] for segment in segments}
             differ = inference.disagreement(maps, wanted) if maps else {}
             inputs.disagreement.update(
-                {s["name"]: differ[s["label"]] for s in segments if s["label"] in differ}
+                {s.name: differ[s.label] for s in segments if s.label in differ}
             )
             return regions_of_labels(
                 keep_largest(labels.with_axes_of(inputs.grid).array, self.kept),

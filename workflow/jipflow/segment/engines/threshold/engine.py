@@ -16,7 +16,7 @@ that the field uses, and the keys that give them:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,12 @@ from jipflow.images.resample import covered, resample_mask
 from jipflow.images.volume import Grid, Volume
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
+from jipflow.segment.engines.threshold.settings import (
+    Place,
+    Reference,
+    ThresholdSegment,
+    ThresholdSegmentation,
+)
 
 Mask = NDArray[np.bool_]
 
@@ -64,7 +70,7 @@ class Statistics:
     voxels: int
 
 
-class Threshold(Engine):
+class Threshold(Engine[ThresholdSegmentation]):
     """Connected components of the voxels that reach every threshold of a segment."""
 
     def regions(self, inputs: Inputs, found: Any) -> Iterator[Region]:
@@ -74,13 +80,13 @@ class Threshold(Engine):
             CaseFault: a reference region has no voxel on the image, or nothing there but 0; or the
                 image of another segmentation lies wholly outside this one.
         """
-        volume = inputs.volume(self.spec["role"])
+        volume = inputs.volume(self.spec.role)
         places = Places(inputs, volume.grid)
-        for wanted in self.spec["segments"]:
+        for wanted in self.spec.segments:
             region = cropped(
                 Region(
-                    wanted["name"],
-                    wanted["term"],
+                    wanted.name,
+                    wanted.term,
                     self._segment(wanted, volume, places, inputs.notes),
                     "AUTOMATIC",
                     "jipflow threshold",
@@ -91,59 +97,61 @@ class Threshold(Engine):
                 yield region
 
     def _segment(
-        self, wanted: Mapping[str, Any], volume: Volume, places: Places, notes: list[str]
+        self, wanted: ThresholdSegment, volume: Volume, places: Places, notes: list[str]
     ) -> Mask:
-        low = wanted.get("above", -np.inf)
-        if "reference" in wanted:
-            low = max(low, self._reference(wanted, volume, places, notes))
+        low = -np.inf if wanted.above is None else wanted.above
+        high = np.inf if wanted.below is None else wanted.below
+        if wanted.reference is not None:
+            found = self._reference(wanted.name, wanted.reference, volume, places, notes)
+            low = max(low, found)
         with np.errstate(invalid="ignore"):
-            mask = (volume.array >= low) & (volume.array <= wanted.get("below", np.inf))
-        others = [*([wanted["within"]] if "within" in wanted else []), *wanted["exclude"]]
-        for identifier in dict.fromkeys(entry["segmentation"] for entry in others):
+            mask = np.greater_equal(volume.array, low) & np.less_equal(volume.array, high)
+        others = [*([wanted.within] if wanted.within else []), *wanted.exclude]
+        for identifier in dict.fromkeys(entry.segmentation for entry in others):
             beyond = np.count_nonzero(mask & ~places.covered(identifier))
             if beyond:
                 notes.append(
-                    f"{wanted['name']}: {beyond * volume.grid.voxel_volume / 1000:.3g} ml that "
+                    f"{wanted.name}: {beyond * volume.grid.voxel_volume / 1000:.3g} ml that "
                     f"reach the threshold lie beyond the image of {identifier!r}, which has no "
                     "mask there."
                 )
-        if "within" in wanted:
-            mask &= places.mask(wanted["within"])
-        for entry in wanted["exclude"]:
+        if wanted.within is not None:
+            mask &= places.mask(wanted.within)
+        for entry in wanted.exclude:
             place = places.mask(entry)
-            if entry["remove"] == "voxels":
+            if entry.remove == "voxels":
                 mask &= ~place
             else:
                 mask = without_components(mask, volume.array, place)
-        if "of_maximum" in wanted:
-            mask = cut_components(mask, volume.array, wanted["of_maximum"])
-        smallest = wanted["smallest_ml"] * 1000 / volume.grid.voxel_volume
-        return largest_components(mask, smallest, wanted.get("largest"))
+        if wanted.of_maximum is not None:
+            mask = cut_components(mask, volume.array, wanted.of_maximum)
+        smallest = wanted.smallest_ml * 1000 / volume.grid.voxel_volume
+        return largest_components(mask, smallest, wanted.largest)
 
     def _reference(
-        self, wanted: Mapping[str, Any], volume: Volume, places: Places, notes: list[str]
+        self, wanted: str, entry: Reference, volume: Volume, places: Places, notes: list[str]
     ) -> float:
-        entry = wanted["reference"]
-        name = f"{entry['segment']!r} of {entry['segmentation']!r}"
-        region = places.mask({**entry, "segments": [entry["segment"]]})
-        if "sphere_mm" in entry:
-            region, fits = sphere_within(region, volume.grid, entry["sphere_mm"] / 2)
+        """Return the least intensity that a reference region gives the segment of a name."""
+        name = f"{entry.segment!r} of {entry.segmentation!r}"
+        region = places.mask(Place(segmentation=entry.segmentation, segments=[entry.segment]))
+        if entry.sphere_mm is not None:
+            region, fits = sphere_within(region, volume.grid, entry.sphere_mm / 2)
             if not fits:
                 notes.append(
-                    f"{wanted['name']}: a sphere of {entry['sphere_mm']:g} mm does not fit into "
+                    f"{wanted}: a sphere of {entry.sphere_mm:g} mm does not fit into "
                     f"{name}; its part inside is the reference."
                 )
         found = statistics(volume.array[region])
         if found is None or found.mean == 0:
             raise CaseFault(
                 Reason.NO_REFERENCE,
-                f"case {places.case_id}: the reference of {wanted['name']!r}, {name}, "
+                f"case {places.case_id}: the reference of {wanted!r}, {name}, "
                 + ("has mean 0" if found else "has no voxel that is a number")
-                + f" on the image of {self.spec['role']}; look at whether it lies on the image.",
+                + f" on the image of {self.spec.role}; look at whether it lies on the image.",
             )
-        threshold = entry["times"] * FORMULAS[entry["formula"]](found.mean, found.deviation)
+        threshold = entry.times * FORMULAS[entry.formula](found.mean, found.deviation)
         notes.append(
-            f"{wanted['name']}: from {threshold:.4g} by {entry['formula']} of {name} "
+            f"{wanted}: from {threshold:.4g} by {entry.formula} of {name} "
             f"(mean {found.mean:.4g}, SD {found.deviation:.4g}, {found.voxels} voxels)."
         )
         return threshold
@@ -165,13 +173,9 @@ class Places:
         self._covered: dict[str, Mask] = {}
         self._masks: dict[tuple[str, tuple[str, ...], float], Mask] = {}
 
-    def mask(self, entry: Mapping[str, Any]) -> Mask:
-        """Return the union of segments, grown; a segment that the case lacks adds a note.
-
-        Args:
-            entry: names a ``segmentation`` and its ``segments``, and may have ``grow_mm``.
-        """
-        key = (entry["segmentation"], tuple(entry["segments"]), float(entry.get("grow_mm", 0)))
+    def mask(self, entry: Place) -> Mask:
+        """Return the union of segments, grown; a segment that the case lacks adds a note."""
+        key = (entry.segmentation, tuple(entry.segments), float(entry.grow_mm))
         if key not in self._masks:
             self._masks[key] = self._made(*key)
         return self._masks[key]
@@ -188,7 +192,7 @@ class Places:
                 raise CaseFault(
                     Reason.IMAGES_APART,
                     f"case {self.case_id}: the image of {identifier!r} lies wholly outside that "
-                    f"of {self._inputs.spec['role']}; look whether both are of one examination "
+                    f"of {self._inputs.spec.role}; look whether both are of one examination "
                     "and share a frame of reference.",
                 )
             self._covered[identifier] = inside

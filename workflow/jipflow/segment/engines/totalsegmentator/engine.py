@@ -30,6 +30,7 @@ from jipflow.models.registry import registered_model, verify
 from jipflow.models.tasks import read_tasks
 from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
+from jipflow.segment.engines.totalsegmentator.settings import TotalSegmentation
 from jipflow.workers import silence_libraries
 
 PACKAGE = "TotalSegmentator"
@@ -38,7 +39,7 @@ FEW_STEPS = 256
 """An image that is resampled keeps whole numbers only; with fewer of them it loses contrast."""
 
 
-class TotalSegmentator(Engine):
+class TotalSegmentator(Engine[TotalSegmentation]):
     """Predicts the classes of a task on the grid of its role."""
 
     overlapped = True
@@ -57,14 +58,14 @@ class TotalSegmentator(Engine):
                 f"{PACKAGE} is not installed; install it with its pinned libraries: "
                 "pip install -c envs/constraints.txt -e '.[totalsegmentator]'."
             ) from None
-        model = registered_model(self.spec["model"], self.machine.models)
+        model = registered_model(self.spec.model, self.machine.models)
         verify(model)
-        self.task = read_tasks()[self.spec["task"]]
+        self.task = read_tasks()[self.spec.task]
         self.digest = canonical_digest(model.files)[:16]
         scratch = self.machine.scratch.resolve()
         weights = _folder(scratch / "weights")
         # Links to what the task needs: TotalSegmentator deletes folders of old weights it finds.
-        for name in {w.split("/")[0] for w in self.task.modes[self.spec["mode"]].weights}:
+        for name in {w.split("/")[0] for w in self.task.modes[self.spec.mode].weights}:
             (weights / name).symlink_to((model.folder / name).resolve())
         home = _folder(scratch / "home")
         _write_configuration(home, self._licence())
@@ -100,7 +101,7 @@ class TotalSegmentator(Engine):
 
     def read(self, inputs: Inputs) -> Volume:
         """Read the volume."""
-        volume = inputs.volume(self.spec["role"])
+        volume = inputs.volume(self.spec.role)
         steps = float(np.ptp(volume.array))
         if steps < FEW_STEPS:
             inputs.notes.append(
@@ -118,7 +119,7 @@ class TotalSegmentator(Engine):
                 canonical.array,
                 canonical.grid.spacing,
                 self.task.name,
-                self.spec["mode"],
+                self.spec.mode,
                 self.device,
             ).result()
         except BrokenProcessPool:
@@ -147,7 +148,7 @@ class TotalSegmentator(Engine):
         """Return the site's licence number; empty where the task needs none."""
         if not self.task.needs_licence:
             return ""
-        named = self.machine.site["processing"]["totalsegmentator_licence_file"]
+        named = self.machine.processing.totalsegmentator_licence_file
         mend = (
             f"task {self.task.name!r} needs a licence number of {PACKAGE}'s makers (free for "
             "non-commercial use); write it into a file and name that as "
