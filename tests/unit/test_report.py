@@ -495,7 +495,7 @@ def test_disclosure_page_holds_nothing_else(results: Path, tmp_path: Path) -> No
         case, patient = line.split("\t")[:2]
         assert case not in text
         assert patient not in text
-    assert fake.settings().site["site"]["name"] not in text
+    assert fake.settings().site.site.name not in text
 
 
 def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path) -> None:
