@@ -316,10 +316,8 @@ def test_zones_of_pyradiomics_kernel_are_ours(image):
     from radiomics import cMatrices
 
     mask = ball(image, (8, 20, 22), 10)
-    part = replace(
-        Area(image.array.astype(float), mask, mask, image.grid.spacing, settings()["setting"]),
-        setting={**settings()["setting"], "binWidth": 10},
-    )
+    setting = settings(setting={"binWidth": 10}).setting.plain()
+    part = Area(image.array.astype(float), mask, mask, image.grid.spacing, setting)
     for flat in (False, True):
         area = replace(part, setting={**part.setting, "force2D": flat})
         family = CLASSES["glszm"](area)
