@@ -89,17 +89,18 @@ def write_json(path: Path, content: Any) -> None:
 def stored_text(folder: Path, text: str) -> Path:
     """Write a text under a name that is its hash, unless it is there, and return the file.
 
-    Such a file is never changed, so that processes may write at once, and one that comes with
-    another text takes nothing from one that reads.
+    Such a file has no other content, so that processes may write at once, and one that comes with
+    another text takes nothing from one that reads. What a power cut left of one is written again.
 
     Args:
         folder: of the files; it is made.
         text: of a JSON document.
     """
-    path = Path(folder) / f"{hashlib.sha256(text.encode()).hexdigest()}.json"
-    if not path.is_file():
+    content = text.encode("utf-8")
+    path = Path(folder) / f"{hashlib.sha256(content).hexdigest()}.json"
+    if not path.is_file() or path.read_bytes() != content:
         with atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_bytes(content)
     return path
 
 
