@@ -106,6 +106,8 @@ def test_what_is_more_than_one_expression_is_told_what_to_do() -> None:
         "(SELECT count(*) FROM catalog) > 3",
         "Rows IN (SELECT unnest([256, 512]))",
         "EXISTS (WITH wide AS (SELECT * FROM catalog WHERE Rows > 5) SELECT * FROM wide)",
+        "EXISTS (WITH Wide AS (FROM catalog), few AS (FROM WIDE LIMIT 3) FROM (FROM few))",
+        "EXISTS (WITH RECURSIVE n AS (SELECT 1 AS i UNION SELECT i + 1 FROM N WHERE i < 9) FROM n)",
         SAME_STUDY,
     ],
 )
@@ -134,6 +136,14 @@ def test_terms_of_an_order_pass(order: str) -> None:
         ("(SELECT 1 UNION SELECT 2 FROM duckdb_types())", "duckdb_types()"),
         ("unnest([(SELECT count(*) FROM duckdb_types())])", "duckdb_types()"),
         ("(WITH seen AS (FROM duckdb_types()) SELECT * FROM seen)", "duckdb_types()"),
+        ("(WITH duckdb_tables AS (FROM duckdb_tables) FROM duckdb_tables)", "duckdb_tables"),
+        ("(WITH a AS (FROM duckdb_views), duckdb_views AS (SELECT 1) FROM a)", "duckdb_views"),
+        ("(WITH RECURSIVE duckdb_views AS (FROM duckdb_views) FROM duckdb_views)", "duckdb_views"),
+        (
+            "(WITH RECURSIVE duckdb_views AS (SELECT sql FROM duckdb_views"
+            " UNION SELECT sql FROM duckdb_views) FROM duckdb_views)",
+            "duckdb_views",
+        ),
     ],
 )
 def test_a_subquery_reads_the_catalog_alone(table: str, named: str) -> None:

@@ -264,13 +264,19 @@ def _tables(node: Any, named: frozenset[str] = frozenset()) -> Iterator[str]:
 
     Args:
         node: of the tree.
-        named: queries that WITH has given a name around it.
+        named: queries that WITH has given a name around it, in small letters.
     """
     if isinstance(node, dict):
-        named = named.union(entry["key"] for entry in node.get("cte_map", {}).get("map", ()))
+        # A query knows those before it; itself only in what a recursive one repeats.
+        for entry in node.get("cte_map", {}).get("map", ()):
+            yield from _tables(entry["value"], named)
+            named = named | {entry["key"].lower()}
         if "from_table" in node:
             yield from _read(node["from_table"], named)
-        node = [child for key, child in node.items() if key != "from_table"]
+        if node.get("type") == "RECURSIVE_CTE_NODE":
+            yield from _tables(node["right"], named | {node["cte_name"].lower()})
+            node = {key: child for key, child in node.items() if key != "right"}
+        node = [child for key, child in node.items() if key not in {"from_table", "cte_map"}]
     for child in node if isinstance(node, list) else ():
         yield from _tables(child, named)
 
@@ -279,7 +285,7 @@ def _read(table: Any, named: frozenset[str]) -> Iterator[str]:
     """Iterate over what a FROM clause reads; what is not known here counts, too."""
     match table:
         case {"type": "BASE_TABLE", "catalog_name": "", "schema_name": "", "table_name": name}:
-            if name not in named:
+            if name.lower() not in named:
                 yield name.lower()
         case {"type": "JOIN", "left": left, "right": right, **others}:
             yield from _read(left, named)
