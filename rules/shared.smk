@@ -23,7 +23,7 @@ except ConfigError as error:
 
 # Effective settings, each under a name that is its hash: a dry run with other settings, or the job
 # of another protocol, changes none that a job reads.
-STORE = Path(".snakemake", "jipflow")
+STORE = Path(".snakemake", "jipflow").absolute()
 
 # Where envs/jipflow.post-deploy.sh installs from.
 os.environ.update(JIPFLOW_REPOSITORY=str(ROOT))

@@ -106,6 +106,15 @@ def test_a_second_run_does_nothing(workflow):
     assert "Nothing to be done" in run(workflow, "--dry-run").stdout
 
 
+def test_the_other_workflow_may_choose_its_folder_after_the_modules(workflow):
+    text = SNAKEFILE.format(root=ROOT).replace("rule sites:", 'workdir: "chosen"\n\n\nrule sites:')
+    (workflow / "chosen").mkdir()
+    (workflow / "late").write_text(text)
+    result = run(workflow, "--snakefile", "late", "south_catalog")
+    assert result.returncode == 0, result.stdout[-6000:]
+    assert (workflow / "chosen" / "results" / "south" / "catalog" / "series.parquet").is_file()
+
+
 def test_what_snakemake_reports_are_the_pages_that_people_read(workflow):
     result = run(workflow, "--report", "report.html")
     assert result.returncode == 0, result.stdout
