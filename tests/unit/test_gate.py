@@ -119,6 +119,18 @@ def test_an_unknown_number_is_refused():
         gate(Proposed(summary(), key(), people(*range(9)), content))
 
 
+@dataclass(frozen=True)
+class MomentsAndPatients(Moments):
+    n: int = 1000
+
+
+def test_a_kind_cannot_count_the_patients_itself():
+    moments = MomentsAndPatients(**NUMBERS)
+    proposed = Proposed(summary(), key(), people(*range(5)), Computed(moments))
+    with pytest.raises(DisclosureError, match="gives a 'n' of its own"):
+        gate(proposed)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"m2": float("inf")}, {"mean": float("nan")}, {"mean": 1e101}, {"m2": 1e201}, {"m2": -1.0}],

@@ -139,7 +139,13 @@ def _check_alone(decision: Decision, patients: int, minimum: int) -> None:
 
 def _released(cell: Proposed, patients: int, checked: Passed) -> ReleasedCell:
     """Return a cell in its format, which alone says what may leave."""
-    content = {**cell.key._asdict(), "n": patients, **checked.numbers}
+    counted = {**cell.key._asdict(), "n": patients}
+    for name in counted.keys() & checked.numbers.keys():
+        raise DisclosureError(
+            f"{'.'.join(cell.order)}: the kind '{cell.analysis.settings.kind}' gives a {name!r} of "
+            "its own in place of the gate's."
+        )
+    content = {**counted, **checked.numbers}
     try:
         return cell.analysis.cell.model_validate(content)
     except ValidationError as error:
