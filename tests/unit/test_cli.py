@@ -189,6 +189,15 @@ def test_a_missing_file_is_named(tmp_path, capsys):
     assert capsys.readouterr().err == f"jipflow: {tmp_path}/none.json: No such file or directory.\n"
 
 
+@pytest.mark.parametrize(("site", "patients"), [("../x", "1"), ("x", "0")])
+def test_a_phantom_that_cannot_be_is_said_as_a_wrong_option(site, patients, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["phantom", "--out", str(tmp_path / "p"), "--site", site, "--patients", patients])
+    assert ended.value.code == 2
+    assert "jipflow phantom: error: " in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
 def test_the_parameters_of_a_function_are_the_arguments():
     audience, calls = Audience("Anyone"), []
 

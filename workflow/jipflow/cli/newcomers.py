@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from jipflow.cli.command import Audience
+from jipflow.cli.command import Audience, UsageError
 
 AUDIENCE = Audience("To see it work")
 
@@ -37,4 +37,7 @@ def phantom(
     """Write a synthetic site's DICOM, and the truth about it."""
     from jipflow.phantom.cohort import write_site
 
-    write_site(out, site, patients, seed, defects=not no_defects, pet=not no_pet, organs=organs)
+    try:
+        write_site(out, site, patients, seed, defects=not no_defects, pet=not no_pet, organs=organs)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
