@@ -93,6 +93,14 @@ def test_a_mistake_is_one_sentence(content, said):
     assert str(caught.value) == said
 
 
+@pytest.mark.parametrize("key", ["site", "sources"])
+def test_a_key_that_is_needed_is_not_to_be_left_out(key):
+    content = {"site": {"id": "a", "name": "a"}, "sources": [PACS], key: None}
+    with pytest.raises(ConfigError, match=f"{key} is null; it must be") as caught:
+        load(Site, content, "f")
+    assert "leave the key out" not in str(caught.value)
+
+
 def test_the_outermost_mistakes_come_first_and_five_are_enough():
     content = {"pets": [{"kind": "cat", "lives": n} for n in range(10, 20)], "size": 0, "x": 1}
     with pytest.raises(ConfigError) as caught:

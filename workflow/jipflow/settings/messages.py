@@ -167,7 +167,9 @@ def _sentence(error: Mapping[str, Any], spot: _Spot, root: Schema) -> str:
     if kind not in _PLAIN_KINDS:
         text = error["msg"] if error["msg"][-1] in ".?" else f"{error['msg']}."
         return f"{spot.path}: {text}{hint}" if spot.path else text
-    fix = ", or leave the key out" if spot.instance is None and spot.key else ""
+    needed = spot.owner.schema.get("required", ()) if spot.owner else ()
+    optional = spot.instance is None and spot.key and spot.key not in needed
+    fix = ", or leave the key out" if optional else ""
     return (
         f"{spot.named} is {_shown(spot.instance)}; it must be {expected(spot.schema)}{fix}.{hint}"
     )
