@@ -689,7 +689,7 @@ def test_only_the_pacs_may_bring_images_and_only_those_asked_for(
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
-        ({"called_aet": "OTHER"}, ConfigError, "goes by another name; mend called_aet"),
+        ({"called_aet": "OTHER"}, ConfigError, "goes by another name; fix called_aet"),
         # Orthanc takes the association of a stranger and ends it at the first request.
         ({"calling_aet": "NOBODY"}, ArchiveDown, "NOBODY may not do this"),
     ],

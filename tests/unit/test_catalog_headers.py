@@ -146,7 +146,7 @@ def test_a_file_cut_anywhere_is_read_as_far_as_it_goes_or_recorded(tmp_path):
         if "kind" in row:
             assert row["reason"]
             continue
-        assert not row["mended"], "a header that breaks off must not be mended"
+        assert not row["mended"], "a header that breaks off must not be repaired"
         assert all(row[name] in (whole[name], "", None) for name in HEADER_COLUMNS)
         assert row["SOPInstanceUID"] == whole["SOPInstanceUID"]
 
@@ -178,7 +178,7 @@ def test_what_is_no_number_is_left_empty_and_told(tmp_path, name, text, value):
         assert text not in row["mended"]
 
 
-def test_blank_uids_are_mended_from_what_is_there(tmp_path):
+def test_blank_uids_are_repaired_from_what_is_there(tmp_path):
     def blank(datasets):
         for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
             setattr(datasets[0], name, "")

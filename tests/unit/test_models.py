@@ -320,7 +320,7 @@ def test_a_server_that_fails_or_gives_too_much_is_named(site, monkeypatch):
     assert content(model.folder) == {"dataset.json": FILES["dataset.json"]}
 
 
-def test_no_source_is_said_with_the_mend(site):
+def test_no_source_is_said_with_the_fix(site):
     with pytest.raises(StageError, match=r"no source .* gives dataset\.json.*--from BUNDLE"):
         store.fetch(with_sources())
 

@@ -539,7 +539,7 @@ def test_the_network_of_the_default_trainer_is_the_one_that_its_class_builds(wor
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerOfMine", "os", "AbstractPrimus", ".*"])
-def test_an_unknown_trainer_is_refused_with_the_mend(world, name):
+def test_an_unknown_trainer_is_refused_with_the_fix(world, name):
     world.model(trainer=name)
     with pytest.raises(StageError, match=r"pin the new file|install what it needs"):
         world.run(world.engine())

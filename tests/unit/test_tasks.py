@@ -156,6 +156,6 @@ def test_all_classes_become_segments(protocol):
         ({"engine": "nnunet", "task": None}, "unknown key"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_mend(protocol, changes, said):
+def test_what_cannot_be_is_refused_with_the_fix(protocol, changes, said):
     with pytest.raises(ConfigError, match=said):
         protocol(**changes)

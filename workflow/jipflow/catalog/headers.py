@@ -218,7 +218,7 @@ def header_row(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
 
 
 def _judge(dataset: FileDataset, path: str) -> dict[str, Any]:
-    """Turn a data set into the file's row: mend its UIDs, or say why it is not taken in."""
+    """Turn a data set into the file's row: repair its UIDs, or say why it is not taken in."""
     if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return skip(NOT_DICOM, "a DICOMDIR, which lists files but holds none")
     last = max(dataset.keys(), default=0)

@@ -81,7 +81,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     folder_mode = stat.S_IMODE(folder.stat().st_mode)
     if folder_mode & 0o022 and not folder_mode & stat.S_ISVTX:
         raise KeyFault(
-            f"{folder} has mode {folder_mode:04o}, so others may replace the key; mend with: "
+            f"{folder} has mode {folder_mode:04o}, so others may replace the key; fix with: "
             f"chmod go-w {folder}"
         )
     try:

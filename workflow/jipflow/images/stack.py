@@ -92,7 +92,7 @@ def _check_one_examination(headers: Sequence[Dataset], name: str) -> None:
             raise CaseFault(
                 Reason.MIXED_PATIENTS,
                 f"{name}: its slices have {count} values of {identity}; a file of another "
-                "examination may lie among them: mend it in the archive.",
+                "examination may lie among them: fix it in the archive.",
             )
     frames = {header.FrameOfReferenceUID for header in headers}
     if len(frames) > 1:

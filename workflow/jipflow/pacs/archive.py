@@ -93,7 +93,7 @@ def with_uids(
     if unusable:
         LOGGER.warning(
             "source %r: %d answers are left out: their %s is no UID; let the PACS's administrator "
-            "mend them.",
+            "fix them.",
             name,
             unusable,
             " or ".join(keys),

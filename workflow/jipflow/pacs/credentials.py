@@ -62,9 +62,9 @@ def private_file(path: Path, where: str) -> Path:
     try:
         status = path.stat()
     except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror}; mend the path.") from None
+        raise ConfigError(f"{where}: {path}: {error.strerror}; fix the path.") from None
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{where}: {path} is not a file; mend the path.")
+        raise ConfigError(f"{where}: {path} is not a file; fix the path.")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(f"{where}: {path} can be read by others; run: chmod 600 {path}")
     if not os.access(path, os.R_OK):

@@ -226,8 +226,8 @@ def _judge(series: Sequence[Arrival]) -> Made:
             problem = f"{len(missing)} of {len(arrival.wanted)} instances did not come"
             named = [f"{uid}: {arrival.faults[uid]}" for uid in missing if uid in arrival.faults]
             problem += f", such as {named[0]}" if named else ""
-        mend = "Look for the series in the PACS, then run snakemake ... --forcerun query retrieve"
-        parts = [f"series {arrival.series_uid}: {problem}.", arrival.refusal, mend]
+        fix = "Look for the series in the PACS, then run snakemake ... --forcerun query retrieve"
+        parts = [f"series {arrival.series_uid}: {problem}.", arrival.refusal, fix]
         raise CaseFault(Reason.NOT_RETRIEVED, " ".join(part for part in parts if part))
     instances = sum(len(arrival.wanted) for arrival in series)
     present = sum(arrival.present for arrival in series)

@@ -254,7 +254,7 @@ def check_site(site: Site, where: str) -> None:
         if isinstance(source, Folder) and not Path(source.path).is_dir():
             raise ConfigError(
                 f"{where}: source {source.name!r}: the folder {source.path} does not exist or is "
-                "not a folder; mend its path or mount it."
+                "not a folder; fix its path or mount it."
             )
     archives = [source.name for source in site.archives]
     if site.publish is not None and site.publish.to not in archives:

@@ -107,7 +107,7 @@ class Listener:
             cause = f"{where} fails: {error.strerror}"
             if error.errno == errno.EADDRINUSE:
                 raise ArchiveDown(f"{cause}; only one retrieval at a time can use it.") from None
-            raise ConfigError(f"{cause}; mend listen_address or listen_port.") from None
+            raise ConfigError(f"{cause}; fix listen_address or listen_port.") from None
 
     def close(self) -> None:
         """Stop listening."""
