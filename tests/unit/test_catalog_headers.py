@@ -79,8 +79,8 @@ def check_equal(paths):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = by_pydicom(path)
-        told = set(row["mended"].replace(";", "").split())
-        different = {n for n in HEADER_COLUMNS if row[n] != expected[n]} - told
+        named = set(row["mended"].replace(";", "").split())
+        different = {n for n in HEADER_COLUMNS if row[n] != expected[n]} - named
         assert not different, (path, different)
     return fast
 
@@ -161,7 +161,7 @@ def test_a_file_cut_anywhere_is_read_as_far_as_it_goes_or_recorded(tmp_path):
         ("PixelSpacing", "0.5", (0.5, None)),
     ],
 )
-def test_what_is_no_number_is_left_empty_and_told(tmp_path, name, text, value):
+def test_what_is_no_number_is_left_empty_and_named(tmp_path, name, text, value):
     (path,) = write(ct_datasets((1, 4, 4)), tmp_path)
     dataset = pydicom.dcmread(path)
     marker = "7" * 12

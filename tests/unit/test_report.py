@@ -184,7 +184,7 @@ def test_report_says_what_happened(results: Path, report: str) -> None:
         "liver (organs) touches_border at the border away from it",
         "spleen (organs) many_components 11 pieces at most 2",
         "spleen (organs) folds_disagree 0.31 at most 0.2",
-        "Of 24 segments that were judged",
+        "Of 24 segments that were checked",
     ):
         assert sentence in text, sentence
     assert len(page.all("figure")) > sum("flagged" in word for word in page.words) > 0

@@ -51,7 +51,7 @@ class Shards:
 
 
 def run(*, shards: Shards, tolerance: Mapping[str, float], results: Path) -> dict[str, Any]:
-    """Join the tables of all shards and judge the run.
+    """Join the tables of all shards and check the run against the tolerance.
 
     Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,
     ``stability.parquet`` and ``quality.parquet`` in ``features``, into `results`; where persons

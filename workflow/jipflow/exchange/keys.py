@@ -114,7 +114,7 @@ def sign(key: Ed25519PrivateKey, message: bytes) -> str:
 
 
 def verifies(public: str, signature: str, message: bytes) -> bool:
-    """Tell whether a signature of a message was made with the private half of a public key.
+    """Return whether a signature of a message was made with the private half of a public key.
 
     Text that is no key or no signature verifies nothing.
     """

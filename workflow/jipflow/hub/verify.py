@@ -266,7 +266,7 @@ def _check_cells(aggregates: Aggregates, disclosure: Disclosure, protocol: Proto
 
 
 def _is_of(sent: ReleasedAnalysis, analysis: AnyAnalysis) -> bool:
-    """Tell whether what was sent says of itself what the protocol says of the analysis."""
+    """Return whether what was sent says of itself what the protocol says of the analysis."""
     heading = analysis.heading()
     kind = analysis.settings.kind
     return sent.kind == kind and sent.model_dump(include=set(heading)) == heading

@@ -127,7 +127,7 @@ def rasterise(
 
 
 def on_slices(contours: Sequence[NDArray[np.float64]], grid: Grid) -> bool:
-    """Tell whether all contours lie on slices of a grid and inside its extent.
+    """Return whether all contours lie on slices of a grid and inside its extent.
 
     Args:
         contours: points of shape (n, 3) in LPS mm.
@@ -329,7 +329,7 @@ def _relation(one: _Fill, other: _Fill) -> str:
 
 
 def _same_path(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Tell whether two paths have the same vertices, wherever they start and in either sense."""
+    """Return whether two paths have the same vertices, wherever they start and in either sense."""
     if one.shape != other.shape:
         return False
     rounded = [np.rint(v / SAME_VERTEX) for v in (one, other)]

@@ -173,7 +173,7 @@ def _decode_as(taken: Dataset, source: Dataset, terms: Sequence[str]) -> Dataset
 
 
 def _is_valid(terms: Sequence[str]) -> bool:
-    """Tell whether these are defined terms (PS3.3 C.12.1.1.2), alone or as code extensions."""
+    """Return whether these are defined terms (PS3.3 C.12.1.1.2), alone or as code extensions."""
     if not all(term in python_encoding for term in terms):
         return False
     return len(terms) == 1 or all(

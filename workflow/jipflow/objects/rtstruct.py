@@ -59,7 +59,7 @@ class StructureSet(Annotation):
         return found - {""}
 
     def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
-        """Tell whether all closed contours of the wanted ROIs lie on slices, inside the image."""
+        """Return whether all closed contours of the wanted ROIs lie on slices, inside the image."""
         closed = [c for c in self._contours(matches) if c.get("ContourGeometricType") in CLOSED]
         try:
             return on_slices([_points(contour, "") for contour in closed], grid)

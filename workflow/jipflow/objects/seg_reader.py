@@ -106,7 +106,7 @@ class DicomSeg(Annotation):
         return {str(self.dataset.get("StudyInstanceUID") or "")} - {""}
 
     def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
-        """Tell whether all frames lie on planes of the grid and inside its extent."""
+        """Return whether all frames lie on planes of the grid and inside its extent."""
         del matches
         try:
             placement = self._placement(grid)
@@ -181,7 +181,7 @@ class DicomSeg(Annotation):
         return [segment for segment in segments if not self._is_background(segment)]
 
     def _is_background(self, segment: Dataset) -> bool:
-        """Tell whether a segment of a label map stands for what is no segment."""
+        """Return whether a segment of a label map stands for what is no segment."""
         number = segment.get("SegmentNumber")
         if "PixelPaddingValue" in self.dataset and number == self._padding:
             return True

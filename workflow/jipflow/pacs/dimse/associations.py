@@ -252,7 +252,7 @@ class Associations:
         )
 
     def _no_connection(self, at: str) -> Exception:
-        """Find out why a connection failed, which pynetdicom does not tell."""
+        """Find out why a connection failed, which pynetdicom does not state."""
         address = (self._source.host, self._source.port)
         try:
             with socket.create_connection(address, self._timeout) as plain:

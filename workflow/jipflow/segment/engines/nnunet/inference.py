@@ -208,9 +208,9 @@ def fitting(case_id: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether an error of PyTorch, CUDA or cuDNN says that memory has run out."""
-    said = ("out of memory", "ALLOC_FAILED", "not enough memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in said)
+    """Return whether an error of PyTorch, CUDA or cuDNN says that memory has run out."""
+    messages = ("out of memory", "ALLOC_FAILED", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in messages)
 
 
 @torch.inference_mode()

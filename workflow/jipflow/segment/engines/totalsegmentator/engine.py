@@ -259,7 +259,7 @@ def _predict(
     """Run TotalSegmentator's API on a case.
 
     The image gets an upright grid: the networks see axes and spacing only, and TotalSegmentator's
-    resampling is said to need an affine without rotation.
+    resampling is stated to need an affine without rotation.
 
     Args:
         array: voxels, axes (z, y, x) towards superior, posterior and left.
