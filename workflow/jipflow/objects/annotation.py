@@ -159,16 +159,16 @@ def fits(name: str, matches: Sequence[str]) -> bool:
     return any(re.fullmatch(match, name.strip()) for match in matches)
 
 
-def common_method(stated: set[str], where: str, notes: list[str]) -> str:
+def common_method(stated: set[str], context: str, notes: list[str]) -> str:
     """Return the Segment Algorithm Type that united regions share.
 
     Args:
         stated: what each region states, empty where it states nothing.
-        where: the object, for the note.
+        context: the object, for the note.
         notes: gets a sentence where the regions state none or different ones.
     """
     if len(stated) == 1 and stated <= set(METHODS):
         return stated.pop()
     listed = ", ".join(sorted(method or "nothing" for method in stated))
-    notes.append(f"{where}: how it was made is stated as {listed}; recorded as MANUAL.")
+    notes.append(f"{context}: how it was made is stated as {listed}; recorded as MANUAL.")
     return "MANUAL"

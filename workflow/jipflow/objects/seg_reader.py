@@ -129,11 +129,11 @@ class DicomSeg(Annotation):
         ]
         if not chosen:
             return None
-        where = f"case {target.case_id}: segmentation {self.uid}"
+        context = f"case {target.case_id}: segmentation {self.uid}"
         numbers = self._numbers(chosen)
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
-            notes.append(f"{where}: {wanted['name']!r} unites segments {listed}.")
+            notes.append(f"{context}: {wanted['name']!r} unites segments {listed}.")
         placement = self._placement(target.grid)
         if self._flaw:
             raise self._mismatch(target, self._flaw)
@@ -148,7 +148,7 @@ class DicomSeg(Annotation):
         stated = {str(segment.get("SegmentAlgorithmType") or "") for segment in chosen}
         return Drawing(
             mask,
-            common_method(stated, f"{where}, {wanted['name']!r}", notes),
+            common_method(stated, f"{context}, {wanted['name']!r}", notes),
             str(
                 chosen[0].get("SegmentAlgorithmName")
                 or self.dataset.get("ManufacturerModelName")

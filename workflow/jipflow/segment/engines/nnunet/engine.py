@@ -115,10 +115,10 @@ class NnUNet(Engine[NnUNetSegmentation]):
         wanted = {str(fold) for fold in self.spec.folds} or set(pinned)
         missing = wanted - set(pinned)
         if missing or not wanted:
-            where = f"{member}/" if member else ""
+            folder = f"{member}/" if member else ""
             raise StageError(
                 f"model {self.model.name!r}: no {self.entry.checkpoint} is pinned for fold "
-                f"{where}{min(missing, default='0')}; there are folds: {', '.join(pinned)}."
+                f"{folder}{min(missing, default='0')}; there are folds: {', '.join(pinned)}."
             )
         predictor = load_predictor(
             self.model.folder / member,
