@@ -163,8 +163,8 @@ def _depths(
         raise CaseFault(
             Reason.CONTOUR_GEOMETRY,
             f"{context}: {beyond.size} of {len(depths)} contours lie beyond the image, the first "
-            f"of them on slice {depths[beyond[0]]:.2f} where 0 to {slices - 1} exist; the series is "
-            "not complete, or is not the one that they were drawn on.",
+            f"of them on slice {depths[beyond[0]]:.2f} where 0 to {slices - 1} exist; the series "
+            "is not complete, or is not the one that they were drawn on.",
         )
     return depths
 

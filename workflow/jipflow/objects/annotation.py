@@ -52,7 +52,7 @@ class Match(IntEnum):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawnRegion:
     """One region as its object holds it.
 
     Attributes:
@@ -110,7 +110,7 @@ class Annotation(ABC):
     @abstractmethod
     def draw(
         self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
-    ) -> Drawing | None:
+    ) -> DrawnRegion | None:
         """Unite the regions that a segment of the protocol means.
 
         Args:

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from jipflow.images.contours import on_slices, rasterise
 from jipflow.images.volume import Grid
-from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
 from jipflow.reasons import CaseFault, Reason
 
 CONTOUR_DATA = 0x30060050
@@ -68,7 +68,7 @@ class StructureSet(Annotation):
 
     def draw(
         self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
-    ) -> Drawing | None:
+    ) -> DrawnRegion | None:
         """Rasterise the ROIs whose name matches, and unite them."""
         rois = [r for r in self._rois() if fits(str(r.get("ROIName") or ""), (wanted["match"],))]
         if match is Match.FRAME_OF_REFERENCE:
@@ -94,7 +94,7 @@ class StructureSet(Annotation):
             listed = ", ".join(str(number) for number in drawn)
             notes.append(f"{context}: {wanted['name']!r} unites ROIs {listed}.")
         stated = {str(roi.get("ROIGenerationAlgorithm") or "") for roi in rois}
-        return Drawing(
+        return DrawnRegion(
             mask,
             common_method(stated, f"{context}, {wanted['name']!r}", notes),
             str(

@@ -15,7 +15,7 @@ from scipy.ndimage import find_objects
 
 from jipflow.images.pixels import DECODERS
 from jipflow.images.volume import Grid
-from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
 from jipflow.reasons import CaseFault, Reason
 
 ALIGNMENT_TOLERANCE = 0.05
@@ -120,7 +120,7 @@ class DicomSeg(Annotation):
 
     def draw(
         self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
-    ) -> Drawing | None:
+    ) -> DrawnRegion | None:
         """Put the segments whose label matches on the grid, and unite them."""
         chosen = [
             segment
@@ -146,7 +146,7 @@ class DicomSeg(Annotation):
         else:
             mask, corner = self._from_frames(numbers, placement, target, notes)
         stated = {str(segment.get("SegmentAlgorithmType") or "") for segment in chosen}
-        return Drawing(
+        return DrawnRegion(
             mask,
             common_method(stated, f"{context}, {wanted['name']!r}", notes),
             str(

@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid
-from jipflow.objects.annotation import Annotation, Drawing, Match, Target
+from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
 from jipflow.objects.rtstruct import StructureSet
 from jipflow.objects.seg_reader import DicomSeg
 from jipflow.reasons import CaseFault, Reason
@@ -125,7 +125,7 @@ def import_regions(
 
 def _draw(
     source: Annotation, wanted: ImportedSegment, target: Target, match: Match, notes: list[str]
-) -> Drawing | None:
+) -> DrawnRegion | None:
     """Return the region of a segment, or None where the protocol can do without it."""
     before = len(notes)
     try:

@@ -181,7 +181,7 @@ class NnUNet(Engine[NnUNetSegmentation]):
     def _predict(self, member: Configuration, ready: Ready, inputs: Inputs) -> Predicted:
         found = inference.where_it_fits(
             partial(inference.predict, member.predictor, ready),
-            inference.places(member.predictor.device),
+            inference.device_choices(member.predictor.device),
             inputs.case.case_id,
             inputs.notes,
         )
@@ -323,5 +323,5 @@ def predict_labels(predictor: nnUNetPredictor, volume: Volume, axes: str = "LPS"
     """
     axes = inference.orientation(predictor, axes)
     ready = inference.preprocess(predictor, [volume], axes)
-    found = inference.predict(predictor, ready, inference.places(predictor.device)[0])
+    found = inference.predict(predictor, ready, inference.device_choices(predictor.device)[0])
     return inference.label_map(predictor, found).with_axes_of(volume.grid).array
