@@ -65,7 +65,7 @@ bench: setup
 		echo "[bench] $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
 
-# Made once; a training that was cut off goes on when the same is said again.
+# Made once; a training that was cut off goes on when the same is called again.
 results/model/phantom: | setup
 	@rm -rf $@.partial
 	@$(BIN)/jipflow phantom --out $@.partial --site training --patients 66 --seed 7401 \

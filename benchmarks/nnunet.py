@@ -151,9 +151,9 @@ def write_cases(folder: Path, number: int, zoom: tuple[int, int, int]) -> None:
             ct = Volume(np.rint(voxels).astype(np.int16), Grid(voxels.shape, affine))
         case = f"c{index:02d}"
         write_volume(volume_path(folder / "volumes", case, "CT"), ct)
-        for where in (folder / "in", folder / f"in-{case}"):
-            where.mkdir(parents=True, exist_ok=True)
-            sitk.WriteImage(ct.image(), str(where / f"{case}_0000.nii.gz"))
+        for inputs in (folder / "in", folder / f"in-{case}"):
+            inputs.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(ct.image(), str(inputs / f"{case}_0000.nii.gz"))
         rows.append(
             {
                 **{"case_id": case, "patient": case, "shard": "s00001", "role": "CT"},

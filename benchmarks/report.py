@@ -92,7 +92,7 @@ def write_result(
         columns: heads of the table, with units.
         rows: their cells; numbers are rounded to three digits where they are shown.
         packages: the installed packages whose versions matter.
-        notes: what the inputs were, and what a reader must know to judge the numbers.
+        notes: what the inputs were, and what a reader must know to assess the numbers.
         page: of the documentation that shows it.
     """
     result = {

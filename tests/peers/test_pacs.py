@@ -689,12 +689,12 @@ def test_only_the_pacs_may_bring_images_and_only_those_asked_for(
 @pytest.mark.parametrize(
     ("keys", "error", "message"),
     [
-        ({"called_aet": "OTHER"}, ConfigError, "goes by another name; mend called_aet"),
+        ({"called_aet": "OTHER"}, ConfigError, "goes by another name; fix called_aet"),
         # Orthanc takes the association of a stranger and ends it at the first request.
         ({"calling_aet": "NOBODY"}, ArchiveDown, "NOBODY may not do this"),
     ],
 )
-def test_a_pacs_that_does_not_take_our_names_is_told_about(
+def test_a_pacs_that_does_not_take_our_names_gives_a_message(
     pacs: Orthanc, keys: dict[str, str], error: type[Exception], message: str
 ) -> None:
     with (
@@ -705,7 +705,7 @@ def test_a_pacs_that_does_not_take_our_names_is_told_about(
 
 
 @pytest.mark.parametrize("modalities", [{"OTHER": ARRIVAL}, {"JIPFLOW": ARRIVAL + 1}])
-def test_a_pacs_that_does_not_know_where_to_move_images_is_told_about(
+def test_a_pacs_that_does_not_know_where_to_move_images_gives_a_message(
     modalities: dict[str, int], uploaded: list[Uploaded], tmp_path: Path
 ) -> None:
     series = next(each for each in uploaded if each.modality == "RTSTRUCT")
@@ -830,7 +830,7 @@ def test_parts_are_found_wherever_the_network_cuts_them(start: bytes) -> None:
             list(parts_of(Answer(content[:end] or b"-", 50)))  # type: ignore[arg-type]
 
 
-def test_an_address_without_dicomweb_is_told_about(pacs: Orthanc) -> None:
+def test_an_address_without_dicomweb_gives_a_message(pacs: Orthanc) -> None:
     with (
         open_archive(source("dicomweb", pacs, url=pacs.base)) as archive,
         pytest.raises(Rejected, match=f"check that url {pacs.base} is that of DICOMweb"),

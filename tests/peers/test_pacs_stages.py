@@ -243,7 +243,7 @@ def protocol_file(tmp_path: Path) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize(("way", "described"), [("dicomweb", 0), ("get", 3)])
-def test_what_the_pacs_does_not_tell_of_a_series_is_read_from_one_instance(
+def test_what_the_pacs_does_not_state_of_a_series_is_read_from_one_instance(
     way: str,
     described: int,
     pacs: Orthanc,

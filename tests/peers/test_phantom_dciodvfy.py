@@ -1,4 +1,4 @@
-"""dciodvfy judges the phantom's DICOM objects."""
+"""dciodvfy validates the phantom's DICOM objects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def errors(path):
     return [f"{path.name}: {line}" for line in lines if line.startswith("Error")]
 
 
-def test_the_judge_can_fail(tmp_path):
+def test_the_validator_can_fail(tmp_path):
     grid = PhantomGrid.centred((2, 8, 8), (5.0, 4.0, 4.0))
     sound, broken = dicom.ct_series(np.zeros(grid.shape, np.int16), grid)
     del broken.ImagePositionPatient

@@ -1,4 +1,4 @@
-"""pyradiomics on whole images judges what is measured on parts of them."""
+"""pyradiomics on whole images validates what is measured on parts of them."""
 
 from __future__ import annotations
 

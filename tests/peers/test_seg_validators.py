@@ -1,4 +1,4 @@
-"""dciodvfy and dcmqi judge and read the DICOM-SEGs of real and of synthetic series."""
+"""dciodvfy and dcmqi validate and read the DICOM-SEGs of real and of synthetic series."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ TOOLS = Path(sys.executable).parent
 ENCODINGS = ("binary", "labelmap")
 
 RETIRED_NAME = "Warning - Value dubious .* PN Patient's Name .* - Retired Person Name form"
-"""Said of names without a caret. The name is the source's, and another one another patient's."""
+"""Message of names without a caret. The name is the source's, and another one another patient's."""
 
 NOT_LISTED = "Warning - .* needed to build DICOMDIR - (Patient ID|Study Date|Study Time)$"
-"""Said where the source has no such value, and nobody can know it."""
+"""Message where the source has no such value, and nobody can know it."""
 
 
-def judge(path, allowed=()):
+def validate(path, allowed=()):
     """The errors and warnings of dciodvfy but the allowed; its exit code says none of them."""
     done = subprocess.run([TOOLS / "dciodvfy", path], capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).splitlines()
     assert any("Segmentation" in line for line in lines), f"dciodvfy says nothing about {path}"
-    said = [line for line in lines if line.startswith(("Error", "Warning"))]
-    return [line for line in said if not any(re.match(pattern, line) for pattern in allowed)]
+    messages = [line for line in lines if line.startswith(("Error", "Warning"))]
+    return [line for line in messages if not any(re.match(pattern, line) for pattern in allowed)]
 
 
 def by_dcmqi(path, grid):
@@ -90,7 +90,7 @@ def encoded(paths, grid, regions, encoding, path):
         read_planes(series_of(paths)),
         read_terms(),
         encoding=encoding,
-        description="judged organs",
+        description="validated organs",
         series_number=9001,
         identity=("protocol", "organs"),
         notes=[],
@@ -119,7 +119,7 @@ def organs(grid):
 def check(paths, grid, regions, encoding, folder, allowed=()):
     path = folder / f"{encoding}.dcm"
     encoded(paths, grid, regions, encoding, path)
-    assert judge(path, allowed) == []
+    assert validate(path, allowed) == []
     complaints, masks = by_dcmqi(path, grid)
     assert complaints == []
     assert sorted(masks) == list(range(1, len(regions) + 1))
@@ -127,18 +127,18 @@ def check(paths, grid, regions, encoding, folder, allowed=()):
         np.testing.assert_array_equal(masks[number], drawn, err_msg=name)
 
 
-def test_the_judges_can_fail(tmp_path):
+def test_the_validators_can_fail(tmp_path):
     paths = write(ct_datasets(), tmp_path / "ct")
     grid = grid_of(paths)
     good, bad = tmp_path / "good.dcm", tmp_path / "bad.dcm"
     encoded(paths, grid, organs(grid), "binary", good)
-    assert judge(good) == []
+    assert validate(good) == []
     dataset = pydicom.dcmread(good)
     del dataset.SegmentSequence[0].SegmentLabel
     del dataset.ContentCreatorName
     dataset.PixelData = bytes(len(dataset.PixelData) - 2) + b"\x01\0"
     dataset.save_as(bad)
-    assert any("SegmentLabel" in line for line in judge(bad))
+    assert any("SegmentLabel" in line for line in validate(bad))
     complaints, masks = by_dcmqi(bad, grid)
     assert any("ContentCreatorName" in line for line in complaints)
     assert 1 not in masks or not np.array_equal(masks[1], organs(grid)[0][2])

@@ -1,4 +1,4 @@
-"""dciodvfy, dcmqi and highdicom judge and read the DICOM-SR of real and of synthetic patients."""
+"""dciodvfy, dcmqi and highdicom validate and read the DICOM-SR of real and synthetic patients."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ UNKNOWN_CLASS = (
 IOD, too (PS3.3 A.51), and so needs the number (PS3.3 C.18.4) by which TID 1411 names a segment."""
 
 
-def judge(path):
+def validate(path):
     """The errors and warnings of dciodvfy but the allowed; its exit code says none of them."""
     done = subprocess.run([TOOLS / "dciodvfy", path], capture_output=True, text=True, check=False)
     lines = (done.stdout + done.stderr).splitlines()
     assert "Comprehensive3DSR" in lines, f"dciodvfy says nothing about {path}"
-    said = [line for line in lines if line.startswith(("Error", "Warning"))]
-    return [line for line in said if not any(re.match(pattern, line) for pattern in ALLOWED)]
+    messages = [line for line in lines if line.startswith(("Error", "Warning"))]
+    return [line for line in messages if not any(re.match(pattern, line) for pattern in ALLOWED)]
 
 
 def by_dcmqi(path):
@@ -149,7 +149,7 @@ def documents(cases, protocol, folder, encoding="binary"):
 def check(features, report, modality, parameters, expected=()):
     """Hold what the validator and both readers say against the features."""
     case_id, item, seg_path, path = report
-    assert judge(path) == list(expected)
+    assert validate(path) == list(expected)
     rows = features[(features["case_id"] == case_id) & (features["segmentation"] == item)]
     segments = {
         str(s.SegmentLabel): s
@@ -186,13 +186,14 @@ def check(features, report, modality, parameters, expected=()):
         assert theirs == pytest.approx(expected, rel=1e-8)
 
 
-def test_the_judge_can_fail(tmp_path):
+def test_the_validator_can_fail(tmp_path):
     report = pydicom.dcmread(pydicom.data.get_testdata_file("reportsi.dcm"))
     report.SOPClassUID = pydicom.uid.Comprehensive3DSRStorage
     report.file_meta.MediaStorageSOPClassUID = report.SOPClassUID
     del report.CompletionFlag
     report.save_as(tmp_path / "broken.dcm")
-    assert any(re.search("Error.*CompletionFlag", line) for line in judge(tmp_path / "broken.dcm"))
+    messages = validate(tmp_path / "broken.dcm")
+    assert any(re.search("Error.*CompletionFlag", line) for line in messages)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +289,7 @@ def test_documents_of_filtered_images(phantom, tmp_path):
     )
     path = tmp_path / "sr.dcm"
     pydicom.dcmwrite(path, report, enforce_file_format=True)
-    assert judge(path) == []
+    assert validate(path) == []
     groups = highdicom.sr.srread(path).content.get_volumetric_roi_measurement_groups()
     for row, group in zip(rows, groups, strict=True):
         ours = {

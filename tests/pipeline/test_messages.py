@@ -1,4 +1,4 @@
-"""A mistake stops the run before any job, with one message and the mend, and no traceback."""
+"""A mistake stops the run before any job, with one message and the fix, and no traceback."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def with_mistake(folder, change):
 
 MISTAKES = {
     change_key: ["unknown key 'sorces'", "'sources'"],
-    change_folder: ["/no/such", "mend its path"],
+    change_folder: ["/no/such", "fix its path"],
     change_engine: ["segmentations[0].engine", "imported, nnunet"],
     change_filter: ["cohort.where[0]", "not valid SQL"],
 }

@@ -62,7 +62,7 @@ def test_no_case_vanishes(tiny_run):
     assert len(entered) == 10
     for stage in STAGES - {"overlay"}:
         assert set(outcomes[outcomes["stage"] == stage]["case_id"]) == entered, stage
-    # Who failed at prepare is said to be blocked later, not forgotten.
+    # Who failed at prepare is reported as blocked later, not forgotten.
     prepared = outcomes[outcomes["stage"] == "prepare"].set_index(["case_id", "item"])["status"]
     segmented = outcomes[outcomes["stage"] == "segment"].set_index(["case_id", "item"])
     for (case, role), status in prepared.items():

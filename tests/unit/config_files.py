@@ -1,4 +1,4 @@
-"""A site's file and a protocol's as a person writes them, and what is said against wrong ones."""
+"""A site's file and a protocol's as a person writes them, and what is reported of wrong ones."""
 
 from __future__ import annotations
 

@@ -93,12 +93,12 @@ def patient(folder: Path) -> tuple[list[Case], Path, dict[str, dict[str, np.ndar
     hu, grid = dicom.coronal(subject.hu, subject.ct_grid)
     labels, _ = dicom.coronal(subject.labels, subject.ct_grid)
     cases, truth = [], {}
-    for name, (voxels, organs, where) in {
+    for name, (voxels, organs, grid_of) in {
         UPRIGHT: upright,
         CORONAL: (hu, labels, grid),
         BROKEN: upright,
     }.items():
-        write_volume(volume_path(folder / "volumes", name, "CT"), as_volume(voxels, where))
+        write_volume(volume_path(folder / "volumes", name, "CT"), as_volume(voxels, grid_of))
         cases.append(Case(name, name, "s00001", {"CT": Series("1.2", "CT", ())}))
         truth[name] = {organ: organs == value for organ, value in LABELS.items()}
     return cases, folder / "volumes", truth

@@ -14,7 +14,7 @@ import pandas as pd
 import typed
 from jipflow.cases import Case, Series
 from jipflow.files import write_json, write_parquet
-from jipflow.hub.accept import Accepted, Rejected
+from jipflow.hub.accept import Accepted, RejectedBundle
 from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refusal
 from jipflow.hub.settings import HubSettings
@@ -241,7 +241,7 @@ def add_release(results: Path, site: Settings) -> Release:
 
 def round_of(
     folder: Path, sites: tuple[str, ...] = ("aachen", "berlin", "heidelberg")
-) -> tuple[dict[str, Any], list[Accepted], list[Rejected]]:
+) -> tuple[dict[str, Any], list[Accepted], list[RejectedBundle]]:
     """Return a hub's merged result, its accepted messages and its rejected files."""
     accepted = []
     for number, site in enumerate(sites):
@@ -271,7 +271,7 @@ def round_of(
         protocol_sha256=here.protocol_sha256,
     )
     why = Refusal.SITE_SIGNATURE
-    rejected = [Rejected("demo-berlin-copy.zip", "01" * 32, str(why), why.meaning, "berlin")]
+    rejected = [RejectedBundle("demo-berlin-copy.zip", "01" * 32, str(why), why.meaning, "berlin")]
     return merge(accepted=accepted, settings=hub), accepted, rejected
 
 

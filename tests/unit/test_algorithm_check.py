@@ -1,4 +1,4 @@
-"""`jipflow algorithm check` passes the template, and says of others what to mend."""
+"""`jipflow algorithm check` passes the template, and says of others what to fix."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_the_template_passes(tmp_path, capsys):
 
 
 @pytest.mark.long
-def test_what_is_wrong_is_named_with_its_mend(tmp_path, capsys):
+def test_what_is_wrong_is_named_with_its_fix(tmp_path, capsys):
     careless = TEMPLATE.replace(
         "    return found\n",
         "    found[..., : hu.shape[2] // 3] = 0\n"

@@ -350,7 +350,7 @@ class TestNothing:
         assert "'read' may not be empty" in outcome.message
 
     @pytest.mark.parametrize("may_be_empty", [True, False])
-    def test_is_not_said_by_masks_without_a_voxel(self, site, may_be_empty):
+    def test_is_not_stated_by_masks_without_a_voxel(self, site, may_be_empty):
         """They may have been saved too early, or under other names."""
         site.nifti(box(np.s_[:0]), "ada")
         site.seg({"liver": box(np.s_[:1, :1, :1]), "lung": box(LIVER)}, "ben", change=no_frames)
@@ -482,7 +482,7 @@ class TestWhatCannotBeUsed:
         assert outcome.status is Status.OK
         assert "'first try.nii.gz' of ada cannot be used" in outcome.message
 
-    def test_names_links_and_strays_are_told_and_not_followed(self, site):
+    def test_names_links_and_strays_are_named_and_not_followed(self, site):
         outside = site.nifti(box(LIVER)).rename(site.folder / "outside.nii.gz")
         (site.to() / "link.nii.gz").symlink_to(outside)
         (site.to().parent / "linked").symlink_to(site.folder)

@@ -182,7 +182,7 @@ def dicomdir(archive: Archive) -> None:
     shutil.copy(get_testdata_file("DICOMDIR"), archive.folder / "DICOMDIR")
 
 
-READ, MENDED = "read", "mended"
+READ, REPAIRED = "read", "repaired"
 Make = Callable[[Archive], object]
 
 DEFECTS: dict[str, tuple[Make, list[str], str]] = {
@@ -199,11 +199,11 @@ DEFECTS: dict[str, tuple[Make, list[str], str]] = {
     "text file": (lambda a: a.add("x.txt", b"see letter"), ["not_dicom"], "no DICOM"),
     "gzip": (lambda a: a.add("x.gz", gzip.compress(a.one)), ["not_dicom"], "gzip file; unpack"),
     "zip": (zipped, ["not_dicom"], "zip file; unpack"),
-    "blank UIDs": (without_uids, [MENDED], "SOPInstanceUID is taken"),
+    "blank UIDs": (without_uids, [REPAIRED], "SOPInstanceUID is taken"),
     "no SOPInstanceUID anywhere": (without_any_sop_uid, ["unreadable"], "SOPInstanceUID"),
     "no SeriesInstanceUID": (
         lambda a: a.add("x.dcm", with_change(a, SeriesInstanceUID=None)),
-        [MENDED],
+        [REPAIRED],
         "SeriesInstanceUID is derived",
     ),
     "no Modality and no UIDs": (
@@ -274,15 +274,15 @@ def test_a_defect_is_read_right_or_recorded(archive, tmp_path, defect):
     series = pd.read_parquet(tmp_path / "out" / "series.parquet")
     instances = pd.read_parquet(tmp_path / "out" / "instances.parquet")
     skipped = pd.read_parquet(tmp_path / "out" / "skipped.parquet")
-    mended = pd.read_parquet(tmp_path / "out" / "mended.parquet")
-    taken = [kind for kind in expected if kind in (READ, MENDED)]
+    repaired = pd.read_parquet(tmp_path / "out" / "mended.parquet")
+    taken = [kind for kind in expected if kind in (READ, REPAIRED)]
     assert sorted(skipped["kind"]) == sorted(set_aside := [k for k in expected if k not in taken])
-    assert len(mended) == expected.count(MENDED)
+    assert len(repaired) == expected.count(REPAIRED)
     assert len(instances) == SOUND + len(taken)
     assert summary["files"] == len(instances) + len(set_aside) - set_aside.count("link")
-    assert summary["mended"] == len(mended)
+    assert summary["mended"] == len(repaired)
     assert series["NumberOfInstances"].sum() == len(instances)
-    assert all(reason in text for text in [*skipped["reason"], *mended["reason"]])
+    assert all(reason in text for text in [*skipped["reason"], *repaired["reason"]])
     if expected == [READ]:
         (row,) = series.to_dict("records")
         assert row["Rows"] == 6, "read right: the same series as its neighbours"

@@ -79,8 +79,8 @@ def check_equal(paths):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = by_pydicom(path)
-        told = set(row["mended"].replace(";", "").split())
-        different = {n for n in HEADER_COLUMNS if row[n] != expected[n]} - told
+        named = set(row["mended"].replace(";", "").split())
+        different = {n for n in HEADER_COLUMNS if row[n] != expected[n]} - named
         assert not different, (path, different)
     return fast
 
@@ -146,7 +146,7 @@ def test_a_file_cut_anywhere_is_read_as_far_as_it_goes_or_recorded(tmp_path):
         if "kind" in row:
             assert row["reason"]
             continue
-        assert not row["mended"], "a header that breaks off must not be mended"
+        assert not row["mended"], "a header that breaks off must not be repaired"
         assert all(row[name] in (whole[name], "", None) for name in HEADER_COLUMNS)
         assert row["SOPInstanceUID"] == whole["SOPInstanceUID"]
 
@@ -161,7 +161,7 @@ def test_a_file_cut_anywhere_is_read_as_far_as_it_goes_or_recorded(tmp_path):
         ("PixelSpacing", "0.5", (0.5, None)),
     ],
 )
-def test_what_is_no_number_is_left_empty_and_told(tmp_path, name, text, value):
+def test_what_is_no_number_is_left_empty_and_named(tmp_path, name, text, value):
     (path,) = write(ct_datasets((1, 4, 4)), tmp_path)
     dataset = pydicom.dcmread(path)
     marker = "7" * 12
@@ -178,7 +178,7 @@ def test_what_is_no_number_is_left_empty_and_told(tmp_path, name, text, value):
         assert text not in row["mended"]
 
 
-def test_blank_uids_are_mended_from_what_is_there(tmp_path):
+def test_blank_uids_are_repaired_from_what_is_there(tmp_path):
     def blank(datasets):
         for name in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
             setattr(datasets[0], name, "")

@@ -169,7 +169,7 @@ def test_shards_never_move_and_new_cases_open_new_ones(world):
         assert (shards / name).stat().st_mtime_ns == stamp
 
 
-def test_a_file_mended_in_place_changes_its_own_shard_only(world):
+def test_a_file_fixed_in_place_changes_its_own_shard_only(world):
     rows = [row(f"p{i}", f"1.{i}", "CT", i) for i in range(3)]
     world.select(rows)
     shards = world.folder / "cohort" / "shards"

@@ -38,7 +38,7 @@ def test_the_share_of_failed_cases_decides(ok, failed, tolerated, acceptable):
     assert result["acceptable"] is acceptable
 
 
-def test_collect_joins_and_accept_judges(tmp_path):
+def test_collect_joins_and_accept_checks(tmp_path):
     write_outcomes(tmp_path / "a.parquet", outcomes(1, 1, 0))
     row = {
         "patient": "p", "role": "CT", "segmentation": "s", "segment": "x",

@@ -76,7 +76,7 @@ def save(path, image):
 
 
 def invalid(output, parcel):
-    """Return what is said of an output that is not valid."""
+    """Return the message about an output that is not valid."""
     with pytest.raises(CaseFault) as caught:
         read_result(output, parcel, LABELS.values(), "x")
     assert caught.value.reason is Reason.INVALID_OUTPUT
@@ -320,7 +320,7 @@ def test_a_run_that_is_cancelled_leaves_no_container_running(tmp_path):
 
 
 def within(seconds, condition):
-    """Tell whether a condition comes true in time."""
+    """Return whether a condition comes true in time."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.1)

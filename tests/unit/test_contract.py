@@ -44,7 +44,7 @@ def case(tmp_path):
 
 
 def leave(output, labels, affine=None):
-    """Leave a label map as an algorithm would, on the grid of the case unless told otherwise."""
+    """Leave a label map as an algorithm would, on the grid of the case unless another is given."""
     if affine is None:
         affine = nibabel.load(output.parent / "input/cases/0001/PT.nii").affine
     image = nibabel.Nifti1Image(labels, affine)

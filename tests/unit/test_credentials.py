@@ -61,7 +61,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o666])
-def test_a_file_that_others_can_read_is_refused_with_the_command_that_mends_it(
+def test_a_file_that_others_can_read_is_refused_with_the_command_that_fixes_it(
     mode: int, tmp_path: Path
 ) -> None:
     file = written(tmp_path / "token", "secret", mode)

@@ -423,7 +423,7 @@ def test_a_name_keeps_its_character_set(name, terms, tmp_path):
         ("ISO_IR_100", "Müller^Jörg".encode("latin-1"), "none of DICOM"),
     ],
 )
-def test_a_wrong_character_set_is_mended(stated, encoded, read_as, tmp_path):
+def test_a_wrong_character_set_is_repaired(stated, encoded, read_as, tmp_path):
     datasets = ct_datasets()
     for dataset in datasets:
         dataset.SpecificCharacterSet = stated

@@ -87,7 +87,7 @@ def test_an_order_is_terms_and_nothing_else(order: str) -> None:
         check_expression(order, "order")
 
 
-def test_what_is_more_than_one_expression_is_told_what_to_do() -> None:
+def test_what_is_more_than_one_expression_is_refused_with_the_fix() -> None:
     with pytest.raises(FilterError, match="not exactly one expression; keep one"):
         check_expression("TRUE) OR (TRUE")
     with pytest.raises(FilterError, match='syntax error at or near ";"'):
@@ -224,7 +224,7 @@ def cast(child: Any, kind: str) -> dict[str, Any]:
 
 
 def has_shape(node: Any, shape: Any) -> bool:
-    """Tell whether a tree holds what a shape says of it, and lists are as long."""
+    """Return whether a tree holds what a shape says of it, and lists are as long."""
     if isinstance(shape, dict):
         return isinstance(node, dict) and all(
             key in node and has_shape(node[key], each) for key, each in shape.items()

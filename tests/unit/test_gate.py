@@ -161,7 +161,7 @@ def test_the_group_that_serves_most_cells_is_kept():
     assert found == {MEAN: DIFFERENCE, "a": None, "b": None}
 
 
-def test_another_segmentation_is_judged_by_itself():
+def test_another_segmentation_is_checked_by_itself():
     everyone, most = people(*range(20)), people(*range(18))
     place = key(ENERGY, "gtv", "gtv", "PT")
     other = Proposed(summary(), place, most, Computed(Moments(**NUMBERS)))

@@ -29,7 +29,7 @@ from pydicom.uid import (
 import typed
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
-from jipflow.images.volume import Grid as VoxelGrid
+from jipflow.images.volume import Grid
 from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
@@ -314,7 +314,7 @@ def reordered(grid, axes, flips):
             affine[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
             affine[:3, axis] *= -1
     step = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-    return VoxelGrid(shape, affine), lambda array: array.transpose(axes)[step]
+    return Grid(shape, affine), lambda array: array.transpose(axes)[step]
 
 
 class TestGrids:
@@ -345,7 +345,7 @@ class TestGrids:
         affine = archive.grid.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ start
         shape = tuple(np.subtract(archive.grid.shape, start).tolist())
-        return replace(archive.target, grid=VoxelGrid(shape, affine))
+        return replace(archive.target, grid=Grid(shape, affine))
 
     @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
     def test_what_lies_beyond_the_image_in_plane_is_cut_off_with_a_note(self, archive, kind):
@@ -383,13 +383,13 @@ class TestGrids:
     )
     def test_another_grid_is_refused(self, archive, change):
         path = archive.write(archive.seg(stacked(TUMOUR | NODE)))
-        grid = VoxelGrid(archive.grid.shape, change(archive.grid.affine))
+        grid = Grid(archive.grid.shape, change(archive.grid.affine))
         reason, message = archive.refusal(path, replace(archive.target, grid=grid))
         assert reason is Reason.GRID_MISMATCH
         assert archive.target.series_uid in message
 
     def test_rounded_positions_are_no_other_grid(self, archive):
-        grid = VoxelGrid(archive.grid.shape, archive.grid.affine.copy())
+        grid = Grid(archive.grid.shape, archive.grid.affine.copy())
         grid.affine[:3, 3] += [0.01, -0.02, 0.03]
         path = archive.write(archive.seg(stacked(TUMOUR)))
         mask = archive.regions(path, replace(archive.target, grid=grid))[0]["gtv"]
@@ -442,7 +442,7 @@ class TestReferences:
         regions, notes = archive.regions(path)
         np.testing.assert_array_equal(regions["gtv"], TUMOUR)
         assert "by its geometry" in notes
-        shifted = VoxelGrid(archive.grid.shape, archive.grid.affine.copy())
+        shifted = Grid(archive.grid.shape, archive.grid.affine.copy())
         shifted.affine[0, 3] += 1.0
         reason, _ = archive.refusal(path, replace(archive.target, grid=shifted))
         assert reason is Reason.NO_CONTOURS

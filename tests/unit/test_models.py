@@ -178,7 +178,7 @@ def test_an_unknown_model_is_named():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("path", "../elsewhere", "does not match"),
         ("path", "/etc", "does not match"),
@@ -191,12 +191,12 @@ def test_an_unknown_model_is_named():
         ("colour", "red", "unknown key 'colour'"),
     ],
 )
-def test_a_registry_with_a_wrong_key_is_refused(tmp_path, monkeypatch, key, value, said):
+def test_a_registry_with_a_wrong_key_is_refused(tmp_path, monkeypatch, key, value, message):
     content = read_yaml(MODELS)
     content["models"]["phantom-ct"][key] = value
     (tmp_path / "models.yaml").write_text(yaml.safe_dump(content))
     monkeypatch.setattr(resources, "MODELS", tmp_path / "models.yaml")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         registered_model("phantom-ct")
 
 
@@ -320,7 +320,7 @@ def test_a_server_that_fails_or_gives_too_much_is_named(site, monkeypatch):
     assert content(model.folder) == {"dataset.json": FILES["dataset.json"]}
 
 
-def test_no_source_is_said_with_the_mend(site):
+def test_no_source_is_named_with_the_fix(site):
     with pytest.raises(StageError, match=r"no source .* gives dataset\.json.*--from BUNDLE"):
         store.fetch(with_sources())
 
@@ -347,7 +347,7 @@ def link(name):
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("extra", "message"),
     [
         (("../climbs", b""), "does not lie below"),
         (("/absolute", b""), "does not lie below"),
@@ -357,7 +357,7 @@ def link(name):
         (("dataset.json", b"{}"), "is there twice"),
     ],
 )
-def test_an_archive_with_an_unsafe_member_is_refused_whole(site, extra, said):
+def test_an_archive_with_an_unsafe_member_is_refused_whole(site, extra, message):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Duplicate name")
         archive = zipped([*FILES.items(), extra])
@@ -365,7 +365,7 @@ def test_an_archive_with_an_unsafe_member_is_refused_whole(site, extra, said):
     with serving({"all.zip": archive}) as (_, address):
         sources = [from_archive(address, archive)]
         model = sourced(model, sources)
-        with pytest.raises(StageError, match=said):
+        with pytest.raises(StageError, match=message):
             store.fetch(model)
     assert not model.folder.exists()
     assert not (site / "climbs").exists()

@@ -33,7 +33,7 @@ def queries(where: str | list[str], *roles: str) -> list[dict[str, str]]:
 
 
 def matches(row: Mapping[str, Any], keys: Mapping[str, str]) -> bool:
-    """Tell whether a series meets every key, by the rules of PS3.4 section C.2.2.2."""
+    """Return whether a series meets every key, by the rules of PS3.4 section C.2.2.2."""
     return all(_matches(str(row[name]), name, key) for name, key in keys.items())
 
 

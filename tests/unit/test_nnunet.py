@@ -39,7 +39,7 @@ from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.engines.nnunet import engine as nnunet
 from jipflow.segment.engines.nnunet import inference
 from jipflow.segment.engines.nnunet.engine import NnUNet, load_predictor
-from jipflow.segment.engines.nnunet.inference import Place
+from jipflow.segment.engines.nnunet.inference import Devices
 from jipflow.segment.engines.nnunet.postprocessing import KNOWN
 from jipflow.settings.reading import read_registry
 from jipflow.settings.resources import ConfigError
@@ -539,7 +539,7 @@ def test_the_network_of_the_default_trainer_is_the_one_that_its_class_builds(wor
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerOfMine", "os", "AbstractPrimus", ".*"])
-def test_an_unknown_trainer_is_refused_with_the_mend(world, name):
+def test_an_unknown_trainer_is_refused_with_the_fix(world, name):
     world.model(trainer=name)
     with pytest.raises(StageError, match=r"pin the new file|install what it needs"):
         world.run(world.engine())
@@ -575,19 +575,19 @@ def test_what_does_not_fit_the_protocol_or_itself_is_refused(world):
 
 
 def test_a_gpu_is_left_step_by_step():
-    tried = inference.places(torch.device("cuda"))
+    tried = inference.device_choices(torch.device("cuda"))
     assert [(p.network.type, p.image.type) for p in tried] == [
         ("cuda", "cuda"),
         ("cuda", "cpu"),
         ("cpu", "cpu"),
     ]
-    assert inference.places(CPU) == [Place(CPU, CPU)]
+    assert inference.device_choices(CPU) == [Devices(CPU, CPU)]
 
 
 @pytest.mark.parametrize("fitting", [0, 1, 2])
 def test_where_memory_runs_out_the_next_place_is_tried_and_noted(fitting, monkeypatch):
     monkeypatch.setattr(inference, "empty_cache", lambda device: None)
-    tried = inference.places(torch.device("cuda"))
+    tried = inference.device_choices(torch.device("cuda"))
 
     def work(place):
         if tried.index(place) < fitting:
@@ -606,7 +606,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        inference.where_it_fits(work, [Place(CPU, CPU)] * 2, "p1", [])
+        inference.where_it_fits(work, [Devices(CPU, CPU)] * 2, "p1", [])
 
 
 @pytest.fixture
@@ -656,7 +656,7 @@ def test_a_case_that_is_tried_again_is_noted_and_has_the_same_masks(
     world, once_without_memory, monkeypatch
 ):
     world.model()
-    monkeypatch.setattr(inference, "places", lambda device: [Place(CPU, CPU)] * 2)
+    monkeypatch.setattr(inference, "device_choices", lambda device: [Devices(CPU, CPU)] * 2)
     (first,) = world.run(world.engine())
     assert first.status is Status.OK
     assert first.message.startswith("Out of memory of the cpu; predicted the network on cpu")

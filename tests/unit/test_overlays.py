@@ -45,11 +45,11 @@ def grid(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Gr
 
 
 def with_block(
-    where: tuple[slice, slice, slice], shape=(40, 60, 60), spacing=(5.0, 2.0, 2.0)
+    block: tuple[slice, slice, slice], shape=(40, 60, 60), spacing=(5.0, 2.0, 2.0)
 ) -> tuple[Volume, Segmentation]:
     place = grid(shape, spacing)
     mask = np.zeros(shape, bool)
-    mask[where] = True
+    mask[block] = True
     image = np.zeros(shape, np.float32)
     return Volume(image, place), pack([Region("liver", "liver", mask, "MANUAL", "test")], place)
 
@@ -73,7 +73,7 @@ def _chunk_starts(png: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "where"),
+    ("name", "columns", "block"),
     [
         # In LPS, low x is the patient's right, low y the front, high z the head.
         ("right is left in the axial pane", 0, (slice(15, 25), slice(20, 40), slice(5, 15))),
@@ -81,8 +81,8 @@ def _chunk_starts(png: bytes) -> list[int]:
         ("front is left in the sagittal pane", 2, (slice(15, 25), slice(5, 15), slice(20, 40))),
     ],
 )
-def test_sides_of_the_panes(name: str, columns: int, where: tuple[slice, slice, slice]) -> None:
-    volume, segmentation = with_block(where)
+def test_sides_of_the_panes(name: str, columns: int, block: tuple[slice, slice, slice]) -> None:
+    volume, segmentation = with_block(block)
     picture = open_picture(overlays.render_overlay(volume, segmentation, "CT", COLOURS))
     _, x = coloured(pane(picture, columns), COLOURS["liver"])
     assert len(x) > 20, name

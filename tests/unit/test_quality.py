@@ -1,4 +1,4 @@
-"""What is said of each segment, and which flags a protocol's expectations raise."""
+"""What is measured of each segment, and which flags a protocol's expectations raise."""
 
 from __future__ import annotations
 

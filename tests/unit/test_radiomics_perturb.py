@@ -104,7 +104,7 @@ def test_an_empty_region_has_no_changed_outline(lesion):
 
 
 def test_the_correlation_is_that_of_shrout_and_fleiss():
-    """Table 2 of the paper: six targets, four judges; ICC(1,1) is 0.17, between -0.13 and 0.72."""
+    """Table 2 of the paper: six targets, four raters; ICC(1,1) is 0.17, between -0.13 and 0.72."""
     ratings = [
         [9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7],
     ]  # fmt: skip

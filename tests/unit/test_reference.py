@@ -106,12 +106,12 @@ def filled(given, completed, path=""):
     if isinstance(completed, dict):
         for key, value in completed.items():
             name = "<name>" if path.endswith(".roles") else key
-            where = f"{path}.{name}" if path else name
+            place = f"{path}.{name}" if path else name
             known = given.get(key, {}) if isinstance(given, dict) else {}
             if isinstance(value, dict | list) and value:
-                yield from filled(known, value, where)
+                yield from filled(known, value, place)
             elif value is not None and (not isinstance(given, dict) or key not in given):
-                yield where, value
+                yield place, value
     elif isinstance(completed, list) and isinstance(given, list):
         for before, after in zip(given, completed, strict=True):
             yield from filled(before, after, f"{path}[]")

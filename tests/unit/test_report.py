@@ -22,7 +22,7 @@ from PIL import Image
 import fake_results as fake
 from jipflow import plots
 from jipflow.files import read_json, write_json, write_parquet
-from jipflow.hub.accept import Accepted, Rejected
+from jipflow.hub.accept import Accepted, RejectedBundle
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.reasons import StageError
 from jipflow.release.contents import Release, formats, read_release
@@ -100,7 +100,7 @@ def report(results: Path) -> str:
 @pytest.fixture(scope="module")
 def a_round(
     tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[dict[str, Any], list[Accepted], list[Rejected]]:
+) -> tuple[dict[str, Any], list[Accepted], list[RejectedBundle]]:
     return fake.round_of(tmp_path_factory.mktemp("hub"))
 
 
@@ -184,7 +184,7 @@ def test_report_says_what_happened(results: Path, report: str) -> None:
         "liver (organs) touches_border at the border away from it",
         "spleen (organs) many_components 11 pieces at most 2",
         "spleen (organs) folds_disagree 0.31 at most 0.2",
-        "Of 24 segments that were judged",
+        "Of 24 segments that were checked",
     ):
         assert sentence in text, sentence
     assert len(page.all("figure")) > sum("flagged" in word for word in page.words) > 0

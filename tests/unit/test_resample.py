@@ -47,9 +47,9 @@ def test_swapped_and_flipped_axes_give_the_same_voxels(image, axes):
 
 @pytest.mark.parametrize("degrees", [(0, 0, 0), (0, 180, 0), (12, 30, -70)])
 def test_a_field_that_is_linear_in_space_is_met_exactly(image, degrees):
-    def field(where):
-        indices = np.stack([*np.indices(where.shape), np.ones(where.shape)], axis=-1)
-        return (indices @ where.affine.T)[..., :3] @ np.array([0.7, -1.3, 2.1]) + 5
+    def field(space):
+        indices = np.stack([*np.indices(space.shape), np.ones(space.shape)], axis=-1)
+        return (indices @ space.affine.T)[..., :3] @ np.array([0.7, -1.3, 2.1]) + 5
 
     centre = image.grid.affine @ [4, 5, 6, 1]
     target = grid((3, 4, 5), (1.5, 1.2, 0.9), centre[:3], degrees)

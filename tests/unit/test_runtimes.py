@@ -1,4 +1,4 @@
-"""What each container runtime is told, flag by flag, and which one is taken."""
+"""What each container runtime is given, flag by flag, and which one is taken."""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_a_fault_of_a_case_is_its_own(run, step):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "named"),
     [
         (lambda dataset: None, False),
         (lambda dataset: setattr(dataset, "FrameOfReferenceUID", "1.2.3"), True),
@@ -136,7 +136,7 @@ def test_a_fault_of_a_case_is_its_own(run, step):
         (None, True),
     ],
 )
-def test_images_of_other_frames_of_reference_are_told(tmp_path, change, told):
+def test_images_of_other_frames_of_reference_are_named(tmp_path, change, named):
     paths = {}
     for role in ("CT", "PT", "MR"):
         images = dicom.ct_series(np.zeros(SMALL.shape, np.int16), SMALL)
@@ -149,7 +149,7 @@ def test_images_of_other_frames_of_reference_are_told(tmp_path, change, told):
     case = Case("c", "p", "s1", {**series, "later": Series("1", "CT", ())})
     assert (
         "roles CT, PT do not name one frame of reference" in frames_note(case, ["CT", "PT"])
-    ) == told
+    ) == named
     for roles in (["CT", "MR"], ["PT"], ["PT", "later"]):
         assert frames_note(case, roles) == ""
 
@@ -174,7 +174,7 @@ def test_the_outcome_says_so_where_organs_of_another_image_are_taken(tmp_path):
         masks=tmp_path / "masks",
         threads=1,
     )
-    said = {outcome.item: (outcome.status, outcome.message) for outcome in found.outcomes}
-    assert said["organs"] == (Status.OK, "")
-    assert said["lesions"][0] is Status.OK
-    assert "roles PT, CT do not name one frame of reference" in said["lesions"][1]
+    by_item = {outcome.item: (outcome.status, outcome.message) for outcome in found.outcomes}
+    assert by_item["organs"] == (Status.OK, "")
+    assert by_item["lesions"][0] is Status.OK
+    assert "roles PT, CT do not name one frame of reference" in by_item["lesions"][1]

@@ -1193,7 +1193,7 @@ def test_one_image_of_pydicom_has_one_content_in_each_encoding(name, tmp_path):
     np.testing.assert_array_equal(volume.array, np.stack([stored, stored]))
 
 
-def test_signs_that_the_codestream_and_the_header_tell_differently_are_right(tmp_path):
+def test_signs_that_the_codestream_and_the_header_state_differently_are_right(tmp_path):
     # Outside its circle the scanner wrote -2000; read without its sign this is 6192.
     volume = read_series_volume(series_of(as_stack("J2K_pixelrep_mismatch.dcm", tmp_path)))
     assert volume.array.min() == volume.array[0, 0, 0] == -2000

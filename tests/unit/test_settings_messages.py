@@ -1,4 +1,4 @@
-"""What is said of wrong content: one sentence a mistake, whatever the mistake."""
+"""The message about wrong content: one sentence a mistake, whatever the mistake."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class House(Part):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ([], "f must be a mapping of keys to values."),
         ({"color": "red"}, "f: unknown key 'color' at the top level; did you mean 'colour'?"),
@@ -87,10 +87,10 @@ class House(Part):
         ({"owner": [""]}, "f: owner[0] is ''; it must be a non-empty text."),
     ],
 )
-def test_a_mistake_is_one_sentence(content, said):
+def test_a_mistake_is_one_sentence(content, message):
     with pytest.raises(ConfigError) as caught:
         load(House, content, "f")
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("key", ["site", "sources"])

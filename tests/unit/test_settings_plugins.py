@@ -66,7 +66,7 @@ assert made.analyses[0].number == 3
 assert engine_class("toy").__name__ == "Toy"
 assert "### segmentations with engine `toy`" in pages()["protocol-reference.md"]
 assert "ToyModel" in schemas()["models.schema.json"]
-for wrong, said in (
+for wrong, message in (
     (toy | {"engine": "tou"}, "threshold, totalsegmentator, toy."),
     (toy | {"color": "red"}, "did you mean 'colour'?"),
     (toy | {"colour": "blue"}, "segmentation 'a': blue toys break; take a red one."),
@@ -74,7 +74,7 @@ for wrong, said in (
     try:
         settings_of(site, protocol | {"segmentations": [wrong]})
     except ConfigError as error:
-        assert said in str(error), error
+        assert message in str(error), error
     else:
         raise AssertionError(wrong)
 """

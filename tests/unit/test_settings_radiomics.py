@@ -10,7 +10,7 @@ from jipflow.settings.resources import ConfigError
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "messages"),
     [
         ({"featureClass": {"glcm": ["Contrasts"]}}, ["featureClass.glcm", "'Contrast'"]),
         ({"featureClass": {"glcms": []}}, ["unknown key 'glcms'", "'glcm'"]),
@@ -23,10 +23,10 @@ from jipflow.settings.resources import ConfigError
         ({"processing": {"ivh": {"width": 1, "count": 9}}}, ["processing.ivh"]),
     ],
 )
-def test_wrong_radiomics_settings_are_named(content, said):
+def test_wrong_radiomics_settings_are_named(content, messages):
     with pytest.raises(ConfigError) as caught:
         typed.radiomics(**{"featureClass": {"glcm": []}} | content)
-    for text in said:
+    for text in messages:
         assert text in str(caught.value)
 
 

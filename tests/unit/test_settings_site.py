@@ -20,7 +20,7 @@ def test_the_example_site_is_valid_but_for_its_folder(tmp_path):
     text = message({**example, "protocol": "sarcoma-ct", "sources": [
         {**example["sources"][0], "path": str(tmp_path / "nowhere")}]})  # fmt: skip
     assert "nowhere" in text
-    assert "mend its path" in text
+    assert "fix its path" in text
 
 
 def test_defaults_that_several_keys_share_are_filled_in(site):

@@ -339,14 +339,14 @@ def test_the_document_names_its_evidence_and_its_author(world, built):
     }
     assert evidence == sources | {seg.SOPInstanceUID}
     text = dataset.to_json()
-    for said in (
+    for part in (
         "pyradiomics",
         "3.0.1",
         canonical_digest(CT.plain()),
         r"\"binWidth\":25",
         "jipflow",
     ):
-        assert said in text
+        assert part in text
     assert dataset.CodingSchemeIdentificationSequence[0].CodingSchemeDesignator == SCHEME
     assert dataset.StudyInstanceUID == seg.StudyInstanceUID
     assert dataset.ContentDate == seg.ContentDate
@@ -379,11 +379,11 @@ def test_another_value_is_another_document(world, built):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [({"settings_sha256": "f" * 64}, "measure again"), ({"segment": "spleen"}, "spleen")],
 )
-def test_rows_that_do_not_fit_are_refused(world, change, said):
-    with pytest.raises(ValueError, match=said):
+def test_rows_that_do_not_fit_are_refused(world, change, message):
+    with pytest.raises(ValueError, match=message):
         build(world, [world[3][0] | change])
 
 

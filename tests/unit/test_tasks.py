@@ -55,14 +55,14 @@ def test_a_task_is_that_of_the_package(name):
     assert task.modality == task_modality(name)
     assert task.needs_licence == requires_license(name)
     assert set(task.modes) == set(TASK_CONFIGS[name].get("sub_modes", {"default": None}))
-    for mode, told in task.modes.items():
-        assert set(told.weights) == needed(name, mode)
+    for mode, needs in task.modes.items():
+        assert set(needs.weights) == needed(name, mode)
         fetched = {
             TASK_ID_WEIGHTS_CONFIGS[number]["foldername"]
-            for download in told.download
+            for download in needs.download
             for number in TASK_TO_ID[download]
         }
-        assert {weights.split("/")[0] for weights in told.weights} <= fetched
+        assert {weights.split("/")[0] for weights in needs.weights} <= fetched
 
 
 def test_every_class_has_a_term_or_a_reason_why_not():
@@ -93,9 +93,9 @@ def protocol(tmp_path, monkeypatch):
     files = [
         f"{weights}/plans.json"
         for task in TASKS.values()
-        for mode, told in task.modes.items()
+        for mode, needs in task.modes.items()
         if (task.name, mode) != ("total", "default")
-        for weights in told.weights
+        for weights in needs.weights
         if not weights.startswith("Dataset291")
     ]
     common = ("name", "version", "path", "licence", "intended_use", "training_data", "roles")
@@ -139,7 +139,7 @@ def test_all_classes_become_segments(protocol):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"task": "everything"}, "no task 'everything'; there are: total, total_v3"),
         ({"task": "body", "mode": "fastest"}, "no mode 'fastest'; it has: default, fast"),
@@ -156,6 +156,6 @@ def test_all_classes_become_segments(protocol):
         ({"engine": "nnunet", "task": None}, "unknown key"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_mend(protocol, changes, said):
-    with pytest.raises(ConfigError, match=said):
+def test_what_cannot_be_is_refused_with_the_fix(protocol, changes, message):
+    with pytest.raises(ConfigError, match=message):
         protocol(**changes)

@@ -139,7 +139,7 @@ def test_codes_beyond_dicom_are_used_and_beyond_dicom():
 
 
 @pytest.mark.parametrize(("name", "key"), CODED)
-def test_sides_are_said_once(name, key):
+def test_sides_are_stated_once(name, key):
     """Either by the laterality or by the code, and the same side as the class name's."""
     term = TERMS[key]
     side = next((s for s in ("left", "right") if re.search(rf"(^|_){s}(_|$)", name)), None)
@@ -202,14 +202,14 @@ def test_codes_say_what_the_class_name_says(name, key):
         synonyms |= {str(n): f"segment {roman} " for n, roman in enumerate(romans, start=1)}
     ordinals = {code: str(number) for number, code in enumerate(RIBS, start=1)}
     term = TERMS[key]
-    said = " ".join(c.meaning.lower() for c in coded(term))
-    said += f" {ordinals.get(term.type.value, '')}"
+    meanings = " ".join(c.meaning.lower() for c in coded(term))
+    meanings += f" {ordinals.get(term.type.value, '')}"
     words = re.sub(r"^(heart|body|eye(?=_lens)|lung(?=_trachea))_|_fdi\d\d$", "", name).split("_")
     for word in words:
-        assert synonyms.get(word, word.lower()) in said
+        assert synonyms.get(word, word.lower()) in meanings
 
 
-def test_colours_can_be_told_apart():
+def test_colours_can_be_distinguished():
     """At least 10 in CIE76, several times what the eye just sees."""
     lab = {
         k: np.array([t.colour.l_star, t.colour.a_star, t.colour.b_star]) for k, t in TERMS.items()

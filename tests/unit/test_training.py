@@ -298,7 +298,7 @@ def test_no_patient_is_in_two_parts_and_the_split_is_the_same_again():
     assert split(patients, 5, 0.2, 4) != found
 
 
-def test_too_few_patients_are_refused_with_the_mend():
+def test_too_few_patients_are_refused_with_the_fix():
     with pytest.raises(StageError, match=r"3 patients .* lower folds"):
         split({"a": "1", "b": "2", "c": "3"}, 5, 0, 0)
     with pytest.raises(StageError, match="held_out"):

@@ -36,7 +36,7 @@ def write_threshold_model(
         thresholds: intensity from which up a class is found, in rising order; below the first is
             background. Other classes are never found.
         spacing: in mm along (z, y, x).
-        trainer: name of the class that is said to have trained it.
+        trainer: name of the class that is stated to have trained it.
         patch: size of what the network sees at once.
     """
     plans = json.loads((RESOURCES / "models" / "phantom-ct" / "plans.json").read_text())

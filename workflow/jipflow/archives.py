@@ -49,7 +49,7 @@ def _member(name: str, size: int) -> zipfile.ZipInfo:
 
 
 def climbs(name: str) -> bool:
-    r"""Tell whether the name of a member could lead out of the folder that it is unpacked to.
+    r"""Return whether the name of a member could lead out of the folder that it is unpacked to.
 
     Backslashes and drives count as well, whatever the system is: ``C:x``, ``..\x``.
     """
@@ -59,5 +59,5 @@ def climbs(name: str) -> bool:
 
 
 def is_plain_file(member: zipfile.ZipInfo) -> bool:
-    """Tell whether a member is a file or a folder by its Unix mode, and no link or device."""
+    """Return whether a member is a file or a folder by its Unix mode, and no link or device."""
     return stat.S_IFMT(member.external_attr >> 16) in {0, stat.S_IFREG, stat.S_IFDIR}

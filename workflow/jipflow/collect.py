@@ -51,7 +51,7 @@ class Shards:
 
 
 def run(*, shards: Shards, tolerance: Mapping[str, float], results: Path) -> dict[str, Any]:
-    """Join the tables of all shards and judge the run.
+    """Join the tables of all shards and check the run against the tolerance.
 
     Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,
     ``stability.parquet`` and ``quality.parquet`` in ``features``, into `results`; where persons
@@ -202,7 +202,7 @@ def accept(path: Path) -> None:
         sentences.append(
             f"{result['failed']} of {result['cases']} cases failed "
             f"({result['failed_fraction']:.0%}), more than the protocol's tolerance of "
-            f"{result['max_failed_fraction']:.0%}. The report names each with its reason; mend the "
+            f"{result['max_failed_fraction']:.0%}. The report names each with its reason; fix the "
             "cases or raise tolerance.max_failed_fraction in a new version of the protocol."
         )
     if result["waiting_fraction"] > result["max_waiting_fraction"]:

@@ -223,7 +223,7 @@ def columns_used(expression: str, kind: str = "where") -> set[str]:
 
 
 def has_subquery(expression: str) -> bool:
-    """Tell whether a condition holds a query, whose answer may depend on any series.
+    """Return whether a condition holds a query, whose answer may depend on any series.
 
     Raises:
         FilterError: it is not a valid condition.

@@ -109,7 +109,7 @@ class Made:
 
     Attributes:
         paths: files that are kept.
-        note: what a person should know though all went well, such as a mended header.
+        note: what a person should know though all went well, such as a repaired header.
         flags: as in `Outcome`.
     """
 

@@ -67,7 +67,7 @@ def times_gone(missing: Iterable[str], recorded: Iterable[str]) -> str:
     """Say how often files of a job were gone, in words that differ when some are gone again.
 
     Snakemake runs a job again whose parameter differs from the one it recorded when the job ended.
-    What is missing now can be no such parameter: it would be recorded before the job mends it, and
+    What is missing now can be no such parameter: it would be recorded before the job fixes it, and
     differ again afterwards. A count that goes on from the recorded one stays.
 
     Args:

@@ -152,7 +152,7 @@ def _axis_svg(axis: Axis, top: float, bottom: float) -> list[str]:
 
 
 def _scientific(value: float) -> bool:
-    """Tell whether a number is too long to be written out in a plot."""
+    """Return whether a number is too long to be written out in a plot."""
     return value != 0 and not 1e-3 <= abs(value) < 1e5
 
 

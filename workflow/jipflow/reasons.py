@@ -148,7 +148,7 @@ class CaseFault(Exception):
 
     Args:
         reason: the stable code.
-        message: a sentence for a person: which file or series, what is wrong, what would mend it.
+        message: a sentence for a person: which file or series, what is wrong, what would fix it.
     """
 
     def __init__(self, reason: Reason, message: str) -> None:
@@ -161,4 +161,4 @@ class CaseFault(Exception):
 
 
 class StageError(Exception):
-    """A stage as a whole cannot run; the message names what is wrong and the mend."""
+    """A stage as a whole cannot run; the message names what is wrong and the fix."""

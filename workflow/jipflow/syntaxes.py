@@ -60,7 +60,7 @@ USUAL_CLASSES = (
     RTStructureSetStorage,
     SegmentationStorage,
 )
-"""What C-GET offers to take where the PACS does not tell a series' classes: those that archives
+"""What C-GET offers to take where the PACS does not state a series' classes: those that archives
 hold most of, as many as fit into an association."""
 
 UNCOMPRESSED = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)

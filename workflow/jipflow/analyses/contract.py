@@ -219,7 +219,7 @@ class Analysis(ABC, Generic[S, C, R]):
         return expand(self.settings.variables, self.settings.segments, features, places)
 
     def asks_for(self, key: CellKey, places: Sequence[Place]) -> bool:
-        """Tell whether the protocol asks for a cell."""
+        """Return whether the protocol asks for a cell."""
         return key in self.cells([key.feature], places)
 
     def heading(self) -> dict[str, Any]:

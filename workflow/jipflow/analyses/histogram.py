@@ -260,7 +260,7 @@ def bins_to_hide(counts: Sequence[int], patients: int, minimum: int) -> frozense
 
 
 def hides(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
-    """Tell whether the withheld bins of a histogram stay unknown to whoever knows the others.
+    """Return whether the withheld bins of a histogram stay unknown to whoever knows the others.
 
     With k bins withheld, subtraction leaves `rest` patients who are in them together, at least one
     in each. At least two bins must be withheld, and it must be possible for each of them to hold

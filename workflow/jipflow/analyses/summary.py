@@ -227,7 +227,7 @@ def _in_range(found: Moments) -> bool:
 
 
 def all_equal(lowest: float, highest: float) -> bool:
-    """Tell whether values between `lowest` and `highest` count as one and the same value."""
+    """Return whether values between `lowest` and `highest` count as one and the same value."""
     return highest - lowest <= SPREAD * max(abs(lowest), abs(highest))
 
 

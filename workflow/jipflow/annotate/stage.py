@@ -269,7 +269,7 @@ def _same(one: Region, other: Region) -> bool:
 
 
 def _unchanged(reading: Reading, proposal: Mapping[str, Region] | None) -> bool | None:
-    """Tell whether a reading is the proposal to the voxel; None where there is no proposal."""
+    """Return whether a reading is the proposal to the voxel; None where there is no proposal."""
     if proposal is None:
         return None
     return reading.regions.keys() == proposal.keys() and all(

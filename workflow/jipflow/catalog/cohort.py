@@ -56,7 +56,7 @@ SHARD_SCHEMA = pa.schema(
     + [("bytes", pa.int64()), ("modified_ns", pa.int64())]
 )
 """One row per instance; the role of annotations is empty. Size and time of each file stand there so
-that a file mended in place is noticed."""
+that a file fixed in place is noticed."""
 
 
 ROWS = 65536
@@ -165,7 +165,7 @@ def _candidates(
         _excluded(
             pseudonym(secret, "series", row["SeriesInstanceUID"]),
             Reason.MISSING_PATIENT_ID,
-            f"series {row['SeriesInstanceUID']} has no PatientID; mend it in the archive.",
+            f"series {row['SeriesInstanceUID']} has no PatientID; fix it in the archive.",
         )
         for row in _rows(
             connection,

@@ -178,7 +178,7 @@ def read_surely(path: str) -> dict[str, Any]:
             if start[128:] != b"DICM" and not _looks_like_dicom(start):
                 return skip(NOT_DICOM, _foreign(start))
             dataset = read_partial(stream, _beyond, force=True)
-            return _judge(dataset, path)
+            return _checked_row(dataset, path)
     except Exception as error:  # a damaged file: pydicom raises whatever its parser met
         return skip(UNREADABLE, f"{type(error).__name__}: {_without_path(error)}")
 
@@ -217,8 +217,8 @@ def header_row(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
     return row, broken
 
 
-def _judge(dataset: FileDataset, path: str) -> dict[str, Any]:
-    """Turn a data set into the file's row: mend its UIDs, or say why it is not taken in."""
+def _checked_row(dataset: FileDataset, path: str) -> dict[str, Any]:
+    """Turn a data set into the file's row: repair its UIDs, or say why it is not taken in."""
     if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return skip(NOT_DICOM, "a DICOMDIR, which lists files but holds none")
     last = max(dataset.keys(), default=0)

@@ -184,7 +184,7 @@ class Previous:
 
     Both are in the same order, so that one pass finds every row again. A row that is found is of
     the same source and path, and of a file whose size and time have not changed. What could not be
-    read is never found: permissions may have been mended.
+    read is never found: permissions may have been fixed.
 
     Args:
         path: the table; where there is none, or other code wrote it, nothing is found.
@@ -321,7 +321,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
                 [str(work / "skipped.parquet")],
             ).fetchall()
         )
-        dicom, mended = _row(
+        dicom, repaired = _row(
             connection,
             "SELECT count(*) FILTER (kind = ''), count(*) FILTER (kind = '' AND mended <> '')"
             " FROM headers",
@@ -340,7 +340,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
         "unreadable": unreadable,
         "duplicates": kinds.get("duplicate", 0),
         "links": kinds.get(LINK, 0),
-        "mended": mended,
+        "mended": repaired,
         "series": series,
         "patients": patients,
     }

@@ -128,13 +128,13 @@ def _holds_keys(schema: Schema) -> bool:
 
 def _unions(schema: Schema, path: str) -> Iterator[tuple[Schema, str]]:
     """Yield the union that a key of the top level holds, and where its members stand."""
-    for below, where in (
+    for below, place in (
         (schema, path),
         (schema.get("items", {}), f"{path}[]"),
         (schema.get("additionalProperties"), f"{path}.{NAMES}"),
     ):
         if isinstance(below, Mapping) and "members" in below:
-            yield below, where
+            yield below, place
 
 
 def _common(union: Schema) -> dict[str, Schema]:

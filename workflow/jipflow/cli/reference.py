@@ -199,8 +199,8 @@ def _tasks() -> Iterator[str]:
                 str(len(task.labels)),
                 str(sum(term is not None for term in task.terms.values())),
                 "; ".join(
-                    f"{mode}: {', '.join(f'`{name}`' for name in told.download)}"
-                    for mode, told in task.modes.items()
+                    f"{mode}: {', '.join(f'`{name}`' for name in weights.download)}"
+                    for mode, weights in task.modes.items()
                 ),
             )
             for task in read_tasks().values()

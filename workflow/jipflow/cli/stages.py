@@ -29,7 +29,7 @@ Features = Annotated[Path, "features.parquet"]
 Failures = Annotated[Path, "failures.parquet: why features are null"]
 Results = Annotated[Path, "results folder of the protocol"]
 Outcomes = Annotated[Path, "outcomes, which are written"]
-Tables = Annotated[Sequence[Path], "tables of the shards of that name", {"nargs": "*"}]
+ShardTables = Annotated[Sequence[Path], "tables of the shards of that name", {"nargs": "*"}]
 Threads = Annotated[int, "cores"]
 
 
@@ -340,12 +340,12 @@ def collect(
     settings: SettingsFile,
     results: Results,
     outcomes: Annotated[Sequence[Path], "outcomes of cohort and shards", {"nargs": "*"}],
-    quality: Tables,
-    features: Tables,
-    failures: Tables,
-    perturbed: Tables,
-    readings: Tables = (),
-    agreement: Tables = (),
+    quality: ShardTables,
+    features: ShardTables,
+    failures: ShardTables,
+    perturbed: ShardTables,
+    readings: ShardTables = (),
+    agreement: ShardTables = (),
 ) -> None:
     """Join the tables of all shards."""
     from jipflow.collect import Shards, run

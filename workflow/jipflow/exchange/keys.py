@@ -81,7 +81,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     folder_mode = stat.S_IMODE(folder.stat().st_mode)
     if folder_mode & 0o022 and not folder_mode & stat.S_ISVTX:
         raise KeyFault(
-            f"{folder} has mode {folder_mode:04o}, so others may replace the key; mend with: "
+            f"{folder} has mode {folder_mode:04o}, so others may replace the key; fix with: "
             f"chmod go-w {folder}"
         )
     try:
@@ -114,7 +114,7 @@ def sign(key: Ed25519PrivateKey, message: bytes) -> str:
 
 
 def verifies(public: str, signature: str, message: bytes) -> bool:
-    """Tell whether a signature of a message was made with the private half of a public key.
+    """Return whether a signature of a message was made with the private half of a public key.
 
     Text that is no key or no signature verifies nothing.
     """

@@ -9,7 +9,7 @@ from jipflow.settings.resources import ConfigError
 
 
 def check_roster(roster: Sequence[Member], source: str) -> None:
-    """Check that every site, machine and person of a roster can be told from all others.
+    """Check that every site, machine and person of a roster can be distinguished from all others.
 
     Args:
         roster: from the hub's settings.

@@ -69,7 +69,7 @@ _CONTENTS = ("aggregates", "disclosure")
 
 
 @dataclass(frozen=True)
-class Rejected:
+class RejectedBundle:
     """A file that does not count.
 
     Attributes:
@@ -87,7 +87,7 @@ class Rejected:
     detail: str
 
 
-def accept(*, inbox: Path, settings: HubSettings) -> tuple[list[Accepted], list[Rejected]]:
+def accept(*, inbox: Path, settings: HubSettings) -> tuple[list[Accepted], list[RejectedBundle]]:
     """Verify every bundle of the inbox.
 
     A bad bundle is rejected as a whole and never stops the others. The result is a function of the
@@ -105,7 +105,7 @@ def accept(*, inbox: Path, settings: HubSettings) -> tuple[list[Accepted], list[
         MemoryError: likewise.
     """
     accepted: list[Accepted] = []
-    rejected: list[Rejected] = []
+    rejected: list[RejectedBundle] = []
     for path in sorted(Path(inbox).glob("*.zip")):
         digest = None
         try:
@@ -134,14 +134,14 @@ def read_accepted(path: Path) -> list[Accepted]:
     return [Accepted.from_dict(entry) for entry in read_json(path)]
 
 
-def write_rejected(path: Path, rejected: Sequence[Rejected]) -> None:
+def write_rejected(path: Path, rejected: Sequence[RejectedBundle]) -> None:
     """Write ``rejected.json``."""
     write_json(path, [asdict(entry) for entry in rejected])
 
 
-def read_rejected(path: Path) -> list[Rejected]:
+def read_rejected(path: Path) -> list[RejectedBundle]:
     """Read ``rejected.json``."""
-    return [Rejected(**entry) for entry in read_json(path)]
+    return [RejectedBundle(**entry) for entry in read_json(path)]
 
 
 def _accepted(file: str, digest: str, raw: bytes, settings: HubSettings) -> Accepted:
@@ -160,11 +160,11 @@ def _accepted(file: str, digest: str, raw: bytes, settings: HubSettings) -> Acce
     )
 
 
-def _rejection(name: str, digest: str | None, refusal: Refusal, detail: str) -> Rejected:
-    return Rejected(name, digest, refusal.value, refusal.meaning, detail[:300])
+def _rejection(name: str, digest: str | None, refusal: Refusal, detail: str) -> RejectedBundle:
+    return RejectedBundle(name, digest, refusal.value, refusal.meaning, detail[:300])
 
 
-def _latest_attempts(messages: Sequence[Accepted]) -> tuple[list[Accepted], list[Rejected]]:
+def _latest_attempts(messages: Sequence[Accepted]) -> tuple[list[Accepted], list[RejectedBundle]]:
     """Keep the latest attempt of each site, and say of the others why they do not count."""
     by_site: dict[str, list[Accepted]] = defaultdict(list)
     for entry in messages:

@@ -252,10 +252,10 @@ def _check_cells(aggregates: Aggregates, disclosure: Disclosure, protocol: Proto
         if analysis is None or not _is_of(sent, analysis):
             raise Refused(Refusal.OUTSIDE_PROTOCOL, f"analysis {sent.id}")
         for cell in sent.cells:
-            where = (sent.id, *cell.key)
-            if where in seen:
-                raise Refused(Refusal.OUTSIDE_PROTOCOL, _words(where))
-            seen.add(where)
+            cell_key = (sent.id, *cell.key)
+            if cell_key in seen:
+                raise Refused(Refusal.OUTSIDE_PROTOCOL, _words(cell_key))
+            seen.add(cell_key)
             _check_cell(cell, analysis, places, minimum)
     if {(c.analysis, *c.key) for c in disclosure.cells if c.released} != seen:
         raise Refused(Refusal.NOT_RELEASED)
@@ -266,7 +266,7 @@ def _check_cells(aggregates: Aggregates, disclosure: Disclosure, protocol: Proto
 
 
 def _is_of(sent: ReleasedAnalysis, analysis: AnyAnalysis) -> bool:
-    """Tell whether what was sent says of itself what the protocol says of the analysis."""
+    """Return whether what was sent says of itself what the protocol says of the analysis."""
     heading = analysis.heading()
     kind = analysis.settings.kind
     return sent.kind == kind and sent.model_dump(include=set(heading)) == heading
@@ -275,19 +275,19 @@ def _is_of(sent: ReleasedAnalysis, analysis: AnyAnalysis) -> bool:
 def _check_cell(
     cell: ReleasedCell, analysis: AnyAnalysis, places: Sequence[Place], minimum: int
 ) -> None:
-    where = _words((analysis.settings.id, *cell.key))
+    context = _words((analysis.settings.id, *cell.key))
     if not analysis.asks_for(cell.key, places):
-        raise Refused(Refusal.OUTSIDE_PROTOCOL, where)
+        raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
     if cell.n < minimum:
-        raise Refused(Refusal.CELL_BELOW_MINIMUM, where)
+        raise Refused(Refusal.CELL_BELOW_MINIMUM, context)
     try:
         analysis.verify(cell, minimum)
     except ImpossibleCell:
-        raise Refused(Refusal.IMPOSSIBLE_CELL, where) from None
+        raise Refused(Refusal.IMPOSSIBLE_CELL, context) from None
     except CellBelowMinimum:
-        raise Refused(Refusal.CELL_BELOW_MINIMUM, where) from None
+        raise Refused(Refusal.CELL_BELOW_MINIMUM, context) from None
 
 
-def _words(where: Sequence[str]) -> str:
-    analysis, *key = where
+def _words(cell_key: Sequence[str]) -> str:
+    analysis, *key = cell_key
     return f"{analysis}: {' '.join(key)}"

@@ -21,7 +21,7 @@ APART = ("StackID", "TemporalPositionIdentifier", "TemporalPositionIndex", "Echo
 
 B_VALUE = "DiffusionBValue"
 
-TELLING = (
+SPLITTING = (
     *APART,
     B_VALUE,
     "AcquisitionNumber",
@@ -41,7 +41,7 @@ TELLING = (
     "FrameAcquisitionDateTime",
     "ContentTime",
 )
-"""Attributes that tell apart phases, echoes and acquisitions, from the plainest to the vaguest."""
+"""Attributes that distinguish phases, echoes and acquisitions, from the plainest to the vaguest."""
 
 PRIVATE_B_VALUES = (
     (0x0019, 0x0C, "SIEMENS MR HEADER"),
@@ -80,7 +80,7 @@ def _private_b_value(header: Dataset) -> Any:
 
 
 def same_image(one: Plane, other: Plane) -> bool:
-    """Tell whether two planes have the same geometry, values and acquisition.
+    """Return whether two planes have the same geometry, values and acquisition.
 
     Args:
         one: a plane, whose pixels are read if need be.
@@ -89,7 +89,7 @@ def same_image(one: Plane, other: Plane) -> bool:
     Raises:
         CaseFault: the pixels cannot be read.
     """
-    names = (*GEOMETRY, *TELLING, "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
+    names = (*GEOMETRY, *SPLITTING, "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
     if any(
         attribute_text(one.header, name) != attribute_text(other.header, name) for name in names
     ):
@@ -113,7 +113,7 @@ def splitting_attribute(groups: Iterable[list[Plane]]) -> str:
         Its keyword and its values, or nothing if there is none.
     """
     groups = list(groups)
-    for name in TELLING:
+    for name in SPLITTING:
         rows = [[attribute_text(plane.header, name) for plane in group] for group in groups]
         distinct = sorted({value for row in rows for value in row} - {""})
         if len(distinct) < 2:
@@ -127,7 +127,7 @@ def splitting_attribute(groups: Iterable[list[Plane]]) -> str:
 
 
 def _in_turn(rows: list[list[str]]) -> bool:
-    """Tell whether at each position the n-th value comes after all (n-1)-th of other positions."""
+    """Return whether a position's n-th value comes after the (n-1)-th of all other positions."""
     several = [row for row in rows if len(row) > 1]
     try:
         ranked = [sorted(map(float, row)) for row in several]
@@ -170,7 +170,7 @@ def interleaving_attribute(planes: Sequence[Plane], depth: NDArray[np.float64]) 
     Returns:
         Its keyword and its values, or nothing if there is none.
     """
-    for name in TELLING:
+    for name in SPLITTING:
         stacks: dict[str, list[float]] = defaultdict(list)
         for plane, position in zip(planes, depth.tolist(), strict=True):
             stacks[attribute_text(plane.header, name)].append(position)

@@ -57,7 +57,7 @@ class _Fill:
 def rasterise(
     contours: Sequence[NDArray[np.float64]],
     grid: Grid,
-    where: str,
+    context: str,
     *,
     drawn_here: bool = True,
     plane_spacing: float | None = None,
@@ -81,7 +81,7 @@ def rasterise(
     Args:
         contours: points of shape (n, 3) in LPS mm, each contour in one plane of the grid.
         grid: the image's grid, whose first axis is across the slices.
-        where: the structure set and ROI, for messages.
+        context: the structure set and ROI, for messages.
         drawn_here: the contours were drawn on the slices of this grid, so that slices without a
             contour are empty.
         plane_spacing: distance in mm of the planes that the contours were drawn on, where it is
@@ -102,16 +102,16 @@ def rasterise(
         return mask
     to_index = np.linalg.inv(grid.affine)
     indices = [points @ to_index[:3, :3].T + to_index[:3, 3] for points in contours]
-    depths = _depths(indices, grid.shape[0], where)
+    depths = _depths(indices, grid.shape[0], context)
     planes, members = _planes(depths)
-    thickness = _slab(planes, grid.spacing[0], drawn_here, plane_spacing, where, notes)
+    thickness = _slab(planes, grid.spacing[0], drawn_here, plane_spacing, context, notes)
     owners = _owners(planes, thickness, grid.shape[0])
     if owners.max() < 0:
-        notes.append(f"{where}: its contours lie between slices and reach the centre of none.")
+        notes.append(f"{context}: its contours lie between slices and reach the centre of none.")
         return mask
-    _note_planes(depths, planes, owners, grid.spacing[0], where, notes)
+    _note_planes(depths, planes, owners, grid.spacing[0], context, notes)
     vertices = [index[:, 1:] for index in indices]
-    _note_clipped(vertices, grid.shape[1:], where, notes)
+    _note_clipped(vertices, grid.shape[1:], context, notes)
     tally = {"tiny": 0, "crossing": 0, "repeated": 0}
     for number in np.unique(owners[owners >= 0]):
         polygons = [vertices[member] for member in np.flatnonzero(members == number)]
@@ -122,12 +122,12 @@ def rasterise(
         (tally["repeated"], "repeated another one and were left out"),
     ):
         if count:
-            notes.append(f"{where}: {count} of {len(contours)} contours {what}.")
+            notes.append(f"{context}: {count} of {len(contours)} contours {what}.")
     return mask
 
 
 def on_slices(contours: Sequence[NDArray[np.float64]], grid: Grid) -> bool:
-    """Tell whether all contours lie on slices of a grid and inside its extent.
+    """Return whether all contours lie on slices of a grid and inside its extent.
 
     Args:
         contours: points of shape (n, 3) in LPS mm.
@@ -143,14 +143,16 @@ def on_slices(contours: Sequence[NDArray[np.float64]], grid: Grid) -> bool:
     return bool(contours)
 
 
-def _depths(indices: Sequence[NDArray[np.float64]], slices: int, where: str) -> NDArray[np.float64]:
+def _depths(
+    indices: Sequence[NDArray[np.float64]], slices: int, context: str
+) -> NDArray[np.float64]:
     """Return the slice index, not rounded, of each contour's plane."""
     depths = np.array([index[:, 0].mean() for index in indices])
     for number, (index, depth) in enumerate(zip(indices, depths, strict=True), start=1):
         if np.abs(index[:, 0] - depth).max() > PLANE_TOLERANCE:
             raise CaseFault(
                 Reason.CONTOUR_GEOMETRY,
-                f"{where}: contour {number} lies across the image's slices (from slice "
+                f"{context}: contour {number} lies across the image's slices (from slice "
                 f"{index[:, 0].min():.2f} to {index[:, 0].max():.2f}); it was drawn on a series of "
                 "another orientation: segment the role that it was drawn on.",
             )
@@ -160,9 +162,9 @@ def _depths(indices: Sequence[NDArray[np.float64]], slices: int, where: str) -> 
     if beyond.size:
         raise CaseFault(
             Reason.CONTOUR_GEOMETRY,
-            f"{where}: {beyond.size} of {len(depths)} contours lie beyond the image, the first of "
-            f"them on slice {depths[beyond[0]]:.2f} where 0 to {slices - 1} exist; the series is "
-            "not complete, or is not the one that they were drawn on.",
+            f"{context}: {beyond.size} of {len(depths)} contours lie beyond the image, the first "
+            f"of them on slice {depths[beyond[0]]:.2f} where 0 to {slices - 1} exist; the series "
+            "is not complete, or is not the one that they were drawn on.",
         )
     return depths
 
@@ -181,7 +183,7 @@ def _slab(
     slice_spacing: float,
     drawn_here: bool,
     plane_spacing: float | None,
-    where: str,
+    context: str,
     notes: list[str],
 ) -> float:
     """Return the thickness, in slices, of the slab that a contour stands for."""
@@ -189,7 +191,7 @@ def _slab(
     if drawn_here and gaps.size > 1 and gaps[0] > 1.5 and gaps[-1] < 1.1 * gaps[0]:
         raise CaseFault(
             Reason.CONTOUR_GEOMETRY,
-            f"{where}: of the slices that it was drawn on only one in {round(gaps[0])} has a "
+            f"{context}: of the slices that it was drawn on only one in {round(gaps[0])} has a "
             "contour; interpolate the contours in the planning system.",
         )
     # The lower median: neither a skipped slice nor a stray contour between two planes counts.
@@ -201,8 +203,8 @@ def _slab(
     if usual * slice_spacing <= LARGEST_PLANE_SPACING:
         return usual
     notes.append(
-        f"{where}: it was drawn on another series and has no two contours on neighbouring planes, "
-        "which would tell how thick they are; each was taken to be as thick as one slice."
+        f"{context}: it was drawn on another series and has no two contours on neighbouring "
+        "planes, which would tell how thick they are; each was taken to be as thick as one slice."
     )
     return 1.0
 
@@ -231,44 +233,44 @@ def _note_planes(
     planes: NDArray[np.float64],
     owners: NDArray[np.intp],
     spacing: float,
-    where: str,
+    context: str,
     notes: list[str],
 ) -> None:
     """Note what became of planes of contours that do not lie on the slices one to one."""
     off = np.abs(depths - np.rint(depths))
     if off.max() > 0:
         notes.append(
-            f"{where}: {np.count_nonzero(off)} of {len(depths)} contours lie between slices, up to "
-            f"{off.max() * spacing:.2f} mm off, and fill the slices nearest to them."
+            f"{context}: {np.count_nonzero(off)} of {len(depths)} contours lie between slices, up "
+            f"to {off.max() * spacing:.2f} mm off, and fill the slices nearest to them."
         )
     used, counts = np.unique(owners[owners >= 0], return_counts=True)
     if len(used) < len(planes):
         notes.append(
-            f"{where}: {len(planes) - len(used)} of {len(planes)} planes of contours were left "
+            f"{context}: {len(planes) - len(used)} of {len(planes)} planes of contours were left "
             "out: to each slice another plane is nearer."
         )
     if counts.max() > 1:
         notes.append(
-            f"{where}: the contours lie farther apart than the image's slices "
+            f"{context}: the contours lie farther apart than the image's slices "
             f"({spacing:.2f} mm); each fills up to {counts.max()} slices."
         )
     filled = np.flatnonzero(owners >= 0)
     empty = int(filled[-1] - filled[0] + 1 - len(filled))
     if empty:
         notes.append(
-            f"{where}: {empty} slices between contoured ones have no contour and stay empty."
+            f"{context}: {empty} slices between contoured ones have no contour and stay empty."
         )
 
 
 def _note_clipped(
-    vertices: Sequence[NDArray[np.float64]], shape: tuple[int, ...], where: str, notes: list[str]
+    vertices: Sequence[NDArray[np.float64]], shape: tuple[int, ...], context: str, notes: list[str]
 ) -> None:
     """Note how many contours reach beyond the image."""
     upper = np.asarray(shape) - 0.5
     clipped = sum(bool((v < -0.5).any() or (v > upper).any()) for v in vertices)
     if clipped:
         notes.append(
-            f"{where}: {clipped} of {len(vertices)} contours reach beyond the image's border and "
+            f"{context}: {clipped} of {len(vertices)} contours reach beyond the image's border and "
             "are cut off there."
         )
 
@@ -329,7 +331,7 @@ def _relation(one: _Fill, other: _Fill) -> str:
 
 
 def _same_path(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Tell whether two paths have the same vertices, wherever they start and in either sense."""
+    """Return whether two paths have the same vertices, wherever they start and in either sense."""
     if one.shape != other.shape:
         return False
     rounded = [np.rint(v / SAME_VERTEX) for v in (one, other)]

@@ -61,11 +61,11 @@ COSINE_TOLERANCE = 1e-3
 
 
 @contextmanager
-def readable(where: object) -> Iterator[None]:
+def readable(context: object) -> Iterator[None]:
     """Turn the errors of damaged files and values within the block into a fault.
 
     Args:
-        where: the file or the series, for the message.
+        context: the file or the series, for the message.
 
     Raises:
         CaseFault: one of `BROKEN` was raised.
@@ -76,7 +76,7 @@ def readable(where: object) -> Iterator[None]:
         text = " ".join(str(error).split())
         raise CaseFault(
             Reason.UNREADABLE,
-            f"{where}: cannot be read as DICOM ({type(error).__name__}: {text}); copy it again "
+            f"{context}: cannot be read as DICOM ({type(error).__name__}: {text}); copy it again "
             "from the archive.",
         ) from error
 

@@ -34,7 +34,7 @@ def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane
 
     Args:
         series: the series and its files.
-        notes: gets a sentence for each mended defect.
+        notes: gets a sentence for each repaired defect.
 
     Returns:
         The planes, from the first to the last along the normal of the image plane (the cross
@@ -60,7 +60,7 @@ def read_series_volume(series: Series, *, notes: list[str] | None = None) -> Vol
 
     Args:
         series: the series and its files.
-        notes: gets a sentence for each mended defect.
+        notes: gets a sentence for each repaired defect.
 
     Returns:
         The volume; its first axis runs along the normal of the image plane. Whole numbers that fit

@@ -92,7 +92,7 @@ def _check_one_examination(headers: Sequence[Dataset], name: str) -> None:
             raise CaseFault(
                 Reason.MIXED_PATIENTS,
                 f"{name}: its slices have {count} values of {identity}; a file of another "
-                "examination may lie among them: mend it in the archive.",
+                "examination may lie among them: fix it in the archive.",
             )
     frames = {header.FrameOfReferenceUID for header in headers}
     if len(frames) > 1:
@@ -157,7 +157,7 @@ def _several_at_one_position(groups: Sequence[list[Plane]], name: str) -> CaseFa
     if attribute:
         return CaseFault(
             Reason.MIXED_ACQUISITIONS,
-            f"{name}: holds {count} slices at {len(groups)} positions, told apart by "
+            f"{name}: holds {count} slices at {len(groups)} positions, distinguished by "
             f"{attribute}; export each as a series of its own.",
         )
     twice = next(group for group in groups if len(group) > 1)
@@ -187,7 +187,7 @@ def _check_spacing(planes: Sequence[Plane], normal: NDArray[np.float64], name: s
 
 
 def _is_even(depth: NDArray[np.float64]) -> bool:
-    """Tell whether rising depths in mm are evenly spaced, but for rounding."""
+    """Return whether rising depths in mm are evenly spaced, but for rounding."""
     gaps = np.diff(depth)
     spacing = float(np.median(gaps))
     index = np.arange(len(depth))
@@ -205,7 +205,7 @@ def _uneven(planes: Sequence[Plane], depth: NDArray[np.float64], name: str) -> C
     if attribute:
         return CaseFault(
             Reason.MIXED_ACQUISITIONS,
-            f"{name}: holds several stacks of slices between one another, told apart by "
+            f"{name}: holds several stacks of slices between one another, distinguished by "
             f"{attribute}; export each as a series of its own.",
         )
     gaps = np.diff(depth)

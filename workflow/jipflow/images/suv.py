@@ -64,7 +64,7 @@ def suv_factors(datasets: Sequence[Dataset], series: str) -> NDArray[np.float64]
     except (ValueError, TypeError, NotImplementedError, OverflowError, AttributeError) as error:
         raise CaseFault(
             Reason.MISSING_SUV_FIELD,
-            f"{series}: a field that SUVbw needs cannot be read ({error}); mend it in the archive.",
+            f"{series}: a field that SUVbw needs cannot be read ({error}); fix it in the archive.",
         ) from error
 
 
@@ -150,7 +150,7 @@ def _bqml_factor(datasets: Sequence[Dataset], series: str) -> float:
     if not timedelta(0) <= uptake <= LONGEST_UPTAKE:
         raise CaseFault(
             Reason.MISSING_SUV_FIELD,
-            f"{series}: the scan starts {uptake} after the injection; mend the times.",
+            f"{series}: the scan starts {uptake} after the injection; fix the times.",
         )
     decayed = dose * 2.0 ** (-uptake.total_seconds() / half_life)
     return 1000.0 * weight / decayed

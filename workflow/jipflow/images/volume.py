@@ -52,7 +52,7 @@ class Grid:
         )
 
     def matches(self, other: Grid, tolerance: float = 1e-3) -> bool:
-        """Tell whether both grids have one shape and corners no farther apart than `tolerance`.
+        """Return whether both grids have one shape and corners no farther apart than `tolerance`.
 
         Args:
             other: the grid to compare with.
@@ -178,10 +178,10 @@ def _reading(path: Path) -> Iterator[None]:
     except RuntimeError as error:
         if "allocate memory" in str(error):
             raise MemoryError(f"{path} does not fit into memory") from None
-        told = str(error).rpartition("sitk::ERROR: ")[2].strip().splitlines()
+        lines = str(error).rpartition("sitk::ERROR: ")[2].strip().splitlines()
         raise CaseFault(
             Reason.UNREADABLE,
-            f"{path} cannot be read ({told[-1].rstrip('.')}); look whether the disk is full or "
+            f"{path} cannot be read ({lines[-1].rstrip('.')}); look whether the disk is full or "
             "failing. It is made anew when the shard's folder below shards/ in the results is "
             "removed and snakemake runs again.",
         ) from None

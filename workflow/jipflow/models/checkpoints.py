@@ -81,11 +81,11 @@ def only_data(path: Path) -> Iterator[None]:
         with torch.serialization.safe_globals(NUMBERS):
             yield
     except pickle.UnpicklingError as error:
-        told = re.search(r"GLOBAL (\S+)", str(error))
-        if told is None:
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        if name is None:
             raise StageError(_unreadable(path, error)) from None
         raise StageError(
-            f"{path} holds {told[1]} beside tensors, numbers and text, which nnU-Net's trainers do "
+            f"{path} holds {name[1]} beside tensors, numbers and text, which nnU-Net's trainers do "
             "not save; take the model from another source, or save its checkpoint anew without "
             "it, and pin the new file."
         ) from None
@@ -99,10 +99,10 @@ def only_data(path: Path) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    told = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    cause = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
     return (
-        f"{path} is cut off or is no checkpoint ({told}); copy it again from where it was trained, "
-        "and pin the new file."
+        f"{path} is cut off or is no checkpoint ({cause}); copy it again from where it was "
+        "trained, and pin the new file."
     )
 
 

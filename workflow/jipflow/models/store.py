@@ -257,7 +257,7 @@ def _download(url: str, sha256: str, staging: Path) -> Path:
                     target.write(chunk)
     except requests.HTTPError as error:
         raise StageError(
-            f"{url}: the server answers {error.response.status_code}; mend the address or ask who "
+            f"{url}: the server answers {error.response.status_code}; fix the address or ask who "
             "runs it."
         ) from None
     except requests.RequestException as error:

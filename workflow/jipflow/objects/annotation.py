@@ -52,7 +52,7 @@ class Match(IntEnum):
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawnRegion:
     """One region as its object holds it.
 
     Attributes:
@@ -105,12 +105,12 @@ class Annotation(ABC):
 
     @abstractmethod
     def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
-        """Tell whether its wanted regions lie on a grid's planes and inside its extent."""
+        """Return whether its wanted regions lie on a grid's planes and inside its extent."""
 
     @abstractmethod
     def draw(
         self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
-    ) -> Drawing | None:
+    ) -> DrawnRegion | None:
         """Unite the regions that a segment of the protocol means.
 
         Args:
@@ -127,7 +127,7 @@ class Annotation(ABC):
         """
 
     def has(self, match: str) -> bool:
-        """Tell whether the whole name of a region matches a regular expression."""
+        """Return whether the whole name of a region matches a regular expression."""
         return any(fits(name, (match,)) for name in self.names())
 
     def fit(self, target: Target, matches: Sequence[str]) -> Match | None:
@@ -148,27 +148,27 @@ class Annotation(ABC):
         return None
 
     def same_examination(self, target: Target) -> bool:
-        """Tell whether it shares the study, or the date of the study, with an image."""
+        """Return whether it shares the study, or the date of the study, with an image."""
         if target.study_uid and target.study_uid in self.studies():
             return True
         return bool(target.study_date) and self.dataset.get("StudyDate") == target.study_date
 
 
 def fits(name: str, matches: Sequence[str]) -> bool:
-    """Tell whether the whole name matches one of the regular expressions."""
+    """Return whether the whole name matches one of the regular expressions."""
     return any(re.fullmatch(match, name.strip()) for match in matches)
 
 
-def common_method(stated: set[str], where: str, notes: list[str]) -> str:
+def common_method(stated: set[str], context: str, notes: list[str]) -> str:
     """Return the Segment Algorithm Type that united regions share.
 
     Args:
         stated: what each region states, empty where it states nothing.
-        where: the object, for the note.
+        context: the object, for the note.
         notes: gets a sentence where the regions state none or different ones.
     """
     if len(stated) == 1 and stated <= set(METHODS):
         return stated.pop()
-    told = ", ".join(sorted(method or "nothing" for method in stated))
-    notes.append(f"{where}: how it was made is stated as {told}; recorded as MANUAL.")
+    listed = ", ".join(sorted(method or "nothing" for method in stated))
+    notes.append(f"{context}: how it was made is stated as {listed}; recorded as MANUAL.")
     return "MANUAL"

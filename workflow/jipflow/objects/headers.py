@@ -1,4 +1,4 @@
-"""What a derived object takes over from the header of its source series, mended where need be."""
+"""What a derived object takes over from the header of its source series, repaired where need be."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def source_header(path: Path, notes: list[str]) -> Dataset:
 
     Args:
         path: the file of the instance.
-        notes: gets a sentence for each kind of mending.
+        notes: gets a sentence for each kind of repair.
 
     Returns:
         The attributes, with those of type 2 present even if empty.
@@ -86,7 +86,7 @@ def source_header(path: Path, notes: list[str]) -> Dataset:
         header = _decoded(_taken_over(source), source, notes)
         shortened: set[str] = set()
         emptied: set[str] = set()
-        _mend_values(header, shortened, emptied)
+        _repair_values(header, shortened, emptied)
     if shortened:
         notes.append(f"Shortened to the length that DICOM allows: {', '.join(sorted(shortened))}.")
     if emptied:
@@ -173,7 +173,7 @@ def _decode_as(taken: Dataset, source: Dataset, terms: Sequence[str]) -> Dataset
 
 
 def _is_valid(terms: Sequence[str]) -> bool:
-    """Tell whether these are defined terms (PS3.3 C.12.1.1.2), alone or as code extensions."""
+    """Return whether these are defined terms (PS3.3 C.12.1.1.2), alone or as code extensions."""
     if not all(term in python_encoding for term in terms):
         return False
     return len(terms) == 1 or all(
@@ -182,8 +182,8 @@ def _is_valid(terms: Sequence[str]) -> bool:
     )
 
 
-def _mend_values(dataset: Dataset, shortened: set[str], emptied: set[str]) -> None:
-    """Mend values in place, and collect the keywords of what was mended."""
+def _repair_values(dataset: Dataset, shortened: set[str], emptied: set[str]) -> None:
+    """Repair values in place, and collect the keywords of what was repaired."""
     for element in list(dataset):
         if element.tag.is_private or element.tag.element == 0:
             del dataset[element.tag]
@@ -192,7 +192,7 @@ def _mend_values(dataset: Dataset, shortened: set[str], emptied: set[str]) -> No
             element.is_undefined_length = False
             for item in element.value:
                 item.is_undefined_length_sequence_item = False
-                _mend_values(item, shortened, emptied)
+                _repair_values(item, shortened, emptied)
         elif element.value not in (None, ""):
             several = isinstance(element.value, MultiValue)
             values = [str(v) for v in (element.value if several else [element.value])]

@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from jipflow.images.contours import on_slices, rasterise
 from jipflow.images.volume import Grid
-from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
 from jipflow.reasons import CaseFault, Reason
 
 CONTOUR_DATA = 0x30060050
@@ -59,7 +59,7 @@ class StructureSet(Annotation):
         return found - {""}
 
     def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
-        """Tell whether all closed contours of the wanted ROIs lie on slices, inside the image."""
+        """Return whether all closed contours of the wanted ROIs lie on slices, inside the image."""
         closed = [c for c in self._contours(matches) if c.get("ContourGeometricType") in CLOSED]
         try:
             return on_slices([_points(contour, "") for contour in closed], grid)
@@ -68,7 +68,7 @@ class StructureSet(Annotation):
 
     def draw(
         self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
-    ) -> Drawing | None:
+    ) -> DrawnRegion | None:
         """Rasterise the ROIs whose name matches, and unite them."""
         rois = [r for r in self._rois() if fits(str(r.get("ROIName") or ""), (wanted["match"],))]
         if match is Match.FRAME_OF_REFERENCE:
@@ -77,11 +77,11 @@ class StructureSet(Annotation):
         if not rois:
             return None
         mask = np.zeros(target.grid.shape, bool)
-        where = f"case {target.case_id}: structure set {self.uid}"
+        context = f"case {target.case_id}: structure set {self.uid}"
         drawn = []
         for roi in rois:
             number = _number(roi.get("ROINumber"))
-            name = f"{where}, ROI {number}"
+            name = f"{context}, ROI {number}"
             items = [] if number is None else self._items(number)
             contours = [c for item in items for c in item.get("ContourSequence") or []]
             if contours:
@@ -92,11 +92,11 @@ class StructureSet(Annotation):
             mask |= region
         if len(drawn) > 1:
             listed = ", ".join(str(number) for number in drawn)
-            notes.append(f"{where}: {wanted['name']!r} unites ROIs {listed}.")
+            notes.append(f"{context}: {wanted['name']!r} unites ROIs {listed}.")
         stated = {str(roi.get("ROIGenerationAlgorithm") or "") for roi in rois}
-        return Drawing(
+        return DrawnRegion(
             mask,
-            common_method(stated, f"{where}, {wanted['name']!r}", notes),
+            common_method(stated, f"{context}, {wanted['name']!r}", notes),
             str(
                 self.dataset.get("ManufacturerModelName")
                 or self.dataset.get("Manufacturer")
@@ -111,7 +111,7 @@ class StructureSet(Annotation):
         items: Sequence[Dataset],
         target: Target,
         match: Match,
-        where: str,
+        context: str,
         notes: list[str],
     ) -> NDArray[np.bool_]:
         """Fill the closed contours of a region; what encloses nothing is left out with a note."""
@@ -123,20 +123,20 @@ class StructureSet(Annotation):
                 if c.get("ContourGeometricType") not in CLOSED
             }
             notes.append(
-                f"{where}: {len(contours) - len(closed)} of {len(contours)} contours enclose "
+                f"{context}: {len(contours) - len(closed)} of {len(contours)} contours enclose "
                 f"nothing ({', '.join(sorted(kinds))}) and were left out."
             )
-        paths = [_points(contour, where) for contour in closed]
+        paths = [_points(contour, context) for contour in closed]
         areas = [path for path in paths if len(path) > 2]
         if len(areas) < len(paths):
             notes.append(
-                f"{where}: {len(paths) - len(areas)} of {len(contours)} contours have fewer than "
+                f"{context}: {len(paths) - len(areas)} of {len(contours)} contours have fewer than "
                 "three points and were left out."
             )
         return rasterise(
             areas,
             target.grid,
-            where,
+            context,
             drawn_here=match is not Match.FRAME_OF_REFERENCE,
             plane_spacing=_plane_spacing(items),
             xor=any(contour.ContourGeometricType == XOR for contour in closed),
@@ -187,7 +187,7 @@ def _plane_spacing(items: Sequence[Dataset]) -> float | None:
     return None
 
 
-def _points(contour: Dataset, where: str) -> NDArray[np.float64]:
+def _points(contour: Dataset, context: str) -> NDArray[np.float64]:
     """Return Contour Data (3006,0050) as points of shape (n, 3) in LPS mm.
 
     The text is parsed at once: one object for each of a hundred thousand numbers costs ten times
@@ -207,7 +207,7 @@ def _points(contour: Dataset, where: str) -> NDArray[np.float64]:
     if not sound:
         raise CaseFault(
             Reason.CONTOUR_GEOMETRY,
-            f"{where}: the data of a contour are no triplets of numbers; export the structure set "
-            "again from the planning system.",
+            f"{context}: the data of a contour are no triplets of numbers; export the structure "
+            "set again from the planning system.",
         )
     return numbers.reshape(-1, 3)

@@ -15,7 +15,7 @@ from scipy.ndimage import find_objects
 
 from jipflow.images.pixels import DECODERS
 from jipflow.images.volume import Grid
-from jipflow.objects.annotation import Annotation, Drawing, Match, Target, common_method, fits
+from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
 from jipflow.reasons import CaseFault, Reason
 
 ALIGNMENT_TOLERANCE = 0.05
@@ -106,7 +106,7 @@ class DicomSeg(Annotation):
         return {str(self.dataset.get("StudyInstanceUID") or "")} - {""}
 
     def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
-        """Tell whether all frames lie on planes of the grid and inside its extent."""
+        """Return whether all frames lie on planes of the grid and inside its extent."""
         del matches
         try:
             placement = self._placement(grid)
@@ -120,7 +120,7 @@ class DicomSeg(Annotation):
 
     def draw(
         self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
-    ) -> Drawing | None:
+    ) -> DrawnRegion | None:
         """Put the segments whose label matches on the grid, and unite them."""
         chosen = [
             segment
@@ -129,11 +129,11 @@ class DicomSeg(Annotation):
         ]
         if not chosen:
             return None
-        where = f"case {target.case_id}: segmentation {self.uid}"
+        context = f"case {target.case_id}: segmentation {self.uid}"
         numbers = self._numbers(chosen)
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
-            notes.append(f"{where}: {wanted['name']!r} unites segments {listed}.")
+            notes.append(f"{context}: {wanted['name']!r} unites segments {listed}.")
         placement = self._placement(target.grid)
         if self._flaw:
             raise self._mismatch(target, self._flaw)
@@ -146,9 +146,9 @@ class DicomSeg(Annotation):
         else:
             mask, corner = self._from_frames(numbers, placement, target, notes)
         stated = {str(segment.get("SegmentAlgorithmType") or "") for segment in chosen}
-        return Drawing(
+        return DrawnRegion(
             mask,
-            common_method(stated, f"{where}, {wanted['name']!r}", notes),
+            common_method(stated, f"{context}, {wanted['name']!r}", notes),
             str(
                 chosen[0].get("SegmentAlgorithmName")
                 or self.dataset.get("ManufacturerModelName")
@@ -181,7 +181,7 @@ class DicomSeg(Annotation):
         return [segment for segment in segments if not self._is_background(segment)]
 
     def _is_background(self, segment: Dataset) -> bool:
-        """Tell whether a segment of a label map stands for what is no segment."""
+        """Return whether a segment of a label map stands for what is no segment."""
         number = segment.get("SegmentNumber")
         if "PixelPaddingValue" in self.dataset and number == self._padding:
             return True

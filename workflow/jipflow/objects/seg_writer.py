@@ -138,7 +138,7 @@ def build_seg(
         description: Series Description and Content Description.
         series_number: Series Number.
         identity: what else makes this segmentation another one: protocol and segmentation.
-        notes: gets a sentence for each thing of the source that was mended.
+        notes: gets a sentence for each thing of the source that was repaired.
 
     Returns:
         The data set with its file meta information.

@@ -51,7 +51,7 @@ SERIES_ATTRIBUTES = (
     "Columns",
     "BitsStored",
 )
-"""What the catalog wants to know of a series, or of an instance where the series does not tell."""
+"""What the catalog wants to know of a series, or of an instance where the series lacks it."""
 COUNT = "NumberOfSeriesRelatedInstances"
 SYNTAX = "AvailableTransferSyntaxUID"
 NO_STUDY = stable_uid("study", "none")
@@ -93,7 +93,7 @@ def with_uids(
     if unusable:
         LOGGER.warning(
             "source %r: %d answers are left out: their %s is no UID; let the PACS's administrator "
-            "mend them.",
+            "fix them.",
             name,
             unusable,
             " or ".join(keys),
@@ -115,7 +115,7 @@ class ArchiveDown(StageError):
 
 
 class Rejected(Exception):
-    """The PACS answered and refused; the message says what it said, without patient data."""
+    """The PACS answered and refused; the message has its answer, without patient data."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ class Archive(Protocol):
     name: str
 
     def find_series(self, keys: Mapping[str, str]) -> list[dict[str, str]]:
-        """Return the series that match, each with what the PACS tells of it and its study.
+        """Return the series that match, each with what the PACS states of it and its study.
 
         Args:
             keys: matching keys by DICOM keyword, with values in the syntax of PS3.4 C.2.2.2: a
@@ -181,7 +181,7 @@ class Archive(Protocol):
         """
 
     def contains(self, study_uid: str, series_uid: str, sop_uid: str) -> bool:
-        """Tell whether the PACS lists an instance."""
+        """Return whether the PACS lists an instance."""
 
     def send(self, path: Path) -> Receipt:
         """Store a DICOM file; raises `Rejected` unless the PACS acknowledged that very object."""
@@ -195,7 +195,7 @@ class Archive(Protocol):
 
 
 def answers(archive: Archive) -> bool:
-    """Tell whether a PACS answers a query that nothing matches.
+    """Return whether a PACS answers a query that nothing matches.
 
     Where it does, and fails at one object each time, the object is to blame and not the PACS.
     """

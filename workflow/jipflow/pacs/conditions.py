@@ -55,7 +55,7 @@ class Wildcard:
         return type(self)(f"{prefix}*") if prefix else None
 
     def within(self, other: Self) -> bool:
-        """Tell whether all that meets this meets the other."""
+        """Return whether all that meets this meets the other."""
         parts = map(re.escape, other.pattern.split("*"))
         return re.fullmatch(".*".join(parts), self.pattern) is not None
 
@@ -96,7 +96,7 @@ class TextRange:
         return type(self)(min(self.low, other.low), end)
 
     def within(self, other: Self) -> bool:
-        """Tell whether all that meets this meets the other."""
+        """Return whether all that meets this meets the other."""
         return other.low <= self.low and (
             other.end is None or (self.end is not None and self.end <= other.end)
         )
@@ -129,7 +129,7 @@ class Uids:
         return type(self)(self.uids | other.uids)
 
     def within(self, other: Self) -> bool:
-        """Tell whether all that meets this meets the other."""
+        """Return whether all that meets this meets the other."""
         return self.uids <= other.uids
 
     def values(self) -> list[str]:

@@ -27,34 +27,35 @@ def secret(source: DicomWeb, kind: Literal["token", "password"]) -> str | None:
         "token": (source.token_env, source.token_file),
         "password": (source.password_env, source.password_file),
     }[kind]
-    where = f"source {source.name!r}"
+    context = f"source {source.name!r}"
     if variable is not None and file is not None:
-        raise ConfigError(f"{where}: {kind}_env and {kind}_file are both given; remove one.")
+        raise ConfigError(f"{context}: {kind}_env and {kind}_file are both given; remove one.")
     if variable is not None:
         if not os.environ.get(variable):
             raise ConfigError(
-                f"{where}: {kind}_env: the environment variable {variable} is not set; set it to "
+                f"{context}: {kind}_env: the environment variable {variable} is not set; set it to "
                 f"the {kind} where the run is started."
             )
-        return _one_line(os.environ[variable], f"{where}: the environment variable {variable}")
+        return _one_line(os.environ[variable], f"{context}: the environment variable {variable}")
     if file is not None:
-        path = private_file(Path(file), f"{where}: {kind}_file")
+        path = private_file(Path(file), f"{context}: {kind}_file")
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             raise ConfigError(
-                f"{where}: {kind}_file: {path} is not text (UTF-8); write the {kind} alone into it."
+                f"{context}: {kind}_file: {path} is not text (UTF-8); write the {kind} alone "
+                "into it."
             ) from None
-        return _one_line(text, f"{where}: {kind}_file: {path}")
+        return _one_line(text, f"{context}: {kind}_file: {path}")
     return None
 
 
-def private_file(path: Path, where: str) -> Path:
+def private_file(path: Path, context: str) -> Path:
     """Return the path of a file that nobody but its owner can read.
 
     Args:
         path: of a regular file.
-        where: the key of the configuration that names it, for the message.
+        context: the key of the configuration that names it, for the message.
 
     Raises:
         ConfigError: it is missing, not a file, unreadable, or open to others.
@@ -62,19 +63,19 @@ def private_file(path: Path, where: str) -> Path:
     try:
         status = path.stat()
     except OSError as error:
-        raise ConfigError(f"{where}: {path}: {error.strerror}; mend the path.") from None
+        raise ConfigError(f"{context}: {path}: {error.strerror}; fix the path.") from None
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{where}: {path} is not a file; mend the path.")
+        raise ConfigError(f"{context}: {path} is not a file; fix the path.")
     if stat.S_IMODE(status.st_mode) & 0o077:
-        raise ConfigError(f"{where}: {path} can be read by others; run: chmod 600 {path}")
+        raise ConfigError(f"{context}: {path} can be read by others; run: chmod 600 {path}")
     if not os.access(path, os.R_OK):
-        raise ConfigError(f"{where}: {path} cannot be read by this user; run as its owner.")
+        raise ConfigError(f"{context}: {path} cannot be read by this user; run as its owner.")
     return path
 
 
-def _one_line(text: str, where: str) -> str:
+def _one_line(text: str, context: str) -> str:
     """Return the text without the ends of line behind it."""
     line = text.rstrip("\r\n")
     if not line or not line.isprintable():
-        raise ConfigError(f"{where} must hold one line of printable text and nothing else.")
+        raise ConfigError(f"{context} must hold one line of printable text and nothing else.")
     return line

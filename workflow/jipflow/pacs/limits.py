@@ -40,7 +40,7 @@ class Hours:
         self._start, self._end = time_of_day.fromisoformat(start), time_of_day.fromisoformat(end)
 
     def hold(self, moment: datetime) -> bool:
-        """Tell whether a moment lies in the window."""
+        """Return whether a moment lies in the window."""
         clock = moment.time()
         if self._start < self._end:
             return self._start <= clock < self._end
@@ -98,7 +98,7 @@ class Limits:
         return cls(source.bytes_per_second, source.hours, source.name)
 
     def is_open(self) -> bool:
-        """Tell whether images may move at this time of day."""
+        """Return whether images may move at this time of day."""
         return self._hours is None or self._hours.hold(self._now())
 
     def wait(self, before_closing: Callable[[], object] = lambda: None) -> None:

@@ -1,7 +1,7 @@
 """Stage `query`: ask the PACS for the series of the cohort, as a catalog of what can be retrieved.
 
 A PACS is asked by the narrowest queries that cover the protocol's filter. Columns that the filter
-reads and the PACS does not tell of a series are read from the header of one of its instances, but
+reads and the PACS does not state of a series are read from the header of one of its instances, but
 only where the series may still pass. Instances are listed for the series of the cohort alone.
 """
 
@@ -44,8 +44,8 @@ LOGGER = logging.getLogger(__name__)
 
 INSTANCE_COLUMNS = ("SOPInstanceUID", "SeriesInstanceUID", "path", "bytes", "modified_ns", "Source")
 REPORTED = frozenset({"Manufacturer", "ManufacturerModelName"})
-"""What the cohort's table tells of each series, whether the filter reads it or not."""
-ALWAYS_TOLD = frozenset({"PatientID", "StudyDate", "Modality", "SeriesNumber", "Source"})
+"""What the cohort's table states of each series, whether the filter reads it or not."""
+ALWAYS_ANSWERED = frozenset({"PatientID", "StudyDate", "Modality", "SeriesNumber", "Source"})
 """Columns that a PACS must answer with (PS3.4 section C.6.1.1): empty means that it has no value.
 Others that come empty may only be unknown to its index."""
 PAUSES = (2.0,)
@@ -59,7 +59,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Filter:
-    """A protocol's cohort, in parts that can be judged one by one.
+    """A protocol's cohort, in parts that can be checked one by one.
 
     Attributes:
         condition: what every series of the cohort meets, as one expression.
@@ -76,13 +76,13 @@ class Filter:
 
 @dataclass
 class PacsCatalog:
-    """What a PACS told.
+    """What a PACS answered.
 
     Attributes:
         rows: of the catalog, by SeriesInstanceUID.
         known: the columns that are no guess, by SeriesInstanceUID.
         listed: the SOPInstanceUIDs of the series whose instances were asked for; none where the
-            PACS refused to tell them.
+            PACS refused to list them.
         counts: of headers that were read, of refusals, of values that are no number.
     """
 
@@ -103,7 +103,7 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
 
     Writes into `out_dir`:
 
-    * ``series.parquet``: every series that a PACS answered with. What it did not tell is null, or
+    * ``series.parquet``: every series that a PACS answered with. What it did not state is null, or
       empty text, as where a file has no value.
     * ``instances.parquet``: the instances of the series that meet the filter and a role, and of the
       structure sets or segmentations of their patients where the protocol imports such; ``path`` is
@@ -117,7 +117,7 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
 
     Raises:
         StageError: a PACS does not answer, or refuses a query for series.
-        FilterError: an expression cannot be evaluated on what the PACS told.
+        FilterError: an expression cannot be evaluated on what the PACS answered.
     """
     cohort = settings.protocol.cohort
     wanted = _filter(cohort)
@@ -193,9 +193,9 @@ def _ask(
             )
         series = _find(archive, keys)
         answers.append({"keys": keys, "series": len(series)})
-        for told in series:
-            if told["SeriesInstanceUID"] not in taken:
-                _add(found, told, source.name)
+        for answer in series:
+            if answer["SeriesInstanceUID"] not in taken:
+                _add(found, answer, source.name)
     return found, answers
 
 
@@ -206,9 +206,9 @@ def _find(archive: Archive, keys: dict[str, str]) -> list[dict[str, str]]:
         raise StageError(str(error)) from None
 
 
-def _add(found: PacsCatalog, told: dict[str, str], source: str) -> None:
-    """Take over what a PACS tells of a series, unless it is there."""
-    uid = told["SeriesInstanceUID"]
+def _add(found: PacsCatalog, answer: dict[str, str], source: str) -> None:
+    """Take over what a PACS states of a series, unless it is there."""
+    uid = answer["SeriesInstanceUID"]
     if uid in found.rows:
         return
     row: dict[str, Any] = {}
@@ -220,9 +220,9 @@ def _add(found: PacsCatalog, told: dict[str, str], source: str) -> None:
             "PixelSpacingRow": ("PixelSpacing", 0),
             "PixelSpacingColumn": ("PixelSpacing", 1),
         }.get(name, (name, 0))
-        text = told.get(keyword, "")
+        text = answer.get(keyword, "")
         row[name] = _unpadded(text) if kind == "VARCHAR" else _number(text, kind, position)
-        if row[name] not in ("", None) or (keyword in told and name in ALWAYS_TOLD):
+        if row[name] not in ("", None) or (keyword in answer and name in ALWAYS_ANSWERED):
             known.add(name)
     if "\\" in row["TransferSyntaxUID"]:  # the PACS can give it in several, and keeps one of them
         row["TransferSyntaxUID"] = ""
@@ -270,12 +270,12 @@ def _possible(found: PacsCatalog, wanted: Filter) -> set[str]:
         def left(clauses: Iterable[str], series: set[str]) -> set[str]:
             for clause in clauses:
                 columns = columns_used(clause)
-                judged = {uid for uid in series if columns <= found.known[uid]}
+                checked = {uid for uid in series if columns <= found.known[uid]}
                 try:
-                    met = set(select_series(connection, clause)) if judged else set()
+                    met = set(select_series(connection, clause)) if checked else set()
                 except FilterError:
                     continue  # a value that is not known yet may be what it stumbles over
-                series = (series - judged) | (judged & met)
+                series = (series - checked) | (checked & met)
             return series
 
         series = left(wanted.steps, set(found.rows))
@@ -289,7 +289,7 @@ def _complete(
     series: set[str],
     columns: frozenset[str],
 ) -> None:
-    """Read the columns that the PACS did not tell from the first instance of each series."""
+    """Read the columns that the PACS did not state from the first instance of each series."""
     lacking = sorted(uid for uid in series if not columns <= found.known[uid])
     _list(archive, source, found, lacking)
 
@@ -408,13 +408,12 @@ def _ask_annotations(
     queries = [dict(keys) for keys in sorted({tuple(keys.items()) for keys in per_patient})]
     count = 0
     for series in _each(source, partial(_find, archive), queries):
-        for told in series:
-            uid = told["SeriesInstanceUID"]
-            mine = (
-                _unpadded(told.get("PatientID", "")) in patients and told.get("Modality") in kinds
-            )
+        for answer in series:
+            uid = answer["SeriesInstanceUID"]
+            mine = _unpadded(answer.get("PatientID", "")) in patients
+            mine &= answer.get("Modality") in kinds
             if mine and uid not in taken - found.rows.keys():
-                _add(found, told, source.name)
+                _add(found, answer, source.name)
                 count += uid not in chosen
                 chosen.add(uid)
     _list(archive, source, found, chosen)

@@ -40,7 +40,7 @@ class Arrival:
         size: bytes that were retrieved.
         seconds: wall time.
         faults: why an instance did not come, by SOPInstanceUID.
-        refusal: what the PACS said to the request for the series, if it refused.
+        refusal: what the PACS answered to the request for the series, if it refused.
         unwritten: why a file could not be written here, if so.
     """
 
@@ -89,7 +89,7 @@ def run(*, shard_file: Path, settings: Settings) -> list[Outcome]:
     outcomes = []
     for (case_id, role), rows in table.groupby(["case_id", "role"]):
         series = [arrivals[uid] for uid in sorted(set(rows["series_uid"]))]
-        work = partial(_judge, series)
+        work = partial(_check, series)
         item = str(role) or ITEM_OF_ANNOTATIONS
         outcome = attempt(str(case_id), STAGE, item, work, shard_file.parent)
         outcome.seconds = sum(arrival.seconds for arrival in series)
@@ -210,8 +210,8 @@ def _is_here(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
-def _judge(series: Sequence[Arrival]) -> Made:
-    """Say what was retrieved for an item of a case.
+def _check(series: Sequence[Arrival]) -> Made:
+    """Check that all instances of an item of a case are here, and return how many came.
 
     Raises:
         CaseFault: instances are missing.
@@ -226,8 +226,8 @@ def _judge(series: Sequence[Arrival]) -> Made:
             problem = f"{len(missing)} of {len(arrival.wanted)} instances did not come"
             named = [f"{uid}: {arrival.faults[uid]}" for uid in missing if uid in arrival.faults]
             problem += f", such as {named[0]}" if named else ""
-        mend = "Look for the series in the PACS, then run snakemake ... --forcerun query retrieve"
-        parts = [f"series {arrival.series_uid}: {problem}.", arrival.refusal, mend]
+        fix = "Look for the series in the PACS, then run snakemake ... --forcerun query retrieve"
+        parts = [f"series {arrival.series_uid}: {problem}.", arrival.refusal, fix]
         raise CaseFault(Reason.NOT_RETRIEVED, " ".join(part for part in parts if part))
     instances = sum(len(arrival.wanted) for arrival in series)
     present = sum(arrival.present for arrival in series)

@@ -27,7 +27,7 @@ class Undefined(ValueError):
 
 
 class TooManyLevels(ValueError):
-    """The bins make more grey levels of a region than can be held; the message says the mend."""
+    """The bins make more grey levels of a region than can be held; the message says the fix."""
 
 
 @dataclass(frozen=True)

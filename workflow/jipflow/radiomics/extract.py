@@ -16,7 +16,7 @@ from jipflow.images.masks import bounding_box
 from jipflow.images.volume import Volume
 from jipflow.radiomics.area import Area, TooManyLevels, Undefined
 from jipflow.radiomics.classes import CLASSES, ORIGINAL_ONLY
-from jipflow.radiomics.filters import Source, filtered, reach_of_filter
+from jipflow.radiomics.filters import SampledSeries, filtered, reach_of_filter
 from jipflow.radiomics.grid import Box, MeasuringGrid
 from jipflow.radiomics.intensities import PEAK_RADIUS
 from jipflow.radiomics.perturb import perturbations, reach
@@ -173,11 +173,11 @@ def _nothing(settings: Mapping[str, Any]) -> Extraction:
     return Extraction({**sums}, [Failure("*", Reason.EMPTY_SEGMENT, message)])
 
 
-def _source(volume: Volume, processing: Mapping[str, Any]) -> Source:
+def _source(volume: Volume, processing: Mapping[str, Any]) -> SampledSeries:
     """Return a volume as the settings want it measured: its grid, and how it is normalised."""
     resample = processing.get("resample")
     z, y, x = reversed(resample["spacing"]) if resample else (None, None, None)
-    source = Source(volume.array, MeasuringGrid.of(volume.grid, (z, y, x)))
+    source = SampledSeries(volume.array, MeasuringGrid.of(volume.grid, (z, y, x)))
     if resample:
         source = replace(source, interpolation=resample["interpolation"], round=resample["round"])
     normalize = processing.get("normalize")
@@ -194,7 +194,7 @@ def _source(volume: Volume, processing: Mapping[str, Any]) -> Source:
     return source
 
 
-def _outline(source: Source, part: Part) -> tuple[NDArray[np.bool_], Box]:
+def _outline(source: SampledSeries, part: Part) -> tuple[NDArray[np.bool_], Box]:
     """Put a region on the measuring grid.
 
     Returns:
@@ -221,7 +221,7 @@ def _outline(source: Source, part: Part) -> tuple[NDArray[np.bool_], Box]:
 
 
 def _region(
-    source: Source, outline: NDArray[np.bool_], box: Box, settings: Mapping[str, Any]
+    source: SampledSeries, outline: NDArray[np.bool_], box: Box, settings: Mapping[str, Any]
 ) -> _Region:
     """Take the image of a region, and out of the region what its intensities exclude.
 
@@ -267,7 +267,7 @@ def _resegmented(
 
 
 def _measure_regions(
-    source: Source,
+    source: SampledSeries,
     regions: Mapping[int, _Region],
     results: Sequence[Extraction],
     settings: Mapping[str, Any],
@@ -286,7 +286,7 @@ def _measure_regions(
 
 
 def _measure_images(
-    source: Source,
+    source: SampledSeries,
     regions: Mapping[int, _Region],
     results: Sequence[Extraction],
     kind: str,
@@ -326,7 +326,10 @@ def _measure_images(
 
 
 def _original(
-    source: Source, region: _Region, processing: Mapping[str, Any], setting: Mapping[str, Any]
+    source: SampledSeries,
+    region: _Region,
+    processing: Mapping[str, Any],
+    setting: Mapping[str, Any],
 ) -> Area:
     """Return the original image of a region."""
     low, high = processing.get("resegment", {}).get("range", (None, None))
@@ -342,7 +345,7 @@ def _original(
     )
 
 
-def _with_surroundings(source: Source, area: Area, box: Box) -> Area:
+def _with_surroundings(source: SampledSeries, area: Area, box: Box) -> Area:
     """Return an area with what lies around it, for the intensity peaks."""
     z, y, x = (math.ceil(PEAK_RADIUS / s) for s in source.grid.spacing)
     wide = source.grid.widened(box, (z, y, x))

@@ -32,7 +32,7 @@ SMALLEST_LOG = 4
 
 
 @dataclass(frozen=True)
-class Source:
+class SampledSeries:
     """A series on its measuring grid, from which any box can be had.
 
     Attributes:
@@ -122,7 +122,7 @@ Filtered = tuple[str, NDArray[np.float64] | ValueError]
 
 
 def filtered(
-    source: Source, box: Box, kind: str, options: Mapping[str, Any], *, slices: bool
+    source: SampledSeries, box: Box, kind: str, options: Mapping[str, Any], *, slices: bool
 ) -> Iterator[Filtered]:
     """Filter a box of an image.
 
@@ -178,7 +178,7 @@ def _attempt(
         return error
 
 
-def _laplacian(source: Source, box: Box, sigma: float) -> NDArray[np.float64]:
+def _laplacian(source: SampledSeries, box: Box, sigma: float) -> NDArray[np.float64]:
     """Return the Laplacian of Gaussian, times sigma squared, by ITK's recursive filter."""
     spacing = source.grid.spacing
     smallest = tuple(max(SMALLEST_LOG, math.ceil(sigma / s) + 1) for s in spacing)
@@ -194,7 +194,9 @@ def _laplacian(source: Source, box: Box, sigma: float) -> NDArray[np.float64]:
     return _inner(sitk.GetArrayViewFromImage(laplacian), wide, box)
 
 
-def _ibsi_laplacian(source: Source, box: Box, sigma: float, truncate: float) -> NDArray[np.float64]:
+def _ibsi_laplacian(
+    source: SampledSeries, box: Box, sigma: float, truncate: float
+) -> NDArray[np.float64]:
     """Return the Laplacian of Gaussian of IBSI's second reference manual, per square millimetre.
 
     By kernels that are sampled and cut off at `truncate` sigma, mirrored at the image's edge.
@@ -211,7 +213,7 @@ def _ibsi_laplacian(source: Source, box: Box, sigma: float, truncate: float) -> 
     return _inner(total, wide, box)
 
 
-def _ibsi_mean(source: Source, box: Box, support: int) -> NDArray[np.float64]:
+def _ibsi_mean(source: SampledSeries, box: Box, support: int) -> NDArray[np.float64]:
     """Return the mean over a cube of an odd number of voxels, mirrored at the image's edge."""
     half = support // 2
     wide = source.grid.widened(box, (half, half, half))
@@ -219,7 +221,7 @@ def _ibsi_mean(source: Source, box: Box, support: int) -> NDArray[np.float64]:
 
 
 def _wavelets(
-    source: Source, box: Box, options: Mapping[str, Any], slices: bool
+    source: SampledSeries, box: Box, options: Mapping[str, Any], slices: bool
 ) -> Iterator[Filtered]:
     """Yield the stationary wavelet transform, details of each level and the last approximation."""
     wavelet = pywt.Wavelet(options["wavelet"])
@@ -257,31 +259,31 @@ def _wavelets(
     yield prefix + "L" * len(axes), np.array(data[inner], dtype=np.float64)
 
 
-def _gradient(source: Source, box: Box) -> NDArray[np.float64]:
+def _gradient(source: SampledSeries, box: Box) -> NDArray[np.float64]:
     wide = source.grid.widened(box, (1, 1, 1))
     gradient = sitk.GradientMagnitude(_image(source.box(wide), source.grid.spacing))
     return _inner(sitk.GetArrayViewFromImage(gradient), wide, box)
 
 
-def _square(source: Source, box: Box) -> NDArray[np.float64]:
+def _square(source: SampledSeries, box: Box) -> NDArray[np.float64]:
     return (source.box(box) / math.sqrt(source.peak)) ** 2
 
 
-def _square_root(source: Source, box: Box) -> NDArray[np.float64]:
+def _square_root(source: SampledSeries, box: Box) -> NDArray[np.float64]:
     values = source.box(box)
     return np.sign(values) * np.sqrt(np.abs(values) * source.peak)
 
 
-def _logarithm(source: Source, box: Box) -> NDArray[np.float64]:
+def _logarithm(source: SampledSeries, box: Box) -> NDArray[np.float64]:
     values = source.box(box)
     return np.sign(values) * np.log1p(np.abs(values)) * (source.peak / math.log1p(source.peak))
 
 
-def _exponential(source: Source, box: Box) -> NDArray[np.float64]:
+def _exponential(source: SampledSeries, box: Box) -> NDArray[np.float64]:
     return np.exp(source.box(box) * (math.log(source.peak) / source.peak))
 
 
-SINGLE: dict[str, Callable[[Source, Box], NDArray[np.float64]]] = {
+SINGLE: dict[str, Callable[[SampledSeries, Box], NDArray[np.float64]]] = {
     "Gradient": _gradient,
     "Square": _square,
     "SquareRoot": _square_root,

@@ -161,7 +161,7 @@ def _table(
     order: Sequence[str],
     types: Mapping[str, pa.DataType],
 ) -> pa.Table:
-    """Return rows as a table: the columns, then the others by name, float64 if not said else."""
+    """Return rows as a table: the columns, then the others by name; float64 but for `types`."""
     others = sorted({name for row in rows for name in row} - set(columns))
     schema = pa.schema([(name, types.get(name, pa.float64())) for name in (*columns, *others)])
     ordered = sorted(rows, key=lambda row: [row[name] for name in order])

@@ -106,7 +106,7 @@ def _check_verdict(verdict: Mapping[str, Any]) -> None:
             f"failed, the protocol tolerates a share of {verdict.get('max_failed_fraction')}; "
             f"{verdict.get('waiting')} wait for a person, it tolerates "
             f"{verdict.get('max_waiting_fraction')}. "
-            "The report names each case's reason; mend the causes and run again."
+            "The report names each case's reason; fix the causes and run again."
         )
 
 
@@ -158,7 +158,7 @@ def _propose(analysis: AnyAnalysis, measured: Measured) -> list[Proposed]:
     for variable in settings.variables:
         if not expand([variable], settings.segments, measured.features, measured.places):
             raise ReleaseError(
-                f"analysis {settings.id}: {variable!r} is no feature that was measured; mend "
+                f"analysis {settings.id}: {variable!r} is no feature that was measured; fix "
                 "it in the protocol's analyses or add it to its radiomics."
             )
     return analysis.propose(measured)

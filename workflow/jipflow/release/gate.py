@@ -204,7 +204,7 @@ def _check_family(decisions: list[Decision], patient_of: Mapping[str, str], mini
 def _far_apart(
     a: frozenset[str], b: frozenset[str], patient_of: Mapping[str, str], minimum: int
 ) -> bool:
-    """Tell whether each set lacks no case of the other, or cases of at least `minimum` patients."""
+    """Return whether each set lacks no case of the other, or those of `minimum` patients and up."""
     for lacking in (a - b, b - a):
         if 0 < len({patient_of[case] for case in lacking}) < minimum:
             return False

@@ -77,9 +77,9 @@ def _check_same_cells(aggregates: Aggregates, disclosure: Disclosure) -> None:
     leaving = {(sent.id, *cell.key) for sent in aggregates.analyses for cell in sent.cells}
     released = {(cell.analysis, *cell.key) for cell in disclosure.cells if cell.released}
     for cell in sorted(leaving ^ released):
-        where = "disclosure.json" if cell in leaving else "aggregates.json"
+        name = "disclosure.json" if cell in leaving else "aggregates.json"
         raise StageError(
-            f"{' '.join(cell)} is not in {where}, but in the other file; build the release again."
+            f"{' '.join(cell)} is not in {name}, but in the other file; build the release again."
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jipflow.analyses.contract import kinds
-from jipflow.hub.accept import Accepted, Rejected
+from jipflow.hub.accept import Accepted, RejectedBundle
 from jipflow.report.pages import write_page
 
 
@@ -16,7 +16,7 @@ def write_hub_report(
     *,
     result: Mapping[str, Any],
     accepted: Sequence[Accepted],
-    rejected: Sequence[Rejected],
+    rejected: Sequence[RejectedBundle],
     path: Path,
 ) -> None:
     """Write the report of a round at the hub as one self-contained page.

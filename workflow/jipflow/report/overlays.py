@@ -1,4 +1,4 @@
-"""Overlays: a picture of each segmentation on its image, for a reader to judge at a glance."""
+"""Overlays: a picture of each segmentation on its image, for a reader to check at a glance."""
 
 from __future__ import annotations
 

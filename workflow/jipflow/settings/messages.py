@@ -116,7 +116,7 @@ def _choose(spot: _Spot, tag: str, root: Schema) -> bool:
     """Go on with the member of a union that has a tag, which is of its key or its JSON type.
 
     Returns:
-        Whether the tag said which; else the content does.
+        Whether the tag states which; else the content does.
     """
     union = spot.schema
     if "discriminator" in union:

@@ -38,9 +38,9 @@ def check_protocol(protocol: Protocol, known: Known, source: str) -> None:
 def _problems(protocol: Protocol, known: Known) -> Iterator[str]:
     yield from _filters(protocol)
     for spec in protocol.segmentations:
-        where = f"segmentation {spec.id!r}"
+        context = f"segmentation {spec.id!r}"
         for problem in _segmentation(spec, protocol, known):
-            yield f"{where}: {problem}"
+            yield f"{context}: {problem}"
     yield from _training(protocol)
     try:
         in_order(protocol.segmentations)

@@ -243,22 +243,22 @@ class Site(Part):
         return [source for source in self.sources if not isinstance(source, Folder)]
 
 
-def check_site(site: Site, where: str) -> None:
+def check_site(site: Site, context: str) -> None:
     """Check what types cannot say: that folders are there and names are of something.
 
     Raises:
         ConfigError: one is not.
     """
-    check_unique([source.name for source in site.sources], where, "sources")
+    check_unique([source.name for source in site.sources], context, "sources")
     for source in site.sources:
         if isinstance(source, Folder) and not Path(source.path).is_dir():
             raise ConfigError(
-                f"{where}: source {source.name!r}: the folder {source.path} does not exist or is "
-                "not a folder; mend its path or mount it."
+                f"{context}: source {source.name!r}: the folder {source.path} does not exist or is "
+                "not a folder; fix its path or mount it."
             )
     archives = [source.name for source in site.archives]
     if site.publish is not None and site.publish.to not in archives:
         raise ConfigError(
-            f"{where}: publish.to: {site.publish.to!r} is not a source of kind dicomweb or dimse; "
-            f"there are: {', '.join(archives) or 'none'}."
+            f"{context}: publish.to: {site.publish.to!r} is not a source of kind dicomweb or "
+            f"dimse; there are: {', '.join(archives) or 'none'}."
         )

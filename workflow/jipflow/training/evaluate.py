@@ -88,7 +88,7 @@ def _case(
         ready = inference.preprocess(predictor, images, axes)
         found = inference.where_it_fits(
             partial(inference.predict, predictor, ready),
-            inference.places(predictor.device),
+            inference.device_choices(predictor.device),
             case,
             [],
         )

@@ -76,7 +76,7 @@ def split(patients: Mapping[str, str], folds: int, held_out: float, seed: int) -
     if len(order) - kept < folds:
         raise StageError(
             f"{len(order) - kept} patients are there to train on, which are fewer than the "
-            f"{folds} folds; lower folds or held_out, or mend the cases that have no mask."
+            f"{folds} folds; lower folds or held_out, or fix the cases that have no mask."
         )
     fold = {patient: index % folds for index, patient in enumerate(order[kept:])}
     cases = sorted(patients)

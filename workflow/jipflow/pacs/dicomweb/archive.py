@@ -150,7 +150,7 @@ class DicomwebArchive:
     def describe(self, study_uid: str, series_uid: str, sop_uid: str) -> Dataset:
         """Return the header of an instance, without its pixels.
 
-        It has no file meta; AvailableTransferSyntaxUID (0008,3002) is there where the PACS tells.
+        It has no file meta; AvailableTransferSyntaxUID (0008,3002) is there if the PACS states it.
         """
         uids = self._uid(study_uid), self._uid(series_uid), self._uid(sop_uid)
         with (
@@ -163,7 +163,7 @@ class DicomwebArchive:
             )
 
     def contains(self, study_uid: str, series_uid: str, sop_uid: str) -> bool:
-        """Tell whether the PACS lists an instance."""
+        """Return whether the PACS lists an instance."""
         study, series, sop = self._uid(study_uid), self._uid(series_uid), self._uid(sop_uid)
         with http_errors("the query for an instance", self._source):
             found = self._client.search_for_instances(
@@ -202,7 +202,7 @@ class DicomwebArchive:
             receive(uid, content)
 
     def _worth_one_answer(self, study: str, series: str, wanted: int) -> bool:
-        """Tell whether so many instances are wanted that the whole series is the faster answer."""
+        """Return whether so many instances are wanted that the whole series is faster."""
         if self._limits.bytes_per_second is not None or wanted < 2:
             return False
         with http_errors("the query for a series", self._source):
@@ -270,7 +270,7 @@ class DicomwebArchive:
     def send(self, path: Path) -> Receipt:
         """Store a DICOM file by STOW-RS (PS3.18 section 10.5); see `Archive.send`.
 
-        The file goes as it is; DICOMwebClient would write its data set anew, and not tell why the
+        The file goes as it is; DICOMwebClient would write its data set anew, and not state why the
         PACS refuses.
         """
         try:

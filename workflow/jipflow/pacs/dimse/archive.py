@@ -71,7 +71,7 @@ class DimseArchive:
         self._finder = Finder(source, self._associations)
         self._retriever = Retriever(source, self._associations, self._finder, limits)
         self._sender = Sender(source, self._associations, self._finder, limits)
-        self._images_tell = True
+        self._images_complete = True
 
     def __enter__(self) -> Self:
         return self
@@ -124,7 +124,7 @@ class DimseArchive:
         return sorted({checked_uid(each.get("SOPInstanceUID"), self.name) for each in answers})
 
     def contains(self, study_uid: str, series_uid: str, sop_uid: str) -> bool:
-        """Tell whether the PACS lists an instance."""
+        """Return whether the PACS lists an instance."""
         keys = self._instance_keys(study_uid, series_uid, sop_uid)
         answers = self._finder.rows("IMAGE", keys)
         return any(answer.get("SOPInstanceUID") == sop_uid for answer in answers)
@@ -132,11 +132,11 @@ class DimseArchive:
     def describe(self, study_uid: str, series_uid: str, sop_uid: str) -> Dataset:
         """Return the header of an instance, without its pixels.
 
-        Where the PACS does not tell what it is asked for, the instance itself is retrieved, within
-        the limits, and its header with the file meta is returned.
+        Where the PACS does not answer what it is asked for, the instance itself is retrieved,
+        within the limits, and its header with the file meta is returned.
         """
         keys = self._instance_keys(study_uid, series_uid, sop_uid)
-        if self._images_tell:
+        if self._images_complete:
             asked = {**dict.fromkeys((*SERIES_ATTRIBUTES, SYNTAX), ""), **keys}
             try:
                 headers = self._finder.data_sets("IMAGE", asked)
@@ -144,9 +144,9 @@ class DimseArchive:
                 headers = [Dataset()]
             for header in headers:
                 given = {k: answered_text(header, k) for k in SERIES_ATTRIBUTES if k in header}
-                self._images_tell = len(given) == len(SERIES_ATTRIBUTES)
+                self._images_complete = len(given) == len(SERIES_ATTRIBUTES)
                 # Some return without a value what they do not know.
-                if self._images_tell and any(given[key] for key in IMAGE_LEVEL):
+                if self._images_complete and any(given[key] for key in IMAGE_LEVEL):
                     return header
         files: list[bytes] = []
         self.fetch(study_uid, series_uid, [sop_uid], lambda _, content: files.append(content))

@@ -224,10 +224,10 @@ class Associations:
             if reason == (1, 3):
                 return ConfigError(
                     f"{at} does not know {source.calling_aet}; let its administrator enter it "
-                    "with this machine, or mend calling_aet."
+                    "with this machine, or fix calling_aet."
                 )
             if reason == (1, 7):
-                return ConfigError(f"{at} goes by another name; mend called_aet.")
+                return ConfigError(f"{at} goes by another name; fix called_aet.")
             return ArchiveDown(
                 f"{at} refuses the association (source {reason[0]}, reason {reason[1]} of PS3.8 "
                 "table 9-21); it is busy, or does not know this machine as "
@@ -252,7 +252,7 @@ class Associations:
         )
 
     def _no_connection(self, at: str) -> Exception:
-        """Find out why a connection failed, which pynetdicom does not tell."""
+        """Find out why a connection failed, which pynetdicom does not state."""
         address = (self._source.host, self._source.port)
         try:
             with socket.create_connection(address, self._timeout) as plain:
@@ -260,7 +260,7 @@ class Associations:
                     self._tls.wrap_socket(plain, server_hostname=address[0]).close()
         except ssl.SSLCertVerificationError as error:
             return ConfigError(
-                f"{at}: its certificate is not trusted: {error.verify_message}; mend tls.ca_file, "
+                f"{at}: its certificate is not trusted: {error.verify_message}; fix tls.ca_file, "
                 "or host if the certificate is for another name."
             )
         except OSError as error:

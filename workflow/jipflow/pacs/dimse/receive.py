@@ -90,7 +90,7 @@ class Listener:
             if context.abstract_syntax is not None
         ]
         address = (source.listen_address, source.listen_port)
-        where = f"source {source.name!r}: listening at {address[0]}:{address[1]}"
+        listening = f"source {source.name!r}: listening at {address[0]}:{address[1]}"
         try:
             self._server = entity.start_server(
                 address,
@@ -104,10 +104,10 @@ class Listener:
                 contexts=contexts,
             )
         except OSError as error:
-            cause = f"{where} fails: {error.strerror}"
+            cause = f"{listening} fails: {error.strerror}"
             if error.errno == errno.EADDRINUSE:
                 raise ArchiveDown(f"{cause}; only one retrieval at a time can use it.") from None
-            raise ConfigError(f"{cause}; mend listen_address or listen_port.") from None
+            raise ConfigError(f"{cause}; fix listen_address or listen_port.") from None
 
     def close(self) -> None:
         """Stop listening."""

@@ -47,15 +47,15 @@ def server_context(source: Dimse) -> ssl.SSLContext | None:
 
 def _context(name: str, files: Tls, purpose: ssl.Purpose) -> ssl.SSLContext:
     """Return a TLS context of the files that the configuration names, TLS 1.2 or later."""
-    where = f"source {name!r}: tls"
+    setting = f"source {name!r}: tls"
     try:
         context = ssl.create_default_context(purpose, cafile=files.ca_file)
         if files.cert_file is not None:
-            key = private_file(Path(files.key_file or files.cert_file), f"{where}.key_file")
+            key = private_file(Path(files.key_file or files.cert_file), f"{setting}.key_file")
             context.load_cert_chain(files.cert_file, key)
     except OSError as error:
         raise ConfigError(
-            f"{where}: {error.strerror or error}; ca_file, cert_file and key_file must be PEM "
+            f"{setting}: {error.strerror or error}; ca_file, cert_file and key_file must be PEM "
             "files that belong together."
         ) from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -50,7 +50,7 @@ def write_report(*, results: Path, settings: Settings, path: Path) -> None:
 
     Args:
         results: the protocol's results folder; ``outcomes.parquet``, ``verdict.json`` and
-            ``cohort/`` must be there, what else is missing is said on the page.
+            ``cohort/`` must be there, what else is missing is stated on the page.
         settings: the run's settings.
         path: the HTML file.
     """

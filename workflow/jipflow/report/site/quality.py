@@ -65,16 +65,16 @@ def section(run: Run) -> Quality:
     }
     units = {spec.id: run.intensity_unit(spec.role) or "" for spec in run.segmentations}
     entries = [] if run.quality is None else run.quality.to_dict("records")
-    judged = [e for e in entries if (e["segmentation"], e["segment"]) in expectations]
+    checked = [e for e in entries if (e["segmentation"], e["segment"]) in expectations]
     rows = []
-    for entry in judged:
+    for entry in checked:
         case_id, owner, segment = (entry[k] for k in ("case_id", "segmentation", "segment"))
         for code in entry["flags"]:
             words = _flag_words(code, entry, expectations[owner, segment], units[owner])
             rows.append(FlagRow(case_id, owner, segment, code, *words))
     return Quality(
         expected=bool(expectations),
-        segments=len(judged),
+        segments=len(checked),
         tally=_tally(rows),
         rows=rows[:MAX_FLAG_ROWS],
         all=len(rows),

@@ -26,7 +26,7 @@ class Redactor:
 
     Args:
         patient_ids: the identifiers in the site's catalog; those shorter than four characters are
-            left alone, since they cannot be told from counts.
+            left alone, since they cannot be distinguished from counts.
     """
 
     def __init__(self, patient_ids: Iterable[str]) -> None:

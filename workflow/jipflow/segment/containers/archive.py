@@ -26,7 +26,7 @@ OPAQUE = ".wh..wh..opq"
 
 
 @dataclass(frozen=True)
-class Image:
+class ContainerImage:
     """What an archive says of its image.
 
     Attributes:
@@ -42,7 +42,7 @@ class Image:
     layers: tuple[str, ...]
 
 
-def read_image(path: Path) -> Image:
+def read_image(path: Path) -> ContainerImage:
     """Read what an archive says of its image.
 
     Raises:
@@ -60,7 +60,7 @@ def read_image(path: Path) -> Image:
         if not entry:
             raise StageError(f"{path}: the image starts no program; give it an ENTRYPOINT.")
         pairs = (text.partition("=") for text in settings.get("Env") or [])
-        return Image(
+        return ContainerImage(
             PurePosixPath(named).name.removesuffix(".json"),
             tuple(entry),
             {name: value for name, _, value in pairs},
@@ -68,7 +68,7 @@ def read_image(path: Path) -> Image:
         )
 
 
-def unpack(path: Path, folder: Path) -> Image:
+def unpack(path: Path, folder: Path) -> ContainerImage:
     """Lay the layers of an image over each other as a tree of files.
 
     Devices and sockets are left out, owners and setuid bits are not kept. No member can be written

@@ -37,7 +37,7 @@ class CheckResult:
 
     Attributes:
         name: what.
-        problem: what is wrong and how to mend it; empty where nothing is.
+        problem: what is wrong and how to fix it; empty where nothing is.
         note: what else is worth knowing.
     """
 

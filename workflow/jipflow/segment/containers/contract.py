@@ -57,7 +57,7 @@ class Parcel:
         return f"cases/{self.name}"
 
     def finished(self, output: Path) -> bool:
-        """Tell whether an algorithm has left a result or an error."""
+        """Return whether an algorithm has left a result or an error."""
         return any(os.path.lexists(output / self.entry[k]) for k in ("segmentation", "error"))
 
 

@@ -498,6 +498,6 @@ def _demand(command: Sequence[str], environment: dict[str, str]) -> None:
         raise StageError(f"{command[0]} is not installed; containers need it here.") from None
     if done.returncode:
         raise StageError(
-            f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}; mend the container runtime "
+            f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}; fix the container runtime "
             "of this machine, or name another in containers.runtime of the site configuration."
         )

@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid
-from jipflow.objects.annotation import Annotation, Drawing, Match, Target
+from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
 from jipflow.objects.rtstruct import StructureSet
 from jipflow.objects.seg_reader import DicomSeg
 from jipflow.reasons import CaseFault, Reason
@@ -125,9 +125,9 @@ def import_regions(
 
 def _draw(
     source: Annotation, wanted: ImportedSegment, target: Target, match: Match, notes: list[str]
-) -> Drawing | None:
+) -> DrawnRegion | None:
     """Return the region of a segment, or None where the protocol can do without it."""
-    told = len(notes)
+    before = len(notes)
     try:
         drawing = source.draw(wanted.plain(), target, match, notes)
     except DAMAGE as error:
@@ -144,7 +144,7 @@ def _draw(
             f"case {target.case_id}: {wanted.name!r} of {source.uid} has no voxel on the "
             "image's grid."
         )
-        raise CaseFault(Reason.EMPTY_SEGMENT, " ".join([empty, *notes[told:]]))
+        raise CaseFault(Reason.EMPTY_SEGMENT, " ".join([empty, *notes[before:]]))
     return None
 
 
@@ -318,7 +318,7 @@ def _dataset(path: Path, kind: str) -> Dataset:
 
 
 def _is_cut(dataset: Dataset, size: int) -> bool:
-    """Tell whether an element has fewer bytes than its length, of which pydicom says nothing."""
+    """Return whether an element has fewer bytes than its length, of which pydicom says nothing."""
     for element in dataset.values():
         if not isinstance(element, RawDataElement) or element.length == UNDEFINED_LENGTH:
             continue

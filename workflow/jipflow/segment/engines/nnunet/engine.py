@@ -115,10 +115,10 @@ class NnUNet(Engine[NnUNetSegmentation]):
         wanted = {str(fold) for fold in self.spec.folds} or set(pinned)
         missing = wanted - set(pinned)
         if missing or not wanted:
-            where = f"{member}/" if member else ""
+            folder = f"{member}/" if member else ""
             raise StageError(
                 f"model {self.model.name!r}: no {self.entry.checkpoint} is pinned for fold "
-                f"{where}{min(missing, default='0')}; there are folds: {', '.join(pinned)}."
+                f"{folder}{min(missing, default='0')}; there are folds: {', '.join(pinned)}."
             )
         predictor = load_predictor(
             self.model.folder / member,
@@ -181,7 +181,7 @@ class NnUNet(Engine[NnUNetSegmentation]):
     def _predict(self, member: Configuration, ready: Ready, inputs: Inputs) -> Predicted:
         found = inference.where_it_fits(
             partial(inference.predict, member.predictor, ready),
-            inference.places(member.predictor.device),
+            inference.device_choices(member.predictor.device),
             inputs.case.case_id,
             inputs.notes,
         )
@@ -323,5 +323,5 @@ def predict_labels(predictor: nnUNetPredictor, volume: Volume, axes: str = "LPS"
     """
     axes = inference.orientation(predictor, axes)
     ready = inference.preprocess(predictor, [volume], axes)
-    found = inference.predict(predictor, ready, inference.places(predictor.device)[0])
+    found = inference.predict(predictor, ready, inference.device_choices(predictor.device)[0])
     return inference.label_map(predictor, found).with_axes_of(volume.grid).array

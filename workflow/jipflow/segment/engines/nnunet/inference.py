@@ -77,7 +77,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Place:
+class Devices:
     """Where a prediction runs.
 
     Attributes:
@@ -141,43 +141,43 @@ def preprocess(
     return Ready(tensor, properties, grid)
 
 
-def places(device: torch.device) -> list[Place]:
-    """Return where to predict, each place needing less of the device's memory than the one before.
+def device_choices(device: torch.device) -> list[Devices]:
+    """Return where to predict, each choice needing less of the device's memory than the one before.
 
     Args:
         device: the model's.
     """
     cpu = torch.device("cpu")
     wanted = [(device, device), (device, cpu), (cpu, cpu)]
-    return [Place(*pair) for pair in dict.fromkeys(wanted)]
+    return [Devices(*pair) for pair in dict.fromkeys(wanted)]
 
 
 def where_it_fits(
-    work: Callable[[Place], Result], tried: Sequence[Place], case_id: str, notes: list[str]
+    work: Callable[[Devices], Result], tried: Sequence[Devices], case_id: str, notes: list[str]
 ) -> Result:
-    """Do the work at the first place whose memory suffices.
+    """Do the work on the first devices whose memory suffices.
 
     Args:
         work: raises as PyTorch does where the memory ends.
-        tried: places, by preference.
+        tried: devices, by preference.
         case_id: pseudonym of the case.
-        notes: gets a sentence where it is not the first place.
+        notes: gets a sentence where it is not the first choice.
 
     Raises:
         CaseFault: the case fits nowhere.
     """
-    for number, place in enumerate(tried):
+    for number, devices in enumerate(tried):
         try:
-            result = work(place)
+            result = work(devices)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
         else:
             if number:
-                notes.append(f"Out of memory of the {tried[0].network.type}; predicted {place}.")
+                notes.append(f"Out of memory of the {tried[0].network.type}; predicted {devices}.")
             return result
         # Only here has the error let go of the tensors in its frames.
-        empty_cache(place.network)
+        empty_cache(devices.network)
     raise CaseFault(
         Reason.OUT_OF_MEMORY,
         f"case {case_id}: the image is too large to be predicted here, even with {tried[-1]}; run "
@@ -208,26 +208,26 @@ def fitting(case_id: str) -> Iterator[None]:
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether an error of PyTorch, CUDA or cuDNN says that memory has run out."""
-    said = ("out of memory", "ALLOC_FAILED", "not enough memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in said)
+    """Return whether an error of PyTorch, CUDA or cuDNN says that memory has run out."""
+    messages = ("out of memory", "ALLOC_FAILED", "not enough memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error) for part in messages)
 
 
 @torch.inference_mode()
-def predict(predictor: nnUNetPredictor, ready: Ready, place: Place) -> Predicted:
+def predict(predictor: nnUNetPredictor, ready: Ready, devices: Devices) -> Predicted:
     """Predict the mean logits of all folds, and the label map of each.
 
     The folds are compared at the model's spacing, where their label maps cost one comparison a
     voxel and label, and a byte or two of memory a voxel.
     """
     if len(predictor.list_of_parameters) == 1:
-        logits = sliding_window(predictor, ready.image, place)
+        logits = sliding_window(predictor, ready.image, devices)
         return Predicted(logits, [], ready.properties, ready.grid)
     total: torch.Tensor | None = None
     folds = []
     for weights in predictor.list_of_parameters:
         predictor.network.load_state_dict(weights)
-        logits = sliding_window(predictor, ready.image, place)
+        logits = sliding_window(predictor, ready.image, devices)
         folds.append(labels_of(predictor.label_manager, logits.numpy()))
         total = logits if total is None else total.add_(logits)
     assert total is not None
@@ -235,7 +235,9 @@ def predict(predictor: nnUNetPredictor, ready: Ready, place: Place) -> Predicted
 
 
 @torch.inference_mode()
-def sliding_window(predictor: nnUNetPredictor, image: torch.Tensor, place: Place) -> torch.Tensor:
+def sliding_window(
+    predictor: nnUNetPredictor, image: torch.Tensor, devices: Devices
+) -> torch.Tensor:
     """Predict an image tile by tile with the weights that the network has.
 
     As ``nnUNetPredictor.predict_sliding_window_return_logits``, whose tiles come from a thread
@@ -244,25 +246,25 @@ def sliding_window(predictor: nnUNetPredictor, image: torch.Tensor, place: Place
     Args:
         predictor: of the model.
         image: shape (channel, z, y, x).
-        place: where.
+        devices: where.
 
     Returns:
         Logits as float16 on the CPU, shape (head, z, y, x).
     """
-    predictor.network.to(place.network).eval()
+    predictor.network.to(devices.network).eval()
     size = predictor.configuration_manager.patch_size
     data, inside = padded(image, size)
-    data = data.to(place.image, non_blocking=True)
+    data = data.to(devices.image, non_blocking=True)
     shape = data.shape[1:]
-    gaussian = tile_weights(size, place.image)
+    gaussian = tile_weights(size, devices.image)
     heads = predictor.label_manager.num_segmentation_heads
-    logits = torch.zeros((heads, *shape), dtype=torch.half, device=place.image)
-    weights = torch.zeros(shape, dtype=torch.half, device=place.image)
-    with torch.autocast("cuda", enabled=place.network.type == "cuda"):
+    logits = torch.zeros((heads, *shape), dtype=torch.half, device=devices.image)
+    weights = torch.zeros(shape, dtype=torch.half, device=devices.image)
+    with torch.autocast("cuda", enabled=devices.network.type == "cuda"):
         for tile in tiles(predictor, shape):
             part = torch.clone(data[tile][None], memory_format=torch.contiguous_format)
-            part = part.to(place.network, non_blocking=True)
-            found = predict_tile(predictor, part)[0].to(place.image)
+            part = part.to(devices.network, non_blocking=True)
+            found = predict_tile(predictor, part)[0].to(devices.image)
             found *= gaussian
             logits[tile] += found
             weights[tile[1:]] += gaussian

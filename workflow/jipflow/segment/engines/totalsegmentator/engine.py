@@ -149,17 +149,17 @@ class TotalSegmentator(Engine[TotalSegmentation]):
         if not self.task.needs_licence:
             return ""
         named = self.machine.processing.totalsegmentator_licence_file
-        mend = (
+        fix = (
             f"task {self.task.name!r} needs a licence number of {PACKAGE}'s makers (free for "
             "non-commercial use); write it into a file and name that as "
             "processing.totalsegmentator_licence_file in site.yaml."
         )
         if named is None:
-            raise StageError(mend)
+            raise StageError(fix)
         try:
             return Path(named).read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise StageError(f"{named} cannot be read ({error.strerror}): {mend}") from None
+            raise StageError(f"{named} cannot be read ({error.strerror}): {fix}") from None
 
 
 def _folder(path: Path) -> Path:
@@ -259,7 +259,7 @@ def _predict(
     """Run TotalSegmentator's API on a case.
 
     The image gets an upright grid: the networks see axes and spacing only, and TotalSegmentator's
-    resampling is said to need an affine without rotation.
+    resampling is stated to need an affine without rotation.
 
     Args:
         array: voxels, axes (z, y, x) towards superior, posterior and left.

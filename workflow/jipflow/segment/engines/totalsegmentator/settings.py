@@ -91,7 +91,7 @@ class TotalSegmentation(ModelSegmentation):
     @classmethod
     def _complete(cls, given: Any, info: ValidationInfo) -> Any:
         """Fill in names and terms from the task's classes; ``all`` is a segment for each class."""
-        # Of a task that is not there, nothing but this is to be said.
+        # Of a task that is not there, no other message is to be given.
         task = read_tasks()[info.data["task"]] if info.data.keys() >= {"task", "mode"} else None
         if given == "all" and task:
             given = [{"label": label} for label in task.labels]
