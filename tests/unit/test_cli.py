@@ -190,7 +190,7 @@ def test_a_missing_file_is_named(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("site", "patients"), [("../x", "1"), ("x", "0")])
-def test_a_phantom_that_cannot_be_is_said_as_a_wrong_option(site, patients, tmp_path, capsys):
+def test_a_phantom_that_cannot_be_is_named_as_a_wrong_option(site, patients, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["phantom", "--out", str(tmp_path / "p"), "--site", site, "--patients", patients])
     assert ended.value.code == 2
