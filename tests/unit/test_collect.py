@@ -11,9 +11,10 @@ from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.radiomics.measure import failure_table, feature_table
 from jipflow.reasons import StageError
 from jipflow.segment.quality import Quality, quality_table
+from jipflow.settings.protocol import Tolerance
 from jipflow.tables import AGREEMENT_COLUMNS, READING_COLUMNS
 
-TOLERANCE = {"max_failed_fraction": 0.1, "max_waiting_fraction": 0.0}
+TOLERANCE = Tolerance()
 
 
 def outcomes(ok, failed, excluded):
@@ -32,7 +33,7 @@ def outcomes(ok, failed, excluded):
     [(9, 1, 0.1, True), (8, 2, 0.1, False), (1, 0, 0.0, True), (0, 0, 1.0, False)],
 )
 def test_the_share_of_failed_cases_decides(ok, failed, tolerated, acceptable):
-    result = verdict(outcomes(ok, failed, 3), {**TOLERANCE, "max_failed_fraction": tolerated})
+    result = verdict(outcomes(ok, failed, 3), Tolerance(max_failed_fraction=tolerated))
     assert (result["ok"], result["failed"], result["excluded"]) == (ok, failed, 3)
     assert result["cases"] == ok + failed
     assert result["acceptable"] is acceptable
@@ -96,7 +97,7 @@ def waiting(number, others):
 
 @pytest.mark.parametrize(("tolerated", "acceptable"), [(0.0, False), (0.39, False), (0.4, True)])
 def test_a_case_that_waits_is_neither_ok_nor_failed(tolerated, acceptable):
-    result = verdict(waiting(2, 3), {**TOLERANCE, "max_waiting_fraction": tolerated})
+    result = verdict(waiting(2, 3), Tolerance(max_waiting_fraction=tolerated))
     assert (result["cases"], result["ok"], result["failed"], result["waiting"]) == (5, 3, 0, 2)
     assert result["waiting_fraction"] == 0.4
     assert result["acceptable"] is acceptable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from jipflow.agreement import intraclass_correlation
 from jipflow.files import atomic_path, read_json, write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.reasons import StageError
+from jipflow.settings.protocol import Tolerance
 from jipflow.tables import (
     AGREEMENT_COLUMNS,
     AGREEMENT_KEYS,
@@ -50,7 +51,7 @@ class Shards:
     quality: Sequence[Path] = ()
 
 
-def run(*, shards: Shards, tolerance: Mapping[str, float], results: Path) -> dict[str, Any]:
+def run(*, shards: Shards, tolerance: Tolerance, results: Path) -> dict[str, Any]:
     """Join the tables of all shards and check the run against the tolerance.
 
     Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,
@@ -149,7 +150,7 @@ def stability(features: pd.DataFrame, perturbed: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(types)
 
 
-def verdict(outcomes: Iterable[Outcome], tolerance: Mapping[str, float]) -> dict[str, Any]:
+def verdict(outcomes: Iterable[Outcome], tolerance: Tolerance) -> dict[str, Any]:
     """Count the cases and compare the shares of those that failed or wait with the tolerance.
 
     A case is excluded when it left at the cohort, failed when any item of it failed at any stage,
@@ -166,6 +167,7 @@ def verdict(outcomes: Iterable[Outcome], tolerance: Mapping[str, float]) -> dict
     excluded, failed = found[Status.EXCLUDED], found[Status.FAILED]
     waiting = found[Status.WAITING] - failed
     entered = len(set().union(*found.values())) - len(excluded)
+    limits = tolerance.plain()
     shares = {
         f"{word}_fraction": len(cases) / entered if entered else 0.0
         for word, cases in (("failed", failed), ("waiting", waiting))
@@ -177,9 +179,9 @@ def verdict(outcomes: Iterable[Outcome], tolerance: Mapping[str, float]) -> dict
         "waiting": len(waiting),
         "excluded": len(excluded),
         **shares,
-        **tolerance,
+        **limits,
         "acceptable": entered > 0
-        and all(share <= tolerance[f"max_{word}"] for word, share in shares.items()),
+        and all(share <= limits[f"max_{word}"] for word, share in shares.items()),
     }
 
 

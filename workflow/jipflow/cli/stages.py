@@ -361,7 +361,7 @@ def collect(
             agreement=agreement,
             quality=quality,
         ),
-        tolerance=read_settings(settings).protocol.tolerance.plain(),
+        tolerance=read_settings(settings).protocol.tolerance,
         results=results,
     )
     print(json.dumps(verdict))

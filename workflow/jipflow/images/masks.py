@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -180,10 +180,9 @@ def components(
     return labels, int(number)
 
 
-def absent_note(spec: Mapping[str, Any], present: Iterable[Region | Segment]) -> str:
-    """Return a sentence that names the protocol's segments that are not there; empty if none."""
-    found = {segment.name for segment in present}
-    absent = [segment["name"] for segment in spec["segments"] if segment["name"] not in found]
+def absent_note(wanted: Iterable[str], present: Container[str]) -> str:
+    """Return a sentence that names the wanted segments that are not there; empty if none."""
+    absent = [name for name in wanted if name not in present]
     return f"No voxel of: {', '.join(absent)}." if absent else ""
 
 

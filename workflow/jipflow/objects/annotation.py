@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,12 +108,13 @@ class Annotation(ABC):
 
     @abstractmethod
     def draw(
-        self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
+        self, wanted: str, pattern: str, target: Target, match: Match, notes: list[str]
     ) -> DrawnRegion | None:
         """Unite the regions that a segment of the protocol means.
 
         Args:
-            wanted: a segment of the protocol.
+            wanted: name of a segment of the protocol, for notes.
+            pattern: regular expression that the whole name of a region meets.
             target: the image.
             match: by what the object fits it.
             notes: gets a sentence for each thing that a reader of the masks should know.

@@ -67,10 +67,10 @@ class StructureSet(Annotation):
             return False
 
     def draw(
-        self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
+        self, wanted: str, pattern: str, target: Target, match: Match, notes: list[str]
     ) -> DrawnRegion | None:
         """Rasterise the ROIs whose name matches, and unite them."""
-        rois = [r for r in self._rois() if fits(str(r.get("ROIName") or ""), (wanted["match"],))]
+        rois = [r for r in self._rois() if fits(str(r.get("ROIName") or ""), (pattern,))]
         if match is Match.FRAME_OF_REFERENCE:
             here = {"", target.frame_of_reference_uid}
             rois = [r for r in rois if str(r.get("ReferencedFrameOfReferenceUID") or "") in here]
@@ -92,11 +92,11 @@ class StructureSet(Annotation):
             mask |= region
         if len(drawn) > 1:
             listed = ", ".join(str(number) for number in drawn)
-            notes.append(f"{context}: {wanted['name']!r} unites ROIs {listed}.")
+            notes.append(f"{context}: {wanted!r} unites ROIs {listed}.")
         stated = {str(roi.get("ROIGenerationAlgorithm") or "") for roi in rois}
         return DrawnRegion(
             mask,
-            common_method(stated, f"{context}, {wanted['name']!r}", notes),
+            common_method(stated, f"{context}, {wanted!r}", notes),
             str(
                 self.dataset.get("ManufacturerModelName")
                 or self.dataset.get("Manufacturer")

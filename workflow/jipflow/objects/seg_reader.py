@@ -119,13 +119,13 @@ class DicomSeg(Annotation):
         return bool(inside and placement.error <= ALIGNMENT_TOLERANCE)
 
     def draw(
-        self, wanted: dict[str, Any], target: Target, match: Match, notes: list[str]
+        self, wanted: str, pattern: str, target: Target, match: Match, notes: list[str]
     ) -> DrawnRegion | None:
         """Put the segments whose label matches on the grid, and unite them."""
         chosen = [
             segment
             for segment in self._segments
-            if fits(str(segment.get("SegmentLabel") or ""), (wanted["match"],))
+            if fits(str(segment.get("SegmentLabel") or ""), (pattern,))
         ]
         if not chosen:
             return None
@@ -133,7 +133,7 @@ class DicomSeg(Annotation):
         numbers = self._numbers(chosen)
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
-            notes.append(f"{context}: {wanted['name']!r} unites segments {listed}.")
+            notes.append(f"{context}: {wanted!r} unites segments {listed}.")
         placement = self._placement(target.grid)
         if self._flaw:
             raise self._mismatch(target, self._flaw)
@@ -148,7 +148,7 @@ class DicomSeg(Annotation):
         stated = {str(segment.get("SegmentAlgorithmType") or "") for segment in chosen}
         return DrawnRegion(
             mask,
-            common_method(stated, f"{context}, {wanted['name']!r}", notes),
+            common_method(stated, f"{context}, {wanted!r}", notes),
             str(
                 chosen[0].get("SegmentAlgorithmName")
                 or self.dataset.get("ManufacturerModelName")

@@ -374,11 +374,7 @@ def _each(
 
 def _imported(settings: Settings) -> list[str]:
     """Return the kinds of annotations that the protocol takes over."""
-    kinds = {
-        spec.plain()["from"]
-        for spec in settings.protocol.segmentations
-        if spec.engine == "imported"
-    }
+    kinds = {kind for spec in settings.protocol.segmentations for kind in spec.annotations()}
     return [kind for kind in ANNOTATIONS if kind in kinds]
 
 

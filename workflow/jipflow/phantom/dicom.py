@@ -13,7 +13,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
@@ -28,6 +27,20 @@ from pydicom.uid import (
 )
 from skimage.measure import find_contours
 
+from jipflow.phantom.elements import (
+    add_patient_position,
+    add_pixels,
+    add_reconstruction,
+    check_shape,
+    code_item,
+    date_text,
+    decimal_text,
+    instance_order,
+    reference_item,
+    stamp,
+    stored_unit,
+    time_text,
+)
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.phantom.vendors import VENDORS, Vendor
 
@@ -147,21 +160,21 @@ def ct_series(
     vendor = study.vendor
     series_uid = series_uid or uid("series", *study.key, number)
     start = study.start + timedelta(minutes=3)
-    _same_shape(hu, grid)
+    check_shape(hu, grid)
     stored = np.asarray(hu, np.int32) + 1024
     series = []
-    for instance, k in enumerate(_order(grid, vendor), first_instance):
+    for instance, k in enumerate(instance_order(grid, vendor), first_instance):
         ds = _instance(study, CTImageStorage, "CT", series_uid, number, instance)
         ds.ImageType = list(image_type)
         ds.SeriesDescription = description or vendor.ct_description
-        _stamp(ds, "Series", start)
-        _stamp(ds, "Acquisition", start)
-        _stamp(ds, "Content", start + timedelta(seconds=instance // 4))
+        stamp(ds, "Series", start)
+        stamp(ds, "Acquisition", start)
+        stamp(ds, "Content", start + timedelta(seconds=instance // 4))
         ds.BodyPartExamined = study.body_part
         ds.ContrastBolusAgent = "IODINE"
-        ds.SliceThickness = _ds(grid.spacing[0])
+        ds.SliceThickness = decimal_text(grid.spacing[0])
         ds.DataCollectionDiameter = "500"
-        ds.ReconstructionDiameter = _ds(grid.spacing[2] * grid.shape[2])
+        ds.ReconstructionDiameter = decimal_text(grid.spacing[2] * grid.shape[2])
         ds.GantryDetectorTilt = "0"
         ds.ConvolutionKernel = vendor.ct_kernel
         for keyword, value in vendor.ct_algorithm.items():
@@ -170,7 +183,7 @@ def ct_series(
         ds.AcquisitionNumber = 1
         _plane(ds, grid, k, study)
         signed = vendor.ct_signed
-        _pixels(ds, stored[k].astype("<i2" if signed else "<u2"), 16 if signed else 12)
+        add_pixels(ds, stored[k].astype("<i2" if signed else "<u2"), 16 if signed else 12)
         ds.RescaleIntercept = "-1024"
         ds.RescaleSlope = "1"
         if "LOCALIZER" not in image_type:
@@ -276,40 +289,40 @@ def pt_series(
     Raises:
         ValueError: the units are none of the three, or the array is not of the grid's shape.
     """
-    _same_shape(suv, grid)
+    check_shape(suv, grid)
     study, scan = study or Study(), scan or Scan()
     vendor = study.vendor
     start = scan.start or study.start + timedelta(minutes=12)
     injection = scan.injection or Injection(start - timedelta(minutes=60), 2.8e8)
-    values = _stored_unit(suv, scan.units, suv_factor(study, injection, start))
+    values = stored_unit(suv, scan.units, suv_factor(study, injection, start))
     series_uid = series_uid or uid("series", *study.key, number)
     series = []
-    for instance, k in enumerate(_order(grid, vendor), 1):
+    for instance, k in enumerate(instance_order(grid, vendor), 1):
         ds = _instance(
             study, PositronEmissionTomographyImageStorage, "PT", series_uid, number, instance
         )
         ds.ImageType = ["ORIGINAL", "PRIMARY"]
         ds.SeriesDescription = vendor.pt_description
         ds.BodyPartExamined = study.body_part
-        ds.SliceThickness = _ds(grid.spacing[0])
-        ds.ReconstructionDiameter = _ds(grid.spacing[2] * grid.shape[2])
+        ds.SliceThickness = decimal_text(grid.spacing[0])
+        ds.ReconstructionDiameter = decimal_text(grid.spacing[2] * grid.shape[2])
         _plane(ds, grid, k, study)
         _acquired(ds, scan, start, k * scan.beds // grid.shape[0])
         peak = float((values[k] if vendor.pt_slope_per_slice else values).max())
-        slope = _ds(max(peak, 1e-6) / 32767.0)
-        _pixels(ds, np.rint(values[k] / float(slope)).astype("<i2"), 16)
+        slope = decimal_text(max(peak, 1e-6) / 32767.0)
+        add_pixels(ds, np.rint(values[k] / float(slope)).astype("<i2"), 16)
         ds.RescaleIntercept = "0"
         ds.RescaleSlope = slope
-        ds.WindowCenter = _ds(peak / 4)
-        ds.WindowWidth = _ds(peak / 2)
+        ds.WindowCenter = decimal_text(peak / 4)
+        ds.WindowWidth = decimal_text(peak / 2)
         ds.Units = scan.units
         if scan.units == "GML":
             ds.SUVType = "BW"
-        _reconstructed(ds, vendor)
+        add_reconstruction(ds, vendor)
         ds.NumberOfSlices = grid.shape[0]
         ds.ImageIndex = instance
         ds.RadiopharmaceuticalInformationSequence = [_fdg(injection)]
-        _patient_lies(ds)
+        add_patient_position(ds)
         series.append(ds)
     return series
 
@@ -346,10 +359,10 @@ def rtstruct(
     start = study.start + timedelta(days=1, hours=2)
     del ds.AcquisitionNumber
     ds.SeriesDescription = f"{label} contours"
-    _stamp(ds, "Series", start)
+    stamp(ds, "Series", start)
     ds.OperatorsName = "Phantom^Reader"
     ds.StructureSetLabel = label
-    ds.StructureSetDate, ds.StructureSetTime = _date(start), _time(start)
+    ds.StructureSetDate, ds.StructureSetTime = date_text(start), time_text(start)
 
     by_slice = {}
     for image in images:
@@ -357,12 +370,12 @@ def rtstruct(
         k = float(offset @ grid.normal) / grid.spacing[0]
         if abs(k - round(k)) > 1e-3 or not 0 <= round(k) < grid.shape[0]:
             raise ValueError(f"image {image.SOPInstanceUID} is not on the masks' grid")
-        by_slice[round(k)] = _reference(image.SOPClassUID, image.SOPInstanceUID)
+        by_slice[round(k)] = reference_item(image.SOPClassUID, image.SOPInstanceUID)
 
     referenced_series = Dataset()
     referenced_series.SeriesInstanceUID = images[0].SeriesInstanceUID
     referenced_series.ContourImageSequence = [by_slice[k] for k in sorted(by_slice)]
-    referenced_study = _reference("1.2.840.10008.3.1.2.3.1", study.study_uid)
+    referenced_study = reference_item("1.2.840.10008.3.1.2.3.1", study.study_uid)
     referenced_study.RTReferencedSeriesSequence = [referenced_series]
     frame = Dataset()
     frame.FrameOfReferenceUID = study.frame_uid
@@ -436,8 +449,11 @@ def _instance(
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID = sop_class
     ds.SOPInstanceUID = uid("instance", series_uid, instance)
-    ds.InstanceCreationDate, ds.InstanceCreationTime = _date(study.start), _time(study.start)
-    _stamp(ds, "Study", study.start)
+    ds.InstanceCreationDate, ds.InstanceCreationTime = (
+        date_text(study.start),
+        time_text(study.start),
+    )
+    stamp(ds, "Study", study.start)
     ds.AccessionNumber = study.accession
     ds.Modality = modality
     ds.Manufacturer = vendor.manufacturer
@@ -451,8 +467,8 @@ def _instance(
     ds.PatientBirthDate = study.birth_date.strftime("%Y%m%d")
     ds.PatientSex = study.sex
     ds.PatientAge = f"{(study.start.date() - study.birth_date).days // 365:03d}Y"
-    ds.PatientSize = _ds(study.size_m)
-    ds.PatientWeight = _ds(study.weight_kg)
+    ds.PatientSize = decimal_text(study.size_m)
+    ds.PatientWeight = decimal_text(study.weight_kg)
     ds.DeviceSerialNumber = f"PH{vendor.station}"
     ds.SoftwareVersions = vendor.software
     ds.StudyInstanceUID = study.study_uid
@@ -472,40 +488,17 @@ def _instance(
     return ds
 
 
-def _same_shape(array: NDArray[Any], grid: PhantomGrid) -> None:
-    if array.shape != grid.shape:
-        raise ValueError(f"the array has the shape {array.shape}, its grid {grid.shape}")
-
-
-def _order(grid: PhantomGrid, vendor: Vendor) -> list[int]:
-    """Slice indices in the order of the vendor's Instance Numbers."""
-    order = list(range(grid.shape[0]))
-    return order[::-1] if vendor.descending else order
-
-
 def _plane(ds: Dataset, grid: PhantomGrid, k: int, study: Study) -> None:
     """Image plane and pixel spacing (PS3.3 C.7.6.2)."""
     position = grid.position(k, 0, 0)
     if ds.Modality == "CT":  # PET states it by Patient Orientation Code Sequence instead
         ds.PatientPosition = "HFS"
-    ds.ImagePositionPatient = [_ds(float(value)) for value in position]
-    ds.ImageOrientationPatient = [_ds(value) for value in (*grid.row, *grid.column)]
-    ds.PixelSpacing = [_ds(grid.spacing[1]), _ds(grid.spacing[2])]
-    ds.SliceLocation = _ds(float(position @ grid.normal))
+    ds.ImagePositionPatient = [decimal_text(float(value)) for value in position]
+    ds.ImageOrientationPatient = [decimal_text(value) for value in (*grid.row, *grid.column)]
+    ds.PixelSpacing = [decimal_text(grid.spacing[1]), decimal_text(grid.spacing[2])]
+    ds.SliceLocation = decimal_text(float(position @ grid.normal))
     if study.vendor.key != "siemens" and ds.Modality == "CT":
-        ds.SpacingBetweenSlices = _ds(grid.spacing[0])
-
-
-def _pixels(ds: Dataset, stored: NDArray[Any], bits: int) -> None:
-    """Image pixel module of a single monochrome frame."""
-    ds.SamplesPerPixel = 1
-    ds.PhotometricInterpretation = "MONOCHROME2"
-    ds.Rows, ds.Columns = stored.shape
-    ds.BitsAllocated = 16
-    ds.BitsStored = bits
-    ds.HighBit = bits - 1
-    ds.PixelRepresentation = int(stored.dtype.kind == "i")
-    ds.PixelData = stored.tobytes()
+        ds.SpacingBetweenSlices = decimal_text(grid.spacing[0])
 
 
 def _contour(loop: NDArray[np.float64], k: int, grid: PhantomGrid, image: Dataset) -> Dataset:
@@ -524,95 +517,29 @@ def _contour(loop: NDArray[np.float64], k: int, grid: PhantomGrid, image: Datase
     return contour
 
 
-def _stored_unit(suv: NDArray[np.floating], units: str, factor: float) -> NDArray[np.float64]:
-    """SUVbw in the unit that is stored; `factor` is SUVbw per Bq/mL."""
-    if units == "BQML":
-        return np.asarray(suv, np.float64) / factor
-    if units == "CNTS":
-        return np.asarray(suv, np.float64) * 431.7
-    if units == "GML":
-        return np.asarray(suv, np.float64)
-    raise ValueError(f"PET units must be BQML, CNTS or GML, not {units!r}")
-
-
 def _acquired(ds: Dataset, scan: Scan, start: datetime, bed: int) -> None:
     """When a slice of a bed position was acquired, and the decay until then."""
     seconds = scan.bed_seconds
     acquired = start + timedelta(seconds=bed * seconds)
     middle_s = bed * seconds + seconds / 2
-    _stamp(ds, "Series", start)
-    _stamp(ds, "Acquisition", acquired)
-    _stamp(ds, "Content", acquired + timedelta(seconds=seconds))
+    stamp(ds, "Series", start)
+    stamp(ds, "Acquisition", acquired)
+    stamp(ds, "Content", acquired + timedelta(seconds=seconds))
     ds.ActualFrameDuration = seconds * 1000
-    ds.FrameReferenceTime = _ds(middle_s * 1000)
+    ds.FrameReferenceTime = decimal_text(middle_s * 1000)
     ds.DecayCorrection = "START"
-    ds.DecayFactor = _ds(2.0 ** (middle_s / F18_HALF_LIFE_S))
-
-
-def _reconstructed(ds: Dataset, vendor: Vendor) -> None:
-    """Corrections and reconstruction of a PET image (PS3.3 C.8.9.1)."""
-    ds.ConvolutionKernel = f"XYZ GAUSS {vendor.pt_fwhm:.2f}"
-    ds.CollimatorType = "NONE"
-    ds.CountsSource = "EMISSION"
-    ds.SeriesType = ["WHOLE BODY", "IMAGE"]
-    ds.CorrectedImage = ["NORM", "DTIM", "ATTN", "SCAT", "DECY", "RAN"]
-    ds.RandomsCorrectionMethod = "DLYD"
-    ds.AttenuationCorrectionMethod = "measured,CT"
-    ds.ScatterCorrectionMethod = "Model-based"
-    ds.ReconstructionMethod = vendor.pt_method
-    ds.DoseCalibrationFactor = "1"
-
-
-def _patient_lies(ds: Dataset) -> None:
-    """Supine, head first (PS3.3 C.8.9.1)."""
-    supine = _code("40199007", "supine")
-    ds.PatientOrientationCodeSequence = [_code("102538003", "recumbent")]
-    ds.PatientOrientationCodeSequence[0].PatientOrientationModifierCodeSequence = [supine]
-    ds.PatientGantryRelationshipCodeSequence = [_code("102540008", "headfirst")]
+    ds.DecayFactor = decimal_text(2.0 ** (middle_s / F18_HALF_LIFE_S))
 
 
 def _fdg(injection: Injection) -> Dataset:
     """Item of the Radiopharmaceutical Information Sequence (PS3.3 C.8.9.2)."""
     item = Dataset()
     item.Radiopharmaceutical = "Fluorodeoxyglucose"
-    item.RadiopharmaceuticalStartTime = _time(injection.start)
-    item.RadiopharmaceuticalStartDateTime = _date(injection.start) + _time(injection.start)
-    item.RadionuclideTotalDose = _ds(injection.dose_bq)
-    item.RadionuclideHalfLife = _ds(F18_HALF_LIFE_S)
+    item.RadiopharmaceuticalStartTime = time_text(injection.start)
+    item.RadiopharmaceuticalStartDateTime = date_text(injection.start) + time_text(injection.start)
+    item.RadionuclideTotalDose = decimal_text(injection.dose_bq)
+    item.RadionuclideHalfLife = decimal_text(F18_HALF_LIFE_S)
     item.RadionuclidePositronFraction = "0.967"
-    item.RadionuclideCodeSequence = [_code("77004003", "^18^Fluorine")]
-    item.RadiopharmaceuticalCodeSequence = [_code("35321007", "Fluorodeoxyglucose F^18^")]
+    item.RadionuclideCodeSequence = [code_item("77004003", "^18^Fluorine")]
+    item.RadiopharmaceuticalCodeSequence = [code_item("35321007", "Fluorodeoxyglucose F^18^")]
     return item
-
-
-def _code(value: str, meaning: str) -> Dataset:
-    item = Dataset()
-    item.CodeValue = value
-    item.CodingSchemeDesignator = "SCT"
-    item.CodeMeaning = meaning
-    return item
-
-
-def _reference(sop_class: str, sop_instance: str) -> Dataset:
-    item = Dataset()
-    item.ReferencedSOPClassUID = sop_class
-    item.ReferencedSOPInstanceUID = sop_instance
-    return item
-
-
-def _stamp(ds: Dataset, what: str, moment: datetime) -> None:
-    setattr(ds, f"{what}Date", _date(moment))
-    setattr(ds, f"{what}Time", _time(moment))
-
-
-def _date(moment: datetime) -> str:
-    return moment.strftime("%Y%m%d")
-
-
-def _time(moment: datetime) -> str:
-    return moment.strftime("%H%M%S")
-
-
-def _ds(value: float) -> str:
-    """A decimal string (VR DS): at most 16 characters, 10 significant digits."""
-    return format(value, ".10g")

@@ -245,7 +245,7 @@ def write_regions(
     quality = assess(case.case_id, spec, segmentation, volume, inputs.disagreement)
     write_segmentation(inputs.masks / case.case_id / spec.id, segmentation)
     there = {row.segment for row in quality if row.volume_ml}
-    absent = absent_note(spec.plain(), (s for s in segmentation.segments if s.name in there))
+    absent = absent_note((segment.name for segment in spec.segments), there)
     note = " ".join([*inputs.notes, *([absent] if absent else [])])
     flags = tuple(f"{row.segment}:{flag}" for row in quality for flag in row.flags)
     return Made(note=note, flags=flags), quality

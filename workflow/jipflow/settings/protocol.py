@@ -180,6 +180,10 @@ class SegmentationSettings(Part):
     if TYPE_CHECKING:
         segments: Sequence[SegmentSettings]
 
+    def annotations(self) -> list[str]:
+        """Return the kinds of objects of the archive, RTSTRUCT or SEG, that it takes over."""
+        return []
+
     def input_roles(self) -> list[str]:
         """Return the roles whose volumes it needs, its own first."""
         return [self.role]

@@ -129,7 +129,7 @@ def _draw(
     """Return the region of a segment, or None where the protocol can do without it."""
     before = len(notes)
     try:
-        drawing = source.draw(wanted.plain(), target, match, notes)
+        drawing = source.draw(wanted.name, wanted.match, target, match, notes)
     except DAMAGE as error:
         raise _unreadable(source.path, error) from error
     except CaseFault as fault:

@@ -26,3 +26,7 @@ class Imported(SegmentationSettings):
     """Which objects of the archive hold the contours."""
     segments: Annotated[list[ImportedSegment], Field(min_length=1)]
     """The regions that are taken over."""
+
+    def annotations(self) -> list[str]:
+        """Return the kind that holds its regions."""
+        return [self.source]
