@@ -286,6 +286,7 @@ def _write_catalog(folder: Path, cases: int) -> None:
         "mended": 3,
         "series": 2 * cases + 5,
         "patients": cases + 1,
+        "sources": {"archive": {"files": 4213, "dicom_files": 4198}},
     }
     write_json(folder / "summary.json", summary)
     skipped = [

@@ -39,6 +39,7 @@ def test_counts_add_up(phantom_site, catalog):
     series = pd.read_parquet(folder / "series.parquet")
     assert summary["files"] == files
     assert summary["dicom_files"] == files - 1
+    assert summary["sources"] == {"archive": {"files": files, "dicom_files": files - 1}}
     assert len(instances) == files - 2
     assert instances["SOPInstanceUID"].is_unique
     assert instances["path"].is_unique

@@ -6,7 +6,6 @@ import copy
 import io
 import json
 import math
-import os
 import re
 import shutil
 from dataclasses import replace
@@ -30,14 +29,15 @@ from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
 from jipflow.report.site import provenance
-from jipflow.report.site.cases import CaseRow, stage_counts
-from jipflow.report.site.cohort import cohort_flow
+from jipflow.report.site.cases import CaseRow, StageCount, stage_counts
+from jipflow.report.site.cohort import cohort_flow, measured
 from jipflow.report.site.features import feature_summaries
 from jipflow.report.site.overlays import shrink
 from jipflow.report.site.page import write_report
 from jipflow.report.site.provenance import model_files
 from jipflow.report.site.readers import reader_groups
 from jipflow.report.site.redaction import Redactor
+from jipflow.report.site.run import read_run
 from jipflow.report.site.stability import stability_groups
 from jipflow.settings.protocol import Protocol
 from jipflow.settings.resources import MODELS, read_yaml
@@ -166,8 +166,9 @@ def test_same_files_give_the_same_bytes(results: Path, report: str, tmp_path: Pa
 def test_report_says_what_happened(results: Path, report: str) -> None:
     page = Page(report)
     text = page.text
-    assert "The run is acceptable" in text
+    assert "Enough cases succeeded; a release may be built" in text
     assert "2 of 13 cases failed" in text
+    assert "Beside them 1 was excluded before the first stage, 7\u202f% of 14" in text
     for sentence in (
         "Series found 33 series · 15 patients",
         "Left: 4 series · 1 patient",
@@ -290,21 +291,88 @@ def test_an_empty_cohort(tmp_path: Path) -> None:
     )
     write_report(results=folder, settings=fake.settings(), path=tmp_path / "empty.html")
     text = Page((tmp_path / "empty.html").read_text(encoding="utf-8")).text
-    assert "The run is not acceptable" in text
-    assert "The cohort has no case" in text
+    assert "There is no case; nothing is released" in text
+    assert "No case entered the first stage" in text
+    assert "✓" not in text
+    assert "There was no case that could fail" in text
 
 
-def test_a_release_older_than_the_outcomes_is_not_shown(results: Path, tmp_path: Path) -> None:
-    record = results / "release" / "r01" / "disclosure.json"
-    newer = record.stat().st_mtime
-    write_report(results=results, settings=fake.settings(), path=tmp_path / "new.html")
-    os.utime(record, (0, 0))
-    try:
-        write_report(results=results, settings=fake.settings(), path=tmp_path / "old.html")
-    finally:
-        os.utime(record, (newer, newer))
-    assert "in round r01" in Page((tmp_path / "new.html").read_text()).text
-    assert "in round r01" not in Page((tmp_path / "old.html").read_text()).text
+def verdict_of(folder: Path, tmp_path: Path, **counts: Any) -> Page:
+    """The page of a results folder whose verdict has other counts."""
+    changed = tmp_path / "results" / "demo"
+    shutil.copytree(folder, changed, ignore=shutil.ignore_patterns("overlays"))
+    shutil.copytree(folder.parent / "catalog", changed.parent / "catalog")
+    write_json(changed / "verdict.json", {**read_json(changed / "verdict.json"), **counts})
+    write_report(results=changed, settings=fake.settings(), path=tmp_path / "x.html")
+    return Page((tmp_path / "x.html").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("counts", "mark", "title"),
+    [
+        ({"excluded": 9}, "good", "Enough cases succeeded; a release may be built"),
+        ({"excluded": 10}, "care", "but many did not enter"),
+        ({"excluded": 95, "cases": 5, "failed": 0}, "care", "but many did not enter"),
+        ({"acceptable": False}, "bad", "Too many cases failed; nothing is released"),
+    ],
+)
+def test_excluded_cases_cost_the_green_mark(
+    results: Path, tmp_path: Path, counts: dict[str, Any], mark: str, title: str
+) -> None:
+    page = verdict_of(results, tmp_path, **counts)
+    assert f"verdict {mark}" in {a.get("class") for a in page.all("section")}
+    assert title in page.text
+    assert f"{counts.get('excluded', 1)} w" in page.text
+
+
+def test_sources_without_dicom_are_named(results: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "results" / "demo"
+    shutil.copytree(results, changed, ignore=shutil.ignore_patterns("overlays"))
+    shutil.copytree(results.parent / "catalog", changed.parent / "catalog")
+    path = changed.parent / "catalog" / "summary.json"
+    none = dict.fromkeys(read_json(path), 0) | {"files": 12, "not_dicom": 12}
+    by_source = {name: {"files": n, "dicom_files": 0} for name, n in (("empty", 0), ("notes", 12))}
+    write_json(path, {**none, "sources": by_source})
+    write_outcomes(changed / "outcomes.parquet", [])
+    empty = {"cases": 0, "ok": 0, "failed": 0, "excluded": 0, "acceptable": False}
+    page = verdict_of(changed, tmp_path / "again", **empty)
+    for words in ("No DICOM file was found in the sources:", "empty (no file)", "notes (12 files)"):
+        assert words in page.text
+    assert "✓" not in page.text
+    assert "tile ok" not in {a.get("class", "").strip() for a in page.all("div")}
+
+
+def test_tiles_of_the_catalog_add_up(report: str) -> None:
+    tiles = dict(re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)</dd>", report))
+    number = {name: int(re.sub(r"\D", "", text)) for name, text in tiles.items()}
+    parts = ("DICOM, read", "DICOM, unreadable", "Not DICOM")
+    assert number["Files"] == sum(number[name] for name in parts) + 3
+    assert [number[name] for name in parts] == [4196, 2, 12]
+
+
+def test_the_report_counts_whom_the_release_is_of(results: Path, report: str) -> None:
+    """The numbers of patients of a release are those that the site's report gives."""
+    made = fake.settings()
+    rows = {row.segmentation: row for row in measured(read_run(results, made))}
+    aggregates = read_json(results / "release" / "r01" / "aggregates.json")
+    released = {(c["segmentation"], c["n"]) for a in aggregates["analyses"] for c in a["cells"]}
+    assert {("organs", rows["organs"].patients), ("gtv", rows["gtv"].patients)} <= released
+    assert (rows["organs"].cases, rows["organs"].incomplete) == (12, 1)
+    assert (rows["gtv"].cases, rows["gtv"].incomplete) == (12, 1)
+    assert rows["organs"].segments == [(name, 12) for name in fake.ORGANS]
+    assert "liver 12, spleen 12, kidney-left 12, lesion 12" in Page(report).text
+
+
+def test_every_page_is_for_research_only(
+    report: str, results: Path, a_round: Any, tmp_path: Path
+) -> None:
+    disclosure = _disclosure_page(read_release(results / "release" / "r01"), tmp_path)
+    for text in (report, disclosure, _hub_report(*a_round, tmp_path)):
+        foot = text.split("<footer>")[1]
+        assert "Research only: jipflow is no medical device" in foot
+    for path in pages.TEMPLATES.glob("*.html.j2"):
+        whole = "<html" in path.read_text() or "{% block content %}" in path.read_text()
+        assert not whole or path.name == "base.html.j2" or "base.html.j2" in path.read_text()
 
 
 @pytest.mark.parametrize(
@@ -391,9 +459,24 @@ def test_cells_of_the_table() -> None:
     assert row.status is Status.FAILED
     assert row.problems[0].reason == "missing_slices"
     counts = {c.stage: c for c in stage_counts([row], ["prepare", "segment", "encode"])}
-    assert [counts[s].reached for s in ("Prepare", "Segment", "Encode")] == [1, 1, 0]
-    assert [counts[s].ok for s in ("Prepare", "Segment", "Encode")] == [0, 1, 0]
-    assert counts["Prepare"].failed == 1
+    assert counts["Prepare"] == StageCount("Prepare", 1, 2, 1, 1, 0, 0, 0)
+    assert counts["Segment"] == StageCount("Segment", 1, 2, 1, 0, 0, 0, 1)
+    assert counts["Encode"] == StageCount("Encode", 0, 1, 0, 0, 0, 0, 1)
+    assert counts["Cohort"] == StageCount("Cohort", 1, 1, 1, 0, 0, 0, 0)
+
+
+def test_a_picture_that_was_not_drawn_is_missing_in_the_table() -> None:
+    outcomes = [
+        outcome("a", "segment", "organs", "empty_segment"),
+        outcome("a", "segment", "gtv"),
+        outcome("a", "overlay", "gtv"),
+    ]
+    row = CaseRow("a", outcomes=outcomes)
+    assert row.cell("overlay") == ("partial", "1 of 2 ok")
+    gone = CaseRow("b", outcomes=[outcome("b", "cohort", reason="missing_role")])
+    cohort, overlay = stage_counts([row, gone], ["overlay"])
+    assert overlay == StageCount("Overlay", 1, 2, 1, 0, 0, 0, 1)
+    assert cohort == StageCount("Cohort", 1, 2, 1, 0, 0, 1, 0)
 
 
 def test_summaries_match_pandas(results: Path) -> None:

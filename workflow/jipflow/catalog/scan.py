@@ -57,7 +57,7 @@ INSTANCE_COLUMNS = (
 )
 
 
-def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, int]:
+def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, Any]:
     """Catalog every DICOM file below the sources.
 
     Writes into `out_dir`:
@@ -69,7 +69,7 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
       reason; by path.
     * ``mended.parquet``: path, reason: files that were taken in though something is missing.
     * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
-      mended, series, patients.
+      mended, series, patients; and in ``sources`` the files and dicom_files of each source.
     * ``headers.parquet``: what was read, one row per file. The next scan does not read a file again
       whose path, size and time are the same.
 
@@ -88,7 +88,7 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
         read = _write_headers(
             sources, out_dir / "headers.parquet", work / "headers.parquet", threads
         )
-        summary = _write_tables(work, threads)
+        summary = _write_tables(work, threads, [source.name for source in sources])
         for path in sorted(work.glob("*.parquet")):
             os.replace(path, out_dir / path.name)
     write_json(out_dir / "summary.json", summary)
@@ -268,7 +268,7 @@ class RowGroups:
             self._rows -= rows
 
 
-def _write_tables(work: Path, threads: int) -> dict[str, int]:
+def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str, Any]:
     """Derive instances, series and what was skipped from the headers; count them."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": MEMORY,
@@ -326,6 +326,7 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
             "SELECT count(*) FILTER (kind = ''), count(*) FILTER (kind = '' AND mended <> '')"
             " FROM headers",
         )
+        by_source = _files_by_source(connection, sources)
         series, patients = _row(
             connection,
             "SELECT count(*), count(DISTINCT nullif(PatientID, ''))"
@@ -343,6 +344,23 @@ def _write_tables(work: Path, threads: int) -> dict[str, int]:
         "mended": repaired,
         "series": series,
         "patients": patients,
+        "sources": by_source,
+    }
+
+
+def _files_by_source(
+    connection: duckdb.DuckDBPyConnection, sources: Sequence[str]
+) -> dict[str, dict[str, int]]:
+    """Count the files of each source, and those of them that are DICOM, readable or not."""
+    counted = connection.execute(
+        "SELECT Source, count(*), count(*) FILTER (kind <> 'not_dicom')"
+        " FROM headers WHERE kind <> ? GROUP BY Source",
+        [LINK],
+    ).fetchall()
+    found = {name: (files, dicom) for name, files, dicom in counted}
+    return {
+        name: dict(zip(("files", "dicom_files"), found.get(name, (0, 0)), strict=True))
+        for name in sources
     }
 
 

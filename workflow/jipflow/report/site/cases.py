@@ -67,24 +67,47 @@ class CaseRow:
         own = [o for o in here if not o.follows]
         if not own:
             return "none", "not reached"
+        items = self.items(stage)
         good = sum(o.status is Status.OK for o in here)
         worst = max((o.status for o in own), key=SEVERITY.__getitem__)
-        partly = f"{good} of {len(here)} ok"
-        if worst is Status.OK and good < len(here):
+        partly = f"{good} of {items} ok"
+        if worst is Status.OK and good < items:
             return "partial", partly
-        return worst.value, partly if 0 < good < len(here) else worst.value
+        return worst.value, partly if 0 < good < items else worst.value
+
+    def items(self, stage: str) -> int:
+        """Return how many items the case has at a stage, also those that never came to it.
+
+        The stage of the overlays draws what is there and writes no outcome for what is not; a
+        picture belongs to each segmentation all the same.
+        """
+        expected = {stage, "segment"} if stage == "overlay" else {stage}
+        return len({o.item for o in self.outcomes if o.stage in expected})
 
 
 @dataclass(frozen=True)
 class StageCount:
-    """How many cases a stage reached, and what it made of them."""
+    """How many cases a stage reached, and what became of all their items there.
+
+    Attributes:
+        stage: its name for readers.
+        cases: cases with an item that came to the stage.
+        items: items of all cases, which the next five add up to.
+        ok: those that succeeded.
+        failed: those that failed here.
+        waiting: those that wait for a person here.
+        excluded: those that were excluded here.
+        not_reached: those whose input failed or waits at an earlier stage.
+    """
 
     stage: str
-    reached: int
+    cases: int
+    items: int
     ok: int
     failed: int
     waiting: int
     excluded: int
+    not_reached: int
 
 
 @dataclass(frozen=True)
@@ -131,18 +154,31 @@ def case_rows(outcomes: Iterable[Outcome], images: Iterable[dict[str, str]]) -> 
 
 
 def stage_counts(cases: Sequence[CaseRow], stages: Iterable[str]) -> list[StageCount]:
-    """Count for each stage the cases that were ok, failed, wait or were excluded."""
-    table = []
-    for stage in stages:
-        tally = Counter(row.cell(stage)[0] for row in cases)
-        table.append(
-            StageCount(
-                STAGES[stage],
-                reached=len(cases) - tally["none"],
-                ok=tally["ok"] + tally["partial"],
-                failed=tally["failed"],
-                waiting=tally["waiting"],
-                excluded=tally["excluded"],
-            )
-        )
-    return table
+    """Count the items of each stage: how many were ok, failed, wait or were excluded there.
+
+    The cohort comes first, where a case is its own item.
+
+    Args:
+        cases: the table of cases.
+        stages: after the cohort, in their order.
+    """
+    excluded = sum(row.status is Status.EXCLUDED for row in cases)
+    entered = len(cases) - excluded
+    first = StageCount(STAGES["cohort"], entered, len(cases), entered, 0, 0, excluded, 0)
+    return [first, *(_stage_count(stage, cases) for stage in stages)]
+
+
+def _stage_count(stage: str, cases: Sequence[CaseRow]) -> StageCount:
+    own = [o for row in cases for o in row.outcomes if o.stage == stage and not o.follows]
+    tally = Counter(o.status for o in own)
+    items = sum(row.items(stage) for row in cases)
+    return StageCount(
+        STAGES[stage],
+        cases=len({o.case_id for o in own}),
+        items=items,
+        ok=tally[Status.OK],
+        failed=tally[Status.FAILED],
+        waiting=tally[Status.WAITING],
+        excluded=tally[Status.EXCLUDED],
+        not_reached=items - len(own),
+    )

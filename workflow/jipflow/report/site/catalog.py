@@ -34,26 +34,52 @@ class Query:
 
 
 @dataclass(frozen=True)
+class Source:
+    """A folder of the site: how many files it has, and how many of them are DICOM."""
+
+    name: str
+    files: int
+    dicom_files: int
+
+
+@dataclass(frozen=True)
 class Catalog:
     """What the section shows.
 
     Attributes:
         summary: content of ``summary.json``; None where it is not there.
+        sources: the folders of the site.
         unreadable: files that were not read; those that are shown.
         queries: to each PACS.
     """
 
     summary: dict[str, Any] | None
+    sources: list[Source]
     unreadable: list[Skipped]
     queries: list[Query]
+
+    @property
+    def readable(self) -> int:
+        """How many DICOM files could be read."""
+        return self.summary["dicom_files"] - self.summary["unreadable"] if self.summary else 0
+
+    @property
+    def without_dicom(self) -> list[Source]:
+        """The folders, where none of them holds a DICOM file and no PACS was asked."""
+        if self.queries or any(source.dicom_files for source in self.sources):
+            return []
+        return self.sources
 
 
 def section(run: Run) -> Catalog:
     """Read the catalog's counts, the files that were not read, and the queries."""
     folder, queries = run.results.parent / "catalog", run.results / "pacs" / "queries.json"
     there = (folder / "summary.json").is_file()
+    summary = read_json(folder / "summary.json") if there else None
+    by_source = summary["sources"] if summary else {}
     return Catalog(
-        summary=read_json(folder / "summary.json") if there else None,
+        summary=summary,
+        sources=[Source(name, **found) for name, found in by_source.items()],
         unreadable=list(_unreadable(folder, run.redact))[:MAX_SKIPPED_ROWS] if there else [],
         queries=list(_queries(queries, run.redact)),
     )

@@ -1,4 +1,4 @@
-"""The flow from the series found to the cases that went all the way, and their scanners."""
+"""The flow from the series found to the cases that went all the way; whom the numbers are of."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jipflow.files import read_json
-from jipflow.outcomes import Outcome, Status
+from jipflow.outcomes import Outcome, Status, passed
 from jipflow.report.site.run import Run, scanner
 
 Counts = list[tuple[str, int]]
@@ -24,6 +24,7 @@ class Box:
         left: word and number of what left.
         reasons: reason code and cases, the most frequent first.
         waiting: how many of the cases that left wait for a person.
+        incomplete: whether those that left did so with some items only; their other items go on.
     """
 
     label: str
@@ -31,6 +32,28 @@ class Box:
     left: Counts = field(default_factory=list)
     reasons: Counts = field(default_factory=list)
     waiting: int = 0
+    incomplete: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Whom a segmentation was measured in: these go into the release.
+
+    Attributes:
+        role: the series that it was measured on.
+        segmentation: its id.
+        cases: cases that were measured.
+        incomplete: those of them of which another item failed or waits.
+        patients: patients of the cases.
+        segments: each segment with the number of cases that have it.
+    """
+
+    role: str
+    segmentation: str
+    cases: int
+    incomplete: int
+    patients: int
+    segments: list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -39,10 +62,12 @@ class Cohort:
 
     Attributes:
         flow: the boxes from top to bottom.
+        measured: whom each segmentation was measured in.
         scanners: role, scanner and number of series.
     """
 
     flow: list[Box]
+    measured: list[Measured]
     scanners: list[tuple[str, str, int]]
 
 
@@ -52,8 +77,40 @@ def section(run: Run) -> Cohort:
     tally = Counter((image["role"], scanner(image)) for image in run.images)
     return Cohort(
         cohort_flow(flow, run.outcomes, run.stages),
+        list(measured(run)),
         sorted((role, name, number) for (role, name), number in tally.items()),
     )
+
+
+def measured(run: Run) -> Iterator[Measured]:
+    """Count for each radiomics entry of the protocol whom it was measured in.
+
+    A case of which an item failed contributes what did not fail, as the release counts it.
+    """
+    patient_of = {image["case_id"]: image["patient"] for image in run.images}
+    pairs = passed(o for o in run.outcomes if o.stage == "measure")
+    incomplete = {o.case_id for o in run.outcomes if o.status is not Status.OK}
+    for entry in run.settings.protocol.radiomics:
+        cases = {case for case, item in pairs if item == entry.segmentation and case in patient_of}
+        yield Measured(
+            entry.role,
+            entry.segmentation,
+            len(cases),
+            len(cases & incomplete),
+            len({patient_of[case] for case in cases}),
+            _segments(run, entry.role, entry.segmentation, cases),
+        )
+
+
+def _segments(run: Run, role: str, segmentation: str, cases: set[str]) -> list[tuple[str, int]]:
+    """Count the cases that have each segment, in the protocol's order."""
+    table = run.features
+    tally: Counter[str] = Counter()
+    if table is not None:
+        here = (table["role"] == role) & (table["segmentation"] == segmentation)
+        tally.update(table.loc[here & table["case_id"].isin(cases), "segment"])
+    segments = run.settings.protocol.segmentation(segmentation).segments
+    return [(segment.name, tally[segment.name]) for segment in segments]
 
 
 def cohort_flow(
@@ -62,7 +119,8 @@ def cohort_flow(
     """Turn the filter's counts and the outcomes into boxes, each with what left before it.
 
     After the filter's steps comes a box a stage that lost cases, and a last one with the cases
-    that went all the way. A case leaves at the first stage where one of its items fails.
+    that went all the way. A case is no longer complete from the first stage on where one of its
+    items fails; its other items go on.
 
     Args:
         flow: content of ``flow.json``.
@@ -83,6 +141,7 @@ def cohort_flow(
                 left=[("cases", len(cases))],
                 reasons=_reasons(lost),
                 waiting=len(cases - failed),
+                incomplete=True,
             )
         )
     return [*boxes, Box("Cases with every outcome ok", [("cases", remaining)])]

@@ -1,13 +1,9 @@
-"""What would leave the site, where a candidate of these very outcomes is there."""
+"""What the run releases; the candidate itself is built after the report and has pages of its own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from jipflow.files import read_json
-from jipflow.report.disclosure import disclosure_summary
 from jipflow.report.site.run import Run
 
 
@@ -16,29 +12,20 @@ class Release:
     """What the section shows.
 
     Attributes:
-        candidate: as `disclosure_summary`, with the ``round``; None where there is none.
         analyses: ids of the protocol's analyses.
         acceptable: whether enough cases succeeded.
+        min_patients: fewest patients behind a released number.
     """
 
-    candidate: dict[str, Any] | None
     analyses: list[str]
     acceptable: bool
+    min_patients: int
 
 
 def section(run: Run) -> Release:
-    """Read the latest candidate."""
+    """Say what the protocol asks for, and whether the run may give it."""
     return Release(
-        candidate=_candidate(run.results),
         analyses=[analysis.id for analysis in run.settings.protocol.analyses],
         acceptable=run.verdict["acceptable"],
+        min_patients=run.settings.min_patients,
     )
-
-
-def _candidate(results: Path) -> dict[str, Any] | None:
-    rounds = sorted(results.glob("release/r*/disclosure.json"))
-    # A candidate that is older than the outcomes was made of others and would mislead.
-    made = (results / "outcomes.parquet").stat().st_mtime
-    if not rounds or rounds[-1].stat().st_mtime < made:
-        return None
-    return {"round": rounds[-1].parent.name, **disclosure_summary(read_json(rounds[-1]))}
