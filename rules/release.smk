@@ -27,11 +27,12 @@ rule release:
         protocol=SITE_SETTINGS.protocol_sha256,
         settings=settings_hash("site.site", "site.disclosure", "site.hub"),
         folder=lambda wildcards: RELEASE,
+        bundles=lambda wildcards: f"{RESULTS}/bundles",
     shell:
         "jipflow release build --settings {params.file:q}"
         " --features {input.features:q}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
-        " --out {params.folder:q} > {log:q} 2>&1"
+        " --out {params.folder:q} --bundles {params.bundles:q} > {log:q} 2>&1"
 
 
 rule bundle:

@@ -12,8 +12,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 import fake_results as fake
-from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.hub import write_hub_report
+from jipflow.report.release import write_release_page
 from jipflow.report.site.page import write_report
 from needs import unavailable
 
@@ -51,19 +51,17 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     results = fake.build(folder / "results")
     settings = fake.settings()
-    release = fake.add_release(results, settings)
+    fake.add_release(results, settings)
     write_report(results=results, settings=settings, path=folder / "site.html")
-    write_disclosure_page(
-        aggregates=release.aggregates,
-        disclosure=release.disclosure,
-        path=folder / "disclosure.html",
-    )
+    fake.write_disclosure(results, settings, folder / "disclosure.html")
+    write_release_page(results / "release" / "r01", results / "bundles")
+    shutil.copyfile(results / "release" / "r01" / "index.html", folder / "release.html")
     result, accepted, rejected = fake.round_of(folder / "round")
     write_hub_report(result=result, accepted=accepted, rejected=rejected, path=folder / "hub.html")
     return folder
 
 
-@pytest.mark.parametrize("name", ["site", "disclosure", "hub"])
+@pytest.mark.parametrize("name", ["site", "disclosure", "release", "hub"])
 def test_the_page_fits_every_width(browser, pages, name):
     frames = "".join(
         f'<iframe src="{name}.html" width="{width}" height="900"></iframe>' for width in WIDTHS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.palette import segment_colour
 from jipflow.release.candidate import build as build_release
 from jipflow.release.contents import Release, read_release
+from jipflow.release.sent import Sent
+from jipflow.report.basis import Basis, basis
+from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.overlays import render_overlay
 from jipflow.segment.quality import Quality, quality_table
 from jipflow.settings.hub import Hub
@@ -237,6 +241,29 @@ def add_release(results: Path, site: Settings) -> Release:
         out_dir=folder,
     )
     return read_release(folder)
+
+
+def basis_of(results: Path, site: Settings) -> Basis:
+    """Count whom the release of a results folder is of."""
+    return basis(
+        settings=site,
+        features=results / "features" / "features.parquet",
+        cases=results / "cohort" / "cases.tsv",
+        outcomes=results / "outcomes.parquet",
+    )
+
+
+def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[Sent] = ()) -> str:
+    """Write the page of a results folder's release, and return it."""
+    folder = results / "release" / "r01"
+    write_disclosure_page(
+        release=read_release(folder),
+        folder=folder,
+        path=path,
+        basis=basis_of(results, site),
+        sent=sent,
+    )
+    return path.read_text(encoding="utf-8")
 
 
 def round_of(

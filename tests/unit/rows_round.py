@@ -15,6 +15,7 @@ from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refused
 from jipflow.hub.verify import verify
 from jipflow.release.contents import read_release
+from jipflow.report.basis import basis
 from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.hub import write_hub_report
 
@@ -39,11 +40,16 @@ def run(folder: Path) -> None:
     bundle = north.send(inbox)
     south.send(inbox)
     for one in (north, south):
-        release = read_release(one.release)
         write_disclosure_page(
-            aggregates=release.aggregates,
-            disclosure=release.disclosure,
+            release=read_release(one.release),
+            folder=one.release,
             path=one.release / "disclosure.html",
+            basis=basis(
+                settings=one.settings,
+                features=one.root / "features.parquet",
+                cases=one.root / "cases.tsv",
+                outcomes=one.root / "outcomes.parquet",
+            ),
         )
     settings = hub_settings([north, south], inbox, content)
     accepted, rejected = accept(inbox=inbox, settings=settings)

@@ -105,6 +105,12 @@ def code(text: str) -> Markup:
     return Markup("<code>{}</code>").format(text)
 
 
+def feature(name: str) -> Markup:
+    """Return the name of a feature, which may break after each ``_`` where room is scarce."""
+    parts = Markup("_<wbr>").join(name.split("_"))
+    return Markup('<code class="feature">{}</code>').format(parts)
+
+
 def span(text: str, css: str = "") -> Markup:
     """Return text of its own style, such as ``muted`` for what steps back."""
     return Markup("<span{}>{}</span>").format(class_of(css), text)

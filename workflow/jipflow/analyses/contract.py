@@ -274,6 +274,11 @@ class Analysis(ABC, Generic[S, C, R]):
         """
 
     @staticmethod
+    def part_names(analysis: R) -> Mapping[str | int, str]:
+        """Return what readers call the parts of a cell that rules may withhold, by their names."""
+        return {}
+
+    @staticmethod
     @abstractmethod
     def draw_release(analysis: R) -> Drawing:
         """Draw everything that leaves, for the person who is asked to approve it."""

@@ -33,7 +33,18 @@ from jipflow.analyses.contract import (
     Value,
     Withheld,
 )
-from jipflow.blocks import Drawing, Group, Panel, Table, TableCell, bold, code, head, numeral, span
+from jipflow.blocks import (
+    Drawing,
+    Group,
+    Panel,
+    Table,
+    TableCell,
+    bold,
+    feature,
+    head,
+    numeral,
+    span,
+)
 from jipflow.plots import count, histogram_plot
 from jipflow.settings.part import Maybe, Number
 from jipflow.settings.protocol import AnalysisSettings
@@ -175,6 +186,12 @@ class Histogram(Analysis[Settings, Cell, Released]):
         }
 
     @staticmethod
+    def part_names(analysis: Released) -> Mapping[str | int, str]:
+        """Return the range of each bin."""
+        names = _names(len(analysis.edges) + 1)
+        return dict(zip(names, _ranges(analysis.edges), strict=True))
+
+    @staticmethod
     def draw_release(analysis: Released) -> Drawing:
         """Show every histogram with its counts."""
         names = _ranges(analysis.edges)
@@ -193,7 +210,11 @@ class Histogram(Analysis[Settings, Cell, Released]):
             )
             note = f"{cell.n} patients; {'; '.join(shown)}."
             panels.append(Panel(_heading(cell.key), plot, note))
-        return Drawing("", [Group(panels=panels)])
+        lead = (
+            "How many patients have a value between the edges that the protocol fixes. Each bin "
+            "holds its lower edge; a patient with several cases may be in several bins."
+        )
+        return Drawing(lead, [Group(panels=panels)])
 
     @staticmethod
     def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
@@ -201,15 +222,15 @@ class Histogram(Analysis[Settings, Cell, Released]):
         panels = []
         for cell in analysis["cells"]:
             key = CellKey(*(cell[name] for name in CellKey._fields))
-            title = f"{key.feature} of {key.title}, all sites"
+            title = f"{key.feature} of {key.title}, sites together"
             plot = histogram_plot(
                 title, analysis["edges"], cell["counts"], cell["under"], cell["over"]
             )
             table = _table(key, analysis["edges"], cell)
             panels.append(Panel(_heading(key), plot, table=table))
         return Drawing(
-            "Patients between the edges that the protocol fixes, over all sites. A bin that one of "
-            "the sites withheld has no total.",
+            "Patients between the edges that the protocol fixes, over the sites that released it. "
+            "A bin that one of them withheld has no total.",
             [Group(panels=panels)],
         )
 
@@ -287,16 +308,17 @@ def _names(bins: int) -> list[str | int]:
 
 def _ranges(edges: Sequence[float]) -> list[str]:
     """Return what pages call the bins."""
-    return ["below", *(f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)), "above"]
+    between = (f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges))
+    return [f"below {edges[0]:g}", *between, f"above {edges[-1]:g}"]
 
 
 def _heading(key: CellKey) -> tuple[Markup, Markup]:
-    return span(key.title), code(key.feature)
+    return span(key.title), feature(key.feature)
 
 
 def _table(key: CellKey, edges: Sequence[float], cell: Mapping[str, Any]) -> Table:
-    """Return the counts of each site and of all of them, a bin a row."""
-    columns = [*((part["site"], part) for part in cell["by_site"]), ("all sites", cell)]
+    """Return the counts of each site and of them together, a bin a row."""
+    columns = [*((part["site"], part) for part in cell["by_site"]), ("together", cell)]
     bins = [[part["under"], *part["counts"], part["over"]] for _, part in columns]
     rows = [
         [

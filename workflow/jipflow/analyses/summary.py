@@ -46,7 +46,7 @@ from jipflow.blocks import (
     Table,
     TableCell,
     bold,
-    code,
+    feature,
     head,
     numeral,
     span,
@@ -81,6 +81,9 @@ FIRST_FEATURES = (
     "original_firstorder_90Percentile",
 )
 """Features that a reader looks for first; a segment's plots are filled up with the next by name."""
+
+EXACT = " exact"
+"""Class of a column that the releaser's page shows on demand."""
 
 MAX_PLOTS = 6
 """Most plots of one segment."""
@@ -195,12 +198,22 @@ class Summary(Analysis[Settings, Cell, Released]):
         for cell in analysis.cells:
             groups[cell.key.title].append(cell)
         lead = (
-            "For each cell: patients (n) and rows behind it, the mean, what its rounding lost "
-            "(rest), and the sum of squared deviations (M2). The standard deviation (SD) is not "
-            "sent; it follows from them."
+            "Each row of a table is a cell: one feature of one segment, of n patients. Rows counts "
+            "the values, more than n where a patient has several cases. The mean is their average; "
+            "the standard deviation (SD) says how far values lie from it, and is not sent but "
+            "follows from what is. Behind the switch are two numbers that the hub needs to merge "
+            "without loss: M2, the sum of squared distances from the mean, and rest, what the mean "
+            "lost in rounding."
         )
-        columns = ("n", "Rows", "Mean", "Rest", "M2", "SD")
-        titles = [head("Feature"), *(head(column, "num") for column in columns)]
+        columns = (
+            ("n", ""),
+            ("Rows", ""),
+            ("Mean", ""),
+            ("SD", ""),
+            ("M2", EXACT),
+            ("Rest", EXACT),
+        )
+        titles = [head("Feature"), *(head(name, f"num{css}") for name, css in columns)]
         return Drawing(
             lead,
             [
@@ -216,7 +229,8 @@ class Summary(Analysis[Settings, Cell, Released]):
         for cell in analysis["cells"]:
             groups[_key(cell).title].append(cell)
         return Drawing(
-            "Mean ± standard deviation of each site, and of all sites together (the diamond).",
+            "Mean ± standard deviation of each site, and of those that released it together "
+            "(the diamond).",
             [_merged(title, cells, sites) for title, cells in groups.items()],
         )
 
@@ -301,13 +315,13 @@ def _sent(cell: Cell) -> Row:
     """Return the row of a cell on the releaser's page."""
     sd = math.sqrt(cell.m2 / (cell.rows - 1)) if cell.rows > 1 else None
     return [
-        TableCell(code(cell.feature)),
+        TableCell(feature(cell.feature), scope="row"),
         numeral(str(cell.n)),
         numeral(str(cell.rows)),
         numeral(number(cell.mean, 7)),
-        numeral(number(cell.mean_rest, 2)),
-        numeral(number(cell.m2, 7)),
         numeral(number(sd, 5), "num muted"),
+        numeral(number(cell.m2, 7), f"num{EXACT}"),
+        numeral(number(cell.mean_rest, 2), f"num{EXACT}"),
     ]
 
 
@@ -316,7 +330,7 @@ def _merged(title: str, cells: Sequence[Mapping[str, Any]], sites: Sequence[str]
     first = sorted(cells, key=lambda cell: _priority(cell["feature"]))[:MAX_PLOTS]
     panels = [
         Panel(
-            (code(cell["feature"]), span(f"n = {count(cell['n'])}", "muted small")),
+            (feature(cell["feature"]), span(f"n = {count(cell['n'])}", "muted small")),
             _forest(cell, sites),
         )
         for cell in first
@@ -327,7 +341,7 @@ def _merged(title: str, cells: Sequence[Mapping[str, Any]], sites: Sequence[str]
         [*columns, *(head(site, "num") for site in sites)],
         [_of_sites(cell, sites) for cell in cells],
         caption=Markup(
-            "Patients, mean and standard deviation of all sites together, then each site's "
+            "Patients, mean and standard deviation of all these sites together, then each site's "
             "mean ± standard deviation."
         ),
         summary=f"All {len(cells)} features",
@@ -338,7 +352,7 @@ def _merged(title: str, cells: Sequence[Mapping[str, Any]], sites: Sequence[str]
 def _of_sites(cell: Mapping[str, Any], sites: Sequence[str]) -> Row:
     parts = {part["site"]: part for part in cell["by_site"]}
     return [
-        TableCell(code(cell["feature"])),
+        TableCell(feature(cell["feature"]), scope="row"),
         numeral(count(cell["n"])),
         numeral(bold(number(cell["mean"], 5))),
         numeral(number(cell["sd"])),
@@ -351,9 +365,9 @@ def _of_sites(cell: Mapping[str, Any], sites: Sequence[str]) -> Row:
     ]
 
 
-def _priority(feature: str) -> tuple[int, str]:
-    known = feature in FIRST_FEATURES
-    return (FIRST_FEATURES.index(feature) if known else len(FIRST_FEATURES), feature)
+def _priority(name: str) -> tuple[int, str]:
+    known = name in FIRST_FEATURES
+    return (FIRST_FEATURES.index(name) if known else len(FIRST_FEATURES), name)
 
 
 def _forest(cell: Mapping[str, Any], sites: Sequence[str]) -> Any:
@@ -364,5 +378,5 @@ def _forest(cell: Mapping[str, Any], sites: Sequence[str]) -> Any:
         else Interval(site, None, None, None)
         for site in sites
     ]
-    rows.append(Interval("all sites", cell["mean"], cell["sd"], cell["n"], pooled=True))
+    rows.append(Interval("together", cell["mean"], cell["sd"], cell["n"], pooled=True))
     return dot_plot(f"{cell['feature']} of {_key(cell).title}, mean and SD by site", rows)

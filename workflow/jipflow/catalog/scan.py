@@ -69,7 +69,7 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
       reason; by path.
     * ``mended.parquet``: path, reason: files that were taken in though something is missing.
     * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
-      mended, series, patients; and in ``sources`` the files and dicom_files of each source.
+      mended, series, patients. Its ``sources`` counts files and dicom_files of each.
     * ``headers.parquet``: what was read, one row per file. The next scan does not read a file again
       whose path, size and time are the same.
 

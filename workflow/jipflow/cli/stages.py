@@ -393,15 +393,20 @@ def release_build(
     outcomes: Annotated[Path, "outcomes.parquet of the run"],
     verdict: Annotated[Path, "verdict.json"],
     out: Annotated[Path, "folder of the release"],
+    bundles: Annotated[Path, "folder of what was packed before"],
 ) -> None:
     """Write a candidate release."""
     from jipflow.release.candidate import build
     from jipflow.release.contents import read_release
+    from jipflow.release.sent import sent_before
+    from jipflow.report.basis import basis
     from jipflow.report.disclosure import write_disclosure_page
+    from jipflow.report.release import write_release_page
     from jipflow.settings.run import read_settings
 
+    known = read_settings(settings)
     build(
-        settings=read_settings(settings),
+        settings=known,
         features=features,
         cases=cases,
         outcomes=outcomes,
@@ -409,11 +414,15 @@ def release_build(
         out_dir=out,
     )
     release = read_release(out)
+    header = release.aggregates
     write_disclosure_page(
-        aggregates=release.aggregates,
-        disclosure=release.disclosure,
+        release=release,
+        folder=out,
         path=out / "disclosure.html",
+        basis=basis(settings=known, features=features, cases=cases, outcomes=outcomes),
+        sent=sent_before(bundles, header.protocol.id, header.site, header.round),
     )
+    write_release_page(out, bundles)
 
 
 @AUDIENCE.command("release bundle")
@@ -425,9 +434,11 @@ def release_bundle(
 ) -> None:
     """Sign and pack an approved release."""
     from jipflow.release.approval import bundle
+    from jipflow.report.release import write_release_page
     from jipflow.settings.run import read_settings
 
     print(bundle(settings=read_settings(settings), release_dir=release, out_dir=out))
+    write_release_page(release, out)
 
 
 def read_all(paths: Sequence[Path]) -> list[Outcome]:

@@ -37,8 +37,10 @@ def release_approve(
     """Approve a release as a person."""
     from jipflow.files import read_json
     from jipflow.release.approval import approve
+    from jipflow.report.release import write_release_page
 
     approve(release_dir=release, name=name, key_file=key, attempt=attempt)
+    write_release_page(release, release.absolute().parents[1] / "bundles")
     summary = read_json(release / "disclosure.json")["summary"]
     print(
         f"approved: {release / 'approval.json'}, with {summary['released']} of "

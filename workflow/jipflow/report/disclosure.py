@@ -2,70 +2,196 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jipflow.analyses.contract import Finding, ReleasedAnalysis, Rule, kinds, rules_of_kinds
+from jipflow.analyses.contract import Finding, RecordedCell, ReleasedAnalysis, kinds
+from jipflow.exchange import message
+from jipflow.exchange.message import Manifest
 from jipflow.reasons import StageError
-from jipflow.release.contents import Aggregates, Disclosure
+from jipflow.release.contents import Aggregates, Disclosure, Release
+from jipflow.release.limits import NOT_PROTECTED_FROM
+from jipflow.release.sent import Change, Sent, changes, next_attempt
+from jipflow.report.basis import Basis
 from jipflow.report.pages import write_page
 
+MAX_CHANGES = 200
+"""Most changed cells that the page lists."""
 
-def write_disclosure_page(*, aggregates: Aggregates, disclosure: Disclosure, path: Path) -> None:
+
+@dataclass(frozen=True)
+class WithheldParts:
+    """Parts of a cell that leaves, which a rule keeps back.
+
+    Attributes:
+        analysis: id of the analysis.
+        cell: the cell in the record.
+        rules: codes of the rules that keep them back.
+        parts: what they are, in the plural, such as ``bins``.
+        names: which, for readers.
+    """
+
+    analysis: str
+    cell: RecordedCell
+    rules: list[str]
+    parts: str
+    names: list[str]
+
+
+def write_disclosure_page(
+    *, release: Release, folder: Path, path: Path, basis: Basis, sent: Sequence[Sent] = ()
+) -> None:
     """Write the page that shows every value that would leave, and what the rules withheld.
 
-    The page may travel with the release, so it holds nothing that the two files do not,
-    but for the version in its footer.
+    Beside these it shows whom the numbers are of, with small counts: the page stays at the site.
+    No case, patient or path of an image is on it.
 
     Args:
-        aggregates: content of ``aggregates.json``.
-        disclosure: content of ``disclosure.json``.
+        release: the candidate.
+        folder: of the candidate, as the person who approves names it on the command line.
         path: the HTML file.
+        basis: whom the release is of.
+        sent: the bundles that the site packed before, by attempt.
 
     Raises:
-        StageError: the two do not speak of the same cells.
+        StageError: the two files do not speak of the same cells.
     """
+    aggregates, disclosure = release.aggregates, release.disclosure
     _check_same_cells(aggregates, disclosure)
+    attempt = next_attempt(list(sent))
+    parts = list(withheld_parts(disclosure, aggregates.analyses))
     write_page(
         path,
         "disclosure.html.j2",
         aggregates=aggregates,
-        summary=disclosure_summary(disclosure.plain()),
+        summary=disclosure_summary(disclosure),
         analyses=[_drawn(analysis) for analysis in aggregates.analyses],
         withheld=_withheld(disclosure),
-        aggregates_sha256=disclosure.aggregates_sha256,
+        withheld_parts=parts,
+        part_rules=sorted({rule for found in parts for rule in found.rules}),
+        meanings=disclosure.rules,
+        limits=NOT_PROTECTED_FROM,
+        basis=basis,
+        before=_before(release, sent),
+        manifest=manifest_rows(release, attempt),
+        folder=str(folder),
+        results=str(folder.parents[2]) if len(folder.parents) > 2 else "",
+        attempt=attempt,
     )
 
 
-def disclosure_summary(disclosure: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how many cells leave and how many each rule withheld.
-
-    Args:
-        disclosure: content of ``disclosure.json``, which another version may have written.
+def disclosure_summary(disclosure: Disclosure) -> dict[str, Any]:
+    """Return how many cells leave and what each rule withheld.
 
     Returns:
-        ``kept``, ``withheld`` (cells), ``parts`` (what rules may withhold of cells that leave: its
-        ``name``, what such cells are called (``of``), and how many are ``withheld``),
-        ``min_patients`` and ``rules``: code, meaning and cells of each rule that withheld any.
+        ``kept``, ``withheld`` (cells), ``parts`` (what rules withheld of cells that leave, by what
+        it is called), ``min_patients`` and ``rules``: code, meaning and cells of each rule that
+        withheld any.
     """
-    summary, cells = disclosure["summary"], disclosure["cells"]
+    summary = disclosure.summary
     return {
-        "kept": summary["released"],
-        "withheld": summary["cells"] - summary["released"],
-        "parts": [_parts(rule, cells) for rule in rules_of_kinds() if rule.parts],
-        "min_patients": disclosure["min_patients"],
+        "kept": summary.released,
+        "withheld": summary.cells - summary.released,
+        "parts": _count_parts(disclosure),
+        "min_patients": disclosure.min_patients,
         "rules": [
-            {"rule": rule, "meaning": disclosure["rules"][rule], "cells": count}
-            for rule, count in sorted(summary["withheld"].items())
+            {"rule": rule, "meaning": disclosure.rules[rule], "cells": count}
+            for rule, count in sorted(summary.withheld.items())
             if count
         ],
     }
 
 
-def _parts(rule: Rule, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    withheld = sum(len(cell.get(f"withheld_{rule.parts}", ())) for cell in cells)
-    return {"name": rule.parts, "of": rule.of, "withheld": withheld}
+def _count_parts(disclosure: Disclosure) -> dict[str, int]:
+    counted: dict[str, int] = {}
+    for cell in disclosure.cells:
+        for parts, names in _parts_of(cell):
+            counted[parts] = counted.get(parts, 0) + len(names)
+    return counted
+
+
+def withheld_parts(
+    disclosure: Disclosure, analyses: Sequence[ReleasedAnalysis]
+) -> Iterator[WithheldParts]:
+    """Yield what rules keep back of cells that leave.
+
+    Args:
+        disclosure: the record of the gate.
+        analyses: what leaves, which says what the parts are called.
+    """
+    by_id = {analysis.id: analysis for analysis in analyses}
+    for cell in disclosure.cells:
+        if not cell.released or cell.analysis not in by_id:
+            continue
+        rules = [rule for rule, found in sorted(cell.rules.items()) if found not in list(Finding)]
+        for parts, withheld in _parts_of(cell):
+            if withheld:
+                analysis = by_id[cell.analysis]
+                known = kinds()[analysis.kind].part_names(analysis)
+                names = [known.get(name, str(name)) for name in withheld]
+                yield WithheldParts(cell.analysis, cell, rules, parts, names)
+
+
+def _parts_of(cell: RecordedCell) -> Iterator[tuple[str, Sequence[str | int]]]:
+    """Yield what a cell's parts are called, and those that were withheld."""
+    for name in type(cell).model_fields:
+        if name.startswith("withheld_"):
+            yield name.removeprefix("withheld_"), getattr(cell, name) or ()
+
+
+def manifest_rows(release: Release, attempt: int) -> list[tuple[str, str]]:
+    """Return each field of the manifest that the approver signs, with its value.
+
+    What is known only when it is signed is put into words.
+
+    Args:
+        release: the candidate.
+        attempt: the one that the approval will be of.
+    """
+    header = release.disclosure
+    values: dict[str, str] = {
+        "format": message.FORMAT,
+        "protocol": json.dumps(header.protocol.plain()),
+        "version": header.version,
+        "round": str(header.round),
+        "attempt": f"{attempt}, or what you give with --attempt",
+        "sender": header.site,
+        "recipient": header.recipient,
+        "approver": "your name and your public key: every member of the federation sees them",
+        "issued": "the time of your approval (UTC), to the second",
+        "page": "the SHA-256 of this very page, which `jipflow release approve` prints",
+    }
+    rows = [(name, values[name]) for name in Manifest.model_fields if name != "files"]
+    for name, data in release.files.items():
+        found = message.describe(data)
+        rows.append((f"files: {name}", f"{found.size} bytes, SHA-256 {found.sha256}"))
+    return rows
+
+
+def _before(release: Release, sent: Sequence[Sent]) -> dict[str, Any] | None:
+    """Compare with the bundle that was packed last; None where none was."""
+    if not sent:
+        return None
+    last = sent[-1]
+    if last.manifest is None or last.aggregates is None:
+        return {"bundle": last, "readable": False}
+    found = changes(last.aggregates, release.aggregates)
+    minimum = release.disclosure.min_patients
+    return {
+        "bundle": last,
+        "readable": True,
+        "same_protocol": last.manifest["protocol"] == release.aggregates.protocol.plain(),
+        "all": len(found),
+        "changes": [_change_row(change, minimum) for change in found[:MAX_CHANGES]],
+        "tells": sum(bool(change.tells_of(minimum)) for change in found),
+    }
+
+
+def _change_row(change: Change, minimum: int) -> dict[str, Any]:
+    return {"change": change, "tells": change.tells_of(minimum)}
 
 
 def _drawn(analysis: ReleasedAnalysis) -> dict[str, Any]:

@@ -4,12 +4,36 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import kinds
 from jipflow.hub.accept import Accepted, RejectedBundle
+from jipflow.release.gate import all_rules
+from jipflow.report.disclosure import withheld_parts
 from jipflow.report.pages import write_page
+
+
+@dataclass(frozen=True)
+class SiteParts:
+    """Parts of a cell that sites keep back, though they released it.
+
+    Attributes:
+        analysis: id of the analysis.
+        key: what the cell is about.
+        parts: what they are, in the plural, such as ``bins``.
+        rules: codes of the rules that keep them back.
+        sites: which parts, by site.
+    """
+
+    analysis: str
+    key: CellKey
+    parts: str
+    rules: set[str] = field(default_factory=set)
+    sites: dict[str, list[str]] = field(default_factory=dict)
 
 
 def write_hub_report(
@@ -28,6 +52,7 @@ def write_hub_report(
         path: the HTML file.
     """
     sites = [site["id"] for site in result["sites"]]
+    parts = parts_by_site(accepted)
     write_page(
         path,
         "hub.html.j2",
@@ -37,7 +62,14 @@ def write_hub_report(
         sites=sites,
         cells=sum(len(analysis["cells"]) for analysis in result["analyses"]),
         analyses=[_drawn(analysis, sites) for analysis in result["analyses"]],
+        partial=sum(
+            len(cell["sites"]) < len(sites)
+            for analysis in result["analyses"]
+            for cell in analysis["cells"]
+        ),
         withheld=withheld_by_rule(accepted),
+        withheld_parts=parts,
+        part_totals=_part_totals(parts),
     )
 
 
@@ -47,16 +79,45 @@ def _drawn(analysis: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]:
 
 
 def withheld_by_rule(accepted: Sequence[Accepted]) -> list[dict[str, Any]]:
-    """Return for each rule of disclosure how many cells it withheld at each site."""
-    meanings: dict[str, str] = {}
-    by_rule: dict[str, dict[str, int]] = defaultdict(dict)
+    """Return for each rule of disclosure what it withheld at each site.
+
+    Returns:
+        The ``rule``, its ``meaning`` in the hub's own words, ``what`` it withheld (``cells``, or
+        parts of them, such as ``bins``), and how many at each of ``sites``; rules that withheld
+        nothing are left out.
+    """
+    meanings = {rule.code: rule.meaning for rule in all_rules()}
+    counted: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
     for entry in accepted:
         record = entry.disclosure
-        meanings |= record.rules
         for rule, cells in record.summary.withheld.items():
-            by_rule[rule][entry.site] = cells
+            counted[rule, "cells"][entry.site] = cells
+        for found in withheld_parts(record, entry.aggregates.analyses):
+            for rule in found.rules:
+                of_site = counted[rule, found.parts]
+                of_site[entry.site] = of_site.get(entry.site, 0) + len(found.names)
     return [
-        {"rule": rule, "meaning": meanings[rule], "sites": counts}
-        for rule, counts in sorted(by_rule.items())
+        {"rule": rule, "what": what, "meaning": meanings[rule], "sites": counts}
+        for (rule, what), counts in sorted(counted.items())
         if any(counts.values())
     ]
+
+
+def parts_by_site(accepted: Sequence[Accepted]) -> list[SiteParts]:
+    """Return the parts of cells that sites keep back of what they released, sorted."""
+    found: dict[tuple[str, CellKey, str], SiteParts] = {}
+    for entry in accepted:
+        for one in withheld_parts(entry.disclosure, entry.aggregates.analyses):
+            place = (one.analysis, one.cell.key, one.parts)
+            row = found.setdefault(place, SiteParts(*place))
+            row.rules.update(one.rules)
+            row.sites[entry.site] = one.names
+    return [found[place] for place in sorted(found)]
+
+
+def _part_totals(rows: Sequence[SiteParts]) -> dict[str, int]:
+    """Count by their name the parts that some site keeps back, each once a cell."""
+    totals: dict[str, int] = defaultdict(int)
+    for row in rows:
+        totals[row.parts] += len(set(chain(*row.sites.values())))
+    return dict(totals)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
+import re
+import shlex
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.blocks import class_of
+from jipflow.blocks import class_of, feature
 from jipflow.files import atomic_path
 from jipflow.plots import MISSING, THIN_SPACE, count, number
 from jipflow.settings.resources import RESOURCES
@@ -17,6 +19,7 @@ from jipflow.version import full_version
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 TEMPLATES = RESOURCES / "report"
 
@@ -36,7 +39,14 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        number=number, count=count, duration=duration, share=share, class_of=class_of
+        number=number,
+        count=count,
+        duration=duration,
+        share=share,
+        class_of=class_of,
+        feature=feature,
+        quote=shlex.quote,
+        with_code=with_code,
     )
     made.globals.update(
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8").strip()),
@@ -53,6 +63,13 @@ def write_page(path: Path, template: str, **context: Any) -> None:
     text = environment().get_template(template).render(**context)
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def with_code(text: str) -> Markup:
+    """Return a sentence whose words between backticks are names of the data or of the format."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def share(part: float, whole: float) -> str:

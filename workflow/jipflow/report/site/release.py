@@ -1,4 +1,4 @@
-"""What the run releases; the candidate itself is built after the report and has pages of its own."""
+"""What the run may release; the candidate is built after the report and has pages of its own."""
 
 from __future__ import annotations
 

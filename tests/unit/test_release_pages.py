@@ -1,0 +1,321 @@
+"""The releaser's pages: what they say of the release, of those before it, and of what it is of."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import fake_results as fake
+from jipflow.exchange.keys import new_key
+from jipflow.exchange.message import Manifest, bundle_name
+from jipflow.files import read_json, sha256_file
+from jipflow.release.approval import approve, bundle
+from jipflow.release.contents import Disclosure, formats, read_release
+from jipflow.release.limits import NOT_PROTECTED_FROM
+from jipflow.release.sent import changes, next_attempt, sent_before
+from jipflow.report.disclosure import manifest_rows, withheld_parts
+from jipflow.report.release import State, progress, write_release_page
+from jipflow.settings.run import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+CASES = 40
+"""Of which one is excluded, and one has failed in each role."""
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = fake.build(tmp_path / "results" / "demo", cases=CASES, pictures=False)
+    fake.add_release(folder, fake.settings())
+    return folder
+
+
+def words(text: str) -> str:
+    """What a reader sees of a page."""
+    body = text.split("</header>")[0].split("<header")[1] + text.split("<main")[1]
+    body = re.sub(r"<script.*?</script>|<wbr>|</?code[^>]*>", "", body, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+def send(results: Path, settings: Settings, attempt: int = 1) -> Path:
+    """Approve and pack the release of a results folder."""
+    key = results.parent / "person.key"
+    if not key.is_file():
+        new_key(key)
+    folder = results / "release" / "r01"
+    approve(release_dir=folder, name="Ada Roe", key_file=key, attempt=attempt)
+    site = settings.site.model_copy(
+        update={
+            "identity": settings.site.identity.model_copy(
+                update={"signing_key_file": str(results.parent / "site.key")}
+            )
+        }
+    )
+    known = settings.model_copy(update={"site": site})
+    return bundle(settings=known, release_dir=folder, out_dir=results / "bundles")
+
+
+def before(results: Path) -> list[Any]:
+    return sent_before(results / "bundles", "demo", "heidelberg", 1)
+
+
+def lose(results: Path, cases: int, segments: Sequence[str] = fake.ORGANS) -> None:
+    """Take segments of some cases out of the features, and build the release again."""
+    path = results / "features" / "features.parquet"
+    table = pd.read_parquet(path)
+    some = sorted(table.loc[table["role"] == "CT", "case_id"].unique())[-cases:]
+    gone = table["case_id"].isin(some) & table["segment"].isin(segments)
+    table[~gone].to_parquet(path)
+    fake.add_release(results, fake.settings())
+
+
+def page_of(results: Path, tmp_path: Path) -> str:
+    return fake.write_disclosure(results, fake.settings(), tmp_path / "d.html", before(results))
+
+
+def test_the_page_shows_the_whole_manifest_as_it_is_signed(results: Path, tmp_path: Path) -> None:
+    folder = results / "release" / "r01"
+    rows = dict(manifest_rows(read_release(folder), 1))
+    assert {name.split(":")[0] for name in rows} == set(Manifest.model_fields)
+    text = words(page_of(results, tmp_path))
+    for name in ("aggregates.json", "disclosure.json"):
+        assert f"SHA-256 {sha256_file(folder / name)}" in text
+        assert f"{(folder / name).stat().st_size} bytes" in text
+    send(results, fake.settings())
+    signed = read_json(folder / "approval.json")["manifest"]
+    for name in ("version", "sender", "recipient", "format"):
+        assert rows[name] == str(signed[name])
+    assert json.loads(rows["protocol"]) == signed["protocol"]
+
+
+def test_what_the_gate_does_not_protect_from_is_the_list_of_the_guide(
+    results: Path, tmp_path: Path
+) -> None:
+    guide = (ROOT / "docs" / "release.md").read_text(encoding="utf-8")
+    section = guide.split("## What the gate does not protect from\n")[1].split("\n## ")[0]
+    assert re.findall(r"^\* (.*)$", section, re.M) == list(NOT_PROTECTED_FROM)
+    page = page_of(results, tmp_path)
+    for sentence in NOT_PROTECTED_FROM:
+        assert sentence.replace("`", "").replace("'", "&#39;") in words(page)
+    assert "single patient is among them" not in page
+
+
+def test_withheld_bins_are_listed_with_their_rule_and_its_meaning(
+    results: Path, tmp_path: Path
+) -> None:
+    release = read_release(results / "release" / "r01")
+    found = list(withheld_parts(release.disclosure, release.aggregates.analyses))
+    assert found
+    text = words(page_of(results, tmp_path))
+    assert "No rule kept anything back" not in text
+    for one in found:
+        assert one.rules == ["small_bins"]
+        assert f"bins {'; '.join(one.names)}" in text
+    assert release.disclosure.rules["small_bins"] in text
+    record = read_json(results / "release" / "r01" / "disclosure.json")
+    bins = sum(len(cell.get("withheld_bins", ())) for cell in record["cells"])
+    assert sum(len(one.names) for one in found) == bins > 0
+
+
+def test_the_page_says_whom_the_numbers_are_of(results: Path, tmp_path: Path) -> None:
+    lose(results, 3, ["lesion"])
+    text = words(page_of(results, tmp_path))
+    assert "39 patients in 39 cases" in text
+    assert "1 case was excluded before" in text
+    for step in fake.settings().protocol.cohort.where:
+        assert step.replace("'", "&#39;") in text
+    found = {(p.segmentation, p.segment): p for p in fake.basis_of(results, fake.settings()).places}
+    lesion = found["organs", "lesion"]
+    assert (lesion.cases, lesion.measured, lesion.present, lesion.patients) == (39, 38, 35, 35)
+    assert found["organs", "spleen"].gaps == 0
+    assert sum(place.gaps for place in found.values()) == 1
+    assert "stays at the site" in text
+
+
+def test_nothing_was_sent_before(results: Path, tmp_path: Path) -> None:
+    assert before(results) == []
+    assert next_attempt([]) == 1
+    page = page_of(results, tmp_path)
+    assert "has packed no bundle" in words(page)
+    assert "--attempt" not in page.split('id="approve"')[1]
+
+
+def test_a_release_is_compared_with_the_one_that_left(results: Path, tmp_path: Path) -> None:
+    send(results, fake.settings())
+    same = page_of(results, tmp_path)
+    assert "Every number is the same as it was." in words(same)
+    assert "--attempt 2" in same
+    lose(results, 1)
+    text = words(page_of(results, tmp_path))
+    assert "attempt 1, which Ada Roe approved" in text
+    assert "From 38 to 37 patients: the difference tells of 1 patient." in text
+    now = read_release(results / "release" / "r01").aggregates
+    found = changes(before(results)[-1].aggregates, now)
+    assert {change.key.segment for change in found} == set(fake.ORGANS)
+    assert {change.tells_of(5) for change in found if change.now} == {1}
+    lose(results, 6)
+    text = words(page_of(results, tmp_path))
+    assert "From 38 to 31 patients." in text
+    lose(results, 1, ["spleen"])
+    text = words(page_of(results, tmp_path))
+    assert "No longer released; it was of 38 patients." in text
+
+
+def test_other_numbers_of_the_same_patients_are_a_change(results: Path, tmp_path: Path) -> None:
+    send(results, fake.settings())
+    path = results / "features" / "features.parquet"
+    table = pd.read_parquet(path)
+    chosen = table["segment"] == "spleen"
+    table.loc[chosen, "original_firstorder_Mean"] += 1.0
+    table.to_parquet(path)
+    fake.add_release(results, fake.settings())
+    text = words(page_of(results, tmp_path))
+    assert "1 cell differs" in text
+    assert "Of 38 patients as before, with other numbers (mean" in text
+    assert "the difference tells" not in text
+
+
+@pytest.mark.parametrize("content", [b"no zip", b""])
+def test_a_bundle_that_cannot_be_read_is_named(
+    results: Path, tmp_path: Path, content: bytes
+) -> None:
+    path = results / "bundles" / bundle_name("demo", "heidelberg", 1, 3)
+    path.parent.mkdir()
+    path.write_bytes(content)
+    (path.parent / bundle_name("demo-two", "heidelberg", 1, 1)).write_bytes(b"of another protocol")
+    text = words(page_of(results, tmp_path))
+    assert f"{path.name} was packed before, but this version cannot read it" in text
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("manifest.json", "{}")
+    assert "this version cannot read it" in words(page_of(results, tmp_path))
+
+
+def test_attempts_are_counted_as_numbers(results: Path) -> None:
+    folder = results / "bundles"
+    packed = send(results, fake.settings())
+    for attempt in (2, 10):
+        with zipfile.ZipFile(packed) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+        manifest = {**json.loads(members["manifest.json"]), "attempt": attempt}
+        name = folder / bundle_name("demo", "heidelberg", 1, attempt)
+        with zipfile.ZipFile(name, "w") as archive:
+            archive.writestr("manifest.json", json.dumps(manifest))
+            archive.writestr("aggregates.json", members["aggregates.json"])
+    assert [sent.manifest["attempt"] for sent in before(results)] == [1, 2, 10]
+    assert next_attempt(before(results)) == 11
+
+
+def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
+    folder, bundles = results / "release" / "r01", results / "bundles"
+
+    def now() -> tuple[State, str]:
+        write_release_page(folder, bundles)
+        state = progress(folder, read_release(folder), before(results)).state
+        return state, words((folder / "index.html").read_text(encoding="utf-8"))
+
+    state, text = now()
+    assert state is State.BUILT
+    assert "The release waits for approval" in text
+    assert f"jipflow release approve {folder}" in text
+    packed = send(results, fake.settings())
+    shutil.move(packed, results / "aside.zip")
+    state, text = now()
+    assert state is State.APPROVED
+    assert "Ada Roe approved them at" in text
+    assert "snakemake bundle" in text
+    shutil.move(results / "aside.zip", packed)
+    state, text = now()
+    assert state is State.PACKED
+    assert sha256_file(packed) in text
+    assert f"Carry bundles/{packed.name} to the inbox of hub" in text
+    lose(results, 1)
+    state, text = now()
+    assert state is State.OUTDATED
+    assert "approve again" in text
+    assert "--attempt 2" in text
+    assert packed.name in text
+
+
+def test_the_state_page_holds_no_pseudonym(results: Path) -> None:
+    folder = results / "release" / "r01"
+    write_release_page(folder, results / "bundles")
+    text = (folder / "index.html").read_text(encoding="utf-8")
+    for line in (results / "cohort" / "cases.tsv").read_text().splitlines()[1:]:
+        assert not any(name in text for name in line.split("\t")[:2])
+
+
+def test_the_folder_of_a_command_is_the_real_one(tmp_path: Path) -> None:
+    results = fake.build(tmp_path / "a folder" / "demo", pictures=False)
+    fake.add_release(results, fake.settings())
+    page = fake.write_disclosure(results, fake.settings(), tmp_path / "d.html")
+    assert f"jipflow release approve &#39;{results / 'release' / 'r01'}&#39;" in page
+    assert f"results=&#39;{results.parent}&#39;" in page
+    assert "FOLDER" not in page
+
+
+def test_numbers_that_only_the_hub_needs_wait_behind_a_switch(
+    results: Path, tmp_path: Path
+) -> None:
+    page = page_of(results, tmp_path)
+    heads = re.findall(r'<th scope="col" class="(num[^"]*)">([^<]+)</th>', page)
+    assert {name for css, name in heads if "exact" in css} == {"M2", "Rest"}
+    assert '<input type="checkbox" id="exact">' in page
+    assert "#exact:not(:checked)~* .exact{display:none}" in page
+    contents = page.split('<nav class="toc"')[1].split("</nav>")[0]
+    for analysis in fake.settings().protocol.analyses:
+        assert f'href="#leaves-{analysis.id}"' in contents
+
+
+def test_a_hub_says_where_its_numbers_are_not_of_all(tmp_path: Path) -> None:
+    from jipflow.report.hub import write_hub_report
+
+    result, accepted, rejected = fake.round_of(tmp_path / "hub")
+    path = tmp_path / "hub.html"
+    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=path)
+    text = words(path.read_text(encoding="utf-8"))
+    assert "It equals what all patients in one place would give" not in text
+    lacking = sum(len(c["sites"]) < 3 for a in result["analyses"] for c in a["cells"])
+    cells = sum(len(a["cells"]) for a in result["analyses"])
+    if lacking:
+        assert f"{lacking} of {cells} cells lack" in text
+    hidden = sum(len(c.get("withheld", ())) for a in result["analyses"] for c in a["cells"])
+    assert hidden > 0
+    assert f"{hidden} bins without a total" in text
+    assert "kept nothing back" not in text
+    for entry in accepted:
+        for one in withheld_parts(entry.disclosure, entry.aggregates.analyses):
+            assert f"bins {'; '.join(one.names)}" in text
+
+
+def nothing_withheld(record: Disclosure) -> Disclosure:
+    """A record of a gate that kept nothing back."""
+    content = record.plain()
+    content["summary"]["withheld"] = dict.fromkeys(content["summary"]["withheld"], 0)
+    for cell in content["cells"]:
+        cell.pop("withheld_bins", None)
+    return formats().disclosure.model_validate(content)
+
+
+def test_a_hub_whose_sites_kept_nothing_back_says_so(tmp_path: Path) -> None:
+    from jipflow.report.hub import write_hub_report
+
+    result, sent, _ = fake.round_of(tmp_path / "hub")
+    accepted = [replace(entry, disclosure=nothing_withheld(entry.disclosure)) for entry in sent]
+    for analysis in result["analyses"]:
+        for cell in analysis["cells"]:
+            cell["sites"] = [site["id"] for site in result["sites"]]
+    path = tmp_path / "hub.html"
+    write_hub_report(result=result, accepted=accepted, rejected=[], path=path)
+    text = words(path.read_text(encoding="utf-8"))
+    assert "The sites kept nothing back." in text
+    assert "withheld" not in text.split("Whose releases")[0].split("What the sites")[1][:200]

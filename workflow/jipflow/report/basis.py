@@ -1,0 +1,124 @@
+"""Whom the numbers of a release are of: the filter, the cohort, and where values are missing."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jipflow.analyses.cells import measured_places
+from jipflow.outcomes import passed, read_outcomes
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.run import Settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class PlaceBasis:
+    """Whom a segment was measured in.
+
+    Attributes:
+        role: the series that it was measured on.
+        segmentation: the segmentation's id.
+        segment: the segment's name.
+        cases: cases of the cohort that have a series of the role.
+        measured: those of them of which the segmentation was measured.
+        present: those of these that have the segment.
+        patients: patients of the cases that have the segment.
+        gaps: features that have a value in some of these cases and none in others.
+    """
+
+    role: str
+    segmentation: str
+    segment: str
+    cases: int
+    measured: int
+    present: int
+    patients: int
+    gaps: int
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Whom a release is of; it holds small counts and never leaves the site.
+
+    Attributes:
+        filter: what a series has to meet, in the protocol's order.
+        roles: each role with what its series has to meet and whether a case needs it.
+        case: what a case is: ``study`` or ``patient``.
+        patients: patients of the cohort.
+        cases: cases of the cohort.
+        excluded: cases that were excluded before the first stage.
+        places: whom each segment was measured in.
+    """
+
+    filter: list[str]
+    roles: list[tuple[str, str, bool]]
+    case: str
+    patients: int
+    cases: int
+    excluded: int
+    places: list[PlaceBasis]
+
+
+def basis(*, settings: Settings, features: Path, cases: Path, outcomes: Path) -> Basis:
+    """Count whom a release is of.
+
+    Args:
+        settings: of the run.
+        features: ``features.parquet``.
+        cases: ``cases.tsv``.
+        outcomes: ``outcomes.parquet`` of all stages.
+    """
+    import pandas as pd
+
+    with open(cases, encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    patient_of = {row["case_id"]: row["patient"] for row in rows}
+    with_role: dict[str, set[str]] = {}
+    for row in rows:
+        with_role.setdefault(row["role"], set()).add(row["case_id"])
+    ended = read_outcomes(outcomes)
+    measured = passed(o for o in ended if o.stage == "measure")
+    cohort = settings.protocol.cohort
+    return Basis(
+        filter=[cohort.where] if isinstance(cohort.where, str) else list(cohort.where),
+        roles=[(name, role.where, role.required) for name, role in cohort.case.roles.items()],
+        case=cohort.case.by,
+        patients=len(set(patient_of.values())),
+        cases=len(patient_of),
+        excluded=len({o.case_id for o in ended if o.stage == "cohort"} - patient_of.keys()),
+        places=list(
+            _places(settings.protocol, pd.read_parquet(features), patient_of, with_role, measured)
+        ),
+    )
+
+
+def _places(
+    protocol: Protocol,
+    table: pd.DataFrame,
+    patient_of: dict[str, str],
+    with_role: dict[str, set[str]],
+    measured: set[tuple[str, str]],
+) -> Iterator[PlaceBasis]:
+    for role, segmentation, segment in measured_places(protocol):
+        cohort = with_role.get(role, set())
+        done = {case for case, item in measured if item == segmentation} & patient_of.keys()
+        chosen = (table["role"] == role) & (table["segmentation"] == segmentation)
+        chosen &= (table["segment"] == segment) & table["case_id"].isin(done)
+        rows = table[chosen].select_dtypes("number").notna()
+        present = set(table.loc[chosen, "case_id"])
+        yield PlaceBasis(
+            role,
+            segmentation,
+            segment,
+            cases=len(cohort),
+            measured=len(done),
+            present=len(present),
+            patients=len({patient_of[case] for case in present}),
+            gaps=int((rows.any() & ~rows.all()).sum()) if len(rows) else 0,
+        )

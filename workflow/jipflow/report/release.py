@@ -1,0 +1,90 @@
+"""The page that says what has become of a release: built, approved, packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from jipflow.exchange.message import Manifest
+from jipflow.reasons import StageError
+from jipflow.release.approval import NAME, read_approval
+from jipflow.release.contents import Release, read_release
+from jipflow.release.sent import Sent, next_attempt, sent_before
+from jipflow.report.pages import write_page
+from jipflow.settings.resources import ConfigError
+
+PAGE = "index.html"
+
+
+class State(StrEnum):
+    """What has become of a release."""
+
+    BUILT = "waits for approval"
+    OUTDATED = "has an approval that does not hold"
+    APPROVED = "is approved, not packed"
+    PACKED = "is packed"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has become of a release.
+
+    Attributes:
+        state: in a word.
+        manifest: what was approved; None where nobody did, or it does not hold.
+        problem: why the approval does not hold, or empty.
+        bundle: the bundle of what was approved; None where it is not packed.
+    """
+
+    state: State
+    manifest: Manifest | None = None
+    problem: str = ""
+    bundle: Sent | None = None
+
+
+def write_release_page(folder: Path, bundles: Path) -> None:
+    """Write ``index.html``: whether a release is approved and packed, and what comes next.
+
+    Args:
+        folder: of the release.
+        bundles: folder of what was packed.
+
+    Raises:
+        ReleaseError: there is no candidate.
+    """
+    release = read_release(folder)
+    header = release.aggregates
+    sent = sent_before(bundles, header.protocol.id, header.site, header.round)
+    write_page(
+        folder / PAGE,
+        "release.html.j2",
+        aggregates=header,
+        summary=release.disclosure.summary,
+        progress=progress(folder, release, sent),
+        states=State,
+        sent=sent,
+        attempt=next_attempt(sent),
+        folder=str(folder),
+        results=str(folder.parents[2]) if len(folder.parents) > 2 else "",
+    )
+
+
+def progress(folder: Path, release: Release, sent: list[Sent]) -> Progress:
+    """Find out what has become of a release.
+
+    Args:
+        folder: of the release.
+        release: its files.
+        sent: what was packed, by attempt.
+    """
+    if not (folder / NAME).is_file():
+        return Progress(State.BUILT)
+    try:
+        manifest = read_approval(folder).manifest
+    except (StageError, ConfigError) as error:
+        return Progress(State.OUTDATED, problem=str(error))
+    for bundle in sent:
+        if bundle.manifest == manifest.plain():
+            return Progress(State.PACKED, manifest, bundle=bundle)
+    return Progress(State.APPROVED, manifest)
