@@ -202,7 +202,8 @@ def _signatures(data: bytes) -> Signatures:
 def _check_addressing(manifest: Manifest, settings: HubSettings) -> None:
     here = settings.protocol.protocol
     if manifest.recipient != settings.hub.hub.id:
-        raise Refused(Refusal.WRONG_RECIPIENT, manifest.recipient)
+        detail = f"addressed to {manifest.recipient}, this hub is {settings.hub.hub.id}"
+        raise Refused(Refusal.WRONG_RECIPIENT, detail)
     if manifest.protocol.id != here.id:
         raise Refused(Refusal.WRONG_PROTOCOL, manifest.protocol.id)
     if manifest.protocol.sha256 != settings.protocol_sha256:
