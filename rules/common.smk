@@ -9,7 +9,7 @@ from jipflow.annotate.inbox import inbox_files, inbox_state
 from jipflow.outputs import missing_outputs, times_gone
 
 try:
-    SITE_SETTINGS = load_settings(config)
+    SITE_SETTINGS = load_settings(config, *CONFIG_FILES)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 

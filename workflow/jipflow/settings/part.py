@@ -107,6 +107,8 @@ class Part(BaseModel):
         frozen=True,
         strict=True,
         serialize_by_alias=True,
+        # A password that stands in the wrong place is in no traceback.
+        hide_input_in_errors=True,
         # A job reads the settings in no more time than building all these would take.
         defer_build=True,
     )

@@ -85,7 +85,7 @@ class DicomWeb(Archive):
     """A PACS asked by DICOMweb."""
 
     kind: Literal["dicomweb"]
-    url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]
     """Base address of the PACS's DICOMweb services."""
     token_env: Maybe[Variable] = None
     """Environment variable that holds a bearer token."""
