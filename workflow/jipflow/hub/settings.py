@@ -10,6 +10,7 @@ from jipflow import __version__
 from jipflow.exchange.roster import check_roster
 from jipflow.settings.complete import complete_types
 from jipflow.settings.digests import protocol_sha256
+from jipflow.settings.folders import checked_folder
 from jipflow.settings.hub import Hub
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import Protocol
@@ -52,6 +53,7 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
     hub = load(Hub, content, source)
     if not Path(hub.inbox).is_dir():
         raise ConfigError(f"{source}: the inbox {hub.inbox} is not a folder; make it.")
+    checked_folder(hub.results)
     check_roster(hub.roster, source)
     own = Path(hub.models.registry) if hub.models else None
     protocol, named = read_protocol(protocol_path(hub.protocol), own)

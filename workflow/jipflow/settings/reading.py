@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jipflow.files import local_path
 from jipflow.settings import resources
 from jipflow.settings.complete import complete_types
 from jipflow.settings.part import Part
@@ -60,7 +61,10 @@ def protocol_path(reference: str) -> Path:
         path = resources.PROTOCOLS / f"{reference}.yaml"
         if path.is_file():
             return path
-    path = Path(reference)
+    try:
+        path = Path(local_path(reference))
+    except ValueError as error:
+        raise ConfigError(f"protocol: {reference!r} {error}.") from None
     if path.suffix in {".yaml", ".yml"} and path.is_file():
         return path
     near = difflib.get_close_matches(reference, protocol_ids(), n=1)
@@ -151,7 +155,12 @@ def _with_parameters(entry: RadiomicsEntry, source: str, folder: Path) -> Radiom
     if not isinstance(entry.settings, str):
         return entry
     if Path(entry.settings).suffix:
-        path = folder / entry.settings
+        try:
+            path = folder / local_path(entry.settings)
+        except ValueError as error:
+            raise ConfigError(
+                f"{source}: radiomics of {entry.segmentation!r}: {entry.settings!r} {error}."
+            ) from None
         content = load(Radiomics, read_yaml(path), str(path))
         return entry.model_copy(update={"settings": content})
     if entry.settings not in shipped_names():
