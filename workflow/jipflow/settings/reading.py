@@ -12,6 +12,8 @@ from typing import Any
 from jipflow.files import local_path
 from jipflow.settings import resources
 from jipflow.settings.complete import complete_types
+from jipflow.settings.features import variable_problems
+from jipflow.settings.names import among
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import Known, ModelSegmentation, Protocol, RadiomicsEntry
 from jipflow.settings.radiomics import Radiomics
@@ -141,7 +143,11 @@ def with_named(
         },
     )
     own = {name: term for name, term in own.items() if name in used}
-    return protocol.model_copy(update={"radiomics": measured, "terms": own or None}), named
+    complete = protocol.model_copy(update={"radiomics": measured, "terms": own or None})
+    for analysis in complete.analyses:
+        for problem in variable_problems(analysis, complete, named.parameters):
+            raise ConfigError(f"{source}: analysis {analysis.id!r}: {problem}")
+    return complete, named
 
 
 def _term(entry: TermSettings | Mapping[str, Any], name: str) -> TermSettings:
@@ -166,8 +172,8 @@ def _with_parameters(entry: RadiomicsEntry, source: str, folder: Path) -> Radiom
     if entry.settings not in shipped_names():
         raise ConfigError(
             f"{source}: radiomics of {entry.segmentation!r}: there are no radiomics settings "
-            f"{entry.settings!r}; there are: {', '.join(shipped_names())}. Name one of them or the "
-            "path of a YAML file."
+            f"{entry.settings!r}{among(entry.settings, shipped_names())} Or name the path of a "
+            "YAML file."
         )
     return entry
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from jipflow.settings import resources
+from jipflow.settings.names import among
 from jipflow.settings.part import Id, LocalPath, Maybe, Part, Positive, Text, Unique
 from jipflow.settings.registry import OwnModels
 from jipflow.settings.resources import ConfigError
@@ -257,7 +258,7 @@ def check_site(site: Site, context: str) -> None:
     if site.publish is not None and site.publish.to not in archives:
         raise ConfigError(
             f"{context}: publish.to: {site.publish.to!r} is not a source of kind dicomweb or "
-            f"dimse; there are: {', '.join(archives) or 'none'}."
+            f"dimse{among(site.publish.to, archives)}"
         )
 
 
