@@ -1,6 +1,7 @@
 from functools import cache
 
 from jipflow.reasons import StageError
+from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
 from jipflow.settings.run import load_settings, settings_text
 from jipflow.settings.training import DESCRIBING
@@ -9,12 +10,13 @@ from jipflow.annotate.inbox import inbox_files, inbox_state
 from jipflow.outputs import missing_outputs, times_gone
 
 try:
-    SITE_SETTINGS = load_settings(config)
+    SITE_SETTINGS = load_settings(config, *CONFIG_FILES)
+    ALL_RESULTS = results_folder(config)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 SITE_ID = SITE_SETTINGS.site.site.id
-RESULTS = f"{config.get('results', 'results')}/{SITE_SETTINGS.protocol_id}"
+RESULTS = f"{ALL_RESULTS}/{SITE_SETTINGS.protocol_id}"
 SETTINGS = stored_text(STORE, settings_text(SITE_SETTINGS))
 RELEASE = f"{RESULTS}/release/r01"
 ARCHIVES = SITE_SETTINGS.site.archives
@@ -49,7 +51,7 @@ if SITE_SETTINGS.protocol.analyses:
 
 pathvars:
     results=RESULTS,
-    catalog=f"{config.get('results', 'results')}/catalog",
+    catalog=f"{ALL_RESULTS}/catalog",
     work=f"{RESULTS}/work",
     shard=f"{RESULTS}/shards/{{shard}}",
     logs=f"{RESULTS}/logs",

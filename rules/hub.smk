@@ -1,7 +1,7 @@
 from jipflow.hub.settings import load_hub_settings
 
 try:
-    HUB_SETTINGS = load_hub_settings(config)
+    HUB_SETTINGS = load_hub_settings(config, *CONFIG_FILES)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 

@@ -9,17 +9,31 @@ from snakemake.io import IOFile
 try:
     from jipflow import __version__
     from jipflow.files import canonical_digest, json_text, stored_text
-    from jipflow.settings.resources import ROOT, ConfigError, check_repository
+    from jipflow.settings.kinds import is_hub
+    from jipflow.settings.resources import (
+        ROOT,
+        ConfigError,
+        check_repository,
+        read_mapping,
+    )
 except ImportError as error:
     raise WorkflowError(
         f"jipflow does not run with {sys.executable}: {error}. Clone its repository, say "
         "`make setup` there, and start the snakemake in its .venv/bin."
     ) from None
 
+# Snakemake takes the last of two keys; a workflow that uses this one has files of its own.
+CONFIG_FILES = workflow.configfiles if workflow.modifier.is_main_snakefile() else []
+
 try:
     check_repository()
+    for path in CONFIG_FILES:
+        read_mapping(Path(path))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+
+# For messages.
+CONFIG_FILES = [", ".join(str(path) for path in CONFIG_FILES)] if CONFIG_FILES else []
 
 # Effective settings, each under a name that is its hash: a dry run with other settings, or the job
 # of another protocol, changes none that a job reads.

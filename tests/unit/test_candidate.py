@@ -115,10 +115,10 @@ def test_tables_that_contradict_each_other_release_nothing(tmp_path):
 
 
 def test_a_variable_that_matches_nothing_is_named(tmp_path):
-    wrong = [{"id": "describe", "kind": "summary", "variables": ["CT.orignal_*"]}]
+    wrong = [{"id": "describe", "kind": "summary", "variables": ["CT.original_glcm_*"]}]
     north = site(tmp_path, "north", content=protocol(analyses=wrong))
     north.write()
-    with pytest.raises(ReleaseError, match=r"CT\.orignal_\*"):
+    with pytest.raises(ReleaseError, match=r"CT\.original_glcm_\*"):
         north.build()
 
 

@@ -6,7 +6,7 @@ import copy
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, ValidationError
 
 from config_files import PACS, demo_protocol
 from jipflow.settings.complete import complete_types
@@ -40,6 +40,7 @@ class House(Part):
     colour: Literal["red", "blue"] = "red"
     """Of the walls."""
     size: Maybe[Positive] = None
+    furnished: bool = False
     range: Maybe[Annotated[list[Number], Field(min_length=2, max_length=2)]] = None
     pets: list[Annotated[Cat | Dog, Field(discriminator="kind")]] = Field(default=[])
     rooms: Maybe[dict[Annotated[str, Field(pattern="^[a-z]+$")], Text]] = None
@@ -56,7 +57,19 @@ class House(Part):
         ({"color": "red"}, "f: unknown key 'color' at the top level; did you mean 'colour'?"),
         ({"colour": "rad"}, "f: colour is 'rad'; it must be one of: red, blue. (Of the walls.)"),
         ({"size": 0}, "f: size is 0; it must be a number above 0."),
-        ({"size": "0"}, "f: size is '0'; it must be a number above 0."),
+        (
+            {"size": "0.5"},
+            "f: size is '0.5'; it must be a number above 0; write 0.5 without quotes.",
+        ),
+        (
+            {"size": "0,5"},
+            "f: size is '0,5'; it must be a number above 0; write 0.5 without quotes.",
+        ),
+        (
+            {"size": "1e-3"},
+            "f: size is '1e-3'; it must be a number above 0; write 0.001 without quotes.",
+        ),
+        ({"size": "20MB"}, "f: size is '20MB'; it must be a number above 0."),
         ({"size": True}, "f: size is true; it must be a number above 0."),
         ({"size": float("nan")}, "f: size is nan; it must be a number above 0."),
         ({"size": None}, "f: size is null; it must be a number above 0, or leave the key out."),
@@ -81,7 +94,28 @@ class House(Part):
             {"pets": [{"kind": "dog", "tricks": ["sit", "sit"]}]},
             "f: pets[0].tricks: 'sit' is there twice.",
         ),
-        ({"rooms": {"A": "x"}}, "f: the key 'A' of rooms does not match ^[a-z]+$."),
+        (
+            {"rooms": {"A": "x"}},
+            "f: the key 'A' of rooms does not match ^[a-z]+$; write for example 'a'.",
+        ),
+        (
+            {"rooms": {"a": False}},
+            "f: rooms.a is false; it must be a non-empty text; YAML reads yes, no, on and off as "
+            "true or false: put it in quotes.",
+        ),
+        (
+            {"rooms": {"a": 1.0}},
+            "f: rooms.a is 1.0; it must be a non-empty text; put it in quotes.",
+        ),
+        (
+            {"furnished": "yes"},
+            "f: furnished is 'yes'; it must be true or false; write true without quotes.",
+        ),
+        (
+            {"pets": {"kind": "cat"}},
+            "f: pets is a mapping of keys to values; it must be a list; write it in [ ], or below "
+            "the key with - before it.",
+        ),
         ({"rooms": {"a": ""}}, "f: rooms.a is ''; it must be a non-empty text."),
         ({"owner": 3}, "f: owner is 3; it must be a non-empty text or a list."),
         ({"owner": [""]}, "f: owner[0] is ''; it must be a non-empty text."),
@@ -116,7 +150,12 @@ def test_what_is_given_keeps_its_type_and_what_is_absent_stays_absent():
     house = load(House, content, "f")
     assert [type(n) for n in (house.size, *house.range)] == [int, int, float]
     assert house.rooms is None
-    assert house.plain() == content | {"colour": "red", "pets": [], "owner": "nobody"}
+    assert house.plain() == content | {
+        "colour": "red",
+        "furnished": False,
+        "pets": [],
+        "owner": "nobody",
+    }
 
 
 def places(node, path=()):
@@ -158,3 +197,47 @@ def test_whatever_stands_anywhere_is_taken_or_named(kind, content, wrong):
             if path:
                 assert any(str(path[0]) in line for line in lines), path
     assert refused > len(list(places(content))) / 3
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"url": "https://me:geheim@pacs.local/dicom-web"},
+        {"url": "https://pacs.local/dicom-web?token=geheim"},
+        {"url": "geheim@pacs"},
+        {"password_env": "my geheim!"},
+        {"token_env": ["geheim"]},
+        {"password": "geheim"},
+        {"user": {"name": "me", "password": "geheim"}},
+        {"ca_file": ["https://me:geheim@pacs"]},
+    ],
+)
+def test_no_message_shows_a_secret(source):
+    content = {"site": {"id": "a", "name": "a"}, "sources": [PACS | source]}
+    with pytest.raises(ConfigError) as caught:
+        load(Site, content, "f")
+    assert "geheim" not in str(caught.value)
+    assert "sources[0]" in str(caught.value)
+    with pytest.raises(ValidationError) as raw:
+        Site.model_validate(content)
+    assert "geheim" not in str(raw.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "parts"),
+    [
+        (Site, demo_protocol(), ["f is a protocol, not a site's", "--config protocol="]),
+        (Protocol, SITE, ["f is a site's configuration", "--configfile"]),
+        (Site, {"roster": [], "inbox": "x"}, ["f is a hub's configuration", "the target hub"]),
+        (Protocol, {"featureClass": {}}, ["f is a file of radiomics settings"]),
+        (Protocol, {"models": {"m": {"files": {}}}}, ["f is a registry of models"]),
+        (Protocol, {"a": {"category": [], "type": []}}, ["f is a file of terms"]),
+        (Site, {"cores": 1, "set-threads": {}}, ["f is a profile of Snakemake"]),
+    ],
+)
+def test_a_file_in_the_place_of_another_is_named(kind, content, parts):
+    complete_types()
+    with pytest.raises(ConfigError) as caught:
+        load(kind, content, "f")
+    assert all(part in str(caught.value) for part in parts)
+    assert "\n" not in str(caught.value)

@@ -58,6 +58,7 @@ protocol = {
     "protocol": {"id": "p", "version": "1.0.0", "title": "P"},
     "cohort": {"where": "true", "case": {"roles": {"CT": {"where": "true"}}}},
     "segmentations": [toy],
+    "radiomics": [{"segmentation": "a", "role": "CT", "settings": "summary"}],
     "analyses": [{"id": "t", "kind": "toys", "variables": ["CT.volume_ml"]}],
 }
 made = settings_of(site, protocol).protocol

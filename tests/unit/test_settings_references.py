@@ -118,7 +118,7 @@ def test_an_algorithm_in_a_container_is_checked_against_the_registry(
     assert "has no label 'heart'" in message(site, protocol, tmp_path)
     spec["segments"][0]["label"] = "liver"
     spec["inputs"] = ["MR"]
-    assert "'MR' is not among the roles" in message(site, protocol, tmp_path)
+    assert "'MR' is not a role" in message(site, protocol, tmp_path)
     spec["inputs"] = []
     settings = loaded(site, protocol, tmp_path)
     assert settings.site.containers.plain() == {

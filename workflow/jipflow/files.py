@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,29 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+def local_path(text: str) -> str:
+    """Return a path as its writer means it: ``~`` at its start is a home folder.
+
+    Raises:
+        ValueError: it is empty, or holds what would become part of a folder's name, such as a
+            variable; the message goes on from the name of the path.
+    """
+    if not text.strip():
+        raise ValueError("is empty; name a path")
+    if text != text.strip() or not text.isprintable():
+        raise ValueError("begins or ends with a blank, or holds a control character; remove it")
+    if re.search(r"\$[A-Za-z_{(]", text):
+        raise ValueError("holds a variable ($), which is not replaced; write the path out")
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", text):
+        raise ValueError("is a path of Windows; write the one that this machine has")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text):
+        raise ValueError("is an address, no path of this machine")
+    path = os.path.expanduser(text)
+    if "~" in Path(path).parts or path.startswith("~"):
+        raise ValueError("holds ~ for no home folder that there is; write the path out")
+    return path
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
+from jipflow.files import local_path
+
 Handler = Callable[..., None]
 
 RUN_A_SITE = "snakemake --profile profiles/local --configfile my-site.yaml --config protocol=<id>"
@@ -171,4 +173,12 @@ def _keywords(kind: Any, *, required: bool) -> dict[str, Any]:
         return {"choices": get_args(kind)}
     if get_origin(kind) is Sequence:
         return {**_keywords(*get_args(kind), required=True), "nargs": "+" if required else "*"}
-    return {"type": kind, "metavar": METAVARS[kind]}
+    return {"type": _typed_path if kind is Path else kind, "metavar": METAVARS[kind]}
+
+
+def _typed_path(text: str) -> Path:
+    """Return a path, in which the shell has left ``~`` as it is where it stands behind ``=``."""
+    try:
+        return Path(local_path(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} {error}") from None

@@ -22,17 +22,16 @@ def config_show(
     """Check the settings, and print them with every default."""
     import yaml
 
-    from jipflow.settings.resources import ConfigError, read_yaml
+    from jipflow.settings.resources import read_mapping
     from jipflow.settings.run import load_settings
 
-    content = read_yaml(configfile)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{configfile} must be a mapping of keys to values.")
+    content = read_mapping(configfile)
     if protocol is not None:
         content["protocol"] = protocol
     if "protocol" not in content:
         raise UsageError(f"{configfile} names no protocol; add --protocol ID-OR-PATH")
-    print(yaml.safe_dump(load_settings(content).plain(), sort_keys=False), end="")
+    settings = load_settings(content, str(configfile))
+    print(yaml.safe_dump(settings.plain(), sort_keys=False), end="")
 
 
 @AUDIENCE.command("models fetch")

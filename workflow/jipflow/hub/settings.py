@@ -10,6 +10,7 @@ from jipflow import __version__
 from jipflow.exchange.roster import check_roster
 from jipflow.settings.complete import complete_types
 from jipflow.settings.digests import protocol_sha256
+from jipflow.settings.folders import checked_folder
 from jipflow.settings.hub import Hub
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import Protocol
@@ -38,20 +39,22 @@ class HubSettings(Part):
         return f"{self.hub.results}/{self.protocol.protocol.id}"
 
 
-def load_hub_settings(config: Mapping[str, Any]) -> HubSettings:
+def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSettings:
     """Check the hub's configuration and complete it with the protocol.
 
     Args:
         config: content of ``hub.yaml``.
+        source: what it was read from, for messages.
 
     Raises:
         ConfigError: something is wrong; names the key and the fix.
     """
     content = {key: value for key, value in config.items() if key != "pathvars"}
-    hub = load(Hub, content, SOURCE)
+    hub = load(Hub, content, source)
     if not Path(hub.inbox).is_dir():
-        raise ConfigError(f"{SOURCE}: the inbox {hub.inbox} is not a folder; make it.")
-    check_roster(hub.roster, SOURCE)
+        raise ConfigError(f"{source}: the inbox {hub.inbox} is not a folder; make it.")
+    checked_folder(hub.results)
+    check_roster(hub.roster, source)
     own = Path(hub.models.registry) if hub.models else None
     protocol, named = read_protocol(protocol_path(hub.protocol), own)
     digest = protocol_sha256(protocol, named)

@@ -17,6 +17,7 @@ import yaml
 from jipflow.files import atomic_path, sha256_file
 from jipflow.reasons import StageError
 from jipflow.settings.complete import complete_types
+from jipflow.settings.names import among
 from jipflow.settings.reading import read_registries, registry_paths, registry_root
 from jipflow.settings.registry import PinnedModel, RegisteredModel, Registry
 from jipflow.settings.resources import ConfigError, read_yaml, resource
@@ -64,8 +65,8 @@ def registered_model(name: str, models: Mapping[str, PinnedModel] | None = None)
     models = read_registries(registry_paths()) if models is None else models
     if name not in models:
         raise StageError(
-            f"there is no model {name!r} in the registries; add it or name one of: "
-            f"{', '.join(models)}."
+            f"there is no model {name!r} in the registries{among(name, models)} "
+            "`jipflow models add` adds one."
         )
     pinned = models[name]
     return Model(name, pinned.place, Path(pinned.registry), pinned.entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Literal
@@ -31,12 +32,14 @@ def secret(source: DicomWeb, kind: Literal["token", "password"]) -> str | None:
     if variable is not None and file is not None:
         raise ConfigError(f"{context}: {kind}_env and {kind}_file are both given; remove one.")
     if variable is not None:
+        # What looks like no name of a variable may be the secret itself.
+        named = variable if re.fullmatch(r"[A-Z_][A-Z0-9_]{0,39}", variable) else "that it names"
         if not os.environ.get(variable):
             raise ConfigError(
-                f"{context}: {kind}_env: the environment variable {variable} is not set; set it to "
+                f"{context}: {kind}_env: the environment variable {named} is not set; set it to "
                 f"the {kind} where the run is started."
             )
-        return _one_line(os.environ[variable], f"{context}: the environment variable {variable}")
+        return _one_line(os.environ[variable], f"{context}: the environment variable {named}")
     if file is not None:
         path = private_file(Path(file), f"{context}: {kind}_file")
         try:

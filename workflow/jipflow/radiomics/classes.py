@@ -29,6 +29,3 @@ CLASSES: dict[str, type[Family]] = {
     "gldm": Gldm,
     "ngtdm": Ngtdm,
 }
-
-ORIGINAL_ONLY = ("shape", "localintensity", "spatial", "uptake", "ivh")
-"""Classes of the original image alone."""

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from jipflow.images.masks import bounding_box
 from jipflow.images.volume import Volume
 from jipflow.radiomics.area import Area, TooManyLevels, Undefined
-from jipflow.radiomics.classes import CLASSES, ORIGINAL_ONLY
+from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.filters import SampledSeries, filtered, reach_of_filter
 from jipflow.radiomics.grid import Box, MeasuringGrid
 from jipflow.radiomics.intensities import PEAK_RADIUS
 from jipflow.radiomics.perturb import perturbations, reach
 from jipflow.reasons import Reason
+from jipflow.settings.features import ORIGINAL_ONLY
 from jipflow.settings.protocol import Stability
 from jipflow.settings.radiomics import Radiomics
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from jipflow.radiomics.grid import Box, MeasuringGrid
+from jipflow.settings.features import ibsi_log_name, ibsi_mean_name, log_name, wavelet_name
 
 LOG_REACH = 20
 """Standard deviations beyond which nothing reaches through ITK's recursive Gaussian: its slowest
@@ -139,14 +140,13 @@ def filtered(
     """
     if kind == "LoG":
         for sigma in options["sigma"]:
-            name = f"log-sigma-{str(float(sigma)).replace('.', '-')}-mm-3D"
-            yield name, _attempt(_laplacian, source, box, float(sigma))
+            yield log_name(sigma), _attempt(_laplacian, source, box, float(sigma))
     elif kind == "IBSILoG":
         for sigma in options["sigma"]:
-            name = f"ibsi-log-sigma-{str(float(sigma)).replace('.', '-')}-mm"
-            yield name, _ibsi_laplacian(source, box, float(sigma), float(options["truncate"]))
+            values = _ibsi_laplacian(source, box, float(sigma), float(options["truncate"]))
+            yield ibsi_log_name(sigma), values
     elif kind == "IBSIMean":
-        yield f"ibsi-mean-{options['support']}", _ibsi_mean(source, box, options["support"])
+        yield ibsi_mean_name(options["support"]), _ibsi_mean(source, box, options["support"])
     elif kind == "Wavelet":
         yield from _wavelets(source, box, options, slices)
     else:
@@ -249,14 +249,12 @@ def _wavelets(
         if level < options["start_level"]:
             continue
         number = level - options["start_level"] + 1
-        prefix = "wavelet-" if number == 1 else f"wavelet{number}-"
         for name, values in parts.items():
             yield (
-                prefix + name.replace("a", "L").replace("d", "H"),
+                wavelet_name(number, name.replace("a", "L").replace("d", "H")),
                 np.array(values[inner], dtype=np.float64),
             )
-    prefix = "wavelet-" if options["level"] == 1 else f"wavelet{options['level']}-"
-    yield prefix + "L" * len(axes), np.array(data[inner], dtype=np.float64)
+    yield wavelet_name(options["level"], "L" * len(axes)), np.array(data[inner], dtype=np.float64)
 
 
 def _gradient(source: SampledSeries, box: Box) -> NDArray[np.float64]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from jipflow.settings.part import Id, Maybe, Part, Text
+from jipflow.settings.part import Id, LocalPath, Maybe, Part, Text
 from jipflow.settings.registry import OwnModels
 
 PublicKey = Annotated[str, Field(pattern=r"^ed25519:[0-9a-f]{64}$")]
@@ -47,9 +47,9 @@ class Hub(Part):
     hub: Place
     protocol: Text
     """An id under config/protocols/ or a path; the same file as at the sites."""
-    inbox: Text
+    inbox: LocalPath
     """Folder that the sites' bundles are put into."""
-    results: Text = "results/hub"
+    results: LocalPath = "results/hub"
     """Folder for the hub's results."""
     roster: Annotated[list[Member], Field(min_length=1)]
     """The sites of the federation with their public keys, as `jipflow keys show` prints them."""

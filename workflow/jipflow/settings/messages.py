@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,13 +31,16 @@ _NOUNS = {
 }
 
 
-def messages(error: ValidationError, schema: Schema, content: Any) -> list[str]:
+def messages(
+    error: ValidationError, schema: Schema, content: Any, beside: Sequence[str] = ()
+) -> list[str]:
     """Turn the errors of a validation into sentences, those about the outermost keys first.
 
     Args:
         error: what pydantic found.
         schema: JSON Schema of the type, by `jipflow.settings.schema.json_schema`.
         content: what was validated.
+        beside: keys that may stand beside those of the content, for others to read.
     """
     found, lacking = [], set()
     for each in error.errors(include_url=False):
@@ -46,7 +50,12 @@ def messages(error: ValidationError, schema: Schema, content: Any) -> list[str]:
                 continue
             lacking.add(each["loc"][:-1])
         spot = _locate(each["loc"], schema, content)
-        found.append((len(each["loc"]), _sentence(each, spot, schema)))
+        sentence = (
+            _unknown_key(spot.key, spot.owner, [*spot.owner.schema["properties"], *beside])
+            if each["type"] == "extra_forbidden" and spot.owner and not spot.owner.path
+            else _sentence(each, spot, schema)
+        )
+        found.append((len(each["loc"]), sentence))
     return list(dict.fromkeys(text for _, text in sorted(found)))[:MOST]
 
 
@@ -161,18 +170,18 @@ def _sentence(error: Mapping[str, Any], spot: _Spot, root: Schema) -> str:
     if error["loc"][-1:] == ("[key]",):
         assert spot.owner
         pattern = spot.schema["pattern"]
-        return f"the key {spot.key!r} of {spot.owner.named} does not match {pattern}."
+        rest = f"does not match {pattern}{example(spot.key, pattern)}"
+        return f"the key {spot.key!r} of {spot.owner.named} {rest}."
     if kind == "string_pattern_mismatch":
-        return f"{spot.named}: {_shown(spot.instance)} does not match {context['pattern']}.{hint}"
+        return f"{spot.named}{_mismatch(spot, context['pattern'])}.{hint}"
     if kind not in _PLAIN_KINDS:
         text = error["msg"] if error["msg"][-1] in ".?" else f"{error['msg']}."
         return f"{spot.path}: {text}{hint}" if spot.path else text
     needed = spot.owner.schema.get("required", ()) if spot.owner else ()
     optional = spot.instance is None and spot.key and spot.key not in needed
-    fix = ", or leave the key out" if optional else ""
-    return (
-        f"{spot.named} is {_shown(spot.instance)}; it must be {expected(spot.schema)}{fix}.{hint}"
-    )
+    fix = ", or leave the key out" if optional else spelling(spot.instance, spot.schema)
+    shown = "not shown" if _holds_secret(spot) else _shown(spot.instance)
+    return f"{spot.named} is {shown}; it must be {expected(spot.schema)}{fix}.{hint}"
 
 
 _PLAIN_KINDS = {
@@ -197,6 +206,66 @@ _PLAIN_KINDS = {
     "too_long",
 }
 """Errors of which the schema says all that there is to say."""
+
+
+def _mismatch(spot: _Spot, pattern: str) -> str:
+    """Say that a text does not match, without what may be a secret of it."""
+    value = str(spot.instance)
+    if spot.key == "url" and "@" in value:
+        return " holds a user or a password; write the address alone, and name these by other keys"
+    if spot.key == "url" and re.search(r"[?#]", value):
+        return " holds more than an address, behind ? or #; remove it"
+    if _holds_secret(spot):
+        return (
+            f": what stands there, which is not shown, does not match {pattern}; "
+            "name the variable, and set it where the run is started"
+        )
+    return f": {_shown(value)} does not match {pattern}{example(value, pattern)}"
+
+
+def _holds_secret(spot: _Spot) -> bool:
+    """Return whether a person may have written a password or token where its name belongs."""
+    return spot.key.startswith(("password", "token", "secret", "licence"))
+
+
+def example(value: str, pattern: str) -> str:
+    """Return a text that matches and is like one that does not, as the end of a sentence."""
+    small = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")
+    wide = re.sub(r"[^A-Za-z0-9]+", "_", value).strip("_")
+    clock = re.sub(r"(?<!\d)\d(?=:)", r"0\g<0>", value.replace(" ", "").replace("–", "-"))
+    also = [f"{value}.0", f"{value}.0.0", f"https://{value}", f"ed25519:{value}", clock]
+    for proposal in (value.strip(), small, small[:40], wide, value.upper(), *also):
+        if proposal != value and re.search(pattern, proposal):
+            return f"; write for example {proposal!r}"
+    return ""
+
+
+def spelling(value: Any, schema: Schema) -> str:
+    """Return how a value of the wrong type must be written, as the end of a sentence."""
+    kind = schema.get("type")
+    if kind == "string" and isinstance(value, bool):
+        return "; YAML reads yes, no, on and off as true or false: put it in quotes"
+    if kind == "string" and isinstance(value, int | float):
+        return "; put it in quotes"
+    if kind == "boolean" and isinstance(value, str) and value.lower() in _WORDS:
+        return f"; write {_WORDS[value.lower()]} without quotes"
+    if kind == "array" and value is not None and not isinstance(value, list):
+        return "; write it in [ ], or below the key with - before it"
+    if kind in {"integer", "number"} and isinstance(value, str):
+        number = value.strip().replace(",", ".")
+        try:
+            return f"; write {int(number)} without quotes"
+        except ValueError:
+            pass
+        try:
+            return f"; write {float(number)} without quotes" if kind == "number" else ""
+        except ValueError:
+            return ""
+    return ""
+
+
+_WORDS = dict.fromkeys(("true", "yes", "on", "y"), "true")
+_WORDS |= dict.fromkeys(("false", "no", "off", "n"), "false")
 
 
 def _unknown_key(key: str, owner: _Spot, known: list[str]) -> str:
@@ -250,5 +319,8 @@ _LIMITS = {
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Mapping) and value:
+        return "a mapping of keys to values"
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
+    text = re.sub(r"://[^/@\s]*@", "://***@", text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

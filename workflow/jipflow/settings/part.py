@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from jipflow.files import local_path
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -63,6 +72,14 @@ def _unique(values: list[Any]) -> list[Any]:
     return values
 
 
+def _path(value: str) -> str:
+    try:
+        return local_path(value)
+    except ValueError as error:
+        text = {"value": repr(value), "error": str(error)}
+        raise PydanticCustomError("path", "{value} {error}", text) from None
+
+
 def _is_none(value: Any) -> bool:
     return value is None
 
@@ -82,6 +99,9 @@ Share = Annotated[float, Field(ge=0, le=1), AsGiven]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AsGiven]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AsGiven]
 Text = Annotated[str, Field(min_length=1)]
+LocalPath = Annotated[Text, AfterValidator(_path)]
+"""A path of this machine; ``~`` at its start is a home folder, and no variable is in it."""
+
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Role = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,19}$")]
 SegmentName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
@@ -107,6 +127,8 @@ class Part(BaseModel):
         frozen=True,
         strict=True,
         serialize_by_alias=True,
+        # A password that stands in the wrong place is in no traceback.
+        hide_input_in_errors=True,
         # A job reads the settings in no more time than building all these would take.
         defer_build=True,
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from jipflow.settings.names import among
 from jipflow.settings.part import (
     AsGiven,
     Id,
@@ -223,10 +224,8 @@ class ModelSegmentation(SegmentationSettings):
         """Yield what is wrong with the name of the model."""
         model = known.models.get(self.model)
         if model is None:
-            yield (
-                f"there is no model {self.model!r} in {known.registries}; there are: "
-                f"{', '.join(known.models)}."
-            )
+            rest = among(self.model, known.models)
+            yield f"there is no model {self.model!r} in {known.registries}{rest}"
         elif model.engine != self.engine:
             yield (
                 f"model {self.model!r} is of the engine {model.engine}, not {self.engine}; name "
@@ -240,9 +239,10 @@ class ModelSegmentation(SegmentationSettings):
         labels = [label.name for label in known.models[self.model].labels]
         for segment in self.segments:
             if segment.label not in labels:
+                rest = among(segment.label, labels, "it has")
                 yield (
                     f"segment {segment.name!r}: model {self.model!r} has no label "
-                    f"{segment.label!r}; it has: {', '.join(labels)}."
+                    f"{segment.label!r}{rest}"
                 )
 
 

@@ -9,8 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jipflow.files import local_path
 from jipflow.settings import resources
 from jipflow.settings.complete import complete_types
+from jipflow.settings.features import variable_problems
+from jipflow.settings.names import among
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import Known, ModelSegmentation, Protocol, RadiomicsEntry
 from jipflow.settings.radiomics import Radiomics
@@ -60,7 +63,10 @@ def protocol_path(reference: str) -> Path:
         path = resources.PROTOCOLS / f"{reference}.yaml"
         if path.is_file():
             return path
-    path = Path(reference)
+    try:
+        path = Path(local_path(reference))
+    except ValueError as error:
+        raise ConfigError(f"protocol: {reference!r} {error}.") from None
     if path.suffix in {".yaml", ".yml"} and path.is_file():
         return path
     near = difflib.get_close_matches(reference, protocol_ids(), n=1)
@@ -137,7 +143,11 @@ def with_named(
         },
     )
     own = {name: term for name, term in own.items() if name in used}
-    return protocol.model_copy(update={"radiomics": measured, "terms": own or None}), named
+    complete = protocol.model_copy(update={"radiomics": measured, "terms": own or None})
+    for analysis in complete.analyses:
+        for problem in variable_problems(analysis, complete, named.parameters):
+            raise ConfigError(f"{source}: analysis {analysis.id!r}: {problem}")
+    return complete, named
 
 
 def _term(entry: TermSettings | Mapping[str, Any], name: str) -> TermSettings:
@@ -151,14 +161,19 @@ def _with_parameters(entry: RadiomicsEntry, source: str, folder: Path) -> Radiom
     if not isinstance(entry.settings, str):
         return entry
     if Path(entry.settings).suffix:
-        path = folder / entry.settings
+        try:
+            path = folder / local_path(entry.settings)
+        except ValueError as error:
+            raise ConfigError(
+                f"{source}: radiomics of {entry.segmentation!r}: {entry.settings!r} {error}."
+            ) from None
         content = load(Radiomics, read_yaml(path), str(path))
         return entry.model_copy(update={"settings": content})
     if entry.settings not in shipped_names():
         raise ConfigError(
             f"{source}: radiomics of {entry.segmentation!r}: there are no radiomics settings "
-            f"{entry.settings!r}; there are: {', '.join(shipped_names())}. Name one of them or the "
-            "path of a YAML file."
+            f"{entry.settings!r}{among(entry.settings, shipped_names())} Or name the path of a "
+            "YAML file."
         )
     return entry
 

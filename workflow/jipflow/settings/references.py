@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from graphlib import CycleError
 
+from jipflow.settings.names import among, meant
 from jipflow.settings.protocol import (
     AnalysisSettings,
     Known,
@@ -67,26 +69,34 @@ def _filters(protocol: Protocol) -> Iterator[str]:
         try:
             check_expression(expression, kind)
         except FilterError as error:
-            yield f"{key}: {expression!r} is not valid SQL over the series catalog: {error}"
+            yield (
+                f"{key}: {expression!r} is not valid SQL over the series catalog: {error}"
+                f"{_quotes(expression, str(error))}"
+            )
+
+
+def _quotes(expression: str, error: str) -> str:
+    """Return how a text is written, where one in double quotes was taken for a column."""
+    texts = [each for each in re.findall(r'"([^"]*)"', expression) if f'"{each}"' in error]
+    return f" A text stands in single quotes: '{texts[0]}'." if texts else ""
 
 
 def _segmentation(spec: SegmentationSettings, protocol: Protocol, known: Known) -> Iterator[str]:
     for role in spec.input_roles():
         if role not in protocol.roles:
             key = "" if role == spec.role else "inputs: "
-            yield (
-                f"{key}role {role!r} is not among the roles of the cohort: "
-                f"{', '.join(protocol.roles)}."
-            )
+            yield f"{key}role {role!r} is not a role of the cohort{among(role, protocol.roles)}"
     yield from _needed(spec, protocol)
     yield from _repeated([segment.name for segment in spec.segments], "segments")
     yield from _expectations(spec, known)
     for segment in spec.segments:
         if segment.term not in known.terms:
+            near = meant(segment.term, known.terms, 3)
+            proposal = f"did you mean {' or '.join(map(repr, near))}? Else " if near else ""
             yield (
-                f"segment {segment.name!r}: there is no term {segment.term!r}; add it with its "
-                "codes to the protocol's terms or use one of those of "
-                f"workflow/resources/terms.yaml: {', '.join(known.terms)}."
+                f"segment {segment.name!r}: there is no term {segment.term!r}; {proposal}take one "
+                "of workflow/resources/terms.yaml, or add it with its codes to the protocol's "
+                "terms."
             )
     yield from spec.problems(protocol, known)
 
@@ -102,7 +112,7 @@ def _needed(spec: SegmentationSettings, protocol: Protocol) -> Iterator[str]:
     others = {other.id: other for other in protocol.segmentations if other.id != spec.id}
     for name, segments in spec.needed_segments():
         if name not in others:
-            yield f"there is no other segmentation {name!r}."
+            yield f"there is no other segmentation {name!r}{among(name, others)}"
             return
         if others[name] in annotated(protocol.segmentations):
             yield (
@@ -112,8 +122,8 @@ def _needed(spec: SegmentationSettings, protocol: Protocol) -> Iterator[str]:
         there = [segment.name for segment in others[name].segments]
         for segment in segments:
             if segment not in there:
-                yield (
-                    f"segmentation {name!r} has no segment {segment!r}; it has: {', '.join(there)}."
+                yield f"segmentation {name!r} has no segment {segment!r}" + among(
+                    segment, there, "it has"
                 )
 
 
@@ -141,16 +151,12 @@ def _training(protocol: Protocol) -> Iterator[str]:
         return
     ids = [spec.id for spec in protocol.segmentations]
     if training.segmentation not in ids:
-        yield (
-            f"training: there is no segmentation {training.segmentation!r}; there are: "
-            f"{', '.join(ids)}."
-        )
+        rest = among(training.segmentation, ids)
+        yield f"training: there is no segmentation {training.segmentation!r}{rest}"
     for role in training.inputs:
         if role not in protocol.roles:
-            yield (
-                f"training: inputs: role {role!r} is not among the roles of the cohort: "
-                f"{', '.join(protocol.roles)}."
-            )
+            rest = among(role, protocol.roles)
+            yield f"training: inputs: role {role!r} is not a role of the cohort{rest}"
     if training.folds == 1 and not training.held_out:
         yield (
             "training: with one fold no case is left to evaluate the model on; give held_out a "
@@ -171,7 +177,7 @@ def _measured(protocol: Protocol) -> Iterator[str]:
 
 def _entry(entry: RadiomicsEntry, roles: dict[str, str]) -> Iterator[str]:
     if entry.segmentation not in roles:
-        yield f"there is no such segmentation; there are: {', '.join(roles)}."
+        yield f"there is no such segmentation{among(entry.segmentation, roles)}"
     elif entry.role != roles[entry.segmentation]:
         yield (
             f"role {entry.role!r} must be the role that was segmented, "
@@ -182,5 +188,6 @@ def _entry(entry: RadiomicsEntry, roles: dict[str, str]) -> Iterator[str]:
 def _analysis(analysis: AnalysisSettings, protocol: Protocol) -> Iterator[str]:
     yield from analysis.problems()
     for variable in analysis.variables:
-        if variable.split(".")[0] not in protocol.roles:
-            yield f"variable {variable!r} must start with a role: {', '.join(protocol.roles)}."
+        role = variable.split(".")[0]
+        if role not in protocol.roles:
+            yield f"variable {variable!r} must start with a role{among(role, protocol.roles)}"

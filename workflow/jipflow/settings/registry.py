@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
-from jipflow.settings.part import Id, Maybe, Part, Role, Text
+from jipflow.settings.part import Id, LocalPath, Maybe, Part, Role, Text
 
 FileName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$")
@@ -152,6 +152,6 @@ class PinnedModel(Part):
 class OwnModels(Part):
     """The models that the repository does not have."""
 
-    registry: Text
+    registry: LocalPath
     """File that pins them, beside config/models.yaml and in the same form; `jipflow models add`
     writes it."""

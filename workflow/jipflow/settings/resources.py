@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jipflow.settings import yaml_text
 
 ROOT = Path(__file__).resolve().parents[3]
 SCHEMAS = ROOT / "workflow" / "schemas"
@@ -36,19 +38,73 @@ def check_repository() -> None:
         )
 
 
+MOST_BYTES = 5_000_000
+"""Most bytes of a file of settings; the largest that jipflow has is 0.1 MB."""
+
+
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file.
+    """Read a YAML file; `jipflow.settings.yaml_text` says what it may not hold.
 
     Raises:
-        ConfigError: it is missing or not YAML.
+        ConfigError: it is missing, or not YAML.
     """
+    path = Path(path)
     try:
-        # The parser in C is four times as fast and as safe.
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml.CSafeLoader)
+        with open(path, "rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist.") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from None
+        raise ConfigError(_missing(path)) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a folder; name the file in it.") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    if len(content) > MOST_BYTES:
+        raise ConfigError(f"{path} is far too large for a file of settings; name the right file.")
+    try:
+        return yaml_text.parse(_decoded(content))
+    except yaml_text.YamlError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping of keys to values.
+
+    Raises:
+        ConfigError: it is missing, not YAML, empty or something else.
+    """
+    content = read_yaml(path)
+    if content is None:
+        raise ConfigError(f"{path} is empty; docs/site-guide.md shows what to write.")
+    if not isinstance(content, dict):
+        found = "a list" if isinstance(content, list) else "a text"
+        raise ConfigError(f"{path} must be a mapping of keys to values, not {found}.")
+    return content
+
+
+def _missing(path: Path) -> str:
+    """Say that a file is missing, and which one of its folder is meant."""
+    folder = path.parent
+    there = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    near = get_close_matches(path.name, there, n=1)
+    return f"{path} does not exist" + (f"; did you mean {folder / near[0]}?" if near else ".")
+
+
+def _decoded(content: bytes) -> str:
+    """Return text of UTF-8 with or without its mark.
+
+    Raises:
+        YamlError: it is of another encoding.
+    """
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise yaml_text.YamlError("is UTF-16; save it as UTF-8.")
+    try:
+        return content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise yaml_text.YamlError(
+            f"line {line}: holds a character that is not UTF-8, such as an umlaut of Latin-1; save "
+            "the file as UTF-8."
+        ) from None
 
 
 @cache

@@ -32,6 +32,9 @@ from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import load
 from jipflow.settings.site import Site, check_site
 
+SOURCE = "site configuration"
+"""What messages name where nothing else is known."""
+
 
 class Settings(Part):
     """The effective settings of a run: checked, every default filled in."""
@@ -100,12 +103,13 @@ class Settings(Part):
         return canonical_digest({"settings": part, **named_content(self.named, keys)})
 
 
-def load_settings(config: Mapping[str, Any]) -> Settings:
+def load_settings(config: Mapping[str, Any], source: str = SOURCE) -> Settings:
     """Check the configuration of a run at a site and complete it.
 
     Args:
         config: content of ``site.yaml`` and the key ``protocol``: an id under
             ``config/protocols`` or the path of a YAML file. ``results`` is ignored here.
+        source: what the configuration was read from, for messages.
 
     Raises:
         ConfigError: something is wrong.
@@ -117,11 +121,14 @@ def load_settings(config: Mapping[str, Any]) -> Settings:
             "No protocol is named. Add --config protocol=<id or path>; "
             f"the ids are {', '.join(protocol_ids())}."
         )
+    if isinstance(reference, Mapping):
+        # A protocol in place of the site's file has a part of that name.
+        load(Site, config, source)
     path = protocol_path(str(reference))
     given = {key: value for key, value in config.items() if key not in ignored}
-    site = load(Site, given, "site configuration")
+    site = load(Site, given, source, ("protocol", "results"))
     protocol, named = read_protocol(path, site.registry if site.models else None)
-    check_site(site, "site configuration")
+    check_site(site, source)
     return _settings(site, protocol, named)
 
 
@@ -144,7 +151,7 @@ def settings_of(
     models = read_registries(registries or registry_paths())
     typed = load(Protocol, protocol, "protocol")
     completed, named = with_named(typed, models, "protocol", Path())
-    return _settings(load(Site, site, "site configuration"), completed, named)
+    return _settings(load(Site, site, SOURCE), completed, named)
 
 
 def _settings(site: Site, protocol: Protocol, named: Named) -> Settings:

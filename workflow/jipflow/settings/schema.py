@@ -13,18 +13,21 @@ from jipflow.settings.resources import ConfigError
 P = TypeVar("P", bound=Part)
 
 
-def load(kind: type[P], content: Any, source: str) -> P:
+def load(kind: type[P], content: Any, source: str, beside: Sequence[str] = ()) -> P:
     """Check content against a type and complete it with defaults.
 
     Args:
         kind: what the content is.
         content: what was read.
         source: what the content was read from, for the message.
+        beside: keys that stand beside the content, which others have read; for the message.
 
     Raises:
         ConfigError: the content does not fit; a sentence for each of up to five mistakes names the
             key and the fix.
     """
+    if content is None:
+        raise ConfigError(f"{source} is empty; it must be a mapping of keys to values.")
     if not isinstance(content, Mapping):
         raise ConfigError(f"{source} must be a mapping of keys to values.")
     plain = plain_data(content)
@@ -33,9 +36,12 @@ def load(kind: type[P], content: Any, source: str) -> P:
     except ValidationError as error:
         # Only a mistake needs the schema and the words for it.
         from jipflow.settings.json_schema import json_schema
+        from jipflow.settings.kinds import wrong_file
         from jipflow.settings.messages import messages
 
-        found = messages(error, json_schema(kind), plain)
+        if other := wrong_file(kind.__name__, plain):
+            raise ConfigError(f"{source} {other}") from None
+        found = messages(error, json_schema(kind), plain, beside)
         raise ConfigError("\n".join(f"{source}: {text}" for text in found)) from None
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from jipflow.settings import resources
-from jipflow.settings.part import Id, Maybe, Part, Positive, Text, Unique
+from jipflow.settings.names import among
+from jipflow.settings.part import Id, LocalPath, Maybe, Part, Positive, Text, Unique
 from jipflow.settings.registry import OwnModels
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import check_unique
@@ -60,7 +61,7 @@ class Folder(Source):
     """A folder of files."""
 
     kind: Literal["folder"]
-    path: Text
+    path: LocalPath
     """Folder that is searched with all its subfolders."""
 
 
@@ -85,19 +86,19 @@ class DicomWeb(Archive):
     """A PACS asked by DICOMweb."""
 
     kind: Literal["dicomweb"]
-    url: Annotated[str, Field(pattern=r"^https?://[^\s@]+$")]
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]
     """Base address of the PACS's DICOMweb services."""
     token_env: Maybe[Variable] = None
     """Environment variable that holds a bearer token."""
-    token_file: Maybe[Text] = None
+    token_file: Maybe[LocalPath] = None
     """File of mode 0600 that holds a bearer token."""
     user: Maybe[Text] = None
     """User of HTTP basic authentication."""
     password_env: Maybe[Variable] = None
     """Environment variable that holds the user's password."""
-    password_file: Maybe[Text] = None
+    password_file: Maybe[LocalPath] = None
     """File of mode 0600 that holds the user's password."""
-    ca_file: Maybe[Text] = None
+    ca_file: Maybe[LocalPath] = None
     """Certificates (PEM) that the server's is checked against; without it those that the system
     trusts."""
 
@@ -105,11 +106,11 @@ class DicomWeb(Archive):
 class Tls(Part):
     """Encrypts the connection (PS3.15 annex B); files are PEM."""
 
-    ca_file: Text
+    ca_file: LocalPath
     """Certificates that the PACS's is checked against."""
-    cert_file: Maybe[Text] = None
+    cert_file: Maybe[LocalPath] = None
     """Our certificate, where the PACS asks for one."""
-    key_file: Maybe[Text] = None
+    key_file: Maybe[LocalPath] = None
     """Its private key in a file of mode 0600."""
 
 
@@ -152,10 +153,10 @@ class Publish(Part):
 class Identity(Part):
     """The secrets of a site."""
 
-    secret_file: str = "secrets/identity.key"
+    secret_file: LocalPath = "secrets/identity.key"
     """Secret behind the pseudonyms; made on first use with mode 0600. Back it up, never share it.
     """
-    signing_key_file: str = "secrets/site.key"
+    signing_key_file: LocalPath = "secrets/site.key"
     """Ed25519 key that signs this site's bundles; made on first use with mode 0600."""
 
 
@@ -174,7 +175,7 @@ class Processing(Part):
     shards."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where neural networks run; auto takes a GPU where there is one."""
-    totalsegmentator_licence_file: str | None = None
+    totalsegmentator_licence_file: LocalPath | None = None
     """File with the licence number that some tasks of TotalSegmentator need; keep it like a
     password."""
 
@@ -182,7 +183,7 @@ class Processing(Part):
 class Annotation(Part):
     """Where readers put what they drew."""
 
-    inbox: Text | None = None
+    inbox: LocalPath | None = None
     """Folder into which readers put what they drew, below
     <protocol>/<segmentation>/<case>/<reader>; without it, the folder inbox in the protocol's
     results."""
@@ -251,14 +252,23 @@ def check_site(site: Site, context: str) -> None:
     """
     check_unique([source.name for source in site.sources], context, "sources")
     for source in site.sources:
-        if isinstance(source, Folder) and not Path(source.path).is_dir():
-            raise ConfigError(
-                f"{context}: source {source.name!r}: the folder {source.path} does not exist or is "
-                "not a folder; fix its path or mount it."
-            )
+        if isinstance(source, Folder):
+            _check_folder(source, context)
     archives = [source.name for source in site.archives]
     if site.publish is not None and site.publish.to not in archives:
         raise ConfigError(
             f"{context}: publish.to: {site.publish.to!r} is not a source of kind dicomweb or "
-            f"dimse; there are: {', '.join(archives) or 'none'}."
+            f"dimse{among(site.publish.to, archives)}"
         )
+
+
+def _check_folder(source: Folder, context: str) -> None:
+    path = Path(source.path)
+    if path.is_dir():
+        return
+    named = f"{context}: source {source.name!r}: {path}"
+    if path.exists():
+        raise ConfigError(f"{named} is a file, no folder; name the folder that holds it.")
+    example = "; `jipflow phantom --out results/example --site example` makes it"
+    made = example if path == Path("results/example/dicom") else ""
+    raise ConfigError(f"{named} does not exist{made or '; fix its path or mount it'}.")

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from jipflow.settings.names import among
 from jipflow.settings.part import Id, Maybe, SegmentName
 from jipflow.settings.protocol import (
     Expression,
@@ -76,7 +77,7 @@ class AnnotatedSegmentation(SegmentationSettings):
             if segment.name not in proposed:
                 yield (
                     f"segment {segment.name!r}: the proposal {self.proposal!r} has no segment of "
-                    f"that name; it has: {', '.join(proposed)}."
+                    f"that name{among(segment.name, proposed, 'it has')}"
                 )
             if not re.fullmatch(segment.returned_as, segment.name):
                 yield (

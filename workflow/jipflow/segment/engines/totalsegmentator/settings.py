@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from jipflow.models.tasks import Task, read_tasks, runnable
+from jipflow.settings.names import among
 from jipflow.settings.part import Maybe, Part, SegmentName, Text, json_type
 from jipflow.settings.protocol import (
     Expectation,
@@ -70,8 +71,8 @@ class TotalSegmentation(ModelSegmentation):
         if name not in read_tasks():
             raise PydanticCustomError(
                 "task",
-                "there is no task {name}; there are: {known}.",
-                {"name": repr(name), "known": ", ".join(read_tasks())},
+                "there is no task {name}{rest}",
+                {"name": repr(name), "rest": among(name, read_tasks())},
             )
         return name
 
@@ -128,8 +129,12 @@ def _completed(given: Any, task: Task | None) -> Any:
     if label not in task.labels:
         raise PydanticCustomError(
             "label",
-            "task {task} has no class {label}; it has: {known}.",
-            {"task": repr(task.name), "label": repr(label), "known": ", ".join(task.labels)},
+            "task {task} has no class {label}{rest}",
+            {
+                "task": repr(task.name),
+                "label": repr(label),
+                "rest": among(label, task.labels, "it has"),
+            },
         )
     completed = {"name": label.lower(), "term": task.terms[label], **given}
     if completed["term"] is None and "term" not in given:

@@ -1,0 +1,89 @@
+"""What a person typed after ``snakemake``, checked before Snakemake reads it.
+
+Snakemake ends at a broken file of ``--configfile`` with a traceback or without its name; so
+``profiles/default`` calls `check` first.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from jipflow.settings.resources import ConfigError, read_mapping
+
+_FILES = {"--configfile", "--configfiles"}
+_ENTRIES = {"--config", "-C"}
+_KEY = re.compile(r"[a-zA-Z_][\w-]*\w")
+"""What Snakemake takes for the name of a setting."""
+
+_ENCODED = "base64//"
+"""Begins what Snakemake itself passes to the jobs that it starts."""
+
+
+def check(argv: Sequence[str]) -> None:
+    """End the process with a message where a file of settings or an entry of one is wrong.
+
+    Args:
+        argv: what is typed after ``snakemake``.
+    """
+    try:
+        check_arguments(argv)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+def check_arguments(argv: Sequence[str]) -> None:
+    """Check the files of ``--configfile`` and the entries of ``--config``.
+
+    Raises:
+        ConfigError: one is not there, not YAML, or no entry.
+    """
+    for path in _values(argv, _FILES):
+        try:
+            read_mapping(Path(path))
+        except ConfigError as error:
+            target = "/" not in path and "." not in path and not Path(path).exists()
+            raise ConfigError(
+                f"--configfile: {path!r} is no file; name a target before --configfile."
+                if target
+                else str(error)
+            ) from None
+    for entry in _values(argv, _ENTRIES):
+        _check_entry(entry)
+
+
+def _values(argv: Sequence[str], options: set[str]) -> Iterator[str]:
+    """Yield the values of an option that takes several, wherever it stands."""
+    taking = False
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            return
+        if word.startswith("-") and len(word) > 1:
+            taking = name in options
+            if taking and equals:
+                yield value
+        elif taking:
+            yield word
+
+
+def _check_entry(entry: str) -> None:
+    if entry.startswith(_ENCODED):
+        return
+    name, equals, _ = entry.partition("=")
+    if not equals:
+        raise ConfigError(
+            f"--config: {entry!r} is no name=value; name a target before --config, and leave no "
+            "blank beside =."
+        )
+    if "." in name:
+        first, _, rest = name.partition(".")
+        raise ConfigError(
+            f"--config: {name!r} is no name; write --config '{first}={{{rest}: ...}}', or better "
+            "change it in the file of --configfile."
+        )
+    if not _KEY.fullmatch(name):
+        raise ConfigError(f"--config: {name!r} is no name of a setting.")
