@@ -289,23 +289,6 @@ def test_a_filter_that_no_query_can_express_gives_the_same_cohort(
     assert set(listed["SeriesInstanceUID"]) == set(instances["series_uid"])
 
 
-def test_a_subquery_is_answered_from_all_that_the_pacs_has(
-    pacs: Orthanc, reference: Any, protocol_file: Any, tmp_path: Path
-) -> None:
-    """The PET, which can take no role, and its units, which the PACS does not tell, decide."""
-    with_suv = "SELECT PatientID FROM catalog WHERE Modality = 'PT' AND Units = 'GML'"
-    protocol = protocol_file(
-        "Modality = 'CT'", {"CT": {"where": f"NumberOfInstances > 1 AND PatientID IN ({with_suv})"}}
-    )
-    cases, instances = reference(protocol)
-    settings = settings_of(tmp_path.parent, [WAYS["get"]], protocol)
-    report, found, planned, _ = queried(settings, tmp_path)
-    pd.testing.assert_frame_equal(found, cases)
-    assert len(found) == 3
-    assert set(planned["sop_uid"]) == set(instances["sop_uid"])
-    assert report["queries"] == [{"keys": {}, "series": 18}]
-
-
 def test_no_patient_is_named_in_the_record_of_queries(pacs: Orthanc, tmp_path: Path) -> None:
     queried(settings_of(tmp_path.parent, [WAYS["dicomweb"]]), tmp_path)
     text = (tmp_path / "pacs" / "queries.json").read_text()

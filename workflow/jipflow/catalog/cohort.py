@@ -133,16 +133,15 @@ def _filter(connection: duckdb.DuckDBPyConnection, where: str | list[str]) -> li
     Returns:
         The steps of the flow.
     """
-    conditions = [("found", "Series found", "TRUE")]
-    conditions.append(("images", "Image series, no contours or segmentations", IMAGES))
-    for number, step in enumerate(filter_steps(where), start=1):
-        together = f"({conditions[-1][2]}\n) AND (\n{step}\n)"
-        conditions.append((f"where-{number}", step, together))
+    steps = filter_steps(where)
+    labels = [("found", "Series found"), ("images", "Image series, no contours or segmentations")]
+    labels += [(f"where-{number}", step) for number, step in enumerate(steps, start=1)]
+    conditions = ["TRUE", IMAGES, *steps]
     flow = []
-    for step, label, condition in conditions:
-        series, patients = count_series(connection, condition)
+    for number, (step, label) in enumerate(labels, start=1):
+        series, patients = count_series(connection, conditions[:number])
         flow.append({"step": step, "label": label, "series": series, "patients": patients})
-    store_series(connection, "passed", conditions[-1][2])
+    store_series(connection, "passed", conditions)
     connection.execute(
         "CREATE TABLE members AS SELECT SeriesInstanceUID, coalesce(PatientID, '') AS PatientID,"
         " StudyInstanceUID, Modality, Manufacturer, ManufacturerModelName, NumberOfInstances"
@@ -248,10 +247,7 @@ def _fitting(
     keys: tuple[str, ...],
 ) -> dict[tuple[str, ...], Choice]:
     """Return what each case has for a role."""
-    condition = (
-        f"SeriesInstanceUID IN (SELECT SeriesInstanceUID FROM members) AND (\n{spec.where}\n)"
-    )
-    store_series(connection, table, condition, spec.prefer or "SeriesInstanceUID")
+    store_series(connection, table, [spec.where], spec.prefer or "SeriesInstanceUID", "members")
     key = ", ".join(keys)
     rows = _rows(
         connection,

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from jipflow.columns import COLUMNS
-from jipflow.expressions import explained, lock, quoted, series_query
+from jipflow.expressions import lock, quoted, series_query, values_kept
 
 MEMORY = "1GB"
 """What DuckDB may hold; the rest lies in a temporary folder."""
@@ -56,41 +56,45 @@ def _merged(fields: str, files: Sequence[Path], series: Sequence[Path]) -> str:
 def store_series(
     connection: duckdb.DuckDBPyConnection,
     table: str,
-    where: str,
+    where: Sequence[str],
     order: str = "SeriesInstanceUID",
+    among: str = "catalog",
 ) -> None:
-    """Put what `select_series` returns into a table of the database, in that order.
+    """Put the series that meet all of some conditions into a table of the database, in an order.
 
     Args:
         connection: from `open_catalogs`.
         table: name of the table; its column is ``SeriesInstanceUID``, its ``rowid`` the order.
-        where: a condition over the columns of the catalog.
+        where: conditions over the columns of the catalog.
         order: terms of ORDER BY; ties are broken by SeriesInstanceUID.
+        among: table of the database whose series alone count.
 
     Raises:
-        FilterError: an expression is not valid.
+        FilterError: an expression is not valid, or fails at a value.
     """
-    try:
-        connection.execute(f"CREATE TABLE {table} AS {series_query(connection, where, order)}")
-    except duckdb.Error as error:
-        raise explained(error) from None
+    query = series_query(where, order, among)
+    with values_kept([*where[-1:], order]):
+        connection.execute(f"CREATE TABLE {table} AS {query}")
 
 
-def count_series(connection: duckdb.DuckDBPyConnection, where: str) -> tuple[int, int]:
-    """Return how many series of the catalog meet a condition, and how many patients they have.
+def count_series(connection: duckdb.DuckDBPyConnection, where: Sequence[str]) -> tuple[int, int]:
+    """Return how many series of the catalog meet some conditions, and how many patients they have.
 
     Series without PatientID count as series only.
 
+    Args:
+        connection: from `open_catalogs`.
+        where: conditions over the columns of the catalog, of which the earlier ones were computed
+            before.
+
     Raises:
-        FilterError: the condition is not valid.
+        FilterError: a condition is not valid, or the last one fails at a value.
     """
-    try:
-        series_query(connection, where, "SeriesInstanceUID")
+    query = series_query(where)
+    with values_kept(where[-1:]):
         counts = connection.execute(
-            "SELECT count(*), count(DISTINCT nullif(PatientID, ''))"
-            f" FROM catalog WHERE (\n{where}\n)"
+            "SELECT count(*), count(DISTINCT nullif(PatientID, '')) FROM catalog"
+            f" WHERE SeriesInstanceUID IN (SELECT SeriesInstanceUID FROM ({query}))"
         ).fetchone()
-    except duckdb.Error as error:
-        raise explained(error) from None
     assert counts is not None
     return counts[0], counts[1]

@@ -148,11 +148,12 @@ def _resources() -> Iterator[str]:
     """Yield the sections on the names that a protocol may use."""
     yield "## Columns of the series catalog"
     yield (
-        "For `cohort.where` and the roles. Each is the DICOM attribute of that name in the series' "
-        "first file, but for `PixelSpacingRow` and `PixelSpacingColumn` (the two values of Pixel "
-        "Spacing), `NumberOfInstances` (the series' distinct instances) and `Source` (the name of "
-        "the site's source). A text that is absent is empty, a number that is absent is NULL; the "
-        "values of a multi-valued text are joined by `\\`."
+        "For `cohort.where` and the roles; [what an expression may "
+        "hold](user-guide.md#the-cohorts-filter). Each is the DICOM attribute of that name in "
+        "the series' first file, but for `PixelSpacingRow` and `PixelSpacingColumn` (the two "
+        "values of Pixel Spacing), `NumberOfInstances` (the series' distinct instances) and "
+        "`Source` (the name of the site's source). A text that is absent is empty, a number "
+        "that is absent is NULL; the values of a multi-valued text are joined by `\\`."
     )
     yield table(("column", "type"), ((f"`{name}`", kind) for name, kind in COLUMNS.items()))
     yield "## Terms"

@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any, Literal
 
 from jipflow.columns import COLUMNS
-from jipflow.expressions import filter_steps, has_subquery, where_clause
+from jipflow.expressions import filter_steps, where_clause
 from jipflow.pacs.conditions import (
     LAST_CHARACTER,
     Conjunction,
@@ -88,15 +88,13 @@ def narrow(
 
     Returns:
         The matching keys of each query: every series that the filter accepts is matched by at
-        least one of them. An empty mapping asks for all that the PACS has, which a filter with a
-        subquery needs; an empty list says that no series can meet the filter.
+        least one of them. An empty mapping asks for all that the PACS has; an empty list says that
+        no series can meet the filter.
 
     Raises:
         FilterError: an expression is not valid.
     """
     steps, alternatives = filter_steps(where), list(roles)
-    if any(map(has_subquery, [*steps, *alternatives])):
-        return [{}]
     covers = [_cover(where_clause(step), match) for step in steps]
     covers.append(either([_cover(where_clause(role), match) for role in alternatives]))
     askable: list[Conjunction] = [

@@ -28,7 +28,6 @@ from jipflow.expressions import (
     conjuncts,
     connect,
     filter_steps,
-    has_subquery,
     select_series,
 )
 from jipflow.files import write_json, write_parquet
@@ -259,12 +258,7 @@ def _choose(
 
 
 def _possible(found: PacsCatalog, wanted: Filter) -> set[str]:
-    """Return the series that do not fail by what is known of them.
-
-    What a subquery answers may depend on any series, so that none fails before all are known.
-    """
-    if has_subquery(wanted.condition):
-        return set(found.rows)
+    """Return the series that do not fail by what is known of them."""
     with connect(found.table()) as connection:
 
         def left(clauses: Iterable[str], series: set[str]) -> set[str]:
