@@ -300,7 +300,7 @@ def test_every_encoding_gives_the_same_row(archive, syntax):
     assert other == plain
 
 
-def test_what_may_not_be_read_is_recorded():
+def test_what_may_not_be_read_is_no_file_that_cannot_be_read():
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -315,11 +315,11 @@ def test_what_may_not_be_read_is_recorded():
         finally:
             (folder / "closed").chmod(0o755)
     assert [(Path(f.path).name, f.kind) for f in found] == [
-        ("closed", "unreadable"),
+        ("closed", "place_fault"),
         (path.name, ""),
     ]
     assert "Permission denied" in found[0].reason
-    assert (row["kind"], "Permission denied" in row["reason"]) == ("unreadable", True)
+    assert (row["kind"], "Permission denied" in row["reason"]) == ("place_fault", True)
 
 
 def test_sources_that_lie_in_each_other_are_looked_at_once(archive, tmp_path):

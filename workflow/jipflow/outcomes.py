@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from jipflow.place import place_error, sentence
 from jipflow.reasons import CaseFault, Reason, StageError
 
 
@@ -140,8 +141,9 @@ class Trial:
     """One item of a case on its way through a stage, in steps that may run in several threads.
 
     A `CaseFault` becomes its own reason, `Waiting` a waiting outcome, and any other error
-    ``unexpected_error`` with the place it was raised. Running out of memory and a `StageError` are
-    not the case's fault: they are raised again, for the workflow to retry the job.
+    ``unexpected_error`` with the place it was raised. A `StageError`, and whatever came of an error
+    of the place (see `jipflow.place`), are not the case's fault: they are raised, for the workflow
+    to retry the job.
 
     Args:
         case_id: pseudonym of the case.
@@ -158,31 +160,47 @@ class Trial:
         return self.outcome.status is Status.OK
 
     def step(self, work: Callable[[], Result]) -> Result | None:
-        """Do the next piece of work; None where it ended the trial, or an earlier one had."""
+        """Do the next piece of work; None where it ended the trial, or an earlier one had.
+
+        Raises:
+            StageError: the work did, or the place failed it.
+            MemoryError: there is too little memory.
+        """
         if not self.going:
             return None
         start = time.perf_counter()
-        outcome = self.outcome
         try:
             return work()
-        except CaseFault as fault:
-            outcome.status, outcome.reason = Status.FAILED, fault.reason.value
-            outcome.message = fault.message
-        except Waiting as waiting:
-            outcome.status, outcome.reason = Status.WAITING, Reason.AWAITING_READER.value
-            outcome.message = waiting.message
-        except (MemoryError, StageError):
+        except StageError:
             raise
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            outcome.status, outcome.reason = Status.FAILED, Reason.UNEXPECTED_ERROR.value
-            outcome.message = (
-                f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
-            )
-            traceback.print_exc()
+            self._end(error)
         finally:
-            outcome.seconds += time.perf_counter() - start
+            self.outcome.seconds += time.perf_counter() - start
         return None
+
+    def _end(self, error: Exception) -> None:
+        """Let an error end the trial, or the job where the place is to blame."""
+        outcome = self.outcome
+        if cause := place_error(error):
+            kind = MemoryError if isinstance(cause, MemoryError) else StageError
+            what = f"case {outcome.case_id}: {outcome.stage} of {outcome.item!r}"
+            own = f"{error.message} " if isinstance(error, CaseFault) else ""
+            raise kind(f"{what}: {own}{sentence(cause)}") from error
+        if isinstance(error, Waiting):
+            outcome.status, outcome.reason = Status.WAITING, Reason.AWAITING_READER.value
+            outcome.message = error.message
+            return
+        outcome.status = Status.FAILED
+        if isinstance(error, CaseFault):
+            outcome.reason, outcome.message = error.reason.value, error.message
+            return
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        outcome.reason = Reason.UNEXPECTED_ERROR.value
+        outcome.message = (
+            f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        )
+        traceback.print_exc()
 
     def finish(self, made: Made | None, root: Path) -> Outcome:
         """Complete the outcome with what was made.

@@ -28,6 +28,7 @@ from pydicom.uid import (
 )
 
 from jipflow.columns import COLUMNS
+from jipflow.place import place_error
 from jipflow.uids import series_stand_in, study_stand_in
 
 ATTRIBUTES = tuple(
@@ -48,6 +49,8 @@ HEADER_COLUMNS = (*ATTRIBUTES, "PixelSpacingRow", "PixelSpacingColumn", "Transfe
 """The columns of the catalog that a header fills."""
 
 NOT_DICOM, UNREADABLE = "not_dicom", "unreadable"
+PLACE_FAULT = "place_fault"
+"""Kind of what the place does not let be read; no catalog holds one."""
 
 LAST_TAG = 0x00541002
 """dicomsdl stops here: just after Units (0054,1001), the last attribute of an ordinary image."""
@@ -107,7 +110,8 @@ def read_header(path: str) -> dict[str, Any]:
     Returns:
         SOPInstanceUID, the columns `HEADER_COLUMNS`, and ``mended``: what was put in for a missing
         UID or left out as no number, empty where all was well. Of a file that is not taken in,
-        ``kind`` (``not_dicom`` or ``unreadable``) and ``reason`` instead.
+        ``kind`` (``not_dicom`` or ``unreadable``) and ``reason`` instead; of one that the place
+        does not let be read, ``kind`` `PLACE_FAULT` and what the system says.
     """
     try:
         return read_fast(path)
@@ -180,6 +184,8 @@ def read_surely(path: str) -> dict[str, Any]:
             dataset = read_partial(stream, _beyond, force=True)
             return _checked_row(dataset, path)
     except Exception as error:  # a damaged file: pydicom raises whatever its parser met
+        if place_error(error):
+            return skip(PLACE_FAULT, _without_path(error) or "no memory")
         return skip(UNREADABLE, f"{type(error).__name__}: {_without_path(error)}")
 
 
@@ -284,7 +290,8 @@ def _foreign(start: bytes) -> str:
 
 
 def _without_path(error: Exception) -> str:
-    return str(error.strerror) if isinstance(error, OSError) else str(error)
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or str(error)
 
 
 def _pixel_measures(dataset: Dataset) -> Dataset:

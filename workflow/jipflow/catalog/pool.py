@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
 from jipflow.catalog import headers
+from jipflow.reasons import StageError
 
 Read = Callable[[str], dict[str, Any]]
+
+ENDED_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+"""How a process ends that no parser has brought down."""
 
 
 class ReadingPool:
@@ -19,7 +25,8 @@ class ReadingPool:
 
     A parser in C++ may crash on a damaged file and take its process with it. The files that were
     lost so are read again in a process of their own, in ever smaller lots, until the one that kills
-    its reader is found; it gets the row of `lost`, and all others get theirs.
+    its reader is found; it gets the row of `lost`, and all others get theirs. A reader that is
+    killed from outside each time is no fault of its file.
 
     Args:
         read: a module-level function from path to row.
@@ -76,7 +83,31 @@ class ReadingPool:
             return self._isolated(read, paths[:half]) + self._isolated(read, paths[half:])
         if read is self._read:
             return self._isolated(self._careful, paths)
-        return [self._lost(path) for path in paths]
+        return [self._last(path) for path in paths]
+
+    def _last(self, path: str) -> dict[str, Any]:
+        """Read the file that ends its reader once more, to see how the reader ends.
+
+        Raises:
+            StageError: it was ended from outside, which says nothing about the file.
+        """
+        context = get_context("forkserver")
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=_send, args=(sender, self._careful, path))
+        process.start()
+        sender.close()
+        try:
+            row = receiver.recv()
+        except EOFError:
+            row = None
+        process.join()
+        if row is None and process.exitcode in ENDED_FROM_OUTSIDE:
+            raise StageError(
+                f"{path}: the process that read it was ended from outside (signal "
+                f"{-process.exitcode}), for want of memory as a rule; use fewer cores or more "
+                "memory, and run the same command again."
+            )
+        return row or self._lost(path)
 
     @staticmethod
     def _new_pool(processes: int) -> ProcessPoolExecutor:
@@ -85,6 +116,10 @@ class ReadingPool:
         context = get_context("forkserver")
         context.set_forkserver_preload([headers.__name__])
         return ProcessPoolExecutor(processes, mp_context=context)
+
+
+def _send(sender: Connection, read: Read, path: str) -> None:
+    sender.send(read(path))
 
 
 def _read_all(read: Read, paths: Sequence[str]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from importlib import metadata
 from pathlib import Path
@@ -12,11 +12,20 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import jipflow
-from jipflow.catalog.headers import HEADER_COLUMNS, UNREADABLE, read_header, read_surely, skip
+from jipflow.catalog.headers import (
+    HEADER_COLUMNS,
+    PLACE_FAULT,
+    UNREADABLE,
+    read_header,
+    read_surely,
+    skip,
+)
 from jipflow.catalog.pool import ReadingPool
+from jipflow.catalog.unread import Tally, check_place
 from jipflow.catalog.walk import LINK, FoundFile, Walk
 from jipflow.columns import COLUMNS
 from jipflow.expressions import quoted
@@ -83,6 +92,9 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
 
     Returns:
         The counts of ``summary.json``, and ``read``: how many files were read this time.
+
+    Raises:
+        StageError: the place does not let all be read that the sources hold; nothing is written.
     """
     with scratch_folder(out_dir) as work:
         read = _write_headers(
@@ -100,13 +112,18 @@ def _write_headers(sources: Sequence[Folder], previous: Path, path: Path, thread
 
     Returns:
         How many files were read.
+
+    Raises:
+        StageError: as `run`.
     """
     read = 0
+    walk = Walk(sources)
+    tally = {source.name: Tally(source) for source in sources}
     known = Previous(previous, [source.name for source in sources])
     pool = ReadingPool(read_header, read_surely, _lost, threads)
     with pool, RowGroups(path) as table:
         waiting: deque[pa.RecordBatch | tuple[list[FoundFile], list[str], Future[Any]]] = deque()
-        for piece in _pieces(Walk(sources), known):
+        for piece in _pieces(walk, known):
             if isinstance(piece, pa.RecordBatch):
                 waiting.append(piece)
             else:
@@ -116,10 +133,21 @@ def _write_headers(sources: Sequence[Folder], previous: Path, path: Path, thread
             while waiting and (
                 len(waiting) > 4 * threads + 4 or isinstance(waiting[0], pa.RecordBatch)
             ):
-                table.add(_finished(pool, waiting.popleft()))
+                table.add(_counted(_finished(pool, waiting.popleft()), tally))
         while waiting:
-            table.add(_finished(pool, waiting.popleft()))
+            table.add(_counted(_finished(pool, waiting.popleft()), tally))
+    check_place(tally.values(), walk.empty, previous)
     return read
+
+
+def _counted(batch: pa.RecordBatch, tally: Mapping[str, Tally]) -> pa.RecordBatch:
+    """Count the rows of a batch by their sources, and return it."""
+    looked_at = batch.filter(pc.not_equal(batch["kind"], LINK))
+    for count in looked_at["Source"].value_counts().to_pylist():
+        tally[count["values"]].seen += count["counts"]
+    for row in batch.filter(pc.equal(batch["kind"], PLACE_FAULT)).to_pylist():
+        tally[row["Source"]].add(row["path"], row["reason"])
+    return batch
 
 
 def _pieces(

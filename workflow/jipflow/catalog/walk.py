@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from jipflow.catalog.headers import NOT_DICOM, UNREADABLE
+from jipflow.catalog.headers import NOT_DICOM, PLACE_FAULT, UNREADABLE
+from jipflow.place import place_error
 from jipflow.settings.site import Folder
 
 LINK = "link"
@@ -32,8 +33,8 @@ class FoundFile:
             not.
         bytes: its size.
         modified_ns: time of its last change, in nanoseconds since 1970.
-        kind: empty for a file to read, else why it is not: ``not_dicom``, ``unreadable`` or
-            ``link`` (a folder that is looked at elsewhere).
+        kind: empty for a file to read, else why it is not: ``not_dicom``, ``unreadable``,
+            ``link`` (a folder that is looked at elsewhere) or ``place_fault``.
         reason: says more.
     """
 
@@ -55,13 +56,16 @@ class Walk:
 
     Links to folders are followed where they lead out of the sources; a folder is looked at once,
     by whatever ways it can be reached. What is kept in memory grows with the depth of the folders,
-    the names in one folder and the number of links, not with the number of files.
+    the names in one folder, the number of links and that of empty folders, not with the number of
+    files.
 
-    Args:
+    Attributes:
         sources: the site's folder sources, each with name and path.
+        empty: folders that were there and held nothing, as a disk that is not mounted does.
     """
 
     sources: Sequence[Folder]
+    empty: list[str] = field(default_factory=list)
     _roots: dict[str, str] = field(default_factory=dict)
     _followed: set[str] = field(default_factory=set)
 
@@ -79,7 +83,7 @@ class Walk:
     def _below(self, source: str, root: str, real_root: str) -> Iterator[FoundFile]:
         """Iterate over what lies below a folder, depth first, one open folder a level."""
         stack: list[tuple[str, Iterator[os.DirEntry[str] | FoundFile]]] = [
-            (real_root, _entries(source, root))
+            (real_root, self._entries(source, root))
         ]
         while stack:
             real_parent, entries = stack[-1]
@@ -93,7 +97,20 @@ class Walk:
                 if isinstance(found, FoundFile):
                     yield found
                 else:
-                    stack.append((found, _entries(source, entry.path)))
+                    stack.append((found, self._entries(source, entry.path)))
+
+    def _entries(self, source: str, folder: str) -> Iterator[os.DirEntry[str] | FoundFile]:
+        """Yield the entries of a folder by name; where it cannot be read, that."""
+        try:
+            with os.scandir(folder) as entries:
+                listed = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            kind = PLACE_FAULT if place_error(error) else UNREADABLE
+            yield FoundFile(source, _printable(folder), kind=kind, reason=str(error.strerror))
+            return
+        if not listed:
+            self.empty.append(_printable(folder))
+        yield from listed
 
     def _look_at(self, source: str, entry: os.DirEntry[str], real_parent: str) -> FoundFile | str:
         """Return what an entry of a folder is; of a folder to look into, its real path."""
@@ -101,7 +118,7 @@ class Walk:
         try:
             status = entry.stat()
         except OSError as error:
-            return FoundFile(source, path, kind=UNREADABLE, reason=_why(error, entry))
+            return _not_looked_at(source, path, error, entry)
         if stat.S_ISDIR(status.st_mode):
             return self._folder(source, entry, real_parent)
         if not stat.S_ISREG(status.st_mode):
@@ -142,25 +159,14 @@ class Walk:
         return parent in self._roots or parent in self._followed
 
 
-def _entries(source: str, folder: str) -> Iterator[os.DirEntry[str] | FoundFile]:
-    """Yield the entries of a folder by name; where it cannot be read, that."""
-    try:
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-    except OSError as error:
-        reason = f"the folder cannot be read: {error.strerror}"
-        yield FoundFile(source, _printable(folder), kind=UNREADABLE, reason=reason)
-        return
-    yield from listed
-
-
-def _why(error: OSError, entry: os.DirEntry[str]) -> str:
-    """Say why a file or folder cannot be looked at."""
+def _not_looked_at(source: str, path: str, error: OSError, entry: os.DirEntry[str]) -> FoundFile:
+    """Return what stands for a file or folder of which the system tells nothing."""
     if error.errno == errno.ELOOP:
-        return "a link that leads back to itself"
+        return FoundFile(source, path, 0, 0, UNREADABLE, "a link that leads back to itself")
     if error.errno == errno.ENOENT and entry.is_symlink():
-        return "a link to nothing"
-    return str(error.strerror)
+        return FoundFile(source, path, 0, 0, UNREADABLE, "a link to nothing")
+    kind = PLACE_FAULT if place_error(error) else UNREADABLE
+    return FoundFile(source, path, 0, 0, kind, str(error.strerror))
 
 
 def _printable(path: str) -> str:

@@ -1,0 +1,191 @@
+"""A fault of the place is no fault of a patient: the job fails, and the same command heals."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jipflow.catalog import scan
+from jipflow.catalog.headers import read_header
+from jipflow.catalog.pool import ReadingPool
+from jipflow.cli import main
+from jipflow.files import write_json
+from jipflow.outcomes import Made, Status, attempt
+from jipflow.place import place_error, sentence
+from jipflow.reasons import CaseFault, Reason, StageError
+from jipflow.settings.site import Folder
+from other_account import bound_python, small_disk
+from series_factory import ct_datasets, write
+
+SCAN = """
+import sys
+from pathlib import Path
+from jipflow.catalog import scan
+from jipflow.settings.site import Folder
+if __name__ == "__main__":
+    source = Folder(name="archive", kind="folder", path=sys.argv[1])
+    print(scan.run(sources=[source], out_dir=Path(sys.argv[2]), threads=2)["series"])
+"""
+
+
+def raised(error, cause=None, *, silent=False):
+    """Return an error as it is after it was raised from another one, or in its handling."""
+    try:
+        try:
+            raise cause or ZeroDivisionError
+        except Exception as first:
+            raise error from (None if silent else first)
+    except Exception as last:
+        return last
+
+
+def fault(text="t"):
+    return CaseFault(Reason.UNREADABLE, text)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *(OSError(number, os.strerror(number)) for number in (5, 2, 12, 13, 24, 28, 30, 116, 122)),
+        TimeoutError("timed out"),
+        ConnectionResetError(),
+        MemoryError(),
+        BrokenProcessPool("a child process terminated abruptly"),
+        subprocess.TimeoutExpired(["x"], 1),
+        subprocess.CalledProcessError(-9, ["x"]),
+        subprocess.CalledProcessError(137, ["x"]),
+        RuntimeError("itk::ERROR: Write: No space left on device"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("can't start new thread"),
+        raised(fault(), OSError(5, "Input/output error")),
+        raised(ValueError("of a library"), raised(fault(), MemoryError())),
+    ],
+    ids=repr,
+)
+def test_an_error_of_the_place_ends_the_job(error, tmp_path):
+    def work():
+        raise error
+
+    with pytest.raises((StageError, MemoryError)) as caught:
+        attempt("c", "prepare", "CT", work, tmp_path)
+    assert "run the same command again" in str(caught.value)
+    assert str(caught.value).startswith("case c: prepare of 'CT': ")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        fault("No space left on device, says a header"),
+        raised(fault(), OSError("image file is truncated")),
+        raised(fault(), OSError(errno.EINVAL, "Invalid argument")),
+        raised(fault(), FileNotFoundError(2, "No such file"), silent=True),
+        ValueError("Permission denied is what a value says"),
+        EOFError(),
+        subprocess.CalledProcessError(1, ["x"]),
+    ],
+    ids=repr,
+)
+def test_an_error_of_the_data_is_the_cases_own(error, tmp_path):
+    def work():
+        raise error
+
+    assert attempt("c", "prepare", "CT", work, tmp_path).status is Status.FAILED
+    assert place_error(error) is None
+
+
+def test_a_source_that_cannot_all_be_read_makes_no_catalog_and_heals(tmp_path):
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    paths = write(ct_datasets((6, 4, 4)), archive / "series")
+    (archive / "note.txt").write_text("no image")
+    for path in paths[::2]:
+        path.chmod(0o000)
+    refused = bound_python(SCAN, archive, out)
+    left = sorted(p.name for p in out.iterdir())
+    for path in paths:
+        path.chmod(0o644)
+    healed = bound_python(SCAN, archive, out)
+    (archive / "series").chmod(0o000)
+    closed = bound_python(SCAN, archive, out)
+    (archive / "series").chmod(0o755)
+    assert refused.returncode and left == []
+    assert (
+        f"StageError: source 'archive': 3 of 7 files below {archive} cannot be read "
+        f"(permission denied), first: {min(map(str, paths[::2]))}. " in refused.stderr
+    )
+    assert (healed.returncode, healed.stdout) == (0, "1\n")
+    assert f"1 of 2 files below {archive} cannot be read" in closed.stderr
+
+
+def test_an_io_error_is_no_damaged_file(tmp_path):
+    """The first page of a process's memory is a file that the system cannot read."""
+    row = read_header("/proc/self/mem")
+    assert row == {"kind": "place_fault", "reason": "Input/output error"}
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "x.dcm").symlink_to("/proc/self/mem")
+    with pytest.raises(
+        StageError, match=r"1 of 1 files .* \(input/output error\), first: .*x\.dcm"
+    ):
+        scan.run(sources=[source(tmp_path / "archive")], out_dir=tmp_path / "out", threads=1)
+
+
+def source(folder: Path, name: str = "archive") -> Folder:
+    return Folder(name=name, kind="folder", path=str(folder))
+
+
+def test_a_disk_that_is_away_empties_no_catalog(tmp_path):
+    """The folder that a disk was mounted on stays, and is empty."""
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    write(ct_datasets((2, 4, 4)), archive / "here")
+    write(ct_datasets((3, 4, 4)), archive / "disk" / "series")
+    scan.run(sources=[source(archive)], out_dir=out, threads=1)
+    before = (out / "instances.parquet").read_bytes()
+    (archive / "disk").rename(tmp_path / "away")
+    (archive / "disk").mkdir()
+    with pytest.raises(StageError, match="disk is empty, where the last catalog knew 3 DICOM"):
+        scan.run(sources=[source(archive)], out_dir=out, threads=1)
+    (archive / "disk").rmdir()
+    (tmp_path / "away").rename(archive / "disk")
+    scan.run(sources=[source(archive)], out_dir=out, threads=1)
+    assert (out / "instances.parquet").read_bytes() == before
+    shutil.rmtree(archive / "disk")
+    scan.run(sources=[source(archive)], out_dir=out, threads=1)
+    assert len(pd.read_parquet(out / "instances.parquet")) == 2
+
+
+def test_a_source_that_is_empty_is_refused(tmp_path):
+    full, empty = tmp_path / "full", tmp_path / "empty"
+    write(ct_datasets((2, 4, 4)), full)
+    empty.mkdir()
+    with pytest.raises(StageError, match=r"source 'b': the folder .*empty is empty; mount"):
+        scan.run(
+            sources=[source(full, "a"), source(empty, "b")], out_dir=tmp_path / "out", threads=1
+        )
+
+
+def ended_from_outside(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ended_again(path):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def never(path):
+    raise AssertionError(path)
+
+
+def test_a_reader_that_the_system_kills_leaves_no_damaged_file(tmp_path):
+    with (
+        ReadingPool(ended_from_outside, ended_again, never, processes=1) as pool,
+        pytest.raises(StageError, match=r"x\.dcm: the process that read it was ended from outside"),
+    ):
+        pool.rows(["x.dcm"], pool.submit(["x.dcm"]))

@@ -1,0 +1,137 @@
+"""Errors of the place where a run goes on: its disks, memory, processes and network.
+
+They say nothing about a patient, so that none of them may become an outcome: the job fails, and the
+same command goes on when the place is well again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor
+from pathlib import Path
+
+DAMAGE = frozenset({errno.EINVAL, errno.EOVERFLOW, errno.ENAMETOOLONG, errno.EILSEQ})
+"""What the system says of a length, a position or a name that a damaged file asked for."""
+
+TEXTS = (
+    *map(
+        os.strerror,
+        (
+            errno.EACCES,
+            errno.EDQUOT,
+            errno.EIO,
+            errno.EMFILE,
+            errno.ENFILE,
+            errno.ENOMEM,
+            errno.ENOSPC,
+            errno.EROFS,
+            errno.ESTALE,
+        ),
+    ),
+    "Failed to allocate memory",
+    "bad allocation",
+    "can't allocate memory",
+    "can't start new thread",
+    "not enough memory",
+    "out of memory",
+    "CUDA error",
+    "CUDNN_STATUS",
+    "CUBLAS_STATUS",
+)
+"""How libraries in C and C++ pass such errors on in exceptions of their own."""
+
+KILLED = (-9, 137)
+"""How a process ends that the system kills for want of memory, and how a shell says so."""
+
+FIXES = {
+    errno.EACCES: "let the account that runs jipflow read it, and write below its results",
+    errno.EPERM: "let the account that runs jipflow read it, and write below its results",
+    errno.EDQUOT: "make room within the account's quota",
+    errno.EMFILE: "let a process open more files (ulimit -n)",
+    errno.ENFILE: "let the machine open more files",
+    errno.ENOENT: "see whether its disk is mounted; if it is gone for good, make the catalog "
+    "again: --forcerun catalog",
+    errno.ENOSPC: "make room",
+    errno.EROFS: "see why the disk is read-only",
+}
+
+
+def place_error(error: BaseException) -> BaseException | None:
+    """Return what the place did wrong among an error and those that it came of; None for nothing.
+
+    An error that was raised ``from None`` came of none: who raised it had looked.
+
+    Args:
+        error: any, such as a `CaseFault` that was raised from an error of the system's.
+    """
+    return next((e for e in _chain(error) if _is_of_place(e)), None)
+
+
+def raise_place_error(error: BaseException) -> None:
+    """Raise an error again that is the place's and not the data's; for the start of a handler."""
+    if place_error(error):
+        raise error
+
+
+def sentence(error: BaseException) -> str:
+    """Say in a line what the place did wrong and what fixes it.
+
+    Args:
+        error: one that `place_error` gave.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        path = error.filename2 or error.filename
+        text = f"{path}: {error.strerror}" if path else str(error.strerror)
+        fix = FIXES.get(error.errno, "see whether the disk, the mount or the network is well")
+        return f"{text}{_room(error)}; {fix}, and run the same command again."
+    if isinstance(error, MemoryError):
+        text = " ".join(str(error).split()) or "the memory is exhausted"
+        return (
+            f"{text.rstrip('.')}; use fewer cores or more memory, and run the same command again."
+        )
+    if isinstance(error, BrokenExecutor):
+        return (
+            "a process was ended from outside, for want of memory as a rule; use fewer cores or "
+            "more memory, and run the same command again."
+        )
+    text = " ".join(str(error).split()).rstrip(".")
+    return f"{type(error).__name__}: {text}; fix the machine, and run the same command again."
+
+
+def _room(error: OSError) -> str:
+    """Say how much room is left where there is too little."""
+    if error.errno != errno.ENOSPC:
+        return ""
+    named = error.filename2 or error.filename
+    place = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else Path.cwd()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return f" ({shutil.disk_usage(place).free / 1e6:.0f} MB free at {place})"
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Iterate over an error, what it was raised from, and what it was raised in the handling of."""
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        context = None if current.__suppress_context__ else current.__context__
+        current = current.__cause__ or context
+
+
+def _is_of_place(error: BaseException) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError | MemoryError | BrokenExecutor):
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno not in DAMAGE
+    if isinstance(error, subprocess.TimeoutExpired):
+        return True
+    if isinstance(error, subprocess.CalledProcessError):
+        return error.returncode in KILLED
+    # Messages of these are a library's; those of others may quote what a file holds.
+    return isinstance(error, RuntimeError | OSError) and any(text in str(error) for text in TEXTS)
