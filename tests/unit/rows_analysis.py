@@ -21,7 +21,7 @@ from jipflow.analyses.contract import (
 )
 from jipflow.blocks import Drawing, Group, Table, TableCell, code, head, numeral
 from jipflow.settings.part import Text
-from jipflow.settings.protocol import AnalysisSettings
+from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
 ODD_ROWS = Rule("odd_rows", "An odd number of values is withheld.")
 
@@ -59,7 +59,7 @@ class Rows(Analysis[Settings, Cell, Released]):
         """Count the values."""
         return int(values.numbers.size)
 
-    def check(self, content: int, patients: int, minimum: int) -> Passed | Withheld:
+    def check(self, content: int, patients: int, disclosure: Disclosure) -> Passed | Withheld:
         """Withhold odd numbers."""
         return Withheld(ODD_ROWS) if content % 2 else Passed({"rows": content})
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from typing import Literal
+from zlib import crc32
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from federation_world import ENERGY, MEAN
 from jipflow.analyses.cells import (
     CellKey,
+    Values,
 )
 from jipflow.analyses.contract import (
     Finding,
@@ -30,6 +33,7 @@ from jipflow.release.gate import (
     decide,
     scan,
 )
+from jipflow.settings.protocol import Disclosure
 
 NUMBERS = {"rows": 10, "mean": 1.0, "mean_rest": 0.0, "m2": 3.0}
 
@@ -46,15 +50,31 @@ def key(feature=MEAN, segment="liver", segmentation="organs", role="CT"):
     return CellKey(role, segmentation, segment, feature)
 
 
-def cell(cases, feature=MEAN, segment="liver", analysis=None, constant=False, **changes):
-    content = Computed(Moments(**NUMBERS | changes), constant)
-    return Proposed(analysis or summary(), key(feature, segment), cases, content)
+def values_of(cases, seed=0, numbers=None, patient_of=None):
+    """Return a value of each case; by the seed others, which have nothing in common."""
+    ids = sorted(cases)
+    if numbers is None:
+        numbers = np.random.default_rng(seed).normal(60, 10, 1000)[[int(i[1:]) for i in ids]]
+    patients = [(patient_of or {}).get(case, f"p-{case}") for case in ids]
+    return Values(
+        np.asarray(numbers, dtype=float),
+        np.array(patients, dtype=object),
+        np.array(ids, dtype=object),
+        frozenset(cases),
+    )
+
+
+def cell(cases, feature=MEAN, segment="liver", analysis=None, numbers=None, place=None, **changes):
+    values = values_of(cases, crc32(f"{feature} {segment}".encode()), numbers)
+    content = Computed(Moments(**NUMBERS | changes), values)
+    return Proposed(analysis or summary(), place or key(feature, segment), values, content)
 
 
 def gate(*proposed, minimum=5, patient_of=None):
     cases = frozenset().union(*(c.cases for c in proposed))
     patient_of = patient_of or {case: f"p-{case}" for case in cases}
-    return {d.proposed.key.feature: d for d in decide(proposed, patient_of, minimum)}
+    decisions = decide(proposed, patient_of, Disclosure.model_construct(min_patients=minimum))
+    return {d.proposed.key.feature: d for d in decisions}
 
 
 def outcome(*proposed, **options):
@@ -114,9 +134,10 @@ class MomentsAndMaximum(Moments):
 
 
 def test_an_unknown_number_is_refused():
-    content = Computed(MomentsAndMaximum(**NUMBERS))
+    values = values_of(people(*range(9)))
+    content = Computed(MomentsAndMaximum(**NUMBERS), values)
     with pytest.raises(DisclosureError, match="maximum"):
-        gate(Proposed(summary(), key(), people(*range(9)), content))
+        gate(Proposed(summary(), key(), values, content))
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,8 @@ class MomentsAndPatients(Moments):
 
 def test_a_kind_cannot_count_the_patients_itself():
     moments = MomentsAndPatients(**NUMBERS)
-    proposed = Proposed(summary(), key(), people(*range(5)), Computed(moments))
+    values = values_of(people(*range(5)))
+    proposed = Proposed(summary(), key(), values, Computed(moments, values))
     with pytest.raises(DisclosureError, match="gives a 'n' of its own"):
         gate(proposed)
 
@@ -140,7 +162,7 @@ def test_numbers_out_of_range_are_withheld(change):
 
 
 def test_constant_values_are_withheld():
-    assert outcome(cell(people(*range(9)), constant=True)) == {MEAN: ZERO_VARIANCE}
+    assert outcome(cell(people(*range(9)), numbers=[7.0] * 9)) == {MEAN: ZERO_VARIANCE}
 
 
 def test_a_few_missing_patients_show_by_subtraction():
@@ -163,8 +185,7 @@ def test_the_group_that_serves_most_cells_is_kept():
 
 def test_another_segmentation_is_checked_by_itself():
     everyone, most = people(*range(20)), people(*range(18))
-    place = key(ENERGY, "gtv", "gtv", "PT")
-    other = Proposed(summary(), place, most, Computed(Moments(**NUMBERS)))
+    other = cell(most, ENERGY, place=key(ENERGY, "gtv", "gtv", "PT"))
     assert outcome(cell(everyone), other) == {MEAN: None, ENERGY: None}
 
 
@@ -216,8 +237,9 @@ def histogram(*bins):
     """Return a histogram of bins of these patients, one case each."""
     edges = list(range(len(bins) - 1))
     settings = HistogramSettings(id="volumes", kind="histogram", variables=["CT.*"], edges=edges)
-    cases = frozenset(patient[2:] for patient in frozenset().union(*bins))
-    return Proposed(Histogram(settings), key(), cases, bins)
+    bin_of = {patient[2:]: i - 0.5 for i, bin_ in enumerate(bins) for patient in bin_}
+    values = values_of(frozenset(bin_of), numbers=[bin_of[case] for case in sorted(bin_of)])
+    return Proposed(Histogram(settings), key(), values, values)
 
 
 def bins_of(*counts):
@@ -229,9 +251,9 @@ def bins_of(*counts):
 def test_a_histogram_leaves_with_bins_withheld_by_name():
     decision = gate(histogram(*bins_of(0, 3, 20, 6, 9, 0)))[MEAN]
     released = decision.released
-    assert [released.under, *released.counts, released.over] == [0, None, 20, None, 9, 0]
+    assert [released.under, *released.counts, released.over] == [None, None, 20, None, 9, None]
     assert decision.findings[SMALL_BINS] == "some bins withheld"
-    assert decision.parts == {SMALL_BINS: [0, 2]}
+    assert decision.parts == {SMALL_BINS: ["under", 0, 2, "over"]}
     assert decision.findings[MIN_PATIENTS] == decision.findings[DIFFERENCE] == Finding.PASSED
     assert decision.findings[NUMBER_RANGE] == Finding.NOT_APPLIED
 
@@ -249,15 +271,10 @@ def test_a_histogram_that_cannot_be_hidden_is_withheld():
 def test_the_difference_rule_takes_a_histogram_back_with_its_bins():
     few = histogram(*bins_of(0, 3, 20, 6, 9, 0))
     everyone = people(*range(40))
-    other = key(MEAN)
     found = decide(
-        [
-            cell(everyone),
-            cell(everyone, ENERGY),
-            Proposed(few.analysis, other, few.cases, few.content),
-        ],
+        [cell(everyone), cell(everyone, ENERGY), few],
         {case: f"p-{case}" for case in everyone},
-        5,
+        Disclosure(min_patients=5),
     )
     (histograms,) = [d for d in found if d.proposed.analysis.settings.kind == "histogram"]
     assert histograms.findings[DIFFERENCE] is Finding.WITHHELD

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jipflow.analyses.summary import all_equal, merge_moments, moments
+from jipflow.analyses.summary import merge_moments, moments
 
 
 def split(values, sites, seed):
@@ -96,11 +96,3 @@ def test_constant_values_have_no_scatter():
 def test_moments_refuse_what_has_none(values):
     with pytest.raises(ValueError, match="finite"):
         moments(np.array(values))
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "equal"),
-    [(3.0, 3.0, True), (0.0, 0.0, True), (1.0, 1.0 + 1e-12, True), (1.0, 1.001, False)],
-)
-def test_all_equal(low, high, equal):
-    assert all_equal(low, high) is equal

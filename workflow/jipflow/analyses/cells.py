@@ -49,11 +49,13 @@ class Values:
     Attributes:
         numbers: finite values, shape (rows,); more than patients where some have several cases.
         patients: pseudonym of the patient of each value, shape (rows,).
-        cases: pseudonyms of the cases that have a value.
+        case_ids: pseudonym of the case of each value, shape (rows,); no case has two.
+        cases: the same as a set, one object for all cells of the same cases and place.
     """
 
     numbers: npt.NDArray[np.float64]
     patients: npt.NDArray[np.object_]
+    case_ids: npt.NDArray[np.object_]
     cases: frozenset[str]
 
 
@@ -90,7 +92,7 @@ class Measured:
         group = (key.place, there.tobytes())
         if group not in self._known:
             self._known[group] = frozenset(self._cases[rows])
-        return Values(numbers[there], self._patients[rows], self._known[group])
+        return Values(numbers[there], self._patients[rows], self._cases[rows], self._known[group])
 
 
 def measured_places(protocol: Protocol) -> list[Place]:
@@ -131,3 +133,9 @@ def expand(
             if fnmatchcase(feature, glob)
         }
     )
+
+
+def asks_for(variable: str, key: CellKey) -> bool:
+    """Return whether a variable, ``<role>.<feature>``, asks for a cell, whatever its segment."""
+    role, _, glob = variable.partition(".")
+    return key.role == role and fnmatchcase(key.feature, glob)

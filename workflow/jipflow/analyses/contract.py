@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
-from jipflow.analyses.cells import CellKey, Measured, Place, Values, expand
+from jipflow.analyses.cells import CellKey, Measured, Place, Values, asks_for, expand
 from jipflow.settings.part import AsGiven, Id, Part, Role, SegmentName
 from jipflow.settings.plugins import analysis_classes
-from jipflow.settings.protocol import AnalysisSettings, Protocol
+from jipflow.settings.protocol import AnalysisSettings, Disclosure, Protocol
 
 if TYPE_CHECKING:
     from jipflow.blocks import Drawing
@@ -154,14 +154,19 @@ class Proposed:
     Attributes:
         analysis: what proposes it.
         key: what it is about.
-        cases: cases whose values are in it.
+        values: what it is computed from.
         content: what the analysis computed, for its own `Analysis.check`.
     """
 
     analysis: Analysis[Any, Any, Any]
     key: CellKey
-    cases: frozenset[str]
+    values: Values
     content: Any
+
+    @property
+    def cases(self) -> frozenset[str]:
+        """Cases whose values are in it."""
+        return self.values.cases
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -193,6 +198,8 @@ class Analysis(ABC, Generic[S, C, R]):
         released: model of the released analysis.
         recorded: model of a cell in the disclosure record, which may name withheld parts.
         rules: the kind's own rules, in the order in which they are applied.
+        equations: numbers of a released cell that are sums over functions of its values, with all
+            their digits, so that who solves them for the values has as many equations.
 
     Args:
         settings: the entry of the protocol.
@@ -202,6 +209,7 @@ class Analysis(ABC, Generic[S, C, R]):
     released: ClassVar[type[ReleasedAnalysis]]
     recorded: ClassVar[type[RecordedCell]] = RecordedCell
     rules: ClassVar[tuple[Rule, ...]] = ()
+    equations: ClassVar[int] = 0
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -232,22 +240,42 @@ class Analysis(ABC, Generic[S, C, R]):
         proposed = []
         for key in self.cells(measured.features, measured.places):
             values = measured.values(key)
-            proposed.append(Proposed(self, key, values.cases, self.compute(values)))
+            proposed.append(Proposed(self, key, values, self.compute(values)))
         return proposed
+
+    def rank(self, key: CellKey) -> int:
+        """Return which of the settings' variables first asks for a cell, from 0; none is last."""
+        variables = self.settings.variables
+        return next((i for i, v in enumerate(variables) if asks_for(v, key)), len(variables))
 
     @abstractmethod
     def compute(self, values: Values) -> Any:
         """Compute one cell from its values, of which there may be none."""
 
     @abstractmethod
-    def check(self, content: Any, patients: int, minimum: int) -> Passed | Withheld:
+    def check(self, content: Any, patients: int, disclosure: Disclosure) -> Passed | Withheld:
         """Apply the kind's own rules to a cell.
 
         Args:
             content: what `compute` returned.
             patients: distinct patients in the cell, at least the minimum.
-            minimum: fewest distinct patients, the stricter of protocol and site.
+            disclosure: the limits that hold, the stricter of protocol and site.
         """
+
+    @classmethod
+    def check_all(
+        cls, cells: Sequence[tuple[Proposed, int]], disclosure: Disclosure
+    ) -> list[Passed | Withheld]:
+        """Apply the kind's own rules to all cells of the kind, in their order.
+
+        A kind whose cells tell more together than each by itself overrides it.
+
+        Args:
+            cells: of all analyses of the kind, each with its distinct patients, at least the
+                minimum.
+            disclosure: the limits that hold, the stricter of protocol and site.
+        """
+        return [cell.analysis.check(cell.content, n, disclosure) for cell, n in cells]
 
     @abstractmethod
     def verify(self, cell: C, minimum: int) -> None:

@@ -11,11 +11,12 @@ A cell of the result has ``n``, ``under``, ``counts`` and ``over``, the sums ove
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from jipflow.analyses.alike import like_an_earlier
 from jipflow.analyses.cells import (
     CellKey,
     Values,
@@ -26,6 +27,7 @@ from jipflow.analyses.contract import (
     Count,
     ImpossibleCell,
     Passed,
+    Proposed,
     RecordedCell,
     ReleasedAnalysis,
     ReleasedCell,
@@ -47,7 +49,7 @@ from jipflow.blocks import (
 )
 from jipflow.plots import count, histogram_plot
 from jipflow.settings.part import Maybe, Number
-from jipflow.settings.protocol import AnalysisSettings
+from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,10 +59,23 @@ if TYPE_CHECKING:
 Bin = Annotated[int, Field(ge=0)] | Literal["under", "over"]
 """Number of a bin between the edges, from 0, or one of the two outside of them."""
 
+MANY_BINS = Rule(
+    "many_bins",
+    "All histograms of a variable together must have no more bins than there are patients.",
+)
+SAME_BINS = Rule(
+    "same_bins",
+    "Of variables that rise and fall together only the first has histograms: where the bins of two "
+    "differ by a few patients, these are told.",
+)
+ONE_BIN = Rule(
+    "one_bin", "Where all patients are in one bin, the bin would be known of every patient."
+)
 SMALL_BINS = Rule(
     "small_bins",
-    "A bin with fewer patients than the minimum is withheld, with enough other bins that it cannot "
-    "be calculated from the rest.",
+    "Where a bin has fewer patients than the minimum, it is withheld, empty bins are as well, and "
+    "so are other bins until it cannot be calculated from the rest, by no histogram of the "
+    "variable.",
     parts="bins",
     of="histograms",
 )
@@ -118,29 +133,34 @@ class Histogram(Analysis[Settings, Cell, Released]):
     cell = Cell
     released = Released
     recorded = Recorded
-    rules = (SMALL_BINS,)
+    rules = (MANY_BINS, SAME_BINS, ONE_BIN, SMALL_BINS)
 
-    def compute(self, values: Values) -> tuple[frozenset[str], ...]:
-        """Return the patients below the edges, in each bin, above the edges."""
-        bins = bin_index(values.numbers, self.settings.edges)
-        return tuple(
-            frozenset(values.patients[bins == i]) for i in range(len(self.settings.edges) + 1)
-        )
+    def compute(self, values: Values) -> Values:
+        """Return the values: their bins are those of all histograms of the variable."""
+        return values
 
-    def check(
-        self, content: Sequence[frozenset[str]], patients: int, minimum: int
-    ) -> Passed | Withheld:
+    def check(self, content: Values, patients: int, disclosure: Disclosure) -> Passed | Withheld:
         """Withhold small bins and those that hide them, or the whole histogram."""
-        counts = [len(bin_) for bin_ in content]
-        hidden = bins_to_hide(counts, patients, minimum)
-        if hidden is None:
-            return Withheld(SMALL_BINS)
-        shown = [None if i in hidden else number for i, number in enumerate(counts)]
-        names = _names(len(counts))
-        return Passed(
-            {"under": shown[0], "counts": shown[1:-1], "over": shown[-1]},
-            {SMALL_BINS: [names[i] for i in sorted(hidden)]},
-        )
+        return _check_variable([self.settings.edges], content, patients, disclosure.min_patients)[0]
+
+    @classmethod
+    def check_all(
+        cls, cells: Sequence[tuple[Proposed, int]], disclosure: Disclosure
+    ) -> list[Passed | Withheld]:
+        """Check the histograms of each variable together, and those of like variables."""
+        variables: dict[CellKey, list[int]] = {}
+        for i, (cell, _) in enumerate(cells):
+            variables.setdefault(cell.key, []).append(i)
+        repeats = like_an_earlier([cells[places[0]][0].values for places in variables.values()])
+        found: dict[int, Passed | Withheld] = {}
+        for places, repeat in zip(variables.values(), repeats, strict=True):
+            first, patients = cells[places[0]]
+            edges = [cells[i][0].analysis.settings.edges for i in places]
+            results = _check_variable(edges, first.values, patients, disclosure.min_patients)
+            if repeat:
+                results = [r if r == Withheld(MANY_BINS) else Withheld(SAME_BINS) for r in results]
+            found.update(zip(places, results, strict=True))
+        return [found[i] for i in range(len(cells))]
 
     def verify(self, cell: Cell, minimum: int) -> None:
         """Refuse counts that contradict each other, and bins that say too much."""
@@ -149,8 +169,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
             raise ImpossibleCell
         if len(shown) == len(cell.bins) and sum(shown) < cell.n:
             raise ImpossibleCell
-        small = any(0 < number < minimum for number in shown)
-        if small or not hides(cell.bins, cell.n, minimum):
+        if tells(cell.bins, cell.n, minimum):
             raise CellBelowMinimum
 
     def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
@@ -235,6 +254,60 @@ class Histogram(Analysis[Settings, Cell, Released]):
         )
 
 
+def _check_variable(
+    histograms: Sequence[Sequence[float]], values: Values, patients: int, minimum: int
+) -> list[Passed | Withheld]:
+    """Check all histograms of one variable by one histogram on the edges of all of them.
+
+    What leaves then follows from bins that may all leave at once: a bin of a histogram is shown if
+    all pieces that it consists of are.
+
+    Args:
+        histograms: edges of each.
+        values: of the variable.
+        patients: distinct patients in it.
+        minimum: fewest patients.
+    """
+    pieces = Pieces(histograms)
+    if pieces.inner > patients:
+        return [Withheld(MANY_BINS)] * len(histograms)
+    within = pieces.patients(values)
+    hidden = bins_to_hide([len(piece) for piece in within], patients, minimum)
+    found: list[Passed | Withheld] = []
+    for bins in pieces.bins:
+        counts = _counts(bins, within)
+        if max(counts) == patients:
+            found.append(Withheld(ONE_BIN))
+        elif hidden is None:
+            found.append(Withheld(SMALL_BINS))
+        else:
+            found.append(_shown(counts, patients, minimum, {int(bins[i]) for i in hidden}))
+    return found
+
+
+def _counts(bins: Sequence[int], pieces: Sequence[frozenset[str]]) -> list[int]:
+    """Return the patients in each bin, by the bin that each piece is in."""
+    patients: list[set[str]] = [set() for _ in range(bins[-1] + 1)]
+    for bin_, piece in zip(bins, pieces, strict=True):
+        patients[bin_] |= piece
+    return [len(found) for found in patients]
+
+
+def _shown(
+    counts: Sequence[int], patients: int, minimum: int, hidden: Collection[int]
+) -> Passed | Withheld:
+    """Return what leaves of a histogram of which some bins are withheld in any case."""
+    chosen = bins_to_hide(counts, patients, minimum, hidden)
+    if chosen is None:
+        return Withheld(SMALL_BINS)
+    shown = [None if i in chosen else number for i, number in enumerate(counts)]
+    names = _names(len(counts))
+    return Passed(
+        {"under": shown[0], "counts": shown[1:-1], "over": shown[-1]},
+        {SMALL_BINS: [names[i] for i in sorted(chosen)]},
+    )
+
+
 def bin_index(values: npt.NDArray[np.float64], edges: Sequence[float]) -> npt.NDArray[np.intp]:
     """Return the bin of each value.
 
@@ -255,39 +328,45 @@ def bin_index(values: npt.NDArray[np.float64], edges: Sequence[float]) -> npt.ND
     return bins
 
 
-def bins_to_hide(counts: Sequence[int], patients: int, minimum: int) -> frozenset[int] | None:
+def bins_to_hide(
+    counts: Sequence[int], patients: int, minimum: int, hidden: Collection[int] = ()
+) -> frozenset[int] | None:
     """Choose which bins of a histogram to withhold.
 
-    Small bins go first. While the rest would still tell about them (see `hides`), the bin with the
-    fewest patients, of equals the first, goes as well. Empty bins are shown: nobody is in them.
+    Where a bin has fewer patients than the minimum, but some, all bins of fewer are withheld, empty
+    ones too: beside empty bins that are shown, the others would say where single patients lie.
+    While the rest would still tell about them (see `hides`), the bin with the fewest patients, of
+    equals the first, goes as well.
 
     Args:
         counts: patients by bin; a patient with several cases may be in several bins.
         patients: distinct patients in the histogram, which is released beside the bins.
         minimum: fewest patients.
+        hidden: positions of bins that are withheld in any case.
 
     Returns:
         Positions of the bins to withhold, or None where no choice leaves a bin with anyone in it.
     """
-    hidden = {i for i, count in enumerate(counts) if 0 < count < minimum}
-    others = sorted((count, i) for i, count in enumerate(counts) if count >= minimum)
+    chosen = set(hidden)
+    if chosen or any(0 < count < minimum for count in counts):
+        chosen |= {i for i, count in enumerate(counts) if count < minimum}
+    others = sorted((n, i) for i, n in enumerate(counts) if n >= minimum and i not in chosen)
     while not hides(
-        [None if i in hidden else count for i, count in enumerate(counts)], patients, minimum
+        [None if i in chosen else count for i, count in enumerate(counts)], patients, minimum
     ):
         if not others:
             return None
-        hidden.add(others.pop(0)[1])
-    return frozenset(hidden) if others else None
+        chosen.add(others.pop(0)[1])
+    return frozenset(chosen) if others else None
 
 
 def hides(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
     """Return whether the withheld bins of a histogram stay unknown to whoever knows the others.
 
-    With k bins withheld, subtraction leaves `rest` patients who are in them together, at least one
-    in each. At least two bins must be withheld, and it must be possible for each of them to hold
-    the minimum or more while the others hold one each: rest - (k - 1) >= minimum. So neither a
-    bin nor a group of fewer than `minimum` patients follows from the numbers shown. With nothing
-    withheld the bins must account for everyone.
+    Subtraction leaves the patients who are in the withheld bins together. They must be the minimum
+    or more, and in two bins at least, of which any may be empty: then each bin may hold nobody, or
+    the minimum or more. No empty bin is shown beside them. With nothing withheld the bins must
+    account for everyone.
 
     Args:
         counts: patients by bin, None where withheld.
@@ -298,7 +377,70 @@ def hides(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
     rest = patients - sum(count for count in counts if count is not None)
     if hidden == 0:
         return rest <= 0
-    return hidden >= 2 and rest >= minimum + hidden - 1
+    return hidden >= 2 and rest >= minimum and 0 not in counts
+
+
+def tells(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
+    """Return whether the bins of a histogram tell more than the gate of a site lets out.
+
+    Args:
+        counts: patients below the edges, in the bins, above the edges; None where withheld.
+        patients: distinct patients in the histogram.
+        minimum: fewest patients.
+    """
+    shown = [count for count in counts if count is not None]
+    return (
+        any(0 < count < minimum for count in shown)
+        or max(shown, default=0) == patients
+        or len(counts) - 2 > patients
+        or not hides(counts, patients, minimum)
+    )
+
+
+class Pieces:
+    """The common refinement of the edges of several histograms of one variable.
+
+    Every edge is a piece of the line, and so is what lies between two edges, since the last bin of
+    a histogram holds its upper edge and all others do not. Pieces that no histogram tells apart
+    are one.
+
+    Args:
+        histograms: edges of each, rising.
+
+    Attributes:
+        bins: for each histogram the bin that each piece is in, as `bin_index` has it.
+    """
+
+    def __init__(self, histograms: Sequence[Sequence[float]]) -> None:
+        import numpy as np
+
+        self._edges = np.unique(np.concatenate([np.asarray(e, float) for e in histograms]))
+        columns = []
+        for edges in histograms:
+            column = np.zeros(2 * self._edges.size + 1, dtype=np.intp)
+            column[1::2] = bin_index(self._edges, edges)
+            column[2::2] = np.searchsorted(edges, self._edges, side="right")
+            columns.append(column)
+        table = np.array(columns)
+        starts = np.any(np.diff(table, axis=1) != 0, axis=0)
+        self._piece = np.concatenate([[0], np.cumsum(starts)])
+        firsts = np.concatenate([[0], np.flatnonzero(starts) + 1])
+        self.bins = [row[firsts] for row in table]
+
+    @property
+    def inner(self) -> int:
+        """How many ranges lie between the edges."""
+        return int(self._edges.size) - 1
+
+    def patients(self, values: Values) -> list[frozenset[str]]:
+        """Return the patients in each piece."""
+        import numpy as np
+
+        left = np.searchsorted(self._edges, values.numbers, side="left")
+        inside = np.minimum(left, self._edges.size - 1)
+        exact = self._edges[inside] == values.numbers
+        piece = self._piece[2 * left + exact]
+        return [frozenset(values.patients[piece == i]) for i in range(self._piece[-1] + 1)]
 
 
 def _names(bins: int) -> list[str | int]:

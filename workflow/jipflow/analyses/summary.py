@@ -38,6 +38,7 @@ from jipflow.analyses.contract import (
     Value,
     Withheld,
 )
+from jipflow.analyses.spread import dominated, few_differ, few_levels
 from jipflow.blocks import (
     Drawing,
     Group,
@@ -53,14 +54,11 @@ from jipflow.blocks import (
 )
 from jipflow.plots import Interval, count, dot_plot, number
 from jipflow.settings.part import AsGiven
-from jipflow.settings.protocol import AnalysisSettings
+from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-SPREAD = 1e-9
-"""Values whose range is at most this share of their largest magnitude count as equal."""
 
 LARGEST_SCATTER = 1e200
 """Bound of what squared differences of means are added to, likewise; see `LARGEST`."""
@@ -68,7 +66,18 @@ LARGEST_SCATTER = 1e200
 NUMBER_RANGE = Rule("number_range", "A number must be finite and within the range of the format.")
 ZERO_VARIANCE = Rule(
     "zero_variance",
-    "Where all values are equal, the mean would be the value of every patient.",
+    "Where all values are equal, the mean would be the value of every patient; where all but those "
+    "of fewer patients than the minimum are, it would tell of these.",
+)
+DOMINANCE = Rule(
+    "dominance",
+    "The two patients with the most must not make nearly all of a mean or of its scatter, or else "
+    "the value of the first follows to a few percent.",
+)
+FEW_LEVELS = Rule(
+    "few_levels",
+    "Where values are whole steps between narrow bounds, mean and scatter tell how many patients "
+    "have each of them, and none may be fewer than the minimum.",
 )
 
 FIRST_FEATURES = (
@@ -143,11 +152,11 @@ class Computed:
 
     Attributes:
         moments: of its values; None where it has none.
-        constant: whether all values are equal (see `all_equal`).
+        values: that they are of.
     """
 
     moments: Moments | None
-    constant: bool = False
+    values: Values
 
 
 class Summary(Analysis[Settings, Cell, Released]):
@@ -155,21 +164,25 @@ class Summary(Analysis[Settings, Cell, Released]):
 
     cell = Cell
     released = Released
-    rules = (NUMBER_RANGE, ZERO_VARIANCE)
+    rules = (NUMBER_RANGE, ZERO_VARIANCE, DOMINANCE, FEW_LEVELS)
+    equations = 2
 
     def compute(self, values: Values) -> Computed:
         """Compute the moments of a cell's values."""
-        if values.numbers.size == 0:
-            return Computed(None)
-        lowest, highest = float(values.numbers.min()), float(values.numbers.max())
-        return Computed(moments(values.numbers), all_equal(lowest, highest))
+        return Computed(moments(values.numbers) if values.numbers.size else None, values)
 
-    def check(self, content: Computed, patients: int, minimum: int) -> Passed | Withheld:
-        """Withhold numbers out of the format's range, and means of values that are all equal."""
-        found = content.moments
+    def check(self, content: Computed, patients: int, disclosure: Disclosure) -> Passed | Withheld:
+        """Withhold numbers out of the format's range, and those that tell of few patients."""
+        found, values = content.moments, content.values
         if found is None or not _in_range(found):
             return Withheld(NUMBER_RANGE)
-        return Withheld(ZERO_VARIANCE) if content.constant else Passed(asdict(found))
+        if few_differ(values, disclosure.min_patients):
+            return Withheld(ZERO_VARIANCE)
+        if dominated(values, disclosure.largest_two, disclosure.p_percent):
+            return Withheld(DOMINANCE)
+        if few_levels(values, disclosure.min_patients):
+            return Withheld(FEW_LEVELS)
+        return Passed(asdict(found))
 
     def verify(self, cell: Cell, minimum: int) -> None:
         """Refuse fewer values than patients."""
@@ -238,11 +251,6 @@ class Summary(Analysis[Settings, Cell, Released]):
 def _in_range(found: Moments) -> bool:
     finite = math.isfinite(found.mean) and math.isfinite(found.mean_rest)
     return finite and abs(found.mean) <= LARGEST and 0 <= found.m2 <= LARGEST_SCATTER
-
-
-def all_equal(lowest: float, highest: float) -> bool:
-    """Return whether values between `lowest` and `highest` count as one and the same value."""
-    return highest - lowest <= SPREAD * max(abs(lowest), abs(highest))
 
 
 def moments(values: npt.NDArray[np.float64]) -> Moments:

@@ -20,7 +20,7 @@ from jipflow.analyses.contract import (
 from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
-from jipflow.release.contents import ReleaseError, formats
+from jipflow.release.contents import ReleaseError, Verdict, formats
 from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
 from jipflow.settings.run import Settings
 
@@ -59,7 +59,7 @@ def build(
     measured = Measured(table, measured_places(settings.protocol))
     analyses = analyses_of(settings.protocol)
     proposed = [cell for analysis in analyses for cell in _propose(analysis, measured)]
-    decisions = decide(proposed, patient_of, settings.min_patients)
+    decisions = decide(proposed, patient_of, settings.disclosure)
 
     header = _header(settings)
     aggregates = header | {"analyses": _released(analyses, decisions)}
@@ -199,14 +199,17 @@ def _record(decisions: Sequence[Decision]) -> dict[str, Any]:
             }
         )
     rules = all_rules()
+    released = sum(decision.released is not None for decision in decisions)
+    verdict: Verdict = "released" if released else "nothing released"
     withheld = {
         rule.code: sum(d.findings[rule] == Finding.WITHHELD for d in decisions) for rule in rules
     }
     return {
+        "verdict": verdict,
         "rules": {rule.code: rule.meaning for rule in rules},
         "summary": {
             "cells": len(cells),
-            "released": sum(decision.released is not None for decision in decisions),
+            "released": released,
             "withheld": withheld,
         },
         "cells": cells,

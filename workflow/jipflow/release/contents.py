@@ -40,6 +40,7 @@ from jipflow.settings.plugins import one_of
 
 NumberOfCells = Annotated[int, Field(ge=0)]
 Meaning = Annotated[str, Field(max_length=300)]
+Verdict = Literal["released", "nothing released"]
 
 
 class ReleaseError(StageError):
@@ -78,6 +79,8 @@ class Disclosure(Header):
 
     aggregates_sha256: Sha256
     """The aggregates that these decisions belong to."""
+    verdict: Verdict
+    """Whether the rules left any cell that leaves."""
     rules: dict[str, Meaning]
     """What each rule says."""
     summary: Totals

@@ -28,14 +28,22 @@ from jipflow.analyses.contract import (
     rules_of_kinds,
 )
 from jipflow.reasons import StageError
+from jipflow.release.differences import differing
+from jipflow.release.saturation import saturated
+from jipflow.settings.protocol import Disclosure
 
 MIN_PATIENTS = Rule(
     "min_patients", "A cell needs values of at least the minimum number of distinct patients."
 )
 DIFFERENCE = Rule(
     "difference",
-    "Within one segmentation the patients of two released cells must be the same, or differ by at "
-    "least the minimum: else the two counts show a smaller group.",
+    "Groups of patients that the released cells of one segmentation tell apart, or cells of like "
+    "values in several, must have at least the minimum: else a smaller group follows.",
+)
+SATURATION = Rule(
+    "saturation",
+    "Features that are functions of each other leave only as long as their means and variances are "
+    "at least two fewer than the patients: else each patient's values could be solved.",
 )
 
 
@@ -45,7 +53,7 @@ class DisclosureError(StageError):
 
 def all_rules() -> tuple[Rule, ...]:
     """Return every rule of the gate: those of all cells, and each kind's own."""
-    return (MIN_PATIENTS, *rules_of_kinds(), DIFFERENCE)
+    return (MIN_PATIENTS, *rules_of_kinds(), DIFFERENCE, SATURATION)
 
 
 @dataclass
@@ -72,15 +80,15 @@ class Decision:
 
 
 def decide(
-    proposed: Iterable[Proposed], patient_of: Mapping[str, str], minimum: int
+    proposed: Iterable[Proposed], patient_of: Mapping[str, str], disclosure: Disclosure
 ) -> list[Decision]:
     """Apply every rule to every cell.
 
     Args:
-        proposed: all cells of one release; cells are checked together, because the difference of
-            two harmless cells may not be harmless.
+        proposed: all cells of one release; cells are checked together, because what is harmless in
+            each of two cells may not be so in both.
         patient_of: patient of each case.
-        minimum: fewest distinct patients, the stricter of protocol and site.
+        disclosure: the limits that hold, the stricter of protocol and site.
 
     Returns:
         One decision a cell, sorted by analysis, role, segmentation, segment and feature.
@@ -89,6 +97,7 @@ def decide(
         DisclosureError: a kind of analysis that the gate has no rules for, numbers that its format
             does not have, or a minimum below the floor.
     """
+    minimum = disclosure.min_patients
     if minimum < FLOOR:
         raise DisclosureError(f"The minimum of {minimum} patients is below the floor of {FLOOR}.")
     ranked = sorted(proposed, key=lambda cell: cell.order)
@@ -97,12 +106,19 @@ def decide(
         cases: len({patient_of[case] for case in cases}) for cases in {c.cases for c in ranked}
     }
     rules = all_rules()
-    decisions = []
-    for cell in ranked:
-        decision = Decision(cell, dict.fromkeys(rules, Finding.NOT_APPLIED))
-        _check_alone(decision, patients[cell.cases], minimum)
-        decisions.append(decision)
-    _check_differences(decisions, patient_of, minimum)
+    decisions = [Decision(cell, dict.fromkeys(rules, Finding.NOT_APPLIED)) for cell in ranked]
+    enough = [d for d in decisions if _has_enough(d, patients[d.proposed.cases], minimum)]
+    for kind in kinds().values():
+        cells = [d for d in enough if type(d.proposed.analysis) is kind]
+        counted = [(d.proposed, patients[d.proposed.cases]) for d in cells]
+        for decision, checked in zip(cells, kind.check_all(counted, disclosure), strict=True):
+            _apply(decision, checked, patients[decision.proposed.cases])
+    left = [d for d in decisions if d.released]
+    few = differing([d.proposed for d in left], patient_of, minimum)
+    _settle(left, few, DIFFERENCE)
+    left = [d for d in decisions if d.released]
+    many = saturated([(d.proposed, patients[d.proposed.cases]) for d in left])
+    _settle(left, many, SATURATION)
     return decisions
 
 
@@ -117,15 +133,18 @@ def _check_kinds(analyses: Iterable[AnyAnalysis]) -> None:
             )
 
 
-def _check_alone(decision: Decision, patients: int, minimum: int) -> None:
-    """Apply the rules that look at one cell only."""
+def _has_enough(decision: Decision, patients: int, minimum: int) -> bool:
+    """Apply the rule of the minimum, and return what it found."""
     if patients < minimum:
         decision.withhold(MIN_PATIENTS)
-        return
+        return False
     decision.findings[MIN_PATIENTS] = Finding.PASSED
-    cell = decision.proposed
-    checked = cell.analysis.check(cell.content, patients, minimum)
-    own = cell.analysis.rules
+    return True
+
+
+def _apply(decision: Decision, checked: Passed | Withheld, patients: int) -> None:
+    """Note what the kind's own rules found."""
+    own = decision.proposed.analysis.rules
     if isinstance(checked, Withheld):
         decision.findings |= dict.fromkeys(own[: own.index(checked.rule)], Finding.PASSED)
         decision.withhold(checked.rule)
@@ -134,7 +153,16 @@ def _check_alone(decision: Decision, patients: int, minimum: int) -> None:
         partly = bool(checked.parts.get(rule))
         decision.findings[rule] = rule.partly if partly else Finding.PASSED
     decision.parts = checked.parts
-    decision.released = _released(cell, patients, checked)
+    decision.released = _released(decision.proposed, patients, checked)
+
+
+def _settle(decisions: Sequence[Decision], withheld: Collection[int], rule: Rule) -> None:
+    """Note what a rule found that looks at all cells which are left."""
+    for i, decision in enumerate(decisions):
+        if i in withheld:
+            decision.withhold(rule)
+        else:
+            decision.findings[rule] = Finding.PASSED
 
 
 def _released(cell: Proposed, patients: int, checked: Passed) -> ReleasedCell:
@@ -154,61 +182,6 @@ def _released(cell: Proposed, patients: int, checked: Passed) -> ReleasedCell:
             f"{'.'.join(cell.order)}: the format of the kind '{cell.analysis.settings.kind}' does "
             f"not have it, or not so: {wrong}."
         ) from None
-
-
-def _check_differences(
-    decisions: list[Decision], patient_of: Mapping[str, str], minimum: int
-) -> None:
-    """Keep only cells whose patients are alike or far apart, in each segmentation by itself.
-
-    Whom a segment or a feature lacks, of the patients in whom the same segmentation was measured,
-    tells about the patients (no lesion, one kidney). Whom another segmentation lacks tells which
-    images were there and could be processed, and is not withheld: else one failed series would keep
-    back every number of its role.
-    """
-    families: dict[tuple[str, str], list[Decision]] = {}
-    for decision in decisions:
-        if decision.released is not None:
-            key = decision.proposed.key
-            families.setdefault((key.role, key.segmentation), []).append(decision)
-    for family_decisions in families.values():
-        _check_family(family_decisions, patient_of, minimum)
-
-
-def _check_family(decisions: list[Decision], patient_of: Mapping[str, str], minimum: int) -> None:
-    """Apply the difference rule to the cells of one segmentation in one role.
-
-    Cells that rest on the same cases stand or fall together. The group that serves most cells is
-    kept first (of equals the one with most cases, then the first by name), and each further group
-    is kept if it is far enough from all that are kept.
-    """
-    groups: dict[frozenset[str], list[Decision]] = {}
-    for decision in decisions:
-        groups.setdefault(decision.proposed.cases, []).append(decision)
-    kept: list[frozenset[str]] = []
-    ranked = sorted(
-        groups,
-        key=lambda cases: (-len(groups[cases]), -len(cases), groups[cases][0].proposed.order),
-    )
-    for cases in ranked:
-        apart = all(_far_apart(cases, other, patient_of, minimum) for other in kept)
-        for decision in groups[cases]:
-            if apart:
-                decision.findings[DIFFERENCE] = Finding.PASSED
-            else:
-                decision.withhold(DIFFERENCE)
-        if apart:
-            kept.append(cases)
-
-
-def _far_apart(
-    a: frozenset[str], b: frozenset[str], patient_of: Mapping[str, str], minimum: int
-) -> bool:
-    """Return whether each set lacks no case of the other, or those of `minimum` patients and up."""
-    for lacking in (a - b, b - a):
-        if 0 < len({patient_of[case] for case in lacking}) < minimum:
-            return False
-    return True
 
 
 LOOKS_LIKE = {

@@ -312,6 +312,20 @@ class Disclosure(Part):
 
     min_patients: Annotated[int, Field(ge=5)] = 10
     """Fewest patients behind any released number."""
+    largest_two: Annotated[float, Field(gt=0, le=0.9), AsGiven] = 0.9
+    """Largest share of the magnitude of all values that the two patients with the most may have
+    in a mean; see [release.md](release.md#the-rules-of-the-gate)."""
+    p_percent: Annotated[float, Field(ge=10, le=100), AsGiven] = 10
+    """What all patients but the two with the most must at least add to a mean, in percent of what
+    the one with the most adds."""
+
+    def stricter(self, min_patients: int, largest_two: float, p_percent: float) -> Disclosure:
+        """Return the limits of which each is the stricter of this one and the one given."""
+        return Disclosure(
+            min_patients=max(self.min_patients, min_patients),
+            largest_two=min(self.largest_two, largest_two),
+            p_percent=max(self.p_percent, p_percent),
+        )
 
 
 class Tolerance(Part):

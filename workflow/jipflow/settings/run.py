@@ -13,6 +13,7 @@ from jipflow.settings.complete import complete_types
 from jipflow.settings.digests import named_content, protocol_sha256
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import (
+    Disclosure,
     ModelSegmentation,
     Protocol,
     RadiomicsEntry,
@@ -58,7 +59,12 @@ class Settings(Part):
     @property
     def min_patients(self) -> int:
         """Fewest patients behind a released number: the stricter of protocol and site."""
-        return max(self.protocol.disclosure.min_patients, self.site.disclosure.min_patients)
+        return self.disclosure.min_patients
+
+    @property
+    def disclosure(self) -> Disclosure:
+        """What may leave: of each limit the stricter of protocol and site."""
+        return self.protocol.disclosure.stricter(**self.site.disclosure.plain())
 
     @property
     def uses_gpu(self) -> bool:

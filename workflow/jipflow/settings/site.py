@@ -9,7 +9,7 @@ from pydantic import Field
 
 from jipflow.settings import resources
 from jipflow.settings.names import among
-from jipflow.settings.part import Id, LocalPath, Maybe, Part, Positive, Text, Unique
+from jipflow.settings.part import AsGiven, Id, LocalPath, Maybe, Part, Positive, Text, Unique
 from jipflow.settings.registry import OwnModels
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import check_unique
@@ -208,6 +208,12 @@ class Stricter(Part):
     min_patients: Annotated[int, Field(ge=5)] = 5
     """Fewest patients behind any released number; the larger of this and the protocol's applies.
     """
+    largest_two: Annotated[float, Field(gt=0, le=0.9), AsGiven] = 0.9
+    """Largest share of the magnitude of all values that the two patients with the most may have
+    in a mean; the smaller of this and the protocol's applies."""
+    p_percent: Annotated[float, Field(ge=10, le=100), AsGiven] = 10
+    """What all patients but the two with the most must at least add to a mean, in percent of what
+    the one with the most adds; the larger of this and the protocol's applies."""
 
 
 class Site(Part):

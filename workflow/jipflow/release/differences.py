@@ -1,0 +1,120 @@
+"""The difference rule: no group of few patients follows from the patients of released cells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from jipflow.analyses.alike import alike
+from jipflow.analyses.contract import Proposed
+
+Family = tuple[str, str]
+"""Role and segmentation."""
+
+
+@dataclass
+class Kept:
+    """Sets of cases behind released cells, and the groups that these sets tell apart.
+
+    Every sum, difference or other combination of numbers of the sets has whole groups in it. So
+    what follows from them is of the patients of one group at least.
+
+    Args:
+        patient_of: patient of each case.
+        minimum: fewest patients of a group.
+    """
+
+    patient_of: Mapping[str, str]
+    minimum: int
+    sets: list[frozenset[str]] = field(default_factory=list)
+    groups: list[frozenset[str]] = field(default_factory=list)
+
+    def add(self, cases: frozenset[str]) -> bool:
+        """Add a set if each group that is told apart then has enough patients; return whether."""
+        if cases in self.sets:
+            return True
+        outside = cases.difference(*self.groups)
+        split = [part for group in self.groups for part in (group & cases, group - cases)]
+        groups = [group for group in (*split, outside) if group]
+        if any(len({self.patient_of[c] for c in group}) < self.minimum for group in groups):
+            return False
+        self.sets.append(cases)
+        self.groups = groups
+        return True
+
+
+def differing(cells: Sequence[Proposed], patient_of: Mapping[str, str], minimum: int) -> set[int]:
+    """Choose the cells that must be withheld so that no small group follows from the others.
+
+    First the cells of one segmentation in one role are compared, whatever their features: whom a
+    segment or a feature lacks, of the patients in whom the same segmentation was measured, tells
+    about the patients (no lesion, one kidney). Whom another segmentation lacks tells which images
+    were there and could be processed. But where it has the same variable, or one like it, its mean
+    less the other's is of those few. So cells of different segmentations or roles are compared
+    where their values are alike, with all that these are like in turn.
+
+    Of cells that are compared, the set of cases that serves most is kept first (of equals the one
+    with most cases, then the first by the cells' order), and each further one if it fits.
+
+    Args:
+        cells: that the other rules let out.
+        patient_of: patient of each case.
+        minimum: fewest patients.
+
+    Returns:
+        Positions of the cells to withhold.
+    """
+    families: dict[Family, list[int]] = {}
+    for i, cell in enumerate(cells):
+        families.setdefault((cell.key.role, cell.key.segmentation), []).append(i)
+    withheld: set[int] = set()
+    for members in families.values():
+        withheld |= _misfits(members, cells, patient_of, minimum)
+    left = [i for i in range(len(cells)) if i not in withheld]
+    if _misfits(left, cells, patient_of, minimum):
+        for members in _like_ones(left, cells):
+            withheld |= _misfits(members, cells, patient_of, minimum)
+    return withheld
+
+
+def _misfits(
+    members: Iterable[int], cells: Sequence[Proposed], patient_of: Mapping[str, str], minimum: int
+) -> set[int]:
+    """Return the cells whose patients do not fit those of the cells that are kept."""
+    groups: dict[frozenset[str], list[int]] = {}
+    for i in members:
+        groups.setdefault(cells[i].cases, []).append(i)
+    ranked = sorted(
+        groups, key=lambda cases: (-len(groups[cases]), -len(cases), cells[groups[cases][0]].order)
+    )
+    kept = Kept(patient_of, minimum)
+    return {i for cases in ranked if not kept.add(cases) for i in groups[cases]}
+
+
+def _like_ones(members: Sequence[int], cells: Sequence[Proposed]) -> list[list[int]]:
+    """Return the cells in groups: alike, or like a third that is in the group."""
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    sets: dict[frozenset[str], list[int]] = {}
+    for position, i in enumerate(members):
+        sets.setdefault(cells[i].cases, []).append(position)
+    groups = list(sets.values())
+    rows, columns = [], []
+    for n, these in enumerate(groups):
+        for those in groups[n:]:
+            pairs = alike(
+                [cells[members[p]].values for p in these], [cells[members[p]].values for p in those]
+            )
+            found = np.nonzero(pairs)
+            rows.append(np.array(these)[found[0]])
+            columns.append(np.array(those)[found[1]])
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    size = len(members)
+    graph = coo_array((np.ones(row.size, dtype=bool), (row, column)), shape=(size, size))
+    count, labels = connected_components(graph, directed=False)
+    found_groups: list[list[int]] = [[] for _ in range(count)]
+    for i, label in zip(members, labels, strict=True):
+        found_groups[label].append(i)
+    return found_groups
