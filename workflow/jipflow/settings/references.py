@@ -77,7 +77,7 @@ def _filters(protocol: Protocol) -> Iterator[str]:
 
 def _quotes(expression: str, error: str) -> str:
     """Return how a text is written, where one in double quotes was taken for a column."""
-    texts = [each for each in re.findall(r'"([^"]*)"', expression) if f'"{each}"' in error]
+    texts = [each for each in re.findall(r'"([^"]*)"', expression) if f"column {each}" in error]
     return f" A text stands in single quotes: '{texts[0]}'." if texts else ""
 
 
