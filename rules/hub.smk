@@ -1,3 +1,4 @@
+from jipflow.hub.inbox import inbox_state
 from jipflow.hub.settings import load_hub_settings
 
 try:
@@ -7,8 +8,8 @@ except ConfigError as error:
 
 RESULTS = HUB_SETTINGS.results
 SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))
-HUB_HASH = canonical_digest(HUB_SETTINGS.plain())
-INBOX = Path(HUB_SETTINGS.hub.inbox)
+# What lies in the inbox, in place of its files: Snakemake would take some names for patterns.
+INBOX = stored_text(STORE, json_text(inbox_state(Path(HUB_SETTINGS.hub.inbox))))
 ROUND = "<results>/r01"
 TARGETS = ["<results>/settings.json", f"{ROUND}/report.html"]
 
@@ -31,8 +32,8 @@ rule hub:
 rule hub_accept:
     """Verify the bundles of the inbox, and say of each refused one why."""
     input:
-        # A link or a folder that lies there is for `hub accept` to refuse.
-        lambda wildcards: sorted(filter(Path.is_file, INBOX.glob("*.zip"))),
+        inbox=INBOX,
+        settings=SETTINGS,
     output:
         accepted=f"{ROUND}/accepted.json",
         rejected=f"{ROUND}/rejected.json",
@@ -44,10 +45,10 @@ rule hub_accept:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        file=settings_file,
-        settings=HUB_HASH,
+        # No output: it is the hub's memory, which Snakemake would empty before the job.
+        messages=lambda wildcards: f"{RESULTS}/r01/messages",
     shell:
-        "jipflow hub accept --settings {params.file:q}"
+        "jipflow hub accept --settings {input.settings:q} --messages {params.messages:q}"
         " --accepted {output.accepted:q}"
         " --rejected {output.rejected:q} > {log:q} 2>&1"
 
@@ -56,6 +57,7 @@ rule hub_merge:
     """Merge what the accepted sites released."""
     input:
         accepted=f"{ROUND}/accepted.json",
+        settings=SETTINGS,
     output:
         result=f"{ROUND}/result.json",
     log:
@@ -66,10 +68,8 @@ rule hub_merge:
         "../envs/jipflow.yaml"
     params:
         version=__version__,
-        file=settings_file,
-        settings=HUB_HASH,
     shell:
-        "jipflow hub merge --settings {params.file:q}"
+        "jipflow hub merge --settings {input.settings:q}"
         " --accepted {input.accepted:q}"
         " --out {output.result:q} > {log:q} 2>&1"
 

@@ -15,6 +15,7 @@ rule release:
             category="Release",
             labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
         ),
+        built=f"{RELEASE}/built.json",
     log:
         "<logs>/release.log",
     benchmark:
@@ -39,7 +40,10 @@ rule bundle:
     """Sign and pack a release that a person has approved."""
     input:
         approval=approval,
-        release=[f"{RELEASE}/aggregates.json", f"{RELEASE}/disclosure.json"],
+        release=[
+            f"{RELEASE}/{name}"
+            for name in ("aggregates.json", "disclosure.json", "disclosure.html")
+        ],
     output:
         bundle=approved_bundle(SITE_SETTINGS, Path(RELEASE), Path(RESULTS, "bundles")),
     log:

@@ -169,13 +169,20 @@ def contours_only() -> dict[str, Any]:
     return protocol
 
 
-def approve_and_send(site: Site, inbox: Path) -> dict[str, str]:
-    """Approve a site's release as a person would and carry the bundle to the inbox."""
+def approve_and_send(site: Site, inbox: Path, *options: str) -> dict[str, str]:
+    """Approve a site's release as a person would and carry the bundle to the inbox.
+
+    Args:
+        site: that has run.
+        inbox: folder of the hub.
+        options: of ``jipflow release approve``.
+    """
     key = site.folder / f"{site.name}-secrets" / "approver.key"
     if not key.is_file():
         jipflow("keys", "new", str(key))
     release = site.out / "release" / "r01"
-    jipflow("release", "approve", str(release), "--name", f"Dr {site.name}", "--key", str(key))
+    signer = ("--name", f"Dr {site.name}", "--key", str(key))
+    jipflow("release", "approve", str(release), *signer, *options)
     site.run("bundle")
     inbox.mkdir(parents=True, exist_ok=True)
     (bundle,) = (site.out / "bundles").glob("*.zip")

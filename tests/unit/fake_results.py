@@ -15,7 +15,7 @@ import pandas as pd
 import typed
 from jipflow.cases import Case, Series
 from jipflow.files import write_json, write_parquet
-from jipflow.hub.accept import Accepted, RejectedBundle
+from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refusal
 from jipflow.hub.settings import HubSettings
@@ -30,6 +30,7 @@ from jipflow.report.basis import Basis, basis
 from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.overlays import render_overlay
 from jipflow.segment.quality import Quality, quality_table
+from jipflow.settings.digests import protocol_parts
 from jipflow.settings.hub import Hub
 from jipflow.settings.run import Settings
 
@@ -296,6 +297,7 @@ def round_of(
         hub=Hub.model_validate(content),
         protocol=here.protocol,
         protocol_sha256=here.protocol_sha256,
+        protocol_parts=protocol_parts(here.protocol, here.named),
     )
     why = Refusal.SITE_SIGNATURE
     rejected = [RejectedBundle("demo-berlin-copy.zip", "01" * 32, str(why), why.meaning, "berlin")]

@@ -13,10 +13,14 @@ import numpy as np
 import pandas as pd
 
 from jipflow.exchange import keys, message
+from jipflow.hub import accept as hub_accept
+from jipflow.hub.refusals import Refusal
 from jipflow.hub.settings import HubSettings
 from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.release.approval import approve, bundle
 from jipflow.release.candidate import build
+from jipflow.release.contents import record_built
+from jipflow.settings.digests import protocol_parts
 from jipflow.settings.hub import Hub
 from jipflow.settings.run import Settings, settings_of
 
@@ -118,14 +122,14 @@ class Site:
             verdict=self.root / "verdict.json",
             out_dir=self.release,
         )
-        return [
-            json.loads((self.release / name).read_text())
-            for name in ("aggregates.json", "disclosure.json")
-        ]
+        show(self.release)
+        return [json.loads((self.release / name).read_text()) for name in message.CONTENT]
 
     def send(self, inbox, attempt=1, name="Ada Roe"):
         self.write()
         self.build()
+        # A site that has lost what it approved may approve one attempt twice.
+        (self.release / "approval.json").unlink(missing_ok=True)
         approve(
             release_dir=self.release,
             name=name,
@@ -134,6 +138,13 @@ class Site:
             now=NOW,
         )
         return bundle(settings=self.settings, release_dir=self.release, out_dir=inbox)
+
+
+def show(release):
+    """Write a page that shows no more than it must, and note what was built."""
+    hashes = [message.describe((release / name).read_bytes()).sha256 for name in message.CONTENT]
+    (release / message.PAGE).write_text("\n".join(hashes))
+    record_built(release)
 
 
 def site(root, name, patients=12, seed=0, minimum=5, content=None):
@@ -178,7 +189,14 @@ def hub_settings(sites, inbox, content=None, hub=None):
         hub=Hub.model_validate(hub or hub_content(sites, inbox)),
         protocol=here.protocol,
         protocol_sha256=here.protocol_sha256,
+        protocol_parts=protocol_parts(here.protocol, here.named),
     )
+
+
+def accept(*, inbox, settings):
+    """Let a hub verify an inbox; its memory lies beside."""
+    messages = Path(inbox).parent / "messages"
+    return hub_accept.accept(inbox=inbox, messages=messages, settings=settings)
 
 
 def public(path):
@@ -207,3 +225,35 @@ def reseal(members, of, **changes):
     members = members | {"disclosure.json": json.dumps(record).encode()}
     manifest["files"] = {n: message.describe(members[n]).plain() for n in message.CONTENT}
     return resign(members | {"manifest.json": message.canonical(manifest)}, of)
+
+
+def refusal(raw, world, inbox, settings=None):
+    """Put bytes into the inbox in place of the site's bundle; return the reason of the refusal."""
+    world.path.write_bytes(raw)
+    accepted, rejected = accept(inbox=inbox, settings=settings or hub_settings([world], inbox))
+    assert accepted == []
+    (entry,) = rejected
+    assert entry.meaning == Refusal(entry.reason).meaning
+    return entry.reason
+
+
+def edited(north, **edits):
+    """Return the bundle of a site that changes its files and seals them again.
+
+    Args:
+        north: has the members of the bundle.
+        edits: a function of the content by the name of the file, ``aggregates`` or ``disclosure``.
+    """
+    changed = {}
+    for name, edit in edits.items():
+        content = json.loads(north.members[f"{name}.json"])
+        edit(content)
+        changed[f"{name}.json"] = json.dumps(content).encode()
+    return message.pack(reseal(north.members | changed, north))
+
+
+def sent(world, inbox):
+    """Return a site with the bundle that it has sent: its path and its members."""
+    world.path = world.send(inbox)
+    world.members = unpack(world.path.read_bytes())
+    return world

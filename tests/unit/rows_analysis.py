@@ -13,6 +13,7 @@ from jipflow.analyses.contract import (
     Analysis,
     Enough,
     ImpossibleCell,
+    Limits,
     Passed,
     ReleasedAnalysis,
     ReleasedCell,
@@ -63,7 +64,7 @@ class Rows(Analysis[Settings, Cell, Released]):
         """Withhold odd numbers."""
         return Withheld(ODD_ROWS) if content % 2 else Passed({"rows": content})
 
-    def verify(self, cell: Cell, minimum: int) -> None:
+    def verify(self, cell: Cell, limits: Limits) -> None:
         """Refuse fewer values than patients."""
         if cell.rows < cell.n:
             raise ImpossibleCell

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import jipflow.analyses
-from federation_world import Site, hub_settings, protocol, reseal, site, unpack
+from federation_world import Site, accept, hub_settings, protocol, reseal, site, unpack
 from jipflow.exchange import message
 from jipflow.files import write_json
-from jipflow.hub.accept import accept
 from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refused
 from jipflow.hub.verify import verify

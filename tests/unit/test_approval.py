@@ -11,8 +11,9 @@ import pytest
 
 from federation_world import NOW, protocol, site, unpack
 from jipflow.exchange import keys, message
+from jipflow.exchange.message import PAGE
 from jipflow.release import approval
-from jipflow.release.contents import ReleaseError
+from jipflow.release.contents import BUILT, ReleaseError, record_built
 from jipflow.settings.resources import ConfigError
 
 
@@ -48,6 +49,8 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
     }
     assert (manifest["sender"], manifest["recipient"]) == ("north", "hub")
     assert manifest["issued"] == "2026-11-03T12:00:00Z"
+    page = (north.release / PAGE).read_bytes()
+    assert manifest["page"] == {"size": len(page), "sha256": hashlib.sha256(page).hexdigest()}
     signatures = json.loads(members["signatures.json"])
     machine = keys.load_key(Path(north.settings.site.identity.signing_key_file))
     signers = {"site": keys.public_text(machine), "approver": manifest["approver"]["key"]}
@@ -84,7 +87,7 @@ def test_nothing_leaves_unapproved(north, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", message.CONTENT)
+@pytest.mark.parametrize("name", [PAGE, *message.CONTENT])
 def test_nothing_leaves_that_was_changed_after_approval(north, tmp_path, name):
     approve(north)
     path = north.release / name
@@ -155,11 +158,112 @@ def test_a_release_larger_than_a_bundle_takes_is_refused(north, tmp_path, monkey
     assert bundle(north, tmp_path / "out").is_file()
 
 
-def test_approval_is_of_the_moment_and_the_person(north):
+def test_approving_twice_is_approving_once(north):
     first = approve(north)
-    later = approve(north, now=NOW + timedelta(days=1))
-    assert first.manifest.files == later.manifest.files
-    assert first.signature != later.signature
+    raw = (north.release / "approval.json").read_bytes()
+    assert approve(north, now=NOW + timedelta(days=1)) == first
+    assert (north.release / "approval.json").read_bytes() == raw
+
+
+def test_an_approval_is_replaced_by_a_later_attempt_only(north, tmp_path):
+    approve(north)
+    other = tmp_path / "other.key"
+    keys.new_key(other)
+    for changed in ({"name": "Bea Roe"}, {"key_file": other}):
+        with pytest.raises(
+            ReleaseError, match=r"Ada Roe approved attempt 1 on 2026-11-03.*--attempt 2"
+        ):
+            approve(north, **changed)
+    second = approve(north, attempt=2, now=NOW + timedelta(days=1))
+    assert (second.manifest.attempt, second.manifest.issued) == (2, "2026-11-04T12:00:00Z")
+    assert approval.read_approval(north.release) == second
+    with pytest.raises(ReleaseError, match="--attempt 3"):
+        approve(north, attempt=1)
+    assert approval.read_approval(north.release) == second
+    assert approval.next_attempt(north.release) == 3
+
+
+def test_another_text_of_the_protocol_has_attempts_of_its_own(north, tmp_path):
+    approve(north, attempt=4)
+    north.settings = site(tmp_path / "new", "north", content=protocol(minimum=6)).settings
+    north.build()
+    assert approve(north).manifest.attempt == 1
+
+
+def test_an_approval_that_nobody_signed_stands_in_nobodys_way(north):
+    path = north.release / "approval.json"
+    assert approval.next_attempt(north.release) == 1
+    for text in ("no JSON", "{}", json.dumps(approve(north, attempt=9).plain()).replace("9", "8")):
+        path.write_text(text)
+        assert approval.next_attempt(north.release) == 1
+        assert approve(north, attempt=1).manifest.attempt == 1
+
+
+def test_numbers_that_were_changed_after_the_page_was_read_cannot_be_approved(north):
+    """Another number, and the record made to fit: the page that was read is of the one before."""
+    path = north.release / "aggregates.json"
+    path.write_text(path.read_text().replace('"rows": 12', '"rows": 13'))
+    record = json.loads((north.release / "disclosure.json").read_text())
+    record["aggregates_sha256"] = message.describe(path.read_bytes()).sha256
+    (north.release / "disclosure.json").write_text(json.dumps(record))
+    with pytest.raises(
+        ReleaseError, match=r"aggregates\.json was changed after it was built; build"
+    ):
+        approve(north)
+    # Who notes new hashes as well has still the page of other files.
+    record_built(north.release)
+    with pytest.raises(ReleaseError, match=r"does not show aggregates\.json as it is now"):
+        approve(north)
+    assert not (north.release / "approval.json").exists()
+
+
+def test_a_record_that_was_changed_after_the_page_was_read_cannot_be_approved(north):
+    path = north.release / "disclosure.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ReleaseError, match=r"disclosure\.json was changed after it was built"):
+        approve(north)
+    record_built(north.release)
+    with pytest.raises(ReleaseError, match=r"does not show disclosure\.json as it is now"):
+        approve(north)
+
+
+def test_another_page_than_the_one_that_was_built_cannot_be_approved(north):
+    path = north.release / PAGE
+    path.write_text(path.read_text() + "and nothing else")
+    with pytest.raises(ReleaseError, match=r"disclosure\.html was changed after it was built"):
+        approve(north)
+
+
+@pytest.mark.parametrize("name", [PAGE, BUILT])
+def test_a_release_without_its_page_cannot_be_approved(north, name):
+    text = (north.release / name).read_text()
+    (north.release / name).unlink()
+    with pytest.raises(ReleaseError, match=f"{name} is missing; build the release again"):
+        approve(north)
+    (north.release / name).write_text(text[1:])
+    with pytest.raises(ReleaseError, match="build the release again"):
+        approve(north)
+    (north.release / name).write_text(text)
+    assert approve(north).manifest.page == message.describe((north.release / PAGE).read_bytes())
+
+
+def test_nothing_leaves_whose_page_is_gone(north, tmp_path):
+    approve(north)
+    (north.release / PAGE).unlink()
+    with pytest.raises(ReleaseError, match=r"disclosure\.html was changed after Ada Roe approved"):
+        bundle(north, tmp_path / "out")
+
+
+def test_a_release_of_nothing_is_approved_only_if_that_is_meant(tmp_path):
+    world = site(tmp_path, "north", patients=4)
+    world.write()
+    _, record = world.build()
+    assert record["summary"]["released"] == 0 < record["summary"]["cells"]
+    with pytest.raises(ReleaseError, match=r"No cell would leave.*--empty"):
+        approve(world)
+    assert not (world.release / "approval.json").exists()
+    approve(world, empty=True)
+    assert bundle(world, tmp_path / "out").is_file()
 
 
 def test_approval_needs_a_name_a_key_and_a_release(north, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 from federation_world import site
 from jipflow.cli import main, menu
 from jipflow.cli.command import REPEATED, Audience, Command
+from jipflow.files import sha256_file
 from jipflow.reasons import StageError
 from jipflow.version import full_version
 
@@ -309,13 +310,30 @@ def test_settings_are_shown_with_their_defaults(tmp_path, capsys):
     assert f"{path} must be a mapping" in capsys.readouterr().err
 
 
-def test_an_approval_says_how_many_cells_it_lets_out(tmp_path, capsys):
-    for name, patients, kept in (("north", 12, 5), ("south", 3, 0)):
-        world = site(tmp_path, name, patients)
-        world.write()
-        world.build()
-        key = ["--key", str(world.approver_key)]
-        assert main(["release", "approve", str(world.release), "--name", "Ada Roe", *key]) == 0
-        printed = capsys.readouterr().out
-        assert f"{world.release}/approval.json, with {kept} of 5 cells" in printed
-        assert ("No cell leaves the site" in printed) == (kept == 0)
+def test_an_approval_says_what_it_lets_out(tmp_path, capsys):
+    """Counts, and the hashes that the page shows, so that who reads it can compare."""
+    world = site(tmp_path, "north")
+    world.write()
+    world.build()
+    command = ["release", "approve", str(world.release), "--name", "Ada Roe"]
+    command += ["--key", str(world.approver_key)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert f"{world.release}/approval.json, with 5 of 5 cells, as attempt 1 by Ada Roe" in printed
+    for name in ("aggregates.json", "disclosure.json", "disclosure.html"):
+        digest = sha256_file(world.release / name)
+        assert f"SHA-256 of {name}: {digest}" in printed
+    assert main(command) == 0
+    assert capsys.readouterr().out == printed
+
+
+def test_an_approval_of_nothing_is_asked_for(tmp_path, capsys):
+    world = site(tmp_path, "south", 3)
+    world.write()
+    world.build()
+    command = ["release", "approve", str(world.release), "--name", "Ada Roe"]
+    command += ["--key", str(world.approver_key)]
+    assert main(command) == 1
+    assert "No cell would leave" in capsys.readouterr().err
+    assert main([*command, "--empty"]) == 0
+    assert "with 0 of 5 cells" in capsys.readouterr().out

@@ -203,6 +203,16 @@ def test_no_two_released_cells_differ_by_few(groups):
     released = [d.proposed.cases for d in decisions.values() if d.released]
     for a, b in itertools.permutations(released, 2):
         assert len(a - b) == 0 or len(a - b) >= 5
+        assert len(a) == len(b) or abs(len(a) - len(b)) >= 5
+
+
+def test_numbers_of_patients_that_differ_by_few_are_not_shown():
+    """Seven in common, six and five others: who sees 13 beside 12 alone sees a single patient."""
+    thirteen, twelve = people(*range(13)), people(*range(7), *range(20, 25))
+    found = outcome(cell(thirteen), cell(thirteen, "a"), cell(twelve, ENERGY))
+    assert found == {MEAN: None, "a": None, ENERGY: DIFFERENCE}
+    as_many = people(*range(7), *range(20, 26))
+    assert outcome(cell(thirteen), cell(as_many, ENERGY)) == {MEAN: None, ENERGY: None}
 
 
 def test_segments_of_one_segmentation_are_compared():

@@ -84,6 +84,21 @@ def test_the_vector_of_rfc_8032():
     assert keys.verifies(f"ed25519:{PUBLIC}", SIGNATURE, b"\x72")
 
 
+@pytest.mark.parametrize("sign", [0, 0x80])
+@pytest.mark.parametrize("point", [point.hex() for point in keys.WEAK])
+def test_a_key_that_needs_no_private_half_verifies_nothing(point, sign):
+    """The signature (R, S) = (1, 0) verifies any message for the key 1, and some for the others."""
+    raw = bytearray.fromhex(point)
+    raw[31] |= sign
+    public, forged = f"ed25519:{raw.hex()}", "01" + "00" * 63
+    assert keys.is_weak(public)
+    assert not any(keys.verifies(public, forged, bytes([i])) for i in range(16))
+
+
+def test_a_key_that_was_made_is_not_weak(tmp_path):
+    assert not keys.is_weak(keys.new_key(tmp_path / "a.key"))
+
+
 @pytest.mark.parametrize(
     ("public", "signature", "message"),
     [

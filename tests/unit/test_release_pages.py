@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import fake_results as fake
+from federation_world import show
 from jipflow.exchange.keys import new_key
 from jipflow.exchange.message import Manifest, bundle_name
 from jipflow.files import read_json, sha256_file
@@ -53,6 +54,7 @@ def send(results: Path, settings: Settings, attempt: int = 1) -> Path:
     if not key.is_file():
         new_key(key)
     folder = results / "release" / "r01"
+    show(folder)
     approve(release_dir=folder, name="Ada Roe", key_file=key, attempt=attempt)
     site = settings.site.model_copy(
         update={

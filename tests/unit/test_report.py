@@ -21,8 +21,8 @@ from PIL import Image
 
 import fake_results as fake
 from jipflow import plots
-from jipflow.files import read_json, write_json, write_parquet
-from jipflow.hub.accept import Accepted, RejectedBundle
+from jipflow.files import read_json, sha256_file, write_json, write_parquet
+from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.reasons import StageError
 from jipflow.release.contents import formats, read_release
@@ -572,6 +572,8 @@ def test_disclosure_page_shows_every_value(results: Path, tmp_path: Path) -> Non
         if not cell["released"]:
             assert cell["feature"] in shown
     assert "jipflow release approve" in shown
+    for name in ("aggregates.json", "disclosure.json"):
+        assert sha256_file(folder / name) in shown
 
 
 def test_disclosure_page_holds_nothing_else(results: Path, tmp_path: Path) -> None:

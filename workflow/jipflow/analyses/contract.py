@@ -15,6 +15,7 @@ A number is released in a *cell*: one feature of one segment, see `jipflow.analy
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -174,6 +175,44 @@ class Proposed:
         return (self.analysis.settings.id, *self.key)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a hub knows of a cell before it reads it.
+
+    Attributes:
+        minimum: fewest distinct patients, the stricter of protocol and site.
+        cases: most values that one patient can have.
+        lowest: value that the feature can have.
+        highest: value that the feature can have.
+    """
+
+    minimum: int
+    cases: int
+    lowest: float = -math.inf
+    highest: float = math.inf
+
+
+@dataclass(frozen=True)
+class Implied:
+    """Between which numbers lies what a cell does not hold, both included.
+
+    Attributes:
+        mean: of its values.
+        rows: how many there are.
+    """
+
+    mean: tuple[float, float]
+    rows: tuple[float, float]
+
+    @classmethod
+    def agree(cls, found: Sequence[Implied]) -> bool:
+        """Return whether cells may be of the same values."""
+        return all(
+            max(low for low, _ in ranges) <= min(high for _, high in ranges)
+            for ranges in ([each.mean for each in found], [each.rows for each in found])
+        )
+
+
 class ImpossibleCell(Exception):
     """The numbers of a cell that a site sent contradict each other."""
 
@@ -278,17 +317,32 @@ class Analysis(ABC, Generic[S, C, R]):
         return [cell.analysis.check(cell.content, n, disclosure) for cell, n in cells]
 
     @abstractmethod
-    def verify(self, cell: C, minimum: int) -> None:
+    def verify(self, cell: C, limits: Limits) -> None:
         """Check at the hub what the model of a cell cannot say.
 
         Args:
             cell: as a site sent it; its ``n`` is at least the minimum.
-            minimum: fewest distinct patients, the stricter of protocol and site.
+            limits: of its numbers.
 
         Raises:
-            ImpossibleCell: its numbers contradict each other.
+            ImpossibleCell: its numbers contradict each other, or the limits.
             CellBelowMinimum: a number rests on too few patients.
         """
+
+    def implies(self, cell: C, limits: Limits) -> Implied:
+        """Return what a cell implies of its values: what the limits do, if not overridden.
+
+        A hub compares the cells that several analyses have of the same values.
+        """
+        return Implied((limits.lowest, limits.highest), (cell.n, cell.n * limits.cases))
+
+    def parts(self, cell: C) -> dict[Rule, list[str | int]]:
+        """Return what was withheld of a released cell by each rule that has parts.
+
+        Args:
+            cell: as it leaves; what is withheld of it shows in it.
+        """
+        return {}
 
     @abstractmethod
     def merge(self, by_site: Mapping[str, C]) -> dict[str, Any]:
@@ -352,3 +406,8 @@ def rules_of_kinds() -> tuple[Rule, ...]:
                     f"analysis {kind}: the rule {rule.code!r} is another one elsewhere"
                 )
     return tuple(found.values())
+
+
+def too_close(a: int, b: int, minimum: int) -> bool:
+    """Return whether two numbers of patients differ by a group that is too small to be shown."""
+    return 0 < abs(a - b) < minimum

@@ -11,6 +11,7 @@ A cell of the result has ``n``, ``under``, ``counts`` and ``over``, the sums ove
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +26,9 @@ from jipflow.analyses.contract import (
     Analysis,
     CellBelowMinimum,
     Count,
+    Implied,
     ImpossibleCell,
+    Limits,
     Passed,
     Proposed,
     RecordedCell,
@@ -162,15 +165,52 @@ class Histogram(Analysis[Settings, Cell, Released]):
             found.update(zip(places, results, strict=True))
         return [found[i] for i in range(len(cells))]
 
-    def verify(self, cell: Cell, minimum: int) -> None:
-        """Refuse counts that contradict each other, and bins that say too much."""
+    def verify(self, cell: Cell, limits: Limits) -> None:
+        """Refuse counts that contradict each other or the bounds, and bins that say too much."""
         shown = [number for number in cell.bins if number is not None]
         if len(cell.counts) != len(self.settings.edges) - 1 or any(n > cell.n for n in shown):
             raise ImpossibleCell
+        if not any(shown) or sum(shown) > cell.n * limits.cases:
+            raise ImpossibleCell
         if len(shown) == len(cell.bins) and sum(shown) < cell.n:
             raise ImpossibleCell
-        if tells(cell.bins, cell.n, minimum):
+        if any(number for number, reach in self._reaches(cell, limits) if reach is None):
+            raise ImpossibleCell
+        if tells(cell.bins, cell.n, limits.minimum):
             raise CellBelowMinimum
+
+    def implies(self, cell: Cell, limits: Limits) -> Implied:
+        """Return what follows from the bins that someone is in, or may be in.
+
+        A patient is once in a bin, or in several of them.
+        """
+        reaches = [reach for number, reach in self._reaches(cell, limits) if number != 0 and reach]
+        lows, highs = zip(*reaches, strict=True)
+        numbers = [number for number in cell.bins if number]
+        rows = (max(cell.n, sum(numbers)), cell.n * limits.cases)
+        if limits.cases > 1 or None in cell.bins:
+            return Implied((min(lows), max(highs)), rows)
+        return Implied((_weighted(numbers, lows), _weighted(numbers, highs)), rows)
+
+    def parts(self, cell: Cell) -> dict[Rule, list[str | int]]:
+        """Return the names of the bins that are null."""
+        names = _names(len(cell.bins))
+        return {SMALL_BINS: [name for name, n in zip(names, cell.bins, strict=True) if n is None]}
+
+    def _reaches(
+        self, cell: Cell, limits: Limits
+    ) -> list[tuple[int | None, tuple[float, float] | None]]:
+        """Return each bin's patients and its edges within the bounds, None where it lies outside.
+
+        An edge counts to the bin above it.
+        """
+        edges = [-math.inf, *self.settings.edges, math.inf]
+        reaches: list[tuple[int | None, tuple[float, float] | None]] = []
+        for number, (low, high) in zip(cell.bins, itertools.pairwise(edges), strict=True):
+            possible = low <= limits.highest and high > limits.lowest
+            reach = (max(low, limits.lowest), min(high, limits.highest)) if possible else None
+            reaches.append((number, reach))
+        return reaches
 
     def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
         """Add the bins that every contributing site shows.
@@ -441,6 +481,10 @@ class Pieces:
         exact = self._edges[inside] == values.numbers
         piece = self._piece[2 * left + exact]
         return [frozenset(values.patients[piece == i]) for i in range(self._piece[-1] + 1)]
+
+
+def _weighted(numbers: Sequence[int], values: Sequence[float]) -> float:
+    return sum(n * value for n, value in zip(numbers, values, strict=True)) / sum(numbers)
 
 
 def _names(bins: int) -> list[str | int]:

@@ -29,8 +29,11 @@ from jipflow.analyses.cells import (
 from jipflow.analyses.contract import (
     LARGEST,
     Analysis,
+    CellBelowMinimum,
     Enough,
+    Implied,
     ImpossibleCell,
+    Limits,
     Passed,
     ReleasedAnalysis,
     ReleasedCell,
@@ -38,7 +41,7 @@ from jipflow.analyses.contract import (
     Value,
     Withheld,
 )
-from jipflow.analyses.spread import dominated, few_differ, few_levels
+from jipflow.analyses.spread import SPREAD, dominated, few_differ, few_levels
 from jipflow.blocks import (
     Drawing,
     Group,
@@ -59,6 +62,9 @@ from jipflow.settings.protocol import AnalysisSettings, Disclosure
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+TOLERANCE = 1e-9
+"""How far rounding may carry a number beyond a bound."""
 
 LARGEST_SCATTER = 1e200
 """Bound of what squared differences of means are added to, likewise; see `LARGEST`."""
@@ -184,10 +190,22 @@ class Summary(Analysis[Settings, Cell, Released]):
             return Withheld(FEW_LEVELS)
         return Passed(asdict(found))
 
-    def verify(self, cell: Cell, minimum: int) -> None:
-        """Refuse fewer values than patients."""
-        if cell.rows < cell.n:
+    def verify(self, cell: Cell, limits: Limits) -> None:
+        """Refuse moments that no values have, and values that are all equal."""
+        if not cell.n <= cell.rows <= cell.n * limits.cases:
             raise ImpossibleCell
+        # What rounding to the nearest float64 takes off does not change that number.
+        if cell.mean + cell.mean_rest != cell.mean:
+            raise ImpossibleCell
+        above, below = cell.mean - limits.lowest, limits.highest - cell.mean
+        if min(above, below) < -TOLERANCE or cell.m2 > largest_scatter(cell.rows, above, below):
+            raise ImpossibleCell
+        if cell.m2 <= least_scatter(cell.mean):
+            raise CellBelowMinimum
+
+    def implies(self, cell: Cell, limits: Limits) -> Implied:
+        """Return mean and rows as they are."""
+        return Implied((cell.mean, cell.mean), (cell.rows, cell.rows))
 
     def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
         """Merge the moments; the sites' patients are distinct, so their numbers add."""
@@ -251,6 +269,33 @@ class Summary(Analysis[Settings, Cell, Released]):
 def _in_range(found: Moments) -> bool:
     finite = math.isfinite(found.mean) and math.isfinite(found.mean_rest)
     return finite and abs(found.mean) <= LARGEST and 0 <= found.m2 <= LARGEST_SCATTER
+
+
+def largest_scatter(rows: int, above: float, below: float) -> float:
+    """Return the largest m2 of values that have bounds.
+
+    Both bounds together give the inequality of Bhatia and Davis (2000, "A better bound on the
+    variance", The American Mathematical Monthly 107:353-357): a variance is at most `above` times
+    `below`. One bound by itself is reached where a single value makes up for all others, which lie
+    at it.
+
+    Args:
+        rows: number of the values.
+        above: how far their mean lies above the lower bound; infinite where there is none.
+        below: how far it lies below the upper bound.
+    """
+    above, below = max(above, 0) + TOLERANCE, max(below, 0) + TOLERANCE
+    return min(rows * above * below, rows * (rows - 1) * min(above, below) ** 2) * (1 + TOLERANCE)
+
+
+def least_scatter(mean: float) -> float:
+    """Return an m2 that no values have which are not all equal (see `all_equal`).
+
+    Two values that differ by d lie d²/2 or more from any mean, and those of m2 differ by more than
+    `SPREAD` times their largest magnitude, which is no less than their mean's. A little is left for
+    rounding.
+    """
+    return 0.49 * (SPREAD * mean) ** 2
 
 
 def moments(values: npt.NDArray[np.float64]) -> Moments:

@@ -18,15 +18,17 @@ AUDIENCE = Audience(
 def hub_accept(
     *,
     settings: SettingsFile,
+    messages: Annotated[Path, "folder of the copies of what was ever accepted"],
     accepted: Annotated[Path, "what is accepted"],
     rejected: Annotated[Path, "what is rejected, and why"],
 ) -> None:
     """Verify the bundles of the inbox."""
-    from jipflow.hub.accept import accept, write_accepted, write_rejected
+    from jipflow.hub.accept import accept
+    from jipflow.hub.decisions import write_accepted, write_rejected
     from jipflow.hub.settings import read_hub_settings
 
     read = read_hub_settings(settings)
-    taken, refused = accept(inbox=Path(read.hub.inbox), settings=read)
+    taken, refused = accept(inbox=Path(read.hub.inbox), messages=messages, settings=read)
     for entry in refused:
         print(f"rejected {entry.file}: {entry.reason}: {entry.detail}")
     write_accepted(accepted, taken)
@@ -42,7 +44,7 @@ def hub_merge(
 ) -> None:
     """Merge what was accepted."""
     from jipflow.files import write_json
-    from jipflow.hub.accept import read_accepted
+    from jipflow.hub.decisions import read_accepted
     from jipflow.hub.merge import merge
     from jipflow.hub.settings import read_hub_settings
 
@@ -60,7 +62,7 @@ def hub_report(
 ) -> None:
     """Write the hub's report."""
     from jipflow.files import read_json
-    from jipflow.hub.accept import read_accepted, read_rejected
+    from jipflow.hub.decisions import read_accepted, read_rejected
     from jipflow.report.hub import write_hub_report
 
     write_hub_report(

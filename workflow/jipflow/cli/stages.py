@@ -396,8 +396,9 @@ def release_build(
     bundles: Annotated[Path, "folder of what was packed before"],
 ) -> None:
     """Write a candidate release."""
+    from jipflow.exchange.message import PAGE
     from jipflow.release.candidate import build
-    from jipflow.release.contents import read_release
+    from jipflow.release.contents import read_release, record_built
     from jipflow.release.sent import sent_before
     from jipflow.report.basis import basis
     from jipflow.report.disclosure import write_disclosure_page
@@ -418,10 +419,11 @@ def release_build(
     write_disclosure_page(
         release=release,
         folder=out,
-        path=out / "disclosure.html",
+        path=out / PAGE,
         basis=basis(settings=known, features=features, cases=cases, outcomes=outcomes),
         sent=sent_before(bundles, header.protocol.id, header.site, header.round),
     )
+    record_built(out)
     write_release_page(out, bundles)
 
 

@@ -33,18 +33,20 @@ def release_approve(
     name: Annotated[str, "your name, as the hub's roster has it"],
     key: Annotated[Path, "your private key"],
     attempt: Annotated[int, "counts what the site sends in this round"] = 1,
+    empty: Annotated[bool, "approve it although no cell leaves"] = False,
 ) -> None:
     """Approve a release as a person."""
-    from jipflow.files import read_json
-    from jipflow.release.approval import approve
+    from jipflow.release.approval import NAME, approve
+    from jipflow.release.contents import read_release
     from jipflow.report.release import write_release_page
 
-    approve(release_dir=release, name=name, key_file=key, attempt=attempt)
+    approval = approve(release_dir=release, name=name, key_file=key, attempt=attempt, empty=empty)
     write_release_page(release, release.absolute().parents[1] / "bundles")
-    summary = read_json(release / "disclosure.json")["summary"]
+    manifest, summary = approval.manifest, read_release(release).disclosure.summary
     print(
-        f"approved: {release / 'approval.json'}, with {summary['released']} of "
-        f"{summary['cells']} cells; pack it with: snakemake bundle ..."
+        f"approved: {release / NAME}, with {summary.released} of {summary.cells} cells, as attempt "
+        f"{manifest.attempt} by {manifest.approver.name} on {manifest.issued}"
     )
-    if not summary["released"]:
-        print(f"No cell leaves the site; {release / 'disclosure.html'} says why.")
+    for file, entry in manifest.signed().items():
+        print(f"SHA-256 of {file}: {entry.sha256}")
+    print("pack it with: snakemake bundle ...")

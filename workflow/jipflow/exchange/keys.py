@@ -16,6 +16,22 @@ if TYPE_CHECKING:
 PUBLIC_KEY_PATTERN = r"^ed25519:[0-9a-f]{64}$"
 SIGNATURE_PATTERN = r"^[0-9a-f]{128}$"
 
+WEAK = tuple(
+    bytes.fromhex(digits)
+    for digits in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""Points of small order, without the sign of their x: of such a key anyone can make signatures that
+verify. As in libsodium's ge25519_has_small_order; see Chalkias, Garillot and Nikolaenko (2020,
+"Taming the many EdDSAs", table 1)."""
+
 
 class KeyFault(StageError):
     """A key file is missing, open to others, or holds no Ed25519 key."""
@@ -113,10 +129,17 @@ def sign(key: Ed25519PrivateKey, message: bytes) -> str:
     return key.sign(message).hex()
 
 
+def is_weak(public: str) -> bool:
+    """Return whether a public key is one for which no private key is needed (see `WEAK`)."""
+    raw = bytearray.fromhex(public.removeprefix("ed25519:"))
+    raw[31] &= 0x7F
+    return bytes(raw) in WEAK
+
+
 def verifies(public: str, signature: str, message: bytes) -> bool:
     """Return whether a signature of a message was made with the private half of a public key.
 
-    Text that is no key or no signature verifies nothing.
+    Text that is no key or no signature verifies nothing, and neither does a weak key.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -124,6 +147,8 @@ def verifies(public: str, signature: str, message: bytes) -> bool:
     if not (
         re.fullmatch(PUBLIC_KEY_PATTERN, public) and re.fullmatch(SIGNATURE_PATTERN, signature)
     ):
+        return False
+    if is_weak(public):
         return False
     key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public.removeprefix("ed25519:")))
     try:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from jipflow import archives
 from jipflow.settings.hub import Approver
@@ -31,6 +33,9 @@ ContentName = Literal["aggregates.json", "disclosure.json"]
 CONTENT: tuple[ContentName, ...] = get_args(ContentName)
 MEMBERS = ("manifest.json", "signatures.json", *CONTENT)
 
+PAGE = "disclosure.html"
+"""The page that shows a person what would leave, beside the files."""
+
 LIMITS = {
     "manifest.json": 16 * 1024,
     "signatures.json": 4 * 1024,
@@ -40,6 +45,7 @@ LIMITS = {
 """Most bytes of each member. A cell is about 300 bytes in either file."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+PartName = Annotated[str, Field(pattern=r"^[a-z_]{1,20}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+-]{0,39}$")]
 Round = Annotated[int, Field(ge=1, le=99)]
 
@@ -50,6 +56,8 @@ class ProtocolVersion(Part):
     id: Id
     version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
     sha256: Sha256
+    parts: Annotated[dict[PartName, Sha256], Field(max_length=20)]
+    """Hash of each part of what `sha256` is of, so that a hub can say which one differs."""
 
 
 class FileEntry(Part):
@@ -57,6 +65,14 @@ class FileEntry(Part):
 
     size: Annotated[int, Field(ge=0)]
     sha256: Sha256
+
+
+def _is_time(text: str) -> str:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise PydanticCustomError("time", "{text} is no time", {"text": text}) from None
+    return text
 
 
 class Manifest(Part):
@@ -76,11 +92,19 @@ class Manifest(Part):
     approver: Approver
     """The person who approved the release, as the hub's roster has them."""
     issued: Annotated[
-        str, Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$")
+        str,
+        Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"),
+        AfterValidator(_is_time),
     ]
     """Time of the approval (UTC)."""
     files: Annotated[dict[ContentName, FileEntry], Field(min_length=len(CONTENT))]
     """Every file of `CONTENT`."""
+    page: FileEntry
+    """The page on which the approver read what leaves, `PAGE`; it stays at the site."""
+
+    def signed(self) -> dict[str, FileEntry]:
+        """Return what the manifest says about every file that it names, the page included."""
+        return {**{str(name): entry for name, entry in self.files.items()}, PAGE: self.page}
 
 
 class Signatures(Part):

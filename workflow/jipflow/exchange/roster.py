@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jipflow.exchange.keys import is_weak
 from jipflow.settings.hub import Member
 from jipflow.settings.resources import ConfigError
 
@@ -16,8 +17,8 @@ def check_roster(roster: Sequence[Member], source: str) -> None:
         source: what it was read from, for the message.
 
     Raises:
-        ConfigError: a site is listed twice, or one key serves twice; a site's machine must not be
-            able to approve its own release.
+        ConfigError: a site is listed twice, one key serves twice, or a key is weak; a machine must
+            not be able to approve its site's release.
     """
     sites: set[str] = set()
     owners: dict[str, str] = {}
@@ -27,6 +28,11 @@ def check_roster(roster: Sequence[Member], source: str) -> None:
         sites.add(member.site)
         people = [(person.key, person.name) for person in member.approvers]
         for key, owner in [(member.key, f"the machine of {member.site}"), *people]:
+            if is_weak(key):
+                raise ConfigError(
+                    f"{source}: roster: anyone can sign for the key of {owner}; ask for one that "
+                    "`jipflow keys new` has made."
+                )
             if owners.setdefault(key, owner) != owner:
                 raise ConfigError(
                     f"{source}: roster: {owners[key]} and {owner} have the same key; "

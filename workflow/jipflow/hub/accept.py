@@ -5,96 +5,50 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from jipflow.analyses.contract import kinds
 from jipflow.exchange.message import LIMITS
-from jipflow.files import read_json, write_json
+from jipflow.hub.decisions import Accepted, RejectedBundle, one_line
+from jipflow.hub.inbox import PATTERN
+from jipflow.hub.memory import Remembered, remember, remembered
+from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refusal, Refused
 from jipflow.hub.settings import HubSettings
 from jipflow.hub.verify import verify
-from jipflow.release.contents import Aggregates, Disclosure, formats
 
 OVERHEAD = 64 * 1024
 """Most bytes of a bundle beside its members."""
 
 
 @dataclass(frozen=True)
-class Accepted:
-    """A message that counts.
+class Sound:
+    """A bundle that is beyond doubt, whether or not it counts.
 
     Attributes:
-        file: name of the bundle in the inbox.
-        sha256: its hash.
-        site: who sent it.
-        attempt: counts what the site sent in this round.
-        approver: name of the person who approved it.
-        issued: time of the approval (UTC).
-        version: jipflow's version at the site.
-        aggregates: the numbers.
-        disclosure: the record of the site's gate.
+        message: what it says.
+        raw: its bytes.
     """
 
-    file: str
-    sha256: str
-    site: str
-    attempt: int
-    approver: str
-    issued: str
-    version: str
-    aggregates: Aggregates
-    disclosure: Disclosure
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the entry of ``accepted.json``."""
-        return {
-            **{name: value for name, value in vars(self).items() if name not in _CONTENTS},
-            **{name: getattr(self, name).plain() for name in _CONTENTS},
-        }
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Accepted:
-        """Return the message of an entry of ``accepted.json``."""
-        known = formats()
-        return cls(
-            **{name: value for name, value in content.items() if name not in _CONTENTS},
-            aggregates=known.aggregates.model_validate(content["aggregates"]),
-            disclosure=known.disclosure.model_validate(content["disclosure"]),
-        )
+    message: Accepted
+    raw: bytes
 
 
-_CONTENTS = ("aggregates", "disclosure")
+def accept(
+    *, inbox: Path, messages: Path, settings: HubSettings
+) -> tuple[list[Accepted], list[RejectedBundle]]:
+    """Verify every bundle of the inbox, and keep a copy of each that counts.
 
-
-@dataclass(frozen=True)
-class RejectedBundle:
-    """A file that does not count.
-
-    Attributes:
-        file: its name in the inbox.
-        sha256: its hash; None where it was not read.
-        reason: code of the `Refusal`.
-        meaning: the code in words.
-        detail: which member, name or number.
-    """
-
-    file: str
-    sha256: str | None
-    reason: str
-    meaning: str
-    detail: str
-
-
-def accept(*, inbox: Path, settings: HubSettings) -> tuple[list[Accepted], list[RejectedBundle]]:
-    """Verify every bundle of the inbox.
-
-    A bad bundle is rejected as a whole and never stops the others. The result is a function of the
-    files in the inbox and the settings alone: the same inbox gives the same result again.
+    A bad bundle is rejected as a whole and never stops the others. What was accepted once counts
+    until a later attempt of the site is accepted, whether or not its file stays in the inbox, as
+    long as it is still beyond doubt by the settings. The result is a function of the files in the
+    two folders and of the settings alone: the same files give the same result again.
 
     Args:
         inbox: folder; its files ``*.zip`` are the bundles, their names do not matter.
+        messages: folder of the copies, by protocol: see `jipflow.hub.memory`.
         settings: of the hub.
 
     Returns:
@@ -103,52 +57,75 @@ def accept(*, inbox: Path, settings: HubSettings) -> tuple[list[Accepted], list[
     Raises:
         OSError: a file cannot be read, which says nothing about what the site sent.
         MemoryError: likewise.
+        MemoryFault: the copies are not as the hub left them.
     """
-    accepted: list[Accepted] = []
+    copies = messages / settings.protocol_sha256
+    latest = remembered(copies)
+    sound: dict[str, list[Sound]] = defaultdict(list)
     rejected: list[RejectedBundle] = []
-    for path in sorted(Path(inbox).glob("*.zip")):
-        digest = None
-        try:
-            raw = _read_bundle(path)
-            digest = hashlib.sha256(raw).hexdigest()
-            accepted.append(_accepted(path.name, digest, raw, settings))
-        except Refused as refused:
-            rejected.append(_rejection(path.name, digest, refused.refusal, refused.detail))
-        except (OSError, MemoryError):
-            raise
-        # What a hostile file may raise in a parser cannot be listed; it must not stop the others.
-        except Exception as error:
-            detail = type(error).__name__
-            rejected.append(_rejection(path.name, digest, Refusal.UNREADABLE, detail))
-    latest, outdated = _latest_attempts(accepted)
-    return latest, sorted(rejected + outdated, key=lambda entry: entry.file)
+    for path in sorted(Path(inbox).glob(PATTERN)):
+        found = _examined(path, settings)
+        if isinstance(found, RejectedBundle):
+            rejected.append(found)
+        else:
+            sound[found.message.site].append(found)
+    known = {entry.sha256 for entry in rejected}
+    counting: list[Accepted] = []
+    for site in sorted(sound.keys() | latest.keys()):
+        chosen, refused = _choose(sound[site], latest.get(site))
+        rejected += refused
+        if chosen is not None:
+            remember(copies, site, chosen.message.attempt, chosen.raw)
+            counting.append(chosen.message)
+        elif site in latest:
+            kept = _examined_copy(latest[site], sound[site], settings)
+            if isinstance(kept, Accepted):
+                counting.append(kept)
+            elif kept.sha256 not in known:
+                rejected.append(kept)
+    return counting, sorted(rejected, key=lambda entry: entry.file)
 
 
-def write_accepted(path: Path, accepted: Sequence[Accepted]) -> None:
-    """Write ``accepted.json``."""
-    write_json(path, [entry.as_dict() for entry in accepted])
+def _examined(path: Path, settings: HubSettings) -> Sound | RejectedBundle:
+    """Return the bundle in a file of the inbox, or why it is refused whatever others there are."""
+    digest = None
+    try:
+        raw = _read_bundle(path)
+        digest = hashlib.sha256(raw).hexdigest()
+        return Sound(_message(path.name, digest, raw, settings), raw)
+    except Refused as refused:
+        return RejectedBundle.of(path.name, digest, refused.refusal, refused.detail)
+    except (OSError, MemoryError):
+        raise
+    # What a hostile file may raise in a parser cannot be listed; it must not stop the others.
+    except Exception as error:
+        return RejectedBundle.of(path.name, digest, Refusal.UNREADABLE, type(error).__name__)
 
 
-def read_accepted(path: Path) -> list[Accepted]:
-    """Read ``accepted.json``."""
-    return [Accepted.from_dict(entry) for entry in read_json(path)]
+def _examined_copy(
+    copy: Remembered, sound: Sequence[Sound], settings: HubSettings
+) -> Accepted | RejectedBundle:
+    """Return the message of a copy, or why it does not count by the settings of now.
+
+    Args:
+        copy: of the latest message of a site that was accepted.
+        sound: the bundles of the site in the inbox; the message is named after one with its bytes.
+        settings: of the hub.
+    """
+    for entry in sound:
+        if entry.message.sha256 == copy.sha256:
+            return entry.message
+    copy.read()
+    found = _examined(copy.path, settings)
+    return found if isinstance(found, RejectedBundle) else found.message
 
 
-def write_rejected(path: Path, rejected: Sequence[RejectedBundle]) -> None:
-    """Write ``rejected.json``."""
-    write_json(path, [asdict(entry) for entry in rejected])
-
-
-def read_rejected(path: Path) -> list[RejectedBundle]:
-    """Read ``rejected.json``."""
-    return [RejectedBundle(**entry) for entry in read_json(path)]
-
-
-def _accepted(file: str, digest: str, raw: bytes, settings: HubSettings) -> Accepted:
+def _message(file: str, digest: str, raw: bytes, settings: HubSettings) -> Accepted:
+    """Return the message of a bundle that can be verified, merged and drawn."""
     bundle = verify(raw, settings)
     manifest = bundle.manifest
-    return Accepted(
-        file=file,
+    message = Accepted(
+        file=one_line(file),
         sha256=digest,
         site=manifest.sender,
         attempt=manifest.attempt,
@@ -158,35 +135,71 @@ def _accepted(file: str, digest: str, raw: bytes, settings: HubSettings) -> Acce
         aggregates=bundle.aggregates,
         disclosure=bundle.disclosure,
     )
+    alone = merge(accepted=[message], settings=settings)
+    for analysis in alone["analyses"]:
+        kinds()[analysis["kind"]].draw_result(analysis, [message.site])
+    return message
 
 
-def _rejection(name: str, digest: str | None, refusal: Refusal, detail: str) -> RejectedBundle:
-    return RejectedBundle(name, digest, refusal.value, refusal.meaning, detail[:300])
+def _choose(
+    sound: Sequence[Sound], accepted: Remembered | None
+) -> tuple[Sound | None, list[RejectedBundle]]:
+    """Return the bundle of a site that counts from now on, and why others of it do not.
+
+    Args:
+        sound: the bundles of the site in the inbox.
+        accepted: the latest that was accepted before.
+
+    Returns:
+        None in place of a bundle where what was accepted before stands.
+    """
+    newest = max((entry.message.attempt for entry in sound), default=0)
+    before = accepted.attempt if accepted else 0
+    current = [entry for entry in sound if entry.message.attempt == newest > before]
+    conflict = len({entry.message.sha256 for entry in current}) > 1
+    chosen = current[0] if current and not conflict else None
+    standing = _Standing(before, accepted.sha256 if accepted else "")
+    if chosen is not None:
+        standing = _Standing(newest, chosen.message.sha256)
+    seen: set[str] = set()
+    rejected = []
+    for entry in sound:
+        message = entry.message
+        again = message.sha256 in seen
+        seen.add(message.sha256)
+        found = _outdated(message, standing, max(newest, before), again=again)
+        if found is not None:
+            rejected.append(RejectedBundle.of(message.file, message.sha256, *found))
+    return chosen, rejected
 
 
-def _latest_attempts(messages: Sequence[Accepted]) -> tuple[list[Accepted], list[RejectedBundle]]:
-    """Keep the latest attempt of each site, and say of the others why they do not count."""
-    by_site: dict[str, list[Accepted]] = defaultdict(list)
-    for entry in messages:
-        by_site[entry.site].append(entry)
-    latest, outdated = [], []
-    for site in sorted(by_site):
-        last = max(entry.attempt for entry in by_site[site])
-        current = [entry for entry in by_site[site] if entry.attempt == last]
-        for entry in by_site[site]:
-            if entry.attempt < last:
-                detail = f"attempt {last} of {site} is there"
-                outdated.append((entry, Refusal.SUPERSEDED, detail))
-        if len({entry.sha256 for entry in current}) > 1:
-            detail = f"attempt {last} of {site}; the site must send attempt {last + 1}"
-            outdated += [(entry, Refusal.ATTEMPT_CONFLICT, detail) for entry in current]
-        else:
-            latest.append(current[0])
-            detail = f"same bytes as {current[0].file}"
-            outdated += [(entry, Refusal.REPLAY, detail) for entry in current[1:]]
-    return latest, [
-        _rejection(entry.file, entry.sha256, refusal, detail) for entry, refusal, detail in outdated
-    ]
+@dataclass(frozen=True)
+class _Standing:
+    """The attempt of a site that counts, and its hash; 0 where there is none."""
+
+    attempt: int
+    sha256: str
+
+
+def _outdated(
+    message: Accepted, standing: _Standing, last: int, *, again: bool
+) -> tuple[Refusal, str] | None:
+    """Return why a sound bundle does not count, None where it does.
+
+    Args:
+        message: of the bundle.
+        standing: of its site.
+        last: latest attempt of the site that was seen.
+        again: whether another file of the inbox has its bytes.
+    """
+    if message.sha256 == standing.sha256:
+        return (Refusal.REPLAY, "the same bytes as another file") if again else None
+    if message.attempt < last:
+        return Refusal.SUPERSEDED, f"attempt {last} of {message.site} is there"
+    detail = f"attempt {last} of {message.site}; the site must send attempt {last + 1}"
+    if standing.attempt == last:
+        detail += ", for another one was accepted"
+    return Refusal.ATTEMPT_CONFLICT, detail
 
 
 def _read_bundle(path: Path) -> bytes:

@@ -7,16 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from jipflow.analyses.cells import (
-    CellKey,
-)
+from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import (
     AnyAnalysis,
     ReleasedCell,
     analyses_of,
 )
 from jipflow.exchange.message import ROUND
-from jipflow.hub.accept import Accepted
+from jipflow.hub.decisions import Accepted
 from jipflow.hub.settings import HubSettings
 from jipflow.release.contents import Aggregates
 

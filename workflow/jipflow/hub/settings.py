@@ -9,7 +9,7 @@ from typing import Any
 from jipflow import __version__
 from jipflow.exchange.roster import check_roster
 from jipflow.settings.complete import complete_types
-from jipflow.settings.digests import protocol_sha256
+from jipflow.settings.digests import protocol_parts, protocol_sha256
 from jipflow.settings.folders import checked_folder
 from jipflow.settings.hub import Hub
 from jipflow.settings.part import Part
@@ -30,6 +30,8 @@ class HubSettings(Part):
     """The protocol of the sites."""
     protocol_sha256: str
     """Its hash, as the sites calculate it."""
+    protocol_parts: dict[str, str]
+    """The hash of each part of it, likewise."""
     version: str = __version__
     """The jipflow version."""
 
@@ -57,8 +59,12 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
     check_roster(hub.roster, source)
     own = Path(hub.models.registry) if hub.models else None
     protocol, named = read_protocol(protocol_path(hub.protocol), own)
-    digest = protocol_sha256(protocol, named)
-    return HubSettings(hub=hub, protocol=protocol, protocol_sha256=digest)
+    return HubSettings(
+        hub=hub,
+        protocol=protocol,
+        protocol_sha256=protocol_sha256(protocol, named),
+        protocol_parts=protocol_parts(protocol, named),
+    )
 
 
 def read_hub_settings(path: Path) -> HubSettings:

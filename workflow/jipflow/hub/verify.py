@@ -11,18 +11,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from jipflow import archives
-from jipflow.analyses.cells import (
-    Place,
-    measured_places,
-)
-from jipflow.analyses.contract import (
-    AnyAnalysis,
-    CellBelowMinimum,
-    ImpossibleCell,
-    ReleasedAnalysis,
-    ReleasedCell,
-    analyses_of,
-)
 from jipflow.exchange.keys import verifies
 from jipflow.exchange.message import (
     CONTENT,
@@ -38,15 +26,17 @@ from jipflow.exchange.message import (
     pack,
 )
 from jipflow.exchange.roster import find_member
+from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.refusals import Refusal, Refused
 from jipflow.hub.settings import HubSettings
 from jipflow.release.contents import Aggregates, Disclosure, formats
 from jipflow.settings.hub import Member
 from jipflow.settings.part import Part
-from jipflow.settings.protocol import Protocol
 from jipflow.settings.resources import ConfigError
 
 P = TypeVar("P", bound=Part)
+
+LARGEST_WHOLE = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -82,11 +72,13 @@ def verify(raw: bytes, settings: HubSettings) -> Verified:
     for name in CONTENT:
         if describe(members[name]) != manifest.files[name]:
             raise Refused(Refusal.FILE_CHANGED, name)
+    asked = Asked.by(settings.protocol)
+    _check_sizes(members, asked)
     known = formats()
     aggregates = _content(known.aggregates, members, "aggregates.json", Refusal.AGGREGATES_INVALID)
     disclosure = _content(known.disclosure, members, "disclosure.json", Refusal.DISCLOSURE_INVALID)
     _check_headers(manifest, aggregates, disclosure)
-    _check_cells(aggregates, disclosure, settings.protocol)
+    check_contents(aggregates, disclosure, asked)
     return Verified(manifest, aggregates, disclosure)
 
 
@@ -134,7 +126,10 @@ def _check_entries(entries: Sequence[zipfile.ZipInfo]) -> None:
 
 
 def _strict_json(data: bytes) -> Any:
-    """Parse JSON, refusing doubled keys and numbers that are not finite.
+    """Parse JSON, refusing what parsers read differently or cannot write again.
+
+    These are doubled keys, numbers that are not finite, whole numbers beyond 64 bits and halves of
+    surrogate pairs (RFC 8259, sections 4, 6 and 8.2).
 
     Raises:
         ValueError: it is not such JSON.
@@ -152,15 +147,27 @@ def _strict_json(data: bytes) -> Any:
             raise ValueError("a number is not finite")
         return number
 
+    def whole(text: str) -> int:
+        if len(text) > len(str(LARGEST_WHOLE)) or abs(int(text)) > LARGEST_WHOLE:
+            raise ValueError("a whole number is beyond 64 bits")
+        return int(text)
+
     try:
-        return json.loads(
+        content = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=unique,
+            parse_int=whole,
             parse_float=finite,
             parse_constant=finite,
         )
+        # Bytes of UTF-8 hold no half: only an escape can.
+        if b"\\u" in data:
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
     except RecursionError:
         raise ValueError("nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half of a surrogate pair") from None
+    return content
 
 
 def _verified_manifest(members: Mapping[str, bytes], roster: Sequence[Member]) -> Manifest:
@@ -205,12 +212,30 @@ def _check_addressing(manifest: Manifest, settings: HubSettings) -> None:
         detail = f"addressed to {manifest.recipient}, this hub is {settings.hub.hub.id}"
         raise Refused(Refusal.WRONG_RECIPIENT, detail)
     if manifest.protocol.id != here.id:
-        raise Refused(Refusal.WRONG_PROTOCOL, manifest.protocol.id)
+        raise Refused(Refusal.WRONG_PROTOCOL, f"of {manifest.protocol.id}, this hub has {here.id}")
     if manifest.protocol.sha256 != settings.protocol_sha256:
-        detail = f"version {manifest.protocol.version}, the hub has {here.version}"
-        raise Refused(Refusal.PROTOCOL_CHANGED, detail)
+        versions = f"version {manifest.protocol.version}, the hub has {here.version}"
+        parts = _differing(manifest.protocol.parts, settings.protocol_parts)
+        raise Refused(Refusal.PROTOCOL_CHANGED, f"{versions}; what differs: {', '.join(parts)}")
+    if manifest.protocol.parts != settings.protocol_parts:
+        raise Refused(Refusal.HEADER_MISMATCH, "manifest.json: protocol.parts")
     if manifest.round != ROUND:
-        raise Refused(Refusal.WRONG_ROUND, str(manifest.round))
+        raise Refused(Refusal.WRONG_ROUND, f"of {manifest.round}, this hub has {ROUND}")
+
+
+def _differing(sent: Mapping[str, str], here: Mapping[str, str]) -> list[str]:
+    """Return the parts of the protocol that are not alike; none are given where all are."""
+    names = sorted(sent.keys() | here.keys())
+    return [name for name in names if sent.get(name) != here.get(name)] or ["nothing that is named"]
+
+
+def _check_sizes(members: Mapping[str, bytes], asked: Asked) -> None:
+    """Refuse files that are larger than any release of the protocol, before they are read."""
+    most = asked.most_bytes()
+    for name in CONTENT:
+        if len(members[name]) > most:
+            detail = f"{name}: {len(members[name])} bytes, the protocol's cells need at most {most}"
+            raise Refused(Refusal.OVERSIZED_MEMBER, detail)
 
 
 def _content(
@@ -237,58 +262,3 @@ def _check_headers(manifest: Manifest, aggregates: Aggregates, disclosure: Discl
                 raise Refused(Refusal.HEADER_MISMATCH, f"{name}: {key}")
     if disclosure.aggregates_sha256 != manifest.files["aggregates.json"].sha256:
         raise Refused(Refusal.HEADER_MISMATCH, "disclosure.json: aggregates_sha256")
-
-
-def _check_cells(aggregates: Aggregates, disclosure: Disclosure, protocol: Protocol) -> None:
-    """Check each number against the protocol, the gate's record and the minimum."""
-    asked = {analysis.settings.id: analysis for analysis in analyses_of(protocol)}
-    places = measured_places(protocol)
-    minimum = max(protocol.disclosure.min_patients, aggregates.min_patients)
-    ids = [sent.id for sent in aggregates.analyses]
-    if len(ids) != len(set(ids)):
-        raise Refused(Refusal.OUTSIDE_PROTOCOL, "an analysis occurs twice")
-    seen: set[tuple[str, ...]] = set()
-    for sent in aggregates.analyses:
-        analysis = asked.get(sent.id)
-        if analysis is None or not _is_of(sent, analysis):
-            raise Refused(Refusal.OUTSIDE_PROTOCOL, f"analysis {sent.id}")
-        for cell in sent.cells:
-            cell_key = (sent.id, *cell.key)
-            if cell_key in seen:
-                raise Refused(Refusal.OUTSIDE_PROTOCOL, _words(cell_key))
-            seen.add(cell_key)
-            _check_cell(cell, analysis, places, minimum)
-    if {(c.analysis, *c.key) for c in disclosure.cells if c.released} != seen:
-        raise Refused(Refusal.NOT_RELEASED)
-    for recorded in disclosure.cells:
-        analysis = asked.get(recorded.analysis)
-        if analysis is None or not analysis.asks_for(recorded.key, places):
-            raise Refused(Refusal.OUTSIDE_PROTOCOL, f"disclosure.json: {recorded.analysis}")
-
-
-def _is_of(sent: ReleasedAnalysis, analysis: AnyAnalysis) -> bool:
-    """Return whether what was sent says of itself what the protocol says of the analysis."""
-    heading = analysis.heading()
-    kind = analysis.settings.kind
-    return sent.kind == kind and sent.model_dump(include=set(heading)) == heading
-
-
-def _check_cell(
-    cell: ReleasedCell, analysis: AnyAnalysis, places: Sequence[Place], minimum: int
-) -> None:
-    context = _words((analysis.settings.id, *cell.key))
-    if not analysis.asks_for(cell.key, places):
-        raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
-    if cell.n < minimum:
-        raise Refused(Refusal.CELL_BELOW_MINIMUM, context)
-    try:
-        analysis.verify(cell, minimum)
-    except ImpossibleCell:
-        raise Refused(Refusal.IMPOSSIBLE_CELL, context) from None
-    except CellBelowMinimum:
-        raise Refused(Refusal.CELL_BELOW_MINIMUM, context) from None
-
-
-def _words(cell_key: Sequence[str]) -> str:
-    analysis, *key = cell_key
-    return f"{analysis}: {' '.join(key)}"

@@ -10,10 +10,11 @@ from typing import Annotated
 from pydantic import Field
 
 from jipflow.exchange import keys, message
-from jipflow.exchange.message import Manifest, checked
+from jipflow.exchange.message import PAGE, Manifest, checked
 from jipflow.files import atomic_path, read_json, write_json
-from jipflow.release.contents import Release, ReleaseError, read_release
+from jipflow.release.contents import Release, ReleaseError, read_page, read_release
 from jipflow.settings.part import Part
+from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import Settings
 
 NAME = "approval.json"
@@ -30,30 +31,45 @@ class Approval(Part):
 
 
 def approve(
-    *, release_dir: Path, name: str, key_file: Path, attempt: int = 1, now: datetime | None = None
+    *,
+    release_dir: Path,
+    name: str,
+    key_file: Path,
+    attempt: int = 1,
+    empty: bool = False,
+    now: datetime | None = None,
 ) -> Approval:
     """Record a person's approval of a candidate release in ``approval.json``.
 
-    The person signs the very manifest that the bundle will carry: the hash of each file, the
-    protocol, the sender and the recipient.
+    The person signs the very manifest that the bundle will carry: the hash of each file and of the
+    page that shows them, the protocol, the sender and the recipient. An approval that is there is
+    left as it is where it says the same, and is never replaced by one of the same attempt.
 
     Args:
         release_dir: folder of the candidate.
         name: the approver's name, as the hub's roster has it; it leaves the site.
         key_file: the approver's private key.
         attempt: counts what the site sends in this round; the hub takes the latest.
+        empty: approve it although no cell leaves.
         now: time of the approval, the clock's by default.
 
     Returns:
-        The approval.
+        The approval that holds.
 
     Raises:
-        ReleaseError: there is no candidate, or its two files do not belong together.
+        ReleaseError: there is no candidate, its files or its page do not belong together, no cell
+            leaves, or something else was approved as this attempt.
         KeyFault: the key is missing or open to others.
         ConfigError: the name or the attempt is none.
     """
     release = read_release(release_dir)
+    page = read_page(release_dir, release)
     header = release.disclosure
+    if not header.summary.released and not empty:
+        raise ReleaseError(
+            f"No cell would leave; {release_dir / PAGE} says why. To tell the hub so, approve it "
+            "with --empty."
+        )
     key = keys.load_key(key_file)
     issued = (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     content = {
@@ -67,19 +83,59 @@ def approve(
         "approver": {"name": name, "key": keys.public_text(key)},
         "issued": issued,
         "files": {file: message.describe(data).plain() for file, data in release.files.items()},
+        "page": page.plain(),
     }
     manifest = checked(Manifest, content, "approval")
-    signature = keys.sign(key, message.canonical(manifest.plain()))
-    approval = Approval(manifest=manifest, signature=signature)
+    earlier = _earlier(release_dir)
+    if earlier is not None:
+        if earlier.manifest == manifest.model_copy(update={"issued": earlier.manifest.issued}):
+            return earlier
+        _check_later(manifest, earlier.manifest)
+    approval = Approval(
+        manifest=manifest, signature=keys.sign(key, message.canonical(manifest.plain()))
+    )
     write_json(release_dir / NAME, approval.plain())
     return approval
 
 
+def _earlier(release_dir: Path) -> Approval | None:
+    """Return the approval that is there, whatever it is of; None where none was signed."""
+    try:
+        approval = checked(Approval, read_json(release_dir / NAME), NAME)
+    except (FileNotFoundError, ValueError, ConfigError):
+        return None
+    return approval if _is_signed(approval) else None
+
+
+def next_attempt(release_dir: Path) -> int:
+    """Return the first attempt that nobody has approved in a release's folder."""
+    earlier = _earlier(release_dir)
+    return earlier.manifest.attempt + 1 if earlier else 1
+
+
+def _check_later(manifest: Manifest, earlier: Manifest) -> None:
+    """Refuse to replace an approval by one of the same attempt or one before.
+
+    The hub may have its bundle already, and takes no other of that attempt. It counts the attempts
+    of each text of the protocol by itself.
+    """
+    same = all(
+        getattr(manifest, key) == getattr(earlier, key)
+        for key in ("protocol", "round", "sender", "recipient")
+    )
+    if same and manifest.attempt <= earlier.attempt:
+        raise ReleaseError(
+            f"{earlier.approver.name} approved attempt {earlier.attempt} on {earlier.issued}, of "
+            f"other files or as another person; approve this one with --attempt "
+            f"{earlier.attempt + 1}."
+        )
+
+
 def read_approval(release_dir: Path) -> Approval:
-    """Read an approval and check that it holds for the files as they are now.
+    """Read an approval and check that it holds for the files and the page as they are now.
 
     Raises:
-        ReleaseError: nobody approved, the files were changed since, or the signature is wrong.
+        ReleaseError: nobody approved, something was changed since, or the signature is wrong.
     """
     return _read_approved(release_dir)[0]
 
@@ -90,7 +146,7 @@ def _read_approved(release_dir: Path) -> tuple[Approval, Release]:
     path = release_dir / NAME
     if not path.is_file():
         raise ReleaseError(
-            f"Nobody has approved this release. Read {release_dir / 'disclosure.html'}, then: "
+            f"Nobody has approved this release. Read {release_dir / PAGE}, then: "
             f"jipflow release approve {release_dir} --name NAME --key FILE"
         )
     try:
@@ -99,16 +155,26 @@ def _read_approved(release_dir: Path) -> tuple[Approval, Release]:
         raise ReleaseError(f"{path} is not JSON any more; approve again.") from None
     approval = checked(Approval, content, str(path))
     manifest = approval.manifest
-    for name, data in release.files.items():
-        if message.describe(data) != manifest.files[name]:
+    page = release_dir / PAGE
+    shown = page.read_bytes() if page.is_file() else b""
+    found = {name: message.describe(data) for name, data in (*release.files.items(), (PAGE, shown))}
+    for name, entry in manifest.signed().items():
+        if entry != found[name]:
             raise ReleaseError(
                 f"{release_dir / name} was changed after {manifest.approver.name} approved "
                 "it; look at it again and approve again."
             )
-    signed = message.canonical(manifest.plain())
-    if not keys.verifies(manifest.approver.key, approval.signature, signed):
+    if not _is_signed(approval):
         raise ReleaseError(f"{path} was changed after it was signed; approve again.")
     return approval, release
+
+
+def _is_signed(approval: Approval) -> bool:
+    """Return whether an approval is signed by the key that it names."""
+    manifest = approval.manifest
+    return keys.verifies(
+        manifest.approver.key, approval.signature, message.canonical(manifest.plain())
+    )
 
 
 def approved_bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:

@@ -22,6 +22,7 @@ from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.contents import ReleaseError, Verdict, formats
 from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
+from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def build(
 
     vocabulary = _vocabulary(settings, analyses, proposed) | known.words()
     exempt = {settings.protocol_sha256, settings.version, aggregates_sha256}
+    exempt |= {text for part in header["protocol"]["parts"].items() for text in part}
     exempt.add(settings.protocol.protocol.version)
     pseudonyms = sorted({*patient_of, *patient_of.values()})
     for name, content in (("aggregates", aggregates), ("disclosure", record)):
@@ -90,6 +92,7 @@ def _header(settings: Settings) -> dict[str, Any]:
             "id": settings.protocol_id,
             "version": settings.protocol.protocol.version,
             "sha256": settings.protocol_sha256,
+            "parts": protocol_parts(settings.protocol, settings.named),
         },
         "site": settings.site.site.id,
         "recipient": settings.site.hub.id,

@@ -25,7 +25,9 @@ from jipflow.analyses.contract import (
 )
 from jipflow.exchange.message import (
     CONTENT,
+    PAGE,
     ContentName,
+    FileEntry,
     ProtocolVersion,
     Round,
     Sha256,
@@ -33,10 +35,15 @@ from jipflow.exchange.message import (
     checked,
     describe,
 )
+from jipflow.files import read_json, write_json
 from jipflow.reasons import StageError
 from jipflow.release.gate import all_rules
 from jipflow.settings.part import Id, Part
 from jipflow.settings.plugins import one_of
+from jipflow.settings.resources import ConfigError
+
+BUILT = "built.json"
+"""Hashes of the two files and of their page, as they were built together."""
 
 NumberOfCells = Annotated[int, Field(ge=0)]
 Meaning = Annotated[str, Field(max_length=300)]
@@ -186,3 +193,46 @@ def read_release(folder: Path) -> Release:
             "build the release again."
         )
     return release
+
+
+class Built(Part):
+    """What was built together; stays beside it."""
+
+    files: dict[str, FileEntry]
+    """Both files and the page."""
+
+
+def record_built(folder: Path) -> None:
+    """Note the hashes of a candidate and its page in ``built.json``: the last step of a build."""
+    found = {name: describe((folder / name).read_bytes()) for name in (*CONTENT, PAGE)}
+    write_json(folder / BUILT, Built(files=found).plain())
+
+
+def read_page(folder: Path, release: Release) -> FileEntry:
+    """Return the page of a candidate, if it is of these files and none of them was changed.
+
+    Args:
+        folder: of the candidate.
+        release: its files, as they were read.
+
+    Raises:
+        ReleaseError: the page is missing, is of other files, or something was changed since they
+            were built together.
+    """
+    again = f"build the release again: remove {folder / PAGE} and run the workflow."
+    for name in (PAGE, BUILT):
+        if not (folder / name).is_file():
+            raise ReleaseError(f"{folder / name} is missing; {again}")
+    page = (folder / PAGE).read_bytes()
+    try:
+        built = checked(Built, read_json(folder / BUILT), str(folder / BUILT)).files
+    except (ValueError, ConfigError):
+        raise ReleaseError(f"{folder / BUILT} is not as it was written; {again}") from None
+    found = {name: describe(data) for name, data in (*release.files.items(), (PAGE, page))}
+    for name, entry in found.items():
+        if built.get(name) != entry:
+            raise ReleaseError(f"{folder / name} was changed after it was built; {again}")
+    for name in CONTENT:
+        if found[name].sha256.encode() not in page:
+            raise ReleaseError(f"{folder / PAGE} does not show {name} as it is now; {again}")
+    return found[PAGE]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jipflow.analyses.alike import alike
-from jipflow.analyses.contract import Proposed
+from jipflow.analyses.contract import Proposed, too_close
 
 Family = tuple[str, str]
 """Role and segmentation."""
@@ -30,17 +30,26 @@ class Kept:
     groups: list[frozenset[str]] = field(default_factory=list)
 
     def add(self, cases: frozenset[str]) -> bool:
-        """Add a set if each group that is told apart then has enough patients; return whether."""
+        """Add a set if each group that the sets distinguish has enough patients; return whether.
+
+        Nor may its number of patients be `too_close` to that of another: whoever sees these alone,
+        as a hub does, could not tell such sets from those that differ by a few.
+        """
         if cases in self.sets:
             return True
+        if any(too_close(self._size(cases), self._size(kept), self.minimum) for kept in self.sets):
+            return False
         outside = cases.difference(*self.groups)
         split = [part for group in self.groups for part in (group & cases, group - cases)]
         groups = [group for group in (*split, outside) if group]
-        if any(len({self.patient_of[c] for c in group}) < self.minimum for group in groups):
+        if any(self._size(group) < self.minimum for group in groups):
             return False
         self.sets.append(cases)
         self.groups = groups
         return True
+
+    def _size(self, cases: frozenset[str]) -> int:
+        return len({self.patient_of[case] for case in cases})
 
 
 def differing(cells: Sequence[Proposed], patient_of: Mapping[str, str], minimum: int) -> set[int]:

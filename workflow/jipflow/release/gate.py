@@ -38,7 +38,8 @@ MIN_PATIENTS = Rule(
 DIFFERENCE = Rule(
     "difference",
     "Groups of patients that the released cells of one segmentation tell apart, or cells of like "
-    "values in several, must have at least the minimum: else a smaller group follows.",
+    "values in several, must have at least the minimum, and so must the difference of their "
+    "numbers: else a smaller group follows.",
 )
 SATURATION = Rule(
     "saturation",

@@ -11,7 +11,7 @@ from typing import Any
 
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import kinds
-from jipflow.hub.accept import Accepted, RejectedBundle
+from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.release.gate import all_rules
 from jipflow.report.disclosure import withheld_parts
 from jipflow.report.pages import write_page

@@ -17,9 +17,24 @@ def protocol_sha256(protocol: Protocol, named: Named) -> str:
     its models, the codes of its terms and the parameters of its radiomics. Where a term of its own
     is written does not matter.
     """
+    content = _content(protocol)
+    return canonical_digest({"protocol": content, **named_content(named, content)})
+
+
+def protocol_parts(protocol: Protocol, named: Named) -> dict[str, str]:
+    """Return the hash of each part of what `protocol_sha256` is of, to find out what differs.
+
+    The parts are the protocol's keys, and what it names: see `named_content`.
+    """
+    content = _content(protocol)
+    parts = {**content, **named_content(named, content)}
+    return {name: canonical_digest(part) for name, part in sorted(parts.items())}
+
+
+def _content(protocol: Protocol) -> dict[str, Any]:
     content = protocol.plain()
     content.pop("terms", None)
-    return canonical_digest({"protocol": content, **named_content(named, content)})
+    return content
 
 
 def named_content(named: Named, keys: Iterable[str]) -> dict[str, Any]:

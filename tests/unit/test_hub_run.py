@@ -1,0 +1,69 @@
+"""A hub whose inbox others can write into, run as its steward runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from federation_world import hub_content, protocol, sent, site
+from jipflow.settings.resources import ROOT
+
+ODD = ("{x}.zip", "<results>.zip", "{}.zip", "*.zip", "$HOME.zip", "-rf.zip", "new\nline.zip")
+"""Names that a shell, a format or Snakemake could take for more than a name."""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A hub with the bundle of the site north; another waits outside of the inbox."""
+    folder = tmp_path_factory.mktemp("hub")
+    inbox = folder / "inbox"
+    inbox.mkdir()
+    sites = [sent(site(folder, name, seed=i), inbox) for i, name in enumerate(("north", "south"))]
+    (folder / "demo.yaml").write_text(yaml.safe_dump(protocol()))
+    content = hub_content(sites, inbox)
+    content |= {"protocol": str(folder / "demo.yaml"), "results": str(folder / "out")}
+    (folder / "hub.yaml").write_text(yaml.safe_dump(content))
+    sites[1].path.rename(folder / "later.zip")
+    return folder
+
+
+def run(folder):
+    """Run the hub in a folder of its own, so that it waits for no other test's run."""
+    command = [sys.executable, "-m", "snakemake", "hub", "--configfile", str(folder / "hub.yaml")]
+    command += ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(folder)]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
+    subprocess.run([*command, "--cores", "1"], check=True, env=environment, capture_output=True)
+
+
+def counting(folder):
+    accepted, rejected = (
+        json.loads((folder / "out" / "demo" / "r01" / f"{name}.json").read_text())
+        for name in ("accepted", "rejected")
+    )
+    return [entry["site"] for entry in accepted], [entry["reason"] for entry in rejected]
+
+
+def test_no_name_of_a_file_keeps_other_bundles_from_being_merged(hub):
+    run(hub)
+    assert counting(hub) == (["north"], [])
+    for name in ODD:
+        (hub / "inbox" / name).write_text("no bundle")
+    (hub / "inbox" / os.fsdecode(b"\xff.zip")).write_text("no bundle")
+    os.mkfifo(hub / "inbox" / "pipe.zip")
+    (hub / "later.zip").rename(hub / "inbox" / "south.zip")
+    run(hub)
+    sites, reasons = counting(hub)
+    assert sites == ["north", "south"]
+    assert sorted(reasons) == ["not_a_file"] + ["not_a_zip"] * (len(ODD) + 1)
+    result = json.loads((hub / "out" / "demo" / "r01" / "result.json").read_text())
+    assert [entry["id"] for entry in result["sites"]] == ["north", "south"]
+    for path in (hub / "inbox").iterdir():
+        path.unlink()
+    run(hub)
+    assert counting(hub) == (["north", "south"], [])
+    assert json.loads((hub / "out" / "demo" / "r01" / "result.json").read_text()) == result

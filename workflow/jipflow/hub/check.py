@@ -1,0 +1,247 @@
+"""What a bundle says, held against the protocol, against itself and against the gate's rules."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from jipflow.analyses.cells import CellKey, Place, measured_places
+from jipflow.analyses.contract import (
+    AnyAnalysis,
+    CellBelowMinimum,
+    Finding,
+    Implied,
+    ImpossibleCell,
+    Limits,
+    RecordedCell,
+    ReleasedAnalysis,
+    ReleasedCell,
+    analyses_of,
+    rules_of_kinds,
+    too_close,
+)
+from jipflow.files import json_text
+from jipflow.hub.refusals import Refusal, Refused
+from jipflow.release.contents import Aggregates, Disclosure
+from jipflow.release.gate import all_rules
+from jipflow.settings.bounds import bounds
+from jipflow.settings.features import COUNTED, feature_names
+from jipflow.settings.protocol import Protocol, RadiomicsEntry
+from jipflow.settings.radiomics import Radiomics
+from jipflow.settings.reading import shipped_radiomics
+
+MOST_CASES = 1000
+"""Most studies of one patient that are believed: one a week for twenty years."""
+
+FRAME, BYTES, HEADINGS = 64 * 1024, 4 * 1024, 8
+"""A file of a release has at most so many bytes, and for each cell so many more and so many times
+the analysis' own keys: several times what is written, for a histogram's bins are as many as its
+edges."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a protocol asks its sites for.
+
+    Attributes:
+        analyses: by id.
+        places: everything that is measured.
+        features: what is measured at each place, by the radiomics settings there.
+        minimum: fewest patients behind a number.
+        cases: most cases of one patient.
+    """
+
+    analyses: Mapping[str, AnyAnalysis]
+    places: Sequence[Place]
+    features: Mapping[Place, frozenset[str]]
+    minimum: int
+    cases: int
+
+    @classmethod
+    def by(cls, protocol: Protocol) -> Asked:
+        """Return what a protocol asks for."""
+        places = measured_places(protocol)
+        entries = {entry.segmentation: entry for entry in protocol.radiomics}
+        named = {key: feature_names(_parameters(entry)) for key, entry in entries.items()}
+        return cls(
+            analyses={analysis.settings.id: analysis for analysis in analyses_of(protocol)},
+            places=places,
+            features={place: frozenset([*COUNTED, *named[place.segmentation]]) for place in places},
+            minimum=protocol.disclosure.min_patients,
+            cases=1 if protocol.cohort.case.by == "patient" else MOST_CASES,
+        )
+
+    def names(self, analysis: AnyAnalysis, key: CellKey) -> bool:
+        """Return whether an analysis asks for a cell, and its feature is measured anywhere."""
+        known = any(key.feature in features for features in self.features.values())
+        return known and analysis.asks_for(key, self.places)
+
+    def measures(self, key: CellKey) -> bool:
+        """Return whether the feature of a cell is measured at its place."""
+        return key.feature in self.features.get(key.place, ())
+
+    def most_bytes(self) -> int:
+        """Return how many bytes either file of a release has at most."""
+        known = sorted(frozenset().union(*self.features.values()))
+        size = FRAME
+        for analysis in self.analyses.values():
+            heading = len(json_text(analysis.heading()))
+            size += len(analysis.cells(known, self.places)) * (BYTES + HEADINGS * heading)
+        return size
+
+
+def _parameters(entry: RadiomicsEntry) -> Radiomics:
+    named = entry.settings
+    return shipped_radiomics(named) if isinstance(named, str) else named
+
+
+def check_contents(aggregates: Aggregates, disclosure: Disclosure, asked: Asked) -> None:
+    """Check every number of a bundle, and the gate's record of it.
+
+    Args:
+        aggregates: the numbers.
+        disclosure: the record.
+        asked: by the protocol.
+
+    Raises:
+        Refused: a number that was not asked for, that contradicts others or that says too much, or
+            a record that does not belong to the numbers.
+    """
+    released = _check_numbers(aggregates, asked)
+    _check_record(disclosure, asked, released)
+    _check_together(released, asked, max(asked.minimum, aggregates.min_patients))
+
+
+Released = Mapping[tuple[str, CellKey], ReleasedCell]
+"""Cells by their analysis and what they are about."""
+
+
+def _check_numbers(aggregates: Aggregates, asked: Asked) -> Released:
+    """Check each analysis and each cell by itself, and return the cells."""
+    minimum = max(asked.minimum, aggregates.min_patients)
+    ids = [sent.id for sent in aggregates.analyses]
+    if len(ids) != len(set(ids)):
+        raise Refused(Refusal.OUTSIDE_PROTOCOL, "an analysis occurs twice")
+    released: dict[tuple[str, CellKey], ReleasedCell] = {}
+    for sent in aggregates.analyses:
+        analysis = asked.analyses.get(sent.id)
+        if analysis is None or not _is_of(sent, analysis):
+            raise Refused(Refusal.OUTSIDE_PROTOCOL, f"analysis {sent.id}")
+        for cell in sent.cells:
+            if (sent.id, cell.key) in released:
+                raise Refused(Refusal.OUTSIDE_PROTOCOL, f"{_words(sent.id, cell.key)} occurs twice")
+            released[sent.id, cell.key] = cell
+            _check_cell(cell, analysis, asked, minimum)
+    return released
+
+
+def _is_of(sent: ReleasedAnalysis, analysis: AnyAnalysis) -> bool:
+    """Return whether what was sent says of itself what the protocol says of the analysis."""
+    heading = analysis.heading()
+    kind = analysis.settings.kind
+    return sent.kind == kind and sent.model_dump(include=set(heading)) == heading
+
+
+def _check_cell(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum: int) -> None:
+    context = _words(analysis.settings.id, cell.key)
+    if not asked.names(analysis, cell.key) or not asked.measures(cell.key):
+        raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
+    if cell.n < minimum:
+        raise Refused(Refusal.CELL_BELOW_MINIMUM, context)
+    try:
+        analysis.verify(cell, _limits(cell, asked, minimum))
+    except ImpossibleCell:
+        raise Refused(Refusal.IMPOSSIBLE_CELL, context) from None
+    except CellBelowMinimum:
+        raise Refused(Refusal.CELL_BELOW_MINIMUM, context) from None
+
+
+def _limits(cell: ReleasedCell, asked: Asked, minimum: int) -> Limits:
+    return Limits(minimum, asked.cases, *bounds(cell.feature))
+
+
+def _check_together(released: Released, asked: Asked, minimum: int) -> None:
+    """Check what cells say of each other: the same values, and almost the same patients."""
+    same: dict[CellKey, list[tuple[AnyAnalysis, ReleasedCell]]] = defaultdict(list)
+    families: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for (identifier, key), cell in released.items():
+        same[key].append((asked.analyses[identifier], cell))
+        families[key.role, key.segmentation].add(cell.n)
+    for key, cells in same.items():
+        about = [each.implies(cell, _limits(cell, asked, minimum)) for each, cell in cells]
+        if len({cell.n for _, cell in cells}) > 1 or not Implied.agree(about):
+            detail = f"{_words('two analyses', key)} are not of the same values"
+            raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
+    for (role, segmentation), numbers in families.items():
+        ranked = sorted(numbers)
+        for fewer, more in itertools.pairwise(ranked):
+            if too_close(fewer, more, minimum):
+                detail = f"{segmentation} on {role}: {more} patients beside {fewer}"
+                raise Refused(Refusal.CELL_BELOW_MINIMUM, detail)
+
+
+def _check_record(disclosure: Disclosure, asked: Asked, released: Released) -> None:
+    """Check the gate's record against the protocol, the released cells and itself."""
+    if {(c.analysis, c.key) for c in disclosure.cells if c.released} != released.keys():
+        raise Refused(Refusal.NOT_RELEASED)
+    rules = all_rules()
+    if disclosure.rules != {rule.code: rule.meaning for rule in rules}:
+        detail = f"disclosure.json: rules: other ones than those of jipflow {disclosure.version}"
+        raise Refused(Refusal.DISCLOSURE_INVALID, detail)
+    seen: set[tuple[str, CellKey]] = set()
+    for recorded in disclosure.cells:
+        name = (recorded.analysis, recorded.key)
+        context = f"disclosure.json: {_words(*name)}"
+        analysis = asked.analyses.get(recorded.analysis)
+        if analysis is None or not asked.names(analysis, recorded.key):
+            raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
+        if name in seen or not _is_recorded(recorded, analysis, released.get(name)):
+            raise Refused(Refusal.DISCLOSURE_INVALID, context)
+        seen.add(name)
+    totals = {
+        "cells": len(disclosure.cells),
+        "released": len(released),
+        "withheld": {rule.code: _withheld_by(rule.code, disclosure.cells) for rule in rules},
+    }
+    if disclosure.summary.plain() != totals:
+        raise Refused(Refusal.DISCLOSURE_INVALID, "disclosure.json: summary")
+
+
+def _is_recorded(recorded: RecordedCell, analysis: AnyAnalysis, cell: ReleasedCell | None) -> bool:
+    """Return whether a cell of the record says what the gate writes of such a cell."""
+    rules = all_rules()
+    if recorded.kind != analysis.settings.kind or recorded.rules.keys() != {r.code for r in rules}:
+        return False
+    if cell is None:
+        return Finding.WITHHELD in recorded.rules.values() and not dict(_parts(recorded))
+    others = {rule for rule in rules_of_kinds() if rule not in analysis.rules}
+    parts = _parts_of(analysis, cell)
+    expected = {
+        rule.code: Finding.NOT_APPLIED
+        if rule in others
+        else (rule.partly if rule.code in parts else Finding.PASSED)
+        for rule in rules
+    }
+    return recorded.rules == expected and dict(_parts(recorded)) == parts
+
+
+def _parts(recorded: RecordedCell) -> Iterator[tuple[str, object]]:
+    """Yield what a record says was withheld of a cell that left, by rule."""
+    for rule in all_rules():
+        named = getattr(recorded, f"withheld_{rule.parts}", None) if rule.parts else None
+        if named:
+            yield rule.code, named
+
+
+def _parts_of(analysis: AnyAnalysis, cell: ReleasedCell) -> dict[str, object]:
+    return {rule.code: list(names) for rule, names in analysis.parts(cell).items() if names}
+
+
+def _withheld_by(code: str, cells: Iterable[RecordedCell]) -> int:
+    return sum(cell.rules[code] == Finding.WITHHELD for cell in cells)
+
+
+def _words(identifier: str, key: CellKey) -> str:
+    return f"{identifier}: {' '.join(key)}"

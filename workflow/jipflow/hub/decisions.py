@@ -1,0 +1,110 @@
+"""What a hub decided about the bundles of a round: which count, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jipflow.files import read_json, write_json
+from jipflow.hub.refusals import Refusal
+from jipflow.release.contents import Aggregates, Disclosure, formats
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A message that counts.
+
+    Attributes:
+        file: name of the bundle in the inbox; of the hub's own copy where it is not there any more.
+        sha256: its hash.
+        site: who sent it.
+        attempt: counts what the site sent in this round.
+        approver: name of the person who approved it.
+        issued: time of the approval (UTC).
+        version: jipflow's version at the site.
+        aggregates: the numbers.
+        disclosure: the record of the site's gate.
+    """
+
+    file: str
+    sha256: str
+    site: str
+    attempt: int
+    approver: str
+    issued: str
+    version: str
+    aggregates: Aggregates
+    disclosure: Disclosure
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the entry of ``accepted.json``."""
+        return {
+            **{name: value for name, value in vars(self).items() if name not in _CONTENTS},
+            **{name: getattr(self, name).plain() for name in _CONTENTS},
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Accepted:
+        """Return the message of an entry of ``accepted.json``."""
+        known = formats()
+        return cls(
+            **{name: value for name, value in content.items() if name not in _CONTENTS},
+            aggregates=known.aggregates.model_validate(content["aggregates"]),
+            disclosure=known.disclosure.model_validate(content["disclosure"]),
+        )
+
+
+_CONTENTS = ("aggregates", "disclosure")
+
+
+@dataclass(frozen=True)
+class RejectedBundle:
+    """A file that does not count.
+
+    Attributes:
+        file: its name in the inbox.
+        sha256: its hash; None where it was not read.
+        reason: code of the `Refusal`.
+        meaning: the code in words.
+        detail: which member, name or number.
+    """
+
+    file: str
+    sha256: str | None
+    reason: str
+    meaning: str
+    detail: str
+
+    @classmethod
+    def of(cls, file: str, sha256: str | None, refusal: Refusal, detail: str) -> RejectedBundle:
+        """Return a rejection whose words fit into one line."""
+        return cls(one_line(file), sha256, refusal.value, refusal.meaning, one_line(detail)[:300])
+
+
+def one_line(text: str) -> str:
+    """Return a text that others wrote without what cannot be printed or written as UTF-8."""
+    return "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+
+
+def write_accepted(path: Path, accepted: Sequence[Accepted]) -> None:
+    """Write ``accepted.json``."""
+    write_json(path, [entry.as_dict() for entry in accepted])
+
+
+def read_accepted(path: Path) -> list[Accepted]:
+    """Read ``accepted.json``."""
+    return [Accepted.from_dict(entry) for entry in read_json(path)]
+
+
+def write_rejected(path: Path, rejected: Sequence[RejectedBundle]) -> None:
+    """Write ``rejected.json``."""
+    write_json(path, [asdict(entry) for entry in rejected])
+
+
+def read_rejected(path: Path) -> list[RejectedBundle]:
+    """Read ``rejected.json``."""
+    return [RejectedBundle(**entry) for entry in read_json(path)]

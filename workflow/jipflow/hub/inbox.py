@@ -1,0 +1,31 @@
+"""The folder that bundles are put into by whoever may write there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+PATTERN = "*.zip"
+"""What the names of bundles fit."""
+
+
+def inbox_state(inbox: Path) -> list[dict[str, str | int]]:
+    """Return what shows that an inbox has changed: name, size and time of each bundle.
+
+    Snakemake gets this in place of the files: it would take ``{x}.zip`` or ``<results>.zip`` for a
+    pattern, and have nothing to do however many bundles lie beside it.
+
+    Args:
+        inbox: the folder.
+    """
+    return list(_entries(inbox))
+
+
+def _entries(inbox: Path) -> Iterator[dict[str, str | int]]:
+    for path in sorted(inbox.glob(PATTERN)):
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            continue
+        name = path.name.encode("ascii", "backslashreplace").decode("ascii")
+        yield {"name": name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
