@@ -39,6 +39,9 @@ LARGEST = 1e100
 """Bound far beyond any feature that keeps the hub's sums within float64, whose largest number is
 1.8e308 (IEEE 754): the hub squares differences of means."""
 
+TOLERANCE = 1e-9
+"""How far rounding may carry a number beyond a bound: of 1, or of its own size."""
+
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Enough = Annotated[int, Field(ge=FLOOR, le=10**9)]
 Value = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AsGiven]
@@ -206,11 +209,12 @@ class Implied:
 
     @classmethod
     def agree(cls, found: Sequence[Implied]) -> bool:
-        """Return whether cells may be of the same values."""
-        return all(
-            max(low for low, _ in ranges) <= min(high for _, high in ranges)
-            for ranges in ([each.mean for each in found], [each.rows for each in found])
-        )
+        """Return whether cells may be of the same values, but for rounding."""
+        for ranges in ([each.mean for each in found], [each.rows for each in found]):
+            low, high = max(low for low, _ in ranges), min(high for _, high in ranges)
+            if low - high > TOLERANCE * max(abs(low), abs(high)):
+                return False
+        return True
 
 
 class ImpossibleCell(Exception):

@@ -28,6 +28,7 @@ from jipflow.analyses.cells import (
 )
 from jipflow.analyses.contract import (
     LARGEST,
+    TOLERANCE,
     Analysis,
     CellBelowMinimum,
     Enough,
@@ -62,9 +63,6 @@ from jipflow.settings.protocol import AnalysisSettings, Disclosure
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-TOLERANCE = 1e-9
-"""How far rounding may carry a number beyond a bound."""
 
 LARGEST_SCATTER = 1e200
 """Bound of what squared differences of means are added to, likewise; see `LARGEST`."""
