@@ -16,6 +16,7 @@ import yaml
 from federation_world import (
     EDGES,
     ENERGY,
+    HERE,
     MEAN,
     accept,
     hub_content,
@@ -31,6 +32,8 @@ from federation_world import (
 )
 from jipflow.exchange import message
 from jipflow.files import write_json
+from jipflow.hub.accept import READ_ANYHOW, largest_bundle
+from jipflow.hub.check import Asked
 from jipflow.hub.decisions import read_accepted, read_rejected, write_accepted, write_rejected
 from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refusal, Refused
@@ -38,6 +41,7 @@ from jipflow.hub.settings import load_hub_settings, read_hub_settings
 from jipflow.hub.verify import verify
 from jipflow.settings.hub import Hub
 from jipflow.settings.resources import ROOT, ConfigError
+from jipflow.settings.run import settings_of
 from jipflow.settings.schema import load
 
 
@@ -234,9 +238,23 @@ def test_an_oversized_member(north, inbox):
 
 def test_an_oversized_bundle(north, inbox):
     with north.path.open("r+b") as stream:
-        stream.truncate(sum(message.LIMITS.values()) + 1_000_000)
-    accepted, (entry,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
+        stream.truncate(READ_ANYHOW + 1)
+    settings = hub_settings([north], inbox)
+    accepted, (entry,) = accept(inbox=inbox, settings=settings)
     assert (accepted, entry.reason) == ([], "oversized_bundle")
+    with north.path.open("r+b") as stream:
+        stream.truncate(READ_ANYHOW)
+    assert accept(inbox=inbox, settings=settings)[1][0].reason == "not_a_zip"
+
+
+@pytest.mark.parametrize("edges", [[0, 1, 2], list(range(100_000))])
+def test_a_bundle_may_be_as_large_as_the_protocol_needs(edges):
+    """Sixty MiB of bins are not refused for their size, but more than a bundle takes is."""
+    wide = protocol(analyses=[protocol()["analyses"][1] | {"edges": edges}])
+    asked = Asked.by(settings_of(HERE, wide).protocol)
+    needed = 2 * len(edges) * 20
+    assert largest_bundle(asked) >= max(READ_ANYHOW, needed)
+    assert largest_bundle(asked) <= sum(message.LIMITS.values()) + READ_ANYHOW
 
 
 @pytest.mark.parametrize("change", ["comment", "trailing", "leading", "order"])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jipflow.analyses.contract import kinds
 from jipflow.exchange.message import LIMITS
+from jipflow.hub.check import Asked
 from jipflow.hub.decisions import Accepted, RejectedBundle, one_line
 from jipflow.hub.inbox import PATTERN
 from jipflow.hub.memory import Remembered, remember, remembered
@@ -21,6 +22,10 @@ from jipflow.hub.verify import verify
 
 OVERHEAD = 64 * 1024
 """Most bytes of a bundle beside its members."""
+
+READ_ANYHOW = 16 * 1024**2
+"""A bundle of so many bytes is read however few the protocol needs, so that one of another protocol
+is refused as such."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +68,9 @@ def accept(
     latest = remembered(copies)
     sound: dict[str, list[Sound]] = defaultdict(list)
     rejected: list[RejectedBundle] = []
+    largest = largest_bundle(Asked.by(settings.protocol))
     for path in sorted(Path(inbox).glob(PATTERN)):
-        found = _examined(path, settings)
+        found = _examined(path, settings, largest)
         if isinstance(found, RejectedBundle):
             rejected.append(found)
         else:
@@ -78,7 +84,7 @@ def accept(
             remember(copies, site, chosen.message.attempt, chosen.raw)
             counting.append(chosen.message)
         elif site in latest:
-            kept = _examined_copy(latest[site], sound[site], settings)
+            kept = _examined_copy(latest[site], sound[site], settings, largest)
             if isinstance(kept, Accepted):
                 counting.append(kept)
             elif kept.sha256 not in known:
@@ -86,11 +92,21 @@ def accept(
     return counting, sorted(rejected, key=lambda entry: entry.file)
 
 
-def _examined(path: Path, settings: HubSettings) -> Sound | RejectedBundle:
+def largest_bundle(asked: Asked) -> int:
+    """Return the bytes that a bundle may have: a larger one is not read, to spare memory.
+
+    Args:
+        asked: by the protocol.
+    """
+    needed = sum(min(most, asked.most_bytes()) for most in LIMITS.values())
+    return max(READ_ANYHOW, needed + OVERHEAD)
+
+
+def _examined(path: Path, settings: HubSettings, largest: int) -> Sound | RejectedBundle:
     """Return the bundle in a file of the inbox, or why it is refused whatever others there are."""
     digest = None
     try:
-        raw = _read_bundle(path)
+        raw = _read_bundle(path, largest)
         digest = hashlib.sha256(raw).hexdigest()
         return Sound(_message(path.name, digest, raw, settings), raw)
     except Refused as refused:
@@ -103,7 +119,7 @@ def _examined(path: Path, settings: HubSettings) -> Sound | RejectedBundle:
 
 
 def _examined_copy(
-    copy: Remembered, sound: Sequence[Sound], settings: HubSettings
+    copy: Remembered, sound: Sequence[Sound], settings: HubSettings, largest: int
 ) -> Accepted | RejectedBundle:
     """Return the message of a copy, or why it does not count by the settings of now.
 
@@ -111,12 +127,13 @@ def _examined_copy(
         copy: of the latest message of a site that was accepted.
         sound: the bundles of the site in the inbox; the message is named after one with its bytes.
         settings: of the hub.
+        largest: bytes that a bundle may have.
     """
     for entry in sound:
         if entry.message.sha256 == copy.sha256:
             return entry.message
     copy.read()
-    found = _examined(copy.path, settings)
+    found = _examined(copy.path, settings, largest)
     return found if isinstance(found, RejectedBundle) else found.message
 
 
@@ -202,10 +219,9 @@ def _outdated(
     return Refusal.ATTEMPT_CONFLICT, detail
 
 
-def _read_bundle(path: Path) -> bytes:
+def _read_bundle(path: Path, largest: int) -> bytes:
     if not stat.S_ISREG(path.lstat().st_mode):
         raise Refused(Refusal.NOT_A_FILE)
-    largest = sum(LIMITS.values()) + OVERHEAD
     with path.open("rb") as stream:
         raw = stream.read(largest + 1)
     if len(raw) > largest:
