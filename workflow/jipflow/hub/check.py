@@ -73,7 +73,7 @@ class Asked:
             cases=1 if protocol.cohort.case.by == "patient" else MOST_CASES,
         )
 
-    def names(self, analysis: AnyAnalysis, key: CellKey) -> bool:
+    def asks_for(self, analysis: AnyAnalysis, key: CellKey) -> bool:
         """Return whether an analysis asks for a cell, and its feature is measured anywhere."""
         known = any(key.feature in features for features in self.features.values())
         return known and analysis.asks_for(key, self.places)
@@ -146,7 +146,7 @@ def _is_of(sent: ReleasedAnalysis, analysis: AnyAnalysis) -> bool:
 
 def _check_cell(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum: int) -> None:
     context = _words(analysis.settings.id, cell.key)
-    if not asked.names(analysis, cell.key) or not asked.measures(cell.key):
+    if not asked.asks_for(analysis, cell.key) or not asked.measures(cell.key):
         raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
     if cell.n < minimum:
         raise Refused(Refusal.CELL_BELOW_MINIMUM, context)
@@ -195,7 +195,7 @@ def _check_record(disclosure: Disclosure, asked: Asked, released: Released) -> N
         name = (recorded.analysis, recorded.key)
         context = f"disclosure.json: {_words(*name)}"
         analysis = asked.analyses.get(recorded.analysis)
-        if analysis is None or not asked.names(analysis, recorded.key):
+        if analysis is None or not asked.asks_for(analysis, recorded.key):
             raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
         if name in seen or not _is_recorded(recorded, analysis, released.get(name)):
             raise Refused(Refusal.DISCLOSURE_INVALID, context)
