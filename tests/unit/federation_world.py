@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import zipfile
@@ -257,3 +258,11 @@ def sent(world, inbox):
     world.path = world.send(inbox)
     world.members = unpack(world.path.read_bytes())
     return world
+
+
+def sent_again(world, inbox):
+    """Return a site that has sent another one's bundle into another inbox; its files are shared."""
+    again = copy.copy(world)
+    again.path = inbox / world.path.name
+    again.path.write_bytes(world.path.read_bytes())
+    return again

@@ -27,6 +27,7 @@ from federation_world import (
     reseal,
     resign,
     sent,
+    sent_again,
     site,
     unpack,
 )
@@ -58,9 +59,15 @@ def inbox(tmp_path):
     return folder
 
 
+@pytest.fixture(scope="module")
+def sent_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("once")
+    return sent(site(folder, "north"), folder)
+
+
 @pytest.fixture
-def north(tmp_path, inbox):
-    return sent(site(tmp_path, "north"), inbox)
+def north(sent_once, inbox):
+    return sent_again(sent_once, inbox)
 
 
 def pooled(sites, segment, feature):
@@ -381,14 +388,14 @@ def test_an_approver_of_another_site(tmp_path, north, inbox):
     north.approver_key = south.approver_key
     north.send(inbox)
     content = hub_content([south, site(tmp_path / "x", "north")], inbox)
-    content["roster"][1]["key"] = public(tmp_path / "north" / "keys" / "site.key")
+    content["roster"][1]["key"] = public(north.root / "keys" / "site.key")
     settings = hub_settings([south], inbox, hub=content)
     assert refusal(north.path.read_bytes(), north, inbox, settings) == "unknown_approver"
 
 
-def test_what_nobody_approved(north, inbox, tmp_path):
+def test_what_nobody_approved(north, inbox):
     """The site's machine alone cannot release: it would have to sign as the approver."""
-    machine = tmp_path / "north" / "keys" / "site.key"
+    machine = north.root / "keys" / "site.key"
     raw = message.pack(resign(north.members, north, approver=machine))
     assert refusal(raw, north, inbox) == "approver_signature"
 

@@ -18,6 +18,7 @@ from federation_world import (
     reseal,
     resign,
     sent,
+    sent_again,
     site,
 )
 from jipflow.exchange import message
@@ -34,9 +35,15 @@ def inbox(tmp_path):
     return folder
 
 
+@pytest.fixture(scope="module")
+def sent_once(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("once")
+    return sent(site(folder, "north"), folder)
+
+
 @pytest.fixture
-def north(tmp_path, inbox):
-    return sent(site(tmp_path, "north"), inbox)
+def north(sent_once, inbox):
+    return sent_again(sent_once, inbox)
 
 
 def first_cell(content):
