@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -21,10 +22,14 @@ from federation_world import (
     sent_again,
     site,
 )
+from jipflow.analyses.cells import Place
 from jipflow.exchange import message
 from jipflow.files import write_json
+from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.decisions import write_accepted, write_rejected
 from jipflow.hub.merge import merge
+from jipflow.hub.refusals import Refusal, Refused
+from jipflow.release.contents import formats
 from jipflow.report.hub import write_hub_report
 
 
@@ -232,6 +237,34 @@ def test_a_cell_that_the_protocol_cannot_measure(north, inbox, changes):
     # Neither is it withheld from anyone.
     raw = edited(north, disclosure=lambda c: c["cells"].append(c["cells"][-1] | changes))
     assert refusal(raw, north, inbox) in {"outside_protocol", "not_released"}
+
+
+def test_a_feature_that_is_measured_elsewhere_only(north):
+    """The radiomics settings of its segment count, and no others."""
+    known = formats()
+    aggregates = known.aggregates.model_validate_json(north.members["aggregates.json"])
+    disclosure = known.disclosure.model_validate_json(north.members["disclosure.json"])
+    asked = Asked.by(hub_settings([north], north.path.parent).protocol)
+    check_contents(aggregates, disclosure, asked)
+    liver = Place("CT", "organs", "liver")
+    features = {**asked.features, liver: asked.features[liver] - {MEAN}}
+    with pytest.raises(Refused, match=f"describe: CT organs liver {MEAN}") as refused:
+        check_contents(aggregates, disclosure, replace(asked, features=features))
+    assert refused.value.refusal == Refusal.OUTSIDE_PROTOCOL
+
+
+def test_half_of_a_surrogate_pair_is_no_text(north, inbox):
+    """A whole pair, as of a sign beyond 16 bits, is one."""
+    manifest = north.members["manifest.json"]
+    details = []
+    for name in (b"Ada \\ud83d", b"Ada \\ud83d\\ude00"):
+        changed = manifest.replace(b"Ada Roe", name)
+        members = resign(north.members | {"manifest.json": changed}, north)
+        north.path.write_bytes(message.pack(members))
+        _, (refused,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
+        details.append((refused.reason, refused.detail))
+    assert details[0] == ("manifest_not_json", "a text holds half of a surrogate pair")
+    assert details[1][0] == "manifest_not_canonical"
 
 
 VOLUMES = {
