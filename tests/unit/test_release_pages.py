@@ -226,7 +226,7 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
     state, text = now()
     assert state is State.BUILT
     assert "The release waits for approval" in text
-    assert f"jipflow release approve {folder}" in text
+    assert "jipflow release approve RESULTS/demo/release/r01 --name" in text
     packed = send(results, fake.settings())
     shutil.move(packed, results / "aside.zip")
     state, text = now()
@@ -244,6 +244,7 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
     assert "approve again" in text
     assert "--attempt 2" in text
     assert packed.name in text
+    assert str(folder) not in text
 
 
 def test_the_state_page_holds_no_pseudonym(results: Path) -> None:
@@ -254,13 +255,20 @@ def test_the_state_page_holds_no_pseudonym(results: Path) -> None:
         assert not any(name in text for name in line.split("\t")[:2])
 
 
-def test_the_folder_of_a_command_is_the_real_one(tmp_path: Path) -> None:
-    results = fake.build(tmp_path / "a folder" / "demo", pictures=False)
-    fake.add_release(results, fake.settings())
-    page = fake.write_disclosure(results, fake.settings(), tmp_path / "d.html")
-    assert f"jipflow release approve &#39;{results / 'release' / 'r01'}&#39;" in page
-    assert f"results=&#39;{results.parent}&#39;" in page
-    assert "FOLDER" not in page
+def test_the_same_release_has_the_same_pages_wherever_it_lies(
+    results: Path, tmp_path: Path
+) -> None:
+    """A browser fills in the folder; the pages hold none, and are what was approved anywhere."""
+    pages = []
+    for place in ("one", "another place"):
+        copy = tmp_path / place / "demo"
+        shutil.copytree(results, copy)
+        folder = copy / "release" / "r01"
+        fake.write_disclosure(copy, fake.settings(), folder / "disclosure.html")
+        write_release_page(folder, copy / "bundles")
+        pages.append([(folder / name).read_bytes() for name in ("disclosure.html", "index.html")])
+    assert pages[0] == pages[1]
+    assert str(tmp_path).encode() not in b"".join(pages[0])
 
 
 def test_numbers_that_only_the_hub_needs_wait_behind_a_switch(
