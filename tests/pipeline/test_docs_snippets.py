@@ -61,6 +61,12 @@ def test_series_are_counted_by_what_tells_them_apart(tiny_run: Site, printed) ->
     assert {"CT", "PT", "RTSTRUCT"} <= {line.split()[0] for line in out.splitlines()[2:]}
 
 
+def test_a_cohort_of_ones_own_is_written(tmp_path: Path) -> None:
+    text = script("docs/phantom.md", "folder", Path("folder"))
+    exec(compile(text, "guide", "exec"), {"folder": tmp_path})
+    assert list(tmp_path.iterdir())
+
+
 @pytest.fixture(scope="module")
 def lesions(phantom_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """The example of the guide to protocols, run on the synthetic patients without a network."""
