@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 import fake_results as fake
+from jipflow.cli import main
 from jipflow.exchange.keys import new_key
 from jipflow.exchange.message import Manifest, bundle_name
 from jipflow.files import read_json, sha256_file
@@ -245,6 +246,17 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
     assert "--attempt 2" in text
     assert packed.name in text
     assert str(folder) not in text
+
+
+def test_an_approval_is_on_the_page_at_once(results: Path, tmp_path: Path) -> None:
+    folder = results / "release" / "r01"
+    fake.write_disclosure(results, fake.settings(), folder / "disclosure.html")
+    new_key(tmp_path / "my.key")
+    words_of = ["release", "approve", str(folder), "--name", "Ada Roe"]
+    assert main([*words_of, "--key", str(tmp_path / "my.key")]) == 0
+    text = words((folder / "index.html").read_text(encoding="utf-8"))
+    assert "The release is approved, not packed" in text
+    assert "Ada Roe approved them at" in text
 
 
 def test_the_state_page_holds_no_pseudonym(results: Path) -> None:
