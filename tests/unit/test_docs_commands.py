@@ -215,9 +215,11 @@ def follow(command: str, clone: Path) -> None:
         assert way.reason
         return
     line = re.sub(*way.change, command.replace("snakemake -n ", "snakemake "), count=1)
-    if way.change == DRY and line in FOLLOWED:
-        return
-    FOLLOWED.add(line)
+    if way.change not in {REAL, SHORT}:
+        same = re.sub(r"^\.venv/bin/| results=\S+", "", line)
+        if same in FOLLOWED:
+            return
+        FOLLOWED.add(same)
     line = moved(line, clone.parent)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MAKE"))}
     environment |= {

@@ -199,6 +199,28 @@ def test_a_bundle_that_cannot_be_read_is_named(
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("manifest.json", "{}")
     assert "this version cannot read it" in words(page_of(results, tmp_path))
+    (path.parent / bundle_name("demo", "heidelberg", 1, 4)).mkdir()
+    assert [sent.file for sent in before(results)] == [path.name]
+
+
+@pytest.mark.parametrize("lacks", ["approver", "issued", "version", "protocol"])
+def test_a_bundle_of_another_format_costs_no_page(
+    results: Path, tmp_path: Path, lacks: str
+) -> None:
+    packed = send(results, fake.settings())
+    with zipfile.ZipFile(packed) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members["manifest.json"])
+    manifest.pop(lacks)
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("manifest.json", json.dumps(manifest))
+        archive.writestr("aggregates.json", members["aggregates.json"])
+    assert "this version cannot read it" in words(page_of(results, tmp_path))
+    write_release_page(results / "release" / "r01", results / "bundles")
+    whole = packed.read_bytes()
+    for cut in (whole[: len(whole) // 2], whole[: len(whole) // 2] + bytes(len(whole) // 2)):
+        packed.write_bytes(cut)
+        assert "this version cannot read it" in words(page_of(results, tmp_path))
 
 
 def test_attempts_are_counted_as_numbers(results: Path) -> None:
@@ -212,7 +234,7 @@ def test_attempts_are_counted_as_numbers(results: Path) -> None:
         with zipfile.ZipFile(name, "w") as archive:
             archive.writestr("manifest.json", json.dumps(manifest))
             archive.writestr("aggregates.json", members["aggregates.json"])
-    assert [sent.manifest["attempt"] for sent in before(results)] == [1, 2, 10]
+    assert [sent.attempt for sent in before(results)] == [1, 2, 10]
     assert next_attempt(before(results)) == 11
 
 

@@ -60,7 +60,7 @@ def write_disclosure_page(
     """
     aggregates, disclosure = release.aggregates, release.disclosure
     _check_same_cells(aggregates, disclosure)
-    attempt = next_attempt(list(sent))
+    attempt = next_attempt(sent)
     parts = list(withheld_parts(disclosure, aggregates.analyses))
     write_page(
         path,
