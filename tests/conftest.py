@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GROUPS = (
-    ("demo", r"pipeline/test_(demo|messages|resume|slurm|tiny)\.py"),
+    ("demo", r"pipeline/test_(demo|docs_snippets|messages|resume|slurm|tiny)\.py"),
     ("PACS and site", r"pipeline/test_pacs_site\.py"),
     ("sarcoma", r"pipeline/test_sarcoma\.py"),
     ("training of a site", r"pipeline/test_train\.py"),

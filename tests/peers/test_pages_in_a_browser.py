@@ -29,8 +29,13 @@ addEventListener("load", () => {{
     for (const block of page.querySelectorAll("details")) block.open = true;
     const root = page.documentElement;
     const pictures = [...page.querySelectorAll("figure img")];
+    const first = [...page.querySelectorAll(".values tbody tr:first-child")]
+      .map((row) => row.querySelector("td.num")).filter((cell) => cell);
+    const beyond = first.filter((cell) => cell.getBoundingClientRect().right > frame.width);
+    const folders = [...page.querySelectorAll("[data-folder]")].map((slot) => slot.textContent);
     return [frame.width, root.scrollWidth, pictures.filter((i) => !i.naturalWidth).length,
-            pictures.length, page.body.innerText.length].join(" ");
+            pictures.length, page.body.innerText.length, first.length, beyond.length,
+            folders.filter((folder) => !folder.startsWith("/")).length, folders.length].join(" ");
   }});
   document.title = "RESULT " + found.join(";");
 }});
@@ -94,8 +99,11 @@ def test_the_page_fits_every_width(browser, pages, name):
     assert found, result.stdout[:2000] + result.stderr[-2000:]
     measured = [[int(value) for value in part.split()] for part in found[1].split(";")]
     assert [row[0] for row in measured] == list(WIDTHS)
-    for width, scroll, broken, pictures, letters in measured:
+    for width, scroll, broken, pictures, letters, tables, beyond, unfilled, folders in measured:
         assert scroll <= width, f"{name} scrolls sideways at {width} px: {scroll}"
         assert broken == 0
         assert letters > 500
+        assert (beyond, unfilled) == (0, 0), f"{name}: no number is seen, or no folder filled in"
+        assert tables > 0 or name == "release"
+        assert folders > 0 or name in {"site", "hub"}
         assert pictures > 0 or name != "site"

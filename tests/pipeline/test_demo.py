@@ -45,6 +45,18 @@ def test_it_ends_with_the_summary_and_a_report_that_is_there(demo):
         assert f"{site}: 10 cases, 5 ok, 5 with a failed item" in output
 
 
+def test_each_site_says_what_became_of_its_release(demo):
+    folder, _ = demo
+    for site in SITES:
+        results = folder / "results" / site / "demo"
+        (bundle,) = (results / "bundles").glob("*.zip")
+        page = (results / "release" / "r01" / "index.html").read_text()
+        assert "The release is packed" in page
+        assert bundle.name in page
+        assert f"Data steward of {site} approved them at" in page
+        assert str(folder) not in page
+
+
 def test_merged_is_pooled(demo):
     folder, _ = demo
     result = json.loads((folder / "hub" / "results" / "demo" / "r01" / "result.json").read_text())

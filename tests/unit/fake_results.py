@@ -259,7 +259,6 @@ def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[S
     folder = results / "release" / "r01"
     write_disclosure_page(
         release=read_release(folder),
-        folder=folder,
         path=path,
         basis=basis_of(results, site),
         sent=sent,

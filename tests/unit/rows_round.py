@@ -41,7 +41,6 @@ def run(folder: Path) -> None:
     for one in (north, south):
         write_disclosure_page(
             release=read_release(one.release),
-            folder=one.release,
             path=one.release / "disclosure.html",
             basis=basis(
                 settings=one.settings,

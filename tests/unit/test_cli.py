@@ -136,7 +136,9 @@ def test_without_a_command_the_help_is_shown(words, code, capsys):
 def test_the_version_is_shown(capsys):
     assert main(["--version"]) == 0
     printed = capsys.readouterr().out
-    assert re.fullmatch(r"jipflow \d+\.\d+\.\d+( \([0-9a-f]{12}(\+dirty)?\))?\n", printed)
+    assert re.fullmatch(
+        r"jipflow \d+\.\d+\.\d+(\.dev\d+)?( \([0-9a-f]{12}(\+dirty)?\))?\n", printed
+    )
     assert printed == f"jipflow {full_version()}\n"
 
 

@@ -42,6 +42,7 @@ def test_what_is_missing_is_known(phantoms):
     values, expected = phantoms["digital"]
     missing = {tag for tag in expected.keys() - values.keys() if PER_SLICE not in tag}
     assert missing == {f"{CONSTANT}_3D", f"{CONSTANT}_2_5D"}
+    assert sum(PER_SLICE in tag for tag in expected.keys() - values.keys()) == 136
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 import fake_results as fake
 from federation_world import show
+from jipflow.cli import main
 from jipflow.exchange.keys import new_key
 from jipflow.exchange.message import Manifest, bundle_name
 from jipflow.files import read_json, sha256_file
@@ -200,6 +201,28 @@ def test_a_bundle_that_cannot_be_read_is_named(
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("manifest.json", "{}")
     assert "this version cannot read it" in words(page_of(results, tmp_path))
+    (path.parent / bundle_name("demo", "heidelberg", 1, 4)).mkdir()
+    assert [sent.file for sent in before(results)] == [path.name]
+
+
+@pytest.mark.parametrize("lacks", ["approver", "issued", "version", "protocol"])
+def test_a_bundle_of_another_format_costs_no_page(
+    results: Path, tmp_path: Path, lacks: str
+) -> None:
+    packed = send(results, fake.settings())
+    with zipfile.ZipFile(packed) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(members["manifest.json"])
+    manifest.pop(lacks)
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("manifest.json", json.dumps(manifest))
+        archive.writestr("aggregates.json", members["aggregates.json"])
+    assert "this version cannot read it" in words(page_of(results, tmp_path))
+    write_release_page(results / "release" / "r01", results / "bundles")
+    whole = packed.read_bytes()
+    for cut in (whole[: len(whole) // 2], whole[: len(whole) // 2] + bytes(len(whole) // 2)):
+        packed.write_bytes(cut)
+        assert "this version cannot read it" in words(page_of(results, tmp_path))
 
 
 def test_attempts_are_counted_as_numbers(results: Path) -> None:
@@ -213,7 +236,7 @@ def test_attempts_are_counted_as_numbers(results: Path) -> None:
         with zipfile.ZipFile(name, "w") as archive:
             archive.writestr("manifest.json", json.dumps(manifest))
             archive.writestr("aggregates.json", members["aggregates.json"])
-    assert [sent.manifest["attempt"] for sent in before(results)] == [1, 2, 10]
+    assert [sent.attempt for sent in before(results)] == [1, 2, 10]
     assert next_attempt(before(results)) == 11
 
 
@@ -228,7 +251,7 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
     state, text = now()
     assert state is State.BUILT
     assert "The release waits for approval" in text
-    assert f"jipflow release approve {folder}" in text
+    assert "jipflow release approve RESULTS/demo/release/r01 --name" in text
     packed = send(results, fake.settings())
     shutil.move(packed, results / "aside.zip")
     state, text = now()
@@ -246,6 +269,18 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
     assert "approve again" in text
     assert "--attempt 2" in text
     assert packed.name in text
+    assert str(folder) not in text
+
+
+def test_an_approval_is_on_the_page_at_once(results: Path, tmp_path: Path) -> None:
+    folder = results / "release" / "r01"
+    fake.write_disclosure(results, fake.settings(), folder / "disclosure.html")
+    new_key(tmp_path / "my.key")
+    words_of = ["release", "approve", str(folder), "--name", "Ada Roe"]
+    assert main([*words_of, "--key", str(tmp_path / "my.key")]) == 0
+    text = words((folder / "index.html").read_text(encoding="utf-8"))
+    assert "The release is approved, not packed" in text
+    assert "Ada Roe approved them at" in text
 
 
 def test_the_state_page_holds_no_pseudonym(results: Path) -> None:
@@ -256,13 +291,20 @@ def test_the_state_page_holds_no_pseudonym(results: Path) -> None:
         assert not any(name in text for name in line.split("\t")[:2])
 
 
-def test_the_folder_of_a_command_is_the_real_one(tmp_path: Path) -> None:
-    results = fake.build(tmp_path / "a folder" / "demo", pictures=False)
-    fake.add_release(results, fake.settings())
-    page = fake.write_disclosure(results, fake.settings(), tmp_path / "d.html")
-    assert f"jipflow release approve &#39;{results / 'release' / 'r01'}&#39;" in page
-    assert f"results=&#39;{results.parent}&#39;" in page
-    assert "FOLDER" not in page
+def test_the_same_release_has_the_same_pages_wherever_it_lies(
+    results: Path, tmp_path: Path
+) -> None:
+    """A browser fills in the folder; the pages hold none, and are what was approved anywhere."""
+    pages = []
+    for place in ("one", "another place"):
+        copy = tmp_path / place / "demo"
+        shutil.copytree(results, copy)
+        folder = copy / "release" / "r01"
+        fake.write_disclosure(copy, fake.settings(), folder / "disclosure.html")
+        write_release_page(folder, copy / "bundles")
+        pages.append([(folder / name).read_bytes() for name in ("disclosure.html", "index.html")])
+    assert pages[0] == pages[1]
+    assert str(tmp_path).encode() not in b"".join(pages[0])
 
 
 def test_numbers_that_only_the_hub_needs_wait_behind_a_switch(

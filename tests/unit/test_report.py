@@ -598,7 +598,6 @@ def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path
         with pytest.raises(StageError, match="build the release again"):
             write_disclosure_page(
                 release=replace(release, **changed),
-                folder=results,
                 path=tmp_path / "d.html",
                 basis=fake.basis_of(results, fake.settings()),
             )

@@ -107,3 +107,11 @@ def test_the_version_begins_with_the_packages() -> None:
     words = version.full_version().split()
     assert words[0] == jipflow.__version__
     assert len(words) <= 2
+
+
+def test_changed_code_does_not_carry_the_number_of_a_release() -> None:
+    changes = (version.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    waiting = changes.split("## [Unreleased]")[1].split("\n## [")[0].strip()
+    released = [line[4:].split("]")[0] for line in changes.splitlines() if line.startswith("## [0")]
+    assert released
+    assert not waiting or jipflow.__version__ not in released

@@ -1,3 +1,3 @@
 """jipflow: federated medical imaging as a Snakemake workflow."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

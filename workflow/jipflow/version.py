@@ -18,7 +18,7 @@ CODE = ("Snakefile", "rules", "workflow")
 
 
 def full_version() -> str:
-    """Return the version and, in a clone, its commit: ``0.1.0 (4f0c7a9e21d3)``."""
+    """Return the version and, in a clone, its commit: ``0.2.0 (4f0c7a9e21d3)``."""
     known = commit()
     return f"{__version__} ({known})" if known else __version__
 

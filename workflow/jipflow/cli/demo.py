@@ -15,7 +15,7 @@ import yaml
 
 from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.files import atomic_path, read_json
-from jipflow.phantom.cohort import write_site
+from jipflow.phantom.cohort import SERIES_DEFECTS, write_site
 from jipflow.reasons import StageError
 from jipflow.release.approval import approve, next_attempt, read_approval
 from jipflow.settings.resources import ROOT
@@ -43,7 +43,8 @@ def run_demo(*, out: Path, patients: int, cores: int | None) -> None:
     for site in SITES:
         step += 1
         folder = out / "sites" / site
-        _say(step, f"site {site}: {patients} synthetic patients and some defective series")
+        defective = f"{len(SERIES_DEFECTS)} with a defective series"
+        _say(step, f"site {site}: {patients} sound synthetic patients and {defective}")
         _make_site(folder, site, patients)
     for site in SITES:
         step += 1

@@ -418,7 +418,6 @@ def release_build(
     header = release.aggregates
     write_disclosure_page(
         release=release,
-        folder=out,
         path=out / PAGE,
         basis=basis(settings=known, features=features, cases=cases, outcomes=outcomes),
         sent=sent_before(bundles, header.protocol.id, header.site, header.round),

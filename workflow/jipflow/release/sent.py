@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,12 @@ from jipflow.exchange.message import LIMITS, bundle_name
 from jipflow.files import sha256_file
 from jipflow.release.contents import Aggregates
 
+UNREADABLE = (
+    *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError),
+    *(ValueError, KeyError, TypeError),
+)
+"""What reading a bundle raises that is damaged, or of another format."""
+
 
 @dataclass(frozen=True)
 class Sent:
@@ -21,12 +28,14 @@ class Sent:
 
     Attributes:
         file: its name.
+        attempt: the one that its name gives.
         sha256: its hash.
         manifest: what it says about itself; None where this version cannot read it.
         aggregates: its numbers; None likewise.
     """
 
     file: str
+    attempt: int
     sha256: str
     manifest: Mapping[str, Any] | None
     aggregates: Mapping[str, Any] | None
@@ -73,29 +82,30 @@ def sent_before(folder: Path, protocol: str, site: str, round_: int) -> list[Sen
     numbered = []
     for path in folder.glob("*.zip"):
         start, _, attempt = path.stem.rpartition("-a")
-        if start == stem and attempt.isdecimal():
+        if start == stem and attempt.isdecimal() and path.is_file():
             numbered.append((int(attempt), path))
-    return [_read(path) for _, path in sorted(numbered)]
+    return [_read(path, attempt) for attempt, path in sorted(numbered)]
 
 
-def next_attempt(sent: list[Sent]) -> int:
+def next_attempt(sent: Sequence[Sent]) -> int:
     """Return the attempt that a new release is approved as."""
-    attempts = [sent_.manifest["attempt"] for sent_ in sent if sent_.manifest]
-    return max(attempts, default=0) + 1
+    return max((bundle.attempt for bundle in sent), default=0) + 1
 
 
-def _read(path: Path) -> Sent:
+def _read(path: Path, attempt: int) -> Sent:
     """Read a bundle; another version may have packed it in another format."""
     digest = sha256_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
             manifest = _member(archive, "manifest.json")
             aggregates = _member(archive, "aggregates.json")
-        int(manifest["attempt"])
         dict(_cells(aggregates))
-    except (zipfile.BadZipFile, ValueError, KeyError, TypeError):
-        return Sent(path.name, digest, None, None)
-    return Sent(path.name, digest, manifest, aggregates)
+        for name in ("protocol", "issued", "version"):
+            str(manifest[name])
+        str(manifest["approver"]["name"])
+    except UNREADABLE:
+        return Sent(path.name, attempt, digest, None, None)
+    return Sent(path.name, attempt, digest, manifest, aggregates)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Any:

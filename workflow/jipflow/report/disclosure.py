@@ -42,7 +42,7 @@ class WithheldParts:
 
 
 def write_disclosure_page(
-    *, release: Release, folder: Path, path: Path, basis: Basis, sent: Sequence[Sent] = ()
+    *, release: Release, path: Path, basis: Basis, sent: Sequence[Sent] = ()
 ) -> None:
     """Write the page that shows every value that would leave, and what the rules withheld.
 
@@ -51,7 +51,6 @@ def write_disclosure_page(
 
     Args:
         release: the candidate.
-        folder: of the candidate, as the person who approves names it on the command line.
         path: the HTML file.
         basis: whom the release is of.
         sent: the bundles that the site packed before, by attempt.
@@ -61,7 +60,7 @@ def write_disclosure_page(
     """
     aggregates, disclosure = release.aggregates, release.disclosure
     _check_same_cells(aggregates, disclosure)
-    attempt = next_attempt(list(sent))
+    attempt = next_attempt(sent)
     parts = list(withheld_parts(disclosure, aggregates.analyses))
     write_page(
         path,
@@ -77,8 +76,6 @@ def write_disclosure_page(
         basis=basis,
         before=_before(release, sent),
         manifest=manifest_rows(release, attempt),
-        folder=str(folder),
-        results=str(folder.parents[2]) if len(folder.parents) > 2 else "",
         attempt=attempt,
     )
 

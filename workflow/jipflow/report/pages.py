@@ -6,7 +6,6 @@ import base64
 import hashlib
 import math
 import re
-import shlex
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +44,6 @@ def environment() -> Environment:
         share=share,
         class_of=class_of,
         feature=feature,
-        quote=shlex.quote,
         with_code=with_code,
     )
     made.globals.update(

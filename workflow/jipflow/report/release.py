@@ -65,8 +65,6 @@ def write_release_page(folder: Path, bundles: Path) -> None:
         states=State,
         sent=sent,
         attempt=next_attempt(sent),
-        folder=str(folder),
-        results=str(folder.parents[2]) if len(folder.parents) > 2 else "",
     )
 
 
@@ -83,7 +81,8 @@ def progress(folder: Path, release: Release, sent: list[Sent]) -> Progress:
     try:
         manifest = read_approval(folder).manifest
     except (StageError, ConfigError) as error:
-        return Progress(State.OUTDATED, problem=str(error))
+        # The page is the same wherever the release lies.
+        return Progress(State.OUTDATED, problem=str(error).replace(f"{folder}/", ""))
     for bundle in sent:
         if bundle.manifest == manifest.plain():
             return Progress(State.PACKED, manifest, bundle=bundle)

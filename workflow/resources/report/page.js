@@ -89,6 +89,15 @@ for (const points of document.querySelectorAll("g.points")) {
   points.addEventListener("pointerout", (event) => event.target.dataset.case && light(event.target.dataset.case, false));
 }
 
+// The folder of the page, or one above it, as a shell reads it; the page itself holds no path.
+if (location.protocol === "file:") {
+  for (const slot of document.querySelectorAll("[data-folder]")) {
+    const parts = decodeURIComponent(location.pathname).split("/").slice(0, -1 - Number(slot.dataset.folder));
+    const folder = parts.join("/") || "/";
+    slot.textContent = /^[\w@%+=:,./-]+$/.test(folder) ? folder : "'" + folder.replaceAll("'", "'\"'\"'") + "'";
+  }
+}
+
 addEventListener("beforeprint", () => {
   for (const block of document.querySelectorAll("tr.why details")) block.open = true;
 });
