@@ -55,6 +55,7 @@ rule accept:
         touch("<results>/accepted"),
     log:
         "<logs>/accept.log",
+    retries: 0
     localrule: True
     conda:
         "../envs/jipflow.yaml"

@@ -10,6 +10,7 @@ SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))
 HUB_HASH = canonical_digest(HUB_SETTINGS.plain())
 INBOX = Path(HUB_SETTINGS.hub.inbox)
 ROUND = "<results>/r01"
+AFTER_COHORT = None
 TARGETS = ["<results>/settings.json", f"{ROUND}/report.html"]
 
 
@@ -40,6 +41,7 @@ rule hub_accept:
         "<logs>/hub_accept.log",
     benchmark:
         "<benchmarks>/hub_accept.tsv"
+    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -62,6 +64,7 @@ rule hub_merge:
         "<logs>/hub_merge.log",
     benchmark:
         "<benchmarks>/hub_merge.tsv"
+    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -91,6 +94,7 @@ rule hub_report:
         "<logs>/hub_report.log",
     benchmark:
         "<benchmarks>/hub_report.tsv"
+    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:

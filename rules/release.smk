@@ -19,6 +19,7 @@ rule release:
         "<logs>/release.log",
     benchmark:
         "<benchmarks>/release.tsv"
+    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -44,6 +45,7 @@ rule bundle:
         bundle=approved_bundle(SITE_SETTINGS, Path(RELEASE), Path(RESULTS, "bundles")),
     log:
         "<logs>/bundle.log",
+    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:
