@@ -54,7 +54,7 @@ if beside not in search_path:
 
 
 # What a job has found that no other try can change is in files here, until the run ends.
-os.environ.setdefault("JIPFLOW_RUN", str(STORE / "runs" / uuid4().hex))
+FINDINGS = os.environ.setdefault("JIPFLOW_RUN", str(STORE / "runs" / uuid4().hex))
 
 
 def settings_file(wildcards, output):
@@ -100,7 +100,7 @@ def unknown_target(wildcards):
 
 def print_ending(text):
     """Print what a run says last, and forget what its jobs found that no other try can change."""
-    shutil.rmtree(os.environ["JIPFLOW_RUN"], ignore_errors=True)
+    shutil.rmtree(FINDINGS, ignore_errors=True)
     if text:
         print(f"\n{text}\n", file=sys.stderr, flush=True)
 
