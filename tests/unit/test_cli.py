@@ -154,8 +154,18 @@ def test_the_package_runs_as_a_module(module):
     [
         (None, 0, ""),
         (StageError("x is wrong; do y."), 1, "jipflow: x is wrong; do y.\n"),
-        (PermissionError(13, "Permission denied", "/a"), 1, "jipflow: /a: Permission denied.\n"),
-        (OSError(28, "No space left on device"), 1, "jipflow: No space left on device.\n"),
+        (
+            PermissionError(13, "Permission denied", "/a"),
+            1,
+            "jipflow: /a: Permission denied; let the account that runs jipflow read it, and write "
+            "below its results, and run the same command again.\n",
+        ),
+        (
+            MemoryError(),
+            1,
+            "jipflow: the memory is exhausted; use fewer cores or more memory, and run the same "
+            "command again.\n",
+        ),
         (KeyboardInterrupt(), 130, "jipflow: interrupted\n"),
     ],
 )
@@ -170,12 +180,22 @@ def test_an_error_is_one_line_and_an_exit_code(error, code, message, monkeypatch
     assert capsys.readouterr().err == message
 
 
+def test_a_full_disk_is_named_with_its_room(monkeypatch, capsys):
+    def handler():
+        """Fail."""
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(menu.COMMANDS, "demo", Command("demo", handler))
+    assert main(["demo"]) == 1
+    printed = capsys.readouterr().err
+    assert re.fullmatch(r"jipflow: No space left on device \(\d+ MB free at .*\); .*\n", printed)
+
+
 @pytest.mark.parametrize(
     ("error", "last"),
     [
         (RuntimeError("a\nbug"), "jipflow: RuntimeError: a bug (the lines above are for"),
         (OSError("Failed to open local file"), "jipflow: OSError: Failed to open local file ("),
-        (MemoryError(), "jipflow: the memory is exhausted; give the job more"),
     ],
 )
 def test_what_nobody_foresaw_is_one_line_after_its_traceback(error, last, monkeypatch, capsys):

@@ -16,10 +16,6 @@ from jipflow.settings.protocol import Tolerance
 from jipflow.settings.site import Folder
 
 
-def empty(folder):
-    (folder / "below").mkdir()
-
-
 def notes(folder):
     for name in "ab":
         (folder / f"{name}.txt").write_text("a note, longer than any preamble " * 10)
@@ -64,7 +60,6 @@ def steps(results, *rows):
 @pytest.mark.parametrize(
     ("make", "parts"),
     [
-        (empty, ["there is no file below the folders of the sources", "mount it"]),
         (notes, ["none of the 2 files", "2 of other kinds"]),
         (packed, ["none of the 3 files", "2 compressed (zip), unpack them; 1 of other kinds"]),
         (directory, ["none of the 1 files", "1 DICOMDIR, copy the folders that it lists"]),
@@ -76,6 +71,14 @@ def test_sources_without_a_series(results, make, parts):
     scanned(results, make)
     text = why_no_case(results)
     assert all(part in text for part in parts), text
+
+
+def test_sources_without_a_file(results):
+    steps(results, ("found", "Series found", 0))
+    write_json(results.parent / "catalog" / "summary.json", {"files": 0})
+    text = why_no_case(results)
+    assert "there is no file below the folders of the sources" in text
+    assert "mount it" in text
 
 
 @pytest.mark.parametrize(

@@ -46,17 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _message(error: Exception) -> str:
     """Return what to say of an error; the traceback of one that nobody foresaw goes before."""
+    from jipflow.place import place_error, sentence
     from jipflow.reasons import StageError
     from jipflow.settings.resources import ConfigError
 
     if isinstance(error, StageError | ConfigError):
         return str(error)
-    if isinstance(error, OSError) and error.strerror is not None:
-        # Some calls, such as a write into a full disk, do not say where.
-        named = error.filename2 or error.filename
-        return f"{named}: {error.strerror}." if named is not None else f"{error.strerror}."
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        # A person's mistake as a rule.
+        return f"{error.filename}: {error.strerror}." if error.filename else str(error)
+    if cause := place_error(error):
+        return sentence(cause)
     traceback.print_exception(error)
-    if isinstance(error, MemoryError):
-        return "the memory is exhausted; give the job more, or use fewer cores."
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text} (the lines above are for the makers of jipflow)"

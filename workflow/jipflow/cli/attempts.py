@@ -14,7 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from jipflow.files import atomic_path
-from jipflow.reasons import StageError
+from jipflow.place import place_error
+from jipflow.reasons import PlaceError, StageError
 from jipflow.settings.resources import ConfigError
 
 RUN = "JIPFLOW_RUN"
@@ -51,10 +52,9 @@ def remember(words: Sequence[str], error: BaseException) -> None:
 
 def is_lasting(error: BaseException) -> bool:
     """Return whether only a person can fix what an error says: not the place, not its load."""
-    passing = (OSError, MemoryError, RuntimeError)
-    return isinstance(error, StageError | ConfigError) and not any(
-        isinstance(each, passing) for each in _behind(error)
-    )
+    if isinstance(error, PlaceError) or not isinstance(error, StageError | ConfigError):
+        return False
+    return not any(isinstance(each, OSError) or place_error(each) for each in _behind(error))
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
