@@ -275,6 +275,20 @@ def test_a_missing_file_is_named(tmp_path, capsys):
     assert capsys.readouterr().err == f"jipflow: {tmp_path}/none.json: No such file or directory.\n"
 
 
+@pytest.mark.parametrize("typed", [["--patients", "0"], ["--cores", "0"], ["--patients", "x"]])
+def test_a_demo_that_cannot_be_is_named_as_a_wrong_option(typed, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--out", str(tmp_path / "d"), *typed])
+    assert ended.value.code == 2
+    assert "--patients" in capsys.readouterr().err or typed[0] == "--cores"
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_folder_in_place_of_a_key_is_named(tmp_path, capsys):
+    assert main(["keys", "show", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"jipflow: {tmp_path} is no file; name the file")
+
+
 @pytest.mark.parametrize(("site", "patients"), [("../x", "1"), ("x", "0")])
 def test_a_phantom_that_cannot_be_is_named_as_a_wrong_option(site, patients, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:

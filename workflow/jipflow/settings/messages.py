@@ -235,7 +235,8 @@ def example(value: str, pattern: str) -> str:
     """Return a text that matches and is like one that does not, as the end of a sentence."""
     small = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")
     wide = re.sub(r"[^A-Za-z0-9]+", "_", value).strip("_")
-    clock = re.sub(r"(?<!\d)\d(?=:)", r"0\g<0>", value.replace(" ", "").replace("–", "-"))
+    times = re.findall(r"(\d+)(?::(\d\d))?", value)
+    clock = "-".join(f"{int(hours):02d}:{minutes or '00'}" for hours, minutes in times)
     also = [f"{value}.0", f"{value}.0.0", f"https://{value}", f"ed25519:{value}", clock]
     for proposal in (value.strip(), small, small[:40], wide, value.upper(), *also):
         if proposal != value and re.search(pattern, proposal):
@@ -249,7 +250,12 @@ def spelling(value: Any, schema: Schema) -> str:
     if kind == "string" and isinstance(value, bool):
         return "; YAML reads yes, no, on and off as true or false: put it in quotes"
     if kind == "string" and isinstance(value, int | float):
-        return "; put it in quotes"
+        near = example(str(value), schema["pattern"]) if "pattern" in schema else ""
+        return near or "; put it in quotes"
+    if kind == "object" and isinstance(value, str) and ":" in value:
+        return "; write a blank after each colon"
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
     if kind == "boolean" and isinstance(value, str) and value.lower() in _WORDS:
         return f"; write {_WORDS[value.lower()]} without quotes"
     if kind == "array" and value is not None and not isinstance(value, list):
