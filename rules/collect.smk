@@ -55,7 +55,6 @@ rule accept:
         touch("<results>/accepted"),
     log:
         "<logs>/accept.log",
-    retries: 0
     localrule: True
     conda:
         "../envs/jipflow.yaml"

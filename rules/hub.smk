@@ -41,7 +41,6 @@ rule hub_accept:
         "<logs>/hub_accept.log",
     benchmark:
         "<benchmarks>/hub_accept.tsv"
-    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -64,7 +63,6 @@ rule hub_merge:
         "<logs>/hub_merge.log",
     benchmark:
         "<benchmarks>/hub_merge.tsv"
-    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -94,7 +92,6 @@ rule hub_report:
         "<logs>/hub_report.log",
     benchmark:
         "<benchmarks>/hub_report.tsv"
-    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:

@@ -19,7 +19,6 @@ rule release:
         "<logs>/release.log",
     benchmark:
         "<benchmarks>/release.tsv"
-    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -45,7 +44,6 @@ rule bundle:
         bundle=approved_bundle(SITE_SETTINGS, Path(RELEASE), Path(RESULTS, "bundles")),
     log:
         "<logs>/bundle.log",
-    retries: 0
     conda:
         "../envs/jipflow.yaml"
     params:

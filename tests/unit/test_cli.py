@@ -15,6 +15,7 @@ import pytest
 
 from federation_world import site
 from jipflow.cli import main, menu
+from jipflow.cli.attempts import Tries
 from jipflow.cli.command import REPEATED, Audience, Command
 from jipflow.reasons import StageError
 from jipflow.settings.resources import ConfigError
@@ -208,6 +209,17 @@ def test_what_nobody_foresaw_is_one_line_after_its_traceback(error, last, monkey
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert lines[-1].startswith(last)
+
+
+def test_once_no_try_can_help_no_job_is_tried_again(tmp_path):
+    tries = Tries(1, tmp_path / "run")
+    assert tries > 0
+    assert not tries > 1
+    assert max(tries, Tries(2, tmp_path)) == 2
+    (tmp_path / "run").mkdir()
+    assert tries > 0
+    (tmp_path / "run" / "x.txt").touch()
+    assert not tries > 0
 
 
 def fail_with(error, monkeypatch):

@@ -1,7 +1,9 @@
-"""What a job found that no other try can change, so that the next try ends at once.
+"""What a job found that no other try can change, so that the job is not tried again.
 
 Snakemake tries a failed job again whatever failed it. While a run goes on, `RUN` names a folder; in
 it stays the message of a job whose mistake only a person can fix, under the hash of its command.
+From then on `Tries` has Snakemake try no job again, since the run cannot succeed. Where a workflow
+uses this one as a module, which `Tries` does not reach, the next try ends at once.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from jipflow.files import atomic_path
 from jipflow.place import place_error
@@ -23,6 +26,27 @@ RUN = "JIPFLOW_RUN"
 
 ELSEWHERE = {"query", "retrieve", "publish"}
 """Commands that depend on another machine, which may answer the next time."""
+
+
+class Tries(int):
+    """How often Snakemake tries a job again: none once a job has found what no try can change.
+
+    Args:
+        number: of tries after the first.
+        folder: of the run.
+    """
+
+    folder: Path
+
+    def __new__(cls, number: int, folder: Path) -> Self:
+        """Make the number that Snakemake compares with the tries of a job that has failed."""
+        made = super().__new__(cls, number)
+        made.folder = folder
+        return made
+
+    def __gt__(self, tried: int) -> bool:
+        """Return whether a job that was tried again so often is tried once more."""
+        return int(self) > tried and not any(self.folder.glob("*.txt"))
 
 
 def found_before(words: Sequence[str]) -> str | None:
