@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 
 import pytest
+import yaml
 
-from federation_world import hub_settings, site
+from federation_world import HERE, hub_settings, site
 from jipflow.files import write_json
 from jipflow.release.approval import approve, approved_bundle
 from jipflow.report.ending import failure_ending, hub_ending, last_message, plain, site_ending
+from jipflow.settings.resources import PROTOCOLS
+from jipflow.settings.run import settings_of
 
 VERDICT = {"cases": 10, "ok": 7, "failed": 2, "waiting": 1, "excluded": 3}
 TYPED = ["--configfile", "my site.yaml", "--config", "protocol=demo"]
@@ -72,6 +75,19 @@ def test_a_candidate_of_which_nothing_may_leave_is_a_warning(tmp_path):
 def test_a_part_of_a_run_says_nothing_of_the_whole(tmp_path, target):
     assert ending_of(finished(tmp_path)[0], [target]) == ""
     assert ending_of(finished(tmp_path / "b")[0], ["all", target]) == ""
+
+
+def test_a_training_ends_with_its_model_and_its_page(tmp_path):
+    content = yaml.safe_load((PROTOCOLS / "phantom-train.yaml").read_text())
+    settings = settings_of(HERE, content)
+    assert site_ending(settings, tmp_path, ["train"], TYPED) == ""
+    page = tmp_path / "train" / "index.html"
+    page.parent.mkdir()
+    page.touch()
+    text = site_ending(settings, tmp_path, ["train"], TYPED)
+    assert f"model {content['training']['model']!r} is trained" in text
+    assert str(page) in text
+    assert "models/models.yaml" in text
 
 
 def test_results_without_a_verdict_say_nothing(tmp_path):

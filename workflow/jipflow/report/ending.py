@@ -39,6 +39,8 @@ def site_ending(
         typed: what was typed after ``snakemake``.
     """
     asked = set(targets) or {"all"}
+    if asked == {"train"} and settings.protocol.training:
+        return _trained(settings, results.absolute() / "train" / "index.html")
     if not asked <= WHOLE or not (results / "verdict.json").is_file():
         return ""
     folder = results.absolute()
@@ -54,6 +56,17 @@ def site_ending(
         again = shlex.join(["snakemake", "bundle", *_without(typed, asked)])
         lines += _candidate(release, settings, folder / "bundles", again)
     return "\n".join(lines)
+
+
+def _trained(settings: Settings, page: Path) -> str:
+    """Return what a training prints when it has ended well."""
+    training = settings.protocol.training
+    if training is None or not page.is_file():
+        return ""
+    return (
+        f"jipflow: {settings.site.site.id}, {settings.protocol_id}: model {training.model!r} is "
+        f"trained\n  pinned in: {settings.site.registry.absolute()}\n  report:    {page}"
+    )
 
 
 def _cases(folder: Path) -> Iterator[str]:
