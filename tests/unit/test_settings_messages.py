@@ -236,6 +236,9 @@ def test_whatever_stands_anywhere_is_taken_or_named(kind, content, wrong):
         {"url": "https://me:geheim@pacs.local/dicom-web"},
         {"url": "https://pacs.local/dicom-web?token=geheim"},
         {"url": "geheim@pacs"},
+        {"kind": "dimse", "url": None, "host": "me:geheim@pacs"},
+        {"kind": "dimse", "called_aet": "me:geheim@pacs-that-is-too-long"},
+        {"user": ["me:geheim@pacs"]},
         {"password_env": "my geheim!"},
         {"token_env": ["geheim"]},
         {"password": "geheim"},
@@ -243,7 +246,7 @@ def test_whatever_stands_anywhere_is_taken_or_named(kind, content, wrong):
         {"ca_file": ["https://me:geheim@pacs"]},
     ],
 )
-def test_no_message_shows_a_secret(source):
+def test_no_message_shows_a_password_or_token(source):
     content = {"site": {"id": "a", "name": "a"}, "sources": [PACS | source]}
     with pytest.raises(ConfigError) as caught:
         load(Site, content, "f")
@@ -252,6 +255,13 @@ def test_no_message_shows_a_secret(source):
     with pytest.raises(ValidationError) as raw:
         Site.model_validate(content)
     assert "geheim" not in str(raw.value)
+
+
+def test_a_secret_in_place_of_its_file_is_refused_and_not_shown():
+    content = {"site": {"id": "a", "name": "a"}, "sources": [PACS]}
+    with pytest.raises(ConfigError, match="name the file that holds the secret") as caught:
+        load(Site, content | {"identity": {"secret_file": "0123456789abcdef" * 4}}, "f")
+    assert "0123" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -211,11 +211,10 @@ _PLAIN_KINDS = {
 def _mismatch(spot: _Spot, pattern: str) -> str:
     """Say that a text does not match, without what may be a secret of it."""
     value = str(spot.instance)
-    if spot.key == "url" and "@" in value:
-        return (
-            " holds a user or a password; write the address alone, and name these by the keys user "
-            "and password_env"
-        )
+    if spot.key in {"url", "host"} and "@" in value:
+        keys = spot.owner.schema["properties"] if spot.owner else {}
+        more = ", and name these by the keys user and password_env" * ("password_env" in keys)
+        return f" holds a user or a password; write the address alone{more}"
     if spot.key == "url" and re.search(r"[?#]", value):
         return " holds more than an address, behind ? or #; remove it"
     if _holds_secret(spot):
@@ -331,5 +330,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping) and value:
         return "a mapping of keys to values"
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    # What stands before an @ may be a user and a password.
+    text = re.sub(r"[^\s/@'\"]+@", "***@", text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
