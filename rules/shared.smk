@@ -12,7 +12,6 @@ try:
     from jipflow import __version__
     from jipflow.cli.attempts import Tries
     from jipflow.files import canonical_digest, json_text, stored_text
-    from jipflow.report.ending import failure_ending, hub_ending, site_ending
     from jipflow.settings.command_line import check_names, check_reached
     from jipflow.settings.kinds import is_hub
     from jipflow.settings.resources import (
