@@ -11,6 +11,7 @@ SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))
 # What lies in the inbox, in place of its files: Snakemake would take some names for patterns.
 INBOX = stored_text(STORE, json_text(inbox_state(Path(HUB_SETTINGS.hub.inbox))))
 ROUND = "<results>/r01"
+AFTER_COHORT = None
 TARGETS = ["<results>/settings.json", f"{ROUND}/report.html"]
 
 

@@ -1,14 +1,18 @@
 # What the rules of a site and of the hub share.
 import os
 import sys
+import shutil
 from pathlib import Path
+from uuid import uuid4
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import IOFile
 
 try:
     from jipflow import __version__
+    from jipflow.cli.attempts import Tries
     from jipflow.files import canonical_digest, json_text, stored_text
+    from jipflow.settings.command_line import check_names, check_reached
     from jipflow.settings.kinds import is_hub
     from jipflow.settings.resources import (
         ROOT,
@@ -49,6 +53,10 @@ if beside not in search_path:
     os.environ.update(PATH=os.pathsep.join([*search_path, beside]))
 
 
+# What a job has found that no other try can change is in files here, until the run ends.
+FINDINGS = os.environ.setdefault("JIPFLOW_RUN", str(STORE / "runs" / uuid4().hex))
+
+
 def settings_file(wildcards, output):
     """Params function: the effective settings.
 
@@ -66,3 +74,39 @@ def check_paths():
             "jipflow's results cannot be moved by prefix, replace_prefix or pathvars of a module "
             "statement; set `results` in the module's config."
         )
+
+
+def check_until(wildcards):
+    """Input function of nothing: refuses what --until names where no job would follow."""
+    settings = workflow.dag_settings
+    rules = [rule.name for rule in workflow.rules]
+    try:
+        check_names({*settings.until, *settings.omit_from}, rules, is_hub(config))
+        check_reached(settings.until, AFTER_COHORT)
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+    return []
+
+
+def unknown_target(wildcards):
+    """Input function of a target that nothing makes; Snakemake would propose none."""
+    rules = [rule.name for rule in workflow.rules if rule.name != "unknown"]
+    try:
+        check_names([wildcards.name], rules, is_hub(config))
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+    raise WorkflowError(f"{wildcards.name!r} is a file that no rule makes.")
+
+
+def print_ending(text):
+    """Print what a run says last, and forget what its jobs found that no other try can change."""
+    shutil.rmtree(FINDINGS, ignore_errors=True)
+    if text:
+        print(f"\n{text}\n", file=sys.stderr, flush=True)
+
+
+def failed_jobs():
+    """The rule and the log of each job that failed."""
+    for job in workflow.scheduler.failed:
+        for each in job.jobs if job.is_group() else [job]:
+            yield each.rule.name, str(each.log[0]) if each.log else None

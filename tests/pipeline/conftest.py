@@ -31,7 +31,7 @@ def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
         },
         processing={"shard_size": 5, "device": "cpu"},
     )
-    site.run(*ONE_CORE)
+    (folder / "printed.txt").write_text(site.run(*ONE_CORE).stdout)
     return site
 
 

@@ -70,6 +70,35 @@ def test_the_run_stops_before_any_job_with_the_message_alone(tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("typed", "parts"),
+    [
+        (("features",), ["'features' is no target and no rule", "There are: catalog"]),
+        (("--until", "measure"), ["--until measure: nothing would run", "--until cohort first"]),
+        (("--configfile", "{twice}"), ["twice.yaml: line", "'site' is there twice"]),
+    ],
+)
+def test_what_snakemake_would_end_at_is_named(tmp_path, typed, parts):
+    site = with_mistake(tmp_path, lambda site, protocol: None)
+    twice = tmp_path / "twice.yaml"
+    twice.write_text(f"{site.configfile.read_text()}site: {{id: b, name: B}}\n")
+    result = site.run("-n", *(word.format(twice=twice) for word in typed), check=False)
+    assert result.returncode != 0
+    for part in parts:
+        assert part in result.stdout
+    assert "MissingRule" not in result.stdout
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_run_ends_with_what_it_made(tiny_run):
+    printed = (tiny_run.folder / "printed.txt").read_text()
+    ending = printed[printed.index("jipflow: north, demo 1.0.0") :]
+    assert "10: 5 ok, 5 failed, 0 waiting for a person" in ending
+    assert str(tiny_run.out / "report" / "index.html") in ending
+    assert "cells may leave the site" in ending
+    assert len(ending.splitlines()) < 15
+
+
 def test_too_many_failures_stop_the_release_but_not_the_report(tiny_run, tmp_path):
     protocol = yaml.safe_load((PROTOCOLS / "demo.yaml").read_text())
     protocol["tolerance"]["max_failed_fraction"] = 0.4
@@ -85,7 +114,13 @@ def test_too_many_failures_stop_the_release_but_not_the_report(tiny_run, tmp_pat
     site = replace(tiny_run, protocol=str(path), results=results)
     result = site.run(*ONE_CORE, check=False)
     assert result.returncode != 0
-    assert "5 of 10 cases failed" in result.stdout
+    last = result.stdout[result.stdout.index("jipflow: the run ended with an error.") :]
+    assert "accept: " in last
+    assert "5 of 10 cases failed" in last
+    assert f"report: {out / 'report' / 'index.html'}" in last
+    # No other try could change the verdict.
+    assert "Trying to restart" not in result.stdout
+    assert "Traceback" not in last
     assert not (out / "accepted").exists()
     assert (out / "report" / "index.html").is_file()
     assert not (out / "release").exists()

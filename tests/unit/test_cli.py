@@ -15,9 +15,11 @@ import pytest
 
 from federation_world import site
 from jipflow.cli import main, menu
+from jipflow.cli.attempts import Tries
 from jipflow.cli.command import REPEATED, Audience, Command
 from jipflow.files import sha256_file
 from jipflow.reasons import StageError
+from jipflow.settings.resources import ConfigError
 from jipflow.version import full_version
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,7 +158,18 @@ def test_the_package_runs_as_a_module(module):
     [
         (None, 0, ""),
         (StageError("x is wrong; do y."), 1, "jipflow: x is wrong; do y.\n"),
-        (PermissionError(13, "Permission denied", "/a"), 1, "jipflow: /a: Permission denied.\n"),
+        (
+            PermissionError(13, "Permission denied", "/a"),
+            1,
+            "jipflow: /a: Permission denied; let the account that runs jipflow read it, and write "
+            "below its results, and run the same command again.\n",
+        ),
+        (
+            MemoryError(),
+            1,
+            "jipflow: the memory is exhausted; use fewer cores or more memory, and run the same "
+            "command again.\n",
+        ),
         (KeyboardInterrupt(), 130, "jipflow: interrupted\n"),
     ],
 )
@@ -171,15 +184,100 @@ def test_an_error_is_one_line_and_an_exit_code(error, code, message, monkeypatch
     assert capsys.readouterr().err == message
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a bug"), OSError(28, "No space left on device")])
-def test_what_nobody_foresaw_keeps_its_traceback(error, monkeypatch):
+def test_a_full_disk_is_named_with_its_room(monkeypatch, capsys):
+    def handler():
+        """Fail."""
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(menu.COMMANDS, "demo", Command("demo", handler))
+    assert main(["demo"]) == 1
+    printed = capsys.readouterr().err
+    assert re.fullmatch(r"jipflow: No space left on device \(\d+ MB free at .*\); .*\n", printed)
+
+
+@pytest.mark.parametrize(
+    ("error", "last"),
+    [
+        (RuntimeError("a\nbug"), "jipflow: RuntimeError: a bug (the lines above are for"),
+        (OSError("Failed to open local file"), "jipflow: OSError: Failed to open local file ("),
+    ],
+)
+def test_what_nobody_foresaw_is_one_line_after_its_traceback(error, last, monkeypatch, capsys):
     def handler():
         """Fail."""
         raise error
 
     monkeypatch.setitem(menu.COMMANDS, "demo", Command("demo", handler))
-    with pytest.raises(type(error)):
-        main(["demo"])
+    assert main(["demo"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1].startswith(last)
+
+
+def test_once_no_try_can_help_no_job_is_tried_again(tmp_path):
+    tries = Tries(1, tmp_path / "run")
+    assert tries > 0
+    assert not tries > 1
+    assert max(tries, Tries(2, tmp_path)) == 2
+    (tmp_path / "run").mkdir()
+    assert tries > 0
+    (tmp_path / "run" / "x.txt").touch()
+    assert not tries > 0
+
+
+def fail_with(error, monkeypatch):
+    """Run a command that fails; its calls are counted."""
+    calls = []
+
+    def handler():
+        """Fail."""
+        calls.append(1)
+        raise error
+
+    monkeypatch.setitem(menu.COMMANDS, "demo", Command("demo", handler))
+    monkeypatch.setitem(menu.COMMANDS, "query", Command("query", handler))
+    return calls
+
+
+def of_the_place(shown):
+    """An error of a stage that came of one of the system's."""
+    try:
+        try:
+            raise OSError(5, "Input/output error", "/a")
+        except OSError as error:
+            raise StageError("x cannot be read") from (error if shown else None)
+    except StageError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "calls"),
+    [
+        (StageError("x is wrong; do y."), ["demo"], 1),
+        (ConfigError("x is wrong; do y."), ["demo"], 1),
+        (StageError("the PACS does not answer"), ["query"], 2),
+        (OSError(28, "No space left on device"), ["demo"], 2),
+        (MemoryError(), ["demo"], 2),
+        (RuntimeError("a bug"), ["demo"], 2),
+        (of_the_place(shown=True), ["demo"], 2),
+        (of_the_place(shown=False), ["demo"], 2),
+    ],
+)
+def test_only_what_another_try_may_heal_is_tried_again_in_a_run(
+    error, words, calls, monkeypatch, capsys, tmp_path
+):
+    counted = fail_with(error, monkeypatch)
+    monkeypatch.setenv("JIPFLOW_RUN", str(tmp_path / "run"))
+    printed = []
+    for _ in range(2):
+        assert main(words) == 1
+        printed.append(capsys.readouterr().err.splitlines()[-1])
+    assert len(counted) == calls
+    assert printed[0] == printed[1]
+    # The next run tries it again.
+    monkeypatch.setenv("JIPFLOW_RUN", str(tmp_path / "next"))
+    assert main(words) == 1
+    assert len(counted) == calls + 1
 
 
 def test_a_missing_file_is_named(tmp_path, capsys):
@@ -190,6 +288,20 @@ def test_a_missing_file_is_named(tmp_path, capsys):
     assert captured.err.count("\n") == 1
     assert main(["accept", "--verdict", str(tmp_path / "none.json")]) == 1
     assert capsys.readouterr().err == f"jipflow: {tmp_path}/none.json: No such file or directory.\n"
+
+
+@pytest.mark.parametrize("typed", [["--patients", "0"], ["--cores", "0"], ["--patients", "x"]])
+def test_a_demo_that_cannot_be_is_named_as_a_wrong_option(typed, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", "--out", str(tmp_path / "d"), *typed])
+    assert ended.value.code == 2
+    assert "--patients" in capsys.readouterr().err or typed[0] == "--cores"
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_folder_in_place_of_a_key_is_named(tmp_path, capsys):
+    assert main(["keys", "show", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith(f"jipflow: {tmp_path} is no file; name the file")
 
 
 @pytest.mark.parametrize(("site", "patients"), [("../x", "1"), ("x", "0")])

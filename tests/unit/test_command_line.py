@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from jipflow.settings.command_line import check, check_arguments
+from jipflow.settings.command_line import (
+    check,
+    check_arguments,
+    check_names,
+    check_reached,
+    need_slurm,
+)
 from jipflow.settings.resources import ConfigError
 
 
@@ -53,3 +59,47 @@ def test_a_mistake_is_named(site, argv, parts, capsys):
 )
 def test_what_is_right_passes(site, argv):
     check(argv)
+
+
+RULES = ["all", "catalog", "measure", "report", "release", "bundle"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hub", "part"),
+    [
+        ("catalogue", False, "'catalogue' is no target and no rule; did you mean 'catalog'?"),
+        ("features", False, "There are: all, catalog"),
+        ("hub", False, "'hub' is no target of this --configfile; name a hub's, hub.yaml."),
+        ("train", True, "'train' is no target of this --configfile; name a site's, site.yaml."),
+    ],
+)
+def test_a_wrong_target_proposes_the_one_that_is_meant(name, hub, part, site):
+    with pytest.raises(ConfigError) as caught:
+        check_names([name], RULES, hub)
+    assert part in str(caught.value)
+
+
+def test_rules_and_files_are_targets(site):
+    check_names(["measure", "results/x", "x.parquet"], RULES, hub=False)
+
+
+def test_a_rule_after_the_cohort_needs_one(tmp_path):
+    cases = tmp_path / "cases.tsv"
+    with pytest.raises(ConfigError, match=r"--until measure: nothing would run.*--until cohort"):
+        check_reached({"measure"}, cases)
+    check_reached({"cohort"}, cases)
+    check_reached(set(), cases)
+    check_reached({"hub_merge"}, None)
+    cases.touch()
+    check_reached({"measure"}, cases)
+
+
+def test_slurm_is_needed_where_jobs_go_to_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    need_slurm(["--profile", "profiles/slurm", "-n"])
+    with pytest.raises(SystemExit):
+        need_slurm(["--profile", "profiles/slurm"])
+    assert "SLURM's sbatch and squeue cannot be found here" in capsys.readouterr().err
+    for name in ("sbatch", "squeue"):
+        (tmp_path / name).touch(mode=0o755)
+    need_slurm(["--profile", "profiles/slurm"])

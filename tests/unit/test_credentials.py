@@ -111,6 +111,26 @@ def test_credentials_that_do_not_fit_together_are_refused(
         open_archive(dicomweb(**keys))
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"user": "me", "password_file": "geheim-geheim"},
+        {"user": "me", "password_env": "geheimGeheim1"},
+        {"token_env": "eyJgeheim"},
+        {"token_file": "eyJ.geheim.x"},
+    ],
+)
+def test_a_secret_in_place_of_its_name_is_not_shown(
+    keys: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source, kind = dicomweb(**keys), "token" if "user" not in keys else "password"
+    with pytest.raises(ConfigError) as caught:
+        secret(source, kind)
+    assert "geheim" not in str(caught.value).lower()
+    assert f"{kind}_" in str(caught.value)
+
+
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     key = written(tmp_path / "key.pem", "-", 0o640)
     certificate = written(tmp_path / "cert.pem", "-", 0o644)

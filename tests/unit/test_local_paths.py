@@ -139,6 +139,13 @@ def test_a_protocol_is_found_at_home(home):
     home.mkdir()
     (home / "p.yaml").write_text("x")
     assert protocol_path("~/p.yaml") == home / "p.yaml"
+    with pytest.raises(ConfigError, match=r"/q\.yaml does not exist; did you mean .*/p\.yaml\?"):
+        protocol_path("~/q.yaml")
+    with pytest.raises(ConfigError, match="is a folder; name the file in it"):
+        protocol_path("~/")
+    (home / "p.txt").touch()
+    with pytest.raises(ConfigError, match=r"end it in \.yaml"):
+        protocol_path("~/p.txt")
     with pytest.raises(ConfigError, match=r"protocol: .* holds a variable"):
         protocol_path("$HOME/p.yaml")
 

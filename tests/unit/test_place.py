@@ -115,7 +115,7 @@ def test_a_source_that_cannot_all_be_read_makes_no_catalog_and_heals(tmp_path):
     (archive / "series").chmod(0o755)
     assert refused.returncode and left == []
     assert (
-        f"StageError: source 'archive': 3 of 7 files below {archive} cannot be read "
+        f"PlaceError: source 'archive': 3 of 7 files below {archive} cannot be read "
         f"(permission denied), first: {min(map(str, paths[::2]))}. " in refused.stderr
     )
     assert (healed.returncode, healed.stdout) == (0, "1\n")

@@ -116,7 +116,9 @@ def test_a_wrong_term_proposes_terms_and_lists_no_hundreds(tmp_path, term, propo
     assert len(text) < 600
 
 
-@pytest.mark.parametrize("where", ['Modality = "PT"', "Modality IN ('CT', \"PT\")"])
+@pytest.mark.parametrize(
+    "where", ['Modality = "PT"', "Modality IN ('CT', \"PT\")", "Modality = PT"]
+)
 def test_a_text_in_double_quotes_is_explained(tmp_path, where):
     protocol = demo_protocol()
     protocol["cohort"]["where"] = where

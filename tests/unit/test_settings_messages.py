@@ -41,6 +41,8 @@ class House(Part):
     """Of the walls."""
     size: Maybe[Positive] = None
     furnished: bool = False
+    lives: Maybe[int] = None
+    version: Maybe[Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]] = None
     range: Maybe[Annotated[list[Number], Field(min_length=2, max_length=2)]] = None
     pets: list[Annotated[Cat | Dog, Field(discriminator="kind")]] = Field(default=[])
     rooms: Maybe[dict[Annotated[str, Field(pattern="^[a-z]+$")], Text]] = None
@@ -104,6 +106,20 @@ class House(Part):
             "true or false: put it in quotes.",
         ),
         (
+            {"rooms": "a:b"},
+            "f: rooms is 'a:b'; it must be a mapping of keys to values; write a blank after each "
+            "colon.",
+        ),
+        (
+            {"lives": 9.0},
+            "f: lives is 9.0; it must be a whole number; write 9.",
+        ),
+        (
+            {"version": 1.0},
+            r"f: version is 1.0; it must be a text like ^\d+\.\d+\.\d+$; write for example "
+            "'1.0.0'.",
+        ),
+        (
             {"rooms": {"a": 1.0}},
             "f: rooms.a is 1.0; it must be a non-empty text; put it in quotes.",
         ),
@@ -125,6 +141,21 @@ def test_a_mistake_is_one_sentence(content, message):
     with pytest.raises(ConfigError) as caught:
         load(House, content, "f")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "proposal"),
+    [
+        ("hours", "19-6", "19:00-06:00"),
+        ("hours", "9:30 – 17:00", "09:30-17:00"),
+        ("name", "Main PACS", "main-pacs"),
+        ("url", "pacs.local/dicom-web", "https://pacs.local/dicom-web"),
+    ],
+)
+def test_what_does_not_match_comes_with_what_would(key, value, proposal):
+    content = {"site": {"id": "a", "name": "a"}, "sources": [PACS | {key: value}]}
+    with pytest.raises(ConfigError, match=f"write for example {proposal!r}"):
+        load(Site, content, "f")
 
 
 @pytest.mark.parametrize("key", ["site", "sources"])
@@ -205,6 +236,9 @@ def test_whatever_stands_anywhere_is_taken_or_named(kind, content, wrong):
         {"url": "https://me:geheim@pacs.local/dicom-web"},
         {"url": "https://pacs.local/dicom-web?token=geheim"},
         {"url": "geheim@pacs"},
+        {"kind": "dimse", "url": None, "host": "me:geheim@pacs"},
+        {"kind": "dimse", "called_aet": "me:geheim@pacs-that-is-too-long"},
+        {"user": ["me:geheim@pacs"]},
         {"password_env": "my geheim!"},
         {"token_env": ["geheim"]},
         {"password": "geheim"},
@@ -212,7 +246,7 @@ def test_whatever_stands_anywhere_is_taken_or_named(kind, content, wrong):
         {"ca_file": ["https://me:geheim@pacs"]},
     ],
 )
-def test_no_message_shows_a_secret(source):
+def test_no_message_shows_a_password_or_token(source):
     content = {"site": {"id": "a", "name": "a"}, "sources": [PACS | source]}
     with pytest.raises(ConfigError) as caught:
         load(Site, content, "f")
@@ -221,6 +255,13 @@ def test_no_message_shows_a_secret(source):
     with pytest.raises(ValidationError) as raw:
         Site.model_validate(content)
     assert "geheim" not in str(raw.value)
+
+
+def test_a_secret_in_place_of_its_file_is_refused_and_not_shown():
+    content = {"site": {"id": "a", "name": "a"}, "sources": [PACS]}
+    with pytest.raises(ConfigError, match="name the file that holds the secret") as caught:
+        load(Site, content | {"identity": {"secret_file": "0123456789abcdef" * 4}}, "f")
+    assert "0123" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -496,6 +496,33 @@ def test_without_may_be_empty_nothing_found_is_a_failure(tmp_path):
     assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.EMPTY_SEGMENT)
 
 
+@pytest.mark.parametrize(
+    ("key", "parts"),
+    [
+        ({"above": 50}, ["no voxel has an intensity from 50 to inf", "the image has 1 to 9."]),
+        (
+            {"above": 4, "smallest_ml": 648},
+            ["the largest of 1 components has 2.16 ml, less than smallest_ml, which is 648."],
+        ),
+        (
+            {"above": 4, "within": {"segmentation": "organs", "segments": ["kidney"]}},
+            ["2.16 ml have an intensity from 4 to inf", "where within and exclude leave it"],
+        ),
+    ],
+)
+def test_a_segment_without_a_voxel_says_what_was_there(tmp_path, key, parts):
+    away = np.zeros(GRID.shape, bool)
+    away[0, 0, 0] = True
+    organs = pack([Region("kidney", "kidney", away, "MANUAL", "test")], GRID)
+    write_segmentation(tmp_path / "masks" / "c" / "organs", organs)
+    image = background()
+    image[2:5, 2:5, 2:5] = 9
+    for more, reason in (({}, "empty_segmentation"), ({"required": True}, "empty_segment")):
+        outcome, _ = find(tmp_path, image, key | more)
+        assert outcome.reason == reason
+        assert all(part in outcome.message for part in parts), outcome.message
+
+
 def test_an_oblique_organ_is_brought_onto_the_image(tmp_path):
     """The organ's voxels stand on a grid of their own, turned by a quarter about z."""
     image = kidney_with_spill_and_neighbour()

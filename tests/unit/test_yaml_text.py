@@ -138,6 +138,9 @@ def test_what_is_no_file_is_named(tmp_path):
         read_yaml(tmp_path / "site.yml")
     with pytest.raises(ConfigError, match=r"nowhere/x\.yaml does not exist\.$"):
         read_yaml(tmp_path / "nowhere" / "x.yaml")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="is a pipe or device"):
+        read_yaml(tmp_path / "pipe")
     (tmp_path / "image.dcm").write_bytes(b" " * (MOST_BYTES + 1))
     with pytest.raises(ConfigError, match="far too large"):
         read_yaml(tmp_path / "image.dcm")

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from jipflow.agreement import intraclass_correlation
+from jipflow.catalog.nothing import why_no_case
 from jipflow.files import atomic_path, read_json, write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.reasons import StageError
@@ -195,9 +196,10 @@ def accept(path: Path) -> None:
     if result["acceptable"]:
         return
     if not result["cases"]:
+        results = path.parent
         raise StageError(
-            f"{path}: the cohort has no case; the flow in the report shows which filter step "
-            "removed them."
+            f"The cohort has no case: {why_no_case(results)} "
+            f"The report shows each step: {results.absolute() / 'report' / 'index.html'}"
         )
     sentences = []
     if result["failed_fraction"] > result["max_failed_fraction"]:

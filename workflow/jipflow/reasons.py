@@ -162,3 +162,7 @@ class CaseFault(Exception):
 
 class StageError(Exception):
     """A stage as a whole cannot run; the message names what is wrong and the fix."""
+
+
+class PlaceError(StageError):
+    """A stage cannot run for what its place does; the same command may go on another time."""

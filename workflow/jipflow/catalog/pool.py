@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from jipflow.catalog import headers
-from jipflow.reasons import StageError
+from jipflow.reasons import PlaceError
 
 Read = Callable[[str], dict[str, Any]]
 
@@ -89,7 +89,7 @@ class ReadingPool:
         """Read the file that ends its reader once more, to see how the reader ends.
 
         Raises:
-            StageError: it was ended from outside, which says nothing about the file.
+            PlaceError: it was ended from outside, which says nothing about the file.
         """
         context = get_context("forkserver")
         receiver, sender = context.Pipe(duplex=False)
@@ -102,7 +102,7 @@ class ReadingPool:
             row = None
         process.join()
         if row is None and process.exitcode in ENDED_FROM_OUTSIDE:
-            raise StageError(
+            raise PlaceError(
                 f"{path}: the process that read it was ended from outside (signal "
                 f"{-process.exitcode}), for want of memory as a rule; use fewer cores or more "
                 "memory, and run the same command again."

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jipflow.reasons import StageError
+from jipflow.reasons import PlaceError
 from jipflow.settings.site import Folder
 
 ROWS = 16384
@@ -61,25 +61,25 @@ def check_place(tallies: Iterable[Tally], empty: Sequence[str], previous: Path) 
         previous: the earlier table of headers; where there is none, nothing was known.
 
     Raises:
-        StageError: files or folders could not be read; a source holds nothing at all; or a folder
+        PlaceError: files or folders could not be read; a source holds nothing at all; or a folder
             is empty below which there were DICOM files, as where a disk is not mounted.
     """
     tallies = list(tallies)
     unread = [sentence for tally in tallies if (sentence := tally.sentence())]
     if unread:
-        raise StageError(
+        raise PlaceError(
             f"{' '.join(unread)} Let the account that runs this ({_account()}) read all that the "
             "sources hold, see whether their disks and mounts are well, and run the same command "
             "again; nothing was cataloged."
         )
     nothing = [tally.source for tally in tallies if tally.source.path in empty]
     if nothing:
-        raise StageError(
+        raise PlaceError(
             f"source {nothing[0].name!r}: the folder {nothing[0].path} is empty; mount its disk, "
             "or take the source out of site.yaml, and run the same command again."
         )
     for folder, known in _emptied(empty, previous):
-        raise StageError(
+        raise PlaceError(
             f"{folder} is empty, where the last catalog knew {known} DICOM files; mount its disk "
             "and run the same command again. If the files were taken away on purpose, remove the "
             "folder, too."

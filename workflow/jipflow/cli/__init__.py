@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 from jipflow.cli.menu import answer, find
@@ -22,10 +23,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = find(words)
     if command is None:
         return answer(words)
-    from jipflow.reasons import StageError
-    from jipflow.settings.resources import ConfigError, check_repository
+    from jipflow.cli.attempts import found_before, remember
+    from jipflow.settings.resources import check_repository
     from jipflow.workers import silence_libraries
 
+    if message := found_before(words):
+        print(f"jipflow: {message}", file=sys.stderr)
+        return 1
     silence_libraries()
     try:
         check_repository()
@@ -34,12 +38,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("jipflow: interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if isinstance(error, StageError | ConfigError):
-            message = str(error)
-        elif isinstance(error, OSError) and error.filename is not None:
-            message = f"{error.filename}: {error.strerror}."
-        else:
-            raise
-        print(f"jipflow: {message}", file=sys.stderr)
+        remember(words, error)
+        print(f"jipflow: {_message(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _message(error: Exception) -> str:
+    """Return what to say of an error; the traceback of one that nobody foresaw goes before."""
+    from jipflow.place import place_error, sentence
+    from jipflow.reasons import StageError
+    from jipflow.settings.resources import ConfigError
+
+    if isinstance(error, StageError | ConfigError):
+        return str(error)
+    if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        # A person's mistake as a rule.
+        return f"{error.filename}: {error.strerror}." if error.filename else str(error)
+    if cause := place_error(error):
+        return sentence(cause)
+    traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} (the lines above are for the makers of jipflow)"

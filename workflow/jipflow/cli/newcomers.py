@@ -20,6 +20,8 @@ def demo(
     """Run three synthetic sites and the hub."""
     from jipflow.cli.demo import run_demo
 
+    if patients < 1 or (cores is not None and cores < 1):
+        raise UsageError("--patients and --cores are at least 1")
     run_demo(out=out, patients=patients, cores=cores)
 
 

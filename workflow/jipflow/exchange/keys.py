@@ -85,6 +85,9 @@ def load_key(path: Path) -> Ed25519PrivateKey:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
         raise KeyFault(f"{path} is missing; make a key with: jipflow keys new {path}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise KeyFault(f"{path} is no file; name the file of a private key.")
     with os.fdopen(descriptor, "rb") as stream:
         mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
         if mode & 0o077:

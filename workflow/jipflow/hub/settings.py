@@ -54,7 +54,8 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
     content = {key: value for key, value in config.items() if key != "pathvars"}
     hub = load(Hub, content, source)
     if not Path(hub.inbox).is_dir():
-        raise ConfigError(f"{source}: the inbox {hub.inbox} is not a folder; make it.")
+        fix = "name the folder that it lies in" if Path(hub.inbox).exists() else "make it"
+        raise ConfigError(f"{source}: the inbox {hub.inbox} is not a folder; {fix}.")
     checked_folder(hub.results)
     check_roster(hub.roster, source)
     own = Path(hub.models.registry) if hub.models else None

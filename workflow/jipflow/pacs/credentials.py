@@ -63,12 +63,14 @@ def private_file(path: Path, context: str) -> Path:
     Raises:
         ConfigError: it is missing, not a file, unreadable, or open to others.
     """
+    # A name without a folder may be the secret itself.
+    named = path if len(path.parts) > 1 else "the file that it names"
     try:
         status = path.stat()
     except OSError as error:
-        raise ConfigError(f"{context}: {path}: {error.strerror}; fix the path.") from None
+        raise ConfigError(f"{context}: {named}: {error.strerror}; fix the path.") from None
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"{context}: {path} is not a file; fix the path.")
+        raise ConfigError(f"{context}: {named} is not a file; fix the path.")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(f"{context}: {path} can be read by others; run: chmod 600 {path}")
     if not os.access(path, os.R_OK):

@@ -60,6 +60,7 @@ class Inputs:
         volumes: folder of ``<case_id>/<role>.nrrd``.
         masks: folder of ``<case_id>/<segmentation>/``.
         notes: gets a sentence for each thing that a reader of the masks should know.
+        empty: gets a sentence for a segment without a voxel, by its name: what was there instead.
         disagreement: gets how far the members of an ensemble disagree, by segment, whether or not
             it has a voxel in the end; see `jipflow.images.masks.Segment`.
     """
@@ -69,6 +70,7 @@ class Inputs:
     volumes: Path
     masks: Path
     notes: list[str] = field(default_factory=list)
+    empty: dict[str, str] = field(default_factory=dict)
     disagreement: dict[str, float] = field(default_factory=dict)
 
     def volume(self, role: str) -> Volume:

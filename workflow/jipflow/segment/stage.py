@@ -268,6 +268,7 @@ def _complete(regions: Iterable[Region], inputs: Inputs, method: str) -> Iterato
     required = [segment.name for segment in missing if segment.required]
     seen = [s.name for s in missing if inputs.disagreement.get(s.name)]
     alone = f" Some members of the model find {', '.join(seen)}, their mean does not." * bool(seen)
+    alone += "".join(f" {inputs.empty[s.name]}" for s in missing if s.name in inputs.empty)
     if required:
         raise CaseFault(
             Reason.EMPTY_SEGMENT,

@@ -7,10 +7,12 @@ Snakemake ends at a broken file of ``--configfile`` with a traceback or without 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from jipflow.settings.names import among
 from jipflow.settings.resources import ConfigError, read_mapping
 
 _FILES = {"--configfile", "--configfiles"}
@@ -32,6 +34,22 @@ def check(argv: Sequence[str]) -> None:
         check_arguments(argv)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        sys.exit(1)
+
+
+def need_slurm(argv: Sequence[str]) -> None:
+    """End the process with a message where jobs are to go to SLURM and it is not there.
+
+    Args:
+        argv: what is typed after ``snakemake``.
+    """
+    missing = [name for name in ("sbatch", "squeue") if shutil.which(name) is None]
+    if missing and not {"-n", "--dry-run", "--dryrun", "--lint"} & set(argv):
+        print(
+            f"SLURM's {' and '.join(missing)} cannot be found here; start snakemake on a login "
+            "node of the cluster, or with --profile profiles/local.",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 
@@ -87,3 +105,49 @@ def _check_entry(entry: str) -> None:
         )
     if not _KEY.fullmatch(name):
         raise ConfigError(f"--config: {name!r} is no name of a setting.")
+
+
+ELSEWHERE = {"hub": True, "bundle": False, "train": False}
+"""Targets that a site or a hub alone has, by whether it is the hub."""
+
+
+def check_names(named: Collection[str], rules: Collection[str], hub: bool) -> None:
+    """Check that targets are rules or files.
+
+    Args:
+        named: what is typed as a target, or behind ``--until``.
+        rules: names of the rules that there are.
+        hub: whether the rules are the hub's.
+
+    Raises:
+        ConfigError: one is a word that is no rule.
+    """
+    for name in sorted(named):
+        if name in rules or "/" in name or "." in name or Path(name).exists():
+            continue
+        if ELSEWHERE.get(name) is not None and ELSEWHERE[name] is not hub:
+            there = "a hub's, hub.yaml" if ELSEWHERE[name] else "a site's, site.yaml"
+            raise ConfigError(f"{name!r} is no target of this --configfile; name {there}.")
+        raise ConfigError(f"{name!r} is no target and no rule{among(name, rules)}")
+
+
+def check_reached(until: Collection[str], cohort: Path | None) -> None:
+    """Check that a run that ends at a rule reaches it.
+
+    Args:
+        until: rules behind ``--until``.
+        cohort: the table of cases, without which Snakemake knows no job of a shard; None at a hub.
+
+    Raises:
+        ConfigError: there is no cohort yet, and a rule comes after it.
+    """
+    later = sorted(set(until) - BEFORE_COHORT)
+    if later and cohort is not None and not cohort.is_file():
+        raise ConfigError(
+            f"--until {later[0]}: nothing would run, since the cases are not known yet; run the "
+            f"same with --until cohort first, then again with --until {later[0]}."
+        )
+
+
+BEFORE_COHORT = {"catalog", "query", "cohort", "settings"}
+"""Rules that need no case."""

@@ -211,8 +211,10 @@ _PLAIN_KINDS = {
 def _mismatch(spot: _Spot, pattern: str) -> str:
     """Say that a text does not match, without what may be a secret of it."""
     value = str(spot.instance)
-    if spot.key == "url" and "@" in value:
-        return " holds a user or a password; write the address alone, and name these by other keys"
+    if spot.key in {"url", "host"} and "@" in value:
+        keys = spot.owner.schema["properties"] if spot.owner else {}
+        more = ", and name these by the keys user and password_env" * ("password_env" in keys)
+        return f" holds a user or a password; write the address alone{more}"
     if spot.key == "url" and re.search(r"[?#]", value):
         return " holds more than an address, behind ? or #; remove it"
     if _holds_secret(spot):
@@ -232,7 +234,8 @@ def example(value: str, pattern: str) -> str:
     """Return a text that matches and is like one that does not, as the end of a sentence."""
     small = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-")
     wide = re.sub(r"[^A-Za-z0-9]+", "_", value).strip("_")
-    clock = re.sub(r"(?<!\d)\d(?=:)", r"0\g<0>", value.replace(" ", "").replace("–", "-"))
+    times = re.findall(r"(\d+)(?::(\d\d))?", value)
+    clock = "-".join(f"{int(hours):02d}:{minutes or '00'}" for hours, minutes in times)
     also = [f"{value}.0", f"{value}.0.0", f"https://{value}", f"ed25519:{value}", clock]
     for proposal in (value.strip(), small, small[:40], wide, value.upper(), *also):
         if proposal != value and re.search(pattern, proposal):
@@ -246,7 +249,12 @@ def spelling(value: Any, schema: Schema) -> str:
     if kind == "string" and isinstance(value, bool):
         return "; YAML reads yes, no, on and off as true or false: put it in quotes"
     if kind == "string" and isinstance(value, int | float):
-        return "; put it in quotes"
+        near = example(str(value), schema["pattern"]) if "pattern" in schema else ""
+        return near or "; put it in quotes"
+    if kind == "object" and isinstance(value, str) and ":" in value:
+        return "; write a blank after each colon"
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
     if kind == "boolean" and isinstance(value, str) and value.lower() in _WORDS:
         return f"; write {_WORDS[value.lower()]} without quotes"
     if kind == "array" and value is not None and not isinstance(value, list):
@@ -322,5 +330,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, Mapping) and value:
         return "a mapping of keys to values"
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
-    text = re.sub(r"://[^/@\s]*@", "://***@", text)
+    # What stands before an @ may be a user and a password.
+    text = re.sub(r"[^\s/@'\"]+@", "***@", text)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

@@ -69,6 +69,13 @@ def protocol_path(reference: str) -> Path:
         raise ConfigError(f"protocol: {reference!r} {error}.") from None
     if path.suffix in {".yaml", ".yml"} and path.is_file():
         return path
+    if path.is_dir():
+        raise ConfigError(f"protocol: {path} is a folder; name the file in it.")
+    if path.is_file():
+        raise ConfigError(f"protocol: {path} is no YAML file by its name; end it in .yaml.")
+    if path.parent != Path() and path.suffix in {".yaml", ".yml"}:
+        # It is not there, and one of a name like it may be.
+        read_yaml(path)
     near = difflib.get_close_matches(reference, protocol_ids(), n=1)
     raise ConfigError(
         f"There is no protocol {reference!r}. "

@@ -76,8 +76,10 @@ def _filters(protocol: Protocol) -> Iterator[str]:
 
 
 def _quotes(expression: str, error: str) -> str:
-    """Return how a text is written, where one in double quotes was taken for a column."""
+    """Return how a text is written, where one without single quotes was taken for a column."""
     texts = [each for each in re.findall(r'"([^"]*)"', expression) if f"column {each}" in error]
+    if not texts and "did you mean" not in error:
+        texts = re.findall(r"has no column (\w+)", error)
     return f" A text stands in single quotes: '{texts[0]}'." if texts else ""
 
 

@@ -49,6 +49,9 @@ def read_yaml(path: Path) -> Any:
         ConfigError: it is missing, or not YAML.
     """
     path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        # Snakemake reads a file of settings more than once.
+        raise ConfigError(f"{path} is a pipe or device; write what it gives into a file.")
     try:
         with open(path, "rb") as stream:
             content = stream.read(MOST_BYTES + 1)

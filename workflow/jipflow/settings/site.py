@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
 from jipflow.settings.names import among
@@ -150,10 +152,16 @@ class Publish(Part):
     """What is sent, segmentations or measurement reports."""
 
 
+def _no_secret(value: str) -> str:
+    if re.fullmatch(r"[0-9a-fA-F]{64}", value):
+        raise PydanticCustomError("secret", "name the file that holds the secret, not the secret")
+    return value
+
+
 class Identity(Part):
     """The secrets of a site."""
 
-    secret_file: LocalPath = "secrets/identity.key"
+    secret_file: Annotated[LocalPath, AfterValidator(_no_secret)] = "secrets/identity.key"
     """Secret behind the pseudonyms; made on first use with mode 0600. Back it up, never share it.
     """
     signing_key_file: LocalPath = "secrets/site.key"

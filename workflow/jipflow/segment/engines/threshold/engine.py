@@ -87,7 +87,7 @@ class Threshold(Engine[ThresholdSegmentation]):
                 Region(
                     wanted.name,
                     wanted.term,
-                    self._segment(wanted, volume, places, inputs.notes),
+                    self._segment(wanted, volume, places, inputs),
                     "AUTOMATIC",
                     "jipflow threshold",
                     jipflow.__version__,
@@ -97,8 +97,9 @@ class Threshold(Engine[ThresholdSegmentation]):
                 yield region
 
     def _segment(
-        self, wanted: ThresholdSegment, volume: Volume, places: Places, notes: list[str]
+        self, wanted: ThresholdSegment, volume: Volume, places: Places, inputs: Inputs
     ) -> Mask:
+        notes = inputs.notes
         low = -np.inf if wanted.above is None else wanted.above
         high = np.inf if wanted.below is None else wanted.below
         if wanted.reference is not None:
@@ -106,6 +107,7 @@ class Threshold(Engine[ThresholdSegmentation]):
             low = max(low, found)
         with np.errstate(invalid="ignore"):
             mask = np.greater_equal(volume.array, low) & np.less_equal(volume.array, high)
+        reached = int(np.count_nonzero(mask))
         others = [*([wanted.within] if wanted.within else []), *wanted.exclude]
         for identifier in dict.fromkeys(entry.segmentation for entry in others):
             beyond = np.count_nonzero(mask & ~places.covered(identifier))
@@ -126,7 +128,10 @@ class Threshold(Engine[ThresholdSegmentation]):
         if wanted.of_maximum is not None:
             mask = cut_components(mask, volume.array, wanted.of_maximum)
         smallest = wanted.smallest_ml * 1000 / volume.grid.voxel_volume
-        return largest_components(mask, smallest, wanted.largest)
+        kept = largest_components(mask, smallest, wanted.largest)
+        if not kept.any():
+            inputs.empty[wanted.name] = _why_empty(wanted, volume, mask, reached, (low, high))
+        return kept
 
     def _reference(
         self, wanted: str, entry: Reference, volume: Volume, places: Places, notes: list[str]
@@ -155,6 +160,43 @@ class Threshold(Engine[ThresholdSegmentation]):
             f"(mean {found.mean:.4g}, SD {found.deviation:.4g}, {found.voxels} voxels)."
         )
         return threshold
+
+
+def _why_empty(
+    wanted: ThresholdSegment,
+    volume: Volume,
+    mask: Mask,
+    reached: int,
+    limits: tuple[float, float],
+) -> str:
+    """Say what was there of a segment without a voxel.
+
+    Args:
+        wanted: the segment.
+        volume: what it was looked for on.
+        mask: of it before small components were left out.
+        reached: voxels within the limits, before places were taken into account.
+        limits: least and greatest intensity.
+    """
+    ml = volume.grid.voxel_volume / 1000
+    if not reached:
+        there = volume.array[np.isfinite(volume.array)]
+        span = f"{there.min():.4g} to {there.max():.4g}" if there.size else "no number"
+        return (
+            f"{wanted.name}: no voxel has an intensity from {limits[0]:.4g} to {limits[1]:.4g}; "
+            f"the image has {span}."
+        )
+    if not mask.any():
+        return (
+            f"{wanted.name}: {reached * ml:.3g} ml have an intensity from {limits[0]:.4g} to "
+            f"{limits[1]:.4g}, and none of it lies where within and exclude leave it."
+        )
+    labels, count = components(mask)
+    largest = int(np.bincount(labels[mask])[1:].max())
+    return (
+        f"{wanted.name}: the largest of {count} components has {largest * ml:.4g} ml, less than "
+        f"smallest_ml, which is {wanted.smallest_ml:g}."
+    )
 
 
 class Places:

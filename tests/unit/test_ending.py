@@ -1,0 +1,185 @@
+"""What a run prints last names counts, paths, the next command, and what went wrong."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import yaml
+
+from federation_world import HERE, hub_settings, site
+from jipflow.files import write_json
+from jipflow.release.approval import approve, approved_bundle
+from jipflow.report.ending import failure_ending, hub_ending, last_message, plain, site_ending
+from jipflow.settings.resources import PROTOCOLS
+from jipflow.settings.run import settings_of
+
+VERDICT = {"cases": 10, "ok": 7, "failed": 2, "waiting": 1, "excluded": 3}
+TYPED = ["--configfile", "my site.yaml", "--config", "protocol=demo"]
+
+
+def finished(tmp_path, patients=12, **verdict):
+    """The results of a site that has built its candidate."""
+    world = site(tmp_path, "north", patients)
+    world.write()
+    world.build()
+    release = world.root / "release" / "r01"
+    shutil.move(world.release, world.root / "made")
+    shutil.move(world.root / "made", release)
+    write_json(world.root / "verdict.json", VERDICT | verdict)
+    return world, release
+
+
+def ending_of(world, targets=(), typed=TYPED):
+    return site_ending(world.settings, world.root, targets, typed)
+
+
+def test_a_run_ends_with_its_counts_its_pages_and_the_next_command(tmp_path):
+    world, release = finished(tmp_path)
+    text = ending_of(world)
+    assert "north, demo 1.0.0" in text
+    assert "10: 7 ok, 2 failed, 1 waiting for a person; 3 more excluded" in text
+    assert str(world.root / "report" / "index.html") in text
+    assert str(world.root / "features" / "features.parquet") in text
+    assert str(world.root / "worklist" / "worklist.tsv") in text
+    assert f"{release}/disclosure.html, 5 of 5 cells may leave" in text
+    assert f"jipflow release approve {release} --name NAME --key FILE" in text
+    assert "WARNING" not in text
+    assert "worklist" not in ending_of(finished(tmp_path / "b", waiting=0)[0])
+
+
+def test_an_approved_release_is_to_be_packed_and_a_packed_one_to_be_sent(tmp_path):
+    world, release = finished(tmp_path)
+    approve(release_dir=release, name="Ada Roe", key_file=world.approver_key)
+    typed = ["bundle", *TYPED]
+    again = "snakemake bundle --configfile 'my site.yaml' --config protocol=demo"
+    assert f"next:      {again}" in ending_of(world, ["bundle"], typed)
+    assert f"next:      {again}" in ending_of(world)
+    path = approved_bundle(world.settings, release, world.root / "bundles")
+    path.parent.mkdir()
+    path.touch()
+    text = ending_of(world, ["bundle"], typed)
+    assert f"bundle:    {path}" in text
+    assert "send the bundle to the hub" in text
+
+
+def test_a_candidate_of_which_nothing_may_leave_is_a_warning(tmp_path):
+    world, _ = finished(tmp_path, patients=3)
+    text = ending_of(world)
+    assert "0 of 5 cells may leave the site" in text
+    assert "WARNING: no number may leave the site: rule min_patients" in text
+    assert "release approve" not in text
+
+
+@pytest.mark.parametrize("target", ["measure", "train", "results/x.parquet"])
+def test_a_part_of_a_run_says_nothing_of_the_whole(tmp_path, target):
+    assert ending_of(finished(tmp_path)[0], [target]) == ""
+    assert ending_of(finished(tmp_path / "b")[0], ["all", target]) == ""
+
+
+def test_a_training_ends_with_its_model_and_its_page(tmp_path):
+    content = yaml.safe_load((PROTOCOLS / "phantom-train.yaml").read_text())
+    settings = settings_of(HERE, content)
+    assert site_ending(settings, tmp_path, ["train"], TYPED) == ""
+    page = tmp_path / "train" / "index.html"
+    page.parent.mkdir()
+    page.touch()
+    text = site_ending(settings, tmp_path, ["train"], TYPED)
+    assert f"model {content['training']['model']!r} is trained" in text
+    assert str(page) in text
+    assert "models/models.yaml" in text
+
+
+def test_results_without_a_verdict_say_nothing(tmp_path):
+    assert ending_of(site(tmp_path, "north")) == ""
+
+
+def hub(tmp_path, accepted, rejected):
+    sites = [site(tmp_path, name) for name in ("north", "south")]
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    for world in sites:
+        world.send(inbox)
+    settings = hub_settings(sites, inbox)
+    folder = tmp_path / "hub" / "r01"
+    write_json(folder / "accepted.json", [{"site": name} for name in accepted])
+    write_json(folder / "rejected.json", rejected)
+    (folder / "report.html").touch()
+    return hub_ending(settings, tmp_path / "hub"), folder
+
+
+def refused(number, **changes):
+    return {
+        "file": f"x{number}.zip",
+        "reason": "wrong_protocol",
+        "meaning": "The bundle belongs to another protocol",
+        "detail": "it has\x1b[2J 'other'",
+    } | changes
+
+
+def test_a_hub_ends_with_whom_it_took_and_refused(tmp_path):
+    text, folder = hub(tmp_path, ["north"], [refused(1), refused(2, detail="")])
+    assert "1 accepted (north), 2 refused" in text
+    assert "x1.zip: wrong_protocol: it has [2J 'other'" in text
+    assert "x2.zip: wrong_protocol: The bundle belongs to another protocol" in text
+    assert "WARNING: the result is of one site alone" in text
+    assert "missing:   south" in text
+    assert str(folder / "report.html") in text
+    assert str(folder / "result.json") in text
+    assert f"further bundles into {tmp_path / 'inbox'}" in text
+
+
+@pytest.mark.parametrize(
+    ("rejected", "cause"),
+    [([], "there is no bundle in"), ([refused(n) for n in range(12)], "all bundles were refused")],
+)
+def test_a_hub_that_accepted_nothing_warns(tmp_path, rejected, cause):
+    text, _ = hub(tmp_path, [], rejected)
+    assert f"WARNING: the result is empty: {cause}" in text
+    assert ("2 more, see" in text) == (len(rejected) > 10)
+
+
+def test_a_hub_of_all_sites_does_not_warn(tmp_path):
+    text, _ = hub(tmp_path, ["north", "south"], [])
+    assert "2 accepted (north, south), 0 refused" in text
+    assert "WARNING" not in text
+    assert "missing" not in text
+
+
+def test_a_failed_run_ends_with_the_last_message_of_each_job(tmp_path):
+    texts = {
+        "accept": "jipflow: 5 of 10 cases failed;\nsee the report.\n",
+        "segment": "[1/2] ok\njipflow: model 'x' is not there.\n",
+        "measure": "Traceback (most recent call last):\n  x\nValueError: odd\n",
+        "encode": "",
+    }
+    for rule, text in texts.items():
+        (tmp_path / f"{rule} log.txt").write_text(text)
+    page = tmp_path / "index.html"
+    page.touch()
+    failed = [(rule, str(tmp_path / f"{rule} log.txt")) for rule in [*texts, "accept", "gone"]]
+    text = failure_ending([*failed, ("all", None)], page)
+    assert text.startswith("jipflow: the run ended with an error.")
+    assert text.count("accept: 5 of 10 cases failed; see the report.") == 1
+    assert "segment: model 'x' is not there." in text
+    assert "measure: ValueError: odd" in text
+    assert "encode: its log is empty" in text
+    assert "gone: it left no log" in text
+    assert f"report: {page}" in text
+    assert f"log: {tmp_path}/segment log.txt" in text
+    assert "Traceback" not in text
+
+
+def test_a_failure_without_a_job_is_still_an_end(tmp_path):
+    assert failure_ending([], tmp_path / "old.html").count("\n") == 1
+    many = [(f"r{n}", str(tmp_path / f"{n}.log")) for n in range(12)]
+    assert "2 more jobs failed" in failure_ending(many)
+
+
+def test_a_message_is_one_short_line_without_control_characters(tmp_path):
+    path = tmp_path / "x.log"
+    path.write_bytes(b"x" * 70_000 + b"\njipflow: a\x1b[31mb\nc \xff" + b"d" * 1000)
+    message = last_message(path)
+    assert message.startswith("a [31mb c")
+    assert len(message) <= 603
+    assert plain("a\u202eb\tc") == "a b c"

@@ -1,0 +1,212 @@
+"""What a run prints last: what it made, where that lies, and what comes next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jipflow.files import read_json
+from jipflow.hub.settings import HubSettings
+from jipflow.reasons import StageError
+from jipflow.release.approval import approved_bundle, read_approval
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.run import Settings
+
+WHOLE = {"all", "default", "release", "accept", "bundle", "report"}
+"""Targets after which the verdict on the cases is of this run."""
+
+SHOWN = 10
+"""Most bundles or jobs that are listed."""
+
+LONGEST = 600
+"""Most characters of a message."""
+
+LOG_END = 65_536
+"""Bytes at the end of a log that its message is looked for in."""
+
+
+def site_ending(
+    settings: Settings, results: Path, targets: Collection[str], typed: Sequence[str]
+) -> str:
+    """Return what a run at a site prints when it has ended well; empty for a part of a run.
+
+    Args:
+        settings: of the run.
+        results: the protocol's results folder.
+        targets: what was asked for; nothing stands for all.
+        typed: what was typed after ``snakemake``.
+    """
+    asked = set(targets) or {"all"}
+    if asked == {"train"} and settings.protocol.training:
+        return _trained(settings, results.absolute() / "train" / "index.html")
+    if not asked <= WHOLE or not (results / "verdict.json").is_file():
+        return ""
+    folder = results.absolute()
+    release = folder / "release" / "r01"
+    protocol = settings.protocol.protocol
+    lines = [f"jipflow: {settings.site.site.id}, {protocol.id} {protocol.version}"]
+    lines += _cases(folder)
+    lines += [
+        f"  report:    {folder / 'report' / 'index.html'}",
+        f"  features:  {folder / 'features' / 'features.parquet'}",
+    ]
+    if settings.protocol.analyses and (release / "disclosure.json").is_file():
+        again = shlex.join(["snakemake", "bundle", *_without(typed, asked)])
+        lines += _candidate(release, settings, folder / "bundles", again)
+    return "\n".join(lines)
+
+
+def _trained(settings: Settings, page: Path) -> str:
+    """Return what a training prints when it has ended well."""
+    training = settings.protocol.training
+    if training is None or not page.is_file():
+        return ""
+    return (
+        f"jipflow: {settings.site.site.id}, {settings.protocol_id}: model {training.model!r} is "
+        f"trained\n  pinned in: {settings.site.registry.absolute()}\n  report:    {page}"
+    )
+
+
+def _cases(folder: Path) -> Iterator[str]:
+    verdict = read_json(folder / "verdict.json")
+    yield (
+        f"  cases:     {verdict['cases']}: {verdict['ok']} ok, {verdict['failed']} failed, "
+        f"{verdict['waiting']} waiting for a person; {verdict['excluded']} more excluded"
+    )
+    if verdict["waiting"]:
+        yield f"  waiting:   {folder / 'worklist' / 'worklist.tsv'}"
+
+
+def _candidate(release: Path, settings: Settings, bundles: Path, again: str) -> Iterator[str]:
+    """Yield the lines about what may leave the site, and what comes next."""
+    record = read_json(release / "disclosure.json")
+    summary = record["summary"]
+    yield (
+        f"  candidate: {release / 'disclosure.html'}, "
+        f"{summary['released']} of {summary['cells']} cells may leave the site"
+    )
+    if not summary["released"]:
+        yield f"  WARNING: no number may leave the site{_withheld(record)}"
+    bundle = approved_bundle(settings, release, bundles)
+    try:
+        read_approval(release)
+    except (StageError, ConfigError):
+        if summary["released"]:
+            yield (
+                "  next:      read both pages, then: jipflow release approve "
+                f"{shlex.quote(str(release))} --name NAME --key FILE"
+            )
+        return
+    if bundle.is_file():
+        yield f"  bundle:    {bundle}"
+        yield f"  next:      send the bundle to the hub {settings.site.hub.id!r}"
+    else:
+        yield f"  next:      {again}"
+
+
+def _withheld(record: Mapping[str, Any]) -> str:
+    """Say which rule of the gate kept most cells back."""
+    counts = record["summary"]["withheld"]
+    if not any(counts.values()):
+        return "; the analyses have no cell"
+    most = max(counts, key=lambda code: int(counts[code]))
+    meaning = str(record["rules"].get(most, "")).rstrip(".")
+    return f": rule {most} ({meaning}) withheld {counts[most]} cells"
+
+
+def hub_ending(settings: HubSettings, results: Path) -> str:
+    """Return what a run at the hub prints when it has ended well.
+
+    Args:
+        settings: of the hub.
+        results: the results folder of the protocol.
+    """
+    folder = results.absolute() / "r01"
+    if not (folder / "report.html").is_file():
+        return ""
+    accepted = read_json(folder / "accepted.json")
+    rejected = read_json(folder / "rejected.json")
+    sites = [plain(entry["site"]) for entry in accepted]
+    lines = [
+        f"jipflow: hub {settings.hub.hub.id}, {settings.protocol.protocol.id} "
+        f"{settings.protocol.protocol.version}",
+        f"  bundles:   {len(accepted)} accepted{_in_brackets(sites)}, {len(rejected)} refused",
+    ]
+    for entry in rejected[:SHOWN]:
+        detail = plain(entry["detail"] or entry["meaning"])
+        lines.append(f"  refused:   {plain(entry['file'])}: {plain(entry['reason'])}: {detail}")
+    if len(rejected) > SHOWN:
+        lines.append(f"  refused:   {len(rejected) - SHOWN} more, see {folder / 'rejected.json'}")
+    inbox = Path(settings.hub.inbox).absolute()
+    if not accepted:
+        found = "all bundles were refused" if rejected else f"there is no bundle in {inbox}"
+        lines.append(f"  WARNING: the result is empty: {found}")
+    elif len(accepted) == 1:
+        lines.append("  WARNING: the result is of one site alone")
+    absent = [m.site for m in settings.hub.roster if m.site not in {e["site"] for e in accepted}]
+    if absent:
+        lines.append(f"  missing:   {', '.join(absent)}")
+    lines += [
+        f"  report:    {folder / 'report.html'}",
+        f"  result:    {folder / 'result.json'}",
+        f"  next:      put further bundles into {inbox} and run the same command again",
+    ]
+    return "\n".join(lines)
+
+
+def failure_ending(failed: Iterable[tuple[str, str | None]], report: Path | None = None) -> str:
+    """Return what a run prints that ended with an error: the last message of each job that failed.
+
+    Args:
+        failed: rule and log of each job.
+        report: the page that says why a run was not accepted.
+    """
+    lines = ["jipflow: the run ended with an error."]
+    jobs = sorted({(rule, log or "") for rule, log in failed})
+    for rule, log in jobs[:SHOWN]:
+        lines.append(f"  {rule}: {last_message(Path(log)) if log else 'it has no log'}")
+        if log:
+            lines.append(f"    log: {Path(log).absolute()}")
+    if len(jobs) > SHOWN:
+        lines.append(f"  {len(jobs) - SHOWN} more jobs failed; Snakemake's log above names them.")
+    if report is not None and "accept" in {rule for rule, _ in jobs}:
+        lines.append(f"  report: {report.absolute()}")
+    return "\n".join([*lines, "Once that is fixed, the same command goes on with what is missing."])
+
+
+def last_message(path: Path) -> str:
+    """Return the message that a job left in its log, in one line.
+
+    Args:
+        path: of the log.
+    """
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(max(0, path.stat().st_size - LOG_END))
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return "it left no log; it was killed, or could not start"
+    _, found, message = text.rpartition("\njipflow: ")
+    if not found and text.startswith("jipflow: "):
+        found, message = "jipflow: ", text.removeprefix("jipflow: ")
+    if not found:
+        ends = [line for line in text.splitlines() if line.strip()]
+        message = ends[-1] if ends else "its log is empty; it was killed, or could not start"
+    return plain(message)
+
+
+def plain(text: str) -> str:
+    """Return text as one line without control characters, shortened where it is very long."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+
+
+def _in_brackets(names: Sequence[str]) -> str:
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _without(typed: Sequence[str], targets: Collection[str]) -> list[str]:
+    """Return what was typed without the targets, to be typed behind another."""
+    return [word for word in typed if word not in targets and word != "--"]
