@@ -212,7 +212,10 @@ def _mismatch(spot: _Spot, pattern: str) -> str:
     """Say that a text does not match, without what may be a secret of it."""
     value = str(spot.instance)
     if spot.key == "url" and "@" in value:
-        return " holds a user or a password; write the address alone, and name these by other keys"
+        return (
+            " holds a user or a password; write the address alone, and give user with password_env "
+            "or password_file"
+        )
     if spot.key == "url" and re.search(r"[?#]", value):
         return " holds more than an address, behind ? or #; remove it"
     if _holds_secret(spot):
