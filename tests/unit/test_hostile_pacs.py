@@ -140,9 +140,9 @@ def test_no_spelling_of_another_origin_is_followed(target: str, stored: Path) ->
             request.start(302, Location=location, Content_Length=0)
 
         with serving(answer) as server, DicomwebArchive(source_of(server.url)) as archive:
-            said = message_of(lambda: act(archive, FIND, stored))
-            assert said == "" or "which is not followed" in said
-            assert "hunter2" not in said
+            message = message_of(lambda: act(archive, FIND, stored))
+            assert message == "" or "which is not followed" in message
+            assert "hunter2" not in message
         assert is_silent(listener)
 
 

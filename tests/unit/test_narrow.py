@@ -153,6 +153,8 @@ def test_a_date_without_a_lower_end_may_be_empty_and_is_no_key() -> None:
 def test_wildcards_stand_for_what_a_pacs_may_read_otherwise() -> None:
     assert queries("SeriesDescription = '3*3 Löwe'") == [{"SeriesDescription": "3*3 L*we"}]
     assert queries("SeriesDescription = ' T1 '") == [{"SeriesDescription": "*T1*"}]
+    assert queries("starts_with(SeriesDescription, 'T1 ')") == [{"SeriesDescription": "T1*"}]
+    assert queries("SeriesDescription LIKE '_ T1 x %'") == [{"SeriesDescription": "*T1 x*"}]
     (query,) = queries(f"SeriesDescription = '{'x' * 70}'")
     assert query == {"SeriesDescription": "x" * 63 + "*"}
 

@@ -169,8 +169,9 @@ def covering_text(column: str, pieces: list[str]) -> Conjunction:
     if vr not in LONGEST or any("\\" in piece for piece in pieces):
         return {}
     pattern = "*".join(UNSAFE[vr].sub("*", piece) for piece in pieces)
-    # Leading and trailing spaces are padding to a PACS and not to DuckDB.
-    pattern = re.sub(r"^ +| +$", "*", pattern)
+    # Leading and trailing spaces are padding to a PACS and not to DuckDB; a wildcard beside them
+    # may stand for nothing.
+    pattern = re.sub(r"^[ *]+|[ *]+$", "*", pattern)
     if len(pattern) > LONGEST[vr]:
         pattern = pattern[: LONGEST[vr] - 1].rstrip() + "*"
     pattern = re.sub(r"\*+", "*", pattern)
