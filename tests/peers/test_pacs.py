@@ -824,10 +824,10 @@ def test_parts_are_found_wherever_the_network_cuts_them(start: bytes) -> None:
     )
     content += b"--B---\r\nepilogue"
     for size in range(1, len(content)):
-        assert list(parts_of(Answer(content, size))) == parts  # type: ignore[arg-type]
+        assert list(parts_of(Answer(content, size), 1000)) == parts  # type: ignore[arg-type]
     for end in range(len(content) - len(b"--\r\nepilogue")):
         with pytest.raises(EOFError):
-            list(parts_of(Answer(content[:end] or b"-", 50)))  # type: ignore[arg-type]
+            list(parts_of(Answer(content[:end] or b"-", 50), 1000))  # type: ignore[arg-type]
 
 
 def test_an_address_without_dicomweb_gives_a_message(pacs: Orthanc) -> None:

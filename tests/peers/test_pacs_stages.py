@@ -21,6 +21,7 @@ from jipflow.catalog import cohort, scan
 from jipflow.files import sha256_file
 from jipflow.outcomes import Outcome, Status
 from jipflow.pacs import publish, query, retrieve
+from jipflow.pacs.archive import UIDS
 from jipflow.pacs.retrieve import fault
 from jipflow.reasons import StageError
 from jipflow.settings.run import Settings, load_settings
@@ -437,17 +438,18 @@ def test_what_arrives_is_the_whole_instance_that_was_asked_for(shared_data: Path
     path = shared_data / "highdicom" / "data" / "test_files" / "ct_image.dcm"
     content = path.read_bytes()
     header = pydicom.dcmread(path)
-    uids = (str(header.SeriesInstanceUID), str(header.SOPInstanceUID))
-    assert fault(content, *uids) == ""
-    assert fault(content[:-2], *uids) == "it is cut short"
-    assert fault(content[128:], *uids) == "it is no DICOM file"
-    assert fault(content, "1.2.3", uids[1]) == "it belongs to another series"
-    assert fault(content, uids[0], "1.2.3") == "it is another instance"
+    study, series, instance = uids = tuple(str(header[keyword].value) for keyword in UIDS)
+    assert fault(content, uids) == ""
+    assert fault(content[:-2], uids) == "it is cut short"
+    assert fault(content[128:], uids) == "it is no DICOM file"
+    assert fault(content, ("1.2.3", series, instance)) == "it belongs to another study"
+    assert fault(content, (study, "1.2.3", instance)) == "it belongs to another series"
+    assert fault(content, (study, series, "1.2.3")) == "it is another instance"
     compressed = (shared_data / "highdicom/data/test_files/sm_image_jpegls.dcm").read_bytes()
     header = pydicom.dcmread(BytesIO(compressed), stop_before_pixels=True)
-    uids = (str(header.SeriesInstanceUID), str(header.SOPInstanceUID))
-    assert fault(compressed, *uids) == ""
-    assert fault(compressed[:-5000], *uids) != ""
+    uids = tuple(str(header[keyword].value) for keyword in UIDS)
+    assert fault(compressed, uids) == ""
+    assert fault(compressed[:-5000], uids) != ""
 
 
 def test_a_path_outside_the_store_is_refused(pacs: Orthanc, tmp_path: Path) -> None:

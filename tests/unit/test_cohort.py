@@ -50,7 +50,7 @@ class World:
             }
         )
 
-    def select(self, rows, pacs=(), **roles):
+    def select(self, rows, pacs=(), where="true", by="study", **roles):
         self.write_catalog("catalog", rows)
         folders = [self.folder / "catalog"]
         if pacs:
@@ -58,7 +58,7 @@ class World:
             folders.append(self.folder / "pacs")
         settings = self.settings
         if roles:
-            chosen = load(Cohort, {"where": "true", "case": {"roles": roles}}, "cohort")
+            chosen = load(Cohort, {"where": where, "case": {"by": by, "roles": roles}}, "cohort")
             protocol = settings.protocol.model_copy(update={"cohort": chosen})
             settings = settings.model_copy(update={"protocol": protocol})
         cohort.run(settings=settings, catalog_dirs=folders, out_dir=self.folder / "cohort")
@@ -207,6 +207,85 @@ def test_the_flow_counts_each_step(world):
         ("cases", 1, 1),
     ]
     assert world.flow[-1]["cases"] == 1
+
+
+CT = {"where": "Modality = 'CT'"}
+
+
+def test_every_step_of_the_filter_is_met(world):
+    rows = [
+        row(f"p{n}", f"1.{n}", modality, n, SliceThickness=thickness, Rows=lines)
+        for n, (modality, thickness, lines) in enumerate(
+            [("CT", 1.0, 512), ("CT", 5.0, 512), ("CT", 1.0, 256), ("PT", 1.0, 512)], start=1
+        )
+    ]
+    steps = ["Modality = 'CT' -- of any kind", "SliceThickness < 3 OR FALSE", "Rows = 512"]
+    world.select(rows, where=steps, CT={"where": "TRUE"})
+    assert list(world.cases["series_uid"]) == ["1.2.1"]
+    assert [(s["step"], s["label"], s["series"], s["patients"]) for s in world.flow[:-1]] == [
+        ("found", "Series found", 4, 4),
+        ("images", "Image series, no contours or segmentations", 4, 4),
+        ("where-1", steps[0], 3, 3),
+        ("where-2", steps[1], 2, 2),
+        ("where-3", steps[2], 1, 1),
+    ]
+
+
+def test_a_role_takes_series_of_the_cohort_alone(world):
+    rows = [row("p1", "1.1", "CT", 1, Rows=512), row("p1", "1.1", "CT", 2, Rows=256)]
+    world.select(rows, where="Rows = 512", CT=CT)
+    assert list(world.cases["series_uid"]) == ["1.2.1"]
+
+
+def two_studies():
+    return [
+        row("p1", "1.1", "CT", 1),
+        row("p1", "1.2", "CT", 2),
+        row("p2", "1.3", "CT", 3),
+    ]
+
+
+def test_the_cases_of_a_patient_share_its_pseudonym_and_count_as_one(world):
+    world.select(two_studies(), CT=CT)
+    by_series = world.cases.set_index("series_uid")
+    assert len(set(world.cases["case_id"])) == 3
+    assert by_series.patient["1.2.1"] == by_series.patient["1.2.2"] != by_series.patient["1.2.3"]
+    assert not set(world.cases["patient"]) & set(world.cases["case_id"])
+    counts = world.flow[-1]
+    assert (counts["series"], counts["patients"], counts["cases"]) == (3, 2, 3)
+
+
+def test_a_case_may_be_all_that_a_patient_has(world):
+    world.select(two_studies(), by="patient", CT=CT | {"prefer": "NumberOfInstances DESC"})
+    assert sorted(world.cases["series_uid"]) == ["1.2.2", "1.2.3"]
+    counts = world.flow[-1]
+    assert (counts["series"], counts["patients"], counts["cases"]) == (2, 2, 2)
+    world.select(two_studies(), by="patient", CT=CT)
+    assert [o.reason for o in world.outcomes if o.reason] == [Reason.SEVERAL_SERIES_FOR_ROLE]
+    assert world.flow[-1]["cases"] == 1
+
+
+def test_the_file_of_a_shard_that_has_no_case_left_goes(world):
+    rows = [row(f"p{i}", f"1.{i}", "CT", i) for i in range(3)]
+    world.select(rows, CT=CT)
+    shards = world.folder / "cohort" / "shards"
+    assert sorted(path.name for path in shards.iterdir()) == ["s00001.parquet", "s00002.parquet"]
+    left = world.cases[world.cases["shard"] == "s00001"]["series_uid"]
+    world.select([r for r in rows if r["SeriesInstanceUID"] in set(left)], CT=CT)
+    assert [path.name for path in shards.iterdir()] == ["s00001.parquet"]
+    (shards / "s00009.parquet").write_bytes(b"of another run")
+    world.select([], CT=CT)
+    assert list(shards.iterdir()) == []
+
+
+def test_a_value_that_does_not_suit_the_filter_is_not_shown(world):
+    with pytest.raises(StageError, match="cannot be converted") as error:
+        world.select(
+            [row("DOE^JOHN", "1.1", "CT", 1)], where=["TRUE", "PatientID::INTEGER > 5"], CT=CT
+        )
+    assert "DOE" not in str(error.value)
+    with pytest.raises(StageError, match="holds a query"):
+        world.select([], where="PatientID IN (SELECT PatientID FROM catalog)", CT=CT)
 
 
 def test_who_leaves_is_recorded_with_the_reason(world):

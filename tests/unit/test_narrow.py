@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from jipflow.columns import COLUMNS
 from jipflow.expressions import FilterError, connect, select_series
+from jipflow.pacs.conditions import Wildcard
 from jipflow.pacs.narrow import narrow
 
 MATCH = (
@@ -146,6 +148,37 @@ def test_what_it_does_not_understand_widens(where: str) -> None:
     assert queries(where) == [{}]
 
 
+def test_patterns_of_many_wildcards_are_compared_at_once() -> None:
+    many = "%a" * 30 + "%b"
+    start = time.monotonic()
+    found = queries(f"SeriesDescription LIKE '{many}' OR SeriesDescription = '{'a' * 64}'")
+    assert time.monotonic() - start < 2
+    assert found == [
+        {"SeriesDescription": "*" + "a*" * 30 + "b"},
+        {"SeriesDescription": "a" * 64},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "within"),
+    [
+        ("ab", "ab", True),
+        ("ab", "a", False),
+        ("ab", "a*", True),
+        ("ab", "*b", True),
+        ("ab", "a*b", True),
+        ("aba", "ab*ba", False),
+        ("a*b", "a*", True),
+        ("a*", "a*b", False),
+        ("xaxbx", "*a*b*", True),
+        ("xbxax", "*a*b*", False),
+        ("xab", "a*", False),
+    ],
+)
+def test_a_wildcard_is_within_one_that_covers_it(one: str, other: str, within: bool) -> None:
+    assert Wildcard(one).within(Wildcard(other)) is within
+
+
 def test_a_date_without_a_lower_end_may_be_empty_and_is_no_key() -> None:
     assert queries("StudyDate <= '20201231' AND Modality = 'CT'") == [{"Modality": "CT"}]
 
@@ -153,6 +186,8 @@ def test_a_date_without_a_lower_end_may_be_empty_and_is_no_key() -> None:
 def test_wildcards_stand_for_what_a_pacs_may_read_otherwise() -> None:
     assert queries("SeriesDescription = '3*3 Löwe'") == [{"SeriesDescription": "3*3 L*we"}]
     assert queries("SeriesDescription = ' T1 '") == [{"SeriesDescription": "*T1*"}]
+    assert queries("starts_with(SeriesDescription, 'T1 ')") == [{"SeriesDescription": "T1*"}]
+    assert queries("SeriesDescription LIKE '_ T1 x %'") == [{"SeriesDescription": "*T1 x*"}]
     (query,) = queries(f"SeriesDescription = '{'x' * 70}'")
     assert query == {"SeriesDescription": "x" * 63 + "*"}
 

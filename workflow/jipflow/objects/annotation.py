@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.images.volume import Grid
+from jipflow.patterns import meets
 
 METHODS = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")
 
@@ -156,7 +156,7 @@ class Annotation(ABC):
 
 def fits(name: str, matches: Sequence[str]) -> bool:
     """Return whether the whole name matches one of the regular expressions."""
-    return any(re.fullmatch(match, name.strip()) for match in matches)
+    return any(meets(match, name.strip()) for match in matches)
 
 
 def common_method(stated: set[str], context: str, notes: list[str]) -> str:

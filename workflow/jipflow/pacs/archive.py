@@ -56,6 +56,12 @@ COUNT = "NumberOfSeriesRelatedInstances"
 SYNTAX = "AvailableTransferSyntaxUID"
 NO_STUDY = stable_uid("study", "none")
 """StudyInstanceUID that no study has."""
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+MOST_RESULTS = 1_000_000
+"""Results of one query: more series than a hospital has, or instances than a series."""
+MOST_UNASKED = 100
+"""Instances that may come with those that were asked for, and as many again, before no more is
+taken."""
 ANY_UID = re.compile(r"[0-9.]{1,64}")
 
 
@@ -99,6 +105,34 @@ def with_uids(
             " or ".join(keys),
         )
     return usable
+
+
+def check_asked(dataset: Dataset, asked: tuple[str, str, str], name: str) -> None:
+    """Check that a data set is of the instance that was asked for.
+
+    Args:
+        dataset: what came.
+        asked: StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID.
+        name: of the source, for the message.
+
+    Raises:
+        Rejected: a UID of it is another one.
+    """
+    for keyword, uid in zip(UIDS, asked, strict=True):
+        if text_of(dataset.get(keyword, uid)).rstrip(" \0") != uid:
+            raise Rejected(
+                f"source {name!r}: asked for instance {asked[2]} of series {asked[1]}, the PACS "
+                f"sent one of another {keyword}."
+            )
+
+
+def too_many(name: str) -> Rejected:
+    """Return what is wrong with a query whose answers have no end."""
+    return Rejected(
+        f"source {name!r}: a query has more than {MOST_RESULTS:,} results, or more text in them "
+        "than bytes_per_answer; narrow the protocol's filter, or name in match what the PACS can "
+        "be asked."
+    )
 
 
 def text_of(value: Any) -> str:

@@ -56,8 +56,19 @@ class Wildcard:
 
     def within(self, other: Self) -> bool:
         """Return whether all that meets this meets the other."""
-        parts = map(re.escape, other.pattern.split("*"))
-        return re.fullmatch(".*".join(parts), self.pattern) is not None
+        first, *rest = other.pattern.split("*")
+        if not rest:
+            return self.pattern == first
+        *middle, last = rest
+        text = self.pattern.removeprefix(first)
+        if not self.pattern.startswith(first) or not text.endswith(last):
+            return False
+        text = text[: len(text) - len(last)]
+        for part in middle:
+            _, found, text = text.partition(part) if part else ("", "*", text)
+            if not found:
+                return False
+        return True
 
     def values(self) -> list[str]:
         """Return the key's values, one a query; none where the PACS cannot be asked."""
@@ -169,8 +180,9 @@ def covering_text(column: str, pieces: list[str]) -> Conjunction:
     if vr not in LONGEST or any("\\" in piece for piece in pieces):
         return {}
     pattern = "*".join(UNSAFE[vr].sub("*", piece) for piece in pieces)
-    # Leading and trailing spaces are padding to a PACS and not to DuckDB.
-    pattern = re.sub(r"^ +| +$", "*", pattern)
+    # Leading and trailing spaces are padding to a PACS and not to DuckDB; a wildcard beside them
+    # may stand for nothing.
+    pattern = re.sub(r"^[ *]+|[ *]+$", "*", pattern)
     if len(pattern) > LONGEST[vr]:
         pattern = pattern[: LONGEST[vr] - 1].rstrip() + "*"
     pattern = re.sub(r"\*+", "*", pattern)

@@ -1,4 +1,5 @@
-"""What a PACS's administrator allows: bytes a second and hours of the day."""
+"""What a PACS's administrator allows, bytes a second and hours of the day, and how long an answer
+of the PACS may take."""
 
 from __future__ import annotations
 
@@ -22,6 +23,11 @@ from jipflow.settings.site import DicomWeb, Dimse
 
 LOGGER = logging.getLogger(__name__)
 
+PATIENCE = 5
+"""Times the source's timeout that a whole answer may take, as long as something comes."""
+LEAST_RATE = 10_000
+"""Bytes a second at which an answer may take longer: less is no network of a hospital, and a PACS
+that sends a byte now and then would never be without an answer."""
 STEP = 30.0
 """Longest sleep in seconds, so that a clock that is set anew is noticed."""
 
@@ -142,6 +148,47 @@ class Limits:
             self._sleep(min(seconds, STEP))
         with self._lock:
             self._waiting = False
+
+
+class Deadline:
+    """Cuts a connection at which the block still waits when its time is over.
+
+    Args:
+        timeout: of the source, in seconds.
+        cut: ends the connection, so that whoever waits for it wakes up.
+        size: bytes that are sent in the block.
+
+    Attributes:
+        passed: whether the time was over.
+    """
+
+    def __init__(self, timeout: float, cut: Callable[[], object], size: int = 0) -> None:
+        self.passed = False
+        self._end = time.monotonic() + PATIENCE * timeout
+        self._cut = cut
+        self._done = threading.Event()
+        self.extend(size)
+
+    def extend(self, size: int) -> None:
+        """Allow the time for some more bytes that have moved."""
+        self._end += size / LEAST_RATE
+
+    def __enter__(self) -> Self:
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._done.set()
+        self._watcher.join()
+
+    def _watch(self) -> None:
+        while not self._done.wait(max(0.0, self._end - time.monotonic())):
+            if time.monotonic() >= self._end:
+                self.passed = True
+                with suppress(OSError, ValueError):  # the connection has ended by itself
+                    self._cut()
+                return
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def _keep(arrival: Arrival, sop_uid: str, content: bytes) -> None:
     path = arrival.wanted.get(sop_uid)
     if path is None or _is_here(path):
         return
-    wrong = fault(content, arrival.series_uid, sop_uid)
+    wrong = fault(content, (arrival.study_uid, arrival.series_uid, sop_uid))
     if wrong:
         arrival.faults[sop_uid] = wrong
         return
@@ -185,20 +185,31 @@ def _keep(arrival: Arrival, sop_uid: str, content: bytes) -> None:
     arrival.size += len(content)
 
 
-def fault(content: bytes, series_uid: str, sop_uid: str) -> str:
-    """Return what is wrong with a file that arrived; empty if nothing."""
+def fault(content: bytes, asked: tuple[str, str, str]) -> str:
+    """Return what is wrong with a file that arrived; empty if nothing.
+
+    Args:
+        content: the file.
+        asked: StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID.
+    """
     if content[128:132] != b"DICM":
         return "it is no DICOM file"
     try:
         dataset = pydicom.dcmread(BytesIO(content))
         last = dataset.get_item(max(dataset.keys()))
+    except MemoryError:
+        raise
     except Exception as error:  # a damaged file: pydicom raises whatever its parser met
         return f"it cannot be read ({type(error).__name__})"
     meta = dataset.file_meta.get("MediaStorageSOPInstanceUID")
-    if (dataset.get("SOPInstanceUID") or meta) != sop_uid:
+    if (dataset.get("SOPInstanceUID") or meta) != asked[2]:
         return "it is another instance"
-    if (dataset.get("SeriesInstanceUID") or series_uid) != series_uid:
+    if meta not in (None, "", asked[2]):
+        return "its file meta is of another instance"
+    if dataset.get("SeriesInstanceUID") != asked[1]:
         return "it belongs to another series"
+    if dataset.get("StudyInstanceUID") != asked[0]:
+        return "it belongs to another study"
     length = getattr(last, "length", None)
     if length not in (None, 0xFFFFFFFF) and len(last.value or b"") < length:
         return "it is cut short"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from jipflow.patterns import PatternError, check_pattern
 from jipflow.settings.names import among
 from jipflow.settings.part import (
     AsGiven,
@@ -103,8 +103,8 @@ Range = Annotated[list[Number], Field(min_length=2, max_length=2), AfterValidato
 
 def _expression(value: str) -> str:
     try:
-        re.compile(value)
-    except re.error as error:
+        check_pattern(value)
+    except PatternError as error:
         raise PydanticCustomError(
             "expression",
             "{value} is not a regular expression: {error}",
@@ -114,7 +114,7 @@ def _expression(value: str) -> str:
 
 
 Expression = Annotated[Text, AfterValidator(_expression)]
-"""A regular expression."""
+"""A regular expression (RE2)."""
 
 
 class Expectation(Part):

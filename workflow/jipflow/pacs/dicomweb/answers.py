@@ -27,7 +27,8 @@ def sequence_items(answer: Mapping[str, Any], keyword: str) -> list[Item]:
 def attributes_of(item: Item, wanted: Sequence[str]) -> dict[str, str]:
     """Return the wanted attributes of an item of DICOM JSON (PS3.18 annex F) as text."""
     return {
-        keyword: text_of(element.get("Value"))
+        # Half a surrogate, which JSON can spell, is no character of any table.
+        keyword: text_of(element.get("Value")).encode("utf-8", "replace").decode("utf-8")
         for tag, element in item.items()
         if (keyword := keyword_for_tag(tag)) in wanted
     }

@@ -16,12 +16,16 @@ from pydicom.errors import InvalidDicomError
 
 from jipflow.pacs.archive import (
     COUNT,
+    MOST_RESULTS,
+    MOST_UNASKED,
     SERIES_ATTRIBUTES,
     STUDY_ATTRIBUTES,
     SYNTAX,
     Receipt,
     Rejected,
+    check_asked,
     checked_uid,
+    too_many,
     with_uids,
 )
 from jipflow.pacs.dicomweb.answers import (
@@ -31,9 +35,10 @@ from jipflow.pacs.dicomweb.answers import (
     sequence_items,
     uid_in,
 )
-from jipflow.pacs.dicomweb.errors import ServerError, http_errors
-from jipflow.pacs.dicomweb.multipart import CHUNK, MultipartFile, parts
+from jipflow.pacs.dicomweb.errors import ServerError, TooLarge, http_errors
+from jipflow.pacs.dicomweb.multipart import CHUNK, LIMIT, MultipartFile, parts
 from jipflow.pacs.dicomweb.session import open_session
+from jipflow.pacs.inflate import is_within
 from jipflow.pacs.limits import Limits
 from jipflow.settings.site import DicomWeb
 
@@ -100,8 +105,7 @@ class DicomwebArchive:
             one = {**keys, **dict(zip(several, values, strict=True))}
             plain = {key: re.sub(r"\*+", "*", ENCODED.sub("*", one[key])) for key in one}
             filters = {key: value for key, value in plain.items() if value not in {"", "*"}}
-            items = self._search(self._client.search_for_series, filters, WANTED)
-            rows = (attributes_of(item, (*UNIQUE, *WANTED)) for item in items)
+            rows = self._search(self._client.search_for_series, filters, WANTED)
             for row in with_uids(rows, UNIQUE[:2], self.name):
                 found[row["SeriesInstanceUID"]] = row
         return [found[uid] for uid in sorted(found)]
@@ -115,24 +119,28 @@ class DicomwebArchive:
             return search(study, series, **page)
 
         found = self._search(of_series, {}, ())
-        return sorted(
-            {self._uid(attributes_of(item, UNIQUE).get("SOPInstanceUID")) for item in found}
-        )
+        others = [row for row in found if row.get("SeriesInstanceUID", series) not in {series, ""}]
+        if others:
+            raise Rejected(
+                f"source {self.name!r}: asked for the instances of {series}, the PACS listed those "
+                "of another series."
+            )
+        return sorted({self._uid(row.get("SOPInstanceUID")) for row in found})
 
     def _search(
         self,
         search: Callable[..., Sequence[Item]],
         keys: Mapping[str, str],
         fields: Sequence[str],
-    ) -> list[Item]:
+    ) -> list[dict[str, str]]:
         """Search page by page until a page brings nothing that was not there before.
 
         A PACS may answer with as few results as it likes (PS3.18 section 8.3.4.4); one that does
         not know pages gives the same again.
         """
-        found: dict[tuple[str, ...], Item] = {}
-        offset = 0
-        while True:
+        found: dict[tuple[str, ...], dict[str, str]] = {}
+        offset, held = 0, 0
+        while len(found) <= MOST_RESULTS and held <= self._source.bytes_per_answer:
             before = len(found)
             with http_errors("a query", self._source):
                 page = search(
@@ -141,11 +149,13 @@ class DicomwebArchive:
                     offset=offset or None,
                 )
                 for item in page:
-                    row = attributes_of(item, UNIQUE)
-                    found[tuple(row.get(key, "") for key in UNIQUE)] = item
+                    row = attributes_of(item, (*UNIQUE, *fields))
+                    found[tuple(row.get(key, "") for key in UNIQUE)] = row
+                    held += sum(map(len, row.values()))
             if len(found) == before:
                 return list(found.values())
             offset += len(page)
+        raise too_many(self.name)
 
     def describe(self, study_uid: str, series_uid: str, sop_uid: str) -> Dataset:
         """Return the header of an instance, without its pixels.
@@ -158,9 +168,11 @@ class DicomwebArchive:
             http_errors("the query for an instance's header", self._source),
         ):
             metadata = self._client.retrieve_instance_metadata(*uids)
-            return Dataset.from_json(
+            header = Dataset.from_json(
                 {tag: item for tag, item in metadata.items() if "BulkDataURI" not in item}
             )
+        check_asked(header, uids, self.name)
+        return header
 
     def contains(self, study_uid: str, series_uid: str, sop_uid: str) -> bool:
         """Return whether the PACS lists an instance."""
@@ -186,6 +198,7 @@ class DicomwebArchive:
         """
         study, series = self._uid(study_uid), self._uid(series_uid)
         wanted = dict.fromkeys(self._uid(uid) for uid in sop_uids)
+        most = MOST_UNASKED + len(wanted)
         if self._worth_one_answer(study, series, len(wanted)):
             self._limits.wait()
             with closing(self._whole_series(study, series)) as instances:
@@ -193,7 +206,9 @@ class DicomwebArchive:
                     if uid in wanted:
                         receive(uid, content)
                         del wanted[uid]
-                    if not self._limits.is_open():
+                    else:
+                        most -= 1
+                    if not most or not self._limits.is_open():
                         break
         for uid in wanted:
             self._limits.wait()
@@ -213,21 +228,21 @@ class DicomwebArchive:
         return len(counts) == 1 and counts[0].isdecimal() and wanted > int(counts[0]) / 2
 
     def _whole_series(self, study: str, series: str) -> Generator[tuple[str, bytes]]:
-        """Yield UID and file of each instance; ends early where the PACS has an error of its own.
+        """Yield UID and file of each instance; ends early where the PACS fails or sends no file.
 
         The instances that are left are then asked for one by one, and the faulty one is known.
         """
-        files = self._files(f"studies/{study}/series/{series}")
-        while True:
-            try:
-                with http_errors("the retrieval of a series", self._source):
-                    content = next(files, None)
-                    uid = "" if content is None else uid_in(content)
-            except ServerError:
-                return
-            if content is None:
-                return
-            yield uid, content
+        with closing(self._files(f"studies/{study}/series/{series}")) as files:
+            while True:
+                try:
+                    with http_errors("the retrieval of a series", self._source):
+                        content = next(files, None)
+                        uid = "" if content is None else uid_in(content)
+                except (ServerError, Rejected):
+                    return
+                if content is None:
+                    return
+                yield uid, content
 
     def _instance(self, study: str, series: str, uid: str) -> bytes:
         with (
@@ -239,7 +254,7 @@ class DicomwebArchive:
                 raise Rejected(f"source {self.name!r}: the PACS sent another instance than {uid}.")
             return content
 
-    def _files(self, resource: str) -> Iterator[bytes]:
+    def _files(self, resource: str) -> Generator[bytes]:
         """Yield the files of a WADO-RS answer as they come (PS3.18 section 10.4).
 
         DICOMwebClient gives data sets: of a deflated one the bytes are gone by then.
@@ -250,9 +265,13 @@ class DicomwebArchive:
             timeout=self._timeout,
             stream=True,
         )
+        most = self._source.bytes_per_instance
         with response:
             response.raise_for_status()
-            yield from parts(response)
+            for content in parts(response, most):
+                if not is_within(content, most):
+                    raise TooLarge(LIMIT)
+                yield content
 
     @contextmanager
     def _one_object(self, uids: tuple[str, str, str]) -> Iterator[None]:

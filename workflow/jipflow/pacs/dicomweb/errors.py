@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +14,27 @@ from jipflow.pacs.archive import ArchiveDown, Rejected
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.site import DicomWeb
 
+UNREADABLE = (
+    *(InvalidDicomError, AttributeError, LookupError, TypeError, ValueError),
+    *(ArithmeticError, NotImplementedError, RecursionError, zlib.error),
+)
+"""What pydicom and json raise of something that is no DICOM, or no JSON of it."""
+
 
 class ServerError(ArchiveDown):
     """Status 500: something is wrong with the PACS, or with the one object asked for."""
+
+
+class Redirected(requests.RequestException):
+    """The answer names another address, which is not to be followed; its origin is the message."""
+
+
+class TooLarge(requests.RequestException):
+    """An answer has more bytes than it may have; the key of the source's limit is the message."""
+
+
+class TooSlow(requests.Timeout):
+    """An answer came too slowly to wait for its end."""
 
 
 @contextmanager
@@ -40,6 +59,21 @@ def http_errors(what: str, source: DicomWeb) -> Iterator[None]:
         ) from None
     except requests.HTTPError as error:
         raise _refusal(what, name, error.response) from None
+    except Redirected as error:
+        raise ConfigError(
+            f"source {name!r}: {what} was redirected to {error}, which is not followed; if the "
+            f"PACS is there, set its address as url, else let its administrator look at {url}."
+        ) from None
+    except TooLarge as error:
+        raise Rejected(
+            f"source {name!r}: the answer to {what} is larger than {error}: "
+            f"{getattr(source, str(error))}; if that is right, raise it."
+        ) from None
+    except TooSlow:
+        raise ArchiveDown(
+            f"source {name!r}: the answer to {what} came too slowly; look at the network, or raise "
+            "timeout."
+        ) from None
     except requests.JSONDecodeError:
         raise _no_dicomweb(what, name, url) from None
     except requests.RequestException as error:
@@ -52,7 +86,7 @@ def http_errors(what: str, source: DicomWeb) -> Iterator[None]:
             f"source {name!r}: {what} failed: {_cause(error, source.timeout)}; check that the "
             f"PACS at {url} runs and can be reached."
         ) from None
-    except (InvalidDicomError, AttributeError, LookupError, TypeError, ValueError):
+    except UNREADABLE:
         raise _no_dicomweb(what, name, url) from None
 
 

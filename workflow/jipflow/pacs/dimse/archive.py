@@ -18,6 +18,7 @@ from jipflow.pacs.archive import (
     SYNTAX,
     Receipt,
     Rejected,
+    check_asked,
     checked_uid,
     with_uids,
 )
@@ -121,6 +122,11 @@ class DimseArchive:
     def find_instances(self, study_uid: str, series_uid: str) -> list[str]:
         """Return the sorted SOPInstanceUIDs of a series."""
         answers = self._finder.rows("IMAGE", image_keys(study_uid, series_uid, "", self.name))
+        if any(each.get("SeriesInstanceUID", "") not in {series_uid, ""} for each in answers):
+            raise Rejected(
+                f"source {self.name!r}: asked for the instances of {series_uid}, the PACS listed "
+                "those of another series."
+            )
         return sorted({checked_uid(each.get("SOPInstanceUID"), self.name) for each in answers})
 
     def contains(self, study_uid: str, series_uid: str, sop_uid: str) -> bool:
@@ -136,6 +142,7 @@ class DimseArchive:
         within the limits, and its header with the file meta is returned.
         """
         keys = self._instance_keys(study_uid, series_uid, sop_uid)
+        asked_for = (study_uid, series_uid, sop_uid)
         if self._images_complete:
             asked = {**dict.fromkeys((*SERIES_ATTRIBUTES, SYNTAX), ""), **keys}
             try:
@@ -147,10 +154,13 @@ class DimseArchive:
                 self._images_complete = len(given) == len(SERIES_ATTRIBUTES)
                 # Some return without a value what they do not know.
                 if self._images_complete and any(given[key] for key in IMAGE_LEVEL):
+                    check_asked(header, asked_for, self.name)
                     return header
         files: list[bytes] = []
         self.fetch(study_uid, series_uid, [sop_uid], lambda _, content: files.append(content))
-        return dcmread(io.BytesIO(files[0]), stop_before_pixels=True)
+        header = dcmread(io.BytesIO(files[0]), stop_before_pixels=True)
+        check_asked(header, asked_for, self.name)
+        return header
 
     def _instance_keys(self, study_uid: str, series_uid: str, sop_uid: str) -> dict[str, str]:
         return image_keys(study_uid, series_uid, checked_uid(sop_uid, self.name), self.name)

@@ -9,7 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,11 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 
 from jipflow import __version__
-from jipflow.pacs.archive import ArchiveDown, Rejected
-from jipflow.pacs.dimse.messages import GET
+from jipflow.pacs.archive import ArchiveDown, Rejected, too_many
+from jipflow.pacs.dimse.incoming import Incoming, cut
+from jipflow.pacs.dimse.messages import FIND, GET
 from jipflow.pacs.dimse.tls import client_context
+from jipflow.pacs.limits import LEAST_RATE, PATIENCE
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.site import Dimse
 from jipflow.syntaxes import UNCOMPRESSED
@@ -69,38 +71,73 @@ class Purpose:
 class WatchedAssociation:
     """An association with its purpose and the time when bytes last moved on it.
 
+    Attributes:
+        heard: monotonic time when bytes last moved.
+        connected: whether there was a connection.
+        overfull: whether it was cut because a query had more answers than it may have.
+
     Args:
         purpose: what it is for.
-        timeout: seconds that the rest of a message may take.
+        source: an entry of ``sources`` of kind ``dimse``, with its defaults.
     """
 
     association: Association
+    _incoming: Incoming
 
-    def __init__(self, purpose: Purpose, timeout: float) -> None:
+    def __init__(self, purpose: Purpose, source: Dimse) -> None:
         self.purpose = purpose
         self.heard = time.monotonic()
         self.connected = False
-        self._timeout = timeout
+        self.overfull = False
+        self._source = source
+        self.begin()
+
+    def begin(self) -> None:
+        """Count what it receives from now on."""
+        self._received, self._since = 0, time.monotonic()
 
     def handlers(self) -> list[Any]:
         """Return the handlers of pynetdicom's events by which it is watched."""
         return [
             (evt.EVT_CONN_OPEN, self._open),
-            (evt.EVT_DATA_RECV, self._moved),
+            (evt.EVT_DATA_RECV, self._came),
             (evt.EVT_DATA_SENT, self._moved),
         ]
 
     def _open(self, event: evt.Event) -> None:
         self.connected = True
-        prepare(event, self._timeout)
+        self._incoming = prepare(event, self._source, in_turn=self.purpose.service != FIND)
 
     def _moved(self, event: evt.Event) -> None:
         self.heard = time.monotonic()
 
+    def _came(self, event: evt.Event) -> None:
+        self.heard = time.monotonic()
+        self._received += len(event.data)
+        if self.purpose.service == FIND:
+            allowed = PATIENCE * self._source.timeout + self._received / LEAST_RATE
+            self.overfull = self._received > self._source.bytes_per_answer
+            if self.overfull or self.heard > self._since + allowed:
+                cut(event.assoc)
+
+    def check(self) -> None:
+        """Check that it was not cut for what came.
+
+        Raises:
+            Rejected: a query has more answers than it may have, or a message more bytes.
+        """
+        source = self._source
+        if self.overfull:
+            raise too_many(source.name)
+        if self._incoming.too_large:
+            raise Rejected(
+                f"source {source.name!r}: the PACS sent something larger than bytes_per_instance: "
+                f"{source.bytes_per_instance}; if that is right, raise it."
+            )
+
     def cut(self) -> None:
         """End the connection at once; whoever waits for an answer wakes up."""
-        with suppress(OSError):
-            _connection(self.association).shutdown(socket.SHUT_RDWR)
+        cut(self.association)
 
 
 class Associations:
@@ -148,8 +185,10 @@ class Associations:
             watched = None
             try:
                 watched = self._kept(purpose) or self._new(purpose)
+                watched.begin()
                 with _watch(watched, self._timeout, heard_elsewhere):
                     yield watched.association
+                watched.check()
                 with self._lock:
                     self._idle.append(watched)
             except BaseException:
@@ -190,8 +229,8 @@ class Associations:
 
     def _new(self, purpose: Purpose) -> WatchedAssociation:
         """Open an association for a purpose."""
-        watched = WatchedAssociation(purpose, self._timeout)
         source = self._source
+        watched = WatchedAssociation(purpose, source)
         watched.association = self._ae.associate(
             source.host,
             source.port,
@@ -310,16 +349,18 @@ def application_entity(source: Dimse) -> AE:
     return entity
 
 
-def prepare(event: evt.Event, timeout: float) -> None:
-    """Send small messages at once, and do not wait for the rest of a message for ever.
+def prepare(event: evt.Event, source: Dimse, *, in_turn: bool) -> Incoming:
+    """Send small messages at once, and let what arrives have an end.
 
     Args:
         event: that a connection was opened.
-        timeout: seconds without a byte.
+        source: an entry of ``sources`` of kind ``dimse``, with its defaults.
+        in_turn: whether the PACS waits for our answer before its next message.
     """
     connection = _connection(event.assoc)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.settimeout(timeout)
+    connection.settimeout(source.timeout)
+    return Incoming(event.assoc, source.timeout, source.bytes_per_instance, in_turn=in_turn)
 
 
 def _connection(association: Association) -> socket.socket:

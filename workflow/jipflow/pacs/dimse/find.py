@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from pydicom.dataset import Dataset
 
-from jipflow.pacs.archive import Rejected
+from jipflow.pacs.archive import MOST_RESULTS, Rejected, too_many
 from jipflow.pacs.dimse.associations import Associations, Purpose
 from jipflow.pacs.dimse.messages import FIND, answered_text, category, fault_of, identifier
 from jipflow.settings.site import Dimse
@@ -52,6 +52,8 @@ class Finder:
             for status, answer in association.send_c_find(identifier(level, keys), FIND):
                 if category(status) == "Pending":
                     answers.append(answer)
+                if len(answers) > MOST_RESULTS:
+                    raise too_many(self._source.name)
         fault = fault_of(status, f"C-FIND at level {level}", self._source)
         if fault is not None:
             raise fault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from pydicom import config
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -80,14 +80,6 @@ def answered_text(answer: Dataset, keyword: str) -> str:
     except (ValueError, TypeError, OverflowError, NotImplementedError):
         value = answer.get_item(keyword).value
         return value.decode("latin-1").strip(" \0") if isinstance(value, bytes) else str(value)
-
-
-def final_status(answers: Iterable[tuple[Dataset, Dataset | None]]) -> Dataset:
-    """Return the status of the last answer to a C-GET or C-MOVE."""
-    status = Dataset()
-    for status, _ in answers:  # noqa: B007
-        pass
-    return status
 
 
 def category(status: Dataset) -> str:

@@ -13,10 +13,12 @@ from pynetdicom import build_context, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import AllStoragePresentationContexts
 
-from jipflow.pacs.archive import ArchiveDown
+from jipflow.pacs.archive import MOST_UNASKED, ArchiveDown, Rejected
 from jipflow.pacs.dimse.associations import application_entity, prepare
+from jipflow.pacs.dimse.incoming import cut
 from jipflow.pacs.dimse.messages import NOT_AUTHORIZED, OUT_OF_RESOURCES, SUCCESS
 from jipflow.pacs.dimse.tls import server_context
+from jipflow.pacs.inflate import is_within
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.site import Dimse
 from jipflow.syntaxes import TRANSFER_SYNTAXES
@@ -28,10 +30,15 @@ class Reception:
     Args:
         wanted: their SOPInstanceUIDs.
         receive: called with UID and file of each; what it raises is kept as `error`.
+        source: an entry of ``sources`` of kind ``dimse``, with its defaults.
     """
 
-    def __init__(self, wanted: Sequence[str], receive: Callable[[str, bytes], Any]) -> None:
+    def __init__(
+        self, wanted: Sequence[str], receive: Callable[[str, bytes], Any], source: Dimse
+    ) -> None:
         self.wanted = list(wanted)
+        self._source = source
+        self._unasked = MOST_UNASKED + len(self.wanted)
         self.received: set[str] = set()
         self.size = 0
         self.error: Exception | None = None
@@ -41,14 +48,29 @@ class Reception:
     def take(self, event: evt.Event) -> int:
         """Hand on an instance that the PACS stores here; returns the status for it."""
         uid = _stored_uid(event)
-        if uid not in self.wanted:
-            return NOT_AUTHORIZED
         with self._lock:
+            if uid not in self.wanted or uid in self.received:
+                self._unasked -= 1
+                if not self._unasked:
+                    self.error = Rejected(
+                        f"source {self._source.name!r}: the PACS sends instance after instance "
+                        "that nobody asked for; let its administrator look at it."
+                    )
+                    cut(event.assoc)
             if self.error is not None:
                 return OUT_OF_RESOURCES
+            if uid not in self.wanted:
+                return NOT_AUTHORIZED
             if uid in self.received:
                 return SUCCESS
             content = event.encoded_dataset()
+            if not is_within(content, self._source.bytes_per_instance):
+                self.error = Rejected(
+                    f"source {self._source.name!r}: instance {uid}, once inflated, is larger than "
+                    f"bytes_per_instance: {self._source.bytes_per_instance}; if that is right, "
+                    "raise it."
+                )
+                return OUT_OF_RESOURCES
             self.size += len(content)
             try:
                 self._receive(uid, content)
@@ -77,7 +99,7 @@ class Listener:
     def __init__(self, source: Dimse) -> None:
         self.heard = 0.0
         self.called = False
-        self._timeout: float = source.timeout
+        self._source = source
         self._lock = threading.Lock()
         self._receptions: dict[str, Reception] = {}
         entity = application_entity(source)
@@ -128,7 +150,7 @@ class Listener:
 
     def _open(self, event: evt.Event) -> None:
         self.called = True
-        prepare(event, self._timeout)
+        prepare(event, self._source, in_turn=True)
 
     def _moved(self, event: evt.Event) -> None:
         self.heard = time.monotonic()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -16,12 +17,11 @@ from jipflow.pacs.dimse.messages import (
     GET,
     MOVE,
     fault_of,
-    final_status,
     identifier,
     image_keys,
 )
 from jipflow.pacs.dimse.receive import Listener, Reception
-from jipflow.pacs.limits import Limits
+from jipflow.pacs.limits import PATIENCE, Limits
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.site import Dimse
 from jipflow.syntaxes import TRANSFER_SYNTAXES, USUAL_CLASSES
@@ -91,7 +91,8 @@ class Retriever:
         most, moved, size = MOST_UIDS, 0, 0
         while waiting:
             self._limits.wait(self._associations.release_idle)
-            reception = Reception(waiting[: self._request_length(most, moved, size)], receive)
+            asked = waiting[: self._request_length(most, moved, size)]
+            reception = Reception(asked, receive, self._source)
             keys = image_keys(study, series, "\\".join(reception.wanted), name)
             status = retrieve(identifier("IMAGE", keys), reception)
             self._limits.count(reception.size)
@@ -133,6 +134,26 @@ class Retriever:
                 f"answered with status 0x{status.Status:04X}."
             )
 
+    def _final(
+        self, answers: Iterable[tuple[Dataset, Dataset | None]], reception: Reception
+    ) -> Dataset:
+        """Return the status of the last answer to a C-GET or C-MOVE.
+
+        Raises:
+            ArchiveDown: answer after answer comes, and no instance.
+        """
+        final, size, since = Dataset(), 0, time.monotonic()
+        for status, _ in answers:
+            final = status
+            if reception.size > size:
+                size, since = reception.size, time.monotonic()
+            if time.monotonic() > since + PATIENCE * self._source.timeout:
+                raise ArchiveDown(
+                    f"source {self._source.name!r}: the PACS answers that it is about to send, and "
+                    "sends nothing; try later, or raise timeout."
+                )
+        return final
+
     def _getter(self, study: str, series: str) -> Retrieval:
         """Return the function that retrieves by C-GET (PS3.4 section C.4.3)."""
         name = self._source.name
@@ -146,7 +167,7 @@ class Retriever:
         def get(wanted: Dataset, reception: Reception) -> Dataset:
             with self._associations.lend(purpose) as association:
                 association.bind(evt.EVT_C_STORE, reception.take)
-                status = final_status(association.send_c_get(wanted, GET))
+                status = self._final(association.send_c_get(wanted, GET), reception)
                 association.unbind(evt.EVT_C_STORE, reception.take)
             return status
 
@@ -165,6 +186,6 @@ class Retriever:
                 listener.expecting(reception),
                 self._associations.lend(Purpose(MOVE), lambda: listener.heard) as association,
             ):
-                return final_status(association.send_c_move(wanted, title, MOVE))
+                return self._final(association.send_c_move(wanted, title, MOVE), reception)
 
         return move

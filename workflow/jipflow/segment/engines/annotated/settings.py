@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from jipflow.patterns import meets
 from jipflow.settings.names import among
 from jipflow.settings.part import Id, Maybe, SegmentName
 from jipflow.settings.protocol import (
@@ -79,7 +80,7 @@ class AnnotatedSegmentation(SegmentationSettings):
                     f"segment {segment.name!r}: the proposal {self.proposal!r} has no segment of "
                     f"that name{among(segment.name, proposed, 'it has')}"
                 )
-            if not re.fullmatch(segment.returned_as, segment.name):
+            if not meets(segment.returned_as, segment.name):
                 yield (
                     f"segment {segment.name!r}: match must allow the name itself, by which the "
                     "proposal shows it; add it as another alternative."

@@ -13,7 +13,7 @@ class ImportedSegment(SegmentSettings):
     """A region that is taken over."""
 
     match: Expression
-    """Regular expression that the whole ROI name or segment label meets."""
+    """Regular expression (RE2) that the whole ROI name or segment label meets."""
     required: bool = True
     """A case without this segment fails the segmentation."""
 
