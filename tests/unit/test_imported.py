@@ -18,7 +18,7 @@ from jipflow.images.volume import volume_path, write_volume
 from jipflow.outcomes import Status
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment import stage
 from jipflow.segment.engine import Machine
 from jipflow.segment.engines.imported.engine import Imported, import_regions, target_of
@@ -333,10 +333,6 @@ class TestChoice:
         assert archive.refusal()[0] is Reason.NO_CONTOURS
 
 
-def missing(path):
-    path.unlink()
-
-
 def cut(path):
     path.write_bytes(path.read_bytes()[:300])
 
@@ -371,7 +367,6 @@ def an_image(path):
 
 
 DAMAGES = {
-    missing: Reason.NOT_RETRIEVED,
     cut: Reason.UNREADABLE,
     empty: Reason.UNREADABLE,
     text: Reason.UNREADABLE,
@@ -423,6 +418,14 @@ class TestDamagedObjects:
         np.testing.assert_array_equal(mask, TUMOUR)
         assert str(broken) in notes
 
+    @pytest.mark.parametrize("sound", [True, False])
+    def test_one_that_is_gone_ends_the_job_even_beside_a_sound_one(self, archive, sound):
+        gone = archive.structure({"GTV": NODE}, name="gone")
+        paths = (gone, *([archive.structure({"GTV": TUMOUR})] if sound else []))
+        gone.unlink()
+        with pytest.raises(StageError, match=r"gone.*No such file.*--forcerun catalog"):
+            segment(archive, SPEC, Series("1.2", "RTSTRUCT", paths))
+
 
 def segment(archive, spec, *annotations):
     """The stage's own way: a case in, an outcome out, masks on disk."""
@@ -437,12 +440,10 @@ def segment(archive, spec, *annotations):
 def test_the_outcome_of_a_case_says_what_a_reader_should_know(archive):
     spec = copy.deepcopy(SPEC)
     spec["segments"].append({"name": "node", "match": "N", "term": "lesion", "required": False})
-    paths = (archive.structure({"GTV": TUMOUR}, forget_series), archive.folder / "gone.dcm")
-    series = Series("1.2", "RTSTRUCT", paths)
+    series = Series("1.2", "RTSTRUCT", (archive.structure({"GTV": TUMOUR}, forget_series),))
     other = Series("1.3", "SEG", (Path("not-asked-for.dcm"),))
     outcome, folder = segment(archive, spec, series, other)
     assert outcome.status is Status.OK
-    assert "gone.dcm: does not exist" in outcome.message
     assert "by its frame of reference" in outcome.message
     assert "No voxel of: node." in outcome.message
     assert "not-asked-for" not in outcome.message

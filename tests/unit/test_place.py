@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from pathlib import Path
 
 import pandas as pd
@@ -17,13 +16,11 @@ import pytest
 from jipflow.catalog import scan
 from jipflow.catalog.headers import read_header
 from jipflow.catalog.pool import ReadingPool
-from jipflow.cli import main
-from jipflow.files import write_json
-from jipflow.outcomes import Made, Status, attempt
-from jipflow.place import place_error, sentence
+from jipflow.outcomes import Status, attempt
+from jipflow.place import place_error
 from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.site import Folder
-from other_account import bound_python, small_disk
+from other_account import bound_python
 from series_factory import ct_datasets, write
 
 SCAN = """
@@ -116,7 +113,8 @@ def test_a_source_that_cannot_all_be_read_makes_no_catalog_and_heals(tmp_path):
     (archive / "series").chmod(0o000)
     closed = bound_python(SCAN, archive, out)
     (archive / "series").chmod(0o755)
-    assert refused.returncode and left == []
+    assert refused.returncode
+    assert left == []
     assert (
         f"StageError: source 'archive': 3 of 7 files below {archive} cannot be read "
         f"(permission denied), first: {min(map(str, paths[::2]))}. " in refused.stderr
