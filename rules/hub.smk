@@ -5,7 +5,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = HUB_SETTINGS.results
+RESULTS = ALL_RESULTS = HUB_SETTINGS.results
 SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))
 HUB_HASH = canonical_digest(HUB_SETTINGS.plain())
 INBOX = Path(HUB_SETTINGS.hub.inbox)
@@ -31,6 +31,7 @@ rule hub:
 rule hub_accept:
     """Verify the bundles of the inbox, and say of each refused one why."""
     input:
+        hold_results,
         # A link or a folder that lies there is for `hub accept` to refuse.
         lambda wildcards: sorted(filter(Path.is_file, INBOX.glob("*.zip"))),
     output:
