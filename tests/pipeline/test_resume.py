@@ -87,6 +87,11 @@ def test_the_same_tables_to_the_last_bit(tiny_run, resumed):
     )
 
 
+def content(site: Site, name: str) -> bytes:
+    """A file's bytes; the releaser's page names the folder in the commands that it gives."""
+    return (site.out / name).read_bytes().replace(str(site.results).encode(), b"RESULTS")
+
+
 def test_the_same_files_to_the_last_byte(tiny_run, resumed):
     names = {
         str(path.relative_to(tiny_run.out))
@@ -96,8 +101,6 @@ def test_the_same_files_to_the_last_byte(tiny_run, resumed):
     }
     assert len(names) > 30
     different = [
-        name
-        for name in sorted(names)
-        if (tiny_run.out / name).read_bytes() != (resumed.out / name).read_bytes()
+        name for name in sorted(names) if content(tiny_run, name) != content(resumed, name)
     ]
     assert different == []
