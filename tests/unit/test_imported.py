@@ -83,6 +83,30 @@ def archive(tmp_path):
     return Archive(tmp_path)
 
 
+def without(archive, *gone):
+    """The same archive without some images of the series."""
+    kept = [path for n, path in enumerate(archive.series.paths) if n not in gone]
+    series = Series(archive.series.series_uid, archive.series.modality, tuple(kept))
+    archive.target = target_of("case1", series, archive.volume.grid)
+
+
+def test_contours_on_images_that_are_not_there_are_refused(archive):
+    """Their planes would be left out, and the region be smaller than it is."""
+    path = archive.structure({"GTV": TUMOUR})
+    without(archive, 2)
+    reason, message = archive.refusal(path)
+    assert reason is Reason.MISSING_SLICES
+    assert "ROI 1: 1 of 3 contours lie on images that are not there (1 of 6 images" in message
+
+
+def test_images_without_contours_that_are_not_there_are_noted(archive):
+    path = archive.structure({"GTV": TUMOUR})
+    without(archive, 0)
+    mask, notes = archive.mask(path)
+    np.testing.assert_array_equal(mask, TUMOUR)
+    assert "1 of 6 images of the series that the structure set names are not there." in notes
+
+
 def referenced_series(dataset):
     (study,) = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
     return study.RTReferencedSeriesSequence[0]

@@ -68,7 +68,10 @@ class Reason(Coded):
         "Several phases, echoes or acquisitions share one series",
     )
     DUPLICATE_SLICES = ("duplicate_slices", "Several slices lie at one position")
-    MISSING_SLICES = ("missing_slices", "The distance between slices has gaps")
+    MISSING_SLICES = (
+        "missing_slices",
+        "Slices are missing between others, or images that contours were drawn on",
+    )
     IRREGULAR_SPACING = ("irregular_spacing", "The distance between slices varies")
     TOO_FEW_SLICES = ("too_few_slices", "Fewer than two slices make no volume")
     GEOMETRY_REFUSED = ("geometry_refused", "The slices do not make a regular volume")
