@@ -3,6 +3,8 @@ rule catalog:
 
     New images in a source are found when it is made again: snakemake ... --forcerun catalog
     """
+    input:
+        hold_results,
     output:
         series="<catalog>/series.parquet",
         instances="<catalog>/instances.parquet",

@@ -1,6 +1,5 @@
 from functools import cache
 
-from jipflow.reasons import StageError
 from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
 from jipflow.settings.run import load_settings, settings_text

@@ -6,7 +6,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = HUB_SETTINGS.results
+RESULTS = ALL_RESULTS = HUB_SETTINGS.results
 SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))
 # What lies in the inbox, in place of its files: Snakemake would take some names for patterns.
 INBOX = stored_text(STORE, json_text(inbox_state(Path(HUB_SETTINGS.hub.inbox))))
@@ -33,6 +33,7 @@ rule hub:
 rule hub_accept:
     """Verify the bundles of the inbox, and say of each refused one why."""
     input:
+        hold_results,
         inbox=INBOX,
         settings=SETTINGS,
     output:

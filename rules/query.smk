@@ -3,6 +3,8 @@ rule query:
 
     New images in a PACS are found when it is asked again: snakemake ... --forcerun query
     """
+    input:
+        hold_results,
     output:
         series="<results>/pacs/series.parquet",
         instances="<results>/pacs/instances.parquet",

@@ -7,11 +7,15 @@ from uuid import uuid4
 
 from snakemake.exceptions import WorkflowError
 from snakemake.io import IOFile
+from snakemake.logging import logger
 
 try:
     from jipflow import __version__
     from jipflow.cli.attempts import Tries
     from jipflow.files import canonical_digest, json_text, stored_text
+    from jipflow.lock import drop_locks, hold
+    from jipflow.place import sentence
+    from jipflow.reasons import StageError
     from jipflow.settings.command_line import check_names, check_reached
     from jipflow.settings.kinds import is_hub
     from jipflow.settings.resources import (
@@ -55,6 +59,26 @@ if beside not in search_path:
 
 # What a job has found that no other try can change is in files here, until the run ends.
 FINDINGS = os.environ.setdefault("JIPFLOW_RUN", str(STORE / "runs" / uuid4().hex))
+
+
+def hold_results(wildcards):
+    """Input function that names no file: keeps other runs off the results before the first job.
+
+    A dry run, and what else makes nothing, holds nothing; jobs are held by the run they are of.
+    Snakemake's own lock of a run that was killed is over with that run.
+    """
+    makes = workflow.executor_plugin is not None and not workflow.dryrun
+    if makes and workflow.is_main_process:
+        try:
+            killed = hold(Path(ALL_RESULTS))
+        except (StageError, OSError) as error:
+            text = error if isinstance(error, StageError) else sentence(error)
+            # Snakemake would put a traceback beside the message of any other exception.
+            logger.error(str(text))
+            raise SystemExit(1) from None
+        if killed:
+            drop_locks(Path(workflow.persistence.path, "locks"), Path(ALL_RESULTS))
+    return []
 
 
 def settings_file(wildcards, output):

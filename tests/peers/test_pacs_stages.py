@@ -606,23 +606,41 @@ def test_an_object_that_the_pacs_refuses_is_an_outcome(
     assert {o.status for o in outcomes} == {Status.OK}
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [("changed", "was changed after"), ("gone", "is gone"), ("outside", "lies outside")],
+)
 def test_only_what_was_made_as_recorded_is_sent(
-    other_pacs: Any, made: list[Outcome], tmp_path: Path
+    damage: str, words: str, other_pacs: Any, made: list[Outcome], tmp_path: Path
 ) -> None:
     results, receipts = tmp_path / "results", tmp_path / "s00001.jsonl"
-    (results / made[0].outputs[0]).write_bytes(b"changed")
-    made[2].status, made[2].outputs, made[2].sha256 = Status.FAILED, [], []
-    made[4].outputs = ["../results/seg/../../secret.dcm"]
+    if damage == "changed":
+        (results / made[0].outputs[0]).write_bytes(b"changed")
+    elif damage == "gone":
+        (results / made[0].outputs[0]).unlink()
+    else:
+        made[0].outputs = ["../results/seg/../../secret.dcm"]
     with other_pacs() as orthanc:
         settings = publishing(orthanc, tmp_path, objects=["seg"])
-        outcomes = publish.run(made=made, settings=settings, results=results, receipts=receipts)
-        assert orthanc.count() == 9
-    assert [o.reason for o in outcomes[:4]] == [
-        "changed_output",
-        "depends_on_failed",
-        "changed_output",
-        "",
-    ]
+        with pytest.raises(StageError, match=words):
+            publish.run(made=made, settings=settings, results=results, receipts=receipts)
+        assert orthanc.count() == 0
+
+
+def test_what_failed_before_is_not_sent(
+    other_pacs: Any, made: list[Outcome], tmp_path: Path
+) -> None:
+    made[2].status, made[2].outputs, made[2].sha256 = Status.FAILED, [], []
+    with other_pacs() as orthanc:
+        settings = publishing(orthanc, tmp_path, objects=["seg"])
+        outcomes = publish.run(
+            made=made,
+            settings=settings,
+            results=tmp_path / "results",
+            receipts=tmp_path / "s00001.jsonl",
+        )
+        assert orthanc.count() == 11
+    assert [o.reason for o in outcomes[:3]] == ["", "depends_on_failed", ""]
     assert "the DICOM-SEG is not there" in outcomes[1].message
 
 

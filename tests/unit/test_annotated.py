@@ -25,6 +25,7 @@ from jipflow.outcomes import Outcome, Status, blocked, waiting_with
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import Flag, Reason
+from other_account import bound_python
 from series_factory import series_of, write
 
 OBLIQUE = PhantomGrid(
@@ -498,6 +499,59 @@ class TestWhatCannotBeUsed:
             assert word in outcome.message
         assert "link" not in outcome.message
         assert site.readings == []
+
+
+@pytest.mark.parametrize("closed", ["reader", "file", "case", "folder in the reader's"])
+def test_what_may_not_be_read_lets_its_case_wait_and_no_other(site, monkeypatch, closed):
+    """Another reader's good file beside it decides nothing: this one may say otherwise."""
+    site.nifti(box(LIVER))
+    shut = {
+        "reader": site.to("ben"),
+        "file": site.to("ben") / "a.nii",
+        "case": site.to().parent,
+        "folder in the reader's": site.to("ben") / "export",
+    }[closed]
+    if closed == "file":
+        shut.write_text("x")
+    else:
+        shut.mkdir(exist_ok=True)
+    inbox = site.folder / "results" / "inbox"
+    before = inbox_state(inbox, ["read"], ["case1"])
+    iterdir, access = Path.iterdir, os.access
+
+    def refuse(path):
+        if path == shut:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != shut and access(path, mode))
+    assert inbox_state(inbox, ["read"], ["case1"]) != before
+    assert shut not in inbox_files(inbox, ["read"], ["case1"])
+    outcome = site.read()
+    assert outcome.status is Status.WAITING
+    assert "cannot be read: permission denied; let the account" in outcome.message
+    monkeypatch.undo()
+    assert inbox_state(inbox, ["read"], ["case1"]) == before
+
+
+CLOSED = """
+import sys
+from pathlib import Path
+from jipflow.annotate.inbox import inbox_files, inbox_state
+look = Path(sys.argv[1]), ["read"], ["case1", "case2"]
+print([path.parent.parent.name for path in inbox_files(*look)], len(inbox_state(*look)))
+"""
+
+
+def test_a_folder_without_permission_does_not_end_the_run(tmp_path):
+    for case in ("case1", "case2"):
+        (tmp_path / "read" / case / "ada").mkdir(parents=True)
+        (tmp_path / "read" / case / "ada" / "a.nii").write_text("x")
+    (tmp_path / "read" / "case1" / "ada").chmod(0o000)
+    found = bound_python(CLOSED, tmp_path)
+    (tmp_path / "read" / "case1" / "ada").chmod(0o755)
+    assert found.stdout == "['case2'] 64\n", found.stderr
 
 
 class TestSeveralReaders:

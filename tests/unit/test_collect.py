@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from jipflow.collect import Shards, accept, run, verdict
-from jipflow.files import write_parquet
+from jipflow.files import write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.radiomics.measure import failure_table, feature_table
 from jipflow.reasons import StageError
@@ -37,6 +37,18 @@ def test_the_share_of_failed_cases_decides(ok, failed, tolerated, acceptable):
     assert (result["ok"], result["failed"], result["excluded"]) == (ok, failed, 3)
     assert result["cases"] == ok + failed
     assert result["acceptable"] is acceptable
+
+
+def test_no_run_is_accepted_with_an_unexpected_error(tmp_path):
+    found = outcomes(19, 1, 0)
+    found[-1].reason = "unexpected_error"
+    result = verdict(found, Tolerance(max_failed_fraction=1.0, max_waiting_fraction=1.0))
+    assert (result["failed"], result["unexpected"], result["acceptable"]) == (1, 1, False)
+    write_json(tmp_path / "verdict.json", result)
+    with pytest.raises(
+        StageError, match=r"1 of 20 cases met an error .* command tries these again"
+    ):
+        accept(tmp_path / "verdict.json")
 
 
 def test_collect_joins_and_accept_checks(tmp_path):

@@ -34,7 +34,7 @@ from jipflow.cases import Case, Series
 from jipflow.images.masks import read_segmentation
 from jipflow.images.volume import Grid, Volume, volume_path, write_volume
 from jipflow.outcomes import Status
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment import stage
 from jipflow.segment.containers.algorithm import Algorithm
 from jipflow.segment.containers.archive import read_image
@@ -238,6 +238,10 @@ for case in json.loads(Path("/input/job.json").read_text())["cases"]:
     target = Path("/output/" + case["segmentation"])
     if kind == 1:
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == 5:
+        raise ValueError("one slice")
+    if kind == 6:
+        raise OSError(28, os.strerror(28))
     if kind == 2:
         time.sleep(60)
     if kind == 3:
@@ -247,7 +251,7 @@ for case in json.loads(Path("/input/job.json").read_text())["cases"]:
     nibabel.save(nibabel.Nifti1Image(labels, image.affine), target)
     print("did", case["name"])
 """
-KINDS = {"a-good": 0, "b-says-no": 3, "c-wrong": 4, "d-dies": 1, "e-hangs": 2, "f-good": 0}
+KINDS = {"a-good": 0, "b-says-no": 3, "c-wrong": 4, "d-dies": 5, "f-good": 0}
 SPEC = {
     "id": "organs",
     "engine": "container",
@@ -258,23 +262,35 @@ SPEC = {
 }
 
 
-def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, capsys):
+def run_stage(tmp_path, kinds):
     (tmp_path / "model").mkdir()
     image = program_image(tmp_path / "model" / "behaviour.tar", BEHAVIOUR)
     registry = write_registry(tmp_path, "behaviour", image, LABELS)
-    cases = [Case(name, name, "s00001", {"CT": Series("1.2", "CT", ())}) for name in KINDS]
-    for name, kind in KINDS.items():
+    cases = [Case(name, name, "s00001", {"CT": Series("1.2", "CT", ())}) for name in kinds]
+    for name, kind in kinds.items():
         write_volume(volume_path(tmp_path / "volumes", name, "CT"), volume(kind))
-    settings = typed.settings([SPEC], site(minutes=0.1), [registry])
-    prepared = {(name, "CT") for name in KINDS}
-    done = stage.run(
+    return stage.run(
         cases=cases,
-        prepared=prepared,
-        settings=settings,
+        prepared={(name, "CT") for name in kinds},
+        settings=typed.settings([SPEC], site(minutes=0.1), [registry]),
         volumes=tmp_path / "volumes",
         masks=tmp_path / "masks",
         threads=1,
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(1, "was killed"), (2, "took longer"), (6, "exit code 1.*No space left on device")],
+    ids=["killed", "hangs", "disk full"],
+)
+def test_what_the_place_does_to_an_algorithm_ends_the_job(kind, words, tmp_path):
+    with pytest.raises(StageError, match=f"case b: 'behaviour' .*{words}"):
+        run_stage(tmp_path, {"a": 0, "b": kind})
+
+
+def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, capsys):
+    done = run_stage(tmp_path, KINDS)
     outcomes = {outcome.case_id: outcome for outcome in done.outcomes}
     assert list(outcomes) == list(KINDS)
     for name in ("a-good", "f-good"):
@@ -285,18 +301,16 @@ def test_a_case_that_takes_the_algorithm_down_fails_alone(tmp_path, capsys):
         "b-says-no": Reason.ALGORITHM_FAILED,
         "c-wrong": Reason.INVALID_OUTPUT,
         "d-dies": Reason.ALGORITHM_FAILED,
-        "e-hangs": Reason.ALGORITHM_FAILED,
     }
     assert "says: no [31mbrain in the image!!!" in outcomes["b-says-no"].message
     assert len(outcomes["b-says-no"].message) < 300
     assert "label" in outcomes["c-wrong"].message
-    assert "was killed" in outcomes["d-dies"].message
-    assert "took longer" in outcomes["e-hangs"].message
+    assert "exit code 1" in outcomes["d-dies"].message
     assert not list((tmp_path / "masks").glob(".*"))
     # The shard; then, as it died, each that had no valid result.
     printed = capsys.readouterr().out
     assert [line.split("cases: ")[1][0] for line in printed.splitlines() if "cases: " in line] == [
-        *"61111"
+        *"5111"
     ]
 
 

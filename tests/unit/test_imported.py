@@ -18,7 +18,7 @@ from jipflow.images.volume import volume_path, write_volume
 from jipflow.outcomes import Status
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment import stage
 from jipflow.segment.engine import Machine
 from jipflow.segment.engines.imported.engine import Imported, import_regions, target_of
@@ -81,6 +81,30 @@ class Archive:
 @pytest.fixture
 def archive(tmp_path):
     return Archive(tmp_path)
+
+
+def without(archive, *gone):
+    """The same archive without some images of the series."""
+    kept = [path for n, path in enumerate(archive.series.paths) if n not in gone]
+    series = Series(archive.series.series_uid, archive.series.modality, tuple(kept))
+    archive.target = target_of("case1", series, archive.volume.grid)
+
+
+def test_contours_on_images_that_are_not_there_are_refused(archive):
+    """Their planes would be left out, and the region be smaller than it is."""
+    path = archive.structure({"GTV": TUMOUR})
+    without(archive, 2)
+    reason, message = archive.refusal(path)
+    assert reason is Reason.MISSING_SLICES
+    assert "ROI 1: 1 of 3 contours lie on images that are not there (1 of 6 images" in message
+
+
+def test_images_without_contours_that_are_not_there_are_noted(archive):
+    path = archive.structure({"GTV": TUMOUR})
+    without(archive, 0)
+    mask, notes = archive.mask(path)
+    np.testing.assert_array_equal(mask, TUMOUR)
+    assert "1 of 6 images of the series that the structure set names are not there." in notes
 
 
 def referenced_series(dataset):
@@ -333,10 +357,6 @@ class TestChoice:
         assert archive.refusal()[0] is Reason.NO_CONTOURS
 
 
-def missing(path):
-    path.unlink()
-
-
 def cut(path):
     path.write_bytes(path.read_bytes()[:300])
 
@@ -371,7 +391,6 @@ def an_image(path):
 
 
 DAMAGES = {
-    missing: Reason.NOT_RETRIEVED,
     cut: Reason.UNREADABLE,
     empty: Reason.UNREADABLE,
     text: Reason.UNREADABLE,
@@ -423,6 +442,14 @@ class TestDamagedObjects:
         np.testing.assert_array_equal(mask, TUMOUR)
         assert str(broken) in notes
 
+    @pytest.mark.parametrize("sound", [True, False])
+    def test_one_that_is_gone_ends_the_job_even_beside_a_sound_one(self, archive, sound):
+        gone = archive.structure({"GTV": NODE}, name="gone")
+        paths = (gone, *([archive.structure({"GTV": TUMOUR})] if sound else []))
+        gone.unlink()
+        with pytest.raises(StageError, match=r"gone.*No such file.*--forcerun catalog"):
+            segment(archive, SPEC, Series("1.2", "RTSTRUCT", paths))
+
 
 def segment(archive, spec, *annotations):
     """The stage's own way: a case in, an outcome out, masks on disk."""
@@ -437,12 +464,10 @@ def segment(archive, spec, *annotations):
 def test_the_outcome_of_a_case_says_what_a_reader_should_know(archive):
     spec = copy.deepcopy(SPEC)
     spec["segments"].append({"name": "node", "match": "N", "term": "lesion", "required": False})
-    paths = (archive.structure({"GTV": TUMOUR}, forget_series), archive.folder / "gone.dcm")
-    series = Series("1.2", "RTSTRUCT", paths)
+    series = Series("1.2", "RTSTRUCT", (archive.structure({"GTV": TUMOUR}, forget_series),))
     other = Series("1.3", "SEG", (Path("not-asked-for.dcm"),))
     outcome, folder = segment(archive, spec, series, other)
     assert outcome.status is Status.OK
-    assert "gone.dcm: does not exist" in outcome.message
     assert "by its frame of reference" in outcome.message
     assert "No voxel of: node." in outcome.message
     assert "not-asked-for" not in outcome.message

@@ -627,17 +627,27 @@ def once_without_memory(monkeypatch):
     monkeypatch.setattr(nnunet, "load_predictor", load)
 
 
-def test_a_case_that_fits_nowhere_fails_alone_and_leaves_nothing(world, once_without_memory):
+def test_a_case_that_fits_nowhere_ends_the_job_and_leaves_nothing(world, once_without_memory):
     world.model()
     threads = threading.active_count()
-    first, second = world.run(world.engine(), ["p1", "p2"])
-    assert (first.status, first.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY)
-    assert second.status is Status.OK
+    with pytest.raises(MemoryError, match="case p1: the image is too large to be predicted here"):
+        world.run(world.engine(), ["p1", "p2"])
     assert threading.active_count() == threads
     assert not (world.folder / "masks" / "p1").exists()
+    first, second = world.run(world.engine(), ["p1", "p2"])
+    assert (first.status, second.status) == (Status.OK, Status.OK)
 
 
-def test_a_case_that_is_too_large_to_be_resampled_fails_alone(world):
+def test_memory_that_is_short_for_a_moment_is_no_case_s_fault(world, monkeypatch):
+    world.model()
+    monkeypatch.setattr(inference, "preprocess", lambda *_: np.zeros(2**50))
+    with pytest.raises(MemoryError, match="case p1: the image is too large at the model's spacing"):
+        world.run(world.engine(), ["p1"])
+    monkeypatch.undo()
+    assert world.run(world.engine(), ["p1"])[0].status is Status.OK
+
+
+def test_a_case_that_no_machine_could_hold_fails_alone(world):
     world.model()
     volumes = world.folder / "volumes"
     tiny = read_volume(volume_path(volumes, "p1", "CT"))
@@ -647,8 +657,8 @@ def test_a_case_that_is_too_large_to_be_resampled_fails_alone(world):
         volume_path(volumes, "p0", "CT"), Volume(tiny.array, Grid(tiny.grid.shape, affine))
     )
     first, second = world.run(world.engine(), ["p0", "p1"])
-    assert (first.status, first.reason) == (Status.FAILED, Reason.OUT_OF_MEMORY)
-    assert "case p0: the image is too large at the model's spacing" in first.message
+    assert (first.status, first.reason) == (Status.FAILED, Reason.TOO_LARGE)
+    assert "more than any machine holds" in first.message
     assert second.status is Status.OK
 
 

@@ -113,7 +113,8 @@ def test_a_source_that_cannot_all_be_read_makes_no_catalog_and_heals(tmp_path):
     (archive / "series").chmod(0o000)
     closed = bound_python(SCAN, archive, out)
     (archive / "series").chmod(0o755)
-    assert refused.returncode and left == []
+    assert refused.returncode
+    assert left == []
     assert (
         f"PlaceError: source 'archive': 3 of 7 files below {archive} cannot be read "
         f"(permission denied), first: {min(map(str, paths[::2]))}. " in refused.stderr

@@ -281,6 +281,17 @@ def test_report_without_the_optional_files(results: Path, tmp_path: Path) -> Non
         assert sentence in text
 
 
+def test_errors_that_nobody_expected_are_the_verdict(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "demo"
+    fake.build(folder, pictures=False)
+    verdict = json.loads((folder / "verdict.json").read_text())
+    write_json(folder / "verdict.json", {**verdict, "unexpected": 1, "acceptable": False})
+    write_report(results=folder, settings=fake.settings(), path=tmp_path / "report.html")
+    text = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    assert "Cases met errors that jipflow does not know; nothing is released" in text
+    assert "1 of them met an error that jipflow does not know" in text
+
+
 def test_an_empty_cohort(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "demo"
     fake.build(folder, pictures=False)

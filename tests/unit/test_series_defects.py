@@ -181,6 +181,15 @@ def missing_slice(folder):
     return ct(folder, lambda datasets: datasets.pop(2))
 
 
+@refused(
+    "Every second slice is missing, so that the others lie evenly",
+    Reason.MISSING_SLICES,
+    "InstanceNumber rises in steps of 2",
+)
+def every_second_slice(folder):
+    return ct(folder, lambda datasets: datasets.__delitem__(slice(1, None, 2)))
+
+
 @refused("Slices are unevenly spaced", Reason.IRREGULAR_SPACING, "from 2.700 to 5.300 mm")
 def uneven(folder):
     def change(datasets):

@@ -13,7 +13,7 @@ from jipflow.agreement import intraclass_correlation
 from jipflow.catalog.nothing import why_no_case
 from jipflow.files import atomic_path, read_json, write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
-from jipflow.reasons import StageError
+from jipflow.reasons import Reason, StageError
 from jipflow.settings.protocol import Tolerance
 from jipflow.tables import (
     AGREEMENT_COLUMNS,
@@ -156,15 +156,19 @@ def verdict(outcomes: Iterable[Outcome], tolerance: Tolerance) -> dict[str, Any]
 
     A case is excluded when it left at the cohort, failed when any item of it failed at any stage,
     waiting when any waits for a person and none failed, and ok otherwise. The shares are of the
-    cases that were not excluded.
+    cases that were not excluded. An error that a stage does not know is no property of a case,
+    and no run is acceptable with one.
 
     Args:
         outcomes: of the cohort and of every shard and stage.
         tolerance: the protocol's.
     """
     found: dict[Status, set[str]] = {status: set() for status in Status}
+    unexpected = set()
     for outcome in outcomes:
         found[outcome.status].add(outcome.case_id)
+        if outcome.reason == Reason.UNEXPECTED_ERROR:
+            unexpected.add(outcome.case_id)
     excluded, failed = found[Status.EXCLUDED], found[Status.FAILED]
     waiting = found[Status.WAITING] - failed
     entered = len(set().union(*found.values())) - len(excluded)
@@ -179,9 +183,11 @@ def verdict(outcomes: Iterable[Outcome], tolerance: Tolerance) -> dict[str, Any]
         "failed": len(failed),
         "waiting": len(waiting),
         "excluded": len(excluded),
+        "unexpected": len(unexpected),
         **shares,
         **limits,
         "acceptable": entered > 0
+        and not unexpected
         and all(share <= limits[f"max_{word}"] for word, share in shares.items()),
     }
 
@@ -202,6 +208,13 @@ def accept(path: Path) -> None:
             f"The report shows each step: {results.absolute() / 'report' / 'index.html'}"
         )
     sentences = []
+    if result["unexpected"]:
+        sentences.append(
+            f"{result['unexpected']} of {result['cases']} cases met an error that jipflow does not "
+            "know (unexpected_error), and no run is accepted with one. The same command tries "
+            "these again; if they stay, report the mistake, without patient data, and leave the "
+            "cases out by the protocol's cohort until it is fixed."
+        )
     if result["failed_fraction"] > result["max_failed_fraction"]:
         sentences.append(
             f"{result['failed']} of {result['cases']} cases failed "

@@ -68,7 +68,10 @@ class Reason(Coded):
         "Several phases, echoes or acquisitions share one series",
     )
     DUPLICATE_SLICES = ("duplicate_slices", "Several slices lie at one position")
-    MISSING_SLICES = ("missing_slices", "The distance between slices has gaps")
+    MISSING_SLICES = (
+        "missing_slices",
+        "Slices are missing between others, or images that contours were drawn on",
+    )
     IRREGULAR_SPACING = ("irregular_spacing", "The distance between slices varies")
     TOO_FEW_SLICES = ("too_few_slices", "Fewer than two slices make no volume")
     GEOMETRY_REFUSED = ("geometry_refused", "The slices do not make a regular volume")
@@ -86,9 +89,9 @@ class Reason(Coded):
         "images_apart",
         "The image of a role lies wholly outside the one that is segmented",
     )
-    OUT_OF_MEMORY = (
-        "out_of_memory",
-        "The case does not fit into the memory of the GPU or of the machine",
+    TOO_LARGE = (
+        "too_large",
+        "The image has more voxels, by its headers, than any machine can hold",
     )
     ALGORITHM_FAILED = ("algorithm_failed", "The algorithm's container ended with an error")
     INVALID_OUTPUT = ("invalid_output", "The algorithm's output does not meet the contract")
@@ -110,10 +113,6 @@ class Reason(Coded):
         "Segments overlap, which a label map cannot hold",
     )
     PUBLISH_REJECTED = ("publish_rejected", "The PACS refused the object")
-    CHANGED_OUTPUT = (
-        "changed_output",
-        "A file is missing or was changed after the stage that made it",
-    )
     FEATURE_FAILED = ("feature_failed", "The feature's calculation raised an error")
     NOT_FINITE = ("not_finite", "The feature's value is not a finite number")
     UNDEFINED_FEATURE = (

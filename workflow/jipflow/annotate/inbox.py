@@ -7,6 +7,7 @@ links are not followed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,10 +31,12 @@ class Returned:
     Attributes:
         files: of each reader, sorted.
         problems: a sentence for each thing that cannot be used because of where it lies.
+        closed: a sentence for each that the account may not read; what it says is not known.
     """
 
     files: dict[str, list[Path]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
 
 
 def case_folder(inbox: Path, segmentation: str, case_id: str) -> Path:
@@ -48,7 +51,12 @@ def returned(folder: Path) -> Returned:
         folder: the case's, whose sub-folders are readers; need not exist.
     """
     found = Returned()
-    for path in _listing(folder):
+    try:
+        listed = _listing(folder)
+    except PermissionError:
+        found.closed.append(_closed(f"The folder {folder}"))
+        return found
+    for path in listed:
         if not path.is_dir():
             found.problems.append(
                 f"{path.name!r} lies beside the readers' folders; put it into a folder that is "
@@ -60,7 +68,14 @@ def returned(folder: Path) -> Returned:
                 f"digits, dots, dashes and underscores, and not {PROPOSAL}."
             )
         else:
-            files = sorted(_files(path))
+            try:
+                files = sorted(_files(path))
+            except PermissionError:
+                found.closed.append(_closed(f"The folder {path.name!r} or one in it"))
+                continue
+            closed = [file for file in files if not os.access(file, os.R_OK)]
+            found.closed += [_closed(f"{file.name!r} of {path.name}") for file in closed]
+            files = [file for file in files if file not in closed]
             good = [file for file in files if _is_plain(file, path)]
             found.problems += [
                 f"{file.name!r} of {path.name} has signs in its name or its folder's that are "
@@ -71,6 +86,13 @@ def returned(folder: Path) -> Returned:
             if good:
                 found.files[path.name] = good
     return found
+
+
+def _closed(what: str) -> str:
+    return (
+        f"{what} cannot be read: permission denied; let the account that runs jipflow read it "
+        "(chmod -R a+rX)."
+    )
 
 
 def inbox_files(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[str]) -> list[Path]:
@@ -91,10 +113,12 @@ def inbox_state(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[st
     A file may be replaced by one that is older than the last run.
     """
     wanted = list(case_ids)
-    state = []
+    state: list[list[str | int]] = []
     for segmentation in segmentations:
         for case_id in wanted:
-            for file in sorted(_files(case_folder(inbox, segmentation, case_id))):
+            folder = case_folder(inbox, segmentation, case_id)
+            state.append([segmentation, case_id, *returned(folder).closed])
+            for file in sorted(_files(folder, closed=True)):
                 status = file.lstat()
                 # Nanoseconds are more than a number of JSON can hold.
                 state.append(
@@ -110,10 +134,17 @@ def _listing(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if not p.is_symlink() and p.name[0] != ".")
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for path in _listing(folder):
+def _files(folder: Path, *, closed: bool = False) -> Iterator[Path]:
+    """Yield the files below a folder; with `closed`, pass over folders that may not be listed."""
+    try:
+        listed = _listing(folder)
+    except PermissionError:
+        if not closed:
+            raise
+        return
+    for path in listed:
         if path.is_dir():
-            yield from _files(path)
+            yield from _files(path, closed=closed)
         elif path.is_file():
             yield path
 

@@ -28,6 +28,7 @@ from jipflow.files import sha256_file
 from jipflow.images.masks import Region, cropped
 from jipflow.images.volume import Grid, Volume
 from jipflow.objects.annotation import Target
+from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Inputs
 from jipflow.segment.engines.annotated.settings import AnnotatedSegmentation
@@ -158,8 +159,10 @@ class Desk:
             if not regions:
                 raise self._marks_nothing()
         except CaseFault as fault:
+            raise_place_error(fault)
             return Reading(reader, name, provenance, fault=fault)
         except UNREADABLE as error:
+            raise_place_error(error)
             why = f"{self._where}: it is not as DICOM asks ({error}); send it again."
             return Reading(reader, name, provenance, fault=CaseFault(Reason.UNREADABLE, why))
         tight = {region.name: cropped(region) for region in regions}

@@ -156,6 +156,9 @@ def _annotate_case(case: Case, shard: Shard) -> list[Annotated]:
 def _annotate(case: Case, spec: AnnotatedSegmentation, shard: Shard, rows: Annotated) -> Made:
     inputs = Inputs(case, spec, shard.volumes, shard.masks)
     proposal, flags = _proposal(inputs, spec, shard)
+    came = returned(case_folder(shard.inbox, spec.id, case.case_id))
+    if came.closed:
+        raise Waiting(" ".join([f"case {case.case_id}:", *came.closed]))
     readings, strays = _received(inputs, spec, case_folder(shard.inbox, spec.id, case.case_id))
     usable = [_credited(r, proposal) for r in readings if r.fault is None]
     refused = [r for r in readings if r.fault is not None]

@@ -17,6 +17,7 @@ from jipflow.images.series import read_planes
 from jipflow.objects.seg_writer import SERIES_NUMBER_OFFSET, write_seg
 from jipflow.objects.terms import coded
 from jipflow.outcomes import Outcome, Status
+from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault
 from jipflow.segment.engines.annotated.settings import AnnotatedSegmentation
 from jipflow.settings.resources import RESOURCES
@@ -137,6 +138,7 @@ def _write_proposal(
             identity=(settings.protocol_sha256, spec.id, "proposal"),
         )
     except CaseFault as fault:
+        raise_place_error(fault)
         return f"There is no proposal ({fault.message}): draw on the images."
     if not made.paths:
         return f"There is no proposal, as {spec.proposal!r} found none: draw on the images."

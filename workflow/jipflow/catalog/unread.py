@@ -26,7 +26,7 @@ class Tally:
     Attributes:
         source: a folder source.
         seen: its files, and folders that could not be listed.
-        unread: of these, how many could not be read, by what the system said.
+        unread: of these, how many could not be read, by the message of the system.
         first: the first of them.
     """
 

@@ -88,8 +88,6 @@ def decode(
         # A copy, so that the values do not keep the encoded buffer alive.
         decoded = iter_pixels(dataset, raw=True, indices=indices, decoding_plugin=decoder)
         stored = [frame.copy() for frame in decoded]
-    except MemoryError:
-        raise
     except Exception as error:  # each decoder raises errors of its own
         raise CaseFault(
             Reason.UNDECODABLE_PIXELS,

@@ -19,6 +19,7 @@ from jipflow.images.acquisitions import (
     splitting_attribute,
 )
 from jipflow.images.pixels import Plane
+from jipflow.images.thinned import check_thinned
 from jipflow.images.volume import Grid
 from jipflow.reasons import CaseFault, Reason
 
@@ -40,7 +41,7 @@ def sorted_stack(planes: list[Plane], name: str, notes: list[str]) -> list[Plane
     Args:
         planes: of one series, in any order.
         name: the series, for messages.
-        notes: gets a sentence if planes that repeat others are left out.
+        notes: gets a sentence if planes that repeat others are left out, or some may be missing.
 
     Returns:
         The planes, from the first to the last along the cross product of row and column direction
@@ -62,6 +63,8 @@ def sorted_stack(planes: list[Plane], name: str, notes: list[str]) -> list[Plane
     planes = _distinct([planes[i] for i in order], depth[order], name, notes)
     check_one_acquisition(planes, name)
     _check_spacing(planes, normal, name)
+    ends = _positions([planes[0], planes[-1]]) @ normal
+    check_thinned(planes, float(np.ptp(ends)) / (len(planes) - 1), name, notes)
     return planes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from jipflow.files import atomic_path
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Reason, StageError
 
 
 @dataclass(frozen=True)
@@ -144,14 +145,23 @@ def write_volume(path: Path, volume: Volume, *, compress: bool = False) -> None:
         compress: by gzip; worth its time for label maps only.
     """
     with atomic_path(path) as partial:
-        sitk.WriteImage(volume.image(), str(partial), useCompression=compress)
+        try:
+            sitk.WriteImage(volume.image(), str(partial), useCompression=compress)
+        except RuntimeError as error:
+            raise_without_memory(error, path)
+            free = shutil.disk_usage(path.parent).free / 1e6
+            raise StageError(
+                f"{path} cannot be written ({last_line(error)}; {free:.0f} MB are free there); "
+                "make room, and run the same command again."
+            ) from None
 
 
 def read_volume(path: Path) -> Volume:
     """Read a volume written by `write_volume`.
 
     Raises:
-        CaseFault: it is damaged or not there.
+        CaseFault: it is damaged.
+        OSError: it is not there, or the disk does not give it.
     """
     with _reading(path):
         return Volume.from_image(sitk.ReadImage(str(path)))
@@ -161,7 +171,8 @@ def read_grid(path: Path) -> Grid:
     """Read where the voxels of a volume are, without its voxels.
 
     Raises:
-        CaseFault: it is damaged or not there.
+        CaseFault: it is damaged.
+        OSError: it is not there, or the disk does not give it.
     """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -176,12 +187,30 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if "allocate memory" in str(error):
-            raise MemoryError(f"{path} does not fit into memory") from None
-        lines = str(error).rpartition("sitk::ERROR: ")[2].strip().splitlines()
+        raise_without_memory(error, path)
+        # SimpleITK says the same of a file that is cut off and of one that the disk does not give.
+        with open(path, "rb") as stream:
+            while stream.read(2**24):
+                pass
         raise CaseFault(
             Reason.UNREADABLE,
-            f"{path} cannot be read ({lines[-1].rstrip('.')}); look whether the disk is full or "
+            f"{path} is damaged ({last_line(error)}); look whether the disk was full or is "
             "failing. It is made anew when the shard's folder below shards/ in the results is "
             "removed and snakemake runs again.",
         ) from None
+
+
+def raise_without_memory(error: RuntimeError, path: Path) -> None:
+    """Raise what SimpleITK calls an error of its own as what it is.
+
+    Raises:
+        MemoryError: the error says that memory has run out.
+    """
+    if "allocate memory" in str(error) or "bad allocation" in str(error):
+        raise MemoryError(f"{path} does not fit into memory") from None
+
+
+def last_line(error: RuntimeError) -> str:
+    """Return of an error of SimpleITK's, which begins with its source lines, what it says."""
+    lines = str(error).rpartition("sitk::ERROR: ")[2].strip().splitlines()
+    return lines[-1].rstrip(".")

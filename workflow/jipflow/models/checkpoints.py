@@ -24,6 +24,7 @@ from jipflow.models.upstream import (
     PlansManager,
     get_network_from_plans,
 )
+from jipflow.place import raise_place_error
 from jipflow.reasons import StageError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def only_data(path: Path) -> Iterator[None]:
             "it, and pin the new file."
         ) from None
     except (EOFError, OSError, RuntimeError) as error:
+        raise_place_error(error)
         raise StageError(_unreadable(path, error)) from None
     finally:
         if before is None:

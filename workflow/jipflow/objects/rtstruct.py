@@ -29,13 +29,36 @@ class StructureSet(Annotation):
     def images(self, matches: Sequence[str]) -> set[str]:
         """Return the images that the contours of the wanted ROIs, or their series, reference."""
         found = set()
-        for contour in self._contours(matches):
-            for image in contour.get("ContourImageSequence") or []:
-                found.add(str(image.get("ReferencedSOPInstanceUID") or ""))
-        for series in self._referenced_series():
-            for image in series.get("ContourImageSequence") or []:
-                found.add(str(image.get("ReferencedSOPInstanceUID") or ""))
-        return found - {""}
+        for holder in (*self._contours(matches), *self._referenced_series()):
+            found |= _referenced(holder)
+        return found
+
+    def _check_images(
+        self, contours: Sequence[Dataset], target: Target, context: str, notes: list[str]
+    ) -> None:
+        """Refuse a region that was drawn on images of the series that are not there.
+
+        Raises:
+            CaseFault: the region would be drawn without them.
+        """
+        listed = {
+            uid
+            for series in self._referenced_series()
+            if str(series.get("SeriesInstanceUID") or "") == target.series_uid
+            for uid in _referenced(series)
+        }
+        gone = listed - target.instances
+        if not gone or gone == listed:
+            return
+        share = f"{len(gone)} of {len(listed)} images of the series that the structure set names"
+        without = sum(bool(_referenced(contour) & gone) for contour in contours)
+        if without:
+            raise CaseFault(
+                Reason.MISSING_SLICES,
+                f"{context}: {without} of {len(contours)} contours lie on images that are not "
+                f"there ({share}); retrieve the series again.",
+            )
+        notes.append(f"{share} are not there.")
 
     def series(self) -> set[str]:
         """Return the series in the RT Referenced Series Sequence."""
@@ -88,6 +111,7 @@ class StructureSet(Annotation):
                 drawn.append(number)
             else:
                 notes.append(f"{name}: it has no contours.")
+            self._check_images(contours, target, name, notes)
             region = self._rasterise(contours, items, target, match, name, notes)
             mask |= region
         if len(drawn) > 1:
@@ -165,6 +189,12 @@ class StructureSet(Annotation):
     def _referenced_series(self) -> Iterator[Dataset]:
         for study in self._referenced_studies():
             yield from study.get("RTReferencedSeriesSequence") or []
+
+
+def _referenced(holder: Dataset) -> set[str]:
+    """Return the images in the Contour Image Sequence of a contour or of a referenced series."""
+    images = holder.get("ContourImageSequence") or []
+    return {str(image.get("ReferencedSOPInstanceUID") or "") for image in images} - {""}
 
 
 def _number(value: Any) -> int | None:

@@ -16,6 +16,7 @@ from scipy.ndimage import find_objects
 from jipflow.images.pixels import DECODERS
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
+from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
 
 ALIGNMENT_TOLERANCE = 0.05
@@ -110,7 +111,8 @@ class DicomSeg(Annotation):
         del matches
         try:
             placement = self._placement(grid)
-        except CaseFault:
+        except CaseFault as fault:
+            raise_place_error(fault)
             return False
         last = placement.origins + placement.down * (self._shape[0] - 1)
         last = last + placement.right * (self._shape[1] - 1)
@@ -231,8 +233,8 @@ class DicomSeg(Annotation):
             )
             if tuple(plane.shape[1:] for plane in planes) == ((3,), (6,), (2,)):
                 return planes
-        except MALFORMED:
-            pass
+        except MALFORMED as error:
+            raise_place_error(error)
         slide = "TotalPixelMatrixColumns" in self.dataset
         raise CaseFault(
             Reason.GRID_MISMATCH,
@@ -385,9 +387,8 @@ class DicomSeg(Annotation):
             )
             for frame, (pixels, _) in zip(frames, decoded, strict=True):
                 yield frame, pixels.reshape(rows, columns)
-        except MemoryError:
-            raise
         except Exception as error:  # each decoder raises errors of its own
+            raise_place_error(error)
             raise CaseFault(
                 Reason.UNDECODABLE_PIXELS,
                 f"{self.path}: the pixels of the segmentation ({syntax.name}) cannot be decoded: "

@@ -153,15 +153,18 @@ def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: R
     """Send an object unless the PACS has it; return what happened.
 
     Raises:
-        CaseFault: the file is not what was recorded, or the PACS refuses it.
+        CaseFault: the PACS refuses it.
+        StageError: the file is not what was recorded.
         ArchiveDown: the PACS does not answer.
     """
     path = results / output
-    if not path.resolve().is_relative_to(results.resolve()) or not path.is_file():
-        raise CaseFault(Reason.CHANGED_OUTPUT, f"{output} is not there; make it again.")
+    if not path.resolve().is_relative_to(results.resolve()):
+        raise StageError(f"{output} lies outside {results}; make it again: --forcerun encode.")
+    if not path.is_file():
+        raise StageError(f"{output} is gone; the same command makes it again.")
     if sha256_file(path) != sha256:
-        raise CaseFault(
-            Reason.CHANGED_OUTPUT, f"{output} was changed after it was made; make it again."
+        raise StageError(
+            f"{output} was changed after it was made; make it again: --forcerun encode."
         )
     header = pydicom.dcmread(path, specific_tags=list(UIDS), stop_before_pixels=True)
     study, series, sop = (str(header.get(name) or "") for name in UIDS)

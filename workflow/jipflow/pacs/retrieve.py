@@ -19,6 +19,7 @@ from jipflow.outcomes import Made, Outcome, attempt
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers, checked_uid
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
+from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.run import Settings
 
@@ -200,6 +201,7 @@ def fault(content: bytes, asked: tuple[str, str, str]) -> str:
     except MemoryError:
         raise
     except Exception as error:  # a damaged file: pydicom raises whatever its parser met
+        raise_place_error(error)
         return f"it cannot be read ({type(error).__name__})"
     meta = dataset.file_meta.get("MediaStorageSOPInstanceUID")
     if (dataset.get("SOPInstanceUID") or meta) != asked[2]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from jipflow.images.masks import bounding_box
 from jipflow.images.volume import Volume
+from jipflow.place import raise_place_error
 from jipflow.radiomics.area import Area, TooManyLevels, Undefined
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.filters import SampledSeries, filtered, reach_of_filter
@@ -436,13 +437,12 @@ def _measure(
 
 
 def _reason(error: Exception) -> Reason:
-    """Return why a feature that raised an error has no value; memory is no reason."""
+    """Return why a feature that raised an error has no value; the place is no reason."""
     if isinstance(error, Undefined):
         return Reason.UNDEFINED_FEATURE
     if isinstance(error, TooManyLevels):
         return Reason.TOO_MANY_GREY_LEVELS
-    if isinstance(error, MemoryError):
-        raise error
+    raise_place_error(error)
     return Reason.FEATURE_FAILED
 
 

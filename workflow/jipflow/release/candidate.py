@@ -106,7 +106,8 @@ def _check_verdict(verdict: Mapping[str, Any]) -> None:
     if verdict.get("acceptable") is not True:
         raise ReleaseError(
             f"The run is not acceptable: {verdict.get('failed')} of {verdict.get('cases')} cases "
-            f"failed, the protocol tolerates a share of {verdict.get('max_failed_fraction')}; "
+            f"failed, {verdict.get('unexpected', 0)} by errors that jipflow does not know; the "
+            f"protocol tolerates a share of {verdict.get('max_failed_fraction')}; "
             f"{verdict.get('waiting')} wait for a person, it tolerates "
             f"{verdict.get('max_waiting_fraction')}. "
             "The report names each case's reason; fix the causes and run again."

@@ -11,6 +11,7 @@ from jipflow.cases import Case, Series
 from jipflow.images.read import BROKEN
 from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path
+from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
 
 
@@ -82,5 +83,6 @@ def _frame_of_reference(series: Series) -> str:
             series.paths[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"]
         )
         return str(header.get("FrameOfReferenceUID") or "")
-    except BROKEN:
+    except BROKEN as error:
+        raise_place_error(error)
         return ""

@@ -14,6 +14,7 @@ import torch
 
 from jipflow.files import atomic_path, canonical_digest, read_json, write_json
 from jipflow.models.checkpoints import only_data, read_checkpoint
+from jipflow.models.device import chosen_device
 from jipflow.models.registry import CHECKPOINT
 from jipflow.models.upstream import MetaLogger, PolyLRScheduler, nnUNetTrainer
 from jipflow.settings.training import DESCRIBING, Training
@@ -109,8 +110,11 @@ def fit(*, work: Path, fold: str, training: Training, device: str, threads: int)
         training: the protocol's ``training``.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: threads on the CPU.
+
+    Raises:
+        StageError: there is no such device.
     """
-    chosen = _device(device)
+    chosen = chosen_device(device)
     point_nnunet_at(work, threads if chosen.type == "cuda" else 0)
     torch.set_num_threads(threads)
     plans = read_json(preprocessed(work) / f"{PLANS}.json")
@@ -203,10 +207,3 @@ def _export(work: Path, fold: str, final: Path) -> None:
 def _numbers(values: Iterable[float]) -> list[float | None]:
     """Return finite numbers; None where validation saw no label and there is no pseudo-Dice."""
     return [round(float(v), 6) if np.isfinite(v) else None for v in values]
-
-
-def _device(name: str) -> torch.device:
-    """`cpu`, `cuda`, or with `auto` the GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

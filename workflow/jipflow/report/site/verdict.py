@@ -16,9 +16,10 @@ def section(run: Run) -> dict[str, Any]:
         the cases that entered are within the tolerance, but with the excluded ones more than that
         share was lost; ``waits`` where only readings are missing; ``bad``.
     """
-    verdict = run.verdict
+    verdict = {"unexpected": 0, **run.verdict}
     waits = bool(
         run.annotated
+        and not verdict["unexpected"]
         and not verdict["acceptable"]
         and verdict["cases"]
         and verdict["failed_fraction"] <= verdict["max_failed_fraction"]

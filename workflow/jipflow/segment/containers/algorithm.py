@@ -50,8 +50,14 @@ class Algorithm:
         self.labels = labels
         self.role = role
         self.device = machine.device
+        there = Path("/dev/nvidiactl").exists()
         if self.device == "auto":
-            self.device = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+            self.device = "cuda" if there else "cpu"
+        if self.device == "cuda" and not there:
+            raise StageError(
+                "device cuda: there is no GPU here, as there is no /dev/nvidiactl; say "
+                "processing.device: auto or cpu in site.yaml, or run it where there is one."
+            )
         self.settings = machine.containers
         self.folder = machine.scratch.resolve()
         if set(str(self.folder)) & set(":,"):

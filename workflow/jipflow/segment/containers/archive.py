@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from jipflow.place import raise_place_error
 from jipflow.reasons import StageError
 
 WHITEOUT = ".wh."
@@ -108,6 +109,7 @@ def _archive(path: Path) -> Iterator[tarfile.TarFile]:
         TypeError,
         AttributeError,
     ) as error:
+        raise_place_error(error)
         raise StageError(
             f"{path} cannot be used as an image archive ({error}); write it by: docker save -o "
             f"{path.name} NAME."

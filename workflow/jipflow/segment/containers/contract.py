@@ -6,6 +6,7 @@ trusted: no link is followed, nothing larger than the image is read, nothing unk
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import stat
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from jipflow.files import write_json
 from jipflow.images.volume import Grid, Volume
+from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
 
 VERSION = 1
@@ -35,6 +37,8 @@ TOLERANCE_MM = 0.01
 """How far apart the corners of image and segmentation may lie; NIfTI-1 keeps positions in single
 precision, which is a hundredth of that."""
 MESSAGE_LENGTH = 200
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES}
+"""What the system says of a file that an algorithm did not write, or closed."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,9 @@ def read_result(
         with gzip.open(path) as stream:
             return _labels(stream, parcel.grid, set(known))
     except (OSError, EOFError, zlib.error) as problem:
+        # An algorithm may close its own files.
+        if not isinstance(problem, PermissionError):
+            raise_place_error(problem)
         raise _invalid(case_id, f"is damaged or not gzip ({one_line(str(problem))})") from None
     except ValueError as problem:
         raise _invalid(case_id, one_line(str(problem))) from None
@@ -198,7 +205,9 @@ def _own_file(output: Path, name: str, case_id: str) -> Path:
     path = Path(os.path.realpath(output), name)
     try:
         regular = stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
+    except OSError as problem:
+        if problem.errno not in NOT_THERE:
+            raise
         raise _invalid(case_id, f"is missing: there is no {name}") from None
     if not regular or os.path.realpath(path) != str(path):
         raise _invalid(case_id, f"is refused: {name} is, or lies behind, a link or no file")

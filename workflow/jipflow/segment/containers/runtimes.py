@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from jipflow.place import TEXTS
 from jipflow.reasons import StageError
 from jipflow.segment.containers.archive import read_image, unpack
 
@@ -79,12 +80,18 @@ class Ending:
     """How a start of an algorithm ended.
 
     Attributes:
-        code: exit code; None where it ran out of time.
+        code: exit code; None where it ran out of time, 125 where podman or docker itself failed.
         log: the end of what it printed.
     """
 
     code: int | None
     log: str
+
+    @property
+    def of_the_place(self) -> bool:
+        """Whether time, memory, the disk or the runtime ended it, and not what it was given."""
+        killed = self.code in {None, 137, -signal.SIGKILL, 125}
+        return killed or (self.code != 0 and any(text in self.log for text in TEXTS))
 
     @property
     def words(self) -> str:

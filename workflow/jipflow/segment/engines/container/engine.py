@@ -64,6 +64,7 @@ class Container(Engine[ContainerSegmentation]):
 
         Raises:
             CaseFault: it died, says that the case cannot be done, or left no valid segmentation.
+            StageError: time, memory or the disk ended it.
         """
         case_id = inputs.case.case_id
         for attempt in self._attempts(ready):
@@ -72,11 +73,15 @@ class Container(Engine[ContainerSegmentation]):
             except CaseFault as fault:
                 if attempt.ending.code == 0 or fault.reason is not Reason.INVALID_OUTPUT:
                     raise
-        raise CaseFault(
-            Reason.ALGORITHM_FAILED,
-            f"case {case_id}: {self.model.name!r} {attempt.ending.words}; the last it printed: "
-            f"{contract.one_line(attempt.ending.log[-contract.MESSAGE_LENGTH :]) or 'nothing'}",
-        )
+        last = contract.one_line(attempt.ending.log[-contract.MESSAGE_LENGTH :]) or "nothing"
+        what = f"{self.model.name!r} {attempt.ending.words}; the last it printed: {last}"
+        if attempt.ending.of_the_place:
+            raise StageError(
+                f"case {case_id}: {what}. Give it more time, memory or room (containers.minutes, "
+                "containers.memory_gb, the disk of the results), and run the same command again; "
+                "or leave the case out by the protocol's cohort."
+            )
+        raise CaseFault(Reason.ALGORITHM_FAILED, f"case {case_id}: {what}")
 
     def regions(self, inputs: Inputs, found: NDArray[np.unsignedinteger[Any]]) -> Iterator[Region]:
         """Give the labels that the protocol wants."""

@@ -20,6 +20,7 @@ from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
 from jipflow.objects.rtstruct import StructureSet
 from jipflow.objects.seg_reader import DicomSeg
+from jipflow.place import place_error, raise_place_error
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
 from jipflow.segment.engines.imported import settings
@@ -133,7 +134,7 @@ def _draw(
     except DAMAGE as error:
         raise _unreadable(source.path, error) from error
     except CaseFault as fault:
-        if wanted.required:
+        if wanted.required or place_error(fault):
             raise
         notes.append(f"{wanted.name!r} was left out: {fault.message}")
         return None
@@ -215,6 +216,7 @@ def _by_evidence(
         try:
             match = candidate.fit(target, matches)
         except DAMAGE as error:
+            raise_place_error(error)
             faults.append(_unreadable(candidate.path, error))
             continue
         if match is not None:
@@ -269,6 +271,7 @@ def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[
         try:
             item = _read(path, kind)
         except CaseFault as fault:
+            raise_place_error(fault)
             faults.append(fault)
             continue
         # One instance may lie in the archive twice.
@@ -285,10 +288,6 @@ def _read(path: Path, kind: str) -> Annotation:
         absent = [name for name in needed if not dataset.get(name)]
         item = reader(dataset, path)
         item.names()
-    except FileNotFoundError as error:
-        raise CaseFault(
-            Reason.NOT_RETRIEVED, f"{path}: does not exist; retrieve the series again."
-        ) from error
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
     sop_class = str(dataset.get("SOPClassUID") or "")

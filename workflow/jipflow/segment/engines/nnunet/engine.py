@@ -21,6 +21,7 @@ from jipflow.files import canonical_digest
 from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.models.checkpoints import build_network, read_checkpoint
+from jipflow.models.device import chosen_device
 from jipflow.models.registry import CHECKPOINT, registered_model, verify
 from jipflow.models.upstream import PlansManager, determine_num_input_channels, nnUNetPredictor
 from jipflow.reasons import CaseFault, Reason, StageError
@@ -260,18 +261,17 @@ def load_predictor(
         checkpoint: name of the weights in each fold's folder.
 
     Raises:
-        StageError: the model is not one that can be run.
+        StageError: the model is not one that can be run, or there is no such device.
     """
     # Compilation costs minutes and needs a compiler at the site.
     os.environ["nnUNet_compile"] = "f"  # noqa: SIM112
     torch.set_num_threads(threads)
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = chosen_device(device)
     predictor = nnUNetPredictor(
         tile_step_size=tile_step_size,
         use_mirroring=mirroring,
-        perform_everything_on_device=device == "cuda",
-        device=torch.device(device),
+        perform_everything_on_device=chosen.type == "cuda",
+        device=chosen,
         allow_tqdm=False,
     )
     # The fastest of several algorithms, which nnU-Net asks for, is another one each time.

@@ -42,6 +42,9 @@ REORIENTING = {"NibabelIOWithReorient": "RAS", "SimpleITKIOWithReorient": "RAS"}
 """Where x, y and z run in the images that a network sees, by the readers of nnU-Net that turn
 them; the others leave them as they are in the file."""
 
+MOST_VOXELS = 2.0**37
+"""At the model's spacing; half a tebibyte a channel."""
+
 
 @dataclass(frozen=True)
 class Ready:
@@ -115,10 +118,14 @@ def preprocess(
         channels: images on one grid, in the order of the model's channels.
         axes: where x, y and z run in the images that the model was trained with.
         previous: labels of a cascade's first stage on the same grid; each becomes a channel.
+
+    Raises:
+        CaseFault: no machine could hold it.
     """
     turned = [channel.canonical(axes) for channel in channels]
     grid = turned[0].grid
     configuration = predictor.configuration_manager
+    check_extent(grid, configuration.spacing)
     labels = None
     if previous is not None:
         # Wide enough for the -1 that nnU-Net writes where there is no image.
@@ -139,6 +146,27 @@ def preprocess(
     if predictor.device.type == "cuda":
         tensor = tensor.pin_memory()
     return Ready(tensor, properties, grid)
+
+
+def check_extent(grid: Grid, spacing: Sequence[float]) -> None:
+    """Refuse an image that its headers make larger than any machine can hold.
+
+    Args:
+        grid: of the image.
+        spacing: of the model in mm, in an order of its own.
+
+    Raises:
+        CaseFault: it has more than `MOST_VOXELS` at that spacing.
+    """
+    extent = np.prod(np.array(grid.shape, dtype=float) * grid.spacing)
+    voxels = float(extent / np.prod(spacing))
+    if voxels > MOST_VOXELS:
+        raise CaseFault(
+            Reason.TOO_LARGE,
+            f"the image has {voxels:.1e} voxels at the model's spacing, more than any machine "
+            f"holds; its spacing is {' × '.join(f'{s:g}' for s in grid.spacing)} mm: look whether "
+            "that is right.",
+        )
 
 
 def device_choices(device: torch.device) -> list[Devices]:
@@ -164,7 +192,7 @@ def where_it_fits(
         notes: gets a sentence where it is not the first choice.
 
     Raises:
-        CaseFault: the case fits nowhere.
+        MemoryError: the case fits nowhere.
     """
     for number, devices in enumerate(tried):
         try:
@@ -178,32 +206,28 @@ def where_it_fits(
             return result
         # Only here has the error let go of the tensors in its frames.
         empty_cache(devices.network)
-    raise CaseFault(
-        Reason.OUT_OF_MEMORY,
-        f"case {case_id}: the image is too large to be predicted here, even with {tried[-1]}; run "
-        "it on a machine with more memory.",
+    raise MemoryError(
+        f"case {case_id}: the image is too large to be predicted here, even with {tried[-1]}"
     )
 
 
 @contextmanager
 def fitting(case_id: str) -> Iterator[None]:
-    """Let a case whose arrays do not fit into the machine's memory fail alone.
+    """Say which case it is whose arrays do not fit into the machine's memory.
 
     Args:
         case_id: pseudonym of the case.
 
     Raises:
-        CaseFault: it does not fit.
+        MemoryError: it does not fit.
     """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not is_out_of_memory(error):
             raise
-        raise CaseFault(
-            Reason.OUT_OF_MEMORY,
-            f"case {case_id}: the image is too large at the model's spacing ({error}); look at its "
-            "spacing and extent, or run it on a machine with more memory.",
+        raise MemoryError(
+            f"case {case_id}: the image is too large at the model's spacing ({error})"
         ) from None
 
 

@@ -28,7 +28,7 @@ from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.models.registry import registered_model, verify
 from jipflow.models.tasks import read_tasks
-from jipflow.reasons import CaseFault, Reason, StageError
+from jipflow.reasons import StageError
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.totalsegmentator.settings import TotalSegmentation
 from jipflow.workers import silence_libraries
@@ -198,16 +198,14 @@ def _offline(event: str, arguments: tuple[Any, ...]) -> None:
 
 def _device(wanted: str) -> str:
     """Return TotalSegmentator's name of the device, after loading all that it needs."""
-    import torch
     from totalsegmentator import nnunet
 
     from jipflow.models.checkpoints import trainer_class
+    from jipflow.models.device import chosen_device
 
     nnunet.nnUNetPredictor = _resident(nnunet.nnUNetPredictor)
     nnunet.recursive_find_trainer_class_by_name = trainer_class
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise StageError("there is no GPU here; say processing.device: auto or cpu in site.yaml.")
-    return "gpu" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+    return "gpu" if chosen_device(wanted).type == "cuda" else "cpu"
 
 
 def _resident(predictor: type[Any]) -> type[Any]:
@@ -294,8 +292,8 @@ def _predict(
                 device=device,
             )
         except torch.OutOfMemoryError as error:
-            raise CaseFault(
-                Reason.OUT_OF_MEMORY, f"{PACKAGE} task {task!r} does not fit into memory: {error}"
+            raise MemoryError(
+                f"{PACKAGE} task {task!r} does not fit into the GPU's memory: {error}"
             ) from None
         except SystemExit:
             raise StageError(

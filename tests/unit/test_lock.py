@@ -1,0 +1,120 @@
+"""Of two runs on one results folder the second refuses; a killed one leaves no lock behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jipflow import lock
+from jipflow.reasons import StageError
+
+HOLD = """
+import sys
+from pathlib import Path
+from jipflow.lock import hold
+print(hold(Path(sys.argv[1])), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def another(tmp_path):
+    """Another process that holds the results, started in a folder of its own."""
+    (tmp_path / "clone").mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, tmp_path / "results"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path / "clone",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    ) as process:
+        assert process.stdout.readline() == "False\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+            lock.release(tmp_path / "results")
+
+
+def test_the_second_run_refuses_by_whatever_path(another, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "results")
+    for results in (tmp_path / "results", tmp_path / "link"):
+        with pytest.raises(StageError) as caught:
+            lock.hold(results)
+        text = str(caught.value)
+        assert "\n" not in text
+        assert f"{tmp_path / 'results'} is in use by the run of process {another.pid} on " in text
+        assert os.uname().nodename in text
+        assert f"in {tmp_path / 'clone'}: wait" in text
+
+
+def test_a_run_that_was_killed_leaves_no_lock(another, tmp_path):
+    another.kill()
+    another.wait()
+    assert lock.hold(tmp_path / "results")
+    lock.release(tmp_path / "results")
+    assert not lock.hold(tmp_path / "results")
+
+
+def test_a_run_that_ended_well_leaves_no_mark(another, tmp_path):
+    another.communicate("\n")
+    assert another.returncode == 0
+    assert (tmp_path / "results" / ".lock").read_bytes() == b""
+    assert not lock.hold(tmp_path / "results")
+
+
+def test_only_the_locks_of_these_results_are_dropped(tmp_path):
+    for name, line in {"0.input.lock": "/data/scan", "0.output.lock": "out/a/verdict.json"}.items():
+        (tmp_path / name).write_text(f"/elsewhere/x\n{line}\n")
+    (tmp_path / "1.output.lock").write_text("other/verdict.json\n")
+    lock.drop_locks(tmp_path, Path("out"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.input.lock", "1.output.lock"]
+
+
+def test_one_process_may_hold_a_folder_for_several_modules(tmp_path):
+    assert not lock.hold(tmp_path)
+    assert not lock.hold(tmp_path / "x" / "..")
+    lock.release(tmp_path)
+    lock.release(tmp_path)
+
+
+def left_by(tmp_path, **changes):
+    """Leave the mark of a run that was killed."""
+    lock.hold(tmp_path)
+    record = json.loads((tmp_path / ".lock").read_text())
+    lock.release(tmp_path)
+    (tmp_path / ".lock").write_text(json.dumps(record | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"host": "other", "machine": "1", "boot": "2"}, {"machine": "1", "boot": "2"}],
+    ids=["other host", "other host of the same name"],
+)
+def test_a_run_of_another_machine_that_has_not_ended_is_believed(changes, tmp_path):
+    left_by(tmp_path, **changes)
+    for _ in range(2):
+        with pytest.raises(StageError, match=rf"If it was killed.*: rm {tmp_path}/\.lock, and run"):
+            lock.hold(tmp_path)
+    (tmp_path / ".lock").unlink()
+    assert not lock.hold(tmp_path)
+    lock.release(tmp_path)
+
+
+def test_a_run_of_before_the_machine_was_started_anew_is_over(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "_line", lambda path: "1" if "machine" in path else "2")
+    left_by(tmp_path, boot="0")
+    assert lock.hold(tmp_path)
+    lock.release(tmp_path)
+
+
+def test_a_mark_that_is_damaged_is_no_owner(tmp_path):
+    (tmp_path / ".lock").write_text("{")
+    assert not lock.hold(tmp_path)
+    lock.release(tmp_path)
