@@ -33,6 +33,7 @@ from jipflow.release.gate import (
     decide,
     scan,
 )
+from jipflow.release.saturation import Regions
 from jipflow.settings.protocol import Disclosure
 
 NUMBERS = {"rows": 10, "mean": 1.0, "mean_rest": 0.0, "m2": 3.0}
@@ -73,7 +74,9 @@ def cell(cases, feature=MEAN, segment="liver", analysis=None, numbers=None, plac
 def gate(*proposed, minimum=5, patient_of=None):
     cases = frozenset().union(*(c.cases for c in proposed))
     patient_of = patient_of or {case: f"p-{case}" for case in cases}
-    decisions = decide(proposed, patient_of, Disclosure.model_construct(min_patients=minimum))
+    decisions = decide(
+        proposed, patient_of, Disclosure.model_construct(min_patients=minimum), Regions()
+    )
     return {d.proposed.key.feature: d for d in decisions}
 
 
@@ -243,6 +246,72 @@ def test_a_group_that_was_withheld_withholds_no_other():
     assert found == {MEAN: None, "a": DIFFERENCE, "b": None}
 
 
+NUMBER_OF = dict(enumerate(np.random.default_rng(11).normal(1250, 120, 100)))
+
+
+def liver(numbers, feature, *place, noise=0.0, scale=1.0):
+    """Return a cell of the same liver volumes, in a segmentation or role of its own."""
+    cases = people(*numbers)
+    rng = np.random.default_rng(len(feature))
+    values = [scale * (NUMBER_OF[int(c[1:])] + rng.normal(0, noise)) for c in sorted(cases)]
+    return cell(cases, feature, numbers=values, place=key(feature, *place))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [("liver", "other", "CT"), ("hepar", "other", "CT"), ("liver", "organs", "CT2")],
+)
+@pytest.mark.parametrize("change", [{}, {"scale": 1000.0}, {"scale": -1.0}, {"noise": 5.0}])
+def test_the_same_values_in_another_segmentation_are_compared(place, change):
+    """The means of thirteen and of twelve would give the volume of the one."""
+    found = outcome(liver(range(13), "a"), liver(range(12), "b", *place, **change))
+    assert found == {"a": None, "b": DIFFERENCE}
+    enough = outcome(liver(range(13), "a"), liver(range(8), "b", *place, **change))
+    assert enough == {"a": None, "b": None}
+
+
+def test_other_values_in_another_segmentation_are_not_compared():
+    far = liver(range(12), "b", "hepar", "other", noise=120.0)
+    assert outcome(liver(range(13), "a"), far) == {"a": None, "b": None}
+
+
+def test_of_another_segmentation_only_the_like_cells_are_withheld():
+    place = ("liver", "other")
+    rest = [cell(people(*range(12)), f"f{i}", place=key(f"f{i}", *place)) for i in range(3)]
+    found = outcome(liver(range(13), "a"), liver(range(12), "b", *place), *rest)
+    assert found == {"a": None, "b": DIFFERENCE, "f0": None, "f1": None, "f2": None}
+
+
+def test_the_patients_of_most_like_cells_are_kept_whatever_their_segmentation():
+    place = ("liver", "other")
+    few = [liver(range(12), f"b{i}", *place, scale=i + 2.0) for i in range(2)]
+    found = outcome(liver(range(13), "a"), *few)
+    assert found == {"a": DIFFERENCE, "b0": None, "b1": None}
+
+
+def test_no_sum_of_several_sets_leaves_one_patient():
+    """A and B, B and C, A and C, and all of them with one more: twice the last less the others."""
+    a, b, c = range(5), range(5, 10), range(10, 15)
+    sets = {"x": [*a, *b], "y": [*b, *c], "z": [*a, *c], "u": [*a, *b, *c, 15]}
+    found = outcome(*(cell(people(*numbers), name) for name, numbers in sets.items()))
+    assert found == {"u": None, "x": None, "y": DIFFERENCE, "z": DIFFERENCE}
+    sets["u"] = [*a, *b, *c]
+    found = outcome(*(cell(people(*numbers), name) for name, numbers in sets.items()))
+    assert set(found.values()) == {None}
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.frozensets(st.integers(0, 14), min_size=5), min_size=2, max_size=6))
+def test_no_combination_of_sums_is_of_few_patients(groups):
+    """Every vector of the row space of the released sets has the minimum of patients or none."""
+    decisions = gate(*(liver(g, f"f{i}", f"s{i}", f"t{i}") for i, g in enumerate(groups)))
+    released = [d.proposed.cases for d in decisions.values() if d.released]
+    rows = np.array([[f"c{i}" in cases for i in range(15)] for cases in released], dtype=float)
+    for weights in itertools.product((-2, -1, 0, 1, 2), repeat=len(released)):
+        of = np.count_nonzero(np.array(weights) @ rows)
+        assert of == 0 or of >= 5
+
+
 def histogram(*bins):
     """Return a histogram of bins of these patients, one case each."""
     edges = list(range(len(bins) - 1))
@@ -285,6 +354,7 @@ def test_the_difference_rule_takes_a_histogram_back_with_its_bins():
         [cell(everyone), cell(everyone, ENERGY), few],
         {case: f"p-{case}" for case in everyone},
         Disclosure(min_patients=5),
+        Regions(),
     )
     (histograms,) = [d for d in found if d.proposed.analysis.settings.kind == "histogram"]
     assert histograms.findings[DIFFERENCE] is Finding.WITHHELD

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import Values
@@ -26,8 +26,8 @@ def alike(these: Sequence[Values], those: Sequence[Values]) -> npt.NDArray[np.bo
     that is less than one: better than to guess a value by the mean.
 
     Pearson's correlation finds volumes in mm³ and in ml or of two segmentations of one region;
-    Spearman's whatever rises or falls with the other, such as volume and diameter. Where one of
-    them is constant in the common cases, they count as alike.
+    Spearman's whatever rises or falls with the other, such as volume and diameter. One that is
+    constant in the common cases is like none.
 
     Args:
         these: variables of one set of cases.
@@ -50,7 +50,7 @@ def alike(these: Sequence[Values], those: Sequence[Values]) -> npt.NDArray[np.bo
         a, b = _standard(of(left)), _standard(of(right))
         for start in range(0, len(these), CHUNK):
             part = np.abs(a[start : start + CHUNK] @ b.T)
-            found[start : start + CHUNK] |= ~(common.size * (1 - part**2) > 1)
+            found[start : start + CHUNK] |= common.size * (1 - part**2) < 1
     return found
 
 
@@ -58,16 +58,39 @@ def like_an_earlier(variables: Sequence[Values]) -> list[bool]:
     """Return of each variable whether one before it is like it."""
     import numpy as np
 
-    groups: dict[frozenset[str], list[int]] = {}
-    for i, values in enumerate(variables):
-        groups.setdefault(values.cases, []).append(i)
     found = np.zeros(len(variables), dtype=bool)
-    for these in groups.values():
-        for those in groups.values():
-            pairs = alike([variables[i] for i in these], [variables[i] for i in those])
-            before = np.array(those)[None, :] < np.array(these)[:, None]
-            found[these] |= (pairs & before).any(axis=1)
+    for first, second in _pairs(variables):
+        found[np.maximum(first, second)[first != second]] = True
     return found.tolist()
+
+
+def like_ones(variables: Sequence[Values]) -> list[int]:
+    """Return a number for each variable, the same for those that are alike or like a third one."""
+    import numpy as np
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    size = len(variables)
+    pairs = np.concatenate([np.zeros((2, 0), dtype=np.intp), *map(np.array, _pairs(variables))], 1)
+    links = coo_array((np.ones(pairs.shape[1]), (pairs[0], pairs[1])), shape=(size, size))
+    return connected_components(links, directed=False)[1].tolist() if size else []
+
+
+def _pairs(
+    variables: Sequence[Values],
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+    """Yield the positions of variables that are alike, each with itself as well."""
+    import numpy as np
+
+    sets: dict[frozenset[str], list[int]] = {}
+    for i, values in enumerate(variables):
+        sets.setdefault(values.cases, []).append(i)
+    groups = [np.array(group) for group in sets.values()]
+    for n, these in enumerate(groups):
+        for those in groups[n:]:
+            left, right = ([variables[i] for i in group] for group in (these, those))
+            row, column = np.nonzero(alike(left, right))
+            yield these[row], those[column]
 
 
 def _table(variables: Sequence[Values], cases: npt.NDArray[np.object_]) -> npt.NDArray[np.float64]:

@@ -75,8 +75,8 @@ class Measured:
         self._cases = table["case_id"].to_numpy()
         self._patients = table["patient"].to_numpy()
         self._rows = {
-            key: rows.index.to_numpy()
-            for key, rows in table.groupby(["role", "segmentation", "segment"])
+            Place(*map(str, key)): rows.index.to_numpy()
+            for key, rows in table.groupby(list(Place._fields))
         }
         # Most features of a segment have values of the same cases: one set serves them all.
         self._known: dict[tuple[Any, ...], frozenset[str]] = {}
@@ -93,6 +93,12 @@ class Measured:
         if group not in self._known:
             self._known[group] = frozenset(self._cases[rows])
         return Values(numbers[there], self._patients[rows], self._cases[rows], self._known[group])
+
+    def of(self, feature: str) -> dict[Place, Values]:
+        """Return a feature of each segment that was measured; nothing where none has it."""
+        if feature not in self.features:
+            return {}
+        return {place: self.values(CellKey(*place, feature)) for place in self._rows}
 
 
 def measured_places(protocol: Protocol) -> list[Place]:

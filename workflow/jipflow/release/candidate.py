@@ -22,6 +22,7 @@ from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.contents import ReleaseError, Verdict, formats
 from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
+from jipflow.release.saturation import Regions
 from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
@@ -60,7 +61,7 @@ def build(
     measured = Measured(table, measured_places(settings.protocol))
     analyses = analyses_of(settings.protocol)
     proposed = [cell for analysis in analyses for cell in _propose(analysis, measured)]
-    decisions = decide(proposed, patient_of, settings.disclosure)
+    decisions = decide(proposed, patient_of, settings.disclosure, Regions.of(measured))
 
     header = _header(settings)
     aggregates = header | {"analyses": _released(analyses, decisions)}

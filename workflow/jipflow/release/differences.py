@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jipflow.analyses.alike import alike
+from jipflow.analyses.alike import like_ones
 from jipflow.analyses.contract import Proposed, too_close
 
 Family = tuple[str, str]
@@ -81,7 +81,10 @@ def differing(cells: Sequence[Proposed], patient_of: Mapping[str, str], minimum:
         withheld |= _misfits(members, cells, patient_of, minimum)
     left = [i for i in range(len(cells)) if i not in withheld]
     if _misfits(left, cells, patient_of, minimum):
-        for members in _like_ones(left, cells):
+        groups: dict[int, list[int]] = {}
+        for i, group in zip(left, like_ones([cells[i].values for i in left]), strict=True):
+            groups.setdefault(group, []).append(i)
+        for members in groups.values():
             withheld |= _misfits(members, cells, patient_of, minimum)
     return withheld
 
@@ -98,32 +101,3 @@ def _misfits(
     )
     kept = Kept(patient_of, minimum)
     return {i for cases in ranked if not kept.add(cases) for i in groups[cases]}
-
-
-def _like_ones(members: Sequence[int], cells: Sequence[Proposed]) -> list[list[int]]:
-    """Return the cells in groups: alike, or like a third that is in the group."""
-    import numpy as np
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    sets: dict[frozenset[str], list[int]] = {}
-    for position, i in enumerate(members):
-        sets.setdefault(cells[i].cases, []).append(position)
-    groups = list(sets.values())
-    rows, columns = [], []
-    for n, these in enumerate(groups):
-        for those in groups[n:]:
-            pairs = alike(
-                [cells[members[p]].values for p in these], [cells[members[p]].values for p in those]
-            )
-            found = np.nonzero(pairs)
-            rows.append(np.array(these)[found[0]])
-            columns.append(np.array(those)[found[1]])
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    size = len(members)
-    graph = coo_array((np.ones(row.size, dtype=bool), (row, column)), shape=(size, size))
-    count, labels = connected_components(graph, directed=False)
-    found_groups: list[list[int]] = [[] for _ in range(count)]
-    for i, label in zip(members, labels, strict=True):
-        found_groups[label].append(i)
-    return found_groups

@@ -29,7 +29,7 @@ from jipflow.analyses.contract import (
 )
 from jipflow.reasons import StageError
 from jipflow.release.differences import differing
-from jipflow.release.saturation import saturated
+from jipflow.release.saturation import Regions, saturated
 from jipflow.settings.protocol import Disclosure
 
 MIN_PATIENTS = Rule(
@@ -81,7 +81,10 @@ class Decision:
 
 
 def decide(
-    proposed: Iterable[Proposed], patient_of: Mapping[str, str], disclosure: Disclosure
+    proposed: Iterable[Proposed],
+    patient_of: Mapping[str, str],
+    disclosure: Disclosure,
+    regions: Regions,
 ) -> list[Decision]:
     """Apply every rule to every cell.
 
@@ -90,6 +93,7 @@ def decide(
             each of two cells may not be so in both.
         patient_of: patient of each case.
         disclosure: the limits that hold, the stricter of protocol and site.
+        regions: which places are one region in several segmentations.
 
     Returns:
         One decision a cell, sorted by analysis, role, segmentation, segment and feature.
@@ -118,7 +122,7 @@ def decide(
     few = differing([d.proposed for d in left], patient_of, minimum)
     _settle(left, few, DIFFERENCE)
     left = [d for d in decisions if d.released]
-    many = saturated([(d.proposed, patients[d.proposed.cases]) for d in left])
+    many = saturated([(d.proposed, patients[d.proposed.cases]) for d in left], regions)
     _settle(left, many, SATURATION)
     return decisions
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from jipflow.analyses.alike import like_ones
+from jipflow.analyses.cells import CellKey, Measured, Place
 from jipflow.analyses.contract import Proposed
 
 MARGIN = 2
 """How many fewer equations than patients are released: a patient knows one value, and one more
 unknown must be open."""
 
+SIZE = "size"
+
 FAMILIES = {
-    "size": re.compile(
+    SIZE: re.compile(
         r"(volume_ml|voxels|measured_voxels|measured_box|.*_shape2?D?_.*|.*_uptake_.*)$"
     ),
     "moments": re.compile(
-        r".*_(firstorder|histogram)_(Mean|Variance|StandardDeviation|CoefficientOfVariation"
-        r"|RootMeanSquared|Energy|TotalEnergy|Skewness|Kurtosis|ExcessKurtosis)$"
+        r".*_((firstorder|histogram)_(Mean|Variance|StandardDeviation|CoefficientOfVariation"
+        r"|RootMeanSquared|Energy|TotalEnergy|Skewness|Kurtosis|ExcessKurtosis)"
+        r"|gldm_(GrayLevelVariance|HighGrayLevelEmphasis))$"
     ),
     "order": re.compile(
         r".*_(firstorder|histogram)_(Minimum|Maximum|Range|Median|Mode|10Percentile|90Percentile"
@@ -25,7 +31,7 @@ FAMILIES = {
     ),
     "joint-moments": re.compile(
         r".*_glcm_(Autocorrelation|ClusterTendency|Contrast|Correlation|JointAverage|SumAverage"
-        r"|SumSquares|SumVariance|DifferenceVariance|DifferenceAverage|Id|Idm|Idn|Idmn)$"
+        r"|SumSquares|DifferenceVariance|DifferenceAverage)$"
     ),
     "counts": re.compile(
         r".*_(glrlm|glszm|gldm|gldzm|ngtdm)_(.*NonUniformity(Normalized)?|.*Percentage)$"
@@ -37,7 +43,7 @@ axes; mean and variance of the voxels' intensities; their quantiles; mean, varia
 of neighbours; how many runs or zones there are of how many voxels. Other textures have matrices of
 hundreds of entries behind them, from which no two features follow from each other."""
 
-POINTWISE = ("square", "squareroot", "logarithm", "exponential")
+POINTWISE = dict.fromkeys(("square", "squareroot", "logarithm", "exponential"), "original")
 """Filtered images whose voxels are functions of the original image's, voxel by voxel."""
 
 
@@ -45,39 +51,76 @@ def family(feature: str) -> str | None:
     """Return the family that a feature's values are functions in, with the image; None without."""
     for name, pattern in FAMILIES.items():
         if pattern.match(feature):
-            image = feature.partition("_")[0] if name != "size" else ""
-            return f"{name} {'original' if image in POINTWISE else image}"
+            image = feature.partition("_")[0]
+            return name if name == SIZE else f"{name} {POINTWISE.get(image, image)}"
     return None
 
 
-def saturated(cells: Sequence[tuple[Proposed, int]]) -> set[int]:
+@dataclass(frozen=True)
+class Regions:
+    """Which places have the same region, whatever their segmentations and names.
+
+    A place that is in neither is a region of its own.
+
+    Attributes:
+        sizes: the region by place.
+        voxels: the region together with the image, by place.
+    """
+
+    sizes: Mapping[Place, Hashable] = field(default_factory=dict)
+    voxels: Mapping[Place, Hashable] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, measured: Measured) -> Regions:
+        """Tell regions by what was measured.
+
+        A region is the same where volumes are alike; its voxels where the role is the same as well,
+        or where the mean intensities are alike, as of two roles for the same series.
+        """
+        from scipy.cluster.hierarchy import DisjointSet
+
+        volumes, means = measured.of("volume_ml"), measured.of("original_firstorder_Mean")
+        sizes = dict(zip(volumes, like_ones(list(volumes.values())), strict=True))
+        images = dict(zip(means, like_ones(list(means.values())), strict=True))
+        voxels = DisjointSet([*((p.role, sizes[p]) for p in sizes), *images.values()])
+        for place in sizes.keys() & images.keys():
+            voxels.merge((place.role, sizes[place]), images[place])
+        return cls(sizes, {place: voxels[place.role, size] for place, size in sizes.items()})
+
+    def region(self, place: Place, group: str) -> Hashable:
+        """Return the region that the features of a family are of."""
+        return (self.sizes if group == SIZE else self.voxels).get(place, place)
+
+
+def saturated(cells: Sequence[tuple[Proposed, int]], regions: Regions) -> set[int]:
     """Choose the cells that must be withheld so that the numbers of a family stay unsolved.
 
-    The features of a family in one segment are kept in the order in which the protocol's analyses
+    The features of a family in one region are kept in the order in which the protocol's analyses
     ask for them (see `Analysis.rank`), while the equations of all that are kept, two of a mean and
     a variance, are at least `MARGIN` fewer than the patients. All cells of a feature that is kept
     are kept: they say the same.
 
     Args:
         cells: that the other rules let out, each with its distinct patients.
+        regions: which places are the same region.
 
     Returns:
         Positions of the cells to withhold.
     """
-    kept: dict[tuple[str, ...], dict[str, int]] = {}
+    kept: dict[tuple[Hashable, ...], dict[CellKey, int]] = {}
     withheld = set()
     for i in sorted(range(len(cells)), key=lambda i: _asked(cells[i][0])):
         cell, patients = cells[i]
         group = family(cell.key.feature)
         if group is None or not cell.analysis.equations:
             continue
-        features = kept.setdefault((*cell.key.place, group), {})
-        more = max(cell.analysis.equations, features.get(cell.key.feature, 0))
-        others = sum(n for feature, n in features.items() if feature != cell.key.feature)
+        numbers = kept.setdefault((group, regions.region(cell.key.place, group)), {})
+        more = max(cell.analysis.equations, numbers.get(cell.key, 0))
+        others = sum(n for key, n in numbers.items() if key != cell.key)
         if others + more > patients - MARGIN:
             withheld.add(i)
         else:
-            features[cell.key.feature] = more
+            numbers[cell.key] = more
     return withheld
 
 
