@@ -96,7 +96,8 @@ cohort = {"where": [sys.argv[3]], "case": {"by": "study", "roles": {"image": rol
 chosen = load(Cohort, cohort, "cohort")
 protocol = settings.protocol.model_copy(update={"cohort": chosen})
 settings = settings.model_copy(update={"protocol": protocol})
-run(settings=settings, catalog_dirs=[Path(sys.argv[1])], out_dir=out / f"cohort-{size}")
+cohort = out / f"cohort-{size}"
+run(settings=settings, catalog_dirs=[Path(sys.argv[1])], out_dir=cohort, results=out)
 """
 
 

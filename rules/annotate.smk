@@ -4,6 +4,7 @@ rule annotate:
     Writes worklist/<segmentation>/<case_id>/ for each case that waits.
     """
     input:
+        again=stale("annotate", state=came_back(inbox_state), files=[]),
         cases=shard_cases,
         arrived=ARRIVED,
         prepared="<shard>/prepare/outcomes.parquet",
@@ -17,6 +18,7 @@ rule annotate:
         agreement="<shard>/annotate/agreement.parquet",
         quality="<shard>/annotate/quality.parquet",
         outcomes="<shard>/annotate/outcomes.parquet",
+        record="<shard>/annotate/provenance.json",
     log:
         "<logs>/annotate/{shard}.log",
     benchmark:
@@ -24,16 +26,12 @@ rule annotate:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        gone=gone("annotate"),
-        settings=settings_hash("protocol", "segmentations", "site.annotation"),
-        # The state of each file, too: one may be replaced by an older one.
-        inbox=came_back(inbox_state),
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow annotate --settings {params.file:q}"
         " --cases {input.cases:q} --prepared {input.prepared:q} --segmented {input.segmented:q}"
         " --volumes {input.volumes:q} --automatic {input.automatic:q} --results {params.results:q}"
         " --masks {output.masks:q} --readings {output.readings:q} --agreement {output.agreement:q}"
-        " --quality {output.quality:q} --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"
+        " --quality {output.quality:q} --outcomes {output.outcomes:q}"
+        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"

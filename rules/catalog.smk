@@ -5,11 +5,13 @@ rule catalog:
     """
     input:
         hold_results,
+        again=stale("catalog", str(Path(ALL_RESULTS, "catalog", "provenance.json"))),
     output:
         series="<catalog>/series.parquet",
         instances="<catalog>/instances.parquet",
         skipped="<catalog>/skipped.parquet",
         summary="<catalog>/summary.json",
+        record="<catalog>/provenance.json",
     log:
         "<catalog>/catalog.log",
     benchmark:
@@ -17,11 +19,9 @@ rule catalog:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        sources=source_hash(archives=False),
         folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
         "jipflow catalog --settings {params.file:q}"
-        " --out {params.folder:q} --threads {threads}"
+        " --out {params.folder:q} --record {output.record:q} --threads {threads}"
         " > {log:q} 2>&1"

@@ -1,6 +1,11 @@
 rule collect:
     """Join the tables of all shards, and count the cases that failed or wait."""
     input:
+        again=stale(
+            "collect",
+            f"{RESULTS}/features/provenance.json",
+            inputs=shard_records(*STAGES),
+        ),
         cohort="<results>/cohort/outcomes.parquet",
         outcomes=shards(
             "<results>/shards/{shard}/{stage}/outcomes.parquet",
@@ -23,6 +28,7 @@ rule collect:
         quality="<results>/features/quality.parquet",
         verdict="<results>/verdict.json",
         annotations=ANNOTATIONS,
+        record="<results>/features/provenance.json",
     log:
         "<logs>/collect.log",
     benchmark:
@@ -30,9 +36,7 @@ rule collect:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        settings=settings_hash("tolerance"),
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow collect --settings {params.file:q}"
@@ -40,7 +44,8 @@ rule collect:
         " --outcomes {input.cohort:q} {input.outcomes:q}"
         " --quality {input.quality:q} --features {input.features:q}"
         " --failures {input.failures:q} --perturbed {input.perturbed:q}"
-        " --readings {input.readings:q} --agreement {input.agreement:q} > {log:q} 2>&1"
+        " --readings {input.readings:q} --agreement {input.agreement:q}"
+        " --record {output.record:q} > {log:q} 2>&1"
 
 
 rule accept:
@@ -49,16 +54,18 @@ rule accept:
     The report stands before that, so that it can say what went wrong.
     """
     input:
+        again=stale("accept", f"{RESULTS}/accepted"),
         verdict="<results>/verdict.json",
         report="<results>/report/index.html",
     output:
-        touch("<results>/accepted"),
+        record="<results>/accepted",
     log:
         "<logs>/accept.log",
     localrule: True
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
+        file=settings_file,
     shell:
-        "jipflow accept --verdict {input.verdict:q} > {log:q} 2>&1 || (cat {log:q}; exit 1)"
+        "jipflow accept --settings {params.file:q} --verdict {input.verdict:q}"
+        " --record {output.record:q} > {log:q} 2>&1 || (cat {log:q}; exit 1)"

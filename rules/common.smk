@@ -3,19 +3,20 @@ from functools import cache
 from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
 from jipflow.settings.run import load_settings, settings_text
-from jipflow.settings.training import DESCRIBING
 from jipflow.release.approval import approved_bundle, read_approval
 from jipflow.annotate.inbox import inbox_files, inbox_state
-from jipflow.outputs import missing_outputs, times_gone
+from jipflow.outputs import missing_outputs, named
+from jipflow.privacy.pseudonyms import check_secret
 
 try:
     SITE_SETTINGS = load_settings(config, *CONFIG_FILES)
-    ALL_RESULTS = results_folder(config)
+    ALL_RESULTS = Path(results_folder(config))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 SITE_ID = SITE_SETTINGS.site.site.id
-RESULTS = f"{ALL_RESULTS}/{SITE_SETTINGS.protocol_id}"
+# One spelling, by which Snakemake knows files again.
+RESULTS = str(Path(ALL_RESULTS, SITE_SETTINGS.protocol_id))
 SETTINGS = stored_text(STORE, settings_text(SITE_SETTINGS))
 RELEASE = f"{RESULTS}/release/r01"
 AFTER_COHORT = Path(RESULTS, "cohort", "cases.tsv")
@@ -51,7 +52,7 @@ if SITE_SETTINGS.protocol.analyses:
 
 pathvars:
     results=RESULTS,
-    catalog=f"{ALL_RESULTS}/catalog",
+    catalog=str(Path(ALL_RESULTS, "catalog")),
     work=f"{RESULTS}/work",
     shard=f"{RESULTS}/shards/{{shard}}",
     logs=f"{RESULTS}/logs",
@@ -65,23 +66,70 @@ wildcard_constraints:
 check_paths()
 
 
-def settings_hash(*keys):
-    """Hash of the named parts of the settings: a job runs again when what it depends on changes."""
-    return SITE_SETTINGS.sha256(*keys)
+if workflow.is_main_process:
+    try:
+        check_secret(Path(SITE_SETTINGS.site.identity.secret_file), ALL_RESULTS)
+    except (StageError, OSError) as error:
+        raise WorkflowError(str(error)) from None
+
+settings_parts = cache(SITE_SETTINGS.parts)
 
 
-def training_hash(*keys):
-    """Hash of keys of the training: a change of one runs again only what depends on it."""
-    training = SITE_SETTINGS.protocol.training.plain()
-    return canonical_digest({key: training[key] for key in keys if key in training})
+def stale(stage, record=None, *, inputs=None, state=None, files=None):
+    """Input function that names no file, and has a job run again that would now write another.
+
+    Args:
+        stage: of the job.
+        record: path of its record; by default that of a stage of a shard.
+        inputs: function that gives the records it would read now, where their number may change.
+        state: function that gives the hash of what else decides.
+        files: patterns of files below the results that shall still be there, as those shall that
+            its outcomes list; None where these are not looked for.
+    """
+    pattern = record or f"{RESULTS}/shards/{{shard}}/{stage}/provenance.json"
+
+    def nothing(wildcards):
+        path = Path(pattern.format(**wildcards))
+        now = {
+            "inputs": inputs and inputs(wildcards),
+            "state": state and state(wildcards),
+        }
+        given = {key: value for key, value in now.items() if value is not None}
+        check_record(path, stage, settings_parts(stage), **given)
+        if files is not None and workflow.is_main_process and path.exists():
+            missing = missing_outputs(path.with_name("outcomes.parquet"), Path(RESULTS))
+            others = [name.format(**wildcards) for name in files]
+            missing += [name for name in others if not Path(RESULTS, name).is_file()]
+            if missing:
+                job = f"{stage} of {wildcards.shard}"
+                run_again(path, job, f"of its files are gone: {named(missing)}")
+        return []
+
+    return nothing
 
 
-def source_hash(archives):
-    """Hash of what the sources are: the folders, or the PACS without the limits of their use."""
-    limits = {"parallel", "bytes_per_second", "hours", "timeout"}
-    site = SITE_SETTINGS.site
-    chosen = [s.plain() for s in site.sources if (s in site.archives) == archives]
-    return canonical_digest([{k: s[k] for k in s.keys() - limits} for s in chosen])
+def catalog_records(wildcards):
+    """Input function of `stale`: the records of the catalogs."""
+    folders = [
+        Path(ALL_RESULTS, "catalog"),
+        *([Path(RESULTS, "pacs")] if ARCHIVES else []),
+    ]
+    return [folder / "provenance.json" for folder in folders]
+
+
+def shard_records(*stages):
+    """Input function of `stale`: the records of stages of every shard, and of the cohort."""
+
+    def paths(wildcards):
+        found = shards(
+            f"{RESULTS}/shards/{{shard}}/{{stage}}/provenance.json", stage=stages
+        )
+        return [
+            Path(RESULTS, "cohort", "provenance.json"),
+            *map(Path, found(wildcards)),
+        ]
+
+    return paths
 
 
 def shards(pattern, **others):
@@ -115,7 +163,7 @@ def cases_by_shard(path, modified_ns):
 
 
 def came_back(look):
-    """Input or params function: what a look at the inbox gives for the cases of the shard."""
+    """Input function: what a look at the inbox gives for the cases of the shard."""
 
     def found(wildcards):
         path = Path(checkpoints.cohort.get().output.cases)
@@ -123,25 +171,6 @@ def came_back(look):
         return look(SITE_SETTINGS.inbox(Path(RESULTS)), ANNOTATED, sorted(case_ids))
 
     return found
-
-
-def gone(stage, *beside):
-    """Params function: makes a job run again when files are gone that it wrote for its shard.
-
-    The outcomes list them; `beside` are patterns of others.
-    """
-
-    def counted(wildcards):
-        outcomes = Path(RESULTS, "shards", wildcards.shard, stage, "outcomes.parquet")
-        if not outcomes.is_file():
-            return times_gone([], [])
-        missing = missing_outputs(outcomes, Path(RESULTS))
-        others = [pattern.format(shard=wildcards.shard) for pattern in beside]
-        missing += [name for name in others if not Path(RESULTS, name).is_file()]
-        recorded = workflow.persistence.params(IOFile(str(outcomes)))
-        return times_gone(missing, recorded or [])
-
-    return counted
 
 
 def annotations(table):
@@ -162,6 +191,17 @@ def approval(wildcards):
     except (StageError, ConfigError) as error:
         raise WorkflowError(str(error)) from None
     return f"{RELEASE}/approval.json"
+
+
+def training_records(*names):
+    """Input of records of the training's jobs."""
+    return [f"<train>/{name}.provenance.json" for name in names]
+
+
+def fits(part):
+    """The names of the models that predict a part: a fold, or what is held out of all."""
+    folds = SITE_SETTINGS.protocol.training.fold_names()
+    return [f"fit_{fold}" for fold in (folds if part == "held_out" else [part])]
 
 
 def no_training(wildcards):

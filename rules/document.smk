@@ -4,6 +4,7 @@ rule document:
     The outcomes list the files with their hashes.
     """
     input:
+        again=stale("document", files=[]),
         cases=shard_cases,
         encoded="<shard>/encode/outcomes.parquet",
         measured="<shard>/measure/outcomes.parquet",
@@ -11,6 +12,7 @@ rule document:
         failures="<shard>/measure/failures.parquet",
     output:
         outcomes="<shard>/document/outcomes.parquet",
+        record="<shard>/document/provenance.json",
     log:
         "<logs>/document/{shard}.log",
     benchmark:
@@ -18,13 +20,11 @@ rule document:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        gone=gone("document"),
-        settings=settings_hash("protocol", "segmentations", "radiomics"),
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow document --settings {params.file:q}"
         " --cases {input.cases:q} --encoded {input.encoded:q} --measured {input.measured:q}"
         " --features {input.features:q} --failures {input.failures:q} --results {params.results:q}"
-        " --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"
+        " --outcomes {output.outcomes:q}"
+        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"

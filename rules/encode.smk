@@ -4,12 +4,14 @@ rule encode:
     The outcomes list the files with their hashes.
     """
     input:
+        again=stale("encode", files=[]),
         cases=shard_cases,
         arrived=ARRIVED,
         segmented=SEGMENTED,
         masks="<work>/{shard}/masks",
     output:
         outcomes="<shard>/encode/outcomes.parquet",
+        record="<shard>/encode/provenance.json",
     log:
         "<logs>/encode/{shard}.log",
     benchmark:
@@ -17,13 +19,11 @@ rule encode:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        gone=gone("encode"),
-        settings=settings_hash("protocol", "segmentations"),
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow encode --settings {params.file:q}"
         " --cases {input.cases:q} --segmented {input.segmented:q}"
         " --masks {input.masks:q} --results {params.results:q} --outcomes {output.outcomes:q}"
+        " --record {output.record:q}"
         " --threads {threads} > {log:q} 2>&1"

@@ -1,4 +1,4 @@
-from jipflow.hub.inbox import inbox_state
+from jipflow.hub.inbox import inbox_digest
 from jipflow.hub.settings import load_hub_settings
 
 try:
@@ -6,10 +6,8 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = ALL_RESULTS = HUB_SETTINGS.results
+RESULTS = ALL_RESULTS = str(Path(HUB_SETTINGS.results))
 SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))
-# What lies in the inbox, in place of its files: Snakemake would take some names for patterns.
-INBOX = stored_text(STORE, json_text(inbox_state(Path(HUB_SETTINGS.hub.inbox))))
 ROUND = "<results>/r01"
 AFTER_COHORT = None
 TARGETS = ["<results>/settings.json", f"{ROUND}/report.html"]
@@ -24,6 +22,27 @@ pathvars:
 check_paths()
 
 
+def stale(stage, state=None):
+    """Input function that names no file, and has a job run again that would now write another."""
+
+    def nothing(wildcards):
+        path = Path(RESULTS, "r01", f"{stage}.provenance.json")
+        check_record(
+            path,
+            stage,
+            HUB_SETTINGS.parts(stage),
+            **({"state": state()} if state else {}),
+        )
+        return []
+
+    return nothing
+
+
+def inbox():
+    """The hash of what the sites have sent."""
+    return inbox_digest(Path(HUB_SETTINGS.hub.inbox))
+
+
 rule hub:
     """Make the results of a round from the bundles of the sites."""
     input:
@@ -34,11 +53,11 @@ rule hub_accept:
     """Verify the bundles of the inbox, and say of each refused one why."""
     input:
         hold_results,
-        inbox=INBOX,
-        settings=SETTINGS,
+        again=stale("hub_accept", inbox),
     output:
         accepted=f"{ROUND}/accepted.json",
         rejected=f"{ROUND}/rejected.json",
+        record=f"{ROUND}/hub_accept.provenance.json",
     log:
         "<logs>/hub_accept.log",
     benchmark:
@@ -46,22 +65,24 @@ rule hub_accept:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
+        file=settings_file,
         # No output: it is the hub's memory, which Snakemake would empty before the job.
         messages=lambda wildcards: f"{RESULTS}/r01/messages",
     shell:
-        "jipflow hub accept --settings {input.settings:q} --messages {params.messages:q}"
+        "jipflow hub accept --settings {params.file:q} --messages {params.messages:q}"
         " --accepted {output.accepted:q}"
-        " --rejected {output.rejected:q} > {log:q} 2>&1"
+        " --rejected {output.rejected:q} --record {output.record:q} > {log:q} 2>&1"
 
 
 rule hub_merge:
     """Merge what the accepted sites released."""
     input:
+        again=stale("hub_merge"),
+        made_of=f"{ROUND}/hub_accept.provenance.json",
         accepted=f"{ROUND}/accepted.json",
-        settings=SETTINGS,
     output:
         result=f"{ROUND}/result.json",
+        record=f"{ROUND}/hub_merge.provenance.json",
     log:
         "<logs>/hub_merge.log",
     benchmark:
@@ -69,16 +90,21 @@ rule hub_merge:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
+        file=settings_file,
     shell:
-        "jipflow hub merge --settings {input.settings:q}"
+        "jipflow hub merge --settings {params.file:q}"
         " --accepted {input.accepted:q}"
-        " --out {output.result:q} > {log:q} 2>&1"
+        " --made-of {input.made_of:q}"
+        " --out {output.result:q} --record {output.record:q} > {log:q} 2>&1"
 
 
 rule hub_report:
     """Write the hub's report."""
     input:
+        again=stale("hub_report"),
+        made_of=expand(
+            f"{ROUND}/{{stage}}.provenance.json", stage=["hub_accept", "hub_merge"]
+        ),
         result=f"{ROUND}/result.json",
         accepted=f"{ROUND}/accepted.json",
         rejected=f"{ROUND}/rejected.json",
@@ -89,6 +115,7 @@ rule hub_report:
             category="Report",
             labels={"protocol": HUB_SETTINGS.protocol.protocol.id},
         ),
+        record=f"{ROUND}/hub_report.provenance.json",
     log:
         "<logs>/hub_report.log",
     benchmark:
@@ -96,7 +123,8 @@ rule hub_report:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
+        file=settings_file,
     shell:
-        "jipflow hub report --result {input.result:q} --accepted {input.accepted:q}"
-        " --rejected {input.rejected:q} --out {output.report:q} > {log:q} 2>&1"
+        "jipflow hub report --settings {params.file:q} --result {input.result:q} --accepted {input.accepted:q}"
+        " --rejected {input.rejected:q} --out {output.report:q}"
+        " --made-of {input.made_of:q} --record {output.record:q} > {log:q} 2>&1"

@@ -1,6 +1,7 @@
 rule measure:
     """Measure the radiomic features of each segment of a shard."""
     input:
+        again=stale("measure"),
         cases=shard_cases,
         segmented=SEGMENTED,
         volumes="<work>/{shard}/volumes",
@@ -10,6 +11,7 @@ rule measure:
         failures="<shard>/measure/failures.parquet",
         perturbed="<shard>/measure/perturbed.parquet",
         outcomes="<shard>/measure/outcomes.parquet",
+        record="<shard>/measure/provenance.json",
     log:
         "<logs>/measure/{shard}.log",
     benchmark:
@@ -17,13 +19,12 @@ rule measure:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        settings=settings_hash("radiomics"),
     shell:
         "jipflow measure --settings {params.file:q}"
         " --cases {input.cases:q}"
         " --segmented {input.segmented:q} --volumes {input.volumes:q} --masks {input.masks:q}"
         " --features {output.features:q} --failures {output.failures:q}"
         " --perturbed {output.perturbed:q}"
-        " --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"
+        " --outcomes {output.outcomes:q}"
+        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"

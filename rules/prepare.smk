@@ -1,12 +1,14 @@
 rule prepare:
     """Turn each series of a shard into a volume, or say why it is none."""
     input:
+        again=stale("prepare"),
         cases=shard_cases,
         retrieved=RETRIEVED,
         arrived=ARRIVED,
     output:
         volumes=until_read(directory("<work>/{shard}/volumes")),
         outcomes="<shard>/prepare/outcomes.parquet",
+        record="<shard>/prepare/provenance.json",
     log:
         "<logs>/prepare/{shard}.log",
     benchmark:
@@ -14,7 +16,9 @@ rule prepare:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
+        file=settings_file,
     shell:
-        "jipflow prepare --cases {input.cases:q} --retrieved {input.retrieved:q}"
-        " --volumes {output.volumes:q} --outcomes {output.outcomes:q} --threads {threads} > {log:q} 2>&1"
+        "jipflow prepare --settings {params.file:q}"
+        " --cases {input.cases:q} --retrieved {input.retrieved:q}"
+        " --volumes {output.volumes:q} --outcomes {output.outcomes:q}"
+        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"

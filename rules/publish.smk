@@ -4,10 +4,12 @@ rule publish:
     What it has acknowledged stands in published/<shard>.jsonl and is not sent again.
     """
     input:
+        again=stale("publish", files=["published/{shard}.jsonl"]),
         encoded="<shard>/encode/outcomes.parquet",
         documented="<shard>/document/outcomes.parquet",
     output:
         outcomes="<shard>/publish/outcomes.parquet",
+        record="<shard>/publish/provenance.json",
     log:
         "<logs>/publish/{shard}.log",
     benchmark:
@@ -18,13 +20,11 @@ rule publish:
     resources:
         pacs=1,
     params:
-        version=__version__,
         file=settings_file,
-        gone=gone("publish", "published/{shard}.jsonl"),
-        settings=settings_hash("site.publish"),
         results=lambda wildcards: RESULTS,
         receipts=lambda wildcards: f"{RESULTS}/published/{wildcards.shard}.jsonl",
     shell:
         "jipflow publish --settings {params.file:q}"
         " --made {input.encoded:q} {input.documented:q} --results {params.results:q}"
-        " --receipts {params.receipts:q} --outcomes {output.outcomes:q} > {log:q} 2>&1"
+        " --receipts {params.receipts:q} --outcomes {output.outcomes:q}"
+        " --record {output.record:q} > {log:q} 2>&1"

@@ -5,10 +5,12 @@ rule query:
     """
     input:
         hold_results,
+        again=stale("query", f"{RESULTS}/pacs/provenance.json"),
     output:
         series="<results>/pacs/series.parquet",
         instances="<results>/pacs/instances.parquet",
         queries="<results>/pacs/queries.json",
+        record="<results>/pacs/provenance.json",
     log:
         "<logs>/query.log",
     benchmark:
@@ -19,12 +21,9 @@ rule query:
     resources:
         pacs=1,
     params:
-        version=__version__,
         file=settings_file,
-        sources=source_hash(archives=True),
-        settings=settings_hash("cohort", "segmentations"),
         store=lambda wildcards: str(Path(RESULTS).parent / "retrieved"),
         folder=lambda wildcards, output: str(Path(output.series).parent),
     shell:
         "jipflow query --settings {params.file:q}"
-        " --store {params.store:q} --out {params.folder:q} > {log:q} 2>&1"
+        " --store {params.store:q} --out {params.folder:q} --record {output.record:q} > {log:q} 2>&1"

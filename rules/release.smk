@@ -1,6 +1,7 @@
 rule release:
     """Compute the protocol's analyses and pass them through the disclosure gate."""
     input:
+        again=stale("release", f"{RESULTS}/release/provenance.json"),
         features="<results>/features/features.parquet",
         cases="<results>/cohort/cases.tsv",
         outcomes="<results>/outcomes.parquet",
@@ -16,6 +17,7 @@ rule release:
             labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
         ),
         built=f"{RELEASE}/built.json",
+        record="<results>/release/provenance.json",
     log:
         "<logs>/release.log",
     benchmark:
@@ -23,22 +25,22 @@ rule release:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        protocol=SITE_SETTINGS.protocol_sha256,
-        settings=settings_hash("site.site", "site.disclosure", "site.hub"),
         folder=lambda wildcards: RELEASE,
         bundles=lambda wildcards: f"{RESULTS}/bundles",
     shell:
         "jipflow release build --settings {params.file:q}"
         " --features {input.features:q}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
-        " --out {params.folder:q} --bundles {params.bundles:q} > {log:q} 2>&1"
+        " --out {params.folder:q} --bundles {params.bundles:q} --record {output.record:q}"
+        " > {log:q} 2>&1"
 
 
 rule bundle:
     """Sign and pack a release that a person has approved."""
     input:
+        again=stale("bundle", f"{RESULTS}/bundles/provenance.json"),
+        made="<results>/release/provenance.json",
         approval=approval,
         release=[
             f"{RELEASE}/{name}"
@@ -46,18 +48,16 @@ rule bundle:
         ],
     output:
         bundle=approved_bundle(SITE_SETTINGS, Path(RELEASE), Path(RESULTS, "bundles")),
+        record="<results>/bundles/provenance.json",
     log:
         "<logs>/bundle.log",
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        protocol=SITE_SETTINGS.protocol_sha256,
-        settings=settings_hash("site.site", "site.hub", "site.identity"),
         folder=lambda wildcards: RELEASE,
         out=lambda wildcards: f"{RESULTS}/bundles",
     shell:
         "jipflow release bundle --settings {params.file:q}"
-        " --release {params.folder:q}"
-        " --out {params.out:q} > {log:q} 2>&1"
+        " --release {params.folder:q} --made {input.made:q}"
+        " --out {params.out:q} --record {output.record:q} > {log:q} 2>&1"

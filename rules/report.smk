@@ -4,12 +4,14 @@ rule overlay:
     It runs while the volumes and masks are there.
     """
     input:
+        again=stale("overlay", files=[]),
         cases=shard_cases,
         segmented=SEGMENTED,
         volumes="<work>/{shard}/volumes",
         masks="<work>/{shard}/masks",
     output:
         outcomes="<shard>/overlay/outcomes.parquet",
+        record="<shard>/overlay/provenance.json",
     log:
         "<logs>/overlay/{shard}.log",
     benchmark:
@@ -17,15 +19,13 @@ rule overlay:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        gone=gone("overlay"),
-        settings=settings_hash("segmentations"),
         overlays=lambda wildcards: f"{RESULTS}/overlays",
     shell:
         "jipflow overlay --settings {params.file:q}"
-        " --cases {input.cases:q} --volumes {input.volumes:q}"
+        " --cases {input.cases:q} --segmented {input.segmented:q} --volumes {input.volumes:q}"
         " --masks {input.masks:q} --out {params.overlays:q} --outcomes {output.outcomes:q}"
+        " --record {output.record:q}"
         " --threads {threads} > {log:q} 2>&1"
 
 
@@ -35,6 +35,7 @@ rule report:
     It shows the overlays and the benchmarks as well, which are there when outcomes are collected.
     """
     input:
+        again=stale("report", f"{RESULTS}/report/provenance.json"),
         summary="<catalog>/summary.json",
         skipped="<catalog>/skipped.parquet",
         series=[f"{folder}/series.parquet" for folder in CATALOGS],
@@ -49,12 +50,13 @@ rule report:
         verdict="<results>/verdict.json",
         annotations=ANNOTATIONS,
     output:
-        report(
+        page=report(
             "<results>/report/index.html",
             caption="../workflow/report/site.rst",
             category="Report",
             labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
         ),
+        record="<results>/report/provenance.json",
     log:
         "<logs>/report.log",
     benchmark:
@@ -62,12 +64,10 @@ rule report:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        protocol=SITE_SETTINGS.protocol_sha256,
-        site=canonical_digest(SITE_SETTINGS.site.plain()),
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow report --settings {params.file:q}"
-        " --results {params.results:q} --out {output:q}"
+        " --results {params.results:q} --features {input.features:q} --cases {input.cases:q}"
+        " --out {output.page:q} --record {output.record:q}"
         " > {log:q} 2>&1"

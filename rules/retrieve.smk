@@ -4,12 +4,14 @@ rule retrieve:
     Files go to retrieved/<source>/<series>/ below the results, where they stay for other protocols.
     """
     input:
+        again=stale("retrieve"),
         cases=shard_cases,
     output:
         # It goes when the shard is done: whatever needs the files later looks for them again first.
         # Where persons read cases it stays, lest `prepare` runs again when their files come.
         arrived=until_read(touch("<work>/{shard}/arrived")),
         outcomes="<shard>/retrieve/outcomes.parquet",
+        record="<shard>/retrieve/provenance.json",
     log:
         "<logs>/retrieve/{shard}.log",
     benchmark:
@@ -20,8 +22,8 @@ rule retrieve:
     resources:
         pacs=1,
     params:
-        version=__version__,
         file=settings_file,
     shell:
         "jipflow retrieve --settings {params.file:q} --cases {input.cases:q}"
-        " --outcomes {output.outcomes:q} > {log:q} 2>&1"
+        " --outcomes {output.outcomes:q}"
+        " --record {output.record:q} > {log:q} 2>&1"

@@ -1,6 +1,7 @@
 rule segment:
     """Find the regions of the protocol on the volumes of a shard, each by its engine."""
     input:
+        again=stale("segment"),
         cases=shard_cases,
         arrived=ARRIVED,
         prepared="<shard>/prepare/outcomes.parquet",
@@ -9,6 +10,7 @@ rule segment:
         masks=until_read(directory(AUTOMATIC)),
         quality="<shard>/segment/quality.parquet",
         outcomes="<shard>/segment/outcomes.parquet",
+        record="<shard>/segment/provenance.json",
     log:
         "<logs>/segment/{shard}.log",
     benchmark:
@@ -18,12 +20,11 @@ rule segment:
     resources:
         gpu=int(SITE_SETTINGS.uses_gpu),
     params:
-        version=__version__,
         file=settings_file,
-        settings=settings_hash("segmentations"),
     shell:
         "jipflow segment --settings {params.file:q}"
         " --cases {input.cases:q} --prepared {input.prepared:q}"
         " --volumes {input.volumes:q} --masks {output.masks:q}"
         " --quality {output.quality:q} --outcomes {output.outcomes:q}"
+        " --record {output.record:q}"
         " --threads {threads} > {log:q} 2>&1"

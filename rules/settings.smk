@@ -1,7 +1,9 @@
 rule settings:
     """Keep the effective settings beside the results, with every default filled in."""
+    input:
+        again=stale_settings,
     output:
-        "<results>/settings.json",
+        file="<results>/settings.json",
     log:
         "<logs>/settings.log",
     localrule: True
@@ -9,6 +11,5 @@ rule settings:
         "../envs/jipflow.yaml"
     params:
         file=settings_file,
-        sha256=SETTINGS.stem,
     shell:
-        "cp {params.file:q} {output:q} 2> {log:q}"
+        "cp {params.file:q} {output.file:q} 2> {log:q}"

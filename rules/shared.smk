@@ -6,15 +6,14 @@ from pathlib import Path
 from uuid import uuid4
 
 from snakemake.exceptions import WorkflowError
-from snakemake.io import IOFile
 from snakemake.logging import logger
 
 try:
-    from jipflow import __version__
     from jipflow.cli.attempts import Tries
-    from jipflow.files import canonical_digest, json_text, stored_text
+    from jipflow.files import json_text, stored_text
     from jipflow.lock import drop_locks, hold
     from jipflow.place import sentence
+    from jipflow.provenance import difference
     from jipflow.reasons import StageError
     from jipflow.settings.command_line import check_names, check_reached
     from jipflow.settings.kinds import is_hub
@@ -85,9 +84,42 @@ def settings_file(wildcards, output):
     """Params function: the effective settings.
 
     It takes `output` so that Snakemake records no path: a change of the settings runs again only
-    the jobs that depend on what has changed.
+    the jobs that depend on what has changed, which `run_again` finds.
     """
     return str(SETTINGS)
+
+
+NOTED = set()
+
+
+def run_again(output, job, reason):
+    """Have the job of a file run again, for a reason that is printed once a rule.
+
+    It is what Snakemake does with outputs of a job that was cut off, and unlike parameters it needs
+    no memory of earlier runs. The processes of jobs look at nothing: what runs was decided.
+    """
+    workflow.dag.forcefiles.add(str(output))
+    if (job, reason) not in NOTED:
+        NOTED.add((job, reason))
+        logger.info(f"{job} runs again: {reason}.")
+
+
+def check_record(record, stage, parts, **now):
+    """Have the job of a record run again where the record does not hold."""
+    if workflow.is_main_process:
+        reason = difference(record, stage, parts, **now)
+        if reason and record.exists():
+            run_again(record, stage, reason)
+        elif reason:
+            workflow.dag.forcefiles.add(str(record))
+
+
+def stale_settings(wildcards):
+    """Input function that names no file, and has the settings written again that differ."""
+    path = Path(RESULTS, "settings.json")
+    if path.is_file() and path.read_bytes() != SETTINGS.read_bytes():
+        run_again(path, "settings", "they have changed")
+    return []
 
 
 def check_paths():

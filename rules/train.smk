@@ -22,12 +22,14 @@ rule train:
     """Train a model on the segmentations of the cohort, and register it; see docs/training.md."""
     input:
         "<train>/index.html",
+        "<train>/register.provenance.json",
         REGISTRY,
 
 
 rule train_data:
     """Write the images and label maps of a shard as nnU-Net's training set."""
     input:
+        again=stale("train_data", f"{RESULTS}/shards/{{shard}}/train/provenance.json"),
         cases=shard_cases,
         prepared="<shard>/prepare/outcomes.parquet",
         segmented=SEGMENTED,
@@ -36,6 +38,7 @@ rule train_data:
     output:
         images=directory("<trainwork>/raw/Dataset001_Cohort/{shard}"),
         outcomes="<shard>/train/outcomes.parquet",
+        record="<shard>/train/provenance.json",
     log:
         "<logs>/train_data/{shard}.log",
     benchmark:
@@ -43,25 +46,28 @@ rule train_data:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        settings=settings_hash("segmentations"),
-        training=training_hash("segmentation", "inputs"),
     shell:
         "jipflow train data --settings {params.file:q} --cases {input.cases:q}"
         " --prepared {input.prepared:q} --segmented {input.segmented:q} --volumes {input.volumes:q}"
         " --masks {input.masks:q} --out {output.images:q} --outcomes {output.outcomes:q}"
-        " --threads {threads} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule train_plan:
     """Split the cases, plan the network and preprocess the images."""
     input:
+        again=stale(
+            "train_plan",
+            f"{RESULTS}/train/plan.provenance.json",
+            inputs=shard_records("train"),
+        ),
         cases="<results>/cohort/cases.tsv",
         outcomes=shards("<results>/shards/{shard}/train/outcomes.parquet"),
     output:
-        "<trainwork>/split.json",
-        "<trainwork>/model/plans.json",
+        split="<trainwork>/split.json",
+        plans="<trainwork>/model/plans.json",
+        record="<train>/plan.provenance.json",
     log:
         "<logs>/train_plan.log",
     benchmark:
@@ -69,17 +75,12 @@ rule train_plan:
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        settings=settings_hash("segmentations"),
-        training=training_hash(
-            *["segmentation", "inputs", "configuration", "folds", "held_out", "seed"],
-            *["spacing", "patch", "features", "batch", "batch_dice"],
-        ),
-        work=subpath(output[0], parent=True),
+        work=subpath(output.split, parent=True),
     shell:
         "jipflow train plan --settings {params.file:q} --work {params.work:q}"
-        " --cases {input.cases:q} --outcomes {input.outcomes:q} --threads {threads} > {log:q} 2>&1"
+        " --cases {input.cases:q} --outcomes {input.outcomes:q}"
+        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule train_fit:
@@ -88,10 +89,13 @@ rule train_fit:
     A job that was cut off goes on from checkpoint_latest.pth, which is no output and so is kept.
     """
     input:
-        "<trainwork>/split.json",
+        again=stale("train_fit", f"{RESULTS}/train/fit_{{fold}}.provenance.json"),
+        made_of=training_records("plan"),
+        split="<trainwork>/split.json",
     output:
         "<trainwork>/model/fold_{fold}/checkpoint_final.pth",
         "<trainwork>/progress_{fold}.json",
+        record="<train>/fit_{fold}.provenance.json",
     log:
         "<logs>/train_fit/{fold}.log",
     benchmark:
@@ -101,25 +105,28 @@ rule train_fit:
     resources:
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
-        version=__version__,
         file=settings_file,
-        training=training_hash(*TRAINING.plain().keys() - DESCRIBING),
-        work=subpath(input[0], parent=True),
+        work=subpath(input.split, parent=True),
     shell:
         "jipflow train fit --settings {params.file:q} --work {params.work:q}"
-        " --fold {wildcards.fold} --threads {threads} > {log:q} 2>&1"
+        " --fold {wildcards.fold} --made-of {input.made_of:q} --record {output.record:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule train_evaluate:
     """Compare predictions with the segmentations, on cases that the model has not seen."""
     input:
-        "<trainwork>/split.json",
-        lambda wildcards: expand(
-            "<trainwork>/model/fold_{fold}/checkpoint_final.pth",
-            fold=FOLDS if wildcards.part == "held_out" else wildcards.part,
+        again=stale(
+            "train_evaluate", f"{RESULTS}/train/evaluate_{{part}}.provenance.json"
+        ),
+        made_of=lambda wildcards: training_records("plan", *fits(wildcards.part)),
+        split="<trainwork>/split.json",
+        checkpoints=lambda wildcards: expand(
+            "<trainwork>/model/{fit}/checkpoint_final.pth",
+            fit=[fit.replace("fit", "fold") for fit in fits(wildcards.part)],
         ),
     output:
-        "<train>/evaluation/{part}.parquet",
+        table="<train>/evaluation/{part}.parquet",
+        record="<train>/evaluate_{part}.provenance.json",
     log:
         "<logs>/train_evaluate/{part}.log",
     benchmark:
@@ -129,19 +136,23 @@ rule train_evaluate:
     resources:
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
-        version=__version__,
         file=settings_file,
-        settings=settings_hash("segmentations"),
-        training=training_hash("segmentation", "folds"),
-        work=subpath(input[0], parent=True),
+        work=subpath(input.split, parent=True),
     shell:
         "jipflow train evaluate --settings {params.file:q} --work {params.work:q}"
-        " --part {wildcards.part} --out {output:q} --threads {threads} > {log:q} 2>&1"
+        " --part {wildcards.part} --out {output.table:q} --made-of {input.made_of:q}"
+        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"
 
 
 rule train_report:
     """Join the evaluations, and write the page about the training."""
     input:
+        again=stale("train_report", f"{RESULTS}/train/report.provenance.json"),
+        made_of=training_records(
+            "plan",
+            *[f"fit_{fold}" for fold in FOLDS],
+            *[f"evaluate_{part}" for part in PARTS],
+        ),
         split="<trainwork>/split.json",
         outcomes=shards("<results>/shards/{shard}/train/outcomes.parquet"),
         progress=expand("<trainwork>/progress_{fold}.json", fold=FOLDS),
@@ -155,42 +166,44 @@ rule train_report:
             category="Training",
             labels={"site": SITE_ID, "model": TRAINING.model},
         ),
+        record="<train>/report.provenance.json",
     log:
         "<logs>/train_report.log",
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        settings=settings_hash("protocol", "training", "site.site"),
         work=subpath(input.split, parent=True),
         folder=subpath(output.page, parent=True),
     shell:
         "jipflow train report --settings {params.file:q} --work {params.work:q}"
         " --outcomes {input.outcomes:q} --evaluations {input.evaluations:q} --out {params.folder:q}"
+        " --made-of {input.made_of:q} --record {output.record:q}"
         " > {log:q} 2>&1"
 
 
 rule train_register:
     """Copy the model to where models lie, and pin its files."""
     input:
+        again=stale("train_register", f"{RESULTS}/train/register.provenance.json"),
+        made_of=training_records("report"),
         split="<trainwork>/split.json",
         summary="<train>/summary.json",
         checkpoints=expand(
             "<trainwork>/model/fold_{fold}/checkpoint_final.pth", fold=FOLDS
         ),
     output:
-        update(REGISTRY),
+        registry=update(REGISTRY),
+        record="<train>/register.provenance.json",
     log:
         "<logs>/train_register.log",
     conda:
         "../envs/jipflow.yaml"
     params:
-        version=__version__,
         file=settings_file,
-        protocol=SITE_SETTINGS.protocol_sha256,
         work=subpath(input.split, parent=True),
         model=str(Path(REGISTRY).with_name(TRAINING.model)),
     shell:
         "jipflow train register --settings {params.file:q} --work {params.work:q}"
-        " --summary {input.summary:q} --model {params.model:q} --registry {output:q} > {log:q} 2>&1"
+        " --summary {input.summary:q} --model {params.model:q} --registry {output.registry:q}"
+        " --made-of {input.made_of:q} --record {output.record:q} > {log:q} 2>&1"

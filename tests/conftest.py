@@ -19,7 +19,7 @@ GROUPS = (
     ("sarcoma", r"pipeline/test_sarcoma\.py"),
     ("training of a site", r"pipeline/test_train\.py"),
     ("readers", r"pipeline/test_readers\.py"),
-    ("module", r"pipeline/test_(deleted|module)\.py"),
+    ("module", r"pipeline/test_(deleted|module|stale)\.py"),
     ("growth", r"pipeline/test_growth\.py"),
     ("PACS", r"peers/test_pacs\.py"),
     ("PACS and stages", r"peers/test_pacs_stages\.py"),

@@ -126,7 +126,7 @@ def settings_of(
 
 def of_cohort(settings: Settings, catalog: Path, out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The cohort of a catalog: its cases and the instances of its shard."""
-    cohort.run(settings=settings, catalog_dirs=[catalog], out_dir=out)
+    cohort.run(settings=settings, catalog_dirs=[catalog], out_dir=out, results=out.parent)
     shards = [pd.read_parquet(path) for path in sorted((out / "shards").glob("*.parquet"))]
     return pd.read_csv(out / "cases.tsv", sep="\t", dtype=str), pd.concat(shards)
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
-from harness import ONE_CORE, Sarcoma, Site, make_site
+from harness import ONE_CORE, Sarcoma, Site, contours_only, make_site
 from jipflow.phantom.cohort import write_site
 
 
@@ -41,6 +43,18 @@ def two_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantom")
     write_site(folder, "small", 2, 7, defects=False)
     return folder / "dicom"
+
+
+@pytest.fixture(scope="session")
+def contours_run(two_patients: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """A finished run of two shards with a case each, in seconds; to be copied."""
+    folder = tmp_path_factory.mktemp("contours")
+    path = folder / "contours.yaml"
+    path.write_text(yaml.safe_dump(contours_only()))
+    site = make_site(folder, "site", "contours", [two_patients], processing={"shard_size": 1})
+    site = replace(site, protocol_file=path)
+    site.run(*ONE_CORE)
+    return site
 
 
 @pytest.fixture(scope="session")

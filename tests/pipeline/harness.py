@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -167,6 +168,27 @@ def contours_only() -> dict[str, Any]:
         {"id": "describe", "kind": "summary", "variables": ["PT.original_firstorder_*"]}
     ]
     return protocol
+
+
+JOINED = {"collect": 1, "report": 1, "accept": 1, "release": 1}
+"""Jobs that follow from any job of a shard."""
+
+
+def planned_jobs(site: Site, *arguments: str) -> tuple[dict[str, int], str]:
+    """The jobs of a dry run by rule, without those that have no command, and all it prints."""
+    output = site.run("--dry-run", *arguments, profile="local").stdout
+    if "Nothing to be done" in output:
+        return {}, output
+    # After the checkpoint the plan is made again.
+    stats = output.split("Job stats:")[-1].split("\n\n")[0]
+    rows = re.findall(r"^(\w+) +(\d+)$", stats, re.M)
+    ignored = {"all", "default", "total"}
+    return {name: int(count) for name, count in rows if name not in ignored}, output
+
+
+def planned(site: Site, *arguments: str) -> dict[str, int]:
+    """The jobs of a dry run by rule."""
+    return planned_jobs(site, *arguments)[0]
 
 
 def approve_and_send(site: Site, inbox: Path, *options: str) -> dict[str, str]:

@@ -3,44 +3,31 @@
 from __future__ import annotations
 
 import json
-import re
+import shutil
 from dataclasses import replace
 
 import pytest
 import yaml
 
-from harness import ONE_CORE, approve_and_send, contours_only, jipflow, make_site
+from harness import (
+    JOINED,
+    ONE_CORE,
+    approve_and_send,
+    contours_only,
+    jipflow,
+    planned,
+    planned_jobs,
+)
 from jipflow.files import sha256_file
-
-JOINED = {"collect": 1, "report": 1, "accept": 1, "release": 1}
-"""Jobs that follow from any job of a shard."""
 
 
 @pytest.fixture(scope="module")
-def site(two_patients, tmp_path_factory):
-    """A finished run of two shards with a case each."""
+def site(contours_run, tmp_path_factory):
+    """A copy of the finished run."""
     folder = tmp_path_factory.mktemp("site")
-    path = folder / "contours.yaml"
-    path.write_text(yaml.safe_dump(contours_only()))
-    site = make_site(folder, "deleted", "contours", [two_patients], processing={"shard_size": 1})
-    site = replace(site, protocol_file=path)
-    site.run(*ONE_CORE)
-    return site
-
-
-def dry_run(site, *arguments):
-    """The jobs of a dry run by rule, without those that have no command, and all it prints."""
-    output = site.run("--dry-run", *arguments, profile="local").stdout
-    if "Nothing to be done" in output:
-        return {}, output
-    stats = output.split("Job stats:")[1].split("\n\n")[0]
-    rows = re.findall(r"^(\w+) +(\d+)$", stats, re.M)
-    ignored = {"all", "default", "total"}
-    return {name: int(count) for name, count in rows if name not in ignored}, output
-
-
-def planned(site, *arguments):
-    return dry_run(site, *arguments)[0]
+    shutil.copytree(contours_run.results, folder / "results")
+    shutil.copyfile(contours_run.protocol_file, folder / "contours.yaml")
+    return replace(contours_run, results=folder / "results", protocol_file=folder / "contours.yaml")
 
 
 def test_the_shards_of_what_is_gone_run_again_and_restore_its_bytes(site):
@@ -62,10 +49,10 @@ def test_the_shards_of_what_is_gone_run_again_and_restore_its_bytes(site):
     for name in gone:
         (site.out / name).unlink()
     whole = dict.fromkeys(("prepare", "segment", "encode", "measure", "overlay"), 1)
-    jobs, output = dry_run(site)
+    jobs, output = planned_jobs(site)
     assert jobs == {**whole, "document": 2, **JOINED}
     for name in [f"sr/{first}/gtv.dcm", *gone]:
-        assert f"now: 'files gone 1 times: {name}'" in output
+        assert f"runs again: of its files are gone: {name}." in output
 
     site.run(*ONE_CORE)
     assert {path: sha256_file(site.out / path) for path in hashes} == hashes

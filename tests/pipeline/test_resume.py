@@ -16,6 +16,8 @@ from harness import ROOT, Site, command, environment
 
 pytestmark = pytest.mark.long
 
+RECORD = Path("release", "provenance.json")
+
 
 def at_work(site: Site) -> bool:
     """Whether a segment job has masks of a case and has not ended."""
@@ -97,7 +99,8 @@ def test_the_same_files_to_the_last_byte(tiny_run, resumed):
         str(path.relative_to(tiny_run.out))
         for folder in ("seg", "sr", "overlays", "release", "cohort")
         for path in (tiny_run.out / folder).rglob("*")
-        if path.is_file()
+        # It leads back to outcomes, in which the seconds differ.
+        if path.is_file() and path.relative_to(tiny_run.out) != RECORD
     }
     assert len(names) > 30
     different = [

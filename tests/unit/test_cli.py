@@ -286,7 +286,8 @@ def test_a_missing_file_is_named(tmp_path, capsys):
     assert captured.err.startswith("jipflow: ")
     assert "none.key" in captured.err
     assert captured.err.count("\n") == 1
-    assert main(["accept", "--verdict", str(tmp_path / "none.json")]) == 1
+    line = ["accept", "--verdict", "verdict.json", "--record", "accepted"]
+    assert main([*line, "--settings", str(tmp_path / "none.json")]) == 1
     assert capsys.readouterr().err == f"jipflow: {tmp_path}/none.json: No such file or directory.\n"
 
 

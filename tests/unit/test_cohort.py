@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import stat
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from jipflow.catalog import cohort
 from jipflow.columns import COLUMNS
 from jipflow.files import read_json, write_parquet
 from jipflow.outcomes import Status, read_outcomes
-from jipflow.privacy.pseudonyms import pseudonym, site_secret
+from jipflow.privacy.pseudonyms import check_secret, fingerprint, pseudonym, site_secret
 from jipflow.reasons import Reason, StageError
 from jipflow.settings.protocol import Cohort
 from jipflow.settings.run import load_settings
@@ -61,7 +62,12 @@ class World:
             chosen = load(Cohort, {"where": where, "case": {"by": by, "roles": roles}}, "cohort")
             protocol = settings.protocol.model_copy(update={"cohort": chosen})
             settings = settings.model_copy(update={"protocol": protocol})
-        cohort.run(settings=settings, catalog_dirs=folders, out_dir=self.folder / "cohort")
+        cohort.run(
+            settings=settings,
+            catalog_dirs=folders,
+            out_dir=self.folder / "cohort",
+            results=self.folder,
+        )
 
     def write_catalog(self, name, rows):
         types = {"VARCHAR": "str", "DOUBLE": "float64", "BIGINT": "Int64"}
@@ -104,17 +110,17 @@ def world(tmp_path):
 
 def test_the_secret_is_made_once_and_kept_from_others(tmp_path):
     path = tmp_path / "secrets" / "identity.key"
-    secret = site_secret(path)
+    secret = site_secret(path, tmp_path)
     assert len(secret) == 32
-    assert site_secret(path) == secret
+    assert site_secret(path, tmp_path) == secret
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.chmod(0o644)
     with pytest.raises(StageError, match="chmod 600"):
-        site_secret(path)
+        site_secret(path, tmp_path)
     path.chmod(0o600)
     path.write_text("short\n")
     with pytest.raises(StageError, match="backup"):
-        site_secret(path)
+        site_secret(path, tmp_path)
 
 
 def test_of_two_jobs_that_make_the_secret_at_once_both_have_the_first(tmp_path, monkeypatch):
@@ -123,13 +129,85 @@ def test_of_two_jobs_that_make_the_secret_at_once_both_have_the_first(tmp_path, 
 
     def while_another_starts(size):
         monkeypatch.setattr(secrets, "token_hex", drawn)
-        found.append(site_secret(path))
+        found.append(site_secret(path, tmp_path))
         return drawn(size)
 
     drawn = secrets.token_hex
     monkeypatch.setattr(secrets, "token_hex", while_another_starts)
-    assert site_secret(path) == found[0]
+    assert site_secret(path, tmp_path) == found[0]
     assert [p.name for p in path.parent.iterdir()] == ["identity.key"]
+
+
+def kept(folder):
+    """A secret, and results that were made with it."""
+    path, results = folder / "identity.key", folder / "results"
+    secret = site_secret(path, results)
+    (results / "demo" / "cohort").mkdir(parents=True)
+    (results / "demo" / "cohort" / "assignment.tsv").touch()
+    return path, results, secret
+
+
+def test_results_keep_what_distinguishes_their_secret_and_not_the_secret(tmp_path):
+    _, results, secret = kept(tmp_path)
+    content = (results / "identity.json").read_text()
+    assert fingerprint(secret) in content
+    assert secret.hex() not in content
+    assert fingerprint(bytes(32)) != fingerprint(secret)
+
+
+def test_another_secret_than_that_of_the_results_is_refused(tmp_path):
+    path, results, secret = kept(tmp_path)
+    path.write_text(secret.hex()[::-1] + "\n")
+    for check in (check_secret, site_secret):
+        with pytest.raises(StageError, match=r"made with another secret than .*name new results"):
+            check(path, results)
+    path.write_text(secret.hex() + "\n")
+    check_secret(path, results)
+
+
+@pytest.mark.parametrize("gone", ["identity.json", "demo/cohort/assignment.tsv"])
+def test_no_secret_is_made_where_results_are(tmp_path, gone):
+    path, results, _ = kept(tmp_path)
+    path.unlink()
+    (results / gone).unlink()
+    for check in (check_secret, site_secret):
+        with pytest.raises(StageError, match="is missing, and the pseudonyms"):
+            check(path, results)
+    assert not path.exists()
+    check_secret(path, tmp_path / "new results")
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}"])
+def test_results_without_a_fingerprint_belong_to_no_secret(tmp_path, content):
+    path, results, _ = kept(tmp_path)
+    (results / "identity.json").unlink()
+    if content is not None:
+        (results / "identity.json").write_text(content)
+    with pytest.raises(StageError, match="missing or damaged"):
+        site_secret(path, results)
+
+
+def test_a_secret_that_cannot_be_read_is_neither_missing_nor_made_again(tmp_path, monkeypatch):
+    path, results, _ = kept(tmp_path)
+    stat_of = Path.stat
+
+    def denied(self, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied", str(self))
+        return stat_of(self, **options)
+
+    monkeypatch.setattr(Path, "stat", denied)
+    with pytest.raises(StageError, match=r"cannot be read \(Permission denied\); run as the acc"):
+        check_secret(path, tmp_path / "new results")
+    with pytest.raises(StageError, match="cannot be read"):
+        site_secret(path, results)
+
+
+def test_a_secret_that_is_a_link_to_nothing_is_named(tmp_path):
+    path = tmp_path / "identity.key"
+    path.symlink_to(tmp_path / "unplugged")
+    with pytest.raises(StageError, match="link to a file that does not exist"):
+        site_secret(path, tmp_path)
 
 
 def test_pseudonyms_depend_on_everything_and_on_the_split():

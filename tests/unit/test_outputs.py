@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jipflow.outcomes import Outcome, Status, write_outcomes
-from jipflow.outputs import missing_outputs, times_gone
+from jipflow.outputs import missing_outputs, named
 
 
 @pytest.fixture
@@ -68,23 +68,6 @@ def test_who_waits_has_a_folder_in_the_worklist(results):
     assert missing_outputs(outcomes_of(results, "annotate"), results) == []
 
 
-def test_the_count_changes_when_files_are_gone_and_stays_when_they_are_back():
-    others = ["'0.1.0'", "1", "['x']"]
-    first = times_gone([], others)
-    assert first == times_gone([], [*others, repr(first)]) == "files gone 0 times"
-    lost = times_gone(["seg/b"], [*others, repr(first)])
-    assert lost == "files gone 1 times: seg/b"
-    # The job has run, and Snakemake has recorded it.
-    assert times_gone([], [*others, repr(lost)]) == lost
-    assert times_gone(["seg/b"], [*others, repr(lost)]) == "files gone 2 times: seg/b"
-
-
 def test_few_of_many_files_are_named():
-    assert times_gone([f"seg/{n}" for n in "edcba"], []) == (
-        "files gone 1 times: seg/a, seg/b, seg/c and 2 more"
-    )
-
-
-def test_a_name_with_quotes_is_read_back():
-    lost = times_gone(['seg/it\'s "it"'], [])
-    assert times_gone([], [repr(lost)]) == lost
+    assert named([f"seg/{n}" for n in "abcde"]) == "seg/a, seg/b, seg/c and 2 more"
+    assert named(["seg/a"]) == "seg/a"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import fake_results as fake
-from jipflow.files import sha256_file
+from jipflow.files import sha256_file, write_json
 from jipflow.images.masks import Region, Segmentation, pack, write_segmentation
 from jipflow.images.volume import Grid, Volume, write_volume
 from jipflow.outcomes import Status
@@ -282,6 +282,9 @@ def shard(tmp_path: Path) -> Path:
 def test_a_shard(shard: Path) -> None:
     results = shard / "results"
     cases = [fake.case(name) for name in ("a", "b", "c")]
+    # Of an earlier run: of a segmentation that the protocol dropped, and of cases that now fail.
+    for name in ("a/dropped", "b/organs", "c/gtv"):
+        write_json(results / "overlays" / f"{name}.png", {})
     outcomes = overlays.run(
         cases=cases,
         settings=fake.settings(),

@@ -52,6 +52,14 @@ class Shards:
     quality: Sequence[Path] = ()
 
 
+def written(shards: Shards, results: Path) -> list[Path]:
+    """Return the tables that `run` writes of these, without the worklist for persons."""
+    persons = ("readings", "agreement") if shards.readings else ()
+    names = ("features", "failures", "stability", "quality", *persons)
+    tables = [results / "features" / f"{name}.parquet" for name in names]
+    return [results / "outcomes.parquet", *tables, results / "verdict.json"]
+
+
 def run(*, shards: Shards, tolerance: Tolerance, results: Path) -> dict[str, Any]:
     """Join the tables of all shards and check the run against the tolerance.
 

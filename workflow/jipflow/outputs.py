@@ -6,13 +6,10 @@ is compared with the disk instead.
 
 from __future__ import annotations
 
-import ast
 import os
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
-RECORD = re.compile(r"files gone (\d+) times\b.*")
 SHOWN = 3
 """Most files that a sentence names."""
 
@@ -63,27 +60,7 @@ def _written(outcomes: Path) -> list[str]:
     return sorted(written)
 
 
-def times_gone(missing: Iterable[str], recorded: Iterable[str]) -> str:
-    """Say how often files of a job were gone, in words that differ when some are gone again.
-
-    Snakemake runs a job again whose parameter differs from the one it recorded when the job ended.
-    What is missing now can be no such parameter: it would be recorded before the job fixes it, and
-    differ again afterwards. A count that goes on from the recorded one stays.
-
-    Args:
-        missing: files that are gone now.
-        recorded: `repr` of the parameters that Snakemake recorded of the job's last run, the
-            returned one among them if there was any.
-
-    Returns:
-        The recorded words, or the next ones, which name the missing files.
-    """
-    before, count = "files gone 0 times", 0
-    for text in recorded:
-        if match := RECORD.fullmatch(text[1:-1]):
-            before, count = ast.literal_eval(text), int(match[1])
-    files = sorted(missing)
-    if not files:
-        return before
+def named(files: Sequence[str]) -> str:
+    """Name some of many files in a sentence."""
     more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
-    return f"files gone {count + 1} times: {', '.join(files[:SHOWN])}{more}"
+    return f"{', '.join(files[:SHOWN])}{more}"

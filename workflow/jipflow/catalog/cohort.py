@@ -92,7 +92,7 @@ class Choice:
     fitting: str
 
 
-def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path) -> None:
+def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path, results: Path) -> None:
     """Select the cohort and deal its cases to shards.
 
     Writes into `out_dir`: ``cases.tsv`` (one row per case and role), ``flow.json``,
@@ -105,9 +105,10 @@ def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path) -> N
         catalog_dirs: folders with ``series.parquet`` and ``instances.parquet``: of the site's
             folders, of its PACS, or of both. A series in both is taken from the first.
         out_dir: folder of the cohort.
+        results: folder for the results of all protocols, which keeps the secret's fingerprint.
     """
     cohort = settings.protocol.cohort
-    secret = site_secret(Path(settings.site.identity.secret_file))
+    secret = site_secret(Path(settings.site.identity.secret_file), results)
     with scratch_folder(out_dir) as spill, open_catalogs(catalog_dirs, spill) as connection:
         flow = _filter(connection, cohort.where)
         candidates, outcomes = _candidates(connection, cohort.case.by, secret)

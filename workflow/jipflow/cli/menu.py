@@ -6,11 +6,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
-from jipflow.cli import hub, modellers, newcomers, operators, stages, stewards, training
+from jipflow.cli import hub, joined, modellers, newcomers, operators, stewards, training
 from jipflow.cli.command import RUN_A_HUB, RUN_A_SITE, Audience, Command
 
 PEOPLE = (newcomers.AUDIENCE, operators.AUDIENCE, modellers.AUDIENCE, stewards.AUDIENCE)
-WORKFLOW = (stages.AUDIENCE, training.AUDIENCE, hub.AUDIENCE)
+WORKFLOW = (joined.AUDIENCE, training.AUDIENCE, hub.AUDIENCE)
 COMMANDS = {
     command.name: command for audience in (*PEOPLE, *WORKFLOW) for command in audience.commands
 }

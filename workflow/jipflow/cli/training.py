@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jipflow.cli.command import Audience
+from jipflow.cli.making import MadeOf, Record, check_made, finish, read_all, recorded, records
 from jipflow.cli.stages import (
     HINT,
     AllCases,
@@ -18,8 +19,6 @@ from jipflow.cli.stages import (
     SettingsFile,
     Threads,
     Volumes,
-    finish,
-    read_all,
 )
 
 AUDIENCE = Audience("Called by the workflow to train a model", HINT)
@@ -39,6 +38,7 @@ def train_data(
     masks: Masks,
     out: Annotated[Path, "folder for images and label maps"],
     outcomes: Outcomes,
+    record: Record,
     threads: Threads = 1,
 ) -> None:
     """Write the images and label maps of a shard."""
@@ -47,18 +47,20 @@ def train_data(
     from jipflow.settings.run import read_settings
     from jipflow.training.data import run
 
-    earlier = read_all(segmented)
-    made = run(
-        cases=read_cases(cases),
-        prepared=passed(read_outcomes(prepared)),
-        segmented=passed(earlier),
-        settings=read_settings(settings),
-        volumes=volumes,
-        masks=masks,
-        out=out,
-        threads=threads,
-    )
-    finish(outcomes, made, earlier)
+    read, made_of = read_settings(settings), [cases, *records([prepared, *segmented])]
+    with recorded(record, read, "train_data", inputs=made_of, outputs=[outcomes]):
+        earlier = read_all(segmented)
+        made = run(
+            cases=read_cases(cases),
+            prepared=passed(read_outcomes(prepared)),
+            segmented=passed(earlier),
+            settings=read,
+            volumes=volumes,
+            masks=masks,
+            out=out,
+            threads=threads,
+        )
+        finish(outcomes, made, earlier)
 
 
 @AUDIENCE.command("train plan")
@@ -68,19 +70,22 @@ def train_plan(
     work: Work,
     cases: AllCases,
     outcomes: OutcomesOfAll,
+    record: Record,
     threads: Threads = 1,
 ) -> None:
     """Split, plan and preprocess."""
     from jipflow.settings.run import read_settings
     from jipflow.training.plan import plan
 
-    plan(
-        work=work,
-        cases=cases,
-        outcomes=read_all(outcomes),
-        settings=read_settings(settings),
-        threads=threads,
-    )
+    read, made_of = read_settings(settings), records([cases, *outcomes])
+    with recorded(record, read, "train_plan", inputs=made_of, outputs=[work / "split.json"]):
+        plan(
+            work=work,
+            cases=cases,
+            outcomes=read_all(outcomes),
+            settings=read,
+            threads=threads,
+        )
 
 
 @AUDIENCE.command("train fit")
@@ -89,6 +94,8 @@ def train_fit(
     settings: SettingsFile,
     work: Work,
     fold: Annotated[str, "its number, or all"],
+    made_of: MadeOf,
+    record: Record,
     threads: Threads = 1,
 ) -> None:
     """Train the model of a fold, or go on training."""
@@ -97,13 +104,15 @@ def train_fit(
 
     read = read_settings(settings)
     assert read.protocol.training
-    fit(
-        work=work,
-        fold=fold,
-        training=read.protocol.training,
-        device=read.site.processing.device,
-        threads=threads,
-    )
+    progress = work / f"progress_{fold}.json"
+    with recorded(record, read, "train_fit", inputs=made_of, outputs=[progress]):
+        fit(
+            work=work,
+            fold=fold,
+            training=read.protocol.training,
+            device=read.site.processing.device,
+            threads=threads,
+        )
 
 
 @AUDIENCE.command("train evaluate")
@@ -113,6 +122,8 @@ def train_evaluate(
     work: Work,
     part: Annotated[str, "number of a fold, or held_out"],
     out: Annotated[Path, "table of the evaluation"],
+    made_of: MadeOf,
+    record: Record,
     threads: Threads = 1,
 ) -> None:
     """Predict cases that were not seen."""
@@ -121,7 +132,8 @@ def train_evaluate(
 
     read = read_settings(settings)
     device = read.site.processing.device
-    evaluate(work=work, part=part, settings=read, device=device, threads=threads, out=out)
+    with recorded(record, read, "train_evaluate", inputs=made_of, outputs=[out]):
+        evaluate(work=work, part=part, settings=read, device=device, threads=threads, out=out)
 
 
 @AUDIENCE.command("train report")
@@ -132,6 +144,8 @@ def train_report(
     outcomes: OutcomesOfAll,
     evaluations: Annotated[Sequence[Path], "tables of the evaluations"],
     out: Annotated[Path, "folder of the report"],
+    made_of: MadeOf,
+    record: Record,
 ) -> None:
     """Join the evaluations and draw the curves."""
     from jipflow.report.training import write_training_report
@@ -139,15 +153,17 @@ def train_report(
     from jipflow.training.evaluate import summarise
 
     read = read_settings(settings)
-    summarise(
-        work=work,
-        outcomes=read_all(outcomes),
-        tables=evaluations,
-        settings=read,
-        summary=out / "summary.json",
-        evaluation=out / "evaluation.parquet",
-    )
-    write_training_report(folder=out, work=work, settings=read)
+    summary = out / "summary.json"
+    with recorded(record, read, "train_report", inputs=made_of, outputs=[summary]):
+        summarise(
+            work=work,
+            outcomes=read_all(outcomes),
+            tables=evaluations,
+            settings=read,
+            summary=summary,
+            evaluation=out / "evaluation.parquet",
+        )
+        write_training_report(folder=out, work=work, settings=read)
 
 
 @AUDIENCE.command("train register")
@@ -158,15 +174,20 @@ def train_register(
     summary: Annotated[Path, "summary.json of the report"],
     model: Annotated[Path, "folder for the model"],
     registry: Annotated[Path, "models.yaml"],
+    made_of: MadeOf,
+    record: Record,
 ) -> None:
     """Copy the model and pin its files."""
     from jipflow.settings.run import read_settings
     from jipflow.training.export import export
 
-    export(
-        work=work,
-        settings=read_settings(settings),
-        summary=summary,
-        folder=model,
-        registry=registry,
-    )
+    read = read_settings(settings)
+    check_made(read, dict.fromkeys(made_of, ()))
+    with recorded(record, read, "train_register", inputs=made_of, outputs=[]):
+        export(
+            work=work,
+            settings=read,
+            summary=summary,
+            folder=model,
+            registry=registry,
+        )

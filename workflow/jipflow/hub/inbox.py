@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from jipflow.files import json_text
 
 PATTERN = "*.zip"
 """What the names of bundles fit."""
@@ -12,13 +15,22 @@ PATTERN = "*.zip"
 def inbox_state(inbox: Path) -> list[dict[str, str | int]]:
     """Return what shows that an inbox has changed: name, size and time of each bundle.
 
-    Snakemake gets this in place of the files: it would take ``{x}.zip`` or ``<results>.zip`` for a
-    pattern, and have nothing to do however many bundles lie beside it.
+    Snakemake gets none of the files: it would take ``{x}.zip`` or ``<results>.zip`` for a pattern,
+    and have nothing to do however many bundles lie beside it.
 
     Args:
         inbox: the folder.
     """
     return list(_entries(inbox))
+
+
+def inbox_digest(inbox: Path) -> str:
+    """Return the hash of an inbox's state.
+
+    Args:
+        inbox: the folder.
+    """
+    return hashlib.sha256(json_text(inbox_state(inbox)).encode()).hexdigest()
 
 
 def _entries(inbox: Path) -> Iterator[dict[str, str | int]]:

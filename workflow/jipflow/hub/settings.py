@@ -8,6 +8,7 @@ from typing import Any
 
 from jipflow import __version__
 from jipflow.exchange.roster import check_roster
+from jipflow.files import canonical_digest
 from jipflow.settings.complete import complete_types
 from jipflow.settings.digests import protocol_parts, protocol_sha256
 from jipflow.settings.folders import checked_folder
@@ -19,6 +20,7 @@ from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import load
 
 SOURCE = "hub configuration"
+STAGES = ("hub_accept", "hub_merge", "hub_report")
 
 
 class HubSettings(Part):
@@ -39,6 +41,23 @@ class HubSettings(Part):
     def results(self) -> str:
         """Folder for the results of the protocol."""
         return f"{self.hub.results}/{self.protocol.protocol.id}"
+
+    def parts(self, stage: str) -> dict[str, str]:
+        """Return the hash of each part of the settings that a stage depends on, by its name.
+
+        Args:
+            stage: one of `STAGES`.
+
+        Raises:
+            KeyError: there is no such stage.
+        """
+        if stage not in STAGES:
+            raise KeyError(stage)
+        hub = self.hub.plain()
+        return {
+            "protocol": self.protocol_sha256,
+            **{key: canonical_digest(hub[key]) for key in ("hub", "roster")},
+        }
 
 
 def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSettings:

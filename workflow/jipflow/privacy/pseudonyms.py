@@ -1,4 +1,8 @@
-"""Pseudonyms: keyed hashes that only the holder of the site's secret can make again."""
+"""Pseudonyms: keyed hashes that only the holder of the site's secret can make again.
+
+A results folder keeps the secret's fingerprint, so that no other secret, and no new one in place of
+one that is lost, gives the same patients other pseudonyms beside those that are there.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +16,101 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from jipflow.files import read_json, write_json
 from jipflow.reasons import StageError
+
+FINGERPRINT = "identity.json"
+"""Name of the file of a results folder that holds the fingerprint."""
 
 SECRET_BYTES = 32
 PSEUDONYM_CHARACTERS = 16
 """80 bits of base32: among a million patients, a chance below 1e-12 that two share one."""
 
 
-def site_secret(path: Path) -> bytes:
-    """Read the site's secret; on first use make it, with mode 0600.
+def site_secret(path: Path, results: Path) -> bytes:
+    """Read the site's secret; on first use make it, with mode 0600, and keep its fingerprint.
 
     Args:
         path: the secret file, 64 hexadecimal digits.
+        results: folder for the results of all protocols.
 
     Raises:
-        StageError: others may read the file, or it is damaged.
+        StageError: as by `check_secret`.
     """
     path = Path(path)
+    check_secret(path, results)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
+    if _read_secret(path) is None:
         _make_secret(path)
-    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+    secret = _read_secret(path)
+    if secret is None:
+        raise StageError(f"{path} is a link to a file that does not exist; correct it.")
+    if not (results / FINGERPRINT).is_file():
+        write_json(results / FINGERPRINT, {"secret": fingerprint(secret)})
+    return secret
+
+
+def check_secret(path: Path, results: Path) -> None:
+    """Check that a site's secret, if it has one yet, is that behind the results' pseudonyms.
+
+    Args:
+        path: the secret file.
+        results: folder for the results of all protocols; need not be there.
+
+    Raises:
+        StageError: results are there, but not the secret that made their pseudonyms; others may
+            read the file, we may not, or it is damaged.
+    """
+    kept = results / FINGERPRINT
+    used = kept.is_file() or any(results.glob("*/cohort/assignment.tsv"))
+    secret = _read_secret(path)
+    if secret is None and used:
+        raise StageError(
+            f"{path} is missing, and the pseudonyms in {results} were made with it: restore it "
+            "from the backup, correct identity.secret_file, or name new results."
+        )
+    if secret is not None and used and _kept(kept) != fingerprint(secret):
+        raise StageError(
+            f"The pseudonyms in {results} were made with another secret than {path}: restore that "
+            "one, correct identity.secret_file, or name new results."
+        )
+
+
+def fingerprint(secret: bytes) -> str:
+    """Return what distinguishes a secret without giving it away.
+
+    HMAC-SHA256 (RFC 2104) of a constant, which is no identifier's message in `pseudonym`.
+    """
+    return hmac.new(secret, b"jipflow: fingerprint of the secret", hashlib.sha256).hexdigest()
+
+
+def _kept(path: Path) -> str:
+    """Return the fingerprint that results keep."""
+    try:
+        return str(read_json(path)["secret"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        raise StageError(
+            f"{path} is missing or damaged, so that nothing says which secret made the pseudonyms "
+            "beside it: restore it from a backup, or name new results."
+        ) from None
+
+
+def _read_secret(path: Path) -> bytes | None:
+    """Read a site's secret; None where there is no such file."""
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        text = path.read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StageError(
+            f"{path}: the site's secret cannot be read ({error.strerror}); run as the account that "
+            "owns it, or correct identity.secret_file."
+        ) from None
+    if mode & 0o077:
         raise StageError(f"{path}: others may read the site's secret; run: chmod 600 {path}")
     try:
-        secret = bytes.fromhex(path.read_text(encoding="ascii").strip())
+        secret = bytes.fromhex(text.strip())
     except ValueError:
         secret = b""
     if len(secret) != SECRET_BYTES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -207,13 +208,13 @@ def run(
 def _draw_case(
     case: Case, settings: Settings, volumes: Path, masks: Path, overlays: Path
 ) -> list[Outcome]:
+    # A picture of an earlier run must not outlive its segmentation, or a case that waits or fails.
+    shutil.rmtree(overlays / case.case_id, ignore_errors=True)
     outcomes = []
     for segmentation in settings.protocol.segmentations:
         folder = masks / case.case_id / segmentation.id
         picture = overlays / case.case_id / f"{segmentation.id}.png"
         if not (folder / "segments.json").is_file():
-            # A picture of an earlier run must not outlive a case that now waits or fails.
-            picture.unlink(missing_ok=True)
             continue
         work = partial(
             _draw_segmentation,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jipflow
 from jipflow.files import atomic_path, canonical_digest
 from jipflow.settings.complete import complete_types
+from jipflow.settings.dependence import DEPENDENCE, PLANNING
 from jipflow.settings.digests import named_content, protocol_sha256
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import (
@@ -32,6 +33,7 @@ from jipflow.settings.reading import (
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import load
 from jipflow.settings.site import Site, check_site
+from jipflow.settings.training import DESCRIBING
 
 SOURCE = "site configuration"
 """What messages name where nothing else is known."""
@@ -96,7 +98,7 @@ class Settings(Part):
         return self.named.parameters[named] if isinstance(named, str) else named
 
     def sha256(self, *keys: str) -> str:
-        """Return the hash of the named parts and of what they name, for a rule's ``params``.
+        """Return the hash of the named parts and of what they name.
 
         Args:
             keys: of the protocol, or of the site as ``site.<key>``.
@@ -107,6 +109,50 @@ class Settings(Part):
             for key in keys
         }
         return canonical_digest({"settings": part, **named_content(self.named, keys)})
+
+    def parts(self, stage: str) -> dict[str, str]:
+        """Return the hash of each part of the settings that a stage depends on, by its name.
+
+        Args:
+            stage: a key of `jipflow.settings.dependence.DEPENDENCE`.
+
+        Raises:
+            KeyError: there is no such stage.
+        """
+        return {key: self._part(key) for key in DEPENDENCE[stage]}
+
+    def _part(self, key: str) -> str:
+        if key in _GATHERED:
+            return _GATHERED[key](self)
+        if key.startswith("training."):
+            return _training(self, (key.removeprefix("training."),))
+        return self.sha256(key)
+
+
+def _training(settings: Settings, keys: Iterable[str] | None = None) -> str:
+    """Return the hash of keys of the training; without any, of all that change a number."""
+    assert settings.protocol.training
+    training = settings.protocol.training.plain()
+    wanted = training.keys() - DESCRIBING if keys is None else keys
+    return canonical_digest({key: training[key] for key in wanted if key in training})
+
+
+def _sources(settings: Settings, *, archives: bool) -> str:
+    """Return the hash of the folders, or of the PACS without the limits of their use."""
+    limits = {"parallel", "bytes_per_second", "hours", "timeout"}
+    site = settings.site
+    chosen = [s.plain() for s in site.sources if (s in site.archives) == archives]
+    return canonical_digest([{key: s[key] for key in s.keys() - limits} for s in chosen])
+
+
+_GATHERED: dict[str, Callable[[Settings], str]] = {
+    "folders": lambda settings: _sources(settings, archives=False),
+    "archives": lambda settings: _sources(settings, archives=True),
+    "whole protocol": lambda settings: settings.protocol_sha256,
+    "whole site": lambda settings: canonical_digest(settings.site.plain()),
+    "plan": lambda settings: _training(settings, PLANNING),
+    "fit": _training,
+}
 
 
 def load_settings(config: Mapping[str, Any], source: str = SOURCE) -> Settings:

@@ -169,7 +169,7 @@ class Identity(Part):
 
     secret_file: Annotated[LocalPath, AfterValidator(_no_secret)] = "secrets/identity.key"
     """Secret behind the pseudonyms; made on first use with mode 0600. Back it up, never share it.
-    """
+    Results that another one made are refused."""
     signing_key_file: LocalPath = "secrets/site.key"
     """Ed25519 key that signs this site's bundles; made on first use with mode 0600."""
 

@@ -1,0 +1,154 @@
+"""What the rules of the workflow call at a site when its shards are done: collect to bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from jipflow.cli.making import Record, check_made, recorded, records
+from jipflow.cli.stages import AUDIENCE, AllCases, Features, Results, SettingsFile
+
+ShardTables = Annotated[Sequence[Path], "tables of the shards of that name", {"nargs": "*"}]
+
+
+@AUDIENCE.command("collect")
+def collect(
+    *,
+    settings: SettingsFile,
+    results: Results,
+    outcomes: Annotated[Sequence[Path], "outcomes of cohort and shards", {"nargs": "*"}],
+    quality: ShardTables,
+    features: ShardTables,
+    failures: ShardTables,
+    perturbed: ShardTables,
+    readings: ShardTables = (),
+    agreement: ShardTables = (),
+    record: Record,
+) -> None:
+    """Join the tables of all shards."""
+    from jipflow.collect import Shards, run, written
+    from jipflow.provenance import beside
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    tables: dict[Path, list[Path]] = {}
+    for table in [*outcomes, *quality, *features, *failures, *perturbed, *readings, *agreement]:
+        tables.setdefault(beside(table), []).append(table)
+    check_made(read, tables)
+    shards = Shards(
+        outcomes=outcomes,
+        features=features,
+        failures=failures,
+        perturbed=perturbed,
+        readings=readings,
+        agreement=agreement,
+        quality=quality,
+    )
+    made = written(shards, results)
+    with recorded(record, read, "collect", inputs=tables, outputs=made):
+        print(json.dumps(run(shards=shards, tolerance=read.protocol.tolerance, results=results)))
+
+
+@AUDIENCE.command("accept")
+def accept(
+    *, settings: SettingsFile, verdict: Annotated[Path, "verdict.json"], record: Record
+) -> None:
+    """Fail if too many cases failed or wait."""
+    from jipflow.collect import accept as accept_run
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    with recorded(record, read, "accept", inputs=[verdict], outputs=[]):
+        accept_run(verdict)
+
+
+@AUDIENCE.command("report")
+def report(
+    *,
+    settings: SettingsFile,
+    results: Results,
+    features: Features,
+    cases: AllCases,
+    out: Annotated[Path, "the page"],
+    record: Record,
+) -> None:
+    """Write the site's report."""
+    from jipflow.report.site.page import write_report
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    with recorded(record, read, "report", inputs=records([features, cases]), outputs=[out]):
+        write_report(results=results, settings=read, path=out)
+
+
+@AUDIENCE.command("release build")
+def release_build(
+    *,
+    settings: SettingsFile,
+    features: Features,
+    cases: AllCases,
+    outcomes: Annotated[Path, "outcomes.parquet of the run"],
+    verdict: Annotated[Path, "verdict.json"],
+    out: Annotated[Path, "folder of the release"],
+    bundles: Annotated[Path, "folder of what was packed before"],
+    record: Record,
+) -> None:
+    """Write a candidate release."""
+    from jipflow.exchange.message import CONTENT, PAGE
+    from jipflow.provenance import beside
+    from jipflow.release.candidate import build
+    from jipflow.release.contents import read_release, record_built
+    from jipflow.release.sent import sent_before
+    from jipflow.report.basis import basis
+    from jipflow.report.disclosure import write_disclosure_page
+    from jipflow.report.release import write_release_page
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    tables = {beside(features): [features, outcomes, verdict], beside(cases): [cases]}
+    check_made(read, tables)
+    files = [out / name for name in CONTENT]
+    with recorded(record, read, "release", inputs=tables, outputs=files):
+        build(
+            settings=read,
+            features=features,
+            cases=cases,
+            outcomes=outcomes,
+            verdict=verdict,
+            out_dir=out,
+        )
+        release = read_release(out)
+        header = release.aggregates
+        write_disclosure_page(
+            release=release,
+            path=out / PAGE,
+            basis=basis(settings=read, features=features, cases=cases, outcomes=outcomes),
+            sent=sent_before(bundles, header.protocol.id, header.site, header.round),
+        )
+        record_built(out)
+        write_release_page(out, bundles)
+
+
+@AUDIENCE.command("release bundle")
+def release_bundle(
+    *,
+    settings: SettingsFile,
+    release: Annotated[Path, "folder of the release"],
+    made: Annotated[Path, "what the release was computed with: release/provenance.json"],
+    out: Annotated[Path, "folder for the bundle"],
+    record: Record,
+) -> None:
+    """Sign and pack an approved release."""
+    from jipflow.exchange.message import CONTENT
+    from jipflow.release.approval import approved_bundle, bundle
+    from jipflow.report.release import write_release_page
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    check_made(read, {made: [release / name for name in CONTENT]})
+    path = approved_bundle(read, release, out)
+    with recorded(record, read, "bundle", inputs=[made], outputs=[path]):
+        print(bundle(settings=read, release_dir=release, out_dir=out))
+    write_release_page(release, out)

@@ -1,0 +1,88 @@
+"""What commands of the workflow share: outcomes read and written, and records of what made them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+if TYPE_CHECKING:
+    from jipflow.outcomes import Outcome
+
+
+class Parted(Protocol):
+    """Settings of a site or a hub."""
+
+    def parts(self, stage: str) -> dict[str, str]:
+        """Return the hash of each part that a stage depends on."""
+
+
+Record = Annotated[Path, "what the files were computed with, which is written: provenance.json"]
+MadeOf = Annotated[Sequence[Path], "records of the jobs that came before"]
+
+
+def records(tables: Iterable[Path]) -> list[Path]:
+    """Return the records of the jobs that wrote tables, each once."""
+    from jipflow.provenance import beside
+
+    return list(dict.fromkeys(map(beside, tables)))
+
+
+@contextmanager
+def recorded(
+    record: Path,
+    settings: Parted,
+    stage: str,
+    *,
+    inputs: Iterable[Path] = (),
+    outputs: Iterable[Path],
+    state: str = "",
+) -> Iterator[None]:
+    """Write what a job computed its files with, when the block has ended well.
+
+    Args:
+        record: the file.
+        settings: of the run.
+        stage: the job's stage.
+        inputs: records of earlier stages, and files that have none.
+        outputs: tables that are there at the end of the block.
+        state: hash of what else decides.
+    """
+    from jipflow.provenance import Making
+
+    making = Making(stage, settings.parts(stage), inputs, state)
+    yield
+    making.finish(record, outputs)
+
+
+def check_made(settings: Parted, tables: Mapping[Path, Iterable[Path]]) -> None:
+    """Check that tables are as they would be computed now; see `provenance.check_provenance`."""
+    from jipflow.provenance import check_provenance
+
+    check_provenance(tables, cache(settings.parts))
+
+
+def read_all(paths: Sequence[Path]) -> list[Outcome]:
+    """Read the outcomes of several files."""
+    from jipflow.outcomes import read_outcomes
+
+    return [outcome for path in paths for outcome in read_outcomes(path)]
+
+
+def finish(path: Path, outcomes: Sequence[Outcome], earlier: Sequence[Outcome] = ()) -> None:
+    """Write a stage's outcomes and print a line for each.
+
+    Args:
+        path: the file.
+        outcomes: of the stage.
+        earlier: of the stages before it, for whose waiting items it waits, too.
+    """
+    from jipflow.outcomes import waiting_with, write_outcomes
+
+    outcomes = waiting_with(outcomes, earlier)
+    for outcome in outcomes:
+        reason = f" {outcome.reason}: {outcome.message}" if outcome.reason else ""
+        print(f"{outcome.case_id} {outcome.stage} {outcome.item}: {outcome.status.value}{reason}")
+    write_outcomes(path, outcomes)

@@ -1,0 +1,215 @@
+"""What the files of a job were computed with, written beside them: ``provenance.json``.
+
+Whether a result is up to date follows from this record and from what is on disk now, and from no
+other memory: not from times of files, and not from what Snakemake remembers in the folder that it
+was started in. Records name the records that they build on, so that one of a release leads back to
+those of every shard and stage.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from jipflow import __version__
+from jipflow.files import read_json, sha256_file, write_json
+from jipflow.reasons import StageError
+
+NAME = "provenance.json"
+"""Name of a record, or the end of its name."""
+
+Parts = Callable[[str], Mapping[str, str]]
+"""Gives the hash of each part of the present settings that a stage depends on."""
+
+AGAIN = "run the same snakemake command again."
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a job computed its files with.
+
+    Attributes:
+        stage: the job's stage.
+        version: of the jipflow that ran.
+        settings: hash of each part of the settings that the stage depends on.
+        inputs: SHA-256 of each input that stays: records of earlier stages, and files that have
+            none; by path relative to the record's folder.
+        outputs: SHA-256 of each table that the job wrote; by path likewise.
+        state: hash of what else decided, such as the files of an inbox; else empty.
+    """
+
+    stage: str
+    version: str
+    settings: dict[str, str]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    state: str = ""
+
+
+class Making:
+    """The record of a job that runs: begun before it reads, finished when its files are there.
+
+    Args:
+        stage: the job's stage.
+        settings: hash of each part of the settings that it depends on.
+        inputs: records of earlier stages, and files that have none.
+        state: hash of what else decides.
+    """
+
+    def __init__(
+        self, stage: str, settings: Mapping[str, str], inputs: Iterable[Path], state: str = ""
+    ) -> None:
+        self.stage = stage
+        self.settings = dict(settings)
+        self.inputs = {path: sha256_file(path) for path in inputs}
+        self.state = state
+
+    def finish(self, path: Path, outputs: Iterable[Path]) -> None:
+        """Write the record; a job's last file.
+
+        Args:
+            path: the record.
+            outputs: the tables that the job wrote.
+        """
+        made = Provenance(
+            stage=self.stage,
+            version=__version__,
+            settings=self.settings,
+            inputs={_name(file, path): digest for file, digest in self.inputs.items()},
+            outputs={_name(file, path): sha256_file(file) for file in outputs},
+            state=self.state,
+        )
+        write_json(path, asdict(made))
+
+
+def beside(table: Path) -> Path:
+    """Return the record of the job that wrote a table, in the table's folder."""
+    return table.parent / NAME
+
+
+def read_provenance(path: Path) -> Provenance | None:
+    """Read a record; None where there is none, or none that can be understood."""
+    try:
+        return Provenance(**read_json(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+        return None
+
+
+def difference(
+    path: Path,
+    stage: str,
+    settings: Mapping[str, str],
+    *,
+    inputs: Iterable[Path] | None = None,
+    state: str = "",
+) -> str:
+    """Say why what a job wrote is out of date, or nothing where it is as it would be written now.
+
+    Args:
+        path: the job's record.
+        stage: its stage.
+        settings: hash of each part of the present settings that the stage depends on.
+        inputs: what it would read now; without it, what it has read.
+        state: hash of what else decides now.
+    """
+    made = read_provenance(path)
+    if made is None or made.stage != stage:
+        return "nothing says what it was computed with"
+    if inputs is not None and {_name(file, path) for file in inputs} != made.inputs.keys():
+        return "it was computed from fewer or other inputs than there are now"
+    if made.state != state:
+        return "what people sent has changed since"
+    return _of_settings(made, settings) or _of_inputs(made, path)
+
+
+def check_provenance(tables: Mapping[Path, Iterable[Path]], parts: Parts) -> None:
+    """Check that tables, and all that they were computed from, are as they would be made now.
+
+    Args:
+        tables: by record, the tables that its job wrote and that will be read.
+        parts: gives the hash of each part of the present settings that a stage depends on.
+
+    Raises:
+        StageError: a record is missing, or something was computed with other settings, another
+            version or other inputs, or was changed since.
+    """
+    seen: set[str] = set()
+    waiting = list(tables)
+    for record, wanted in tables.items():
+        made = read_provenance(record)
+        strangers = [file for file in wanted if made and _name(file, record) not in made.outputs]
+        if strangers:
+            raise StageError(f"{strangers[0]}: {record} does not name it; {AGAIN}")
+    while waiting:
+        path = waiting.pop()
+        if os.path.abspath(path) in seen:
+            continue
+        seen.add(os.path.abspath(path))
+        made = _checked(path, parts)
+        waiting += [_place(name, path) for name in made.inputs if name.endswith(NAME)]
+
+
+def _checked(path: Path, parts: Parts) -> Provenance:
+    """Return a record that holds for its own stage and files."""
+    made = read_provenance(path)
+    if made is None:
+        raise StageError(f"{path.parent}: nothing says what it was computed with; {AGAIN}")
+    try:
+        settings = parts(made.stage)
+    except KeyError:
+        raise StageError(f"{path}: there is no stage {made.stage!r}; {AGAIN}") from None
+    reason = _of_settings(made, settings) or _of_inputs(made, path)
+    if reason:
+        raise StageError(f"{path.parent}: {made.stage} is out of date: {reason}; {AGAIN}")
+    for name, digest in made.outputs.items():
+        file = _place(name, path)
+        if _digest(file) != digest:
+            raise StageError(
+                f"{file} is not what {made.stage} wrote there; remove {path}, and {AGAIN}"
+            )
+    return made
+
+
+def _of_settings(made: Provenance, settings: Mapping[str, str]) -> str:
+    if made.version != __version__:
+        return f"it was computed by jipflow {made.version}, this is {__version__}"
+    other = {key for key in made.settings.keys() | settings if _differs(key, made, settings)}
+    return f"it was computed with other settings ({', '.join(sorted(other))})" if other else ""
+
+
+def _differs(key: str, made: Provenance, settings: Mapping[str, str]) -> bool:
+    return made.settings.get(key) != settings.get(key)
+
+
+def _of_inputs(made: Provenance, path: Path) -> str:
+    for name, digest in made.inputs.items():
+        if _digest(_place(name, path)) != digest:
+            return f"its input {name} has changed since"
+    return ""
+
+
+def _digest(path: Path) -> str:
+    """Return the hash of a file, each read once while it stays the same; empty where it is gone."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    key = (str(path), found.st_ino, found.st_size, found.st_mtime_ns)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = sha256_file(path)
+    return _DIGESTS[key]
+
+
+_DIGESTS: dict[tuple[str, int, int, int], str] = {}
+
+
+def _name(file: Path, record: Path) -> str:
+    """Return how a record names a file: relative, so that results may be moved and copied."""
+    return os.path.relpath(os.path.abspath(file), os.path.abspath(record.parent))
+
+
+def _place(name: str, record: Path) -> Path:
+    """Return the file that a record names; a results folder may be a link, so not by the system."""
+    return Path(os.path.normpath(os.path.abspath(record.parent) + "/" + name))
