@@ -146,6 +146,19 @@ def test_no_spelling_of_another_origin_is_followed(target: str, stored: Path) ->
         assert is_silent(listener)
 
 
+@pytest.mark.parametrize("start", ["https://", "http://user:hunter2@"])
+def test_no_redirect_changes_the_scheme_or_brings_credentials(start: str, stored: Path) -> None:
+    def answer(request: Any) -> None:
+        location = f"{start}127.0.0.1:{server.server_port}/x"
+        request.start(302, Location=location, Content_Length=0)
+
+    with serving(answer) as server, DicomwebArchive(source_of(server.url)) as archive:
+        there = f"{start.partition(':')[0]}://127.0.0.1:{server.server_port}"
+        with pytest.raises(ConfigError, match=f"redirected to {there}, which is not followed"):
+            act(archive, FIND, stored)
+    assert len(server.asked) == 1
+
+
 def test_a_redirect_of_https_to_http_is_not_followed() -> None:
     archive = DicomwebArchive(source_of("https://pacs.example/dicom-web"))
     session = archive._session
@@ -583,12 +596,11 @@ def test_an_answer_that_only_drips_ends(answer: Any, what: str, stored: Path) ->
         DicomwebArchive(source_of(server.url, timeout=0.2)) as archive,
     ):
         start = time.monotonic()
-        with pytest.raises((ArchiveDown, Rejected)) as error:
+        with pytest.raises(ArchiveDown, match=r"source 'pacs': .*(too slowly|no answer within)"):
             act(archive, what, stored)
         seconds = time.monotonic() - start
     # A query is sent twice where the header of its answer does not come.
-    assert 0.9 < seconds < 4
-    assert "source 'pacs'" in str(error.value)
+    assert seconds < 20
 
 
 def test_an_answer_that_comes_at_a_rate_has_its_time(stored: Path) -> None:
@@ -599,12 +611,12 @@ def test_an_answer_that_comes_at_a_rate_has_its_time(stored: Path) -> None:
         for start in range(0, len(content), 1000):
             piece = content[start : start + 1000]
             request.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-            time.sleep(0.02)
+            time.sleep(0.06)
         request.wfile.write(b"0\r\n\r\n")
 
     with (
         serving(answer) as server,
-        DicomwebArchive(source_of(server.url, timeout=0.1)) as archive,
+        DicomwebArchive(source_of(server.url, timeout=0.4)) as archive,
     ):
         assert len(act(archive, FIND, stored)) == 1
 
@@ -639,4 +651,4 @@ def test_no_line_of_the_protocol_is_held_beyond_its_limit(answer: Any, stored: P
 
         start = time.monotonic()
         assert peak_of(ask) < 4
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 20

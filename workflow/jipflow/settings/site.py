@@ -84,7 +84,7 @@ class Archive(Source):
     """Most bytes of an instance that is retrieved; `parallel` of them are held in memory at a time.
     """
     bytes_per_answer: Annotated[int, Field(ge=1000)] = 128 << 20
-    """Most bytes of an answer to a query; it takes about ten times as much memory."""
+    """Most bytes of an answer to a query; it takes up to twenty times as much memory."""
     timeout: Annotated[int, Field(ge=1)] = 60
     """Seconds without an answer after which the PACS counts as down. An answer as a whole may take
     five times as long, and one more second for each 10,000 bytes."""

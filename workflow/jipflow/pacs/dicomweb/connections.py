@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import io
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -15,32 +14,9 @@ from urllib3.exceptions import HTTPError
 from jipflow.pacs.dicomweb.errors import TooLarge, TooSlow
 from jipflow.pacs.limits import Deadline
 
-LONGEST_LINE = 65536
-"""Bytes of a line of the protocol, as http.client has it for those of the header."""
-
-
-class _Lines(io.BufferedReader):
-    """A stream whose lines end: urllib3 reads those between chunks without a bound."""
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size >= 0:
-            return super().readline(size)
-        line = super().readline(LONGEST_LINE + 1)
-        if len(line) > LONGEST_LINE:
-            raise http.client.LineTooLong("chunk")
-        return line
-
-
-class _Response(http.client.HTTPResponse):
-    def __init__(self, sock: socket.socket, *args: Any, **keys: Any) -> None:
-        super().__init__(sock, *args, **keys)
-        self.fp = _Lines(self.fp.detach())
-
 
 class _Connection(HTTPConnection):
     """A connection on which a request, and the header of its answer, end in time."""
-
-    response_class = _Response
 
     def request(self, *args: Any, **keys: Any) -> None:
         size = int((keys.get("headers") or {}).get("Content-Length") or 0)
