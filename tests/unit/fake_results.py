@@ -24,7 +24,7 @@ from jipflow.images.volume import Grid, Volume
 from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.palette import segment_colour
 from jipflow.release.candidate import build as build_release
-from jipflow.release.contents import Release, read_release
+from jipflow.release.contents import Release, read_release, record_built
 from jipflow.release.sent import Sent
 from jipflow.report.basis import Basis, basis
 from jipflow.report.disclosure import write_disclosure_page
@@ -263,6 +263,8 @@ def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[S
         basis=basis_of(results, site),
         sent=sent,
     )
+    if path.parent == folder:
+        record_built(folder)
     return path.read_text(encoding="utf-8")
 
 

@@ -98,7 +98,10 @@ def test_the_page_shows_the_whole_manifest_as_it_is_signed(results: Path, tmp_pa
     signed = read_json(folder / "approval.json")["manifest"]
     for name in ("version", "sender", "recipient", "format"):
         assert rows[name] == str(signed[name])
-    assert json.loads(rows["protocol"]) == signed["protocol"]
+    for name in ("id", "version", "sha256"):
+        assert rows[f"protocol: {name}"] == signed["protocol"][name]
+    parts = signed["protocol"]["parts"]
+    assert {name: rows[f"protocol: parts: {name}"] for name in parts} == parts
 
 
 def test_what_the_gate_does_not_protect_from_is_the_list_of_the_guide(
@@ -157,6 +160,7 @@ def test_a_release_is_compared_with_the_one_that_left(results: Path, tmp_path: P
     send(results, fake.settings())
     same = page_of(results, tmp_path)
     assert "Every number is the same as it was." in words(same)
+    assert "another text of the protocol" not in words(same)
     assert "--attempt 2" in same
     lose(results, 1)
     text = words(page_of(results, tmp_path))

@@ -24,7 +24,7 @@ from jipflow import plots
 from jipflow.files import read_json, sha256_file, write_json, write_parquet
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
-from jipflow.reasons import StageError
+from jipflow.reasons import Reason, StageError
 from jipflow.release.contents import formats, read_release
 from jipflow.release.sent import Sent
 from jipflow.report import pages
@@ -179,7 +179,7 @@ def test_report_says_what_happened(results: Path, report: str) -> None:
         "Left: 4 series · 1 patient",
         "missing_role",
         "missing_slices",
-        "The distance between slices has gaps",
+        Reason.MISSING_SLICES.meaning.rstrip("."),
         "Cases with every outcome ok 11 cases",
         "4\u202f213",
         "not_finite",

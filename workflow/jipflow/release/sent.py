@@ -100,9 +100,9 @@ def _read(path: Path, attempt: int) -> Sent:
             manifest = _member(archive, "manifest.json")
             aggregates = _member(archive, "aggregates.json")
         dict(_cells(aggregates))
-        for name in ("protocol", "issued", "version"):
+        for name in ("issued", "version"):
             str(manifest[name])
-        str(manifest["approver"]["name"])
+        str(manifest["approver"]["name"] + manifest["protocol"]["sha256"])
     except UNREADABLE:
         return Sent(path.name, attempt, digest, None, None)
     return Sent(path.name, attempt, digest, manifest, aggregates)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,21 +150,34 @@ def manifest_rows(release: Release, attempt: int) -> list[tuple[str, str]]:
     header = release.disclosure
     values: dict[str, str] = {
         "format": message.FORMAT,
-        "protocol": json.dumps(header.protocol.plain()),
         "version": header.version,
         "round": str(header.round),
         "attempt": f"{attempt}, or what you give with --attempt",
         "sender": header.site,
         "recipient": header.recipient,
-        "approver": "your name and your public key: every member of the federation sees them",
+        "approver": "your name, which all sites read in the hub's report, and your public key",
         "issued": "the time of your approval (UTC), to the second",
         "page": "the SHA-256 of this very page, which `jipflow release approve` prints",
     }
-    rows = [(name, values[name]) for name in Manifest.model_fields if name != "files"]
+    rows: list[tuple[str, str]] = []
+    for name in Manifest.model_fields:
+        if name == "protocol":
+            rows += _flat(name, header.protocol.plain())
+        elif name != "files":
+            rows.append((name, values[name]))
     for name, data in release.files.items():
         found = message.describe(data)
         rows.append((f"files: {name}", f"{found.size} bytes, SHA-256 {found.sha256}"))
     return rows
+
+
+def _flat(name: str, content: Any) -> Iterator[tuple[str, str]]:
+    """Yield each value of nested keys under all of them."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _flat(f"{name}: {key}", value)
+    else:
+        yield name, str(content)
 
 
 def _before(release: Release, sent: Sequence[Sent]) -> dict[str, Any] | None:
@@ -180,7 +192,7 @@ def _before(release: Release, sent: Sequence[Sent]) -> dict[str, Any] | None:
     return {
         "bundle": last,
         "readable": True,
-        "same_protocol": last.manifest["protocol"] == release.aggregates.protocol.plain(),
+        "same_protocol": last.manifest["protocol"]["sha256"] == release.aggregates.protocol.sha256,
         "all": len(found),
         "changes": [_change_row(change, minimum) for change in found[:MAX_CHANGES]],
         "tells": sum(bool(change.tells_of(minimum)) for change in found),
