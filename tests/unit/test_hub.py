@@ -352,11 +352,15 @@ def test_a_site_with_another_protocol(north, inbox, change, parts):
 
 
 def test_parts_of_a_protocol_carry_nothing(north, inbox):
-    """They are the hub's own where the protocol is."""
-    parts = json.loads(north.members["manifest.json"])["protocol"]["parts"]
-    for changed in (parts | {"notes": "0" * 64}, parts | {"cohort": "0" * 64}):
-        protocol_ = json.loads(north.members["manifest.json"])["protocol"] | {"parts": changed}
-        raw = message.pack(reseal(north.members, north, protocol=protocol_))
+    """They are the hub's own where the protocol is, whatever all three files of a bundle say."""
+    about = json.loads(north.members["manifest.json"])["protocol"]
+    for more in ({"notes": "0" * 64}, {"cohort": "0" * 64}):
+        changed = about | {"parts": about["parts"] | more}
+        members = dict(north.members)
+        for name in message.CONTENT:
+            content = json.loads(members[name]) | {"protocol": changed}
+            members[name] = json.dumps(content).encode()
+        raw = message.pack(reseal(members, north, protocol=changed))
         assert refusal(raw, north, inbox) == "header_mismatch"
 
 

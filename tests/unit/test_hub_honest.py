@@ -105,3 +105,26 @@ def test_moments_beyond_the_bounds_are_not_believed():
     for numbers in ({"m2": 2.6}, {"mean": 1.1}, {"mean": -0.1}, {"mean": 1 - 1e-3, "m2": 1e-4}):
         with pytest.raises(ImpossibleCell):
             verify(**numbers)
+
+
+@pytest.mark.parametrize(
+    ("mean", "rows", "agree"),
+    [
+        ((0.0, 0.0), (10, 10), True),
+        ((-1.0, 0.0), (10, 10), True),
+        ((1e-6, 2.0), (10, 10), False),
+        ((-math.inf, math.inf), (11, math.inf), False),
+        ((-math.inf, math.inf), (5, 9), False),
+        ((-math.inf, math.inf), (5, 10), True),
+    ],
+)
+def test_what_two_cells_imply_may_be_of_the_same_values(mean, rows, agree):
+    assert Implied.agree([Implied((0.0, 0.0), (10, 10)), Implied(mean, rows)]) == agree
+
+
+def test_rounding_is_no_contradiction():
+    low = 0.1 + 0.2
+    assert low > 0.3
+    found = [Implied((0.3, 0.3), (9, 9)), Implied((low, 1.0), (9, 9))]
+    assert Implied.agree(found)
+    assert not Implied.agree([found[0], Implied((0.3 + 1e-8, 1.0), (9, 9))])

@@ -18,6 +18,7 @@ from jipflow.analyses.contract import (
     RecordedCell,
     ReleasedAnalysis,
     ReleasedCell,
+    Rule,
     analyses_of,
     rules_of_kinds,
     too_close,
@@ -186,7 +187,7 @@ def _check_record(disclosure: Disclosure, asked: Asked, released: Released) -> N
     """Check the gate's record against the protocol, the released cells and itself."""
     if {(c.analysis, c.key) for c in disclosure.cells if c.released} != released.keys():
         raise Refused(Refusal.NOT_RELEASED)
-    rules = all_rules()
+    rules, of_kinds = all_rules(), frozenset(rules_of_kinds())
     if disclosure.rules != {rule.code: rule.meaning for rule in rules}:
         detail = f"disclosure.json: rules: other ones than those of jipflow {disclosure.version}"
         raise Refused(Refusal.DISCLOSURE_INVALID, detail)
@@ -197,7 +198,9 @@ def _check_record(disclosure: Disclosure, asked: Asked, released: Released) -> N
         analysis = asked.analyses.get(recorded.analysis)
         if analysis is None or not asked.asks_for(analysis, recorded.key):
             raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
-        if name in seen or not _is_recorded(recorded, analysis, released.get(name)):
+        applied = [rule for rule in rules if rule not in of_kinds or rule in analysis.rules]
+        recordable = _is_recorded(recorded, analysis, released.get(name), rules, applied)
+        if name in seen or not recordable:
             raise Refused(Refusal.DISCLOSURE_INVALID, context)
         seen.add(name)
     totals = {
@@ -209,34 +212,39 @@ def _check_record(disclosure: Disclosure, asked: Asked, released: Released) -> N
         raise Refused(Refusal.DISCLOSURE_INVALID, "disclosure.json: summary")
 
 
-def _is_recorded(recorded: RecordedCell, analysis: AnyAnalysis, cell: ReleasedCell | None) -> bool:
-    """Return whether a cell of the record says what the gate writes of such a cell."""
-    rules = all_rules()
+def _is_recorded(
+    recorded: RecordedCell,
+    analysis: AnyAnalysis,
+    cell: ReleasedCell | None,
+    rules: Sequence[Rule],
+    applied: Sequence[Rule],
+) -> bool:
+    """Return whether a cell of the record says what the gate writes of such a cell.
+
+    Args:
+        recorded: the cell in the record.
+        analysis: that it is of.
+        cell: what was released of it.
+        rules: of the gate.
+        applied: those that hold for the analysis.
+    """
     if recorded.kind != analysis.settings.kind or recorded.rules.keys() != {r.code for r in rules}:
         return False
+    found = dict(_parts(recorded, rules))
     if cell is None:
-        return Finding.WITHHELD in recorded.rules.values() and not dict(_parts(recorded))
-    others = {rule for rule in rules_of_kinds() if rule not in analysis.rules}
-    parts = _parts_of(analysis, cell)
-    expected = {
-        rule.code: Finding.NOT_APPLIED
-        if rule in others
-        else (rule.partly if rule.code in parts else Finding.PASSED)
-        for rule in rules
-    }
-    return recorded.rules == expected and dict(_parts(recorded)) == parts
+        return Finding.WITHHELD in recorded.rules.values() and not found
+    parts = {rule.code: list(names) for rule, names in analysis.parts(cell).items() if names}
+    passed = {r.code: r.partly if r.code in parts else Finding.PASSED for r in applied}
+    expected = {rule.code: passed.get(rule.code, Finding.NOT_APPLIED) for rule in rules}
+    return recorded.rules == expected and found == parts
 
 
-def _parts(recorded: RecordedCell) -> Iterator[tuple[str, object]]:
+def _parts(recorded: RecordedCell, rules: Iterable[Rule]) -> Iterator[tuple[str, object]]:
     """Yield what a record says was withheld of a cell that left, by rule."""
-    for rule in all_rules():
+    for rule in rules:
         named = getattr(recorded, f"withheld_{rule.parts}", None) if rule.parts else None
         if named:
             yield rule.code, named
-
-
-def _parts_of(analysis: AnyAnalysis, cell: ReleasedCell) -> dict[str, object]:
-    return {rule.code: list(names) for rule, names in analysis.parts(cell).items() if names}
 
 
 def _withheld_by(code: str, cells: Iterable[RecordedCell]) -> int:
