@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
@@ -139,10 +140,15 @@ def test_no_message_goes_on_without_end(write: Any, error: type[Exception]) -> N
         yield SUCCESS, None
 
     start = time.monotonic()
-    with serving(find) as port:
-        archive = archive_of(port, timeout=0.3, bytes_per_instance=1 << 20)
-        with archive, pytest.raises(error, match="source 'pacs'"):
-            archive.find_instances(STUDY, SERIES)
+    tracemalloc.start()
+    try:
+        with serving(find) as port:
+            archive = archive_of(port, timeout=0.3, bytes_per_instance=1 << 20)
+            with archive, pytest.raises(error, match="source 'pacs'"):
+                archive.find_instances(STUDY, SERIES)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
     assert time.monotonic() - start < 20
 
 
