@@ -138,7 +138,9 @@ def commands(name: str) -> list[str]:
 
 def mentions(words: str) -> bool:
     """Whether inline code merely names a command, without what it needs to be run."""
-    names = r"jipflow( [a-z]+){1,2}|snakemake \w+|python -m jipflow|docker build|pip install"
+    names = (
+        r"jipflow( [a-z]+){1,2}|snakemake \w+|cp -\w+|python -m jipflow|docker build|pip install"
+    )
     return words in MENTIONED or bool(re.fullmatch(names, words))
 
 
