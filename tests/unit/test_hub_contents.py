@@ -287,7 +287,7 @@ def with_volumes(tmp_path, inbox, by):
     ("edit", "reasons"),
     [
         (lambda c: None, {}),
-        (lambda c: c["analyses"][1].update(rows=24), {"patient": "impossible_cell"}),
+        (lambda c: c["analyses"][1].update(rows=12_000), {"patient": "impossible_cell"}),
         (
             lambda c: c["analyses"][2].update(counts=[10, 10, 0, 0]),
             {"patient": "impossible_cell", "study": "impossible_cell"},

@@ -21,7 +21,7 @@ from jipflow.exchange.keys import new_key
 from jipflow.exchange.message import Manifest, bundle_name
 from jipflow.files import read_json, sha256_file
 from jipflow.release.approval import approve, bundle
-from jipflow.release.contents import Disclosure, formats, read_release
+from jipflow.release.contents import Disclosure, formats, read_release, record_built
 from jipflow.release.limits import NOT_PROTECTED_FROM
 from jipflow.release.sent import changes, next_attempt, sent_before
 from jipflow.report.disclosure import manifest_rows, withheld_parts
@@ -279,6 +279,7 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
 def test_an_approval_is_on_the_page_at_once(results: Path, tmp_path: Path) -> None:
     folder = results / "release" / "r01"
     fake.write_disclosure(results, fake.settings(), folder / "disclosure.html")
+    record_built(folder)
     new_key(tmp_path / "my.key")
     words_of = ["release", "approve", str(folder), "--name", "Ada Roe"]
     assert main([*words_of, "--key", str(tmp_path / "my.key")]) == 0
