@@ -112,6 +112,13 @@ def test_a_changed_approval_is_refused(north, tmp_path):
         bundle(north, tmp_path)
 
 
+def test_an_approval_that_is_no_json_is_refused(north, tmp_path):
+    approve(north)
+    (north.release / "approval.json").write_text("{")
+    with pytest.raises(ReleaseError, match="is not JSON any more; approve again"):
+        bundle(north, tmp_path / "out")
+
+
 def test_another_build_needs_another_approval(north, tmp_path):
     approve(north)
     north.table = north.table[north.table["case_id"] != "casenorth0011"]

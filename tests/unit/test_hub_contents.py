@@ -357,9 +357,16 @@ def without(*path):
     return edit
 
 
+def counted_twice(content):
+    """Record a cell twice, with a summary that counts it twice."""
+    content["cells"].append(content["cells"][0])
+    content["summary"].update(cells=len(content["cells"]))
+
+
 @pytest.mark.parametrize(
     ("edit", "reason"),
     [
+        (counted_twice, "disclosure_invalid"),
         (without("rules", "difference"), "disclosure_invalid"),
         (lambda c: c["rules"].update(difference="Ask for jane.doe"), "disclosure_invalid"),
         (without("summary", "withheld", "difference"), "disclosure_invalid"),

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jipflow.analyses import histogram, summary
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import Implied, ImpossibleCell, Limits, Passed
-from jipflow.analyses.summary import largest_scatter, moments
+from jipflow.analyses.spread import SPREAD
+from jipflow.analyses.summary import largest_scatter, least_scatter, moments
 from jipflow.settings.bounds import bounds
 from jipflow.settings.protocol import Disclosure
 
@@ -128,3 +129,24 @@ def test_rounding_is_no_contradiction():
     found = [Implied((0.3, 0.3), (9, 9)), Implied((low, 1.0), (9, 9))]
     assert Implied.agree(found)
     assert not Implied.agree([found[0], Implied((0.3 + 1e-8, 1.0), (9, 9))])
+
+
+@pytest.mark.parametrize("mean", [1e10, -1e10, 1e-3])
+def test_values_that_are_just_not_equal_are_believed(mean):
+    """Two values that differ by a little more, and less, than those that count as equal."""
+    for share, believed in ((1.05, True), (0.95, False)):
+        found = moments(np.array([mean, mean + share * SPREAD * abs(mean)]))
+        assert (found.m2 > least_scatter(found.mean)) == believed
+
+
+def test_a_value_at_its_bound_may_lie_in_the_bin_above():
+    """A bin holds its lower edge: a sphericity of 1 is in the bin from 1 to 2."""
+    chosen = {"id": "a", "kind": "histogram", "variables": ["CT.*"], "edges": [0, 0.5, 1, 2]}
+    analysis = histogram.Histogram(histogram.Settings(**chosen))
+    key = CellKey("CT", "organs", "liver", "original_shape_Sphericity")
+    counts = {"n": 16, "under": 0, "counts": [8, 0, 8], "over": 0}
+    cell = histogram.Cell(**key._asdict(), **counts)
+    analysis.verify(cell, Limits(5, 1, 0, 1))
+    assert analysis.implies(cell, Limits(5, 1, 0, 1)).mean == (0.5, 0.75)
+    with pytest.raises(ImpossibleCell):
+        analysis.verify(cell, Limits(5, 1, 0, 0.9))
