@@ -12,7 +12,7 @@ try:
     SITE_SETTINGS = load_settings(config, *CONFIG_FILES)
     ALL_RESULTS = Path(results_folder(config))
 except ConfigError as error:
-    raise WorkflowError(str(error)) from None
+    stop_with(str(error))
 
 SITE_ID = SITE_SETTINGS.site.site.id
 # One spelling, by which Snakemake knows files again.
@@ -189,7 +189,7 @@ def approval(wildcards):
     try:
         read_approval(Path(RELEASE))
     except (StageError, ConfigError) as error:
-        raise WorkflowError(str(error)) from None
+        stop_with(str(error))
     return f"{RELEASE}/approval.json"
 
 
@@ -206,7 +206,7 @@ def fits(part):
 
 def no_training(wildcards):
     """Input function of a training that the protocol does not describe."""
-    raise WorkflowError(
+    stop_with(
         f"protocol {SITE_SETTINGS.protocol_id!r} has no section training; add one, see "
         "docs/training.md."
     )

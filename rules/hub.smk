@@ -4,7 +4,7 @@ from jipflow.hub.settings import load_hub_settings
 try:
     HUB_SETTINGS = load_hub_settings(config, *CONFIG_FILES)
 except ConfigError as error:
-    raise WorkflowError(str(error)) from None
+    stop_with(str(error))
 
 RESULTS = ALL_RESULTS = str(Path(HUB_SETTINGS.results))
 SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))

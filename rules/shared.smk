@@ -29,6 +29,13 @@ except ImportError as error:
         "`make setup` there, and start the snakemake in its .venv/bin."
     ) from None
 
+
+def stop_with(message):
+    """End the run with a message alone; Snakemake would frame that of an exception."""
+    logger.error(message)
+    raise SystemExit(1)
+
+
 # Snakemake takes the last of two keys; a workflow that uses this one has files of its own.
 CONFIG_FILES = workflow.configfiles if workflow.modifier.is_main_snakefile() else []
 
@@ -37,7 +44,7 @@ try:
     for path in CONFIG_FILES:
         read_mapping(Path(path))
 except ConfigError as error:
-    raise WorkflowError(str(error)) from None
+    stop_with(str(error))
 
 # For messages.
 CONFIG_FILES = [", ".join(str(path) for path in CONFIG_FILES)] if CONFIG_FILES else []
@@ -72,9 +79,7 @@ def hold_results(wildcards):
             killed = hold(Path(ALL_RESULTS))
         except (StageError, OSError) as error:
             text = error if isinstance(error, StageError) else sentence(error)
-            # Snakemake would put a traceback beside the message of any other exception.
-            logger.error(str(text))
-            raise SystemExit(1) from None
+            stop_with(str(text))
         if killed:
             drop_locks(Path(workflow.persistence.path, "locks"), Path(ALL_RESULTS))
     return []
@@ -140,7 +145,7 @@ def check_until(wildcards):
         check_names({*settings.until, *settings.omit_from}, rules, is_hub(config))
         check_reached(settings.until, AFTER_COHORT)
     except ConfigError as error:
-        raise WorkflowError(str(error)) from None
+        stop_with(str(error))
     return []
 
 
@@ -150,8 +155,8 @@ def unknown_target(wildcards):
     try:
         check_names([wildcards.name], rules, is_hub(config))
     except ConfigError as error:
-        raise WorkflowError(str(error)) from None
-    raise WorkflowError(f"{wildcards.name!r} is a file that no rule makes.")
+        stop_with(str(error))
+    stop_with(f"{wildcards.name!r} is a file that no rule makes.")
 
 
 def print_ending(text):

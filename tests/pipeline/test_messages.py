@@ -87,6 +87,7 @@ def test_what_snakemake_would_end_at_is_named(tmp_path, typed, parts):
     for part in parts:
         assert part in result.stdout
     assert "MissingRule" not in result.stdout
+    assert "Traceback" not in result.stdout
     assert not (tmp_path / "results").exists()
 
 

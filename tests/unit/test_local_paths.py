@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from config_files import PACS, demo_protocol, message, site_of
 from jipflow.cli import main
@@ -14,7 +15,7 @@ from jipflow.files import local_path
 from jipflow.settings.folders import checked_folder, results_folder
 from jipflow.settings.hub import Hub
 from jipflow.settings.reading import protocol_path
-from jipflow.settings.resources import ConfigError
+from jipflow.settings.resources import ROOT, ConfigError
 from jipflow.settings.run import load_settings
 from jipflow.settings.schema import load
 from jipflow.settings.site import Site
@@ -205,8 +206,11 @@ def test_a_source_that_is_no_folder_is_named(tmp_path, monkeypatch):
     assert "none does not exist; fix its path or mount it" in message(config)
     (tmp_path / "none").touch()
     assert "none is a file, no folder" in message(config)
-    config["sources"][0]["path"] = "results/example/dicom"
-    assert "`jipflow phantom --out results/example --site example` makes it" in message(config)
+    example = (ROOT / "config" / "config.yaml").read_text()
+    config["sources"] = yaml.safe_load(example)["sources"]
+    (command,) = re.findall(r"jipflow phantom .*", example)
+    assert f"`{command}` makes it" in message(config)
+    config = site_of(tmp_path / "none")
     config["sources"][0]["path"] = "~nobody-of-this-name"
     with pytest.raises(ConfigError, match="holds ~"):
         load_settings(config)

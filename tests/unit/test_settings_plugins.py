@@ -68,7 +68,7 @@ assert engine_class("toy").__name__ == "Toy"
 assert "### segmentations with engine `toy`" in pages()["protocol-reference.md"]
 assert "ToyModel" in schemas()["models.schema.json"]
 for wrong, message in (
-    (toy | {"engine": "tou"}, "threshold, totalsegmentator, toy."),
+    (toy | {"engine": "tou"}, "threshold, totalsegmentator, toy; did you mean 'toy'?"),
     (toy | {"color": "red"}, "did you mean 'colour'?"),
     (toy | {"colour": "blue"}, "segmentation 'a': blue toys break; take a red one."),
 ):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from jipflow.settings.names import meant
 from jipflow.settings.part import json_type
 
 Schema = Mapping[str, Any]
@@ -160,7 +160,10 @@ def _sentence(error: Mapping[str, Any], spot: _Spot, root: Schema) -> str:
         if kind == "union_tag_not_found":
             return f"key {key!r} is missing at {spot.named}; add it.{hint}"
         allowed = ", ".join(members)
-        return f"{spot.named}.{key} is {context['tag']!r}; it must be one of: {allowed}.{hint}"
+        near = meant(str(context["tag"]), members)
+        proposal = f"; did you mean {near[0]!r}?" if near else "."
+        tag = repr(context["tag"])
+        return f"{spot.named}.{key} is {tag}; it must be one of: {allowed}{proposal}{hint}"
     if kind == "extra_forbidden":
         assert spot.owner
         return _unknown_key(spot.key, spot.owner, list(spot.owner.schema["properties"]))
@@ -253,6 +256,8 @@ def spelling(value: Any, schema: Schema) -> str:
         return near or "; put it in quotes"
     if kind == "object" and isinstance(value, str) and ":" in value:
         return "; write a blank after each colon"
+    if kind == "object" and isinstance(value, list):
+        return "; write a colon after each key, and no - before it"
     if kind == "integer" and isinstance(value, float) and value.is_integer():
         return f"; write {int(value)}"
     if kind == "boolean" and isinstance(value, str) and value.lower() in _WORDS:
@@ -279,7 +284,7 @@ _WORDS |= dict.fromkeys(("false", "no", "off", "n"), "false")
 def _unknown_key(key: str, owner: _Spot, known: list[str]) -> str:
     """Say of an unknown key which one is meant, to what it belongs, or which there are."""
     start = f"unknown key {key!r} at {owner.named}"
-    near = difflib.get_close_matches(key, known, n=1)
+    near = meant(key, known)
     if owner.others:
         name, others = owner.others
         tags = [tag for tag, option in others.items() if key in option["properties"]]

@@ -19,7 +19,7 @@ from jipflow.settings.protocol import Known, ModelSegmentation, Protocol, Radiom
 from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.references import check_protocol
 from jipflow.settings.registry import PinnedModel, Registry
-from jipflow.settings.resources import ConfigError, read_yaml, resource
+from jipflow.settings.resources import ConfigError, read_mapping, read_yaml, resource
 from jipflow.settings.schema import load
 from jipflow.settings.terms import TermName, TermSettings
 
@@ -101,7 +101,7 @@ def read_protocol(path: Path, own: Path | None = None) -> tuple[Protocol, Named]
     protocol = load(Protocol, read_yaml(path), str(path))
     beside = path.parent / TERMS
     if protocol.terms is None and beside.is_file():
-        terms = load(Terms, {"terms": read_yaml(beside)}, str(beside)).terms
+        terms = load(Terms, {"terms": read_mapping(beside)}, str(beside)).terms
         protocol = protocol.model_copy(update={"terms": terms})
     models = read_registries(registry_paths(own, path.parent))
     return with_named(protocol, models, str(path), path.parent)

@@ -289,6 +289,6 @@ def _check_folder(source: Folder, context: str) -> None:
     named = f"{context}: source {source.name!r}: {path}"
     if path.exists():
         raise ConfigError(f"{named} is a file, no folder; name the folder that holds it.")
-    example = "; `jipflow phantom --out results/example --site example` makes it"
-    made = example if path == Path("results/example/dicom") else ""
+    example = "; `jipflow phantom --out results/example/archive --site example` makes it"
+    made = example if path == Path("results/example/archive/dicom") else ""
     raise ConfigError(f"{named} does not exist{made or '; fix its path or mount it'}.")
