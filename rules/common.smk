@@ -151,10 +151,8 @@ def try_again(shard):
     It may have been a moment's. One look a run, so that an error that stays is tried once.
     """
     for path in unexpected(Path(RESULTS, "shards", shard)):
-        workflow.dag.forcefiles.add(str(path))
-        logger.info(
-            f"{path.parent.name} of {shard} met unexpected errors: tried again."
-        )
+        job = f"{path.parent.name} of {shard}"
+        run_again(path, job, "it met an error that it did not know")
 
 
 def shard_cases(wildcards):
