@@ -5,7 +5,7 @@ from jipflow.settings.protocol import annotated
 from jipflow.settings.run import load_settings, settings_text
 from jipflow.release.approval import approved_bundle, read_approval
 from jipflow.annotate.inbox import inbox_files, inbox_state
-from jipflow.outputs import missing_outputs, named
+from jipflow.outputs import missing_outputs, named, unexpected
 from jipflow.privacy.pseudonyms import check_secret
 
 try:
@@ -144,8 +144,21 @@ def shards(pattern, **others):
     return paths
 
 
+@cache
+def try_again(shard):
+    """Have the stages of a shard run again that met an error which they did not know.
+
+    It may have been a moment's. One look a run, so that an error that stays is tried once.
+    """
+    for path in unexpected(Path(RESULTS, "shards", shard)):
+        job = f"{path.parent.name} of {shard}"
+        run_again(path, job, "it met an error that it did not know")
+
+
 def shard_cases(wildcards):
     """Input function: the shard's instances, a file that changes only with its own cases."""
+    if workflow.is_main_process:
+        try_again(wildcards.shard)
     cohort = Path(checkpoints.cohort.get().output.cases).parent
     return cohort / "shards" / f"{wildcards.shard}.parquet"
 

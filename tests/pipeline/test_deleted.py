@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ from harness import (
     planned_jobs,
 )
 from jipflow.files import sha256_file
+from jipflow.outcomes import Status, read_outcomes, write_outcomes
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,21 @@ def test_the_shards_of_what_is_gone_run_again_and_restore_its_bytes(site):
     report.unlink()
     assert planned(site) == {"document": 1, **JOINED}
     report.write_bytes(content)
+    assert planned(site) == {}
+
+
+def test_an_unexpected_error_is_tried_again_once_a_run(site):
+    features = site.table("features/features.parquet")
+    (path, _) = sorted(site.out.glob("shards/*/measure/outcomes.parquet"))
+    (outcome,) = read_outcomes(path)
+    bug = replace(outcome, status=Status.FAILED, reason="unexpected_error", message="a bug")
+    write_outcomes(path, [bug])
+    again = ("prepare", "segment", "encode", "measure", "document", "overlay")
+    assert planned(site) == {**dict.fromkeys(again, 1), **JOINED}
+    output = site.run(*ONE_CORE).stdout
+    assert output.count("runs again: it met an error that it did not know.") == 1
+    assert read_outcomes(path)[0].status is Status.OK
+    pd.testing.assert_frame_equal(site.table("features/features.parquet"), features)
     assert planned(site) == {}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jipflow.outcomes import Outcome, Status, write_outcomes
-from jipflow.outputs import missing_outputs, named
+from jipflow.outputs import missing_outputs, named, unexpected
 
 
 @pytest.fixture
@@ -28,6 +28,14 @@ def results(tmp_path):
 
 def outcomes_of(results, stage):
     return results / "shards" / "s00001" / stage / "outcomes.parquet"
+
+
+def test_stages_that_met_an_unexpected_error_are_found(results):
+    path = outcomes_of(results, "measure")
+    write_outcomes(path, [Outcome("a", "measure", "x", Status.FAILED, "unexpected_error", "bug")])
+    assert unexpected(path.parents[1]) == [path]
+    write_outcomes(path, [Outcome("a", "measure", "x", message="unexpected_error")])
+    assert unexpected(path.parents[1]) == []
 
 
 def test_files_that_are_there_are_not_missing(results):

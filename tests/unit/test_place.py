@@ -8,24 +8,33 @@ import shutil
 import signal
 import subprocess
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pydicom
 import pytest
+from PIL import Image
 
+from jipflow.cases import Case
 from jipflow.catalog import scan
 from jipflow.catalog.headers import read_header
 from jipflow.catalog.pool import ReadingPool
-from jipflow.outcomes import Status, attempt
-from jipflow.place import place_error
+from jipflow.files import atomic_path, write_parquet
+from jipflow.images.volume import Grid, Volume, read_volume, write_volume
+from jipflow.outcomes import Made, Status, attempt
+from jipflow.place import place_error, sentence
 from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.site import Folder
-from other_account import bound_python
+from jipflow.workers import for_each_case
+from other_account import bound_python, small_disk
 from series_factory import ct_datasets, write
 
 SCAN = """
 import sys
 from pathlib import Path
+from jipflow.cases import Case
 from jipflow.catalog import scan
 from jipflow.settings.site import Folder
 if __name__ == "__main__":
@@ -187,3 +196,79 @@ def test_a_reader_that_the_system_kills_leaves_no_damaged_file(tmp_path):
         pytest.raises(StageError, match=r"x\.dcm: the process that read it was ended from outside"),
     ):
         pool.rows(["x.dcm"], pool.submit(["x.dcm"]))
+
+
+def full_volume(folder):
+    array = np.random.default_rng(0).integers(0, 2**15, (32, 128, 128), np.int16)
+    write_volume(folder / "x.nrrd", Volume(array, Grid(array.shape, np.eye(4))))
+    return Made((folder / "x.nrrd",))
+
+
+def full_label_map(folder):
+    array = np.random.default_rng(0).integers(0, 255, (64, 128, 128), np.uint8)
+    write_volume(folder / "x.nrrd", Volume(array, Grid(array.shape, np.eye(4))), compress=True)
+    return Made((folder / "x.nrrd",))
+
+
+def full_dicom(folder):
+    (dataset,) = ct_datasets((2, 4, 4))[:1]
+    dataset.PixelData = bytes(2**21)
+    with atomic_path(folder / "x.dcm") as path:
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+    return Made((folder / "x.dcm",))
+
+
+def full_table(folder):
+    numbers = np.random.default_rng(0).random(2**18)
+    write_parquet(folder / "x.parquet", pd.DataFrame({"x": numbers}))
+    return Made((folder / "x.parquet",))
+
+
+def full_picture(folder):
+    pixels = np.random.default_rng(0).integers(0, 255, (900, 900, 3), np.uint8)
+    with atomic_path(folder / "x.png") as path:
+        Image.fromarray(pixels).save(path)
+    return Made((folder / "x.png",))
+
+
+@pytest.mark.parametrize(
+    "work", [full_volume, full_label_map, full_dicom, full_table, full_picture]
+)
+def test_a_full_disk_ends_the_job_leaves_nothing_and_heals(work, tmp_path):
+    disk = tmp_path / "disk"
+    with small_disk(disk, 1):
+        with pytest.raises(StageError, match=r"(?i)(no space left|MB (are )?free)"):
+            attempt("c", "prepare", "CT", lambda: work(disk), disk)
+        assert list(disk.iterdir()) == []
+        subprocess.run(["mount", "-o", "remount,size=9m", str(disk)], check=True)
+        assert attempt("c", "prepare", "CT", lambda: work(disk), disk).status is Status.OK
+
+
+def test_a_disk_that_is_taken_away_is_no_missing_volume(tmp_path):
+    disk = tmp_path / "disk"
+    with small_disk(disk, 4):
+        full_volume(disk)
+        assert attempt("c", "segment", "x", lambda: read(disk), disk).status is Status.OK
+    with pytest.raises(StageError, match="No such file or directory; see whether its disk"):
+        attempt("c", "segment", "x", lambda: read(disk), disk)
+
+
+def read(folder):
+    read_volume(folder / "x.nrrd")
+    return Made()
+
+
+def killed_half_way(case, mark):
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [case.case_id]
+
+
+def test_a_worker_that_is_killed_ends_the_job_and_heals(tmp_path):
+    cases = [Case(name, name, "s00001", {}) for name in "abc"]
+    work = partial(killed_half_way, mark=tmp_path / "mark")
+    with pytest.raises(BrokenProcessPool) as caught:
+        for_each_case(cases, work, 2)
+    assert "for want of memory as a rule; use fewer cores" in sentence(caught.value)
+    assert for_each_case(cases, work, 2) == ["a", "b", "c"]

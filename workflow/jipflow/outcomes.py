@@ -185,7 +185,8 @@ class Trial:
         if cause := place_error(error):
             kind = MemoryError if isinstance(cause, MemoryError) else StageError
             what = f"case {outcome.case_id}: {outcome.stage} of {outcome.item!r}"
-            own = f"{error.message} " if isinstance(error, CaseFault) else ""
+            named = isinstance(cause, OSError) and cause.filename
+            own = f"{error.message} " if isinstance(error, CaseFault) and not named else ""
             raise kind(f"{what}: {own}{sentence(cause)}") from error
         if isinstance(error, Waiting):
             outcome.status, outcome.reason = Status.WAITING, Reason.AWAITING_READER.value

@@ -10,6 +10,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from jipflow.reasons import Reason
+
 SHOWN = 3
 """Most files that a sentence names."""
 
@@ -58,6 +60,22 @@ def _written(outcomes: Path) -> list[str]:
             if row["status"] == "waiting"
         ]
     return sorted(written)
+
+
+def unexpected(shard: Path) -> list[Path]:
+    """Return the outcomes of a shard's stages in which an error stands that the stage did not know.
+
+    Args:
+        shard: ``shards/<shard>``.
+    """
+    import pyarrow.parquet as pq
+
+    return [
+        path
+        for path in sorted(shard.glob("*/outcomes.parquet"))
+        if Reason.UNEXPECTED_ERROR.value
+        in pq.ParquetFile(path).read(["reason"], use_threads=False)["reason"].to_pylist()
+    ]
 
 
 def named(files: Sequence[str]) -> str:

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from jipflow.files import atomic_path
 from jipflow.reasons import CaseFault, Reason, StageError
 
+HEADER_BYTES = 4096
+"""More than the header of a volume that SimpleITK writes."""
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -143,17 +146,48 @@ def write_volume(path: Path, volume: Volume, *, compress: bool = False) -> None:
         path: a name that ends in ``.nrrd``.
         volume: what to write.
         compress: by gzip; worth its time for label maps only.
+
+    Raises:
+        StageError: it cannot be written, for want of room as a rule.
     """
     with atomic_path(path) as partial:
         try:
-            sitk.WriteImage(volume.image(), str(partial), useCompression=compress)
+            image = volume.image()
+            sitk.WriteImage(image, str(partial), useCompression=compress)
+            size = image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
+            whole = _is_whole(partial, size, compress=compress)
         except RuntimeError as error:
             raise_without_memory(error, path)
-            free = shutil.disk_usage(path.parent).free / 1e6
-            raise StageError(
-                f"{path} cannot be written ({last_line(error)}; {free:.0f} MB are free there); "
-                "make room, and run the same command again."
-            ) from None
+            raise _unwritten(path, last_line(error)) from None
+        if not whole:
+            raise _unwritten(path, "it breaks off")
+
+
+def _is_whole(path: Path, size: int, *, compress: bool) -> bool:
+    """Whether a volume was written to its end: SimpleITK says nothing where a disk was full.
+
+    Args:
+        path: of the file.
+        size: bytes of the voxels.
+        compress: whether they were compressed; then the file is read again.
+
+    Raises:
+        RuntimeError: it cannot be read.
+    """
+    if compress:
+        return bool(sitk.ReadImage(str(path)).GetNumberOfPixels())
+    with open(path, "rb") as stream:
+        # A blank line ends the header (the NRRD file format, "Basic structure").
+        header, blank, _ = stream.read(HEADER_BYTES).partition(b"\n\n")
+    return bool(blank) and path.stat().st_size == len(header) + len(blank) + size
+
+
+def _unwritten(path: Path, why: str) -> StageError:
+    free = shutil.disk_usage(path.parent).free / 1e6
+    return StageError(
+        f"{path} cannot be written ({why}; {free:.1f} MB are free there); make room, and run the "
+        "same command again."
+    )
 
 
 def read_volume(path: Path) -> Volume:
