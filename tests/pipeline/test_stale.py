@@ -153,9 +153,10 @@ def test_commands_that_are_called_by_hand_refuse_what_is_out_of_date(site):
     joined = [word for flag, name in written for word in (flag, site.out / name)]
     made = release / "provenance.json"
     out = ("--out", site.results / "out")
+    bundles = ("--bundles", site.out / "bundles")
     for command in (
         ("collect", "--results", site.out, *tables, "--quality"),
-        ("release", "build", "--features", features, *joined, *out),
+        ("release", "build", "--features", features, *joined, *out, *bundles),
         ("release", "bundle", "--release", release / "r01", "--made", made, *out),
     ):
         result = jipflow(*command, *settings, *record)
@@ -208,7 +209,7 @@ def check_hub(site: Site) -> None:
     """The hub, too, computes again what is not of its bundles and settings, whoever ran before."""
     folder = site.results.parent
     inbox = folder / "inbox-contours"
-    roster = [approve_and_send(site, inbox)]
+    roster = [approve_and_send(site, inbox, "--empty")]
     assert planned(site, "bundle") == {}
     path = write_hub(folder, "contours", roster)
     content = yaml.safe_load(path.read_text()) | {"protocol": str(site.protocol_file)}
