@@ -9,8 +9,10 @@ neither backreferences nor a look ahead or behind (https://github.com/google/re2
 from __future__ import annotations
 
 from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
-import duckdb
+if TYPE_CHECKING:
+    import duckdb
 
 LONGEST = 10_000
 """Characters of an expression."""
@@ -22,6 +24,9 @@ class PatternError(Exception):
 
 @cache
 def _database() -> duckdb.DuckDBPyConnection:
+    # Loaded where an expression is met first: every job reads settings.
+    import duckdb
+
     return duckdb.connect(":memory:", config={"threads": 1})
 
 
@@ -43,6 +48,8 @@ def meets(pattern: str, text: str) -> bool:
     Raises:
         PatternError: it is none.
     """
+    import duckdb
+
     with _database().cursor() as connection:
         try:
             (found,) = connection.execute(
