@@ -157,7 +157,9 @@ def test_a_disk_that_is_away_empties_no_catalog(tmp_path):
     before = (out / "instances.parquet").read_bytes()
     (archive / "disk").rename(tmp_path / "away")
     (archive / "disk").mkdir()
-    with pytest.raises(StageError, match="disk is empty, where the last catalog knew 3 DICOM"):
+    with pytest.raises(
+        StageError, match="disk is empty or leads to nothing, where the last catalog knew 3 DICOM"
+    ):
         scan.run(sources=[source(archive)], out_dir=out, threads=1)
     (archive / "disk").rmdir()
     (tmp_path / "away").rename(archive / "disk")
@@ -166,6 +168,18 @@ def test_a_disk_that_is_away_empties_no_catalog(tmp_path):
     shutil.rmtree(archive / "disk")
     scan.run(sources=[source(archive)], out_dir=out, threads=1)
     assert len(pd.read_parquet(out / "instances.parquet")) == 2
+
+
+@pytest.mark.parametrize("linked", ["away", "away/0001.dcm"], ids=["folder", "file"])
+def test_a_link_whose_disk_is_away_empties_no_catalog(linked, tmp_path):
+    archive, out = tmp_path / "archive", tmp_path / "out"
+    archive.mkdir()
+    write(ct_datasets((3, 4, 4)), tmp_path / "away")
+    (archive / "link").symlink_to(tmp_path / linked)
+    scan.run(sources=[source(archive)], out_dir=out, threads=1)
+    (tmp_path / "away").rename(tmp_path / "gone")
+    with pytest.raises(StageError, match="link is empty or leads to nothing, where the last"):
+        scan.run(sources=[source(archive)], out_dir=out, threads=1)
 
 
 def test_a_source_that_is_empty_is_refused(tmp_path):

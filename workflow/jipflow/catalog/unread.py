@@ -80,9 +80,9 @@ def check_place(tallies: Iterable[Tally], empty: Sequence[str], previous: Path) 
         )
     for folder, known in _emptied(empty, previous):
         raise PlaceError(
-            f"{folder} is empty, where the last catalog knew {known} DICOM files; mount its disk "
-            "and run the same command again. If the files were taken away on purpose, remove the "
-            "folder, too."
+            f"{folder} is empty or leads to nothing, where the last catalog knew {known} DICOM "
+            "files; mount its disk and run the same command again. If the files were taken away on "
+            "purpose, remove the folder or link, too."
         )
 
 
@@ -109,5 +109,5 @@ def _emptied(empty: Sequence[str], previous: Path) -> list[tuple[str, int]]:
             paths = batch["path"].to_pylist()
             for path, kind in zip(paths, batch["kind"].to_pylist(), strict=True):
                 if not kind:
-                    known.update(folders.intersection(map(str, Path(path).parents)))
+                    known.update(folders.intersection([path, *map(str, Path(path).parents)]))
     return sorted(known.items())

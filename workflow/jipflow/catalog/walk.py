@@ -61,7 +61,8 @@ class Walk:
 
     Attributes:
         sources: the site's folder sources, each with name and path.
-        empty: folders that were there and held nothing, as a disk that is not mounted does.
+        empty: folders that held nothing and links that lead to nothing, as where a disk is not
+            mounted.
     """
 
     sources: Sequence[Folder]
@@ -118,6 +119,8 @@ class Walk:
         try:
             status = entry.stat()
         except OSError as error:
+            if entry.is_symlink():
+                self.empty.append(path)
             return _not_looked_at(source, path, error, entry)
         if stat.S_ISDIR(status.st_mode):
             return self._folder(source, entry, real_parent)
