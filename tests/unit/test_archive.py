@@ -119,5 +119,5 @@ def test_what_is_no_image_archive_is_named(tmp_path):
     write_archive(path, [], [])
     with pytest.raises(StageError, match="starts no program"):
         read_image(path)
-    with pytest.raises(StageError, match="No such file"):
+    with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.tar")

@@ -217,8 +217,8 @@ def test_the_fast_reader_needs_no_pydicom_for_plain_files(phantom_site, monkeypa
     assert read_header(str(path))["Modality"]
 
 
-def test_a_missing_file_is_recorded_without_its_path(tmp_path):
+def test_a_missing_file_is_a_fault_of_the_place_and_named_without_its_path(tmp_path):
     row = read_surely(str(tmp_path / "DOE^JANE.dcm"))
-    assert row["kind"] == "unreadable"
+    assert row["kind"] == "place_fault"
     assert "DOE" not in row["reason"]
     assert Path(tmp_path).name not in row["reason"]

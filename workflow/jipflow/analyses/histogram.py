@@ -69,7 +69,7 @@ MANY_BINS = Rule(
 SAME_BINS = Rule(
     "same_bins",
     "Of variables that rise and fall together only the first has histograms: where the bins of two "
-    "differ by a few patients, these are told.",
+    "differ by a few patients, these are known.",
 )
 ONE_BIN = Rule(
     "one_bin", "Where all patients are in one bin, the bin would be known of every patient."

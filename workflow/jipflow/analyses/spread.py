@@ -87,7 +87,7 @@ def few_levels(values: Values, minimum: int) -> bool:
     Sum and sum of squares of whole numbers are whole numbers. The k values between 0 and R can be
     chosen in C(k + R, R) ways, which share about k² R³ pairs of the two sums; where a pair has only
     a handful of ways, whoever solves it has the values. Then each level is a number of patients
-    that is told, and must be that of nobody or of the minimum.
+    that is given away, and must be that of nobody or of the minimum.
 
     Args:
         values: of a cell.
