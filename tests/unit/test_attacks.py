@@ -115,7 +115,7 @@ def below(aggregates):
 
 
 def test_narrow_bins_do_not_say_where_patients_lie(tmp_path):
-    """Empty bins that are shown beside withheld ones said it to the width of a bin."""
+    """Empty bins that are shown beside withheld ones showed it to the width of a bin."""
     edges = np.round(np.arange(1100, 1500, 0.1), 1).tolist()
     truth = np.histogram(TRUTH, edges)[0]
     assert len(occupied(edges, [0 if n == 0 else None for n in truth])) == 13
@@ -279,7 +279,7 @@ def solved(known, patients, seed):
 def test_features_that_follow_from_each_other_are_not_solved(tmp_path):
     """Means and variances of five such features give all five volumes; of what leaves, many do."""
     asked = [analysis("a", VOLUME), analysis("b", "original_shape_*")]
-    truth = TRUTH[3:8] + [0.31, 3.17, -2.23, 4.71, 1.39]
+    truth = TRUTH[3:8] + np.array([0.31, 3.17, -2.23, 4.71, 1.39])
     north, aggregates, _ = attacked(tmp_path, [rows(shapes(truth))], asked)
     computed = {
         c.key.feature: (c.content.moments.mean, c.content.moments.variance) for c in ungated(north)

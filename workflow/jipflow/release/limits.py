@@ -5,9 +5,11 @@ from __future__ import annotations
 NOT_PROTECTED_FROM = (
     "Two releases that differ by a few patients: their difference may tell about those. Release "
     "once for a cohort that does not change.",
-    "One patient who dominates a mean, where others know roughly what the rest is.",
-    "All patients of a site in one bin: the bin's width is then what becomes known. Protocols "
+    "Many patients of a site in one bin: its width is then what becomes known of each. Protocols "
     "choose edges wide enough.",
+    "Textures beyond the families of `saturation`: that no values follow from their means and "
+    "variances is argued, not proven.",
+    "Several protocols at one site: each is checked by itself.",
     "`rows` above `n`: it shows how many more cases than patients there are.",
     "Whoever knows how the gate works and that it withheld as little as it could may narrow down a "
     "withheld bin further than the numbers alone allow.",
