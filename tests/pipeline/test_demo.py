@@ -77,7 +77,7 @@ def test_merged_is_pooled(demo):
                 assert cell["mean"] == pytest.approx(values.mean(), rel=1e-9)
                 assert cell["variance"] == pytest.approx(values.var(), rel=1e-9)
                 checked += 1
-    assert checked > 80
+    assert checked > 40
 
 
 def test_the_second_time_is_quick_and_changes_nothing(demo):

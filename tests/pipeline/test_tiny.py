@@ -179,7 +179,7 @@ def test_another_protocol_uses_the_same_catalog(tiny_run):
 
 def test_a_change_of_radiomics_reruns_just_what_depends_on_it(tiny_run, demo_folder):
     protocol = yaml.safe_load((PROTOCOLS / "demo.yaml").read_text())
-    protocol["radiomics"] = protocol["radiomics"][:1]
+    protocol["radiomics"][0]["settings"] = "ibsi_ct"
     path = demo_folder / "demo.yaml"
     path.write_text(yaml.safe_dump(protocol))
     arguments = [a.replace("protocol=demo", f"protocol={path}") for a in tiny_run.arguments]
