@@ -53,7 +53,7 @@ def test_a_site_can_only_tighten_disclosure(site):
         ({"site": {"id": "North Hospital", "name": "x"}}, ["site.id", "North Hospital"]),
         ({"protocol": "sarcoma-xt"}, ["sarcoma-xt", "Did you mean"]),
         ({"protocol": None}, ["--config protocol="]),
-        ({"protocol": "../../etc/passwd"}, ["protocol: ../../etc/passwd"]),
+        ({"protocol": "../../etc/passwd"}, ["../../etc/passwd"]),
     ],
 )
 def test_a_wrong_site_is_explained(site, change, parts):
