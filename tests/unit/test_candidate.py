@@ -84,6 +84,17 @@ def test_a_case_whose_measurement_failed_does_not_count(tmp_path):
     assert {c["n"] for a in aggregates["analyses"] for c in a["cells"]} == {11}
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_value_that_is_not_finite_does_not_count(tmp_path, value):
+    north = site(tmp_path, "north", patients=12)
+    liver = north.table.index[north.table["segment"] == "liver"]
+    north.table.loc[liver[:5], [MEAN, ENERGY]] = value
+    north.write()
+    aggregates, _ = north.build()
+    found = {(c["segment"], c["n"]) for c in aggregates["analyses"][0]["cells"]}
+    assert found == {("liver", 7), ("spleen", 12)}
+
+
 def test_an_unacceptable_run_releases_nothing(tmp_path):
     north = site(tmp_path, "north")
     north.write()
