@@ -268,6 +268,14 @@ def test_the_cases_of_one_patient_are_one_difference():
     assert found == {MEAN: None, ENERGY: DIFFERENCE}
 
 
+def test_the_cases_of_one_patient_are_one_group_where_another_case_is_in_both():
+    """Both cells are of fifteen patients, and the five cases that one lacks are of one of them."""
+    cases = people(*range(20))
+    patient_of = {case: f"p{max(int(case[1:]), 5)}" for case in cases}
+    found = outcome(cell(cases), cell(people(*range(5, 20)), ENERGY), patient_of=patient_of)
+    assert found == {MEAN: None, ENERGY: DIFFERENCE}
+
+
 def test_a_group_that_was_withheld_withholds_no_other():
     """Of 20, 18 and 13, the 18 fall because of the 20; the 13 are far enough from the 20."""
     twenty, eighteen, thirteen = people(*range(20)), people(*range(18)), people(*range(3, 15), 19)

@@ -106,6 +106,11 @@ def test_the_order_is_that_of_the_variables():
     assert left(*(cell(f, 5, analysis=by_name) for f in SIZES)) == ["original_shape_Flat"]
 
 
+def test_a_cell_that_no_variable_asks_for_comes_last():
+    asked = summary("a", "CT.*_Sphericity")
+    assert left(*(cell(f, 5, analysis=asked) for f in SIZES)) == ["original_shape_Sphericity"]
+
+
 @pytest.mark.parametrize(("name", "role"), [("ct", "CT"), ("mr", "T1"), ("pet", "PT")])
 def test_volume_and_mean_leave_five_patients_of_the_shipped_protocols(name, role):
     content = yaml.safe_load((PROTOCOLS / f"sarcoma-{name}.yaml").read_text())
@@ -120,6 +125,7 @@ def test_volume_and_mean_leave_five_patients_of_the_shipped_protocols(name, role
 
 def test_analyses_share_what_may_leave_and_the_same_feature_counts_once():
     first, second = summary("a", "CT.*"), summary("b", "CT.*")
+    assert left(*(cell(SIZES[0], 5, analysis=a) for a in (first, second))) == [SIZES[0]] * 2
     cells = [cell(SIZES[0], 6, analysis=a) for a in (first, second)]
     cells += [cell(SIZES[i], 6, analysis=second) for i in (1, 2)]
     assert left(*cells) == [SIZES[0], SIZES[0], SIZES[2]]
