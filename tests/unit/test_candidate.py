@@ -8,6 +8,7 @@ import pytest
 
 from federation_world import ENERGY, MEAN, features, protocol, site
 from jipflow.outcomes import Outcome, write_outcomes
+from jipflow.release import candidate
 from jipflow.release.contents import ReleaseError
 from jipflow.release.gate import DisclosureError, all_rules
 from jipflow.settings.resources import ConfigError
@@ -82,6 +83,17 @@ def test_a_case_whose_measurement_failed_does_not_count(tmp_path):
     north.write(failed={"casenorth0003"})
     aggregates, _ = north.build()
     assert {c["n"] for a in aggregates["analyses"] for c in a["cells"]} == {11}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_value_that_is_not_finite_does_not_count(tmp_path, value):
+    north = site(tmp_path, "north", patients=12)
+    liver = north.table.index[north.table["segment"] == "liver"]
+    north.table.loc[liver[:5], [MEAN, ENERGY]] = value
+    north.write()
+    aggregates, _ = north.build()
+    found = {(c["segment"], c["n"]) for c in aggregates["analyses"][0]["cells"]}
+    assert found == {("liver", 7), ("spleen", 12)}
 
 
 def test_an_unacceptable_run_releases_nothing(tmp_path):
@@ -193,5 +205,22 @@ def test_files_that_do_not_fit_their_format_are_not_written(tmp_path):
     north.write()
     north.settings = north.settings.model_copy(update={"version": "no version"})
     with pytest.raises(ConfigError, match="version"):
+        north.build()
+    assert not north.release.exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "name"),
+    [
+        ("_released", lambda found: [a | {"note": 1} for a in found], "aggregates.json"),
+        ("_record", lambda found: found | {"note": 1}, "disclosure.json"),
+    ],
+)
+def test_each_file_is_held_against_its_own_format(tmp_path, monkeypatch, part, change, name):
+    north = site(tmp_path, "north")
+    north.write()
+    made = getattr(candidate, part)
+    monkeypatch.setattr(candidate, part, lambda *given: change(made(*given)))
+    with pytest.raises(ConfigError, match=name):
         north.build()
     assert not north.release.exists()

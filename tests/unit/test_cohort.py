@@ -458,6 +458,7 @@ def test_prefer_may_look_at_other_series_by_a_window(world):
 
 def test_blank_patients_of_any_white_space_are_excluded(world):
     world.select([row(" \t", "1.1", "CT", 1), row("p2", "1.2", "CT", 2)])
+    assert list(world.cases["series_uid"]) == ["1.2.2"]
     reasons = [o.reason for o in world.outcomes if o.status is Status.EXCLUDED]
     assert reasons == [Reason.MISSING_PATIENT_ID]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jipflow.files import stored_text
+from jipflow.files import atomic_path, json_text, read_json, scratch_folder, stored_text, write_json
 
 
 def test_a_text_has_a_name_of_its_own_and_is_written_once(tmp_path):
@@ -25,3 +25,63 @@ def test_what_a_power_cut_left_of_a_text_is_written_again(tmp_path, left):
     assert stored_text(tmp_path, '{"a": 1}\n') == path
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_text() == '{"a": 1}\n'
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_failed_leaves_nothing_and_the_file_before_as_it_was(tmp_path, folder):
+    path = tmp_path / "made" / "table.json"
+    write_json(path, {"a": 1})
+
+    def fail():
+        with atomic_path(path) as partial:
+            assert (partial.parent, partial.suffix) == (path.parent, path.suffix)
+            if folder:
+                partial.mkdir()
+            (partial / "part" if folder else partial).write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        fail()
+    assert list(path.parent.iterdir()) == [path]
+    assert read_json(path) == {"a": 1}
+
+
+def test_a_folder_takes_the_place_of_the_one_before(tmp_path):
+    path = tmp_path / "masks"
+    for name in ("first", "second"):
+        with atomic_path(path) as partial:
+            partial.mkdir()
+            (partial / name).touch()
+    assert [p.name for p in path.iterdir()] == ["second"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_who_write_at_once_have_names_of_their_own(tmp_path):
+    with atomic_path(tmp_path / "a") as one, atomic_path(tmp_path / "a") as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["one"]
+
+
+def test_a_scratch_folder_is_empty_and_does_not_stay(tmp_path):
+    (tmp_path / ".partial-scratch").mkdir()
+    (tmp_path / ".partial-scratch" / "of a killed run").touch()
+    with scratch_folder(tmp_path) as folder:
+        assert list(folder.iterdir()) == []
+        (folder / "bulk").touch()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_same_content_is_the_same_text():
+    assert json_text({"b": 1, "a": [2, {"d": 3, "c": "ü"}]}) == json_text(
+        {"a": [2, {"c": "ü", "d": 3}], "b": 1}
+    )
+    assert json_text({"a": "ü"}) == '{\n  "a": "ü"\n}\n'
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_json_cannot_hold_are_refused(tmp_path, number):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "a.json", {"a": number})
+    assert list(tmp_path.iterdir()) == []

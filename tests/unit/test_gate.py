@@ -23,7 +23,14 @@ from jipflow.analyses.contract import (
 )
 from jipflow.analyses.histogram import SMALL_BINS, Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
-from jipflow.analyses.summary import NUMBER_RANGE, ZERO_VARIANCE, Computed, Moments, Summary
+from jipflow.analyses.summary import (
+    DOMINANCE,
+    NUMBER_RANGE,
+    ZERO_VARIANCE,
+    Computed,
+    Moments,
+    Summary,
+)
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.release.gate import (
     DIFFERENCE,
@@ -180,6 +187,28 @@ def test_many_missing_patients_are_fine():
     }
 
 
+def test_numbers_of_patients_that_differ_by_one_less_than_the_minimum_are_not_shown():
+    """Ten and fourteen of whom five are the same: the numbers alone could be those of a subset."""
+    ten = cell(people(*range(10)))
+    assert outcome(ten, cell(people(*range(5, 19)), ENERGY)) == {MEAN: DIFFERENCE, ENERGY: None}
+    assert outcome(ten, cell(people(*range(5, 20)), ENERGY)) == {MEAN: None, ENERGY: None}
+
+
+def test_the_limits_of_dominance_are_those_of_protocol_and_site():
+    proposed = cell(people(*range(6)), numbers=[50.3, 40.1, 7.7, 12.9, 3.2, 9.4])
+    limits = {"min_patients": 5}
+    for change, rule in (
+        ({}, None),
+        ({"largest_two": 0.5}, DOMINANCE),
+        ({"p_percent": 100}, DOMINANCE),
+    ):
+        disclosure = Disclosure(**limits | change)
+        patient_of = {case: case for case in proposed.cases}
+        (decision,) = decide([proposed], patient_of, disclosure, Regions())
+        found = [r for r, f in decision.findings.items() if f is Finding.WITHHELD]
+        assert found == ([rule] if rule else [])
+
+
 def test_the_group_that_serves_most_cells_is_kept():
     most = people(*range(18))
     found = outcome(cell(people(*range(20))), cell(most, "a"), cell(most, "b"))
@@ -235,6 +264,14 @@ def test_the_cases_of_one_patient_are_one_difference():
     """Five cases that a cell lacks are a few patients if they are of one."""
     cases = people(*range(20))
     patient_of = {case: f"p{max(int(case[1:]), 4)}" for case in cases}
+    found = outcome(cell(cases), cell(people(*range(5, 20)), ENERGY), patient_of=patient_of)
+    assert found == {MEAN: None, ENERGY: DIFFERENCE}
+
+
+def test_the_cases_of_one_patient_are_one_group_where_another_case_is_in_both():
+    """Both cells are of fifteen patients, and the five cases that one lacks are of one of them."""
+    cases = people(*range(20))
+    patient_of = {case: f"p{max(int(case[1:]), 5)}" for case in cases}
     found = outcome(cell(cases), cell(people(*range(5, 20)), ENERGY), patient_of=patient_of)
     assert found == {MEAN: None, ENERGY: DIFFERENCE}
 

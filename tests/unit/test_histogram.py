@@ -173,6 +173,7 @@ def test_no_small_bin_follows_from_the_others(counts, minimum):
         ([0, 4, 8, 0], 12),  # a small bin
         ([None, 8, None, 0], 13),  # an empty one beside withheld ones
         ([None, 8, 5], 13),  # one by subtraction
+        ([None, 8, 6], 19),  # the minimum by subtraction, which is no small bin but not withheld
         ([None, 9, None], 13),  # four in two
         ([0, 13, 0], 13),  # everyone in one
         ([None, 5, *[None] * 12], 11),  # more bins than patients

@@ -16,6 +16,7 @@ import pytest
 
 import fake_results as fake
 from federation_world import show
+from jipflow.analyses.cells import CellKey
 from jipflow.cli import main
 from jipflow.exchange.keys import new_key
 from jipflow.exchange.message import Manifest, bundle_name
@@ -23,7 +24,7 @@ from jipflow.files import read_json, sha256_file
 from jipflow.release.approval import approve, bundle
 from jipflow.release.contents import Disclosure, formats, read_release, record_built
 from jipflow.release.limits import NOT_PROTECTED_FROM
-from jipflow.release.sent import changes, next_attempt, sent_before
+from jipflow.release.sent import Change, changes, next_attempt, sent_before
 from jipflow.report.disclosure import manifest_rows, withheld_parts
 from jipflow.report.release import State, progress, write_release_page
 from jipflow.settings.run import Settings
@@ -154,6 +155,17 @@ def test_nothing_was_sent_before(results: Path, tmp_path: Path) -> None:
     page = page_of(results, tmp_path)
     assert "has packed no bundle" in words(page)
     assert "--attempt" not in page.split('id="approve"')[1]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "patients"),
+    [(13, 12, 1), (12, 13, 1), (13, 9, 4), (13, 8, 0), (13, 13, 0), (3, None, 0), (None, 3, 0)],
+)
+def test_a_difference_of_fewer_than_the_minimum_tells_of_patients(
+    earlier: int | None, now: int | None, patients: int
+) -> None:
+    change = Change("describe", CellKey("CT", "organs", "liver", "x"), earlier, now)
+    assert change.tells_of(5) == patients
 
 
 def test_a_release_is_compared_with_the_one_that_left(results: Path, tmp_path: Path) -> None:

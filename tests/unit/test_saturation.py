@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+import yaml
 
 from jipflow.analyses.cells import CellKey, Measured, Place, Values
 from jipflow.analyses.contract import Proposed
@@ -14,6 +15,7 @@ from jipflow.analyses.histogram import Settings as HistogramSettings
 from jipflow.analyses.summary import Settings, Summary
 from jipflow.radiomics.ibsi import feature_table
 from jipflow.release.saturation import FAMILIES, Regions, family, saturated
+from jipflow.settings.resources import PROTOCOLS
 
 LIVER = Place("CT", "organs", "liver")
 SIZES = [f"original_shape_{name}" for name in ("MeshVolume", "SurfaceArea", "Sphericity", "Flat")]
@@ -104,8 +106,26 @@ def test_the_order_is_that_of_the_variables():
     assert left(*(cell(f, 5, analysis=by_name) for f in SIZES)) == ["original_shape_Flat"]
 
 
+def test_a_cell_that_no_variable_asks_for_comes_last():
+    asked = summary("a", "CT.*_Sphericity")
+    assert left(*(cell(f, 5, analysis=asked) for f in SIZES)) == ["original_shape_Sphericity"]
+
+
+@pytest.mark.parametrize(("name", "role"), [("ct", "CT"), ("mr", "T1"), ("pet", "PT")])
+def test_volume_and_mean_leave_five_patients_of_the_shipped_protocols(name, role):
+    content = yaml.safe_load((PROTOCOLS / f"sarcoma-{name}.yaml").read_text())
+    asked = summary("describe", *content["analyses"][0]["variables"])
+    place = Place(role, "gtv", "gtv")
+    names = [f"original_{c}_{name}" for c, found in feature_table().items() for name in found]
+    found = left(*(cell(name, 5, place, asked) for name in names))
+    assert {"original_shape_MeshVolume", "original_firstorder_Mean"} <= set(found)
+    groups = [family(name) for name in found if family(name)]
+    assert sorted(groups) == sorted(set(groups))
+
+
 def test_analyses_share_what_may_leave_and_the_same_feature_counts_once():
     first, second = summary("a", "CT.*"), summary("b", "CT.*")
+    assert left(*(cell(SIZES[0], 5, analysis=a) for a in (first, second))) == [SIZES[0]] * 2
     cells = [cell(SIZES[0], 6, analysis=a) for a in (first, second)]
     cells += [cell(SIZES[i], 6, analysis=second) for i in (1, 2)]
     assert left(*cells) == [SIZES[0], SIZES[0], SIZES[2]]

@@ -92,8 +92,8 @@ def test_the_hash_covers_the_content_of_the_protocols_own_files_and_not_their_pl
 
 RECORDED = {
     "demo": (
-        "abd84139c1ee8a3897f3b9f056a2ecbc50c4b708f98f19b5132b077321518fca",
-        "8760e766dc61d2f82e26faee4ab7865001d83629154b4b861f25b3d64f19627e",
+        "de42c567abedf3fe2fc9dc05331a001582f871a204e47f034d119732d2079072",
+        "d2526955242ade1c938e2a57c222e436d78790f3d03b0e62de786a66f9dab651",
     ),
     "demo-burden": (
         "b2c8e989dae2b91010986fb8e01c987759903b7f29bf15e3029663806068b9bb",
@@ -108,16 +108,16 @@ RECORDED = {
         "381f4e17fee55f06cf8bc21272d92718044c5ff6c54d4a2d632e21aec6954bad",
     ),
     "sarcoma-ct": (
-        "f853523c9752820d22990a596f94039c6e7e21f05c605d7d4b34598e0f9455f6",
-        "283ae5895f6306a1dc788d76c26a06baf6ecf78b69ea4acc1925667002578e77",
+        "1cd5a736e9ee57b46bc00a136eb40db9157a03a8552802df7a133541b5d796cc",
+        "29b35975bed7eabfa56ee6adbcdb99aaa66c45a944d030c312a1529e11169ab9",
     ),
     "sarcoma-mr": (
-        "0626dfe82917b61e79cfd4a696a7eaeb35967a7b34904a976ecdde9d71287061",
-        "c7ceec49334e0ff5cec294200f21093649e08ca7cf500b41e798f65b9dd000bb",
+        "83244097a17d892aa642a539b4c8a309fed70b5429d8f8be03965befde9df0db",
+        "2a3aa68e6db007ffa5d5c45ecd2062a6d4928461fa76cf43d1e42008618ead25",
     ),
     "sarcoma-pet": (
-        "a800a3e1e0ddb4b7e8dd924c9906a105e31d1ff89d4f056cebe0f0dcfa2f6001",
-        "0144e850ca62142a26bb6a0d7ed6b234053c799522e9c04c722cc957b4726b95",
+        "cc1f3d49c3ad5efbe06014d78bd98ee83b379aa078d736c6cbf1be71767a32cb",
+        "4d9ead6e79a1858602daefc58afe088761bdbd1f9e9d89a258849750f78e08e3",
     ),
     "sarcoma-pet-train": (
         "918567db1c94eb96127dceec2dfb1a7a59a2f00ab4991418f8e4027684de1cf0",

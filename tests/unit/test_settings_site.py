@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from config_files import PACS, message, site_of
+from config_files import PACS, demo_protocol, loaded, message, site_of
 from jipflow.settings.resources import ROOT
 from jipflow.settings.run import load_settings
 
@@ -35,6 +35,26 @@ def test_defaults_that_several_keys_share_are_filled_in(site):
 def test_a_site_can_only_tighten_disclosure(site):
     assert load_settings({**site, "disclosure": {"min_patients": 12}}).min_patients == 12
     assert "5" in message({**site, "disclosure": {"min_patients": 3}})
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "tighter", "looser"),
+    [("min_patients", 10, 12, 5), ("largest_two", 0.7, 0.6, 0.9), ("p_percent", 20, 30, 10)],
+)
+def test_of_each_limit_the_stricter_of_site_and_protocol_holds(
+    site, tmp_path, key, default, tighter, looser
+):
+    protocol = demo_protocol() | {"disclosure": {key: default}}
+    for given, holds in ((tighter, tighter), (looser, default)):
+        settings = loaded({**site, "disclosure": {key: given}}, protocol, tmp_path)
+        assert getattr(settings.disclosure, key) == holds
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("largest_two", 0.91), ("largest_two", 0), ("p_percent", 9)]
+)
+def test_no_limit_is_looser_than_its_floor(site, key, value):
+    assert key in message({**site, "disclosure": {key: value}})
 
 
 @pytest.mark.parametrize(

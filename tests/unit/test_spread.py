@@ -73,6 +73,9 @@ def test_each_threshold_holds_exactly():
     at_share = values_of([50.0, 40.0, 4.0, 3.0, 2.0, 1.0])
     assert not dominated(at_share, 0.9, 10)
     assert dominated(at_share, 0.899, 10)
+    by_magnitude = values_of([100.0, 60.0, 5.0, -5.0, -5.0])
+    assert not dominated(by_magnitude, 1, 14.9)
+    assert dominated(by_magnitude, 1, 16)
     at_p = values_of([100.0, -100.0, 5.0, -5.0, 0.0, 3.0, -2.0])
     assert not dominated(at_p, 1, 15)
     assert dominated(at_p, 1, 15.1)
@@ -124,6 +127,9 @@ def test_small_whole_numbers_follow_from_their_mean_and_variance(numbers):
     ("numbers", "found"),
     [
         ([0] * 6 + [1] * 7, False),  # enough on each level
+        ([0] * 5 + [1] * 8, False),
+        ([0, 13, 37, 71, 100], True),
+        ([1e20 * n for n in (1, 2, 3, 5, 8)], True),
         ([0] * 6 + [1] * 4 + [2] * 6, True),
         ([0] * 900 + [1] * 96 + [2] * 4, True),
         (list(np.random.default_rng(1).normal(0, 1, 13)), False),
