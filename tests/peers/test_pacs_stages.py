@@ -6,6 +6,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -411,6 +413,110 @@ def test_a_series_that_the_pacs_fails_to_list_is_not_passed_over(
     assert "the PACS listed no instance of it" in failed.message
     assert {o.status for o in outcomes.values()} == {Status.OK}
     assert len(stored(tmp_path)) == len(instances) - 1
+
+
+class Hindered(BaseHTTPRequestHandler):
+    """A proxy of a PACS that hinders what it is asked for by addresses with a word in them."""
+
+    protocol_version = "HTTP/1.1"
+    pacs: Orthanc
+    word: str
+    harm: str
+    over: threading.Event
+
+    def do_GET(self) -> None:
+        harm = self.harm if self.word and self.word in self.path else ""
+        if harm == "stall":
+            self.over.wait(30)
+        elif harm == "busy":
+            self.answer(503, b"")
+        else:
+            accept = {"Accept": self.headers["Accept"]}
+            answer = requests.get(self.pacs.base + self.path, headers=accept, timeout=30)
+            kind = answer.headers.get("Content-Type", "")
+            self.answer(answer.status_code, answer.content, kind, cut=harm == "cut")
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.over.wait(30)
+
+    def answer(self, status: int, content: bytes, kind: str = "", cut: bool = False) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.close_connection = cut or self.close_connection
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def hindered(orthanc: Orthanc, harm: str) -> Iterator[tuple[type[Hindered], dict[str, Any]]]:
+    """Run such a proxy; gives its handler, whose word can be set, and the source that asks it."""
+    over = threading.Event()
+    members = {"pacs": orthanc, "word": "", "harm": harm, "over": over}
+    handler = type("Handler", (Hindered,), members)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/dicom-web"
+        try:
+            yield handler, {"kind": "dicomweb", "url": url, "timeout": 1}
+        finally:
+            over.set()
+            server.shutdown()
+
+
+@pytest.mark.parametrize("harm", ["stall", "cut", "busy"])
+def test_a_series_that_the_network_holds_back_is_no_outcome(
+    harm: str, pacs: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The PACS answers every query meanwhile: that says nothing of the way that pixels take."""
+    monkeypatch.setattr(retrieve, "PAUSES", (0.05,))
+    with hindered(pacs, harm) as (handler, source):
+        settings = settings_of(tmp_path.parent, [source])
+        *_, instances, shard = queried(settings, tmp_path)
+        handler.word = f"/series/{instances['series_uid'].iloc[0]}"
+        with pytest.raises(StageError, match=instances["series_uid"].iloc[0]):
+            retrieve.run(shard_file=shard, settings=settings)
+        handler.word = ""
+        outcomes = retrieve.run(shard_file=shard, settings=settings)
+    assert {o.status for o in outcomes} == {Status.OK}
+    assert stored(tmp_path).keys() == set(instances["sop_uid"])
+
+
+def test_a_series_whose_list_is_held_back_is_no_outcome(
+    pacs: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "PAUSES", (0.05,))
+    with hindered(pacs, "stall") as (handler, source):
+        settings = settings_of(tmp_path.parent, [source])
+        handler.word = "/instances?"
+        with pytest.raises(StageError, match="no answer within 1"):
+            queried(settings, tmp_path)
+        handler.word = ""
+        *_, instances, _ = queried(settings, tmp_path)
+    assert "" not in set(instances["sop_uid"])
+
+
+def test_an_object_whose_storing_times_out_is_no_outcome(
+    other_pacs: Any, made: list[Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish, "PAUSES", (0.05,))
+    results, receipts = tmp_path / "results", tmp_path / "s00001.jsonl"
+    arguments = {"made": made, "results": results, "receipts": receipts}
+    with other_pacs() as orthanc:
+        with hindered(orthanc, "stall") as (_, source):
+            settings = settings_of(
+                tmp_path, [source], publish={"to": "source-0", "objects": ["seg", "sr"]}
+            )
+            with pytest.raises(StageError, match=r"seg/case-00/gtv\.dcm: .* no answer within 1"):
+                publish.run(**arguments, settings=settings)
+        outcomes = publish.run(**arguments, settings=publishing(orthanc, tmp_path, "dicomweb"))
+        assert orthanc.count() == 24
+    assert {o.status for o in outcomes} == {Status.OK}
 
 
 @pytest.mark.parametrize("way", ["dicomweb", "get"])

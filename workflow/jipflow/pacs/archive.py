@@ -148,6 +148,10 @@ class ArchiveDown(StageError):
     """The PACS does not answer, or the connection was cut; a later try may succeed."""
 
 
+class ArchiveFailed(ArchiveDown):
+    """The PACS answered that it failed: at everything, or at the one object asked for."""
+
+
 class Rejected(Exception):
     """The PACS answered and refused; the message has its answer, without patient data."""
 
@@ -228,11 +232,17 @@ class Archive(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
 
-def answers(archive: Archive) -> bool:
-    """Return whether a PACS answers a query that nothing matches.
+def is_of_object(error: ArchiveDown, archive: Archive) -> bool:
+    """Return whether the object asked for is to blame for an error that came at each try.
 
-    Where it does, and fails at one object each time, the object is to blame and not the PACS.
+    It is where the PACS itself says that it failed, and answers a query that nothing matches. A
+    time-out or a cut connection says nothing of an object: a slow disk of the PACS or a proxy in
+    between does the same.
     """
+    return isinstance(error, ArchiveFailed) and _answers(archive)
+
+
+def _answers(archive: Archive) -> bool:
     try:
         archive.find_series({"StudyInstanceUID": NO_STUDY, "SeriesInstanceUID": NO_STUDY})
     except ArchiveDown:

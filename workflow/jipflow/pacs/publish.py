@@ -15,7 +15,7 @@ import pydicom
 
 from jipflow.files import sha256_file
 from jipflow.outcomes import Made, Outcome, Status, attempt, blocked
-from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, is_of_object
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
 from jipflow.reasons import CaseFault, Reason, StageError
@@ -154,8 +154,7 @@ def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: R
 
     Raises:
         CaseFault: the PACS refuses it.
-        StageError: the file is not what was recorded.
-        ArchiveDown: the PACS does not answer.
+        StageError: the file is not what was recorded, or the PACS does not answer.
     """
     path = results / output
     if not path.resolve().is_relative_to(results.resolve()):
@@ -181,6 +180,8 @@ def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: R
         note = _store(archive, path, (study, series, sop))
     except Rejected as error:
         raise CaseFault(Reason.PUBLISH_REJECTED, f"{output}: {error}") from None
+    except ArchiveDown as error:
+        raise StageError(f"{output}: {error}") from error
     now = datetime.now(UTC).isoformat(timespec="seconds")
     receipts.add(Sent(sop, sha256, archive.name, output, now, note))
     if note == THERE_ALREADY:
@@ -192,7 +193,7 @@ def _store(archive: Archive, path: Path, uids: tuple[str, str, str]) -> str:
     """Send a file of which there is no receipt; return the note for its receipt.
 
     Raises:
-        Rejected: the PACS refuses it, or fails at it each time though it answers otherwise.
+        Rejected: the PACS refuses it, or says each time that it fails, and answers otherwise.
         ArchiveDown: the PACS does not answer.
     """
     down = None
@@ -207,7 +208,8 @@ def _store(archive: Archive, path: Path, uids: tuple[str, str, str]) -> str:
             return note
         except ArchiveDown as error:
             down = error
-    if down is not None and not answers(archive):
+    assert down is not None
+    if not is_of_object(down, archive):
         raise down
     raise Rejected(f"{down} It answers other queries.")
 

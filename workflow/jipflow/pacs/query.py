@@ -31,7 +31,7 @@ from jipflow.expressions import (
     select_series,
 )
 from jipflow.files import write_json, write_parquet
-from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, answers, checked_uid
+from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, checked_uid, is_of_object
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.narrow import exactly, narrow
 from jipflow.reasons import StageError
@@ -336,10 +336,10 @@ def _list(
 
 
 def _patiently(archive: Archive, ask: Callable[[], Result]) -> Result | None:
-    """Ask for one series; None where the PACS refuses, or fails at it and answers otherwise.
+    """Ask for one series; None where the PACS refuses, or says that it fails at this one.
 
     Raises:
-        ArchiveDown: it does not answer.
+        ArchiveDown: it does not answer, or not to this question.
     """
     down = None
     for pause in (0.0, *PAUSES):
@@ -350,7 +350,8 @@ def _patiently(archive: Archive, ask: Callable[[], Result]) -> Result | None:
             return None
         except ArchiveDown as error:
             down = error
-    if down is not None and not answers(archive):
+    assert down is not None
+    if not is_of_object(down, archive):
         raise down
     return None
 

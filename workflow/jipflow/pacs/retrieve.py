@@ -16,7 +16,7 @@ import pydicom
 
 from jipflow.files import atomic_path
 from jipflow.outcomes import Made, Outcome, attempt
-from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, answers, checked_uid
+from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, checked_uid, is_of_object
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
 from jipflow.place import raise_place_error
@@ -153,8 +153,8 @@ def _fetch(archive: Archive, arrival: Arrival) -> None:
             raise StageError(arrival.unwritten)
         missing = arrival.missing()
     if missing and down is not None:
-        if not answers(archive):
-            raise down
+        if not is_of_object(down, archive):
+            raise StageError(f"series {arrival.series_uid}: {down}") from down
         arrival.refusal = f"{down} It answers other queries."
     arrival.seconds = time.perf_counter() - start
     came = len(arrival.wanted) - arrival.present - len(missing)

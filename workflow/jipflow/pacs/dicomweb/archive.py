@@ -21,6 +21,8 @@ from jipflow.pacs.archive import (
     SERIES_ATTRIBUTES,
     STUDY_ATTRIBUTES,
     SYNTAX,
+    ArchiveDown,
+    ArchiveFailed,
     Receipt,
     Rejected,
     check_asked,
@@ -35,7 +37,7 @@ from jipflow.pacs.dicomweb.answers import (
     sequence_items,
     uid_in,
 )
-from jipflow.pacs.dicomweb.errors import ServerError, TooLarge, http_errors
+from jipflow.pacs.dicomweb.errors import TooLarge, http_errors
 from jipflow.pacs.dicomweb.multipart import CHUNK, LIMIT, MultipartFile, parts
 from jipflow.pacs.dicomweb.session import open_session
 from jipflow.pacs.inflate import is_within
@@ -228,9 +230,11 @@ class DicomwebArchive:
         return len(counts) == 1 and counts[0].isdecimal() and wanted > int(counts[0]) / 2
 
     def _whole_series(self, study: str, series: str) -> Generator[tuple[str, bytes]]:
-        """Yield UID and file of each instance; ends early where the PACS fails or sends no file.
+        """Yield UID and file of each instance; ends early where the PACS fails, cuts the answer
+        or sends no file.
 
-        The instances that are left are then asked for one by one, and the faulty one is known.
+        The instances that are left are then asked for one by one, and the faulty one is known:
+        Orthanc cuts a series at the instance whose file it lost, and fails at that one with 500.
         """
         with closing(self._files(f"studies/{study}/series/{series}")) as files:
             while True:
@@ -238,7 +242,7 @@ class DicomwebArchive:
                     with http_errors("the retrieval of a series", self._source):
                         content = next(files, None)
                         uid = "" if content is None else uid_in(content)
-                except (ServerError, Rejected):
+                except (ArchiveDown, Rejected):
                     return
                 if content is None:
                     return
@@ -278,7 +282,7 @@ class DicomwebArchive:
         """Turn an error of the PACS into a refusal of the one object if the PACS still answers."""
         try:
             yield
-        except ServerError:
+        except ArchiveFailed:
             if self.contains(*uids):
                 raise Rejected(
                     f"source {self.name!r}: the PACS lists instance {uids[2]} but failed to give "

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import requests
 from pydicom.errors import InvalidDicomError
 
-from jipflow.pacs.archive import ArchiveDown, Rejected
+from jipflow.pacs.archive import ArchiveDown, ArchiveFailed, Rejected
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.site import DicomWeb
 
@@ -19,10 +19,6 @@ UNREADABLE = (
     *(ArithmeticError, NotImplementedError, RecursionError, zlib.error),
 )
 """What pydicom and json raise of something that is no DICOM, or no JSON of it."""
-
-
-class ServerError(ArchiveDown):
-    """Status 500: something is wrong with the PACS, or with the one object asked for."""
 
 
 class Redirected(requests.RequestException):
@@ -110,7 +106,7 @@ def _refusal(what: str, name: str, response: requests.Response) -> Exception:
     if status == 403:
         return Rejected(f"{start}: this user may not; ask the PACS's administrator.")
     if status == 500:
-        return ServerError(f"{start}; the PACS's log says why.")
+        return ArchiveFailed(f"{start}; the PACS's log says why.")
     if status > 500 or status in {408, 429}:
         return ArchiveDown(f"{start}; the PACS is down or busy, try again later.")
     return Rejected(f"{start}.")
