@@ -117,7 +117,8 @@ class Reason(Coded):
     NOT_FINITE = ("not_finite", "The feature's value is not a finite number")
     UNDEFINED_FEATURE = (
         "undefined_feature",
-        "The feature's definition gives no value for this region, such as one of equal intensities",
+        "The feature's definition gives no value for this region, such as one of equal "
+        "intensities or of voxels without neighbours, or its filter none for this image",
     )
     TOO_MANY_GREY_LEVELS = (
         "too_many_grey_levels",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy.ndimage import convolve1d
 
 from jipflow.radiomics.mesh import Mesh
 
@@ -127,6 +128,57 @@ class Area:
         if self.values.min() == self.values.max():
             raise Undefined("all intensities of the region are equal")
 
+    @cached_property
+    def lone(self) -> NDArray[np.bool_]:
+        """The voxels that have no other at any of the distances of the radiomics settings."""
+        counts = np.zeros(self.mask.shape, np.int64)
+        for distance in self.setting["distances"]:
+            counts += self._within(distance) - self._within(distance - 1)
+        lone: NDArray[np.bool_] = self.mask & (counts == 0)
+        return lone
+
+    def _within(self, distance: int) -> NDArray[np.int64]:
+        """Count the region's voxels in the cube around each voxel, or the square in its slice."""
+        size = [2 * distance + 1] * 3
+        if self.setting["force2D"]:
+            size[0] = 1
+        counts = self.mask.astype(np.int64)
+        for axis, length in enumerate(size):
+            counts = convolve1d(counts, np.ones(length, np.int64), axis, mode="constant")
+        return counts
+
+    def without_lone_voxels(self) -> Area:
+        """Return the same area but for the voxels that have no neighbour; grey levels stay."""
+        if not self.lone.any():
+            return self
+        kept = self.mask & ~self.lone
+        area = replace(self, mask=kept)
+        array = np.where(kept, self.levels.array, 0)
+        area.__dict__["levels"] = Levels(array, np.unique(array[kept]), int(array.max()))
+        return area
+
+    def widened(self) -> Area:
+        """Return the same area in a box that is longer than any distance along each axis.
+
+        pyradiomics' kernels know no directions along an axis whose box they would leave at once,
+        and fail where none is left.
+        """
+        least = max(self.setting["distances"]) + 1
+        ends = [(0, max(least - size, 0)) for size in self.mask.shape]
+        if not np.any(ends):
+            return self
+        return replace(
+            self,
+            image=np.pad(self.image, ends),
+            mask=np.pad(self.mask, ends),
+            outline=np.pad(self.outline, ends),
+        )
+
+    def need_neighbours(self) -> None:
+        """Raise `Undefined` where no two voxels of the region are neighbours."""
+        if self.lone.sum() == self.values.size:
+            raise Undefined("no two voxels of the region are neighbours")
+
     def need_levels(self) -> None:
         """Raise `Undefined` where the region has one grey level."""
         if len(self.levels.present) < 2:
@@ -164,7 +216,10 @@ def discretise(
             f"{_bins(setting)} makes more grey levels of this region than can be counted; choose "
             "wider bins or a binCount"
         )
-    if (high - start) / width <= 2 * MAX_GREY_LEVELS:
+    # Where a bin is narrower than a step from one number to the next, edges would coincide.
+    if (high - start) / width <= 2 * MAX_GREY_LEVELS and width > 2 * np.spacing(
+        max(abs(start), abs(high))
+    ):
         return np.digitize(values, np.arange(start, high + 2 * width, width))
     # As many edges as levels would take too much memory.
     return np.floor((values - start) / width).astype(np.int64) + 1

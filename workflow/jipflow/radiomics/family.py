@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from jipflow.radiomics.area import Area, Undefined
+from jipflow.radiomics.area import Area
 
 Feature = Callable[[Any], float]
 Guard = Callable[[Area], None]
@@ -65,15 +65,11 @@ class Pyradiomics(Family):
 
     Attributes:
         textured: whether it needs matrices of grey levels, of which there may be too many.
-        neighbours: whether its kernel looks at neighbours, which a box of one voxel has not.
     """
 
     textured: ClassVar[bool] = True
-    neighbours: ClassVar[bool] = False
 
     def __init__(self, area: Area) -> None:
-        if self.neighbours and area.mask.size == 1:
-            raise Undefined("a single voxel has no neighbours")
         self.area = area
         # What comes after Family in a subclass's order is pyradiomics' own class.
         super(Family, self).__init__(*area.images, **area.setting)  # type: ignore[call-arg]

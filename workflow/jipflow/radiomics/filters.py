@@ -20,6 +20,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+from jipflow.radiomics.area import Undefined
 from jipflow.radiomics.grid import Box, MeasuringGrid
 from jipflow.settings.features import ibsi_log_name, ibsi_mean_name, log_name, wavelet_name
 
@@ -86,7 +87,7 @@ class SampledSeries:
         everything = self.box(tuple(slice(0, size) for size in self.grid.shape))  # type: ignore[arg-type]
         peak = float(np.abs(everything).max())
         if not peak:
-            raise ValueError("the whole image is 0, so it cannot be scaled by its largest value")
+            raise Undefined("the whole image is 0, so it cannot be scaled by its largest value")
         return peak
 
     @cached_property
@@ -183,7 +184,7 @@ def _laplacian(source: SampledSeries, box: Box, sigma: float) -> NDArray[np.floa
     spacing = source.grid.spacing
     smallest = tuple(max(SMALLEST_LOG, math.ceil(sigma / s) + 1) for s in spacing)
     if any(size < least for size, least in zip(source.grid.shape, smallest, strict=True)):
-        raise ValueError(
+        raise Undefined(
             f"an image of {source.grid.shape} voxels (z, y, x) is too small for a Laplacian of "
             f"Gaussian of {sigma:g} mm, which needs {smallest}"
         )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
-from radiomics import glcm, gldm, glrlm, glszm, ngtdm
+from radiomics import cMatrices, glcm, gldm, glrlm, glszm, ngtdm
 from scipy.ndimage import distance_transform_cdt
 
 from jipflow.radiomics.area import Area, Levels, Undefined
@@ -18,7 +18,10 @@ from jipflow.radiomics.family import Pyradiomics
 class Glcm(Pyradiomics, glcm.RadiomicsGLCM):
     """Of the co-occurrence of grey levels (IBSI 3.6)."""
 
-    neighbours = True
+    def __init__(self, area: Area) -> None:
+        area.need_neighbours()
+        super().__init__(area)
+
     guards: ClassVar = dict.fromkeys(("Correlation", "Imc1", "MCC"), Area.need_levels)
     more: ClassVar = {"MCC": lambda self: self.maximal_correlation()}
 
@@ -30,6 +33,11 @@ class Glcm(Pyradiomics, glcm.RadiomicsGLCM):
         """
         levels = self.area.levels
         p, number = self.P_glcm, levels.number
+        if not np.isfinite(p).all():
+            raise Undefined(
+                "weightingNorm gives every direction the weight 0 at this spacing; resample to "
+                "smaller voxels, or take no_weighting"
+            )
         i, j = np.meshgrid(*2 * (levels.present.astype(float),), indexing="ij", sparse=True)
         sums, differences = (i + j).astype(int) - 2, np.abs(i - j).astype(int)
         eps = np.spacing(1)
@@ -82,9 +90,45 @@ def _collected(
 
 
 class Glrlm(Pyradiomics, glrlm.RadiomicsGLRLM):
-    """Of the lengths of runs of a grey level (IBSI 3.7)."""
+    """Of the lengths of runs of a grey level (IBSI 3.7).
 
-    neighbours = True
+    Every voxel belongs to a run in each direction. pyradiomics' kernel leaves out directions in
+    which no line meets the region twice, such as those across a region of one slice: there each
+    voxel is a run of its own.
+    """
+
+    def _calculateMatrix(self, voxelCoordinates: None = None) -> Any:  # noqa: N802, N803
+        levels, flat = self.area.textured, self.area.setting["force2D"]
+        # A box of one voxel along an axis has no directions along it for the kernel.
+        grey = np.pad(levels.array, [(0, int(size == 1)) for size in levels.array.shape])
+        longest = max(grey.shape)
+        matrix, angles = cMatrices.calculate_glrlm(grey, grey > 0, levels.number, longest, flat, 0)
+        matrix = matrix[:, levels.present - 1]
+        single = matrix.sum((0, 1, 2)) == 0
+        counts = np.bincount(levels.array[self.area.mask])[levels.present]
+        matrix[0, :, 0, single] = counts
+        norm = self.area.setting.get("weightingNorm")
+        if norm is not None:
+            matrix = matrix @ _weights(angles, self.area.spacing, norm)[:, np.newaxis]
+        self.coefficients["Nr"] = matrix.sum((1, 2))
+        return matrix
+
+
+def _weights(
+    angles: NDArray[np.integer[Any]], spacing: tuple[float, float, float], norm: str
+) -> NDArray[np.float64]:
+    """Return the weight of each direction by which pyradiomics adds up matrices of run lengths.
+
+    Args:
+        angles: steps along (z, y, x), shape (directions, 3).
+        spacing: along (z, y, x) in millimetres.
+        norm: of the radiomics settings: the length of a step, or 1.
+    """
+    steps = np.abs(angles) * np.asarray(spacing)
+    if norm == "no_weighting":
+        return np.ones(len(steps))
+    orders = {"manhattan": 1, "euclidean": 2, "infinity": np.inf}
+    return np.asarray(np.linalg.norm(steps, orders[norm], axis=1))
 
 
 class Glszm(Pyradiomics, glszm.RadiomicsGLSZM):
@@ -200,9 +244,14 @@ def _pairs(
 
 
 class Gldm(Pyradiomics, gldm.RadiomicsGLDM):
-    """Of the dependence of neighbouring grey levels (IBSI 3.11)."""
+    """Of the dependence of neighbouring grey levels (IBSI 3.11).
 
-    neighbours = True
+    A voxel without neighbours depends on itself alone.
+    """
+
+    def __init__(self, area: Area) -> None:
+        super().__init__(area.widened())
+
     more: ClassVar = {
         "DependenceEnergy": lambda self: ((self.P_gldm / self.coefficients["Nz"]) ** 2).sum(),
     }
@@ -211,10 +260,15 @@ class Gldm(Pyradiomics, gldm.RadiomicsGLDM):
 class Ngtdm(Pyradiomics, ngtdm.RadiomicsNGTDM):
     """Of the difference between a voxel and its neighbourhood (IBSI 3.10).
 
-    Where a definition divides by differences that add up to 0, pyradiomics gives 0 or a million.
+    Voxels without a neighbour have no neighbourhood and do not count; pyradiomics counts them with
+    a difference of 0. Where a definition divides by differences that add up to 0, it gives 0 or a
+    million.
     """
 
-    neighbours = True
+    def __init__(self, area: Area) -> None:
+        area.need_neighbours()
+        super().__init__(area.without_lone_voxels())
+
     guards: ClassVar = dict.fromkeys(("Contrast", "Busyness"), Area.need_levels)
     more: ClassVar = {
         "Coarseness": lambda self: self.different("Coarseness"),
