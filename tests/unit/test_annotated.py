@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import highdicom
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -443,6 +444,23 @@ def other_series(dataset):
     dataset.StudyDate = "19990101"
 
 
+def mirrored(path, form):
+    """Mirror one of the two geometries that a NIfTI header states, or flatten both."""
+    image = nibabel.load(path)
+    labels = nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header)
+    other = image.affine @ np.diag([-1.0, 1, 1, 1])
+    labels.set_sform(image.affine, 1)
+    labels.set_qform(image.affine, 1)
+    if form == "sform":
+        labels.set_sform(other, 2)
+    elif form == "qform":
+        labels.set_qform(other, 1)
+    else:
+        labels.set_qform(None, 0)
+        labels.set_sform(np.diag([0.0, 1, 1, 1]), 1)
+    nibabel.save(labels, path)
+
+
 UNUSABLE = {
     "cut NIfTI": (lambda s: cut(s.nifti(box(LIVER))), "unreadable"),
     "cut SEG": (lambda s: cut(s.seg({"liver": box(LIVER)})), "unreadable"),
@@ -452,6 +470,9 @@ UNUSABLE = {
                         "mixed_patients"),
     "another series": (lambda s: s.seg({"liver": box(LIVER)}, change=other_series), "no_contours"),
     "another grid": (lambda s: s.nifti(box(LIVER), change=lambda i: i[:, :, 1:]), "grid_mismatch"),
+    "sform against qform": (lambda s: mirrored(s.nifti(box(LIVER)), "sform"), "grid_mismatch"),
+    "qform against sform": (lambda s: mirrored(s.nifti(box(LIVER)), "qform"), "grid_mismatch"),
+    "no geometry": (lambda s: mirrored(s.nifti(box(LIVER)), "flat"), "grid_mismatch"),
     "moved": (lambda s: s.nifti(box(LIVER), change=lambda i: (i.SetOrigin((0, 0, 0)), i)[1]),
               "grid_mismatch"),
     "no such segment": (lambda s: s.seg({"kidney": box(LIVER)}), "no_contours"),
@@ -463,6 +484,42 @@ UNUSABLE = {
 
 
 class TestWhatCannotBeUsed:
+    @pytest.mark.parametrize("form", ["sform", "qform"])
+    def test_one_geometry_alone_is_taken(self, site, form):
+        path = site.nifti(box(LIVER))
+        image = nibabel.load(path)
+        labels = nibabel.Nifti1Image(np.asanyarray(image.dataobj), image.affine, image.header)
+        labels.set_qform(image.affine, int(form == "qform"))
+        labels.set_sform(image.affine, int(form == "sform"))
+        nibabel.save(labels, path)
+        assert site.read(segments=OPTIONAL).status is Status.OK
+        np.testing.assert_array_equal(site.result()["liver"][0], box(LIVER))
+
+    @pytest.mark.parametrize(
+        ("masks", "reason", "words"),
+        [
+            ({"liver": LIVER, "splen": SPLEEN}, "no_contours",
+             "'splen' is the name of no segment, and there is no 'spleen'"),
+            ({"liver": LIVER, "spleen": np.s_[:0]}, "empty_segment",
+             "'spleen' is marked and has no voxel that can be used"),
+        ],
+        ids=["misspelt", "blank"],
+    )  # fmt: skip
+    @pytest.mark.parametrize("may_be_empty", [False, True])
+    def test_what_a_reader_marked_is_never_nothing(self, site, masks, reason, words, may_be_empty):
+        site.seg({name: box(place) for name, place in masks.items()})
+        outcome = site.read(segments=OPTIONAL, may_be_empty=may_be_empty)
+        assert outcome.status is Status.WAITING
+        assert words in outcome.message
+        assert site.readings[0]["reason"] == reason
+
+    def test_what_was_not_asked_for_is_named(self, site):
+        masks = {"liver": LIVER, "spleen": SPLEEN, "kidney": np.s_[0:1, 0:2, 0:2]}
+        site.seg({name: box(place) for name, place in masks.items()})
+        outcome = site.read()
+        assert outcome.status is Status.OK
+        assert "Not asked for, and left out: 'kidney'." in outcome.message
+
     @pytest.mark.parametrize("name", UNUSABLE)
     def test_keeps_the_case_waiting_with_file_and_reason(self, site, name):
         make, reason = UNUSABLE[name]
@@ -552,6 +609,25 @@ def test_a_folder_without_permission_does_not_end_the_run(tmp_path):
     found = bound_python(CLOSED, tmp_path)
     (tmp_path / "read" / "case1" / "ada").chmod(0o755)
     assert found.stdout == "['case2'] 64\n", found.stderr
+
+
+def test_a_file_that_is_taken_away_meanwhile_ends_nothing(site, monkeypatch):
+    """Between the listing and the reading of a share that people work on."""
+    path = site.nifti(box(LIVER))
+    inbox = site.folder / "results" / "inbox"
+    listing = Path.iterdir
+
+    def late(folder):
+        found = list(listing(folder))
+        path.unlink(missing_ok=True)
+        return iter(found)
+
+    monkeypatch.setattr(Path, "iterdir", late)
+    assert len(inbox_state(inbox, ["read"], ["case1"])) == 64
+    site.nifti(box(LIVER))
+    outcome = site.read()
+    assert outcome.status is Status.WAITING
+    assert "0 of 1 readings" in outcome.message
 
 
 class TestSeveralReaders:

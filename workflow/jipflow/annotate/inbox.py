@@ -119,7 +119,10 @@ def inbox_state(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[st
             folder = case_folder(inbox, segmentation, case_id)
             state.append([segmentation, case_id, *returned(folder).closed])
             for file in sorted(_files(folder, closed=True)):
-                status = file.lstat()
+                try:
+                    status = file.lstat()
+                except FileNotFoundError:  # taken away since it was listed
+                    continue
                 # Nanoseconds are more than a number of JSON can hold.
                 state.append(
                     [ascii(str(file.relative_to(inbox))), status.st_size, str(status.st_mtime_ns)]
@@ -131,7 +134,10 @@ def _listing(folder: Path) -> list[Path]:
     """List a folder without links and hidden entries; a folder that is a link counts as empty."""
     if folder.is_symlink() or not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if not p.is_symlink() and p.name[0] != ".")
+    try:
+        return sorted(p for p in folder.iterdir() if not p.is_symlink() and p.name[0] != ".")
+    except (FileNotFoundError, NotADirectoryError):  # taken away meanwhile
+        return []
 
 
 def _files(folder: Path, *, closed: bool = False) -> Iterator[Path]:

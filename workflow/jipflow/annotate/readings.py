@@ -8,7 +8,8 @@ empty.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -26,22 +27,25 @@ from pydicom.dataset import Dataset
 from jipflow.annotate.inbox import NOTHING
 from jipflow.files import sha256_file
 from jipflow.images.masks import Region, cropped
-from jipflow.images.volume import Grid, Volume
-from jipflow.objects.annotation import Target
+from jipflow.images.nifti import TOLERANCE, stated_grid
+from jipflow.images.volume import Volume
+from jipflow.objects.annotation import Annotation, Target, fits
 from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Inputs
 from jipflow.segment.engines.annotated.settings import AnnotatedSegmentation
-from jipflow.segment.engines.imported.engine import READERS, UNREADABLE, import_regions, target_of
+from jipflow.segment.engines.imported.engine import (
+    READERS,
+    UNREADABLE,
+    import_regions,
+    read_object,
+    target_of,
+)
 from jipflow.segment.engines.imported.settings import Imported, ImportedSegment
 
 NIFTI = "NIFTI"
 FOUND_NOTHING = "NOTHING"
 SUFFIXES = (".nii", ".nii.gz")
-ALIGNMENT_TOLERANCE = 0.05
-"""Farthest, in voxels, that a corner of a NIfTI image may lie from that of the grid: its header
-has single precision, and may hold a rotation as a quaternion."""
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 PROVENANCE = (
     *("SOPClassUID", "PatientID", "Manufacturer", "ManufacturerModelName", "SoftwareVersions"),
     *("ContentCreatorName", "OperatorsName"),
@@ -115,7 +119,10 @@ class Desk:
         Returns:
             A reading for each file that may hold regions; of files with the same content one.
         """
-        by_content = {(sha256_file(file), _is_nothing(file)): file for file in reversed(files)}
+        by_content = {}
+        for file in reversed(files):
+            with suppress(FileNotFoundError):  # taken away since it was listed
+                by_content[sha256_file(file), _is_nothing(file)] = file
         read = [
             self._reading(reader, folder, file, sha256)
             for (sha256, _), file in sorted(by_content.items(), key=lambda item: item[1])
@@ -156,6 +163,8 @@ class Desk:
                 self._check_patient(header)
                 spec = _taken_from(kind, self.spec)
                 regions = list(import_regions([path], spec, self._target, notes))
+                if regions:
+                    self._check_names(read_object(path, kind), regions, notes)
             if not regions:
                 raise self._marks_nothing()
         except CaseFault as fault:
@@ -167,6 +176,32 @@ class Desk:
             return Reading(reader, name, provenance, fault=CaseFault(Reason.UNREADABLE, why))
         tight = {region.name: cropped(region) for region in regions}
         return Reading(reader, name, provenance, tight, notes=tuple(notes))
+
+    def _check_names(self, source: Annotation, regions: Sequence[Region], notes: list[str]) -> None:
+        """Refuse an object of which something that the reader marked would be lost.
+
+        A lesion that lies beside the image or is misspelt would else be a finding of none.
+        """
+        drawn = {region.name for region in regions}
+        absent = [s for s in self.spec.segments if s.name not in drawn]
+        lost = [s.name for s in absent if source.has(s.returned_as)]
+        if lost:
+            raise CaseFault(
+                Reason.EMPTY_SEGMENT,
+                f"{self._where}: {_listed(lost)} is marked and has no voxel that can be used; "
+                + " ".join(["draw it on the image, or leave it out.", *notes]),
+            )
+        patterns = [s.returned_as for s in self.spec.segments]
+        strays = [name for name in source.names() if not fits(name, patterns)]
+        if strays and absent:
+            raise CaseFault(
+                Reason.NO_CONTOURS,
+                f"{self._where}: {_listed(strays)} is the name of no segment, and there is no "
+                f"{_listed([s.name for s in absent])}; call each as the protocol does, or leave "
+                "out what is not asked for.",
+            )
+        if strays:
+            notes.append(f"Not asked for, and left out: {_listed(strays)}.")
 
     def _check_may_be_empty(self) -> None:
         if not self.spec.may_be_empty:
@@ -228,8 +263,7 @@ class Desk:
         """
         try:
             image: Any = nibabel.load(path)
-            shape, affine = image.shape, image.affine
-            grid = self.grid
+            shape, grid = image.shape, self.grid
             if len(shape) == 3 and sorted(shape) == sorted(grid.shape):
                 voxels = np.asanyarray(image.dataobj)
             else:
@@ -246,9 +280,13 @@ class Desk:
                 Reason.UNREADABLE,
                 f"{self._where}: cannot be read as NIfTI ({error}); save it again.",
             ) from error
-        if voxels is not None and np.isfinite(affine).all():
-            turned = Volume(voxels, Grid(voxels.shape, RAS_TO_LPS @ affine)).with_axes_of(grid)
-            if turned.grid.matches(grid, ALIGNMENT_TOLERANCE * min(grid.spacing)):
+        if voxels is not None:
+            try:
+                stated = stated_grid(image.header)
+            except ValueError as error:
+                raise CaseFault(Reason.GRID_MISMATCH, f"{self._where}: {error}.") from None
+            turned = Volume(voxels, stated).with_axes_of(grid)
+            if turned.grid.matches(grid, TOLERANCE * min(grid.spacing)):
                 return turned.array
         raise CaseFault(
             Reason.GRID_MISMATCH,
@@ -278,6 +316,10 @@ def _taken_from(kind: str, spec: AnnotatedSegmentation) -> Imported:
             ],
         }
     )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name) for name in names)
 
 
 def _is_nothing(path: Path) -> bool:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -84,19 +84,46 @@ class Volume:
     def canonical(self, axes: str = "LPS") -> Volume:
         """Return the same voxels with axes in a known order and direction.
 
-        Axes are only swapped and flipped, so no value changes. The inverse is `with_axes_of`.
+        Axes are only swapped and flipped, so no value changes. The inverse is `array_on` the grid
+        that it came from: at 45 degrees an axis is as near to one of the patient's as to another,
+        and rounding decides which.
 
         Args:
             axes: where x, y and z run: ``L`` or ``R``, ``A`` or ``P``, ``S`` or ``I``.
         """
-        ways = [1.0 if way in "LPS" else -1.0 for way in axes]
-        return _reoriented(self, np.array([[2.0, ways[2]], [1.0, ways[1]], [0.0, ways[0]]]))
-
-    def with_axes_of(self, grid: Grid) -> Volume:
-        """Return the same voxels with axes in the order and direction of those of `grid`."""
+        # nibabel takes a fifth of a second to import, and few stages turn a volume.
         from nibabel.orientations import io_orientation
 
-        return _reoriented(self, io_orientation(grid.affine))
+        worlds, ways = io_orientation(self.grid.affine).T
+        order = [int(np.flatnonzero(worlds == world)[0]) for world in (2, 1, 0)]
+        wanted = [1.0 if way in "LPS" else -1.0 for way in reversed(axes)]
+        return _turned(self, order, ways[order] * wanted)
+
+    def with_axes_of(self, grid: Grid) -> Volume:
+        """Return the same voxels with axes in the order and direction of those of `grid`.
+
+        Each axis becomes the one that it is nearest to, by the angles between the two grids alone.
+        """
+        here, there = (g.affine[:3, :3] / np.asarray(g.spacing) for g in (self.grid, grid))
+        cosines = there.T @ here
+        axes = np.arange(3)
+        order = max(permutations(range(3)), key=lambda o: float(np.abs(cosines[axes, o]).sum()))
+        return _turned(self, order, np.sign(cosines[axes, order]))
+
+    def array_on(self, grid: Grid) -> NDArray[np.generic]:
+        """Return the voxels as `grid` has them, of which these are swapped or flipped axes.
+
+        Raises:
+            CaseFault: the voxels lie elsewhere (``grid_mismatch``).
+        """
+        back = self.with_axes_of(grid)
+        if not back.grid.matches(grid):
+            raise CaseFault(
+                Reason.GRID_MISMATCH,
+                f"a mask of {back.grid.shape} voxels (z, y, x) does not lie on the image's grid of "
+                f"{grid.shape}, or lies elsewhere; make it on the image that it is laid on.",
+            )
+        return back.array
 
     def image(self) -> sitk.Image:
         """Return a SimpleITK image with the same geometry (SimpleITK's axes are x, y, z)."""
@@ -122,16 +149,23 @@ def _grid_of(image: sitk.Image | sitk.ImageFileReader) -> Grid:
     return Grid((z, y, x), affine)
 
 
-def _reoriented(volume: Volume, target: NDArray[np.float64]) -> Volume:
-    """Swap and flip axes; `target` has the world's axis and direction of each, as in nibabel."""
-    # nibabel takes a fifth of a second to import, and few stages turn a volume.
-    import nibabel.orientations as orientations
+def _turned(volume: Volume, order: Sequence[int], ways: NDArray[np.float64]) -> Volume:
+    """Swap and flip axes.
 
-    start = orientations.io_orientation(volume.grid.affine)
-    transform = orientations.ornt_transform(start, target)
-    array = np.ascontiguousarray(orientations.apply_orientation(volume.array, transform))
-    affine = volume.grid.affine @ orientations.inv_ornt_aff(transform, volume.grid.shape)
-    return Volume(array, Grid(array.shape, affine))
+    Args:
+        volume: whose axes.
+        order: for each new axis the old one that it is.
+        ways: for each new axis 1 where it runs as the old one, -1 where it runs against it.
+    """
+    array = volume.array.transpose(order)
+    back = np.zeros((4, 4))  # from a new index to the old one
+    back[3, 3] = 1.0
+    for new, (old, way) in enumerate(zip(order, ways, strict=True)):
+        back[old, new] = way
+        if way < 0:
+            array = np.flip(array, new)
+            back[old, 3] = volume.array.shape[old] - 1
+    return Volume(np.ascontiguousarray(array), Grid(array.shape, volume.grid.affine @ back))
 
 
 def volume_path(volumes: Path, case_id: str, role: str) -> Path:

@@ -267,7 +267,9 @@ def render_overlay(
             f"{volume.grid.shape}, or they lie apart; segment the prepared volume again.",
         )
     upright = volume.canonical()
-    layers = [Volume(layer, segmentation.grid).canonical().array for layer in segmentation.layers]
+    layers = [
+        Volume(layer, segmentation.grid).array_on(upright.grid) for layer in segmentation.layers
+    ]
     segments = segmentation.segments
     window = display_window(upright.array, modality)
     field = field_of_view(upright.array, layers, upright.grid.spacing, modality)

@@ -90,14 +90,15 @@ def _case(
     def work() -> Made:
         segmentation = read_segmentation(masks / case.case_id / spec.id)
         labels = Volume(label_map(segmentation, spec, case.case_id), segmentation.grid)
+        upright = labels.canonical()
         paths, notes = [], []
         for channel, role in enumerate(roles):
             volume, note = read_channel(volumes, case.case_id, role, spec.role, labels.grid)
             notes.extend([note] if note else [])
             paths.append(out / f"{case.case_id}_{channel:04d}.nrrd")
-            write_volume(paths[-1], volume.canonical())
+            write_volume(paths[-1], Volume(volume.array_on(upright.grid), upright.grid))
         paths.append(out / f"{case.case_id}.nrrd")
-        write_volume(paths[-1], labels.canonical(), compress=True)
+        write_volume(paths[-1], upright, compress=True)
         notes.append(frames_note(case, dict.fromkeys([spec.role, *roles])))
         return Made(tuple(paths), note=" ".join(notes).strip())
 

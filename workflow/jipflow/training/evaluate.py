@@ -92,7 +92,7 @@ def _case(
             case,
             [],
         )
-        predicted = inference.label_map(predictor, found).with_axes_of(truth.grid).array
+        predicted = inference.label_map(predictor, found).array_on(truth.grid)
         return [
             {"label": label, **compare(predicted == value, truth.array == value, truth.grid)}
             for label, value in values.items()

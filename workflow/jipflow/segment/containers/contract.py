@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jipflow.files import write_json
+from jipflow.images.nifti import RAS_TO_LPS, stated_grid
 from jipflow.images.volume import Grid, Volume
 from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
@@ -142,7 +143,7 @@ def write_nifti(path: Path, volume: Volume) -> None:
     import nibabel
 
     # From an index (z, y, x) to LPS, to an index (x, y, z) to RAS.
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ volume.grid.affine[:, [2, 1, 0, 3]]
+    affine = RAS_TO_LPS @ volume.grid.affine[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(volume.array.transpose(2, 1, 0), affine)
     image.set_qform(affine, 1)
     image.set_sform(affine, 1)
@@ -229,7 +230,6 @@ def _labels(stream: gzip.GzipFile, grid: Grid, known: set[int]) -> NDArray[np.un
         kind = header.get_data_dtype()
         shape = tuple(int(n) for n in header.get_data_shape())
         slope, intercept = header.get_slope_inter()
-        affine = header.get_best_affine()
     except (HeaderDataError, WrapStructError) as error:
         raise ValueError(f"has no valid NIfTI-1 header ({error})") from None
     if not np.issubdtype(kind, np.integer):
@@ -238,8 +238,8 @@ def _labels(stream: gzip.GzipFile, grid: Grid, known: set[int]) -> NDArray[np.un
         raise ValueError("has a scale; write the labels as they are")
     if shape != grid.shape[::-1]:
         raise ValueError(f"has the shape {shape}; the image has {grid.shape[::-1]}")
-    lps = (np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)[:, [2, 1, 0, 3]]
-    if not np.isfinite(lps).all() or not Grid(grid.shape, lps).matches(grid, TOLERANCE_MM):
+    lps = stated_grid(header).affine[:, [2, 1, 0, 3]]
+    if not Grid(grid.shape, lps).matches(grid, TOLERANCE_MM):
         raise ValueError("has another affine than the image; copy the image's")
     offset = int(header["vox_offset"])
     if not HEADER_BYTES <= offset <= OFFSET_LIMIT:

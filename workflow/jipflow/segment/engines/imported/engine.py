@@ -269,7 +269,7 @@ def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[
     faults = []
     for path in paths:
         try:
-            item = _read(path, kind)
+            item = read_object(path, kind)
         except CaseFault as fault:
             raise_place_error(fault)
             faults.append(fault)
@@ -279,7 +279,16 @@ def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[
     return list(objects.values()), faults
 
 
-def _read(path: Path, kind: str) -> Annotation:
+def read_object(path: Path, kind: str) -> Annotation:
+    """Read an RTSTRUCT or SEG, its pixels only when they are asked for.
+
+    Args:
+        path: of the file.
+        kind: ``RTSTRUCT`` or ``SEG``.
+
+    Raises:
+        CaseFault: it cannot be read, or is of another kind.
+    """
     reader, classes, needed = READERS[kind]
     try:
         dataset = _dataset(path, kind)

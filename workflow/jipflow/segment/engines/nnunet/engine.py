@@ -174,8 +174,7 @@ class NnUNet(Engine[NnUNetSegmentation]):
                 rough = self._predict(member.first, start, inputs)
                 with inference.fitting(inputs.case.case_id):
                     labels = inference.label_map(member.first.predictor, rough, self._threads)
-                    previous = labels.with_axes_of(channels[0].grid)
-                    start = inference.preprocess(member.predictor, channels, member.axes, previous)
+                    start = inference.preprocess(member.predictor, channels, member.axes, labels)
             found.append(self._predict(member, start, inputs))
         return found
 
@@ -217,7 +216,7 @@ class NnUNet(Engine[NnUNetSegmentation]):
                 {s.name: differ[s.label] for s in segments if s.label in differ}
             )
             return regions_of_labels(
-                keep_largest(labels.with_axes_of(inputs.grid).array, self.kept),
+                keep_largest(labels.array_on(inputs.grid), self.kept),
                 self.labels,
                 self.spec,
                 self.model.name,
@@ -324,4 +323,4 @@ def predict_labels(predictor: nnUNetPredictor, volume: Volume, axes: str = "LPS"
     axes = inference.orientation(predictor, axes)
     ready = inference.preprocess(predictor, [volume], axes)
     found = inference.predict(predictor, ready, inference.device_choices(predictor.device)[0])
-    return inference.label_map(predictor, found).with_axes_of(volume.grid).array
+    return inference.label_map(predictor, found).array_on(volume.grid)

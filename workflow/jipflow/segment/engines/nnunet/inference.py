@@ -117,21 +117,22 @@ def preprocess(
         predictor: of the model.
         channels: images on one grid, in the order of the model's channels.
         axes: where x, y and z run in the images that the model was trained with.
-        previous: labels of a cascade's first stage on the same grid; each becomes a channel.
+        previous: labels of a cascade's first stage, which saw the same voxels, their axes maybe
+            turned; each becomes a channel.
 
     Raises:
         CaseFault: no machine could hold it.
     """
-    turned = [channel.canonical(axes) for channel in channels]
-    grid = turned[0].grid
+    grid = channels[0].canonical(axes).grid
+    turned = [channel.array_on(grid) for channel in channels]
     configuration = predictor.configuration_manager
     check_extent(grid, configuration.spacing)
     labels = None
     if previous is not None:
         # Wide enough for the -1 that nnU-Net writes where there is no image.
-        labels = previous.canonical(axes).array[None].astype(np.float32)
+        labels = previous.array_on(grid)[None].astype(np.float32)
     image, resampled, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-        np.stack([volume.array for volume in turned]),
+        np.stack(turned),
         labels,
         {"spacing": list(grid.spacing)},
         predictor.plans_manager,

@@ -127,8 +127,8 @@ class TotalSegmentator(Engine[TotalSegmentation]):
                 f"the process of {PACKAGE} was ended at case {inputs.case.case_id}, by the system "
                 "for want of memory as a rule."
             ) from None
-        back = Volume(labels, canonical.grid).with_axes_of(ready.grid)
-        return np.asarray(back.array, dtype=np.uint8)
+        back = Volume(labels, canonical.grid).array_on(ready.grid)
+        return np.asarray(back, dtype=np.uint8)
 
     def regions(self, inputs: Inputs, found: NDArray[np.uint8]) -> Iterator[Region]:
         """Give the classes that the protocol wants."""
