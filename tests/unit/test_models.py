@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from jipflow import cli
-from jipflow.models import store
+from jipflow.models import registry, store
 from jipflow.models.registry import describe, register, registered_model, verify
 from jipflow.reasons import StageError
 from jipflow.settings import resources
@@ -37,8 +37,15 @@ ABOUT = {
     "roles": ["CT"],
     "labels": [{"name": "organ", "value": 1, "term": "liver"}],
 }
+PLANS = {
+    "configurations": {"3d_fullres": {"patch_size": [32, 32, 32], "spacing": [3.0, 1.0, 1.0]}},
+    "transpose_forward": [2, 0, 1],
+    "transpose_backward": [1, 2, 0],
+}
+DATASET = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}}
 FILES = {
-    "dataset.json": b'{"labels": {"background": 0, "organ": 1}}',
+    "dataset.json": json.dumps(DATASET).encode(),
+    "plans.json": json.dumps(PLANS).encode(),
     "fold_0/checkpoint_final.pth": bytes(range(256)) * 12000,
 }
 
@@ -215,9 +222,129 @@ def test_the_description_in_the_docs_is_a_valid_one(page, tmp_path):
     block = re.search(r"```yaml\n(# about\.yaml\n.*?)```", text, re.DOTALL)[1]
     about = yaml.safe_load(block.replace("5c0e...", "a" * 64))
     labels = {label["name"]: label["value"] for label in about["labels"]}
-    put(tmp_path, {"dataset.json": json.dumps({"labels": {"background": 0, **labels}}).encode()})
+    channels = {str(number): name for number, name in enumerate(about["roles"])}
+    dataset = {"channel_names": channels, "labels": {"background": 0, **labels}}
+    put(tmp_path, {**FILES, "dataset.json": json.dumps(dataset).encode()})
     entry = describe("lesion", about, tmp_path, "models/lesion")
     assert all(label["type"]["scheme"] == "SCT" for label in entry["labels"])
+
+
+def changed(base, **keys):
+    """JSON of a mapping with other values; None drops a key."""
+    return json.dumps({k: v for k, v in (base | keys).items() if v is not None}).encode()
+
+
+UNUSABLE = {
+    "no dataset.json": ({"dataset.json": None}, "dataset.json is missing"),
+    "no plans.json": ({"plans.json": None}, "plans.json is missing"),
+    "no fold": ({"fold_0/checkpoint_final.pth": None}, "has no fold_0 to fold_4 or fold_all"),
+    "other weights": (
+        {"fold_0/checkpoint_final.pth": None, "fold_0/checkpoint_best.pth": b"x"},
+        "name another file as checkpoint",
+    ),
+    "cut plans": ({"plans.json": FILES["plans.json"][:40]}, "plans.json is not JSON"),
+    "binary plans": ({"plans.json": bytes(range(256))}, "plans.json is not JSON"),
+    "deep plans": ({"plans.json": b"[" * 100_000}, "plans.json is not JSON"),
+    "a list": ({"plans.json": b"[]"}, "is not as nnU-Net writes it"),
+    "no configuration": ({"plans.json": changed(PLANS, configurations={})}, "configurations"),
+    "axes lost": ({"plans.json": changed(PLANS, transpose_forward=None)}, "transpose_forward"),
+    "axes twice": ({"plans.json": changed(PLANS, transpose_forward=[0, 0, 1])}, "does not undo"),
+    "axes astray": ({"plans.json": changed(PLANS, transpose_backward=[2, 0, 1])}, "does not undo"),
+    "no spacing": (
+        {"plans.json": changed(PLANS, configurations={"3d": {"spacing": [0, 1, 1]}})},
+        "configurations.3d.spacing.0",
+    ),
+    "huge patch": (
+        {"plans.json": changed(PLANS, configurations={"3d": {"patch_size": [10**9, 1, 1]}})},
+        "configurations.3d.patch_size.0",
+    ),
+    "no labels": ({"dataset.json": changed(DATASET, labels=None)}, "labels"),
+    "text label": (
+        {"dataset.json": changed(DATASET, labels={"background": 0, "organ": "1"})},
+        "labels.organ",
+    ),
+    "huge label": (
+        {"dataset.json": changed(DATASET, labels={"background": 0, "organ": 2**40})},
+        "labels.organ",
+    ),
+    "one value twice": (
+        {"dataset.json": changed(DATASET, labels={"background": 0, "organ": 1, "other": 1})},
+        "two labels have one value",
+    ),
+    "another value": (
+        {"dataset.json": changed(DATASET, labels={"background": 0, "organ": 2})},
+        "its label 'organ' has the value 1, but 2 in dataset.json",
+    ),
+    "no channels": ({"dataset.json": changed(DATASET, channel_names=None)}, "channel_names"),
+    "two channels": (
+        {"dataset.json": changed(DATASET, channel_names={"0": "CT", "1": "PET"})},
+        "its roles are CT, but the channels of dataset.json are CT, PET",
+    ),
+    "no CT": (
+        {"dataset.json": changed(DATASET, channel_names={"0": "SUV"})},
+        "nnU-Net scales Hounsfield units where a channel is CT",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_a_model_that_could_not_run_is_not_pinned(name, site, tmp_path_factory):
+    files, words = UNUSABLE[name]
+    folder = tmp_path_factory.mktemp("given")
+    put(folder, {k: v for k, v in (FILES | files).items() if v is not None})
+    about = folder.parent / "about.yaml"
+    about.write_text(yaml.safe_dump(ABOUT))
+    with pytest.raises((StageError, ConfigError)) as refused:
+        store.add("given", folder=folder, about=about)
+    assert words in str(refused.value)
+    assert "given" not in read_registry(OWN_MODELS)
+    assert not (site / "models" / "given").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([("organ", 1), ("organ", 2)], "two labels have the name 'organ'"),
+        ([("organ", 1), ("other", 1)], "two labels have the value '1'"),
+        ([("organ", 2**40)], "65535"),
+        ([("organ", 65536)], "65535"),
+        ([("organ", 0)], "1"),
+    ],
+)
+def test_labels_differ_by_name_and_value(labels, words, site):
+    given = [{"name": name, "value": value, "term": "liver"} for name, value in labels]
+    with pytest.raises(ConfigError, match=words):
+        register("two", {**ABOUT, "labels": given}, site / "models" / "two", OWN_MODELS)
+
+
+def test_the_greatest_label_is_taken(site):
+    place = site / "models" / "two"
+    (place / "dataset.json").write_bytes(changed(DATASET, labels={"background": 0, "organ": 65535}))
+    labels = [{"name": "organ", "value": 65535, "term": "liver"}]
+    register("two", {**ABOUT, "labels": labels}, place, OWN_MODELS)
+
+
+def test_what_is_no_modality_is_refused(site):
+    with pytest.raises(ConfigError, match="T1"):
+        register("two", {**ABOUT, "roles": ["T1"]}, site / "models" / "two", OWN_MODELS)
+
+
+def test_a_pipe_among_the_files_is_named(site, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("given")
+    put(folder, FILES)
+    os.mkfifo(folder / "pipe")
+    about = folder.parent / "about.yaml"
+    about.write_text(yaml.safe_dump(ABOUT))
+    with pytest.raises(StageError, match="pipe is neither a file nor a folder"):
+        store.add("given", folder=folder, about=about)
+
+
+def test_a_folder_of_everything_is_no_model(site, tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(registry, "MOST_FILES", 3)
+    folder = tmp_path_factory.mktemp("given")
+    put(folder, FILES)
+    with pytest.raises(StageError, match="holds more than 3 files"):
+        describe("given", ABOUT, folder, "models/given")
 
 
 def test_register_refuses_what_does_not_fit(site, tmp_path_factory):
@@ -277,7 +404,8 @@ def test_a_truncated_download_is_no_file_and_goes_on(site, ranges):
         model = with_sources(*from_files(address))
         with pytest.raises(StageError, match="was cut off"):
             store.fetch(model)
-    assert content(model.folder) == {"dataset.json": FILES["dataset.json"]}
+    small = {name: FILES[name] for name in ("dataset.json", "plans.json")}
+    assert content(model.folder) == small
     with serving(FILES, ranges=ranges) as (server, address):
         model = sourced(model, from_files(address))
         store.fetch(model)
@@ -397,10 +525,10 @@ def test_a_bundle_is_the_same_bytes_twice_and_fills_another_site(site, capsys):
     shutil.rmtree(model.folder)
     assert cli.main(["models", "verify"]) == 1
     printed = capsys.readouterr()
-    assert printed.out.count("two: ") == 2
+    assert printed.out.count("two: ") == 3
     assert "is missing; fetch the model again: jipflow models fetch two" in printed.out
     assert cli.main(["models", "fetch", "--all", "--from", str(first)]) == 0
-    assert "two: 2 files fetched" in capsys.readouterr().out
+    assert "two: 3 files fetched" in capsys.readouterr().out
     assert cli.main(["models", "verify", "two"]) == 0
     assert capsys.readouterr().out == "two: ok\n"
     assert content(model.folder) == FILES
@@ -464,7 +592,7 @@ def test_a_site_adds_a_model_by_command(site, tmp_path, capsys):
     assert cli.main(line) == 0
     assert (
         capsys.readouterr().out
-        == f"three: 2 files of {site}/models/three pinned in models/models.yaml\n"
+        == f"three: 3 files of {site}/models/three pinned in models/models.yaml\n"
     )
     assert content(site / "models" / "three") == FILES
     verify(registered_model("three"))

@@ -297,9 +297,8 @@ def test_the_postprocessing_that_nnunet_found_is_applied(world, labels, monkeypa
 def test_a_postprocessing_that_is_none_of_nnunets_is_refused(world, content):
     world.model()
     write_json(world.folder / "model" / "best.json", content)
-    world.pin(postprocessing="best.json")
     with pytest.raises(StageError, match=r"best\.json is not a post-processing"):
-        world.run(world.engine())
+        world.pin(postprocessing="best.json")
 
 
 def test_a_postprocessing_that_is_not_there_is_not_registered(world):
@@ -310,8 +309,14 @@ def test_a_postprocessing_that_is_not_there_is_not_registered(world):
 
 def test_members_that_do_not_fit_each_other_are_refused(world):
     other = {"labels": {"background": 0, "spleen": 1, "liver": 2, "kidney": 3}}
-    world.members("2d", "3d", **{"2d": {"flat": True}, "3d": other})
-    with pytest.raises(StageError, match=r"'labels' of T__P__3d/dataset\.json differs"):
+    with pytest.raises(StageError, match=r"has the value 2, but 1 in T__P__3d/dataset\.json"):
+        world.members("2d", "3d", **{"2d": {"flat": True}, "3d": other})
+    described = world.folder / "model" / "T__P__3d" / "dataset.json"
+    content = {**read_json(described), "labels": LABELS, "regions_class_order": [1, 2, 3]}
+    described.unlink()
+    write_json(described, content)
+    world.pin(members=("T__P__2d", "T__P__3d"))
+    with pytest.raises(StageError, match=r"'regions_class_order' of T__P__3d/dataset\.json dif"):
         world.run(world.engine())
     world.members(
         "3d_cascade", "alone", **{"3d_cascade": {"previous_stage": "3d_lowres"}, "alone": {}}

@@ -178,3 +178,19 @@ def test_the_outcome_says_so_where_organs_of_another_image_are_taken(tmp_path):
     assert by_item["organs"] == (Status.OK, "")
     assert by_item["lesions"][0] is Status.OK
     assert "roles PT, CT do not name one frame of reference" in by_item["lesions"][1]
+
+
+@pytest.mark.parametrize("modality", ["PT", "MR", ""])
+def test_a_model_of_one_modality_sees_no_other(tmp_path, modality):
+    """The filter of a role may let any modality in; a network finds a liver in all of them."""
+    found = stage.run(
+        cases=[Case("c", "p", "s1", {"CT": Series("1", modality, ())})],
+        prepared={("c", "CT")},
+        settings=typed.settings([{"id": "organs", "engine": "nnunet"}]),
+        volumes=tmp_path / "volumes",
+        masks=tmp_path / "masks",
+        threads=1,
+    )
+    (outcome,) = found.outcomes
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.WRONG_MODALITY)
+    assert f"is {modality or 'of no modality'}, and the model takes CT" in outcome.message

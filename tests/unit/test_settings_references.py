@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import typed
 from config_files import demo_protocol, loaded, message, put, site_of
 from jipflow.settings.protocol import in_order
 from jipflow.settings.reading import protocol_ids
@@ -57,6 +58,13 @@ def test_defaults_come_from_the_schema(site):
         (["segmentations", 0, "segments", 1, "label"], "heart", ["'spleen'", "'heart'", "liver"]),
         (["segmentations", 0, "inputs"], ["CT", "PT"], ["takes 1 images (CT) and not 2", "inputs"]),
         (["segmentations", 0, "inputs"], ["MR"], ["inputs: role 'MR'", "CT, PT"]),
+        (["segmentations", 0, "role"], "PT", ["takes CT for role 'PT'", "no CT series meets"]),
+        (["segmentations", 0, "inputs"], ["PT"], ["takes CT for role 'PT'", "name a role"]),
+        (
+            ["cohort", "case", "roles", "CT", "where"],
+            "Modality IN ('PT', 'MR')",
+            ["takes CT for role 'CT'"],
+        ),
         (["segmentations", 0, "folds"], [0, 1], ["'phantom-ct' has no fold 1"]),
         (["segmentations", 0, "folds"], [7], ["segmentations[0].folds[0] is 7", "3, 4, all"]),
         (["segmentations", 0, "tile_step_size"], 0, ["segmentations[0].tile_step_size"]),
@@ -85,6 +93,37 @@ def test_a_wrong_protocol_is_explained(site, protocol, tmp_path, path, value, pa
     text = message(site, changed, tmp_path)
     for part in parts:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "SliceThickness < 5",
+        "Modality = 'CT' AND BodyPartExamined IS NOT NULL",
+        "ifnull(BodyPartExamined, '') = 'CHEST'",
+        "Modality LIKE 'C%'",
+        "lower(Modality) = 'ct' OR SeriesDescription LIKE '%PET%'",
+        "CAST(SeriesNumber AS INTEGER) > 2 AND NOT Modality = 'PT'",
+    ],
+)
+def test_a_filter_that_a_ct_may_meet_is_no_reason_to_refuse(site, protocol, tmp_path, where):
+    """What is unknown of a series, such as its text, is no answer."""
+    changed = copy.deepcopy(protocol)
+    put(changed, ["cohort", "where"], "Rows > 1")
+    put(changed, ["cohort", "case", "roles", "CT", "where"], where)
+    path = tmp_path / "protocol.yaml"
+    path.write_text(yaml.safe_dump(changed))
+    assert load_settings({**site, "protocol": str(path)}).protocol_id == "demo"
+
+
+@pytest.mark.parametrize(("task", "modality"), [("total", "CT"), ("total_mr", "MR")])
+def test_a_task_of_totalsegmentator_has_a_modality(task, modality):
+    """Whatever the entry of its weights says, which are of all tasks."""
+    spec = typed.segmentation(
+        {"id": "organs", "engine": "totalsegmentator", "model": "weights", "role": "IMAGE",
+         "task": task, "segments": [{"name": "liver", "label": "liver", "term": "liver"}]}
+    )  # fmt: skip
+    assert spec.modalities(None) == {"IMAGE": modality}
 
 
 def test_an_algorithm_in_a_container_is_checked_against_the_registry(

@@ -56,5 +56,7 @@ Instance UIDs; Source is the name of the source in the site's configuration.
 
 ANNOTATIONS = ("RTSTRUCT", "SEG")
 """Modality of the objects that hold regions drawn on images."""
+MODALITIES = ("CT", "MR", "PT", "NM", "US", "XA", "RF", "MG", "CR", "DX", "OT")
+"""Modalities of images that a model may take (PS3.3 section C.7.3.1.1.1)."""
 IMAGES = f"Modality NOT IN {ANNOTATIONS}"
 """What every series of a role meets, whatever the protocol says."""

@@ -37,6 +37,10 @@ class Reason(Coded):
         "An earlier stage waits for a person to make the input of this one",
     )
 
+    WRONG_MODALITY = (
+        "wrong_modality",
+        "The image is of another modality than the model takes",
+    )
     NOT_RETRIEVED = (
         "not_retrieved",
         "The PACS did not give the series, or fewer instances than it lists",

@@ -26,6 +26,9 @@ from jipflow.settings.schema import load
 CHECKPOINT = "checkpoint_final.pth"
 """nnU-Net's name for the weights at the end of training."""
 
+MOST_FILES = 10_000
+"""Files below a model's folder: several times those of all of TotalSegmentator's tasks."""
+
 _HEAD = "# Models that a protocol may name; every file is checked before it is loaded.\n"
 
 
@@ -150,9 +153,16 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
         StageError: the folder has no file or a link, or the entry does not fit the files.
         ConfigError: the entry is not valid.
     """
-    links = [each for each in folder.rglob("*") if each.is_symlink()]
-    if links:
-        raise StageError(f"model {name!r}: {links[0]} is a link; put the file itself there.")
+    for count, each in enumerate(folder.rglob("*"), start=1):
+        if each.is_symlink():
+            raise StageError(f"model {name!r}: {each} is a link; put the file itself there.")
+        if not (each.is_file() or each.is_dir()):
+            raise StageError(f"model {name!r}: {each} is neither a file nor a folder; remove it.")
+        if count > MOST_FILES:
+            raise StageError(
+                f"model {name!r}: {folder} holds more than {MOST_FILES:,} files; name the folder "
+                "of the model alone."
+            )
     complete = {
         **entry,
         "path": path,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,12 @@ from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
 from jipflow.segment.quality import Quality, assess
-from jipflow.settings.protocol import SegmentationSettings, automatic, in_order
+from jipflow.settings.protocol import (
+    ModelSegmentation,
+    SegmentationSettings,
+    automatic,
+    in_order,
+)
 from jipflow.settings.run import Settings
 from jipflow.workers import for_each_case
 
@@ -84,8 +89,13 @@ def run(
         needed = settings.needed_roles(spec.id)
         concerned = [case for case in cases if case.roles.keys() >= needed]
         made = {(o.case_id, o.item) for o in outcomes if o.status is Status.OK}
+        modalities = _modalities(spec, settings)
         ready = []
         for case in concerned:
+            wrong = _wrong_modality(case, spec, modalities)
+            if wrong:
+                outcomes.append(wrong)
+                continue
             missing = [
                 *(f"the volume of role {r}" for r in roles if (case.case_id, r) not in prepared),
                 *(
@@ -117,6 +127,37 @@ def run(
                     outcomes.append(item.outcome)
                     found.quality += item.quality
     return found
+
+
+def _modalities(spec: SegmentationSettings, settings: Settings) -> dict[str, str]:
+    """Return by role the modality that the segmentation's model takes; nothing without a model."""
+    if not isinstance(spec, ModelSegmentation) or spec.model not in settings.named.models:
+        return {}  # the engine says what is missing
+    return spec.modalities(settings.named.models[spec.model].entry)
+
+
+def _wrong_modality(
+    case: Case, spec: SegmentationSettings, modalities: Mapping[str, str]
+) -> Outcome | None:
+    """Return the outcome of a case whose image is not of the modality that the model takes.
+
+    A network finds organs in anything; on SUV one that was trained on Hounsfield units finds
+    others.
+    """
+    for role, modality in modalities.items():
+        found = case.roles[role].modality
+        if found != modality:
+            return Outcome(
+                case.case_id,
+                STAGE,
+                spec.id,
+                Status.FAILED,
+                Reason.WRONG_MODALITY.value,
+                f"case {case.case_id}: the series of role {role!r} is {found or 'of no modality'}, "
+                f"and the model takes {modality}; let the protocol's role ask for "
+                f"Modality = '{modality}', or name another model.",
+            )
+    return None
 
 
 def segment(

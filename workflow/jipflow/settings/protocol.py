@@ -232,6 +232,32 @@ class ModelSegmentation(SegmentationSettings):
                 "another model, or that engine."
             )
 
+    def modalities(self, model: RegisteredModel) -> dict[str, str]:
+        """Return the modality that the series of each role it needs must have.
+
+        Args:
+            model: the one that it names, of its engine.
+        """
+        return dict(zip(self.input_roles(), model.roles, strict=False))
+
+    def modality_problems(self, protocol: Protocol, known: Known) -> Iterator[str]:
+        """Yield which roles no series of the modality can have that the model takes."""
+        from jipflow.expressions import filter_steps, may_be
+
+        model = known.models.get(self.model)
+        if model is None or model.engine != self.engine:
+            return
+        for role, modality in self.modalities(model).items():
+            if role not in protocol.roles:
+                continue
+            where = [*filter_steps(protocol.cohort.where), protocol.roles[role].where]
+            if not may_be(where, modality):
+                yield (
+                    f"model {self.model!r} takes {modality} for role {role!r}, and no {modality} "
+                    "series meets that role's filter; name a role of that modality, or another "
+                    "model."
+                )
+
     def label_problems(self, known: Known) -> Iterator[str]:
         """Yield which segments name labels that the model does not have."""
         if self.model not in known.models:

@@ -10,6 +10,7 @@ from jipflow.settings.names import among, meant
 from jipflow.settings.protocol import (
     AnalysisSettings,
     Known,
+    ModelSegmentation,
     Protocol,
     RadiomicsEntry,
     SegmentationSettings,
@@ -101,6 +102,8 @@ def _segmentation(spec: SegmentationSettings, protocol: Protocol, known: Known) 
                 "terms."
             )
     yield from spec.problems(protocol, known)
+    if isinstance(spec, ModelSegmentation):
+        yield from spec.modality_problems(protocol, known)
 
 
 def _repeated(names: list[str], key: str) -> Iterator[str]:

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
-from jipflow.settings.part import Id, LocalPath, Maybe, Part, Role, Text
+from jipflow.settings.part import Id, LocalPath, Maybe, Part, Text
 
 FileName = Annotated[
     str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._+-]*(/[A-Za-z0-9_][A-Za-z0-9._+-]*)*$")
@@ -29,13 +29,16 @@ class Code(Part):
     """Code Meaning."""
 
 
+Modality = Literal["CT", "MR", "PT", "NM", "US", "XA", "RF", "MG", "CR", "DX", "OT"]
+
+
 class Label(Part):
     """What a model finds."""
 
     name: Text
     """The label's name in protocols and in the model's own files."""
-    value: Annotated[int, Field(ge=1)]
-    """Its number in the model's label maps."""
+    value: Annotated[int, Field(ge=1, le=65535)]
+    """Its number in the model's label maps, at most what 16 bits hold."""
     category: Code
     """Segmented Property Category (DICOM CID 7150)."""
     type: Code
@@ -79,14 +82,29 @@ class RegisteredModel(Part):
     """What it is made for and what it must not be used for."""
     training_data: Text
     """What it was trained on, and with which consent or licence."""
-    roles: Annotated[list[Role], Field(min_length=1)]
-    """Modalities that it takes, in the order of its input channels."""
+    roles: Annotated[list[Modality], Field(min_length=1)]
+    """Modality of each image that it takes, in the order of its input channels; a series of another
+    one is refused."""
     labels: list[Label] = Field(default=[])
     """What it finds; none for TotalSegmentator, whose tasks have their own table."""
     files: Annotated[dict[FileName, Sha256], Field(min_length=1)]
     """SHA-256 of each file by its path below the model's folder; no other file may be there."""
     sources: list[Download] = Field(default=[])
     """Where `jipflow models fetch` gets the files; none where they come in a bundle."""
+
+    @field_validator("labels")
+    @classmethod
+    def _distinct(cls, labels: list[Label]) -> list[Label]:
+        for what in ("name", "value"):
+            given = [str(getattr(label, what)) for label in labels]
+            twice = [each for each in given if given.count(each) > 1]
+            if twice:
+                raise PydanticCustomError(
+                    "distinct",
+                    "two labels have the {what} {twice}; each label has its own",
+                    {"what": what, "twice": repr(twice[0])},
+                )
+        return labels
 
     def file_problems(self, folder: Path) -> Iterator[str]:
         """Yield what is wrong with the files that its engine needs, one sentence each.

@@ -62,7 +62,7 @@ def export(*, work: Path, settings: Settings, summary: Path, folder: Path, regis
         "licence": training.licence,
         "intended_use": training.intended_use,
         "training_data": training.training_data,
-        "roles": settings.protocol.training_roles(),
+        "roles": read_json(work / "split.json")["modalities"],
         "labels": _labels(settings.segmentation(training.segmentation)),
     }
     register(name, entry, folder, registry)

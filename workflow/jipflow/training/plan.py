@@ -124,8 +124,13 @@ def plan(
         }
         for case in made
     }
+    modalities = _modalities(table, settings.protocol.training_roles())
     described = {
-        "channel_names": _channels(table, settings.protocol.training_roles()),
+        # CT is the word that makes nnU-Net scale Hounsfield units.
+        "channel_names": {
+            str(number): "CT" if modalities[role] == "CT" else role
+            for number, role in enumerate(settings.protocol.training_roles())
+        },
         "labels": {
             "background": 0,
             **label_values(settings.segmentation(training.segmentation)),
@@ -153,6 +158,7 @@ def plan(
         {
             "folds": chosen.folds,
             "held_out": chosen.held_out,
+            "modalities": list(modalities.values()),
             "files": files,
             "patients": {case: patient[case] for case in made},
             "sha256": {case: made[case].sha256 for case in made},
@@ -160,13 +166,22 @@ def plan(
     )
 
 
-def _channels(table: pd.DataFrame, roles: Sequence[str]) -> dict[str, str]:
-    """Name the channels by role, but CT by the word that makes nnU-Net scale Hounsfield units."""
-    names = {}
-    for number, role in enumerate(roles):
-        modalities = set(table.loc[table["role"] == role, "modality"])
-        names[str(number)] = "CT" if modalities == {"CT"} else role
-    return names
+def _modalities(table: pd.DataFrame, roles: Sequence[str]) -> dict[str, str]:
+    """Return the modality of each role's series.
+
+    Raises:
+        StageError: a role has series of several.
+    """
+    found = {}
+    for role in roles:
+        modalities = sorted(set(table.loc[table["role"] == role, "modality"]))
+        if len(modalities) != 1:
+            raise StageError(
+                f"training: the series of role {role!r} are of {', '.join(modalities) or 'none'}, "
+                "and a model takes one modality a channel; narrow the role's filter."
+            )
+        found[role] = modalities[0]
+    return found
 
 
 def _preprocess(work: Path, training: Training, threads: int) -> dict[str, Any]:

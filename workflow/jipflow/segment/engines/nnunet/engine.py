@@ -5,7 +5,6 @@ A model is one trained configuration, several whose probabilities are averaged, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from jipflow.files import canonical_digest
+from jipflow.files import canonical_digest, read_json
 from jipflow.images.masks import Region
 from jipflow.images.volume import Volume
 from jipflow.models.checkpoints import build_network, read_checkpoint
@@ -28,15 +27,16 @@ from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.segment.channels import read_channel
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.nnunet import inference
+from jipflow.segment.engines.nnunet.described import NOT_SEGMENTS, Dataset, Plans, described
 from jipflow.segment.engines.nnunet.inference import LabelMap, Predicted, Ready
 from jipflow.segment.engines.nnunet.postprocessing import keep_largest, read_postprocessing
 from jipflow.segment.engines.nnunet.settings import NnUNetModel, NnUNetSegmentation
 
-NOT_SEGMENTS = {"background", "ignore"}
-"""Names of ``dataset.json`` that nnU-Net reserves for what is no label."""
-
 SHARED = {"labels", "channel_names", "modality", "regions_class_order"}
 """Keys of ``dataset.json`` that all members of a model have alike."""
+
+INCOMPLETE = (LookupError, TypeError, ValueError, AttributeError, AssertionError, ImportError)
+"""What nnU-Net raises of plans that lack something or name what is not there."""
 
 MOST_LABELS = 4
 """Labels of a case that are exported at a time: each takes some ten bytes a voxel of the image."""
@@ -276,19 +276,28 @@ def load_predictor(
     # The fastest of several algorithms, which nnU-Net asks for, is another one each time.
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    plans = PlansManager(json.loads((folder / "plans.json").read_text(encoding="utf-8")))
+    described(Dataset, folder / "dataset.json")
+    described(Plans, folder / "plans.json")
+    dataset = read_json(folder / "dataset.json")
+    plans = PlansManager(read_json(folder / "plans.json"))
     paths = [folder / f"fold_{fold}" / checkpoint for fold in folds]
     checkpoints = [read_checkpoint(path) for path in paths]
     first = checkpoints[0]
-    configuration = plans.get_configuration(first["init_args"]["configuration"])
-    network = build_network(
-        first["trainer_name"],
-        plans,
-        configuration,
-        determine_num_input_channels(plans, configuration, dataset),
-        plans.get_label_manager(dataset).num_segmentation_heads,
-    )
+    try:
+        configuration = plans.get_configuration(first["init_args"]["configuration"])
+        network = build_network(
+            first["trainer_name"],
+            plans,
+            configuration,
+            determine_num_input_channels(plans, configuration, dataset),
+            plans.get_label_manager(dataset).num_segmentation_heads,
+        )
+    except INCOMPLETE as error:
+        raise StageError(
+            f"{folder}: nnU-Net cannot build the network of plans.json and dataset.json "
+            f"({type(error).__name__}: {error}); copy the model again from nnU-Net's results "
+            "folder, and pin the new files."
+        ) from None
     weights = [each["network_weights"] for each in checkpoints]
     for path, state in zip(reversed(paths), reversed(weights), strict=True):
         try:

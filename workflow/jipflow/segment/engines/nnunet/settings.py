@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from jipflow.files import read_json
+from jipflow.reasons import StageError
+from jipflow.segment.engines.nnunet.described import Dataset, Plans, described
 from jipflow.settings.part import AsGiven, Maybe, Role, Text, Unique
 from jipflow.settings.protocol import Known, LabelledSegment, ModelSegmentation, Protocol
-from jipflow.settings.registry import FileName, LabelledModel
+from jipflow.settings.registry import FileName, LabelledModel, RegisteredModel
+from jipflow.settings.resources import ConfigError
 
 
 class NnUNetSegment(LabelledSegment):
@@ -37,6 +39,10 @@ class NnUNetSegmentation(ModelSegmentation):
     """Distance of the tiles that a large image is predicted in, as a share of their size."""
     segments: Annotated[list[NnUNetSegment], Field(min_length=1)]
     """The regions that are taken over."""
+
+    def modalities(self, model: RegisteredModel) -> dict[str, str]:
+        """Return the modality that the series of each channel's role must have."""
+        return dict(zip(self.inputs or [self.role], model.roles, strict=False))
 
     def input_roles(self) -> list[str]:
         """Return the roles whose volumes it needs, its own first."""
@@ -114,17 +120,64 @@ class NnUNetModel(LabelledModel):
                 f"there is no file {self.postprocessing!r} in {folder}; nnU-Net writes it beside "
                 "postprocessing.pkl, in crossval_results_folds_.. or ensembles/.."
             )
-        named = {label.name for label in self.labels}
-        for path in [f"{member}/dataset.json" for member in self.members] or ["dataset.json"]:
+        elif self.postprocessing is not None:
+            from jipflow.segment.engines.nnunet.postprocessing import read_postprocessing
+
+            try:
+                read_postprocessing(folder / self.postprocessing)
+            except StageError as error:
+                yield str(error)
+        for member in self.members or [""]:
+            yield from self._member_problems(folder, f"{member}/" if member else "")
+
+    def _member_problems(self, folder: Path, member: str) -> Iterator[str]:
+        """Yield what is wrong with the files of a trained configuration."""
+        for path in (f"{member}dataset.json", f"{member}plans.json"):
             if path not in self.files:
                 yield (
                     f"{folder / path} is missing; name under members the folders of trained "
                     "configurations, where there are several."
                 )
-                continue
-            trained = set(read_json(folder / path)["labels"]) - {"background", "ignore"}
-            if trained != named:
+                return
+        if not self.folds(member.rstrip("/")):
+            yield (
+                f"{folder}/{member} has no fold_0 to fold_4 or fold_all with {self.checkpoint}; "
+                "name another file as checkpoint, or copy the folder again from nnUNet_results."
+            )
+        try:
+            dataset = described(Dataset, folder / f"{member}dataset.json")
+            described(Plans, folder / f"{member}plans.json")
+        except ConfigError as error:
+            yield str(error)
+            return
+        yield from self._dataset_problems(dataset, f"{member}dataset.json")
+
+    def _dataset_problems(self, dataset: Dataset, path: str) -> Iterator[str]:
+        """Yield in which labels and channels the entry differs from what was trained."""
+        trained = dataset.segments()
+        named = {label.name: label.value for label in self.labels}
+        if trained.keys() != named.keys():
+            yield (
+                f"its labels are {', '.join(sorted(named))}, but those of {path} are "
+                f"{', '.join(sorted(trained))}; name the same."
+            )
+        for name, values in trained.items():
+            if isinstance(values, int) and named.get(name, values) != values:
                 yield (
-                    f"its labels are {', '.join(sorted(named))}, but those of {path} are "
-                    f"{', '.join(sorted(trained))}; name the same."
+                    f"its label {name!r} has the value {named[name]}, but {values} in {path}; "
+                    "give the same."
                 )
+        channels = dataset.channels()
+        if len(channels) != len(self.roles):
+            yield (
+                f"its roles are {', '.join(self.roles)}, but the channels of {path} are "
+                f"{', '.join(channels)}; name the modality of each."
+            )
+        for channel, modality in zip(channels, self.roles, strict=False):
+            if (channel == "CT") != (modality == "CT"):
+                yield (
+                    f"its roles are {', '.join(self.roles)}, but the channels of {path} are "
+                    f"{', '.join(channels)}, and nnU-Net scales Hounsfield units where a channel "
+                    "is CT; name the modalities in the order of the channels."
+                )
+                break

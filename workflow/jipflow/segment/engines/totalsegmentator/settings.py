@@ -100,6 +100,10 @@ class TotalSegmentation(ModelSegmentation):
             return given
         return [_completed(each, task) for each in given]
 
+    def modalities(self, model: RegisteredModel) -> dict[str, str]:
+        """Return the modality of the task's images."""
+        return {self.role: read_tasks()[self.task].modality}
+
     def problems(self, protocol: Protocol, known: Known) -> Iterator[str]:
         """Yield which weights the model lacks."""
         yield from self.model_problems(known)
