@@ -46,6 +46,10 @@ class Reason(Coded):
     NO_PIXEL_DATA = ("no_pixel_data", "An instance of the series has no pixel data")
     TRUNCATED_PIXELS = ("truncated_pixels", "An instance has fewer pixels than its header says")
     UNDECODABLE_PIXELS = ("undecodable_pixels", "The compressed pixels cannot be decoded")
+    PIXEL_FORMAT = (
+        "pixel_format",
+        "What the header says of the pixels contradicts itself, or is no way to store values",
+    )
     UNSUPPORTED_OBJECT = (
         "unsupported_object",
         "Neither CT, MR or PET slices or one multi-frame image of them, nor an RT Structure Set or"
