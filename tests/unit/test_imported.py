@@ -128,11 +128,62 @@ def forget_series(dataset):
 
 
 def forget_frame(dataset):
+    """Nothing names a frame of reference either."""
     forget_series(dataset)
     for item in (*dataset.ReferencedFrameOfReferenceSequence, dataset):
-        item.FrameOfReferenceUID = dicom.uid("elsewhere")
+        item.FrameOfReferenceUID = ""
     for roi in dataset.StructureSetROISequence:
-        roi.ReferencedFrameOfReferenceUID = dicom.uid("elsewhere")
+        roi.ReferencedFrameOfReferenceUID = ""
+
+
+ELSEWHERE = dicom.uid("elsewhere")
+
+
+def rois_elsewhere(dataset):
+    for roi in dataset.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = ELSEWHERE
+
+
+def set_elsewhere(dataset):
+    """The ROIs name no frame, and the set another one."""
+    for roi in dataset.StructureSetROISequence:
+        del roi.ReferencedFrameOfReferenceUID
+    dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = ELSEWHERE
+
+
+def whole_elsewhere(dataset):
+    """Only the object itself names a frame."""
+    forget_frame(dataset)
+    dataset.FrameOfReferenceUID = ELSEWHERE
+
+
+def second_frame(dataset):
+    """The set names a second frame with images of its own; the ROIs name none."""
+    second = copy.deepcopy(dataset.ReferencedFrameOfReferenceSequence[0])
+    second.FrameOfReferenceUID = ELSEWHERE
+    for series in second.RTReferencedStudySequence[0].RTReferencedSeriesSequence:
+        for item in series.ContourImageSequence:
+            item.ReferencedSOPInstanceUID = dicom.uid("there", item.ReferencedSOPInstanceUID)
+    dataset.ReferencedFrameOfReferenceSequence.append(second)
+    for roi in dataset.StructureSetROISequence:
+        del roi.ReferencedFrameOfReferenceUID
+
+
+def drawn_there(dataset):
+    """The contours reference the images of the second frame."""
+    second_frame(dataset)
+    for roi in dataset.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            for item in contour.ContourImageSequence:
+                item.ReferencedSOPInstanceUID = dicom.uid("there", item.ReferencedSOPInstanceUID)
+
+
+def drawn_anywhere(dataset):
+    """The contours reference no image, so that either frame may be theirs."""
+    second_frame(dataset)
+    for roi in dataset.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            del contour.ContourImageSequence
 
 
 def other_study(dataset):
@@ -304,6 +355,58 @@ class TestChoice:
         mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_frame, other_study))
         np.testing.assert_array_equal(mask, TUMOUR)
         assert "was taken by its geometry" in notes
+
+    @pytest.mark.parametrize(
+        "change",
+        [rois_elsewhere, set_elsewhere, whole_elsewhere, drawn_there, drawn_anywhere],
+    )
+    def test_refuses_another_frame_of_reference_whatever_else_fits(self, archive, change):
+        """The very images may be named, the series, the study, and the planes be the same."""
+        path = archive.structure({"GTV": TUMOUR}, change)
+        reason, message = archive.refusal(path)
+        assert reason is Reason.OTHER_FRAME_OF_REFERENCE
+        assert ELSEWHERE in message
+        assert archive.target.frame_of_reference_uid in message
+
+    def test_finds_the_frame_by_the_images_that_contours_reference(self, archive):
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, second_frame))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "frame" not in notes
+
+    def test_goes_by_what_the_roi_names_and_not_by_what_the_set_does(self, archive):
+        def set_alone(dataset):
+            dataset.FrameOfReferenceUID = ELSEWHERE
+            dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = ELSEWHERE
+
+        mask, _ = archive.mask(archive.structure({"GTV": TUMOUR}, set_alone))
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    @pytest.mark.parametrize("forget", [len, forget_series])
+    def test_draws_the_rois_of_its_frame_alone_and_names_the_others(self, archive, forget):
+        def split(dataset):
+            forget(dataset)
+            dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = ELSEWHERE
+
+        mask, notes = archive.mask(archive.structure({"GTV 1": TUMOUR, "GTV 2": NODE}, split))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert f"1 of 2 ROIs of 'gtv' lie in another frame of reference ({ELSEWHERE})" in notes
+
+    def test_refuses_a_segment_that_lies_elsewhere_beside_one_that_does_not(self, archive):
+        def split(dataset):
+            dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = ELSEWHERE
+
+        spec = copy.deepcopy(SPEC)
+        spec["segments"].append({"name": "node", "match": "N", "term": "lesion", "required": True})
+        path = archive.structure({"GTV": TUMOUR, "N": NODE}, split)
+        reason, message = archive.refusal(path, spec=spec)
+        assert reason is Reason.OTHER_FRAME_OF_REFERENCE
+        assert f"'node' lies in frame of reference {ELSEWHERE}" in message
+
+    def test_passes_over_one_in_another_frame_beside_one_in_this(self, archive):
+        wrong = archive.structure({"GTV": NODE}, rois_elsewhere, name="wrong")
+        right = archive.structure({"GTV": TUMOUR}, forget_series, name="right")
+        mask, _ = archive.mask(wrong, right)
+        np.testing.assert_array_equal(mask, TUMOUR)
 
     @pytest.mark.parametrize(
         "change", [moved([0, 0, 1.0]), moved([0, 0, -9.0]), moved([-30.0, 0, 0])]

@@ -88,6 +88,10 @@ class Reason(Coded):
 
     NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
     AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
+    OTHER_FRAME_OF_REFERENCE = (
+        "other_frame_of_reference",
+        "The regions lie in another frame of reference than the image",
+    )
     CONTOUR_GEOMETRY = ("contour_geometry", "A contour cannot be placed on the image's grid")
     IMAGES_APART = (
         "images_apart",

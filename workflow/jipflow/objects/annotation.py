@@ -98,6 +98,19 @@ class Annotation(ABC):
     def frames_of_reference(self, matches: Sequence[str]) -> set[str]:
         """Return the FrameOfReferenceUIDs of its wanted regions."""
 
+    def elsewhere(self, target: Target, matches: Sequence[str]) -> set[str]:
+        """Return the frames of reference of its wanted regions where none is that of an image.
+
+        Coordinates of two frames of reference have nothing to do with each other (PS3.3
+        C.7.4.1.1.1), whatever else an object names and wherever its regions would lie.
+
+        Args:
+            target: the image.
+            matches: regular expressions of the wanted names.
+        """
+        frames = self.frames_of_reference(matches)
+        return set() if target.frame_of_reference_uid in frames else frames
+
     @abstractmethod
     def studies(self) -> set[str]:
         """Return the StudyInstanceUIDs that it belongs to or references."""
@@ -133,10 +146,13 @@ class Annotation(ABC):
     def fit(self, target: Target, matches: Sequence[str]) -> Match | None:
         """Return by what it fits an image best, None where it does not.
 
-        Without a common UID, geometry is evidence only within one examination: contours of
-        another one may lie on the same planes by chance. An examination is one study, or, where
-        de-identification tore the UIDs apart, one date.
+        What lies in another frame of reference fits nothing. Without a common UID, geometry is
+        evidence only within one examination: contours of another one may lie on the same planes by
+        chance. An examination is one study, or, where de-identification tore the UIDs apart, one
+        date.
         """
+        if self.elsewhere(target, matches):
+            return None
         if self.images(matches) & target.instances:
             return Match.INSTANCES
         if target.series_uid in self.series():

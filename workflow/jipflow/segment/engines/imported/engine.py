@@ -247,6 +247,16 @@ def _none_fits(
             " ".join([f"case {target.case_id}:", *(fault.message for fault in faults)]),
         )
     wanted = ", ".join(matches)
+    apart = {o.uid: o.elsewhere(target, matches) for o in named}
+    if named and all(apart.values()):
+        listed = "; ".join(f"{uid} in {', '.join(sorted(apart[uid]))}" for uid in sorted(apart))
+        return CaseFault(
+            Reason.OTHER_FRAME_OF_REFERENCE,
+            f"case {target.case_id}: all {spec.source} objects of the patient that name {wanted} "
+            f"lie in another frame of reference ({listed}) than series {target.series_uid} "
+            f"({target.frame_of_reference_uid}); segment the role that they were drawn on, or "
+            "export them for this series from the system that registered the two.",
+        )
     names = ", ".join(sorted({name for o in objects for name in o.names()})) or "none"
     if named:
         why = (
