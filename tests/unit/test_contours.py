@@ -228,13 +228,13 @@ class TestSeveralContours:
             assert "2 of 4 contours repeated another one" in notes
 
     def test_a_repeated_one_through_pixel_centres_counts_once(self):
-        """Its copy, moved by less than is told apart, leaves the centres on the path out."""
+        """Its copy, moved by less than counts, leaves the centres on the path out."""
         mask, notes = noted(square(2, 6), square(2.01, 5.99))
         np.testing.assert_array_equal(mask, draw(square(2, 6)))
         assert "repeated another one" in notes
 
     @pytest.mark.parametrize(("inset", "hole"), [(0.035, False), (0.036, True)])
-    def test_a_copy_is_told_from_a_hole_by_a_twentieth_of_a_pixel(self, inset, hole):
+    def test_a_copy_differs_from_a_hole_by_a_twentieth_of_a_pixel(self, inset, hole):
         """Its corners are farthest, by the root of 2 times the inset."""
         mask, notes = noted(square(1.4, 5.6), square(1.4 + inset, 5.6 - inset))
         assert mask.any() == (not hole)

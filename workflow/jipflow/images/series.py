@@ -104,7 +104,9 @@ def _load(series: Series, *, pixels: bool, notes: list[str]) -> list[Plane]:
     tally: Counter[str] = Counter()
     for path in series.paths:
         with readable(path):
-            dataset = read_instance(path, pixels=pixels)
+            damaged: list[str] = []
+            dataset = read_instance(path, pixels=pixels, damaged=damaged)
+            tally.update(f"of {{}} images: {text}." for text in damaged)
             completed.update(dict.fromkeys(complete_uids(dataset, series.series_uid)))
             check_object(path, dataset, name)
             planes += _planes(path, dataset, tally, pixels=pixels)

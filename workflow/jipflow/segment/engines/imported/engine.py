@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
+from jipflow import datasets
 from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid
@@ -69,18 +68,14 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         series: the image series, which is prepared and so can be read.
         grid: of its volume.
     """
-    header = pydicom.dcmread(series.paths[0], stop_before_pixels=True)
-    instances = (
-        str(read_file_meta_info(path).get("MediaStorageSOPInstanceUID") or "")
-        for path in series.paths
-    )
+    header = datasets.read(series.paths[0], stop=datasets.at_pixels).dataset
     return Target(
         case_id,
         str(header.get("StudyInstanceUID") or ""),
         str(header.get("StudyDate") or ""),
         series.series_uid,
         str(header.FrameOfReferenceUID),
-        frozenset(instances) - {""},
+        frozenset(datasets.instance_uid(path) for path in series.paths) - {""},
         grid,
     )
 
@@ -318,11 +313,12 @@ def _read(path: Path, kind: str) -> Annotation:
 def _dataset(path: Path, kind: str) -> Dataset:
     """Read an object, the pixels of a segmentation only when they are asked for."""
     if kind != "SEG":
-        return pydicom.dcmread(path)
-    dataset = pydicom.dcmread(path, defer_size=DEFERRED)
-    if dataset.file_meta.TransferSyntaxUID.is_deflated:
+        return datasets.read(path).dataset
+    dataset = datasets.read(path, defer=DEFERRED).dataset
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax and syntax.is_deflated:
         # pydicom cannot go back to a place in a deflated file.
-        return pydicom.dcmread(path)
+        return datasets.read(path).dataset
     return dataset
 
 
