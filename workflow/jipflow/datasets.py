@@ -2,7 +2,7 @@
 
 pydicom reads a file from element to element, so that one whose value representation does not exist
 hides all that follow. Here such an element costs itself: its value is read as the data dictionary
-has it, or left out, and the reader is told which.
+has it, or left out, and a sentence names it.
 """
 
 from __future__ import annotations

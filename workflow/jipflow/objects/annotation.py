@@ -42,12 +42,17 @@ class Target:
 
 
 class Match(IntEnum):
-    """By what an object fits an image, best first."""
+    """By what an object fits an image, best first.
+
+    `IMAGES` are those of an object that names them in another series: a UID that several series
+    share, or that outlived the one of its series.
+    """
 
     INSTANCES = 0
-    SERIES = 1
-    FRAME_OF_REFERENCE = 2
-    GEOMETRY = 3
+    IMAGES = 1
+    SERIES = 2
+    FRAME_OF_REFERENCE = 3
+    GEOMETRY = 4
 
 
 @dataclass(frozen=True)
@@ -153,9 +158,11 @@ class Annotation(ABC):
         """
         if self.elsewhere(target, matches):
             return None
+        series = self.series()
         if self.images(matches) & target.instances:
-            return Match.INSTANCES
-        if target.series_uid in self.series():
+            here = not series or target.series_uid in series
+            return Match.INSTANCES if here else Match.IMAGES
+        if target.series_uid in series:
             return Match.SERIES
         if target.frame_of_reference_uid in self.frames_of_reference(matches):
             return Match.FRAME_OF_REFERENCE

@@ -191,12 +191,24 @@ def choose(
             "to names that one of them has, or keep the others out of the sources.",
         )
     source = fitting[best][0]
-    if best in (Match.FRAME_OF_REFERENCE, Match.GEOMETRY):
-        notes.append(
-            f"{source.uid} references no image of series {target.series_uid} and was taken "
-            f"{_BY[best]}."
-        )
+    notes += _weakness(source, best, target)
     return source, best
+
+
+def _weakness(source: Annotation, match: Match, target: Target) -> list[str]:
+    """Return a sentence where an object does not name both the series and its images."""
+    if match is Match.IMAGES:
+        listed = ", ".join(sorted(source.series()))
+        return [
+            f"{source.uid} was taken by the images that it references, though it names them in "
+            f"series {listed} and not in {target.series_uid}."
+        ]
+    if match in (Match.FRAME_OF_REFERENCE, Match.GEOMETRY):
+        return [
+            f"{source.uid} references no image of series {target.series_uid} and was taken "
+            f"{_BY[match]}."
+        ]
+    return []
 
 
 def _by_evidence(
@@ -221,6 +233,7 @@ def _by_evidence(
 
 _BY = {
     Match.INSTANCES: "by the images that it references",
+    Match.IMAGES: "by the images that it references, in another series",
     Match.SERIES: "by the series that it references",
     Match.FRAME_OF_REFERENCE: "by its frame of reference",
     Match.GEOMETRY: "by its geometry: it lies on the image's planes, within one examination",
