@@ -190,6 +190,11 @@ def drawn_anywhere(dataset):
             del contour.ContourImageSequence
 
 
+def stating(values):
+    """A change of attributes."""
+    return lambda dataset: [setattr(dataset, name, value) for name, value in values.items()]
+
+
 def other_study(dataset):
     dataset.StudyInstanceUID = dicom.uid("another study")
 
@@ -446,7 +451,89 @@ class TestChoice:
         assert reason is Reason.AMBIGUOUS_CONTOURS
         assert dicom.uid("first") in message
         assert dicom.uid("second") in message
-        assert "narrow the protocol's `match`" in message
+        assert "in the protocol by `prefer: [approved, latest]`, or narrow its `match`" in message
+
+    @pytest.mark.parametrize(
+        ("prefer", "first", "second"),
+        [
+            (["approved"], {"ApprovalStatus": "APPROVED"}, {}),
+            (["approved"], {"ApprovalStatus": "APPROVED"}, {"ApprovalStatus": "REJECTED"}),
+            (["latest"], {"StructureSetDate": "20210303"}, {}),
+            (["latest"], {"StructureSetTime": "110001"}, {}),
+            (["latest"], {"StructureSetTime": "110000.01"}, {"StructureSetTime": "110000"}),
+            (["latest"], {"StructureSetTime": "1101"}, {"StructureSetTime": "110059.9"}),
+            (
+                ["approved", "latest"],
+                {"ApprovalStatus": "APPROVED", "StructureSetDate": "20000101"},
+                {"StructureSetDate": "20210303"},
+            ),
+            (
+                ["latest", "approved"],
+                {"StructureSetDate": "20210303"},
+                {"ApprovalStatus": "APPROVED", "StructureSetDate": "20000101"},
+            ),
+            (
+                ["approved", "latest"],
+                {"ApprovalStatus": "APPROVED", "StructureSetDate": "20210303"},
+                {"ApprovalStatus": "APPROVED"},
+            ),
+            (["approved", "latest"], {"StructureSetDate": "20210303"}, {}),
+        ],
+        ids=str,
+    )
+    def test_of_equal_ones_goes_by_what_the_protocol_prefers(self, archive, prefer, first, second):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, stating(first), name="first"),
+            archive.structure({"GTV": NODE}, stating(second), name="second"),
+        ]
+        mask, notes = archive.mask(*paths, spec={**SPEC, "prefer": prefer})
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert f"Of 2 objects that fit equally {dicom.uid('first')} is preferred as" in notes
+
+    @pytest.mark.parametrize(
+        ("prefer", "both"),
+        [
+            (["approved"], {"ApprovalStatus": "UNAPPROVED"}),
+            (["approved", "latest"], {"ApprovalStatus": "APPROVED"}),
+            (["latest"], {"StructureSetDate": ""}),
+            (["latest"], {"StructureSetDate": "2021"}),
+        ],
+    )
+    def test_of_equal_ones_that_the_protocol_cannot_choose_from_is_refused(
+        self, archive, prefer, both
+    ):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, stating(both), name="first"),
+            archive.structure({"GTV": NODE}, stating(both), name="second"),
+        ]
+        reason, message = archive.refusal(*paths, spec={**SPEC, "prefer": prefer})
+        assert reason is Reason.AMBIGUOUS_CONTOURS
+        assert f"`prefer` ({', '.join(prefer)}) does not distinguish them" in message
+
+    def test_of_which_one_has_no_date_the_latest_is_not_known(self, archive):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, name="first"),
+            archive.structure({"GTV": NODE}, stating({"StructureSetDate": ""}), name="second"),
+        ]
+        assert archive.refusal(*paths, spec={**SPEC, "prefer": ["latest"]})[0] is (
+            Reason.AMBIGUOUS_CONTOURS
+        )
+
+    def test_prefers_only_among_those_of_the_strongest_evidence(self, archive):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, name="first"),
+            archive.structure(
+                {"GTV": NODE}, forget_series, stating({"ApprovalStatus": "APPROVED"}), name="second"
+            ),
+        ]
+        mask, _ = archive.mask(*paths, spec={**SPEC, "prefer": ["approved"]})
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    @pytest.mark.parametrize(("status", "rejected"), [("REJECTED", True), ("UNAPPROVED", False)])
+    def test_notes_what_was_rejected(self, archive, status, rejected):
+        path = archive.structure({"GTV": TUMOUR}, stating({"ApprovalStatus": status}))
+        _, notes = archive.mask(path)
+        assert ("was rejected in its review" in notes) == rejected
 
     def test_counts_an_instance_that_lies_there_twice_once(self, archive):
         path = archive.structure({"GTV": TUMOUR})

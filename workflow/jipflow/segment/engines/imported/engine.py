@@ -23,6 +23,7 @@ from jipflow.place import place_error, raise_place_error
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
 from jipflow.segment.engines.imported import settings
+from jipflow.segment.engines.imported.preference import preferred, status_note
 from jipflow.segment.engines.imported.settings import ImportedSegment
 from jipflow.syntaxes import SEGMENTATIONS, STRUCTURE_SETS
 
@@ -179,20 +180,32 @@ def choose(
     if not fitting:
         raise _none_fits(objects, named, faults, matches, spec, target)
     best = min(fitting)
-    if len(fitting[best]) > 1:
-        listed = ", ".join(
-            f"{o.uid} (of {o.dataset.get('StructureSetDate') or o.dataset.get('ContentDate')})"
-            for o in fitting[best]
-        )
-        raise CaseFault(
-            Reason.AMBIGUOUS_CONTOURS,
-            f"case {target.case_id}: {len(fitting[best])} {spec.source} objects fit series "
-            f"{target.series_uid} equally, {_BY[best]}: {listed}; narrow the protocol's `match` "
-            "to names that one of them has, or keep the others out of the sources.",
-        )
-    source = fitting[best][0]
-    notes += _weakness(source, best, target)
-    return source, best
+    chosen = preferred(fitting[best], spec.prefer or (), notes)
+    if len(chosen) > 1:
+        raise _ambiguous(chosen, best, spec, target)
+    notes += [*_weakness(chosen[0], best, target), *status_note(chosen[0])]
+    return chosen[0], best
+
+
+def _ambiguous(
+    chosen: Sequence[Annotation], match: Match, spec: settings.Imported, target: Target
+) -> CaseFault:
+    """Name the objects that fit an image equally."""
+    listed = ", ".join(
+        f"{o.uid} ({o.dataset.get('ApprovalStatus') or 'no approval status'}, of "
+        f"{o.dataset.get('StructureSetDate') or o.dataset.get('ContentDate') or 'no date'})"
+        for o in chosen
+    )
+    if spec.prefer:
+        fix = f"`prefer` ({', '.join(spec.prefer)}) does not distinguish them: narrow"
+    else:
+        fix = "say which one in the protocol by `prefer: [approved, latest]`, or narrow"
+    return CaseFault(
+        Reason.AMBIGUOUS_CONTOURS,
+        f"case {target.case_id}: {len(chosen)} {spec.source} objects fit series "
+        f"{target.series_uid} equally, {_BY[match]}: {listed}; {fix} its `match` to names that one "
+        "of them has, or keep the others out of the sources.",
+    )
 
 
 def _weakness(source: Annotation, match: Match, target: Target) -> list[str]:
