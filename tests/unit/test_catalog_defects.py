@@ -26,12 +26,19 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from deadly_readers import lost, read_carelessly, read_or_die
+from deadly_readers import (
+    lost,
+    read_carelessly,
+    read_or_die,
+    read_or_leave,
+    read_or_leave_again,
+)
 from jipflow.catalog import scan
 from jipflow.catalog.headers import read_header
 from jipflow.catalog.pool import ReadingPool
 from jipflow.catalog.walk import Walk
 from jipflow.phantom import dicom
+from jipflow.reasons import PlaceError
 from jipflow.settings.site import Folder
 from series_factory import ct_datasets, write
 
@@ -379,6 +386,16 @@ def test_a_file_that_kills_its_reader_takes_no_other_with_it(archive):
     assert rows[2] == read_header(paths[2])
     assert rows[1]["reason"] == "an empty file"
     assert rows[3] == {"kind": "unreadable", "reason": "lost"}
+
+
+def test_readers_that_end_by_themselves_are_no_fault_of_the_files(archive):
+    """As where they cannot be started: each file would be one that crashes its reader."""
+    path = str(archive.images[0])
+    with (
+        ReadingPool(read_or_leave, read_or_leave_again, lost, processes=1) as pool,
+        pytest.raises(PlaceError, match=r"ended with exit code 1; see why in the log"),
+    ):
+        pool.rows([path], pool.submit([path]))
 
 
 def source(folder: Path, name: str = "archive") -> Folder:

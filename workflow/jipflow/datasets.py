@@ -107,6 +107,24 @@ def read_from(stream: BinaryIO, *, stop: Stop | None = None, defer: int | None =
     return Read(read_partial(BytesIO(content), stop, force=True), damaged)
 
 
+def sound_part(stream: BinaryIO) -> Dataset:
+    """Read the elements before the first one that cannot be read; none where nothing is sure.
+
+    Args:
+        stream: an open file at its begin, of which `read_from` gives nothing.
+    """
+    data = stream.read()
+    start, little = _encoding(data)
+    end = start
+    for place in _places(data, start, little) if start >= 0 else ():
+        if place.vr not in _CODES or place.end > len(data):
+            break
+        end = place.end
+    if end <= 0:
+        return Dataset()
+    return read_partial(BytesIO(data[:end]), at_pixels, force=True)
+
+
 def odd_elements(dataset: Dataset) -> list[BaseTag]:
     """Return the tags of the elements whose value representation does not exist.
 

@@ -182,11 +182,35 @@ def read_surely(path: str) -> dict[str, Any]:
             if start[128:] != b"DICM" and not _looks_like_dicom(start):
                 return skip(NOT_DICOM, _foreign(start))
             dataset, damaged = datasets.read_from(stream, stop=_beyond)
-            return _checked_row(dataset, path, damaged)
+            row = _checked_row(dataset, path, damaged)
+            return row if row.get("kind") != UNREADABLE else {**row, **_sound_columns(path)}
     except Exception as error:  # a damaged file: pydicom raises whatever its parser met
         if place_error(error):
             return skip(PLACE_FAULT, _without_path(error) or "no memory")
-        return skip(UNREADABLE, f"{type(error).__name__}: {_without_path(error)}")
+        reason = f"{type(error).__name__}: {_without_path(error)}"
+        return {**skip(UNREADABLE, reason), **_sound_columns(path)}
+
+
+def _sound_columns(path: str) -> dict[str, Any]:
+    """Return what the header says before the damage that keeps a file from being read.
+
+    It tells whose file is lost. What comes behind the damage is unknown, and so are numbers that
+    are none.
+    """
+    try:
+        with open(path, "rb") as stream:
+            dataset = datasets.sound_part(stream)
+        last = max(dataset.keys(), default=0)
+        row, broken = header_row(dataset)
+    except Exception as error:  # a damaged file: pydicom raises whatever its parser met
+        if place_error(error):
+            raise
+        return {}
+    return {
+        name: row[name]
+        for name in HEADER_COLUMNS
+        if _TAGS.get(name, LAST_ENHANCED_TAG) <= last and name not in broken
+    }
 
 
 def skip(kind: str, reason: str) -> dict[str, Any]:
@@ -398,6 +422,8 @@ def _tag(name: str) -> int:
 
 
 _VRS = {name: dictionary_VR(_tag(name)) for name in ("SOPInstanceUID", *ATTRIBUTES)}
+
+_TAGS = {name: _tag(name) for name in ATTRIBUTES}
 
 _READERS = {"DS": _decimal, "IS": _integer, "US": _short}
 

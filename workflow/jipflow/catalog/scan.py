@@ -24,6 +24,7 @@ from jipflow.catalog.headers import (
     read_surely,
     skip,
 )
+from jipflow.catalog.lost import LOST
 from jipflow.catalog.pool import ReadingPool
 from jipflow.catalog.unread import Tally, check_place
 from jipflow.catalog.walk import LINK, FoundFile, Walk
@@ -84,6 +85,7 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
     * ``series.parquet``: one row per series, columns of `COLUMNS`; by SeriesInstanceUID.
     * ``skipped.parquet``: path, kind (``not_dicom``, ``unreadable``, ``duplicate``, ``link``),
       reason; by path.
+    * ``lost.parquet``: a row for each series of which files cannot be read, as `LOST` has it.
     * ``mended.parquet``: path, reason: files that were taken in though something is missing.
     * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
       mended, series, patients. Its ``sources`` counts files and dicom_files of each.
@@ -345,6 +347,7 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
             " FROM headers h JOIN firsts USING (SOPInstanceUID, SeriesInstanceUID)"
             " WHERE h.kind = '' AND h.path <> firsts.path ORDER BY path, kind",
         )
+        _copy(connection, work / "lost.parquet", LOST)
         _copy(
             connection,
             work / "mended.parquet",
