@@ -242,8 +242,8 @@ def check_geometry(path: Path, header: Dataset) -> None:
             "values; export the series again.",
         )
     row, column = cosines[:3], cosines[3:]
-    skew = max(abs(row @ row - 1), abs(column @ column - 1), abs(row @ column))
-    # `not <=` refuses values that are no numbers, too.
+    skew = np.abs([row @ row - 1, column @ column - 1, row @ column]).max()
+    # `not <=` refuses values that are no numbers, too, which this maximum keeps.
     if not skew <= COSINE_TOLERANCE or not np.isfinite(position).all() or not spacing.min() > 0:
         raise CaseFault(
             Reason.GEOMETRY_REFUSED,
