@@ -10,6 +10,7 @@ rule catalog:
         series="<catalog>/series.parquet",
         instances="<catalog>/instances.parquet",
         skipped="<catalog>/skipped.parquet",
+        lost="<catalog>/lost.parquet",
         summary="<catalog>/summary.json",
         record="<catalog>/provenance.json",
     log:

@@ -26,6 +26,16 @@ def read_or_die(path: str) -> dict[str, Any]:
     return read_surely(path)
 
 
+def read_or_leave(path: str) -> dict[str, Any]:
+    """End without a word, as a process does that cannot be started."""
+    os._exit(1)
+
+
+def read_or_leave_again(path: str) -> dict[str, Any]:
+    """The same as the careful reader."""
+    return read_or_leave(path)
+
+
 def lost(path: str) -> dict[str, Any]:
     """The row of a file that nothing can read."""
     return skip("unreadable", "lost")

@@ -143,6 +143,7 @@ def test_nothing_but_the_tables_is_left_behind(catalog):
     assert sorted(path.name for path in folder.iterdir()) == [
         "headers.parquet",
         "instances.parquet",
+        "lost.parquet",
         "mended.parquet",
         "series.parquet",
         "skipped.parquet",

@@ -26,11 +26,19 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from deadly_readers import lost, read_carelessly, read_or_die
+from deadly_readers import (
+    lost,
+    read_carelessly,
+    read_or_die,
+    read_or_leave,
+    read_or_leave_again,
+)
 from jipflow.catalog import scan
 from jipflow.catalog.headers import read_header
 from jipflow.catalog.pool import ReadingPool
 from jipflow.catalog.walk import Walk
+from jipflow.phantom import dicom
+from jipflow.reasons import PlaceError
 from jipflow.settings.site import Folder
 from series_factory import ct_datasets, write
 
@@ -291,6 +299,36 @@ def test_a_defect_is_read_right_or_recorded(archive, tmp_path, defect):
         assert Path(path).is_file(), "later stages open it by this name"
 
 
+def test_series_that_share_sop_instance_uids_are_all_there(archive, tmp_path):
+    """A derived series that kept the UIDs of its source must not hide it, nor the other way."""
+    for number, path in enumerate(archive.images[:SOUND]):
+        for copy in ("0 derived", "z derived"):
+            dataset = pydicom.dcmread(path)
+            dataset.SeriesInstanceUID = dicom.uid(copy)
+            archive.add(f"{copy}/{number}.dcm", dicom.to_bytes(dataset))
+            archive.add(f"{copy}/again/{number}.dcm", dicom.to_bytes(dataset))
+    summary = scan.run(sources=[source(archive.folder)], out_dir=tmp_path / "out", threads=1)
+    series = pd.read_parquet(tmp_path / "out" / "series.parquet")
+    assert list(series["NumberOfInstances"]) == [SOUND] * 3
+    instances = pd.read_parquet(tmp_path / "out" / "instances.parquet")
+    assert instances["SOPInstanceUID"].nunique() == SOUND
+    assert (instances.groupby("SeriesInstanceUID")["SOPInstanceUID"].nunique() == SOUND).all()
+    skipped = pd.read_parquet(tmp_path / "out" / "skipped.parquet")
+    assert list(skipped["kind"]) == ["duplicate"] * 2 * SOUND
+    for row in skipped.to_dict("records"):
+        assert row["reason"].endswith(str(Path(row["path"]).parents[1] / Path(row["path"]).name))
+    noted = pd.read_parquet(tmp_path / "out" / "mended.parquet")
+    assert list(noted["path"]) == sorted(instances["path"])
+    of_series = dict(zip(instances["path"], instances["SeriesInstanceUID"], strict=True))
+    for path, reason in zip(noted["path"], noted["reason"], strict=True):
+        other = reason.removeprefix(
+            "its SOP Instance UID is that of a file of another series, too, "
+        )
+        assert of_series[other] != of_series[path]
+    assert summary["mended"] == 3 * SOUND
+    assert summary["duplicates"] == 2 * SOUND
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian])
 def test_every_encoding_gives_the_same_row(archive, syntax):
     plain = read_header(str(archive.images[2]))
@@ -348,6 +386,16 @@ def test_a_file_that_kills_its_reader_takes_no_other_with_it(archive):
     assert rows[2] == read_header(paths[2])
     assert rows[1]["reason"] == "an empty file"
     assert rows[3] == {"kind": "unreadable", "reason": "lost"}
+
+
+def test_readers_that_end_by_themselves_are_no_fault_of_the_files(archive):
+    """As where they cannot be started: each file would be one that crashes its reader."""
+    path = str(archive.images[0])
+    with (
+        ReadingPool(read_or_leave, read_or_leave_again, lost, processes=1) as pool,
+        pytest.raises(PlaceError, match=r"ended with exit code 1; see why in the log"),
+    ):
+        pool.rows([path], pool.submit([path]))
 
 
 def source(folder: Path, name: str = "archive") -> Folder:

@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jipflow.images import contours
 from jipflow.images.contours import on_slices, rasterise
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume
@@ -153,6 +154,31 @@ class TestOneContour:
         assert "1 of 1 contours reach beyond the image's border" in notes
 
 
+ROUND = [
+    (5.3 + 4.1 * np.cos(angle), 5.6 + 3.2 * np.sin(angle)) for angle in np.linspace(0, 6.2, 40)
+]
+
+
+def densely(vertices):
+    """The same path with a point amid each edge."""
+    after = [*vertices[1:], vertices[0]]
+    pairs = zip(vertices, after, strict=True)
+    return [p for (r, c), (y, x) in pairs for p in ((r, c), ((r + y) / 2, (c + x) / 2))]
+
+
+AGAIN = {
+    "exactly": lambda vertices: vertices,
+    "closed": lambda vertices: [*vertices, vertices[0]],
+    "closed twice": lambda vertices: [*vertices, vertices[0], vertices[0]],
+    "backwards": lambda vertices: vertices[::-1],
+    "from elsewhere": lambda vertices: [*vertices[7:], *vertices[:7]],
+    "with a point twice": lambda vertices: [*vertices[:5], *vertices[4:]],
+    "with more points": densely,
+    "rounded": lambda vertices: [(round(r, 2), round(c, 2)) for r, c in vertices],
+    "in 32 bits": lambda vertices: [tuple(map(float, np.float32(v))) for v in vertices],
+}
+
+
 class TestSeveralContours:
     def test_an_inner_one_cuts_a_hole_and_an_island_fills_it(self):
         mask = draw(square(0.5, 9.5), square(2.5, 7.5), square(3.5, 6.5))
@@ -183,11 +209,61 @@ class TestSeveralContours:
         right = path([(2, 5), (2, 9), (6, 9), (6, 5)])
         assert draw(left, right)[2].sum() == 5 * 8
 
-    def test_a_repeated_one_counts_once(self):
-        contour = square(1.5, 5.5)
-        mask, notes = noted(contour, contour[::-1])
-        np.testing.assert_array_equal(mask, draw(contour))
-        assert "1 of 2 contours repeated another one" in notes
+    @pytest.mark.parametrize("again", AGAIN.values(), ids=list(AGAIN))
+    @pytest.mark.parametrize("copies", [1, 2, 3])
+    def test_a_repeated_one_counts_once(self, again, copies):
+        contour = path(ROUND)
+        copy = path(again(ROUND))
+        for drawn in ([contour, *[copy] * copies], [*[copy] * copies, contour]):
+            mask, notes = noted(*drawn)
+            np.testing.assert_array_equal(mask, draw(contour))
+            assert f"{copies} of {copies + 1} contours repeated another one" in notes
+
+    def test_a_repeated_hole_is_one_hole(self):
+        expected = draw(square(0.5, 9.5), square(2.5, 7.5))
+        for turn in range(4):
+            drawn = [square(0.5, 9.5), square(2.5, 7.5), square(2.5, 7.5), square(0.5, 9.5)]
+            mask, notes = noted(*drawn[turn:], *drawn[:turn])
+            np.testing.assert_array_equal(mask, expected)
+            assert "2 of 4 contours repeated another one" in notes
+
+    def test_a_repeated_one_through_pixel_centres_counts_once(self):
+        """Its copy, moved by less than counts, leaves the centres on the path out."""
+        mask, notes = noted(square(2, 6), square(2.01, 5.99))
+        np.testing.assert_array_equal(mask, draw(square(2, 6)))
+        assert "repeated another one" in notes
+
+    @pytest.mark.parametrize(("inset", "hole"), [(0.035, False), (0.036, True)])
+    def test_a_copy_differs_from_a_hole_by_a_twentieth_of_a_pixel(self, inset, hole):
+        """Its corners are farthest, by the root of 2 times the inset."""
+        mask, notes = noted(square(1.4, 5.6), square(1.4 + inset, 5.6 - inset))
+        assert mask.any() == (not hole)
+        assert ("repeated another one" in notes) == (not hole)
+        assert ("run less than half a pixel from the one" in notes) == hole
+
+    @pytest.mark.parametrize(("inset", "noted_so"), [(0.353, True), (0.354, False)])
+    def test_a_shell_of_less_than_half_a_pixel_is_noted(self, inset, noted_so):
+        _, notes = noted(square(1.4, 8.6), square(1.4 + inset, 8.6 - inset))
+        assert ("1 of 2 contours run less than half a pixel" in notes) == noted_so
+        assert "repeated" not in notes
+
+    def test_one_that_shares_half_of_its_path_is_no_repeat(self):
+        half = path([(1.5, 1.5), (1.5, 8.5), (4.5, 8.5), (4.5, 1.5)])
+        mask, notes = noted(square(1.5, 8.5), half)
+        assert mask[2].sum() == 7 * 7 - 3 * 7
+        assert notes == ""
+
+    def test_those_of_type_xor_that_cancel_are_noted(self):
+        mask, notes = noted(square(1.5, 5.5), square(1.5, 5.5), square(7.5, 9.5), xor=True)
+        np.testing.assert_array_equal(mask, draw(square(7.5, 9.5)))
+        assert "1 of 3 contours are of type CLOSEDPLANAR_XOR and cancel one" in notes
+        assert noted(square(1.5, 5.5), square(3.5, 8.5), xor=True)[1] == ""
+
+    def test_long_ones_are_compared_in_pieces(self, monkeypatch):
+        monkeypatch.setattr(contours, "PAIRS", 100)
+        assert "1 of 2 contours repeated" in noted(path(ROUND), path(ROUND[::-1]))[1]
+        moved = [(row, column + 0.4) for row, column in ROUND]
+        assert "1 of 2 contours crossed" in noted(path(ROUND), path(moved))[1]
 
     def test_a_shell_thinner_than_a_pixel_is_not_filled(self):
         assert not draw(square(1.5, 5.5), square(1.6, 5.4)).any()

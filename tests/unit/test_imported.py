@@ -122,17 +122,77 @@ def forget_images(dataset):
         item.ReferencedSOPInstanceUID = dicom.uid("gone", item.ReferencedSOPInstanceUID)
 
 
+def rename_series(dataset):
+    referenced_series(dataset).SeriesInstanceUID = dicom.uid("renamed")
+
+
 def forget_series(dataset):
     forget_images(dataset)
     del dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence
 
 
 def forget_frame(dataset):
+    """Nothing names a frame of reference either."""
     forget_series(dataset)
     for item in (*dataset.ReferencedFrameOfReferenceSequence, dataset):
-        item.FrameOfReferenceUID = dicom.uid("elsewhere")
+        item.FrameOfReferenceUID = ""
     for roi in dataset.StructureSetROISequence:
-        roi.ReferencedFrameOfReferenceUID = dicom.uid("elsewhere")
+        roi.ReferencedFrameOfReferenceUID = ""
+
+
+ELSEWHERE = dicom.uid("elsewhere")
+
+
+def rois_elsewhere(dataset):
+    for roi in dataset.StructureSetROISequence:
+        roi.ReferencedFrameOfReferenceUID = ELSEWHERE
+
+
+def set_elsewhere(dataset):
+    """The ROIs name no frame, and the set another one."""
+    for roi in dataset.StructureSetROISequence:
+        del roi.ReferencedFrameOfReferenceUID
+    dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = ELSEWHERE
+
+
+def whole_elsewhere(dataset):
+    """Only the object itself names a frame."""
+    forget_frame(dataset)
+    dataset.FrameOfReferenceUID = ELSEWHERE
+
+
+def second_frame(dataset):
+    """The set names a second frame with images of its own; the ROIs name none."""
+    second = copy.deepcopy(dataset.ReferencedFrameOfReferenceSequence[0])
+    second.FrameOfReferenceUID = ELSEWHERE
+    for series in second.RTReferencedStudySequence[0].RTReferencedSeriesSequence:
+        for item in series.ContourImageSequence:
+            item.ReferencedSOPInstanceUID = dicom.uid("there", item.ReferencedSOPInstanceUID)
+    dataset.ReferencedFrameOfReferenceSequence.append(second)
+    for roi in dataset.StructureSetROISequence:
+        del roi.ReferencedFrameOfReferenceUID
+
+
+def drawn_there(dataset):
+    """The contours reference the images of the second frame."""
+    second_frame(dataset)
+    for roi in dataset.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            for item in contour.ContourImageSequence:
+                item.ReferencedSOPInstanceUID = dicom.uid("there", item.ReferencedSOPInstanceUID)
+
+
+def drawn_anywhere(dataset):
+    """The contours reference no image, so that either frame may be theirs."""
+    second_frame(dataset)
+    for roi in dataset.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            del contour.ContourImageSequence
+
+
+def stating(values):
+    """A change of attributes."""
+    return lambda dataset: [setattr(dataset, name, value) for name, value in values.items()]
 
 
 def other_study(dataset):
@@ -269,12 +329,9 @@ class TestNoVoxel:
 
 class TestChoice:
     def test_goes_by_the_images_that_contours_reference_where_the_series_is_another(self, archive):
-        def other_series(dataset):
-            referenced_series(dataset).SeriesInstanceUID = dicom.uid("renamed")
-
-        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, other_series))
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, rename_series))
         np.testing.assert_array_equal(mask, TUMOUR)
-        assert notes == ""
+        assert f"though it names them in series {dicom.uid('renamed')} and not in" in notes
 
     def test_goes_by_the_series_where_its_images_are_others(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_images))
@@ -306,6 +363,58 @@ class TestChoice:
         assert "was taken by its geometry" in notes
 
     @pytest.mark.parametrize(
+        "change",
+        [rois_elsewhere, set_elsewhere, whole_elsewhere, drawn_there, drawn_anywhere],
+    )
+    def test_refuses_another_frame_of_reference_whatever_else_fits(self, archive, change):
+        """The very images may be named, the series, the study, and the planes be the same."""
+        path = archive.structure({"GTV": TUMOUR}, change)
+        reason, message = archive.refusal(path)
+        assert reason is Reason.OTHER_FRAME_OF_REFERENCE
+        assert ELSEWHERE in message
+        assert archive.target.frame_of_reference_uid in message
+
+    def test_finds_the_frame_by_the_images_that_contours_reference(self, archive):
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, second_frame))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "frame" not in notes
+
+    def test_goes_by_what_the_roi_names_and_not_by_what_the_set_does(self, archive):
+        def set_alone(dataset):
+            dataset.FrameOfReferenceUID = ELSEWHERE
+            dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = ELSEWHERE
+
+        mask, _ = archive.mask(archive.structure({"GTV": TUMOUR}, set_alone))
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    @pytest.mark.parametrize("forget", [len, forget_series])
+    def test_draws_the_rois_of_its_frame_alone_and_names_the_others(self, archive, forget):
+        def split(dataset):
+            forget(dataset)
+            dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = ELSEWHERE
+
+        mask, notes = archive.mask(archive.structure({"GTV 1": TUMOUR, "GTV 2": NODE}, split))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert f"1 of 2 ROIs of 'gtv' lie in another frame of reference ({ELSEWHERE})" in notes
+
+    def test_refuses_a_segment_that_lies_elsewhere_beside_one_that_does_not(self, archive):
+        def split(dataset):
+            dataset.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = ELSEWHERE
+
+        spec = copy.deepcopy(SPEC)
+        spec["segments"].append({"name": "node", "match": "N", "term": "lesion", "required": True})
+        path = archive.structure({"GTV": TUMOUR, "N": NODE}, split)
+        reason, message = archive.refusal(path, spec=spec)
+        assert reason is Reason.OTHER_FRAME_OF_REFERENCE
+        assert f"'node' lies in frame of reference {ELSEWHERE}" in message
+
+    def test_passes_over_one_in_another_frame_beside_one_in_this(self, archive):
+        wrong = archive.structure({"GTV": NODE}, rois_elsewhere, name="wrong")
+        right = archive.structure({"GTV": TUMOUR}, forget_series, name="right")
+        mask, _ = archive.mask(wrong, right)
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    @pytest.mark.parametrize(
         "change", [moved([0, 0, 1.0]), moved([0, 0, -9.0]), moved([-30.0, 0, 0])]
     )
     def test_refuses_geometry_that_does_not_fit(self, archive, change):
@@ -321,7 +430,8 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("better", "worse"),
         [
-            ([], [forget_images]),
+            ([], [rename_series]),
+            ([rename_series], [forget_images]),
             ([forget_images], [forget_series]),
             ([forget_series], [forget_frame]),
         ],
@@ -341,7 +451,89 @@ class TestChoice:
         assert reason is Reason.AMBIGUOUS_CONTOURS
         assert dicom.uid("first") in message
         assert dicom.uid("second") in message
-        assert "narrow the protocol's `match`" in message
+        assert "in the protocol by `prefer: [approved, latest]`, or narrow its `match`" in message
+
+    @pytest.mark.parametrize(
+        ("prefer", "first", "second"),
+        [
+            (["approved"], {"ApprovalStatus": "APPROVED"}, {}),
+            (["approved"], {"ApprovalStatus": "APPROVED"}, {"ApprovalStatus": "REJECTED"}),
+            (["latest"], {"StructureSetDate": "20210303"}, {}),
+            (["latest"], {"StructureSetTime": "110001"}, {}),
+            (["latest"], {"StructureSetTime": "110000.01"}, {"StructureSetTime": "110000"}),
+            (["latest"], {"StructureSetTime": "1101"}, {"StructureSetTime": "110059.9"}),
+            (
+                ["approved", "latest"],
+                {"ApprovalStatus": "APPROVED", "StructureSetDate": "20000101"},
+                {"StructureSetDate": "20210303"},
+            ),
+            (
+                ["latest", "approved"],
+                {"StructureSetDate": "20210303"},
+                {"ApprovalStatus": "APPROVED", "StructureSetDate": "20000101"},
+            ),
+            (
+                ["approved", "latest"],
+                {"ApprovalStatus": "APPROVED", "StructureSetDate": "20210303"},
+                {"ApprovalStatus": "APPROVED"},
+            ),
+            (["approved", "latest"], {"StructureSetDate": "20210303"}, {}),
+        ],
+        ids=str,
+    )
+    def test_of_equal_ones_goes_by_what_the_protocol_prefers(self, archive, prefer, first, second):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, stating(first), name="first"),
+            archive.structure({"GTV": NODE}, stating(second), name="second"),
+        ]
+        mask, notes = archive.mask(*paths, spec={**SPEC, "prefer": prefer})
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert f"Of 2 objects that fit equally {dicom.uid('first')} is preferred as" in notes
+
+    @pytest.mark.parametrize(
+        ("prefer", "both"),
+        [
+            (["approved"], {"ApprovalStatus": "UNAPPROVED"}),
+            (["approved", "latest"], {"ApprovalStatus": "APPROVED"}),
+            (["latest"], {"StructureSetDate": ""}),
+            (["latest"], {"StructureSetDate": "2021"}),
+        ],
+    )
+    def test_of_equal_ones_that_the_protocol_cannot_choose_from_is_refused(
+        self, archive, prefer, both
+    ):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, stating(both), name="first"),
+            archive.structure({"GTV": NODE}, stating(both), name="second"),
+        ]
+        reason, message = archive.refusal(*paths, spec={**SPEC, "prefer": prefer})
+        assert reason is Reason.AMBIGUOUS_CONTOURS
+        assert f"`prefer` ({', '.join(prefer)}) does not distinguish them" in message
+
+    def test_of_which_one_has_no_date_the_latest_is_not_known(self, archive):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, name="first"),
+            archive.structure({"GTV": NODE}, stating({"StructureSetDate": ""}), name="second"),
+        ]
+        assert archive.refusal(*paths, spec={**SPEC, "prefer": ["latest"]})[0] is (
+            Reason.AMBIGUOUS_CONTOURS
+        )
+
+    def test_prefers_only_among_those_of_the_strongest_evidence(self, archive):
+        paths = [
+            archive.structure({"GTV": TUMOUR}, name="first"),
+            archive.structure(
+                {"GTV": NODE}, forget_series, stating({"ApprovalStatus": "APPROVED"}), name="second"
+            ),
+        ]
+        mask, _ = archive.mask(*paths, spec={**SPEC, "prefer": ["approved"]})
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    @pytest.mark.parametrize(("status", "rejected"), [("REJECTED", True), ("UNAPPROVED", False)])
+    def test_notes_what_was_rejected(self, archive, status, rejected):
+        path = archive.structure({"GTV": TUMOUR}, stating({"ApprovalStatus": status}))
+        _, notes = archive.mask(path)
+        assert ("was rejected in its review" in notes) == rejected
 
     def test_counts_an_instance_that_lies_there_twice_once(self, archive):
         path = archive.structure({"GTV": TUMOUR})

@@ -436,7 +436,7 @@ class TestReferences:
     def test_geometry_serves_where_no_uid_fits(self, archive):
         def change(dataset):
             self.forget(dataset)
-            dataset.FrameOfReferenceUID = dicom.uid("elsewhere")
+            dataset.FrameOfReferenceUID = ""
 
         path = archive.write(archive.seg(stacked(TUMOUR)), change)
         regions, notes = archive.regions(path)
@@ -446,6 +446,14 @@ class TestReferences:
         shifted.affine[0, 3] += 1.0
         reason, _ = archive.refusal(path, replace(archive.target, grid=shifted))
         assert reason is Reason.NO_CONTOURS
+
+    def test_another_frame_of_reference_is_refused_whatever_else_fits(self, archive):
+        def change(dataset):
+            dataset.FrameOfReferenceUID = dicom.uid("elsewhere")
+
+        reason, message = archive.refusal(archive.write(archive.seg(stacked(TUMOUR)), change))
+        assert reason is Reason.OTHER_FRAME_OF_REFERENCE
+        assert dicom.uid("elsewhere") in message
 
 
 def no_positions(dataset):

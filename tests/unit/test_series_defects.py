@@ -818,14 +818,127 @@ def eight_bits(folder):
     return write(ct_datasets((3, 8, 10)), folder, change), Truth(hu, ct_grid((3, 8, 10)))
 
 
-@read("Overlays in the unused high bits of the pixels")
-def overlay_bits(folder):
-    def change(datasets):
+def in_words(change: Callable[[NDArray[Any]], NDArray[Any]], **values: Any) -> Any:
+    """A change of all stored values, which are 12 of 16 bits, and of attributes."""
+
+    def apply(datasets: list[Dataset]) -> None:
         for dataset in datasets:
             assert dataset.BitsStored == 12
-            dataset.PixelData = (dataset.pixel_array | 0xA000).astype("<u2").tobytes()
+            dataset.PixelData = change(dataset.pixel_array).astype("<u2").tobytes()
+        each(**values)(datasets)
 
-    return ct(folder, change), CT
+    return apply
+
+
+@read("Overlays in the unused high bits of the pixels")
+def overlay_bits(folder):
+    def declare(datasets):
+        in_words(lambda words: words | 0xA000)(datasets)
+        for dataset in datasets:
+            dataset.add_new(0x60000100, "US", 16)
+            dataset.add_new(0x60000102, "US", 15)
+
+    return ct(folder, declare), CT
+
+
+@read("Bits above Bits Stored that no overlay explains", "6 of 6 images have bits set above")
+def unexplained_bits(folder):
+    return ct(folder, in_words(lambda words: words | 0xA000)), CT
+
+
+@read("Values at the top of their bits, as High Bit says", "6 of 6 images keep their values at")
+def values_at_the_top(folder):
+    return ct(folder, in_words(lambda words: words << 4, HighBit=15)), CT
+
+
+@refused("High Bit above Bits Stored, values below", Reason.PIXEL_FORMAT, "4 bits below are not")
+def wrong_high_bit(folder):
+    return ct(folder, each(HighBit=15))
+
+
+@refused("High Bit below Bits Stored", Reason.PIXEL_FORMAT, "High Bit 7 and Pixel Representation")
+def low_high_bit(folder):
+    return ct(folder, each(HighBit=7))
+
+
+@read("High Bit is missing", "6 of 6 images have no High Bit")
+def no_high_bit(folder):
+    return ct(folder, lambda datasets: [dataset.__delattr__("HighBit") for dataset in datasets]), CT
+
+
+@refused("12 bits allocated", Reason.PIXEL_FORMAT, "are no way to store a value")
+def packed(folder):
+    return ct(folder, each(BitsAllocated=12))
+
+
+@refused("24 bits allocated", Reason.PIXEL_FORMAT, "are no way to store a value")
+def in_three_bytes(folder):
+    return ct(folder, each(BitsAllocated=24))
+
+
+@refused("More bits stored than allocated", Reason.PIXEL_FORMAT, "Bits Stored 17")
+def too_many_stored(folder):
+    return ct(folder, each(BitsStored=17, HighBit=16))
+
+
+@refused("Pixel Representation of 2", Reason.PIXEL_FORMAT, "Pixel Representation 2")
+def third_representation(folder):
+    return ct(folder, each(PixelRepresentation=2))
+
+
+@refused("8 bits allocated to pixels of 16", Reason.PIXEL_FORMAT, "160 bytes of pixels where 80")
+def half_allocated(folder):
+    return ct(folder, each(BitsAllocated=8, BitsStored=8, HighBit=7))
+
+
+@refused("Pixel Data and Float Pixel Data", Reason.PIXEL_FORMAT, "PixelData and FloatPixelData")
+def two_kinds_of_pixels(folder):
+    return ct(folder, each(FloatPixelData=bytes(320)))
+
+
+@refused("32-bit floats with 16 bits allocated", Reason.PIXEL_FORMAT, "16 in place of 32")
+def floats_in_sixteen(folder):
+    paths, _ = repacked("<f4")(folder / "plain")
+    return write(map(pydicom.dcmread, paths), folder / "series", each(BitsAllocated=16))
+
+
+@refused("A float pixel that is no number", Reason.PIXEL_FORMAT, "0003.dcm: holds values that are")
+def no_number_among_floats(folder):
+    def change(datasets):
+        stored = np.frombuffer(datasets[3].FloatPixelData, "<f4").copy()
+        stored[5] = np.nan
+        datasets[3].FloatPixelData = stored.tobytes()
+
+    paths, _ = repacked("<f4")(folder / "plain")
+    return write(map(pydicom.dcmread, paths), folder / "series", change)
+
+
+@refused("Compressed values beyond Bits Stored", Reason.PIXEL_FORMAT, "do not fit into Bits Stored")
+def beyond_bits_stored(folder):
+    paths, _ = each_in(JPEG2000Lossless)(folder / "whole")
+    return write(map(pydicom.dcmread, paths), folder / "series", each(BitsStored=8, HighBit=7))
+
+
+@refused(
+    "Signed compressed values of fewer bits than stored", Reason.PIXEL_FORMAT, "codestream has 12"
+)
+def signed_of_fewer_bits(folder):
+    paths, _ = each_in(JPEGLSLossless)(folder / "whole")
+    change = each(BitsStored=16, HighBit=15, PixelRepresentation=1)
+    return write(map(pydicom.dcmread, paths), folder / "series", change)
+
+
+@read("1-bit pixels")
+def one_bit(folder):
+    bits = np.random.default_rng(6).integers(0, 2, (3, 8, 10))
+
+    def change(datasets):
+        for dataset, plane in zip(datasets, bits, strict=True):
+            dataset.PixelData = np.packbits(plane, bitorder="little").tobytes()
+            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 1, 1, 0
+            dataset.RescaleIntercept = "0"
+
+    return write(ct_datasets((3, 8, 10)), folder, change), Truth(bits, ct_grid((3, 8, 10)))
 
 
 @read("More bytes of pixels than needed")
@@ -900,7 +1013,7 @@ def no_number(folder):
     return paths
 
 
-@refused("Bits Stored is missing", Reason.UNDECODABLE_PIXELS, "0000.dcm: its pixels")
+@refused("Bits Stored is missing", Reason.PIXEL_FORMAT, "0000.dcm: Bits Allocated 16, Bits Store")
 def no_bits_stored(folder):
     return ct(folder, lambda datasets: datasets[0].__delattr__("BitsStored"))
 
@@ -957,6 +1070,21 @@ def empty_intercept(folder):
 @refused("Rescale Slope of 0", Reason.MISSING_RESCALE, "missing, empty or 0")
 def zero_slope(folder):
     return ct(folder, each(RescaleSlope="0"))
+
+
+@refused("Rescale Slope that is no number", Reason.MISSING_RESCALE, "no finite number")
+def slope_that_is_no_number(folder):
+    paths = ct(folder, each(RescaleSlope="1.5"))
+    for path in paths:
+        path.write_bytes(path.read_bytes().replace(b"1.5 ", b"NaN "))
+    return paths
+
+
+@refused("A Modality LUT beside a rescale", Reason.PIXEL_FORMAT, "has a Modality LUT and a rescale")
+def two_modality_transforms(folder):
+    paths, _ = modality_lut(folder / "plain")
+    change = each(RescaleSlope="1", RescaleIntercept="0")
+    return write(map(pydicom.dcmread, paths), folder / "series", change)
 
 
 @refused("PET without Rescale Slope", Reason.MISSING_RESCALE, "Rescale Slope")

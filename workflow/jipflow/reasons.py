@@ -50,6 +50,10 @@ class Reason(Coded):
     NO_PIXEL_DATA = ("no_pixel_data", "An instance of the series has no pixel data")
     TRUNCATED_PIXELS = ("truncated_pixels", "An instance has fewer pixels than its header says")
     UNDECODABLE_PIXELS = ("undecodable_pixels", "The compressed pixels cannot be decoded")
+    PIXEL_FORMAT = (
+        "pixel_format",
+        "What the header says of the pixels contradicts itself, or is no way to store values",
+    )
     UNSUPPORTED_OBJECT = (
         "unsupported_object",
         "Neither CT, MR or PET slices or one multi-frame image of them, nor an RT Structure Set or"
@@ -88,6 +92,10 @@ class Reason(Coded):
 
     NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
     AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
+    OTHER_FRAME_OF_REFERENCE = (
+        "other_frame_of_reference",
+        "The regions lie in another frame of reference than the image",
+    )
     CONTOUR_GEOMETRY = ("contour_geometry", "A contour cannot be placed on the image's grid")
     IMAGES_APART = (
         "images_apart",

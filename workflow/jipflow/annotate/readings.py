@@ -24,6 +24,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from jipflow import datasets
 from jipflow.annotate.inbox import NOTHING
 from jipflow.files import sha256_file
 from jipflow.images.masks import Region, cropped
@@ -103,7 +104,7 @@ class Desk:
     @cached_property
     def _patient_id(self) -> str:
         series = self.inputs.case.roles[self.spec.role]
-        header = pydicom.dcmread(series.paths[0], specific_tags=["PatientID"])
+        header = datasets.read(series.paths[0], stop=datasets.at_pixels).dataset
         return str(header.get("PatientID") or "").strip()
 
     def readings(self, reader: str, folder: Path, files: Sequence[Path]) -> list[Reading]:

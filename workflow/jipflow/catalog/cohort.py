@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jipflow.catalog.lost import Lost, find_lost, with_lost
 from jipflow.catalog.query import count_series, open_catalogs, store_series
 from jipflow.columns import ANNOTATIONS, IMAGES
 from jipflow.expressions import filter_steps
@@ -114,6 +115,11 @@ def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path, resu
         candidates, outcomes = _candidates(connection, cohort.case.by, secret)
         chosen, excluded = _choose_roles(connection, candidates, cohort.case)
         outcomes += excluded
+        conditions = [role.where for role in cohort.case.roles.values()]
+        lost = find_lost(connection, filter_steps(cohort.where), conditions)
+        flow = [*with_lost(flow[0], lost), *flow[1:]]
+        _note_lost(lost, chosen, {o.case_id: o for o in outcomes}, candidates)
+        outcomes += _cases_of_lost(lost, candidates, cohort.case.by, secret)
         flow.append(_count_cases(chosen))
         shards = _assign(
             out_dir / "assignment.tsv",
@@ -286,6 +292,56 @@ def _rows(
         connection.sql(query, params=parameters).to_arrow_table().to_pylist()
     )
     return rows
+
+
+def _note_lost(
+    lost: Iterable[Lost],
+    chosen: dict[Candidate, dict[str, Choice]],
+    outcomes: dict[str, Outcome],
+    candidates: Sequence[Candidate],
+) -> None:
+    """Say in the outcome of each case which of its files cannot be read."""
+    of_patient = defaultdict(list)
+    for case in candidates:
+        of_patient[case.key[0]].append(case)
+    for one in lost:
+        for case in of_patient[one.patient]:
+            used = {c.series["SeriesInstanceUID"] for c in chosen.get(case, {}).values()}
+            of_case = one.series in used if one.partly else (one.image or one.drawn)
+            if not of_case or not _may_be_of(one, case):
+                continue
+            outcome = outcomes[case.case_id]
+            if outcome.reason == Reason.MISSING_ROLE and one.image:
+                outcome.reason = Reason.UNREADABLE.value
+            outcome.message = f"{outcome.message} {one.sentence()}".strip()
+
+
+def _cases_of_lost(
+    lost: Iterable[Lost], candidates: Sequence[Candidate], by: str, secret: bytes
+) -> list[Outcome]:
+    """Return the outcomes of cases of which no file can be read."""
+    outcomes: dict[str, Outcome] = {}
+    there = {case.key for case in candidates}
+    patients = {case.key[0] for case in candidates}
+    for one in lost:
+        known = (one.patient, one.study)[: len(_keys(by))]
+        if not one.image or not one.whole:
+            continue
+        if known in there or (not all(known) and one.patient in patients):
+            continue
+        identity = ("case", *known) if one.patient else ("series", one.series)
+        case_id = pseudonym(secret, *identity)
+        outcome = outcomes.setdefault(case_id, _excluded(case_id, Reason.UNREADABLE, ""))
+        outcome.message = f"{outcome.message} {one.sentence()}".strip()
+    return list(outcomes.values())
+
+
+def _may_be_of(lost: Lost, case: Candidate) -> bool:
+    """Return whether files that cannot be read may be of a case, by what is known of them."""
+    known = (lost.patient, lost.study)
+    return bool(lost.patient) and all(
+        not mine or mine == theirs for mine, theirs in zip(known, case.key, strict=False)
+    )
 
 
 def _count_cases(chosen: dict[Candidate, dict[str, Choice]]) -> dict[str, Any]:

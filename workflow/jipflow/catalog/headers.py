@@ -17,7 +17,6 @@ import dicomsdl
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset
-from pydicom.filereader import read_partial
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 from pydicom.uid import (
@@ -27,6 +26,7 @@ from pydicom.uid import (
     PrivateTransferSyntaxes,
 )
 
+from jipflow import datasets
 from jipflow.columns import COLUMNS
 from jipflow.place import place_error
 from jipflow.uids import series_stand_in, study_stand_in
@@ -181,12 +181,36 @@ def read_surely(path: str) -> dict[str, Any]:
             stream.seek(0)
             if start[128:] != b"DICM" and not _looks_like_dicom(start):
                 return skip(NOT_DICOM, _foreign(start))
-            dataset = read_partial(stream, _beyond, force=True)
-            return _checked_row(dataset, path)
+            dataset, damaged = datasets.read_from(stream, stop=_beyond)
+            row = _checked_row(dataset, path, damaged)
+            return row if row.get("kind") != UNREADABLE else {**row, **_sound_columns(path)}
     except Exception as error:  # a damaged file: pydicom raises whatever its parser met
         if place_error(error):
             return skip(PLACE_FAULT, _without_path(error) or "no memory")
-        return skip(UNREADABLE, f"{type(error).__name__}: {_without_path(error)}")
+        reason = f"{type(error).__name__}: {_without_path(error)}"
+        return {**skip(UNREADABLE, reason), **_sound_columns(path)}
+
+
+def _sound_columns(path: str) -> dict[str, Any]:
+    """Return what the header says before the damage that keeps a file from being read.
+
+    It tells whose file is lost. What comes behind the damage is unknown, and so are numbers that
+    are none.
+    """
+    try:
+        with open(path, "rb") as stream:
+            dataset = datasets.sound_part(stream)
+        last = max(dataset.keys(), default=0)
+        row, broken = header_row(dataset)
+    except Exception as error:  # a damaged file: pydicom raises whatever its parser met
+        if place_error(error):
+            raise
+        return {}
+    return {
+        name: row[name]
+        for name in HEADER_COLUMNS
+        if _TAGS.get(name, LAST_ENHANCED_TAG) <= last and name not in broken
+    }
 
 
 def skip(kind: str, reason: str) -> dict[str, Any]:
@@ -223,15 +247,22 @@ def header_row(dataset: Dataset) -> tuple[dict[str, Any], list[str]]:
     return row, broken
 
 
-def _checked_row(dataset: FileDataset, path: str) -> dict[str, Any]:
+def _checked_row(dataset: FileDataset, path: str, damaged: list[str]) -> dict[str, Any]:
     """Turn a data set into the file's row: repair its UIDs, or say why it is not taken in."""
     if dataset.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
         return skip(NOT_DICOM, "a DICOMDIR, which lists files but holds none")
     last = max(dataset.keys(), default=0)
+    odd = datasets.odd_elements(dataset)
+    if odd:
+        return skip(
+            UNREADABLE,
+            f"{datasets.name_of(odd[0])} has an impossible value representation, and what follows "
+            "cannot be found",
+        )
     if _is_cut(dataset.get_item(last) if last else None):
         return skip(UNREADABLE, "the file is cut short, inside its header")
     row, broken = header_row(dataset)
-    notes = [f"{name} is no number and is left empty" for name in broken]
+    notes = [*damaged, *(f"{name} is no number and is left empty" for name in broken)]
     if not row["SOPInstanceUID"]:
         row["SOPInstanceUID"] = str(dataset.file_meta.get("MediaStorageSOPInstanceUID") or "")
         notes.append("SOPInstanceUID is taken from the file meta information")
@@ -391,6 +422,8 @@ def _tag(name: str) -> int:
 
 
 _VRS = {name: dictionary_VR(_tag(name)) for name in ("SOPInstanceUID", *ATTRIBUTES)}
+
+_TAGS = {name: _tag(name) for name in ATTRIBUTES}
 
 _READERS = {"DS": _decimal, "IS": _integer, "US": _short}
 

@@ -31,6 +31,11 @@ def why_no_case(results: Path) -> str:
     for before, step in pairwise(steps):
         if step["series"] or not before["series"] or step["step"] == "cases":
             continue
+        if step["step"] == "readable":
+            return (
+                f"none of the {found} series has a file that can be read; see the reasons in the "
+                "report, and copy them again from the archive."
+            )
         if step["step"] == "images":
             return (
                 f"none of the {found} series is an image: they are contours, segmentations or "

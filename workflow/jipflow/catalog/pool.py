@@ -107,6 +107,12 @@ class ReadingPool:
                 f"{-process.exitcode}), for want of memory as a rule; use fewer cores or more "
                 "memory, and run the same command again."
             )
+        if row is None and (process.exitcode or 0) > 0:
+            # A parser that crashes leaves a signal; this one ended before or beside its work.
+            raise PlaceError(
+                f"{path}: the process that was to read it ended with exit code {process.exitcode}; "
+                "see why in the log, and run the same command again."
+            )
         return row or self._lost(path)
 
     @staticmethod

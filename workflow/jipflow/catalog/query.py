@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 
+from jipflow.catalog.lost import create_lost
 from jipflow.columns import COLUMNS
 from jipflow.expressions import lock, quoted, series_query, values_kept
 
@@ -15,7 +16,7 @@ MEMORY = "1GB"
 
 
 def open_catalogs(folders: Sequence[Path], spill: Path) -> duckdb.DuckDBPyConnection:
-    """Open a database with the views ``catalog`` and ``instances`` over the files of catalogs.
+    """Open a database with the views ``catalog``, ``instances`` and ``lost`` over catalogs' files.
 
     Nothing is copied: a query reads the columns that it needs from the files. A series that is in
     several catalogs, and its instances, are taken from the first. As with
@@ -34,7 +35,10 @@ def open_catalogs(folders: Sequence[Path], spill: Path) -> duckdb.DuckDBPyConnec
     fields = ", ".join(f'CAST("{name}" AS {kind}) AS "{name}"' for name, kind in COLUMNS.items())
     connection.execute(f"CREATE VIEW catalog AS {_merged(fields, series, series)}")
     connection.execute(f"CREATE VIEW instances AS {_merged('*', instances, series)}")
-    lock(connection, [*series, *instances])
+    # A PACS lists what it holds; only folders have files that cannot be read.
+    lost = [path for folder in folders if (path := folder.resolve() / "lost.parquet").is_file()]
+    create_lost(connection, [quoted(path) for path in lost])
+    lock(connection, [*series, *instances, *lost])
     return connection
 
 

@@ -24,6 +24,7 @@ from jipflow.catalog.headers import (
     read_surely,
     skip,
 )
+from jipflow.catalog.lost import LOST
 from jipflow.catalog.pool import ReadingPool
 from jipflow.catalog.unread import Tally, check_place
 from jipflow.catalog.walk import LINK, FoundFile, Walk
@@ -65,17 +66,26 @@ INSTANCE_COLUMNS = (
     "Source",
 )
 
+SHARED = (
+    "SELECT path, 'its SOP Instance UID is that of a file of another series, too, ' || lag(path, 1,"
+    " first) OVER (PARTITION BY SOPInstanceUID ORDER BY path) FROM (SELECT path, SOPInstanceUID,"
+    " max(path) OVER (PARTITION BY SOPInstanceUID) AS first, count(*) OVER (PARTITION BY"
+    " SOPInstanceUID) AS n FROM firsts) WHERE n > 1"
+)
+"""The files whose SOP Instance UID is in several series, each with another of them."""
+
 
 def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, Any]:
     """Catalog every DICOM file below the sources.
 
     Writes into `out_dir`:
 
-    * ``instances.parquet``: one row per distinct SOP Instance UID: SOPInstanceUID,
+    * ``instances.parquet``: one row per distinct SOP Instance UID of a series: SOPInstanceUID,
       SeriesInstanceUID, path, bytes, modified_ns, Source; by path.
     * ``series.parquet``: one row per series, columns of `COLUMNS`; by SeriesInstanceUID.
     * ``skipped.parquet``: path, kind (``not_dicom``, ``unreadable``, ``duplicate``, ``link``),
       reason; by path.
+    * ``lost.parquet``: a row for each series of which files cannot be read, as `LOST` has it.
     * ``mended.parquet``: path, reason: files that were taken in though something is missing.
     * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
       mended, series, patients. Its ``sources`` counts files and dicom_files of each.
@@ -313,14 +323,14 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
             f"CREATE VIEW headers AS FROM read_parquet({quoted(work / 'headers.parquet')})"
         )
         connection.execute(
-            "CREATE TABLE firsts AS SELECT SOPInstanceUID, min(path) AS path FROM headers"
-            " WHERE kind = '' GROUP BY SOPInstanceUID"
+            "CREATE TABLE firsts AS SELECT SOPInstanceUID, SeriesInstanceUID, min(path) AS path"
+            " FROM headers WHERE kind = '' GROUP BY SOPInstanceUID, SeriesInstanceUID"
         )
         _copy(
             connection,
             work / "instances.parquet",
             f"SELECT {', '.join(f'h.{name}' for name in INSTANCE_COLUMNS)}"
-            " FROM headers h JOIN firsts USING (path) WHERE h.kind = '' ORDER BY path",
+            " FROM headers h SEMI JOIN firsts USING (path) WHERE h.kind = '' ORDER BY path",
         )
         _copy(
             connection,
@@ -334,14 +344,15 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
             work / "skipped.parquet",
             "SELECT path, kind, reason FROM headers WHERE kind <> '' UNION ALL"
             " SELECT h.path, 'duplicate', 'the same SOP Instance UID as ' || firsts.path"
-            " FROM headers h JOIN firsts USING (SOPInstanceUID)"
+            " FROM headers h JOIN firsts USING (SOPInstanceUID, SeriesInstanceUID)"
             " WHERE h.kind = '' AND h.path <> firsts.path ORDER BY path, kind",
         )
+        _copy(connection, work / "lost.parquet", LOST)
         _copy(
             connection,
             work / "mended.parquet",
-            "SELECT path, mended AS reason FROM headers"
-            " WHERE kind = '' AND mended <> '' ORDER BY path",
+            "SELECT path, mended AS reason FROM headers WHERE kind = '' AND mended <> ''"
+            f" UNION ALL {SHARED} ORDER BY path, reason",
         )
         kinds = dict(
             connection.execute(
@@ -351,8 +362,8 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
         )
         dicom, repaired = _row(
             connection,
-            "SELECT count(*) FILTER (kind = ''), count(*) FILTER (kind = '' AND mended <> '')"
-            " FROM headers",
+            "SELECT (SELECT count(*) FROM headers WHERE kind = ''), (SELECT count(DISTINCT path)"
+            f" FROM read_parquet({quoted(work / 'mended.parquet')}))",
         )
         by_source = _files_by_source(connection, sources)
         series, patients = _row(

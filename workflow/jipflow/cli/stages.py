@@ -45,7 +45,7 @@ def catalog(
 
     read = read_settings(settings)
     folders = [source for source in read.site.sources if isinstance(source, Folder)]
-    tables = [out / "series.parquet", out / "instances.parquet"]
+    tables = [out / f"{name}.parquet" for name in ("series", "instances", "lost")]
     with recorded(record, read, "catalog", outputs=tables):
         print(json.dumps(run(sources=folders, out_dir=out, threads=threads)))
 

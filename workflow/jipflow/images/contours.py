@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,13 +20,26 @@ SAME_PLANE = 0.02
 PATH_TOLERANCE = 1e-6
 """Distance in pixels at which a pixel's centre counts as lying on a contour: no more than what
 floating-point arithmetic makes of a point that lies on it."""
-SAME_VERTEX = 1e-3
-"""Distance in pixels below which vertices of repeated contours are the same."""
+SAME_PATH = 0.05
+"""Largest distance in pixels between repeated contours: what rounding to 0.01 mm makes of one."""
+THIN = 0.5
+"""Distance in pixels up to which a contour and the hole in it are no shell that was drawn."""
+PAIRS = 2**20
+"""Distances between points and edges that are held at once."""
 EVEN = 1e-6
 """Difference in slices below which two planes are equally far from a slice."""
 LARGEST_PLANE_SPACING = 10.0
 """Distance in mm between contour planes above which they are no neighbours: clinical series have
 slices of at most 10 mm, so contours farther apart were not drawn on adjacent ones."""
+
+
+TINY = "enclosed no pixel centre"
+CROSSING = "crossed another one of their plane and were united with it"
+REPEATED = "repeated another one and count once"
+CANCELLED = "are of type CLOSEDPLANAR_XOR and cancel one that is the same"
+CLOSE = "run less than half a pixel from the one that they cut a hole into"
+WHAT = (TINY, CROSSING, REPEATED, CANCELLED, CLOSE)
+"""What a reader should know of contours of a plane, as notes say it."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +83,9 @@ def rasterise(
     A voxel belongs to the region when its centre lies inside or on the path of a contour
     (PS3.3 C.8.8.6.3), where inside is even-odd, so that a contour may cross itself or run back
     along a keyhole. Contours of one plane combine so: one inside another cuts a hole, one in the
-    hole fills an island; contours that cross each other unite, and a repeated contour counts once.
-    With `xor`, all contours of a plane combine by exclusive disjunction and nothing else.
+    hole fills an island; contours that cross each other unite, and a repeated contour counts once,
+    wherever it starts, whichever way it runs and however many points it has. With `xor`, all
+    contours of a plane combine by exclusive disjunction and nothing else.
 
     A plane of contours stands for the slab half-way to its neighbours. Contours within half a
     slice of a slice thus fill that slice. Where planes lie closer than slices, each slice takes
@@ -112,17 +127,13 @@ def rasterise(
     _note_planes(depths, planes, owners, grid.spacing[0], context, notes)
     vertices = [index[:, 1:] for index in indices]
     _note_clipped(vertices, grid.shape[1:], context, notes)
-    tally = {"tiny": 0, "crossing": 0, "repeated": 0}
+    tally: Counter[str] = Counter()
     for number in np.unique(owners[owners >= 0]):
         polygons = [vertices[member] for member in np.flatnonzero(members == number)]
         mask[owners == number] = _plane_mask(polygons, grid.shape[1:], xor, tally)
-    for count, what in (
-        (tally["tiny"], "enclosed no pixel centre"),
-        (tally["crossing"], "crossed another one of their plane and were united with it"),
-        (tally["repeated"], "repeated another one and were left out"),
-    ):
-        if count:
-            notes.append(f"{context}: {count} of {len(contours)} contours {what}.")
+    for what in WHAT:
+        if tally[what]:
+            notes.append(f"{context}: {tally[what]} of {len(contours)} contours {what}.")
     return mask
 
 
@@ -279,15 +290,16 @@ def _plane_mask(
     polygons: Sequence[NDArray[np.float64]],
     shape: tuple[int, ...],
     xor: bool,
-    tally: dict[str, int],
+    tally: Counter[str],
 ) -> NDArray[np.bool_]:
     """Combine the contours of one plane; `tally` counts what a reader should know."""
     fills = [_fill(vertices, shape) for vertices in polygons]
-    tally["tiny"] += sum(not fill.inside.any() for fill in fills)
+    tally[TINY] += sum(not fill.inside.any() for fill in fills)
     mask = np.zeros(shape, bool)
     if xor:
-        for fill in fills:
+        for number, fill in enumerate(fills):
             mask[fill.rows, fill.columns] ^= fill.inside
+            tally[CANCELLED] += any(_relation(fill, other) == "same" for other in fills[:number])
         return mask
     for group in _united(fills, tally):
         union = np.zeros(shape, bool)
@@ -297,46 +309,68 @@ def _plane_mask(
     return mask
 
 
-def _united(fills: Sequence[_Fill], tally: dict[str, int]) -> list[list[_Fill]]:
-    """Group the fills that cross each other, each of a kind once."""
+def _united(fills: Sequence[_Fill], tally: Counter[str]) -> list[list[_Fill]]:
+    """Group the fills that cross or repeat each other."""
     groups: list[list[_Fill]] = []
     for fill in fills:
         touching = []
-        repeated = False
+        found = set()
         for group in groups:
             relations = {_relation(fill, other) for other in group}
-            repeated |= "same" in relations
-            if "crossing" in relations:
+            found |= relations
+            if relations & {"crossing", "same"}:
                 touching.append(group)
-        if repeated:
-            tally["repeated"] += 1
-            continue
-        if touching:
-            tally["crossing"] += 1
+        if "same" in found:
+            tally[REPEATED] += 1
+        elif touching:
+            tally[CROSSING] += 1
+        elif "close" in found:
+            tally[CLOSE] += 1
         merged = [fill, *(member for group in touching for member in group)]
         groups = [group for group in groups if not any(group is t for t in touching)] + [merged]
     return groups
 
 
 def _relation(one: _Fill, other: _Fill) -> str:
-    """Return ``same``, ``crossing``, or ``apart`` where disjoint or one inside the other."""
+    """Return ``same``, ``crossing``, or ``apart`` where disjoint or one inside the other.
+
+    It is ``close`` where one lies inside the other with less than half a pixel between them.
+    """
     a, b = one.within(other)
     common = int(np.count_nonzero(a & b))
     if not common:
         return "apart"
-    sizes = np.count_nonzero(one.inside), np.count_nonzero(other.inside)
-    if common == sizes[0] == sizes[1] and _same_path(one.vertices, other.vertices):
+    distance = _distance(one.vertices, other.vertices)
+    if distance <= SAME_PATH:
         return "same"
-    return "apart" if common in sizes else "crossing"
+    if common not in (np.count_nonzero(one.inside), np.count_nonzero(other.inside)):
+        return "crossing"
+    return "close" if distance < THIN else "apart"
 
 
-def _same_path(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Return whether two paths have the same vertices, wherever they start and in either sense."""
-    if one.shape != other.shape:
-        return False
-    rounded = [np.rint(v / SAME_VERTEX) for v in (one, other)]
-    first, second = (v[np.lexsort(v.T)] for v in rounded)
-    return bool(np.abs(first - second).max() <= 1)
+def _distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """Return the largest distance of a vertex of either path from the other path, in pixels.
+
+    Infinity where their bounds are farther apart than distances that matter.
+    """
+    ends = (np.abs(f(one, axis=0) - f(other, axis=0)).max() for f in (np.min, np.max))
+    if max(ends) > THIN:
+        return np.inf
+    return max(_farthest(one, other), _farthest(other, one))
+
+
+def _farthest(points: NDArray[np.float64], path: NDArray[np.float64]) -> float:
+    """Return how far the farthest of points lies from a closed path."""
+    step = np.roll(path, -1, axis=0) - path
+    length = np.maximum((step**2).sum(axis=1), np.finfo(float).tiny)
+    farthest = 0.0
+    size = max(PAIRS // len(path), 1)
+    for first in range(0, len(points), size):
+        away = points[first : first + size, None] - path
+        along = np.clip((away * step).sum(axis=2) / length, 0, 1)
+        squares = ((away - along[:, :, None] * step) ** 2).sum(axis=2)
+        farthest = max(farthest, float(np.sqrt(squares.min(axis=1).max())))
+    return farthest
 
 
 def _fill(vertices: NDArray[np.float64], shape: tuple[int, ...]) -> _Fill:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import generate_frames
 from pydicom.pixels import apply_modality_lut, iter_pixels
+from pydicom.uid import RLELossless
 
 from jipflow.images import jpeg
+from jipflow.images.bits import (
+    FLOATS,
+    bits_of,
+    check_floats,
+    from_codestream,
+    from_words,
+    refused,
+)
 from jipflow.images.read import PIXELS, read_instance, readable
 from jipflow.images.suv import real_world_units
 from jipflow.reasons import CaseFault, Reason
@@ -51,7 +63,10 @@ class Plane:
 
 
 def decode(
-    path: Path, dataset: Dataset, indices: list[int] | None = None
+    path: Path,
+    dataset: Dataset,
+    indices: list[int] | None = None,
+    tally: Counter[str] | None = None,
 ) -> list[NDArray[np.generic]]:
     """Return the stored values of all or some frames and let go of the encoded ones.
 
@@ -59,34 +74,33 @@ def decode(
         path: the instance's file, for messages.
         dataset: the instance, which loses its pixels.
         indices: of the frames, from 0; None for all.
+        tally: counts what a reader of the values should know.
 
     Returns:
         An array of shape (rows, columns) for each frame.
 
     Raises:
-        CaseFault: there are no pixels, or too few, or they cannot be decoded.
+        CaseFault: there are no pixels, or too few, or they cannot be decoded, or what the header
+            says of them contradicts itself.
     """
-    present = [name for name in PIXELS if dataset.get(name)]
-    if not present:
-        raise CaseFault(
-            Reason.NO_PIXEL_DATA,
-            f"{path}: has no pixel data; retrieve the series again.",
-        )
+    name = _pixels_of(path, dataset)
     syntax = dataset.file_meta.TransferSyntaxUID
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    if not syntax.is_encapsulated:
-        pixels = int(dataset.Rows) * int(dataset.Columns) * frames
-        expected = pixels * int(dataset.get("BitsAllocated") or 0) // 8
-        if len(dataset[present[0]].value) < expected:
-            raise CaseFault(
-                Reason.TRUNCATED_PIXELS,
-                f"{path}: has {len(dataset[present[0]].value)} bytes of pixels where {expected} "
-                "are due; copy it again from the archive.",
-            )
-    decoder = DECODERS.get(syntax, "")
+    tally = Counter() if tally is None else tally
+    bits = None
+    if name in FLOATS:
+        check_floats(path, dataset, name)
+    else:
+        bits = bits_of(path, dataset, tally)
+    _check_length(path, dataset, name)
     try:
+        decoded = iter_pixels(
+            dataset,
+            raw=True,
+            indices=indices,
+            decoding_plugin=DECODERS.get(syntax, ""),
+            correct_unused_bits=False,
+        )
         # A copy, so that the values do not keep the encoded buffer alive.
-        decoded = iter_pixels(dataset, raw=True, indices=indices, decoding_plugin=decoder)
         stored = [frame.copy() for frame in decoded]
     except Exception as error:  # each decoder raises errors of its own
         raise CaseFault(
@@ -94,8 +108,58 @@ def decode(
             f"{path}: its pixels ({syntax.name}) cannot be decoded "
             f"({' '.join(str(error).split())}); copy it again from the archive.",
         ) from error
-    del dataset[present[0]]
+    if bits and (syntax == RLELossless or not syntax.is_encapsulated):
+        stored = [from_words(path, dataset, frame, bits, tally) for frame in stored]
+    elif bits:
+        frames = _encoded(dataset, indices, len(stored))
+        stored = [
+            from_codestream(path, dataset, frame, bits, encoded)
+            for frame, encoded in zip(stored, frames, strict=True)
+        ]
+    del dataset[name]
     return stored
+
+
+def _pixels_of(path: Path, dataset: Dataset) -> str:
+    """Return the keyword of an instance's pixels."""
+    present = [name for name in PIXELS if dataset.get(name)]
+    if not present:
+        raise CaseFault(
+            Reason.NO_PIXEL_DATA,
+            f"{path}: has no pixel data; retrieve the series again.",
+        )
+    if len(present) > 1:
+        raise refused(path, f"has {' and '.join(present)}, of which one is allowed")
+    return present[0]
+
+
+def _check_length(path: Path, dataset: Dataset, name: str) -> None:
+    """Refuse native pixels that are fewer than due, or as many more as another size would have."""
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+        return
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    allocated = int(dataset.BitsAllocated)
+    expected = -(-int(dataset.Rows) * int(dataset.Columns) * frames * allocated // 8)
+    there = len(dataset[name].value)
+    if there < expected:
+        raise CaseFault(
+            Reason.TRUNCATED_PIXELS,
+            f"{path}: has {there} bytes of pixels where {expected} are due; copy it again from "
+            "the archive.",
+        )
+    if there >= expected + max(expected // frames, 2):
+        raise refused(
+            path,
+            f"has {there} bytes of pixels where {expected} are due, so Rows, Columns, Bits "
+            "Allocated or Number of Frames is wrong",
+        )
+
+
+def _encoded(dataset: Dataset, indices: list[int] | None, count: int) -> list[bytes]:
+    """Return the codestreams of the frames that were decoded."""
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    encoded = list(generate_frames(dataset.PixelData, number_of_frames=frames))
+    return [encoded[index] for index in indices or range(count)]
 
 
 def check_rescale(plane: Plane, modality: str) -> None:
@@ -109,20 +173,28 @@ def check_rescale(plane: Plane, modality: str) -> None:
         CaseFault: Rescale Slope or Intercept are needed and not there, or the slope is 0.
     """
     header = plane.header
+    given = [header.get(name) not in (None, "") for name in ("RescaleSlope", "RescaleIntercept")]
     if header.get("ModalityLUTSequence"):
+        if any(given):
+            raise refused(
+                plane.path, "has a Modality LUT and a rescale, which exclude each other (C.11.1)"
+            )
         return
     if modality == "PT" and not header.get("Units") and real_world_units(header):
         return
-    given = [header.get(name) not in (None, "") for name in ("RescaleSlope", "RescaleIntercept")]
-    if all(given) and float(header.RescaleSlope) != 0:
+    if all(given) and _usable(header.RescaleSlope) and math.isfinite(header.RescaleIntercept):
         return
     if modality == "MR" and not any(given):
         return
     raise CaseFault(
         Reason.MISSING_RESCALE,
-        f"{plane.path}: Rescale Slope or Intercept is missing, empty or 0, so the values have no "
-        "unit; export the series again from the scanner or PACS.",
+        f"{plane.path}: Rescale Slope or Intercept is missing, empty or 0, or no finite "
+        "number, so the values have no unit; export the series again from the scanner or PACS.",
     )
+
+
+def _usable(slope: float) -> bool:
+    return math.isfinite(slope) and slope != 0
 
 
 def _rescaled(plane: Plane) -> NDArray[np.float64]:
@@ -157,7 +229,11 @@ def stacked(
     array: NDArray[np.generic] = np.empty(shape, np.int16)
     largest = np.iinfo(np.int16).max
     for k, factor in enumerate(factors):
-        values = _rescaled(planes.pop()) * factor
+        plane = planes.pop()
+        values = _rescaled(plane) * factor
+        # `not <=` holds for values that are no numbers, too.
+        if not np.abs(values).max() <= np.finfo(np.float32).max:
+            raise refused(plane.path, "holds values that are no finite numbers")
         if array.dtype == np.int16:
             whole = np.array_equal(np.rint(values), values)
             if not whole or np.abs(values).max() > largest:

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import pydicom
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from jipflow import datasets
 from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import MODALITIES
 from jipflow.uids import study_stand_in
@@ -81,19 +82,21 @@ def readable(context: object) -> Iterator[None]:
         ) from error
 
 
-def read_instance(path: Path, *, pixels: bool) -> Dataset:
+def read_instance(path: Path, *, pixels: bool, damaged: list[str] | None = None) -> Dataset:
     """Read a file with or without its pixels; its file meta names the transfer syntax at least.
 
     Args:
         path: a DICOM file (PS3.10), or a data set alone.
         pixels: read the pixels, too.
+        damaged: gets a sentence for each element that could not be read as it stands.
 
     Raises:
         InvalidDicomError: it is neither.
         EOFError: it breaks off in its pixels or holds nothing.
     """
-    # Some archives keep data sets without preamble and file meta information.
-    dataset = pydicom.dcmread(path, stop_before_pixels=not pixels, force=True)
+    dataset, repaired = datasets.read(path, stop=None if pixels else datasets.at_pixels)
+    if damaged is not None:
+        damaged += repaired
     if not dataset.preamble and not dataset.get("SOPClassUID"):
         raise InvalidDicomError("it does not begin as a DICOM file or data set")
     # pydicom gives an empty data set where encapsulated pixels have no end.
@@ -146,9 +149,10 @@ def frame_headers(dataset: Dataset) -> list[Dataset]:
         return [dataset]
     left_out = {"SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", *PIXELS}
     common = Dataset()
-    for element in dataset:
-        if element.keyword not in left_out:
-            common[element.tag] = element
+    # Elements are copied as they stand: one that cannot be decoded may never be asked for.
+    for tag in dataset.keys():  # noqa: SIM118 iteration would decode the elements
+        if keyword_for_tag(tag) not in left_out:
+            common[tag] = dataset.get_item(tag)
     for group in dataset.get("SharedFunctionalGroupsSequence") or []:
         _flatten(group, common)
     headers = []
@@ -238,8 +242,8 @@ def check_geometry(path: Path, header: Dataset) -> None:
             "values; export the series again.",
         )
     row, column = cosines[:3], cosines[3:]
-    skew = max(abs(row @ row - 1), abs(column @ column - 1), abs(row @ column))
-    # `not <=` refuses values that are no numbers, too.
+    skew = np.abs([row @ row - 1, column @ column - 1, row @ column]).max()
+    # `not <=` refuses values that are no numbers, too, which this maximum keeps.
     if not skew <= COSINE_TOLERANCE or not np.isfinite(position).all() or not spacing.min() > 0:
         raise CaseFault(
             Reason.GEOMETRY_REFUSED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -100,18 +101,22 @@ def _load(series: Series, *, pixels: bool, notes: list[str]) -> list[Plane]:
     name = f"series {series.series_uid}"
     planes: list[Plane] = []
     completed: dict[str, None] = {}
+    tally: Counter[str] = Counter()
     for path in series.paths:
         with readable(path):
-            dataset = read_instance(path, pixels=pixels)
+            damaged: list[str] = []
+            dataset = read_instance(path, pixels=pixels, damaged=damaged)
+            tally.update(f"of {{}} images: {text}." for text in damaged)
             completed.update(dict.fromkeys(complete_uids(dataset, series.series_uid)))
             check_object(path, dataset, name)
-            planes += _planes(path, dataset, pixels=pixels)
+            planes += _planes(path, dataset, tally, pixels=pixels)
     if len(series.paths) > 1 and len(planes) > len(series.paths):
         raise CaseFault(
             Reason.UNSUPPORTED_OBJECT,
             f"{name}: has {len(series.paths)} instances, some of them multi-frame; export each "
             "multi-frame image as a series of its own.",
         )
+    notes += [f"{count} {text.format(len(planes))}" for text, count in sorted(tally.items())]
     if completed:
         uids = ", ".join(completed)
         notes.append(f"UIDs missing in the files were replaced by stand-ins: {uids}.")
@@ -119,12 +124,12 @@ def _load(series: Series, *, pixels: bool, notes: list[str]) -> list[Plane]:
         return sorted_stack(planes, name, notes)
 
 
-def _planes(path: Path, dataset: Dataset, *, pixels: bool) -> list[Plane]:
+def _planes(path: Path, dataset: Dataset, tally: Counter[str], *, pixels: bool) -> list[Plane]:
     """Return the image planes of one instance, in the order of its frames."""
     headers = frame_headers(dataset)
     for header in headers:
         check_geometry(path, header)
-    frames = decode(path, dataset) if pixels else [None] * len(headers)
+    frames = decode(path, dataset, tally=tally) if pixels else [None] * len(headers)
     if len(frames) != len(headers):
         raise CaseFault(
             Reason.TRUNCATED_PIXELS,

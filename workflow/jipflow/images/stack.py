@@ -215,7 +215,7 @@ def _uneven(planes: Sequence[Plane], depth: NDArray[np.float64], name: str) -> C
     steps = gaps / float(np.median(gaps))
     whole = np.rint(steps)
     missing = int(whole.sum()) - len(gaps)
-    if missing and np.abs(steps - whole).max() <= SPACING_TOLERANCE * whole.max():
+    if missing > 0 and np.abs(steps - whole).max() <= SPACING_TOLERANCE * whole.max():
         after = depth[int(np.argmax(steps))]
         return CaseFault(
             Reason.MISSING_SLICES,

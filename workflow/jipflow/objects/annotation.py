@@ -42,12 +42,17 @@ class Target:
 
 
 class Match(IntEnum):
-    """By what an object fits an image, best first."""
+    """By what an object fits an image, best first.
+
+    `IMAGES` are those of an object that names them in another series: a UID that several series
+    share, or that outlived the one of its series.
+    """
 
     INSTANCES = 0
-    SERIES = 1
-    FRAME_OF_REFERENCE = 2
-    GEOMETRY = 3
+    IMAGES = 1
+    SERIES = 2
+    FRAME_OF_REFERENCE = 3
+    GEOMETRY = 4
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,19 @@ class Annotation(ABC):
     def frames_of_reference(self, matches: Sequence[str]) -> set[str]:
         """Return the FrameOfReferenceUIDs of its wanted regions."""
 
+    def elsewhere(self, target: Target, matches: Sequence[str]) -> set[str]:
+        """Return the frames of reference of its wanted regions where none is that of an image.
+
+        Coordinates of two frames of reference have nothing to do with each other (PS3.3
+        C.7.4.1.1.1), whatever else an object names and wherever its regions would lie.
+
+        Args:
+            target: the image.
+            matches: regular expressions of the wanted names.
+        """
+        frames = self.frames_of_reference(matches)
+        return set() if target.frame_of_reference_uid in frames else frames
+
     @abstractmethod
     def studies(self) -> set[str]:
         """Return the StudyInstanceUIDs that it belongs to or references."""
@@ -133,13 +151,18 @@ class Annotation(ABC):
     def fit(self, target: Target, matches: Sequence[str]) -> Match | None:
         """Return by what it fits an image best, None where it does not.
 
-        Without a common UID, geometry is evidence only within one examination: contours of
-        another one may lie on the same planes by chance. An examination is one study, or, where
-        de-identification tore the UIDs apart, one date.
+        What lies in another frame of reference fits nothing. Without a common UID, geometry is
+        evidence only within one examination: contours of another one may lie on the same planes by
+        chance. An examination is one study, or, where de-identification tore the UIDs apart, one
+        date.
         """
+        if self.elsewhere(target, matches):
+            return None
+        series = self.series()
         if self.images(matches) & target.instances:
-            return Match.INSTANCES
-        if target.series_uid in self.series():
+            here = not series or target.series_uid in series
+            return Match.INSTANCES if here else Match.IMAGES
+        if target.series_uid in series:
             return Match.SERIES
         if target.frame_of_reference_uid in self.frames_of_reference(matches):
             return Match.FRAME_OF_REFERENCE

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pydicom
 
+from jipflow import datasets
 from jipflow.cases import Case
 from jipflow.files import atomic_path
 from jipflow.objects.seg_writer import seg_path
@@ -109,9 +110,7 @@ def _document(
     if not rows:
         return Made(note="No DICOM-SR, since no segment has a voxel.")
     series = case.roles[role]
-    source = pydicom.dcmread(
-        series.paths[0], stop_before_pixels=True, specific_tags=["ProcedureCodeSequence"]
-    )
+    source = datasets.read(series.paths[0], stop=datasets.at_pixels).dataset
     seg = pydicom.dcmread(seg_path(results, case.case_id, name), stop_before_pixels=True)
     try:
         dataset = build_sr(

@@ -14,6 +14,8 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.valuerep import MAX_VALUE_LEN, PersonName, validate_value
 
+from jipflow import datasets
+
 UTF_8 = "ISO_IR 192"
 LATIN_1 = "ISO_IR 100"
 
@@ -82,7 +84,7 @@ def source_header(path: Path, notes: list[str]) -> Dataset:
     with warnings.catch_warnings():
         # Each defect is named in the notes, once, and not once an element.
         warnings.simplefilter("ignore")
-        source = pydicom.dcmread(path, stop_before_pixels=True)
+        source = datasets.read(path, stop=datasets.at_pixels).dataset
         header = _decoded(_taken_over(source), source, notes)
         shortened: set[str] = set()
         emptied: set[str] = set()

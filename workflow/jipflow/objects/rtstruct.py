@@ -65,14 +65,28 @@ class StructureSet(Annotation):
         return {str(s.get("SeriesInstanceUID") or "") for s in self._referenced_series()} - {""}
 
     def frames_of_reference(self, matches: Sequence[str]) -> set[str]:
-        """Return the frames of the wanted ROIs, or those of the set where the ROIs name none."""
-        wanted = [roi for roi in self._rois() if fits(str(roi.get("ROIName") or ""), matches)]
-        found = {str(roi.get("ReferencedFrameOfReferenceUID") or "") for roi in wanted} - {""}
-        if found:
-            return found
-        frames = self.dataset.get("ReferencedFrameOfReferenceSequence") or []
-        found = {str(frame.get("FrameOfReferenceUID") or "") for frame in frames}
-        return (found | {str(self.dataset.get("FrameOfReferenceUID") or "")}) - {""}
+        """Return the frames of the wanted ROIs that name one."""
+        return {self._frame(roi) for roi in self._named(matches)} - {""}
+
+    def _frame(self, roi: Dataset) -> str:
+        """Return the frame that an ROI lies in; empty where nothing says which.
+
+        The ROI names it, else the set does. Of several of the set it is the one with the images
+        that the contours reference; where that is not one, all of them, joined by a comma.
+        """
+        own = str(roi.get("ReferencedFrameOfReferenceUID") or "")
+        items = self.dataset.get("ReferencedFrameOfReferenceSequence") or []
+        listed = {str(item.get("FrameOfReferenceUID") or "") for item in items} - {""}
+        if own or len(listed) < 2:
+            whole = str(self.dataset.get("FrameOfReferenceUID") or "")
+            return own or (listed.pop() if listed else whole)
+        images = {uid for contour in self._contours_of(roi) for uid in _referenced(contour)}
+        holding = {
+            str(item.get("FrameOfReferenceUID") or "")
+            for item in items
+            if images & {uid for series in _series_of(item) for uid in _referenced(series)}
+        }
+        return ",".join(sorted(holding if len(holding) == 1 else listed))
 
     def studies(self) -> set[str]:
         """Return its own study and those in the RT Referenced Study Sequence."""
@@ -92,42 +106,72 @@ class StructureSet(Annotation):
     def draw(
         self, wanted: str, pattern: str, target: Target, match: Match, notes: list[str]
     ) -> DrawnRegion | None:
-        """Rasterise the ROIs whose name matches, and unite them."""
-        rois = [r for r in self._rois() if fits(str(r.get("ROIName") or ""), (pattern,))]
-        if match is Match.FRAME_OF_REFERENCE:
-            here = {"", target.frame_of_reference_uid}
-            rois = [r for r in rois if str(r.get("ReferencedFrameOfReferenceUID") or "") in here]
+        """Rasterise the ROIs whose name matches and that lie in the image's frame of reference."""
+        context = f"case {target.case_id}: structure set {self.uid}"
+        rois = self._in_frame(wanted, pattern, target, context, notes)
         if not rois:
             return None
         mask = np.zeros(target.grid.shape, bool)
-        context = f"case {target.case_id}: structure set {self.uid}"
         drawn = []
         for roi in rois:
-            number = _number(roi.get("ROINumber"))
-            name = f"{context}, ROI {number}"
-            items = [] if number is None else self._items(number)
-            contours = [c for item in items for c in item.get("ContourSequence") or []]
-            if contours:
-                drawn.append(number)
-            else:
-                notes.append(f"{name}: it has no contours.")
-            self._check_images(contours, target, name, notes)
-            region = self._rasterise(contours, items, target, match, name, notes)
-            mask |= region
+            region = self._draw_roi(roi, target, match, context, notes)
+            if region is not None:
+                mask |= region
+                drawn.append(str(_number(roi.get("ROINumber"))))
         if len(drawn) > 1:
-            listed = ", ".join(str(number) for number in drawn)
-            notes.append(f"{context}: {wanted!r} unites ROIs {listed}.")
+            notes.append(f"{context}: {wanted!r} unites ROIs {', '.join(drawn)}.")
         stated = {str(roi.get("ROIGenerationAlgorithm") or "") for roi in rois}
-        return DrawnRegion(
-            mask,
-            common_method(stated, f"{context}, {wanted!r}", notes),
-            str(
-                self.dataset.get("ManufacturerModelName")
-                or self.dataset.get("Manufacturer")
-                or "RTSTRUCT"
-            ),
-            str(self.dataset.get("SoftwareVersions") or ""),
+        method = common_method(stated, f"{context}, {wanted!r}", notes)
+        return DrawnRegion(mask, method, *self._producer())
+
+    def _in_frame(
+        self, wanted: str, pattern: str, target: Target, context: str, notes: list[str]
+    ) -> list[Dataset]:
+        """Return the ROIs whose name matches, without those in another frame of reference.
+
+        Raises:
+            CaseFault: all of them lie in another one.
+        """
+        rois = list(self._named((pattern,)))
+        frames = [self._frame(roi) for roi in rois]
+        here = [
+            roi
+            for roi, frame in zip(rois, frames, strict=True)
+            if frame in ("", target.frame_of_reference_uid)
+        ]
+        if len(here) == len(rois):
+            return here
+        others = ", ".join(sorted(set(frames) - {"", target.frame_of_reference_uid}))
+        if not here:
+            raise CaseFault(
+                Reason.OTHER_FRAME_OF_REFERENCE,
+                f"{context}: {wanted!r} lies in frame of reference {others}, the image in "
+                f"{target.frame_of_reference_uid}; segment the role that it was drawn on.",
+            )
+        notes.append(
+            f"{context}: {len(rois) - len(here)} of {len(rois)} ROIs of {wanted!r} lie in another "
+            f"frame of reference ({others}) and were left out."
         )
+        return here
+
+    def _draw_roi(
+        self, roi: Dataset, target: Target, match: Match, context: str, notes: list[str]
+    ) -> NDArray[np.bool_] | None:
+        """Rasterise an ROI; None where it has no contours."""
+        number = _number(roi.get("ROINumber"))
+        name = f"{context}, ROI {number}"
+        contours = self._contours_of(roi)
+        if not contours:
+            notes.append(f"{name}: it has no contours.")
+            return None
+        self._check_images(contours, target, name, notes)
+        items = [] if number is None else self._items(number)
+        return self._rasterise(contours, items, target, match, name, notes)
+
+    def _producer(self) -> tuple[str, str]:
+        """Return the name of what made it, and its version."""
+        maker = self.dataset.get("ManufacturerModelName") or self.dataset.get("Manufacturer")
+        return str(maker or "RTSTRUCT"), str(self.dataset.get("SoftwareVersions") or "")
 
     def _rasterise(
         self,
@@ -170,25 +214,38 @@ class StructureSet(Annotation):
     def _rois(self) -> Sequence[Dataset]:
         return self.dataset.get("StructureSetROISequence") or []
 
+    def _named(self, matches: Sequence[str]) -> Iterator[Dataset]:
+        """Iterate over the ROIs whose names fit."""
+        return (roi for roi in self._rois() if fits(str(roi.get("ROIName") or ""), matches))
+
     def _items(self, number: int) -> list[Dataset]:
         items = self.dataset.get("ROIContourSequence") or []
         return [item for item in items if _number(item.get("ReferencedROINumber")) == number]
 
+    def _contours_of(self, roi: Dataset) -> list[Dataset]:
+        """Return the contours of an ROI."""
+        number = _number(roi.get("ROINumber"))
+        items = [] if number is None else self._items(number)
+        return [contour for item in items for contour in item.get("ContourSequence") or []]
+
     def _contours(self, matches: Sequence[str]) -> Iterator[Dataset]:
         """Iterate over the contours of the regions whose names fit."""
-        for roi in self._rois():
-            number = _number(roi.get("ROINumber"))
-            if number is not None and fits(str(roi.get("ROIName") or ""), matches):
-                for item in self._items(number):
-                    yield from item.get("ContourSequence") or []
+        for roi in self._named(matches):
+            yield from self._contours_of(roi)
 
     def _referenced_studies(self) -> Iterator[Dataset]:
         for frame in self.dataset.get("ReferencedFrameOfReferenceSequence") or []:
             yield from frame.get("RTReferencedStudySequence") or []
 
     def _referenced_series(self) -> Iterator[Dataset]:
-        for study in self._referenced_studies():
-            yield from study.get("RTReferencedSeriesSequence") or []
+        for frame in self.dataset.get("ReferencedFrameOfReferenceSequence") or []:
+            yield from _series_of(frame)
+
+
+def _series_of(frame: Dataset) -> Iterator[Dataset]:
+    """Iterate over the series of an item of the Referenced Frame of Reference Sequence."""
+    for study in frame.get("RTReferencedStudySequence") or []:
+        yield from study.get("RTReferencedSeriesSequence") or []
 
 
 def _referenced(holder: Dataset) -> set[str]:

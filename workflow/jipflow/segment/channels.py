@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import pydicom
-
+from jipflow import datasets
 from jipflow.cases import Case, Series
 from jipflow.images.read import BROKEN
 from jipflow.images.resample import resample
@@ -79,9 +78,7 @@ def frames_note(case: Case, roles: Iterable[str]) -> str:
 def _frame_of_reference(series: Series) -> str:
     """Return the UID that the first file of a series names; empty where it cannot be read."""
     try:
-        header = pydicom.dcmread(
-            series.paths[0], stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"]
-        )
+        header = datasets.read(series.paths[0], stop=datasets.at_pixels).dataset
         return str(header.get("FrameOfReferenceUID") or "")
     except BROKEN as error:
         raise_place_error(error)

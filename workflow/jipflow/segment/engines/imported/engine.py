@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import InvalidDicomError
-from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
+from jipflow import datasets
 from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid
@@ -24,6 +23,7 @@ from jipflow.place import place_error, raise_place_error
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
 from jipflow.segment.engines.imported import settings
+from jipflow.segment.engines.imported.preference import preferred, status_note
 from jipflow.segment.engines.imported.settings import ImportedSegment
 from jipflow.syntaxes import SEGMENTATIONS, STRUCTURE_SETS
 
@@ -69,18 +69,14 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         series: the image series, which is prepared and so can be read.
         grid: of its volume.
     """
-    header = pydicom.dcmread(series.paths[0], stop_before_pixels=True)
-    instances = (
-        str(read_file_meta_info(path).get("MediaStorageSOPInstanceUID") or "")
-        for path in series.paths
-    )
+    header = datasets.read(series.paths[0], stop=datasets.at_pixels).dataset
     return Target(
         case_id,
         str(header.get("StudyInstanceUID") or ""),
         str(header.get("StudyDate") or ""),
         series.series_uid,
         str(header.FrameOfReferenceUID),
-        frozenset(instances) - {""},
+        frozenset(datasets.instance_uid(path) for path in series.paths) - {""},
         grid,
     )
 
@@ -184,24 +180,48 @@ def choose(
     if not fitting:
         raise _none_fits(objects, named, faults, matches, spec, target)
     best = min(fitting)
-    if len(fitting[best]) > 1:
-        listed = ", ".join(
-            f"{o.uid} (of {o.dataset.get('StructureSetDate') or o.dataset.get('ContentDate')})"
-            for o in fitting[best]
-        )
-        raise CaseFault(
-            Reason.AMBIGUOUS_CONTOURS,
-            f"case {target.case_id}: {len(fitting[best])} {spec.source} objects fit series "
-            f"{target.series_uid} equally, {_BY[best]}: {listed}; narrow the protocol's `match` "
-            "to names that one of them has, or keep the others out of the sources.",
-        )
-    source = fitting[best][0]
-    if best in (Match.FRAME_OF_REFERENCE, Match.GEOMETRY):
-        notes.append(
+    chosen = preferred(fitting[best], spec.prefer or (), notes)
+    if len(chosen) > 1:
+        raise _ambiguous(chosen, best, spec, target)
+    notes += [*_weakness(chosen[0], best, target), *status_note(chosen[0])]
+    return chosen[0], best
+
+
+def _ambiguous(
+    chosen: Sequence[Annotation], match: Match, spec: settings.Imported, target: Target
+) -> CaseFault:
+    """Name the objects that fit an image equally."""
+    listed = ", ".join(
+        f"{o.uid} ({o.dataset.get('ApprovalStatus') or 'no approval status'}, of "
+        f"{o.dataset.get('StructureSetDate') or o.dataset.get('ContentDate') or 'no date'})"
+        for o in chosen
+    )
+    if spec.prefer:
+        fix = f"`prefer` ({', '.join(spec.prefer)}) does not distinguish them: narrow"
+    else:
+        fix = "say which one in the protocol by `prefer: [approved, latest]`, or narrow"
+    return CaseFault(
+        Reason.AMBIGUOUS_CONTOURS,
+        f"case {target.case_id}: {len(chosen)} {spec.source} objects fit series "
+        f"{target.series_uid} equally, {_BY[match]}: {listed}; {fix} its `match` to names that one "
+        "of them has, or keep the others out of the sources.",
+    )
+
+
+def _weakness(source: Annotation, match: Match, target: Target) -> list[str]:
+    """Return a sentence where an object does not name both the series and its images."""
+    if match is Match.IMAGES:
+        listed = ", ".join(sorted(source.series()))
+        return [
+            f"{source.uid} was taken by the images that it references, though it names them in "
+            f"series {listed} and not in {target.series_uid}."
+        ]
+    if match in (Match.FRAME_OF_REFERENCE, Match.GEOMETRY):
+        return [
             f"{source.uid} references no image of series {target.series_uid} and was taken "
-            f"{_BY[best]}."
-        )
-    return source, best
+            f"{_BY[match]}."
+        ]
+    return []
 
 
 def _by_evidence(
@@ -226,6 +246,7 @@ def _by_evidence(
 
 _BY = {
     Match.INSTANCES: "by the images that it references",
+    Match.IMAGES: "by the images that it references, in another series",
     Match.SERIES: "by the series that it references",
     Match.FRAME_OF_REFERENCE: "by its frame of reference",
     Match.GEOMETRY: "by its geometry: it lies on the image's planes, within one examination",
@@ -247,6 +268,16 @@ def _none_fits(
             " ".join([f"case {target.case_id}:", *(fault.message for fault in faults)]),
         )
     wanted = ", ".join(matches)
+    apart = {o.uid: o.elsewhere(target, matches) for o in named}
+    if named and all(apart.values()):
+        listed = "; ".join(f"{uid} in {', '.join(sorted(apart[uid]))}" for uid in sorted(apart))
+        return CaseFault(
+            Reason.OTHER_FRAME_OF_REFERENCE,
+            f"case {target.case_id}: all {spec.source} objects of the patient that name {wanted} "
+            f"lie in another frame of reference ({listed}) than series {target.series_uid} "
+            f"({target.frame_of_reference_uid}); segment the role that they were drawn on, or "
+            "export them for this series from the system that registered the two.",
+        )
     names = ", ".join(sorted({name for o in objects for name in o.names()})) or "none"
     if named:
         why = (
@@ -317,11 +348,12 @@ def read_object(path: Path, kind: str) -> Annotation:
 def _dataset(path: Path, kind: str) -> Dataset:
     """Read an object, the pixels of a segmentation only when they are asked for."""
     if kind != "SEG":
-        return pydicom.dcmread(path)
-    dataset = pydicom.dcmread(path, defer_size=DEFERRED)
-    if dataset.file_meta.TransferSyntaxUID.is_deflated:
+        return datasets.read(path).dataset
+    dataset = datasets.read(path, defer=DEFERRED).dataset
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    if syntax and syntax.is_deflated:
         # pydicom cannot go back to a place in a deflated file.
-        return pydicom.dcmread(path)
+        return datasets.read(path).dataset
     return dataset
 
 

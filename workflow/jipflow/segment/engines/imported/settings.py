@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from jipflow.settings.part import Maybe
 from jipflow.settings.protocol import Expression, SegmentationSettings, SegmentSettings
 
 
@@ -24,6 +25,10 @@ class Imported(SegmentationSettings):
     engine: Literal["imported"]
     source: Literal["RTSTRUCT", "SEG"] = Field(default="RTSTRUCT", alias="from")
     """Which objects of the archive hold the contours."""
+    prefer: Maybe[Annotated[list[Literal["approved", "latest"]], Field(min_length=1)]] = None
+    """Which of several objects that fit an image equally is taken, the first wish first: an
+    approved one, or the one with the latest date and time. Without it such a case fails with
+    `ambiguous_contours`."""
     segments: Annotated[list[ImportedSegment], Field(min_length=1)]
     """The regions that are taken over."""
 
