@@ -83,7 +83,11 @@ class Reason(Coded):
     )
 
     NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
-    AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
+    AMBIGUOUS_CONTOURS = (
+        "ambiguous_contours",
+        "More than one structure set or segmentation fits, or it is not known whose contours or "
+        "frames are whose",
+    )
     CONTOUR_GEOMETRY = ("contour_geometry", "A contour cannot be placed on the image's grid")
     IMAGES_APART = (
         "images_apart",

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.images.contours import on_slices, rasterise
-from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
 from jipflow.reasons import CaseFault, Reason
 
@@ -81,11 +80,11 @@ class StructureSet(Annotation):
             found.add(str(study.get("ReferencedSOPInstanceUID") or ""))
         return found - {""}
 
-    def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
+    def lies_on(self, target: Target, matches: Sequence[str]) -> bool:
         """Return whether all closed contours of the wanted ROIs lie on slices, inside the image."""
         closed = [c for c in self._contours(matches) if c.get("ContourGeometricType") in CLOSED]
         try:
-            return on_slices([_points(contour, "") for contour in closed], grid)
+            return on_slices([_points(contour, "") for contour in closed], target.grid)
         except CaseFault:
             return False
 
@@ -99,6 +98,7 @@ class StructureSet(Annotation):
             rois = [r for r in rois if str(r.get("ReferencedFrameOfReferenceUID") or "") in here]
         if not rois:
             return None
+        self._check_numbers(rois, target)
         mask = np.zeros(target.grid.shape, bool)
         context = f"case {target.case_id}: structure set {self.uid}"
         drawn = []
@@ -127,7 +127,24 @@ class StructureSet(Annotation):
                 or "RTSTRUCT"
             ),
             str(self.dataset.get("SoftwareVersions") or ""),
+            unused="its contours enclose no voxel" if drawn and not mask.any() else "",
         )
+
+    def _check_numbers(self, rois: Sequence[Dataset], target: Target) -> None:
+        """Refuse regions that share their number, by which contours are known, with another one.
+
+        Raises:
+            CaseFault: one does.
+        """
+        numbers = [_number(roi.get("ROINumber")) for roi in self._rois()]
+        for number in (_number(roi.get("ROINumber")) for roi in rois):
+            if number is not None and numbers.count(number) > 1:
+                raise CaseFault(
+                    Reason.AMBIGUOUS_CONTOURS,
+                    f"case {target.case_id}: structure set {self.uid}: {numbers.count(number)} "
+                    f"ROIs have the number {number}, so that it is not known whose contours are "
+                    "whose; export it again from where it was made.",
+                )
 
     def _rasterise(
         self,
