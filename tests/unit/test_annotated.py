@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from pathlib import Path
 
@@ -358,7 +359,8 @@ class TestNothing:
         site.seg({"liver": box(np.s_[:1, :1, :1]), "lung": box(LIVER)}, "ben", change=no_frames)
         outcome = site.read(segments=OPTIONAL, may_be_empty=may_be_empty)
         assert outcome.status is Status.WAITING
-        assert [row["reason"] for row in site.readings] == ["empty_segmentation"] * 2
+        other_names = "no_contours" if may_be_empty else "empty_segmentation"
+        assert [row["reason"] for row in site.readings] == ["empty_segmentation", other_names]
         assert ("send nothing.txt instead" in outcome.message) == may_be_empty
 
 
@@ -366,8 +368,7 @@ def no_frames(dataset):
     """Call the first segment, which has a voxel, as no one asks for, and another what one does."""
     dataset.SegmentSequence[0].SegmentLabel = "other"
     dataset.SegmentSequence[1].SegmentLabel = "lung"
-    extra = pydicom.Dataset()
-    extra.update(dataset.SegmentSequence[1])
+    extra = copy.deepcopy(dataset.SegmentSequence[1])
     extra.SegmentNumber, extra.SegmentLabel = 3, "liver"
     dataset.SegmentSequence.append(extra)
 

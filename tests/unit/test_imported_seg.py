@@ -7,26 +7,19 @@ import tracemalloc
 from dataclasses import replace
 from itertools import permutations, product
 
-import highdicom
 import numpy as np
 import pydicom
 import pytest
-from highdicom.seg import SegmentDescription
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom.dataset import Dataset
-from pydicom.sr.codedict import codes
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000Lossless,
-    JPEGLSLossless,
     RLELossless,
 )
 
-import typed
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Grid
@@ -34,126 +27,27 @@ from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import Reason
 from jipflow.segment.engines.imported.engine import import_regions, target_of
+from seg_archive import (
+    ENCODERS,
+    GAPPED,
+    GRID,
+    NODE,
+    SLAB,
+    TUMOUR,
+    Archive,
+    labelled,
+    on_grid,
+    spec,
+    stacked,
+)
 from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write
-
-# A frame has 35 × 33 bits, so that most frames do not start at a byte.
-GRID = PhantomGrid((6, 35, 33), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
-ENCODERS = {
-    RLELossless: "pydicom",
-    JPEGLSLossless: "pyjpegls",
-    JPEG2000Lossless: "pylibjpeg",
-}
-
-
-def box(*bounds):
-    mask = np.zeros(GRID.shape, bool)
-    mask[tuple(slice(*b) for b in bounds)] = True
-    return mask
-
-
-TUMOUR = box((1, 4), (3, 8), (4, 7))
-NODE = box((4, 6), (9, 11), (1, 4))
-SLAB = box((2, 3), (0, 35), (0, 33))
-GAPPED = box((0, 1), (2, 4), (2, 4)) | box((5, 6), (2, 4), (2, 4))
-
-
-def spec(**matches):
-    segments = [
-        {"name": name, "match": match, "term": "lesion", "required": True}
-        for name, match in matches.items()
-    ]
-    return typed.segmentation(
-        {"id": "organs", "engine": "imported", "from": "SEG", "role": "CT", "segments": segments}
-    )
-
-
-def on_grid(region, grid):
-    """The voxels of a region on the whole grid."""
-    mask = np.zeros(grid.shape, bool)
-    box = (slice(c, c + n) for c, n in zip(region.corner, region.mask.shape, strict=True))
-    mask[tuple(box)] = region.mask
-    return mask
-
-
-def description(number, label):
-    return SegmentDescription(
-        number, label, codes.SCT.MorphologicallyAbnormalStructure, codes.SCT.Neoplasm, "MANUAL"
-    )
-
-
-class Archive:
-    """A CT series and DICOM-SEGs of it, in a folder."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.images = dicom.ct_series(np.zeros(GRID.shape, np.int16), GRID)
-        self.series = series_of(write(self.images, folder / "ct"))
-        self.grid = read_series_volume(self.series).grid
-        self.target = target_of("case1", self.series, self.grid)
-        self.slices = sorted(self.images, key=lambda d: float(d.ImagePositionPatient[2]))
-
-    def seg(self, pixels, kind="BINARY", labels=("GTV", "Node", "Slab"), **options):
-        """A DICOM-SEG by highdicom; pixels as it takes them, slices from the feet upwards."""
-        numbers = options.pop("numbers", range(1, len(labels) + 1))
-        used = pixels.shape[3] if pixels.ndim == 4 else len(labels)
-        return highdicom.seg.Segmentation(
-            source_images=self.slices,
-            pixel_array=pixels,
-            segmentation_type=kind,
-            segment_descriptions=[
-                description(n, label) for n, label in zip(numbers, labels[:used], strict=False)
-            ],
-            series_instance_uid=dicom.uid("seg series"),
-            series_number=5,
-            sop_instance_uid=dicom.uid("seg"),
-            instance_number=1,
-            manufacturer="a maker",
-            manufacturer_model_name="a model",
-            software_versions="1.0",
-            device_serial_number="1",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-            **options,
-        )
-
-    def write(self, dataset, change=lambda dataset: None, syntax=None):
-        plain = Dataset(dataset)
-        plain.file_meta = copy.deepcopy(dataset.file_meta)
-        if syntax in ENCODERS:
-            plain.compress(syntax, encoding_plugin=ENCODERS[syntax], generate_instance_uid=False)
-        change(plain)
-        path = self.folder / "seg.dcm"
-        pydicom.dcmwrite(path, plain, enforce_file_format=True)
-        return path
-
-    def regions(self, path, target=None, **matches):
-        notes = []
-        wanted = spec(**(matches or {"gtv": "GTV"}))
-        target = target or self.target
-        regions = list(import_regions([path], wanted, target, notes))
-        return {region.name: on_grid(region, target.grid) for region in regions}, " ".join(notes)
-
-    def refusal(self, path, target=None, **matches):
-        with pytest.raises(CaseFault) as caught:
-            self.regions(path, target, **matches)
-        return caught.value.reason, caught.value.message
 
 
 @pytest.fixture
 def archive(tmp_path):
     return Archive(tmp_path)
-
-
-def stacked(*masks):
-    return np.stack(masks, axis=-1).astype(np.uint8)
-
-
-def labelled(*masks):
-    labels = np.zeros(GRID.shape, np.uint8)
-    for number, mask in enumerate(masks, start=1):
-        labels[mask] = number
-    return labels
 
 
 def frames_in_another_order(dataset):
@@ -348,12 +242,14 @@ class TestGrids:
         return replace(archive.target, grid=Grid(shape, affine))
 
     @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
-    def test_what_lies_beyond_the_image_in_plane_is_cut_off_with_a_note(self, archive, kind):
+    def test_what_lies_beyond_the_image_in_plane_is_refused(self, archive, kind):
         pixels = stacked(TUMOUR) if kind == "BINARY" else labelled(TUMOUR)
         path = archive.write(archive.seg(pixels, kind, ("GTV",)))
-        regions, notes = archive.regions(path, self.cropped(archive, (0, 4, 0)))
-        np.testing.assert_array_equal(regions["gtv"], TUMOUR[:, 4:])
-        assert f"{TUMOUR[:, :4].sum()} voxels lie beyond the image's border" in notes
+        regions, _ = archive.regions(path, self.cropped(archive, (0, 3, 0)))
+        np.testing.assert_array_equal(regions["gtv"], TUMOUR[:, 3:])
+        reason, message = archive.refusal(path, self.cropped(archive, (0, 4, 0)))
+        assert reason is Reason.GRID_MISMATCH
+        assert f"{TUMOUR[:, :4].sum()} of its voxels lie beyond the image" in message
 
     @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
     def test_what_lies_beyond_the_slices_is_refused(self, archive, kind):
@@ -364,7 +260,7 @@ class TestGrids:
         )
         reason, message = archive.refusal(path, self.cropped(archive, (2, 0, 0)))
         assert reason is Reason.GRID_MISMATCH
-        assert "lie on planes that the image does not have" in message
+        assert f"{TUMOUR[:2].sum()} of its voxels lie beyond the image" in message
 
     @pytest.mark.parametrize(
         "change",

@@ -91,7 +91,11 @@ class Reason(Coded):
     )
 
     NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
-    AMBIGUOUS_CONTOURS = ("ambiguous_contours", "More than one structure set fits")
+    AMBIGUOUS_CONTOURS = (
+        "ambiguous_contours",
+        "More than one structure set or segmentation fits, or it is not known whose contours or "
+        "frames are whose",
+    )
     OTHER_FRAME_OF_REFERENCE = (
         "other_frame_of_reference",
         "The regions lie in another frame of reference than the image",

@@ -27,12 +27,20 @@ ORIENTATION_TOLERANCE = 1e-4
 """Largest difference between direction cosines of one orientation: 0.05 mm over 512 mm."""
 POSITION_TOLERANCE = 0.01
 """Largest distance in mm at which two slices count as at one position."""
-SHEAR_TOLERANCE = 1e-3
-"""Largest sideways shift a millimetre of travel, as highdicom's perpendicular tolerance."""
+SHEAR_TOLERANCE = 1.25e-3
+"""Largest sideways shift a millimetre of travel: direction cosines of three decimals turn the
+normal by up to 1.22e-3."""
 ROUNDING_TOLERANCE = 0.06
 """Largest distance in mm from an even grid: 0.05 where positions have one decimal, and its fit."""
 ROUNDING_SHARE = 0.1
 """Largest share of the slice distance that is taken for rounding."""
+NARROWINGS = 60
+"""Steps by which the distance of slices is found that fits them best, to 1e-10 of rounding."""
+SIDEWAYS_TOLERANCE = 0.09
+"""Largest distance in mm of a slice from the line of the stack: rounding to one decimal moves a
+point by up to 0.087."""
+UNIT_TOLERANCE = 1e-4
+"""Deviation of direction cosines from unit length from which on it is noted."""
 
 
 def sorted_stack(planes: list[Plane], name: str, notes: list[str]) -> list[Plane]:
@@ -54,18 +62,45 @@ def sorted_stack(planes: list[Plane], name: str, notes: list[str]) -> list[Plane
         raise _too_few(name)
     _check_one_examination([plane.header for plane in planes], name)
     _check_one_plane_geometry(planes, name)
-    cosines = np.array(planes[0].header.ImageOrientationPatient, dtype=float)
-    normal = np.cross(cosines[:3], cosines[3:])
+    normal = _normal(planes[0].header.ImageOrientationPatient)
     depth = _positions(planes) @ normal
     # The UID decides between slices at one position, so that files may be moved and renamed.
     uids = [str(plane.instance.SOPInstanceUID) for plane in planes]
     order = sorted(range(len(planes)), key=lambda i: (depth[i], uids[i], planes[i].frame))
     planes = _distinct([planes[i] for i in order], depth[order], name, notes)
     check_one_acquisition(planes, name)
-    _check_spacing(planes, normal, name)
+    _check_spacing(planes, name, notes)
     ends = _positions([planes[0], planes[-1]]) @ normal
     check_thinned(planes, float(np.ptp(ends)) / (len(planes) - 1), name, notes)
     return planes
+
+
+def square_directions(
+    orientations: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bring direction cosines to unit length and to a right angle, as exact ones are already.
+
+    What each vector has of the other is taken out of both by half, so that neither is turned more.
+
+    Args:
+        orientations: Image Orientation (Patient), shape (n, 6).
+
+    Returns:
+        The directions of the rows and of the columns, each of shape (n, 3).
+    """
+    one, two = _unit(orientations[:, :3]), _unit(orientations[:, 3:])
+    common = (one * two).sum(axis=1, keepdims=True)
+    return _unit(one - two * common / 2), _unit(two - one * common / 2)
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+
+def _normal(orientation: Sequence[float]) -> NDArray[np.float64]:
+    """Return the unit vector at a right angle to an image plane."""
+    rows, columns = square_directions(np.array([orientation], dtype=float))
+    return np.cross(rows[0], columns[0])
 
 
 def _too_few(name: str) -> CaseFault:
@@ -171,35 +206,71 @@ def _several_at_one_position(groups: Sequence[list[Plane]], name: str) -> CaseFa
     )
 
 
-def _check_spacing(planes: Sequence[Plane], normal: NDArray[np.float64], name: str) -> None:
-    """Refuse sorted planes that are not evenly spaced along their normal."""
+def _check_spacing(planes: Sequence[Plane], name: str, notes: list[str]) -> None:
+    """Refuse sorted planes that are not evenly spaced along their normal.
+
+    `notes` gets a sentence where their directions are corrected.
+    """
     if len(planes) < 2:
         raise _too_few(name)
+    headers = [plane.header for plane in planes]
     positions = _positions(planes)
-    depth = positions @ normal
-    sideways = positions - positions[0] - np.outer(depth - depth[0], normal)
-    shift = float(np.linalg.norm(sideways, axis=1).max())
-    if shift > SHEAR_TOLERANCE * (depth[-1] - depth[0]):
+    directions = _directions(headers)
+    depth = positions @ directions[2]
+    sideways = positions - np.outer(depth, directions[2])
+    drift, jitter = _line(sideways)
+    shift = float(np.linalg.norm(drift))
+    if max(shift, jitter) > SIDEWAYS_TOLERANCE:
         raise CaseFault(
             Reason.GANTRY_TILT,
-            f"{name}: slices shift sideways by up to {shift:.2f} mm; correct the gantry tilt "
-            "before import or exclude the series.",
+            f"{name}: slices shift sideways by up to {max(shift, jitter):.2f} mm; correct the "
+            "gantry tilt before import or exclude the series.",
         )
     if not _is_even(depth):
         raise _uneven(planes, depth, name)
+    notes += _direction_notes(_common_orientation(headers), directions)
+
+
+def _line(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
+    """Return from the first to the last of evenly spaced points the way along the line that fits
+    them best, and the largest distance of a point from that line."""
+    index = np.arange(len(points))
+    step, start = np.polyfit(index, points, 1)
+    away = points - start - np.outer(index, step)
+    return step * (len(points) - 1), float(np.linalg.norm(away, axis=1).max())
+
+
+def _direction_notes(
+    stated: NDArray[np.float64], directions: Sequence[NDArray[np.float64]]
+) -> list[str]:
+    """Say by how much directions that are used differ from those that headers state."""
+    lengths = [float(np.linalg.norm(part)) for part in (stated[:3], stated[3:])]
+    off = max((abs(length - 1), length) for length in lengths)
+    turned = float(np.abs(np.concatenate(directions[:2]) - stated).max())
+    if off[0] > UNIT_TOLERANCE:
+        return [f"Direction cosines of length {off[1]:.4f} were brought to unit length."]
+    if turned > UNIT_TOLERANCE:
+        return [f"Direction cosines were corrected by up to {turned:.4f} to fit the slices' line."]
+    return []
 
 
 def _is_even(depth: NDArray[np.float64]) -> bool:
-    """Return whether rising depths in mm are evenly spaced, but for rounding."""
-    gaps = np.diff(depth)
-    spacing = float(np.median(gaps))
+    """Return whether rising depths in mm are evenly spaced, but for rounding.
+
+    Each counts, and not the steps alone: steps that differ by little add up.
+    """
+    last = len(depth) - 1
+    rounding = min(ROUNDING_TOLERANCE, ROUNDING_SHARE * (depth[-1] - depth[0]) / last)
     index = np.arange(len(depth))
-    even = np.polynomial.Polynomial.fit(index, depth, 1)(index)
-    rounding = min(ROUNDING_TOLERANCE, ROUNDING_SHARE * spacing)
-    return bool(
-        np.abs(gaps / spacing - 1).max() <= SPACING_TOLERANCE
-        or np.abs(depth - even).max() <= rounding
-    )
+    # The distance of the grid that fits best: convex, so that a third can be left out each time.
+    low, high = ((depth[-1] - depth[0] + 2 * end * rounding) / last for end in (-1, 1))
+    for _ in range(NARROWINGS):
+        one, two = low + (high - low) / 3, high - (high - low) / 3
+        if np.ptp(depth - one * index) < np.ptp(depth - two * index):
+            high = two
+        else:
+            low = one
+    return bool(np.ptp(depth - (low + high) / 2 * index) <= 2 * rounding)
 
 
 def _uneven(planes: Sequence[Plane], depth: NDArray[np.float64], name: str) -> CaseFault:
@@ -240,17 +311,15 @@ def grid_of(headers: Sequence[Dataset], name: str) -> Grid:
         CaseFault: highdicom finds that they make no volume.
     """
     first = headers[0]
-    positions = np.array([h.ImagePositionPatient for h in headers], dtype=float)
-    cosines = np.array([h.ImageOrientationPatient for h in headers], dtype=float)
-    orientation = _most_common(cosines)
-    normal = np.cross(orientation[:3], orientation[3:])
-    depth = positions @ normal
+    rows, columns, normal = _directions(headers)
+    ends = np.array([headers[0].ImagePositionPatient, headers[-1].ImagePositionPatient], float)
+    depth = ends @ normal
     try:
         affine = create_affine_matrix_from_attributes(
             image_position=first.ImagePositionPatient,
-            image_orientation=[float(value) for value in orientation],
+            image_orientation=[float(value) for value in (*rows, *columns)],
             pixel_spacing=first.PixelSpacing,
-            spacing_between_slices=(depth[-1] - depth[0]) / (len(headers) - 1),
+            spacing_between_slices=(depth[1] - depth[0]) / (len(headers) - 1),
             index_convention="DR",
             slices_first=True,
             handedness="LEFT_HANDED",
@@ -263,7 +332,29 @@ def grid_of(headers: Sequence[Dataset], name: str) -> Grid:
     return Grid((len(headers), int(first.Rows), int(first.Columns)), affine + 0.0)
 
 
-def _most_common(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the row that occurs most often; of several, the first in order."""
-    distinct, counts = np.unique(rows, axis=0, return_counts=True)
+def _directions(headers: Sequence[Dataset]) -> tuple[NDArray[np.float64], ...]:
+    """Return unit vectors at right angles along rows, columns and slices of sorted planes.
+
+    Row and column are those of the most headers, brought to unit length. Where rounding has turned
+    them so far that the slices leave the line along their normal, by less than tilts a stack, the
+    line of the positions counts, and the plane is turned to stand on it.
+    """
+    rows, columns = (v[0] for v in square_directions(_common_orientation(headers)[None]))
+    normal = np.cross(rows, columns)
+    positions = np.array([h.ImagePositionPatient for h in headers], dtype=float)
+    line, _ = _line(positions)
+    travel = line @ normal
+    shift = float(np.linalg.norm(line - travel * normal))
+    if not SIDEWAYS_TOLERANCE < shift <= SHEAR_TOLERANCE * travel:
+        return rows, columns, normal
+    normal = _unit(line)
+    on_it = [v - (v @ normal) * normal for v in (rows, columns)]
+    rows, columns = (v[0] for v in square_directions(np.concatenate(on_it)[None]))
+    return rows, columns, normal
+
+
+def _common_orientation(headers: Sequence[Dataset]) -> NDArray[np.float64]:
+    """Return the direction cosines that occur most often; of several, the first in order."""
+    cosines = np.array([h.ImageOrientationPatient for h in headers], dtype=float)
+    distinct, counts = np.unique(cosines, axis=0, return_counts=True)
     return distinct[int(np.argmax(counts))]

@@ -62,10 +62,12 @@ class Grid:
             other: the grid to compare with.
             tolerance: in millimetres.
         """
-        if self.shape != other.shape:
-            return False
+        return self.shape == other.shape and self.away(other) <= tolerance
+
+    def away(self, other: Grid) -> float:
+        """Return how far, in mm along an axis, a corner lies from that of a grid of one shape."""
         corners = np.array([(*corner, 1) for corner in product(*((0, n) for n in self.shape))])
-        return bool(np.abs(corners @ (self.affine - other.affine).T).max() <= tolerance)
+        return float(np.abs(corners @ (self.affine - other.affine).T).max())
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,51 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from jipflow.cases import Series
+from jipflow.images.pixels import Plane
+from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
 from jipflow.patterns import meets
 
 METHODS = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")
+
+Source = tuple[str, int]
+"""SOPInstanceUID of an image and, of a multi-frame one, the number of the frame, else 0."""
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """The images of a series, from the first to the last slice.
+
+    Attributes:
+        positions: Image Position (Patient) of each, shape (images, 3), LPS in mm.
+        numbers: index of each in `positions`.
+        distances: what their headers state as Spacing Between Slices, in mm and without a sign.
+    """
+
+    positions: NDArray[np.float64]
+    numbers: Mapping[Source, int]
+    distances: frozenset[float]
+
+    @cached_property
+    def uids(self) -> frozenset[str]:
+        """SOPInstanceUIDs of the images."""
+        return frozenset(uid for uid, _ in self.numbers)
+
+    def find(self, references: Sequence[Source]) -> list[int]:
+        """Return the indices of images that a frame names as its sources."""
+        keys = (key for uid, frame in references for key in dict.fromkeys([(uid, frame), (uid, 0)]))
+        return [self.numbers[key] for key in keys if key in self.numbers]
 
 
 @dataclass(frozen=True)
@@ -30,6 +62,7 @@ class Target:
         frame_of_reference_uid: FrameOfReferenceUID.
         instances: SOPInstanceUID of each image.
         grid: where the voxels are.
+        paths: files of the series.
     """
 
     case_id: str
@@ -39,6 +72,23 @@ class Target:
     frame_of_reference_uid: str
     instances: frozenset[str]
     grid: Grid
+    paths: tuple[Path, ...] = ()
+
+    @cached_property
+    def images(self) -> SourceImages | None:
+        """The images of the series; None where its files are not known."""
+        if not self.paths:
+            return None
+        headers = read_planes(Series(self.series_uid, "", self.paths))
+        distances = (plane.header.get("SpacingBetweenSlices") for plane in headers)
+        return SourceImages(
+            np.array([plane.header.ImagePositionPatient for plane in headers], dtype=float),
+            {
+                (str(plane.header.SOPInstanceUID), number_of(plane)): index
+                for index, plane in enumerate(headers)
+            },
+            frozenset(abs(float(distance)) for distance in distances if distance),
+        )
 
 
 class Match(IntEnum):
@@ -65,6 +115,7 @@ class DrawnRegion:
         producer: name of what made it.
         version: version of the producer, empty where it has none.
         corner: index (z, y, x) of the mask's first voxel on the grid.
+        unused: what the object holds of the region, where no voxel comes of it; else empty.
     """
 
     mask: NDArray[np.bool_]
@@ -72,6 +123,7 @@ class DrawnRegion:
     producer: str
     version: str
     corner: tuple[int, int, int] = (0, 0, 0)
+    unused: str = ""
 
 
 class Annotation(ABC):
@@ -121,8 +173,8 @@ class Annotation(ABC):
         """Return the StudyInstanceUIDs that it belongs to or references."""
 
     @abstractmethod
-    def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
-        """Return whether its wanted regions lie on a grid's planes and inside its extent."""
+    def lies_on(self, target: Target, matches: Sequence[str]) -> bool:
+        """Return whether its wanted regions lie on an image's planes and inside its extent."""
 
     @abstractmethod
     def draw(
@@ -166,7 +218,7 @@ class Annotation(ABC):
             return Match.SERIES
         if target.frame_of_reference_uid in self.frames_of_reference(matches):
             return Match.FRAME_OF_REFERENCE
-        if self.same_examination(target) and self.lies_on(target.grid, matches):
+        if self.same_examination(target) and self.lies_on(target, matches):
             return Match.GEOMETRY
         return None
 
@@ -175,6 +227,12 @@ class Annotation(ABC):
         if target.study_uid and target.study_uid in self.studies():
             return True
         return bool(target.study_date) and self.dataset.get("StudyDate") == target.study_date
+
+
+def number_of(plane: Plane) -> int:
+    """Return the number of a plane's frame, from 1; 0 of a single-frame instance."""
+    several = "PerFrameFunctionalGroupsSequence" in plane.instance
+    return plane.frame + 1 if several else 0
 
 
 def fits(name: str, matches: Sequence[str]) -> bool:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.images.contours import on_slices, rasterise
-from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
 from jipflow.reasons import CaseFault, Reason
 
@@ -95,11 +94,11 @@ class StructureSet(Annotation):
             found.add(str(study.get("ReferencedSOPInstanceUID") or ""))
         return found - {""}
 
-    def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
+    def lies_on(self, target: Target, matches: Sequence[str]) -> bool:
         """Return whether all closed contours of the wanted ROIs lie on slices, inside the image."""
         closed = [c for c in self._contours(matches) if c.get("ContourGeometricType") in CLOSED]
         try:
-            return on_slices([_points(contour, "") for contour in closed], grid)
+            return on_slices([_points(contour, "") for contour in closed], target.grid)
         except CaseFault:
             return False
 
@@ -111,6 +110,7 @@ class StructureSet(Annotation):
         rois = self._in_frame(wanted, pattern, target, context, notes)
         if not rois:
             return None
+        self._check_numbers(rois, target)
         mask = np.zeros(target.grid.shape, bool)
         drawn = []
         for roi in rois:
@@ -122,7 +122,8 @@ class StructureSet(Annotation):
             notes.append(f"{context}: {wanted!r} unites ROIs {', '.join(drawn)}.")
         stated = {str(roi.get("ROIGenerationAlgorithm") or "") for roi in rois}
         method = common_method(stated, f"{context}, {wanted!r}", notes)
-        return DrawnRegion(mask, method, *self._producer())
+        unused = "its contours enclose no voxel" if drawn and not mask.any() else ""
+        return DrawnRegion(mask, method, *self._producer(), unused=unused)
 
     def _in_frame(
         self, wanted: str, pattern: str, target: Target, context: str, notes: list[str]
@@ -172,6 +173,22 @@ class StructureSet(Annotation):
         """Return the name of what made it, and its version."""
         maker = self.dataset.get("ManufacturerModelName") or self.dataset.get("Manufacturer")
         return str(maker or "RTSTRUCT"), str(self.dataset.get("SoftwareVersions") or "")
+
+    def _check_numbers(self, rois: Sequence[Dataset], target: Target) -> None:
+        """Refuse regions that share their number, by which contours are known, with another one.
+
+        Raises:
+            CaseFault: one does.
+        """
+        numbers = [_number(roi.get("ROINumber")) for roi in self._rois()]
+        for number in (_number(roi.get("ROINumber")) for roi in rois):
+            if number is not None and numbers.count(number) > 1:
+                raise CaseFault(
+                    Reason.AMBIGUOUS_CONTOURS,
+                    f"case {target.case_id}: structure set {self.uid}: {numbers.count(number)} "
+                    f"ROIs have the number {number}, so that it is not known whose contours are "
+                    "whose; export it again from where it was made.",
+                )
 
     def _rasterise(
         self,

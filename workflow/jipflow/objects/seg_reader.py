@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,39 +11,34 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels import get_decoder
 from scipy.ndimage import find_objects
 
-from jipflow.images.pixels import DECODERS
-from jipflow.images.volume import Grid
-from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
+from jipflow.objects.annotation import (
+    Annotation,
+    DrawnRegion,
+    Match,
+    Target,
+    common_method,
+    fits,
+)
+from jipflow.objects.seg_groups import FunctionalGroups, lengths, whole
+from jipflow.objects.seg_pixels import BITS, decoded, layout_flaw
+from jipflow.objects.seg_places import (
+    ALIGNMENT_TOLERANCE,
+    OWN_IMAGE_TOLERANCE,
+    Corner,
+    Placement,
+    comb,
+    extent,
+    place,
+    same_distance,
+    window,
+)
 from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
 
-ALIGNMENT_TOLERANCE = 0.05
-"""Farthest, in voxels, that a pixel of a frame may lie from the voxel it is put on."""
 BACKGROUND = ("125040", "DCM")
 """Segmented Property Type Code of what is no segment of a label map (PS3.16 CID 7151)."""
-MALFORMED = (ValueError, TypeError, AttributeError, KeyError)
-
-Corner = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the frames of a segmentation lie on a grid.
-
-    Attributes:
-        origins: index (z, y, x) of each frame's first pixel, shape (frames, 3).
-        down: step of the index from one row to the next, shape (frames, 3).
-        right: step of the index from one column to the next, shape (frames, 3).
-        error: farthest distance of a pixel from its voxel, in voxels.
-    """
-
-    origins: NDArray[np.intp]
-    down: NDArray[np.intp]
-    right: NDArray[np.intp]
-    error: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class PlacedLabelMap:
     Attributes:
         labels: shape of the grid.
         boxes: where each label is, from label 1 on.
-        lost: voxels of each label beyond the border in plane, and beyond the planes.
+        lost: voxels of each label beyond the image.
     """
 
     labels: NDArray[np.unsignedinteger[Any]]
@@ -67,8 +63,10 @@ class PlacedLabelMap:
 class DicomSeg(Annotation):
     """A DICOM Segmentation of type BINARY, FRACTIONAL or LABELMAP, whose regions are segments.
 
-    Each frame is put where its own position says, so that frames may come in any order, be left
-    out where they are empty, cover a part of the image or lie along other axes of it.
+    Each frame is put where its own position says, on the image that it is derived from where it
+    names one, so that frames may come in any order, be left out where they are empty, cover a part
+    of the image or lie along other axes of it. What the object states of its frames, numbers and
+    distances is compared with them and with the image.
     """
 
     def names(self) -> list[str]:
@@ -86,7 +84,7 @@ class DicomSeg(Annotation):
         if not items:
             items = [
                 image
-                for group in self._groups()
+                for group in self._groups.each
                 for derivation in group.get("DerivationImageSequence") or []
                 for image in derivation.get("SourceImageSequence") or []
             ]
@@ -106,18 +104,18 @@ class DicomSeg(Annotation):
         """Return its own study."""
         return {str(self.dataset.get("StudyInstanceUID") or "")} - {""}
 
-    def lies_on(self, grid: Grid, matches: Sequence[str]) -> bool:
-        """Return whether all frames lie on planes of the grid and inside its extent."""
+    def lies_on(self, target: Target, matches: Sequence[str]) -> bool:
+        """Return whether all frames lie on planes of the image and inside its extent."""
         del matches
         try:
-            placement = self._placement(grid)
+            placement = self._placement(target)
         except CaseFault as fault:
             raise_place_error(fault)
             return False
         last = placement.origins + placement.down * (self._shape[0] - 1)
         last = last + placement.right * (self._shape[1] - 1)
         corners = np.stack([placement.origins, last])
-        inside = (corners >= 0).all() and (corners < np.asarray(grid.shape)).all()
+        inside = (corners >= 0).all() and (corners < np.asarray(target.grid.shape)).all()
         return bool(inside and placement.error <= ALIGNMENT_TOLERANCE)
 
     def draw(
@@ -136,17 +134,11 @@ class DicomSeg(Annotation):
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
             notes.append(f"{context}: {wanted!r} unites segments {listed}.")
-        placement = self._placement(target.grid)
-        if self._flaw:
-            raise self._mismatch(target, self._flaw)
-        if placement.error > ALIGNMENT_TOLERANCE:
-            raise self._mismatch(
-                target, f"its pixels lie up to {placement.error:.2f} voxels off the image's voxels"
-            )
-        if self._type == "LABELMAP":
-            mask, corner = self._from_label_map(numbers, placement, target, notes)
-        else:
-            mask, corner = self._from_frames(numbers, placement, target, notes)
+        self._check_numbers(target)
+        placement = self._checked_placement(numbers, target)
+        draw = self._from_label_map if self._type == "LABELMAP" else self._from_frames
+        mask, corner, unused = draw(numbers, placement, target, notes)
+        self._check_comb(mask, placement, target)
         stated = {str(segment.get("SegmentAlgorithmType") or "") for segment in chosen}
         return DrawnRegion(
             mask,
@@ -159,7 +151,12 @@ class DicomSeg(Annotation):
             ),
             str(self.dataset.get("SoftwareVersions") or ""),
             corner,
+            unused,
         )
+
+    @cached_property
+    def _groups(self) -> FunctionalGroups:
+        return FunctionalGroups(self.dataset, self.path)
 
     @property
     def _type(self) -> str:
@@ -208,154 +205,234 @@ class DicomSeg(Annotation):
             )
         return [int(number) for number in numbers]
 
-    def _groups(self) -> list[Dataset]:
-        """Return each frame's functional groups, the shared ones not among them."""
-        return list(self.dataset.get("PerFrameFunctionalGroupsSequence") or [Dataset()])
+    def _check_numbers(self, target: Target) -> None:
+        """Refuse an object whose numbers or layout do not say which pixels are whose.
 
-    def _macro(self, keyword: str) -> list[Dataset]:
-        """Return a functional group of each frame, its own or the one that all share."""
-        shared = self.dataset.get("SharedFunctionalGroupsSequence") or [Dataset()]
-        common = shared[0].get(keyword)
-        found = [group.get(keyword) or common for group in self._groups()]
-        return [items[0] if items else Dataset() for items in found]
-
-    @cached_property
-    def _planes(self) -> tuple[NDArray[np.float64], ...]:
-        """Position (frames, 3), orientation (frames, 6) and spacing (frames, 2) of each frame."""
-        try:
-            planes = tuple(
-                np.array([[float(v) for v in macro[name].value] for macro in self._macro(sequence)])
-                for sequence, name in (
-                    ("PlanePositionSequence", "ImagePositionPatient"),
-                    ("PlaneOrientationSequence", "ImageOrientationPatient"),
-                    ("PixelMeasuresSequence", "PixelSpacing"),
-                )
+        Raises:
+            CaseFault: two segments share a number, a frame has none that is described, frames are
+                not described one by one, or pixels are not laid out as in any segmentation.
+        """
+        context = f"case {target.case_id}: segmentation {self.uid}:"
+        described = Counter(self._numbers(self.dataset.SegmentSequence))
+        twice = sorted(number for number, count in described.items() if count > 1)
+        if twice:
+            raise CaseFault(
+                Reason.AMBIGUOUS_CONTOURS,
+                f"{context} {described[twice[0]]} segments have the number {twice[0]}, so that it "
+                "is not known whose frames are whose; export it again from where it was made.",
             )
-            if tuple(plane.shape[1:] for plane in planes) == ((3,), (6,), (2,)):
-                return planes
-        except MALFORMED as error:
-            raise_place_error(error)
-        slide = "TotalPixelMatrixColumns" in self.dataset
-        raise CaseFault(
-            Reason.GRID_MISMATCH,
-            f"{self.path}: "
-            + (
-                "segments a microscope slide and not a volume of a patient."
-                if slide
-                else "position, orientation or spacing of a frame is missing or no number."
-            ),
-        )
+        unknown = sorted(set(self._groups.owners.tolist()) - set(described))
+        if unknown and self._type != "LABELMAP":
+            raise CaseFault(
+                Reason.AMBIGUOUS_CONTOURS,
+                f"{context} frames belong to segment {unknown[0] or 'without a number'}, which it "
+                "does not describe; export it again from where it was made.",
+            )
+        if self._type not in BITS:
+            raise CaseFault(
+                Reason.UNSUPPORTED_OBJECT,
+                f"{context} has Segmentation Type {self._type!r}, which does not say what is "
+                "inside.",
+            )
+        flaw = layout_flaw(self.dataset)
+        if flaw:
+            raise CaseFault(Reason.UNSUPPORTED_OBJECT, f"{context} {flaw}; export it again.")
 
-    @cached_property
-    def _owners(self) -> NDArray[np.intp]:
-        """Segment number of each frame; 0 where frames hold label maps."""
-        if self._type == "LABELMAP":
-            return np.zeros(len(self._groups()), np.intp)
-        macros = self._macro("SegmentIdentificationSequence")
-        return np.array([int(macro.get("ReferencedSegmentNumber") or 0) for macro in macros])
+    def _placement(self, target: Target) -> Placement:
+        """Place the frames on the slices of an image."""
+        images = target.images
+        sources = [images.find(named) for named in self._groups.sources] if images else []
+        return place(self._groups.frames, target.grid, images, sources)
 
-    @cached_property
-    def _flaw(self) -> str:
-        """What keeps the frames from making one mask a segment; empty where nothing does."""
-        if len(self._owners) != int(self.dataset.get("NumberOfFrames") or 1):
-            return "its functional groups do not describe each frame once"
-        keys = np.column_stack([self._owners, np.rint(self._planes[0] * 1000)])
-        if len(np.unique(keys, axis=0)) < len(keys):
-            return "several frames of a segment lie at one place, as of several points of time"
-        numbers = self._numbers(self._segments)
+    _placed: tuple[Target, Placement] | None = None
+
+    def _checked_placement(self, numbers: Sequence[int], target: Target) -> Placement:
+        """Place the frames, and compare what the object states with them and with the image.
+
+        Raises:
+            CaseFault: it was not made on the image's grid, or contradicts itself.
+        """
+        if self._placed is None or self._placed[0] is not target:
+            self._placed = target, self._placement(target)
+        placement = self._placed[1]
+        if len(self._groups.owners) != whole(self.dataset.get("NumberOfFrames") or 1):
+            raise self._mismatch(target, "its functional groups do not describe each frame once")
         most = 2 ** int(self.dataset.BitsAllocated) - 1
-        if self._type == "LABELMAP" and max(numbers, default=0) > most:
-            return f"its pixels reach {most} and so cannot be segment {max(numbers)}"
-        return ""
-
-    def _placement(self, grid: Grid) -> Placement:
-        """Place each frame by the image plane's equation (PS3.3 C.7.6.2.1.1)."""
-        positions, orientations, spacings = self._planes
-        rows, columns = self._shape
-        turn = np.linalg.inv(grid.affine)
-        origins = positions @ turn[:3, :3].T + turn[:3, 3]
-        down = (orientations[:, 3:] * spacings[:, :1]) @ turn[:3, :3].T
-        right = (orientations[:, :3] * spacings[:, 1:]) @ turn[:3, :3].T
-        whole = [np.rint(steps).astype(int) for steps in (origins, down, right)]
-        corners = [
-            np.abs(
-                (origins - whole[0])
-                + (down - whole[1]) * (row * (rows - 1))
-                + (right - whole[2]) * (column * (columns - 1))
-            ).max()
-            for row in (0, 1)
-            for column in (0, 1)
-        ]
-        along_axes = (
-            all((np.abs(steps).sum(axis=1) == 1).all() for steps in (whole[1], whole[2]))
-            and not (whole[1] * whole[2]).any()
+        largest = max(self._numbers(self._segments))
+        if self._type == "LABELMAP" and largest > most:
+            raise self._mismatch(
+                target, f"its pixels reach {most} and so cannot be segment {largest}"
+            )
+        if placement.error > ALIGNMENT_TOLERANCE:
+            raise self._mismatch(
+                target, f"its pixels lie up to {placement.error:.2f} voxels off the image's voxels"
+            )
+        far = int(placement.strayed.argmax())
+        if placement.strayed[far] > OWN_IMAGE_TOLERANCE:
+            raise self._mismatch(
+                target,
+                f"frame {far + 1} lies {placement.strayed[far]:.2f} slices away from the image "
+                "that it is derived from",
+            )
+        keys = np.column_stack([self._groups.owners, placement.origins])
+        if len(np.unique(keys, axis=0)) < len(keys):
+            raise self._mismatch(
+                target,
+                "several frames of a segment lie at one place, as of several points of time",
+            )
+        of_label_map = self._type == "LABELMAP"
+        self._check_distance(
+            np.flatnonzero(of_label_map | np.isin(self._groups.owners, numbers)), placement, target
         )
-        error = float(max(corners)) if along_axes else np.inf
-        return Placement(whole[0], whole[1], whole[2], error)
+        return placement
+
+    def _check_distance(
+        self, frames: NDArray[np.intp], placement: Placement, target: Target
+    ) -> None:
+        """Compare the distance of the slices that frames were made on with that of the image's.
+
+        It is stated as Spacing Between Slices. Where it is not, frames that are derived from the
+        image's own slices have their distance, and so have frames on adjacent slices; else the
+        slices' thickness is taken for it.
+
+        Raises:
+            CaseFault: it is another one, or cannot be known.
+        """
+        if not len(frames):
+            return
+        images = target.images
+        derived = placement.derived[frames].all()
+        known = images.distances if images and derived else frozenset()
+        measures = self._groups.macro("PixelMeasuresSequence")
+        across = int(placement.across[frames[0]])
+        distance = target.grid.spacing[across]
+        spacings = lengths((measures[f] for f in frames), "SpacingBetweenSlices")
+        wrong = sorted(s for s in spacings - known if not same_distance(s, distance))
+        if wrong:
+            raise self._mismatch(
+                target,
+                f"it says that its slices lie {wrong[0]:g} mm apart, and the image's lie "
+                f"{distance:.6g} mm apart",
+            )
+        planes = np.unique(placement.origins[placement.across == across][:, across])
+        if spacings or derived or (np.diff(planes) == 1).any():
+            return
+        thick = lengths((measures[f] for f in frames), "SliceThickness")
+        if not thick or not all(same_distance(t, distance) for t in thick):
+            raise self._mismatch(
+                target,
+                "nothing says that the slices it was made on lie as far apart as the image's, "
+                f"{distance:.6g} mm",
+            )
+
+    def _check_comb(self, mask: NDArray[np.bool_], placement: Placement, target: Target) -> None:
+        """Refuse a region on every n-th slice, as of a series whose slices lie farther apart."""
+        for axis in np.unique(placement.across).tolist():
+            others = tuple(other for other in range(3) if other != axis)
+            step = comb(np.flatnonzero(mask.any(axis=others)))
+            if step:
+                raise self._mismatch(
+                    target, f"a region has voxels on one of {step} slices in turn, as in a comb"
+                )
 
     def _from_frames(
         self, numbers: Sequence[int], placement: Placement, target: Target, notes: list[str]
-    ) -> tuple[NDArray[np.bool_], Corner]:
+    ) -> tuple[NDArray[np.bool_], Corner, str]:
         """Unite segments that have frames of their own: BINARY or FRACTIONAL."""
-        frames = np.flatnonzero(np.isin(self._owners, numbers))
-        threshold = self._threshold(target, notes)
-        corner, shape = _extent(placement, frames, self._shape, target.grid.shape)
+        frames = np.flatnonzero(np.isin(self._groups.owners, numbers))
+        most = self._most(target)
+        corner, shape = extent(placement, frames, self._shape, target.grid.shape)
         mask = np.zeros(shape, bool)
-        lost = np.zeros(2, int)
+        lost = highest = 0
         for frame, pixels in self._pixels(frames.tolist()):
-            inside = pixels >= threshold
-            part, view = _window(placement, frame, inside.shape, mask, corner)
+            highest = max(highest, int(pixels.max()))
+            inside = pixels >= most / 2
+            part, view = window(placement, frame, inside.shape, mask, corner)
             view |= inside[part]
-            if view.size < inside.size:
-                cut = np.count_nonzero(inside) - np.count_nonzero(inside[part])
-                lost[0 if view.size else 1] += cut
-        self._check_lost(int(lost[0]), int(lost[1]), target, notes)
-        return mask, corner
+            lost += int(np.count_nonzero(inside)) - int(np.count_nonzero(inside[part]))
+        if highest > most:
+            raise CaseFault(
+                Reason.UNSUPPORTED_OBJECT,
+                f"case {target.case_id}: segmentation {self.uid}: its values reach {highest}, "
+                f"beyond the {most} that stand for all; export it again from where it was made.",
+            )
+        self._check_lost(lost, target)
+        self._note_fractions(target, notes)
+        unused = ""
+        if not mask.any():
+            unused = f"its values reach {highest} of {most}, none one half" if highest else ""
+            what = f"{len(frames)} frames, all blank" if len(frames) else "no frame"
+            if not highest:
+                notes.append(self._empty_note(numbers, target, what))
+        return mask, corner, unused
 
     def _from_label_map(
         self, numbers: Sequence[int], placement: Placement, target: Target, notes: list[str]
-    ) -> tuple[NDArray[np.bool_], Corner]:
+    ) -> tuple[NDArray[np.bool_], Corner, str]:
         """Unite segments that are labels of one map, which is decoded once for all of them."""
         if self._labels is None:
-            kind = np.uint8 if int(self.dataset.BitsAllocated) == 8 else np.uint16
-            size = np.iinfo(kind).max + 1
-            labels = np.full(target.grid.shape, self._padding, kind)
-            lost = np.zeros((2, size), int)
-            for frame, pixels in self._pixels(range(len(placement.origins))):
-                part, view = _window(placement, frame, pixels.shape, labels, (0, 0, 0))
-                view[...] = pixels[part]
-                if view.size < pixels.size:
-                    cut = np.bincount(pixels.ravel(), minlength=size)
-                    cut -= np.bincount(pixels[part].ravel(), minlength=size)
-                    lost[0 if view.size else 1] += cut
-            self._labels = PlacedLabelMap(labels, find_objects(labels), lost)
-        in_plane, beyond = self._labels.lost[:, numbers].sum(axis=1).tolist()
-        self._check_lost(in_plane, beyond, target, notes)
+            self._labels = self._label_map(placement, target)
+        self._check_lost(int(self._labels.lost[numbers].sum()), target)
         boxes = [self._labels.box(number) for number in numbers]
         found = [box for box in boxes if box is not None]
         if not found:
-            return np.zeros((0, 0, 0), bool), (0, 0, 0)
+            notes.append(self._empty_note(numbers, target, "no pixel"))
+            return np.zeros((0, 0, 0), bool), (0, 0, 0), ""
         box = tuple(
             slice(min(b[axis].start for b in found), max(b[axis].stop for b in found))
             for axis in range(3)
         )
         mask = np.isin(self._labels.labels[box], numbers)
-        return mask, (box[0].start, box[1].start, box[2].start)
+        return mask, (box[0].start, box[1].start, box[2].start), ""
 
     _labels: PlacedLabelMap | None = None
 
-    def _threshold(self, target: Target, notes: list[str]) -> float:
-        """Return the least stored value that counts as inside."""
+    def _label_map(self, placement: Placement, target: Target) -> PlacedLabelMap:
+        """Decode the label map and put it on the grid.
+
+        Raises:
+            CaseFault: a pixel has a label that no segment has.
+        """
+        kind = np.uint8 if int(self.dataset.BitsAllocated) == 8 else np.uint16
+        size = np.iinfo(kind).max + 1
+        labels = np.full(target.grid.shape, self._padding, kind)
+        lost, found = np.zeros(size, int), np.zeros(size, int)
+        for frame, pixels in self._pixels(range(len(placement.origins))):
+            part, view = window(placement, frame, pixels.shape, labels, (0, 0, 0))
+            view[...] = pixels[part]
+            counts = np.bincount(pixels.ravel(), minlength=size)
+            found += counts
+            if view.size < pixels.size:
+                lost += counts - np.bincount(pixels[part].ravel(), minlength=size)
+        described = {0, self._padding, *self._numbers(self.dataset.SegmentSequence)}
+        strange = sorted(set(np.flatnonzero(found).tolist()) - described)
+        if strange:
+            raise CaseFault(
+                Reason.AMBIGUOUS_CONTOURS,
+                f"case {target.case_id}: segmentation {self.uid}: {found[strange[0]]} pixels have "
+                f"the label {strange[0]}, which no segment has; export it again from where it was "
+                "made.",
+            )
+        return PlacedLabelMap(labels, find_objects(labels), lost)
+
+    def _most(self, target: Target) -> int:
+        """Return the stored value that stands for wholly inside."""
         if self._type == "BINARY":
             return 1
         highest = self.dataset.get("MaximumFractionalValue")
-        if self._type != "FRACTIONAL" or not highest:
+        if not highest:
             raise CaseFault(
                 Reason.UNSUPPORTED_OBJECT,
                 f"case {target.case_id}: segmentation {self.uid}: has Segmentation Type "
                 f"{self._type!r} and Maximum Fractional Value {highest!r}, which do not say what "
                 "is inside.",
             )
+        return int(highest)
+
+    def _note_fractions(self, target: Target, notes: list[str]) -> None:
+        """Say what of fractions counts as inside."""
+        if self._type != "FRACTIONAL":
+            return
         kind = str(self.dataset.get("SegmentationFractionalType") or "of no type")
         note = (
             f"case {target.case_id}: segmentation {self.uid}: fractions ({kind}) of at least one "
@@ -363,64 +440,32 @@ class DicomSeg(Annotation):
         )
         if note not in notes:
             notes.append(note)
-        return int(highest) / 2
+
+    def _empty_note(self, numbers: Sequence[int], target: Target, what: str) -> str:
+        listed = ", ".join(map(str, numbers))
+        return (
+            f"case {target.case_id}: segmentation {self.uid}: segment {listed} is described and "
+            f"has {what}."
+        )
 
     def _pixels(
         self, frames: Sequence[int]
     ) -> Iterator[tuple[int, NDArray[np.unsignedinteger[Any]]]]:
         """Decode frames one by one; yields the number of the frame, from 0, and its pixels."""
-        syntax = self.dataset.file_meta.TransferSyntaxUID
-        rows, columns = self._shape
         try:
-            if not syntax.is_encapsulated:
-                self._check_length()
-            if int(self.dataset.BitsAllocated) == 1 and not syntax.is_encapsulated:
-                data = self.dataset.PixelData
-                for frame in frames:
-                    yield frame, _bits(data, frame, rows * columns).reshape(rows, columns)
-                return
-            decoded = get_decoder(syntax).iter_array(
-                self.dataset,
-                indices=frames,
-                raw=True,
-                decoding_plugin=DECODERS.get(syntax, ""),
-            )
-            for frame, (pixels, _) in zip(frames, decoded, strict=True):
-                yield frame, pixels.reshape(rows, columns)
+            yield from decoded(self.dataset, frames, self._shape, len(self._groups.each))
         except Exception as error:  # each decoder raises errors of its own
             raise_place_error(error)
             raise CaseFault(
                 Reason.UNDECODABLE_PIXELS,
-                f"{self.path}: the pixels of the segmentation ({syntax.name}) cannot be decoded: "
-                f"{error}",
+                f"{self.path}: the pixels of the segmentation "
+                f"({self.dataset.file_meta.TransferSyntaxUID.name}) cannot be decoded: {error}",
             ) from error
 
-    def _check_length(self) -> None:
-        """Check that there are as many bytes as pixels need: others belong to another shape.
-
-        Raises:
-            ValueError: there are not.
-        """
-        rows, columns = self._shape
-        bits = len(self._groups()) * rows * columns * int(self.dataset.BitsAllocated)
-        found, needed = len(self.dataset.PixelData), (bits + 7) // 8
-        # Pixel Data has an even number of bytes (PS3.5 section 8.1.1).
-        if found != needed and found != needed + needed % 2:
-            raise ValueError(
-                f"it has {found} bytes of pixels where its frames, rows and columns take {needed}"
-            )
-
-    def _check_lost(self, in_plane: int, beyond: int, target: Target, notes: list[str]) -> None:
-        """Refuse voxels lost on planes that the image lacks, note those cut off at its border."""
-        if beyond:
-            raise self._mismatch(
-                target, f"{beyond} of its voxels lie on planes that the image does not have"
-            )
-        if in_plane:
-            notes.append(
-                f"case {target.case_id}: segmentation {self.uid}: {in_plane} voxels lie beyond "
-                "the image's border and are cut off there."
-            )
+    def _check_lost(self, lost: int, target: Target) -> None:
+        """Refuse a region of which voxels lie where the image has none."""
+        if lost:
+            raise self._mismatch(target, f"{lost} of its voxels lie beyond the image")
 
     def _mismatch(self, target: Target, why: str) -> CaseFault:
         return CaseFault(
@@ -428,70 +473,3 @@ class DicomSeg(Annotation):
             f"case {target.case_id}: segmentation {self.uid} does not lie on the grid of series "
             f"{target.series_uid}: {why}; segment the role that it was made on.",
         )
-
-
-def _bits(data: bytes, frame: int, count: int) -> NDArray[np.uint8]:
-    """Return a frame of 1-bit pixels, which need not start at a byte (PS3.5 section 8.1.1)."""
-    start = frame * count
-    chunk = np.frombuffer(data, np.uint8)[start // 8 : (start + count + 7) // 8]
-    bits = np.unpackbits(chunk, bitorder="little")[start % 8 : start % 8 + count]
-    if len(bits) < count:
-        raise ValueError(f"there are too few pixels for frame {frame + 1}")
-    return bits
-
-
-def _extent(
-    placement: Placement,
-    frames: NDArray[np.intp],
-    shape: tuple[int, int],
-    grid_shape: tuple[int, int, int],
-) -> tuple[Corner, tuple[int, ...]]:
-    """Return the first voxel and the shape of the box on a grid that frames cover."""
-    first = placement.origins[frames]
-    last = (
-        first + placement.down[frames] * (shape[0] - 1) + placement.right[frames] * (shape[1] - 1)
-    )
-    ends = np.concatenate([first, last])
-    if not len(ends):
-        return (0, 0, 0), (0, 0, 0)
-    low = np.clip(ends.min(axis=0), 0, grid_shape)
-    high = np.clip(ends.max(axis=0) + 1, low, grid_shape)
-    return (int(low[0]), int(low[1]), int(low[2])), tuple((high - low).tolist())
-
-
-def _window(
-    placement: Placement,
-    frame: int,
-    shape: tuple[int, ...],
-    volume: NDArray[Any],
-    corner: Corner,
-) -> tuple[tuple[slice, slice], NDArray[Any]]:
-    """Return the part of a frame that lies in a box of a grid, and a view of its voxels there.
-
-    Args:
-        placement: of the frames on the grid.
-        frame: number of the frame.
-        shape: rows and columns of the frame.
-        volume: the voxels of the box.
-        corner: index of the box's first voxel on the grid.
-    """
-    origin = placement.origins[frame] - corner
-    steps = (placement.down[frame], placement.right[frame])
-    axes = [int(np.flatnonzero(step)[0]) for step in steps]
-    across = 3 - sum(axes)
-    voxels: list[Any] = [None, None, None]
-    voxels[across] = int(origin[across])
-    part = []
-    beyond = not 0 <= origin[across] < volume.shape[across]
-    for axis, step, length in zip(axes, steps, shape, strict=True):
-        sign, size = int(step[axis]), volume.shape[axis]
-        first = int(origin[axis])
-        low, high = (-first, size - first) if sign > 0 else (first - size + 1, first + 1)
-        low, high = max(low, 0), min(high, length)
-        if beyond or high <= low:
-            return (slice(0, 0), slice(0, 0)), volume[:0, :0, 0]
-        part.append(slice(low, high))
-        stop = first + sign * high
-        voxels[axis] = slice(first + sign * low, stop if stop >= 0 else None, sign)
-    view = volume[tuple(voxels)]
-    return (part[0], part[1]), view if axes[0] < axes[1] else view.T

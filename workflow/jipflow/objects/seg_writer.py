@@ -27,6 +27,7 @@ from jipflow.files import atomic_path
 from jipflow.images.masks import Segment, Segmentation
 from jipflow.images.pixels import Plane
 from jipflow.images.series import read_planes
+from jipflow.images.stack import grid_of
 from jipflow.images.volume import Grid
 from jipflow.objects.headers import source_header
 from jipflow.objects.seg_frames import reference_frames, set_binary_frames, single_frame_headers
@@ -38,9 +39,6 @@ from jipflow.uids import stable_uid
 
 SERIES_NUMBER_OFFSET = 9000
 """Keeps our series behind the scanner's in a viewer's list."""
-
-PLACE_TOLERANCE = 0.1
-"""Farthest, in slices, that a slice of the masks may lie from the plane that it is of."""
 
 
 def seg_path(results: Path, case_id: str, segmentation: str) -> Path:
@@ -308,15 +306,12 @@ def _check_grid(grid: Grid, planes: Sequence[Plane]) -> None:
             f"the masks have the shape {grid.shape}, the series {len(planes)} slices of "
             f"{first.Rows} × {first.Columns}; run the segmentation again.",
         )
-    index = np.zeros((4, len(planes)))
-    index[0], index[3] = np.arange(len(planes)), 1
-    positions = np.array([plane.header.ImagePositionPatient for plane in planes], dtype=float)
-    off = float(np.linalg.norm((grid.affine @ index)[:3].T - positions, axis=1).max())
-    if off > PLACE_TOLERANCE * grid.spacing[0]:
+    there = grid_of([plane.header for plane in planes], "the series")
+    if not grid.matches(there):
         raise CaseFault(
             Reason.GRID_MISMATCH,
-            f"the masks lie up to {off:.2f} mm off the slices of the series; run the segmentation "
-            "again.",
+            f"the masks lie up to {grid.away(there):.2f} mm off the slices of the series; run the "
+            "segmentation again.",
         )
 
 

@@ -23,6 +23,7 @@ from jipflow.place import place_error, raise_place_error
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
 from jipflow.segment.engines.imported import settings
+from jipflow.segment.engines.imported.absence import MAKER, check_absent
 from jipflow.segment.engines.imported.preference import preferred, status_note
 from jipflow.segment.engines.imported.settings import ImportedSegment
 from jipflow.syntaxes import SEGMENTATIONS, STRUCTURE_SETS
@@ -78,6 +79,7 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         str(header.FrameOfReferenceUID),
         frozenset(datasets.instance_uid(path) for path in series.paths) - {""},
         grid,
+        series.paths,
     )
 
 
@@ -98,12 +100,14 @@ def import_regions(
     Raises:
         CaseFault: no object fits, several fit, or no segment has a voxel where one must have.
     """
-    source, match = choose(paths, spec, target, notes)
-    found = 0
+    objects, faults = _read_all(sorted(set(paths)), spec.source)
+    source, match = choose(objects, faults, spec, target, notes)
+    missing = []
     for wanted in spec.segments:
-        drawing = _draw(source, wanted, target, match, notes)
-        if drawing is not None:
-            found += 1
+        drawing = _draw(source, wanted, target, match, notes, may_be_empty=spec.may_be_empty)
+        if drawing is None:
+            missing.append(wanted)
+        else:
             yield Region(
                 wanted.name,
                 wanted.term,
@@ -113,7 +117,9 @@ def import_regions(
                 drawing.version,
                 drawing.corner,
             )
-    if not found and not spec.may_be_empty:
+    if missing and spec.may_be_empty:
+        check_absent(missing, source, objects, faults, spec, target)
+    elif len(missing) == len(spec.segments):
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,
             " ".join([f"case {target.case_id}: no segment of {spec.id!r} has a voxel.", *notes]),
@@ -121,32 +127,49 @@ def import_regions(
 
 
 def _draw(
-    source: Annotation, wanted: ImportedSegment, target: Target, match: Match, notes: list[str]
+    source: Annotation,
+    wanted: ImportedSegment,
+    target: Target,
+    match: Match,
+    notes: list[str],
+    *,
+    may_be_empty: bool,
 ) -> DrawnRegion | None:
-    """Return the region of a segment, or None where the protocol can do without it."""
+    """Return the region of a segment, or None where the protocol can do without it.
+
+    Where absence is a finding, what is there and cannot be used is a fault: it is no absence.
+    """
     before = len(notes)
+    needed = wanted.required or may_be_empty
     try:
         drawing = source.draw(wanted.name, wanted.match, target, match, notes)
     except DAMAGE as error:
         raise _unreadable(source.path, error) from error
     except CaseFault as fault:
-        if wanted.required or place_error(fault):
+        if needed or place_error(fault):
             raise
         notes.append(f"{wanted.name!r} was left out: {fault.message}")
         return None
     if drawing is not None and drawing.mask.any():
         return drawing
-    if wanted.required:
-        empty = (
-            f"case {target.case_id}: {wanted.name!r} of {source.uid} has no voxel on the "
-            "image's grid."
-        )
+    unused = drawing.unused if drawing is not None else ""
+    empty = (
+        f"case {target.case_id}: {wanted.name!r} of {source.uid} has no voxel on the image's grid"
+        f"{': ' + unused if unused else ''}."
+    )
+    if wanted.required or (needed and unused):
         raise CaseFault(Reason.EMPTY_SEGMENT, " ".join([empty, *notes[before:]]))
+    if unused:
+        notes.append(empty)
     return None
 
 
 def choose(
-    paths: Iterable[Path], spec: settings.Imported, target: Target, notes: list[str]
+    objects: Sequence[Annotation],
+    faults: list[CaseFault],
+    spec: settings.Imported,
+    target: Target,
+    notes: list[str],
 ) -> tuple[Annotation, Match]:
     """Find the one object that fits an image, and by what it does.
 
@@ -158,7 +181,8 @@ def choose(
     that they were published to.
 
     Args:
-        paths: RTSTRUCT or SEG files of the patient.
+        objects: of the patient.
+        faults: of the files that cannot be read; gets those of objects that cannot after all.
         spec: the protocol's segmentation.
         target: the image.
         notes: gets a sentence where a file cannot be used, or the evidence is weak.
@@ -166,12 +190,11 @@ def choose(
     Raises:
         CaseFault: none fits, or several do.
     """
-    objects, faults = _read_all(sorted(set(paths)), spec.source)
     required = [s.match for s in spec.segments if s.required]
     matches = required or [s.match for s in spec.segments]
     enough = all if required else any
     named = [o for o in objects if enough(o.has(match) for match in matches)]
-    own = [o for o in named if o.dataset.get("Manufacturer") == "jipflow"]
+    own = [o for o in named if o.dataset.get("Manufacturer") == MAKER]
     fitting = _by_evidence([o for o in named if o not in own], matches, target, faults)
     if fitting and own:
         notes.append(f"{len(own)} {spec.source} objects that jipflow made were passed over.")

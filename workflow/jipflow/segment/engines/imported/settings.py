@@ -31,6 +31,10 @@ class Imported(SegmentationSettings):
     `ambiguous_contours`."""
     segments: Annotated[list[ImportedSegment], Field(min_length=1)]
     """The regions that are taken over."""
+    ignore: Expression | None = None
+    """Regular expression (RE2) of ROI names or segment labels that are known and not taken over.
+    With `may_be_empty`, a case of which a segment is missing fails where its object has a name that
+    neither this nor a segment matches: it may be the missing one, misspelt."""
 
     def annotations(self) -> list[str]:
         """Return the kind that holds its regions."""
