@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 from pydicom.tag import Tag
 
+from jipflow.cases import Case
+from jipflow.images import prepare
 from jipflow.images.series import read_series_volume
 from jipflow.images.suv.bodies import SuvType
+from jipflow.images.volume import read_volume, volume_path
+from jipflow.outcomes import Status, read_outcomes, write_outcomes
 from jipflow.reasons import CaseFault, Decision, Reason
 from pet_headers import fields, nuclide, together, tracer
 from series_factory import pt_datasets, series_of, write
@@ -105,6 +109,24 @@ def test_each_slice_keeps_its_own_rescale(tmp_path):
 
     volume = read_series_volume(series_of(write(pt_datasets(), tmp_path, halve)))
     assert sorted({round(float(v), 3) for v in volume.array[:, 3, 3]}) == [1.25, 2.5]
+
+
+def test_an_outcome_has_its_decisions_and_their_ground(tmp_path):
+    series = series_of(write(pt_datasets(), tmp_path / "pt"))
+    [outcome] = prepare.run(
+        cases=[Case("case1", "p1", "s00001", {"PT": series})],
+        lost=set(),
+        suv={"PT": SuvType.BSA},
+        volumes=tmp_path / "volumes",
+        threads=1,
+    )
+    assert (outcome.status, outcome.decisions) == (Status.OK, ["decay_to_series_time"])
+    assert "SUVbsa is Bq/ml times" in outcome.message
+    write_outcomes(tmp_path / "outcomes.parquet", [outcome])
+    assert read_outcomes(tmp_path / "outcomes.parquet") == [outcome]
+    volume = read_volume(volume_path(tmp_path / "volumes", "case1", "PT"))
+    surface = 0.007184 * 75**0.425 * 175**0.725 * 1e4
+    assert volume.array[2, 3, 3] == pytest.approx(2.5 * surface / 75e3, rel=1e-4)
 
 
 @pytest.mark.parametrize(
