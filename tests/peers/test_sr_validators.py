@@ -20,6 +20,7 @@ from jipflow.files import canonical_digest, write_parquet
 from jipflow.images import prepare
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.series import read_series_volume
+from jipflow.images.suv.bodies import SuvType
 from jipflow.objects import document, encode, sr
 from jipflow.objects.feature_codes import name_feature
 from jipflow.outcomes import Status, passed
@@ -100,7 +101,13 @@ def documents(cases, protocol, folder, encoding="binary"):
     changed = settings.protocol.model_copy(update={"segmentations": specs})
     settings = settings.model_copy(update={"protocol": changed})
     volumes, masks, results = folder / "volumes", folder / "masks", folder / "results"
-    prepared = prepare.run(cases=cases, lost=set(), volumes=volumes, threads=1)
+    prepared = prepare.run(
+        cases=cases,
+        lost=set(),
+        suv=dict.fromkeys(("CT", "PT", "MR"), SuvType.BW),
+        volumes=volumes,
+        threads=1,
+    )
     segmented = segment.run(
         cases=cases,
         prepared=passed(prepared),

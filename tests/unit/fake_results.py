@@ -395,6 +395,8 @@ def _outcomes(number: int, identifier: str, rng: np.random.Generator) -> list[Ou
                     continue
                 outcome.status, outcome.reason = Status.FAILED, "depends_on_failed"
                 outcome.message = f"{cause} failed."
+            if stage == "prepare" and role == "PT":
+                outcome.decisions = ["decay_to_series_time"]
             made.append(outcome)
     return made
 

@@ -222,6 +222,11 @@ def test_a_part_of_the_settings_changes_the_stages_that_depend_on_it_alone(tmp_p
     protocol["cohort"]["where"] = "Modality = 'CT'"
     assert changed(before) == {"cohort", "query", *whole}
     before = parts()
+    protocol["cohort"]["case"]["roles"]["PT"]["suv"] = "BW"
+    assert changed(before) == {"cohort", "query", *whole}
+    protocol["cohort"]["case"]["roles"]["PT"]["suv"] = "LBM"
+    assert changed(before) == {"cohort", "query", "prepare", "document", *whole}
+    before = parts()
     site["disclosure"] = {"min_patients": 77}
     assert changed(before) == {"report", "release"}
     with pytest.raises(KeyError):

@@ -24,7 +24,7 @@ from jipflow import plots
 from jipflow.files import read_json, sha256_file, write_json, write_parquet
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
-from jipflow.reasons import Reason, StageError
+from jipflow.reasons import Decision, Reason, StageError
 from jipflow.release.contents import formats, read_release
 from jipflow.release.sent import Sent
 from jipflow.report import pages
@@ -38,6 +38,7 @@ from jipflow.report.site.overlays import shrink
 from jipflow.report.site.page import write_report
 from jipflow.report.site.provenance import model_files
 from jipflow.report.site.readers import reader_groups
+from jipflow.report.site.reasons import decision_tally
 from jipflow.report.site.redaction import Redactor
 from jipflow.report.site.run import read_run
 from jipflow.report.site.stability import stability_groups
@@ -417,6 +418,24 @@ def outcome(case: str, stage: str, item: str = "", reason: str = "") -> Outcome:
     if reason == "missing_role":
         status = Status.EXCLUDED
     return Outcome(case, stage, item, status, reason)
+
+
+def test_decisions_are_counted_by_item_and_case() -> None:
+    outcomes = [
+        Outcome("a", "prepare", "PT", decisions=["long_uptake", "unusual_body"]),
+        Outcome("a", "prepare", "PT2", decisions=["long_uptake"]),
+        Outcome("b", "prepare", "PT", decisions=["unusual_body"]),
+        Outcome("c", "prepare", "PT", decisions=["of_a_later_version"]),
+        Outcome("c", "prepare", "CT"),
+    ]
+    counts = decision_tally(outcomes)
+    assert [(c.decision, c.items, c.cases) for c in counts] == [
+        ("unusual_body", 2, 2),
+        ("long_uptake", 2, 1),
+        ("of_a_later_version", 1, 1),
+    ]
+    assert counts[1].meaning == Decision.LONG_UPTAKE.meaning
+    assert counts[2].meaning == ""
 
 
 def test_cohort_flow_counts_a_case_once_where_it_left() -> None:

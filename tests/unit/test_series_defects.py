@@ -507,7 +507,7 @@ PT = Truth(
 PT.values[0, 0, 0] = 5.0
 
 
-@read("Legacy converted enhanced PET")
+@read("Legacy converted enhanced PET", "SUVbw is Bq/ml times")
 def legacy_pet(folder):
     return write([legacy_converted(pt_datasets())], folder), PT
 
@@ -529,12 +529,12 @@ def enhanced_mr(folder):
     return write([enhanced(mr_datasets()[::-1], EnhancedMRImageStorage)], folder), MR
 
 
-@read("Enhanced PET in Bq/ml by its Real World Value Mapping")
+@read("Enhanced PET in Bq/ml by its Real World Value Mapping", "by DecayCorrectionDateTime")
 def enhanced_pet(folder):
     return write([enhanced(pt_datasets()[::-1], EnhancedPETImageStorage)], folder), PT
 
 
-@read("Enhanced PET in SUVbw by its Real World Value Mapping")
+@read("Enhanced PET in SUVbw by its Real World Value Mapping", "is stored in SUVbw")
 def enhanced_pet_suv(folder):
     image = enhanced(pt_datasets("GML"), EnhancedPETImageStorage)
     for group in image.PerFrameFunctionalGroupsSequence:
@@ -546,7 +546,7 @@ def enhanced_pet_suv(folder):
 
 
 @refused(
-    "Enhanced PET in other units", Reason.UNSUPPORTED_UNITS, "SUVbw needs BQML, GML or Philips"
+    "Enhanced PET in other units", Reason.UNSUPPORTED_UNITS, "SUV needs BQML, GML, CM2ML or Philips"
 )
 def enhanced_pet_counts(folder):
     image = enhanced(pt_datasets(), EnhancedPETImageStorage)
@@ -1046,7 +1046,7 @@ def slope_a_slice(folder):
     return write(rescaled(ct_datasets()), folder), RESCALED
 
 
-@read("Another Rescale Slope in each PET slice")
+@read("Another Rescale Slope in each PET slice", "is stored in SUVbw")
 def slope_a_pet_slice(folder):
     suv = np.random.default_rng(4).random(PT.grid.shape) * np.arange(1, 6)[:, None, None]
     datasets = dicom.pt_series(suv, PT.grid, scan=dicom.Scan(units="GML"))

@@ -57,6 +57,12 @@ def test_defaults_come_from_the_schema(site):
         (["segmentations", 0, "model"], "nowhere", ["'nowhere'", "models.yaml"]),
         (["segmentations", 0, "segments", 1, "label"], "heart", ["'spleen'", "'heart'", "liver"]),
         (["segmentations", 0, "inputs"], ["CT", "PT"], ["takes 1 images (CT) and not 2", "inputs"]),
+        (
+            ["cohort", "case", "roles", "CT", "suv"],
+            "LBM",
+            ["'organs'", "SUV by LBM", "body weight"],
+        ),
+        (["cohort", "case", "roles", "PT", "suv"], "FAT", ["roles.PT.suv", "LBMJANMA"]),
         (["segmentations", 0, "inputs"], ["MR"], ["inputs: role 'MR'", "CT, PT"]),
         (["segmentations", 0, "role"], "PT", ["takes CT for role 'PT'", "no CT series meets"]),
         (["segmentations", 0, "inputs"], ["PT"], ["takes CT for role 'PT'", "name a role"]),

@@ -150,6 +150,24 @@ def test_units(feature, modality, unit):
     assert (named.unit.value, named.unit.scheme_designator) == (unit, "UCUM")
 
 
+@pytest.mark.parametrize(
+    ("suv", "feature", "unit"),
+    [
+        ("BW", "original_firstorder_Mean", "{SUVbw}g/ml"),
+        ("LBM", "original_firstorder_Mean", "g/ml{SUVlbm}"),
+        ("LBMJAMES128", "original_firstorder_Mean", "g/ml{SUVlbm(James128)}"),
+        ("LBMJANMA", "original_firstorder_Variance", "g2/ml2{SUVlbm(Janma)}"),
+        ("IBW", "original_uptake_TLG", "g{SUVibw}"),
+        ("BSA", "original_firstorder_Mean", "cm2/ml{SUVbsa}"),
+        ("BSA", "original_firstorder_Variance", "cm4/ml2{SUVbsa}"),
+        ("BSA", "original_uptake_TLG", "cm2{SUVbsa}"),
+    ],
+)
+def test_units_of_other_suvs(suv, feature, unit):
+    assert name_feature(feature, CT, "PT", suv).unit.value == unit
+    assert name_feature(feature, CT, "CT", suv).unit.value != unit
+
+
 def test_normalised_intensities_have_no_unit_of_the_scanner():
     parameters = typed.radiomics(**CT.plain() | {"processing": {"normalize": {"scale": 1}}})
     named = name_feature("original_firstorder_Mean", parameters, "CT")

@@ -1,4 +1,4 @@
-"""SUVbw from the header, or a refusal; never a guess."""
+"""A PET series becomes SUV by its header, or is refused; never a guess. From files to voxels."""
 
 from __future__ import annotations
 
@@ -6,9 +6,36 @@ import numpy as np
 import pytest
 from pydicom.tag import Tag
 
+from jipflow.cases import Case
+from jipflow.images import prepare
 from jipflow.images.series import read_series_volume
-from jipflow.reasons import CaseFault, Reason
+from jipflow.images.suv.bodies import SuvType
+from jipflow.images.volume import read_volume, volume_path
+from jipflow.outcomes import Status, read_outcomes, write_outcomes
+from jipflow.reasons import CaseFault, Decision, Reason
+from pet_headers import fields, nuclide, together, tracer
 from series_factory import pt_datasets, series_of, write
+
+GALLIUM = together(nuclide("C-131A3", "^68^Gallium"), tracer(RadionuclideHalfLife="4062.6"))
+NITROGEN = together(nuclide("C-107A1", "^13^Nitrogen"), tracer(RadionuclideHalfLife="600"))
+
+
+def injected(clock, dose):
+    return tracer(
+        RadiopharmaceuticalStartTime=clock,
+        RadiopharmaceuticalStartDateTime=None,
+        RadionuclideTotalDose=dose,
+    )
+
+
+def scanned(date, clock):
+    return fields(
+        SeriesDate=date,
+        AcquisitionDate=date,
+        SeriesTime=clock,
+        AcquisitionTime=clock,
+        RescaleSlope="1",
+    )
 
 
 @pytest.mark.parametrize("units", ["BQML", "GML"])
@@ -19,52 +46,40 @@ def test_suv_is_what_was_injected(tmp_path, units):
 
 
 def test_decay_over_the_uptake_time_counts(tmp_path):
-    def inject_a_half_life_earlier(datasets):
-        for dataset in datasets:
-            tracer = dataset.RadiopharmaceuticalInformationSequence[0]
-            tracer.RadionuclideHalfLife = "3600"
-            tracer.RadiopharmaceuticalStartTime = "080000"
-            if "RadiopharmaceuticalStartDateTime" in tracer:
-                del tracer.RadiopharmaceuticalStartDateTime
-            dataset.SeriesTime = "100000"
-            dataset.AcquisitionTime = "100000"
-            dataset.SeriesDate = dataset.AcquisitionDate = "20210301"
-            dataset.PatientWeight = "70"
-            tracer.RadionuclideTotalDose = "280000000"
-            dataset.RescaleSlope = "1"
-
     datasets = pt_datasets()
     stored = datasets[0].pixel_array.astype(float)
     position = float(datasets[0].ImagePositionPatient[2])
-    volume = read_series_volume(series_of(write(datasets, tmp_path, inject_a_half_life_earlier)))
+    change = together(
+        GALLIUM,
+        injected("080000", "280000000"),
+        # Two half-lives of 67.71 min.
+        scanned("20210301", "101525.2"),
+        fields(PatientWeight="70", DecayFactor=None),
+    )
+    volume = read_series_volume(series_of(write(datasets, tmp_path, change)))
     k = round((position - volume.grid.affine[2, 3]) / 4.0)
-    # Two half-lives: a quarter of 280 MBq is left, 70 kg are 70,000 g.
+    # A quarter of 280 MBq is left, 70 kg are 70,000 g.
     np.testing.assert_allclose(volume.array[k], stored * 70000 / 70e6, rtol=1e-6)
 
 
 def test_a_dose_given_before_midnight_is_of_the_day_before(tmp_path):
-    def cross_midnight(datasets):
-        for dataset in datasets:
-            tracer = dataset.RadiopharmaceuticalInformationSequence[0]
-            tracer.RadiopharmaceuticalStartTime = "235000"
-            if "RadiopharmaceuticalStartDateTime" in tracer:
-                del tracer.RadiopharmaceuticalStartDateTime
-            tracer.RadionuclideHalfLife = "1200"
-            tracer.RadionuclideTotalDose = "8000000"
-            dataset.PatientWeight = "1"
-            dataset.SeriesDate = dataset.AcquisitionDate = "20210302"
-            dataset.SeriesTime = dataset.AcquisitionTime = "001000"
-            dataset.RescaleSlope = "1"
-
     datasets = pt_datasets()
     stored = np.stack([d.pixel_array for d in datasets]).max().astype(float)
-    volume = read_series_volume(series_of(write(datasets, tmp_path, cross_midnight)))
-    assert volume.array.max() == pytest.approx(stored * 1000 / 4e6)
+    change = together(
+        NITROGEN,
+        injected("235000", "800000000"),
+        scanned("20210302", "001000"),
+        fields(PatientWeight="70", DecayFactor=None),
+    )
+    volume = read_series_volume(series_of(write(datasets, tmp_path, change)))
+    # Twenty minutes are two half-lives.
+    assert volume.array.max() == pytest.approx(stored * 70000 / 200e6)
 
 
 def test_philips_counts_use_the_private_factor(tmp_path):
     def add_factor(datasets):
         for dataset in datasets:
+            dataset.Manufacturer = "Philips Medical Systems"
             dataset.add_new(Tag(0x7053, 0x0010), "LO", "Philips PET Private Group")
             dataset.add_new(Tag(0x7053, 0x1000), "DS", "0.002")
             dataset.RescaleSlope = "2"
@@ -75,43 +90,57 @@ def test_philips_counts_use_the_private_factor(tmp_path):
     assert volume.array.max() == pytest.approx(stored * 2 * 0.002)
 
 
-def set_all(**values):
-    def change(datasets):
-        for dataset in datasets:
-            for name, value in values.items():
-                setattr(dataset, name, value)
+def test_suv_of_another_type_is_asked_for(tmp_path):
+    notes, decisions = [], []
+    series = series_of(write(pt_datasets(), tmp_path, fields(PatientSex="F")))
+    volume = read_series_volume(series, suv=SuvType.LBMJANMA, notes=notes, decisions=decisions)
+    # 75 kg and 1.75 m, a body mass index of 24.49.
+    lean = 9270 * 75 / (8780 + 244 * 75 / 1.75**2)
+    assert volume.array[2, 3, 3] == pytest.approx(2.5 * lean / 75, rel=1e-4)
+    assert decisions == [Decision.DECAY_TO_SERIES_TIME]
+    assert len(notes) == 3
+    assert "SUVlbmjanma is Bq/ml times" in notes[-1]
 
-    return change
+
+def test_each_slice_keeps_its_own_rescale(tmp_path):
+    def halve(datasets):
+        for dataset in datasets[::2]:
+            dataset.RescaleSlope = str(float(dataset.RescaleSlope) / 2)
+
+    volume = read_series_volume(series_of(write(pt_datasets(), tmp_path, halve)))
+    assert sorted({round(float(v), 3) for v in volume.array[:, 3, 3]}) == [1.25, 2.5]
 
 
-def tracer(**values):
-    def change(datasets):
-        for dataset in datasets:
-            for name, value in values.items():
-                setattr(dataset.RadiopharmaceuticalInformationSequence[0], name, value)
-
-    return change
+def test_an_outcome_has_its_decisions_and_their_ground(tmp_path):
+    series = series_of(write(pt_datasets(), tmp_path / "pt"))
+    [outcome] = prepare.run(
+        cases=[Case("case1", "p1", "s00001", {"PT": series})],
+        lost=set(),
+        suv={"PT": SuvType.BSA},
+        volumes=tmp_path / "volumes",
+        threads=1,
+    )
+    assert (outcome.status, outcome.decisions) == (Status.OK, ["decay_to_series_time"])
+    assert "SUVbsa is Bq/ml times" in outcome.message
+    write_outcomes(tmp_path / "outcomes.parquet", [outcome])
+    assert read_outcomes(tmp_path / "outcomes.parquet") == [outcome]
+    volume = read_volume(volume_path(tmp_path / "volumes", "case1", "PT"))
+    surface = 0.007184 * 75**0.425 * 175**0.725 * 1e4
+    assert volume.array[2, 3, 3] == pytest.approx(2.5 * surface / 75e3, rel=1e-4)
 
 
 @pytest.mark.parametrize(
     ("units", "change", "reason"),
     [
-        ("CNTS", set_all(), Reason.UNSUPPORTED_UNITS),
-        ("BQML", set_all(Units="PROPCPS"), Reason.UNSUPPORTED_UNITS),
-        ("BQML", set_all(Units=""), Reason.UNSUPPORTED_UNITS),
-        ("GML", set_all(SUVType="LBM"), Reason.UNSUPPORTED_UNITS),
-        ("BQML", set_all(CorrectedImage=["ATTN"]), Reason.UNSUPPORTED_UNITS),
-        ("BQML", set_all(PatientWeight=None), Reason.MISSING_SUV_FIELD),
-        ("BQML", set_all(PatientWeight="0"), Reason.MISSING_SUV_FIELD),
-        ("BQML", set_all(DecayCorrection="NONE"), Reason.MISSING_SUV_FIELD),
-        ("BQML", set_all(RadiopharmaceuticalInformationSequence=[]), Reason.MISSING_SUV_FIELD),
-        ("BQML", tracer(RadionuclideTotalDose=None), Reason.MISSING_SUV_FIELD),
+        ("CNTS", fields(), Reason.UNSUPPORTED_UNITS),
+        ("BQML", fields(Units="PROPCPS"), Reason.UNSUPPORTED_UNITS),
+        ("BQML", fields(Units=""), Reason.UNSUPPORTED_UNITS),
+        ("GML", fields(SUVType="BSA"), Reason.UNSUPPORTED_UNITS),
+        ("BQML", fields(CorrectedImage=["ATTN"]), Reason.UNSUPPORTED_UNITS),
+        ("BQML", fields(PatientWeight=""), Reason.MISSING_SUV_FIELD),
+        ("BQML", fields(DecayCorrection="NONE"), Reason.CONTRADICTORY_SUV_FIELDS),
+        ("BQML", tracer(RadionuclideTotalDose="280"), Reason.IMPLAUSIBLE_SUV_FIELD),
         ("BQML", tracer(RadionuclideHalfLife=None), Reason.MISSING_SUV_FIELD),
-        (
-            "BQML",
-            tracer(RadiopharmaceuticalStartDateTime="20300101120000"),
-            Reason.MISSING_SUV_FIELD,
-        ),
     ],
 )
 def test_what_cannot_be_converted_is_refused(tmp_path, units, change, reason):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from jipflow.place import place_error, sentence
-from jipflow.reasons import CaseFault, Reason, StageError
+from jipflow.reasons import CaseFault, Decision, Reason, StageError
 
 
 class Status(StrEnum):
@@ -42,6 +42,7 @@ class Outcome:
         outputs: files made, relative to the results folder.
         sha256: the hash of each of `outputs`.
         flags: ``<segment>:<code of Flag>`` of what was made but should be looked at.
+        decisions: codes of `Decision`, of which the message has the ground.
     """
 
     case_id: str
@@ -55,6 +56,7 @@ class Outcome:
     outputs: list[str] = field(default_factory=list)
     sha256: list[str] = field(default_factory=list)
     flags: list[str] = field(default_factory=list)
+    decisions: list[str] = field(default_factory=list)
 
     @property
     def follows(self) -> bool:
@@ -76,7 +78,7 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     schema = pa.schema(
         [(name, text) for name in ("case_id", "stage", "item", "status", "reason", "message")]
         + [("seconds", pa.float64()), ("max_rss_mb", pa.float64())]
-        + [(name, pa.list_(text)) for name in ("outputs", "sha256", "flags")]
+        + [(name, pa.list_(text)) for name in ("outputs", "sha256", "flags", "decisions")]
     )
     rows = sorted(outcomes, key=lambda o: (o.case_id, o.stage, o.item))
     table = pa.Table.from_pylist(
@@ -112,11 +114,13 @@ class Made:
         paths: files that are kept.
         note: what a person should know though all went well, such as a repaired header.
         flags: as in `Outcome`.
+        decisions: as in `Outcome`.
     """
 
     paths: tuple[Path, ...] = ()
     note: str = ""
     flags: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
 
 class Waiting(Exception):
@@ -217,6 +221,7 @@ class Trial:
             self.outcome.outputs = [str(path.relative_to(root)) for path in made.paths]
             self.outcome.sha256 = [sha256_file(path) for path in made.paths]
             self.outcome.flags = list(made.flags)
+            self.outcome.decisions = [decision.value for decision in made.decisions]
         self.outcome.max_rss_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         return self.outcome
 

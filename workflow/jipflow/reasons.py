@@ -84,10 +84,18 @@ class Reason(Coded):
     TOO_FEW_SLICES = ("too_few_slices", "Fewer than two slices make no volume")
     GEOMETRY_REFUSED = ("geometry_refused", "The slices do not make a regular volume")
     MISSING_RESCALE = ("missing_rescale", "Rescale slope or intercept is missing or 0")
-    UNSUPPORTED_UNITS = ("unsupported_units", "PET units that cannot be turned into SUVbw")
+    UNSUPPORTED_UNITS = ("unsupported_units", "PET units that cannot be turned into SUV")
     MISSING_SUV_FIELD = (
         "missing_suv_field",
-        "A header field that SUVbw needs is missing or absurd",
+        "A header field that SUV needs is missing, unreadable or not above 0",
+    )
+    IMPLAUSIBLE_SUV_FIELD = (
+        "implausible_suv_field",
+        "A header field that SUV needs has a value that no scan of a person has",
+    )
+    CONTRADICTORY_SUV_FIELDS = (
+        "contradictory_suv_fields",
+        "Header fields that SUV needs contradict each other, or differ between the slices",
     )
 
     NO_CONTOURS = ("no_contours", "No structure set or segmentation of the patient fits")
@@ -141,6 +149,76 @@ class Reason(Coded):
         "The bins make more grey levels of the region than texture matrices can hold",
     )
     UNEXPECTED_ERROR = ("unexpected_error", "An error that the stage does not know")
+
+
+class Decision(Coded):
+    """What was decided on an image that can be used; its outcome's message says on what ground."""
+
+    SUV_AS_STORED = ("suv_as_stored", "The PET is stored in the SUV that the protocol asks for")
+    SUV_OF_ANOTHER_TYPE = (
+        "suv_of_another_type",
+        "The PET is stored in an SUV of another type, and was turned into the one asked for",
+    )
+    SUV_TYPE_ASSUMED = (
+        "suv_type_assumed",
+        "The PET is stored in SUV without its type, which is taken to be by body weight",
+    )
+    PHILIPS_SUV_FACTOR = ("philips_suv_factor", "Counts were turned into SUV by Philips' factor")
+    PHILIPS_ACTIVITY_FACTOR = (
+        "philips_activity_factor",
+        "Counts were turned into activity by Philips' factor",
+    )
+    DECAY_TO_ADMINISTRATION = (
+        "decay_to_administration",
+        "Decay was corrected to the injection by the scanner",
+    )
+    DECAY_TO_STATED_TIME = (
+        "decay_to_stated_time",
+        "Decay is corrected to the time that the header states for it",
+    )
+    DECAY_TO_PRIVATE_TIME = (
+        "decay_to_private_time",
+        "Decay is corrected to the time in the maker's private element",
+    )
+    DECAY_TO_SERIES_TIME = ("decay_to_series_time", "Decay is corrected to the time of the series")
+    DECAY_TO_FRAME_TIMES = (
+        "decay_to_frame_times",
+        "Decay is corrected to the time that acquisition and frame reference times give",
+    )
+    DECAY_TO_FIRST_ACQUISITION = (
+        "decay_to_first_acquisition",
+        "Decay is corrected to the first acquisition, as the series was made later",
+    )
+    DECAY_OF_EACH_SLICE = (
+        "decay_of_each_slice",
+        "Decay was not corrected by the scanner; each slice's was, from its own acquisition",
+    )
+    SCAN_DATE_REPLACED = (
+        "scan_date_replaced",
+        "A date of the scan is missing or another one than its times fit; its clock was used",
+    )
+    INJECTION_DATE_FROM_SCAN = (
+        "injection_date_from_scan",
+        "The injection's date is missing or not the scan's; its clock was put on the scan's day",
+    )
+    INJECTION_CLOCK_FROM_START_TIME = (
+        "injection_clock_from_start_time",
+        "The injection's date and time lacks its clock or its zone; the start time has it",
+    )
+    INJECTION_ZONE_ASSUMED = (
+        "injection_zone_assumed",
+        "The injection has an offset from UTC and the scan none; both are taken as local times",
+    )
+    LONG_UPTAKE = ("long_uptake", "The uptake took more than two half-lives")
+    NUCLIDE_BY_HALF_LIFE = (
+        "nuclide_by_half_life",
+        "No radionuclide is named, or several are; the half-life says which it is",
+    )
+    UNUSUAL_BODY = ("unusual_body", "Weight and size make an unusual body mass index")
+    MEAN_OF_SEXES = (
+        "mean_of_sexes",
+        "Sex is other; the mean of the formulas for men and women was taken",
+    )
 
 
 class Flag(Coded):

@@ -19,7 +19,7 @@ from jipflow.cli.keys import keys_of, sections, table
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path
 from jipflow.models.tasks import read_tasks
-from jipflow.reasons import Flag, Reason
+from jipflow.reasons import Decision, Flag, Reason
 from jipflow.settings.complete import complete_types
 from jipflow.settings.hub import Hub
 from jipflow.settings.json_schema import json_schema
@@ -84,6 +84,11 @@ A segment that is not what the protocol expects (`expect`) is made and measured 
 outcome at the stage `segment` has `<segment>:<flag>`, and the report shows what was found beside \
 what was expected."""
 
+DECISIONS_INTRO = """\
+An outcome that is `ok` has a code for each decision that its image needed, and its message says \
+on what ground it was taken. The report counts them. Those on SUV are explained in \
+[suv.md](suv.md)."""
+
 
 def pages() -> dict[str, str]:
     """Return the content of each generated page by its file name."""
@@ -116,6 +121,9 @@ def pages() -> dict[str, str]:
             "## Flags of segments",
             FLAGS_INTRO,
             table(("flag", "meaning"), ((f"`{f.value}`", f"{f.meaning}.") for f in Flag)),
+            "## Decisions on images",
+            DECISIONS_INTRO,
+            table(("decision", "meaning"), ((f"`{d.value}`", f"{d.meaning}.") for d in Decision)),
         ),
     }
 

@@ -115,6 +115,7 @@ def prepare(
     """Turn series into volumes."""
     from jipflow.cases import read_cases
     from jipflow.images.prepare import run
+    from jipflow.images.suv.bodies import SuvType
     from jipflow.outcomes import failed
     from jipflow.settings.run import read_settings
 
@@ -123,6 +124,7 @@ def prepare(
         made = run(
             cases=read_cases(cases),
             lost=failed(read_all(retrieved)),
+            suv={role: SuvType(spec.suv_type) for role, spec in read.protocol.roles.items()},
             volumes=volumes,
             threads=threads,
         )

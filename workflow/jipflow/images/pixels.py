@@ -24,7 +24,7 @@ from jipflow.images.bits import (
     refused,
 )
 from jipflow.images.read import PIXELS, read_instance, readable
-from jipflow.images.suv import real_world_units
+from jipflow.images.suv.factors import real_world_units
 from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import HIGH_THROUGHPUT_JPEG_2000, JPEG, JPEG_2000, JPEG_LS, MODALITIES
 

@@ -20,9 +20,11 @@ from jipflow.images.read import (
     readable,
 )
 from jipflow.images.stack import grid_of, sorted_stack
-from jipflow.images.suv import suv_factors
+from jipflow.images.suv.bodies import SuvType
+from jipflow.images.suv.factors import suv_factors
+from jipflow.images.suv.fields import Notes
 from jipflow.images.volume import Volume
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Decision, Reason
 from jipflow.syntaxes import MODALITIES
 
 
@@ -48,8 +50,14 @@ def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane
     return _load(series, pixels=False, notes=[] if notes is None else notes)
 
 
-def read_series_volume(series: Series, *, notes: list[str] | None = None) -> Volume:
-    """Read a series as a volume: HU for CT, SUVbw in g/mL for PET, rescaled values for MR.
+def read_series_volume(
+    series: Series,
+    *,
+    suv: SuvType = SuvType.BW,
+    notes: list[str] | None = None,
+    decisions: list[Decision] | None = None,
+) -> Volume:
+    """Read a series as a volume: HU for CT, SUV for PET, rescaled values for MR.
 
     Values are stored values after the Modality LUT: Rescale Slope and Intercept of each slice or
     frame, or its Modality LUT Sequence (PS3.3 C.11.1). What serves the display alone changes no
@@ -61,7 +69,9 @@ def read_series_volume(series: Series, *, notes: list[str] | None = None) -> Vol
 
     Args:
         series: the series and its files.
-        notes: gets a sentence for each repaired defect.
+        suv: what the SUV of PET is normalised to; by body surface it is in cm²/ml, else in g/ml.
+        notes: gets a sentence for each repaired defect and each decision.
+        decisions: gets the code of each decision.
 
     Returns:
         The volume; its first axis runs along the normal of the image plane. Whole numbers that fit
@@ -80,7 +90,11 @@ def read_series_volume(series: Series, *, notes: list[str] | None = None) -> Vol
         for plane in planes:
             check_rescale(plane, modality)
         if modality == "PT":
-            factors = suv_factors(headers, name)
+            decided = Notes()
+            factors = suv_factors(headers, name, suv, decided)
+            notes += decided.sentences
+            if decisions is not None:
+                decisions += decided.decisions
         if modality == "CT":
             notes += _unit_notes(headers)
         grid = grid_of(headers, name)

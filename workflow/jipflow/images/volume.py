@@ -75,8 +75,8 @@ class Volume:
     """Voxels on a grid.
 
     Attributes:
-        array: shape (z, y, x) of the grid; HU for CT, SUVbw in g/mL for PET, the stored values
-            after rescaling for MR.
+        array: shape (z, y, x) of the grid; HU for CT, SUV for PET, the stored values after
+            rescaling for MR.
         grid: where the voxels are.
     """
 

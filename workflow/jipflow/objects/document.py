@@ -118,6 +118,7 @@ def _document(
             seg,
             parameters=settings.radiomics(entry),
             modality=series.modality,
+            suv=settings.protocol.roles[role].suv_type,
             procedures=reported_procedures(source, series.modality),
             description=f"{settings.protocol_id} {name} features",
             series_number=SERIES_NUMBER_OFFSET + number,

@@ -43,6 +43,14 @@ SUV = {
     "I.mm3": CodedConcept("{SUVbw}g/ml.mm3", "UCUM", "SUV body weight times cubic millimeter"),
     "I.ml": CodedConcept("{SUVbw}g", "UCUM", "SUV body weight times milliliter"),
 }
+SUV_ANNOTATIONS = {
+    "LBM": "SUVlbm",
+    "LBMJAMES128": "SUVlbm(James128)",
+    "LBMJANMA": "SUVlbm(Janma)",
+    "IBW": "SUVibw",
+    "BSA": "SUVbsa",
+}
+"""What PS3.16 CID 85 writes in braces for a type of SUV (0054,1006) other than by body weight."""
 ARBITRARY = {
     "I": CodedConcept("[arb'U]", "UCUM", "arbitrary unit"),
     "I2": CodedConcept("[arb'U]2", "UCUM", "arbitrary unit squared"),
@@ -72,13 +80,16 @@ class FeatureName:
     method: CodedConcept | None
 
 
-def name_feature(feature: str, parameters: Radiomics, modality: str) -> FeatureName:
+def name_feature(
+    feature: str, parameters: Radiomics, modality: str, suv: str = "BW"
+) -> FeatureName:
     """Return how a feature stands in a report.
 
     Args:
         feature: its name, ``<image>_<class>_<feature>``.
         parameters: radiomics settings.
         modality: of the image.
+        suv: what the SUV of PET is normalised to, as in SUV Type (0054,1006).
     """
     image, group, short = feature.split("_", 2)
     table = _ibsi()
@@ -94,7 +105,10 @@ def name_feature(feature: str, parameters: Radiomics, modality: str) -> FeatureN
         if "code" in entry and changed:
             text = f"{short} of {group}, with {', '.join(changed)} apart from IBSI"
             concept = _own(f"{group}_{short}_{'_'.join(changed)}", text)
-        unit = _unit(entry["unit"], group, image, parameters.processing, modality)
+        intensities = INTENSITIES.get(modality, ARBITRARY)
+        if modality == "PT" and suv != "BW":
+            intensities = _other_suv(suv)
+        unit = _unit(entry["unit"], group, image, parameters.processing, intensities)
     return FeatureName(
         concept, unit, None if image == "original" else _own(image, f"Filter {image}")
     )
@@ -109,8 +123,30 @@ def _concept(entry: Mapping[str, Any]) -> CodedConcept:
     return CodedConcept(value, SCHEME, meaning)
 
 
+def _other_suv(kind: str) -> dict[str, CodedConcept]:
+    """Return the units of an SUV that is not by body weight, as `SUV` has those of that one."""
+    note = f"{{{SUV_ANNOTATIONS[kind]}}}"
+    total, once, squared = ("g", "g/ml", "g2/ml2")
+    if kind == "BSA":
+        total, once, squared = ("cm2", "cm2/ml", "cm4/ml2")
+    text = f"SUV {SUV_ANNOTATIONS[kind].removeprefix('SUV')}"
+    return {
+        "I": CodedConcept(f"{once}{note}", "UCUM", text),
+        "I2": CodedConcept(f"{squared}{note}", "UCUM", f"{text} squared"),
+        "I2.mm3": CodedConcept(
+            f"{squared}.mm3{note}", "UCUM", f"{text} squared times cubic millimeter"
+        ),
+        "I.mm3": CodedConcept(f"{once}.mm3{note}", "UCUM", f"{text} times cubic millimeter"),
+        "I.ml": CodedConcept(f"{total}{note}", "UCUM", f"{text} times milliliter"),
+    }
+
+
 def _unit(
-    word: str, group: str, image: str, processing: Preparation, modality: str
+    word: str,
+    group: str,
+    image: str,
+    processing: Preparation,
+    intensities: Mapping[str, CodedConcept],
 ) -> CodedConcept:
     """Return the unit that a word of the table stands for."""
     if word in LENGTHS:
@@ -118,7 +154,7 @@ def _unit(
     if group == "ivh" and processing.ivh is not None and processing.ivh.count is not None:
         return ONE
     changed = processing.normalize is not None or not image.startswith(LINEAR_FILTERS)
-    return (ARBITRARY if changed else INTENSITIES.get(modality, ARBITRARY))[word]
+    return (ARBITRARY if changed else intensities)[word]
 
 
 def _own(name: str, meaning: str) -> CodedConcept:

@@ -49,6 +49,7 @@ def build_sr(
     *,
     parameters: Radiomics,
     modality: str,
+    suv: str = "BW",
     procedures: Sequence[CodedConcept],
     description: str,
     series_number: int,
@@ -63,6 +64,7 @@ def build_sr(
         seg: the DICOM-SEG whose segments were measured; its pixels are not needed.
         parameters: radiomics settings with their defaults.
         modality: of the image that was measured.
+        suv: what the SUV of PET is normalised to, as in SUV Type (0054,1006).
         procedures: what was done to the patient (Procedure Reported).
         description: Series Description.
         series_number: Series Number.
@@ -83,7 +85,7 @@ def build_sr(
         _values_digest(rows),
     )
     features = sorted({name for row in rows for name in row} - set(FEATURE_COLUMNS))
-    names = {feature: name_feature(feature, parameters, modality) for feature in features}
+    names = {feature: name_feature(feature, parameters, modality, suv) for feature in features}
     algorithm = _algorithm(parameters, digest, rows[0]["versions"])
     groups = [
         _group(row, names, segments[row["segment"]], seg, algorithm)

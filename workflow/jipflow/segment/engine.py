@@ -74,7 +74,7 @@ class Inputs:
     disagreement: dict[str, float] = field(default_factory=dict)
 
     def volume(self, role: str) -> Volume:
-        """Return the prepared volume of a role: HU for CT, SUVbw in g/mL for PET."""
+        """Return the prepared volume of a role: HU for CT, SUV for PET."""
         return read_volume(volume_path(self.volumes, self.case.case_id, role))
 
     def segmentation(self, identifier: str) -> Segmentation:

@@ -69,6 +69,14 @@ class SeriesRole(Part):
     prefer: Maybe[Text] = None
     """DuckDB ORDER BY terms that choose among several series; without it several series exclude the
     case."""
+    suv: Maybe[Literal["BW", "LBM", "LBMJAMES128", "LBMJANMA", "IBW", "BSA"]] = None
+    """What the SUV of PET is normalised to, as in SUV Type (0054,1006): body weight, which is so
+    without it, lean body mass by one of three formulas, ideal body weight, or body surface."""
+
+    @property
+    def suv_type(self) -> str:
+        """What the SUV of PET is normalised to: `suv`, or ``BW``."""
+        return self.suv or "BW"
 
 
 class CaseOf(Part):

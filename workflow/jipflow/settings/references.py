@@ -89,6 +89,11 @@ def _segmentation(spec: SegmentationSettings, protocol: Protocol, known: Known) 
         if role not in protocol.roles:
             key = "" if role == spec.role else "inputs: "
             yield f"{key}role {role!r} is not a role of the cohort{among(role, protocol.roles)}"
+        elif isinstance(spec, ModelSegmentation) and protocol.roles[role].suv_type != "BW":
+            yield (
+                f"role {role!r} has SUV by {protocol.roles[role].suv_type}, but models take SUV by "
+                "body weight; give the series a second role without `suv`."
+            )
     yield from _needed(spec, protocol)
     yield from _repeated([segment.name for segment in spec.segments], "segments")
     yield from _expectations(spec, known)

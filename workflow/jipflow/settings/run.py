@@ -152,6 +152,9 @@ _GATHERED: dict[str, Callable[[Settings], str]] = {
     "whole site": lambda settings: canonical_digest(settings.site.plain()),
     "plan": lambda settings: _training(settings, PLANNING),
     "fit": _training,
+    "suv": lambda settings: canonical_digest(
+        {k: role.suv_type for k, role in settings.protocol.roles.items() if role.suv_type != "BW"}
+    ),
 }
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jipflow.outcomes import Outcome, Status
+from jipflow.reasons import Decision
 from jipflow.report.site.run import STAGES, Run, meaning
 
 
@@ -22,9 +23,41 @@ class ReasonCount:
     cases: int
 
 
-def section(run: Run) -> list[ReasonCount]:
-    """Count the run's reasons."""
-    return reason_tally(run.outcomes)
+@dataclass(frozen=True)
+class DecisionCount:
+    """How many items and cases a decision was taken on."""
+
+    decision: str
+    meaning: str
+    items: int
+    cases: int
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Why cases are not ok, and what was decided on those that are."""
+
+    tally: list[ReasonCount]
+    decisions: list[DecisionCount]
+
+
+def section(run: Run) -> Reasons:
+    """Count the run's reasons and decisions."""
+    return Reasons(reason_tally(run.outcomes), decision_tally(run.outcomes))
+
+
+def decision_tally(outcomes: Iterable[Outcome]) -> list[DecisionCount]:
+    """Count items and cases by decision, the most frequent first."""
+    found: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for outcome in outcomes:
+        for code in outcome.decisions:
+            found[code].add((outcome.case_id, outcome.item))
+    meanings = {decision.value: decision.meaning for decision in Decision}
+    counts = [
+        DecisionCount(code, meanings.get(code, ""), len(items), len({case for case, _ in items}))
+        for code, items in found.items()
+    ]
+    return sorted(counts, key=lambda count: (-count.cases, count.decision))
 
 
 def reason_tally(outcomes: Iterable[Outcome]) -> list[ReasonCount]:

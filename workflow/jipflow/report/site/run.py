@@ -35,7 +35,7 @@ STAGES = {
 """The stages that write outcomes, in their order, with the names that people read."""
 
 INTENSITY_UNITS = {"CT": "HU", "PT": "SUV"}
-"""Unit of a volume's voxels by modality."""
+"""Unit of a volume's voxels by modality; of SUV that is not by body weight its type is added."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,9 @@ class Run:
     def intensity_unit(self, role: str) -> str | None:
         """Return the unit of the voxels of a role's series; None where it is arbitrary."""
         modality = {image["role"]: image["modality"] for image in self.images}
-        return INTENSITY_UNITS.get(modality.get(role, ""))
+        unit = INTENSITY_UNITS.get(modality.get(role, ""))
+        suv = self.settings.protocol.roles[role].suv_type
+        return f"SUV {suv.lower()}" if unit == "SUV" and suv != "BW" else unit
 
 
 def read_run(results: Path, settings: Settings) -> Run:

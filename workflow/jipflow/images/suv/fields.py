@@ -1,0 +1,198 @@
+"""Header fields of a PET series that SUV needs: each has one value for all slices, or a fault."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from jipflow.reasons import CaseFault, Decision, Reason
+
+MAKERS = {
+    "GE": re.compile(r"^(GE|GEMS|GEHC)\b|GENERAL ELECTRIC"),
+    "Siemens": re.compile(r"SIEMENS|\bCPS\b|\bCTI\b"),
+    "Philips": re.compile(r"PHILIPS"),
+}
+"""Manufacturer (0008,0070) as the makers write it, in capitals; CPS and CTI built Siemens' PET."""
+
+
+@dataclass
+class Notes:
+    """What was decided on the way to SUV.
+
+    Attributes:
+        sentences: for a person, of the decisions in their order.
+        decisions: the code of each.
+    """
+
+    sentences: list[str] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+
+    def add(self, decision: Decision, sentence: str) -> None:
+        """Note a decision and the sentence that tells a person of it."""
+        self.decisions.append(decision)
+        self.sentences.append(sentence)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The headers of a PET series.
+
+    Attributes:
+        series: its name, for messages.
+        slices: the header of each slice.
+    """
+
+    series: str
+    slices: Sequence[Dataset]
+
+    def missing(self, text: str) -> NoReturn:
+        """Refuse the series because a field is not there, or is not above 0.
+
+        Raises:
+            CaseFault: always.
+        """
+        raise CaseFault(Reason.MISSING_SUV_FIELD, f"{self.series}: {text}")
+
+    def contradictory(self, text: str) -> NoReturn:
+        """Refuse the series because fields do not go together.
+
+        Raises:
+            CaseFault: always.
+        """
+        raise CaseFault(Reason.CONTRADICTORY_SUV_FIELDS, f"{self.series}: {text}")
+
+    def implausible(self, text: str) -> NoReturn:
+        """Refuse the series because of a value that no scan of a person has.
+
+        Raises:
+            CaseFault: always.
+        """
+        raise CaseFault(Reason.IMPLAUSIBLE_SUV_FIELD, f"{self.series}: {text}")
+
+    def unsupported(self, text: str) -> NoReturn:
+        """Refuse the series because its values cannot be turned into SUV.
+
+        Raises:
+            CaseFault: always.
+        """
+        raise CaseFault(Reason.UNSUPPORTED_UNITS, f"{self.series}: {text}")
+
+    def one(self, name: str, values: Sequence[Any]) -> Any:
+        """Return the value that all slices share.
+
+        Args:
+            name: of the field, for the message.
+            values: of the slices.
+
+        Raises:
+            CaseFault: the slices differ.
+        """
+        if len(set(values)) != 1:
+            shown = ", ".join(sorted({str(value) or "nothing" for value in values}))
+            self.contradictory(
+                f"its slices differ in {name} ({shown}), so that one of them is wrong; export the "
+                "series again, or take out what is no part of it."
+            )
+        return values[0]
+
+    def value(self, keyword: str) -> Any:
+        """Return a field's value, which all slices share; an empty text where it is not there.
+
+        Raises:
+            CaseFault: the slices differ.
+        """
+        return self.one(keyword, [plain(dataset.get(keyword)) for dataset in self.slices])
+
+    def text(self, keyword: str) -> str:
+        """Return a field that is one word, in capitals."""
+        return str(self.value(keyword)).upper()
+
+    def words(self, keyword: str) -> set[str]:
+        """Return a field of several words, in capitals."""
+        value = self.value(keyword)
+        listed = value if isinstance(value, tuple) else (value,)
+        return {str(word).upper() for word in listed} - {""}
+
+    def positive(self, keyword: str, *, tracer: bool = False) -> float:
+        """Return a field that is a number above 0.
+
+        Args:
+            keyword: of the field.
+            tracer: whether it stands in the Radiopharmaceutical Information Sequence.
+
+        Raises:
+            CaseFault: it is missing, is not above 0, or the slices differ.
+        """
+        value = self.tracer(keyword) if tracer else self.value(keyword)
+        if value == "" or not 0 < float(value) < math.inf:
+            self.missing(f"{keyword} is {value if value != '' else 'missing'}; SUV needs it.")
+        return float(value)
+
+    def tracer(self, keyword: str) -> Any:
+        """Return a field of the only radiopharmaceutical, as `value` does of the series.
+
+        Raises:
+            CaseFault: there is none, or several, or the slices differ.
+        """
+        return self.one(keyword, [plain(item.get(keyword)) for item in self.tracers()])
+
+    def tracers(self) -> Iterator[Dataset]:
+        """Yield the radiopharmaceutical of each slice (PS3.3 C.8.9.2).
+
+        Raises:
+            CaseFault: a slice has none or several.
+        """
+        for dataset in self.slices:
+            items = dataset.get("RadiopharmaceuticalInformationSequence") or []
+            if len(items) != 1:
+                self.missing(f"has {len(items)} radiopharmaceuticals where one is needed.")
+            yield items[0]
+
+    @property
+    def maker(self) -> str:
+        """``GE``, ``Siemens`` or ``Philips``; empty for any other manufacturer."""
+        name = self.text("Manufacturer")
+        return next((maker for maker, pattern in MAKERS.items() if pattern.search(name)), "")
+
+    def private(self, group: int, creator: str, element: int) -> str:
+        """Return a private element as text, which all slices share; empty where it is not there.
+
+        Args:
+            group: of the element.
+            creator: whose block of the group it is in, wherever that lies (PS3.5 7.8.1).
+            element: its last two digits.
+
+        Raises:
+            CaseFault: the slices differ.
+        """
+        name = f"({group:04X},xx{element:02X}) of {creator}"
+        return str(self.one(name, [_private(d, group, creator, element) for d in self.slices]))
+
+
+def plain(value: Any) -> Any:
+    """Return an element's value as one that can be compared: a number, a text or a tuple."""
+    if value is None:
+        return ""
+    if isinstance(value, MultiValue | list | tuple):
+        return tuple(plain(item) for item in value)
+    if isinstance(value, int | float):
+        # No number equals itself but one that is none.
+        return float(value) if value == value else "nan"
+    return str(value).strip()
+
+
+def _private(dataset: Dataset, group: int, creator: str, element: int) -> str:
+    try:
+        value = dataset.private_block(group, creator)[element].value
+    except KeyError:
+        return ""
+    if isinstance(value, bytes):
+        # A reader that does not know the element leaves it as bytes (VR UN).
+        value = value.decode("ascii", "replace").strip("\0")
+    return str(plain(value))

@@ -1,0 +1,361 @@
+"""The time that the voxels of a PET series are decay-corrected to.
+
+The order is that of the IBSI recommendations for SUV (Vácha et al., "Comprehensive Manual for SUV
+Computation", https://oncoray.github.io/suv_computation/suv.html) and of the vendor-neutral
+pseudo-code of the QIBA FDG-PET/CT profile (SUV 1.2): the maker's private time; the series time,
+where it is that of the first acquisition, or before it and nothing speaks against it; what
+acquisition and frame reference times give; the first acquisition. Where two of them contradict each
+other, the series is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from pydicom.dataset import Dataset
+
+from jipflow.images.suv.clock import Moment, moment_of, stamp_of
+from jipflow.images.suv.fields import Fields, Notes, plain
+from jipflow.reasons import Decision
+
+MS_PER_S = 1000.0
+
+PRIVATE_TIMES = {
+    "GE": (0x0009, "GEMS_PETD_01", 0x0D),
+    "Siemens": (0x0071, "SIEMENS MED PT", 0x22),
+}
+"""Group, private creator and element of the time that a maker's PET is corrected to: GE's scan date
+and time, Siemens' decay correction date and time (their DICOM conformance statements)."""
+
+DECAY_TOLERANCE = 0.01
+"""Times agree where the decay between them is no more than this: 95 s for F-18."""
+LEAST_TOLERANCE_S = 2.0
+"""Times that are written to the second agree within this, however short the half-life."""
+SAME_SECOND = timedelta(seconds=1)
+"""Series and acquisition time are one where they are less than this apart."""
+OTHER_DAY = timedelta(hours=12)
+"""Times of one scan that are farther apart have a wrong date."""
+DECAY_FACTOR_TOLERANCE = 0.05
+"""Relative, between Decay Factor (0054,1321) and what the times give for it."""
+
+
+def tolerance(half_life: float) -> timedelta:
+    """Return how far two times may be apart that are taken to be one.
+
+    Args:
+        half_life: in seconds.
+    """
+    seconds = half_life * math.log2(1 + DECAY_TOLERANCE)
+    return timedelta(seconds=max(seconds, LEAST_TOLERANCE_S))
+
+
+def average_count_s(duration: float, half_life: float) -> float:
+    """Return when within a frame its average count rate is reached, in seconds from its start.
+
+    It is ln(x / (1 − e^−x)) / λ with x = λ · duration: activity that was measured over the frame,
+    without correction for the decay in it, is that of this time.
+
+    Args:
+        duration: of the frame in seconds.
+        half_life: in seconds.
+    """
+    decay = math.log(2) / half_life
+    return math.log(decay * duration / -math.expm1(-decay * duration)) / decay
+
+
+def corrected_to(
+    fields: Fields, half_life: float, zone: timedelta | None, notes: Notes
+) -> list[datetime]:
+    """Return the time that each slice's voxels are those of.
+
+    Args:
+        fields: of the series.
+        half_life: in seconds.
+        zone: the scanner's offset from UTC.
+        notes: gets a sentence that says which time it is, and why.
+
+    Raises:
+        CaseFault: no time can be had, or times contradict each other.
+        ValueError: one cannot be read.
+    """
+    if not decay_corrected(fields):
+        return _each_slice(fields, half_life, zone, notes)
+    moment = _start(fields, half_life, zone, notes)
+    _check_decay_factor(fields, half_life, zone, moment)
+    return [moment] * len(fields.slices)
+
+
+def decay_corrected(fields: Fields) -> bool:
+    """Whether the scanner has corrected decay (PS3.3 C.8.9.1 and C.8.22.3).
+
+    Raises:
+        CaseFault: Decay Correction is none of its terms, or Corrected Image contradicts it.
+    """
+    corrected = "DECY" in fields.words("CorrectedImage")
+    term, enhanced = fields.text("DecayCorrection"), fields.text("DecayCorrected")
+    if not term and enhanced in {"YES", "NO"}:
+        return enhanced == "YES"
+    if term not in {"START", "ADMIN", "NONE"}:
+        fields.missing(f"DecayCorrection is {term or 'missing'}; START, ADMIN or NONE is needed.")
+    if term != "NONE" and not corrected:
+        fields.unsupported(f"DecayCorrection is {term}, but CorrectedImage has no DECY; fix it.")
+    if term == "NONE" and corrected:
+        fields.contradictory("DecayCorrection is NONE, but CorrectedImage has DECY; fix it.")
+    return term != "NONE"
+
+
+def _start(fields: Fields, half_life: float, zone: timedelta | None, notes: Notes) -> datetime:
+    """Return the one time that all slices are corrected to."""
+    acquired = _acquired(fields, zone, notes)
+    stated = stamp_of(str(fields.value("DecayCorrectionDateTime")))
+    if stated is not None:
+        if stated.day is None or stated.clock is None:
+            fields.missing("DecayCorrectionDateTime has no time of day; SUV needs it.")
+        moment = stated.local(zone)
+        return _noted(notes, Decision.DECAY_TO_STATED_TIME, moment, "DecayCorrectionDateTime")
+    if fields.text("DecayCorrected") == "YES" and not fields.text("DecayCorrection"):
+        fields.missing("DecayCorrectionDateTime is missing; SUV needs it.")
+    if private := _private_time(fields, half_life, zone, acquired, notes):
+        name = f"the private scan time of {fields.maker}"
+        return _noted(notes, Decision.DECAY_TO_PRIVATE_TIME, private, name)
+    series = _series_time(fields, zone, acquired, notes)
+    return _of_public_times(fields, half_life, series, acquired, notes)
+
+
+def _of_public_times(
+    fields: Fields,
+    half_life: float,
+    series: datetime | None,
+    acquired: Sequence[datetime] | None,
+    notes: Notes,
+) -> datetime:
+    """Return the time by the series, acquisition and frame times."""
+    if acquired is None:
+        if series is None:
+            fields.missing("neither series nor acquisition time is there; SUV needs one.")
+        text = "SeriesTime; no acquisition time is there to compare it with"
+        return _noted(notes, Decision.DECAY_TO_SERIES_TIME, series, text)
+    first = min(acquired)
+    if series is not None and abs(series - first) < SAME_SECOND:
+        text = "SeriesTime, which is that of the first acquisition"
+        return _noted(notes, Decision.DECAY_TO_SERIES_TIME, series, text)
+    frame = _frame_time(fields, half_life, acquired)
+    if series is not None and series < first:
+        if frame is not None and abs(frame - series) > tolerance(half_life):
+            fields.contradictory(
+                f"SeriesTime is {_clock(series)}, but acquisition and frame reference times give "
+                f"{_clock(frame)} as the start of the scan; fix the ones that are wrong."
+            )
+        text = "SeriesTime, which is before the first acquisition"
+        return _noted(notes, Decision.DECAY_TO_SERIES_TIME, series, text)
+    later = "SeriesTime is after the first acquisition" if series else "SeriesTime is not usable"
+    if frame is not None:
+        text = f"acquisition, frame reference time and frame duration, as {later}"
+        return _noted(notes, Decision.DECAY_TO_FRAME_TIMES, frame, text)
+    if any(_milliseconds(d, "FrameReferenceTime") is not None for d in fields.slices):
+        fields.contradictory(
+            f"{later}, and FrameReferenceTime and ActualFrameDuration do not give the start of the "
+            "scan either; export the series with the times of its acquisition."
+        )
+    text = f"the first acquisition, as {later}"
+    return _noted(notes, Decision.DECAY_TO_FIRST_ACQUISITION, first, text)
+
+
+def _noted(notes: Notes, decision: Decision, moment: datetime, why: str) -> datetime:
+    notes.add(decision, f"Decay is corrected to {_clock(moment)}, by {why}.")
+    return moment
+
+
+def _clock(moment: datetime) -> str:
+    return moment.isoformat(sep=" ", timespec="seconds")
+
+
+def _acquired(fields: Fields, zone: timedelta | None, notes: Notes) -> list[datetime] | None:
+    """Return when each slice's acquisition began; None where no slice says it.
+
+    Raises:
+        CaseFault: some slices say it and some do not.
+    """
+    moments = [_slice_acquired(d, fields, zone) for d in fields.slices]
+    known = [moment for moment in moments if moment is not None]
+    if not known:
+        return None
+    if len(known) < len(moments):
+        fields.contradictory(
+            "AcquisitionTime is missing in some of its slices only; export the series again."
+        )
+    if not all(moment.dated for moment in known):
+        notes.add(
+            Decision.SCAN_DATE_REPLACED,
+            "AcquisitionDate is missing; the date of the series or the study stands for it.",
+        )
+    return [moment.at for moment in known]
+
+
+def _slice_acquired(dataset: Dataset, fields: Fields, zone: timedelta | None) -> Moment | None:
+    """Return when the acquisition of a slice or frame began (PS3.3 C.8.9.4 and C.7.6.16.2.2)."""
+    stamp = stamp_of(str(plain(dataset.get("FrameAcquisitionDateTime"))))
+    if stamp is not None and stamp.day is not None and stamp.clock is not None:
+        return Moment(stamp.local(zone), dated=True)
+    return moment_of(dataset, "Acquisition", fields, zone)
+
+
+def _series_time(
+    fields: Fields, zone: timedelta | None, acquired: Sequence[datetime] | None, notes: Notes
+) -> datetime | None:
+    """Return the series' time; None where it is missing, or a wrong date makes it useless."""
+    for keyword in ("SeriesDate", "SeriesTime"):
+        fields.value(keyword)
+    moment = moment_of(fields.slices[0], "Series", fields, zone)
+    if moment is None:
+        return None
+    if acquired is not None and abs(moment.at - min(acquired)) > OTHER_DAY:
+        notes.add(
+            Decision.SCAN_DATE_REPLACED,
+            "SeriesDate and AcquisitionDate are not of one scan; SeriesTime is not used.",
+        )
+        return None
+    return moment.at
+
+
+def _private_time(
+    fields: Fields,
+    half_life: float,
+    zone: timedelta | None,
+    acquired: Sequence[datetime] | None,
+    notes: Notes,
+) -> datetime | None:
+    """Return the maker's private scan time; None where there is none."""
+    if fields.maker not in PRIVATE_TIMES:
+        return None
+    stamp = stamp_of(fields.private(*PRIVATE_TIMES[fields.maker]))
+    if stamp is None or stamp.clock is None or stamp.day is None:
+        return None
+    moment = stamp.local(zone)
+    if acquired is None or abs(moment - min(acquired)) <= OTHER_DAY:
+        return _not_after(moment, acquired, half_life, fields)
+    # Dates were changed in the public elements only, as anonymisation does: the clock is kept.
+    moment = datetime.combine(min(acquired).date(), moment.time())
+    if moment > min(acquired) + OTHER_DAY:
+        moment -= timedelta(days=1)
+    notes.add(
+        Decision.SCAN_DATE_REPLACED,
+        "The private scan time has another date than the acquisition; its clock is used.",
+    )
+    return _not_after(moment, acquired, half_life, fields)
+
+
+def _not_after(
+    moment: datetime, acquired: Sequence[datetime] | None, half_life: float, fields: Fields
+) -> datetime:
+    """Return the maker's private scan time, which is no later than the first acquisition."""
+    if acquired is not None and moment > min(acquired) + tolerance(half_life):
+        fields.contradictory(
+            f"the private scan time of {fields.maker} is {_clock(moment)}, after the first "
+            f"acquisition at {_clock(min(acquired))}; fix the times."
+        )
+    return moment
+
+
+def _milliseconds(dataset: Dataset, keyword: str) -> float | None:
+    value = plain(dataset.get(keyword))
+    return None if value == "" else float(value)
+
+
+def _frame_time(fields: Fields, half_life: float, acquired: Sequence[datetime]) -> datetime | None:
+    """Return what each slice was corrected to by its own frame's times.
+
+    Frame Reference Time (0054,1300) runs from there to when the frame's average count rate was
+    reached (PS3.3 C.8.9.4.1.5); that of GE to the frame's start.
+
+    Returns:
+        None where a field is missing, slices differ, or the time is after the acquisition.
+    """
+    found = []
+    for dataset, start in zip(fields.slices, acquired, strict=True):
+        offset = _milliseconds(dataset, "FrameReferenceTime")
+        if offset is None:
+            return None
+        average = 0.0
+        if fields.maker != "GE":
+            duration = _milliseconds(dataset, "ActualFrameDuration")
+            if duration is None or duration <= 0:
+                return None
+            average = average_count_s(duration / MS_PER_S, half_life)
+        found.append(start + timedelta(seconds=average - offset / MS_PER_S))
+    found.sort()
+    allowed = tolerance(half_life)
+    if found[-1] - found[0] > allowed or found[-1] - min(acquired) > allowed:
+        return None
+    return found[len(found) // 2]
+
+
+def _each_slice(
+    fields: Fields, half_life: float, zone: timedelta | None, notes: Notes
+) -> list[datetime]:
+    """Return the time of each slice's average count rate, where decay was not corrected."""
+    if fields.value("DecayCorrectionDateTime") != "":
+        fields.contradictory(
+            "decay is not corrected, but DecayCorrectionDateTime is there; fix what is wrong."
+        )
+    factors = [_decay_factor(dataset) for dataset in fields.slices]
+    if any(factor and abs(factor - 1) > DECAY_FACTOR_TOLERANCE for factor in factors):
+        fields.contradictory("decay is not corrected, but DecayFactor is not 1; fix what is wrong.")
+    moments = [_counted(dataset, fields, half_life, zone) for dataset in fields.slices]
+    notes.add(
+        Decision.DECAY_OF_EACH_SLICE,
+        f"Decay is not corrected in the series; each slice's is, from {_clock(min(moments))} to "
+        f"{_clock(max(moments))}, when its frame had its average count rate.",
+    )
+    return moments
+
+
+def _counted(
+    dataset: Dataset, fields: Fields, half_life: float, zone: timedelta | None
+) -> datetime:
+    """Return when the average count rate of a slice's frame was reached."""
+    stamp = stamp_of(str(plain(dataset.get("FrameReferenceDateTime"))))
+    if stamp is not None and stamp.day is not None and stamp.clock is not None:
+        return stamp.local(zone)
+    start = _slice_acquired(dataset, fields, zone)
+    durations = (
+        _milliseconds(dataset, name) for name in ("ActualFrameDuration", "FrameAcquisitionDuration")
+    )
+    duration = next((value for value in durations if value), 0.0)
+    if start is None or duration <= 0:
+        fields.missing(
+            "decay is not corrected, and AcquisitionTime or ActualFrameDuration, by which it could "
+            "be, is missing."
+        )
+    return start.at + timedelta(seconds=average_count_s(duration / MS_PER_S, half_life))
+
+
+def _decay_factor(dataset: Dataset) -> float:
+    """Return Decay Factor (0054,1321); 0 where it is not there."""
+    value = plain(dataset.get("DecayFactor"))
+    return 0.0 if value == "" else float(value)
+
+
+def _check_decay_factor(
+    fields: Fields, half_life: float, zone: timedelta | None, moment: datetime
+) -> None:
+    """Hold the scanner's factors against the decay since the time that was found.
+
+    Makers count the decay within the frame in, or leave it out; 1 stands for none was written.
+    """
+    for dataset in fields.slices:
+        factor = _decay_factor(dataset)
+        start = _slice_acquired(dataset, fields, zone)
+        duration = _milliseconds(dataset, "ActualFrameDuration") or 0.0
+        if factor in {0.0, 1.0} or start is None or duration <= 0:
+            continue
+        waited = (start.at - moment).total_seconds()
+        average = average_count_s(duration / MS_PER_S, half_life)
+        expected = [2.0 ** ((waited + inside) / half_life) for inside in (0.0, average)]
+        if all(abs(factor / value - 1) > DECAY_FACTOR_TOLERANCE for value in expected):
+            fields.contradictory(
+                f"DecayFactor is {factor:g}, but the decay from {_clock(moment)} to the slice's "
+                f"acquisition makes it {expected[1]:.4g}; fix the times."
+            )
