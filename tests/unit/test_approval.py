@@ -281,3 +281,22 @@ def test_approval_needs_a_name_a_key_and_a_release(north, tmp_path):
     north.root = tmp_path / "elsewhere"
     with pytest.raises(ReleaseError, match="build the release first"):
         approve(north)
+
+
+def test_a_later_attempt_that_nobody_signed_is_none(north):
+    """Who can write there but has no key cannot make the site skip an attempt."""
+    path = north.release / "approval.json"
+    content = approve(north).plain()
+    content["manifest"]["attempt"] = 8
+    path.write_text(json.dumps(content))
+    assert approval.next_attempt(north.release) == 1
+    assert approve(north).manifest.attempt == 1
+
+
+def test_another_hub_has_attempts_of_its_own(north, tmp_path):
+    approve(north, attempt=4)
+    other = north.settings.site.hub.model_copy(update={"id": "elsewhere"})
+    changed = north.settings.site.model_copy(update={"hub": other})
+    north.settings = north.settings.model_copy(update={"site": changed})
+    north.build()
+    assert approve(north).manifest.attempt == 1

@@ -472,3 +472,22 @@ def test_nothing_but_the_cohorts_files_is_left_behind(world):
         "outcomes.parquet",
         "shards",
     ]
+
+
+def test_series_without_patient_count_as_no_patient(world):
+    world.select([row("", "1.1", "CT", 1), row("p2", "1.2", "CT", 2)])
+    assert [step["patients"] for step in world.flow][:2] == [1, 1]
+
+
+def test_the_files_of_a_series_stand_in_order(world, monkeypatch):
+    """Whatever the order of the catalog: the same files give the same shard."""
+    writes = write_parquet
+
+    def reversed_(path, table):
+        writes(path, table.iloc[::-1] if path.name == "instances.parquet" else table)
+
+    monkeypatch.setitem(globals(), "write_parquet", reversed_)
+    world.files = 5
+    world.select([row("p1", "1.1", "CT", 1)])
+    shard = pd.read_parquet(world.folder / "cohort" / "shards" / "s00001.parquet")
+    assert list(shard["path"]) == sorted(shard["path"])

@@ -211,6 +211,8 @@ def test_no_expression_holds_a_query(query: str) -> None:
         ("NOT " * 900 + "TRUE", "nested more than 100 deep"),
         ("+".join(["Rows"] * 5000) + " > 0", "nested more than 100 deep"),
         ("'" + "x" * (1 << 20) + "' = ''", "more than 1,048,576 characters"),
+        (f"regexp_matches(Modality, '{'a?' * 5001}')", "texts of at most 10,000 characters"),
+        (f"strftime(DATE '2026-01-01', '{'%c' * 5001}') = ''", "texts of at most 10,000"),
     ],
 )  # fmt: skip
 def test_what_is_not_known_to_be_harmless_is_refused(expression: str, named: str) -> None:
@@ -477,3 +479,10 @@ def test_parts_of_a_condition_mean_what_they_meant_within_it() -> None:
         parts = [set(select_series(connection, part)) for part in conjuncts(whole)]
         assert len(parts) == 3
         assert set.intersection(*parts) == set(select_series(connection, whole)) != set()
+
+
+def test_nothing_unlocks_the_database() -> None:
+    with connect() as connection:
+        for statement in ("SET threads = 2", "SET TimeZone = 'Asia/Tokyo'", "RESET threads"):
+            with pytest.raises(duckdb.InvalidInputException, match="locked"):
+                connection.execute(statement)

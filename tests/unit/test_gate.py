@@ -35,6 +35,7 @@ from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.release.gate import (
     DIFFERENCE,
     MIN_PATIENTS,
+    SATURATION,
     DisclosureError,
     all_rules,
     decide,
@@ -448,3 +449,28 @@ def test_the_scan_refuses_pseudonyms_even_inside_a_word():
 def test_the_scan_refuses_values_it_does_not_know(value):
     with pytest.raises(DisclosureError, match="x"):
         scan({"x": value}, {"x"}, (), ())
+
+
+@pytest.mark.parametrize(("text", "looks"), [("123456", "a number"), ("x1", "not name")])
+def test_the_scan_refuses_short_text_and_six_digits(text, looks):
+    with pytest.raises(DisclosureError, match=looks):
+        scan({"site": text}, {"site", "123456"}, (), ())
+
+
+def test_a_cell_that_the_difference_withholds_takes_nothing_from_the_family():
+    """Of seven patients one size may leave: the second does where the first did not."""
+    sizes = [f"original_shape_{name}" for name in ("Flat", "Sphericity", "SurfaceArea")]
+    seven, six = people(*range(7)), people(*range(6))
+    cells = [cell(six, sizes[0]), cell(seven, sizes[1]), cell(seven, sizes[2])]
+    decisions = gate(*cells)
+    assert decisions[sizes[0]].findings[DIFFERENCE] is Finding.WITHHELD
+    assert decisions[sizes[0]].findings[SATURATION] is Finding.NOT_APPLIED
+    assert [bool(decisions[name].released) for name in sizes] == [False, True, True]
+
+
+def test_a_group_outside_of_several_sets_is_small_whatever_lies_in_one_of_them():
+    """Two tens that are kept first, and one of all twenty and two more."""
+    one, two = people(*range(10)), people(*range(10, 20))
+    cells = [cell(one, "a"), cell(one, "b"), cell(two, "c"), cell(two, "d")]
+    found = outcome(*cells, cell(people(*range(22)), "e"))
+    assert found == dict.fromkeys("abcd") | {"e": DIFFERENCE}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -440,15 +440,15 @@ def test_an_error_of_the_hubs_own_machine_rejects_no_site(sites, inbox, monkeypa
     for s in sites:
         s.send(inbox)
     settings = hub_settings(sites, inbox)
-    broken, reads = sorted(inbox.glob("*.zip"))[0], Path.open
+    broken, opens = sorted(inbox.glob("*.zip"))[0], os.open
 
     def read(path, *arguments, **options):
         if path == broken:
             raise error
-        return reads(path, *arguments, **options)
+        return opens(path, *arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", read)
+        patched.setattr(os, "open", read)
         with pytest.raises(type(error)):
             accept(inbox=inbox, settings=settings)
     accepted, rejected = accept(inbox=inbox, settings=settings)

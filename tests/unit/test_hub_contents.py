@@ -478,3 +478,69 @@ def test_the_largest_numbers_of_the_format_are_merged_and_drawn(tmp_path, inbox)
     write_hub_report(
         result=result, accepted=accepted, rejected=rejected, path=tmp_path / "report.html"
     )
+
+
+def test_one_segment_beside_another_is_compared(north, inbox):
+    """Thirteen spleens beside twelve livers would tell of one patient."""
+
+    def spleens(content):
+        for cell in content["analyses"][0]["cells"]:
+            if cell["segment"] == "spleen":
+                cell.update(n=13, rows=13)
+
+    assert refusal(edited(north, aggregates=spleens), north, inbox) == "cell_below_minimum"
+
+
+def test_numbers_of_patients_differ_by_the_minimum_that_a_site_states(tmp_path, inbox):
+    """Twelve beside twenty is enough for five, and not for nine."""
+    strict = protocol(analyses=protocol()["analyses"][:1])
+    north = sent(site(tmp_path, "north", 20, content=strict), inbox)
+    reasons = []
+    for stated in (5, 9):
+        changed = {}
+        for name in message.CONTENT:
+            content = json.loads(north.members[name]) | {"min_patients": stated}
+            if name == "aggregates.json":
+                for cell in content["analyses"][0]["cells"]:
+                    cell.update({"n": 12, "rows": 12} if cell["segment"] == "spleen" else {})
+            changed[name] = json.dumps(content).encode()
+        north.path.write_bytes(message.pack(reseal(north.members | changed, north)))
+        _, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox, strict))
+        reasons.append([entry.reason for entry in rejected])
+    assert reasons == [[], ["cell_below_minimum"]]
+
+
+def one_bin(tmp_path, inbox):
+    """Return a site whose histogram is withheld, for all are in one bin."""
+    south = site(tmp_path, "south", 12)
+    south.table["volume_ml"] = 150.0 + south.table.index
+    return sent(south, inbox)
+
+
+def test_a_cell_that_was_withheld_names_no_bins(tmp_path, inbox):
+    south = one_bin(tmp_path, inbox)
+    raw = edited(south, disclosure=recorded_as(-1, withheld_bins=[0]))
+    assert refusal(raw, south, inbox) == "disclosure_invalid"
+
+
+def test_the_result_counts_what_was_withheld(tmp_path, inbox):
+    south = one_bin(tmp_path, inbox)
+    settings = hub_settings([south], inbox)
+    accepted, _ = accept(inbox=inbox, settings=settings)
+    (found,) = merge(accepted=accepted, settings=settings)["sites"]
+    assert (found["cells_released"], found["cells_withheld"]) == (4, 1)
+
+
+def test_a_refusal_is_short_whatever_a_site_writes(north, inbox):
+    raw = edited(north, aggregates=lambda c: c.update({"x" * 5000: 1}))
+    north.path.write_bytes(raw)
+    _, (refused,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
+    assert (refused.reason, len(refused.detail)) == ("aggregates_invalid", 300)
+
+
+@pytest.mark.parametrize("name", message.CONTENT)
+def test_a_manifest_names_both_files(north, inbox, name):
+    manifest = json.loads(north.members["manifest.json"])
+    del manifest["files"][name]
+    members = north.members | {"manifest.json": message.canonical(manifest)}
+    assert refusal(message.pack(resign(members, north)), north, inbox) == "manifest_invalid"

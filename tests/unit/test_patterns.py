@@ -7,7 +7,7 @@ import time
 import pytest
 
 from jipflow.objects.annotation import fits
-from jipflow.patterns import PatternError, check_pattern, meets
+from jipflow.patterns import LONGEST, PatternError, check_pattern, meets
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,10 @@ def test_no_expression_takes_longer_than_its_text_allows(pattern: str) -> None:
     start = time.monotonic()
     assert not fits("a" * 64, [pattern])
     assert time.monotonic() - start < 1
+
+
+def test_the_longest_pattern_and_the_message_of_a_bad_one():
+    check_pattern("a" * LONGEST)
+    with pytest.raises(PatternError) as refused:
+        check_pattern("a\n(b")
+    assert "\n" not in str(refused.value)

@@ -21,6 +21,7 @@ from jipflow.cli import main
 from jipflow.exchange.keys import new_key
 from jipflow.exchange.message import Manifest, bundle_name
 from jipflow.files import read_json, sha256_file
+from jipflow.release import sent
 from jipflow.release.approval import approve, bundle
 from jipflow.release.contents import Disclosure, formats, read_release, record_built
 from jipflow.release.limits import NOT_PROTECTED_FROM
@@ -380,3 +381,12 @@ def test_a_hub_whose_sites_kept_nothing_back_says_so(tmp_path: Path) -> None:
     text = words(path.read_text(encoding="utf-8"))
     assert "The sites kept nothing back." in text
     assert "withheld" not in text.split("Whose releases")[0].split("What the sites")[1][:200]
+
+
+def test_an_earlier_bundle_beyond_all_sizes_is_not_read(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(results, fake.settings())
+    assert before(results)[0].aggregates is not None
+    monkeypatch.setitem(sent.LIMITS, "aggregates.json", 100)
+    assert before(results)[0].aggregates is None

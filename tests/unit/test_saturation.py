@@ -233,3 +233,23 @@ def test_no_feature_is_of_two_families():
     names = [f"original_{c}_{name}" for c, found in feature_table().items() for name in found]
     for name in [*names, "volume_ml", "voxels", "measured_voxels"]:
         assert sum(bool(re.match(p, name)) for p in FAMILIES.values()) <= 1
+
+
+class Half(Summary):
+    """A kind of which one number leaves."""
+
+    equations = 1
+
+
+@pytest.mark.parametrize(("patients", "most"), [(5, 2), (6, 3)])
+def test_a_feature_counts_by_the_analysis_that_tells_most_of_it(patients, most):
+    settings = Settings.model_construct(id="b", kind="summary", variables=["*.*"])
+    both = [cell(SIZES[0], patients), cell(SIZES[0], patients, analysis=Half(settings))]
+    more = [cell(name, patients, analysis=Half(settings)) for name in SIZES[1:]]
+    assert len(set(left(*both, *more))) == most
+
+
+@pytest.mark.parametrize("image", ["square", "squareroot", "logarithm", "exponential"])
+def test_every_pointwise_filter_is_a_function_of_the_image(image):
+    assert family(f"{image}_firstorder_Mean") == family("original_firstorder_Mean")
+    assert family(f"{image}2_firstorder_Mean") != family("original_firstorder_Mean")

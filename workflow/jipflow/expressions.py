@@ -37,6 +37,9 @@ LONGEST = 1 << 20
 """Characters of an expression; lists of some thousand UIDs fit in."""
 DEEPEST = 100
 """Levels of an expression."""
+LONGEST_PATTERN = 10_000
+"""Characters of a pattern or a format: the time to compile a regular expression grows with the
+square of its length, and a format may write a line for every two of its characters."""
 
 CLASSES = frozenset(
     {
@@ -496,6 +499,8 @@ def _check_function(node: dict[str, Any]) -> None:
         texts = [_text(argument["expression"]) for argument in arguments[1:]]
         if None in texts:
             raise FilterError(f"{name} takes constants behind its first argument.")
+        if max(len(text or "") for text in ("", *texts)) > LONGEST_PATTERN:
+            raise FilterError(f"{name} takes texts of at most {LONGEST_PATTERN:,} characters.")
         if name == "replace" and len(texts) == 2 and len(texts[1] or "") > len(texts[0] or ""):
             raise FilterError("replace puts in no more characters than it takes out.")
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import stat
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jipflow.analyses.contract import kinds
 from jipflow.exchange.message import LIMITS
 from jipflow.hub.check import Asked
 from jipflow.hub.decisions import Accepted, RejectedBundle, one_line
-from jipflow.hub.inbox import PATTERN
+from jipflow.hub.inbox import bundles
 from jipflow.hub.memory import Remembered, remember, remembered
 from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refusal, Refused
@@ -33,12 +35,29 @@ class Sound:
     """A bundle that is beyond doubt, whether or not it counts.
 
     Attributes:
-        message: what it says.
-        raw: its bytes.
+        file: its name in the inbox.
+        sha256: its hash.
+        site: who sent it.
+        attempt: counts what the site sent in this round.
+        message: what it says; None where that is not held.
+        raw: its bytes, likewise.
     """
 
-    message: Accepted
+    file: str
+    sha256: str
+    site: str
+    attempt: int
+    message: Accepted | None
     raw: bytes
+
+    @classmethod
+    def of(cls, message: Accepted, raw: bytes) -> Sound:
+        """Return a bundle with all that it says."""
+        return cls(message.file, message.sha256, message.site, message.attempt, message, raw)
+
+    def without_content(self) -> Sound:
+        """Return what is known of it without what it says."""
+        return replace(self, message=None, raw=b"")
 
 
 def accept(
@@ -69,19 +88,22 @@ def accept(
     sound: dict[str, list[Sound]] = defaultdict(list)
     rejected: list[RejectedBundle] = []
     largest = largest_bundle(Asked.by(settings.protocol))
-    for path in sorted(Path(inbox).glob(PATTERN)):
-        found = _examined(path, settings, largest)
+    for path in bundles(inbox):
+        try:
+            found = _examined(path, settings, largest)
+        except FileNotFoundError:
+            continue
         if isinstance(found, RejectedBundle):
             rejected.append(found)
         else:
-            sound[found.message.site].append(found)
+            _hold(sound[found.site], found)
     known = {entry.sha256 for entry in rejected}
     counting: list[Accepted] = []
     for site in sorted(sound.keys() | latest.keys()):
         chosen, refused = _choose(sound[site], latest.get(site))
         rejected += refused
-        if chosen is not None:
-            remember(copies, site, chosen.message.attempt, chosen.raw)
+        if chosen is not None and chosen.message is not None:
+            remember(copies, site, chosen.attempt, chosen.raw)
             counting.append(chosen.message)
         elif site in latest:
             kept = _examined_copy(latest[site], sound[site], settings, largest)
@@ -90,6 +112,17 @@ def accept(
             elif kept.sha256 not in known:
                 rejected.append(kept)
     return counting, sorted(rejected, key=lambda entry: entry.file)
+
+
+def _hold(entries: list[Sound], entry: Sound) -> None:
+    """Add a bundle to those of its site, of which one at most keeps what it says.
+
+    The others cannot count, and a member may send as many as there are attempts.
+    """
+    if all(other.attempt < entry.attempt for other in entries):
+        entries[:] = [*(other.without_content() for other in entries), entry]
+    else:
+        entries.append(entry.without_content())
 
 
 def largest_bundle(asked: Asked) -> int:
@@ -108,7 +141,7 @@ def _examined(path: Path, settings: HubSettings, largest: int) -> Sound | Reject
     try:
         raw = _read_bundle(path, largest)
         digest = hashlib.sha256(raw).hexdigest()
-        return Sound(_message(path.name, digest, raw, settings), raw)
+        return Sound.of(_message(path.name, digest, raw, settings), raw)
     except Refused as refused:
         return RejectedBundle.of(path.name, digest, refused.refusal, refused.detail)
     except (OSError, MemoryError):
@@ -129,12 +162,16 @@ def _examined_copy(
         settings: of the hub.
         largest: bytes that a bundle may have.
     """
-    for entry in sound:
-        if entry.message.sha256 == copy.sha256:
+    same = [entry for entry in sound if entry.sha256 == copy.sha256]
+    for entry in same:
+        if entry.message is not None:
             return entry.message
     copy.read()
     found = _examined(copy.path, settings, largest)
-    return found if isinstance(found, RejectedBundle) else found.message
+    if isinstance(found, RejectedBundle):
+        return found
+    assert found.message is not None
+    return replace(found.message, file=same[0].file) if same else found.message
 
 
 def _message(file: str, digest: str, raw: bytes, settings: HubSettings) -> Accepted:
@@ -170,23 +207,22 @@ def _choose(
     Returns:
         None in place of a bundle where what was accepted before stands.
     """
-    newest = max((entry.message.attempt for entry in sound), default=0)
+    newest = max((entry.attempt for entry in sound), default=0)
     before = accepted.attempt if accepted else 0
-    current = [entry for entry in sound if entry.message.attempt == newest > before]
-    conflict = len({entry.message.sha256 for entry in current}) > 1
+    current = [entry for entry in sound if entry.attempt == newest > before]
+    conflict = len({entry.sha256 for entry in current}) > 1
     chosen = current[0] if current and not conflict else None
     standing = _Standing(before, accepted.sha256 if accepted else "")
     if chosen is not None:
-        standing = _Standing(newest, chosen.message.sha256)
+        standing = _Standing(newest, chosen.sha256)
     seen: set[str] = set()
     rejected = []
     for entry in sound:
-        message = entry.message
-        again = message.sha256 in seen
-        seen.add(message.sha256)
-        found = _outdated(message, standing, max(newest, before), again=again)
+        again = entry.sha256 in seen
+        seen.add(entry.sha256)
+        found = _outdated(entry, standing, max(newest, before), again=again)
         if found is not None:
-            rejected.append(RejectedBundle.of(message.file, message.sha256, *found))
+            rejected.append(RejectedBundle.of(entry.file, entry.sha256, *found))
     return chosen, rejected
 
 
@@ -199,30 +235,41 @@ class _Standing:
 
 
 def _outdated(
-    message: Accepted, standing: _Standing, last: int, *, again: bool
+    entry: Sound, standing: _Standing, last: int, *, again: bool
 ) -> tuple[Refusal, str] | None:
     """Return why a sound bundle does not count, None where it does.
 
     Args:
-        message: of the bundle.
+        entry: the bundle.
         standing: of its site.
         last: latest attempt of the site that was seen.
         again: whether another file of the inbox has its bytes.
     """
-    if message.sha256 == standing.sha256:
+    if entry.sha256 == standing.sha256:
         return (Refusal.REPLAY, "the same bytes as another file") if again else None
-    if message.attempt < last:
-        return Refusal.SUPERSEDED, f"attempt {last} of {message.site} is there"
-    detail = f"attempt {last} of {message.site}; the site must send attempt {last + 1}"
+    if entry.attempt < last:
+        return Refusal.SUPERSEDED, f"attempt {last} of {entry.site} is there"
+    detail = f"attempt {last} of {entry.site}; the site must send attempt {last + 1}"
     if standing.attempt == last:
         detail += ", for another one was accepted"
     return Refusal.ATTEMPT_CONFLICT, detail
 
 
 def _read_bundle(path: Path, largest: int) -> bytes:
+    """Return the bytes of a file, whatever takes its place while it is looked at."""
     if not stat.S_ISREG(path.lstat().st_mode):
         raise Refused(Refusal.NOT_A_FILE)
-    with path.open("rb") as stream:
+    try:
+        # A pipe that came meanwhile would wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO}:
+            raise Refused(Refusal.NOT_A_FILE) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Refused(Refusal.NOT_A_FILE)
+    with open(descriptor, "rb") as stream:
         raw = stream.read(largest + 1)
     if len(raw) > largest:
         raise Refused(Refusal.OVERSIZED_BUNDLE, f"more than {largest} bytes")

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from jipflow.files import json_text
 
-PATTERN = "*.zip"
-"""What the names of bundles fit."""
+SUFFIX = ".zip"
+"""How the names of bundles end."""
+
+
+def bundles(inbox: Path) -> list[Path]:
+    """Return the files of an inbox that may be bundles, sorted by name.
+
+    Args:
+        inbox: the folder.
+
+    Raises:
+        OSError: the folder cannot be read, which does not make it an empty one.
+    """
+    return sorted(inbox / name for name in os.listdir(inbox) if name.endswith(SUFFIX))
 
 
 def inbox_state(inbox: Path) -> list[dict[str, str | int]]:
@@ -20,6 +33,9 @@ def inbox_state(inbox: Path) -> list[dict[str, str | int]]:
 
     Args:
         inbox: the folder.
+
+    Raises:
+        OSError: the folder cannot be read.
     """
     return list(_entries(inbox))
 
@@ -34,7 +50,7 @@ def inbox_digest(inbox: Path) -> str:
 
 
 def _entries(inbox: Path) -> Iterator[dict[str, str | int]]:
-    for path in sorted(inbox.glob(PATTERN)):
+    for path in bundles(inbox):
         try:
             found = path.lstat()
         except FileNotFoundError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,10 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
     if not Path(hub.inbox).is_dir():
         fix = "name the folder that it lies in" if Path(hub.inbox).exists() else "make it"
         raise ConfigError(f"{source}: the inbox {hub.inbox} is not a folder; {fix}.")
+    if not os.access(hub.inbox, os.R_OK | os.X_OK):
+        raise ConfigError(
+            f"{source}: this account may not read the inbox {hub.inbox}; let its owner allow that."
+        )
     checked_folder(hub.results)
     check_roster(hub.roster, source)
     own = Path(hub.models.registry) if hub.models else None

@@ -1,0 +1,131 @@
+"""The hub's inbox, a folder in which others may do what they like."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+import stat
+import weakref
+from pathlib import Path
+
+import pytest
+
+from federation_world import accept, hub_content, hub_settings, site
+from jipflow.hub.accept import Sound
+from other_account import bound_python
+
+
+@pytest.fixture
+def sites(tmp_path):
+    sizes = {"south": 11, "north": 12, "west": 30}
+    return [site(tmp_path, name, size, seed) for seed, (name, size) in enumerate(sizes.items())]
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+ACCEPT = """
+import sys
+from pathlib import Path
+from jipflow.hub.inbox import bundles, inbox_digest
+for ask in (bundles, inbox_digest):
+    try:
+        print(len(ask(Path(sys.argv[1]))))
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_an_inbox_that_cannot_be_read_is_no_empty_one(sites, inbox):
+    """A listing that leaves out what it may not read gave a result without any site."""
+    sites[0].send(inbox)
+    assert bound_python(ACCEPT, inbox).stdout.split() == ["1", "64"]
+    inbox.chmod(0)
+    try:
+        found = bound_python(ACCEPT, inbox)
+    finally:
+        inbox.chmod(0o755)
+    assert found.stdout.split() == ["PermissionError"] * 2, found.stderr
+
+
+SETTINGS = """
+import json, sys
+from jipflow.hub.settings import load_hub_settings
+from jipflow.settings.resources import ConfigError
+try:
+    load_hub_settings(json.loads(sys.argv[1]))
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_the_start_says_that_an_inbox_cannot_be_read(sites, inbox):
+    content = json.dumps(hub_content(sites, inbox))
+    inbox.chmod(0)
+    try:
+        found = bound_python(SETTINGS, content)
+    finally:
+        inbox.chmod(0o755)
+    assert f"this account may not read the inbox {inbox}" in found.stdout, found.stderr
+
+
+@pytest.mark.parametrize("becomes", ["pipe", "link", "socket", "folder", "nothing"])
+def test_what_takes_the_place_of_a_bundle_while_it_is_read(sites, inbox, monkeypatch, becomes):
+    """A member that swaps its file for a pipe would have made the hub wait for ever."""
+    for s in sites:
+        s.send(inbox)
+    settings = hub_settings(sites, inbox)
+    north, looks = inbox / "demo-north-r01-a1.zip", Path.lstat
+    content = north.read_bytes()
+
+    def look(path):
+        found = looks(path)
+        if path == north and stat.S_ISREG(found.st_mode):
+            north.unlink()
+            if becomes == "pipe":
+                os.mkfifo(north)
+            elif becomes == "link":
+                (inbox / "elsewhere").write_bytes(content)
+                north.symlink_to(inbox / "elsewhere")
+            elif becomes == "socket":
+                monkeypatch.chdir(inbox)
+                with socket.socket(socket.AF_UNIX) as server:
+                    server.bind(north.name)
+            elif becomes == "folder":
+                north.mkdir()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "lstat", look)
+        accepted, rejected = accept(inbox=inbox, settings=settings)
+    assert [a.site for a in accepted] == ["south", "west"]
+    assert [r.reason for r in rejected] == ([] if becomes == "nothing" else ["not_a_file"])
+
+
+def test_many_attempts_of_a_member_are_not_held_at_once(sites, inbox, monkeypatch):
+    """999 attempts of 16 MiB each would have ended the run for everyone."""
+    for s in sites[:2]:
+        s.send(inbox)
+    sizes = range(2, 8)
+    for attempt in sizes:
+        sites[0].send(inbox, attempt=attempt)
+    settings = hub_settings(sites[:2], inbox)
+    whole, held = Sound.of, []
+
+    def of(cls, message, raw):
+        held.append(weakref.ref(message))
+        gc.collect()
+        assert sum(ref() is not None for ref in held) <= 4
+        return whole(message, raw)
+
+    monkeypatch.setattr(Sound, "of", classmethod(of))
+    accepted, rejected = accept(inbox=inbox, settings=settings)
+    assert [(a.site, a.attempt) for a in accepted] == [("north", 1), ("south", sizes[-1])]
+    assert {r.reason for r in rejected} == {"superseded"}
+    assert len(rejected) == len(sizes)
