@@ -7,10 +7,12 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pydicom
@@ -72,6 +74,9 @@ def fault(text="t"):
         RuntimeError("itk::ERROR: Write: No space left on device"),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
         RuntimeError("can't start new thread"),
+        ImportError("libarrow.so: failed to map segment from shared object"),
+        duckdb.OutOfMemoryException("Out of Memory Error: Failed to allocate block"),
+        duckdb.IOException("IO Error: Could not write file: No space left on device"),
         raised(fault(), OSError(5, "Input/output error")),
         raised(ValueError("of a library"), raised(fault(), MemoryError())),
     ],
@@ -286,3 +291,30 @@ def test_a_worker_that_is_killed_ends_the_job_and_heals(tmp_path):
         for_each_case(cases, work, 2)
     assert "for want of memory as a rule; use fewer cores" in sentence(caught.value)
     assert for_each_case(cases, work, 2) == ["a", "b", "c"]
+
+
+FEW_FILES = """
+import resource
+from jipflow.cases import Case
+from jipflow.reasons import PlaceError
+from jipflow.workers import for_each_case
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+    try:
+        for_each_case([Case(n, n, "s00001", {}) for n in "ab"], list, 2)
+    except PlaceError as error:
+        print(error)
+"""
+
+
+def test_a_process_that_cannot_be_started_ends_the_job_in_a_line(tmp_path):
+    script = tmp_path / "few_files.py"
+    script.write_text(FEW_FILES)
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert ended.stdout.startswith("no further process could be started; use fewer cores, or let ")

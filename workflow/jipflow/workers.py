@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from jipflow.cases import Case
+from jipflow.reasons import PlaceError
 
 Result = TypeVar("Result")
 
@@ -36,14 +37,25 @@ def for_each_case(
 
     Returns:
         All results, in the order of the cases.
+
+    Raises:
+        PlaceError: the system does not let processes be started.
     """
     if threads <= 1 or len(cases) <= 1:
         batches = [function(case) for case in cases]
     else:
         # A fork of a process in which a library has started threads may hang.
         context = get_context("forkserver")
-        with ProcessPoolExecutor(
-            min(threads, len(cases)), mp_context=context, initializer=silence_libraries
-        ) as pool:
-            batches = list(pool.map(function, cases))
+        try:
+            with ProcessPoolExecutor(
+                min(threads, len(cases)), mp_context=context, initializer=silence_libraries
+            ) as pool:
+                batches = list(pool.map(function, cases))
+        except EOFError:
+            # The server that starts processes has ended; what a case raises becomes its outcome.
+            raise PlaceError(
+                "no further process could be started; use fewer cores, or let the account have "
+                "more open files (ulimit -n), processes (ulimit -u) and memory, and run the same "
+                "command again."
+            ) from None
     return [result for batch in batches for result in batch]
