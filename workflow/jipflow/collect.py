@@ -67,7 +67,7 @@ def run(*, shards: Shards, tolerance: Tolerance, results: Path) -> dict[str, Any
     Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,
     ``stability.parquet`` and ``quality.parquet`` in ``features``, into `results`; where persons
     read cases, also ``readings.parquet`` and ``agreement.parquet`` in ``features``, and
-    ``worklist/worklist.tsv``. DICOM objects and overlays that no outcome lists any more are removed.
+    ``worklist/worklist.tsv``. Removes DICOM objects and overlays that no outcome lists any more.
 
     Args:
         shards: what is joined.
