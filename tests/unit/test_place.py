@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -318,3 +320,62 @@ def test_a_process_that_cannot_be_started_ends_the_job_in_a_line(tmp_path):
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert ended.stdout.startswith("no further process could be started; use fewer cores, or let ")
+
+
+LONG_WORK = """
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from jipflow.cases import Case
+from jipflow.catalog.pool import ReadingPool
+from jipflow.workers import for_each_case
+
+def work(case, folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+    return []
+
+def read(path):
+    return work(None, path)
+
+if __name__ == "__main__":
+    if sys.argv[2] == "cases":
+        for_each_case([Case(n, n, "s1", {}) for n in "ab"], partial(work, folder=sys.argv[1]), 2)
+    else:
+        with ReadingPool(read, read, read, 2) as pool:
+            futures = [pool.submit([sys.argv[1]]) for _ in range(2)]
+            futures[0].result()
+"""
+
+
+@pytest.mark.parametrize("pool", ["cases", "files"])
+def test_the_workers_of_a_job_that_is_killed_end_with_it(pool, tmp_path):
+    (tmp_path / "script").mkdir()
+    (tmp_path / "begun").mkdir()
+    script = tmp_path / "script" / "long_work.py"
+    script.write_text(LONG_WORK)
+    paths = os.pathsep.join([str(script.parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "begun"), pool],
+        env={**os.environ, "PYTHONPATH": paths},
+    ) as job:
+        begun = within(30, lambda: len(list((tmp_path / "begun").iterdir())) == 2)
+        job.kill()
+    workers = [int(path.name) for path in (tmp_path / "begun").iterdir()]
+    try:
+        assert begun
+        assert within(10, lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    finally:
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def within(seconds, true):
+    """Whether something becomes true in time."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
