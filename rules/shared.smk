@@ -63,25 +63,27 @@ if beside not in search_path:
     os.environ.update(PATH=os.pathsep.join([*search_path, beside]))
 
 
-# What a job has found that no other try can change is in files here, until the run ends.
-FINDINGS = os.environ.setdefault("JIPFLOW_RUN", str(STORE / "runs" / uuid4().hex))
+# What a job has found that no other try can change is in files here, until the run ends. The name is
+# that of the run, too; on another machine a job that has not inherited it is of no known run.
+FINDINGS = os.environ.get("JIPFLOW_RUN", str(STORE / "runs" / uuid4().hex))
+if workflow.is_main_process:
+    os.environ.update(JIPFLOW_RUN=FINDINGS)
 
 
 def hold_results(wildcards):
     """Input function that names no file: keeps other runs off the results before the first job.
 
     A dry run, and what else makes nothing, holds nothing; jobs are held by the run they are of.
-    Snakemake's own lock of a run that was killed is over with that run.
+    Snakemake's own lock of these results, which one that was killed left here, is over with it.
     """
     makes = workflow.executor_plugin is not None and not workflow.dryrun
     if makes and workflow.is_main_process:
         try:
-            killed = hold(Path(ALL_RESULTS))
+            hold(Path(ALL_RESULTS), FINDINGS, logger.info)
+            drop_locks(Path(workflow.persistence.path, "locks"), Path(ALL_RESULTS))
         except (StageError, OSError) as error:
             text = error if isinstance(error, StageError) else sentence(error)
             stop_with(str(text))
-        if killed:
-            drop_locks(Path(workflow.persistence.path, "locks"), Path(ALL_RESULTS))
     return []
 
 
@@ -112,7 +114,9 @@ def run_again(output, job, reason):
 def check_record(record, stage, parts, **now):
     """Have the job of a record run again where the record does not hold."""
     if workflow.is_main_process:
-        reason = difference(record, stage, parts, **now)
+        # Jobs in an environment of their own (--sdm conda) have its libraries, not these.
+        own = not workflow.deployment_settings.deployment_method
+        reason = difference(record, stage, parts, here=own, **now)
         if reason and record.exists():
             run_again(record, stage, reason)
         elif reason:

@@ -10,11 +10,19 @@ from pathlib import Path
 import pytest
 
 from federation_world import NOW, protocol, site, unpack
+from jipflow import __version__
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE
 from jipflow.release import approval
 from jipflow.release.contents import BUILT, ReleaseError, record_built
 from jipflow.settings.resources import ConfigError
+
+OLDER = {
+    "aggregates.json": "aggregates.json and run the workflow.",
+    "disclosure.json": "disclosure.json and run the workflow.",
+    "approval.json": "approve again: remove it, read ",
+}
+"""What to do about each file of a release that an older version wrote."""
 
 
 @pytest.fixture
@@ -117,6 +125,26 @@ def test_an_approval_that_is_no_json_is_refused(north, tmp_path):
     (north.release / "approval.json").write_text("{")
     with pytest.raises(ReleaseError, match="is not JSON any more; approve again"):
         bundle(north, tmp_path / "out")
+
+
+def test_files_of_an_older_form_are_named_with_the_fix(north, tmp_path):
+    approve(north)
+    older = {name: json.loads((north.release / name).read_text()) for name in OLDER}
+    del older["aggregates.json"]["version"], older["approval.json"]["signature"]
+    del older["disclosure.json"]["rules"], older["disclosure.json"]["verdict"]
+    for name, fix in OLDER.items():
+        path = north.release / name
+        before = path.read_bytes()
+        path.write_text(json.dumps(older[name]))
+        with pytest.raises(ReleaseError) as caught:
+            bundle(north, tmp_path / "out")
+        text = str(caught.value)
+        assert "\n" not in text
+        assert text.startswith(f"{path} has another form than jipflow {__version__} writes (")
+        assert "Field required" in text
+        assert fix in text
+        path.write_bytes(before)
+    assert bundle(north, tmp_path / "out").is_file()
 
 
 def test_another_build_needs_another_approval(north, tmp_path):

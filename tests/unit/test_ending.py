@@ -13,6 +13,7 @@ from jipflow.release.approval import approve, approved_bundle
 from jipflow.report.ending import failure_ending, hub_ending, last_message, plain, site_ending
 from jipflow.settings.resources import PROTOCOLS
 from jipflow.settings.run import settings_of
+from other_account import small_disk
 
 VERDICT = {"cases": 10, "ok": 7, "failed": 2, "waiting": 1, "excluded": 3}
 TYPED = ["--configfile", "my site.yaml", "--config", "protocol=demo"]
@@ -168,6 +169,19 @@ def test_a_failed_run_ends_with_the_last_message_of_each_job(tmp_path):
     assert f"report: {page}" in text
     assert f"log: {tmp_path}/segment log.txt" in text
     assert "Traceback" not in text
+
+
+def test_the_full_disk_that_a_log_has_no_room_for_is_named(tmp_path):
+    disk = tmp_path / "disk"
+    with small_disk(disk, 1):
+        (disk / "empty.log").touch()
+        (disk / "ballast").write_bytes(bytes(2**20))
+        for name in ("empty.log", "gone.log"):
+            text = failure_ending([("measure", str(disk / name))])
+            assert f"measure: {disk / name}: No space left on device (0 MB free at " in text
+            assert "make room, and run the same command again" in text
+        (disk / "ballast").unlink()
+        assert "measure: its log is empty" in failure_ending([("measure", str(disk / "empty.log"))])
 
 
 def test_a_failure_without_a_job_is_still_an_end(tmp_path):

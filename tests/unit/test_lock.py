@@ -69,12 +69,18 @@ def test_a_run_that_ended_well_leaves_no_mark(another, tmp_path):
     assert not lock.hold(tmp_path / "results")
 
 
-def test_only_the_locks_of_these_results_are_dropped(tmp_path):
+def test_only_the_locks_of_these_results_are_dropped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     for name, line in {"0.input.lock": "/data/scan", "0.output.lock": "out/a/verdict.json"}.items():
         (tmp_path / name).write_text(f"/elsewhere/x\n{line}\n")
     (tmp_path / "1.output.lock").write_text("other/verdict.json\n")
-    lock.drop_locks(tmp_path, Path("out"))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.input.lock", "1.output.lock"]
+    (tmp_path / "link").symlink_to("out")
+    lock.drop_locks(tmp_path, Path("link"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "0.input.lock",
+        "1.output.lock",
+        "link",
+    ]
 
 
 def test_one_process_may_hold_a_folder_for_several_modules(tmp_path):
@@ -118,3 +124,70 @@ def test_a_mark_that_is_damaged_is_no_owner(tmp_path):
     (tmp_path / ".lock").write_text("{")
     assert not lock.hold(tmp_path)
     lock.release(tmp_path)
+
+
+WORK = """
+import sys
+from pathlib import Path
+from jipflow.lock import at_work
+with at_work(Path(sys.argv[1])):
+    print("at work", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def job(results):
+    """A job that goes on, and that its run has not waited for."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORK, results / "protocol" / "shards" / "provenance.json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert process.stdout.readline() == "at work\n"
+    return process
+
+
+def test_jobs_that_outlive_their_run_are_waited_for(tmp_path):
+    lock.hold(tmp_path)
+    lock.release(tmp_path)
+    heard = []
+    with job(tmp_path) as first, job(tmp_path) as second:
+
+        def end(sentence):
+            heard.append(sentence)
+            assert first.poll() is None
+            first.communicate("\n")
+            second.communicate("\n")
+
+        lock.hold(tmp_path, "second", end)
+        assert (first.returncode, second.returncode) == (0, 0)
+    lock.release(tmp_path)
+    (sentence,) = heard
+    assert sentence.startswith(f"{tmp_path}: jobs of a run that was killed go on, process ")
+    assert str(first.pid) in sentence or str(second.pid) in sentence
+
+
+def test_a_job_that_was_killed_and_one_of_no_run_hold_nothing_up(tmp_path):
+    with job(tmp_path) as alone:
+        assert not lock.hold(tmp_path, "second", pytest.fail)
+        alone.kill()
+    lock.release(tmp_path)
+    with job(tmp_path) as killed:
+        killed.kill()
+    assert not lock.hold(tmp_path, "second", pytest.fail)
+    lock.release(tmp_path)
+
+
+def test_a_job_that_comes_late_of_a_run_that_was_killed_changes_nothing(tmp_path):
+    file = tmp_path / "protocol" / "provenance.json"
+    lock.hold(tmp_path, "second")
+    with pytest.raises(StageError, match=r"was killed, and the run of process \d+ on "):
+        lock.at_work(file, "first").__enter__()
+    for run in ("second", None):
+        with lock.at_work(file, run):
+            pass
+    lock.release(tmp_path)
+    with lock.at_work(file, "first"):
+        pass

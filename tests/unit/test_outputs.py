@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jipflow.outcomes import Outcome, Status, write_outcomes
-from jipflow.outputs import missing_outputs, named, unexpected
+from jipflow.outputs import missing_outputs, named, remove_leftovers, unexpected
 
 
 @pytest.fixture
@@ -79,3 +79,44 @@ def test_who_waits_has_a_folder_in_the_worklist(results):
 def test_few_of_many_files_are_named():
     assert named([f"seg/{n}" for n in "abcde"]) == "seg/a, seg/b, seg/c and 2 more"
     assert named(["seg/a"]) == "seg/a"
+
+
+def test_objects_of_cases_that_left_or_failed_since_do_not_stay(tmp_path):
+    (tmp_path / "cohort").mkdir()
+    (tmp_path / "cohort" / "assignment.tsv").write_text(
+        "case_id\tshard\n" + "".join(f"{case}\ts1\n" for case in ("ok", "failed", "left", "odd"))
+    )
+    files = [
+        *("seg/ok/organs.dcm", "seg/ok/older.dcm", "sr/ok/organs.dcm", "overlays/ok/organs.png"),
+        *("seg/failed/organs.dcm", "sr/failed/organs.dcm"),
+        *("seg/left/organs.dcm", "sr/left/organs.dcm", "overlays/left/organs.png"),
+        *(
+            "seg/mine/x.dcm",
+            "seg/ok/notes.txt",
+            "seg/readme.txt",
+            "worklist/organs/left/README.txt",
+        ),
+    ]
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    made = {"outputs": ["seg/ok/organs.dcm"], "sha256": ["0"]}
+    outcomes = [
+        *(Outcome(case, "cohort") for case in ("ok", "failed", "odd")),
+        Outcome("ok", "encode", "organs", **made),
+        Outcome("failed", "encode", "organs", Status.FAILED, "empty_segment"),
+        Outcome("left", "cohort", "", Status.EXCLUDED, "missing_role"),
+    ]
+    assert remove_leftovers(tmp_path, outcomes) == [
+        *("overlays/left/organs.png", "seg/failed/organs.dcm", "seg/left/organs.dcm"),
+        *("seg/ok/older.dcm", "sr/left/organs.dcm"),
+    ]
+    there = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*.*") if p.suffix != ".tsv"}
+    # Of stages whose outcomes are not given nothing is known.
+    assert there == {
+        *("seg/ok/organs.dcm", "sr/ok/organs.dcm", "overlays/ok/organs.png"),
+        *("sr/failed/organs.dcm", "seg/mine/x.dcm", "seg/ok/notes.txt", "seg/readme.txt"),
+        "worklist/organs/left/README.txt",
+    }
+    assert not (tmp_path / "seg" / "left").exists()
+    assert remove_leftovers(tmp_path, outcomes) == []

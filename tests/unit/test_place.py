@@ -7,10 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import time
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pydicom
@@ -72,6 +76,9 @@ def fault(text="t"):
         RuntimeError("itk::ERROR: Write: No space left on device"),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
         RuntimeError("can't start new thread"),
+        ImportError("libarrow.so: failed to map segment from shared object"),
+        duckdb.OutOfMemoryException("Out of Memory Error: Failed to allocate block"),
+        duckdb.IOException("IO Error: Could not write file: No space left on device"),
         raised(fault(), OSError(5, "Input/output error")),
         raised(ValueError("of a library"), raised(fault(), MemoryError())),
     ],
@@ -286,3 +293,89 @@ def test_a_worker_that_is_killed_ends_the_job_and_heals(tmp_path):
         for_each_case(cases, work, 2)
     assert "for want of memory as a rule; use fewer cores" in sentence(caught.value)
     assert for_each_case(cases, work, 2) == ["a", "b", "c"]
+
+
+FEW_FILES = """
+import resource
+from jipflow.cases import Case
+from jipflow.reasons import PlaceError
+from jipflow.workers import for_each_case
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))
+    try:
+        for_each_case([Case(n, n, "s00001", {}) for n in "ab"], list, 2)
+    except PlaceError as error:
+        print(error)
+"""
+
+
+def test_a_process_that_cannot_be_started_ends_the_job_in_a_line(tmp_path):
+    script = tmp_path / "few_files.py"
+    script.write_text(FEW_FILES)
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert ended.stdout.startswith("no further process could be started; use fewer cores, or let ")
+
+
+LONG_WORK = """
+import os
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from jipflow.cases import Case
+from jipflow.catalog.pool import ReadingPool
+from jipflow.workers import for_each_case
+
+def work(case, folder):
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+    return []
+
+def read(path):
+    return work(None, path)
+
+if __name__ == "__main__":
+    if sys.argv[2] == "cases":
+        for_each_case([Case(n, n, "s1", {}) for n in "ab"], partial(work, folder=sys.argv[1]), 2)
+    else:
+        with ReadingPool(read, read, read, 2) as pool:
+            futures = [pool.submit([sys.argv[1]]) for _ in range(2)]
+            futures[0].result()
+"""
+
+
+@pytest.mark.parametrize("pool", ["cases", "files"])
+def test_the_workers_of_a_job_that_is_killed_end_with_it(pool, tmp_path):
+    (tmp_path / "script").mkdir()
+    (tmp_path / "begun").mkdir()
+    script = tmp_path / "script" / "long_work.py"
+    script.write_text(LONG_WORK)
+    paths = os.pathsep.join([str(script.parent), *sys.path])
+    with subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path / "begun"), pool],
+        env={**os.environ, "PYTHONPATH": paths},
+    ) as job:
+        begun = within(30, lambda: len(list((tmp_path / "begun").iterdir())) == 2)
+        job.kill()
+    workers = [int(path.name) for path in (tmp_path / "begun").iterdir()]
+    try:
+        assert begun
+        assert within(10, lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    finally:
+        for pid in workers:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def within(seconds, true):
+    """Whether something becomes true in time."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()

@@ -89,6 +89,30 @@ def test_another_version_is_named(results, monkeypatch):
         check(results)
 
 
+def test_another_version_of_a_library_is_named(results, monkeypatch):
+    assert json.loads(measured(results).read_text())["libraries"].keys() >= {"numpy", "scipy"}
+    real = provenance.metadata.version
+    monkeypatch.setattr(
+        provenance.metadata, "version", lambda name: "9.9" if name == "scipy" else real(name)
+    )
+    provenance.libraries.cache_clear()
+    change = f"it was computed with scipy {real('scipy')}, here it is 9.9"
+    try:
+        assert differs(results) == change
+        assert differs(results, here=False) == ""
+        with pytest.raises(StageError, match=rf"measure is out of date: {change}; .* --forceall"):
+            check(results)
+    finally:
+        provenance.libraries.cache_clear()
+
+
+def test_each_library_that_a_stage_names_is_installed():
+    """A name that is misspelt would never be seen to change."""
+    for stage in provenance.LIBRARIES:
+        assert stage in DEPENDENCE
+        assert provenance.libraries(stage).keys() == set(provenance.LIBRARIES[stage])
+
+
 def test_an_input_that_was_made_again_or_is_gone_counts(results):
     cases = results / "cohort" / "s1.parquet"
     cases.write_text("CASES")

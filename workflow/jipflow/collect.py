@@ -13,6 +13,7 @@ from jipflow.agreement import intraclass_correlation
 from jipflow.catalog.nothing import why_no_case
 from jipflow.files import atomic_path, read_json, write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
+from jipflow.outputs import remove_leftovers
 from jipflow.reasons import Reason, StageError
 from jipflow.settings.protocol import Tolerance
 from jipflow.tables import (
@@ -66,7 +67,7 @@ def run(*, shards: Shards, tolerance: Tolerance, results: Path) -> dict[str, Any
     Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,
     ``stability.parquet`` and ``quality.parquet`` in ``features``, into `results`; where persons
     read cases, also ``readings.parquet`` and ``agreement.parquet`` in ``features``, and
-    ``worklist/worklist.tsv``.
+    ``worklist/worklist.tsv``. Removes DICOM objects and overlays that no outcome lists any more.
 
     Args:
         shards: what is joined.
@@ -93,6 +94,7 @@ def run(*, shards: Shards, tolerance: Tolerance, results: Path) -> dict[str, Any
         write_parquet(folder / "readings.parquet", readings)
         write_parquet(folder / "agreement.parquet", agreement)
         _write_worklist(results / "worklist" / "worklist.tsv", outcomes)
+    remove_leftovers(results, outcomes)
     result = verdict(outcomes, tolerance)
     write_json(results / "verdict.json", result)
     return result

@@ -1,7 +1,8 @@
 """One run at a time on a results folder, from whichever clone or machine it is started.
 
 Snakemake's own lock lies in the folder that it is started in, and says nothing to a run that is
-started elsewhere.
+started elsewhere. Jobs that outlive a run that was killed hold the next one up until they have
+ended, since both would write the same files.
 """
 
 from __future__ import annotations
@@ -11,19 +12,31 @@ import fcntl
 import json
 import os
 import shlex
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from jipflow.reasons import StageError
 
 NAME = ".lock"
+"""Held by the run."""
+
+JOBS = ".jobs"
+"""Held by each of its jobs, together."""
+
+FLOCK = "hhqqi"
+"""Linux's ``struct flock`` for `fcntl.F_GETLK`: type, whence, start, length and process."""
 
 _held: dict[Path, int] = {}
 """Descriptors of the locks of this process: the system gives them up when it ends, however."""
 
 
-def hold(results: Path) -> bool:
+def hold(results: Path, run: str = "", tell: Callable[[str], object] = print) -> bool:
     """Keep other runs off a results folder until this process ends.
+
+    Where jobs of a run that was killed go on, it waits for them.
 
     The lock is the system's (POSIX record locks, which NFS has, too), so that one whose process
     was killed is free again. The file also says whose it is: a file system may keep the locks of
@@ -32,6 +45,8 @@ def hold(results: Path) -> bool:
 
     Args:
         results: it is made.
+        run: name of the run, which its jobs give to `at_work`.
+        tell: gets a sentence where jobs are waited for.
 
     Returns:
         Whether the run before this one was killed and left its mark.
@@ -46,13 +61,54 @@ def hold(results: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        killed = _take(descriptor, path)
+        killed = _take(descriptor, path, {**_own_record(), "run": run})
+        _outlast_jobs(path.with_name(JOBS), tell)
     except BaseException:
         os.close(descriptor)
         raise
     _held[path] = descriptor
     atexit.register(release, results)
     return killed
+
+
+@contextmanager
+def at_work(file: Path, run: str | None = None) -> Iterator[None]:
+    """Show, while the block runs, that a job writes into the results folder that a file is below.
+
+    Args:
+        file: that the job writes; a folder that no run has held is none of a run.
+        run: name of the run that started the job; None for a command that a person typed.
+
+    Raises:
+        StageError: the run that started the job is over, and another has the folder.
+    """
+    parents = Path(file).absolute().parents
+    folder = next((parent for parent in parents if (parent / NAME).is_file()), None)
+    if folder is None:
+        yield
+        return
+    descriptor = os.open(folder / JOBS, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH)
+        # From here on a run that begins waits; one that began before has left its record.
+        _check_run(folder / NAME, run)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_run(path: Path, run: str | None) -> None:
+    """Check that a folder is held by the run that started a job."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        record = _record(descriptor)
+    finally:
+        os.close(descriptor)
+    if run is not None and record.get("run", run) != run:
+        raise StageError(
+            f"the run that started this job was killed, and {_owner(record)} has {path.parent}: "
+            "this job has changed nothing."
+        )
 
 
 def drop_locks(folder: Path, results: Path) -> None:
@@ -62,10 +118,11 @@ def drop_locks(folder: Path, results: Path) -> None:
         folder: of Snakemake's locks, ``.snakemake/locks``: files that list a path a line.
         results: the results folder, which this process holds.
     """
+    held = Path(results).resolve()
     for path in folder.glob("*.lock"):
         lines = path.read_text(encoding="utf-8").splitlines()
-        if any(Path(line).is_relative_to(results) for line in lines):
-            path.unlink()
+        if any(Path(line).resolve().is_relative_to(held) for line in lines):
+            path.unlink(missing_ok=True)
 
 
 def release(results: Path) -> None:
@@ -76,7 +133,7 @@ def release(results: Path) -> None:
         os.close(descriptor)
 
 
-def _take(descriptor: int, path: Path) -> bool:
+def _take(descriptor: int, path: Path, own: dict[str, str]) -> bool:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
@@ -85,7 +142,6 @@ def _take(descriptor: int, path: Path) -> bool:
             "over, or end it there."
         ) from None
     record = _record(descriptor)
-    own = _own_record()
     if record and not _is_over(record, own):
         raise StageError(
             f"{path.parent} is in use by {_owner(record)}, as far as can be seen from here: wait "
@@ -96,6 +152,29 @@ def _take(descriptor: int, path: Path) -> bool:
     os.pwrite(descriptor, json.dumps(own).encode(), 0)
     os.fsync(descriptor)
     return bool(record)
+
+
+def _outlast_jobs(path: Path, tell: Callable[[str], object]) -> None:
+    """Wait until no job has the lock of jobs."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            tell(
+                f"{path.parent}: jobs of a run that was killed go on, {_holder(descriptor)}; "
+                "waiting until they have ended. End them to go on at once."
+            )
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """Name a process that keeps a lock from us; one of another machine has no number here."""
+    asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    *_, process = struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    return f"process {process} among them" if process > 0 else "on another machine"
 
 
 def _is_over(record: dict[str, str], own: dict[str, str]) -> bool:

@@ -6,11 +6,19 @@ is compared with the disk instead.
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from jipflow.outcomes import Outcome, Status
 from jipflow.reasons import Reason
+
+FOLDERS = {"seg": "encode", "sr": "document", "overlays": "overlay"}
+"""Folders of ``<case_id>/<segmentation>.*``, and the stage that writes them."""
+
+SUFFIXES = (".dcm", ".png")
+"""How the names of these files end."""
 
 SHOWN = 3
 """Most files that a sentence names."""
@@ -60,6 +68,57 @@ def _written(outcomes: Path) -> list[str]:
             if row["status"] == "waiting"
         ]
     return sorted(written)
+
+
+def remove_leftovers(results: Path, outcomes: Iterable[Outcome]) -> list[str]:
+    """Remove the objects and pictures of cases that left the cohort, or that have none any more.
+
+    A person who takes all of a folder would take them for results of this run. What is none of
+    jipflow's, by the names of file and folder, stays.
+
+    Args:
+        results: the protocol's results folder.
+        outcomes: of the cohort, and of the stages of all its shards.
+
+    Returns:
+        The paths that were removed, relative to `results`, sorted.
+    """
+    listed: set[str] = set()
+    members: set[str] = set()
+    written: set[tuple[str, str]] = set()
+    for outcome in outcomes:
+        listed.update(outcome.outputs)
+        written.add((outcome.stage, outcome.case_id))
+        if outcome.stage == "cohort" and outcome.status is Status.OK:
+            members.add(outcome.case_id)
+    removed = []
+    for case in _cases_ever(results / "cohort" / "assignment.tsv"):
+        for folder, stage in FOLDERS.items():
+            if case not in members or (stage, case) in written:
+                removed += _remove(results, f"{folder}/{case}", listed)
+    return sorted(removed)
+
+
+def _cases_ever(path: Path) -> list[str]:
+    """Return every case that the results have had."""
+    if not path.is_file():
+        return []
+    with open(path, encoding="utf-8", newline="") as stream:
+        return [row["case_id"] for row in csv.DictReader(stream, delimiter="\t")]
+
+
+def _remove(results: Path, folder: str, listed: set[str]) -> list[str]:
+    """Remove the files of a case's folder that are not listed, and the folder where it is empty."""
+    place = results / folder
+    if not place.is_dir():
+        return []
+    ours = (name for name in os.listdir(place) if name.endswith(SUFFIXES))
+    removed = [name for name in ours if f"{folder}/{name}" not in listed]
+    for name in removed:
+        (place / name).unlink()
+    if not any(place.iterdir()):
+        place.rmdir()
+    return [f"{folder}/{name}" for name in removed]
 
 
 def unexpected(shard: Path) -> list[Path]:

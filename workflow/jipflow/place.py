@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
@@ -44,8 +45,14 @@ TEXTS = (
 )
 """How libraries in C and C++ pass such errors on in exceptions of their own."""
 
+LIBRARIES = frozenset({"OutOfMemoryException", "IOException"})
+"""How DuckDB, whose errors are no others', names those of memory and disk."""
+
 KILLED = (-9, 137)
 """How a process ends that the system kills for want of memory, and how a shell says so."""
+
+PROBE = 1 << 16
+"""Bytes that are written to see whether a disk is full: more than any log is long at its end."""
 
 FIXES = {
     errno.EACCES: "let the account that runs jipflow read it, and write below its results",
@@ -55,6 +62,7 @@ FIXES = {
     errno.ENFILE: "let the machine open more files",
     errno.ENOENT: "see whether its disk is mounted; if it is gone for good, make the catalog "
     "again: --forcerun catalog",
+    errno.ENOLCK: "mount it with locks (NFS: not nolock, and lockd runs), or name other results",
     errno.ENOSPC: "make room",
     errno.EROFS: "see why the disk is read-only",
 }
@@ -98,8 +106,35 @@ def sentence(error: BaseException) -> str:
             "a process was ended from outside, for want of memory as a rule; use fewer cores or "
             "more memory, and run the same command again."
         )
-    text = " ".join(str(error).split()).rstrip(".")
+    text = str(error).strip().partition("\n")[0].rstrip(".")
     return f"{type(error).__name__}: {text}; fix the machine, and run the same command again."
+
+
+def shortage(path: Path) -> str:
+    """Say why nothing could be written to a file, where that can be seen; else nothing.
+
+    Args:
+        path: of the file, which need not be there.
+    """
+    number = _writing(path)
+    return sentence(OSError(number, os.strerror(number), str(path))) if number else ""
+
+
+def _writing(path: Path) -> int:
+    """Return the system's number of the error of writing a little beside a file; 0 for none."""
+    try:
+        with tempfile.TemporaryFile(dir=_nearest(path.parent)) as stream:
+            stream.write(bytes(PROBE))
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _nearest(place: Path) -> Path:
+    """Return the nearest folder above a path, or itself, that is there."""
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    return place
 
 
 def _room(error: OSError) -> str:
@@ -107,9 +142,7 @@ def _room(error: OSError) -> str:
     if error.errno != errno.ENOSPC:
         return ""
     named = error.filename2 or error.filename
-    place = Path(os.fsdecode(named)) if isinstance(named, str | bytes) else Path.cwd()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    place = _nearest(Path(os.fsdecode(named)) if isinstance(named, str | bytes) else Path.cwd())
     return f" ({shutil.disk_usage(place).free / 1e6:.0f} MB free at {place})"
 
 
@@ -126,6 +159,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _is_of_place(error: BaseException) -> bool:
     if isinstance(error, ConnectionError | TimeoutError | MemoryError | BrokenExecutor):
+        return True
+    # Memory, open files and a mount that is away end an import; no file of a patient does.
+    if isinstance(error, ImportError) or type(error).__name__ in LIBRARIES:
         return True
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno not in DAMAGE

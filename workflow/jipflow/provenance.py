@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from jipflow import __version__
@@ -24,6 +26,24 @@ Parts = Callable[[str], Mapping[str, str]]
 """Gives the hash of each part of the present settings that a stage depends on."""
 
 AGAIN = "run the same snakemake command again."
+FORCED = "run the same snakemake command again with --forceall."
+
+_DECODERS = ("imagecodecs", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm")
+_ARRAYS = ("numpy", "scipy", "SimpleITK")
+_NETWORKS = (*_ARRAYS, "torch", "nnunetv2")
+
+LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("numpy", "SimpleITK", "pydicom", *_DECODERS),
+    "segment": (*_NETWORKS, "connected-components-3d", "pydicom", "highdicom", "TotalSegmentator"),
+    "annotate": (*_ARRAYS, "connected-components-3d", "pydicom", "highdicom"),
+    "encode": ("numpy", "pydicom", "highdicom"),
+    "measure": (*_ARRAYS, "PyWavelets", "scikit-image"),
+    "document": ("pydicom", "highdicom"),
+    "train_plan": _NETWORKS,
+    "train_fit": (*_NETWORKS, "batchgeneratorsv2"),
+    "train_evaluate": _NETWORKS,
+}
+"""By stage: the libraries of which another version may give other voxels, numbers or bytes."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +57,7 @@ class Provenance:
         inputs: SHA-256 of each input that stays: records of earlier stages, and files that have
             none; by path relative to the record's folder.
         outputs: SHA-256 of each table that the job wrote; by path likewise.
+        libraries: version of each of the stage's `LIBRARIES` that is installed.
         state: hash of what else decided, such as the files of an inbox; else empty.
     """
 
@@ -45,6 +66,7 @@ class Provenance:
     settings: dict[str, str]
     inputs: dict[str, str]
     outputs: dict[str, str]
+    libraries: dict[str, str]
     state: str = ""
 
 
@@ -79,9 +101,22 @@ class Making:
             settings=self.settings,
             inputs={_name(file, path): digest for file, digest in self.inputs.items()},
             outputs={_name(file, path): sha256_file(file) for file in outputs},
+            libraries=dict(libraries(self.stage)),
             state=self.state,
         )
         write_json(path, asdict(made))
+
+
+@cache
+def libraries(stage: str) -> Mapping[str, str]:
+    """Return the version of each library here on which what a stage computes depends."""
+    found = {}
+    for name in LIBRARIES.get(stage, ()):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def beside(table: Path) -> Path:
@@ -104,6 +139,7 @@ def difference(
     *,
     inputs: Iterable[Path] | None = None,
     state: str = "",
+    here: bool = True,
 ) -> str:
     """Say why what a job wrote is out of date, or nothing where it is as it would be written now.
 
@@ -113,6 +149,7 @@ def difference(
         settings: hash of each part of the present settings that the stage depends on.
         inputs: what it would read now; without it, what it has read.
         state: hash of what else decides now.
+        here: whether the job would run with the libraries of this process.
     """
     made = read_provenance(path)
     if made is None or made.stage != stage:
@@ -121,7 +158,8 @@ def difference(
         return "it was computed from fewer or other inputs than there are now"
     if made.state != state:
         return "what people sent has changed since"
-    return _of_settings(made, settings) or _of_inputs(made, path)
+    changed = _of_libraries(made) if here else ""
+    return _of_settings(made, settings) or changed or _of_inputs(made, path)
 
 
 def check_provenance(tables: Mapping[Path, Iterable[Path]], parts: Parts) -> None:
@@ -163,6 +201,8 @@ def _checked(path: Path, parts: Parts) -> Provenance:
     reason = _of_settings(made, settings) or _of_inputs(made, path)
     if reason:
         raise StageError(f"{path.parent}: {made.stage} is out of date: {reason}; {AGAIN}")
+    if reason := _of_libraries(made):
+        raise StageError(f"{path.parent}: {made.stage} is out of date: {reason}; {FORCED}")
     for name, digest in made.outputs.items():
         file = _place(name, path)
         if _digest(file) != digest:
@@ -177,6 +217,19 @@ def _of_settings(made: Provenance, settings: Mapping[str, str]) -> str:
         return f"it was computed by jipflow {made.version}, this is {__version__}"
     other = {key for key in made.settings.keys() | settings if _differs(key, made, settings)}
     return f"it was computed with other settings ({', '.join(sorted(other))})" if other else ""
+
+
+def _of_libraries(made: Provenance) -> str:
+    now = libraries(made.stage)
+    changes = [_versions(name, made, now) for name in sorted(made.libraries.keys() | now)]
+    other = ", ".join(filter(None, changes))
+    return f"it was computed with {other}" if other else ""
+
+
+def _versions(name: str, made: Provenance, now: Mapping[str, str]) -> str:
+    """Say which version of a library a job had, and which is here; nothing where it is the same."""
+    then, here = made.libraries.get(name), now.get(name)
+    return "" if then == here else f"{name} {then or 'missing'}, here it is {here or 'missing'}"
 
 
 def _differs(key: str, made: Provenance, settings: Mapping[str, str]) -> bool:

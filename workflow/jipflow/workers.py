@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+from threading import Thread
 from typing import TypeVar
 
 from jipflow.cases import Case
+from jipflow.reasons import PlaceError
 
 Result = TypeVar("Result")
 
@@ -21,6 +24,28 @@ def silence_libraries() -> None:
     """
     warnings.filterwarnings("ignore")
     logging.getLogger("pydicom").setLevel(logging.ERROR)
+
+
+def begin_worker() -> None:
+    """Prepare a process that works for another one; for its start."""
+    silence_libraries()
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Have this process end when the one ends that it works for, however that ends.
+
+    A pool's process would wait for work for ever, with all that it holds in memory, and what it has
+    begun would be written beside the next try of the same job.
+    """
+    Thread(target=_end_after_parent, daemon=True).start()
+
+
+def _end_after_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def for_each_case(
@@ -36,14 +61,25 @@ def for_each_case(
 
     Returns:
         All results, in the order of the cases.
+
+    Raises:
+        PlaceError: the system does not let processes be started.
     """
     if threads <= 1 or len(cases) <= 1:
         batches = [function(case) for case in cases]
     else:
         # A fork of a process in which a library has started threads may hang.
         context = get_context("forkserver")
-        with ProcessPoolExecutor(
-            min(threads, len(cases)), mp_context=context, initializer=silence_libraries
-        ) as pool:
-            batches = list(pool.map(function, cases))
+        try:
+            with ProcessPoolExecutor(
+                min(threads, len(cases)), mp_context=context, initializer=begin_worker
+            ) as pool:
+                batches = list(pool.map(function, cases))
+        except EOFError:
+            # The server that starts processes has ended; what a case raises becomes its outcome.
+            raise PlaceError(
+                "no further process could be started; use fewer cores, or let the account have "
+                "more open files (ulimit -n), processes (ulimit -u) and memory, and run the same "
+                "command again."
+            ) from None
     return [result for batch in batches for result in batch]

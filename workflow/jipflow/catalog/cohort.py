@@ -385,22 +385,27 @@ def _assign(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
 def _case_rows(
     chosen: dict[Candidate, dict[str, Choice]], shards: dict[str, str]
 ) -> list[dict[str, Any]]:
-    """Return the rows of the cohort's table: one for each role of each case."""
+    """Return the rows of the cohort's table: one line of the file for each role of each case."""
     return [
         {
             "case_id": case.case_id,
             "patient": case.patient,
             "shard": shards[case.case_id],
             "role": role,
-            "series_uid": choice.series["SeriesInstanceUID"],
-            "modality": choice.series["Modality"],
-            "manufacturer": choice.series["Manufacturer"],
-            "model": choice.series["ManufacturerModelName"],
+            "series_uid": _in_line(choice.series["SeriesInstanceUID"]),
+            "modality": _in_line(choice.series["Modality"]),
+            "manufacturer": _in_line(choice.series["Manufacturer"]),
+            "model": _in_line(choice.series["ManufacturerModelName"]),
             "instances": choice.series["NumberOfInstances"],
         }
         for case, roles in chosen.items()
         for role, choice in sorted(roles.items())
     ]
+
+
+def _in_line(text: str | None) -> str | None:
+    """Return a header's text without what would end a cell or a line of the table."""
+    return None if text is None else "".join(c if c.isprintable() else " " for c in text).strip()
 
 
 def _role_entries(chosen: dict[Candidate, dict[str, Choice]], shards: dict[str, str]) -> pa.Table:

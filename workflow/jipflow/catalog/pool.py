@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from jipflow.catalog import headers
 from jipflow.reasons import PlaceError
+from jipflow.workers import end_with_parent
 
 Read = Callable[[str], dict[str, Any]]
 
@@ -121,7 +122,7 @@ class ReadingPool:
         # read the module of the readers and nothing else, once for all.
         context = get_context("forkserver")
         context.set_forkserver_preload([headers.__name__])
-        return ProcessPoolExecutor(processes, mp_context=context)
+        return ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_parent)
 
 
 def _send(sender: Connection, read: Read, path: str) -> None:

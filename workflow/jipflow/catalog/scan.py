@@ -50,7 +50,8 @@ FINGERPRINT = canonical_digest(
 """A table of headers is reused only by the code that wrote it."""
 
 SCHEMA = pa.schema(
-    [("path", pa.string()), ("bytes", pa.int64()), ("modified_ns", pa.int64())]
+    [("path", pa.string())]
+    + [(name, pa.int64()) for name in ("bytes", "modified_ns", "changed_ns")]
     + [(name, pa.string()) for name in ("kind", "reason", "mended", "SOPInstanceUID")]
     + [(name, ARROW_TYPES[COLUMNS[name]]) for name in (*HEADER_COLUMNS, "Source")],
     metadata={"headers": FINGERPRINT},
@@ -90,7 +91,8 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
     * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
       mended, series, patients. Its ``sources`` counts files and dicom_files of each.
     * ``headers.parquet``: what was read, one row per file. The next scan does not read a file again
-      whose path, size and time are the same.
+      whose path, size and times are the same: that of its content, which a copy may keep, and that
+      at which the system saw it change.
 
     Memory does not grow with the number of files: tables are written and merged in pieces, and what
     DuckDB sorts and counts beyond `MEMORY` lies on disk, in a folder in `out_dir` that is removed.
@@ -207,6 +209,7 @@ def _finished(
                 "path": item.path,
                 "bytes": item.bytes,
                 "modified_ns": item.modified_ns,
+                "changed_ns": item.changed_ns,
                 "Source": item.source,
             }
         )
@@ -256,18 +259,19 @@ class Previous:
             if batch is None:
                 self._rows = []
                 return
-            columns = ("Source", "path", "bytes", "modified_ns", "kind")
+            columns = ("Source", "path", "bytes", "modified_ns", "changed_ns", "kind")
             self._rows = list(zip(*(batch[name].to_pylist() for name in columns), strict=True))
             self._batch, self._row = batch, 0
 
     def find(self, item: FoundFile) -> tuple[pa.RecordBatch, int] | None:
         """Return the batch and the row of a file that need not be read again, or None."""
         while self._rows:
-            source, path, size, modified, kind = self._rows[self._row]
+            source, path, size, modified, changed, kind = self._rows[self._row]
             if source == item.source and path == item.path:
                 place = self._batch, self._row
                 self._advance(self._row + 1)
-                same = (size, modified) == (item.bytes, item.modified_ns)
+                now = (item.bytes, item.modified_ns, item.changed_ns)
+                same = (size, modified, changed) == now
                 return place if same and not item.kind and kind not in (UNREADABLE, LINK) else None
             here = (self._position.get(source, -1), FoundFile(source, path).order())
             if here > (self._position[item.source], item.order()):

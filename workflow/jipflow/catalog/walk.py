@@ -33,6 +33,8 @@ class FoundFile:
             not.
         bytes: its size.
         modified_ns: time of its last change, in nanoseconds since 1970.
+        changed_ns: time at which the system last saw its content or attributes change, which
+            nobody can set back.
         kind: empty for a file to read, else why it is not: ``not_dicom``, ``unreadable``,
             ``link`` (a folder that is looked at elsewhere) or ``place_fault``.
         reason: says more.
@@ -42,6 +44,7 @@ class FoundFile:
     path: str
     bytes: int = 0
     modified_ns: int = 0
+    changed_ns: int = 0
     kind: str = ""
     reason: str = ""
 
@@ -133,7 +136,7 @@ class Walk:
         if entry.name.startswith(".partial-") or entry.name.endswith(".partial"):
             reason = "its name says that it is still being written"
             return FoundFile(source, path, status.st_size, kind=NOT_DICOM, reason=reason)
-        return FoundFile(source, path, status.st_size, status.st_mtime_ns)
+        return FoundFile(source, path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
     def _folder(self, source: str, entry: os.DirEntry[str], real_parent: str) -> FoundFile | str:
         """Return a folder's real path to look into, or where else it is looked at."""
@@ -165,11 +168,11 @@ class Walk:
 def _not_looked_at(source: str, path: str, error: OSError, entry: os.DirEntry[str]) -> FoundFile:
     """Return what stands for a file or folder of which the system tells nothing."""
     if error.errno == errno.ELOOP:
-        return FoundFile(source, path, 0, 0, UNREADABLE, "a link that leads back to itself")
+        return FoundFile(source, path, kind=UNREADABLE, reason="a link that leads back to itself")
     if error.errno == errno.ENOENT and entry.is_symlink():
-        return FoundFile(source, path, 0, 0, UNREADABLE, "a link to nothing")
+        return FoundFile(source, path, kind=UNREADABLE, reason="a link to nothing")
     kind = PLACE_FAULT if place_error(error) else UNREADABLE
-    return FoundFile(source, path, 0, 0, kind, str(error.strerror))
+    return FoundFile(source, path, kind=kind, reason=str(error.strerror))
 
 
 def _printable(path: str) -> str:

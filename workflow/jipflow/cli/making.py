@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -42,6 +43,8 @@ def recorded(
 ) -> Iterator[None]:
     """Write what a job computed its files with, when the block has ended well.
 
+    While it runs, no other run begins on these results, even if the job's own is killed.
+
     Args:
         record: the file.
         settings: of the run.
@@ -50,11 +53,14 @@ def recorded(
         outputs: tables that are there at the end of the block.
         state: hash of what else decides.
     """
+    from jipflow.cli.attempts import RUN
+    from jipflow.lock import at_work
     from jipflow.provenance import Making
 
-    making = Making(stage, settings.parts(stage), inputs, state)
-    yield
-    making.finish(record, outputs)
+    with at_work(record, os.environ.get(RUN)):
+        making = Making(stage, settings.parts(stage), inputs, state)
+        yield
+        making.finish(record, outputs)
 
 
 def check_made(settings: Parted, tables: Mapping[Path, Iterable[Path]]) -> None:

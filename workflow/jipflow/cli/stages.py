@@ -114,6 +114,7 @@ def prepare(
 ) -> None:
     """Turn series into volumes."""
     from jipflow.cases import read_cases
+    from jipflow.catalog.unchanged import check_unchanged
     from jipflow.images.prepare import run
     from jipflow.images.suv.bodies import SuvType
     from jipflow.outcomes import failed
@@ -121,6 +122,7 @@ def prepare(
 
     read, made_of = read_settings(settings), [cases, *records(retrieved)]
     with recorded(record, read, "prepare", inputs=made_of, outputs=[outcomes]):
+        check_unchanged(cases, threads)
         made = run(
             cases=read_cases(cases),
             lost=failed(read_all(retrieved)),

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from jipflow import __version__
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE, Manifest, checked
 from jipflow.files import atomic_path, read_json, write_json
@@ -153,7 +154,15 @@ def _read_approved(release_dir: Path) -> tuple[Approval, Release]:
         content = read_json(path)
     except ValueError:
         raise ReleaseError(f"{path} is not JSON any more; approve again.") from None
-    approval = checked(Approval, content, str(path))
+    try:
+        approval = checked(Approval, content, str(path))
+    except ConfigError as error:
+        first = str(error).removeprefix(f"{path}: ").partition("\n")[0]
+        raise ReleaseError(
+            f"{path} has another form than jipflow {__version__} writes ({first}); approve again: "
+            f"remove it, read {release_dir / PAGE}, then: jipflow release approve {release_dir} "
+            "--name NAME --key FILE"
+        ) from None
     manifest = approval.manifest
     page = release_dir / PAGE
     shown = page.read_bytes() if page.is_file() else b""

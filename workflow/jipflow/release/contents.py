@@ -11,10 +11,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import Field, create_model
 
+from jipflow import __version__
 from jipflow.analyses.contract import (
     FLOOR,
     AnyAnalysis,
@@ -41,6 +42,8 @@ from jipflow.release.gate import all_rules
 from jipflow.settings.part import Id, Part
 from jipflow.settings.plugins import one_of
 from jipflow.settings.resources import ConfigError
+
+H = TypeVar("H", bound="Header")
 
 BUILT = "built.json"
 """Hashes of the two files and of their page, as they were built together."""
@@ -166,8 +169,7 @@ def read_release(folder: Path) -> Release:
     """Read the files of a candidate and check that one build wrote them.
 
     Raises:
-        ReleaseError: a file is missing, no JSON, or was changed since.
-        ConfigError: a file holds something that its format does not have.
+        ReleaseError: a file is missing, no JSON, of another form, or was changed since.
     """
     files: dict[ContentName, bytes] = {}
     contents: dict[str, Any] = {}
@@ -184,8 +186,8 @@ def read_release(folder: Path) -> Release:
     aggregates_name, disclosure_name = CONTENT
     release = Release(
         files,
-        checked(found.aggregates, contents[aggregates_name], str(folder / aggregates_name)),
-        checked(found.disclosure, contents[disclosure_name], str(folder / disclosure_name)),
+        _of_form(found.aggregates, contents[aggregates_name], folder / aggregates_name),
+        _of_form(found.disclosure, contents[disclosure_name], folder / disclosure_name),
     )
     if describe(files[aggregates_name]).sha256 != release.disclosure.aggregates_sha256:
         raise ReleaseError(
@@ -193,6 +195,19 @@ def read_release(folder: Path) -> Release:
             "build the release again."
         )
     return release
+
+
+def _of_form(model: type[H], content: Any, path: Path) -> H:
+    """Return the content of a file of a release as its model, or say what to do about it."""
+    try:
+        return checked(model, content, str(path))
+    except ConfigError as error:
+        first, *others = str(error).removeprefix(f"{path}: ").split("\n")
+        more = " and other places" if others else ""
+        raise ReleaseError(
+            f"{path} has another form than jipflow {__version__} writes ({first}{more}); build the "
+            f"release again: remove {path} and run the workflow."
+        ) from None
 
 
 class Built(Part):

@@ -9,6 +9,7 @@ from typing import Any
 
 from jipflow.files import read_json
 from jipflow.hub.settings import HubSettings
+from jipflow.place import shortage
 from jipflow.reasons import StageError
 from jipflow.release.approval import approved_bundle, read_approval
 from jipflow.settings.resources import ConfigError
@@ -187,14 +188,14 @@ def last_message(path: Path) -> str:
             stream.seek(max(0, path.stat().st_size - LOG_END))
             text = stream.read().decode("utf-8", errors="replace")
     except OSError:
-        return "it left no log; it was killed, or could not start"
+        return shortage(path) or "it left no log; it was killed, or could not start"
     _, found, message = text.rpartition("\njipflow: ")
     if not found and text.startswith("jipflow: "):
         found, message = "jipflow: ", text.removeprefix("jipflow: ")
     if not found:
         ends = [line for line in text.splitlines() if line.strip()]
-        message = ends[-1] if ends else "its log is empty; it was killed, or could not start"
-    return plain(message)
+        message = ends[-1] if ends else shortage(path)
+    return plain(message or "its log is empty; it was killed, or could not start")
 
 
 def plain(text: str) -> str:

@@ -184,7 +184,7 @@ def load_settings(config: Mapping[str, Any], source: str = SOURCE) -> Settings:
     site = load(Site, given, source, ("protocol", "results"))
     protocol, named = read_protocol(path, site.registry if site.models else None)
     check_site(site, source)
-    return _settings(site, protocol, named)
+    return _settings(site.located(), protocol, named)
 
 
 def settings_of(

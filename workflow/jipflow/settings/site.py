@@ -263,6 +263,20 @@ class Site(Part):
         """The sources that are a PACS."""
         return [source for source in self.sources if not isinstance(source, Folder)]
 
+    def located(self) -> Site:
+        """Return the same with the path of each folder source from the root.
+
+        The catalog of a relative path is of what lies there as seen from one start folder; from
+        another one the path may name other images.
+        """
+        sources = [
+            source.model_copy(update={"path": str(Path(source.path).absolute())})
+            if isinstance(source, Folder)
+            else source
+            for source in self.sources
+        ]
+        return self.model_copy(update={"sources": sources})
+
 
 def check_site(site: Site, context: str) -> None:
     """Check what types cannot say: that folders are there and names are of something.

@@ -31,7 +31,7 @@ from jipflow.models.tasks import read_tasks
 from jipflow.reasons import StageError
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.totalsegmentator.settings import TotalSegmentation
-from jipflow.workers import silence_libraries
+from jipflow.workers import begin_worker
 
 PACKAGE = "TotalSegmentator"
 
@@ -183,7 +183,7 @@ def _start(environment: Mapping[str, str], threads: int) -> None:
     sys.addaudithook(_offline)
     os.environ.update(environment)
     tempfile.tempdir = environment["TMPDIR"]
-    silence_libraries()
+    begin_worker()
     # TotalSegmentator gives PyTorch as many threads as this says.
     multiprocessing.cpu_count = lambda: threads
 
