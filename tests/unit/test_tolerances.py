@@ -25,6 +25,7 @@ from jipflow.images.stack import (
     ROUNDING_SHARE,
     ROUNDING_TOLERANCE,
     SHEAR_TOLERANCE,
+    SIDEWAYS_TOLERANCE,
     grid_of,
     sorted_stack,
 )
@@ -91,7 +92,9 @@ def test_two_slices_at_one_position(sound, step):
 
 @SIDES
 def test_no_shear(sound):
-    length = 30.0
+    """Over so long a stack no rounding of positions excuses it."""
+    length = 120.0
+    assert length * SHEAR_TOLERANCE > SIDEWAYS_TOLERANCE
     planes = [
         plane(z, number=n, x=just(SHEAR_TOLERANCE, sound) * length * z / length)
         for n, z in enumerate(np.linspace(0, length, 11).tolist())
@@ -100,27 +103,23 @@ def test_no_shear(sound):
 
 
 @SIDES
-@pytest.mark.parametrize("sign", [1, -1])
-def test_a_distance_that_varies_by_its_share(sound, sign):
-    """The slices are so far apart that their rounding is no excuse."""
-    depths = np.arange(7) * 100.0
-    depths[4:] += sign * 100.0 * just(SPACING_TOLERANCE, sound)
-    assert outcome(stack(depths)) is (None if sound else Reason.IRREGULAR_SPACING)
+def test_a_stack_runs_along_one_line(sound):
+    away = just(SIDEWAYS_TOLERANCE, sound)
+    # To and fro without a mean or a slope.
+    planes = [plane(3.0 * n, number=n, x=away * (1, -1, -1, 1)[n % 4]) for n in range(40)]
+    assert outcome(planes) is (None if sound else Reason.GANTRY_TILT)
 
 
 def off_the_fit(spacing, distance):
-    """Depths of which the farthest lies so far from the straight line through them."""
-    shape = np.zeros(41)
-    shape[20] = 1.0
+    """Depths that lie to and fro by so much of an even grid: none fits better."""
     index = np.arange(41)
-    even = np.polynomial.Polynomial.fit(index, shape, 1)(index)
-    return index * spacing + shape * distance / np.abs(shape - even).max()
+    return index * spacing + distance * (-1.0) ** index
 
 
 @SIDES
 def test_a_position_that_is_rounded(sound):
     spacing = 5.0
-    assert spacing * ROUNDING_SHARE > ROUNDING_TOLERANCE > spacing * SPACING_TOLERANCE
+    assert spacing * ROUNDING_SHARE > ROUNDING_TOLERANCE
     depths = off_the_fit(spacing, just(ROUNDING_TOLERANCE, sound))
     assert outcome(stack(depths)) is (None if sound else Reason.IRREGULAR_SPACING)
 
