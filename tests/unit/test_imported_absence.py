@@ -232,6 +232,17 @@ class TestOtherObjects:
 
         assert list(regions(archive, self.two(archive, elsewhere), wanted())[0]) == ["node"]
 
+    def test_that_the_protocol_does_not_prefer_do_not_matter(self, archive):
+        paths = self.two(archive)
+        for path, date in zip(paths, ("20240102", "20240101"), strict=True):
+            dataset = pydicom.dcmread(path)
+            dataset.ContentDate = date
+            dataset.SOPInstanceUID = dicom.uid("dated", date)
+            dataset.save_as(path)
+        latest = wanted().model_copy(update={"prefer": ["latest"]})
+        assert list(regions(archive, paths, latest)[0]) == ["node"]
+        assert refusal(archive, paths, wanted())[0] is Reason.AMBIGUOUS_CONTOURS
+
     def test_that_jipflow_made_do_not_matter(self, archive):
         for change in (lambda dataset: None, label(0, "GVT")):
             paths = self.two(archive, change, Manufacturer="jipflow")
