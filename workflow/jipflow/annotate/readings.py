@@ -306,6 +306,8 @@ def _taken_from(kind: str, spec: AnnotatedSegmentation) -> Imported:
             "role": spec.role,
             "from": kind,
             "may_be_empty": spec.may_be_empty,
+            # What a reader marked under other names is refused by `_check_names`.
+            "ignore": ".*",
             "segments": [
                 ImportedSegment(
                     name=segment.name,

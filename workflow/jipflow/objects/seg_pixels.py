@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.encaps import parse_basic_offsets, parse_fragments
 from pydicom.pixels import get_decoder
 from pydicom.uid import (
     HTJ2KLossless,
@@ -85,11 +87,26 @@ def decoded(
     if not syntax.is_encapsulated:
         yield from _native(dataset, frames, shape, count)
         return
+    there = _compressed_frames(dataset)
+    if there != count:
+        raise ValueError(f"it has {there} compressed frames and describes {count}")
     found = get_decoder(syntax).iter_array(
         dataset, indices=frames, raw=True, decoding_plugin=DECODERS.get(syntax, "")
     )
     for frame, (pixels, _) in zip(frames, found, strict=True):
         yield frame, pixels.reshape(shape)
+
+
+def _compressed_frames(dataset: Dataset) -> int:
+    """Return how many frames encapsulated Pixel Data hold (PS3.5 section A.4).
+
+    An offset table has one offset a frame; without one, each frame is one fragment.
+    """
+    if dataset.get("ExtendedOffsetTable"):
+        return len(dataset.ExtendedOffsetTable) // 8
+    with BytesIO(dataset.PixelData) as buffer:
+        offsets = parse_basic_offsets(buffer)
+        return len(offsets) or int(parse_fragments(buffer)[0])
 
 
 def _native(

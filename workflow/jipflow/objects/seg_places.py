@@ -226,7 +226,7 @@ def window(
         low, high = (-first, size - first) if sign > 0 else (first - size + 1, first + 1)
         low, high = max(low, 0), min(high, length)
         if beyond or high <= low:
-            return (slice(0, 0), slice(0, 0)), volume[:0, :0, 0]
+            return (slice(0, 0), slice(0, 0)), np.empty((0, 0), volume.dtype)
         part.append(slice(low, high))
         stop = first + sign * high
         voxels[axis] = slice(first + sign * low, stop if stop >= 0 else None, sign)

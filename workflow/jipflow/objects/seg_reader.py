@@ -134,8 +134,9 @@ class DicomSeg(Annotation):
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
             notes.append(f"{context}: {wanted!r} unites segments {listed}.")
+        placement = self._placement(target)
         self._check_numbers(target)
-        placement = self._checked_placement(numbers, target)
+        self._check_placement(numbers, placement, target)
         draw = self._from_label_map if self._type == "LABELMAP" else self._from_frames
         mask, corner, unused = draw(numbers, placement, target, notes)
         self._check_comb(mask, placement, target)
@@ -238,23 +239,24 @@ class DicomSeg(Annotation):
         if flaw:
             raise CaseFault(Reason.UNSUPPORTED_OBJECT, f"{context} {flaw}; export it again.")
 
-    def _placement(self, target: Target) -> Placement:
-        """Place the frames on the slices of an image."""
-        images = target.images
-        sources = [images.find(named) for named in self._groups.sources] if images else []
-        return place(self._groups.frames, target.grid, images, sources)
-
     _placed: tuple[Target, Placement] | None = None
 
-    def _checked_placement(self, numbers: Sequence[int], target: Target) -> Placement:
-        """Place the frames, and compare what the object states with them and with the image.
+    def _placement(self, target: Target) -> Placement:
+        """Place the frames on the slices of an image, once."""
+        if self._placed is None or self._placed[0] is not target:
+            frames, images = self._groups.frames, target.images
+            sources = [images.find(named) for named in self._groups.sources] if images else []
+            self._placed = target, place(frames, target.grid, images, sources)
+        return self._placed[1]
+
+    def _check_placement(
+        self, numbers: Sequence[int], placement: Placement, target: Target
+    ) -> None:
+        """Compare what the object states of its frames with them and with the image.
 
         Raises:
             CaseFault: it was not made on the image's grid, or contradicts itself.
         """
-        if self._placed is None or self._placed[0] is not target:
-            self._placed = target, self._placement(target)
-        placement = self._placed[1]
         if len(self._groups.owners) != whole(self.dataset.get("NumberOfFrames") or 1):
             raise self._mismatch(target, "its functional groups do not describe each frame once")
         most = 2 ** int(self.dataset.BitsAllocated) - 1
@@ -284,7 +286,6 @@ class DicomSeg(Annotation):
         self._check_distance(
             np.flatnonzero(of_label_map | np.isin(self._groups.owners, numbers)), placement, target
         )
-        return placement
 
     def _check_distance(
         self, frames: NDArray[np.intp], placement: Placement, target: Target

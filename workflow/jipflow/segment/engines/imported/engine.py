@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID
 
 from jipflow import datasets
@@ -24,6 +22,7 @@ from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engine import Engine, Inputs
 from jipflow.segment.engines.imported import settings
 from jipflow.segment.engines.imported.absence import MAKER, check_absent
+from jipflow.segment.engines.imported.damage import DAMAGE, unreadable
 from jipflow.segment.engines.imported.preference import preferred, status_note
 from jipflow.segment.engines.imported.settings import ImportedSegment
 from jipflow.syntaxes import SEGMENTATIONS, STRUCTURE_SETS
@@ -45,8 +44,6 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 """Of a sequence that ends with a delimiter (PS3.5 section 7.5)."""
 DEFERRED = 2**20
 """Bytes from which on an element of a segmentation is left in the file until it is needed."""
-DAMAGE = (InvalidDicomError, OSError, EOFError, RecursionError, struct.error)
-"""What pydicom raises for a damaged file, at once or when it parses a nested element."""
 UNREADABLE = (*DAMAGE, ValueError, TypeError, KeyError, AttributeError)
 
 
@@ -118,7 +115,7 @@ def import_regions(
                 drawing.corner,
             )
     if missing and spec.may_be_empty:
-        check_absent(missing, source, objects, faults, spec, target)
+        check_absent(missing, source, match, objects, faults, spec, target)
     elif len(missing) == len(spec.segments):
         raise CaseFault(
             Reason.EMPTY_SEGMENTATION,
@@ -144,7 +141,7 @@ def _draw(
     try:
         drawing = source.draw(wanted.name, wanted.match, target, match, notes)
     except DAMAGE as error:
-        raise _unreadable(source.path, error) from error
+        raise unreadable(source.path, error) from error
     except CaseFault as fault:
         if needed or place_error(fault):
             raise
@@ -260,7 +257,7 @@ def _by_evidence(
             match = candidate.fit(target, matches)
         except DAMAGE as error:
             raise_place_error(error)
-            faults.append(_unreadable(candidate.path, error))
+            faults.append(unreadable(candidate.path, error))
             continue
         if match is not None:
             fitting.setdefault(match, []).append(candidate)
@@ -352,7 +349,7 @@ def read_object(path: Path, kind: str) -> Annotation:
         item = reader(dataset, path)
         item.names()
     except UNREADABLE as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     sop_class = str(dataset.get("SOPClassUID") or "")
     if sop_class and sop_class not in classes:
         raise CaseFault(
@@ -391,10 +388,3 @@ def _is_cut(dataset: Dataset, size: int) -> bool:
         elif len(element.value) < element.length:
             return True
     return False
-
-
-def _unreadable(path: Path, error: Exception) -> CaseFault:
-    return CaseFault(
-        Reason.UNREADABLE,
-        f"{path}: cannot be read as DICOM ({error}); copy it again from the archive.",
-    )
