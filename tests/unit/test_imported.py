@@ -291,6 +291,42 @@ class TestRegions:
         assert "stated as nothing" in notes
 
 
+class TestOddContours:
+    def test_that_are_to_be_moved_are_refused(self, archive):
+        def offset(contour):
+            contour.ContourOffsetVector = [0.0, 0.0, 3.0]
+
+        reason, message = archive.refusal(archive.structure({"GTV": TUMOUR}, each_contour(offset)))
+        assert reason is Reason.CONTOUR_GEOMETRY
+        assert "3 contours have a Contour Offset Vector" in message
+
+    def test_that_are_moved_by_nothing_are_drawn(self, archive):
+        def offset(contour):
+            contour.ContourOffsetVector = [0.0, 0.0, 0.0]
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, each_contour(offset)))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert notes == ""
+
+    def test_that_have_other_points_than_they_state_are_noted(self, archive):
+        def fewer(dataset):
+            dataset.ROIContourSequence[0].ContourSequence[1].NumberOfContourPoints += 1
+            del dataset.ROIContourSequence[0].ContourSequence[2].NumberOfContourPoints
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, fewer))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "1 of 3 contours have another number of points than they state" in notes
+
+    def test_of_two_types_are_noted(self, archive):
+        def mixed(dataset):
+            first = dataset.ROIContourSequence[0].ContourSequence[0]
+            first.ContourGeometricType = "CLOSEDPLANAR_XOR"
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, mixed))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "some of its contours are of type CLOSEDPLANAR_XOR and some are not" in notes
+
+
 class TestNoVoxel:
     def erase(self, dataset):
         del dataset.ROIContourSequence[0].ContourSequence
@@ -540,6 +576,14 @@ class TestChoice:
         again = shutil.copy(path, archive.folder / "again.dcm")
         mask, _ = archive.mask(path, again)
         np.testing.assert_array_equal(mask, TUMOUR)
+
+    def test_does_not_take_what_was_drawn_anew_under_one_uid_for_a_copy(self, archive):
+        first = archive.structure({"GTV": TUMOUR}, name="first")
+        changed = archive.structure({"GTV": NODE}, name="second")
+        dataset = pydicom.dcmread(changed)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = dicom.uid("first")
+        dataset.save_as(changed)
+        assert archive.refusal(first, changed)[0] is Reason.AMBIGUOUS_CONTOURS
 
     def test_needs_the_names(self, archive):
         path = archive.structure({"Heart": TUMOUR})

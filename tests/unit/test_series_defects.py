@@ -928,6 +928,36 @@ def signed_of_fewer_bits(folder):
     return write(map(pydicom.dcmread, paths), folder / "series", change)
 
 
+@refused(
+    "Compressed pixels under an uncompressed syntax", Reason.PIXEL_FORMAT, "pixels are encapsulated"
+)
+def compressed_called_native(folder):
+    """The file meta information names another syntax of the same length."""
+    paths, _ = each_in(RLELossless)(folder)
+    stated = RLELossless.encode() + b"\0"
+    for path in paths:
+        data = path.read_bytes()
+        assert data.count(stated) == 1
+        path.write_bytes(
+            data.replace(stated, ExplicitVRLittleEndian.ljust(len(stated), "\0").encode())
+        )
+    return paths
+
+
+@refused(
+    "Uncompressed pixels under a compressed syntax", Reason.PIXEL_FORMAT, "are not encapsulated"
+)
+def native_called_compressed(folder):
+    paths = ct(folder)
+    stated = b"\x02\x00\x10\x00UI\x14\x00" + ExplicitVRLittleEndian.encode() + b"\0"
+    changed = b"\x02\x00\x10\x00UI\x14\x00" + b"1.2.840.10008.1.2.5\0"
+    for path in paths:
+        data = path.read_bytes()
+        assert data.count(stated) == 1
+        path.write_bytes(data.replace(stated, changed))
+    return paths
+
+
 @read("1-bit pixels")
 def one_bit(folder):
     bits = np.random.default_rng(6).integers(0, 2, (3, 8, 10))

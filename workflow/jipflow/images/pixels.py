@@ -134,8 +134,15 @@ def _pixels_of(path: Path, dataset: Dataset) -> str:
 
 
 def _check_length(path: Path, dataset: Dataset, name: str) -> None:
-    """Refuse native pixels that are fewer than due, or as many more as another size would have."""
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    """Refuse pixels that are not as long as due, or not of the kind that their syntax has.
+
+    Native ones may be padded, but not by a frame: then they are of another size.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated != dataset[name].is_undefined_length:
+        stated = "encapsulated" if dataset[name].is_undefined_length else "not encapsulated"
+        raise refused(path, f"its pixels are {stated}, though its transfer syntax is {syntax.name}")
+    if syntax.is_encapsulated:
         return
     frames = int(dataset.get("NumberOfFrames") or 1)
     allocated = int(dataset.BitsAllocated)

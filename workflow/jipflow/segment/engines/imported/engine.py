@@ -319,7 +319,7 @@ def _none_fits(
 
 def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[CaseFault]]:
     """Read objects; what cannot be used, and why, comes back beside them."""
-    objects: dict[str, Annotation] = {}
+    objects: list[Annotation] = []
     faults = []
     for path in paths:
         try:
@@ -328,9 +328,16 @@ def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[
             raise_place_error(fault)
             faults.append(fault)
             continue
-        # One instance may lie in the archive twice.
-        objects.setdefault(item.uid, item)
-    return list(objects.values()), faults
+        if not any(_is_copy(item, other) for other in objects):
+            objects.append(item)
+    return objects, faults
+
+
+def _is_copy(one: Annotation, other: Annotation) -> bool:
+    """Return whether two files hold one object: what was drawn anew may have kept its UID."""
+    if one.uid != other.uid:
+        return False
+    return one.path.read_bytes() == other.path.read_bytes() or one.dataset == other.dataset
 
 
 def read_object(path: Path, kind: str) -> Annotation:
