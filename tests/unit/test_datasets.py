@@ -214,7 +214,9 @@ def test_what_the_catalog_reads_every_stage_reads(damage, tmp_path):
     rows = [read_header(str(path)) for path in paths]
     assert {row["SOPInstanceUID"] for row in rows} == uids
     assert {row["KVP"] for row in rows} == {100}
-    volume = read_series_volume(sound)
+    decisions = []
+    volume = read_series_volume(sound, decisions=decisions)
+    assert decisions == (["element_repaired"] if damage is impossible else [])
     np.testing.assert_array_equal(volume.array, ct_hu())
     assert target_of("case1", sound, volume.grid).instances == uids
     assert source_header(paths[0], []).PatientID == rows[0]["PatientID"]

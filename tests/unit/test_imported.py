@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,9 @@ SPEC = {
     "role": "CT",
     "segments": [{"name": "gtv", "match": "GTV.*", "term": "lesion", "required": True}],
 }
+
+PLAIN = re.compile(r"\S+ was taken by the (images|series) that it references\.")
+"""The note of an object that names the series or its images there: nothing else was decided."""
 
 
 def box(*bounds):
@@ -226,7 +230,7 @@ class TestRegions:
     def test_contours_become_the_voxels_they_were_drawn_round(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV_1": TUMOUR, "Heart": NODE}))
         np.testing.assert_array_equal(mask, TUMOUR)
-        assert notes == ""
+        assert PLAIN.fullmatch(notes)
 
     def test_all_that_match_are_united(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV_1": TUMOUR, "GTV_2": NODE}))
@@ -306,7 +310,7 @@ class TestOddContours:
 
         mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, each_contour(offset)))
         np.testing.assert_array_equal(mask, TUMOUR)
-        assert notes == ""
+        assert PLAIN.fullmatch(notes)
 
     def test_that_have_other_points_than_they_state_are_noted(self, archive):
         def fewer(dataset):
@@ -372,7 +376,7 @@ class TestChoice:
     def test_goes_by_the_series_where_its_images_are_others(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_images))
         np.testing.assert_array_equal(mask, TUMOUR)
-        assert notes == ""
+        assert PLAIN.fullmatch(notes)
 
     def test_goes_by_the_frame_of_reference_where_no_series_is_referenced(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_series))
@@ -697,6 +701,31 @@ def segment(archive, spec, *annotations):
     return item.outcome, masks / "case1" / spec["id"]
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (len, "object_by_instances"),
+        (rename_series, "object_by_images"),
+        (forget_images, "object_by_series"),
+        (forget_series, "object_by_frame_of_reference"),
+        (forget_frame, "object_by_geometry"),
+    ],
+)
+def test_the_outcome_has_the_code_of_what_the_choice_went_by(archive, change, code):
+    approved = {"ApprovalStatus": "APPROVED", "StructureSetDate": "20210303"}
+    paths = [
+        archive.structure({"GTV": TUMOUR}, change, stating(approved), name="right"),
+        archive.structure(
+            {"GTV": NODE}, change, stating({**approved, "StructureSetDate": "20210302"}), name="old"
+        ),
+        archive.structure({"GTV": NODE}, change, name="draft"),
+    ]
+    spec = {**copy.deepcopy(SPEC), "prefer": ["approved", "latest"]}
+    outcome, _ = segment(archive, spec, Series("1.2", "RTSTRUCT", tuple(paths)))
+    assert outcome.decisions == ["approved_preferred", "latest_preferred", code]
+    assert f"{dicom.uid('right')} " in outcome.message
+
+
 def test_the_outcome_of_a_case_says_what_a_reader_should_know(archive):
     spec = copy.deepcopy(SPEC)
     spec["segments"].append({"name": "node", "match": "N", "term": "lesion", "required": False})
@@ -741,7 +770,7 @@ def test_real_structure_sets_are_found_and_drawn(shared_data, tmp_path):
         (region,) = import_regions(paths, typed.segmentation(spec), target, notes)
         assert region.mask.any()
         assert region.producer == "MIM"
-        assert all("pixel centre" in note for note in notes)
+        assert all("pixel centre" in note or PLAIN.fullmatch(note) for note in notes)
 
 
 @pytest.mark.parametrize("patient", ["STS_002", "STS_038", "STS_047"])

@@ -51,7 +51,7 @@ from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.phantom import defects, dicom
 from jipflow.phantom.grid import PhantomGrid
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Decision, Reason
 from series_factory import (
     ct_datasets,
     ct_grid,
@@ -1279,6 +1279,22 @@ def test_a_defect_is_read_right_or_refused_with_its_reason(row, tmp_path):
         assert caught.value.reason.value == row.outcome, message
         assert row.says in message
         assert str(tmp_path) in message or "series 2.25." in message
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (values_at_the_top, "values_at_top_of_bits"),
+        (unexplained_bits, "bits_above_left_out"),
+        (no_high_bit, "high_bit_assumed"),
+        (overlay_bits, ""),
+    ],
+)
+def test_what_was_decided_on_the_bits_has_its_code(make, code, tmp_path):
+    paths, _ = make(tmp_path)
+    decisions: list[Decision] = []
+    read_series_volume(series_of(paths), decisions=decisions)
+    assert decisions == ([code] if code else [])
 
 
 @pytest.mark.filterwarnings("ignore")
