@@ -726,6 +726,42 @@ def test_the_outcome_has_the_code_of_what_the_choice_went_by(archive, change, co
     assert f"{dicom.uid('right')} " in outcome.message
 
 
+def registration(archive, *frames):
+    """A Spatial Registration of the image's frame with others."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.1"
+    dataset.SOPInstanceUID = dicom.uid("registration")
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.Modality = "REG"
+    dataset.FrameOfReferenceUID = frames[0]
+    dataset.RegistrationSequence = []
+    for frame in frames:
+        item = pydicom.Dataset()
+        item.FrameOfReferenceUID = frame
+        dataset.RegistrationSequence.append(item)
+    return write([dataset], archive.folder / "reg")[0]
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_a_registration_of_the_two_frames_is_named_and_not_applied(archive, related):
+    here = archive.target.frame_of_reference_uid
+    frames = (here, ELSEWHERE) if related else (dicom.uid("third"), ELSEWHERE)
+    path = registration(archive, *frames)
+    broken = archive.folder / "broken.dcm"
+    broken.write_bytes(path.read_bytes()[:700])
+    structure = archive.structure({"GTV": TUMOUR}, rois_elsewhere)
+    outcome, folder = segment(
+        archive, SPEC, Series("1.2", "RTSTRUCT", (structure,)), Series("1.4", "REG", (broken, path))
+    )
+    assert outcome.reason == Reason.OTHER_FRAME_OF_REFERENCE
+    says = f"not applied here: {dicom.uid('registration')} relates it to {ELSEWHERE}"
+    assert (says in outcome.message) == related
+    assert not folder.exists()
+
+
 def test_the_outcome_of_a_case_says_what_a_reader_should_know(archive):
     spec = copy.deepcopy(SPEC)
     spec["segments"].append({"name": "node", "match": "N", "term": "lesion", "required": False})

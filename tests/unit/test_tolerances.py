@@ -170,7 +170,7 @@ def test_geometry_that_is_no_number_is_refused(values):
 
 def test_the_orientation_of_a_stack_is_the_one_that_most_slices_have():
     """Of slices whose cosines were rounded differently, the grid takes no mean."""
-    rounded = (1.0, 0.00005, 0.0, 0.0, 1.0, 0.0)
+    rounded = (1.0, -0.00005, 0.0, 0.0, 1.0, 0.0)
     planes = [plane(3.0 * n, number=n, cosines=AXIAL if n else rounded) for n in range(5)]
     grid = grid_of([p.header for p in planes], "series 1")
     np.testing.assert_array_equal(grid.affine[:3, 2], [2.0, 0.0, 0.0])

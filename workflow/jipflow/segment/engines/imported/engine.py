@@ -17,6 +17,7 @@ from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
+from jipflow.objects.registration import MODALITY, with_registrations
 from jipflow.objects.rtstruct import StructureSet
 from jipflow.objects.seg_reader import DicomSeg
 from jipflow.place import place_error, raise_place_error
@@ -59,7 +60,13 @@ class Imported(Engine[settings.Imported]):
         series = inputs.case.roles[spec.role]
         target = target_of(inputs.case.case_id, series, inputs.grid)
         paths = [p for s in inputs.case.annotations if s.modality == spec.source for p in s.paths]
-        return import_regions(paths, spec, target, inputs.notes, inputs.decisions)
+        others = [p for s in inputs.case.annotations if s.modality == MODALITY for p in s.paths]
+        try:
+            yield from import_regions(paths, spec, target, inputs.notes, inputs.decisions)
+        except CaseFault as fault:
+            if fault.reason is not Reason.OTHER_FRAME_OF_REFERENCE:
+                raise
+            raise with_registrations(fault, others, target.frame_of_reference_uid) from fault
 
 
 def target_of(case_id: str, series: Series, grid: Grid) -> Target:
