@@ -427,6 +427,15 @@ class TestChoice:
         mask, _ = archive.mask(archive.structure({"GTV": TUMOUR}, set_alone))
         np.testing.assert_array_equal(mask, TUMOUR)
 
+    def test_goes_by_what_the_roi_names_where_the_set_names_several(self, archive):
+        def named(dataset):
+            frame = dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+            drawn_anywhere(dataset)
+            dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = frame
+
+        mask, _ = archive.mask(archive.structure({"GTV": TUMOUR}, named))
+        np.testing.assert_array_equal(mask, TUMOUR)
+
     @pytest.mark.parametrize("forget", [len, forget_series])
     def test_draws_the_rois_of_its_frame_alone_and_names_the_others(self, archive, forget):
         def split(dataset):

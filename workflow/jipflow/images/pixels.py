@@ -23,6 +23,7 @@ from jipflow.images.bits import (
     from_words,
     refused,
 )
+from jipflow.images.lut import looked_up
 from jipflow.images.read import PIXELS, read_instance, readable
 from jipflow.images.suv.factors import real_world_units
 from jipflow.reasons import CaseFault, Reason
@@ -208,7 +209,7 @@ def _rescaled(plane: Plane) -> NDArray[np.float64]:
     """Return the values after the Modality LUT, or the real world values of enhanced PET."""
     header, stored = plane.header, plane.pixels()
     if header.get("ModalityLUTSequence"):
-        return apply_modality_lut(stored.astype(np.int32), header).astype(np.float64)
+        return looked_up(plane.path, header, stored)
     if MODALITIES[header.SOPClassUID] == "PT" and not header.get("Units"):
         mapping = header.RealWorldValueMappingSequence[0]
         return (
