@@ -29,6 +29,9 @@ from jipflow.images.suv.factors import real_world_units
 from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import HIGH_THROUGHPUT_JPEG_2000, JPEG, JPEG_2000, JPEG_LS, MODALITIES
 
+DESCRIBING = ("SamplesPerPixel", "PhotometricInterpretation")
+"""What pixels cannot be read without, beside their size and bits (PS3.3 C.7.6.3)."""
+
 DECODERS = {
     **dict.fromkeys(JPEG, jpeg.PLUGIN),
     **dict.fromkeys(JPEG_LS, "pyjpegls"),
@@ -131,6 +134,9 @@ def _pixels_of(path: Path, dataset: Dataset) -> str:
         )
     if len(present) > 1:
         raise refused(path, f"has {' and '.join(present)}, of which one is allowed")
+    absent = [name for name in DESCRIBING if dataset.get(name) in (None, "")]
+    if absent:
+        raise refused(path, f"{' and '.join(absent)} is missing, so its pixels are not described")
     return present[0]
 
 
