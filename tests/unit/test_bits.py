@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 
 from jipflow.images.bits import ABOVE, SHIFTED, Bits, from_codestream
+from jipflow.images.lut import looked_up
 from jipflow.images.pixels import decode
 from jipflow.reasons import CaseFault, Reason
 from series_factory import in_syntax
@@ -137,6 +138,8 @@ def test_an_overlay_in_the_words_explains_the_bits_above(declared):
 @pytest.mark.parametrize(
     "change",
     [
+        {"SamplesPerPixel": None},
+        {"PhotometricInterpretation": ""},
         {"HighBit": 10},
         {"HighBit": 16},
         {"BitsStored": 0},
@@ -155,7 +158,8 @@ def test_what_contradicts_itself_is_refused(change):
     dataset = instance(words_of(values_of(12, 0), 16, 12, "nothing"), 12, 0)
     for name, value in change.items():
         setattr(dataset, name, value)
-    with pytest.raises(CaseFault, match=r"slice\.dcm: .*export the series again") as caught:
+    says = r"slice\.dcm: .*(contradict|no way|do not say|not described)"
+    with pytest.raises(CaseFault, match=says) as caught:
         decode(FILE, dataset)
     assert caught.value.reason is Reason.PIXEL_FORMAT
 
@@ -283,3 +287,59 @@ def test_jpeg_2000_states_the_sign_of_fewer_bits(sign, sound, tmp_path):
     else:
         with pytest.raises(CaseFault, match="but the codestream has 12 bits"):
             decode(FILE, dataset)
+
+
+LUT = np.random.default_rng(5).permutation(60000)
+
+
+def with_lut(first, entries, *, signed, vr="US", data=None):
+    """The header of an image of such pixels, with a Modality LUT."""
+    header = instance(np.zeros((2, 2), "u2"), 16, signed)
+    item = Dataset()
+    item.add_new("LUTDescriptor", vr, [entries, first, 16])
+    words = LUT[: entries % 65536].astype("<u2")
+    item.add_new("LUTData", "OW", words.tobytes() if data is None else data)
+    header.ModalityLUTSequence = [item]
+    return header
+
+
+@pytest.mark.parametrize(
+    ("header", "first"),
+    [
+        (with_lut(0, 4096, signed=0), 0),
+        (with_lut(100, 4096, signed=0), 100),
+        (with_lut(40000, 4096, signed=0), 40000),
+        (with_lut(-25536, 4096, signed=0, vr="SS"), 40000),
+        (with_lut(-1000, 4096, signed=1, vr="SS"), -1000),
+        (with_lut(64536, 4096, signed=1), -1000),
+        (with_lut(-1000, -25536, signed=1, vr="SS"), -1000),
+        (with_lut(32768, 40000, signed=1), -32768),
+    ],
+)
+def test_a_modality_lut_maps_from_its_first_value_on(header, first):
+    """Its sign is that of the pixels, however the descriptor is written."""
+    entries = header.ModalityLUTSequence[0].LUTDescriptor[0] % 65536
+    stored = np.array([first, first + 1, first + 4000, first - 1, first + entries - 1, 65000])
+    expected = LUT[np.clip(stored - first, 0, entries - 1)]
+    np.testing.assert_array_equal(looked_up(FILE, header, stored), expected)
+
+
+def test_a_modality_lut_may_be_of_bytes_or_numbers():
+    stored = np.array([0, 1, 2, 3, 9])
+    for data in (bytes([5, 6, 7]), bytes([5, 6, 7, 0])):
+        header = with_lut(0, 3, signed=0, data=data)
+        assert looked_up(FILE, header, stored).tolist() == [5, 6, 7, 7, 7]
+    header = with_lut(0, 3, signed=0)
+    header.ModalityLUTSequence[0].add_new("LUTData", "US", [5, 6, 65535])
+    assert looked_up(FILE, header, stored).tolist() == [5, 6, 65535, 65535, 65535]
+    header.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    header.ModalityLUTSequence[0].add_new("LUTData", "OW", bytes([0, 5, 0, 6, 1, 0]))
+    assert looked_up(FILE, header, stored).tolist() == [5, 6, 256, 256, 256]
+
+
+@pytest.mark.parametrize("data", [b"", bytes(5), bytes(10), bytes(14)])
+def test_a_modality_lut_of_another_length_is_refused(data):
+    says = r"its Modality LUT has \d+ entries in place of 6"
+    with pytest.raises(CaseFault, match=says) as caught:
+        looked_up(FILE, with_lut(0, 6, signed=0, data=data), np.zeros(2, int))
+    assert caught.value.reason is Reason.PIXEL_FORMAT

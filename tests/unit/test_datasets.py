@@ -101,6 +101,17 @@ def test_a_representation_of_another_kind_of_length_costs_its_element_at_most():
         assert len(found.damaged) == 1
 
 
+def test_one_of_a_long_length_that_the_dictionary_has_short_is_left_out():
+    data = content(image())
+    whole = values(pydicom.dcmread(io.BytesIO(data)))
+    begin, _ = places(data)[0x00180060]
+    length = int.from_bytes(data[begin + 6 : begin + 8], "little")
+    changed = data[: begin + 4] + b"??\0\0" + length.to_bytes(4, "little") + data[begin + 8 :]
+    found = read(changed)
+    assert values(found.dataset) == {t: v for t, v in whole.items() if t != 0x00180060}
+    assert found.damaged == ["(0018,0060) has an impossible value representation; it was left out"]
+
+
 def test_several_that_follow_each_other_are_found():
     data = bytearray(content(image()))
     where = places(bytes(data))
@@ -214,7 +225,9 @@ def test_what_the_catalog_reads_every_stage_reads(damage, tmp_path):
     rows = [read_header(str(path)) for path in paths]
     assert {row["SOPInstanceUID"] for row in rows} == uids
     assert {row["KVP"] for row in rows} == {100}
-    volume = read_series_volume(sound)
+    decisions = []
+    volume = read_series_volume(sound, decisions=decisions)
+    assert decisions == (["element_repaired"] if damage is impossible else [])
     np.testing.assert_array_equal(volume.array, ct_hu())
     assert target_of("case1", sound, volume.grid).instances == uids
     assert source_header(paths[0], []).PatientID == rows[0]["PatientID"]

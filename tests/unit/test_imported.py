@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 
@@ -32,6 +33,9 @@ SPEC = {
     "role": "CT",
     "segments": [{"name": "gtv", "match": "GTV.*", "term": "lesion", "required": True}],
 }
+
+PLAIN = re.compile(r"\S+ was taken by the (images|series) that it references\.")
+"""The note of an object that names the series or its images there: nothing else was decided."""
 
 
 def box(*bounds):
@@ -226,7 +230,7 @@ class TestRegions:
     def test_contours_become_the_voxels_they_were_drawn_round(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV_1": TUMOUR, "Heart": NODE}))
         np.testing.assert_array_equal(mask, TUMOUR)
-        assert notes == ""
+        assert PLAIN.fullmatch(notes)
 
     def test_all_that_match_are_united(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV_1": TUMOUR, "GTV_2": NODE}))
@@ -291,6 +295,42 @@ class TestRegions:
         assert "stated as nothing" in notes
 
 
+class TestOddContours:
+    def test_that_are_to_be_moved_are_refused(self, archive):
+        def offset(contour):
+            contour.ContourOffsetVector = [0.0, 0.0, 3.0]
+
+        reason, message = archive.refusal(archive.structure({"GTV": TUMOUR}, each_contour(offset)))
+        assert reason is Reason.CONTOUR_GEOMETRY
+        assert "3 contours have a Contour Offset Vector" in message
+
+    def test_that_are_moved_by_nothing_are_drawn(self, archive):
+        def offset(contour):
+            contour.ContourOffsetVector = [0.0, 0.0, 0.0]
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, each_contour(offset)))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert PLAIN.fullmatch(notes)
+
+    def test_that_have_other_points_than_they_state_are_noted(self, archive):
+        def fewer(dataset):
+            dataset.ROIContourSequence[0].ContourSequence[1].NumberOfContourPoints += 1
+            del dataset.ROIContourSequence[0].ContourSequence[2].NumberOfContourPoints
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, fewer))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "1 of 3 contours have another number of points than they state" in notes
+
+    def test_of_two_types_are_noted(self, archive):
+        def mixed(dataset):
+            first = dataset.ROIContourSequence[0].ContourSequence[0]
+            first.ContourGeometricType = "CLOSEDPLANAR_XOR"
+
+        mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, mixed))
+        np.testing.assert_array_equal(mask, TUMOUR)
+        assert "some of its contours are of type CLOSEDPLANAR_XOR and some are not" in notes
+
+
 class TestNoVoxel:
     def erase(self, dataset):
         del dataset.ROIContourSequence[0].ContourSequence
@@ -336,7 +376,7 @@ class TestChoice:
     def test_goes_by_the_series_where_its_images_are_others(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_images))
         np.testing.assert_array_equal(mask, TUMOUR)
-        assert notes == ""
+        assert PLAIN.fullmatch(notes)
 
     def test_goes_by_the_frame_of_reference_where_no_series_is_referenced(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, forget_series))
@@ -385,6 +425,15 @@ class TestChoice:
             dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = ELSEWHERE
 
         mask, _ = archive.mask(archive.structure({"GTV": TUMOUR}, set_alone))
+        np.testing.assert_array_equal(mask, TUMOUR)
+
+    def test_goes_by_what_the_roi_names_where_the_set_names_several(self, archive):
+        def named(dataset):
+            frame = dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID
+            drawn_anywhere(dataset)
+            dataset.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = frame
+
+        mask, _ = archive.mask(archive.structure({"GTV": TUMOUR}, named))
         np.testing.assert_array_equal(mask, TUMOUR)
 
     @pytest.mark.parametrize("forget", [len, forget_series])
@@ -541,6 +590,14 @@ class TestChoice:
         mask, _ = archive.mask(path, again)
         np.testing.assert_array_equal(mask, TUMOUR)
 
+    def test_does_not_take_what_was_drawn_anew_under_one_uid_for_a_copy(self, archive):
+        first = archive.structure({"GTV": TUMOUR}, name="first")
+        changed = archive.structure({"GTV": NODE}, name="second")
+        dataset = pydicom.dcmread(changed)
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = dicom.uid("first")
+        dataset.save_as(changed)
+        assert archive.refusal(first, changed)[0] is Reason.AMBIGUOUS_CONTOURS
+
     def test_needs_the_names(self, archive):
         path = archive.structure({"Heart": TUMOUR})
         reason, message = archive.refusal(path)
@@ -653,6 +710,67 @@ def segment(archive, spec, *annotations):
     return item.outcome, masks / "case1" / spec["id"]
 
 
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (len, "object_by_instances"),
+        (rename_series, "object_by_images"),
+        (forget_images, "object_by_series"),
+        (forget_series, "object_by_frame_of_reference"),
+        (forget_frame, "object_by_geometry"),
+    ],
+)
+def test_the_outcome_has_the_code_of_what_the_choice_went_by(archive, change, code):
+    approved = {"ApprovalStatus": "APPROVED", "StructureSetDate": "20210303"}
+    paths = [
+        archive.structure({"GTV": TUMOUR}, change, stating(approved), name="right"),
+        archive.structure(
+            {"GTV": NODE}, change, stating({**approved, "StructureSetDate": "20210302"}), name="old"
+        ),
+        archive.structure({"GTV": NODE}, change, name="draft"),
+    ]
+    spec = {**copy.deepcopy(SPEC), "prefer": ["approved", "latest"]}
+    outcome, _ = segment(archive, spec, Series("1.2", "RTSTRUCT", tuple(paths)))
+    assert outcome.decisions == ["approved_preferred", "latest_preferred", code]
+    assert f"{dicom.uid('right')} " in outcome.message
+
+
+def registration(archive, *frames):
+    """A Spatial Registration of the image's frame with others."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.66.1"
+    dataset.SOPInstanceUID = dicom.uid("registration")
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.Modality = "REG"
+    dataset.FrameOfReferenceUID = frames[0]
+    dataset.RegistrationSequence = []
+    for frame in frames:
+        item = pydicom.Dataset()
+        item.FrameOfReferenceUID = frame
+        dataset.RegistrationSequence.append(item)
+    return write([dataset], archive.folder / "reg")[0]
+
+
+@pytest.mark.parametrize("related", [True, False])
+def test_a_registration_of_the_two_frames_is_named_and_not_applied(archive, related):
+    here = archive.target.frame_of_reference_uid
+    frames = (here, ELSEWHERE) if related else (dicom.uid("third"), ELSEWHERE)
+    path = registration(archive, *frames)
+    broken = archive.folder / "broken.dcm"
+    broken.write_bytes(path.read_bytes()[:700])
+    structure = archive.structure({"GTV": TUMOUR}, rois_elsewhere)
+    outcome, folder = segment(
+        archive, SPEC, Series("1.2", "RTSTRUCT", (structure,)), Series("1.4", "REG", (broken, path))
+    )
+    assert outcome.reason == Reason.OTHER_FRAME_OF_REFERENCE
+    says = f"not applied here: {dicom.uid('registration')} relates it to {ELSEWHERE}"
+    assert (says in outcome.message) == related
+    assert not folder.exists()
+
+
 def test_the_outcome_of_a_case_says_what_a_reader_should_know(archive):
     spec = copy.deepcopy(SPEC)
     spec["segments"].append({"name": "node", "match": "N", "term": "lesion", "required": False})
@@ -697,7 +815,7 @@ def test_real_structure_sets_are_found_and_drawn(shared_data, tmp_path):
         (region,) = import_regions(paths, typed.segmentation(spec), target, notes)
         assert region.mask.any()
         assert region.producer == "MIM"
-        assert all("pixel centre" in note for note in notes)
+        assert all("pixel centre" in note or PLAIN.fullmatch(note) for note in notes)
 
 
 @pytest.mark.parametrize("patient", ["STS_002", "STS_038", "STS_047"])

@@ -151,10 +151,18 @@ def test_of_what_is_known_to_be_no_use_no_case_is_made(site):
     assert flow["found"] == (2, 2), "it was found all the same"
 
 
-@pytest.mark.parametrize(("where", "excluded"), [("Rows > 5", 1), ("KVP > 500", 0)])
+@pytest.mark.parametrize(
+    ("where", "excluded"),
+    [
+        ("Rows > 5", 1),
+        ("ConvolutionKernel = 'hidden'", 1),
+        ("SliceThickness > 500", 0),
+        ("Manufacturer = 'nobody'", 0),
+    ],
+)
 def test_a_filter_over_what_the_damage_hides_may_be_met(site, where, excluded):
     for path in site.series("lost"):
-        AFTER_UIDS(path)
+        BEFORE_UIDS(path)
     outcomes, _ = site.select(where=where)
     assert len(outcomes) == excluded
 

@@ -51,7 +51,7 @@ from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import Volume
 from jipflow.phantom import defects, dicom
 from jipflow.phantom.grid import PhantomGrid
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Decision, Reason
 from series_factory import (
     ct_datasets,
     ct_grid,
@@ -928,6 +928,36 @@ def signed_of_fewer_bits(folder):
     return write(map(pydicom.dcmread, paths), folder / "series", change)
 
 
+@refused(
+    "Compressed pixels under an uncompressed syntax", Reason.PIXEL_FORMAT, "pixels are encapsulated"
+)
+def compressed_called_native(folder):
+    """The file meta information names another syntax of the same length."""
+    paths, _ = each_in(RLELossless)(folder)
+    stated = RLELossless.encode() + b"\0"
+    for path in paths:
+        data = path.read_bytes()
+        assert data.count(stated) == 1
+        path.write_bytes(
+            data.replace(stated, ExplicitVRLittleEndian.ljust(len(stated), "\0").encode())
+        )
+    return paths
+
+
+@refused(
+    "Uncompressed pixels under a compressed syntax", Reason.PIXEL_FORMAT, "are not encapsulated"
+)
+def native_called_compressed(folder):
+    paths = ct(folder)
+    stated = b"\x02\x00\x10\x00UI\x14\x00" + ExplicitVRLittleEndian.encode() + b"\0"
+    changed = b"\x02\x00\x10\x00UI\x14\x00" + b"1.2.840.10008.1.2.5\0"
+    for path in paths:
+        data = path.read_bytes()
+        assert data.count(stated) == 1
+        path.write_bytes(data.replace(stated, changed))
+    return paths
+
+
 @read("1-bit pixels")
 def one_bit(folder):
     bits = np.random.default_rng(6).integers(0, 2, (3, 8, 10))
@@ -1249,6 +1279,22 @@ def test_a_defect_is_read_right_or_refused_with_its_reason(row, tmp_path):
         assert caught.value.reason.value == row.outcome, message
         assert row.says in message
         assert str(tmp_path) in message or "series 2.25." in message
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (values_at_the_top, "values_at_top_of_bits"),
+        (unexplained_bits, "bits_above_left_out"),
+        (no_high_bit, "high_bit_assumed"),
+        (overlay_bits, ""),
+    ],
+)
+def test_what_was_decided_on_the_bits_has_its_code(make, code, tmp_path):
+    paths, _ = make(tmp_path)
+    decisions: list[Decision] = []
+    read_series_volume(series_of(paths), decisions=decisions)
+    assert decisions == ([code] if code else [])
 
 
 @pytest.mark.filterwarnings("ignore")

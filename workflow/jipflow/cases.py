@@ -30,7 +30,7 @@ class Case:
         patient: pseudonym of the patient, the same in all cases of a patient.
         shard: name of the shard that the case belongs to for ever.
         roles: the image series by role.
-        annotations: RTSTRUCT and SEG series of the same patient.
+        annotations: RTSTRUCT, SEG and REG series of the same patient.
     """
 
     case_id: str

@@ -58,5 +58,7 @@ ANNOTATIONS = ("RTSTRUCT", "SEG")
 """Modality of the objects that hold regions drawn on images."""
 MODALITIES = ("CT", "MR", "PT", "NM", "US", "XA", "RF", "MG", "CR", "DX", "OT")
 """Modalities of images that a model may take (PS3.3 section C.7.3.1.1.1)."""
+GIVEN = (*ANNOTATIONS, "REG")
+"""Modality of the objects that each case of a patient is given: those, and registrations."""
 IMAGES = f"Modality NOT IN {ANNOTATIONS}"
 """What every series of a role meets, whatever the protocol says."""

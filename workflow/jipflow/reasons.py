@@ -154,6 +154,44 @@ class Reason(Coded):
 class Decision(Coded):
     """What was decided on an image that can be used; its outcome's message says on what ground."""
 
+    VALUES_AT_TOP_OF_BITS = (
+        "values_at_top_of_bits",
+        "Values were taken from the top of their bits, as High Bit says",
+    )
+    BITS_ABOVE_LEFT_OUT = (
+        "bits_above_left_out",
+        "Bits above Bits Stored that no overlay explains are no part of the values",
+    )
+    HIGH_BIT_ASSUMED = ("high_bit_assumed", "High Bit is missing and was taken as Bits Stored - 1")
+    ELEMENT_REPAIRED = (
+        "element_repaired",
+        "An element with an impossible value representation was read by the dictionary or left out",
+    )
+    OBJECT_BY_INSTANCES = (
+        "object_by_instances",
+        "Regions are of the object that references the very images",
+    )
+    OBJECT_BY_IMAGES = (
+        "object_by_images",
+        "Regions are of an object that references the images in another series",
+    )
+    OBJECT_BY_SERIES = ("object_by_series", "Regions are of an object that references the series")
+    OBJECT_BY_FRAME_OF_REFERENCE = (
+        "object_by_frame_of_reference",
+        "Regions are of an object that has no more in common with the image than its space",
+    )
+    OBJECT_BY_GEOMETRY = (
+        "object_by_geometry",
+        "Regions are of an object that lies on the planes of the image, within one examination",
+    )
+    APPROVED_PREFERRED = (
+        "approved_preferred",
+        "Of several objects that fit the approved one was taken, as the protocol says",
+    )
+    LATEST_PREFERRED = (
+        "latest_preferred",
+        "Of several objects that fit the latest one was taken, as the protocol says",
+    )
     SUV_AS_STORED = ("suv_as_stored", "The PET is stored in the SUV that the protocol asks for")
     SUV_OF_ANOTHER_TYPE = (
         "suv_of_another_type",

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from jipflow.catalog.lost import Lost, find_lost, with_lost
 from jipflow.catalog.query import count_series, open_catalogs, store_series
-from jipflow.columns import ANNOTATIONS, IMAGES
+from jipflow.columns import GIVEN, IMAGES
 from jipflow.expressions import filter_steps
 from jipflow.files import atomic_path, scratch_folder, write_json
 from jipflow.outcomes import Outcome, Status, write_outcomes
@@ -434,9 +434,9 @@ def _role_entries(chosen: dict[Candidate, dict[str, Choice]], shards: dict[str, 
 def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, roles: pa.Table) -> None:
     """Write the instances of each shard, unless its file already says the same.
 
-    RTSTRUCT and SEG series are given to every case of their patient: which one fits an image is for
-    the engine to find by reference and geometry, for study and series UIDs of contours are often
-    wrong.
+    RTSTRUCT, SEG and REG series are given to every case of their patient: which one fits an image
+    is for the engine to find by reference and geometry, for study and series UIDs of contours are
+    often wrong.
 
     Args:
         connection: to the catalogs.
@@ -449,7 +449,7 @@ def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, roles: pa
         " cases.case_id, cases.patient, cases.shard, '', c.SeriesInstanceUID, c.StudyInstanceUID,"
         " c.Modality FROM catalog c JOIN"
         " (SELECT DISTINCT case_id, patient, shard, PatientID FROM roles) cases USING (PatientID)"
-        f" WHERE c.Modality IN {ANNOTATIONS}"
+        f" WHERE c.Modality IN {GIVEN}"
     )
     folder.mkdir(parents=True, exist_ok=True)
     written = set()

@@ -68,12 +68,11 @@ INSTANCE_COLUMNS = (
 )
 
 SHARED = (
-    "SELECT path, 'its SOP Instance UID is that of a file of another series, too, ' || lag(path, 1,"
-    " first) OVER (PARTITION BY SOPInstanceUID ORDER BY path) FROM (SELECT path, SOPInstanceUID,"
-    " max(path) OVER (PARTITION BY SOPInstanceUID) AS first, count(*) OVER (PARTITION BY"
-    " SOPInstanceUID) AS n FROM firsts) WHERE n > 1"
+    "SELECT path, 'its SOP Instance UID is that of files of other series, too: ' || n - 1 FROM"
+    " (SELECT path, count(DISTINCT SeriesInstanceUID) OVER (PARTITION BY SOPInstanceUID) AS n FROM"
+    " firsts) WHERE n > 1"
 )
-"""The files whose SOP Instance UID is in several series, each with another of them."""
+"""The files whose SOP Instance UID is in several series, and in how many others."""
 
 
 def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
 
     Writes into `out_dir`:
 
-    * ``instances.parquet``: one row per distinct SOP Instance UID of a series: SOPInstanceUID,
+    * ``instances.parquet``: one row per file that is no copy of another one: SOPInstanceUID,
       SeriesInstanceUID, path, bytes, modified_ns, Source; by path.
     * ``series.parquet``: one row per series, columns of `COLUMNS`; by SeriesInstanceUID.
     * ``skipped.parquet``: path, kind (``not_dicom``, ``unreadable``, ``duplicate``, ``link``),
@@ -327,8 +326,9 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
             f"CREATE VIEW headers AS FROM read_parquet({quoted(work / 'headers.parquet')})"
         )
         connection.execute(
-            "CREATE TABLE firsts AS SELECT SOPInstanceUID, SeriesInstanceUID, min(path) AS path"
-            " FROM headers WHERE kind = '' GROUP BY SOPInstanceUID, SeriesInstanceUID"
+            "CREATE TABLE firsts AS SELECT SOPInstanceUID, SeriesInstanceUID, bytes, min(path) AS"
+            " path FROM headers WHERE kind = ''"
+            " GROUP BY SOPInstanceUID, SeriesInstanceUID, bytes"
         )
         _copy(
             connection,
@@ -339,7 +339,8 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
         _copy(
             connection,
             work / "series.parquet",
-            f"SELECT {columns} FROM headers h JOIN (SELECT min(path) AS path, count(*) AS n FROM"
+            f"SELECT {columns} FROM headers h JOIN (SELECT min(path) AS path,"
+            " count(DISTINCT SOPInstanceUID) AS n FROM"
             f" read_parquet({quoted(work / 'instances.parquet')}) GROUP BY SeriesInstanceUID)"
             " USING (path) WHERE h.kind = '' ORDER BY h.SeriesInstanceUID",
         )
@@ -348,7 +349,7 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
             work / "skipped.parquet",
             "SELECT path, kind, reason FROM headers WHERE kind <> '' UNION ALL"
             " SELECT h.path, 'duplicate', 'the same SOP Instance UID as ' || firsts.path"
-            " FROM headers h JOIN firsts USING (SOPInstanceUID, SeriesInstanceUID)"
+            " FROM headers h JOIN firsts USING (SOPInstanceUID, SeriesInstanceUID, bytes)"
             " WHERE h.kind = '' AND h.path <> firsts.path ORDER BY path, kind",
         )
         _copy(connection, work / "lost.parquet", LOST)

@@ -23,10 +23,14 @@ from jipflow.images.bits import (
     from_words,
     refused,
 )
+from jipflow.images.lut import looked_up
 from jipflow.images.read import PIXELS, read_instance, readable
 from jipflow.images.suv.factors import real_world_units
 from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import HIGH_THROUGHPUT_JPEG_2000, JPEG, JPEG_2000, JPEG_LS, MODALITIES
+
+DESCRIBING = ("SamplesPerPixel", "PhotometricInterpretation")
+"""What pixels cannot be read without, beside their size and bits (PS3.3 C.7.6.3)."""
 
 DECODERS = {
     **dict.fromkeys(JPEG, jpeg.PLUGIN),
@@ -130,12 +134,22 @@ def _pixels_of(path: Path, dataset: Dataset) -> str:
         )
     if len(present) > 1:
         raise refused(path, f"has {' and '.join(present)}, of which one is allowed")
+    absent = [name for name in DESCRIBING if dataset.get(name) in (None, "")]
+    if absent:
+        raise refused(path, f"{' and '.join(absent)} is missing, so its pixels are not described")
     return present[0]
 
 
 def _check_length(path: Path, dataset: Dataset, name: str) -> None:
-    """Refuse native pixels that are fewer than due, or as many more as another size would have."""
-    if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
+    """Refuse pixels that are not as long as due, or not of the kind that their syntax has.
+
+    Native ones may be padded, but not by a frame: then they are of another size.
+    """
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated != dataset[name].is_undefined_length:
+        stated = "encapsulated" if dataset[name].is_undefined_length else "not encapsulated"
+        raise refused(path, f"its pixels are {stated}, though its transfer syntax is {syntax.name}")
+    if syntax.is_encapsulated:
         return
     frames = int(dataset.get("NumberOfFrames") or 1)
     allocated = int(dataset.BitsAllocated)
@@ -201,7 +215,7 @@ def _rescaled(plane: Plane) -> NDArray[np.float64]:
     """Return the values after the Modality LUT, or the real world values of enhanced PET."""
     header, stored = plane.header, plane.pixels()
     if header.get("ModalityLUTSequence"):
-        return apply_modality_lut(stored.astype(np.int32), header).astype(np.float64)
+        return looked_up(plane.path, header, stored)
     if MODALITIES[header.SOPClassUID] == "PT" and not header.get("Units"):
         mapping = header.RealWorldValueMappingSequence[0]
         return (

@@ -10,6 +10,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from jipflow.cases import Series
+from jipflow.images.bits import ABOVE, NO_HIGH_BIT, SHIFTED
 from jipflow.images.pixels import Plane, check_rescale, decode, stacked
 from jipflow.images.read import (
     check_geometry,
@@ -47,7 +48,7 @@ def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane
     Raises:
         CaseFault: a file cannot be read, or the series is no volume.
     """
-    return _load(series, pixels=False, notes=[] if notes is None else notes)
+    return _load(series, pixels=False, notes=[] if notes is None else notes, decisions=[])
 
 
 def read_series_volume(
@@ -81,7 +82,8 @@ def read_series_volume(
         CaseFault: the series is no regular volume, or its units are not understood.
     """
     notes = [] if notes is None else notes
-    planes = _load(series, pixels=True, notes=notes)
+    decisions = [] if decisions is None else decisions
+    planes = _load(series, pixels=True, notes=notes, decisions=decisions)
     headers = [plane.header for plane in planes]
     name = f"series {series.series_uid}"
     modality = MODALITIES[headers[0].SOPClassUID]
@@ -93,8 +95,7 @@ def read_series_volume(
             decided = Notes()
             factors = suv_factors(headers, name, suv, decided)
             notes += decided.sentences
-            if decisions is not None:
-                decisions += decided.decisions
+            decisions += decided.decisions
         if modality == "CT":
             notes += _unit_notes(headers)
         grid = grid_of(headers, name)
@@ -110,7 +111,17 @@ def _unit_notes(headers: Sequence[Dataset]) -> list[str]:
     return [f"Rescale Type is {shown}, so the values are not HU."] if units else []
 
 
-def _load(series: Series, *, pixels: bool, notes: list[str]) -> list[Plane]:
+BITS = {
+    SHIFTED: Decision.VALUES_AT_TOP_OF_BITS,
+    ABOVE: Decision.BITS_ABOVE_LEFT_OUT,
+    NO_HIGH_BIT: Decision.HIGH_BIT_ASSUMED,
+}
+"""What was decided on the bits of pixels, by what is noted of it."""
+
+
+def _load(
+    series: Series, *, pixels: bool, notes: list[str], decisions: list[Decision]
+) -> list[Plane]:
     """Read the planes of a series in the order of its slices, with or without their pixels."""
     name = f"series {series.series_uid}"
     planes: list[Plane] = []
@@ -131,6 +142,8 @@ def _load(series: Series, *, pixels: bool, notes: list[str]) -> list[Plane]:
             "multi-frame image as a series of its own.",
         )
     notes += [f"{count} {text.format(len(planes))}" for text, count in sorted(tally.items())]
+    found = {BITS.get(text, Decision.ELEMENT_REPAIRED) for text in tally}
+    decisions += [decision for decision in Decision if decision in found]
     if completed:
         uids = ", ".join(completed)
         notes.append(f"UIDs missing in the files were replaced by stand-ins: {uids}.")

@@ -212,6 +212,7 @@ class StructureSet(Annotation):
                 f"nothing ({', '.join(sorted(kinds))}) and were left out."
             )
         paths = [_points(contour, context) for contour in closed]
+        notes += _oddities(closed, paths, context)
         areas = [path for path in paths if len(path) > 2]
         if len(areas) < len(paths):
             notes.append(
@@ -276,6 +277,41 @@ def _number(value: Any) -> int | None:
         return int(value)
     except (TypeError, ValueError):
         return None
+
+
+def _oddities(
+    contours: Sequence[Dataset], paths: Sequence[NDArray[np.float64]], context: str
+) -> list[str]:
+    """Return a sentence for each kind of contour that says two things of itself.
+
+    Raises:
+        CaseFault: contours are to be moved by an offset (Contour Offset Vector, retired), of which
+            nobody knows whether their points have it already.
+    """
+    moved = [c for c in contours if any(float(v) for v in c.get("ContourOffsetVector") or ())]
+    if moved:
+        raise CaseFault(
+            Reason.CONTOUR_GEOMETRY,
+            f"{context}: {len(moved)} contours have a Contour Offset Vector, which is retired; "
+            "export the structure set again without it.",
+        )
+    found = []
+    counts = [_number(contour.get("NumberOfContourPoints")) for contour in contours]
+    other = sum(
+        count is not None and count != len(path) for count, path in zip(counts, paths, strict=True)
+    )
+    if other:
+        found.append(
+            f"{context}: {other} of {len(contours)} contours have another number of points than "
+            "they state; those that are there were taken."
+        )
+    kinds = {str(contour.ContourGeometricType) for contour in contours}
+    if len(kinds) > 1:
+        found.append(
+            f"{context}: some of its contours are of type {XOR} and some are not, where all must "
+            "be (PS3.3 C.8.8.6.3); all were combined so."
+        )
+    return found
 
 
 def _plane_spacing(items: Sequence[Dataset]) -> float | None:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from jipflow.cases import Case
 from jipflow.images.masks import Region, Segmentation, read_segmentation
 from jipflow.images.volume import Grid, Volume, read_grid, read_volume, volume_path
+from jipflow.reasons import Decision
 from jipflow.settings.plugins import ENGINES
 from jipflow.settings.protocol import ModelSegmentation, SegmentationSettings
 from jipflow.settings.registry import PinnedModel
@@ -60,6 +61,7 @@ class Inputs:
         volumes: folder of ``<case_id>/<role>.nrrd``.
         masks: folder of ``<case_id>/<segmentation>/``.
         notes: gets a sentence for each thing that a reader of the masks should know.
+        decisions: gets the code of each decision.
         empty: gets a sentence for a segment without a voxel, by its name: what was there instead.
         disagreement: gets how far the members of an ensemble disagree, by segment, whether or not
             it has a voxel in the end; see `jipflow.images.masks.Segment`.
@@ -70,6 +72,7 @@ class Inputs:
     volumes: Path
     masks: Path
     notes: list[str] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
     empty: dict[str, str] = field(default_factory=dict)
     disagreement: dict[str, float] = field(default_factory=dict)
 

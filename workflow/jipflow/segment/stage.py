@@ -289,7 +289,7 @@ def write_regions(
     absent = absent_note((segment.name for segment in spec.segments), there)
     note = " ".join([*inputs.notes, *([absent] if absent else [])])
     flags = tuple(f"{row.segment}:{flag}" for row in quality for flag in row.flags)
-    return Made(note=note, flags=flags), quality
+    return Made(note=note, flags=flags, decisions=tuple(inputs.decisions)), quality
 
 
 def _complete(regions: Iterable[Region], inputs: Inputs, method: str) -> Iterator[Region]:

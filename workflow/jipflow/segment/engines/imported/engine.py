@@ -15,10 +15,11 @@ from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
+from jipflow.objects.registration import MODALITY, with_registrations
 from jipflow.objects.rtstruct import StructureSet
 from jipflow.objects.seg_reader import DicomSeg
 from jipflow.place import place_error, raise_place_error
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Decision, Reason
 from jipflow.segment.engine import Engine, Inputs
 from jipflow.segment.engines.imported import settings
 from jipflow.segment.engines.imported.absence import MAKER, check_absent
@@ -56,7 +57,13 @@ class Imported(Engine[settings.Imported]):
         series = inputs.case.roles[spec.role]
         target = target_of(inputs.case.case_id, series, inputs.grid)
         paths = [p for s in inputs.case.annotations if s.modality == spec.source for p in s.paths]
-        return import_regions(paths, spec, target, inputs.notes)
+        others = [p for s in inputs.case.annotations if s.modality == MODALITY for p in s.paths]
+        try:
+            yield from import_regions(paths, spec, target, inputs.notes, inputs.decisions)
+        except CaseFault as fault:
+            if fault.reason is not Reason.OTHER_FRAME_OF_REFERENCE:
+                raise
+            raise with_registrations(fault, others, target.frame_of_reference_uid) from fault
 
 
 def target_of(case_id: str, series: Series, grid: Grid) -> Target:
@@ -81,7 +88,11 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
 
 
 def import_regions(
-    paths: Iterable[Path], spec: settings.Imported, target: Target, notes: list[str]
+    paths: Iterable[Path],
+    spec: settings.Imported,
+    target: Target,
+    notes: list[str],
+    decisions: list[Decision] | None = None,
 ) -> Iterator[Region]:
     """Find the one object that fits an image and yield its regions on the image's grid.
 
@@ -90,6 +101,7 @@ def import_regions(
         spec: the protocol's segmentation.
         target: the image.
         notes: gets a sentence for each thing that a reader of the masks should know.
+        decisions: gets the code of each decision.
 
     Yields:
         The regions one by one, in the protocol's order, so that memory holds one.
@@ -98,7 +110,8 @@ def import_regions(
         CaseFault: no object fits, several fit, or no segment has a voxel where one must have.
     """
     objects, faults = _read_all(sorted(set(paths)), spec.source)
-    source, match = choose(objects, faults, spec, target, notes)
+    decided = [] if decisions is None else decisions
+    source, match = choose(objects, faults, spec, target, notes, decided)
     missing = []
     for wanted in spec.segments:
         drawing = _draw(source, wanted, target, match, notes, may_be_empty=spec.may_be_empty)
@@ -167,6 +180,7 @@ def choose(
     spec: settings.Imported,
     target: Target,
     notes: list[str],
+    decisions: list[Decision],
 ) -> tuple[Annotation, Match]:
     """Find the one object that fits an image, and by what it does.
 
@@ -182,7 +196,8 @@ def choose(
         faults: of the files that cannot be read; gets those of objects that cannot after all.
         spec: the protocol's segmentation.
         target: the image.
-        notes: gets a sentence where a file cannot be used, or the evidence is weak.
+        notes: gets a sentence where a file cannot be used, and what the choice went by.
+        decisions: gets the code of what it went by.
 
     Raises:
         CaseFault: none fits, or several do.
@@ -200,10 +215,11 @@ def choose(
     if not fitting:
         raise _none_fits(objects, named, faults, matches, spec, target)
     best = min(fitting)
-    chosen = preferred(fitting[best], spec.prefer or (), notes)
+    chosen = preferred(fitting[best], spec.prefer or (), notes, decisions)
     if len(chosen) > 1:
         raise _ambiguous(chosen, best, spec, target)
-    notes += [*_weakness(chosen[0], best, target), *status_note(chosen[0])]
+    notes += [_ground(chosen[0], best, target), *status_note(chosen[0])]
+    decisions.append(_DECISIONS[best])
     return chosen[0], best
 
 
@@ -228,20 +244,29 @@ def _ambiguous(
     )
 
 
-def _weakness(source: Annotation, match: Match, target: Target) -> list[str]:
-    """Return a sentence where an object does not name both the series and its images."""
+def _ground(source: Annotation, match: Match, target: Target) -> str:
+    """Say by what an object was taken."""
     if match is Match.IMAGES:
         listed = ", ".join(sorted(source.series()))
-        return [
+        return (
             f"{source.uid} was taken by the images that it references, though it names them in "
             f"series {listed} and not in {target.series_uid}."
-        ]
+        )
     if match in (Match.FRAME_OF_REFERENCE, Match.GEOMETRY):
-        return [
+        return (
             f"{source.uid} references no image of series {target.series_uid} and was taken "
             f"{_BY[match]}."
-        ]
-    return []
+        )
+    return f"{source.uid} was taken {_BY[match]}."
+
+
+_DECISIONS = {
+    Match.INSTANCES: Decision.OBJECT_BY_INSTANCES,
+    Match.IMAGES: Decision.OBJECT_BY_IMAGES,
+    Match.SERIES: Decision.OBJECT_BY_SERIES,
+    Match.FRAME_OF_REFERENCE: Decision.OBJECT_BY_FRAME_OF_REFERENCE,
+    Match.GEOMETRY: Decision.OBJECT_BY_GEOMETRY,
+}
 
 
 def _by_evidence(
@@ -316,7 +341,7 @@ def _none_fits(
 
 def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[CaseFault]]:
     """Read objects; what cannot be used, and why, comes back beside them."""
-    objects: dict[str, Annotation] = {}
+    objects: list[Annotation] = []
     faults = []
     for path in paths:
         try:
@@ -325,9 +350,16 @@ def _read_all(paths: Sequence[Path], kind: str) -> tuple[list[Annotation], list[
             raise_place_error(fault)
             faults.append(fault)
             continue
-        # One instance may lie in the archive twice.
-        objects.setdefault(item.uid, item)
-    return list(objects.values()), faults
+        if not any(_is_copy(item, other) for other in objects):
+            objects.append(item)
+    return objects, faults
+
+
+def _is_copy(one: Annotation, other: Annotation) -> bool:
+    """Return whether two files hold one object: what was drawn anew may have kept its UID."""
+    if one.uid != other.uid:
+        return False
+    return one.path.read_bytes() == other.path.read_bytes() or one.dataset == other.dataset
 
 
 def read_object(path: Path, kind: str) -> Annotation:

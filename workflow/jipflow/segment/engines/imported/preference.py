@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jipflow.objects.annotation import Annotation
+from jipflow.reasons import Decision
 
+WISHES = {"approved": Decision.APPROVED_PREFERRED, "latest": Decision.LATEST_PREFERRED}
 DATES = (("StructureSetDate", "StructureSetTime"), ("ContentDate", "ContentTime"))
 """When the content of a structure set (PS3.3 C.8.8.5) and a segmentation (C.8.20) was made."""
 
 
 def preferred(
-    objects: Sequence[Annotation], wishes: Sequence[str], notes: list[str]
+    objects: Sequence[Annotation],
+    wishes: Sequence[str],
+    notes: list[str],
+    decisions: list[Decision],
 ) -> list[Annotation]:
     """Return the objects that come first by a protocol's `prefer`.
 
@@ -22,6 +27,7 @@ def preferred(
         objects: those that fit an image equally.
         wishes: ``approved`` (Approval Status, PS3.3 C.8.8.16) and ``latest``.
         notes: gets a sentence for each wish that decided.
+        decisions: gets its code.
 
     Returns:
         One, or those that no wish distinguishes.
@@ -31,6 +37,7 @@ def preferred(
         before = len(left)
         left = _approved(left) if wish == "approved" else _latest(left)
         if len(left) < before:
+            decisions.append(WISHES[wish])
             uids = ", ".join(candidate.uid for candidate in left)
             notes.append(f"Of {before} objects that fit equally {uids} is preferred as {wish}.")
     return left
