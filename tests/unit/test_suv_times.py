@@ -253,6 +253,46 @@ def test_a_private_time_is_not_after_the_first_acquisition(seconds, good):
         assert refused(moved, **SIEMENS).reason is Reason.CONTRADICTORY_SUV_FIELDS
 
 
+@pytest.mark.parametrize(("seconds", "good"), [(-94, True), (-96, False)])
+def test_a_private_time_agrees_with_the_public_ones(seconds, good):
+    moved = private(*SIEMENS_TIME, (START + seconds * SECOND).strftime("%Y%m%d%H%M%S"))
+    if good:
+        np.testing.assert_allclose(factors(moved, **SIEMENS), per_bq(3600 + seconds))
+    else:
+        fault = refused(moved, **SIEMENS)
+        assert fault.reason is Reason.CONTRADICTORY_SUV_FIELDS
+        assert "SeriesTime 2025-01-01 11:00:00" in fault.message
+
+
+@pytest.mark.parametrize("average", [0.0, average_count_s(BED_S, HALF_LIFE)])
+def test_of_a_later_frame_the_frame_times_are_on_the_side_of_the_private_time(average):
+    # The series is one frame of several, and its time is that of the frame.
+    later = acquired(*[START + minutes(20)] * 4)
+    frame = fields(FrameReferenceTime=f"{(1200 + average) * 1000:.3f}", SeriesTime="112000")
+    element = private(*GE_TIME, "20250101110000")
+    assert suv(later, frame, element, **GE) == ["decay_to_private_time"]
+    element = private(*SIEMENS_TIME, "20250101110000")
+    if average:
+        assert suv(later, frame, element, **SIEMENS) == ["decay_to_private_time"]
+    else:
+        assert refused(later, frame, element, **SIEMENS)
+
+
+@pytest.mark.parametrize("maker", ["IMAGE SYSTEMS", "Acme CTIO", "Georgia Scanners"])
+def test_a_makers_name_is_a_word(maker):
+    late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
+    frame = fields(FrameReferenceTime=f"{(300 + average_count_s(BED_S, HALF_LIFE)) * 1000:.3f}")
+    elements = private(*GE_TIME, "20250101103000"), private(*SIEMENS_TIME, "20250101103000")
+    assert suv(late, frame, *elements, manufacturer=maker) == ["decay_to_frame_times"]
+
+
+@pytest.mark.parametrize("maker", ["CPS", "CTI PET Systems", "Siemens Healthineers"])
+def test_siemens_has_many_names(maker):
+    late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
+    element = private(*SIEMENS_TIME, "20250101110000")
+    assert suv(late, element, manufacturer=maker) == ["decay_to_private_time"]
+
+
 def test_private_times_that_differ_between_slices_are_refused():
     change = together(
         private(*SIEMENS_TIME, "20250101110000"),
@@ -427,6 +467,16 @@ def test_the_decay_factor_of_a_later_bed_counts_the_wait():
     )
 
 
+def test_a_table_that_moves_on_and_on_has_one_acquisition_time():
+    def move(datasets):
+        for dataset, wait in zip(datasets, (150, 450, 750, 1050), strict=True):
+            dataset.FrameReferenceTime = str(wait * 1000)
+            dataset.DecayFactor = f"{2 ** (wait / HALF_LIFE):.6f}"
+
+    assert suv(acquired(*[START] * 4), move) == ["decay_to_series_time"]
+    refused(acquired(*[START] * 4), move, fields(FrameReferenceTime="150000"))
+
+
 def test_a_stated_time_comes_before_all_others():
     change = fields(DecayCorrectionDateTime="20250101110000", SeriesTime="105000")
     assert suv(change) == ["decay_to_stated_time"]
@@ -526,6 +576,16 @@ def test_clocks_are_put_forward_between_injection_and_scan():
         acquired(*[spring] * 2, *[spring + minutes(5)] * 2),
         fields(SeriesDate="20250330", SeriesTime="033000", TimezoneOffsetFromUTC="+0200"),
         given("20250330013000+0100"),
+    )
+    assert suv(change) == ["decay_to_series_time"]
+
+
+def test_a_day_begins_earlier_in_the_east():
+    morning = datetime(2025, 1, 2, 10, 0)
+    change = together(
+        acquired(*[morning] * 2, *[morning + minutes(5)] * 2),
+        fields(SeriesDate="20250102", SeriesTime="100000", TimezoneOffsetFromUTC="+1000"),
+        given("20250101230000+0000", "090000"),
     )
     assert suv(change) == ["decay_to_series_time"]
 

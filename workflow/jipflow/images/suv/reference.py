@@ -118,6 +118,7 @@ def _start(fields: Fields, half_life: float, zone: timedelta | None, notes: Note
     if fields.text("DecayCorrected") == "YES" and not fields.text("DecayCorrection"):
         fields.missing("DecayCorrectionDateTime is missing; SUV needs it.")
     if private := _private_time(fields, half_life, zone, acquired, notes):
+        _check_private(fields, half_life, private, zone, acquired)
         name = f"the private scan time of {fields.maker}"
         return _noted(notes, Decision.DECAY_TO_PRIVATE_TIME, private, name)
     series = _series_time(fields, zone, acquired, notes)
@@ -141,7 +142,7 @@ def _of_public_times(
     if series is not None and abs(series - first) < SAME_SECOND:
         text = "SeriesTime, which is that of the first acquisition"
         return _noted(notes, Decision.DECAY_TO_SERIES_TIME, series, text)
-    frame = _frame_time(fields, half_life, acquired)
+    frame = _frame_time(fields, half_life, acquired, to_start=fields.maker == "GE")
     if series is not None and series < first:
         if frame is not None and abs(frame - series) > tolerance(half_life):
             fields.contradictory(
@@ -259,16 +260,47 @@ def _not_after(
     return moment
 
 
+def _check_private(
+    fields: Fields,
+    half_life: float,
+    private: datetime,
+    zone: timedelta | None,
+    acquired: Sequence[datetime] | None,
+) -> None:
+    """Refuse a private scan time where the public times agree that it was another.
+
+    A series that was made after the scan says nothing; one of a later frame has the frame times on
+    the side of the private time.
+    """
+    series = _series_time(fields, zone, acquired, Notes())
+    if series is None or acquired is None or series >= min(acquired) + SAME_SECOND:
+        return
+    ways = (True, False) if fields.maker == "GE" else (False,)
+    frames = [_frame_time(fields, half_life, acquired, to_start=way) for way in ways]
+    allowed = tolerance(half_life)
+    if all(abs(time - private) > allowed for time in (series, *frames) if time is not None):
+        fields.contradictory(
+            f"the private scan time of {fields.maker} is {_clock(private)}, but SeriesTime "
+            f"{_clock(series)}, and frame times do not say otherwise; fix the times."
+        )
+
+
 def _milliseconds(dataset: Dataset, keyword: str) -> float | None:
     value = plain(dataset.get(keyword))
     return None if value == "" else float(value)
 
 
-def _frame_time(fields: Fields, half_life: float, acquired: Sequence[datetime]) -> datetime | None:
+def _frame_time(
+    fields: Fields, half_life: float, acquired: Sequence[datetime], *, to_start: bool
+) -> datetime | None:
     """Return what each slice was corrected to by its own frame's times.
 
-    Frame Reference Time (0054,1300) runs from there to when the frame's average count rate was
-    reached (PS3.3 C.8.9.4.1.5); that of GE to the frame's start.
+    Args:
+        fields: of the series.
+        half_life: in seconds.
+        acquired: when each slice's acquisition began.
+        to_start: Frame Reference Time (0054,1300) runs to the frame's start, as GE has it, and not
+            to when its average count rate was reached (PS3.3 C.8.9.4).
 
     Returns:
         None where a field is missing, slices differ, or the time is after the acquisition.
@@ -279,7 +311,7 @@ def _frame_time(fields: Fields, half_life: float, acquired: Sequence[datetime]) 
         if offset is None:
             return None
         average = 0.0
-        if fields.maker != "GE":
+        if not to_start:
             duration = _milliseconds(dataset, "ActualFrameDuration")
             if duration is None or duration <= 0:
                 return None
@@ -343,8 +375,15 @@ def _check_decay_factor(
 ) -> None:
     """Hold the scanner's factors against the decay since the time that was found.
 
-    Makers count the decay within the frame in, or leave it out; 1 stands for none was written.
+    Makers count the decay within the frame in, or leave it out; 1 stands for none was written. A
+    table that moves on and on has one acquisition time, from which the factors cannot be had.
     """
+    waits: dict[object, set[float | None]] = {}
+    for dataset in fields.slices:
+        wait = _milliseconds(dataset, "FrameReferenceTime")
+        waits.setdefault(_slice_acquired(dataset, fields, zone), set()).add(wait)
+    if any(len(several) > 1 for several in waits.values()):
+        return
     for dataset in fields.slices:
         factor = _decay_factor(dataset)
         start = _slice_acquired(dataset, fields, zone)
