@@ -422,8 +422,8 @@ def outcome(case: str, stage: str, item: str = "", reason: str = "") -> Outcome:
 
 def test_decisions_are_counted_by_item_and_case() -> None:
     outcomes = [
-        Outcome("a", "prepare", "PT", decisions=["long_uptake", "unusual_body"]),
-        Outcome("a", "prepare", "PT2", decisions=["long_uptake"]),
+        Outcome("a", "prepare", "PT", decisions=["unusual_uptake", "unusual_body"]),
+        Outcome("a", "prepare", "PT2", decisions=["unusual_uptake"]),
         Outcome("b", "prepare", "PT", decisions=["unusual_body"]),
         Outcome("c", "prepare", "PT", decisions=["of_a_later_version"]),
         Outcome("c", "prepare", "CT"),
@@ -431,10 +431,10 @@ def test_decisions_are_counted_by_item_and_case() -> None:
     counts = decision_tally(outcomes)
     assert [(c.decision, c.items, c.cases) for c in counts] == [
         ("unusual_body", 2, 2),
-        ("long_uptake", 2, 1),
+        ("unusual_uptake", 2, 1),
         ("of_a_later_version", 1, 1),
     ]
-    assert counts[1].meaning == Decision.LONG_UPTAKE.meaning
+    assert counts[1].meaning == Decision.UNUSUAL_UPTAKE.meaning
     assert counts[2].meaning == ""
 
 

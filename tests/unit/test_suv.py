@@ -102,6 +102,36 @@ def test_suv_of_another_type_is_asked_for(tmp_path):
     assert "SUVlbmjanma is Bq/ml times" in notes[-1]
 
 
+@pytest.mark.parametrize(("ratio", "good"), [(1.99, True), (2.01, False)])
+@pytest.mark.parametrize("units", ["BQML", "GML"])
+def test_an_image_holds_no_more_activity_than_was_injected(tmp_path, units, ratio, good):
+    # SUVbw summed over all millilitres is the weight of 75 kg, and twice that is too much.
+    datasets = pt_datasets(units)
+    voxel_ml = 4.0 * 5.0 * 5.0 / 1000
+    total = 2.5 * (5 * 6 * 7 + 1) * voxel_ml
+
+    def swell(datasets):
+        for dataset in datasets:
+            slope = float(dataset.RescaleSlope) * ratio * 75_000 / total
+            dataset.RescaleSlope = f"{slope:.10g}"
+
+    series = series_of(write(datasets, tmp_path, swell))
+    if good:
+        read_series_volume(series)
+    else:
+        with pytest.raises(CaseFault) as caught:
+            read_series_volume(series)
+        assert caught.value.reason is Reason.IMPLAUSIBLE_SUV_FIELD
+        assert "holds 2.01 times the activity" in caught.value.message
+
+
+def test_without_a_weight_the_activity_is_not_compared(tmp_path):
+    def swell(datasets):
+        fields(PatientWeight=None, RescaleSlope="1e6")(datasets)
+
+    read_series_volume(series_of(write(pt_datasets("GML"), tmp_path, swell)))
+
+
 def test_each_slice_keeps_its_own_rescale(tmp_path):
     def halve(datasets):
         for dataset in datasets[::2]:

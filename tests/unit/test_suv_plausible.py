@@ -9,6 +9,7 @@ from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import GREATEST_DOSE_BQ, LEAST_DOSE_BQ
 from jipflow.images.suv.fields import Notes
 from jipflow.images.suv.nuclides import HALF_LIFE_S, nuclides_in
+from jipflow.phantom.elements import code_item
 from jipflow.reasons import Decision, Reason
 from pet_headers import (
     DOSE,
@@ -47,10 +48,11 @@ def test_a_dose_at_its_bound_is_taken(dose):
         ("368080", "looks like kBq;"),
         ("0.36808", "looks like GBq;"),
         ("368080000000", "looks like mBq;"),
-        ("20", "looks like MBq;"),
-        ("19.9", "2e+10 Bq"),
+        ("20", "looks like MBq or mCi;"),
+        ("19.9", "looks like mCi;"),
+        ("0.54", "2e+10 Bq. Fix"),
         ("4000", "looks like MBq;"),
-        ("4", "looks like GBq;"),
+        ("4", "looks like mCi or GBq;"),
     ],
 )
 def test_a_dose_in_another_unit_is_refused(dose, looks):
@@ -200,6 +202,8 @@ def test_a_half_life_is_that_of_the_nuclide_within_two_percent(ratio, good):
         ("0.07623", "looks like that of F-18 in days"),
         ("6586200", "looks like that of F-18 in milliseconds"),
         ("4062.6", "it is that of Ga-68"),
+        # In minutes it would be that of F-18, and in seconds that of nothing.
+        ("108", "looks like that of F-18 in minutes"),
         ("5000", "but that of F-18 is 6586.2 s; fix"),
     ],
 )
@@ -222,6 +226,15 @@ def test_a_half_life_chooses_between_nuclides_that_are_named():
     assert notes.decisions[0] is Decision.NUCLIDE_BY_HALF_LIFE
     assert "F-18 and Ga-68 are named" in notes.sentences[0]
     implausible(named, tracer(RadionuclideHalfLife="1221.8"))
+
+
+def test_the_product_code_names_the_nuclide():
+    def product(datasets):
+        for dataset in datasets:
+            item = dataset.RadiopharmaceuticalInformationSequence[0]
+            item.RadiopharmaceuticalCodeSequence = [code_item("35321007", "FDG F^18^")]
+
+    assert suv(nuclide(), product) == ["decay_to_series_time"]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 
 from jipflow.images.suv.clock import offset_of, stamp_of, time_of
 from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.frames import average_count_s, tolerance
 from jipflow.images.suv.injection import uptake_s
-from jipflow.images.suv.reference import average_count_s, tolerance
 from jipflow.reasons import CaseFault, Decision, Reason
 from pet_headers import (
     BED_S,
@@ -158,7 +158,7 @@ def test_beds_agree_on_the_start_within_the_tolerance(seconds, good):
     average = average_count_s(BED_S, HALF_LIFE)
 
     def frames(datasets):
-        for dataset, start in zip(datasets, (0, 0, 300 - seconds, 300), strict=True):
+        for dataset, start in zip(datasets, (0, 0, 300 + seconds, 300), strict=True):
             dataset.FrameReferenceTime = f"{(start + average) * 1000:.3f}"
 
     if good:
@@ -182,6 +182,40 @@ def test_without_frame_times_the_first_acquisition_is_taken_and_noted():
     np.testing.assert_allclose(found, per_bq())
     assert notes.decisions == [Decision.DECAY_TO_FIRST_ACQUISITION]
     assert "11:00:00, by the first acquisition, as SeriesTime is after" in notes.sentences[0]
+
+
+def test_the_first_acquisition_need_not_be_that_of_the_first_slice():
+    last_first = acquired(*[START + minutes(m) for m in (5, 5, 0, 0)])
+    decided = suv(last_first, LATE_SERIES, fields(FrameReferenceTime=None))
+    assert decided == ["decay_to_first_acquisition"]
+
+
+@pytest.mark.parametrize(("seconds", "standard"), [(1.9, True), (2.1, False)])
+def test_frame_times_of_ge_that_lead_to_the_first_acquisition_are_the_standards(seconds, standard):
+    # Both beds count to when the average count rate was reached, nearly.
+    average = average_count_s(BED_S, HALF_LIFE)
+
+    def frames(datasets):
+        for dataset, start in zip(datasets, (0, 0, 300, 300), strict=True):
+            dataset.FrameReferenceTime = f"{(start + average + seconds) * 1000:.3f}"
+
+    found = factors(LATE_SERIES, frames, **GE)
+    before = seconds if standard else average + seconds
+    np.testing.assert_allclose(found, per_bq(3600 - before), rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        fields(FrameReferenceDateTime="20250101110230+0100"),
+        fields(AcquisitionDateTime="20250101110000+0100"),
+        fields(DecayCorrectionDateTime="20250101110000+0100"),
+    ],
+    ids=["frame", "acquisition", "decay"],
+)
+def test_a_date_and_time_of_the_scan_has_the_scanners_zone(stated):
+    decided = suv(stated, given("20250101090000+0000"))
+    assert "injection_zone_assumed" not in decided
 
 
 def test_without_an_acquisition_time_the_series_time_is_taken_and_noted():
@@ -251,6 +285,56 @@ def test_a_private_time_is_not_after_the_first_acquisition(seconds, good):
         np.testing.assert_allclose(factors(moved, **SIEMENS), per_bq(3600 + seconds))
     else:
         assert refused(moved, **SIEMENS).reason is Reason.CONTRADICTORY_SUV_FIELDS
+
+
+@pytest.mark.parametrize(("seconds", "good"), [(-94, True), (-96, False)])
+def test_a_private_time_agrees_with_the_public_ones(seconds, good):
+    moved = private(*SIEMENS_TIME, (START + seconds * SECOND).strftime("%Y%m%d%H%M%S"))
+    if good:
+        np.testing.assert_allclose(factors(moved, **SIEMENS), per_bq(3600 + seconds))
+    else:
+        fault = refused(moved, **SIEMENS)
+        assert fault.reason is Reason.CONTRADICTORY_SUV_FIELDS
+        assert "SeriesTime 2025-01-01 11:00:00" in fault.message
+
+
+@pytest.mark.parametrize("average", [0.0, average_count_s(BED_S, HALF_LIFE)])
+def test_of_a_later_frame_the_frame_times_are_on_the_side_of_the_private_time(average):
+    # The series is one frame of several, and its time is that of the frame.
+    later = acquired(*[START + minutes(20)] * 4)
+    frame = fields(FrameReferenceTime=f"{(1200 + average) * 1000:.3f}", SeriesTime="112000")
+    element = private(*GE_TIME, "20250101110000")
+    assert suv(later, frame, element, **GE) == ["decay_to_private_time"]
+    element = private(*SIEMENS_TIME, "20250101110000")
+    if average:
+        assert suv(later, frame, element, **SIEMENS) == ["decay_to_private_time"]
+    else:
+        assert refused(later, frame, element, **SIEMENS)
+
+
+@pytest.mark.parametrize("maker", ["IMAGE SYSTEMS", "Acme CTIO", "Georgia Scanners"])
+def test_a_makers_name_is_a_word(maker):
+    late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
+    frame = fields(FrameReferenceTime=f"{(300 + average_count_s(BED_S, HALF_LIFE)) * 1000:.3f}")
+    elements = private(*GE_TIME, "20250101103000"), private(*SIEMENS_TIME, "20250101103000")
+    assert suv(late, frame, *elements, manufacturer=maker) == ["decay_to_frame_times"]
+
+
+@pytest.mark.parametrize("maker", ["CPS", "CTI PET Systems", "Siemens Healthineers"])
+def test_siemens_has_many_names(maker):
+    late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
+    element = private(*SIEMENS_TIME, "20250101110000")
+    assert suv(late, element, manufacturer=maker) == ["decay_to_private_time"]
+
+
+@pytest.mark.parametrize(("seconds", "good"), [(94, True), (96, False)])
+def test_a_series_made_later_leaves_the_private_time_no_later_than_the_acquisition(seconds, good):
+    element = private(*SIEMENS_TIME, (START + seconds * SECOND).strftime("%Y%m%d%H%M%S"))
+    if good:
+        np.testing.assert_allclose(factors(element, LATE_SERIES, **SIEMENS), per_bq(3600 + seconds))
+    else:
+        fault = refused(element, LATE_SERIES, **SIEMENS)
+        assert "after the first acquisition" in fault.message
 
 
 def test_private_times_that_differ_between_slices_are_refused():
@@ -422,9 +506,21 @@ def test_the_decay_factor_of_a_later_bed_counts_the_wait():
 
     hours = acquired(*[START + timedelta(hours=h) for h in (0, 0, 1, 1)])
     suv(hours, write)
+    # One stands for none that was written.
+    suv(hours, fields(DecayFactor="1"))
     assert refused(hours, write, in_one_slice(fields(DecayFactor="1.02"))).reason is (
         Reason.CONTRADICTORY_SUV_FIELDS
     )
+
+
+def test_a_table_that_moves_on_and_on_has_one_acquisition_time():
+    def move(datasets):
+        for dataset, wait in zip(datasets, (150, 450, 750, 1050), strict=True):
+            dataset.FrameReferenceTime = str(wait * 1000)
+            dataset.DecayFactor = f"{2 ** (wait / HALF_LIFE):.6f}"
+
+    assert suv(acquired(*[START] * 4), move) == ["decay_to_series_time"]
+    refused(acquired(*[START] * 4), move, fields(FrameReferenceTime="150000"))
 
 
 def test_a_stated_time_comes_before_all_others():
@@ -530,6 +626,16 @@ def test_clocks_are_put_forward_between_injection_and_scan():
     assert suv(change) == ["decay_to_series_time"]
 
 
+def test_a_day_begins_earlier_in_the_east():
+    morning = datetime(2025, 1, 2, 10, 0)
+    change = together(
+        acquired(*[morning] * 2, *[morning + minutes(5)] * 2),
+        fields(SeriesDate="20250102", SeriesTime="100000", TimezoneOffsetFromUTC="+1000"),
+        given("20250101230000+0000", "090000"),
+    )
+    assert suv(change) == ["decay_to_series_time"]
+
+
 def uptake(seconds, half_life, stamp=None, clock=None):
     change = given(stamp, clock)
     datasets = pet()
@@ -541,12 +647,13 @@ def uptake(seconds, half_life, stamp=None, clock=None):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "noted"), [(0.0, False), (2000.0, False), (2000.1, True), (4000.0, True)]
+    ("seconds", "noted"),
+    [(0.0, True), (99.9, True), (100.0, False), (2000.0, False), (2000.1, True), (4000.0, True)],
 )
 def test_an_uptake_up_to_four_half_lives_is_taken_and_from_two_noted(seconds, noted):
     found, decisions = uptake(seconds, 1000.0, "20250101100000")
     assert found == pytest.approx(seconds)
-    assert decisions == [Decision.LONG_UPTAKE] * noted
+    assert decisions == [Decision.UNUSUAL_UPTAKE] * noted
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 4000.1])
@@ -557,9 +664,10 @@ def test_an_uptake_beyond_is_refused(seconds):
     assert ("before" if seconds < 0 else "after") in caught.value.message
 
 
-def test_of_each_slice_the_uptake_is_possible():
+@pytest.mark.parametrize("seconds", [(3000, 3000, 3000, 4001), (3000, 3000, -1, 3000)])
+def test_of_each_slice_the_uptake_is_possible(seconds):
     datasets = pet()
-    moments = [INJECTED + timedelta(seconds=s) for s in (3000, 3000, 3000, 4001)]
+    moments = [INJECTED + timedelta(seconds=s) for s in seconds]
     with pytest.raises(CaseFault):
         uptake_s(Fields("series 1", datasets), moments, 1000.0, None, Notes())
 
@@ -578,8 +686,9 @@ def test_a_clock_without_a_date_is_enough_for_short_half_lives(half_life, good):
 def test_dates_two_days_apart_were_moved(days, rebuilt):
     seconds = 86400.0 * days
     if rebuilt:
-        _, decisions = uptake(seconds + 3600, HALF_LIFE, "20250101100000")
-        assert decisions == [Decision.INJECTION_DATE_FROM_SCAN]
+        found, decisions = uptake(seconds, HALF_LIFE, "20250101100000")
+        assert found == 0.0
+        assert decisions[0] is Decision.INJECTION_DATE_FROM_SCAN
     else:
         with pytest.raises(CaseFault):
             uptake(seconds, HALF_LIFE, "20250101100000")

@@ -211,7 +211,7 @@ def test_philips_block_is_found_by_its_creator():
 
 
 def test_philips_factor_that_was_left_as_bytes_is_read():
-    np.testing.assert_allclose(factors(philips(0, b"0.0005 ", "UN"), **PHILIPS), 0.0005)
+    np.testing.assert_allclose(factors(philips(0, b"0.0005\0", "UN"), **PHILIPS), 0.0005)
 
 
 @pytest.mark.parametrize("maker", ["SIEMENS", "GE MEDICAL SYSTEMS", ""])

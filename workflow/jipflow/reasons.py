@@ -247,7 +247,10 @@ class Decision(Coded):
         "injection_zone_assumed",
         "The injection has an offset from UTC and the scan none; both are taken as local times",
     )
-    LONG_UPTAKE = ("long_uptake", "The uptake took more than two half-lives")
+    UNUSUAL_UPTAKE = (
+        "unusual_uptake",
+        "The uptake took less than a tenth of a half-life, or more than two",
+    )
     NUCLIDE_BY_HALF_LIFE = (
         "nuclide_by_half_life",
         "No radionuclide is named, or several are; the half-life says which it is",

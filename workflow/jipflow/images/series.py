@@ -23,7 +23,8 @@ from jipflow.images.read import (
 from jipflow.images.stack import grid_of, sorted_stack
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import suv_factors
-from jipflow.images.suv.fields import Notes
+from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.total import check_total
 from jipflow.images.volume import Volume
 from jipflow.reasons import CaseFault, Decision, Reason
 from jipflow.syntaxes import MODALITIES
@@ -101,7 +102,10 @@ def read_series_volume(
         grid = grid_of(headers, name)
         # Each slice's stored values are let go once they are converted.
         planes.reverse()
-        return Volume(stacked(planes, factors, grid.shape), grid)
+        volume = Volume(stacked(planes, factors, grid.shape), grid)
+        if modality == "PT":
+            check_total(volume, suv, Fields(name, headers))
+        return volume
 
 
 def _unit_notes(headers: Sequence[Dataset]) -> list[str]:

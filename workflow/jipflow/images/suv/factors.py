@@ -32,7 +32,7 @@ LEAST_DOSE_BQ, GREATEST_DOSE_BQ = 4e6, 2e10
 """Radionuclide Total Dose (0018,1074) of a person: below the least that the EANM's paediatric
 dosage card gives of F-18 (14 MBq), and what microspheres of Y-90 reach."""
 
-OFF_BY = {"kBq": 1e3, "MBq": 1e6, "GBq": 1e9, "mBq": 1e-3}
+OFF_BY = {"kBq": 1e3, "MBq": 1e6, "mCi": 3.7e7, "GBq": 1e9, "mBq": 1e-3}
 """Units that a dose is found in, and the Bq that each stands for."""
 
 ANNOTATION = re.compile(r"\{SUV([a-zA-Z]+)(?:\((James128|Janma)\))?\}")

@@ -7,15 +7,16 @@ from datetime import datetime, time, timedelta
 
 from jipflow.images.suv.clock import Stamp, stamp_of, time_of
 from jipflow.images.suv.fields import Fields, Notes
-from jipflow.images.suv.reference import tolerance
+from jipflow.images.suv.frames import tolerance
 from jipflow.reasons import Decision
 
 LONGEST_UPTAKE = 4.0
 """Half-lives between injection and scan: beyond, 6 % of the activity is left, and a date or a time
 is wrong. F-18 is scanned up to 4 h after injection (2.2 half-lives), Cu-64 up to 48 h (3.8), Zr-89
 up to 8 days (2.4)."""
-USUAL_UPTAKE = 2.0
-"""Half-lives beyond which the IBSI recommendations doubt the date of the injection."""
+USUAL_UPTAKE = (0.1, 2.0)
+"""Half-lives outside of which an uptake is noted: less is a dynamic scan, or a time that was
+entered twice; beyond 2 the IBSI recommendations doubt the date of the injection."""
 CLOCK_ALONE_BELOW = 41400.0
 """Half-life in seconds (11.5 h) from which a clock without its date is not enough, as a day more
 or less makes no absurd SUV; by the IBSI recommendations."""
@@ -75,9 +76,15 @@ def _check(uptake: timedelta, half_life: float, fields: Fields, notes: Notes) ->
             f"the scan starts {abs(uptake)} {when} the injection, with a half-life of "
             f"{half_life:g} s; fix the dates and times, or the clocks."
         )
-    if uptake > timedelta(seconds=USUAL_UPTAKE * half_life):
-        notes.add(Decision.LONG_UPTAKE, f"The uptake took {uptake}, more than two half-lives.")
-    notes.sentences.append(f"The injection was {uptake} before.")
+    least, most = (timedelta(seconds=count * half_life) for count in USUAL_UPTAKE)
+    if least <= uptake <= most:
+        notes.sentences.append(f"The injection was {uptake} before.")
+    else:
+        notes.add(
+            Decision.UNUSUAL_UPTAKE,
+            f"The injection was {uptake} before, which is less than a tenth of a half-life or more "
+            "than two.",
+        )
 
 
 def _on_day_of(

@@ -10,17 +10,24 @@ other, the series is refused.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from pydicom.dataset import Dataset
-
-from jipflow.images.suv.clock import Moment, moment_of, stamp_of
-from jipflow.images.suv.fields import Fields, Notes, plain
+from jipflow.images.suv.clock import moment_of, stamp_of
+from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.frames import (
+    DECAY_FACTOR_TOLERANCE,
+    check_decay_factor,
+    counted,
+    decay_factor,
+    frame_time,
+    frame_time_of_maker,
+    milliseconds,
+    shown,
+    slice_acquired,
+    tolerance,
+)
 from jipflow.reasons import Decision
-
-MS_PER_S = 1000.0
 
 PRIVATE_TIMES = {
     "GE": (0x0009, "GEMS_PETD_01", 0x0D),
@@ -29,40 +36,10 @@ PRIVATE_TIMES = {
 """Group, private creator and element of the time that a maker's PET is corrected to: GE's scan date
 and time, Siemens' decay correction date and time (their DICOM conformance statements)."""
 
-DECAY_TOLERANCE = 0.01
-"""Times agree where the decay between them is no more than this: 95 s for F-18."""
-LEAST_TOLERANCE_S = 2.0
-"""Times that are written to the second agree within this, however short the half-life."""
 SAME_SECOND = timedelta(seconds=1)
 """Series and acquisition time are one where they are less than this apart."""
 OTHER_DAY = timedelta(hours=12)
 """Times of one scan that are farther apart have a wrong date."""
-DECAY_FACTOR_TOLERANCE = 0.05
-"""Relative, between Decay Factor (0054,1321) and what the times give for it."""
-
-
-def tolerance(half_life: float) -> timedelta:
-    """Return how far two times may be apart that are taken to be one.
-
-    Args:
-        half_life: in seconds.
-    """
-    seconds = half_life * math.log2(1 + DECAY_TOLERANCE)
-    return timedelta(seconds=max(seconds, LEAST_TOLERANCE_S))
-
-
-def average_count_s(duration: float, half_life: float) -> float:
-    """Return when within a frame its average count rate is reached, in seconds from its start.
-
-    It is ln(x / (1 − e^−x)) / λ with x = λ · duration: activity that was measured over the frame,
-    without correction for the decay in it, is that of this time.
-
-    Args:
-        duration: of the frame in seconds.
-        half_life: in seconds.
-    """
-    decay = math.log(2) / half_life
-    return math.log(decay * duration / -math.expm1(-decay * duration)) / decay
 
 
 def corrected_to(
@@ -83,7 +60,7 @@ def corrected_to(
     if not decay_corrected(fields):
         return _each_slice(fields, half_life, zone, notes)
     moment = _start(fields, half_life, zone, notes)
-    _check_decay_factor(fields, half_life, zone, moment)
+    check_decay_factor(fields, half_life, zone, moment)
     return [moment] * len(fields.slices)
 
 
@@ -118,6 +95,7 @@ def _start(fields: Fields, half_life: float, zone: timedelta | None, notes: Note
     if fields.text("DecayCorrected") == "YES" and not fields.text("DecayCorrection"):
         fields.missing("DecayCorrectionDateTime is missing; SUV needs it.")
     if private := _private_time(fields, half_life, zone, acquired, notes):
+        _check_private(fields, half_life, private, zone, acquired)
         name = f"the private scan time of {fields.maker}"
         return _noted(notes, Decision.DECAY_TO_PRIVATE_TIME, private, name)
     series = _series_time(fields, zone, acquired, notes)
@@ -141,12 +119,12 @@ def _of_public_times(
     if series is not None and abs(series - first) < SAME_SECOND:
         text = "SeriesTime, which is that of the first acquisition"
         return _noted(notes, Decision.DECAY_TO_SERIES_TIME, series, text)
-    frame = _frame_time(fields, half_life, acquired)
+    frame = frame_time_of_maker(fields, half_life, acquired)
     if series is not None and series < first:
         if frame is not None and abs(frame - series) > tolerance(half_life):
             fields.contradictory(
-                f"SeriesTime is {_clock(series)}, but acquisition and frame reference times give "
-                f"{_clock(frame)} as the start of the scan; fix the ones that are wrong."
+                f"SeriesTime is {shown(series)}, but acquisition and frame reference times give "
+                f"{shown(frame)} as the start of the scan; fix the ones that are wrong."
             )
         text = "SeriesTime, which is before the first acquisition"
         return _noted(notes, Decision.DECAY_TO_SERIES_TIME, series, text)
@@ -154,7 +132,7 @@ def _of_public_times(
     if frame is not None:
         text = f"acquisition, frame reference time and frame duration, as {later}"
         return _noted(notes, Decision.DECAY_TO_FRAME_TIMES, frame, text)
-    if any(_milliseconds(d, "FrameReferenceTime") is not None for d in fields.slices):
+    if any(milliseconds(d, "FrameReferenceTime") is not None for d in fields.slices):
         fields.contradictory(
             f"{later}, and FrameReferenceTime and ActualFrameDuration do not give the start of the "
             "scan either; export the series with the times of its acquisition."
@@ -164,12 +142,8 @@ def _of_public_times(
 
 
 def _noted(notes: Notes, decision: Decision, moment: datetime, why: str) -> datetime:
-    notes.add(decision, f"Decay is corrected to {_clock(moment)}, by {why}.")
+    notes.add(decision, f"Decay is corrected to {shown(moment)}, by {why}.")
     return moment
-
-
-def _clock(moment: datetime) -> str:
-    return moment.isoformat(sep=" ", timespec="seconds")
 
 
 def _acquired(fields: Fields, zone: timedelta | None, notes: Notes) -> list[datetime] | None:
@@ -178,7 +152,7 @@ def _acquired(fields: Fields, zone: timedelta | None, notes: Notes) -> list[date
     Raises:
         CaseFault: some slices say it and some do not.
     """
-    moments = [_slice_acquired(d, fields, zone) for d in fields.slices]
+    moments = [slice_acquired(d, fields, zone) for d in fields.slices]
     known = [moment for moment in moments if moment is not None]
     if not known:
         return None
@@ -192,14 +166,6 @@ def _acquired(fields: Fields, zone: timedelta | None, notes: Notes) -> list[date
             "AcquisitionDate is missing; the date of the series or the study stands for it.",
         )
     return [moment.at for moment in known]
-
-
-def _slice_acquired(dataset: Dataset, fields: Fields, zone: timedelta | None) -> Moment | None:
-    """Return when the acquisition of a slice or frame began (PS3.3 C.8.9.4 and C.7.6.16.2.2)."""
-    stamp = stamp_of(str(plain(dataset.get("FrameAcquisitionDateTime"))))
-    if stamp is not None and stamp.day is not None and stamp.clock is not None:
-        return Moment(stamp.local(zone), dated=True)
-    return moment_of(dataset, "Acquisition", fields, zone)
 
 
 def _series_time(
@@ -253,43 +219,35 @@ def _not_after(
     """Return the maker's private scan time, which is no later than the first acquisition."""
     if acquired is not None and moment > min(acquired) + tolerance(half_life):
         fields.contradictory(
-            f"the private scan time of {fields.maker} is {_clock(moment)}, after the first "
-            f"acquisition at {_clock(min(acquired))}; fix the times."
+            f"the private scan time of {fields.maker} is {shown(moment)}, after the first "
+            f"acquisition at {shown(min(acquired))}; fix the times."
         )
     return moment
 
 
-def _milliseconds(dataset: Dataset, keyword: str) -> float | None:
-    value = plain(dataset.get(keyword))
-    return None if value == "" else float(value)
+def _check_private(
+    fields: Fields,
+    half_life: float,
+    private: datetime,
+    zone: timedelta | None,
+    acquired: Sequence[datetime] | None,
+) -> None:
+    """Refuse a private scan time where the public times agree that it was another.
 
-
-def _frame_time(fields: Fields, half_life: float, acquired: Sequence[datetime]) -> datetime | None:
-    """Return what each slice was corrected to by its own frame's times.
-
-    Frame Reference Time (0054,1300) runs from there to when the frame's average count rate was
-    reached (PS3.3 C.8.9.4.1.5); that of GE to the frame's start.
-
-    Returns:
-        None where a field is missing, slices differ, or the time is after the acquisition.
+    A series that was made after the scan says nothing; one of a later frame has the frame times on
+    the side of the private time.
     """
-    found = []
-    for dataset, start in zip(fields.slices, acquired, strict=True):
-        offset = _milliseconds(dataset, "FrameReferenceTime")
-        if offset is None:
-            return None
-        average = 0.0
-        if fields.maker != "GE":
-            duration = _milliseconds(dataset, "ActualFrameDuration")
-            if duration is None or duration <= 0:
-                return None
-            average = average_count_s(duration / MS_PER_S, half_life)
-        found.append(start + timedelta(seconds=average - offset / MS_PER_S))
-    found.sort()
+    series = _series_time(fields, zone, acquired, Notes())
+    if series is None or acquired is None or series >= min(acquired) + SAME_SECOND:
+        return
+    ways = (True, False) if fields.maker == "GE" else (False,)
+    frames = [frame_time(fields, half_life, acquired, to_start=way) for way in ways]
     allowed = tolerance(half_life)
-    if found[-1] - found[0] > allowed or found[-1] - min(acquired) > allowed:
-        return None
-    return found[len(found) // 2]
+    if all(abs(time - private) > allowed for time in (series, *frames) if time is not None):
+        fields.contradictory(
+            f"the private scan time of {fields.maker} is {shown(private)}, but SeriesTime "
+            f"{shown(series)}, and frame times do not say otherwise; fix the times."
+        )
 
 
 def _each_slice(
@@ -300,62 +258,13 @@ def _each_slice(
         fields.contradictory(
             "decay is not corrected, but DecayCorrectionDateTime is there; fix what is wrong."
         )
-    factors = [_decay_factor(dataset) for dataset in fields.slices]
+    factors = [decay_factor(dataset) for dataset in fields.slices]
     if any(factor and abs(factor - 1) > DECAY_FACTOR_TOLERANCE for factor in factors):
         fields.contradictory("decay is not corrected, but DecayFactor is not 1; fix what is wrong.")
-    moments = [_counted(dataset, fields, half_life, zone) for dataset in fields.slices]
+    moments = [counted(dataset, fields, half_life, zone) for dataset in fields.slices]
     notes.add(
         Decision.DECAY_OF_EACH_SLICE,
-        f"Decay is not corrected in the series; each slice's is, from {_clock(min(moments))} to "
-        f"{_clock(max(moments))}, when its frame had its average count rate.",
+        f"Decay is not corrected in the series; each slice's is, from {shown(min(moments))} to "
+        f"{shown(max(moments))}, when its frame had its average count rate.",
     )
     return moments
-
-
-def _counted(
-    dataset: Dataset, fields: Fields, half_life: float, zone: timedelta | None
-) -> datetime:
-    """Return when the average count rate of a slice's frame was reached."""
-    stamp = stamp_of(str(plain(dataset.get("FrameReferenceDateTime"))))
-    if stamp is not None and stamp.day is not None and stamp.clock is not None:
-        return stamp.local(zone)
-    start = _slice_acquired(dataset, fields, zone)
-    durations = (
-        _milliseconds(dataset, name) for name in ("ActualFrameDuration", "FrameAcquisitionDuration")
-    )
-    duration = next((value for value in durations if value), 0.0)
-    if start is None or duration <= 0:
-        fields.missing(
-            "decay is not corrected, and AcquisitionTime or ActualFrameDuration, by which it could "
-            "be, is missing."
-        )
-    return start.at + timedelta(seconds=average_count_s(duration / MS_PER_S, half_life))
-
-
-def _decay_factor(dataset: Dataset) -> float:
-    """Return Decay Factor (0054,1321); 0 where it is not there."""
-    value = plain(dataset.get("DecayFactor"))
-    return 0.0 if value == "" else float(value)
-
-
-def _check_decay_factor(
-    fields: Fields, half_life: float, zone: timedelta | None, moment: datetime
-) -> None:
-    """Hold the scanner's factors against the decay since the time that was found.
-
-    Makers count the decay within the frame in, or leave it out; 1 stands for none was written.
-    """
-    for dataset in fields.slices:
-        factor = _decay_factor(dataset)
-        start = _slice_acquired(dataset, fields, zone)
-        duration = _milliseconds(dataset, "ActualFrameDuration") or 0.0
-        if factor in {0.0, 1.0} or start is None or duration <= 0:
-            continue
-        waited = (start.at - moment).total_seconds()
-        average = average_count_s(duration / MS_PER_S, half_life)
-        expected = [2.0 ** ((waited + inside) / half_life) for inside in (0.0, average)]
-        if all(abs(factor / value - 1) > DECAY_FACTOR_TOLERANCE for value in expected):
-            fields.contradictory(
-                f"DecayFactor is {factor:g}, but the decay from {_clock(moment)} to the slice's "
-                f"acquisition makes it {expected[1]:.4g}; fix the times."
-            )
