@@ -341,3 +341,70 @@ def test_a_release_of_nothing_says_so(tmp_path):
         tmp_path / "more", [rows({VOLUME: TRUTH})], [analysis("a", VOLUME)]
     )
     assert (len(cells(aggregates)), record["verdict"]) == (1, "released")
+
+
+def thresholds(count):
+    """Return segmentations side by side, of which each lacks the patients below its threshold."""
+    maxima = np.sort(np.random.default_rng(3).uniform(2.0, 9.0, 13))
+    places = [(f"t{i}", f"focus{i}") for i in range(count)]
+    tables = []
+    for i, place in enumerate(places):
+        lost = np.flatnonzero(maxima < 2.5 + 0.4 * i)
+        texture = np.random.default_rng(i).normal(5, 1, 13)
+        columns = {VOLUME: TRUTH * 0.97**i, "original_glcm_MCC": texture}
+        tables.append(rows(columns, place, lost=lost))
+    return tables, places
+
+
+def test_how_many_have_anything_above_a_threshold_does_not_tell_the_maximum_of_one(tmp_path):
+    """Each number alone is that of a segmentation; two of them are a bin with one patient."""
+    tables, places = thresholds(6)
+    assert {len(a) - len(b) for a, b in itertools.pairwise(tables)} & {1, 2}
+    asked = [
+        analysis(f"a{i}", (VOLUME, "original_glcm_MCC")[i % 2], [segment])
+        for i, (_, segment) in enumerate(places)
+    ]
+    both = [segmentation(id, (segment, "liver")) for id, segment in places]
+    _, aggregates, _ = attacked(tmp_path, tables, asked, both)
+    numbers = sorted({cell["n"] for _, cell in cells(aggregates)})
+    assert numbers
+    assert all(b - a >= MINIMUM for a, b in itertools.pairwise(numbers))
+
+
+@pytest.mark.parametrize("other", [3.0, 1250.0, 0.0])
+def test_two_segmentations_that_differ_in_one_patient_do_not_give_the_difference(tmp_path, other):
+    again = TRUTH.copy()
+    again[4] = other
+    tables = [rows({VOLUME: TRUTH}), rows({VOLUME: again}, ("second", "hepar"))]
+    both = [segmentation("organs", ("liver", "liver")), segmentation("second", ("hepar", "liver"))]
+    asked = [analysis("a", VOLUME), analysis("b", VOLUME, ["hepar"])]
+    north, aggregates, record = attacked(tmp_path, tables, asked, both)
+    first, second = (c.content.moments.mean for c in ungated(north))
+    assert 13 * (first - second) == pytest.approx(TRUTH[4] - other)
+    assert [c["segment"] for _, c in cells(aggregates)] == ["liver"]
+    assert record["cells"][1]["rules"]["difference"] == "withheld"
+
+
+@pytest.mark.parametrize(("changed", "leave"), [(0, 2), (1, 1), (4, 1), (5, 2), (13, 2)])
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+def test_nor_do_two_volumes_of_one_segmentation(tmp_path, changed, leave, unit):
+    """One counts the voxels whose intensity is out of a range, the other does not."""
+    within = TRUTH.copy()
+    within[:changed] -= np.linspace(100.0, 300.0, changed)
+    columns = {VOLUME: unit * TRUTH, "original_shape_VoxelVolume": within}
+    _, aggregates, _ = attacked(tmp_path, [rows(columns)], [analysis("a", "original_shape_*")])
+    assert len(cells(aggregates)) == leave
+
+
+def test_the_cases_of_one_patient_in_whom_two_cells_differ_are_few(tmp_path):
+    """Ten cases differ, and all are of one patient."""
+    volumes = np.concatenate([TRUTH, TRUTH[:9] * 1.07])
+    within = volumes.copy()
+    within[12:] -= 50.0
+    columns = {VOLUME: volumes, "original_shape_VoxelVolume": within}
+    table = rows(columns)
+    table.loc[12:, "patient"] = "pseudo0012"
+    _, aggregates, record = attacked(tmp_path, [table], [analysis("a", "original_shape_*")])
+    withheld = [c["rules"] for c in record["cells"] if not c["released"]]
+    assert len(cells(aggregates)) == 1
+    assert withheld[0]["difference"] == "withheld"

@@ -38,8 +38,8 @@ MIN_PATIENTS = Rule(
 DIFFERENCE = Rule(
     "difference",
     "Groups of patients that the released cells of one segmentation tell apart, or cells of like "
-    "values in several, must have at least the minimum, and so must the difference of their "
-    "numbers: else a smaller group follows.",
+    "values or of one region in several, must have at least the minimum; so must the difference of "
+    "their numbers, and the patients in whom two cells differ: else a smaller group follows.",
 )
 SATURATION = Rule(
     "saturation",
@@ -119,7 +119,7 @@ def decide(
         for decision, checked in zip(cells, kind.check_all(counted, disclosure), strict=True):
             _apply(decision, checked, patients[decision.proposed.cases])
     left = [d for d in decisions if d.released]
-    few = differing([d.proposed for d in left], patient_of, minimum)
+    few = differing([d.proposed for d in left], patient_of, minimum, regions)
     _settle(left, few, DIFFERENCE)
     left = [d for d in decisions if d.released]
     many = saturated([(d.proposed, patients[d.proposed.cases]) for d in left], regions)

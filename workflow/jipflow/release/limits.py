@@ -9,6 +9,19 @@ NOT_PROTECTED_FROM = (
     "choose edges wide enough.",
     "Textures beyond the families of `saturation`: that no values follow from their means and "
     "variances is argued, not proven.",
+    "Regions of several segmentations that add up to one another, such as the lobes of a "
+    "liver: where a patient lacks those and not the whole, the sums may give the value of "
+    "that patient.",
+    "Several segmentations of one region that differ in every patient, as of several readers "
+    "or models: their errors average out, so that the patients whom one lacks may become "
+    "known better than from one pair.",
+    "Numbers of patients of different regions or roles, which may differ by a few: they tell "
+    "how many have a region or an image, and of thresholds that lie far apart, in how many "
+    "the maximum lies between.",
+    "Numbers with all their digits: where values are known to lie on a grid, as counts of "
+    "voxels do, mean and variance exclude more than rounded ones would.",
+    "Values that hardly differ between patients: the mean is then near to that of each.",
+    "Fully known patients: who knows the values of all but a few subtracts them.",
     "Several protocols at one site: each is checked by itself.",
     "`rows` above `n`: it shows how many more cases than patients there are.",
     "Whoever knows how the gate works and that it withheld as little as it could may narrow down a "

@@ -109,7 +109,7 @@ def saturated(cells: Sequence[tuple[Proposed, int]], regions: Regions) -> set[in
     """
     kept: dict[tuple[Hashable, ...], dict[CellKey, int]] = {}
     withheld = set()
-    for i in sorted(range(len(cells)), key=lambda i: _asked(cells[i][0])):
+    for i in sorted(range(len(cells)), key=lambda i: asked(cells[i][0])):
         cell, patients = cells[i]
         group = family(cell.key.feature)
         if group is None or not cell.analysis.equations:
@@ -124,6 +124,7 @@ def saturated(cells: Sequence[tuple[Proposed, int]], regions: Regions) -> set[in
     return withheld
 
 
-def _asked(cell: Proposed) -> tuple[object, ...]:
+def asked(cell: Proposed) -> tuple[object, ...]:
+    """Return what cells are sorted by where not all of them may leave."""
     analysis = cell.analysis
     return (analysis.settings.id, analysis.rank(cell.key), cell.key)
