@@ -17,7 +17,7 @@ except ConfigError as error:
 SITE_ID = SITE_SETTINGS.site.site.id
 # One spelling, by which Snakemake knows files again.
 RESULTS = str(Path(ALL_RESULTS, SITE_SETTINGS.protocol_id))
-SETTINGS = stored_text(STORE, settings_text(SITE_SETTINGS))
+SETTINGS = stored_settings(settings_text(SITE_SETTINGS))
 RELEASE = f"{RESULTS}/release/r01"
 AFTER_COHORT = Path(RESULTS, "cohort", "cases.tsv")
 ARCHIVES = SITE_SETTINGS.site.archives
@@ -69,8 +69,10 @@ check_paths()
 if workflow.is_main_process:
     try:
         check_secret(Path(SITE_SETTINGS.site.identity.secret_file), ALL_RESULTS)
-    except (StageError, OSError) as error:
-        raise WorkflowError(str(error)) from None
+    except StageError as error:
+        stop_with(str(error))
+    except OSError as error:
+        stop_with(sentence(error))
 
 settings_parts = cache(SITE_SETTINGS.parts)
 
@@ -88,6 +90,7 @@ def stale(stage, record=None, *, inputs=None, state=None, files=None):
     """
     pattern = record or f"{RESULTS}/shards/{{shard}}/{stage}/provenance.json"
 
+    @looking
     def nothing(wildcards):
         path = Path(pattern.format(**wildcards))
         now = {
@@ -135,6 +138,7 @@ def shard_records(*stages):
 def shards(pattern, **others):
     """Input function: the pattern for every shard of the cohort, and every other wildcard given."""
 
+    @looking
     def paths(wildcards):
         with open(checkpoints.cohort.get().output.cases) as stream:
             column = next(stream).rstrip("\n").split("\t").index("shard")
@@ -152,9 +156,10 @@ def try_again(shard):
     """
     for path in unexpected(Path(RESULTS, "shards", shard)):
         job = f"{path.parent.name} of {shard}"
-        run_again(path, job, "it met an error that it did not know")
+        run_again(path, job, "it met an error that it did not know, or was cut off")
 
 
+@looking
 def shard_cases(wildcards):
     """Input function: the shard's instances, a file that changes only with its own cases."""
     if workflow.is_main_process:
@@ -178,6 +183,7 @@ def cases_by_shard(path, modified_ns):
 def came_back(look):
     """Input function: what a look at the inbox gives for the cases of the shard."""
 
+    @looking
     def found(wildcards):
         path = Path(checkpoints.cohort.get().output.cases)
         case_ids = cases_by_shard(path, path.stat().st_mtime_ns)[wildcards.shard]
@@ -197,6 +203,7 @@ def until_read(path):
     return path if ANNOTATED else temp(path)
 
 
+@looking
 def approval(wildcards):
     """Input function: a person's approval, which no rule can make."""
     try:

@@ -7,7 +7,7 @@ except ConfigError as error:
     stop_with(str(error))
 
 RESULTS = ALL_RESULTS = str(Path(HUB_SETTINGS.results))
-SETTINGS = stored_text(STORE, json_text(HUB_SETTINGS.plain()))
+SETTINGS = stored_settings(json_text(HUB_SETTINGS.plain()))
 ROUND = "<results>/r01"
 AFTER_COHORT = None
 TARGETS = ["<results>/settings.json", f"{ROUND}/report.html"]
@@ -25,6 +25,7 @@ check_paths()
 def stale(stage, state=None):
     """Input function that names no file, and has a job run again that would now write another."""
 
+    @looking
     def nothing(wildcards):
         path = Path(RESULTS, "r01", f"{stage}.provenance.json")
         check_record(

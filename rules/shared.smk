@@ -2,6 +2,7 @@
 import os
 import sys
 import shutil
+from functools import wraps
 from pathlib import Path
 from uuid import uuid4
 
@@ -70,6 +71,25 @@ if workflow.is_main_process:
     os.environ.update(JIPFLOW_RUN=FINDINGS)
 
 
+def looking(function):
+    """Have a function that Snakemake calls end the run in a line where the place fails it."""
+
+    @wraps(function)
+    def looked(*arguments, **named):
+        try:
+            return function(*arguments, **named)
+        except OSError as error:
+            stop_with(sentence(error))
+
+    return looked
+
+
+@looking
+def stored_settings(text):
+    """The file of effective settings of a text."""
+    return stored_text(STORE, text)
+
+
 def hold_results(wildcards):
     """Input function that names no file: keeps other runs off the results before the first job.
 
@@ -123,6 +143,7 @@ def check_record(record, stage, parts, **now):
             workflow.dag.forcefiles.add(str(record))
 
 
+@looking
 def stale_settings(wildcards):
     """Input function that names no file, and has the settings written again that differ."""
     path = Path(RESULTS, "settings.json")

@@ -126,6 +126,28 @@ def test_a_record_that_is_gone_has_its_job_run_again(site):
     assert planned(site)["overlay"] == 1
 
 
+def test_what_a_power_cut_left_is_made_again(site):
+    for name in ("cohort/cases.tsv", "shards/s00001/prepare/outcomes.parquet", "settings.json"):
+        (site.out / name).write_bytes(b"")
+    jobs, output = planned_jobs(site)
+    assert jobs.keys() >= {"cohort", "settings"}
+    assert "cohort runs again: its table cases.tsv was cut off." in output
+    assert "settings runs again" in output
+    assert "Traceback" not in output
+
+
+def test_results_that_cannot_be_looked_at_are_named_in_a_line(site):
+    """A folder in a file's place is an error of the system's for root, too."""
+    record = site.out / "shards" / "s00001" / "measure" / "provenance.json"
+    record.unlink()
+    record.mkdir()
+    result = site.run("--dry-run", check=False)
+    assert result.returncode == 1
+    assert f"{record}: Is a directory; see whether" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert "smk" not in result.stdout
+
+
 def test_a_release_of_what_is_out_of_date_is_refused(site):
     before = release_of(site)
     change(site, radiomics=other_radiomics())

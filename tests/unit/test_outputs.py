@@ -38,6 +38,14 @@ def test_stages_that_met_an_unexpected_error_are_found(results):
     assert unexpected(path.parents[1]) == []
 
 
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"no table at all, but longer than its mark"])
+def test_outcomes_that_a_power_cut_damaged_are_made_again(results, content):
+    path = outcomes_of(results, "encode")
+    path.write_bytes(content)
+    assert missing_outputs(path, results) == ["shards/s00001/encode/outcomes.parquet"]
+    assert unexpected(path.parents[1]) == [path]
+
+
 def test_files_that_are_there_are_not_missing(results):
     assert missing_outputs(outcomes_of(results, "encode"), results) == []
 

@@ -175,6 +175,11 @@ def test_a_table_that_was_changed_is_found_and_how_to_go_on(results):
         check(results)
 
 
+def test_a_table_that_a_power_cut_left_empty_is_made_again(results):
+    (results / "shards" / "s1" / "measure" / "t").write_bytes(b"")
+    assert differs(results) == "its table t was cut off"
+
+
 def test_a_table_that_no_record_names_is_refused(results):
     stranger = results / "features" / "stranger"
     stranger.touch()

@@ -80,3 +80,24 @@ def test_a_wrong_site_is_explained(site, change, parts):
     text = message({**site, **change})
     for part in parts:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    ("key", "places"),
+    [
+        ("shard_size", "below 'processing'."),
+        ("path", "below 'sources'."),
+        ("cert_file", "below 'sources.tls'."),
+        ("id", "below 'site' or 'hub'."),
+    ],
+)
+def test_a_key_in_the_wrong_place_is_named_with_its_own(key, places, tmp_path):
+    text = message({**site_of(tmp_path), key: "x"})
+    assert f"unknown key {key!r} at the top level; it belongs {places}" in text
+
+
+def test_a_key_of_segments_at_the_top_of_a_protocol_is_named_with_its_own(tmp_path):
+    for key, end in {"match": ".", "term": "; or did you mean 'terms'?"}.items():
+        text = message(site_of(tmp_path), demo_protocol() | {key: "x"}, tmp_path)
+        assert f"unknown key {key!r} at the top level; it belongs below 'segmentations.seg" in text
+        assert text.endswith(end)

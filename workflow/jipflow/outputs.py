@@ -14,6 +14,9 @@ from pathlib import Path
 from jipflow.outcomes import Outcome, Status
 from jipflow.reasons import Reason
 
+DAMAGED = (ValueError, KeyError)
+"""What reading a table raises that is none (`pyarrow.ArrowInvalid`), or lacks columns."""
+
 FOLDERS = {"seg": "encode", "sr": "document", "overlays": "overlay"}
 """Folders of ``<case_id>/<segmentation>.*``, and the stage that writes them."""
 
@@ -34,12 +37,17 @@ def missing_outputs(outcomes: Path, results: Path) -> list[str]:
 
     Returns:
         Paths relative to `results`, sorted. For a case that waits for a person it is the
-        instruction in its folder of the worklist.
+        instruction in its folder of the worklist. Outcomes that a power cut has damaged are missing
+        themselves.
     """
     if not outcomes.is_file():
         return []
     root = str(results)
-    return [path for path in _written(outcomes) if not _is_there(f"{root}/{path}")]
+    try:
+        written = _written(outcomes)
+    except DAMAGED:
+        return [os.path.relpath(outcomes, results)]
+    return [path for path in written if not _is_there(f"{root}/{path}")]
 
 
 def _is_there(path: str) -> bool:
@@ -124,17 +132,22 @@ def _remove(results: Path, folder: str, listed: set[str]) -> list[str]:
 def unexpected(shard: Path) -> list[Path]:
     """Return the outcomes of a shard's stages in which an error stands that the stage did not know.
 
+    Those that a power cut has damaged are among them.
+
     Args:
         shard: ``shards/<shard>``.
     """
     import pyarrow.parquet as pq
 
-    return [
-        path
-        for path in sorted(shard.glob("*/outcomes.parquet"))
-        if Reason.UNEXPECTED_ERROR.value
-        in pq.ParquetFile(path).read(["reason"], use_threads=False)["reason"].to_pylist()
-    ]
+    found = []
+    for path in sorted(shard.glob("*/outcomes.parquet")):
+        try:
+            reasons = pq.ParquetFile(path).read(["reason"], use_threads=False)["reason"].to_pylist()
+        except DAMAGED:
+            reasons = [Reason.UNEXPECTED_ERROR.value]
+        if Reason.UNEXPECTED_ERROR.value in reasons:
+            found.append(path)
+    return found
 
 
 def named(files: Sequence[str]) -> str:

@@ -159,7 +159,7 @@ def difference(
     if made.state != state:
         return "what people sent has changed since"
     changed = _of_libraries(made) if here else ""
-    return _of_settings(made, settings) or changed or _of_inputs(made, path)
+    return _of_settings(made, settings) or changed or _of_inputs(made, path) or _cut_off(made, path)
 
 
 def check_provenance(tables: Mapping[Path, Iterable[Path]], parts: Parts) -> None:
@@ -240,6 +240,15 @@ def _of_inputs(made: Provenance, path: Path) -> str:
     for name, digest in made.inputs.items():
         if _digest(_place(name, path)) != digest:
             return f"its input {name} has changed since"
+    return ""
+
+
+def _cut_off(made: Provenance, path: Path) -> str:
+    """Say which table a power cut has left empty: it may come to the disk after its record."""
+    for name in made.outputs:
+        file = _place(name, path)
+        if file.is_file() and not file.stat().st_size:
+            return f"its table {name} was cut off"
     return ""
 
 

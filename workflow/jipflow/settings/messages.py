@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ MOST = 5
 """Most sentences for one file; the first ones are about the outermost keys."""
 
 _LONGEST = 100
+
+_HOMES = 3
+"""Most places that are named where a key may belong."""
 
 _NOUNS = {
     "string": "a text",
@@ -51,7 +54,7 @@ def messages(
             lacking.add(each["loc"][:-1])
         spot = _locate(each["loc"], schema, content)
         sentence = (
-            _unknown_key(spot.key, spot.owner, [*spot.owner.schema["properties"], *beside])
+            _unknown_key(spot.key, spot.owner, [*spot.owner.schema["properties"], *beside], schema)
             if each["type"] == "extra_forbidden" and spot.owner and not spot.owner.path
             else _sentence(each, spot, schema)
         )
@@ -166,10 +169,10 @@ def _sentence(error: Mapping[str, Any], spot: _Spot, root: Schema) -> str:
         return f"{spot.named}.{key} is {tag}; it must be one of: {allowed}{proposal}{hint}"
     if kind == "extra_forbidden":
         assert spot.owner
-        return _unknown_key(spot.key, spot.owner, list(spot.owner.schema["properties"]))
+        return _unknown_key(spot.key, spot.owner, list(spot.owner.schema["properties"]), root)
     if error["loc"][-1:] == ("[key]",) and "enum" in spot.schema:
         assert spot.owner
-        return _unknown_key(spot.key, spot.owner, spot.schema["enum"])
+        return _unknown_key(spot.key, spot.owner, spot.schema["enum"], root)
     if error["loc"][-1:] == ("[key]",):
         assert spot.owner
         pattern = spot.schema["pattern"]
@@ -281,7 +284,7 @@ _WORDS = dict.fromkeys(("true", "yes", "on", "y"), "true")
 _WORDS |= dict.fromkeys(("false", "no", "off", "n"), "false")
 
 
-def _unknown_key(key: str, owner: _Spot, known: list[str]) -> str:
+def _unknown_key(key: str, owner: _Spot, known: list[str], root: Schema) -> str:
     """Say of an unknown key which one is meant, to what it belongs, or which there are."""
     start = f"unknown key {key!r} at {owner.named}"
     near = meant(key, known)
@@ -290,9 +293,38 @@ def _unknown_key(key: str, owner: _Spot, known: list[str]) -> str:
         tags = [tag for tag, option in others.items() if key in option["properties"]]
         if tags:
             return f"{start}; it belongs to {name} {' or '.join(tags)}, not {owner.instance[name]}."
+    homes = list(dict.fromkeys(_homes(key, resolved(root, root), root, "", ())))[:_HOMES]
+    belongs = f"; it belongs below {' or '.join(homes)}" if homes else ""
     if near:
-        return f"{start}; did you mean {near[0]!r}?"
+        return f"{start}{belongs}; {'or ' if homes else ''}did you mean {near[0]!r}?"
+    if homes:
+        return f"{start}{belongs}."
     return f"{start}; known keys: {', '.join(known)}."
+
+
+def _homes(
+    key: str, node: Schema, root: Schema, path: str, above: tuple[int, ...]
+) -> Iterator[str]:
+    """Yield the mappings below the top level that have a key, each as the keys that lead there."""
+    if id(node) in above:
+        return
+    if path and key in node.get("properties", {}):
+        yield repr(path)
+    for name, child in node.get("properties", {}).items():
+        below = f"{path}.{name}" if path else name
+        for each in _within(child, root):
+            yield from _homes(key, each, root, below, (*above, id(node)))
+
+
+def _within(node: Schema, root: Schema) -> Iterator[Schema]:
+    """Yield the mappings that a value is, or that a list has."""
+    node = resolved(node, root) if "$ref" in node or "anyOf" in node else node
+    if "items" in node:
+        yield from _within(node["items"], root)
+    elif "discriminator" in node:
+        yield from _members(node, root)[1].values()
+    elif "properties" in node:
+        yield node
 
 
 def expected(schema: Schema) -> str:
