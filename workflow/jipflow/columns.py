@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 COLUMNS: dict[str, str] = {
     "SeriesInstanceUID": "VARCHAR",
     "StudyInstanceUID": "VARCHAR",
@@ -56,9 +58,9 @@ Instance UIDs; Source is the name of the source in the site's configuration.
 
 ANNOTATIONS = ("RTSTRUCT", "SEG")
 """Modality of the objects that hold regions drawn on images."""
-MODALITIES = ("CT", "MR", "PT", "NM", "US", "XA", "RF", "MG", "CR", "DX", "OT")
-"""Modalities of images that a model may take (PS3.3 section C.7.3.1.1.1)."""
 GIVEN = (*ANNOTATIONS, "REG")
 """Modality of the objects that each case of a patient is given: those, and registrations."""
+Modality = Literal["CT", "MR", "PT", "NM", "US", "XA", "RF", "MG", "CR", "DX", "OT"]
+"""Modality (0008,0060) of the images that a model may take (PS3.3 section C.7.3.1.1.1)."""
 IMAGES = f"Modality NOT IN {ANNOTATIONS}"
 """What every series of a role meets, whatever the protocol says."""

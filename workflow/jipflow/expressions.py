@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
-from jipflow.columns import COLUMNS, MODALITIES
+from jipflow.columns import COLUMNS
 from jipflow.reasons import StageError
 
 if TYPE_CHECKING:
@@ -235,34 +235,6 @@ def series_query(
         f"SELECT SeriesInstanceUID FROM catalog WHERE {' AND '.join(parts) or 'TRUE'} "
         f"ORDER BY {order}\n, SeriesInstanceUID"
     )
-
-
-def may_be(where: Sequence[str], modality: str) -> bool:
-    """Return whether a series of a modality can meet all of some conditions.
-
-    They are computed on a series of which nothing but the modality is known: what is false then is
-    false of every series of it, by SQL's logic of three values. Where no modality at all meets
-    them so, as where a condition reads what is unknown as a text of its own, any may.
-
-    Args:
-        where: conditions that `check_expression` lets pass.
-        modality: one of `MODALITIES`.
-    """
-    conditions = " AND ".join(f"(\n{condition}\n)" for condition in where)
-    unknown = ", ".join(
-        f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in COLUMNS.items() if name != "Modality"
-    )
-    listed = ", ".join(f"('{each}')" for each in MODALITIES)
-    query = (
-        f'SELECT "Modality" FROM (SELECT *, {unknown} FROM (VALUES {listed}) AS m("Modality")) '
-        f"AS catalog WHERE ({conditions}) IS DISTINCT FROM FALSE"
-    )
-    with _empty_catalog().cursor() as connection:
-        try:
-            possible = {row[0] for row in connection.execute(query).fetchall()}
-        except duckdb.Error:
-            return True  # it fails at what is unknown
-    return not possible or modality in possible
 
 
 @contextmanager

@@ -250,7 +250,8 @@ class ModelSegmentation(SegmentationSettings):
 
     def modality_problems(self, protocol: Protocol, known: Known) -> Iterator[str]:
         """Yield which roles no series of the modality can have that the model takes."""
-        from jipflow.expressions import filter_steps, may_be
+        from jipflow.expressions import filter_steps
+        from jipflow.modalities import may_be
 
         model = known.models.get(self.model)
         if model is None or model.engine != self.engine:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from jipflow.columns import Modality
 from jipflow.settings import resources
 from jipflow.settings.part import Id, LocalPath, Maybe, Part, Text
 
@@ -27,9 +28,6 @@ class Code(Part):
     """Coding Scheme Designator, such as SCT."""
     meaning: Annotated[str, Field(min_length=1, max_length=64)]
     """Code Meaning."""
-
-
-Modality = Literal["CT", "MR", "PT", "NM", "US", "XA", "RF", "MG", "CR", "DX", "OT"]
 
 
 class Label(Part):
