@@ -768,6 +768,7 @@ def test_a_registration_of_the_two_frames_is_named_and_not_applied(archive, rela
     assert outcome.reason == Reason.OTHER_FRAME_OF_REFERENCE
     says = f"not applied here: {dicom.uid('registration')} relates it to {ELSEWHERE}"
     assert (says in outcome.message) == related
+    assert ("there is a registration" in outcome.message) == related
     assert not folder.exists()
 
 

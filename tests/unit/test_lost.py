@@ -119,6 +119,18 @@ def test_a_series_of_which_no_file_can_be_read_is_a_row_of_the_flow(site, damage
         assert dicom.uid("lost", "ct") in bad.message
 
 
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
+@pytest.mark.parametrize("other", ["RTSTRUCT", "MR"])
+def test_what_else_a_patient_has_hides_no_lost_series(site, damage, other):
+    site.series("p1", "other", other)
+    for path in site.series("p1"):
+        damage(path)
+    ((outcome,), flow) = site.select(by="patient", where="Modality = 'CT'")
+    assert (outcome.status, outcome.reason) == (Status.EXCLUDED, "unreadable")
+    assert outcome.case_id == site.name("p1")
+    assert flow["found"][0] - flow["readable"][0] == 1
+
+
 def test_a_cohort_of_nothing_else_says_so(site):
     for path in site.series("lost"):
         AFTER_UIDS(path)

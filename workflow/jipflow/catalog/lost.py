@@ -48,7 +48,7 @@ class Lost:
         files: how many.
         reason: why the first cannot be read.
         partly: whether other files of the series can be.
-        alone: whether the patient has no file that can be.
+        alone: whether the patient has no series in the cohort.
         drawn: whether they are contours or segmentations.
         image: whether they may be images of a role of the cohort, by what is known of them.
     """
@@ -69,7 +69,8 @@ class Lost:
     def whole(self) -> bool:
         """Whether they are all that there is of a series.
 
-        Files of which the series is not known count as one where their patient has no other.
+        Files of which the series is not known count as one where their patient has none in the
+        cohort.
         """
         return not self.partly and (self.known or (bool(self.patient) and self.alone))
 
@@ -107,7 +108,7 @@ def find_lost(
     What the damage hides is unknown, and a condition that depends on it may be met.
 
     Args:
-        connection: to the catalogs, with the view ``lost``.
+        connection: to the catalogs, with the view ``lost`` and the table ``members`` of the cohort.
         steps: of the protocol's filter.
         roles: conditions of the roles, of which one must be met.
     """
@@ -120,7 +121,7 @@ def find_lost(
                 " coalesce(StudyInstanceUID, '') AS study, coalesce(Modality, '') AS modality,"
                 " NumberOfInstances AS files, reason, SeriesInstanceUID IN (SELECT"
                 " SeriesInstanceUID FROM catalog) AS partly, PatientID NOT IN (SELECT"
-                " coalesce(PatientID, '') FROM catalog) AS alone,"
+                " PatientID FROM members) AS alone,"
                 f" coalesce(Modality IN {ANNOTATIONS}, FALSE) AS drawn,"
                 f" {met} AND ({role}) AS image FROM lost ORDER BY ALL"
             )

@@ -228,7 +228,7 @@ def _ambiguous(
 ) -> CaseFault:
     """Name the objects that fit an image equally."""
     listed = ", ".join(
-        f"{o.uid} ({o.dataset.get('ApprovalStatus') or 'no approval status'}, of "
+        f"{o.uid} at {o.path} ({o.dataset.get('ApprovalStatus') or 'no approval status'}, of "
         f"{o.dataset.get('StructureSetDate') or o.dataset.get('ContentDate') or 'no date'})"
         for o in chosen
     )
