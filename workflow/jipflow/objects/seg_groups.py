@@ -59,6 +59,11 @@ class FunctionalGroups:
         return found
 
     @cached_property
+    def measures(self) -> list[Dataset]:
+        """The Pixel Measures of each frame."""
+        return self.macro("PixelMeasuresSequence")
+
+    @cached_property
     def frames(self) -> Frames:
         """Where the frames lie in the patient.
 

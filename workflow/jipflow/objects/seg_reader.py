@@ -304,7 +304,7 @@ class DicomSeg(Annotation):
         images = target.images
         derived = placement.derived[frames].all()
         known = images.distances if images and derived else frozenset()
-        measures = self._groups.macro("PixelMeasuresSequence")
+        measures = self._groups.measures
         across = int(placement.across[frames[0]])
         distance = target.grid.spacing[across]
         spacings = lengths((measures[f] for f in frames), "SpacingBetweenSlices")
