@@ -342,3 +342,23 @@ def test_lengths_that_are_no_numbers_are_like_no_other(value, found):
     measures = pydicom.Dataset()
     measures.add_new("SpacingBetweenSlices", "LO", value)
     assert lengths([measures, pydicom.Dataset()], "SpacingBetweenSlices") == found
+
+
+@pytest.mark.parametrize("bit", [0, 1, 2, 7, 8])
+def test_bits_beyond_the_last_pixel_are_refused(archive, bit):
+    """6 frames of 35 × 33 bits end with the second bit of byte 867, and one byte is added."""
+
+    def change(dataset):
+        data = bytearray(dataset.PixelData)
+        assert len(data) == 868
+        data[866 + bit // 8] |= 1 << bit % 8
+        dataset.PixelData = bytes(data)
+
+    whole = np.ones_like(TUMOUR)
+    path = archive.write(archive.seg(stacked(whole)), change)
+    if bit < 2 or bit > 7:
+        np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], whole)
+    else:
+        reason, message = archive.refusal(path)
+        assert reason is Reason.UNDECODABLE_PIXELS
+        assert "bits beyond its last pixel" in message
