@@ -16,8 +16,11 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from jipflow.objects.annotation import Match
+from jipflow.objects.seg_groups import lengths, whole
 from jipflow.objects.seg_pixels import decoded
-from jipflow.reasons import Reason
+from jipflow.objects.seg_reader import DicomSeg
+from jipflow.reasons import CaseFault, Reason
 from seg_archive import ENCODERS, NODE, SLAB, TUMOUR, Archive, labelled, stacked
 
 
@@ -77,6 +80,41 @@ class TestNumbers:
         reason, message = archive.refusal(archive.write(dataset, forget))
         assert reason is Reason.AMBIGUOUS_CONTOURS
         assert f"{NODE.sum()} pixels have the label 2" in message
+
+    @pytest.mark.parametrize("number", [[1, 2], -1])
+    def test_that_are_none_are_refused(self, archive, number):
+        def change(dataset):
+            element = pydicom.DataElement(0x00620004, "SS", number)
+            dataset.SegmentSequence[0][0x00620004] = element
+
+        path = archive.write(archive.seg(stacked(TUMOUR)), change)
+        reason, message = archive.refusal(path)
+        assert reason is Reason.UNREADABLE
+        assert "has no Segment Number" in message
+
+    def test_of_frames_of_a_label_map_are_no_segments(self, archive):
+        """Its background has the number 0, and frames without a number are not of it."""
+        dataset = archive.seg(labelled(TUMOUR), "LABELMAP", ("GTV",))
+        path = archive.write(dataset, set_to(SegmentationType="BINARY"))
+        assert archive.refusal(path)[0] is Reason.AMBIGUOUS_CONTOURS
+
+    @pytest.mark.parametrize("padding", [1, 0])
+    def test_of_padding_are_no_segment_that_is_wanted(self, archive, padding):
+        def change(dataset):
+            if padding:
+                dataset.PixelPaddingValue = 1
+            else:
+                del dataset.SegmentSequence[0]
+                number_of(dataset, 0, 0)
+
+        dataset = archive.seg(labelled(TUMOUR, NODE), "LABELMAP", ("GTV", "Node"))
+        path = archive.write(dataset, change)
+        with pytest.raises(CaseFault) as fault:
+            DicomSeg(pydicom.dcmread(path), path).draw(
+                "gtv", "GTV", archive.target, Match.INSTANCES, []
+            )
+        assert fault.value.reason is Reason.AMBIGUOUS_CONTOURS
+        assert f"'GTV' has the number {padding} of pixels that belong to no" in fault.value.message
 
 
 class TestBigEndian:
@@ -279,3 +317,48 @@ def test_another_number_of_bytes_is_refused(archive, bytes_more):
     assert len(dataset.PixelData) % 2 == 0
     reason, _ = archive.refusal(archive.write(dataset, change))
     assert reason is Reason.UNDECODABLE_PIXELS
+
+
+def test_an_object_without_a_transfer_syntax_is_read_as_it_shows(archive):
+    path = archive.write(archive.seg(stacked(TUMOUR)))
+    dataset = pydicom.dcmread(path)
+    del dataset.file_meta.TransferSyntaxUID
+    dataset.save_as(path, implicit_vr=False, little_endian=True, enforce_file_format=False)
+    np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], TUMOUR)
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [(3, 3), (0, 0), ("4", 4), (-1, None), (None, None), ([1], None)]
+)
+def test_whole_numbers(value, number):
+    assert whole(value) == number
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [("-3", {3.0}), ("0", set()), (None, set()), ("abc", {np.inf}), (["3", "3"], {np.inf})],
+)
+def test_lengths_that_are_no_numbers_are_like_no_other(value, found):
+    measures = pydicom.Dataset()
+    measures.add_new("SpacingBetweenSlices", "LO", value)
+    assert lengths([measures, pydicom.Dataset()], "SpacingBetweenSlices") == found
+
+
+@pytest.mark.parametrize("bit", [0, 1, 2, 7, 8])
+def test_bits_beyond_the_last_pixel_are_refused(archive, bit):
+    """6 frames of 35 × 33 bits end with the second bit of byte 867, and one byte is added."""
+
+    def change(dataset):
+        data = bytearray(dataset.PixelData)
+        assert len(data) == 868
+        data[866 + bit // 8] |= 1 << bit % 8
+        dataset.PixelData = bytes(data)
+
+    whole = np.ones_like(TUMOUR)
+    path = archive.write(archive.seg(stacked(whole)), change)
+    if bit < 2 or bit > 7:
+        np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], whole)
+    else:
+        reason, message = archive.refusal(path)
+        assert reason is Reason.UNDECODABLE_PIXELS
+        assert "bits beyond its last pixel" in message

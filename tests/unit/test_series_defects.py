@@ -199,6 +199,15 @@ def uneven(folder):
     return ct(folder, change)
 
 
+@refused("Distances of slices drift: 1.0000 mm, then 1.0099 mm", Reason.IRREGULAR_SPACING, "1.010")
+def drift(folder):
+    shape = (81, 3, 4)
+    datasets = dicom.ct_series(ct_hu(shape), PhantomGrid(shape, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)))
+    for k, dataset in enumerate(datasets):
+        dataset.ImagePositionPatient = ["0", "0", f"{k + 0.0099 * max(k - 40, 0):.4f}"]
+    return write(datasets, folder)
+
+
 @read("Positions are rounded: steps of 1/3 mm written with two decimals")
 def rounded(folder):
     hu, grid = ct_hu((20, 8, 10)), PhantomGrid((20, 8, 10), (1 / 3, 1.0, 1.0), (0.0, 0.0, 0.0))
@@ -343,6 +352,31 @@ def rounded_directions(folder):
         dataset.ImagePositionPatient = [0, 0, 4 * k]
         dataset.ImageOrientationPatient = ["0.8660", "0.5001", "0", "-0.5", "0.8660", "0"]
     return write(datasets, folder), Truth(CT.values, grid)
+
+
+@read("Directions of length 1.0009", "of length 1.0009 were brought to unit length")
+def long_directions(folder):
+    return ct(folder, each(ImageOrientationPatient=[1.0009, 0, 0, 0, 1.0009, 0])), CT
+
+
+@read(
+    "Directions rounded to three decimals, so that slices leave the line along their normal",
+    "to fit the slices' line",
+)
+def turned_by_rounding(folder):
+    """The exact normal is (0.00045, 0.0004, 1), the stated one (0, 0, 1)."""
+    shape = (10, 8, 10)
+    hu, grid = ct_hu(shape), PhantomGrid(shape, (20.0, 3.0, 3.0), (0.0, 0.0, 0.0))
+    normal = np.array([0.00045, 0.0004, 1.0])
+    normal /= np.linalg.norm(normal)
+    row = np.array([1.0, 0.0, -normal[0] / normal[2]])
+    row /= np.linalg.norm(row)
+    grid = PhantomGrid(shape, (20.0, 3.0, 3.0), (0.0, 0.0, 0.0), row, np.cross(normal, row))
+    datasets = dicom.ct_series(hu, grid)
+    for dataset in datasets:
+        cosines = np.array(dataset.ImageOrientationPatient, float).round(3)
+        dataset.ImageOrientationPatient = [f"{v:.3f}" for v in cosines]
+    return write(datasets, folder), Truth(hu, grid)
 
 
 @refused("Directions at no right angle", Reason.GEOMETRY_REFUSED, "two unit vectors")

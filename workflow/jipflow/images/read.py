@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from pydicom.datadict import keyword_for_tag
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -103,11 +103,16 @@ def read_instance(path: Path, *, pixels: bool, damaged: list[str] | None = None)
     # pydicom gives an empty data set where encapsulated pixels have no end.
     if not len(dataset):
         raise EOFError("it breaks off in its pixels or holds nothing")
+    complete_syntax(dataset)
+    return dataset
+
+
+def complete_syntax(dataset: FileDataset) -> None:
+    """Give a data set without a transfer syntax the one of the encoding that it shows."""
     if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
-    return dataset
 
 
 def complete_uids(dataset: Dataset, series_uid: str) -> list[str]:

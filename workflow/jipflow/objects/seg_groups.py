@@ -59,6 +59,11 @@ class FunctionalGroups:
         return found
 
     @cached_property
+    def measures(self) -> list[Dataset]:
+        """The Pixel Measures of each frame."""
+        return self.macro("PixelMeasuresSequence")
+
+    @cached_property
     def frames(self) -> Frames:
         """Where the frames lie in the patient.
 
@@ -98,7 +103,7 @@ class FunctionalGroups:
         if self.dataset.get("SegmentationType") == "LABELMAP":
             return np.zeros(len(self.each), np.intp)
         macros = self.macro("SegmentIdentificationSequence")
-        return np.array([whole(macro.get("ReferencedSegmentNumber")) for macro in macros])
+        return np.array([whole(macro.get("ReferencedSegmentNumber")) or 0 for macro in macros])
 
     @cached_property
     def sources(self) -> list[list[Source]]:
@@ -116,12 +121,12 @@ class FunctionalGroups:
             yield group.get("DerivationImageSequence") or common
 
 
-def whole(value: Any) -> int:
-    """Return a positive whole number; 0 where a value is none."""
+def whole(value: Any) -> int | None:
+    """Return a whole number from 0 on; None where a value is none."""
     try:
-        return max(int(value), 0)
+        return int(value) if int(value) >= 0 else None
     except (TypeError, ValueError):
-        return 0
+        return None
 
 
 def _references(image: Dataset) -> list[Source]:
@@ -131,12 +136,23 @@ def _references(image: Dataset) -> list[Source]:
         return []
     frames = image.get("ReferencedFrameNumber")
     numbers = [frames] if not frames or isinstance(frames, int | str) else list(frames)
-    return [(uid, whole(number)) for number in numbers]
+    return [(uid, whole(number) or 0) for number in numbers]
 
 
 def lengths(measures: Iterable[Dataset], keyword: str) -> set[float]:
-    """Return what Pixel Measures state as a length in mm, without signs and zeros."""
-    return {abs(float(m[keyword].value)) for m in measures if m.get(keyword)}
+    """Return what Pixel Measures state as a length in mm, without signs and zeros.
+
+    What is no number is infinitely long, so that no other length is the same.
+    """
+    return {_length(m[keyword].value) for m in measures if m.get(keyword)} - {0.0}
+
+
+def _length(value: Any) -> float:
+    try:
+        length = abs(float(value))
+    except (TypeError, ValueError):
+        return np.inf
+    return length if np.isfinite(length) else np.inf
 
 
 def _are_square(orientations: NDArray[np.float64]) -> bool:

@@ -122,6 +122,10 @@ def _native(
         raise ValueError(
             f"it has {len(data)} bytes of pixels where its frames, rows and columns take {needed}"
         )
+    # Software that pads frames or segments to whole bytes may come out at the same length. A byte
+    # that is added to an odd number says nothing: highdicom makes it 0x30.
+    if bits == 1 and data[needed - 1] >> ((count * size - 1) % 8 + 1):
+        raise ValueError("it has bits beyond its last pixel, as where each frame fills whole bytes")
     for frame in frames:
         if bits == 1:
             yield frame, _bits(data, frame, size).reshape(shape)

@@ -127,9 +127,10 @@ class DicomSeg(Annotation):
             for segment in self._segments
             if fits(str(segment.get("SegmentLabel") or ""), (pattern,))
         ]
+        context = f"case {target.case_id}: segmentation {self.uid}"
+        self._check_padding(chosen or self.dataset.SegmentSequence, pattern, context)
         if not chosen:
             return None
-        context = f"case {target.case_id}: segmentation {self.uid}"
         numbers = self._numbers(chosen)
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
@@ -180,6 +181,18 @@ class DicomSeg(Annotation):
             return segments
         return [segment for segment in segments if not self._is_background(segment)]
 
+    def _check_padding(self, segments: Sequence[Dataset], pattern: str, context: str) -> None:
+        """Refuse a wanted segment whose number is that of pixels which belong to no segment."""
+        for segment in segments:
+            label = str(segment.get("SegmentLabel") or "")
+            pads = self._type == "LABELMAP" and segment.get("SegmentNumber") == self._padding
+            if pads and fits(label, (pattern,)):
+                raise CaseFault(
+                    Reason.AMBIGUOUS_CONTOURS,
+                    f"{context}: {label!r} has the number {self._padding} of pixels that belong "
+                    "to no segment; export it again from where it was made.",
+                )
+
     def _is_background(self, segment: Dataset) -> bool:
         """Return whether a segment of a label map stands for what is no segment."""
         number = segment.get("SegmentNumber")
@@ -197,14 +210,15 @@ class DicomSeg(Annotation):
         Raises:
             CaseFault: one has none.
         """
-        numbers = [segment.get("SegmentNumber") for segment in segments]
-        if None in numbers:
+        numbers = [whole(segment.get("SegmentNumber")) for segment in segments]
+        known = [number for number in numbers if number is not None]
+        if len(known) < len(numbers):
             raise CaseFault(
                 Reason.UNREADABLE,
                 f"{self.path}: a segment has no Segment Number, so that its frames are not known; "
                 "export it again from where it was made.",
             )
-        return [int(number) for number in numbers]
+        return known
 
     def _check_numbers(self, target: Target) -> None:
         """Refuse an object whose numbers or layout do not say which pixels are whose.
@@ -222,7 +236,8 @@ class DicomSeg(Annotation):
                 f"{context} {described[twice[0]]} segments have the number {twice[0]}, so that it "
                 "is not known whose frames are whose; export it again from where it was made.",
             )
-        unknown = sorted(set(self._groups.owners.tolist()) - set(described))
+        # Numbers begin with 1, but for the background of a label map (PS3.3 C.8.20.2).
+        unknown = sorted(set(self._groups.owners.tolist()) - (set(described) - {0}))
         if unknown and self._type != "LABELMAP":
             raise CaseFault(
                 Reason.AMBIGUOUS_CONTOURS,
@@ -304,7 +319,7 @@ class DicomSeg(Annotation):
         images = target.images
         derived = placement.derived[frames].all()
         known = images.distances if images and derived else frozenset()
-        measures = self._groups.macro("PixelMeasuresSequence")
+        measures = self._groups.measures
         across = int(placement.across[frames[0]])
         distance = target.grid.spacing[across]
         spacings = lengths((measures[f] for f in frames), "SpacingBetweenSlices")
@@ -420,7 +435,7 @@ class DicomSeg(Annotation):
         """Return the stored value that stands for wholly inside."""
         if self._type == "BINARY":
             return 1
-        highest = self.dataset.get("MaximumFractionalValue")
+        highest = whole(self.dataset.get("MaximumFractionalValue"))
         if not highest:
             raise CaseFault(
                 Reason.UNSUPPORTED_OBJECT,
@@ -428,7 +443,7 @@ class DicomSeg(Annotation):
                 f"{self._type!r} and Maximum Fractional Value {highest!r}, which do not say what "
                 "is inside.",
             )
-        return int(highest)
+        return highest
 
     def _note_fractions(self, target: Target, notes: list[str]) -> None:
         """Say what of fractions counts as inside."""

@@ -1,4 +1,4 @@
-"""Damaged files of the archive: what pydicom raises of them, and what is said."""
+"""Damaged files of the archive: what pydicom raises of them, and the fault that names one."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from pydicom.uid import UID
 from jipflow import datasets
 from jipflow.cases import Series
 from jipflow.images.masks import Region
+from jipflow.images.read import complete_syntax
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
 from jipflow.objects.registration import MODALITY, with_registrations
@@ -402,8 +403,8 @@ def _dataset(path: Path, kind: str) -> Dataset:
     if kind != "SEG":
         return datasets.read(path).dataset
     dataset = datasets.read(path, defer=DEFERRED).dataset
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if syntax and syntax.is_deflated:
+    complete_syntax(dataset)
+    if dataset.file_meta.TransferSyntaxUID.is_deflated:
         # pydicom cannot go back to a place in a deflated file.
         return datasets.read(path).dataset
     return dataset
