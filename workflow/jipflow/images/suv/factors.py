@@ -220,7 +220,7 @@ def _check_administration(fields: Fields) -> None:
     Raises:
         CaseFault: they are those of another time, such as the start of the scan.
     """
-    if all(decay_factor(dataset) in {0.0, 1.0} for dataset in fields.slices):
+    if not any(decay_factor(dataset) for dataset in fields.slices):
         return
     try:
         life, zone = half_life(fields, Notes()), zone_of(fields)
