@@ -431,11 +431,11 @@ def test_decisions_are_counted_by_item_and_case() -> None:
     counts = decision_tally(outcomes)
     assert [(c.decision, c.items, c.cases) for c in counts] == [
         ("unusual_body", 2, 2),
-        ("unusual_uptake", 2, 1),
         ("of_a_later_version", 1, 1),
+        ("unusual_uptake", 2, 1),
     ]
-    assert counts[1].meaning == Decision.UNUSUAL_UPTAKE.meaning
-    assert counts[2].meaning == ""
+    assert counts[2].meaning == Decision.UNUSUAL_UPTAKE.meaning
+    assert counts[1].meaning == ""
 
 
 def test_cohort_flow_counts_a_case_once_where_it_left() -> None:

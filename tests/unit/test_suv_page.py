@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jipflow.images import suv
 from jipflow.images.suv.fields import Notes
 from jipflow.images.suv.nuclides import HALF_LIFE_S
 from jipflow.reasons import CaseFault, Decision
@@ -27,6 +28,7 @@ from pet_headers import (
     tracer,
 )
 
+ROOM = Path(suv.__file__).parent
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "suv.md").read_text(encoding="utf-8")
 
 LATE = fields(SeriesTime="113000")
@@ -253,5 +255,7 @@ def test_the_page_has_the_half_lives():
 
 
 def test_the_page_names_every_decision():
-    named = set(re.findall(r"`([a-z_]+)`", PAGE))
-    assert {decision.value for decision in Decision} <= named
+    sources = "".join(path.read_text(encoding="utf-8") for path in ROOM.glob("*.py"))
+    taken = {Decision[name].value for name in re.findall(r"Decision\.([A-Z_]+)", sources)}
+    assert len(taken) > 15
+    assert taken <= set(re.findall(r"`([a-z_]+)`", PAGE))

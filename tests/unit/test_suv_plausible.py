@@ -50,6 +50,7 @@ def test_a_dose_at_its_bound_is_taken(dose):
         ("368080000000", "looks like mBq;"),
         ("20", "looks like MBq or mCi;"),
         ("19.9", "looks like mCi;"),
+        ("15", "looks like mCi;"),
         ("0.54", "2e+10 Bq. Fix"),
         ("4000", "looks like MBq;"),
         ("4", "looks like mCi or GBq;"),
@@ -209,6 +210,13 @@ def test_a_half_life_is_that_of_the_nuclide_within_two_percent(ratio, good):
 )
 def test_a_half_life_of_another_unit_or_nuclide_is_refused(half_life, looks):
     assert looks in implausible(tracer(RadionuclideHalfLife=half_life))
+
+
+def test_a_unit_is_named_before_another_nuclide():
+    # 76.9 h are within 2 % of Zr-89, and 76.9 s of Rb-82.
+    message = implausible(nuclide("C-168A4"), tracer(RadionuclideHalfLife="76.9"))
+    assert "looks like that of Zr-89 in hours" in message
+    assert "Rb-82" not in message
 
 
 def test_a_half_life_names_the_nuclide_where_nothing_else_does():

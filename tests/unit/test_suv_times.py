@@ -420,6 +420,29 @@ def test_to_the_injection_there_is_no_decay():
     assert notes.decisions == [Decision.DECAY_TO_ADMINISTRATION]
 
 
+@pytest.mark.parametrize(("factor", "good"), [("1.47", True), ("1", True), ("1.02", False)])
+def test_to_the_injection_the_decay_factor_counts_the_uptake(factor, good):
+    # An hour and half a frame make 1.484, or 1.461 without what is within the frame.
+    change = fields(DecayCorrection="ADMIN", DecayFactor=factor)
+    if good:
+        np.testing.assert_allclose(factors(change, beds=1), per_bq(0.0))
+    else:
+        assert refused(change, beds=1).reason is Reason.CONTRADICTORY_SUV_FIELDS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        fields(AcquisitionTime=None),
+        tracer(RadionuclideHalfLife=None),
+        tracer(RadiopharmaceuticalStartTime=None, RadiopharmaceuticalStartDateTime=None),
+    ],
+    ids=["acquisition", "half-life", "injection"],
+)
+def test_to_the_injection_the_decay_factor_is_not_held_against_nothing(change):
+    factors(change, fields(DecayCorrection="ADMIN", DecayFactor="1.02"), beds=1)
+
+
 def test_to_the_injection_the_half_life_is_not_needed():
     change = tracer(RadionuclideHalfLife=None, RadiopharmaceuticalStartDateTime=None)
     np.testing.assert_allclose(factors(change, fields(DecayCorrection="ADMIN")), per_bq(0.0))

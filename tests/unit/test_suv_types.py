@@ -308,3 +308,5 @@ def test_the_units_code_names_the_type_of_suv(code, kind):
 
     found = factors(change, fields(SUVType=None), units="GML")
     np.testing.assert_allclose(found, 70 / MEASURES[kind, "M"])
+    # SUV Type itself says it better.
+    np.testing.assert_array_equal(factors(change, fields(SUVType="BW"), units="GML"), 1.0)

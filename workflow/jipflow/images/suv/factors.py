@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from pydicom.dataset import Dataset
 from jipflow.images.suv.bodies import SuvType, body
 from jipflow.images.suv.clock import zone_of
 from jipflow.images.suv.fields import Fields, Notes, plain
+from jipflow.images.suv.frames import acquisitions, check_decay_factor, decay_factor
 from jipflow.images.suv.injection import uptake_s
 from jipflow.images.suv.nuclides import half_life
 from jipflow.images.suv.reference import corrected_to
@@ -207,8 +209,28 @@ def _to_administration(fields: Fields, notes: Notes) -> NDArray[np.float64]:
         fields.contradictory(
             "DecayCorrection is ADMIN, but DecayCorrectionDateTime is there; fix what is wrong."
         )
+    _check_administration(fields)
     notes.add(Decision.DECAY_TO_ADMINISTRATION, "Decay is corrected to the injection (ADMIN).")
     return np.ones(len(fields.slices))
+
+
+def _check_administration(fields: Fields) -> None:
+    """Hold the scanner's decay factors against a correction to the injection, if its time is there.
+
+    Raises:
+        CaseFault: they are those of another time, such as the start of the scan.
+    """
+    if not any(decay_factor(dataset) for dataset in fields.slices):
+        return
+    try:
+        life, zone = half_life(fields, Notes()), zone_of(fields)
+        starts = acquisitions(fields, zone, Notes())
+        if starts is None:
+            return
+        seconds = uptake_s(fields, starts, life, zone, Notes())
+    except CaseFault:
+        return
+    check_decay_factor(fields, life, zone, starts[0] - timedelta(seconds=seconds[0]))
 
 
 def _dose_bq(fields: Fields) -> float:

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from pydicom.dataset import Dataset
 
 from jipflow.images.suv.clock import Moment, moment_of, stamp_of
-from jipflow.images.suv.fields import Fields, plain
+from jipflow.images.suv.fields import Fields, Notes, plain
+from jipflow.reasons import Decision
 
 MS_PER_S = 1000.0
 
@@ -62,6 +63,33 @@ def slice_acquired(dataset: Dataset, fields: Fields, zone: timedelta | None) -> 
     if stamp is not None and stamp.day is not None and stamp.clock is not None:
         return Moment(stamp.local(zone), dated=True)
     return moment_of(dataset, "Acquisition", fields, zone)
+
+
+def acquisitions(fields: Fields, zone: timedelta | None, notes: Notes) -> list[datetime] | None:
+    """Return when each slice's acquisition began; None where no slice says it.
+
+    Args:
+        fields: of the series.
+        zone: the scanner's offset from UTC.
+        notes: gets a sentence where the date is that of something else.
+
+    Raises:
+        CaseFault: some slices say it and some do not.
+    """
+    moments = [slice_acquired(d, fields, zone) for d in fields.slices]
+    known = [moment for moment in moments if moment is not None]
+    if not known:
+        return None
+    if len(known) < len(moments):
+        fields.contradictory(
+            "AcquisitionTime is missing in some of its slices only; export the series again."
+        )
+    if not all(moment.dated for moment in known):
+        notes.add(
+            Decision.SCAN_DATE_REPLACED,
+            "AcquisitionDate is missing; the date of the series or the study stands for it.",
+        )
+    return [moment.at for moment in known]
 
 
 def frame_time_of_maker(

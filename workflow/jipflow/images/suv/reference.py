@@ -17,6 +17,7 @@ from jipflow.images.suv.clock import moment_of, stamp_of
 from jipflow.images.suv.fields import Fields, Notes
 from jipflow.images.suv.frames import (
     DECAY_FACTOR_TOLERANCE,
+    acquisitions,
     check_decay_factor,
     counted,
     decay_factor,
@@ -24,7 +25,6 @@ from jipflow.images.suv.frames import (
     frame_time_of_maker,
     milliseconds,
     shown,
-    slice_acquired,
     tolerance,
 )
 from jipflow.reasons import Decision
@@ -85,7 +85,7 @@ def decay_corrected(fields: Fields) -> bool:
 
 def _start(fields: Fields, half_life: float, zone: timedelta | None, notes: Notes) -> datetime:
     """Return the one time that all slices are corrected to."""
-    acquired = _acquired(fields, zone, notes)
+    acquired = acquisitions(fields, zone, notes)
     stated = stamp_of(str(fields.value("DecayCorrectionDateTime")))
     if stated is not None:
         if stated.day is None or stated.clock is None:
@@ -144,28 +144,6 @@ def _of_public_times(
 def _noted(notes: Notes, decision: Decision, moment: datetime, why: str) -> datetime:
     notes.add(decision, f"Decay is corrected to {shown(moment)}, by {why}.")
     return moment
-
-
-def _acquired(fields: Fields, zone: timedelta | None, notes: Notes) -> list[datetime] | None:
-    """Return when each slice's acquisition began; None where no slice says it.
-
-    Raises:
-        CaseFault: some slices say it and some do not.
-    """
-    moments = [slice_acquired(d, fields, zone) for d in fields.slices]
-    known = [moment for moment in moments if moment is not None]
-    if not known:
-        return None
-    if len(known) < len(moments):
-        fields.contradictory(
-            "AcquisitionTime is missing in some of its slices only; export the series again."
-        )
-    if not all(moment.dated for moment in known):
-        notes.add(
-            Decision.SCAN_DATE_REPLACED,
-            "AcquisitionDate is missing; the date of the series or the study stands for it.",
-        )
-    return [moment.at for moment in known]
 
 
 def _series_time(
