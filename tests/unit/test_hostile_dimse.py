@@ -240,13 +240,7 @@ def test_no_instance_is_larger_than_its_limit(syntax: str) -> None:
 
 def test_a_pacs_that_is_about_to_send_for_ever_counts_as_down() -> None:
     def get(event: Any) -> Iterator[Any]:
-        answer = C_GET()
-        answer.MessageIDBeingRespondedTo = event.message_id
-        answer.AffectedSOPClassUID = GET
-        answer.Status = PENDING
-        while event.assoc.is_established and not over.wait(0.05):
-            with suppress(Exception):
-                event.assoc.dimse.send_msg(answer, event.context.context_id)
+        pending(event, over)
         yield 0
 
     over = threading.Event()
@@ -281,3 +275,80 @@ def test_the_file_meta_is_of_the_same_instance() -> None:
     uid = INSTANCE.encode()
     content = file_of().replace(uid, uid[:-1] + b"9", 1)
     assert "file meta is of another" in fault(content, (STUDY, SERIES, INSTANCE))
+
+
+def test_what_is_stored_here_does_not_come_byte_by_byte_for_ever() -> None:
+    """Each fragment comes in time; the object as a whole never would."""
+    over = threading.Event()
+
+    def get(event: Any) -> Iterator[Any]:
+        context = next(c for c in event.assoc.accepted_contexts if c.abstract_syntax == CT)
+        with suppress(OSError, AttributeError):
+            connection = event.assoc.dul.socket.socket
+            send(connection, context.context_id, 3, store_request())
+            while not over.wait(0.05) and time.monotonic() < start + 30:
+                send(connection, context.context_id, 0, b"x")
+        yield 0
+
+    start = time.monotonic()
+    try:
+        with serving(one, get) as port, pytest.raises(ArchiveDown):
+            fetch(port, [], timeout=0.3)
+    finally:
+        over.set()
+    assert time.monotonic() - start < 20
+
+
+CT = CTImageStorage
+
+
+def store_request() -> bytes:
+    """Return the command of a C-STORE (PS3.7 section 9.3.1.1)."""
+
+    def element(tag: int, value: bytes) -> bytes:
+        return struct.pack("<HHL", 0, tag, len(value)) + value
+
+    def uid(text: str) -> bytes:
+        return text.encode() + bytes(len(text) % 2)
+
+    rest = element(0x0002, uid(CT)) + element(0x0100, struct.pack("<H", 1))
+    rest += element(0x0110, struct.pack("<H", 7)) + element(0x0700, struct.pack("<H", 0))
+    rest += element(0x0800, struct.pack("<H", 1)) + element(0x1000, uid(INSTANCE))
+    return element(0x0000, struct.pack("<L", len(rest))) + rest
+
+
+def pending(event: Any, over: threading.Event) -> None:
+    """Say again and again that something is about to be sent."""
+    answer = C_GET()
+    answer.MessageIDBeingRespondedTo = event.message_id
+    answer.AffectedSOPClassUID = GET
+    answer.Status = PENDING
+    end = time.monotonic() + 30
+    while event.assoc.is_established and not over.wait(0.05) and time.monotonic() < end:
+        with suppress(Exception):
+            event.assoc.dimse.send_msg(answer, event.context.context_id)
+
+
+def test_nor_does_it_after_an_instance_has_come() -> None:
+    over = threading.Event()
+
+    def get(event: Any) -> Iterator[Any]:
+        yield 2
+        yield PENDING, dcmread(BytesIO(file_of()))
+        pending(event, over)
+
+    received: list[str] = []
+    start = time.monotonic()
+    try:
+        with (
+            serving(one, get) as port,
+            archive_of(port, timeout=0.3) as archive,
+            pytest.raises(ArchiveDown, match="sends nothing"),
+        ):
+            archive.fetch(
+                STUDY, SERIES, [INSTANCE, f"{SERIES}.2"], lambda uid, _: received.append(uid)
+            )
+    finally:
+        over.set()
+    assert received == [INSTANCE]
+    assert time.monotonic() - start < 20

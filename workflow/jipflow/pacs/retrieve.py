@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +20,7 @@ from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, checked_uid, is
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
 from jipflow.place import raise_place_error
+from jipflow.privacy.pseudonyms import known_secret, pseudonym
 from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.run import Settings
 
@@ -37,6 +38,7 @@ class Arrival:
         study_uid: StudyInstanceUID.
         series_uid: SeriesInstanceUID.
         wanted: where the file of each SOPInstanceUID belongs.
+        is_of: whether a PatientID is of the patient of whom the PACS listed the series.
         present: how many files were here already.
         size: bytes that were retrieved.
         seconds: wall time.
@@ -48,6 +50,7 @@ class Arrival:
     study_uid: str
     series_uid: str
     wanted: dict[str, Path]
+    is_of: Callable[[str], bool] = lambda _: True
     present: int = 0
     size: int = 0
     seconds: float = 0.0
@@ -81,8 +84,9 @@ def run(*, shard_file: Path, settings: Settings) -> list[Outcome]:
     table = pd.read_parquet(shard_file)
     table = table[table["source"].isin(sources)]
     arrivals: dict[str, Arrival] = {}
+    secret = known_secret(Path(settings.site.identity.secret_file)) if len(table) else b""
     for name, files in table.groupby("source"):
-        planned = [_plan(str(name), rows) for _, rows in files.groupby("series_uid")]
+        planned = [_plan(str(name), rows, secret) for _, rows in files.groupby("series_uid")]
         source = sources[str(name)]
         with sole_mover(source), open_archive(source) as archive:
             _retrieve(archive, planned, source.parallel)
@@ -98,8 +102,14 @@ def run(*, shard_file: Path, settings: Settings) -> list[Outcome]:
     return outcomes
 
 
-def _plan(source: str, rows: pd.DataFrame) -> Arrival:
-    """Return what shall arrive of a series, with each path checked to be where it belongs."""
+def _plan(source: str, rows: pd.DataFrame, secret: bytes) -> Arrival:
+    """Return what shall arrive of a series, with each path checked to be where it belongs.
+
+    Args:
+        source: name of the PACS.
+        rows: of the shard, one for each case and instance.
+        secret: the site's, behind the patients' pseudonyms in the rows.
+    """
     first = rows.iloc[0]
     study_uid = checked_uid(first["study_uid"], source)
     series_uid = checked_uid(first["series_uid"], source)
@@ -115,7 +125,12 @@ def _plan(source: str, rows: pd.DataFrame) -> Arrival:
                 "ask the PACS again: snakemake ... --forcerun query"
             )
         wanted[sop_uid] = path
-    return Arrival(study_uid, series_uid, wanted)
+    patients = frozenset(rows["patient"])
+
+    def is_of(patient_id: str) -> bool:
+        return pseudonym(secret, "patient", patient_id) in patients
+
+    return Arrival(study_uid, series_uid, wanted, is_of)
 
 
 def _retrieve(archive: Archive, planned: Sequence[Arrival], parallel: int) -> None:
@@ -170,7 +185,7 @@ def _keep(arrival: Arrival, sop_uid: str, content: bytes) -> None:
     path = arrival.wanted.get(sop_uid)
     if path is None or _is_here(path):
         return
-    wrong = fault(content, (arrival.study_uid, arrival.series_uid, sop_uid))
+    wrong = fault(content, (arrival.study_uid, arrival.series_uid, sop_uid), arrival.is_of)
     if wrong:
         arrival.faults[sop_uid] = wrong
         return
@@ -186,12 +201,17 @@ def _keep(arrival: Arrival, sop_uid: str, content: bytes) -> None:
     arrival.size += len(content)
 
 
-def fault(content: bytes, asked: tuple[str, str, str]) -> str:
+def fault(
+    content: bytes, asked: tuple[str, str, str], is_of: Callable[[str], bool] = lambda _: True
+) -> str:
     """Return what is wrong with a file that arrived; empty if nothing.
 
     Args:
         content: the file.
         asked: StudyInstanceUID, SeriesInstanceUID and SOPInstanceUID.
+        is_of: whether a PatientID is of the patient of whom the PACS listed the series. A file
+            without one contradicts nothing, and letters beyond ASCII depend on how each side takes
+            its character set.
     """
     if content[128:132] != b"DICM":
         return "it is no DICOM file"
@@ -212,6 +232,9 @@ def fault(content: bytes, asked: tuple[str, str, str]) -> str:
         return "it belongs to another series"
     if dataset.get("StudyInstanceUID") != asked[0]:
         return "it belongs to another study"
+    patient_id = str(dataset.get("PatientID") or "").rstrip(" \0")
+    if patient_id.strip() and patient_id.isascii() and not is_of(patient_id):
+        return "it is of another patient than the PACS listed it for"
     length = getattr(last, "length", None)
     if length not in (None, 0xFFFFFFFF) and len(last.value or b"") < length:
         return "it is cut short"

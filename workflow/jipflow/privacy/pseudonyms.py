@@ -50,6 +50,21 @@ def site_secret(path: Path, results: Path) -> bytes:
     return secret
 
 
+def known_secret(path: Path) -> bytes:
+    """Read the site's secret, which earlier stages have used.
+
+    Args:
+        path: the secret file.
+
+    Raises:
+        StageError: it is missing, others may read it, we may not, or it is damaged.
+    """
+    secret = _read_secret(Path(path))
+    if secret is None:
+        raise StageError(f"{path} is missing: restore it, or correct identity.secret_file.")
+    return secret
+
+
 def check_secret(path: Path, results: Path) -> None:
     """Check that a site's secret, if it has one yet, is that behind the results' pseudonyms.
 
