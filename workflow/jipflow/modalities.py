@@ -17,7 +17,7 @@ def _database() -> duckdb.DuckDBPyConnection:
     return connect()
 
 
-def may_be(where: Sequence[str], modality: str) -> bool:
+def may_be(conditions: Sequence[str], modality: str) -> bool:
     """Return whether a series of a modality can meet all of some conditions.
 
     They are computed on a series of which nothing but the modality is known: what is false then is
@@ -25,17 +25,17 @@ def may_be(where: Sequence[str], modality: str) -> bool:
     them so, as where a condition reads what is unknown as a text of its own, any may.
 
     Args:
-        where: conditions that `jipflow.expressions.check_expression` lets pass.
+        conditions: those that `jipflow.expressions.check_expression` lets pass.
         modality: of `jipflow.columns.Modality`.
     """
-    conditions = " AND ".join(f"(\n{condition}\n)" for condition in where)
+    all_of_them = " AND ".join(f"(\n{condition}\n)" for condition in conditions)
     unknown = ", ".join(
         f'CAST(NULL AS {kind}) AS "{name}"' for name, kind in COLUMNS.items() if name != "Modality"
     )
     listed = ", ".join(f"('{each}')" for each in get_args(Modality))
     query = (
         f'SELECT "Modality" FROM (SELECT *, {unknown} FROM (VALUES {listed}) AS m("Modality")) '
-        f"AS catalog WHERE ({conditions}) IS DISTINCT FROM FALSE"
+        f"AS catalog WHERE ({all_of_them}) IS DISTINCT FROM FALSE"
     )
     with _database().cursor() as connection:
         try:
