@@ -508,3 +508,21 @@ def test_the_files_of_a_series_stand_in_order(world, monkeypatch):
     world.select([row("p1", "1.1", "CT", 1)])
     shard = pd.read_parquet(world.folder / "cohort" / "shards" / "s00001.parquet")
     assert list(shard["path"]) == sorted(shard["path"])
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_secret_that_a_group_may_read_is_refused(tmp_path, mode):
+    path = tmp_path / "secrets" / "identity.key"
+    site_secret(path, tmp_path)
+    path.chmod(mode)
+    with pytest.raises(StageError, match="chmod 600"):
+        site_secret(path, tmp_path)
+
+
+@pytest.mark.parametrize("digits", [62, 66, 128])
+def test_a_secret_of_another_length_is_refused(tmp_path, digits):
+    path = tmp_path / "identity.key"
+    path.write_text("ab" * (digits // 2))
+    path.chmod(0o600)
+    with pytest.raises(StageError, match="no secret of 32 bytes"):
+        site_secret(path, tmp_path)

@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from federation_world import accept, hub_content, hub_settings, site
+from federation_world import accept, edited, hub_content, hub_settings, refusal, sent, site
+from jipflow.exchange import message
 from jipflow.hub.accept import Sound
+from jipflow.hub.inbox import inbox_state
+from jipflow.hub.merge import merge
 from other_account import bound_python
 
 
@@ -129,3 +132,35 @@ def test_many_attempts_of_a_member_are_not_held_at_once(sites, inbox, monkeypatc
     assert [(a.site, a.attempt) for a in accepted] == [("north", 1), ("south", sizes[-1])]
     assert {r.reason for r in rejected} == {"superseded"}
     assert len(rejected) == len(sizes)
+
+
+def test_the_order_in_which_a_member_names_its_cells_shows_nowhere(sites, inbox):
+    north = sent(sites[1], inbox)
+    settings = hub_settings([north], inbox)
+    accepted, _ = accept(inbox=inbox, settings=settings)
+    first = merge(accepted=accepted, settings=settings)
+    raw = edited(north, aggregates=lambda c: c["analyses"][0]["cells"].reverse())
+    north.path.write_bytes(raw)
+    again, rejected = accept(inbox=inbox, settings=settings)
+    assert [r.reason for r in rejected] == ["attempt_conflict"]
+    other = inbox.parent / "other" / "inbox"
+    other.mkdir(parents=True)
+    (other / "b.zip").write_bytes(raw)
+    again, _ = accept(inbox=other, settings=settings)
+    assert merge(accepted=again, settings=settings)["analyses"] == first["analyses"]
+
+
+def test_signatures_have_one_form(sites, inbox):
+    north = sent(sites[1], inbox)
+    spaced = json.dumps(json.loads(north.members["signatures.json"]), indent=1).encode()
+    raw = message.pack(north.members | {"signatures.json": spaced})
+    assert refusal(raw, north, inbox) == "signatures_invalid"
+
+
+def test_a_bundle_of_another_length_and_the_same_time_is_another(tmp_path):
+    states = []
+    for content in (b"one", b"other"):
+        (tmp_path / "a.zip").write_bytes(content)
+        os.utime(tmp_path / "a.zip", ns=(5, 5))
+        states.append(inbox_state(tmp_path))
+    assert states[0] != states[1]

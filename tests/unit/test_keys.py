@@ -49,6 +49,9 @@ def test_a_key_that_others_reach_is_refused(tmp_path, mode):
 def test_a_folder_that_others_write_to_is_refused(tmp_path):
     path = tmp_path / "open" / "site.key"
     keys.new_key(path)
+    path.parent.chmod(0o770)
+    with pytest.raises(keys.KeyFault, match="chmod go-w"):
+        keys.load_key(path)
     path.parent.chmod(0o777)
     with pytest.raises(keys.KeyFault, match="chmod go-w"):
         keys.load_key(path)
