@@ -92,36 +92,36 @@ def test_the_hash_covers_the_content_of_the_protocols_own_files_and_not_their_pl
 
 RECORDED = {
     "demo": (
-        "de42c567abedf3fe2fc9dc05331a001582f871a204e47f034d119732d2079072",
-        "d2526955242ade1c938e2a57c222e436d78790f3d03b0e62de786a66f9dab651",
+        "aaf1a6eb4f30b164520bb04740d04a0842538bb7c7204bdd83b62875edcc14de",
+        "c95968f360e414d1c63700565d75b74b059b0e16492b2d2e8a7dfa1a5ef2fa5e",
     ),
     "demo-burden": (
         "b2c8e989dae2b91010986fb8e01c987759903b7f29bf15e3029663806068b9bb",
         "db50f175d23e334305a922d8b5840ffc59e93ef63931284da4526b5f304d9be1",
     ),
     "phantom-train": (
-        "5630ca8725883cab3579d3215d0902e3169c8ff0ce64b4b6201c78e3e39c9ee3",
-        "8916e5b83adcf45ffa832a481b46c6406c56de8f68f6fa9633f9b369ec54ca64",
+        "3a15b136fe88b81da2c5833e6172e40ab4d3b0bef0f0727ba265b6fd02e5f5f2",
+        "2e0fbfe6a2ed9fe311f67997cc0c62bbb64bbb5a49909d24e27b620b8c4054d1",
     ),
     "psma-burden": (
-        "46110de71f8219d0a9e3982f6e7f3c258b716f8c9669d8e9a6dd40f4e790b88e",
-        "381f4e17fee55f06cf8bc21272d92718044c5ff6c54d4a2d632e21aec6954bad",
+        "f98f94a2ba6d3d2baead527a355464264765f497b641a24c9a857cfc2fba8542",
+        "6999a7309e40d5df7ca0e2379c53170d0ac005ee7f332356a17e810c0bc59f2c",
     ),
     "sarcoma-ct": (
-        "1cd5a736e9ee57b46bc00a136eb40db9157a03a8552802df7a133541b5d796cc",
-        "29b35975bed7eabfa56ee6adbcdb99aaa66c45a944d030c312a1529e11169ab9",
+        "85ea85abf072166dc5f21d4decc2f4503fb548dbe976c90031b593578d3bec07",
+        "73f4d3efd2fb16deff60c281abea4dad9aea5945c0fdf0fa846920621f22b24a",
     ),
     "sarcoma-mr": (
-        "83244097a17d892aa642a539b4c8a309fed70b5429d8f8be03965befde9df0db",
-        "2a3aa68e6db007ffa5d5c45ecd2062a6d4928461fa76cf43d1e42008618ead25",
+        "6abbd57dc73a5b7f8da4fa9de69348a8ce8a72cd6cf63bb2de1a3e00ed335f8c",
+        "9a5a376c85f872c51e40ad6866a017be7b1366c2d27b7e780ecdd7b3961a1c0b",
     ),
     "sarcoma-pet": (
-        "cc1f3d49c3ad5efbe06014d78bd98ee83b379aa078d736c6cbf1be71767a32cb",
-        "4d9ead6e79a1858602daefc58afe088761bdbd1f9e9d89a258849750f78e08e3",
+        "34e6dfbe18136fe2bc16c2216df47f6d84c454f8e8204301c2d762ec7629177d",
+        "df21673bc25365e9a06619e650f71a40c0ce0d91dd1a116172f0d80212d44ff8",
     ),
     "sarcoma-pet-train": (
-        "918567db1c94eb96127dceec2dfb1a7a59a2f00ab4991418f8e4027684de1cf0",
-        "c517ed650a3409b3a5a66b7448208204d6c35824b18d2ea97fa89da39d643f28",
+        "0b18e0889dd7340c6c93f3874a4f4f2da29e4efa24b827ce5bcd2a8d0b371174",
+        "7b407fc9bef5463003da9ea47a84e88773849418c89335b9baa5f932dc328808",
     ),
 }
 """Hashes that sites have sent: of a protocol, and of the parts that rules depend on."""
