@@ -57,6 +57,35 @@ def test_an_inbox_that_cannot_be_read_is_no_empty_one(sites, inbox):
     assert found.stdout.split() == ["PermissionError"] * 2, found.stderr
 
 
+CLOSED = """
+import os, sys
+from pathlib import Path
+from jipflow.hub import accept
+from jipflow.hub.inbox import inbox_state
+path = Path(sys.argv[1])
+print([entry["readable"] for entry in inbox_state(path.parent)])
+for account in (path.stat().st_uid, path.stat().st_uid + 1):
+    os.geteuid = lambda: account
+    try:
+        accept._read_bundle(path, 1000)
+    except accept.Refused as refused:
+        print(refused.refusal.value)
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_a_file_that_a_member_keeps_closed_stops_nobody(inbox):
+    """One of the hub's own account that it may not read is a fault of the place."""
+    path = inbox / "a.zip"
+    path.write_bytes(b"x")
+    path.chmod(0)
+    found = bound_python(CLOSED, path)
+    assert found.stdout.splitlines() == ["[False]", "PermissionError", "closed_file"], found.stderr
+    path.chmod(0o644)
+    assert bound_python(CLOSED, path).stdout == "[True]\n"
+
+
 SETTINGS = """
 import json, sys
 from jipflow.hub.settings import load_hub_settings

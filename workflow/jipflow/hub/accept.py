@@ -256,8 +256,15 @@ def _outdated(
 
 
 def _read_bundle(path: Path, largest: int) -> bytes:
-    """Return the bytes of a file, whatever takes its place while it is looked at."""
-    if not stat.S_ISREG(path.lstat().st_mode):
+    """Return the bytes of a file, whatever takes its place while it is looked at.
+
+    Raises:
+        Refused: it is no plain file, too large, or another account's that keeps it closed: a member
+            may not stop the hub so.
+        OSError: the hub's own machine does not give it.
+    """
+    found = path.lstat()
+    if not stat.S_ISREG(found.st_mode):
         raise Refused(Refusal.NOT_A_FILE)
     try:
         # A pipe that came meanwhile would wait for its writer.
@@ -265,6 +272,8 @@ def _read_bundle(path: Path, largest: int) -> bytes:
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO}:
             raise Refused(Refusal.NOT_A_FILE) from None
+        if error.errno == errno.EACCES and found.st_uid != os.geteuid():
+            raise Refused(Refusal.CLOSED_FILE, "chmod a+r, or have it sent again") from None
         raise
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -26,7 +26,8 @@ def bundles(inbox: Path) -> list[Path]:
 
 
 def inbox_state(inbox: Path) -> list[dict[str, str | int]]:
-    """Return what shows that an inbox has changed: name, size and time of each bundle.
+    """Return what shows that an inbox has changed: name, size and time of each bundle, and whether
+    the account may read it.
 
     Snakemake gets none of the files: it would take ``{x}.zip`` or ``<results>.zip`` for a pattern,
     and have nothing to do however many bundles lie beside it.
@@ -56,4 +57,9 @@ def _entries(inbox: Path) -> Iterator[dict[str, str | int]]:
         except FileNotFoundError:
             continue
         name = path.name.encode("ascii", "backslashreplace").decode("ascii")
-        yield {"name": name, "bytes": found.st_size, "modified_ns": found.st_mtime_ns}
+        yield {
+            "name": name,
+            "bytes": found.st_size,
+            "modified_ns": found.st_mtime_ns,
+            "readable": os.access(path, os.R_OK, follow_symlinks=False),
+        }

@@ -9,6 +9,7 @@ class Refusal(Coded):
     """Why a bundle was rejected; the codes are stable, `meaning` is for people."""
 
     NOT_A_FILE = ("not_a_file", "A link, folder or device, not a plain file")
+    CLOSED_FILE = ("closed_file", "The account of whoever put it there lets the hub's not read it")
     OVERSIZED_BUNDLE = ("oversized_bundle", "The file is larger than any bundle may be")
     NOT_A_ZIP = ("not_a_zip", "The file is not a readable zip archive")
     UNSAFE_PATH = ("unsafe_path", "A member's path leads out of the archive")
