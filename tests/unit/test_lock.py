@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -191,3 +192,16 @@ def test_a_job_that_comes_late_of_a_run_that_was_killed_changes_nothing(tmp_path
     lock.release(tmp_path)
     with lock.at_work(file, "first"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_locks_is_refused_in_a_line(number, tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock.fcntl, "lockf", refuse)
+    with pytest.raises(StageError, match=rf"^{tmp_path}: its disk has no locks .*name other res"):
+        lock.hold(tmp_path)
+    monkeypatch.undo()
+    assert not lock.hold(tmp_path)
+    lock.release(tmp_path)

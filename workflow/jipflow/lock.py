@@ -8,6 +8,7 @@ ended, since both would write the same files.
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import json
 import os
@@ -25,6 +26,9 @@ NAME = ".lock"
 
 JOBS = ".jobs"
 """Held by each of its jobs, together."""
+
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What the system says of a lock on a disk that has none."""
 
 FLOCK = "hhqqi"
 """Linux's ``struct flock`` for `fcntl.F_GETLK`: type, whence, start, length and process."""
@@ -140,6 +144,14 @@ def _take(descriptor: int, path: Path, own: dict[str, str]) -> bool:
         raise StageError(
             f"{path.parent} is in use by {_owner(_record(descriptor))}: wait until that run is "
             "over, or end it there."
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise StageError(
+            f"{path.parent}: its disk has no locks ({error.strerror}), so that nothing keeps two "
+            "runs apart; mount it with locks (NFS: not nolock, and lockd runs), or name other "
+            "results."
         ) from None
     record = _record(descriptor)
     if record and not _is_over(record, own):

@@ -62,7 +62,6 @@ FIXES = {
     errno.ENFILE: "let the machine open more files",
     errno.ENOENT: "see whether its disk is mounted; if it is gone for good, make the catalog "
     "again: --forcerun catalog",
-    errno.ENOLCK: "mount it with locks (NFS: not nolock, and lockd runs), or name other results",
     errno.ENOSPC: "make room",
     errno.EROFS: "see why the disk is read-only",
 }
