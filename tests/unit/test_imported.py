@@ -367,6 +367,44 @@ class TestNoVoxel:
         assert "another orientation" in notes
 
 
+OPTIONAL = {**copy.deepcopy(SPEC), "may_be_empty": True}
+OPTIONAL["segments"][0]["required"] = False
+
+
+class TestNoAbsence:
+    """What is drawn and cannot be used is no finding of nothing."""
+
+    def test_contours_that_enclose_no_voxel_fail(self, archive):
+        def shrink(dataset):
+            for contour in dataset.ROIContourSequence[0].ContourSequence:
+                x, y, z = list(map(float, contour.ContourData))[:3]
+                ends = [(0.6, 0.6), (0.7, 0.6), (0.7, 0.7)]
+                contour.ContourData = [v for a, b in ends for v in (x + a, y + b, z)]
+                contour.NumberOfContourPoints = 3
+
+        reason, message = archive.refusal(archive.structure({"GTV": TUMOUR}, shrink), spec=OPTIONAL)
+        assert reason is Reason.EMPTY_SEGMENT
+        assert "its contours enclose no voxel" in message
+
+    def test_contours_that_cannot_be_placed_fail(self, archive):
+        path = archive.structure({"GTV": TUMOUR}, moved([0, 0, -90.0]))
+        assert archive.refusal(path, spec=OPTIONAL)[0] is Reason.CONTOUR_GEOMETRY
+
+    @pytest.mark.parametrize("wanted", ["GTV", "Node"])
+    @pytest.mark.parametrize("spec", [SPEC, OPTIONAL], ids=["required", "optional"])
+    def test_regions_of_one_number_are_refused(self, archive, wanted, spec):
+        def same(dataset):
+            dataset.StructureSetROISequence[1].ROINumber = 1
+            dataset.ROIContourSequence[1].ReferencedROINumber = 1
+
+        spec = copy.deepcopy(spec)
+        spec["segments"][0]["match"] = wanted
+        path = archive.structure({"GTV": TUMOUR, "Node": NODE}, same)
+        reason, message = archive.refusal(path, spec=spec)
+        assert reason is Reason.AMBIGUOUS_CONTOURS
+        assert "2 ROIs have the number 1" in message
+
+
 class TestChoice:
     def test_goes_by_the_images_that_contours_reference_where_the_series_is_another(self, archive):
         mask, notes = archive.mask(archive.structure({"GTV": TUMOUR}, rename_series))
