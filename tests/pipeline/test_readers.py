@@ -143,6 +143,10 @@ class Correspondence:
         )
         study = Study(patient_id=str(images[0].PatientID))
         dataset = rtstruct({"GTV corrected": mask.array}, grid, images, study)
+        frame = images[0].FrameOfReferenceUID
+        dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID = frame
+        for roi in dataset.StructureSetROISequence:
+            roi.ReferencedFrameOfReferenceUID = frame
         (self.to(case, reader) / "RS.dcm").write_bytes(to_bytes(dataset))
 
 
