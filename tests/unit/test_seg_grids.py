@@ -410,6 +410,22 @@ class TestOtherGrids:
             path = of(archive, WHOLE | NODE, "BINARY", *others, change)
             assert archive.refusal(path)[0] is Reason.GRID_MISMATCH
 
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (measures_of_one_frame, "of a frame is another than that of all frames"),
+            (spacing(2.0, -2.0), "spacing of a frame is missing or absurd"),
+            (no_position_of_one, "spacing of a frame is missing or absurd"),
+            (position_that_is_no_number, "spacing of a frame is missing or absurd"),
+            (orientation_of_no_directions, "spacing of a frame is missing or absurd"),
+        ],
+    )
+    def test_are_refused_for_what_they_are(self, archive, change, words):
+        path = of(archive, WHOLE | NODE, "BINARY", change)
+        reason, message = archive.refusal(path)
+        assert reason is Reason.GRID_MISMATCH
+        assert words in message
+
     def test_a_flip_with_its_position_is_undone(self, archive):
         path = of(archive, TUMOUR, "BINARY", flipped)
         np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], TUMOUR)
