@@ -179,6 +179,19 @@ class TestDistance:
         path = of(archive, SLAB, "BINARY", state())
         np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], SLAB)
 
+    def test_what_all_frames_are_derived_from_may_stand_once(self, archive):
+        """As PS3.3 C.7.6.16.1.1 has it of any functional group."""
+
+        def shared(dataset):
+            (frame,) = frames(dataset)
+            common = dataset.SharedFunctionalGroupsSequence[0]
+            common.DerivationImageSequence = frame.DerivationImageSequence
+            del frame.DerivationImageSequence
+            del dataset.ReferencedSeriesSequence
+
+        path = of(archive, SLAB, "BINARY", state(), shared)
+        np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], SLAB)
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_second_slice_of_the_very_series_is_a_comb(self, archive, kind):
         mask = WHOLE.copy()
