@@ -104,7 +104,7 @@ def documents(cases, protocol, folder, encoding="binary"):
     prepared = prepare.run(
         cases=cases,
         lost=set(),
-        suv=dict.fromkeys(("CT", "PT", "MR"), SuvType.BW),
+        suv=dict.fromkeys(settings.protocol.roles, SuvType.BW),
         volumes=volumes,
         threads=1,
     )

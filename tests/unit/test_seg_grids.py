@@ -179,6 +179,19 @@ class TestDistance:
         path = of(archive, SLAB, "BINARY", state())
         np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], SLAB)
 
+    def test_what_all_frames_are_derived_from_may_stand_once(self, archive):
+        """As PS3.3 C.7.6.16.1.1 has it of any functional group."""
+
+        def shared(dataset):
+            (frame,) = frames(dataset)
+            common = dataset.SharedFunctionalGroupsSequence[0]
+            common.DerivationImageSequence = frame.DerivationImageSequence
+            del frame.DerivationImageSequence
+            del dataset.ReferencedSeriesSequence
+
+        path = of(archive, SLAB, "BINARY", state(), shared)
+        np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], SLAB)
+
     @pytest.mark.parametrize("kind", KINDS)
     def test_every_second_slice_of_the_very_series_is_a_comb(self, archive, kind):
         mask = WHOLE.copy()
@@ -409,6 +422,22 @@ class TestOtherGrids:
         for others in ([], [forget_images, state(3.0)]):
             path = of(archive, WHOLE | NODE, "BINARY", *others, change)
             assert archive.refusal(path)[0] is Reason.GRID_MISMATCH
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (measures_of_one_frame, "of a frame is another than that of all frames"),
+            (spacing(2.0, -2.0), "spacing of a frame is missing or absurd"),
+            (no_position_of_one, "spacing of a frame is missing or absurd"),
+            (position_that_is_no_number, "spacing of a frame is missing or absurd"),
+            (orientation_of_no_directions, "spacing of a frame is missing or absurd"),
+        ],
+    )
+    def test_are_refused_for_what_they_are(self, archive, change, words):
+        path = of(archive, WHOLE | NODE, "BINARY", change)
+        reason, message = archive.refusal(path)
+        assert reason is Reason.GRID_MISMATCH
+        assert words in message
 
     def test_a_flip_with_its_position_is_undone(self, archive):
         path = of(archive, TUMOUR, "BINARY", flipped)

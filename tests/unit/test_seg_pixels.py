@@ -237,6 +237,7 @@ class TestValues:
             set_to(BitsStored=12),
             set_to(HighBit=0),
             set_to(HighBit=6),
+            set_to(BitsStored=6, HighBit=5),
             set_to(PixelRepresentation=1),
             set_to(SamplesPerPixel=3),
             set_to(PhotometricInterpretation="MONOCHROME1"),
