@@ -426,6 +426,19 @@ def test_a_case_is_given_its_patients_contours_whatever_their_study(world):
     assert len(case.roles["CT"].paths) == 2
 
 
+def test_a_case_of_two_roles_is_given_its_contours_once(world):
+    rows = [
+        row("p1", "1.1", "CT", 1),
+        row("p1", "1.1", "PT", 2),
+        row("p1", "1.1", "RTSTRUCT", 3),
+    ]
+    both = {role: {"where": f"Modality = '{role}'"} for role in ("CT", "PT")}
+    world.select(rows, where=["Modality IN ('CT', 'PT')"], **both)
+    shard = pd.read_parquet(world.folder / "cohort" / "shards" / "s00001.parquet")
+    assert not shard.duplicated().any()
+    assert sorted(shard["role"]) == ["", "", "CT", "CT", "PT", "PT"]
+
+
 def test_an_empty_cohort_is_no_crash(world):
     world.select([row("p1", "1.1", "MR", 1)])
     assert world.cases.empty

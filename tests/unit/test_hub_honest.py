@@ -150,3 +150,29 @@ def test_a_value_at_its_bound_may_lie_in_the_bin_above():
     assert analysis.implies(cell, Limits(5, 1, 0, 1)).mean == (0.5, 0.75)
     with pytest.raises(ImpossibleCell):
         analysis.verify(cell, Limits(5, 1, 0, 0.9))
+
+
+def test_no_value_lies_below_its_bound():
+    """A bin does not hold its upper edge: no volume from 0 on is in the bin up to 0."""
+    chosen = {"id": "a", "kind": "histogram", "variables": ["CT.*"], "edges": [-1, 0, 5]}
+    analysis = histogram.Histogram(histogram.Settings(**chosen))
+    key = CellKey("CT", "organs", "liver", "volume_ml")
+    counts = {"n": 16, "under": 0, "counts": [8, 8], "over": 0}
+    cell = histogram.Cell(**key._asdict(), **counts)
+    analysis.verify(cell, Limits(5, 1, -0.1, 5))
+    with pytest.raises(ImpossibleCell):
+        analysis.verify(cell, Limits(5, 1, 0, 5))
+
+
+@pytest.mark.parametrize(("more", "sound"), [(0, True), (1, False)])
+def test_patients_are_in_no_more_bins_than_they_have_cases(more, sound):
+    chosen = {"id": "a", "kind": "histogram", "variables": ["CT.*"], "edges": [0, 1, 2, 3]}
+    analysis = histogram.Histogram(histogram.Settings(**chosen))
+    key = CellKey("CT", "organs", "liver", "volume_ml")
+    counts = {"n": 16, "under": 0, "counts": [11, 11, 10 + more], "over": 0}
+    cell = histogram.Cell(**key._asdict(), **counts)
+    if sound:
+        analysis.verify(cell, Limits(5, 2, 0, 9))
+    else:
+        with pytest.raises(ImpossibleCell):
+            analysis.verify(cell, Limits(5, 2, 0, 9))
