@@ -26,7 +26,6 @@ from federation_world import (
     refusal,
     reseal,
     resign,
-    sent,
     sent_again,
     site,
     unpack,
@@ -44,25 +43,6 @@ from jipflow.settings.hub import Hub
 from jipflow.settings.resources import ROOT, ConfigError
 from jipflow.settings.run import settings_of
 from jipflow.settings.schema import load
-
-
-@pytest.fixture
-def sites(tmp_path):
-    sizes = {"south": 11, "north": 12, "west": 30}
-    return [site(tmp_path, name, size, seed) for seed, (name, size) in enumerate(sizes.items())]
-
-
-@pytest.fixture
-def inbox(tmp_path):
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sent_once(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("once")
-    return sent(site(folder, "north"), folder)
 
 
 @pytest.fixture

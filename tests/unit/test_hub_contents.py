@@ -34,19 +34,6 @@ from jipflow.report.hub import write_hub_report
 
 
 @pytest.fixture
-def inbox(tmp_path):
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture(scope="module")
-def sent_once(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("once")
-    return sent(site(folder, "north"), folder)
-
-
-@pytest.fixture
 def north(sent_once, inbox):
     return sent_again(sent_once, inbox)
 

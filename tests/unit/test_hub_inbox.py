@@ -12,26 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from federation_world import accept, edited, hub_content, hub_settings, refusal, sent, site
+from federation_world import accept, edited, hub_content, hub_settings, refusal, sent
 from jipflow.exchange import message
 from jipflow.hub.accept import Sound
 from jipflow.hub.inbox import inbox_state
 from jipflow.hub.merge import merge
 from other_account import bound_python
-
-
-@pytest.fixture
-def sites(tmp_path):
-    sizes = {"south": 11, "north": 12, "west": 30}
-    return [site(tmp_path, name, size, seed) for seed, (name, size) in enumerate(sizes.items())]
-
-
-@pytest.fixture
-def inbox(tmp_path):
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
-
 
 ACCEPT = """
 import sys

@@ -15,13 +15,6 @@ from jipflow.hub.merge import merge
 
 
 @pytest.fixture
-def inbox(tmp_path):
-    folder = tmp_path / "inbox"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def north(tmp_path, inbox):
     return sent(site(tmp_path, "north"), inbox)
 
