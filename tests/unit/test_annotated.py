@@ -455,6 +455,9 @@ def mirrored(path, form):
         labels.set_sform(other, 2)
     elif form == "qform":
         labels.set_qform(other, 1)
+    elif form == "none":
+        labels.set_qform(None, 0)
+        labels.set_sform(None, 0)
     else:
         labels.set_qform(None, 0)
         labels.set_sform(np.diag([0.0, 1, 1, 1]), 1)
@@ -473,6 +476,7 @@ UNUSABLE = {
     "another grid": (lambda s: s.nifti(box(LIVER), change=lambda i: i[:, :, 1:]), "grid_mismatch"),
     "sform against qform": (lambda s: mirrored(s.nifti(box(LIVER)), "sform"), "grid_mismatch"),
     "qform against sform": (lambda s: mirrored(s.nifti(box(LIVER)), "qform"), "grid_mismatch"),
+    "no form": (lambda s: mirrored(s.nifti(box(LIVER)), "none"), "grid_mismatch"),
     "no geometry": (lambda s: mirrored(s.nifti(box(LIVER)), "flat"), "grid_mismatch"),
     "moved": (lambda s: s.nifti(box(LIVER), change=lambda i: (i.SetOrigin((0, 0, 0)), i)[1]),
               "grid_mismatch"),

@@ -32,15 +32,17 @@ def stated_grid(header: Any) -> Grid:
         Its affine goes from an index of the array as nibabel gives it to LPS millimetres.
 
     Raises:
-        ValueError: both are there and differ, or the one that is there is no geometry; the
-            message goes on from a subject.
+        ValueError: both are there and differ, none is, or the one that is there is no geometry;
+            the message goes on from a subject.
     """
     shape = tuple(int(size) for size in header.get_data_shape())
     if len(shape) != 3:
         raise ValueError(f"has {len(shape)} dimensions and not 3")
     forms = [header.get_sform(coded=True), header.get_qform(coded=True)]
     stated = [RAS_TO_LPS @ affine for affine, code in forms if code]
-    affine = stated[0] if stated else RAS_TO_LPS @ header.get_best_affine()
+    if not stated:
+        raise ValueError("states neither sform nor qform, so that it may lie anywhere; set one")
+    affine = stated[0]
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < np.finfo(float).tiny:
         raise ValueError("has an affine that is no geometry")
     grid = Grid((shape[0], shape[1], shape[2]), affine)

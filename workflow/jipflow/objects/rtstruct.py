@@ -160,7 +160,7 @@ class StructureSet(Annotation):
     ) -> NDArray[np.bool_] | None:
         """Rasterise an ROI; None where it has no contours."""
         number = _number(roi.get("ROINumber"))
-        name = f"{context}, ROI {number}"
+        name = f"{context}, {str(roi.get('ROIName') or '').strip()!r}, ROI {number}"
         contours = self._contours_of(roi)
         if not contours:
             notes.append(f"{name}: it has no contours.")
