@@ -11,7 +11,7 @@ from scipy.ndimage import convolve
 from scipy.signal import fftconvolve
 
 from jipflow.images.volume import Volume
-from jipflow.radiomics.area import MAX_GREY_LEVELS, Area, TooManyLevels, discretise
+from jipflow.radiomics.area import Area, TooManyLevels, discretise
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.intensities import PEAK_RADIUS, convolved
@@ -201,15 +201,30 @@ def test_a_tiny_bin_width_takes_no_memory(image, width):
     assert found.values["original_firstorder_Mean"] is not None or width < 1e-6
 
 
-def test_the_most_grey_levels_are_measured():
+@pytest.mark.parametrize(
+    ("last", "every", "counted"), [(1023, 1, True), (1024, 1, False), (1024, 4, False)]
+)
+def test_1024_grey_levels_are_measured_and_no_more(last, every, counted):
+    """From 0 to `last`; empty ones between them count, too."""
     volume = textured((4, 40, 40))
     mask = np.ones(volume.array.shape, bool)
-    ramp = np.arange(mask.sum()).reshape(mask.shape) % MAX_GREY_LEVELS
+    ramp = np.arange(mask.sum()).reshape(mask.shape) % (last + 1) // every * every
     found = measured(
         Volume(ramp.astype(np.int16), volume.grid), mask,
         settings(("glszm", "gldm", "ngtdm"), setting={"binWidth": 1}),
     )  # fmt: skip
-    assert found.failures == []
+    reasons = {failure.reason for failure in found.failures}
+    assert reasons == (set() if counted else {Reason.TOO_MANY_GREY_LEVELS})
+
+
+@pytest.mark.parametrize(("highest", "counted"), [(2**31 - 2, True), (2**31 - 1, False)])
+def test_levels_are_counted_up_to_the_largest_number_of_32_bits(highest, counted):
+    values = np.array([0.0, highest])
+    if counted:
+        assert discretise(values, {"binWidth": 1}, None).tolist() == [1, 2**31 - 1]
+    else:
+        with pytest.raises(TooManyLevels, match="than can be counted"):
+            discretise(values, {"binWidth": 1}, None)
 
 
 def test_an_image_too_small_for_a_filter():
