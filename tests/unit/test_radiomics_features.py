@@ -227,6 +227,34 @@ def test_levels_are_counted_up_to_the_largest_number_of_32_bits(highest, counted
             discretise(values, {"binWidth": 1}, None)
 
 
+def test_a_quotient_of_a_negative_mean_is_one(image):
+    """-3 and -1: the standard deviation 1 over the mean -2, and the quartiles' 1 over -4."""
+    cold = Volume(np.full_like(image.array, -3), image.grid)
+    cold.array[0, 0, 0] = -1
+    named = ["CoefficientOfVariation", "QuartileCoefficientOfDispersion"]
+    found = measured(
+        cold, voxels(cold, (0, 0, 0), (0, 0, 1)), settings((), featureClass={"firstorder": named})
+    )
+    assert found.values["original_firstorder_CoefficientOfVariation"] == pytest.approx(-0.5)
+    assert found.values["original_firstorder_QuartileCoefficientOfDispersion"] == pytest.approx(
+        -0.25
+    )
+
+
+def test_one_grey_level_that_is_not_the_first_is_one_level(image):
+    """Values 30 and 31 lie in the second bin from 0: no histogram has a skewness of that."""
+    flat = Volume(np.full_like(image.array, 30), image.grid)
+    flat.array[0, 0, 0] = 31
+    found = measured(
+        flat, voxels(flat, (0, 0, 0), (0, 0, 1)),
+        settings((), featureClass={"histogram": ["Skewness"], "glcm": ["Correlation", "MCC"]},
+                 setting={"binWidth": 25},
+                 processing={"resegment": {"range": [0, 100]}}),
+    )  # fmt: skip
+    assert all(value is None for value in found.values.values())
+    assert {failure.message for failure in found.failures} == {"the region has one grey level"}
+
+
 def test_an_image_too_small_for_a_filter():
     volume = textured((3, 40, 40))
     parameters = settings(
