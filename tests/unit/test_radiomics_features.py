@@ -255,6 +255,20 @@ def test_one_grey_level_that_is_not_the_first_is_one_level(image):
     assert {failure.message for failure in found.failures} == {"the region has one grey level"}
 
 
+@pytest.mark.parametrize(("outliers", "highest"), [(None, 70 / math.sqrt(8)), (2, 20)])
+def test_an_image_is_normalised_by_the_standard_deviation_of_a_sample(outliers, highest):
+    """Of 0 seven times and 8: the mean is 1, the variance 56 / 7 = 8."""
+    array = np.zeros((2, 2, 2), np.int16)
+    array[1, 1, 1] = 8
+    volume = Volume(array, grid((2, 2, 2)))
+    normalize = {"scale": 10} | ({} if outliers is None else {"outliers": outliers})
+    named = {"firstorder": ["Minimum", "Maximum"]}
+    asked = settings((), featureClass=named, processing={"normalize": normalize})
+    found = measured(volume, np.ones(array.shape, bool), asked)
+    assert found.values["original_firstorder_Minimum"] == pytest.approx(-10 / math.sqrt(8))
+    assert found.values["original_firstorder_Maximum"] == pytest.approx(highest)
+
+
 def test_an_image_too_small_for_a_filter():
     volume = textured((3, 40, 40))
     parameters = settings(
