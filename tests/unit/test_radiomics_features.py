@@ -269,6 +269,38 @@ def test_an_image_is_normalised_by_the_standard_deviation_of_a_sample(outliers, 
     assert found.values["original_firstorder_Maximum"] == pytest.approx(highest)
 
 
+@pytest.mark.parametrize(
+    ("resegment", "voxels"),
+    [
+        ({"range": [-1, 3]}, 8),
+        ({"range": [-1, 2]}, 7),
+        ({"range": [0, 3]}, 4),
+        ({"outliers": 1}, 7),
+        ({"range": [-1, 2], "outliers": 1}, 4),
+        ({"range": [-1, 2], "outliers": 1.1}, 4),
+        ({"range": [-1, 2], "outliers": 1.2}, 7),
+    ],
+)
+def test_bounds_belong_to_a_region(resegment, voxels):
+    """Of -1 four times, 1 three times and 3: mean 1/4, standard deviation 1.39.
+
+    Without the 3, the mean is -1/7 and the standard deviation 0.9897: -1 lies 0.866 of it away, 1
+    lies 1.155 of it away.
+    """
+    array = np.array([-1, -1, -1, -1, 1, 1, 1, 3], np.int16).reshape(2, 2, 2)
+    volume = Volume(array, grid((2, 2, 2)))
+    asked = settings(("firstorder",), processing={"resegment": resegment})
+    assert measured(volume, np.ones(array.shape, bool), asked).voxels == voxels
+
+
+def test_a_voxel_at_the_bound_of_outliers_stays():
+    """Of -1 and 1 as often, the mean is 0 and the standard deviation 1."""
+    array = np.array([-1, 1] * 4, np.int16).reshape(2, 2, 2)
+    asked = settings(("firstorder",), processing={"resegment": {"outliers": 1}})
+    found = measured(Volume(array, grid((2, 2, 2))), np.ones(array.shape, bool), asked)
+    assert found.voxels == 8
+
+
 def test_an_image_too_small_for_a_filter():
     volume = textured((3, 40, 40))
     parameters = settings(
