@@ -89,16 +89,14 @@ def test_a_thin_plate_counts_by_its_volume_along_whichever_axis():
 
 def test_of_voxels_no_larger_the_field_at_the_centre_counts():
     """By scipy's linear interpolation, on a grid that is turned by 45 degrees."""
-    mask = ball(FINE, (12, 12, 8), 6)
-    target = grid((20, 30, 30), (1.0, 1.0, 1.0), (-6.0, 4.0, -9.0), turned(45, (0.0, 0.0, 1.0)))
-    index = (positions(target) - FINE.affine[:3, 3]) @ np.linalg.inv(FINE.affine[:3, :3]).T
-    field = map_coordinates(
-        mask.astype(float), np.moveaxis(index, -1, 0), order=1, mode="grid-constant"
-    )
+    mask = np.random.default_rng(0).random(FINE.shape) < 0.5
+    target = grid((16, 30, 30), (1.0, 1.0, 1.0), (-15.0, -15.0, 0.0), turned(45, (0.0, 0.0, 1.0)))
+    index = np.moveaxis(positions(target) @ np.linalg.inv(FINE.affine[:3, :3]).T, -1, 0)
+    field = map_coordinates(mask.astype(float), index, order=1, mode="grid-constant")
     sure = np.abs(field - 0.5) > 1e-3
     found = resample_mask(mask, FINE, target)
     np.testing.assert_array_equal(found[sure], field[sure] > 0.5)
-    assert found.any()
+    assert found.mean() > 0.1
 
 
 def test_a_quotient_of_three_but_for_rounding_takes_three_samples():
