@@ -15,7 +15,7 @@ import SimpleITK as sitk
 from pydicom.sr.codedict import codes
 
 import typed
-from jipflow.annotate.inbox import inbox_files, inbox_state
+from jipflow.annotate.inbox import inbox_files, inbox_state, returned
 from jipflow.annotate.readings import Reading
 from jipflow.annotate.stage import combined, run
 from jipflow.annotate.worklist import write_worklist
@@ -563,6 +563,29 @@ class TestWhatCannotBeUsed:
         assert site.readings == []
 
 
+@pytest.mark.parametrize(
+    ("reader", "file", "taken"),
+    [
+        ("r" * 40, "a.nii", True),
+        ("r" * 41, "a.nii", False),
+        ("-ada", "a.nii", False),
+        ("ada", f"{'a' * 200}", True),
+        ("ada", f"{'a' * 201}", False),
+        ("ada", "a;b.nii", False),
+        ("ada", "$HOME.nii", False),
+        ("ada", ".hidden.nii", None),
+        ("ada", "sub$/a.nii", False),
+    ],
+)
+def test_names_in_the_inbox_hold_no_sign_that_means_something(tmp_path, reader, file, taken):
+    path = tmp_path / reader / file
+    path.parent.mkdir(parents=True)
+    path.write_text("x")
+    found = returned(tmp_path)
+    assert bool(found.files) == bool(taken)
+    assert bool(found.problems) == (taken is False)
+
+
 @pytest.mark.parametrize("closed", ["reader", "file", "case", "folder in the reader's"])
 def test_what_may_not_be_read_lets_its_case_wait_and_no_other(site, monkeypatch, closed):
     """Another reader's good file beside it decides nothing: this one may say otherwise."""
@@ -600,7 +623,7 @@ def test_what_may_not_be_read_lets_its_case_wait_and_no_other(site, monkeypatch,
 CLOSED = """
 import sys
 from pathlib import Path
-from jipflow.annotate.inbox import inbox_files, inbox_state
+from jipflow.annotate.inbox import inbox_files, inbox_state, returned
 look = Path(sys.argv[1]), ["read"], ["case1", "case2"]
 print([path.parent.parent.name for path in inbox_files(*look)], len(inbox_state(*look)))
 """

@@ -293,6 +293,34 @@ class TestPlanes:
         np.testing.assert_array_equal(mask, draw(square(1.5, 5.5, 2)))
         assert not notes
 
+    @pytest.mark.parametrize(("off", "sound"), [(0.0995, True), (0.1005, False)])
+    def test_points_leave_their_plane_by_a_tenth_of_a_slice_at_most(self, off, sound):
+        contour = np.add(square(1.5, 5.5, 2), np.outer([3 * off, -3 * off] * 2, [0, 0, 1]))
+        assert on_slices([contour], GRID) == sound
+        if sound:
+            np.testing.assert_array_equal(draw(contour), draw(square(1.5, 5.5, 2)))
+        else:
+            assert "lies across" in refusal(contour)
+
+    @pytest.mark.parametrize(("off", "on_it"), [(0.0995, True), (0.1005, False)])
+    def test_a_plane_within_a_tenth_of_a_slice_is_on_it(self, off, on_it):
+        assert ("between slices" in noted(square(1.5, 5.5, 2 + off))[1]) != on_it
+
+    @pytest.mark.parametrize(("apart", "one_plane"), [(0.0195, True), (0.0205, False)])
+    def test_planes_between_slices_are_one_within_a_fiftieth(self, apart, one_plane):
+        """Of one plane the inner contour cuts a hole; of two the nearer one fills the slice."""
+        others = [square(1.5, 9.5, k) for k in (3.3, 4.3, 5.3)]
+        mask = draw(square(1.5, 9.5, 2.3), square(3.5, 6.5, 2.3 + apart), *others)
+        assert mask[2].sum() == (8 * 8 - 3 * 3 if one_plane else 8 * 8)
+
+    @pytest.mark.parametrize(("apart", "neighbours"), [(3.33, True), (3.34, False)])
+    def test_planes_of_another_series_are_neighbours_up_to_10_mm(self, apart, neighbours):
+        """Slices lie 3 mm apart; slabs of 3.33 slices about 1.4 and 4.73 end at -0.27 and 6.40."""
+        planes = [square(1.5, 5.5, k) for k in (1.4, 1.4 + apart)]
+        mask, notes = noted(*planes, **ELSEWHERE)
+        assert ("as thick as one slice" in notes) != neighbours
+        assert filled(mask) == ([0, 1, 2, 3, 4, 5, 6] if neighbours else [1, 5])
+
     def test_across_the_slices_are_refused(self):
         contour = np.add(square(1.5, 5.5, 2), np.outer([0, 0, 6, 6], [0, 0, 1]))
         assert "another orientation" in refusal(contour)

@@ -220,6 +220,17 @@ class TestOtherObjects:
         assert reason is Reason.NO_CONTOURS
         assert "'GVT', which nothing matches" in message
 
+    def test_of_the_same_frame_of_reference_alone_may_have_names_of_their_own(self, archive):
+        """They are of another series as like as not: only a missing segment's own name counts."""
+
+        def weaker(dataset):
+            label(0, "Liver")(dataset)
+            del dataset.ReferencedSeriesSequence
+            for frame in dataset.PerFrameFunctionalGroupsSequence:
+                del frame.DerivationImageSequence
+
+        assert list(regions(archive, self.two(archive, weaker), wanted())[0]) == ["node"]
+
     def test_of_another_image_do_not_matter(self, archive):
         def elsewhere(dataset):
             dataset.SegmentSequence[0].SegmentLabel = "GVT"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,6 +128,9 @@ def test_a_voxel_without_neighbours_has_no_neighbourhood(image, distance, flat):
     mask[4:8, 12:16, 10:14] = True
     mask[14, 2, 3] = mask[8, 30, 30] = mask[4, 22, 12] = True
     mask[9, 12, 12] = True  # two slices away from the block
+    # The bins begin at a voxel that has no neighbour, and stay where they are without it.
+    image = replace(image, array=image.array.copy())
+    image.array[14, 2, 3] = -500
     _, levels = grey_levels(image, mask)
     number, total = differences(levels, distance, flat)
     alone = len(levels) - sum(number.values())

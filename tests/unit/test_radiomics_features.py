@@ -11,7 +11,7 @@ from scipy.ndimage import convolve
 from scipy.signal import fftconvolve
 
 from jipflow.images.volume import Volume
-from jipflow.radiomics.area import MAX_GREY_LEVELS, Area, TooManyLevels, discretise
+from jipflow.radiomics.area import Area, TooManyLevels, discretise
 from jipflow.radiomics.classes import CLASSES
 from jipflow.radiomics.extract import Part, extract
 from jipflow.radiomics.intensities import PEAK_RADIUS, convolved
@@ -201,15 +201,104 @@ def test_a_tiny_bin_width_takes_no_memory(image, width):
     assert found.values["original_firstorder_Mean"] is not None or width < 1e-6
 
 
-def test_the_most_grey_levels_are_measured():
+@pytest.mark.parametrize(
+    ("last", "every", "counted"), [(1023, 1, True), (1024, 1, False), (1024, 4, False)]
+)
+def test_1024_grey_levels_are_measured_and_no_more(last, every, counted):
+    """From 0 to `last`; empty ones between them count, too."""
     volume = textured((4, 40, 40))
     mask = np.ones(volume.array.shape, bool)
-    ramp = np.arange(mask.sum()).reshape(mask.shape) % MAX_GREY_LEVELS
+    ramp = np.arange(mask.sum()).reshape(mask.shape) % (last + 1) // every * every
     found = measured(
         Volume(ramp.astype(np.int16), volume.grid), mask,
         settings(("glszm", "gldm", "ngtdm"), setting={"binWidth": 1}),
     )  # fmt: skip
-    assert found.failures == []
+    reasons = {failure.reason for failure in found.failures}
+    assert reasons == (set() if counted else {Reason.TOO_MANY_GREY_LEVELS})
+
+
+@pytest.mark.parametrize(("highest", "counted"), [(2**31 - 2, True), (2**31 - 1, False)])
+def test_levels_are_counted_up_to_the_largest_number_of_32_bits(highest, counted):
+    values = np.array([0.0, highest])
+    if counted:
+        assert discretise(values, {"binWidth": 1}, None).tolist() == [1, 2**31 - 1]
+    else:
+        with pytest.raises(TooManyLevels, match="than can be counted"):
+            discretise(values, {"binWidth": 1}, None)
+
+
+def test_a_quotient_of_a_negative_mean_is_one(image):
+    """-3 and -1: the standard deviation 1 over the mean -2, and the quartiles' 1 over -4."""
+    cold = Volume(np.full_like(image.array, -3), image.grid)
+    cold.array[0, 0, 0] = -1
+    named = ["CoefficientOfVariation", "QuartileCoefficientOfDispersion"]
+    found = measured(
+        cold, voxels(cold, (0, 0, 0), (0, 0, 1)), settings((), featureClass={"firstorder": named})
+    )
+    assert found.values["original_firstorder_CoefficientOfVariation"] == pytest.approx(-0.5)
+    assert found.values["original_firstorder_QuartileCoefficientOfDispersion"] == pytest.approx(
+        -0.25
+    )
+
+
+def test_one_grey_level_that_is_not_the_first_is_one_level(image):
+    """Values 30 and 31 lie in the second bin from 0: no histogram has a skewness of that."""
+    flat = Volume(np.full_like(image.array, 30), image.grid)
+    flat.array[0, 0, 0] = 31
+    found = measured(
+        flat, voxels(flat, (0, 0, 0), (0, 0, 1)),
+        settings((), featureClass={"histogram": ["Skewness"], "glcm": ["Correlation", "MCC"]},
+                 setting={"binWidth": 25},
+                 processing={"resegment": {"range": [0, 100]}}),
+    )  # fmt: skip
+    assert all(value is None for value in found.values.values())
+    assert {failure.message for failure in found.failures} == {"the region has one grey level"}
+
+
+@pytest.mark.parametrize(("outliers", "highest"), [(None, 70 / math.sqrt(8)), (2, 20)])
+def test_an_image_is_normalised_by_the_standard_deviation_of_a_sample(outliers, highest):
+    """Of 0 seven times and 8: the mean is 1, the variance 56 / 7 = 8."""
+    array = np.zeros((2, 2, 2), np.int16)
+    array[1, 1, 1] = 8
+    volume = Volume(array, grid((2, 2, 2)))
+    normalize = {"scale": 10} | ({} if outliers is None else {"outliers": outliers})
+    named = {"firstorder": ["Minimum", "Maximum"]}
+    asked = settings((), featureClass=named, processing={"normalize": normalize})
+    found = measured(volume, np.ones(array.shape, bool), asked)
+    assert found.values["original_firstorder_Minimum"] == pytest.approx(-10 / math.sqrt(8))
+    assert found.values["original_firstorder_Maximum"] == pytest.approx(highest)
+
+
+@pytest.mark.parametrize(
+    ("resegment", "voxels"),
+    [
+        ({"range": [-1, 3]}, 8),
+        ({"range": [-1, 2]}, 7),
+        ({"range": [0, 3]}, 4),
+        ({"outliers": 1}, 7),
+        ({"range": [-1, 2], "outliers": 1}, 4),
+        ({"range": [-1, 2], "outliers": 1.1}, 4),
+        ({"range": [-1, 2], "outliers": 1.2}, 7),
+    ],
+)
+def test_bounds_belong_to_a_region(resegment, voxels):
+    """Of -1 four times, 1 three times and 3: mean 1/4, standard deviation 1.39.
+
+    Without the 3, the mean is -1/7 and the standard deviation 0.9897: -1 lies 0.866 of it away, 1
+    lies 1.155 of it away.
+    """
+    array = np.array([-1, -1, -1, -1, 1, 1, 1, 3], np.int16).reshape(2, 2, 2)
+    volume = Volume(array, grid((2, 2, 2)))
+    asked = settings(("firstorder",), processing={"resegment": resegment})
+    assert measured(volume, np.ones(array.shape, bool), asked).voxels == voxels
+
+
+def test_a_voxel_at_the_bound_of_outliers_stays():
+    """Of -1 and 1 as often, the mean is 0 and the standard deviation 1."""
+    array = np.array([-1, 1] * 4, np.int16).reshape(2, 2, 2)
+    asked = settings(("firstorder",), processing={"resegment": {"outliers": 1}})
+    found = measured(Volume(array, grid((2, 2, 2))), np.ones(array.shape, bool), asked)
+    assert found.voxels == 8
 
 
 def test_an_image_too_small_for_a_filter():

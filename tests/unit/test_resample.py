@@ -89,3 +89,15 @@ def test_the_voxels_in_an_image_are_those_that_its_resampling_reaches(image, deg
     assert found.mean() == pytest.approx(covered, abs=1e-12)
     assert inside(image.grid, image.grid).all()
     assert inside(image.grid, image.canonical("RAI").grid).all()
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_an_image_ends_half_a_voxel_beyond_its_outermost_centres(axis):
+    source = Grid((4, 4, 4), np.eye(4))
+    shape = [1, 1, 1]
+    shape[axis] = 2
+    for first, last, wanted in ((-0.4999, 3.4999, [True, True]), (-0.5001, 3.5001, [False, False])):
+        affine = np.eye(4)
+        affine[axis, axis] = last - first
+        affine[axis, 3] = first
+        assert inside(source, Grid(tuple(shape), affine)).ravel().tolist() == wanted

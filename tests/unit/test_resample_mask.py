@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import map_coordinates
 
 from jipflow.images import resample
 from jipflow.images.resample import resample_mask
@@ -69,6 +70,45 @@ def test_structures_thinner_than_a_voxel_count_by_their_volume():
         thick[4:7] = True
         assert not resample_mask(thin, FINE, COARSE).any()
         np.testing.assert_array_equal(resample_mask(thick, FINE, COARSE).any((1, 2)), [0, 1, 0, 0])
+
+
+def test_a_thin_plate_counts_by_its_volume_along_whichever_axis():
+    """The target's first axis is the source's last, and the only one that is coarser."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag((4.0, 1.0, 1.0))
+    affine[0, 3] = 1.5
+    target = Grid((6, 24, 16), affine)
+    thin, thick = np.zeros((2, *FINE.shape), bool)
+    thin[:, :, 6] = True
+    thick[:, :, 4:7] = True
+    assert not resample_mask(thin, FINE, target).any()
+    np.testing.assert_array_equal(
+        resample_mask(thick, FINE, target).any((1, 2)), [0, 1, 0, 0, 0, 0]
+    )
+
+
+def test_of_voxels_no_larger_the_field_at_the_centre_counts():
+    """By scipy's linear interpolation, on a grid that is turned by 45 degrees."""
+    mask = np.random.default_rng(0).random(FINE.shape) < 0.5
+    target = grid((16, 30, 30), (1.0, 1.0, 1.0), (-15.0, -15.0, 0.0), turned(45, (0.0, 0.0, 1.0)))
+    index = np.moveaxis(positions(target) @ np.linalg.inv(FINE.affine[:3, :3]).T, -1, 0)
+    field = map_coordinates(mask.astype(float), index, order=1, mode="grid-constant")
+    sure = np.abs(field - 0.5) > 1e-3
+    found = resample_mask(mask, FINE, target)
+    np.testing.assert_array_equal(found[sure], field[sure] > 0.5)
+    assert found.mean() > 0.1
+
+
+def test_a_quotient_of_three_but_for_rounding_takes_three_samples():
+    """5 of 9 voxels are more than one half; samples that lie between voxels would find 0.49."""
+    fine, coarse = 0.1, 3 * 0.1
+    assert coarse / fine > 3
+    source = grid((1, 9, 9), (1.0, fine, fine))
+    target = grid((1, 3, 3), (1.0, coarse, coarse), (fine, fine, 0.0))
+    mask = np.zeros(source.shape, bool)
+    mask[0, 3:6, 3:6] = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    found = resample_mask(mask, source, target)
+    np.testing.assert_array_equal(found[0], [[0, 0, 0], [0, 1, 0], [0, 0, 0]])
 
 
 def test_a_coarse_mask_on_a_fine_grid_fills_the_same_space():

@@ -11,8 +11,9 @@ import pytest
 from pydicom.uid import EnhancedCTImageStorage
 
 from jipflow.images.series import read_series_volume
+from jipflow.images.volume import Grid
 from jipflow.objects.annotation import SourceImages
-from jipflow.objects.seg_places import comb, same_distance
+from jipflow.objects.seg_places import ALIGNMENT_TOLERANCE, Frames, comb, place, same_distance
 from jipflow.phantom import dicom
 from jipflow.reasons import Reason
 from jipflow.segment.engines.imported.engine import target_of
@@ -219,6 +220,10 @@ class TestDistance:
         assert comb(np.array(planes, int)) == step
 
 
+OF_Z_Y_X = [[0, 0, 1.0, 0], [0, 1.0, 0, 0], [3.0, 0, 0, 0], [0, 0, 0, 1.0]]
+"""Affine of a grid of 3 mm slices and pixels of 1 mm, from (z, y, x) to LPS."""
+
+
 class TestOwnImage:
     """A frame belongs to the image that it is derived from."""
 
@@ -266,6 +271,25 @@ class TestOwnImage:
         reason, message = archive.refusal(of(archive, WHOLE, "BINARY", reverse))
         assert reason is Reason.GRID_MISMATCH
         assert "frame 1 lies 5.00 slices away from the image that it is derived from" in message
+
+    @pytest.mark.parametrize(("axis", "off"), [(0, 0.25), (1, 0.25), (2, 0.75)])
+    def test_far_from_its_slice_does_not_count(self, axis, off):
+        """An image a quarter of a voxel off the grid takes no frame along with it."""
+        positions = np.array([[0.0, 0.0, 3.0 * z] for z in range(5)])
+        positions[2, axis] += off
+        found = place(
+            Frames(
+                positions=positions[2:3],
+                orientations=np.array([[1.0, 0, 0, 0, 1, 0]]),
+                spacings=np.ones((1, 2)),
+                shape=(4, 4),
+            ),
+            Grid((5, 4, 4), np.array(OF_Z_Y_X)),
+            SourceImages(positions, {}, frozenset()),
+            [[2]],
+        )
+        assert found.error == pytest.approx(0.25)
+        assert found.error > ALIGNMENT_TOLERANCE
 
     def test_of_several_is_the_nearest(self, archive):
         def name_all(dataset):
@@ -458,6 +482,19 @@ class TestOtherGrids:
 
         path = of(archive, TUMOUR, "BINARY", lengthen)
         np.testing.assert_array_equal(archive.regions(path)[0]["gtv"], TUMOUR)
+
+    def test_directions_of_another_length_count_for_nothing_at_the_far_corner(self):
+        """Of 512 pixels, 0.0009 a pixel would be half a voxel."""
+        found = place(
+            Frames(
+                positions=np.zeros((1, 3)),
+                orientations=np.array([[1.0009, 0, 0, 0, 1.0009, 0]]),
+                spacings=np.ones((1, 2)),
+                shape=(512, 512),
+            ),
+            Grid((5, 512, 512), np.array(OF_Z_Y_X)),
+        )
+        assert found.error < 1e-9
 
     def test_a_series_on_the_same_slices_is_taken_with_a_note(self, archive):
         path = of(archive, TUMOUR, "BINARY", name_others)

@@ -23,7 +23,7 @@ HALF_LIFE_S = {
     "O-15": 122.24,
     "F-18": 109.77 * MINUTE_S,
     "Na-22": 2.6018 * YEAR_S,
-    "K-38": 7.636 * MINUTE_S,
+    "K-38": 7.651 * MINUTE_S,
     "Sc-43": 3.891 * HOUR_S,
     "Sc-44": 4.042 * HOUR_S,
     "Ti-45": 184.8 * MINUTE_S,
@@ -35,10 +35,10 @@ HALF_LIFE_S = {
     "Cu-61": 3.336 * HOUR_S,
     "Cu-62": 9.67 * MINUTE_S,
     "Zn-62": 9.193 * HOUR_S,
-    "Cu-64": 12.701 * HOUR_S,
+    "Cu-64": 12.7006 * HOUR_S,
     "Ga-66": 9.49 * HOUR_S,
     "Ga-68": 67.71 * MINUTE_S,
-    "Ge-68": 270.93 * DAY_S,
+    "Ge-68": 270.95 * DAY_S,
     "As-70": 52.6 * MINUTE_S,
     "As-72": 26.0 * HOUR_S,
     "Se-73": 7.15 * HOUR_S,
@@ -55,12 +55,14 @@ HALF_LIFE_S = {
     "Tb-152": 17.5 * HOUR_S,
 }
 """Half-life in seconds of the nuclides of PS3.16 CID 4020 "PET Radionuclide", after the Evaluated
-Nuclear Structure Data File as the National Nuclear Data Center's NuDat gives it (those of C-11,
-N-13, O-15 and F-18 are also those of the European Pharmacopoeia, 5.7)."""
+Nuclear Structure Data File (ENSDF) of the National Nuclear Data Center. Those of N-13, O-15 and
+F-18 are also those of the European Pharmacopoeia, 5.7, which has 20.385 min for C-11."""
 
 HALF_LIFE_TOLERANCE = 0.02
-"""Relative: evaluations of one nuclide differ by up to 1.3 % (Rb-82: 75.45 or 76.4 s) and headers
-round; nuclides of PET that are this close are never taken for one another where one is named."""
+"""Relative: headers round, and evaluations of one nuclide differ: ENSDF, ICRP Publication 107
+and NUBASE2020 (doi 10.1088/1674-1137/abddae) by up to 2 % (Ga-66: 9.49 or 9.304 h; Sc-44: 4.042 or
+3.97 h; Rb-82: 75.45 or 76.38 s), and all of theirs are taken. Nuclides of PET that are this close
+are never taken for one another where one is named."""
 
 OFF_BY = {"minutes": MINUTE_S, "hours": HOUR_S, "days": DAY_S, "milliseconds": 1e-3}
 """Units that a half-life is found in, and the seconds that each stands for."""

@@ -186,11 +186,10 @@ def choose(
     """Find the one object that fits an image, and by what it does.
 
     An object fits when it names each required segment, or, where none is required, any; and
-    references, from the strongest
-    evidence to the weakest, images of the series; the series; its frame of reference; or, within
-    one examination, lies on its planes. Only the objects with the strongest evidence count, and
-    objects that jipflow itself made only where no other fits: they may come back from the PACS
-    that they were published to.
+    references, from the strongest evidence to the weakest, images of the series; the series; its
+    frame of reference; or, within one examination, lies on its planes. Only the objects with the
+    strongest evidence count, and objects that jipflow itself made only where no other fits: they
+    may come back from the PACS that they were published to.
 
     Args:
         objects: of the patient.
