@@ -103,6 +103,11 @@ KINDS = {
         together(LATE, fields(FrameReferenceTime=None)),
         {},
     ),
+    "Manufacturer is empty, a maker's private block is there": (
+        READ,
+        together(NEXT_BED, LATE, GE_TIME),
+        {"manufacturer": ""},
+    ),
     "Private scan time after the first acquisition": (
         CONTRADICTORY,
         together(acquired(*[START - timedelta(minutes=5)] * 4), GE_TIME),
@@ -171,6 +176,11 @@ KINDS = {
     "Several radiopharmaceuticals": (MISSING, twice, {}),
     "Weight in grams": (IMPLAUSIBLE, fields(PatientWeight="70000"), {}),
     "Weight in pounds": (READ, fields(PatientWeight="154.3"), {}),
+    "Weight in pounds, and size in inches": (
+        IMPLAUSIBLE,
+        fields(PatientWeight="154.3", PatientSize="69"),
+        {},
+    ),
     "Weight and size make a body mass index below 5 or above 100": (
         IMPLAUSIBLE,
         fields(PatientSize="0.7"),
@@ -187,6 +197,7 @@ KINDS = {
         {"units": "GML"},
     ),
     "Units GML without SUV Type": (READ, fields(SUVType=None), {"units": "GML"}),
+    "Units GML, decay is not corrected": (UNITS, NOT_CORRECTED, {"units": "GML"}),
     "Sex is other, and the SUV needs it": (
         READ,
         fields(SUVType="IBW"),
@@ -214,6 +225,12 @@ KINDS = {
         philips(0x00, "0.0005"),
         {"units": "CNTS"},
     ),
+    "Counts Source is TRANSMISSION, or Series Type REPROJECTION": (
+        UNITS,
+        fields(SeriesType=["STATIC", "REPROJECTION"]),
+        {},
+    ),
+    "A field that is one number has several": (MISSING, fields(PatientWeight=["70", "70"]), {}),
     "Units are missing or others": (UNITS, fields(Units="PROPCPS"), {}),
 }
 """What is odd about a header: what happens, the change of the header, and the series."""

@@ -248,6 +248,20 @@ def test_a_private_time_of_another_maker_is_none():
     assert decided == ["decay_to_frame_times"]
 
 
+@pytest.mark.parametrize("element", [GE_TIME, SIEMENS_TIME])
+def test_a_private_block_tells_the_maker_whose_name_was_taken_out(element):
+    late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
+    decided = suv(late, private(*element, "20250101110000.00"), manufacturer="")
+    assert decided == ["decay_to_private_time"]
+
+
+def test_frame_times_of_ge_whose_name_was_taken_out_run_to_the_frames_start():
+    late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
+    other = private(0x0009, "GEMS_PETD_01", 0x01, "LO", "x")
+    decided = suv(late, other, fields(FrameReferenceTime="300000"), manufacturer="")
+    assert decided == ["decay_to_frame_times"]
+
+
 def test_a_private_block_is_found_by_its_creator():
     late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
     other = private(0x0009, "SOMETHING ELSE", 0x0D, "DT", "20250101090000")
