@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jipflow.images import suv
-from jipflow.images.suv.fields import Notes
 from jipflow.images.suv.nuclides import HALF_LIFE_S
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Decision
 from pet_headers import (
     BED_S,

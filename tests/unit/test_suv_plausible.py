@@ -7,8 +7,8 @@ import pytest
 
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import GREATEST_DOSE_BQ, LEAST_DOSE_BQ
-from jipflow.images.suv.fields import Notes
 from jipflow.images.suv.nuclides import HALF_LIFE_S, nuclides_in
+from jipflow.notes import Notes
 from jipflow.phantom.elements import code_item
 from jipflow.reasons import Decision, Reason
 from pet_headers import (

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from jipflow.images.suv.clock import offset_of, stamp_of, time_of
-from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.fields import Fields
 from jipflow.images.suv.frames import average_count_s, tolerance
 from jipflow.images.suv.injection import uptake_s
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Decision, Reason
 from pet_headers import (
     BED_S,

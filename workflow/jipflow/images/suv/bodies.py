@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
-from jipflow.images.suv.fields import Fields, Notes, number
+from jipflow.images.suv.fields import Fields, number
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
 

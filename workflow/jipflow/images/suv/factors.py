@@ -16,11 +16,12 @@ from pydicom.dataset import Dataset
 
 from jipflow.images.suv.bodies import SuvType, body
 from jipflow.images.suv.clock import zone_of
-from jipflow.images.suv.fields import Fields, Notes, plain
+from jipflow.images.suv.fields import Fields, plain
 from jipflow.images.suv.frames import acquisitions, check_decay_factor, decay_factor
 from jipflow.images.suv.injection import uptake_s
 from jipflow.images.suv.nuclides import half_life
 from jipflow.images.suv.reference import corrected_to
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Decision, Reason
 
 PHILIPS = "Philips PET Private Group"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from jipflow.reasons import CaseFault, Decision, Reason
+from jipflow.reasons import CaseFault, Reason
 
 MAKERS = {
     "GE": re.compile(r"^(GE|GEMS|GEHC)\b|GENERAL ELECTRIC"),
@@ -21,24 +21,6 @@ MAKERS = {
 """Manufacturer (0008,0070) as the makers write it, in capitals; CPS and CTI built Siemens' PET."""
 CREATORS = {"GE": (0x0009, "GEMS_PETD_01"), "Siemens": (0x0071, "SIEMENS MED PT")}
 """Group and private creator of a maker's block that has the time its PET is corrected to."""
-
-
-@dataclass
-class Notes:
-    """What was decided on the way to SUV.
-
-    Attributes:
-        sentences: for a person, of the decisions in their order.
-        decisions: the code of each.
-    """
-
-    sentences: list[str] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
-
-    def add(self, decision: Decision, sentence: str) -> None:
-        """Note a decision and the sentence that tells a person of it."""
-        self.decisions.append(decision)
-        self.sentences.append(sentence)
 
 
 @dataclass(frozen=True)

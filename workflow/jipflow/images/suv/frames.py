@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from pydicom.dataset import Dataset
 
 from jipflow.images.suv.clock import Moment, moment_of, stamp_of
-from jipflow.images.suv.fields import Fields, Notes, number, plain
+from jipflow.images.suv.fields import Fields, number, plain
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
 MS_PER_S = 1000.0

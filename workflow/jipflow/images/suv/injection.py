@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 
 from jipflow.images.suv.clock import Stamp, stamp_of, time_of
-from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.fields import Fields
 from jipflow.images.suv.frames import tolerance
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
 LONGEST_UPTAKE = 4.0

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from jipflow.images.suv.clock import moment_of, stamp_of
-from jipflow.images.suv.fields import CREATORS, Fields, Notes
+from jipflow.images.suv.fields import CREATORS, Fields
 from jipflow.images.suv.frames import (
     DECAY_FACTOR_TOLERANCE,
     acquisitions,
@@ -27,6 +27,7 @@ from jipflow.images.suv.frames import (
     shown,
     tolerance,
 )
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
 PRIVATE_TIMES = {"GE": (*CREATORS["GE"], 0x0D), "Siemens": (*CREATORS["Siemens"], 0x22)}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from jipflow.images.suv.bodies import SuvType, body
-from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.fields import Fields
 from jipflow.images.volume import Volume
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault
 
 MOST = 2.0
