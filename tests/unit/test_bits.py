@@ -22,8 +22,9 @@ from pydicom.uid import (
 from jipflow.images.bits import ABOVE, SHIFTED, Bits, from_codestream
 from jipflow.images.lut import looked_up
 from jipflow.images.pixels import decode
+from jipflow.images.series import read_series_volume
 from jipflow.reasons import CaseFault, Reason
-from series_factory import in_syntax
+from series_factory import ct_datasets, in_syntax, series_of, write
 
 FILE = Path("slice.dcm")
 SHAPE = (40, 65)
@@ -343,3 +344,39 @@ def test_a_modality_lut_of_another_length_is_refused(data):
     with pytest.raises(CaseFault, match=says) as caught:
         looked_up(FILE, with_lut(0, 6, signed=0, data=data), np.zeros(2, int))
     assert caught.value.reason is Reason.PIXEL_FORMAT
+
+
+@pytest.mark.parametrize(
+    ("share", "change", "good"),
+    [
+        (0.01, {}, True),
+        (0.011, {}, False),
+        (0.5, {"RescaleType": "HU"}, False),
+        (0.5, {"RescaleType": "US"}, False),
+        (0.5, {"RescaleType": "ED"}, True),
+        (0.5, {"PixelPaddingValue": 65000}, True),
+        (0.5, {"PixelPaddingValue": 65001}, False),
+    ],
+)
+def test_a_ct_whose_air_is_positive_is_refused(tmp_path, share, change, good):
+    """Pixel Representation 0 over signed words makes 64,536 of -1,000."""
+    shape = (4, 25, 40)
+    values = np.zeros(shape, int)
+    values.flat[: round(share * values.size)] = 65000
+
+    def unsigned(datasets):
+        for dataset, words in zip(datasets, values, strict=True):
+            dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 15, 0
+            dataset.RescaleIntercept, dataset.RescaleSlope = 0, 1
+            dataset.PixelData = words.astype("<u2").tobytes()
+            del dataset.RescaleType
+            for name, value in change.items():
+                setattr(dataset, name, value)
+
+    series = series_of(write(ct_datasets(shape), tmp_path, unsigned))
+    if good:
+        assert read_series_volume(series).array.max() == 65000
+    else:
+        with pytest.raises(CaseFault, match="Pixel Representation is wrong") as caught:
+            read_series_volume(series)
+        assert caught.value.reason is Reason.PIXEL_FORMAT

@@ -71,6 +71,20 @@ def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
     return int(tag) in PIXELS
 
 
+def begins_as_dicom(start: bytes) -> bool:
+    """Return whether a file begins as DICOM does, with or without a preamble.
+
+    Without one it begins as a data set does: group 0002 or 0008, in either byte order, with a small
+    element number (PS3.10 section 7.1 asks for the preamble).
+
+    Args:
+        start: the first 132 bytes, or all.
+    """
+    little = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"
+    big = start[:2] == b"\x00\x08" and start[2:3] == b"\x00"
+    return start[128:132] == b"DICM" or (len(start) >= 8 and (little or big))
+
+
 def read(path: Path | str, *, stop: Stop | None = None, defer: int | None = None) -> Read:
     """Read a file, or a data set alone.
 
