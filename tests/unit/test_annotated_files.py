@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+
+import nibabel
 import numpy as np
 import pytest
 from pydicom.uid import SurfaceSegmentationStorage
@@ -77,3 +80,62 @@ def test_decisions_on_what_a_reader_drew_are_counted(site):
     outcome = site.read(segments=OPTIONAL)
     assert outcome.status is Status.OK
     assert "regions_united" in outcome.decisions
+
+
+def changed(path, change):
+    """Change the bytes of a compressed NIfTI file, its sum left as it was."""
+    data = bytearray(path.read_bytes())
+    change(data)
+    path.write_bytes(data)
+
+
+def cut_sum(data):
+    del data[-4:]
+
+
+def wrong_sum(data):
+    data[-6] ^= 1
+
+
+def followed(data):
+    data += b"garbage"
+
+
+def long(data):
+    content = gzip.decompress(data) + bytes(2**24 + 1)
+    data[:] = gzip.compress(content, mtime=0)
+
+
+@pytest.mark.parametrize("damage", [cut_sum, wrong_sum, followed, long])
+def test_a_compressed_file_is_read_up_to_its_sum(site, damage):
+    changed(site.nifti(box(LIVER)), damage)
+    outcome = site.read(segments=OPTIONAL)
+    assert outcome.status is Status.WAITING
+    assert site.readings[0]["reason"] == "unreadable"
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "good"),
+    [
+        ("mm", 1, True),
+        ("unknown", 1, True),
+        ("micron", 1000, True),
+        ("meter", 0.001, True),
+        ("micron", 1, False),
+        ("meter", 1, False),
+        ("mm", 1000, False),
+    ],
+)
+def test_a_header_is_read_in_its_units_of_space(site, unit, scale, good):
+    path = site.nifti(box(LIVER))
+    image = nibabel.load(path)
+    affine = np.diag([scale, scale, scale, 1.0]) @ image.affine
+    labels = nibabel.Nifti1Image(np.asanyarray(image.dataobj), affine)
+    labels.header.set_xyzt_units(unit)
+    nibabel.save(labels, path)
+    outcome = site.read(segments=OPTIONAL)
+    assert (outcome.status is Status.OK) == good
+    if good:
+        np.testing.assert_array_equal(site.result()["liver"][0], box(LIVER))
+    else:
+        assert site.readings[0]["reason"] == "grid_mismatch"

@@ -7,6 +7,7 @@ empty.
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -47,6 +48,8 @@ from jipflow.segment.engines.imported.settings import Imported, ImportedSegment
 NIFTI = "NIFTI"
 FOUND_NOTHING = "NOTHING"
 SUFFIXES = (".nii", ".nii.gz")
+MOST_BESIDE = 2**24
+"""Bytes of a NIfTI file that are no voxels: its header with extensions."""
 OTHER_SUFFIXES = (
     *(".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".gipl", ".gipl.gz", ".mrb", ".mnc"),
     *(".vtk", ".vti", ".vtp", ".stl", ".ply", ".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"),
@@ -274,6 +277,7 @@ class Desk:
             shape, grid = image.shape, self.grid
             if len(shape) == 3 and sorted(shape) == sorted(grid.shape):
                 voxels = np.asanyarray(image.dataobj)
+                _check_sum(path, voxels.size * image.dataobj.dtype.itemsize)
             else:
                 voxels = None
         except (
@@ -302,6 +306,30 @@ class Desk:
             f"{'×'.join(map(str, shape))} voxels, the image {'×'.join(map(str, grid.shape[::-1]))}"
             ", or lies elsewhere; save it on the geometry of the series.",
         )
+
+
+def _check_sum(path: Path, size: int) -> None:
+    """Read what lies behind the voxels of a compressed file, up to the sum of its content.
+
+    nibabel reads the voxels and no further, so that damage to them goes unnoticed.
+
+    Args:
+        path: of the file, compressed or not.
+        size: of the voxels in bytes.
+
+    Raises:
+        OSError: the sum is another, or the file goes on behind it.
+        EOFError: it breaks off.
+        ValueError: more lies behind the voxels than any header's extension.
+    """
+    if not path.name.lower().endswith(".gz"):
+        return
+    count = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(2**20):
+            count += len(chunk)
+            if count > size + MOST_BESIDE:
+                raise ValueError(f"it goes on for more than {MOST_BESIDE} bytes beside its voxels")
 
 
 def _taken_from(kind: str, spec: AnnotatedSegmentation) -> Imported:
