@@ -380,3 +380,33 @@ def test_a_ct_whose_air_is_positive_is_refused(tmp_path, share, change, good):
         with pytest.raises(CaseFault, match="Pixel Representation is wrong") as caught:
             read_series_volume(series)
         assert caught.value.reason is Reason.PIXEL_FORMAT
+
+
+@pytest.mark.parametrize("lowest", [-1, 0])
+@pytest.mark.parametrize("stored", [12, 16])
+def test_a_signed_codestream_under_an_unsigned_header_is_refused(tmp_path, stored, lowest):
+    """Unless no value is below 0, which is the same in both."""
+    values = np.clip(values_of(stored, 1), lowest, None)
+    dataset = in_syntax(instance(values.astype("i2"), stored, 1), JPEG2000Lossless, tmp_path)
+    dataset.PixelRepresentation = 0
+    if lowest == 0:
+        np.testing.assert_array_equal(decode(FILE, dataset)[0], values)
+        return
+    with pytest.raises(CaseFault, match="its codestream has numbers below 0") as caught:
+        decode(FILE, dataset)
+    assert caught.value.reason is Reason.PIXEL_FORMAT
+
+
+@pytest.mark.parametrize("signs", ["all", "but one", "none"])
+def test_words_that_repeat_a_sign_under_an_unsigned_header_are_refused(signs):
+    values = values_of(12, 1 if signs != "none" else 0)
+    words = words_of(values, 16, 12, "the sign" if signs != "none" else "nothing")
+    if signs == "but one":
+        words.flat[0] ^= 0x4000
+    dataset = instance(words, 12, 0)
+    if signs != "all":
+        np.testing.assert_array_equal(decode(FILE, dataset)[0], words & 0xFFF)
+        return
+    with pytest.raises(CaseFault, match="repeat the highest one below") as caught:
+        decode(FILE, dataset)
+    assert caught.value.reason is Reason.PIXEL_FORMAT
