@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from jipflow.objects.annotation import fits
 from jipflow.phantom import dicom
 from jipflow.reasons import Decision, Reason
 from jipflow.segment.engines.imported.engine import import_regions
+from series_factory import write
 from test_imported import GRID, NODE, SPEC, TUMOUR, Archive, forget_series, without
 
 
@@ -249,3 +251,16 @@ def test_images_that_are_not_there_are_a_decision(archive):
     path = archive.structure({"GTV": TUMOUR})
     without(archive, 0)
     assert decided(archive, path) == {Decision.NAMED_IMAGES_MISSING}
+
+
+def test_images_of_several_stacks_do_not_keep_contours_from_being_drawn(archive):
+    """A second phase lies on each slice: which are the volume's is known elsewhere."""
+    path = archive.structure({"GTV": TUMOUR})
+    phase = dicom.ct_series(np.ones(GRID.shape, np.int16), GRID)
+    for number, dataset in enumerate(phase):
+        dataset.SOPInstanceUID = dicom.uid("second phase", number)
+        dataset.AcquisitionNumber = 2
+    paths = write(phase, archive.folder / "phase")
+    archive.target = replace(archive.target, paths=(*archive.target.paths, *paths))
+    mask, _ = archive.mask(path)
+    np.testing.assert_array_equal(mask, TUMOUR)

@@ -36,6 +36,7 @@ NEXT_BED = acquired(*[START + timedelta(minutes=5)] * 4)
 AVERAGE_S = BED_S / 2 - np.log(2) / HALF_LIFE * BED_S**2 / 24
 FRAME = fields(FrameReferenceTime=f"{(300 + AVERAGE_S) * 1000:.3f}")
 FRAME_OF_GE = fields(FrameReferenceTime="300000")
+DYNAMIC = fields(SeriesType=["DYNAMIC", "IMAGE"])
 GE = {"manufacturer": "GE MEDICAL SYSTEMS"}
 PHILIPS = {"manufacturer": "Philips Medical Systems", "units": "CNTS"}
 GE_TIME = private(0x0009, "GEMS_PETD_01", 0x0D, "DT", "20250101110000")
@@ -163,6 +164,13 @@ KINDS = {
         {},
     ),
     "Injection after the scan": (IMPLAUSIBLE, injection("20250101110500"), {}),
+    "Injection within a dynamic scan, before the frames that are measured": (
+        READ,
+        together(
+            NEXT_BED, FRAME, fields(SeriesType=["DYNAMIC", "IMAGE"]), injection("202501011101")
+        ),
+        {"beds": 1},
+    ),
     "Injection more than four half-lives before": (IMPLAUSIBLE, injection("20250101030000"), {}),
     "No time of the injection": (MISSING, injection(), {}),
     "Half-life is not that of the nuclide": (
@@ -247,7 +255,7 @@ def test_what_the_page_says_happens(kind):
         return
     found = factors(change, notes=notes, **options)
     assert notes.decisions
-    usual = "Decay Correction" not in kind and "Weight" not in kind
+    usual = not any(word in kind for word in ("Decay Correction", "Weight", "dynamic"))
     if usual and options.get("units", "BQML") == "BQML":
         np.testing.assert_allclose(found, per_bq(), rtol=1e-4)
 

@@ -12,6 +12,7 @@ from jipflow.images.suv.fields import Fields
 from jipflow.images.suv.frames import average_count_s, tolerance
 from jipflow.images.suv.injection import uptake_s
 from jipflow.notes import Notes
+from jipflow.phantom import dicom
 from jipflow.reasons import CaseFault, Decision, Reason
 from pet_headers import (
     BED_S,
@@ -632,6 +633,49 @@ def test_the_two_times_of_the_injection_agree_within_one_percent_of_decay(second
         suv(given("20250101100000", clock))
     else:
         assert refused(given("20250101100000", clock)).reason is Reason.CONTRADICTORY_SUV_FIELDS
+
+
+def dynamic(injected, *, start=START, kind="DYNAMIC", stamped=True, measured=20):
+    """A frame of a scan from `start` on, so many minutes after, and when the tracer was given."""
+    acquisition = start + minutes(measured)
+    wait = measured * 60 + average_count_s(BED_S, HALF_LIFE)
+
+    def change(datasets):
+        for dataset in datasets:
+            dicom.stamp(dataset, "Series", start)
+            dicom.stamp(dataset, "Acquisition", acquisition)
+            dataset.FrameReferenceTime = f"{wait * 1000:.3f}"
+            dataset.SeriesType = [kind, "IMAGE"]
+        tracer(
+            RadiopharmaceuticalStartDateTime=f"{injected:%Y%m%d%H%M%S}" if stamped else None,
+            RadiopharmaceuticalStartTime=f"{injected:%H%M%S}",
+        )(datasets)
+
+    return change
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+@pytest.mark.parametrize("start", [START, datetime(2025, 1, 1, 23, 59, 50)])
+@pytest.mark.parametrize("late_s", [0, 30, 1199, 1200])
+def test_an_injection_within_a_dynamic_scan_is_taken(late_s, start, stamped):
+    """The decay is corrected to a time before it, when there would have been more of the dose."""
+    notes = Notes()
+    injected = start + timedelta(seconds=late_s)
+    found = factors(dynamic(injected, start=start, stamped=stamped), notes=notes)
+    np.testing.assert_allclose(found, per_bq(uptake_s=-late_s), rtol=1e-6)
+    assert Decision.UNUSUAL_UPTAKE in notes.decisions
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dynamic(START + timedelta(seconds=1201)),
+        dynamic(START + timedelta(seconds=30), kind="STATIC"),
+        dynamic(START + timedelta(seconds=3601), measured=90),
+    ],
+)
+def test_an_injection_after_what_is_measured_is_refused(change):
+    assert refused(change).reason is Reason.IMPLAUSIBLE_SUV_FIELD
 
 
 def test_an_injection_before_midnight_is_of_the_day_before():

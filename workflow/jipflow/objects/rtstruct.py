@@ -11,7 +11,16 @@ from pydicom.dataset import Dataset
 
 from jipflow.images.contours import PLANE_TOLERANCE, on_slices, rasterise
 from jipflow.notes import Notes
-from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
+from jipflow.objects.annotation import (
+    Annotation,
+    DrawnRegion,
+    Match,
+    SourceImages,
+    Target,
+    common_method,
+    fits,
+)
+from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Decision, Reason
 
 CONTOUR_DATA = 0x30060050
@@ -298,6 +307,15 @@ def _kind(contour: Dataset) -> str:
     return str(contour.get("ContourGeometricType") or "").strip().upper()
 
 
+def _images(target: Target) -> SourceImages | None:
+    """Return the images that a volume is of; None where they make more than one stack."""
+    try:
+        return target.images
+    except CaseFault as fault:
+        raise_place_error(fault)
+        return None
+
+
 def _check_places(
     contours: Sequence[Dataset],
     paths: Sequence[NDArray[np.float64]],
@@ -311,13 +329,14 @@ def _check_places(
         CaseFault: most of them lie on others, so that it is not known which of the two is right.
     """
     named = [_referenced(contour) & target.instances for contour in contours]
-    if target.images is None or not any(named):
+    images = _images(target) if any(named) else None
+    if images is None:
         return
     turn = np.linalg.inv(target.grid.affine)[0]
-    depths = target.images.positions @ turn[:3] + turn[3]
+    depths = images.positions @ turn[:3] + turn[3]
     away = []
     for uids, path in zip(named, paths, strict=True):
-        places = target.images.find([(uid, 0) for uid in sorted(uids)])
+        places = images.find([(uid, 0) for uid in sorted(uids)])
         if places and len(path):
             depth = (path @ turn[:3] + turn[3]).mean()
             away.append(float(np.abs(depths[places] - depth).min()))
