@@ -11,7 +11,7 @@ from pydicom.dataset import Dataset
 
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import suv_factors
-from jipflow.images.suv.fields import Notes
+from jipflow.notes import Notes
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault

@@ -22,8 +22,9 @@ from pydicom.uid import (
 from jipflow.images.bits import ABOVE, SHIFTED, Bits, from_codestream
 from jipflow.images.lut import looked_up
 from jipflow.images.pixels import decode
+from jipflow.images.series import read_series_volume
 from jipflow.reasons import CaseFault, Reason
-from series_factory import in_syntax
+from series_factory import ct_datasets, in_syntax, series_of, write
 
 FILE = Path("slice.dcm")
 SHAPE = (40, 65)
@@ -342,4 +343,70 @@ def test_a_modality_lut_of_another_length_is_refused(data):
     says = r"its Modality LUT has \d+ entries in place of 6"
     with pytest.raises(CaseFault, match=says) as caught:
         looked_up(FILE, with_lut(0, 6, signed=0, data=data), np.zeros(2, int))
+    assert caught.value.reason is Reason.PIXEL_FORMAT
+
+
+@pytest.mark.parametrize(
+    ("share", "change", "good"),
+    [
+        (0.01, {}, True),
+        (0.011, {}, False),
+        (0.5, {"RescaleType": "HU"}, False),
+        (0.5, {"RescaleType": "US"}, False),
+        (0.5, {"RescaleType": "ED"}, True),
+        (0.5, {"PixelPaddingValue": 65000}, True),
+        (0.5, {"PixelPaddingValue": 65001}, False),
+    ],
+)
+def test_a_ct_whose_air_is_positive_is_refused(tmp_path, share, change, good):
+    """Pixel Representation 0 over signed words makes 64,536 of -1,000."""
+    shape = (4, 25, 40)
+    values = np.zeros(shape, int)
+    values.flat[: round(share * values.size)] = 65000
+
+    def unsigned(datasets):
+        for dataset, words in zip(datasets, values, strict=True):
+            dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 15, 0
+            dataset.RescaleIntercept, dataset.RescaleSlope = 0, 1
+            dataset.PixelData = words.astype("<u2").tobytes()
+            del dataset.RescaleType
+            for name, value in change.items():
+                setattr(dataset, name, value)
+
+    series = series_of(write(ct_datasets(shape), tmp_path, unsigned))
+    if good:
+        assert read_series_volume(series).array.max() == 65000
+    else:
+        with pytest.raises(CaseFault, match="Pixel Representation is wrong") as caught:
+            read_series_volume(series)
+        assert caught.value.reason is Reason.PIXEL_FORMAT
+
+
+@pytest.mark.parametrize("lowest", [-1, 0])
+@pytest.mark.parametrize("stored", [12, 16])
+def test_a_signed_codestream_under_an_unsigned_header_is_refused(tmp_path, stored, lowest):
+    """Unless no value is below 0, which is the same in both."""
+    values = np.clip(values_of(stored, 1), lowest, None)
+    dataset = in_syntax(instance(values.astype("i2"), stored, 1), JPEG2000Lossless, tmp_path)
+    dataset.PixelRepresentation = 0
+    if lowest == 0:
+        np.testing.assert_array_equal(decode(FILE, dataset)[0], values)
+        return
+    with pytest.raises(CaseFault, match="its codestream has numbers below 0") as caught:
+        decode(FILE, dataset)
+    assert caught.value.reason is Reason.PIXEL_FORMAT
+
+
+@pytest.mark.parametrize("signs", ["all", "but one", "none"])
+def test_words_that_repeat_a_sign_under_an_unsigned_header_are_refused(signs):
+    values = values_of(12, 1 if signs != "none" else 0)
+    words = words_of(values, 16, 12, "the sign" if signs != "none" else "nothing")
+    if signs == "but one":
+        words.flat[0] ^= 0x4000
+    dataset = instance(words, 12, 0)
+    if signs != "all":
+        np.testing.assert_array_equal(decode(FILE, dataset)[0], words & 0xFFF)
+        return
+    with pytest.raises(CaseFault, match="repeat the highest one below") as caught:
+        decode(FILE, dataset)
     assert caught.value.reason is Reason.PIXEL_FORMAT

@@ -141,6 +141,7 @@ def test_what_a_killed_scan_left_is_removed(tmp_path):
 def test_nothing_but_the_tables_is_left_behind(catalog):
     folder, _ = catalog
     assert sorted(path.name for path in folder.iterdir()) == [
+        "hashes.parquet",
         "headers.parquet",
         "instances.parquet",
         "lost.parquet",

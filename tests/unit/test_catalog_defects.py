@@ -248,7 +248,7 @@ DEFECTS: dict[str, tuple[Make, list[str], str]] = {
     "the same image twice": (
         lambda a: (a.add("x.dcm", a.one), a.add("y.dcm", a.one)),
         [READ, "duplicate"],
-        "same SOP Instance UID",
+        "same SOP Instance UID and content",
     ),
     "dangling link": (
         lambda a: (a.folder / "x.dcm").symlink_to("nowhere"),

@@ -16,6 +16,7 @@ from jipflow.images import contours
 from jipflow.images.contours import on_slices, rasterise
 from jipflow.images.series import read_series_volume
 from jipflow.images.volume import Grid, Volume
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Reason
 from series_factory import series_of
 
@@ -51,9 +52,9 @@ def draw(*contours, grid=GRID, **options):
 
 
 def noted(*contours, **options):
-    notes = []
+    notes = Notes()
     mask = draw(*contours, notes=notes, **options)
-    return mask, " ".join(notes)
+    return mask, " ".join(notes.sentences)
 
 
 def refusal(*contours, **options):
@@ -236,16 +237,27 @@ class TestSeveralContours:
     @pytest.mark.parametrize(("inset", "hole"), [(0.035, False), (0.036, True)])
     def test_a_copy_differs_from_a_hole_by_a_twentieth_of_a_pixel(self, inset, hole):
         """Its corners are farthest, by the root of 2 times the inset."""
-        mask, notes = noted(square(1.4, 5.6), square(1.4 + inset, 5.6 - inset))
-        assert mask.any() == (not hole)
+        mask, notes = noted(square(2, 6), square(2 + inset, 6 - inset))
+        assert mask[2].sum() == (5 * 5 - 3 * 3 if hole else 5 * 5)
         assert ("repeated another one" in notes) == (not hole)
         assert ("run less than half a pixel from the one" in notes) == hole
 
     @pytest.mark.parametrize(("inset", "noted_so"), [(0.353, True), (0.354, False)])
     def test_a_shell_of_less_than_half_a_pixel_is_noted(self, inset, noted_so):
-        _, notes = noted(square(1.4, 8.6), square(1.4 + inset, 8.6 - inset))
+        _, notes = noted(square(2, 8), square(2 + inset, 8 - inset))
         assert ("1 of 2 contours run less than half a pixel" in notes) == noted_so
         assert "repeated" not in notes
+
+    @pytest.mark.parametrize(("inset", "sound"), [(0.04, False), (0.353, False), (0.354, True)])
+    def test_one_drawn_twice_by_hand_or_a_shell_without_pixels_is_refused(self, inset, sound):
+        """Both enclose the same pixels: as a hole it would take all of them away."""
+        contours = square(1.4, 5.6), square(1.4 + inset, 5.6 - inset)
+        if sound:
+            assert not draw(*contours).any()
+        else:
+            assert "1 of 2 contours run less than half a pixel from another one" in refusal(
+                *contours
+            )
 
     def test_one_that_shares_half_of_its_path_is_no_repeat(self):
         half = path([(1.5, 1.5), (1.5, 8.5), (4.5, 8.5), (4.5, 1.5)])
@@ -266,7 +278,7 @@ class TestSeveralContours:
         assert "1 of 2 contours crossed" in noted(path(ROUND), path(moved))[1]
 
     def test_a_shell_thinner_than_a_pixel_is_not_filled(self):
-        assert not draw(square(1.5, 5.5), square(1.6, 5.4)).any()
+        assert not draw(square(1.5, 5.5), square(1.9, 5.1)).any()
 
     def test_of_type_xor_combine_by_exclusive_disjunction_alone(self):
         one, other = square(1.5, 5.5), square(3.5, 8.5)

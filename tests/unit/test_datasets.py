@@ -17,6 +17,7 @@ from jipflow.catalog.headers import read_header
 from jipflow.images.series import read_series_volume
 from jipflow.objects.headers import source_header
 from jipflow.phantom import dicom
+from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engines.imported.engine import target_of
 from series_factory import ct_datasets, ct_hu, in_syntax, series_of, write
 
@@ -231,3 +232,50 @@ def test_what_the_catalog_reads_every_stage_reads(damage, tmp_path):
     np.testing.assert_array_equal(volume.array, ct_hu())
     assert target_of("case1", sound, volume.grid).instances == uids
     assert source_header(paths[0], []).PatientID == rows[0]["PatientID"]
+
+
+TWICE = {
+    "RescaleIntercept": (0x00281052, b"0 "),
+    "Rows": (0x00280010, b"\x01\0"),
+    "ImagePositionPatient": (0x00200032, b"0\\0\\0 "),
+    "PatientID": (0x00100020, b"OTHER "),
+}
+
+
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize("keyword", TWICE)
+def test_an_element_that_stands_twice_is_left_out(keyword, behind):
+    """Of two values nobody knows the right one."""
+    tag, value = TWICE[keyword]
+    data = content(image())
+    begin, _ = places(data)[tag]
+    length = int.from_bytes(data[begin + 6 : begin + 8], "little")
+    second = data[begin : begin + 6] + len(value).to_bytes(2, "little") + value
+    place = begin + 8 + length if behind else begin
+    found = read(data[:place] + second + data[place:])
+    assert found.damaged == [
+        f"{datasets.name_of(tag)} stands there more than once; it was left out"
+    ]
+    assert keyword not in found.dataset
+    assert values(found.dataset) == values(read(data).dataset, tag)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_syntax_that_is_another_than_stated_makes_no_element_stand_twice():
+    data = content(image())
+    place = data.index(b"1.2.840.10008.1.2.1\0")
+    found = read(data[:place] + b"1.2.840.10008.1.2\0\0\0" + data[place + 20 :])
+    assert not found.damaged
+    assert values(found.dataset) == values(read(data).dataset)
+
+
+def test_a_rescale_that_stands_twice_is_no_rescale(tmp_path):
+    paths = write(ct_datasets(), tmp_path)
+    data = paths[0].read_bytes()
+    begin, _ = places(data)[0x00281052]
+    paths[0].write_bytes(data[:begin] + data[begin : begin + 6] + b"\x02\x000 " + data[begin:])
+    notes = []
+    with pytest.raises(CaseFault) as caught:
+        read_series_volume(series_of(paths), notes=notes)
+    assert caught.value.reason is Reason.MISSING_RESCALE
+    assert "(0028,1052) stands there more than once" in " ".join(notes)

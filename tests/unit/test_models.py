@@ -234,6 +234,14 @@ def changed(base, **keys):
     return json.dumps({k: v for k, v in (base | keys).items() if v is not None}).encode()
 
 
+FOREIGN = {
+    "network_class_name": "torch.hub.load",
+    "arch_kwargs": {"conv_op": "os.system"},
+    "_kw_requires_import": ["conv_op"],
+}
+OWN_NETWORK = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+}
 UNUSABLE = {
     "no dataset.json": ({"dataset.json": None}, "dataset.json is missing"),
     "no plans.json": ({"plans.json": None}, "plans.json is missing"),
@@ -257,6 +265,46 @@ UNUSABLE = {
     "huge patch": (
         {"plans.json": changed(PLANS, configurations={"3d": {"patch_size": [10**9, 1, 1]}})},
         "configurations.3d.patch_size.0",
+    ),
+    "a foreign network": (
+        {"plans.json": changed(PLANS, configurations={"3d": {"architecture": FOREIGN}})},
+        "configurations.3d.architecture.network_class_name",
+    ),
+    "a foreign layer": (
+        {
+            "plans.json": changed(
+                PLANS, configurations={"3d": {"architecture": FOREIGN | OWN_NETWORK}}
+            )
+        },
+        "conv_op is os.system, and no layer of PyTorch",
+    ),
+    "a foreign function": (
+        {
+            "plans.json": changed(
+                PLANS, configurations={"3d": {"normalization_schemes": ["os.system"]}}
+            )
+        },
+        "configurations.3d.normalization_schemes.0",
+    ),
+    "its own ancestor": (
+        {
+            "plans.json": changed(
+                PLANS, configurations={"a": {"inherits_from": "b"}, "b": {"inherits_from": "a"}}
+            )
+        },
+        "a inherits from a, which is not there or inherits from it",
+    ),
+    "no ancestor": (
+        {"plans.json": changed(PLANS, configurations={"a": {"inherits_from": "b"}})},
+        "a inherits from b, which is not there",
+    ),
+    "one label twice": (
+        {"dataset.json": FILES["dataset.json"].replace(b'"organ"', b'"organ": 2, "organ"')},
+        "has the key 'organ' twice",
+    ),
+    "channels out of order": (
+        {"dataset.json": changed(DATASET, channel_names={"1": "PET", "0": "CT"})},
+        "channels are not numbered 0, 1, .. in order",
     ),
     "no labels": ({"dataset.json": changed(DATASET, labels=None)}, "labels"),
     "text label": (
@@ -285,6 +333,13 @@ UNUSABLE = {
         "nnU-Net scales Hounsfield units where a channel is CT",
     ),
 }
+
+
+@pytest.mark.parametrize("labels", [None, "liver", ["liver"], {"liver": 1}, [["name", "liver"]]])
+def test_labels_that_are_no_list_of_mappings_are_refused(labels, tmp_path):
+    put(tmp_path, FILES)
+    with pytest.raises(ConfigError, match="labels must be a list of mappings"):
+        describe("given", {**ABOUT, "labels": labels}, tmp_path, "models/given")
 
 
 @pytest.mark.parametrize("name", UNUSABLE)

@@ -29,7 +29,12 @@ from jipflow.files import read_json, write_json
 from jipflow.images.masks import read_segmentation
 from jipflow.images.resample import resample
 from jipflow.images.volume import Grid, Volume, read_volume, volume_path, write_volume
-from jipflow.models.checkpoints import build_network, read_checkpoint, trainer_class
+from jipflow.models.checkpoints import (
+    build_network,
+    check_architectures,
+    read_checkpoint,
+    trainer_class,
+)
 from jipflow.outcomes import Status
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
@@ -449,7 +454,8 @@ def test_a_pinned_checkpoint_that_would_run_code_is_refused_and_does_not_run(wor
         ("nonlin", 7),
     ],
 )
-def test_pinned_plans_whose_network_is_other_code_are_refused(world, key, value):
+def test_plans_whose_network_is_other_code_are_refused(world, key, value):
+    """Before they are pinned, where their text says it, and else before the network is built."""
     world.model()
     path = world.folder / "model" / "plans.json"
     plans = read_json(path)
@@ -457,9 +463,15 @@ def test_pinned_plans_whose_network_is_other_code_are_refused(world, key, value)
     architecture = configuration["architecture"]
     (architecture if key in architecture else architecture["arch_kwargs"])[key] = value
     write_json(path, plans)
-    world.pin()
     with pytest.raises(StageError, match=r"plans\.json builds its network of .* nothing else"):
+        check_architectures(plans)
+
+    def pinned_and_run():
+        world.pin()
         world.run(world.engine())
+
+    with pytest.raises(StageError, match=r"plans\.json (builds its network of|is not as nnU-Net)"):
+        pinned_and_run()
 
 
 @pytest.mark.parametrize("kept", [0, 2000, -1])

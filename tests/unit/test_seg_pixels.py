@@ -16,6 +16,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from jipflow.notes import Notes
 from jipflow.objects.annotation import Match
 from jipflow.objects.seg_groups import lengths, whole
 from jipflow.objects.seg_pixels import decoded
@@ -111,7 +112,7 @@ class TestNumbers:
         path = archive.write(dataset, change)
         with pytest.raises(CaseFault) as fault:
             DicomSeg(pydicom.dcmread(path), path).draw(
-                "gtv", "GTV", archive.target, Match.INSTANCES, []
+                "gtv", "GTV", archive.target, Match.INSTANCES, Notes()
             )
         assert fault.value.reason is Reason.AMBIGUOUS_CONTOURS
         assert f"'GTV' has the number {padding} of pixels that belong to no" in fault.value.message

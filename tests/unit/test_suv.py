@@ -125,6 +125,31 @@ def test_an_image_holds_no_more_activity_than_was_injected(tmp_path, units, rati
         assert "holds 2.01 times the activity" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "greatest", "good"),
+    [
+        (SuvType.BW, 0.101, True),
+        (SuvType.BW, 0.099, False),
+        (SuvType.BSA, 0.0263, True),
+        (SuvType.BSA, 0.0257, False),
+    ],
+)
+def test_an_image_without_uptake_is_in_another_unit(tmp_path, kind, greatest, good):
+    def stored(datasets):
+        for dataset in datasets:
+            dataset.Units, dataset.SUVType = kind.units, kind.value
+            dataset.RescaleSlope = f"{float(dataset.RescaleSlope) * greatest / 5:.10g}"
+
+    series = series_of(write(pt_datasets("GML"), tmp_path, stored))
+    if good:
+        assert read_series_volume(series, suv=kind).array.max() == pytest.approx(greatest, rel=1e-3)
+    else:
+        with pytest.raises(CaseFault) as caught:
+            read_series_volume(series, suv=kind)
+        assert caught.value.reason is Reason.IMPLAUSIBLE_SUV_FIELD
+        assert "kBq/ml" in caught.value.message
+
+
 def test_without_a_weight_the_activity_is_not_compared(tmp_path):
     def swell(datasets):
         fields(PatientWeight=None, RescaleSlope="1e6")(datasets)

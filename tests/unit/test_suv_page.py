@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from jipflow.images import suv
-from jipflow.images.suv.fields import Notes
 from jipflow.images.suv.nuclides import HALF_LIFE_S
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Decision
 from pet_headers import (
     BED_S,
@@ -36,6 +36,7 @@ NEXT_BED = acquired(*[START + timedelta(minutes=5)] * 4)
 AVERAGE_S = BED_S / 2 - np.log(2) / HALF_LIFE * BED_S**2 / 24
 FRAME = fields(FrameReferenceTime=f"{(300 + AVERAGE_S) * 1000:.3f}")
 FRAME_OF_GE = fields(FrameReferenceTime="300000")
+DYNAMIC = fields(SeriesType=["DYNAMIC", "IMAGE"])
 GE = {"manufacturer": "GE MEDICAL SYSTEMS"}
 PHILIPS = {"manufacturer": "Philips Medical Systems", "units": "CNTS"}
 GE_TIME = private(0x0009, "GEMS_PETD_01", 0x0D, "DT", "20250101110000")
@@ -103,6 +104,11 @@ KINDS = {
         together(LATE, fields(FrameReferenceTime=None)),
         {},
     ),
+    "Manufacturer is empty, a maker's private block is there": (
+        READ,
+        together(NEXT_BED, LATE, GE_TIME),
+        {"manufacturer": ""},
+    ),
     "Private scan time after the first acquisition": (
         CONTRADICTORY,
         together(acquired(*[START - timedelta(minutes=5)] * 4), GE_TIME),
@@ -158,6 +164,13 @@ KINDS = {
         {},
     ),
     "Injection after the scan": (IMPLAUSIBLE, injection("20250101110500"), {}),
+    "Injection within a dynamic scan, before the frames that are measured": (
+        READ,
+        together(
+            NEXT_BED, FRAME, fields(SeriesType=["DYNAMIC", "IMAGE"]), injection("202501011101")
+        ),
+        {"beds": 1},
+    ),
     "Injection more than four half-lives before": (IMPLAUSIBLE, injection("20250101030000"), {}),
     "No time of the injection": (MISSING, injection(), {}),
     "Half-life is not that of the nuclide": (
@@ -171,6 +184,11 @@ KINDS = {
     "Several radiopharmaceuticals": (MISSING, twice, {}),
     "Weight in grams": (IMPLAUSIBLE, fields(PatientWeight="70000"), {}),
     "Weight in pounds": (READ, fields(PatientWeight="154.3"), {}),
+    "Weight in pounds, and size in inches": (
+        IMPLAUSIBLE,
+        fields(PatientWeight="154.3", PatientSize="69"),
+        {},
+    ),
     "Weight and size make a body mass index below 5 or above 100": (
         IMPLAUSIBLE,
         fields(PatientSize="0.7"),
@@ -187,6 +205,7 @@ KINDS = {
         {"units": "GML"},
     ),
     "Units GML without SUV Type": (READ, fields(SUVType=None), {"units": "GML"}),
+    "Units GML, decay is not corrected": (UNITS, NOT_CORRECTED, {"units": "GML"}),
     "Sex is other, and the SUV needs it": (
         READ,
         fields(SUVType="IBW"),
@@ -214,6 +233,12 @@ KINDS = {
         philips(0x00, "0.0005"),
         {"units": "CNTS"},
     ),
+    "Counts Source is TRANSMISSION, or Series Type REPROJECTION": (
+        UNITS,
+        fields(SeriesType=["STATIC", "REPROJECTION"]),
+        {},
+    ),
+    "A field that is one number has several": (MISSING, fields(PatientWeight=["70", "70"]), {}),
     "Units are missing or others": (UNITS, fields(Units="PROPCPS"), {}),
 }
 """What is odd about a header: what happens, the change of the header, and the series."""
@@ -230,7 +255,7 @@ def test_what_the_page_says_happens(kind):
         return
     found = factors(change, notes=notes, **options)
     assert notes.decisions
-    usual = "Decay Correction" not in kind and "Weight" not in kind
+    usual = not any(word in kind for word in ("Decay Correction", "Weight", "dynamic"))
     if usual and options.get("units", "BQML") == "BQML":
         np.testing.assert_allclose(found, per_bq(), rtol=1e-4)
 

@@ -7,8 +7,8 @@ import pytest
 
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import GREATEST_DOSE_BQ, LEAST_DOSE_BQ
-from jipflow.images.suv.fields import Notes
 from jipflow.images.suv.nuclides import HALF_LIFE_S, nuclides_in
+from jipflow.notes import Notes
 from jipflow.phantom.elements import code_item
 from jipflow.reasons import Decision, Reason
 from pet_headers import (
@@ -95,6 +95,9 @@ def test_a_weight_in_another_unit_is_refused(weight, looks):
         # 70 kg in pounds, and sizes that are no one's, which say nothing of the weight.
         ("154.3", "1.75", True),
         ("70", "175", False),
+        ("154.3", "175", True),
+        ("154.3", "1750", True),
+        ("70", "69", False),
         ("70", "0.29", False),
         ("70", "2.51", False),
     ],
@@ -105,6 +108,20 @@ def test_an_unusual_body_mass_index_is_noted(weight, size, noted):
     assert (Decision.UNUSUAL_BODY in notes.decisions) == noted
     pounds = float(weight) > 100 and noted
     assert pounds == ("in pounds" in " ".join(notes.sentences))
+
+
+# 69 inches are 1.7526 m: 122.86 kg make an index of 40.
+@pytest.mark.parametrize(("weight", "good"), [("122.8", True), ("122.9", False), ("154", False)])
+def test_a_size_in_inches_puts_a_weight_in_pounds(weight, good):
+    notes = Notes()
+    change = fields(PatientWeight=weight, PatientSize="69")
+    if good:
+        factors(change, notes=notes)
+        assert Decision.UNUSUAL_BODY not in notes.decisions
+    else:
+        message = implausible(change)
+        assert "in inches" in message
+        assert "in pounds" in message
 
 
 @pytest.mark.parametrize(
@@ -369,3 +386,47 @@ def test_a_size_that_cannot_be_read_does_not_matter_to_suvbw():
 
     assert suv(garble) == ["decay_to_series_time"]
     assert refused(garble, kind=SuvType.BSA).reason is Reason.MISSING_SUV_FIELD
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            fields(**{name: ["1", "2"]})
+            for name in ("PatientWeight", "FrameReferenceTime", "ActualFrameDuration")
+        ),
+        fields(DecayFactor=["1", "2"]),
+        tracer(RadionuclideTotalDose=["368080000", "368080000"]),
+        tracer(RadionuclideHalfLife=["6586.2", "6586.2"]),
+    ],
+)
+def test_several_numbers_in_place_of_one_are_refused(change):
+    fault = refused(change)
+    assert fault.reason is Reason.MISSING_SUV_FIELD
+    assert "2 values" in fault.message
+
+
+def test_several_sizes_do_not_matter_to_suvbw():
+    assert suv(fields(PatientSize=["1.75", "1.75"])) == ["decay_to_series_time"]
+
+
+@pytest.mark.parametrize("units", ["BQML", "GML", "CNTS"])
+@pytest.mark.parametrize(
+    "change", [fields(CountsSource="TRANSMISSION"), fields(SeriesType=["GATED", "REPROJECTION"])]
+)
+def test_what_is_no_image_of_activity_is_refused(change, units):
+    assert refused(change, units=units).reason is Reason.UNSUPPORTED_UNITS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        fields(DecayCorrection="NONE"),
+        fields(DecayCorrected="NO", DecayCorrection=None),
+        fields(CorrectedImage=["ATTN"]),
+    ],
+)
+def test_stored_suv_whose_decay_is_not_corrected_is_refused(change):
+    fault = refused(change, units="GML")
+    assert fault.reason is Reason.UNSUPPORTED_UNITS
+    assert "BQML" in fault.message

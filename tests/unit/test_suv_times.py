@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from jipflow.images.suv.clock import offset_of, stamp_of, time_of
-from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.fields import Fields
 from jipflow.images.suv.frames import average_count_s, tolerance
 from jipflow.images.suv.injection import uptake_s
+from jipflow.notes import Notes
+from jipflow.phantom import dicom
 from jipflow.reasons import CaseFault, Decision, Reason
 from pet_headers import (
     BED_S,
@@ -245,6 +247,20 @@ def test_a_private_time_of_another_maker_is_none():
     late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
     frame = fields(FrameReferenceTime=f"{(300 + average_count_s(BED_S, HALF_LIFE)) * 1000:.3f}")
     decided = suv(late, frame, private(*GE_TIME, "20250101103000"), **SIEMENS)
+    assert decided == ["decay_to_frame_times"]
+
+
+@pytest.mark.parametrize("element", [GE_TIME, SIEMENS_TIME])
+def test_a_private_block_tells_the_maker_whose_name_was_taken_out(element):
+    late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
+    decided = suv(late, private(*element, "20250101110000.00"), manufacturer="")
+    assert decided == ["decay_to_private_time"]
+
+
+def test_frame_times_of_ge_whose_name_was_taken_out_run_to_the_frames_start():
+    late = together(acquired(*[START + minutes(5)] * 4), LATE_SERIES)
+    other = private(0x0009, "GEMS_PETD_01", 0x01, "LO", "x")
+    decided = suv(late, other, fields(FrameReferenceTime="300000"), manufacturer="")
     assert decided == ["decay_to_frame_times"]
 
 
@@ -617,6 +633,49 @@ def test_the_two_times_of_the_injection_agree_within_one_percent_of_decay(second
         suv(given("20250101100000", clock))
     else:
         assert refused(given("20250101100000", clock)).reason is Reason.CONTRADICTORY_SUV_FIELDS
+
+
+def dynamic(injected, *, start=START, kind="DYNAMIC", stamped=True, measured=20):
+    """A frame of a scan from `start` on, so many minutes after, and when the tracer was given."""
+    acquisition = start + minutes(measured)
+    wait = measured * 60 + average_count_s(BED_S, HALF_LIFE)
+
+    def change(datasets):
+        for dataset in datasets:
+            dicom.stamp(dataset, "Series", start)
+            dicom.stamp(dataset, "Acquisition", acquisition)
+            dataset.FrameReferenceTime = f"{wait * 1000:.3f}"
+            dataset.SeriesType = [kind, "IMAGE"]
+        tracer(
+            RadiopharmaceuticalStartDateTime=f"{injected:%Y%m%d%H%M%S}" if stamped else None,
+            RadiopharmaceuticalStartTime=f"{injected:%H%M%S}",
+        )(datasets)
+
+    return change
+
+
+@pytest.mark.parametrize("stamped", [True, False])
+@pytest.mark.parametrize("start", [START, datetime(2025, 1, 1, 23, 59, 50)])
+@pytest.mark.parametrize("late_s", [0, 30, 1199, 1200])
+def test_an_injection_within_a_dynamic_scan_is_taken(late_s, start, stamped):
+    """The decay is corrected to a time before it, when there would have been more of the dose."""
+    notes = Notes()
+    injected = start + timedelta(seconds=late_s)
+    found = factors(dynamic(injected, start=start, stamped=stamped), notes=notes)
+    np.testing.assert_allclose(found, per_bq(uptake_s=-late_s), rtol=1e-6)
+    assert Decision.UNUSUAL_UPTAKE in notes.decisions
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        dynamic(START + timedelta(seconds=1201)),
+        dynamic(START + timedelta(seconds=30), kind="STATIC"),
+        dynamic(START + timedelta(seconds=3601), measured=90),
+    ],
+)
+def test_an_injection_after_what_is_measured_is_refused(change):
+    assert refused(change).reason is Reason.IMPLAUSIBLE_SUV_FIELD
 
 
 def test_an_injection_before_midnight_is_of_the_day_before():

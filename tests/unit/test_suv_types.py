@@ -8,7 +8,7 @@ from pydicom.dataset import Dataset
 
 from jipflow.images.suv.bodies import SuvType, du_bois
 from jipflow.images.suv.factors import real_world_units
-from jipflow.images.suv.fields import Notes
+from jipflow.notes import Notes
 from jipflow.reasons import Decision, Reason
 from pet_headers import (
     factors,

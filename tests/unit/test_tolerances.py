@@ -13,6 +13,7 @@ from jipflow.images.pixels import Plane, stacked
 from jipflow.images.read import check_geometry
 from jipflow.images.stack import grid_of, sorted_stack
 from jipflow.images.volume import Grid
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Reason
 
 ORIENTATION_TOLERANCE = 1e-4
@@ -231,9 +232,9 @@ def square(k, lift=0.0):
 
 
 def filled(*depths, **options):
-    notes = []
+    notes = Notes()
     mask = rasterise([square(k) for k in depths], GRID, "ROI 1", notes=notes, **options)
-    return np.flatnonzero(mask.any(axis=(1, 2))).tolist(), " ".join(notes)
+    return np.flatnonzero(mask.any(axis=(1, 2))).tolist(), " ".join(notes.sentences)
 
 
 @SIDES

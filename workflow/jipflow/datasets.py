@@ -8,7 +8,8 @@ has it, or left out, and a sentence names it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -71,6 +72,20 @@ def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
     return int(tag) in PIXELS
 
 
+def begins_as_dicom(start: bytes) -> bool:
+    """Return whether a file begins as DICOM does, with or without a preamble.
+
+    Without one it begins as a data set does: group 0002 or 0008, in either byte order, with a small
+    element number (PS3.10 section 7.1 asks for the preamble).
+
+    Args:
+        start: the first 132 bytes, or all.
+    """
+    little = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"
+    big = start[:2] == b"\x00\x08" and start[2:3] == b"\x00"
+    return start[128:132] == b"DICM" or (len(start) >= 8 and (little or big))
+
+
 def read(path: Path | str, *, stop: Stop | None = None, defer: int | None = None) -> Read:
     """Read a file, or a data set alone.
 
@@ -89,10 +104,16 @@ def read(path: Path | str, *, stop: Stop | None = None, defer: int | None = None
 
 def read_from(stream: BinaryIO, *, stop: Stop | None = None, defer: int | None = None) -> Read:
     """Read what `read` does, from an open file at its begin."""
+    tags: list[BaseTag] = []
+
+    def listing(tag: BaseTag, vr: str | None, length: int) -> bool:
+        tags.append(tag)
+        return stop is not None and stop(tag, vr, length)
+
     try:
-        dataset = read_partial(stream, stop, defer_size=defer, force=True)
+        dataset = read_partial(stream, listing, defer_size=defer, force=True)
         if not odd_elements(dataset) and not _is_cut(dataset):
-            return Read(dataset, [])
+            return Read(dataset, _without_twice(dataset, tags))
     except Exception as error:  # pydicom raises whatever its parser met
         raise_place_error(error)
         stream.seek(0)
@@ -105,6 +126,28 @@ def read_from(stream: BinaryIO, *, stop: Stop | None = None, defer: int | None =
     if not damaged:
         return Read(dataset, [])
     return Read(read_partial(BytesIO(content), stop, force=True), damaged)
+
+
+def _without_twice(dataset: Dataset, tags: Sequence[BaseTag]) -> list[str]:
+    """Leave out the elements that stand twice in a data set, of which pydicom takes the last.
+
+    Nobody knows which of their values is right (PS3.5 7.1: each tag stands once).
+
+    Args:
+        dataset: as it was read.
+        tags: of its elements, in the order of the file.
+
+    Returns:
+        A sentence for each.
+    """
+    # pydicom asks of the first one twice where the syntax is another than it says.
+    tags = tags[1:] if list(tags[:1]) == list(tags[1:2]) else tags
+    if len(set(tags)) == len(tags):
+        return []
+    twice = sorted(tag for tag, count in Counter(tags).items() if count > 1 and tag in dataset)
+    for tag in twice:
+        del dataset[tag]
+    return [f"{name_of(tag)} stands there more than once; it was left out" for tag in twice]
 
 
 def sound_part(stream: BinaryIO) -> Dataset:

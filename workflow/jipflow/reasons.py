@@ -152,7 +152,7 @@ class Reason(Coded):
 
 
 class Decision(Coded):
-    """What was decided on an image that can be used; its outcome's message says on what ground."""
+    """What was decided on an image or regions that can be used; the outcome's message says why."""
 
     VALUES_AT_TOP_OF_BITS = (
         "values_at_top_of_bits",
@@ -191,6 +191,95 @@ class Decision(Coded):
     LATEST_PREFERRED = (
         "latest_preferred",
         "Of several objects that fit the latest one was taken, as the protocol says",
+    )
+    OBJECT_REJECTED = (
+        "object_rejected",
+        "The object that regions are of was rejected in its review",
+    )
+    OBJECT_UNREADABLE = (
+        "object_unreadable",
+        "Another structure set or segmentation of the patient cannot be read or used",
+    )
+    OWN_OBJECTS_PASSED_OVER = (
+        "own_objects_passed_over",
+        "Objects that jipflow itself had made were passed over for another one",
+    )
+    REGIONS_UNITED = ("regions_united", "Several ROIs or segments that match were united")
+    REGION_WITHOUT_CONTOUR = ("region_without_contour", "An ROI that matches has no contours")
+    SEGMENT_BLANK = ("segment_blank", "A segment is described and has no pixel")
+    SEGMENT_LEFT_OUT = (
+        "segment_left_out",
+        "A segment that is not required cannot be used and was left out",
+    )
+    OTHER_FRAME_LEFT_OUT = (
+        "other_frame_left_out",
+        "ROIs in another frame of reference than the image were left out",
+    )
+    NAMED_IMAGES_MISSING = (
+        "named_images_missing",
+        "Images of the series that the structure set names are not there, none of them drawn on",
+    )
+    METHOD_ASSUMED = (
+        "method_assumed",
+        "How a region was made is not stated, or in several ways; it was recorded as manual",
+    )
+    FRACTIONS_FROM_HALF = (
+        "fractions_from_half",
+        "Fractions of at least one half were taken as inside",
+    )
+    CONTOURS_OFF_THEIR_IMAGES = (
+        "contours_off_their_images",
+        "Some contours lie on other slices than the images that they name; their points count",
+    )
+    CONTOURS_LEFT_OUT = (
+        "contours_left_out",
+        "Contours that enclose nothing by their type or number of points were left out",
+    )
+    CONTOUR_POINTS_MISCOUNTED = (
+        "contour_points_miscounted",
+        "Contours have another number of points than they state; those there were taken",
+    )
+    CONTOUR_TYPES_MIXED = (
+        "contour_types_mixed",
+        "Some contours are of type CLOSEDPLANAR_XOR and some are not; all were combined so",
+    )
+    CONTOURS_REPEATED = ("contours_repeated", "Contours that repeat another one count once")
+    CONTOURS_CANCELLED = (
+        "contours_cancelled",
+        "Contours of type CLOSEDPLANAR_XOR that are the same cancel each other",
+    )
+    CONTOURS_UNITED = ("contours_united", "Contours that cross each other were united")
+    HOLE_CLOSE_TO_CONTOUR = (
+        "hole_close_to_contour",
+        "A hole runs less than half a pixel inside its contour",
+    )
+    CONTOURS_WITHOUT_PIXEL = (
+        "contours_without_pixel",
+        "Contours are so small that they enclose no pixel's centre",
+    )
+    CONTOURS_BETWEEN_SLICES = (
+        "contours_between_slices",
+        "Contours lie between slices and fill those nearest to them",
+    )
+    CONTOUR_PLANES_LEFT_OUT = (
+        "contour_planes_left_out",
+        "Planes of contours are nearest to no slice and were left out",
+    )
+    CONTOURS_FILL_SEVERAL_SLICES = (
+        "contours_fill_several_slices",
+        "Contours lie farther apart than the slices, and each fills several",
+    )
+    CONTOUR_THICKNESS_ASSUMED = (
+        "contour_thickness_assumed",
+        "Contours of another series do not say how thick they are; one slice was taken",
+    )
+    SLICES_WITHOUT_CONTOUR = (
+        "slices_without_contour",
+        "Slices between contoured ones have no contour and stay empty",
+    )
+    CONTOURS_CUT_AT_BORDER = (
+        "contours_cut_at_border",
+        "Contours reach beyond the image and are cut off at its border",
     )
     SUV_AS_STORED = ("suv_as_stored", "The PET is stored in the SUV that the protocol asks for")
     SUV_OF_ANOTHER_TYPE = (

@@ -7,6 +7,7 @@ empty.
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,11 +19,11 @@ from typing import Any
 
 import nibabel
 import numpy as np
-import pydicom
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from jipflow import datasets
 from jipflow.annotate.inbox import NOTHING
@@ -32,7 +33,7 @@ from jipflow.images.nifti import TOLERANCE, stated_grid
 from jipflow.images.volume import Volume
 from jipflow.objects.annotation import Annotation, Target, fits
 from jipflow.place import raise_place_error
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Decision, Reason
 from jipflow.segment.engine import Inputs
 from jipflow.segment.engines.annotated.settings import AnnotatedSegmentation
 from jipflow.segment.engines.imported.engine import (
@@ -47,11 +48,15 @@ from jipflow.segment.engines.imported.settings import Imported, ImportedSegment
 NIFTI = "NIFTI"
 FOUND_NOTHING = "NOTHING"
 SUFFIXES = (".nii", ".nii.gz")
-PROVENANCE = (
-    *("SOPClassUID", "PatientID", "Manufacturer", "ManufacturerModelName", "SoftwareVersions"),
-    *("ContentCreatorName", "OperatorsName"),
-    *("ContentDate", "ContentTime", "StructureSetDate", "StructureSetTime"),
+MOST_BESIDE = 2**24
+"""Bytes of a NIfTI file that are no voxels: its header with extensions."""
+OTHER_SUFFIXES = (
+    *(".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".gipl", ".gipl.gz", ".mrb", ".mnc"),
+    *(".vtk", ".vti", ".vtp", ".stl", ".ply", ".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar"),
 )
+"""Of files in which programs save regions, or people pack them, and which are not read."""
+OTHER_MODALITIES = ("SEG", "RTSTRUCT", "SR", "PR", "ANN", "M3D")
+"""Of DICOM objects that may say what a reader marked."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ class Reading:
         provenance: of the columns of ``readings.parquet`` those that the file itself gives.
         fault: why it cannot be used; None where it can.
         notes: what one should know though it can be used.
+        decisions: codes of what was decided on the way.
     """
 
     reader: str
@@ -74,6 +80,7 @@ class Reading:
     regions: Mapping[str, Region] = field(default_factory=dict)
     fault: CaseFault | None = None
     notes: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
 
 
 class Desk:
@@ -150,6 +157,7 @@ class Desk:
         received = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
         provenance = {"sha256": sha256, "received": received}
         notes: list[str] = []
+        decisions: list[Decision] = []
         try:
             header, kind = _sniff(path)
             if not kind:
@@ -163,7 +171,7 @@ class Desk:
             else:
                 self._check_patient(header)
                 spec = _taken_from(kind, self.spec)
-                regions = list(import_regions([path], spec, self._target, notes))
+                regions = list(import_regions([path], spec, self._target, notes, decisions))
                 if regions:
                     self._check_names(read_object(path, kind), regions, notes)
             if not regions:
@@ -176,7 +184,9 @@ class Desk:
             why = f"{self._where}: it is not as DICOM asks ({error}); send it again."
             return Reading(reader, name, provenance, fault=CaseFault(Reason.UNREADABLE, why))
         tight = {region.name: cropped(region) for region in regions}
-        return Reading(reader, name, provenance, tight, notes=tuple(notes))
+        return Reading(
+            reader, name, provenance, tight, notes=tuple(notes), decisions=tuple(decisions)
+        )
 
     def _check_names(self, source: Annotation, regions: Sequence[Region], notes: list[str]) -> None:
         """Refuse an object of which something that the reader marked would be lost.
@@ -267,6 +277,7 @@ class Desk:
             shape, grid = image.shape, self.grid
             if len(shape) == 3 and sorted(shape) == sorted(grid.shape):
                 voxels = np.asanyarray(image.dataobj)
+                _check_sum(path, voxels.size * image.dataobj.dtype.itemsize)
             else:
                 voxels = None
         except (
@@ -295,6 +306,30 @@ class Desk:
             f"{'×'.join(map(str, shape))} voxels, the image {'×'.join(map(str, grid.shape[::-1]))}"
             ", or lies elsewhere; save it on the geometry of the series.",
         )
+
+
+def _check_sum(path: Path, size: int) -> None:
+    """Read what lies behind the voxels of a compressed file, up to the sum of its content.
+
+    nibabel reads the voxels and no further, so that damage to them goes unnoticed.
+
+    Args:
+        path: of the file, compressed or not.
+        size: of the voxels in bytes.
+
+    Raises:
+        OSError: the sum is another, or the file goes on behind it.
+        EOFError: it breaks off.
+        ValueError: more lies behind the voxels than any header's extension.
+    """
+    if not path.name.lower().endswith(".gz"):
+        return
+    count = 0
+    with gzip.open(path) as stream:
+        while chunk := stream.read(2**20):
+            count += len(chunk)
+            if count > size + MOST_BESIDE:
+                raise ValueError(f"it goes on for more than {MOST_BESIDE} bytes beside its voxels")
 
 
 def _taken_from(kind: str, spec: AnnotatedSegmentation) -> Imported:
@@ -333,24 +368,38 @@ def _sniff(path: Path) -> tuple[Dataset, str]:
     """Return the header of a file and its kind, empty where it holds no regions.
 
     Raises:
-        CaseFault: it is DICOM and cannot be read.
+        CaseFault: it is DICOM and cannot be read, or may hold regions in a form that is not.
     """
     if _is_nothing(path):
         return Dataset(), FOUND_NOTHING
     if path.name.lower().endswith(SUFFIXES):
         return Dataset(), NIFTI
+    if path.name.lower().endswith(OTHER_SUFFIXES):
+        raise _of_another_kind(path.suffix.lower())
     with open(path, "rb") as stream:
-        if stream.read(132)[128:] != b"DICM":
+        if not datasets.begins_as_dicom(stream.read(132)):
             return Dataset(), ""
     try:
-        header = pydicom.dcmread(path, specific_tags=list(PROVENANCE), stop_before_pixels=True)
+        header = datasets.read(path, stop=datasets.at_pixels).dataset
         sop_class = str(header["SOPClassUID"].value)
     except UNREADABLE as error:
         raise CaseFault(
             Reason.UNREADABLE, f"it cannot be read as DICOM ({error}); send it again."
         ) from error
     kinds = (kind for kind, (_, classes, _) in READERS.items() if sop_class in classes)
-    return header, next(kinds, "")
+    kind = next(kinds, "")
+    if not kind and str(header.get("Modality") or "") in OTHER_MODALITIES:
+        raise _of_another_kind(UID(sop_class).name)
+    return header, kind
+
+
+def _of_another_kind(what: str) -> CaseFault:
+    """Return the fault of a file that may hold regions and is not read."""
+    return CaseFault(
+        Reason.UNSUPPORTED_OBJECT,
+        f"it is of a kind that is not read ({what}); save what is marked as DICOM-SEG, RTSTRUCT or "
+        "NIfTI.",
+    )
 
 
 def _made_with(header: Dataset) -> dict[str, str]:

@@ -182,6 +182,7 @@ def _annotate(case: Case, spec: AnnotatedSegmentation, shard: Shard, rows: Annot
         raise Waiting(" ".join([start, *needs, *strays, *problems]))
     inputs.notes.append(f"Read by {names}{_kept(usable, proposal)}.")
     inputs.notes.extend([*(n for r in usable for n in r.notes), *strays, *problems])
+    inputs.decisions.extend(dict.fromkeys(d for r in usable for d in r.decisions))
     made, rows.quality = write_regions(combined(usable, spec), inputs, "MANUAL")
     return made
 

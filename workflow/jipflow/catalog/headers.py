@@ -179,7 +179,7 @@ def read_surely(path: str) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             start = stream.read(132)
             stream.seek(0)
-            if start[128:] != b"DICM" and not _looks_like_dicom(start):
+            if not datasets.begins_as_dicom(start):
                 return skip(NOT_DICOM, _foreign(start))
             dataset, damaged = datasets.read_from(stream, stop=_beyond)
             row = _checked_row(dataset, path, damaged)
@@ -300,14 +300,6 @@ def _is_cut(element: DataElement | RawDataElement | None) -> bool:
 
 def _beyond(tag: BaseTag, vr: str | None, length: int) -> bool:
     return tag > LAST_ENHANCED_TAG
-
-
-def _looks_like_dicom(start: bytes) -> bool:
-    """Whether a file without preamble begins as a data set does: group 0002 or 0008, in either
-    byte order, with a small element number (PS3.10 section 7.1 asks for the preamble)."""
-    little = start[:2] in (b"\x02\x00", b"\x08\x00") and start[3:4] == b"\x00"
-    big = start[:2] == b"\x00\x08" and start[2:3] == b"\x00"
-    return len(start) >= 8 and (little or big)
 
 
 def _foreign(start: bytes) -> str:

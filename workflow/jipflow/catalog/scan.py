@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import jipflow
+from jipflow.catalog.copies import write_hashes
 from jipflow.catalog.headers import (
     HEADER_COLUMNS,
     PLACE_FAULT,
@@ -89,6 +90,8 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
     * ``mended.parquet``: path, reason: files that were taken in though something is missing.
     * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
       mended, series, patients. Its ``sources`` counts files and dicom_files of each.
+    * ``hashes.parquet``: a row for each file that has the series, the SOP Instance UID and the size
+      of another one, with its SHA-256: only those of the same content are copies.
     * ``headers.parquet``: what was read, one row per file. The next scan does not read a file again
       whose path, size and times are the same: that of its content, which a copy may keep, and that
       at which the system saw it change.
@@ -111,7 +114,9 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
         read = _write_headers(
             sources, out_dir / "headers.parquet", work / "headers.parquet", threads
         )
-        summary = _write_tables(work, threads, [source.name for source in sources])
+        summary = _write_tables(
+            work, threads, [source.name for source in sources], out_dir / "hashes.parquet"
+        )
         for path in sorted(work.glob("*.parquet")):
             os.replace(path, out_dir / path.name)
     write_json(out_dir / "summary.json", summary)
@@ -309,7 +314,7 @@ class RowGroups:
             self._rows -= rows
 
 
-def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str, Any]:
+def _write_tables(work: Path, threads: int, sources: Sequence[str], hashes: Path) -> dict[str, Any]:
     """Derive instances, series and what was skipped from the headers; count them."""
     config: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": MEMORY,
@@ -325,10 +330,16 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
         connection.execute(
             f"CREATE VIEW headers AS FROM read_parquet({quoted(work / 'headers.parquet')})"
         )
+        write_hashes(connection, hashes, work / "hashes.parquet", threads)
         connection.execute(
-            "CREATE TABLE firsts AS SELECT SOPInstanceUID, SeriesInstanceUID, bytes, min(path) AS"
-            " path FROM headers WHERE kind = ''"
-            " GROUP BY SOPInstanceUID, SeriesInstanceUID, bytes"
+            "CREATE VIEW found AS SELECT h.*, coalesce(s.sha256, '') AS sha256 FROM headers h"
+            f" LEFT JOIN read_parquet({quoted(work / 'hashes.parquet')}) s USING (path)"
+            " WHERE h.kind = ''"
+        )
+        connection.execute(
+            "CREATE TABLE firsts AS SELECT SOPInstanceUID, SeriesInstanceUID, bytes, sha256,"
+            " min(path) AS path FROM found"
+            " GROUP BY SOPInstanceUID, SeriesInstanceUID, bytes, sha256"
         )
         _copy(
             connection,
@@ -348,9 +359,10 @@ def _write_tables(work: Path, threads: int, sources: Sequence[str]) -> dict[str,
             connection,
             work / "skipped.parquet",
             "SELECT path, kind, reason FROM headers WHERE kind <> '' UNION ALL"
-            " SELECT h.path, 'duplicate', 'the same SOP Instance UID as ' || firsts.path"
-            " FROM headers h JOIN firsts USING (SOPInstanceUID, SeriesInstanceUID, bytes)"
-            " WHERE h.kind = '' AND h.path <> firsts.path ORDER BY path, kind",
+            " SELECT h.path, 'duplicate', 'the same SOP Instance UID and content as ' ||"
+            " firsts.path FROM found h JOIN firsts USING"
+            " (SOPInstanceUID, SeriesInstanceUID, bytes, sha256) WHERE h.path <> firsts.path"
+            " ORDER BY path, kind",
         )
         _copy(connection, work / "lost.parquet", LOST)
         _copy(

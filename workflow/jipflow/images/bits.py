@@ -154,6 +154,12 @@ def from_words(
     values = bits.values(words)
     above = bits.high < bits.allocated - 1 and _filled_above(words, values, bits)
     if above and not _overlays_above(header):
+        if not bits.signed and _repeats_signs(words, bits):
+            raise refused(
+                path,
+                f"the bits above Bits Stored {bits.stored} repeat the highest one below, as of "
+                "numbers below 0, but Pixel Representation is 0",
+            )
         tally[ABOVE] += 1
     return values
 
@@ -179,6 +185,8 @@ def from_codestream(
             on which of the two is right.
     """
     precision, sign = _stated(frame)
+    if sign and not bits.signed and _below_zero(decoded, precision):
+        raise refused(path, "its codestream has numbers below 0, but Pixel Representation is 0")
     if precision < bits.stored:
         if bits.shift or (bits.signed and not sign):
             raise refused(
@@ -206,6 +214,19 @@ def _filled_above(words: NDArray[np.generic], values: NDArray[np.generic], bits:
     above = np.right_shift(words, np.asarray(bits.high + 1, words.dtype))
     repeats = (above == -1) & (np.sign(values) == -1)
     return bool(((above != 0) & ~repeats).any())
+
+
+def _repeats_signs(words: NDArray[np.generic], bits: Bits) -> bool:
+    """Return whether all bits above each value are as its own highest one, and some are set."""
+    above = np.right_shift(words, np.asarray(bits.high, words.dtype))
+    ones = (1 << (bits.allocated - bits.high)) - 1
+    return bool(((above == 0) | (above == ones)).all())
+
+
+def _below_zero(decoded: NDArray[np.generic], precision: int) -> bool:
+    """Return whether values of a signed codestream are below 0, whatever type they came in."""
+    highest = np.right_shift(decoded, np.asarray(precision - 1, decoded.dtype))
+    return bool((highest & np.asarray(1, decoded.dtype)).any())
 
 
 def _overlays_above(header: Dataset) -> bool:

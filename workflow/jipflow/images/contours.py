@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jipflow.images.volume import Grid
-from jipflow.reasons import CaseFault, Reason
+from jipflow.notes import Notes
+from jipflow.reasons import CaseFault, Decision, Reason
 
 PLANE_TOLERANCE = 0.1
 """Farthest, in slices, that a point may lie from its contour's plane, and a plane from the slice
@@ -38,8 +39,15 @@ CROSSING = "crossed another one of their plane and were united with it"
 REPEATED = "repeated another one and count once"
 CANCELLED = "are of type CLOSEDPLANAR_XOR and cancel one that is the same"
 CLOSE = "run less than half a pixel from the one that they cut a hole into"
-WHAT = (TINY, CROSSING, REPEATED, CANCELLED, CLOSE)
-"""What a reader should know of contours of a plane, as notes say it."""
+VANISHING = "vanishing"
+WHAT = {
+    TINY: Decision.CONTOURS_WITHOUT_PIXEL,
+    CROSSING: Decision.CONTOURS_UNITED,
+    REPEATED: Decision.CONTOURS_REPEATED,
+    CANCELLED: Decision.CONTOURS_CANCELLED,
+    CLOSE: Decision.HOLE_CLOSE_TO_CONTOUR,
+}
+"""What a reader should know of contours of a plane, as notes say it, and its code."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ def rasterise(
     drawn_here: bool = True,
     plane_spacing: float | None = None,
     xor: bool = False,
-    notes: list[str] | None = None,
+    notes: Notes | None = None,
 ) -> NDArray[np.bool_]:
     """Fill closed planar contours by the pixel-centre rule.
 
@@ -108,10 +116,11 @@ def rasterise(
         The voxels, shape of the grid.
 
     Raises:
-        CaseFault: a contour lies across or beyond the slices, or every second slice or fewer of
-            the series that the contours were drawn on has one.
+        CaseFault: a contour lies across or beyond the slices; every second slice or fewer of the
+            series that the contours were drawn on has one; or two that are no repeat have no pixel
+            between them.
     """
-    notes = [] if notes is None else notes
+    notes = notes or Notes()
     mask = np.zeros(grid.shape, bool)
     if not contours:
         return mask
@@ -122,7 +131,10 @@ def rasterise(
     thickness = _slab(planes, grid.spacing[0], drawn_here, plane_spacing, context, notes)
     owners = _owners(planes, thickness, grid.shape[0])
     if owners.max() < 0:
-        notes.append(f"{context}: its contours lie between slices and reach the centre of none.")
+        notes.add(
+            Decision.CONTOUR_PLANES_LEFT_OUT,
+            f"{context}: its contours lie between slices and reach the centre of none.",
+        )
         return mask
     _note_planes(depths, planes, owners, grid.spacing[0], context, notes)
     vertices = [index[:, 1:] for index in indices]
@@ -131,9 +143,16 @@ def rasterise(
     for number in np.unique(owners[owners >= 0]):
         polygons = [vertices[member] for member in np.flatnonzero(members == number)]
         mask[owners == number] = _plane_mask(polygons, grid.shape[1:], xor, tally)
-    for what in WHAT:
+    if tally[VANISHING]:
+        raise CaseFault(
+            Reason.CONTOUR_GEOMETRY,
+            f"{context}: {tally[VANISHING]} of {len(contours)} contours run less than half a pixel "
+            "from another one and enclose the same pixels: a contour that was drawn twice, or a "
+            "shell too thin for the image; correct them where they were drawn.",
+        )
+    for what, decision in WHAT.items():
         if tally[what]:
-            notes.append(f"{context}: {tally[what]} of {len(contours)} contours {what}.")
+            notes.add(decision, f"{context}: {tally[what]} of {len(contours)} contours {what}.")
     return mask
 
 
@@ -195,7 +214,7 @@ def _slab(
     drawn_here: bool,
     plane_spacing: float | None,
     context: str,
-    notes: list[str],
+    notes: Notes,
 ) -> float:
     """Return the thickness, in slices, of the slab that a contour stands for."""
     gaps = np.sort(np.diff(planes))
@@ -213,9 +232,10 @@ def _slab(
         return plane_spacing / slice_spacing
     if usual * slice_spacing <= LARGEST_PLANE_SPACING:
         return usual
-    notes.append(
+    notes.add(
+        Decision.CONTOUR_THICKNESS_ASSUMED,
         f"{context}: it was drawn on another series and has no two contours on neighbouring "
-        "planes, which would tell how thick they are; each was taken to be as thick as one slice."
+        "planes, which would tell how thick they are; each was taken to be as thick as one slice.",
     )
     return 1.0
 
@@ -245,44 +265,49 @@ def _note_planes(
     owners: NDArray[np.intp],
     spacing: float,
     context: str,
-    notes: list[str],
+    notes: Notes,
 ) -> None:
     """Note what became of planes of contours that do not lie on the slices one to one."""
     off = np.abs(depths - np.rint(depths))
     if off.max() > 0:
-        notes.append(
+        notes.add(
+            Decision.CONTOURS_BETWEEN_SLICES,
             f"{context}: {np.count_nonzero(off)} of {len(depths)} contours lie between slices, up "
-            f"to {off.max() * spacing:.2f} mm off, and fill the slices nearest to them."
+            f"to {off.max() * spacing:.2f} mm off, and fill the slices nearest to them.",
         )
     used, counts = np.unique(owners[owners >= 0], return_counts=True)
     if len(used) < len(planes):
-        notes.append(
+        notes.add(
+            Decision.CONTOUR_PLANES_LEFT_OUT,
             f"{context}: {len(planes) - len(used)} of {len(planes)} planes of contours were left "
-            "out: to each slice another plane is nearer."
+            "out: to each slice another plane is nearer.",
         )
     if counts.max() > 1:
-        notes.append(
+        notes.add(
+            Decision.CONTOURS_FILL_SEVERAL_SLICES,
             f"{context}: the contours lie farther apart than the image's slices "
-            f"({spacing:.2f} mm); each fills up to {counts.max()} slices."
+            f"({spacing:.2f} mm); each fills up to {counts.max()} slices.",
         )
     filled = np.flatnonzero(owners >= 0)
     empty = int(filled[-1] - filled[0] + 1 - len(filled))
     if empty:
-        notes.append(
-            f"{context}: {empty} slices between contoured ones have no contour and stay empty."
+        notes.add(
+            Decision.SLICES_WITHOUT_CONTOUR,
+            f"{context}: {empty} slices between contoured ones have no contour and stay empty.",
         )
 
 
 def _note_clipped(
-    vertices: Sequence[NDArray[np.float64]], shape: tuple[int, ...], context: str, notes: list[str]
+    vertices: Sequence[NDArray[np.float64]], shape: tuple[int, ...], context: str, notes: Notes
 ) -> None:
     """Note how many contours reach beyond the image."""
     upper = np.asarray(shape) - 0.5
     clipped = sum(bool((v < -0.5).any() or (v > upper).any()) for v in vertices)
     if clipped:
-        notes.append(
+        notes.add(
+            Decision.CONTOURS_CUT_AT_BORDER,
             f"{context}: {clipped} of {len(vertices)} contours reach beyond the image's border and "
-            "are cut off there."
+            "are cut off there.",
         )
 
 
@@ -324,6 +349,8 @@ def _united(fills: Sequence[_Fill], tally: Counter[str]) -> list[list[_Fill]]:
             tally[REPEATED] += 1
         elif touching:
             tally[CROSSING] += 1
+        elif "vanishing" in found:
+            tally[VANISHING] += 1
         elif "close" in found:
             tally[CLOSE] += 1
         merged = [fill, *(member for group in touching for member in group)]
@@ -334,6 +361,8 @@ def _united(fills: Sequence[_Fill], tally: Counter[str]) -> list[list[_Fill]]:
 def _relation(one: _Fill, other: _Fill) -> str:
     """Return ``same``, ``crossing``, or ``apart`` where disjoint or one inside the other.
 
+    It is ``vanishing`` where there is no pixel between the two, which are that close.
+
     It is ``close`` where one lies inside the other with less than half a pixel between them.
     """
     a, b = one.within(other)
@@ -341,9 +370,12 @@ def _relation(one: _Fill, other: _Fill) -> str:
     if not common:
         return "apart"
     distance = _distance(one.vertices, other.vertices)
+    sizes = (np.count_nonzero(one.inside), np.count_nonzero(other.inside))
     if distance <= SAME_PATH:
         return "same"
-    if common not in (np.count_nonzero(one.inside), np.count_nonzero(other.inside)):
+    if distance < THIN and sizes == (common, common):
+        return "vanishing"
+    if common not in sizes:
         return "crossing"
     return "close" if distance < THIN else "apart"
 

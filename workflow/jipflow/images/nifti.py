@@ -13,6 +13,10 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 head."""
 
 
+MM = {"meter": 1000.0, "micron": 0.001}
+"""Millimetres in the units of space that a header may state (nifti1.h, "xyzt_units") beside them;
+ITK scales by them, too."""
+
 TOLERANCE = 0.05
 """Farthest, in voxels, that a corner may lie from where it should: a header has single precision,
 and may hold a rotation as a quaternion."""
@@ -23,7 +27,7 @@ def stated_grid(header: Any) -> Grid:
 
     A header may state the geometry twice, as sform and as qform (nifti1.h, "3D image orientation
     and location in space"), and programs differ in which they take: nibabel the sform, ITK the
-    qform where both are of the scanner.
+    qform where both are of the scanner. Its units of space are millimetres unless it says others.
 
     Args:
         header: nibabel's of the file.
@@ -39,7 +43,9 @@ def stated_grid(header: Any) -> Grid:
     if len(shape) != 3:
         raise ValueError(f"has {len(shape)} dimensions and not 3")
     forms = [header.get_sform(coded=True), header.get_qform(coded=True)]
-    stated = [RAS_TO_LPS @ affine for affine, code in forms if code]
+    scale = MM.get(header.get_xyzt_units()[0], 1.0)
+    to_lps = np.diag([scale, scale, scale, 1.0]) @ RAS_TO_LPS
+    stated = [to_lps @ affine for affine, code in forms if code]
     if not stated:
         raise ValueError("states neither sform nor qform, so that it may lie anywhere; set one")
     affine = stated[0]

@@ -40,6 +40,14 @@ DECODERS = {
 """pydicom's plug-in for syntaxes of which it has several: the one that refuses a broken stream."""
 
 
+MOST_HU = 2**15
+"""CT numbers end below: extended scales of scanners reach 30,710 HU."""
+LARGEST_SHARE = 0.01
+"""Of a CT's values above `MOST_HU`: no implant fills it, and air and lung fill more of any CT."""
+HOUNSFIELD = ("", "HU", "US")
+"""Rescale Types (0028,1054) of CT numbers: HU, or unspecified."""
+
+
 @dataclass(frozen=True)
 class Plane:
     """One image plane of a series: a single-frame instance, or a frame of a multi-frame one.
@@ -242,9 +250,11 @@ def stacked(
     """
     array: NDArray[np.generic] = np.empty(shape, np.int16)
     largest = np.iinfo(np.int16).max
+    beyond = 0
     for k, factor in enumerate(factors):
         plane = planes.pop()
         values = _rescaled(plane) * factor
+        beyond += _beyond_scale(plane, values)
         # `not <=` holds for values that are no numbers, too.
         if not np.abs(values).max() <= np.finfo(np.float32).max:
             raise refused(plane.path, "holds values that are no finite numbers")
@@ -255,4 +265,22 @@ def stacked(
                 floats[:k] = array[:k]
                 array = floats
         array[k] = values
+    if beyond > LARGEST_SHARE * array.size:
+        raise refused(
+            plane.path,
+            f"{beyond / array.size:.0%} of the values of the series are above {MOST_HU} HU, as "
+            "where Pixel Representation is wrong and what is below 0 was taken as positive",
+        )
     return array
+
+
+def _beyond_scale(plane: Plane, values: NDArray[np.float64]) -> int:
+    """Return how many values of a CT no scanner measures; padding is none of them."""
+    header = plane.header
+    if MODALITIES[header.SOPClassUID] != "CT" or header.get("RescaleType", "HU") not in HOUNSFIELD:
+        return 0
+    above = values > MOST_HU
+    padding = header.get("PixelPaddingValue")
+    if padding is not None and above.any():
+        above &= plane.pixels() != padding
+    return int(np.count_nonzero(above))

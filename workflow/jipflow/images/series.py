@@ -23,9 +23,10 @@ from jipflow.images.read import (
 from jipflow.images.stack import grid_of, sorted_stack
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import suv_factors
-from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.fields import Fields
 from jipflow.images.suv.total import check_total
 from jipflow.images.volume import Volume
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Decision, Reason
 from jipflow.syntaxes import MODALITIES
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from jipflow.models.upstream import (
+    LAYERS,
     NETWORKS,
     TRAINERS,
     ConfigurationManager,
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from jipflow.models.upstream import nnUNetTrainer
 
 DEFAULT_TRAINER = "nnUNetTrainer"
-LAYERS = "torch.nn"
 ONLY_WEIGHTS = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 """Variable by which ``torch.load`` unpickles nothing, whatever its caller asks for."""
 

@@ -163,10 +163,15 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
                 f"model {name!r}: {folder} holds more than {MOST_FILES:,} files; name the folder "
                 "of the model alone."
             )
+    labels = entry.get("labels", [])
+    if not isinstance(labels, list) or not all(isinstance(label, Mapping) for label in labels):
+        raise ConfigError(
+            f"model {name!r}: labels must be a list of mappings, each with name, value and term."
+        )
     complete = {
         **entry,
         "path": path,
-        "labels": [_coded(label, name) for label in entry.get("labels", [])],
+        "labels": [_coded(label, name) for label in labels],
         "files": {
             each.relative_to(folder).as_posix(): sha256_file(each) for each in _files(folder)
         },

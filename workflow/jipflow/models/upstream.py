@@ -71,6 +71,8 @@ HOMES = {
 TRAINERS = f"{PACKAGE}.training.nnUNetTrainer"
 """Where nnU-Net keeps its trainers, each in a file of its own or beside others."""
 
+LAYERS = "torch.nn"
+"""Package whose classes plans may build a network of, beside `NETWORKS`."""
 NETWORKS = "dynamic_network_architectures.architectures"
 """Where the networks of nnU-Net's plans are defined, a package of its authors."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from jipflow.cases import Series
 from jipflow.images.pixels import Plane
 from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
+from jipflow.notes import Notes
 from jipflow.patterns import meets
+from jipflow.reasons import Decision
 
 METHODS = ("AUTOMATIC", "SEMIAUTOMATIC", "MANUAL")
 
@@ -178,7 +181,7 @@ class Annotation(ABC):
 
     @abstractmethod
     def draw(
-        self, wanted: str, pattern: str, target: Target, match: Match, notes: list[str]
+        self, wanted: str, pattern: str, target: Target, match: Match, notes: Notes
     ) -> DrawnRegion | None:
         """Unite the regions that a segment of the protocol means.
 
@@ -236,11 +239,20 @@ def number_of(plane: Plane) -> int:
 
 
 def fits(name: str, matches: Sequence[str]) -> bool:
-    """Return whether the whole name matches one of the regular expressions."""
-    return any(meets(match, name.strip()) for match in matches)
+    """Return whether the whole name matches one of the regular expressions.
+
+    A letter with a diacritic is one however it is composed (Unicode Standard Annex 15, NFC), and a
+    space is one though no line may break there.
+    """
+    text = _composed(name).strip()
+    return any(meets(_composed(match), text) for match in matches)
 
 
-def common_method(stated: set[str], context: str, notes: list[str]) -> str:
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text).replace("\u00a0", " ")
+
+
+def common_method(stated: set[str], context: str, notes: Notes) -> str:
     """Return the Segment Algorithm Type that united regions share.
 
     Args:
@@ -251,5 +263,8 @@ def common_method(stated: set[str], context: str, notes: list[str]) -> str:
     if len(stated) == 1 and stated <= set(METHODS):
         return stated.pop()
     listed = ", ".join(sorted(method or "nothing" for method in stated))
-    notes.append(f"{context}: how it was made is stated as {listed}; recorded as MANUAL.")
+    notes.add(
+        Decision.METHOD_ASSUMED,
+        f"{context}: how it was made is stated as {listed}; recorded as MANUAL.",
+    )
     return "MANUAL"

@@ -9,13 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from jipflow.images.contours import on_slices, rasterise
-from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target, common_method, fits
-from jipflow.reasons import CaseFault, Reason
+from jipflow.images.contours import PLANE_TOLERANCE, on_slices, rasterise
+from jipflow.notes import Notes
+from jipflow.objects.annotation import (
+    Annotation,
+    DrawnRegion,
+    Match,
+    SourceImages,
+    Target,
+    common_method,
+    fits,
+)
+from jipflow.place import raise_place_error
+from jipflow.reasons import CaseFault, Decision, Reason
 
 CONTOUR_DATA = 0x30060050
 XOR = "CLOSEDPLANAR_XOR"
 CLOSED = ("CLOSED_PLANAR", XOR)
+OTHERS = ("POINT", "OPEN_PLANAR", "OPEN_NONPLANAR")
+"""Contour Geometric Types (3006,0042) that enclose nothing (PS3.3 C.8.8.6.1)."""
+OFF_ITS_IMAGE = 0.5 + PLANE_TOLERANCE
+"""Farthest, in slices, that a contour may lie from the image that it names: half-way to the next,
+where it was drawn between two."""
 
 
 class StructureSet(Annotation):
@@ -33,7 +48,7 @@ class StructureSet(Annotation):
         return found
 
     def _check_images(
-        self, contours: Sequence[Dataset], target: Target, context: str, notes: list[str]
+        self, contours: Sequence[Dataset], target: Target, context: str, notes: Notes
     ) -> None:
         """Refuse a region that was drawn on images of the series that are not there.
 
@@ -57,7 +72,7 @@ class StructureSet(Annotation):
                 f"{context}: {without} of {len(contours)} contours lie on images that are not "
                 f"there ({share}); retrieve the series again.",
             )
-        notes.append(f"{share} are not there.")
+        notes.add(Decision.NAMED_IMAGES_MISSING, f"{share} are not there.")
 
     def series(self) -> set[str]:
         """Return the series in the RT Referenced Series Sequence."""
@@ -96,14 +111,14 @@ class StructureSet(Annotation):
 
     def lies_on(self, target: Target, matches: Sequence[str]) -> bool:
         """Return whether all closed contours of the wanted ROIs lie on slices, inside the image."""
-        closed = [c for c in self._contours(matches) if c.get("ContourGeometricType") in CLOSED]
+        closed = [c for c in self._contours(matches) if _kind(c) in CLOSED]
         try:
             return on_slices([_points(contour, "") for contour in closed], target.grid)
         except CaseFault:
             return False
 
     def draw(
-        self, wanted: str, pattern: str, target: Target, match: Match, notes: list[str]
+        self, wanted: str, pattern: str, target: Target, match: Match, notes: Notes
     ) -> DrawnRegion | None:
         """Rasterise the ROIs whose name matches and that lie in the image's frame of reference."""
         context = f"case {target.case_id}: structure set {self.uid}"
@@ -119,14 +134,16 @@ class StructureSet(Annotation):
                 mask |= region
                 drawn.append(str(_number(roi.get("ROINumber"))))
         if len(drawn) > 1:
-            notes.append(f"{context}: {wanted!r} unites ROIs {', '.join(drawn)}.")
+            notes.add(
+                Decision.REGIONS_UNITED, f"{context}: {wanted!r} unites ROIs {', '.join(drawn)}."
+            )
         stated = {str(roi.get("ROIGenerationAlgorithm") or "") for roi in rois}
         method = common_method(stated, f"{context}, {wanted!r}", notes)
         unused = "its contours enclose no voxel" if drawn and not mask.any() else ""
         return DrawnRegion(mask, method, *self._producer(), unused=unused)
 
     def _in_frame(
-        self, wanted: str, pattern: str, target: Target, context: str, notes: list[str]
+        self, wanted: str, pattern: str, target: Target, context: str, notes: Notes
     ) -> list[Dataset]:
         """Return the ROIs whose name matches, without those in another frame of reference.
 
@@ -149,21 +166,22 @@ class StructureSet(Annotation):
                 f"{context}: {wanted!r} lies in frame of reference {others}, the image in "
                 f"{target.frame_of_reference_uid}; segment the role that it was drawn on.",
             )
-        notes.append(
+        notes.add(
+            Decision.OTHER_FRAME_LEFT_OUT,
             f"{context}: {len(rois) - len(here)} of {len(rois)} ROIs of {wanted!r} lie in another "
-            f"frame of reference ({others}) and were left out."
+            f"frame of reference ({others}) and were left out.",
         )
         return here
 
     def _draw_roi(
-        self, roi: Dataset, target: Target, match: Match, context: str, notes: list[str]
+        self, roi: Dataset, target: Target, match: Match, context: str, notes: Notes
     ) -> NDArray[np.bool_] | None:
         """Rasterise an ROI; None where it has no contours."""
         number = _number(roi.get("ROINumber"))
         name = f"{context}, {str(roi.get('ROIName') or '').strip()!r}, ROI {number}"
         contours = self._contours_of(roi)
         if not contours:
-            notes.append(f"{name}: it has no contours.")
+            notes.add(Decision.REGION_WITHOUT_CONTOUR, f"{name}: it has no contours.")
             return None
         self._check_images(contours, target, name, notes)
         items = [] if number is None else self._items(number)
@@ -197,27 +215,32 @@ class StructureSet(Annotation):
         target: Target,
         match: Match,
         context: str,
-        notes: list[str],
+        notes: Notes,
     ) -> NDArray[np.bool_]:
         """Fill the closed contours of a region; what encloses nothing is left out with a note."""
-        closed = [c for c in contours if c.get("ContourGeometricType") in CLOSED]
-        if len(closed) < len(contours):
-            kinds = {
-                str(c.get("ContourGeometricType") or "no type")
-                for c in contours
-                if c.get("ContourGeometricType") not in CLOSED
-            }
-            notes.append(
+        closed = [c for c in contours if _kind(c) in CLOSED]
+        kinds = {_kind(contour) for contour in contours} - set(CLOSED)
+        if unknown := sorted(kinds - set(OTHERS)):
+            raise CaseFault(
+                Reason.CONTOUR_GEOMETRY,
+                f"{context}: a contour has the type {unknown[0]!r}, which does not say whether it "
+                "encloses anything; export the structure set again from the planning system.",
+            )
+        if kinds:
+            notes.add(
+                Decision.CONTOURS_LEFT_OUT,
                 f"{context}: {len(contours) - len(closed)} of {len(contours)} contours enclose "
-                f"nothing ({', '.join(sorted(kinds))}) and were left out."
+                f"nothing ({', '.join(sorted(kinds))}) and were left out.",
             )
         paths = [_points(contour, context) for contour in closed]
-        notes += _oddities(closed, paths, context)
+        _note_oddities(closed, paths, context, notes)
+        _check_places(closed, paths, target, context, notes)
         areas = [path for path in paths if len(path) > 2]
         if len(areas) < len(paths):
-            notes.append(
+            notes.add(
+                Decision.CONTOURS_LEFT_OUT,
                 f"{context}: {len(paths) - len(areas)} of {len(contours)} contours have fewer than "
-                "three points and were left out."
+                "three points and were left out.",
             )
         return rasterise(
             areas,
@@ -225,7 +248,7 @@ class StructureSet(Annotation):
             context,
             drawn_here=match is not Match.FRAME_OF_REFERENCE,
             plane_spacing=_plane_spacing(items),
-            xor=any(contour.ContourGeometricType == XOR for contour in closed),
+            xor=any(_kind(contour) == XOR for contour in closed),
             notes=notes,
         )
 
@@ -279,10 +302,67 @@ def _number(value: Any) -> int | None:
         return None
 
 
-def _oddities(
-    contours: Sequence[Dataset], paths: Sequence[NDArray[np.float64]], context: str
-) -> list[str]:
-    """Return a sentence for each kind of contour that says two things of itself.
+def _kind(contour: Dataset) -> str:
+    """Return the Contour Geometric Type in capitals, as it should be; empty where it has none."""
+    return str(contour.get("ContourGeometricType") or "").strip().upper()
+
+
+def _images(target: Target) -> SourceImages | None:
+    """Return the images that a volume is of; None where they make more than one stack."""
+    try:
+        return target.images
+    except CaseFault as fault:
+        raise_place_error(fault)
+        return None
+
+
+def _check_places(
+    contours: Sequence[Dataset],
+    paths: Sequence[NDArray[np.float64]],
+    target: Target,
+    context: str,
+    notes: Notes,
+) -> None:
+    """Compare the slices that contours lie on with the images that they name.
+
+    Raises:
+        CaseFault: most of them lie on others, so that it is not known which of the two is right.
+    """
+    named = [_referenced(contour) & target.instances for contour in contours]
+    images = _images(target) if any(named) else None
+    if images is None:
+        return
+    turn = np.linalg.inv(target.grid.affine)[0]
+    depths = images.positions @ turn[:3] + turn[3]
+    away = []
+    for uids, path in zip(named, paths, strict=True):
+        places = images.find([(uid, 0) for uid in sorted(uids)])
+        if places and len(path):
+            depth = (path @ turn[:3] + turn[3]).mean()
+            away.append(float(np.abs(depths[places] - depth).min()))
+    strayed = sum(distance > OFF_ITS_IMAGE for distance in away)
+    if not strayed:
+        return
+    text = (
+        f"{context}: {strayed} of {len(contours)} contours lie on other slices than the images "
+        f"that they name, up to {max(away):.1f} slices away"
+    )
+    # Where all name one image it is a stand-in, and their points are all that says where they lie.
+    if 2 * strayed > len(away) and len(set.union(*named)) > 1:
+        raise CaseFault(
+            Reason.CONTOUR_GEOMETRY,
+            f"{text}; export the structure set again from the planning system.",
+        )
+    notes.add(Decision.CONTOURS_OFF_THEIR_IMAGES, f"{text}; their points count.")
+
+
+def _note_oddities(
+    contours: Sequence[Dataset],
+    paths: Sequence[NDArray[np.float64]],
+    context: str,
+    notes: Notes,
+) -> None:
+    """Note each kind of contour that says two things of itself.
 
     Raises:
         CaseFault: contours are to be moved by an offset (Contour Offset Vector, retired), of which
@@ -295,23 +375,22 @@ def _oddities(
             f"{context}: {len(moved)} contours have a Contour Offset Vector, which is retired; "
             "export the structure set again without it.",
         )
-    found = []
     counts = [_number(contour.get("NumberOfContourPoints")) for contour in contours]
     other = sum(
         count is not None and count != len(path) for count, path in zip(counts, paths, strict=True)
     )
     if other:
-        found.append(
+        notes.add(
+            Decision.CONTOUR_POINTS_MISCOUNTED,
             f"{context}: {other} of {len(contours)} contours have another number of points than "
-            "they state; those that are there were taken."
+            "they state; those that are there were taken.",
         )
-    kinds = {str(contour.ContourGeometricType) for contour in contours}
-    if len(kinds) > 1:
-        found.append(
+    if len({_kind(contour) for contour in contours}) > 1:
+        notes.add(
+            Decision.CONTOUR_TYPES_MIXED,
             f"{context}: some of its contours are of type {XOR} and some are not, where all must "
-            "be (PS3.3 C.8.8.6.3); all were combined so."
+            "be (PS3.3 C.8.8.6.3); all were combined so.",
         )
-    return found
 
 
 def _plane_spacing(items: Sequence[Dataset]) -> float | None:

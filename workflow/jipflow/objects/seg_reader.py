@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from scipy.ndimage import find_objects
 
+from jipflow.notes import Notes
 from jipflow.objects.annotation import (
     Annotation,
     DrawnRegion,
@@ -35,7 +36,7 @@ from jipflow.objects.seg_places import (
     window,
 )
 from jipflow.place import raise_place_error
-from jipflow.reasons import CaseFault, Reason
+from jipflow.reasons import CaseFault, Decision, Reason
 
 BACKGROUND = ("125040", "DCM")
 """Segmented Property Type Code of what is no segment of a label map (PS3.16 CID 7151)."""
@@ -119,7 +120,7 @@ class DicomSeg(Annotation):
         return bool(inside and placement.error <= ALIGNMENT_TOLERANCE)
 
     def draw(
-        self, wanted: str, pattern: str, target: Target, match: Match, notes: list[str]
+        self, wanted: str, pattern: str, target: Target, match: Match, notes: Notes
     ) -> DrawnRegion | None:
         """Put the segments whose label matches on the grid, and unite them."""
         chosen = [
@@ -134,7 +135,7 @@ class DicomSeg(Annotation):
         numbers = self._numbers(chosen)
         if len(numbers) > 1:
             listed = ", ".join(str(number) for number in numbers)
-            notes.append(f"{context}: {wanted!r} unites segments {listed}.")
+            notes.add(Decision.REGIONS_UNITED, f"{context}: {wanted!r} unites segments {listed}.")
         placement = self._placement(target)
         self._check_numbers(target)
         self._check_placement(numbers, placement, target)
@@ -352,7 +353,7 @@ class DicomSeg(Annotation):
                 )
 
     def _from_frames(
-        self, numbers: Sequence[int], placement: Placement, target: Target, notes: list[str]
+        self, numbers: Sequence[int], placement: Placement, target: Target, notes: Notes
     ) -> tuple[NDArray[np.bool_], Corner, str]:
         """Unite segments that have frames of their own: BINARY or FRACTIONAL."""
         frames = np.flatnonzero(np.isin(self._groups.owners, numbers))
@@ -379,11 +380,11 @@ class DicomSeg(Annotation):
             unused = f"its values reach {highest} of {most}, none one half" if highest else ""
             what = f"{len(frames)} frames, all blank" if len(frames) else "no frame"
             if not highest:
-                notes.append(self._empty_note(numbers, target, what))
+                notes.add(Decision.SEGMENT_BLANK, self._empty_note(numbers, target, what))
         return mask, corner, unused
 
     def _from_label_map(
-        self, numbers: Sequence[int], placement: Placement, target: Target, notes: list[str]
+        self, numbers: Sequence[int], placement: Placement, target: Target, notes: Notes
     ) -> tuple[NDArray[np.bool_], Corner, str]:
         """Unite segments that are labels of one map, which is decoded once for all of them."""
         if self._labels is None:
@@ -392,7 +393,7 @@ class DicomSeg(Annotation):
         boxes = [self._labels.box(number) for number in numbers]
         found = [box for box in boxes if box is not None]
         if not found:
-            notes.append(self._empty_note(numbers, target, "no pixel"))
+            notes.add(Decision.SEGMENT_BLANK, self._empty_note(numbers, target, "no pixel"))
             return np.zeros((0, 0, 0), bool), (0, 0, 0), ""
         box = tuple(
             slice(min(b[axis].start for b in found), max(b[axis].stop for b in found))
@@ -445,7 +446,7 @@ class DicomSeg(Annotation):
             )
         return highest
 
-    def _note_fractions(self, target: Target, notes: list[str]) -> None:
+    def _note_fractions(self, target: Target, notes: Notes) -> None:
         """Say what of fractions counts as inside."""
         if self._type != "FRACTIONAL":
             return
@@ -454,8 +455,8 @@ class DicomSeg(Annotation):
             f"case {target.case_id}: segmentation {self.uid}: fractions ({kind}) of at least one "
             "half count as inside."
         )
-        if note not in notes:
-            notes.append(note)
+        if note not in notes.sentences:
+            notes.add(Decision.FRACTIONS_FROM_HALF, note)
 
     def _empty_note(self, numbers: Sequence[int], target: Target, what: str) -> str:
         listed = ", ".join(map(str, numbers))

@@ -189,7 +189,7 @@ def _source(volume: Volume, processing: Mapping[str, Any]) -> SampledSeries:
         source = replace(
             source,
             shift=float(values.mean()),
-            # An image of one intensity has no spread to scale; its regions are then not finite.
+            # An image of one intensity has no spread to scale; its regions have no features then.
             scale=normalize["scale"] / spread if spread else math.nan,
             limit=normalize.get("outliers", math.inf) * normalize["scale"],
         )
@@ -234,6 +234,11 @@ def _region(
         raise _NoRegion(Reason.EMPTY_SEGMENT, "The outline has no voxel.")
     image = source.box(box)
     odd = int((~np.isfinite(image[outline])).sum())
+    if odd and math.isnan(source.scale):
+        raise _NoRegion(
+            Reason.UNDEFINED_FEATURE,
+            "All intensities of the image are equal, so that it cannot be normalised.",
+        )
     if odd:
         # pyradiomics would leave such voxels out of some features and not of others.
         raise _NoRegion(Reason.NOT_FINITE, f"{odd} voxels of the region are no number")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
-from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.fields import Fields, number
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
 
@@ -33,6 +35,9 @@ class SuvType(StrEnum):
 G_PER_KG = 1000.0
 CM_PER_M = 100.0
 CM2_PER_M2 = 1e4
+KG_PER_POUND = 0.45359237
+SIZE_UNITS = {"centimetres": 0.01, "millimetres": 0.001, "inches": 0.0254}
+"""Units that a size is found in, and the metres that each stands for."""
 
 WEIGHT_KG = (1.0, 300.0)
 """Least and greatest Patient's Weight (0010,1030): from the preterm to what PET tables carry."""
@@ -41,6 +46,8 @@ SIZE_M = (0.3, 2.5)
 USUAL_BMI = (10.0, 40.0)
 """Body mass index in kg/m² outside of which a note names it: from 40 obesity is of class III (WHO
 Technical Report Series 894), and a weight in pounds puts all above it whose own is above 18.1."""
+MIDDLE_BMI = 22.0
+"""Body mass index in the middle of what is normal (WHO Technical Report Series 894)."""
 HUMAN_BMI = (5.0, 100.0)
 """Body mass index that nobody is outside of: weight or size is wrong."""
 
@@ -117,21 +124,35 @@ def weight_kg(fields: Fields, notes: Notes) -> float:
 
 
 def _check_index(fields: Fields, notes: Notes, weight: float) -> None:
-    """Hold the weight against the size, where that is one in metres."""
-    try:
-        size = float(fields.value("PatientSize") or 0)
-    except ValueError:
-        size = 0.0
-    # A size that is missing or no person's is no ground to doubt the weight.
-    if not SIZE_M[0] <= size <= SIZE_M[1]:
+    """Hold the weight against the size, in metres or in the unit that it looks like."""
+    sizes = _sizes(fields)
+    indices = {unit: weight / size**2 for unit, size in sizes.items()}
+    if not indices or any(USUAL_BMI[0] <= index <= USUAL_BMI[1] for index in indices.values()):
         return
-    index = weight / size**2
-    text = f"{weight:g} kg and {size:g} m make a body mass index of {index:.1f} kg/m²"
+    # Of several units of a size the one that makes a body least far from a usual one.
+    unit = min(indices, key=lambda name: abs(math.log(indices[name] / MIDDLE_BMI)))
+    index, size = indices[unit], sizes[unit]
+    stated = f"{size:g} m" if unit == "m" else f"a size that looks like {size:.2f} m in {unit}"
+    text = f"{weight:g} kg and {stated} make a body mass index of {index:.1f} kg/m²"
     pounds = "; the weight may be in pounds" if index > USUAL_BMI[1] else ""
-    if not HUMAN_BMI[0] <= index <= HUMAN_BMI[1]:
+    british = unit == "inches" and USUAL_BMI[0] <= index * KG_PER_POUND <= USUAL_BMI[1]
+    if british or (unit == "m" and not HUMAN_BMI[0] <= index <= HUMAN_BMI[1]):
         fields.implausible(f"PatientWeight and PatientSize, {text}{pounds}; fix them.")
-    if not USUAL_BMI[0] <= index <= USUAL_BMI[1]:
-        notes.add(Decision.UNUSUAL_BODY, f"PatientWeight and PatientSize, {text}{pounds}.")
+    notes.add(Decision.UNUSUAL_BODY, f"PatientWeight and PatientSize, {text}{pounds}.")
+
+
+def _sizes(fields: Fields) -> dict[str, float]:
+    """Return Patient's Size in m by the unit that it may be in; none where it is no person's."""
+    try:
+        value = number(fields.value("PatientSize") or 0, "PatientSize")
+    except ValueError:
+        return {}
+    metres = (
+        {"m": value}
+        if SIZE_M[0] <= value <= SIZE_M[1]
+        else {unit: value * factor for unit, factor in SIZE_UNITS.items()}
+    )
+    return {unit: size for unit, size in metres.items() if SIZE_M[0] <= size <= SIZE_M[1]}
 
 
 def size_m(fields: Fields) -> float:

@@ -16,11 +16,12 @@ from pydicom.dataset import Dataset
 
 from jipflow.images.suv.bodies import SuvType, body
 from jipflow.images.suv.clock import zone_of
-from jipflow.images.suv.fields import Fields, Notes, plain
+from jipflow.images.suv.fields import Fields, plain
 from jipflow.images.suv.frames import acquisitions, check_decay_factor, decay_factor
 from jipflow.images.suv.injection import uptake_s
 from jipflow.images.suv.nuclides import half_life
 from jipflow.images.suv.reference import corrected_to
+from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Decision, Reason
 
 PHILIPS = "Philips PET Private Group"
@@ -121,8 +122,10 @@ def _factors(fields: Fields, kind: SuvType, notes: Notes) -> NDArray[np.float64]
     if len(units) != 1:
         fields.unsupported(f"mixes the units {sorted(units)}.")
     unit = units.pop()
+    _check_source(fields)
     _check_attenuation(fields, stated=unit in {"GML", "CM2ML"})
     if unit in {"GML", "CM2ML"}:
+        _check_stored_decay(fields)
         stored = _stored_type(fields, unit, notes)
         return np.full(len(fields.slices), _of_stored(stored, kind, fields, notes))
     if unit == "BQML":
@@ -145,6 +148,27 @@ def _check_attenuation(fields: Fields, *, stated: bool) -> None:
     if "ATTN" in corrected or (stated and not corrected):
         return
     fields.unsupported(f"Corrected Image is {sorted(corrected)}; SUV needs ATTN.")
+
+
+def _check_source(fields: Fields) -> None:
+    """Refuse what is no image of activity (PS3.3 C.8.9.1 and C.8.9.1.1.1)."""
+    source = fields.text("CountsSource")
+    if source not in {"", "EMISSION"}:
+        fields.unsupported(f"Counts Source is {source}, so its values are no activity.")
+    if "REPROJECTION" in fields.words("SeriesType"):
+        fields.unsupported("Series Type is REPROJECTION: its slices are projections of a volume.")
+
+
+def _check_stored_decay(fields: Fields) -> None:
+    """Refuse SUV that is stored without correction of decay: to what time it is, nothing says."""
+    corrected = fields.words("CorrectedImage")
+    if fields.text("DecayCorrection") == "NONE" or fields.text("DecayCorrected") == "NO":
+        fields.unsupported("it is stored in SUV whose decay is not corrected; export it in BQML.")
+    if corrected and "DECY" not in corrected and fields.text("DecayCorrected") != "YES":
+        fields.unsupported(
+            f"it is stored in SUV, and Corrected Image is {sorted(corrected)} without DECY; export "
+            "it in BQML."
+        )
 
 
 def _stored_type(fields: Fields, unit: str, notes: Notes) -> SuvType:

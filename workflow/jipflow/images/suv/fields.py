@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from jipflow.reasons import CaseFault, Decision, Reason
+from jipflow.reasons import CaseFault, Reason
 
 MAKERS = {
     "GE": re.compile(r"^(GE|GEMS|GEHC)\b|GENERAL ELECTRIC"),
@@ -19,24 +19,8 @@ MAKERS = {
     "Philips": re.compile(r"PHILIPS"),
 }
 """Manufacturer (0008,0070) as the makers write it, in capitals; CPS and CTI built Siemens' PET."""
-
-
-@dataclass
-class Notes:
-    """What was decided on the way to SUV.
-
-    Attributes:
-        sentences: for a person, of the decisions in their order.
-        decisions: the code of each.
-    """
-
-    sentences: list[str] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
-
-    def add(self, decision: Decision, sentence: str) -> None:
-        """Note a decision and the sentence that tells a person of it."""
-        self.decisions.append(decision)
-        self.sentences.append(sentence)
+CREATORS = {"GE": (0x0009, "GEMS_PETD_01"), "Siemens": (0x0071, "SIEMENS MED PT")}
+"""Group and private creator of a maker's block that has the time its PET is corrected to."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +114,7 @@ class Fields:
             CaseFault: it is missing, is not above 0, or the slices differ.
         """
         value = self.tracer(keyword) if tracer else self.value(keyword)
-        if value == "" or not 0 < float(value) < math.inf:
+        if value == "" or not 0 < number(value, keyword) < math.inf:
             self.missing(f"{keyword} is {value if value != '' else 'missing'}; SUV needs it.")
         return float(value)
 
@@ -160,6 +144,23 @@ class Fields:
         name = self.text("Manufacturer")
         return next((maker for maker, pattern in MAKERS.items() if pattern.search(name)), "")
 
+    @property
+    def scanner(self) -> str:
+        """The `maker`, or where Manufacturer is empty the one whose private block is there.
+
+        De-identification takes the name out and may leave the times.
+        """
+        if self.text("Manufacturer"):
+            return self.maker
+        return next(
+            (
+                maker
+                for maker, block in CREATORS.items()
+                if all(_has_block(dataset, *block) for dataset in self.slices)
+            ),
+            "",
+        )
+
     def private(self, group: int, creator: str, element: int) -> str:
         """Return a private element as text, which all slices share; empty where it is not there.
 
@@ -185,6 +186,29 @@ def plain(value: Any) -> Any:
         # No number equals itself but one that is none.
         return float(value) if value == value else "nan"
     return str(value).strip()
+
+
+def number(value: Any, name: str) -> float:
+    """Return an element's value, as `plain` gives it, as a number.
+
+    Args:
+        value: the value.
+        name: of its field, for the message.
+
+    Raises:
+        ValueError: it is none, or several.
+    """
+    if isinstance(value, tuple):
+        raise ValueError(f"{name} has {len(value)} values")
+    return float(value)
+
+
+def _has_block(dataset: Dataset, group: int, creator: str) -> bool:
+    try:
+        dataset.private_block(group, creator)
+    except KeyError:
+        return False
+    return True
 
 
 def _private(dataset: Dataset, group: int, creator: str, element: int) -> str:

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 from pydicom.dataset import Dataset
 
 from jipflow.images.suv.clock import Moment, moment_of, stamp_of
-from jipflow.images.suv.fields import Fields, Notes, plain
+from jipflow.images.suv.fields import Fields, number, plain
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
 MS_PER_S = 1000.0
@@ -54,7 +55,7 @@ def average_count_s(duration: float, half_life: float) -> float:
 def milliseconds(dataset: Dataset, keyword: str) -> float | None:
     """Return a field of a slice in milliseconds; None where it is not there."""
     value = plain(dataset.get(keyword))
-    return None if value == "" else float(value)
+    return None if value == "" else number(value, keyword)
 
 
 def slice_acquired(dataset: Dataset, fields: Fields, zone: timedelta | None) -> Moment | None:
@@ -101,7 +102,7 @@ def frame_time_of_maker(
     the file counts as the standard says.
     """
     standard = frame_time(fields, half_life, acquired, to_start=False)
-    if fields.maker != "GE":
+    if fields.scanner != "GE":
         return standard
     near = timedelta(seconds=LEAST_TOLERANCE_S)
     if standard is not None and abs(standard - min(acquired)) <= near:
@@ -164,7 +165,7 @@ def counted(dataset: Dataset, fields: Fields, half_life: float, zone: timedelta 
 def decay_factor(dataset: Dataset) -> float:
     """Return Decay Factor (0054,1321); 0 where it is not there."""
     value = plain(dataset.get("DecayFactor"))
-    return 0.0 if value == "" else float(value)
+    return 0.0 if value == "" else number(value, "DecayFactor")
 
 
 def check_decay_factor(

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, time, timedelta
 
 from jipflow.images.suv.clock import Stamp, stamp_of, time_of
-from jipflow.images.suv.fields import Fields, Notes
-from jipflow.images.suv.frames import tolerance
+from jipflow.images.suv.fields import Fields
+from jipflow.images.suv.frames import slice_acquired, tolerance
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
 LONGEST_UPTAKE = 4.0
@@ -22,6 +23,8 @@ CLOCK_ALONE_BELOW = 41400.0
 or less makes no absurd SUV; by the IBSI recommendations."""
 OTHER_DATES = timedelta(days=2)
 """An injection this far from its scan has a date that was taken out or moved, not a wrong clock."""
+LATEST_IN_SCAN = timedelta(hours=1)
+"""How long after the start of a dynamic scan an injection may be, by the IBSI recommendations."""
 DAY = timedelta(days=1)
 QUARTER = timedelta(minutes=15)
 """Offsets from UTC are multiples of it."""
@@ -48,36 +51,58 @@ def uptake_s(
         ValueError: it cannot be read.
     """
     first = min(corrected_to)
+    late = _latest_after(first, fields, zone)
     stamp = stamp_of(str(fields.tracer("RadiopharmaceuticalStartDateTime")))
     name = "RadiopharmaceuticalStartTime"
     clock = time_of(str(fields.tracer(name)), name, fields)
     if stamp is None or stamp.day is None:
         if clock is None:
             fields.missing("RadiopharmaceuticalStartDateTime and -StartTime are missing.")
-        injected = _on_day_of(first, clock, fields, half_life, notes)
+        injected = _on_day_of(first, clock, late, fields, half_life, notes)
     else:
         injected = _stated(stamp, clock, zone, half_life, fields, notes)
-        if abs(first - injected) >= OTHER_DATES and not _possible(first - injected, half_life):
-            injected = _on_day_of(first, injected.time(), fields, half_life, notes)
-    _check(first - injected, half_life, fields, notes)
-    _check(max(corrected_to) - injected, half_life, fields, Notes())
+        uptake = first - injected
+        if abs(uptake) >= OTHER_DATES and not _possible(uptake, half_life, late):
+            injected = _on_day_of(first, injected.time(), late, fields, half_life, notes)
+    _check(first - injected, half_life, late, fields, notes)
+    _check(max(corrected_to) - injected, half_life, late, fields, Notes())
     return [(moment - injected).total_seconds() for moment in corrected_to]
 
 
-def _possible(uptake: timedelta, half_life: float) -> bool:
-    return timedelta(0) <= uptake <= timedelta(seconds=LONGEST_UPTAKE * half_life)
+def _latest_after(first: datetime, fields: Fields, zone: timedelta | None) -> timedelta:
+    """Return how long after the time that decay is corrected to the injection may have been.
+
+    A dynamic scan (Series Type, PS3.3 C.8.9.1.1.1) begins before it; what is measured does not.
+    """
+    if "DYNAMIC" not in fields.words("SeriesType"):
+        return timedelta(0)
+    starts = [slice_acquired(dataset, fields, zone) for dataset in fields.slices]
+    waits = [start.at - first for start in starts if start is not None]
+    return min(max(min(waits, default=timedelta(0)), timedelta(0)), LATEST_IN_SCAN)
 
 
-def _check(uptake: timedelta, half_life: float, fields: Fields, notes: Notes) -> None:
+def _possible(uptake: timedelta, half_life: float, late: timedelta) -> bool:
+    return -late <= uptake <= timedelta(seconds=LONGEST_UPTAKE * half_life)
+
+
+def _check(
+    uptake: timedelta, half_life: float, late: timedelta, fields: Fields, notes: Notes
+) -> None:
     """Refuse an uptake time that no scan has, and note a long one."""
-    if not _possible(uptake, half_life):
+    if not _possible(uptake, half_life, late):
         when = "before" if uptake < timedelta(0) else "after"
         fields.implausible(
             f"the scan starts {abs(uptake)} {when} the injection, with a half-life of "
             f"{half_life:g} s; fix the dates and times, or the clocks."
         )
     least, most = (timedelta(seconds=count * half_life) for count in USUAL_UPTAKE)
-    if least <= uptake <= most:
+    if uptake < timedelta(0):
+        notes.add(
+            Decision.UNUSUAL_UPTAKE,
+            f"The injection was {-uptake} after the time that decay is corrected to, and before "
+            "what is measured of the dynamic scan.",
+        )
+    elif least <= uptake <= most:
         notes.sentences.append(f"The injection was {uptake} before.")
     else:
         notes.add(
@@ -88,9 +113,14 @@ def _check(uptake: timedelta, half_life: float, fields: Fields, notes: Notes) ->
 
 
 def _on_day_of(
-    scan: datetime, clock: time, fields: Fields, half_life: float, notes: Notes
+    scan: datetime,
+    clock: time,
+    late: timedelta,
+    fields: Fields,
+    half_life: float,
+    notes: Notes,
 ) -> datetime:
-    """Return the last time before a scan that a clock has shown.
+    """Return the last time before a scan that a clock has shown, or no later in it than it may be.
 
     Raises:
         CaseFault: the nuclide lives so long that the day matters.
@@ -107,7 +137,8 @@ def _on_day_of(
         "The injection's date is missing or not that of the scan; its clock is taken to have "
         "last shown that time.",
     )
-    return moment if moment <= scan else moment - DAY
+    shown = (moment + DAY, moment, moment - DAY)
+    return next(each for each in shown if each <= scan + late)
 
 
 def _stated(

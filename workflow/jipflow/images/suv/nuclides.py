@@ -11,7 +11,8 @@ from pydicom.dataset import Dataset
 from pydicom.sr import _snomed_dict
 from pydicom.sr.codedict import codes
 
-from jipflow.images.suv.fields import Fields, Notes, plain
+from jipflow.images.suv.fields import Fields, plain
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
 MINUTE_S, HOUR_S, DAY_S, YEAR_S = 60.0, 3600.0, 86400.0, 31556926.0

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from jipflow.images.suv.clock import moment_of, stamp_of
-from jipflow.images.suv.fields import Fields, Notes
+from jipflow.images.suv.fields import CREATORS, Fields
 from jipflow.images.suv.frames import (
     DECAY_FACTOR_TOLERANCE,
     acquisitions,
@@ -27,12 +27,10 @@ from jipflow.images.suv.frames import (
     shown,
     tolerance,
 )
+from jipflow.notes import Notes
 from jipflow.reasons import Decision
 
-PRIVATE_TIMES = {
-    "GE": (0x0009, "GEMS_PETD_01", 0x0D),
-    "Siemens": (0x0071, "SIEMENS MED PT", 0x22),
-}
+PRIVATE_TIMES = {"GE": (*CREATORS["GE"], 0x0D), "Siemens": (*CREATORS["Siemens"], 0x22)}
 """Group, private creator and element of the time that a maker's PET is corrected to: GE's scan date
 and time, Siemens' decay correction date and time (their DICOM conformance statements)."""
 
@@ -96,7 +94,7 @@ def _start(fields: Fields, half_life: float, zone: timedelta | None, notes: Note
         fields.missing("DecayCorrectionDateTime is missing; SUV needs it.")
     if private := _private_time(fields, half_life, zone, acquired, notes):
         _check_private(fields, half_life, private, zone, acquired)
-        name = f"the private scan time of {fields.maker}"
+        name = f"the private scan time of {fields.scanner}"
         return _noted(notes, Decision.DECAY_TO_PRIVATE_TIME, private, name)
     series = _series_time(fields, zone, acquired, notes)
     return _of_public_times(fields, half_life, series, acquired, notes)
@@ -172,9 +170,9 @@ def _private_time(
     notes: Notes,
 ) -> datetime | None:
     """Return the maker's private scan time; None where there is none."""
-    if fields.maker not in PRIVATE_TIMES:
+    if fields.scanner not in PRIVATE_TIMES:
         return None
-    stamp = stamp_of(fields.private(*PRIVATE_TIMES[fields.maker]))
+    stamp = stamp_of(fields.private(*PRIVATE_TIMES[fields.scanner]))
     if stamp is None or stamp.clock is None or stamp.day is None:
         return None
     moment = stamp.local(zone)
@@ -197,7 +195,7 @@ def _not_after(
     """Return the maker's private scan time, which is no later than the first acquisition."""
     if acquired is not None and moment > min(acquired) + tolerance(half_life):
         fields.contradictory(
-            f"the private scan time of {fields.maker} is {shown(moment)}, after the first "
+            f"the private scan time of {fields.scanner} is {shown(moment)}, after the first "
             f"acquisition at {shown(min(acquired))}; fix the times."
         )
     return moment
@@ -218,12 +216,12 @@ def _check_private(
     series = _series_time(fields, zone, acquired, Notes())
     if series is None or acquired is None or series >= min(acquired) + SAME_SECOND:
         return
-    ways = (True, False) if fields.maker == "GE" else (False,)
+    ways = (True, False) if fields.scanner == "GE" else (False,)
     frames = [frame_time(fields, half_life, acquired, to_start=way) for way in ways]
     allowed = tolerance(half_life)
     if all(abs(time - private) > allowed for time in (series, *frames) if time is not None):
         fields.contradictory(
-            f"the private scan time of {fields.maker} is {shown(private)}, but SeriesTime "
+            f"the private scan time of {fields.scanner} is {shown(private)}, but SeriesTime "
             f"{shown(series)}, and frame times do not say otherwise; fix the times."
         )
 

@@ -15,6 +15,7 @@ from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.read import complete_syntax
 from jipflow.images.volume import Grid
+from jipflow.notes import Notes
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
 from jipflow.objects.registration import MODALITY, with_registrations
 from jipflow.objects.rtstruct import StructureSet
@@ -25,7 +26,7 @@ from jipflow.segment.engine import Engine, Inputs
 from jipflow.segment.engines.imported import settings
 from jipflow.segment.engines.imported.absence import MAKER, check_absent
 from jipflow.segment.engines.imported.damage import DAMAGE, unreadable
-from jipflow.segment.engines.imported.preference import preferred, status_note
+from jipflow.segment.engines.imported.preference import note_status, preferred
 from jipflow.segment.engines.imported.settings import ImportedSegment
 from jipflow.syntaxes import SEGMENTATIONS, STRUCTURE_SETS
 
@@ -111,11 +112,11 @@ def import_regions(
         CaseFault: no object fits, several fit, or no segment has a voxel where one must have.
     """
     objects, faults = _read_all(sorted(set(paths)), spec.source)
-    decided = [] if decisions is None else decisions
-    source, match = choose(objects, faults, spec, target, notes, decided)
+    noted = Notes(notes, [] if decisions is None else decisions)
+    source, match = choose(objects, faults, spec, target, noted)
     missing = []
     for wanted in spec.segments:
-        drawing = _draw(source, wanted, target, match, notes, may_be_empty=spec.may_be_empty)
+        drawing = _draw(source, wanted, target, match, noted, may_be_empty=spec.may_be_empty)
         if drawing is None:
             missing.append(wanted)
         else:
@@ -142,7 +143,7 @@ def _draw(
     wanted: ImportedSegment,
     target: Target,
     match: Match,
-    notes: list[str],
+    notes: Notes,
     *,
     may_be_empty: bool,
 ) -> DrawnRegion | None:
@@ -150,7 +151,7 @@ def _draw(
 
     Where absence is a finding, what is there and cannot be used is a fault: it is no absence.
     """
-    before = len(notes)
+    before = len(notes.sentences)
     needed = wanted.required or may_be_empty
     try:
         drawing = source.draw(wanted.name, wanted.match, target, match, notes)
@@ -159,7 +160,7 @@ def _draw(
     except CaseFault as fault:
         if needed or place_error(fault):
             raise
-        notes.append(f"{wanted.name!r} was left out: {fault.message}")
+        notes.add(Decision.SEGMENT_LEFT_OUT, f"{wanted.name!r} was left out: {fault.message}")
         return None
     if drawing is not None and drawing.mask.any():
         return drawing
@@ -169,9 +170,9 @@ def _draw(
         f"{': ' + unused if unused else ''}."
     )
     if wanted.required or (needed and unused):
-        raise CaseFault(Reason.EMPTY_SEGMENT, " ".join([empty, *notes[before:]]))
+        raise CaseFault(Reason.EMPTY_SEGMENT, " ".join([empty, *notes.sentences[before:]]))
     if unused:
-        notes.append(empty)
+        notes.add(Decision.SEGMENT_LEFT_OUT, empty)
     return None
 
 
@@ -180,8 +181,7 @@ def choose(
     faults: list[CaseFault],
     spec: settings.Imported,
     target: Target,
-    notes: list[str],
-    decisions: list[Decision],
+    notes: Notes,
 ) -> tuple[Annotation, Match]:
     """Find the one object that fits an image, and by what it does.
 
@@ -197,7 +197,6 @@ def choose(
         spec: the protocol's segmentation.
         target: the image.
         notes: gets a sentence where a file cannot be used, and what the choice went by.
-        decisions: gets the code of what it went by.
 
     Raises:
         CaseFault: none fits, or several do.
@@ -209,17 +208,21 @@ def choose(
     own = [o for o in named if o.dataset.get("Manufacturer") == MAKER]
     fitting = _by_evidence([o for o in named if o not in own], matches, target, faults)
     if fitting and own:
-        notes.append(f"{len(own)} {spec.source} objects that jipflow made were passed over.")
+        notes.add(
+            Decision.OWN_OBJECTS_PASSED_OVER,
+            f"{len(own)} {spec.source} objects that jipflow made were passed over.",
+        )
     fitting = fitting or _by_evidence(own, matches, target, faults)
-    notes += [fault.message for fault in faults]
+    for fault in faults:
+        notes.add(Decision.OBJECT_UNREADABLE, fault.message)
     if not fitting:
         raise _none_fits(objects, named, faults, matches, spec, target)
     best = min(fitting)
-    chosen = preferred(fitting[best], spec.prefer or (), notes, decisions)
+    chosen = preferred(fitting[best], spec.prefer or (), notes)
     if len(chosen) > 1:
         raise _ambiguous(chosen, best, spec, target)
-    notes += [_ground(chosen[0], best, target), *status_note(chosen[0])]
-    decisions.append(_DECISIONS[best])
+    notes.add(_DECISIONS[best], _ground(chosen[0], best, target))
+    note_status(chosen[0], notes)
     return chosen[0], best
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jipflow.notes import Notes
 from jipflow.objects.annotation import Annotation
 from jipflow.reasons import Decision
 
@@ -15,8 +16,7 @@ DATES = (("StructureSetDate", "StructureSetTime"), ("ContentDate", "ContentTime"
 def preferred(
     objects: Sequence[Annotation],
     wishes: Sequence[str],
-    notes: list[str],
-    decisions: list[Decision],
+    notes: Notes,
 ) -> list[Annotation]:
     """Return the objects that come first by a protocol's `prefer`.
 
@@ -27,7 +27,6 @@ def preferred(
         objects: those that fit an image equally.
         wishes: ``approved`` (Approval Status, PS3.3 C.8.8.16) and ``latest``.
         notes: gets a sentence for each wish that decided.
-        decisions: gets its code.
 
     Returns:
         One, or those that no wish distinguishes.
@@ -37,21 +36,25 @@ def preferred(
         before = len(left)
         left = _approved(left) if wish == "approved" else _latest(left)
         if len(left) < before:
-            decisions.append(WISHES[wish])
             uids = ", ".join(candidate.uid for candidate in left)
-            notes.append(f"Of {before} objects that fit equally {uids} is preferred as {wish}.")
+            notes.add(
+                WISHES[wish], f"Of {before} objects that fit equally {uids} is preferred as {wish}."
+            )
     return left
 
 
-def status_note(source: Annotation) -> list[str]:
-    """Return a sentence where an object was rejected by those who reviewed it.
+def note_status(source: Annotation, notes: Notes) -> None:
+    """Note that an object was rejected by those who reviewed it.
 
     Args:
         source: the object.
+        notes: gets a sentence where it was.
     """
-    if _status(source) != "REJECTED":
-        return []
-    return [f"{source.uid} was rejected in its review (Approval Status REJECTED)."]
+    if _status(source) == "REJECTED":
+        notes.add(
+            Decision.OBJECT_REJECTED,
+            f"{source.uid} was rejected in its review (Approval Status REJECTED).",
+        )
 
 
 def made(candidate: Annotation) -> str:
