@@ -56,8 +56,8 @@ class Reason(Coded):
     )
     UNSUPPORTED_OBJECT = (
         "unsupported_object",
-        "Neither CT, MR or PET slices or one multi-frame image of them, nor an RT Structure Set or"
-        " a segmentation of voxels",
+        "Neither CT, MR or PET slices or multi-frame images of them, nor an RT Structure Set or a "
+        "segmentation of voxels",
     )
     MISSING_GEOMETRY = ("missing_geometry", "Position, orientation or spacing is missing")
     MIXED_PATIENTS = (
@@ -166,6 +166,14 @@ class Decision(Coded):
     ELEMENT_REPAIRED = (
         "element_repaired",
         "An element with an impossible value representation was read by the dictionary or left out",
+    )
+    MOSAIC_TAKEN_APART = (
+        "mosaic_taken_apart",
+        "Slices are tiles of Siemens mosaics, placed by the mosaics' private elements",
+    )
+    MULTI_FRAME_IMAGES_JOINED = (
+        "multi_frame_images_joined",
+        "Frames of several multi-frame images of a series were read as one stack",
     )
     OBJECT_BY_INSTANCES = (
         "object_by_instances",

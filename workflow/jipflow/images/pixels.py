@@ -41,15 +41,40 @@ DECODERS = {
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A place of a mosaic, whose tiles lie row by row in a square that is as small as it can be.
+
+    Attributes:
+        number: of the tile, from 0.
+        count: of tiles that are slices; the places behind them are blank.
+    """
+
+    number: int
+    count: int
+
+    @property
+    def side(self) -> int:
+        """Tiles in a row or a column."""
+        return math.isqrt(self.count - 1) + 1
+
+    def cut(self, frame: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return its part of the mosaic's pixels, as a view."""
+        rows, columns = (length // self.side for length in frame.shape)
+        down, right = divmod(self.number, self.side)
+        return frame[down * rows : (down + 1) * rows, right * columns : (right + 1) * columns]
+
+
+@dataclass(frozen=True)
 class Plane:
-    """One image plane of a series: a single-frame instance, or a frame of a multi-frame one.
+    """One image plane of a series: a single-frame instance, or a part of an instance of several.
 
     Attributes:
         path: the file of the instance.
         instance: its data set.
-        frame: index of the frame, from 0.
+        frame: index of the frame, or of the tile of a mosaic, from 0.
         header: the attributes of the plane, laid out as in a single-frame instance.
         stored: stored values, shape (rows, columns); None where only headers are read.
+        tile: the part of a mosaic that the plane is; None where the instance is no mosaic.
     """
 
     path: Path
@@ -57,13 +82,25 @@ class Plane:
     frame: int
     header: Dataset
     stored: NDArray[np.generic] | None
+    tile: Tile | None = None
 
     def pixels(self) -> NDArray[np.generic]:
         """Return the stored values, from the file if need be."""
         if self.stored is not None:
             return self.stored
+        index = 0 if self.tile else self.frame
         with readable(self.path):
-            return decode(self.path, read_instance(self.path, pixels=True), [self.frame])[0]
+            stored = decode(self.path, read_instance(self.path, pixels=True), [index])[0]
+        return self.tile.cut(stored) if self.tile else stored
+
+    @property
+    def frame_number(self) -> int:
+        """Number by which objects name the frame (PS3.3 C.7.6.16), from 1.
+
+        It is 0 for a single-frame instance, which is named alone. So is a mosaic: its tiles are no
+        frames.
+        """
+        return self.frame + 1 if "PerFrameFunctionalGroupsSequence" in self.instance else 0
 
 
 def decode(

@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from jipflow.cases import Series
 from jipflow.images.bits import ABOVE, NO_HIGH_BIT, SHIFTED
-from jipflow.images.pixels import Plane, check_rescale, decode, stacked
-from jipflow.images.read import (
-    check_geometry,
-    check_object,
-    complete_uids,
-    frame_headers,
-    read_instance,
-    readable,
+from jipflow.images.instances import (
+    check_instances,
+    completed,
+    drop_pixels,
+    planes_of,
+    with_pixels,
 )
+from jipflow.images.pixels import Plane, check_rescale, stacked
+from jipflow.images.read import check_object, complete_uids, read_instance, readable
 from jipflow.images.stack import grid_of, sorted_stack
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import suv_factors
 from jipflow.images.suv.fields import Fields, Notes
 from jipflow.images.suv.total import check_total
 from jipflow.images.volume import Volume
-from jipflow.reasons import CaseFault, Decision, Reason
+from jipflow.reasons import Decision
 from jipflow.syntaxes import MODALITIES
 
 
@@ -43,8 +42,8 @@ def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane
 
     Returns:
         The planes, from the first to the last along the normal of the image plane (the cross
-        product of row and column direction, PS3.3 C.7.6.2.1.1); frames of a multi-frame instance
-        are sorted as single-frame instances are.
+        product of row and column direction, PS3.3 C.7.6.2.1.1); frames of multi-frame instances
+        and tiles of mosaics are sorted as single-frame instances are.
 
     Raises:
         CaseFault: a file cannot be read, or the series is no volume.
@@ -129,45 +128,31 @@ def _load(
     """Read the planes of a series in the order of its slices, with or without their pixels."""
     name = f"series {series.series_uid}"
     planes: list[Plane] = []
-    completed: dict[str, None] = {}
+    lacking: dict[str, None] = {}
     tally: Counter[str] = Counter()
     for path in series.paths:
         with readable(path):
             damaged: list[str] = []
             dataset = read_instance(path, pixels=pixels, damaged=damaged)
             tally.update(f"of {{}} images: {text}." for text in damaged)
-            completed.update(dict.fromkeys(complete_uids(dataset, series.series_uid)))
+            lacking.update(dict.fromkeys(complete_uids(dataset, series.series_uid)))
             check_object(path, dataset, name)
-            planes += _planes(path, dataset, tally, pixels=pixels)
-    if len(series.paths) > 1 and len(planes) > len(series.paths):
-        raise CaseFault(
-            Reason.UNSUPPORTED_OBJECT,
-            f"{name}: has {len(series.paths)} instances, some of them multi-frame; export each "
-            "multi-frame image as a series of its own.",
-        )
+            held = planes_of(path, dataset)
+            if pixels and (len(held) == 1 or len(series.paths) == 1):
+                held = with_pixels(held, dataset, tally)
+            else:
+                # Several instances of many frames wait until it is known which are of the stack.
+                drop_pixels(dataset)
+            planes += held
+    with readable(name):
+        check_instances(planes, name, notes, decisions)
+        stack = sorted_stack(planes, name, notes)
+    if pixels:
+        stack = completed(stack, tally)
     notes += [f"{count} {text.format(len(planes))}" for text, count in sorted(tally.items())]
     found = {BITS.get(text, Decision.ELEMENT_REPAIRED) for text in tally}
     decisions += [decision for decision in Decision if decision in found]
-    if completed:
-        uids = ", ".join(completed)
+    if lacking:
+        uids = ", ".join(lacking)
         notes.append(f"UIDs missing in the files were replaced by stand-ins: {uids}.")
-    with readable(name):
-        return sorted_stack(planes, name, notes)
-
-
-def _planes(path: Path, dataset: Dataset, tally: Counter[str], *, pixels: bool) -> list[Plane]:
-    """Return the image planes of one instance, in the order of its frames."""
-    headers = frame_headers(dataset)
-    for header in headers:
-        check_geometry(path, header)
-    frames = decode(path, dataset, tally=tally) if pixels else [None] * len(headers)
-    if len(frames) != len(headers):
-        raise CaseFault(
-            Reason.TRUNCATED_PIXELS,
-            f"{path}: has {len(frames)} frames of pixels where its header describes "
-            f"{len(headers)}; copy it again from the archive.",
-        )
-    return [
-        Plane(path, dataset, number, header, stored)
-        for number, (header, stored) in enumerate(zip(headers, frames, strict=True))
-    ]
+    return stack

@@ -1,0 +1,187 @@
+"""The image planes of instances that hold several: multi-frame images, their parts, mosaics."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from pydicom.dataset import Dataset
+
+from jipflow.images.mosaic import check_rest, split
+from jipflow.images.pixels import Plane, decode
+from jipflow.images.read import PIXELS, check_geometry, frame_headers, read_instance, readable
+from jipflow.reasons import CaseFault, Decision, Reason
+
+KINDS = ("single-frame images", "multi-frame images", "mosaics")
+
+
+def planes_of(path: Path, dataset: Dataset) -> list[Plane]:
+    """Return the image planes of one instance, in the order of its frames or tiles.
+
+    Args:
+        path: its file.
+        dataset: the instance, with or without its pixels, which are not decoded.
+
+    Raises:
+        CaseFault: a plane does not say where it lies.
+    """
+    headers = frame_headers(dataset)
+    for header in headers:
+        check_geometry(path, header)
+    tiles = [tile for header in headers for tile in split(path, header)]
+    if tiles:
+        return [Plane(path, dataset, t.number, header, None, t) for t, header in tiles]
+    return [Plane(path, dataset, number, header, None) for number, header in enumerate(headers)]
+
+
+def with_pixels(
+    planes: Sequence[Plane], dataset: Dataset, tally: Counter[str] | None = None
+) -> list[Plane]:
+    """Return planes of one instance with their stored values.
+
+    Args:
+        planes: all of an instance, or some of them.
+        dataset: the instance with its pixels, which it loses.
+        tally: counts what a reader of the values should know.
+
+    Raises:
+        CaseFault: the pixels cannot be decoded, or are not those that the header describes.
+    """
+    first = planes[0]
+    if first.tile:
+        frame = decode(first.path, dataset, tally=tally)[0]
+        check_rest(first.path, frame, first.tile)
+        return [replace(p, stored=p.tile.cut(frame)) for p in planes if p.tile]
+    described = len(dataset.get("PerFrameFunctionalGroupsSequence") or [None])
+    part = None if len(planes) == described else [plane.frame for plane in planes]
+    frames = decode(first.path, dataset, part, tally)
+    if len(frames) != len(planes):
+        raise CaseFault(
+            Reason.TRUNCATED_PIXELS,
+            f"{first.path}: has {len(frames)} frames of pixels where its header describes "
+            f"{len(planes)}; copy it again from the archive.",
+        )
+    return [replace(p, stored=stored) for p, stored in zip(planes, frames, strict=True)]
+
+
+def drop_pixels(dataset: Dataset) -> None:
+    """Let go of the pixels of an instance, which may be gigabytes."""
+    for name in PIXELS:
+        dataset.pop(name, None)
+
+
+def completed(planes: Sequence[Plane], tally: Counter[str]) -> list[Plane]:
+    """Return planes in their order with the stored values that they lack, read file by file.
+
+    Args:
+        planes: of any instances; only their frames are decoded.
+        tally: counts what a reader of the values should know.
+
+    Raises:
+        CaseFault: as `with_pixels`.
+    """
+    lacking: dict[Path, list[int]] = defaultdict(list)
+    for index, plane in enumerate(planes):
+        if plane.stored is None:
+            lacking[plane.path].append(index)
+    found = list(planes)
+    for path, indices in lacking.items():
+        with readable(path):
+            dataset = read_instance(path, pixels=True)
+            for index, plane in zip(
+                indices, with_pixels([planes[i] for i in indices], dataset, tally), strict=True
+            ):
+                found[index] = plane
+    return found
+
+
+def check_instances(
+    planes: Sequence[Plane], name: str, notes: list[str], decisions: list[Decision]
+) -> None:
+    """Refuse planes of instances that do not belong together, and say what was taken apart.
+
+    Args:
+        planes: of one series.
+        name: the series, for messages.
+        notes: gets a sentence where an instance is a mosaic, or several are multi-frame.
+        decisions: gets the code of each such decision.
+
+    Raises:
+        CaseFault: they are of several kinds, or a part of one multi-frame image is missing.
+    """
+    files = {plane.path: plane for plane in planes}
+    counts = Counter(_kind(plane) for plane in files.values())
+    if len(counts) > 1:
+        shown = " and ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
+        raise CaseFault(
+            Reason.UNSUPPORTED_OBJECT,
+            f"{name}: has {len(files)} instances, {shown}, which may hold the same slices; export "
+            "each kind as a series of its own.",
+        )
+    _check_concatenations([plane.instance for plane in files.values()], name)
+    if counts["mosaics"]:
+        notes.append(
+            f"Siemens mosaics that were taken apart: {counts['mosaics']}, into {len(planes)} "
+            "slices along SliceNormalVector, from their corrected Image Position (Patient)."
+        )
+        decisions.append(Decision.MOSAIC_TAKEN_APART)
+    elif counts["multi-frame images"] > 1 and len(planes) > len(files):
+        notes.append(
+            f"Multi-frame images whose frames are read as one stack: {len(files)}, with "
+            f"{len(planes)} frames."
+        )
+        decisions.append(Decision.MULTI_FRAME_IMAGES_JOINED)
+
+
+def _kind(plane: Plane) -> str:
+    if plane.tile:
+        return "mosaics"
+    return "multi-frame images" if plane.frame_number else "single-frame images"
+
+
+def _check_concatenations(instances: Sequence[Dataset], name: str) -> None:
+    """Refuse multi-frame images that were split into several instances, of which one is missing.
+
+    Their parts share a Concatenation UID and are numbered from 1 (PS3.3 C.7.6.16.1.1); how many
+    there are need not be stated, and how many frames lie before each part has to be.
+
+    Raises:
+        CaseFault: a part is missing.
+    """
+    parts: dict[str, dict[int, Dataset]] = defaultdict(dict)
+    for instance in instances:
+        uid, number = instance.get("ConcatenationUID"), instance.get("InConcatenationNumber")
+        if uid and number:
+            parts[str(uid)][int(number)] = instance
+    for numbered in parts.values():
+        totals = {int(p.get("InConcatenationTotalNumber") or 0) for p in numbered.values()}
+        total = max(*totals, *numbered)
+        if len(numbered) < total:
+            first = next(number for number in count(1) if number not in numbered)
+            raise CaseFault(
+                Reason.MISSING_SLICES,
+                f"{name}: {total - len(numbered)} of {total} parts of a multi-frame image are "
+                f"missing, the first is part {first}; retrieve the series again.",
+            )
+        _check_offsets(numbered, name)
+
+
+def _check_offsets(numbered: dict[int, Dataset], name: str) -> None:
+    """Refuse parts that do not begin where the frames before them end.
+
+    Raises:
+        CaseFault: one does not.
+    """
+    before = 0
+    for number in sorted(numbered):
+        offset = numbered[number].get("ConcatenationFrameOffsetNumber")
+        if offset not in (None, "") and int(offset) != before:
+            raise CaseFault(
+                Reason.MISSING_SLICES,
+                f"{name}: part {number} of a multi-frame image begins after {int(offset)} frames, "
+                f"and the parts before it have {before}; retrieve the series again.",
+            )
+        before += int(numbered[number].get("NumberOfFrames") or 1)
