@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 import time
 import warnings
@@ -9,11 +10,17 @@ import warnings
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import EnhancedCTImageStorage, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    EnhancedCTImageStorage,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from jipflow.images import mosaic as module
-from jipflow.images.pixels import Tile
-from jipflow.images.series import read_planes, read_series_volume
+from jipflow.images.pixels import Tile, decode
+from jipflow.images.read import read_instance
+from jipflow.images.series import _load, read_planes, read_series_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Decision, Reason
@@ -128,7 +135,7 @@ def test_planes_are_like_those_of_single_slices(tmp_path):
             plane.header.ImagePositionPatient, other.header.ImagePositionPatient, atol=1e-7
         )
         assert all(len(str(x)) <= 16 for x in plane.header.ImagePositionPatient)
-        np.testing.assert_array_equal(plane.pixels(), other.pixels())
+        assert plane.digest() == other.digest()
         assert plane.header.SOPInstanceUID == image.SOPInstanceUID
         assert plane.header.AcquisitionTime == image.AcquisitionTime
         assert "ImagesInAcquisition" not in plane.header
@@ -213,6 +220,152 @@ class TestAcquisitionMatrix:
         image.AcquisitionMatrix = matrix
         planes = len(module.split(tmp_path, image))
         assert planes == (0 if is_slice else 6)
+
+
+def two_mosaics(folder, shift, change):
+    """Two mosaics, the second one moved along the normal and changed."""
+    images = [mosaic(mr_datasets()) for _ in range(2)]
+    x, y, z = images[1].ImagePositionPatient
+    images[1].ImagePositionPatient = [x, y, float(z) + shift]
+    images[1].SOPInstanceUID = images[1].file_meta.MediaStorageSOPInstanceUID = dicom.uid("two")
+    change(images[1])
+    return series_of(write(images, folder))
+
+
+class TestTwoMosaics:
+    @pytest.mark.parametrize("shift", [2.0, 24.0], ids=["between one another", "behind"])
+    def test_that_make_an_even_stack_are_two_volumes(self, shift, tmp_path):
+        for read_them in (read_planes, read_series_volume):
+            with pytest.raises(CaseFault) as caught:
+                read_them(two_mosaics(tmp_path, shift, len))
+            assert caught.value.reason is Reason.MIXED_ACQUISITIONS
+            assert "its slices are of 2 mosaics" in caught.value.message
+
+    def test_that_lie_a_little_apart_are_none(self, tmp_path):
+        with pytest.raises(CaseFault) as caught:
+            read_series_volume(two_mosaics(tmp_path, 0.3, len))
+        assert caught.value.reason is Reason.IRREGULAR_SPACING
+
+    def test_that_are_the_same_count_once(self, tmp_path):
+        notes: list[str] = []
+        series = two_mosaics(tmp_path, 0.0, lambda image: in_syntax(image, RLELossless, tmp_path))
+        volume = read_series_volume(series, notes=notes)
+        np.testing.assert_array_equal(volume.array, ct_hu() + 1024)
+        assert notes[0].startswith("Siemens mosaics that were taken apart: 2, into 12 slices ")
+        assert notes[1] == "Repeated slices, of the same place and pixels, left out: 6."
+
+    def test_that_nothing_distinguishes_are_read_once_each(self, tmp_path, monkeypatch):
+        """And not once for each pair of their slices."""
+        reads = []
+
+        def counted(path, **options):
+            reads.append(path.name)
+            return read_instance(path, **options)
+
+        monkeypatch.setattr("jipflow.images.pixels.read_instance", counted)
+        changed = (mosaic(mr_datasets()).pixel_array * 2).tobytes()
+        series = two_mosaics(tmp_path, 0.0, lambda image: setattr(image, "PixelData", changed))
+        with pytest.raises(CaseFault) as caught:
+            read_series_volume(series)
+        assert caught.value.reason is Reason.DUPLICATE_SLICES
+        assert sorted(reads) == ["0000.dcm", "0001.dcm"]
+
+
+class TestSeveralMultiFrameImages:
+    def test_are_decoded_only_where_they_are_of_the_stack(self, tmp_path, monkeypatch):
+        decoded = []
+
+        def counted(path, dataset, frames=None, tally=None):
+            decoded.append((path.name, frames))
+            return decode(path, dataset, frames, tally)
+
+        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [2, 3, 1])
+        again = copy.deepcopy(parts[1])
+        again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+        series = series_of(write([*parts, again], tmp_path))
+        monkeypatch.setattr("jipflow.images.pixels.decode", counted)
+        decisions: list[Decision] = []
+        volume = read_series_volume(series, decisions=decisions)
+        np.testing.assert_array_equal(volume.array, ct_hu())
+        assert decisions == ["multi_frame_images_joined"]
+        # A file of one frame at once; the second part and its copy to be compared; the others once.
+        assert decoded[0] == ("0002.dcm", None)
+        assert sorted(decoded[1:3]) == [("0001.dcm", None), ("0003.dcm", None)]
+        assert decoded[3:] == [("0000.dcm", None), ("0003.dcm", None)]
+
+    def test_of_some_frames_are_decoded_in_part(self, tmp_path, monkeypatch):
+        decoded = []
+
+        def counted(path, dataset, frames=None, tally=None):
+            decoded.append((path.name, frames))
+            return decode(path, dataset, frames, tally)
+
+        images = [enhanced(ct_datasets()[k : k + 4], EnhancedCTImageStorage) for k in (0, 2)]
+        images[1].SOPInstanceUID = images[1].file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+        series = series_of(write(images, tmp_path))
+        monkeypatch.setattr("jipflow.images.pixels.decode", counted)
+        volume = read_series_volume(series)
+        np.testing.assert_array_equal(volume.array, ct_hu())
+        assert decoded[-2:] == [("0000.dcm", [0, 1]), ("0001.dcm", None)]
+        planes = read_planes(series)
+        assert [plane.frame for plane in planes] == [0, 1, 0, 1, 2, 3]
+        assert [plane.frame_number for plane in planes] == [1, 2, 1, 2, 3, 4]
+
+    def test_do_not_keep_their_encoded_pixels(self, tmp_path):
+        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [3, 3])
+        series = series_of(write(parts, tmp_path))
+        planes = _load(series, pixels=True, notes=[], decisions=[])
+        assert not any("PixelData" in plane.instance for plane in planes)
+        assert all(plane.stored is not None for plane in planes)
+
+    @pytest.mark.parametrize(
+        ("gone", "says"),
+        [
+            ({0}, "1 of 3 parts of a multi-frame image are missing, the first is part 1;"),
+            ({1}, "1 of 3 parts of a multi-frame image are missing, the first is part 2;"),
+            ({2}, "1 of 3 parts of a multi-frame image are missing, the first is part 3;"),
+            ({0, 1}, "2 of 3 parts of a multi-frame image are missing, the first is part 1;"),
+            ({1, 2}, "2 of 3 parts of a multi-frame image are missing, the first is part 2;"),
+        ],
+    )
+    @pytest.mark.parametrize("total", [True, False])
+    def test_of_which_a_part_is_missing_are_refused(self, gone, says, total, tmp_path):
+        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [2, 2, 2])
+        kept = [part for number, part in enumerate(parts) if number not in gone]
+        for part in kept:
+            if not total:
+                del part.InConcatenationTotalNumber
+        series = series_of(write(kept, tmp_path))
+        if (not total and gone <= {2}) or (not total and gone == {1, 2}):
+            # Nothing says that there is another part behind the last one.
+            assert len(read_planes(series)) == 2 * len(kept)
+            return
+        with pytest.raises(CaseFault) as caught:
+            read_planes(series)
+        assert caught.value.reason is Reason.MISSING_SLICES
+        assert says in caught.value.message
+
+    def test_of_two_concatenations_are_two(self, tmp_path):
+        images = [enhanced(ct_datasets()[k : k + 3], EnhancedCTImageStorage) for k in (0, 3)]
+        images[1].SOPInstanceUID = dicom.uid("other half")
+        parts = [part for image in images for part in concatenation(image, [1, 2])]
+        volume = read_series_volume(series_of(write(parts, tmp_path)))
+        np.testing.assert_array_equal(volume.array, ct_hu())
+        with pytest.raises(CaseFault, match="1 of 2 parts"):
+            read_planes(series_of(write(parts[:-1], tmp_path / "less")))
+
+    def test_with_an_absurd_total_are_refused_at_once(self, tmp_path):
+        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [3, 3])
+        parts[0].add_new("InConcatenationTotalNumber", "UL", 4_000_000_000)
+        with pytest.raises(CaseFault, match="3999999998 of 4000000000 parts"):
+            read_planes(series_of(write(parts, tmp_path)))
+
+    def test_without_an_offset_are_read(self, tmp_path):
+        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [3, 3])
+        parts[0].ConcatenationFrameOffsetNumber = None
+        del parts[1].ConcatenationFrameOffsetNumber
+        volume = read_series_volume(series_of(write(parts, tmp_path)))
+        np.testing.assert_array_equal(volume.array, ct_hu())
 
 
 @pytest.mark.parametrize("count", [None, 0, -6, 6.5, "six"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from jipflow.images.mosaic import check_rest, split
-from jipflow.images.pixels import Plane, decode
+from jipflow.images.mosaic import split
+from jipflow.images.pixels import Plane, plane_values
 from jipflow.images.read import PIXELS, check_geometry, frame_headers, read_instance, readable
 from jipflow.reasons import CaseFault, Decision, Reason
 
@@ -32,9 +32,11 @@ def planes_of(path: Path, dataset: Dataset) -> list[Plane]:
     for header in headers:
         check_geometry(path, header)
     tiles = [tile for header in headers for tile in split(path, header)]
+    digests: dict[int, bytes] = {}
     if tiles:
-        return [Plane(path, dataset, t.number, header, None, t) for t, header in tiles]
-    return [Plane(path, dataset, number, header, None) for number, header in enumerate(headers)]
+        return [Plane(path, dataset, t.number, header, None, t, digests) for t, header in tiles]
+    numbered = enumerate(headers)
+    return [Plane(path, dataset, n, header, None, digests=digests) for n, header in numbered]
 
 
 def with_pixels(
@@ -51,20 +53,11 @@ def with_pixels(
         CaseFault: the pixels cannot be decoded, or are not those that the header describes.
     """
     first = planes[0]
-    if first.tile:
-        frame = decode(first.path, dataset, tally=tally)[0]
-        check_rest(first.path, frame, first.tile)
-        return [replace(p, stored=p.tile.cut(frame)) for p in planes if p.tile]
     described = len(dataset.get("PerFrameFunctionalGroupsSequence") or [None])
-    part = None if len(planes) == described else [plane.frame for plane in planes]
-    frames = decode(first.path, dataset, part, tally)
-    if len(frames) != len(planes):
-        raise CaseFault(
-            Reason.TRUNCATED_PIXELS,
-            f"{first.path}: has {len(frames)} frames of pixels where its header describes "
-            f"{len(planes)}; copy it again from the archive.",
-        )
-    return [replace(p, stored=stored) for p, stored in zip(planes, frames, strict=True)]
+    count = first.tile.count if first.tile else described
+    frames = None if len(planes) == count else [plane.frame for plane in planes]
+    values = plane_values(first.path, dataset, first.tile, frames, tally)
+    return [replace(p, stored=stored) for p, stored in zip(planes, values, strict=True)]
 
 
 def drop_pixels(dataset: Dataset) -> None:
@@ -134,6 +127,27 @@ def check_instances(
             f"{len(planes)} frames."
         )
         decisions.append(Decision.MULTI_FRAME_IMAGES_JOINED)
+
+
+def check_one_mosaic(stack: Sequence[Plane], name: str) -> None:
+    """Refuse a stack of the tiles of several mosaics, each of which is a volume of its own.
+
+    Mosaics of a scan that follows the patient's head lie a little apart, which may look even.
+
+    Args:
+        stack: the slices of a volume.
+        name: the series, for messages.
+
+    Raises:
+        CaseFault: they are of several mosaics.
+    """
+    mosaics = {plane.path for plane in stack if plane.tile}
+    if len(mosaics) > 1:
+        raise CaseFault(
+            Reason.MIXED_ACQUISITIONS,
+            f"{name}: its slices are of {len(mosaics)} mosaics, each of which is a volume; export "
+            "each as a series of its own.",
+        )
 
 
 def _kind(plane: Plane) -> str:

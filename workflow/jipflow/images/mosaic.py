@@ -107,24 +107,6 @@ def split(path: Path, header: Dataset) -> list[tuple[Tile, Dataset]]:
     return _tiles(path, header, count, normal * distance)
 
 
-def check_rest(path: Path, frame: NDArray[np.generic], tile: Tile) -> None:
-    """Refuse a mosaic whose last places, which hold no slices, are not blank.
-
-    Args:
-        path: its file, for messages.
-        frame: the stored values of the mosaic.
-        tile: one of its tiles.
-
-    Raises:
-        CaseFault: there are more tiles than stated.
-    """
-    rest = [Tile(number, tile.count).cut(frame) for number in range(tile.count, tile.side**2)]
-    if any((part != rest[0][0, 0]).any() for part in rest):
-        raise _contradiction(
-            path, f"NumberOfImagesInMosaic is {tile.count}, but a tile behind these is not blank"
-        )
-
-
 def _tiles(
     path: Path, header: Dataset, count: int, step: NDArray[np.float64]
 ) -> list[tuple[Tile, Dataset]]:

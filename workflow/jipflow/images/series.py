@@ -12,6 +12,7 @@ from jipflow.cases import Series
 from jipflow.images.bits import ABOVE, NO_HIGH_BIT, SHIFTED
 from jipflow.images.instances import (
     check_instances,
+    check_one_mosaic,
     completed,
     drop_pixels,
     planes_of,
@@ -147,6 +148,7 @@ def _load(
     with readable(name):
         check_instances(planes, name, notes, decisions)
         stack = sorted_stack(planes, name, notes)
+        check_one_mosaic(stack, name)
     if pixels:
         stack = completed(stack, tally)
     notes += [f"{count} {text.format(len(planes))}" for text, count in sorted(tally.items())]
