@@ -192,16 +192,16 @@ def test_a_blank_slice_is_a_slice(tmp_path):
     assert not volume.array[-1].any()
 
 
-class TestANumberOfOne:
-    def test_is_a_single_slice(self, tmp_path):
-        datasets = mr_datasets()
-        for dataset in datasets:
-            dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "MOSAIC"]
-            dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 1)
-        notes: list[str] = []
-        volume = read_series_volume(series_of(write(datasets, tmp_path)), notes=notes)
-        np.testing.assert_array_equal(volume.array, ct_hu() + 1024)
-        assert notes == []
+@pytest.mark.parametrize("word", ["MOSAIC", "NORM"])
+def test_a_number_of_one_is_a_single_slice(word, tmp_path):
+    datasets = mr_datasets()
+    for dataset in datasets:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", word]
+        dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 1)
+    notes: list[str] = []
+    volume = read_series_volume(series_of(write(datasets, tmp_path)), notes=notes)
+    np.testing.assert_array_equal(volume.array, ct_hu() + 1024)
+    assert notes == []
 
 
 class TestAcquisitionMatrix:
@@ -224,7 +224,7 @@ class TestAcquisitionMatrix:
 
 def two_mosaics(folder, shift, change):
     """Two mosaics, the second one moved along the normal and changed."""
-    images = [mosaic(mr_datasets()) for _ in range(2)]
+    images = [mosaic(mr_datasets()[::-1]) for _ in range(2)]
     x, y, z = images[1].ImagePositionPatient
     images[1].ImagePositionPatient = [x, y, float(z) + shift]
     images[1].SOPInstanceUID = images[1].file_meta.MediaStorageSOPInstanceUID = dicom.uid("two")
@@ -300,7 +300,10 @@ class TestSeveralMultiFrameImages:
             decoded.append((path.name, frames))
             return decode(path, dataset, frames, tally)
 
-        images = [enhanced(ct_datasets()[k : k + 4], EnhancedCTImageStorage) for k in (0, 2)]
+        mixed = ct_datasets(), [ct_datasets()[k] for k in (5, 2, 4, 3)]
+        images = [enhanced(mixed[0][:4], EnhancedCTImageStorage)]
+        images.append(enhanced(mixed[1], EnhancedCTImageStorage))
+        images[1].ContentTime = images[0].ContentTime
         images[1].SOPInstanceUID = images[1].file_meta.MediaStorageSOPInstanceUID = "2.25.1"
         series = series_of(write(images, tmp_path))
         monkeypatch.setattr("jipflow.images.pixels.decode", counted)
@@ -308,8 +311,8 @@ class TestSeveralMultiFrameImages:
         np.testing.assert_array_equal(volume.array, ct_hu())
         assert decoded[-2:] == [("0000.dcm", [0, 1]), ("0001.dcm", None)]
         planes = read_planes(series)
-        assert [plane.frame for plane in planes] == [0, 1, 0, 1, 2, 3]
-        assert [plane.frame_number for plane in planes] == [1, 2, 1, 2, 3, 4]
+        assert [plane.frame for plane in planes] == [0, 1, 1, 3, 2, 0]
+        assert [plane.frame_number for plane in planes] == [1, 2, 2, 4, 3, 1]
 
     def test_do_not_keep_their_encoded_pixels(self, tmp_path):
         parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [3, 3])
@@ -404,6 +407,13 @@ def test_a_normal_may_be_off_by_rounding_and_no_more(sign, tmp_path):
             assert refusal(image, tmp_path)[0] is Reason.GEOMETRY_REFUSED
 
 
+@pytest.mark.parametrize(("stated", "other"), [(5, 6), (6, 5)])
+def test_two_numbers_that_differ_are_refused(stated, other, tmp_path):
+    reason, message = refusal(with_csa(mosaic_csa(other, [0, 0, 1]), stated), tmp_path)
+    assert reason is Reason.GEOMETRY_REFUSED
+    assert f"is {stated} in (0019,xx0A) and {other} in the CSA header" in message
+
+
 def test_a_normal_may_have_another_length(tmp_path):
     volume = read(with_csa(mosaic_csa(6, [0, 0, 0.5]), 6), tmp_path)
     assert volume.grid.spacing[0] == pytest.approx(4.0)
@@ -486,18 +496,19 @@ class TestHostileCsa:
         assert outcomes.count(6) > 50
         assert outcomes.count(Reason.MISSING_GEOMETRY) > 50
 
-    def test_that_leads_back_is_not_followed(self, tmp_path):
+    @pytest.mark.parametrize("length", [-1, -(1 << 20) - 48])
+    def test_that_leads_back_is_not_followed(self, length, tmp_path):
         """nibabel would read the same bytes a million times."""
         size = 1 << 20
         tag = struct.pack("<64si4s3i", b"x", 1000, b"LO\0\0", 0, 1000, 77)
         there = struct.pack("<4i", size, size, 77, size) + b"x" * size
-        back = struct.pack("<4i", 0, -size - 48, 77, 0)
+        back = struct.pack("<4i", 0, length, 77, 0)
         data = b"SV10\4\3\2\1" + struct.pack("<2I", 1000, 77) + tag + there + back
         begin = time.monotonic()
         reason, message = refusal(with_csa(data, 6), tmp_path)
         assert time.monotonic() - begin < 5
         assert reason is Reason.MISSING_GEOMETRY
-        assert f"(ValueError: an item has -{size + 48} bytes)" in message
+        assert f"(ValueError: an item has {length} bytes)" in message
 
     def test_that_is_longer_than_any_is_not_parsed(self, tmp_path):
         data = mosaic_csa(6, [0, 0, 1])

@@ -55,9 +55,11 @@ def with_pixels(
     first = planes[0]
     described = len(dataset.get("PerFrameFunctionalGroupsSequence") or [None])
     count = first.tile.count if first.tile else described
-    frames = None if len(planes) == count else [plane.frame for plane in planes]
-    values = plane_values(first.path, dataset, first.tile, frames, tally)
-    return [replace(p, stored=stored) for p, stored in zip(planes, values, strict=True)]
+    frames = sorted({plane.frame for plane in planes})
+    some = None if len(frames) == count else frames
+    values = plane_values(first.path, dataset, first.tile, some, tally)
+    by_frame = dict(zip(frames, values, strict=True))
+    return [replace(plane, stored=by_frame[plane.frame]) for plane in planes]
 
 
 def drop_pixels(dataset: Dataset) -> None:

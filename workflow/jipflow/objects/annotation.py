@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -76,10 +77,11 @@ class Target:
         planes = read_planes(Series(self.series_uid, "", self.paths))
         distances = (plane.header.get("SpacingBetweenSlices") for plane in planes)
         keys = [(str(plane.header.SOPInstanceUID), plane.frame_number) for plane in planes]
+        times = Counter(keys)
         return SourceImages(
             np.array([plane.header.ImagePositionPatient for plane in planes], dtype=float),
             # A mosaic is named as a whole, which says of none of its slices that it is meant.
-            {key: index for index, key in enumerate(keys) if not planes[index].tile},
+            {key: index for index, key in enumerate(keys) if times[key] == 1},
             frozenset(abs(float(distance)) for distance in distances if distance),
         )
 
