@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import struct
 import time
 import warnings
@@ -11,16 +10,16 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import (
-    EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedMRImageStorage,
     RLELossless,
 )
 
 from jipflow.images import mosaic as module
-from jipflow.images.pixels import Tile, decode
+from jipflow.images.pixels import Tile
 from jipflow.images.read import read_instance
-from jipflow.images.series import _load, read_planes, read_series_volume
+from jipflow.images.series import read_planes, read_series_volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Decision, Reason
@@ -28,11 +27,8 @@ from jipflow.segment.engines.imported.engine import import_regions, target_of
 from seg_archive import on_grid, spec
 from series_factory import (
     as_mr,
-    concatenation,
     csa_header,
-    ct_datasets,
     ct_hu,
-    enhanced,
     in_syntax,
     mosaic,
     mosaic_csa,
@@ -204,6 +200,27 @@ def test_a_number_of_one_is_a_single_slice(word, tmp_path):
     assert notes == []
 
 
+def test_a_converted_mosaic_is_known_by_its_image_type_alone(tmp_path):
+    image = mosaic(mr_datasets())
+    image.SOPClassUID = LegacyConvertedEnhancedMRImageStorage
+    image.remove_private_tags()
+    with pytest.raises(CaseFault, match="frames are Siemens mosaics that were converted"):
+        module.split(tmp_path, image)
+
+
+def test_slices_that_differ_by_the_least_of_32_bits_are_two(tmp_path):
+    datasets = [*mr_datasets(), mr_datasets()[0]]
+    for number, dataset in enumerate(datasets):
+        dataset.BitsAllocated = dataset.BitsStored = 32
+        dataset.HighBit = 31
+        values = np.full((8, 10), 2**30 + (number == 6), np.uint32)
+        dataset.PixelData = values.tobytes()
+    datasets[6].SOPInstanceUID = datasets[6].file_meta.MediaStorageSOPInstanceUID = "2.25.1"
+    with pytest.raises(CaseFault) as caught:
+        read_planes(series_of(write(datasets, tmp_path)))
+    assert caught.value.reason is Reason.DUPLICATE_SLICES
+
+
 class TestAcquisitionMatrix:
     @pytest.mark.parametrize(
         ("matrix", "is_slice"),
@@ -254,6 +271,21 @@ class TestTwoMosaics:
         assert notes[0].startswith("Siemens mosaics that were taken apart: 2, into 12 slices ")
         assert notes[1] == "Repeated slices, of the same place and pixels, left out: 6."
 
+    def test_of_many_points_of_time_are_compared_at_once(self, tmp_path, monkeypatch):
+        """Two hundred with 36 slices each took minutes, slice with slice."""
+        images = []
+        for number in range(60):
+            image = mosaic(mr_datasets())
+            image.AcquisitionTime = f"{90000 + number:06d}"
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = f"2.25.{number + 1}"
+            images.append(image)
+        series, compared = series_of(write(images, tmp_path)), []
+        monkeypatch.setattr("jipflow.images.stack.same_image", lambda *pair: compared.append(pair))
+        with pytest.raises(CaseFault) as caught:
+            read_planes(series)
+        assert caught.value.reason is Reason.MIXED_ACQUISITIONS
+        assert compared == []
+
     def test_that_nothing_distinguishes_are_read_once_each(self, tmp_path, monkeypatch):
         """And not once for each pair of their slices."""
         reads = []
@@ -269,106 +301,6 @@ class TestTwoMosaics:
             read_series_volume(series)
         assert caught.value.reason is Reason.DUPLICATE_SLICES
         assert sorted(reads) == ["0000.dcm", "0001.dcm"]
-
-
-class TestSeveralMultiFrameImages:
-    def test_are_decoded_only_where_they_are_of_the_stack(self, tmp_path, monkeypatch):
-        decoded = []
-
-        def counted(path, dataset, frames=None, tally=None):
-            decoded.append((path.name, frames))
-            return decode(path, dataset, frames, tally)
-
-        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [2, 3, 1])
-        again = copy.deepcopy(parts[1])
-        again.SOPInstanceUID = again.file_meta.MediaStorageSOPInstanceUID = "2.25.1"
-        series = series_of(write([*parts, again], tmp_path))
-        monkeypatch.setattr("jipflow.images.pixels.decode", counted)
-        decisions: list[Decision] = []
-        volume = read_series_volume(series, decisions=decisions)
-        np.testing.assert_array_equal(volume.array, ct_hu())
-        assert decisions == ["multi_frame_images_joined"]
-        # A file of one frame at once; the second part and its copy to be compared; the others once.
-        assert decoded[0] == ("0002.dcm", None)
-        assert sorted(decoded[1:3]) == [("0001.dcm", None), ("0003.dcm", None)]
-        assert decoded[3:] == [("0000.dcm", None), ("0003.dcm", None)]
-
-    def test_of_some_frames_are_decoded_in_part(self, tmp_path, monkeypatch):
-        decoded = []
-
-        def counted(path, dataset, frames=None, tally=None):
-            decoded.append((path.name, frames))
-            return decode(path, dataset, frames, tally)
-
-        mixed = ct_datasets(), [ct_datasets()[k] for k in (5, 2, 4, 3)]
-        images = [enhanced(mixed[0][:4], EnhancedCTImageStorage)]
-        images.append(enhanced(mixed[1], EnhancedCTImageStorage))
-        images[1].ContentTime = images[0].ContentTime
-        images[1].SOPInstanceUID = images[1].file_meta.MediaStorageSOPInstanceUID = "2.25.1"
-        series = series_of(write(images, tmp_path))
-        monkeypatch.setattr("jipflow.images.pixels.decode", counted)
-        volume = read_series_volume(series)
-        np.testing.assert_array_equal(volume.array, ct_hu())
-        assert decoded[-2:] == [("0000.dcm", [0, 1]), ("0001.dcm", None)]
-        planes = read_planes(series)
-        assert [plane.frame for plane in planes] == [0, 1, 1, 3, 2, 0]
-        assert [plane.frame_number for plane in planes] == [1, 2, 2, 4, 3, 1]
-
-    def test_do_not_keep_their_encoded_pixels(self, tmp_path):
-        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [3, 3])
-        series = series_of(write(parts, tmp_path))
-        planes = _load(series, pixels=True, notes=[], decisions=[])
-        assert not any("PixelData" in plane.instance for plane in planes)
-        assert all(plane.stored is not None for plane in planes)
-
-    @pytest.mark.parametrize(
-        ("gone", "says"),
-        [
-            ({0}, "1 of 3 parts of a multi-frame image are missing, the first is part 1;"),
-            ({1}, "1 of 3 parts of a multi-frame image are missing, the first is part 2;"),
-            ({2}, "1 of 3 parts of a multi-frame image are missing, the first is part 3;"),
-            ({0, 1}, "2 of 3 parts of a multi-frame image are missing, the first is part 1;"),
-            ({1, 2}, "2 of 3 parts of a multi-frame image are missing, the first is part 2;"),
-        ],
-    )
-    @pytest.mark.parametrize("total", [True, False])
-    def test_of_which_a_part_is_missing_are_refused(self, gone, says, total, tmp_path):
-        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [2, 2, 2])
-        kept = [part for number, part in enumerate(parts) if number not in gone]
-        for part in kept:
-            if not total:
-                del part.InConcatenationTotalNumber
-        series = series_of(write(kept, tmp_path))
-        if (not total and gone <= {2}) or (not total and gone == {1, 2}):
-            # Nothing says that there is another part behind the last one.
-            assert len(read_planes(series)) == 2 * len(kept)
-            return
-        with pytest.raises(CaseFault) as caught:
-            read_planes(series)
-        assert caught.value.reason is Reason.MISSING_SLICES
-        assert says in caught.value.message
-
-    def test_of_two_concatenations_are_two(self, tmp_path):
-        images = [enhanced(ct_datasets()[k : k + 3], EnhancedCTImageStorage) for k in (0, 3)]
-        images[1].SOPInstanceUID = dicom.uid("other half")
-        parts = [part for image in images for part in concatenation(image, [1, 2])]
-        volume = read_series_volume(series_of(write(parts, tmp_path)))
-        np.testing.assert_array_equal(volume.array, ct_hu())
-        with pytest.raises(CaseFault, match="1 of 2 parts"):
-            read_planes(series_of(write(parts[:-1], tmp_path / "less")))
-
-    def test_with_an_absurd_total_are_refused_at_once(self, tmp_path):
-        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [3, 3])
-        parts[0].add_new("InConcatenationTotalNumber", "UL", 4_000_000_000)
-        with pytest.raises(CaseFault, match="3999999998 of 4000000000 parts"):
-            read_planes(series_of(write(parts, tmp_path)))
-
-    def test_without_an_offset_are_read(self, tmp_path):
-        parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [3, 3])
-        parts[0].ConcatenationFrameOffsetNumber = None
-        del parts[1].ConcatenationFrameOffsetNumber
-        volume = read_series_volume(series_of(write(parts, tmp_path)))
-        np.testing.assert_array_equal(volume.array, ct_hu())
 
 
 @pytest.mark.parametrize("count", [None, 0, -6, 6.5, "six"])
@@ -576,17 +508,25 @@ class TestObjects:
             heights.add(float(group.PlanePositionSequence[0].ImagePositionPatient[2]))
         assert heights == {34.0, 38.0, 42.0}
 
-    def test_a_seg_names_each_part_of_a_multi_frame_image_with_its_frames(self, tmp_path):
-        image = enhanced(ct_datasets(), EnhancedCTImageStorage)
-        source = write(concatenation(image, [2, 3, 1]), tmp_path)
-        seg = encode(source, **{"liver": masks(source)["liver"]})
-        uids = [pydicom.dcmread(path, stop_before_pixels=True).SOPInstanceUID for path in source]
-        # Slices 1, 2 and 3 of the volume.
-        assert referenced(seg) == [(uids[0], 2), (uids[1], 1), (uids[1], 2)]
-        instances = seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence
-        assert [item.ReferencedSOPInstanceUID for item in instances] == uids
-        image = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0]
-        assert image.SourceImageSequence[0].SpatialLocationsPreserved == "YES"
+    @pytest.mark.parametrize("number", [None, 1, 3])
+    def test_a_seg_that_names_the_mosaic_lies_where_its_positions_say(self, number, tmp_path):
+        source = write([mosaic(mr_datasets()[::-1])], tmp_path / "mosaic")
+        drawn = masks(source)
+        seg = encode(source, **drawn)
+        for group in seg.PerFrameFunctionalGroupsSequence:
+            image = group.DerivationImageSequence[0].SourceImageSequence[0]
+            # As another program writes it, which knows no mosaics.
+            image.SpatialLocationsPreserved = "YES"
+            if number:
+                image.ReferencedFrameNumber = number
+        path = tmp_path / "seg.dcm"
+        pydicom.dcmwrite(path, seg, enforce_file_format=True)
+        series = series_of(source)
+        target = target_of("case1", series, read_series_volume(series).grid)
+        assert target.images.numbers == {}
+        wanted = spec(**{name: name for name in drawn})
+        for region in import_regions([path], wanted, target, []):
+            np.testing.assert_array_equal(on_grid(region, target.grid), drawn[region.name])
 
     @pytest.mark.parametrize("backward", [False, True])
     def test_contours_that_name_the_mosaic_lie_where_their_points_say(self, backward, tmp_path):

@@ -79,6 +79,16 @@ def _private_b_value(header: Dataset) -> Any:
     return None
 
 
+def image_key(header: Dataset) -> tuple[str, ...]:
+    """Return the texts of the attributes that planes of the same image have in common.
+
+    Args:
+        header: of an image plane.
+    """
+    names = (*GEOMETRY, *SPLITTING, "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
+    return tuple(attribute_text(header, name) for name in names)
+
+
 def same_image(one: Plane, other: Plane) -> bool:
     """Return whether two planes have the same geometry, values and acquisition.
 
@@ -89,10 +99,7 @@ def same_image(one: Plane, other: Plane) -> bool:
     Raises:
         CaseFault: the pixels cannot be read.
     """
-    names = (*GEOMETRY, *SPLITTING, "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
-    if any(
-        attribute_text(one.header, name) != attribute_text(other.header, name) for name in names
-    ):
+    if image_key(one.header) != image_key(other.header):
         return False
     tables = ("ModalityLUTSequence", "RealWorldValueMappingSequence")
     if any(one.header.get(name) != other.header.get(name) for name in tables):
