@@ -10,7 +10,7 @@ import pytest
 from pydicom.uid import EnhancedCTImageStorage
 
 from jipflow.images.pixels import decode
-from jipflow.images.series import _load, read_planes, read_series_volume
+from jipflow.images.series import read_planes, read_series_volume
 from jipflow.phantom import dicom
 from jipflow.reasons import CaseFault, Decision, Reason
 from series_factory import concatenation, ct_datasets, ct_hu, enhanced, series_of, write
@@ -57,8 +57,8 @@ def test_images_of_some_frames_are_decoded_in_part(tmp_path, monkeypatch):
     volume = read_series_volume(series, notes=notes)
     np.testing.assert_array_equal(volume.array, ct_hu())
     assert notes == [
-        "Multi-frame images whose frames are read as one stack: 2, with 8 frames.",
         "Repeated slices, of the same place and pixels, left out: 2.",
+        "The slices are frames of 2 multi-frame images.",
     ]
     assert decoded[-2:] == [("0000.dcm", [0, 1]), ("0001.dcm", None)]
     planes = read_planes(series)
@@ -66,12 +66,14 @@ def test_images_of_some_frames_are_decoded_in_part(tmp_path, monkeypatch):
     assert [plane.frame_number for plane in planes] == [1, 2, 2, 4, 3, 1]
 
 
-def test_images_do_not_keep_their_encoded_pixels(tmp_path):
+def test_images_do_not_keep_their_encoded_pixels(tmp_path, monkeypatch):
     parts = concatenation(enhanced(ct_datasets(), EnhancedCTImageStorage), [3, 3])
-    series = series_of(write(parts, tmp_path))
-    planes = _load(series, pixels=True, notes=[], decisions=[])
-    assert not any("PixelData" in plane.instance for plane in planes)
-    assert all(plane.stored is not None for plane in planes)
+    seen = []
+    monkeypatch.setattr("jipflow.images.series.check_stack", lambda stack, *_: seen.extend(stack))
+    volume = read_series_volume(series_of(write(parts, tmp_path)))
+    np.testing.assert_array_equal(volume.array, ct_hu())
+    assert len(seen) == 6
+    assert not any("PixelData" in plane.instance or plane.stored is not None for plane in seen)
 
 
 @pytest.mark.parametrize(

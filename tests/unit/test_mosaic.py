@@ -91,8 +91,8 @@ class TestEachVoxel:
             place = (volume.grid.affine @ [*index, 1.0])[:3]
             np.testing.assert_allclose(place, grid.position(*index), atol=1e-6)
         assert notes == [
-            "Siemens mosaics that were taken apart: 1, into 7 slices along SliceNormalVector, from "
-            "their corrected Image Position (Patient)."
+            "The 7 slices are the tiles of a Siemens mosaic, in the direction of SliceNormalVector "
+            "from its corrected Image Position (Patient)."
         ]
 
     def test_is_where_nibabel_puts_it(self, name, backward, tmp_path):
@@ -268,8 +268,8 @@ class TestTwoMosaics:
         series = two_mosaics(tmp_path, 0.0, lambda image: in_syntax(image, RLELossless, tmp_path))
         volume = read_series_volume(series, notes=notes)
         np.testing.assert_array_equal(volume.array, ct_hu() + 1024)
-        assert notes[0].startswith("Siemens mosaics that were taken apart: 2, into 12 slices ")
-        assert notes[1] == "Repeated slices, of the same place and pixels, left out: 6."
+        assert notes[0] == "Repeated slices, of the same place and pixels, left out: 6."
+        assert notes[1].startswith("The 6 slices are the tiles of a Siemens mosaic, in the ")
 
     def test_of_many_points_of_time_are_compared_at_once(self, tmp_path, monkeypatch):
         """Two hundred with 36 slices each took minutes, slice with slice."""

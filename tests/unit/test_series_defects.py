@@ -649,12 +649,13 @@ def no_concatenation(parts: list[Dataset]) -> None:
             del part[name]
 
 
-read("A multi-frame image that was split into several files (a concatenation)", "one stack: 3, ")(
-    split_ct(list.reverse)
-)
-read("Several multi-frame images that continue each other in one series", "3, with 6 frames")(
-    split_ct(no_concatenation)
-)
+read(
+    "A multi-frame image that was split into several files (a concatenation)",
+    "frames of 3 multi-frame",
+)(split_ct(list.reverse))
+read(
+    "Several multi-frame images that continue each other in one series", "frames of 3 multi-frame"
+)(split_ct(no_concatenation))
 
 
 def without(*places: int) -> Callable[[list[Dataset]], None]:
@@ -732,7 +733,7 @@ def set_csa(image: Dataset, csa: bytes) -> None:
     image[0x0029, 0x1010].value = csa
 
 
-TAKEN_APART = "taken apart: 1, into 6 slices"
+TAKEN_APART = "6 slices are the tiles of a Siemens mosaic"
 
 read("A Siemens mosaic", TAKEN_APART)(a_mosaic())
 

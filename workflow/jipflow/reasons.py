@@ -169,7 +169,7 @@ class Decision(Coded):
     )
     MOSAIC_TAKEN_APART = (
         "mosaic_taken_apart",
-        "Slices are tiles of Siemens mosaics, placed by the mosaics' private elements",
+        "Slices are the tiles of a Siemens mosaic, placed by its private elements",
     )
     MULTI_FRAME_IMAGES_JOINED = (
         "multi_frame_images_joined",

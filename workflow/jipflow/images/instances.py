@@ -93,16 +93,12 @@ def completed(planes: Sequence[Plane], tally: Counter[str]) -> list[Plane]:
     return found
 
 
-def check_instances(
-    planes: Sequence[Plane], name: str, notes: list[str], decisions: list[Decision]
-) -> None:
-    """Refuse planes of instances that do not belong together, and say what was taken apart.
+def check_instances(planes: Sequence[Plane], name: str) -> None:
+    """Refuse planes of instances that do not belong together.
 
     Args:
         planes: of one series.
         name: the series, for messages.
-        notes: gets a sentence where an instance is a mosaic, or several are multi-frame.
-        decisions: gets the code of each such decision.
 
     Raises:
         CaseFault: they are of several kinds, or a part of one multi-frame image is missing.
@@ -117,39 +113,41 @@ def check_instances(
             "each kind as a series of its own.",
         )
     _check_concatenations([plane.instance for plane in files.values()], name)
-    if counts["mosaics"]:
-        notes.append(
-            f"Siemens mosaics that were taken apart: {counts['mosaics']}, into {len(planes)} "
-            "slices along SliceNormalVector, from their corrected Image Position (Patient)."
-        )
-        decisions.append(Decision.MOSAIC_TAKEN_APART)
-    elif counts["multi-frame images"] > 1 and len(planes) > len(files):
-        notes.append(
-            f"Multi-frame images whose frames are read as one stack: {len(files)}, with "
-            f"{len(planes)} frames."
-        )
-        decisions.append(Decision.MULTI_FRAME_IMAGES_JOINED)
 
 
-def check_one_mosaic(stack: Sequence[Plane], name: str) -> None:
-    """Refuse a stack of the tiles of several mosaics, each of which is a volume of its own.
+def check_stack(
+    stack: Sequence[Plane], name: str, notes: list[str], decisions: list[Decision]
+) -> None:
+    """Say of which instances the slices of a volume are, and refuse those of several mosaics.
 
-    Mosaics of a scan that follows the patient's head lie a little apart, which may look even.
+    Each mosaic is a volume of its own. Those of a scan that follows the patient's head lie a little
+    apart, which may look even.
 
     Args:
         stack: the slices of a volume.
         name: the series, for messages.
+        notes: gets a sentence where they are of a mosaic, or of several multi-frame images.
+        decisions: gets the code of each such decision.
 
     Raises:
         CaseFault: they are of several mosaics.
     """
-    mosaics = {plane.path for plane in stack if plane.tile}
-    if len(mosaics) > 1:
+    files = {plane.path for plane in stack}
+    if stack[0].tile and len(files) > 1:
         raise CaseFault(
             Reason.MIXED_ACQUISITIONS,
-            f"{name}: its slices are of {len(mosaics)} mosaics, each of which is a volume; export "
+            f"{name}: its slices are of {len(files)} mosaics, each of which is a volume; export "
             "each as a series of its own.",
         )
+    if stack[0].tile:
+        notes.append(
+            f"The {len(stack)} slices are the tiles of a Siemens mosaic, in the direction of "
+            "SliceNormalVector from its corrected Image Position (Patient)."
+        )
+        decisions.append(Decision.MOSAIC_TAKEN_APART)
+    elif 1 < len(files) < len(stack):
+        notes.append(f"The slices are frames of {len(files)} multi-frame images.")
+        decisions.append(Decision.MULTI_FRAME_IMAGES_JOINED)
 
 
 def _kind(plane: Plane) -> str:

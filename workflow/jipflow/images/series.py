@@ -12,7 +12,7 @@ from jipflow.cases import Series
 from jipflow.images.bits import ABOVE, NO_HIGH_BIT, SHIFTED
 from jipflow.images.instances import (
     check_instances,
-    check_one_mosaic,
+    check_stack,
     completed,
     drop_pixels,
     planes_of,
@@ -146,9 +146,9 @@ def _load(
                 drop_pixels(dataset)
             planes += held
     with readable(name):
-        check_instances(planes, name, notes, decisions)
+        check_instances(planes, name)
         stack = sorted_stack(planes, name, notes)
-        check_one_mosaic(stack, name)
+        check_stack(stack, name, notes, decisions)
     if pixels:
         stack = completed(stack, tally)
     notes += [f"{count} {text.format(len(planes))}" for text, count in sorted(tally.items())]
