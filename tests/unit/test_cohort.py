@@ -420,7 +420,7 @@ def test_a_case_is_given_its_patients_contours_whatever_their_study(world):
         row("p2", "1.2", "RTSTRUCT", 3),
     ]
     world.select(rows)
-    (case,) = read_cases(world.folder / "cohort" / "shards" / "s00001.parquet")
+    (case,) = read_cases(world.folder / "cohort" / "shards" / "s00001.parquet", {})
     assert [a.series_uid for a in case.annotations] == ["1.2.2"]
     assert set(case.roles) == {"CT"}
     assert len(case.roles["CT"].paths) == 2

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from jipflow.cases import Series
+from jipflow.cases import Series, Wanted
 from jipflow.images.pixels import Plane
 from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
@@ -63,6 +63,8 @@ class Target:
         instances: SOPInstanceUID of each image.
         grid: where the voxels are.
         paths: files of the series.
+        wanted: which volume of the series it is; None where the series is one.
+        others: SOPInstanceUID of each image of the series' other volumes.
     """
 
     case_id: str
@@ -73,13 +75,15 @@ class Target:
     instances: frozenset[str]
     grid: Grid
     paths: tuple[Path, ...] = ()
+    wanted: Wanted | None = None
+    others: frozenset[str] = frozenset()
 
     @cached_property
     def images(self) -> SourceImages | None:
         """The images of the series; None where its files are not known."""
         if not self.paths:
             return None
-        headers = read_planes(Series(self.series_uid, "", self.paths))
+        headers = read_planes(Series(self.series_uid, "", self.paths, self.wanted))
         distances = (plane.header.get("SpacingBetweenSlices") for plane in headers)
         return SourceImages(
             np.array([plane.header.ImagePositionPatient for plane in headers], dtype=float),
