@@ -7,6 +7,7 @@ conformance statements and in https://www.na-mic.org/wiki/NAMIC_Wiki:DTI:DICOM_f
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 
 from pydicom.dataset import Dataset
@@ -75,12 +76,13 @@ def _stated(header: Dataset) -> Iterator[float]:
         yield from numbers(holder.get("DiffusionBValue"))[:1]
     for value in numbers(private_value(header, GE[0], 0x39, GE[1]))[:1]:
         yield value % GE_BIAS
-    for (group, creator), element in (
-        (SIEMENS, 0x0C),
-        (PHILIPS, 0x03),
-        (UNITED_IMAGING, 0x09),
-    ):
+    for (group, creator), element in ((SIEMENS, 0x0C), (UNITED_IMAGING, 0x09)):
         yield from numbers(private_value(header, group, element, creator))[:1]
+    found = numbers(private_value(header, PHILIPS[0], 0x03, PHILIPS[1]))
+    if len(found) == 2:
+        # A double that was read as floats, which pydicom's dictionary takes it for.
+        found = [struct.unpack("<d", struct.pack("<2f", *found))[0]]
+    yield from found[:1]
     yield from numbers(csa_values(header, "B_value"))[:1]
 
 

@@ -284,6 +284,7 @@ ATTRIBUTES: dict[str, Reader] = {
     "TemporalPositionIndex": _read("TemporalPositionIndex"),
     "TemporalPositionIdentifier": _read("TemporalPositionIdentifier"),
     "ImageIndex": _image_index,
+    "TemporalPositionTimeOffset": _read("TemporalPositionTimeOffset"),
     "TriggerTime": _read("TriggerTime"),
     "NominalCardiacTriggerDelayTime": _read("NominalCardiacTriggerDelayTime"),
     "FrameReferenceTime": _read("FrameReferenceTime"),
