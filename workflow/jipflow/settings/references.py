@@ -84,8 +84,8 @@ def _volumes(protocol: Protocol) -> Iterator[str]:
 
     for role, spec in protocol.roles.items():
         keys = spec.volume.keys_of_mr if spec.volume else []
-        where = [*filter_steps(protocol.cohort.where), spec.where]
-        if keys and not may_be(where, "MR"):
+        conditions = [*filter_steps(protocol.cohort.where), spec.where]
+        if keys and not may_be(conditions, "MR"):
             yield (
                 f"cohort.case.roles.{role}.volume: only MR has {keys[0]}, and no MR series meets "
                 "the role's filter; remove it, or change the filter."
