@@ -186,3 +186,18 @@ def test_a_frame_of_an_enhanced_pet_comes_out_in_suv(tmp_path):
     found, notes, _ = read([image], tmp_path, time_point=2)
     np.testing.assert_allclose(found, suv_of(1), rtol=1e-3)
     assert "by TemporalPositionIndex" in notes
+
+
+def test_black_slices_of_two_gates_are_not_taken_for_copies(tmp_path):
+    datasets = dynamic(2, kind="GATED")
+    for dataset in datasets:
+        dicom.stamp(dataset, "Acquisition", START)
+        dicom.stamp(dataset, "Content", START)
+        del dataset.FrameReferenceTime, dataset.DecayFactor
+        if dataset.ImageIndex % SHAPE[0] == 1:
+            dataset.PixelData, dataset.RescaleSlope = bytes(len(dataset.PixelData)), "1"
+    for gate in (1, 2):
+        found, notes, _ = read(datasets, tmp_path, time_point=gate)
+        np.testing.assert_allclose(found[1:], suv_of(gate - 1)[1:], rtol=1e-3)
+        assert not found[0].any()
+        assert "left out" not in notes

@@ -432,3 +432,30 @@ def test_the_public_b_value_counts_before_a_private_one(tmp_path):
     dataset.DiffusionBValue = 3000.0
     dataset.private_block(*GE, create=True).add_new(0x39, "IS", [1000, 1073741832, 0, 0])
     assert b_value(dataset) == 3000
+
+
+def test_black_slices_of_two_directions_are_not_taken_for_copies(tmp_path):
+    change = together(setter("DiffusionBValue", 800.0, 800.0, 800.0), directional(X, Y, NULL))
+    datasets = volumes(3, change)
+    for dataset in datasets[::6]:
+        dataset.PixelData = bytes(len(dataset.PixelData))
+    plain = series_of(write(datasets, tmp_path))
+    notes: list[str] = []
+    role = Series(plain.series_uid, "MR", plain.paths, Wanted(b_value=800))
+    volume = read_series_volume(role, notes=notes)
+    np.testing.assert_array_equal(volume.array[1:], ct_hu(seed=2)[1:] + 1024)
+    assert "left out" not in " ".join(notes)
+
+
+def test_an_element_that_cannot_be_read_costs_itself_only(tmp_path):
+    datasets = volumes(2, private(SIEMENS, 0x0C, "IS", 0, 800))
+    paths = write(datasets, tmp_path)
+    # Diffusion b-value (0018,9087), a double of three bytes.
+    broken = b"\x18\x00\x87\x90FD\x04\x00abcd"
+    for path in paths:
+        data = path.read_bytes()
+        place = data.index(b"\x19\x00\x10\x00LO")
+        path.write_bytes(data[:place] + broken + data[place:])
+    plain = series_of(paths)
+    role = Series(plain.series_uid, "MR", plain.paths, Wanted(b_value=800))
+    np.testing.assert_array_equal(read_series_volume(role).array, ct_hu(seed=1) + 1024)

@@ -17,7 +17,7 @@ from jipflow.images.acquisitions import SPLITTING, attribute_text, same_image
 from jipflow.images.diffusion import b_value, direction, image_words, is_isotropic, is_map
 from jipflow.images.phases import TimePoint, TimePoints, time_points
 from jipflow.images.pixels import Plane
-from jipflow.images.private import numbers
+from jipflow.images.private import numbers_of
 from jipflow.images.stack import POSITION_TOLERANCE, square_directions
 from jipflow.reasons import CaseFault, Decision, Reason
 
@@ -27,6 +27,9 @@ B_VALUE_TOLERANCE = 0.5
 """In s/mm²: b-values are read in whole ones."""
 MOST_SHOWN = 12
 """Most values that a message lists."""
+
+TELLING = (*SPLITTING, "ImageIndex", "TemporalPositionTimeOffset", "FlipAngle")
+"""Attributes of which slices that repeat each other have the same values."""
 
 ONE_KIND = (
     *("StackID", "EchoNumbers", "EffectiveEchoTime", "EchoTime", "DiffusionBValue"),
@@ -139,8 +142,9 @@ def _without_copies(
     kept: dict[tuple[object, ...], list[Plane]] = {}
     ordered = sorted(planes, key=lambda plane: (str(plane.instance.SOPInstanceUID), plane.frame))
     for plane in ordered:
-        texts = (attribute_text(plane.header, name) for name in SPLITTING)
-        alike = kept.setdefault((slots[id(plane)], *texts), [])
+        texts = (attribute_text(plane.header, name) for name in TELLING)
+        key = (slots[id(plane)], direction(plane.header), *texts)
+        alike = kept.setdefault(key, [])
         if not any(same_image(plane, other) for other in alike):
             alike.append(plane)
     distinct = [plane for alike in kept.values() for plane in alike]
@@ -379,7 +383,7 @@ def _dense(slots: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _number(plane: Plane, name: str) -> float | None:
-    found = numbers(plane.header.get(name))
+    found = numbers_of(plane.header, name)
     return found[0] if found else None
 
 

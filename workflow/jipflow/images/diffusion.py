@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pydicom.dataset import Dataset
 
 from jipflow.images.csa import csa_values
-from jipflow.images.private import numbers, private_value
+from jipflow.images.private import numbers, numbers_of, private_value
 
 SIEMENS = (0x0019, "SIEMENS MR HEADER")
 GE, GE_ACQUISITION = (0x0043, "GEMS_PARM_01"), (0x0019, "GEMS_ACQU_01")
@@ -73,7 +73,7 @@ def b_value(header: Dataset) -> int | None:
 def _stated(header: Dataset) -> Iterator[float]:
     """Yield the b-values that a header states, the public one first."""
     for holder in (header, *(header.get("MRDiffusionSequence") or [])):
-        yield from numbers(holder.get("DiffusionBValue"))[:1]
+        yield from numbers_of(holder, "DiffusionBValue")[:1]
     for value in numbers(private_value(header, GE[0], 0x39, GE[1]))[:1]:
         yield value % GE_BIAS
     for (group, creator), element in ((SIEMENS, 0x0C), (UNITED_IMAGING, 0x09)):
@@ -122,7 +122,7 @@ def direction(header: Dataset) -> tuple[float, ...]:
     """
     for holder in (header, *(header.get("MRDiffusionSequence") or [])):
         for item in (holder, *(holder.get("DiffusionGradientDirectionSequence") or [])):
-            if found := numbers(item.get("DiffusionGradientOrientation")):
+            if found := numbers_of(item, "DiffusionGradientOrientation"):
                 return _rounded(found)
     if found := numbers(private_value(header, SIEMENS[0], 0x0E, SIEMENS[1])):
         return _rounded(found)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.images.pixels import Plane
-from jipflow.images.private import numbers
+from jipflow.images.private import numbers_of
 
 DAY_S = 86400.0
 HALF_A_DAY_S = DAY_S / 2
@@ -199,10 +199,7 @@ def _starts(planes: Sequence[Plane], groups: list[list[int]]) -> list[float | No
 
 
 def _number(header: Dataset, name: str) -> float | None:
-    try:
-        found = numbers(header.get(name))
-    except (TypeError, ValueError):
-        return None
+    found = numbers_of(header, name)
     return found[0] if found else None
 
 

@@ -1,4 +1,4 @@
-"""Private elements of makers, found by their creator and not by the number of its block."""
+"""Numbers of headers, also in private elements, found by their creator and not by its block."""
 
 from __future__ import annotations
 
@@ -65,6 +65,19 @@ def numbers(value: Any) -> list[float]:
     except (TypeError, ValueError, OverflowError):
         return []
     return found if all(map(math.isfinite, found)) else []
+
+
+def numbers_of(header: Dataset, keyword: str) -> list[float]:
+    """Return the numbers of a public element; none where it is not there or cannot be read.
+
+    Args:
+        header: of an image plane.
+        keyword: of the element.
+    """
+    try:
+        return numbers(header.get(keyword))
+    except UNREADABLE:
+        return []
 
 
 def _of_bytes(value: bytes) -> Sequence[Any]:
