@@ -18,8 +18,8 @@ SLICES = 6
 
 
 def series(datasets, folder, **wanted) -> Series:
-    """The data sets as the series of a role that wants a volume."""
-    plain = series_of(write(datasets, folder))
+    """The data sets, written once to a folder, as the series of a role that wants a volume."""
+    plain = series_of(sorted(folder.glob("*.dcm")) or write(datasets, folder))
     return Series(plain.series_uid, plain.modality, plain.paths, Wanted(**wanted))
 
 
@@ -90,13 +90,13 @@ TIMES = {
 
 
 @pytest.mark.parametrize("change", TIMES.values(), ids=TIMES)
-@pytest.mark.parametrize(("wanted", "number"), [(1, 0), (2, 1), ("first", 0), (3, 2), ("last", 2)])
-def test_a_time_point_comes_out_to_the_voxel(change, wanted, number, tmp_path):
+def test_a_time_point_comes_out_to_the_voxel(change, tmp_path):
     datasets = volumes(3, change)[::-1]
-    found, note = read(datasets, tmp_path, time_point=wanted)
-    assert found == number
-    assert note.startswith(f"Of 18 slices 6 were taken: time point {number + 1}")
-    assert " of 3 by " in note
+    for wanted, number in ((1, 0), (2, 1), ("first", 0), ("last", 2)):
+        found, note = read(datasets, tmp_path, time_point=wanted)
+        assert found == number
+        assert note.startswith(f"Of 18 slices 6 were taken: time point {number + 1}")
+        assert " of 3 by " in note
 
 
 @pytest.mark.parametrize(
@@ -163,6 +163,14 @@ def test_midnight_comes_between(dates, tmp_path):
     assert "at 20.5 s" in note
 
 
+def test_a_time_point_of_the_next_day_keeps_its_distance(tmp_path):
+    change = together(
+        setter("AcquisitionDate", "20250101", "20250102"),
+        setter("AcquisitionTime", "100000", "110000"),
+    )
+    assert read(volumes(2, change), tmp_path, seconds=25 * 3600, within=1)[0] == 1
+
+
 def test_clocks_far_apart_on_one_date_are_not_taken_for_midnight(tmp_path):
     datasets = volumes(2, setter("AcquisitionTime", "080000", "220000"))
     for dataset in datasets:
@@ -179,7 +187,7 @@ def test_a_time_point_that_is_not_there_is_refused_with_those_that_are(tmp_path)
     assert "by the header 1 more are not there" in note
     datasets = volumes(2, setter("TemporalPositionIdentifier", 2, 3))
     for wanted in ({"time_point": "first"}, {"seconds": 0, "within": 1}):
-        refusal(datasets, tmp_path, Reason.VOLUME_NOT_FOUND, **wanted)
+        refusal(datasets, tmp_path / "later", Reason.VOLUME_NOT_FOUND, **wanted)
 
 
 def test_time_points_that_the_header_counts_are_not_all_there(tmp_path):
@@ -194,9 +202,9 @@ def test_time_points_that_the_header_counts_are_not_all_there(tmp_path):
     for dataset in datasets:
         dataset.AcquisitionNumber = dataset.TemporalPositionIdentifier
         del dataset.TemporalPositionIdentifier
-    message = refusal(datasets, tmp_path, Reason.MISSING_SLICES, time_point=1)
+    message = refusal(datasets, tmp_path / "ranked", Reason.MISSING_SLICES, time_point=1)
     assert "has 3 of 4 time points" in message
-    refusal(datasets, tmp_path, Reason.VOLUME_NOT_FOUND, seconds=0, within=1)
+    refusal(datasets, tmp_path / "ranked", Reason.VOLUME_NOT_FOUND, seconds=0, within=1)
 
 
 def test_a_time_point_that_lacks_slices_is_refused_only_if_it_is_wanted(tmp_path):
@@ -272,9 +280,9 @@ def test_echoes_without_numbers_are_counted_by_their_times(tmp_path):
     assert read(datasets, tmp_path, echo=1)[0] == 1
     for dataset in datasets:
         dataset.EchoNumbers = 1
-    message = refusal(datasets, tmp_path, Reason.VOLUME_NOT_FOUND, echo=2)
+    message = refusal(datasets, tmp_path / "one", Reason.VOLUME_NOT_FOUND, echo=2)
     assert "its echoes are 1, and its echo times in ms are 2.3, 4.6, 6.9" in message
-    refusal(datasets, tmp_path, Reason.MIXED_ACQUISITIONS, echo=1)
+    refusal(datasets, tmp_path / "one", Reason.MIXED_ACQUISITIONS, echo=1)
 
 
 def test_echoes_between_one_another_do_not_lack_the_slices_of_the_others(tmp_path):

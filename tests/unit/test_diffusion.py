@@ -51,7 +51,8 @@ def csa(**items: list[str]) -> bytes:
 
 def read(datasets, folder, b=None, within=None, **more):
     """Read the volume of a b-value; returns its number, the last note and the decisions."""
-    plain = series_of(write(datasets, folder))
+    paths = sorted(folder.glob("*.dcm")) or write(datasets, folder)
+    plain = series_of(paths)
     role = Series(plain.series_uid, "MR", plain.paths, Wanted(b_value=b, within=within, **more))
     notes: list[str] = []
     decisions: list[Decision] = []
@@ -130,6 +131,10 @@ def test_the_volume_of_a_b_value_comes_out_to_the_voxel(change, tmp_path):
         found, note, decisions = read(datasets, tmp_path, b)
         assert (found, decisions) == (number, [Decision.VOLUME_CHOSEN])
         assert note == f"Of 18 slices 6 were taken: b-value {b} of 0, 400, 800."
+
+
+def test_a_b_value_is_near_enough_or_refused_with_those_that_are_there(tmp_path):
+    datasets = volumes(3, B_VALUES["public"])
     assert read(datasets, tmp_path, 750, within=50)[0] == 2
     message = refusal(datasets, tmp_path, Reason.VOLUME_NOT_FOUND, 1000)
     assert "no image states a b-value of 1000 s/mm²; its b-values are 0, 400, 800. " in message
@@ -351,6 +356,11 @@ def test_ges_image_without_weighting_whose_b_value_is_that_of_the_others(tmp_pat
         del block[0x30]
     refusal(datasets, tmp_path / "three", Reason.MIXED_ACQUISITIONS, 1000)
     assert not is_isotropic(datasets[0])
+
+
+def test_the_null_vector_of_an_image_without_weighting_says_nothing(tmp_path):
+    change = together(setter("DiffusionBValue", 0.0, 0.0), directional(NULL, None))
+    refusal(volumes(2, change), tmp_path, Reason.MIXED_ACQUISITIONS, 0)
 
 
 def test_a_direction_is_read_from_an_enhanced_image(tmp_path):

@@ -117,7 +117,8 @@ def _values(planes: Sequence[Plane], name: str, read: Reader) -> list[float] | N
         if value is None:
             return None
         found.append(value)
-    if name in CLOCKS and max(found) - min(found) > HALF_A_DAY_S:
+    one_date = len({value // DAY_S for value in found}) == 1
+    if name in CLOCKS and one_date and max(found) - min(found) > HALF_A_DAY_S:
         found = [value + DAY_S if value % DAY_S < HALF_A_DAY_S else value for value in found]
         if max(found) - min(found) > LONGEST_S:
             return None
