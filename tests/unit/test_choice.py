@@ -231,6 +231,16 @@ def test_numbers_against_the_clock_are_refused(tmp_path):
     refusal(volumes(2, change), tmp_path, Reason.MIXED_ACQUISITIONS, time_point=1)
 
 
+def test_delays_of_a_trigger_are_no_order_against_the_clock(tmp_path):
+    # A dynamic series that waits for the heart: the delay says nothing of the phase.
+    change = together(setter("TriggerTime", "512", "498"), acquired(0, 30))
+    datasets = volumes(2, change)
+    found, note = read(datasets, tmp_path, time_point=1)
+    assert found == 0
+    assert note.endswith("time point 1 of 2 by AcquisitionTime.")
+    assert read(datasets, tmp_path, seconds=30, within=1)[0] == 1
+
+
 def test_what_nothing_tells_apart_is_refused(tmp_path):
     message = refusal(
         volumes(2, lambda *_: None), tmp_path, Reason.MIXED_ACQUISITIONS, time_point=1
@@ -283,6 +293,18 @@ def test_echoes_without_numbers_are_counted_by_their_times(tmp_path):
     message = refusal(datasets, tmp_path / "one", Reason.VOLUME_NOT_FOUND, echo=2)
     assert "its echoes are 1, and its echo times in ms are 2.3, 4.6, 6.9" in message
     refusal(datasets, tmp_path / "one", Reason.MIXED_ACQUISITIONS, echo=1)
+
+
+@pytest.mark.parametrize("wanted", [{"echo": 1}, {"echo_time": 2.3}])
+def test_a_volume_is_not_shorter_for_a_slice_that_states_no_echo(wanted, tmp_path):
+    def change(dataset, number):
+        if dataset.InstanceNumber < 6:
+            dataset.EchoNumbers, dataset.EchoTime = 1, "2.3"
+        else:
+            dataset.pop("EchoTime", None)
+
+    message = refusal(volumes(1, change), tmp_path, Reason.MISSING_SLICES, **wanted)
+    assert "has 5 slices, and lacks 1" in message
 
 
 def test_echoes_between_one_another_do_not_lack_the_slices_of_the_others(tmp_path):

@@ -360,7 +360,27 @@ def test_ges_image_without_weighting_whose_b_value_is_that_of_the_others(tmp_pat
 
 def test_the_null_vector_of_an_image_without_weighting_says_nothing(tmp_path):
     change = together(setter("DiffusionBValue", 0.0, 0.0), directional(NULL, None))
-    refusal(volumes(2, change), tmp_path, Reason.MIXED_ACQUISITIONS, 0)
+    refusal(volumes(2, change), tmp_path, Reason.DUPLICATE_SLICES, 0)
+
+
+def test_a_volume_is_not_shorter_for_a_slice_that_states_no_b_value(tmp_path):
+    def change(dataset, number):
+        if dataset.InstanceNumber < 6:
+            dataset.DiffusionBValue = 800.0
+
+    message = refusal(volumes(1, change), tmp_path, Reason.MISSING_SLICES, 800)
+    assert "1 slices state no b-value) has 5 slices, and lacks 1" in message
+
+
+def test_magnitude_and_phase_of_one_b_value_are_told_apart(tmp_path):
+    change = together(
+        setter("DiffusionBValue", 800.0, 800.0),
+        setter("ComplexImageComponent", "MAGNITUDE", "PHASE"),
+    )
+    datasets = volumes(2, change)
+    message = refusal(datasets, tmp_path, Reason.MIXED_ACQUISITIONS, 800)
+    assert "ComplexImageComponent (MAGNITUDE, PHASE); choose one by `volume: {image_ty" in message
+    assert read(datasets, tmp_path, 800, image_types=("MAGNITUDE",))[0] == 0
 
 
 def test_a_direction_is_read_from_an_enhanced_image(tmp_path):

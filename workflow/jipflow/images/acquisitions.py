@@ -30,6 +30,8 @@ SPLITTING = (
     "InversionTime",
     "ImageType",
     "FrameType",
+    "ComplexImageComponent",
+    "FlipAngle",
     "ConvolutionKernel",
     "KVP",
     "TriggerTime",
@@ -58,6 +60,7 @@ KEYS = {
     B_VALUE: "b_value",
     "ImageType": "image_type",
     "FrameType": "image_type",
+    "ComplexImageComponent": "image_type",
 }
 """By attribute, the key of a role's `volume` that chooses one of its values."""
 

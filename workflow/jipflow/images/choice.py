@@ -7,7 +7,7 @@ what fits more than once nothing is taken. Each choice is noted with what it was
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,7 @@ B_VALUE_TOLERANCE = 0.5
 MOST_SHOWN = 12
 """Most values that a message lists."""
 
-TELLING = (*SPLITTING, "ImageIndex", "TemporalPositionTimeOffset", "FlipAngle")
+TELLING = (*SPLITTING, "ImageIndex", "TemporalPositionTimeOffset")
 """Attributes of which slices that repeat each other have the same values."""
 
 ONE_KIND = (
@@ -48,13 +48,15 @@ class _Chosen:
         slots: number of the position of each plane of the series, by its identity.
         notes: what was taken, of what.
         decisions: the code of each decision.
+        silent: the planes that were left out as they do not state what is asked for.
     """
 
     name: str
     planes: list[Plane]
     slots: dict[int, int]
-    notes: list[str]
-    decisions: list[Decision]
+    notes: list[str] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+    silent: list[Plane] = field(default_factory=list)
 
     def take(self, planes: list[Plane], text: str) -> None:
         """Go on with some of the planes."""
@@ -104,7 +106,7 @@ def chosen(
     if wanted is None or not planes:
         return list(planes)
     slots = dict(zip(map(id, planes), _slots(planes).tolist(), strict=True))
-    series = _Chosen(name, _without_copies(planes, slots, notes), slots, [], [])
+    series = _Chosen(name, _without_copies(planes, slots, notes), slots)
     whole = list(series.planes)
     _take_type(series, wanted)
     _take_echo(series, wanted)
@@ -189,6 +191,7 @@ def _take_echo(series: _Chosen, wanted: Wanted) -> None:
             f"{_there('echo times in ms', times)}. Change `echo` of the role's `volume`, or give "
             "`echo_time`."
         )
+    series.silent += [plane for plane in series.planes if stated[id(plane)] is None]
     series.take(found, f"echo {wanted.echo} of {_listed(there)}")
 
 
@@ -212,6 +215,7 @@ def _take_echo_time(series: _Chosen, wanted: Wanted) -> None:
             f"{wanted.echo_time:g}; make `within` of the role's `volume` smaller."
         )
     found = [plane for plane in series.planes if times[id(plane)] == fitting[0]]
+    series.silent += [plane for plane in series.planes if times[id(plane)] is None]
     series.take(found, f"echo time {fitting[0]:g} ms of {_listed(there)}")
 
 
@@ -221,9 +225,10 @@ def _take_b_value(series: _Chosen, wanted: Wanted) -> None:
         return
     values = {id(plane): b_value(plane.header) for plane in series.planes}
     there = sorted({value for value in values.values() if value is not None})
-    maps = sum(is_map(plane.header) for plane in series.planes)
-    silent = sum(value is None for value in values.values()) - maps
-    rest = f"; {silent} slices state no b-value" if silent else ""
+    unstated = [plane for plane in series.planes if values[id(plane)] is None]
+    silent = [plane for plane in unstated if not is_map(plane.header)]
+    maps = len(unstated) - len(silent)
+    rest = f"; {len(silent)} slices state no b-value" if silent else ""
     within = B_VALUE_TOLERANCE if wanted.within is None else wanted.within
     if not there:
         raise series.absent(
@@ -244,6 +249,7 @@ def _take_b_value(series: _Chosen, wanted: Wanted) -> None:
         )
     found = [plane for plane in series.planes if values[id(plane)] == fitting[0]]
     left_out = f", without {maps} slices of maps" if maps else ""
+    series.silent += silent
     series.take(found, f"b-value {fitting[0]:g} of {_listed(there)}{left_out}{rest}")
     _take_isotropic(series, fitting[0], timed=wanted.time_point is not None)
 
@@ -367,7 +373,8 @@ def _check_complete(series: _Chosen, whole: Sequence[Plane]) -> None:
     kept = set(map(id, series.planes))
     others = set(series.positions(p for p in whole if id(p) not in kept).tolist())
     # Volumes that lie between one another share no position, and say nothing of each other.
-    lacking = len(others - taken) if others & taken else 0
+    silent = set(series.positions(series.silent).tolist())
+    lacking = len((others if others & taken else silent) - taken)
     if lacking:
         raise CaseFault(
             Reason.MISSING_SLICES,

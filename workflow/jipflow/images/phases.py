@@ -95,7 +95,9 @@ def time_points(planes: Sequence[Plane], slots: NDArray[np.intp]) -> TimePoints 
         if groups is None:
             continue
         if _against_the_clock(planes, groups, name):
-            return None
+            if name in COUNTED:
+                return None
+            continue
         ids: Sequence[int] = range(1, len(groups) + 1)
         if counted:
             ids = _from_one([round(values[group[0]]) for group in groups])
