@@ -63,6 +63,26 @@ def as_mr(datasets: list[Dataset]) -> list[Dataset]:
     return datasets
 
 
+def volumes(count: int, change: Callable[[Dataset, int], object]) -> list[Dataset]:
+    """An MR series of several volumes at the same positions, one after the other.
+
+    The values of each are those of `ct_datasets` with its number as seed, plus 1024.
+
+    Args:
+        count: how many.
+        change: gets each slice and the number of its volume, from 0.
+    """
+    series = []
+    for number in range(count):
+        for plain, dataset in zip(mr_datasets(), ct_datasets(seed=number), strict=True):
+            plain.PixelData = dataset.PixelData
+            plain.SOPInstanceUID = dicom.uid("volume", number, str(plain.SOPInstanceUID))
+            plain.file_meta.MediaStorageSOPInstanceUID = plain.SOPInstanceUID
+            change(plain, number)
+            series.append(plain)
+    return series
+
+
 def pt_datasets(units: str = "BQML", value: float = 2.5) -> list[Dataset]:
     """A PET series whose SUVbw is `value` in every voxel but one."""
     suv = np.full((5, 6, 7), value)

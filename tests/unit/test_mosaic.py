@@ -17,6 +17,7 @@ from pydicom.uid import (
 )
 
 from jipflow.images import mosaic as module
+from jipflow.images.csa import LONGEST
 from jipflow.images.pixels import Tile
 from jipflow.images.read import read_instance
 from jipflow.images.series import read_planes, read_series_volume
@@ -428,10 +429,10 @@ class TestHostileCsa:
         assert outcomes.count(6) > 50
         assert outcomes.count(Reason.MISSING_GEOMETRY) > 50
 
-    @pytest.mark.parametrize("length", [-1, -(1 << 20) - 48])
+    @pytest.mark.parametrize("length", [-1, -(1 << 18) - 48])
     def test_that_leads_back_is_not_followed(self, length, tmp_path):
         """nibabel would read the same bytes a million times."""
-        size = 1 << 20
+        size = 1 << 18
         tag = struct.pack("<64si4s3i", b"x", 1000, b"LO\0\0", 0, 1000, 77)
         there = struct.pack("<4i", size, size, 77, size) + b"x" * size
         back = struct.pack("<4i", 0, length, 77, 0)
@@ -440,15 +441,15 @@ class TestHostileCsa:
         reason, message = refusal(with_csa(data, 6), tmp_path)
         assert time.monotonic() - begin < 5
         assert reason is Reason.MISSING_GEOMETRY
-        assert f"(ValueError: an item has {length} bytes)" in message
+        assert f"cannot be read (an item has {length} bytes)" in message
 
     def test_that_is_longer_than_any_is_not_parsed(self, tmp_path):
         data = mosaic_csa(6, [0, 0, 1])
-        allowed = data.ljust(module.LARGEST_CSA, b"\0")
+        allowed = data.ljust(LONGEST, b"\0")
         assert len(module.split(tmp_path, with_csa(allowed, 6))) == 6
         reason, message = refusal(with_csa(allowed + b"\0\0", 6), tmp_path)
         assert reason is Reason.MISSING_GEOMETRY
-        assert f"it has {module.LARGEST_CSA + 2} bytes" in message
+        assert f"it has {LONGEST + 2} bytes" in message
 
     def test_is_not_looked_at_where_the_image_is_no_mosaic(self, tmp_path):
         datasets = mr_datasets()

@@ -608,7 +608,7 @@ def two_times_in_one_object(folder):
     return write([image], folder)
 
 
-@refused("Enhanced MR of two b-values", Reason.MIXED_ACQUISITIONS, "DiffusionBValue (0.0, 800.0)")
+@refused("Enhanced MR of two b-values", Reason.MIXED_ACQUISITIONS, "DiffusionBValue (0, 800)")
 def two_b_values_in_one_object(folder):
     image = enhanced(twice(mr_datasets()), EnhancedMRImageStorage)
     for number, group in enumerate(image.PerFrameFunctionalGroupsSequence):

@@ -75,6 +75,10 @@ class Reason(Coded):
         "mixed_acquisitions",
         "Several phases, echoes or acquisitions share one series",
     )
+    VOLUME_NOT_FOUND = (
+        "volume_not_found",
+        "The series has no volume such as the protocol's role wants of it, or does not state it",
+    )
     DUPLICATE_SLICES = ("duplicate_slices", "Several slices lie at one position")
     MISSING_SLICES = (
         "missing_slices",
@@ -174,6 +178,14 @@ class Decision(Coded):
     MULTI_FRAME_IMAGES_JOINED = (
         "multi_frame_images_joined",
         "Frames of several multi-frame images of a series were read as one stack",
+    )
+    VOLUME_CHOSEN = (
+        "volume_chosen",
+        "One volume of several in a series was taken, as the protocol says",
+    )
+    ISOTROPIC_TAKEN = (
+        "isotropic_taken",
+        "Of the images of one b-value that of all directions was taken",
     )
     OBJECT_BY_INSTANCES = (
         "object_by_instances",

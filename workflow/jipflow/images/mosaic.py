@@ -9,9 +9,7 @@ alone. What they mean follows nibabel's documentation (nibabel.org, "Siemens mos
 from __future__ import annotations
 
 import math
-import struct
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,11 @@ from pydicom.dataset import Dataset
 from pydicom.uid import LegacyConvertedEnhancedMRImageStorage, MRImageStorage
 from pydicom.valuerep import DSfloat
 
+from jipflow.images.csa import DamagedCsa, csa_items
 from jipflow.images.pixels import Tile
+from jipflow.images.private import private_value
 from jipflow.images.read import PIXELS
 from jipflow.images.stack import square_directions
-from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
 
 MOSAIC = "MOSAIC"
@@ -33,11 +32,8 @@ MOSAIC = "MOSAIC"
 CLASSES = (MRImageStorage, LegacyConvertedEnhancedMRImageStorage)
 """What a mosaic may be; of an enhanced image proper each frame is a slice."""
 COUNT = (0x0019, 0x0A, "SIEMENS MR HEADER")
-CSA = (0x0029, 0x10, "SIEMENS CSA HEADER")
-"""Group, offset and creator of NumberOfImagesInMosaic and of the CSA image header."""
+"""Group, element and creator of NumberOfImagesInMosaic."""
 
-LARGEST_CSA = 1 << 22
-"""Bytes of a CSA image header that are parsed; real ones have some ten thousand."""
 MOST_TILES = 1024
 """Tiles that a mosaic may have; real ones have some tens."""
 PARALLEL_TOLERANCE = 1e-4
@@ -76,7 +72,7 @@ def split(path: Path, header: Dataset) -> list[tuple[Tile, Dataset]]:
     if header.get("SOPClassUID") not in CLASSES or _is_one_slice(header):
         return []
     stated = MOSAIC in (header.get("ImageType") or ())
-    count = _whole(_private(header, COUNT))
+    count = _whole(private_value(header, *COUNT))
     if not stated and (count or 0) < 2:
         return []
     if header.SOPClassUID == LegacyConvertedEnhancedMRImageStorage:
@@ -159,7 +155,7 @@ def _is_one_slice(header: Dataset) -> bool:
     return 0 < max(int(header.Rows), int(header.Columns)) <= most
 
 
-def _count(path: Path, stated: int | None, csa: dict[str, list[Any]]) -> int | None:
+def _count(path: Path, stated: int | None, csa: Mapping[str, Sequence[Any]]) -> int | None:
     """Return the number of tiles, None where nothing states it.
 
     Raises:
@@ -174,7 +170,9 @@ def _count(path: Path, stated: int | None, csa: dict[str, list[Any]]) -> int | N
     return stated or other
 
 
-def _normal(path: Path, header: Dataset, csa: dict[str, list[Any]]) -> NDArray[np.float64] | None:
+def _normal(
+    path: Path, header: Dataset, csa: Mapping[str, Sequence[Any]]
+) -> NDArray[np.float64] | None:
     """Return the unit vector from one tile to the next, None where nothing states its sign.
 
     Raises:
@@ -193,7 +191,7 @@ def _normal(path: Path, header: Dataset, csa: dict[str, list[Any]]) -> NDArray[n
     return normal * math.copysign(1.0, cosine)
 
 
-def _distance(path: Path, header: Dataset, csa: dict[str, list[Any]]) -> float | None:
+def _distance(path: Path, header: Dataset, csa: Mapping[str, Sequence[Any]]) -> float | None:
     """Return the distance of slices in mm, None where nothing states it.
 
     Raises:
@@ -213,64 +211,20 @@ def _distance(path: Path, header: Dataset, csa: dict[str, list[Any]]) -> float |
     return numbers[0] if numbers else None
 
 
-def _csa(path: Path, header: Dataset) -> dict[str, list[Any]]:
+def _csa(path: Path, header: Dataset) -> Mapping[str, Sequence[Any]]:
     """Return the values of the CSA image header by their names; none where there is no header.
 
     Raises:
         CaseFault: it cannot be parsed.
     """
-    data = _private(header, CSA)
-    if not isinstance(data, bytes) or not data.strip(b"\0 "):
-        return {}
     try:
-        _check_lengths(data)
-        with warnings.catch_warnings():
-            # nibabel calls its readers of DICOM experimental when they are imported.
-            warnings.simplefilter("ignore")
-            from nibabel.nicom import csareader
-        tags = csareader.read(data)["tags"]
-    except Exception as error:  # whatever its parser met in bytes that may be anything
-        raise_place_error(error)
+        return csa_items(header)
+    except DamagedCsa as error:
         raise CaseFault(
             Reason.MISSING_GEOMETRY,
-            f"{path}: is a Siemens mosaic whose CSA header (0029,xx10) cannot be read "
-            f"({type(error).__name__}: {error}), so that its slices have no place; export the "
-            "series again from the scanner or PACS.",
+            f"{path}: is a Siemens mosaic whose CSA header (0029,xx10) cannot be read ({error}), "
+            "so that its slices have no place; export the series again from the scanner or PACS.",
         ) from error
-    return {str(name): tag["items"] for name, tag in tags.items()}
-
-
-def _check_lengths(data: bytes) -> None:
-    """Refuse a CSA header by which nibabel's reader would go back, and read bytes again and again.
-
-    That of the second kind, which begins with SV10, states the length of each item with a sign.
-
-    Raises:
-        ValueError: a length is below 0, or the header is longer than any.
-        struct.error: it breaks off.
-    """
-    if len(data) > LARGEST_CSA:
-        raise ValueError(f"it has {len(data)} bytes")
-    if not data.startswith(b"SV10"):
-        return
-    (tags,) = struct.unpack_from("<I", data, 8)
-    place = 16
-    for _ in range(tags):
-        (items,) = struct.unpack_from("<i", data, place + 76)
-        place += 84
-        for _ in range(items):
-            (length,) = struct.unpack_from("<i", data, place + 4)
-            if length < 0:
-                raise ValueError(f"an item has {length} bytes")
-            place += 16 + -(-length // 4) * 4
-
-
-def _private(header: Dataset, element: tuple[int, int, str]) -> Any:
-    """Return the value of a private element; None where there is none."""
-    try:
-        return header.get_private_item(*element).value
-    except KeyError:
-        return None
 
 
 def _numbers(value: Any) -> list[float]:

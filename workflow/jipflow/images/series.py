@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from jipflow.cases import Series
 from jipflow.images.bits import ABOVE, NO_HIGH_BIT, SHIFTED
+from jipflow.images.choice import chosen
 from jipflow.images.instances import (
     check_instances,
     check_stack,
@@ -20,7 +21,7 @@ from jipflow.images.instances import (
 )
 from jipflow.images.pixels import Plane, check_rescale, stacked
 from jipflow.images.read import check_object, complete_uids, read_instance, readable
-from jipflow.images.stack import grid_of, sorted_stack
+from jipflow.images.stack import check_one_examination, grid_of, sorted_stack
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import suv_factors
 from jipflow.images.suv.fields import Fields, Notes
@@ -49,7 +50,8 @@ def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane
     Raises:
         CaseFault: a file cannot be read, or the series is no volume.
     """
-    return _load(series, pixels=False, notes=[] if notes is None else notes, decisions=[])
+    notes = [] if notes is None else notes
+    return _load(series, pixels=False, notes=notes, decisions=[])[0]
 
 
 def read_series_volume(
@@ -84,7 +86,7 @@ def read_series_volume(
     """
     notes = [] if notes is None else notes
     decisions = [] if decisions is None else decisions
-    planes = _load(series, pixels=True, notes=notes, decisions=decisions)
+    planes, scan = _load(series, pixels=True, notes=notes, decisions=decisions)
     headers = [plane.header for plane in planes]
     name = f"series {series.series_uid}"
     modality = MODALITIES[headers[0].SOPClassUID]
@@ -94,7 +96,7 @@ def read_series_volume(
             check_rescale(plane, modality)
         if modality == "PT":
             decided = Notes()
-            factors = suv_factors(headers, name, suv, decided)
+            factors = suv_factors(headers, name, suv, decided, scan)
             notes += decided.sentences
             decisions += decided.decisions
         if modality == "CT":
@@ -125,8 +127,13 @@ BITS = {
 
 def _load(
     series: Series, *, pixels: bool, notes: list[str], decisions: list[Decision]
-) -> list[Plane]:
-    """Read the planes of a series in the order of its slices, with or without their pixels."""
+) -> tuple[list[Plane], list[Dataset]]:
+    """Read the planes of a series in the order of its slices, with or without their pixels.
+
+    Returns:
+        The planes of the volume that is wanted, and the headers of all planes of the series where
+        one of several is.
+    """
     name = f"series {series.series_uid}"
     planes: list[Plane] = []
     lacking: dict[str, None] = {}
@@ -147,7 +154,13 @@ def _load(
             planes += held
     with readable(name):
         check_instances(planes, name)
-        stack = sorted_stack(planes, name, notes)
+        scan: list[Dataset] = []
+        stack = planes
+        if series.wanted is not None:
+            scan = [plane.header for plane in planes]
+            check_one_examination(scan, name)
+            stack = chosen(planes, series.wanted, name, notes, decisions)
+        stack = sorted_stack(stack, name, notes)
         check_stack(stack, name, notes, decisions)
     if pixels:
         stack = completed(stack, tally)
@@ -157,4 +170,4 @@ def _load(
     if lacking:
         uids = ", ".join(lacking)
         notes.append(f"UIDs missing in the files were replaced by stand-ins: {uids}.")
-    return stack
+    return stack, scan

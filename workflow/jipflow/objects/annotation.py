@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from jipflow.cases import Series
+from jipflow.cases import Series, Wanted
 from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
 from jipflow.patterns import meets
@@ -58,6 +58,8 @@ class Target:
         instances: SOPInstanceUID of each image.
         grid: where the voxels are.
         paths: files of the series.
+        wanted: which volume of the series it is; None where the series is one.
+        others: SOPInstanceUID of each image of the series' other volumes.
     """
 
     case_id: str
@@ -68,13 +70,15 @@ class Target:
     instances: frozenset[str]
     grid: Grid
     paths: tuple[Path, ...] = ()
+    wanted: Wanted | None = None
+    others: frozenset[str] = frozenset()
 
     @cached_property
     def images(self) -> SourceImages | None:
         """The images of the series; None where its files are not known."""
         if not self.paths:
             return None
-        planes = read_planes(Series(self.series_uid, "", self.paths))
+        planes = read_planes(Series(self.series_uid, "", self.paths, self.wanted))
         distances = (plane.header.get("SpacingBetweenSlices") for plane in planes)
         keys = [(str(plane.header.SOPInstanceUID), plane.frame_number) for plane in planes]
         times = Counter(keys)
