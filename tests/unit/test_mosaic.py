@@ -298,10 +298,13 @@ class TestTwoMosaics:
         monkeypatch.setattr("jipflow.images.pixels.read_instance", counted)
         changed = (mosaic(mr_datasets()).pixel_array * 2).tobytes()
         series = two_mosaics(tmp_path, 0.0, lambda image: setattr(image, "PixelData", changed))
+        compared = []
+        monkeypatch.setattr("jipflow.images.stack.same_image", lambda *pair: compared.append(pair))
         with pytest.raises(CaseFault) as caught:
             read_series_volume(series)
         assert caught.value.reason is Reason.DUPLICATE_SLICES
         assert sorted(reads) == ["0000.dcm", "0001.dcm"]
+        assert compared == []
 
 
 @pytest.mark.parametrize("count", [None, 0, -6, 6.5, "six"])
