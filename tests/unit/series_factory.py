@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -227,3 +228,17 @@ def _macro(dataset: Dataset, *names: str) -> Dataset:
     for name in names:
         item[name] = dataset[name]
     return item
+
+
+def csa(**items: list[str]) -> bytes:
+    """An image's CSA header of the second kind (https://nipy.org/nibabel/dicom/siemens_csa.html)."""
+    parts = [b"SV10\4\3\2\1", struct.pack("<2I", len(items), 77)]
+    for name, values in items.items():
+        kind = b"IS" if name == "B_value" else b"FD"
+        head = struct.pack("<64si4s3i", name.encode(), max(len(values), 1), kind, 6, 6, 77)
+        parts.append(head)
+        for number in range(6):
+            text = values[number].encode() + b"\0" if number < len(values) else b""
+            parts.append(struct.pack("<4i", len(text), len(text), 77, len(text)))
+            parts.append(text + bytes(-len(text) % 4))
+    return b"".join(parts)

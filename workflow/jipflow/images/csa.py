@@ -52,6 +52,31 @@ def _items(raw: bytes) -> Mapping[str, Sequence[Any]]:
         warnings.simplefilter("ignore")
         from nibabel.nicom.csareader import CSAError, read
     try:
+        _check_lengths(raw)
         return {name: tag["items"] for name, tag in read(raw)["tags"].items()}
     except (CSAError, *DAMAGED):
         return {}
+
+
+def _check_lengths(raw: bytes) -> None:
+    """Refuse a header by which nibabel's reader would go back, and read bytes again and again.
+
+    That of the second kind, which begins with SV10, states the length of each item with a sign
+    (https://nipy.org/nibabel/dicom/siemens_csa.html).
+
+    Raises:
+        ValueError: a length is below 0.
+        struct.error: it breaks off.
+    """
+    if not raw.startswith(b"SV10"):
+        return
+    (tags,) = struct.unpack_from("<I", raw, 8)
+    place = 16
+    for _ in range(tags):
+        (items,) = struct.unpack_from("<i", raw, place + 76)
+        place += 84
+        for _ in range(items):
+            (length,) = struct.unpack_from("<i", raw, place + 4)
+            if length < 0:
+                raise ValueError(f"an item has {length} bytes")
+            place += 16 + -(-length // 4) * 4
