@@ -194,7 +194,8 @@ def test_a_time_point_that_is_not_there_is_refused_with_those_that_are(tmp_path)
     found, note = read(datasets, tmp_path, time_point=4)
     assert found == 2
     assert "by the header 1 more are not there" in note
-    datasets = volumes(2, setter("TemporalPositionIdentifier", 2, 3))
+    change = together(setter("TemporalPositionIdentifier", 2, 3), acquired(30, 60))
+    datasets = volumes(2, change)
     for wanted in ({"time_point": "first"}, {"seconds": 0, "within": 1}):
         refusal(datasets, tmp_path / "later", Reason.VOLUME_NOT_FOUND, **wanted)
 
