@@ -320,3 +320,17 @@ def concatenation(image: Dataset, frames: list[int]) -> list[Dataset]:
         parts.append(part)
         before += length
     return parts
+
+
+def csa(**items: list[str]) -> bytes:
+    """An image's CSA header of the second kind (https://nipy.org/nibabel/dicom/siemens_csa.html)."""
+    parts = [b"SV10\4\3\2\1", struct.pack("<2I", len(items), 77)]
+    for name, values in items.items():
+        kind = b"IS" if name == "B_value" else b"FD"
+        head = struct.pack("<64si4s3i", name.encode(), max(len(values), 1), kind, 6, 6, 77)
+        parts.append(head)
+        for number in range(6):
+            text = values[number].encode() + b"\0" if number < len(values) else b""
+            parts.append(struct.pack("<4i", len(text), len(text), 77, len(text)))
+            parts.append(text + bytes(-len(text) % 4))
+    return b"".join(parts)

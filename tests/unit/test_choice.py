@@ -171,6 +171,15 @@ def test_a_time_point_of_the_next_day_keeps_its_distance(tmp_path):
     assert read(volumes(2, change), tmp_path, seconds=25 * 3600, within=1)[0] == 1
 
 
+def test_clocks_of_which_only_some_have_a_date_say_no_order(tmp_path):
+    def change(dataset, number):
+        dataset.AcquisitionDate = ("", "20250101")[number]
+        dataset.AcquisitionTime = ("090000", "090100")[number]
+        dataset.pop("ContentTime", None)
+
+    refusal(volumes(2, change), tmp_path, Reason.MIXED_ACQUISITIONS, time_point=1)
+
+
 def test_clocks_far_apart_on_one_date_are_not_taken_for_midnight(tmp_path):
     datasets = volumes(2, setter("AcquisitionTime", "080000", "220000"))
     for dataset in datasets:
@@ -185,7 +194,8 @@ def test_a_time_point_that_is_not_there_is_refused_with_those_that_are(tmp_path)
     found, note = read(datasets, tmp_path, time_point=4)
     assert found == 2
     assert "by the header 1 more are not there" in note
-    datasets = volumes(2, setter("TemporalPositionIdentifier", 2, 3))
+    change = together(setter("TemporalPositionIdentifier", 2, 3), acquired(30, 60))
+    datasets = volumes(2, change)
     for wanted in ({"time_point": "first"}, {"seconds": 0, "within": 1}):
         refusal(datasets, tmp_path / "later", Reason.VOLUME_NOT_FOUND, **wanted)
 
@@ -352,6 +362,18 @@ KINDS = {
     "DiffusionBValue": (0.0, 800.0),
     "StackID": ("1", "2"),
 }
+
+
+def test_what_states_nothing_is_another_kind(tmp_path):
+    def change(dataset, number):
+        dataset.AcquisitionNumber = number + 1
+        if number:
+            dataset.EchoTime = "1.5"
+        else:
+            dataset.pop("EchoTime", None)
+
+    message = refusal(volumes(2, change), tmp_path, Reason.MIXED_ACQUISITIONS, time_point=1)
+    assert "differ in EchoTime (1.5, nothing)" in message
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 
 import numpy as np
 import pydicom
@@ -12,10 +11,10 @@ from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedMRImageStorage, ImplicitVRLittleEndian
 
 from jipflow.cases import Series, Wanted
-from jipflow.images.diffusion import b_value, direction, is_isotropic
+from jipflow.images.diffusion import b_value, is_isotropic
 from jipflow.images.series import read_series_volume
 from jipflow.reasons import CaseFault, Decision, Reason
-from series_factory import ct_hu, enhanced, series_of, volumes, write
+from series_factory import csa, ct_hu, enhanced, series_of, volumes, write
 
 SIEMENS = (0x0019, "SIEMENS MR HEADER")
 GE = (0x0043, "GEMS_PARM_01")
@@ -33,20 +32,6 @@ def private(maker, element, vr, *values):
             block.add_new(element, vr, values[number])
 
     return change
-
-
-def csa(**items: list[str]) -> bytes:
-    """An image's CSA header of the second kind (https://nipy.org/nibabel/dicom/siemens_csa.html)."""
-    parts = [b"SV10\4\3\2\1", struct.pack("<2I", len(items), 77)]
-    for name, values in items.items():
-        kind = b"IS" if name == "B_value" else b"FD"
-        head = struct.pack("<64si4s3i", name.encode(), max(len(values), 1), kind, 6, 6, 77)
-        parts.append(head)
-        for number in range(6):
-            text = values[number].encode() + b"\0" if number < len(values) else b""
-            parts.append(struct.pack("<4i", len(text), len(text), 77, len(text)))
-            parts.append(text + bytes(-len(text) % 4))
-    return b"".join(parts)
 
 
 def read(datasets, folder, b=None, within=None, **more):
@@ -395,45 +380,6 @@ def test_a_direction_is_read_from_an_enhanced_image(tmp_path):
         group.MRDiffusionSequence = [item]
     number, _, decisions = read([image], tmp_path, 800)
     assert (number, decisions) == (2, [Decision.VOLUME_CHOSEN, Decision.ISOTROPIC_TAKEN])
-
-
-def test_the_direction_stands_in_the_csa_header():
-    dataset = Dataset()
-    block = dataset.private_block(*CSA, create=True)
-    block.add_new(0x10, "OB", csa(DiffusionGradientDirection=["1", "0", "0"]))
-    assert direction(dataset) == X
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        *(b"", b"SV10", b"SV10\4\3\2\1" + b"\xff" * 64, b"B_value", b"\1\0\0\0" * 400),
-        csa(B_value=["many"]),
-        csa(B_value=["-5"]),
-        csa(B_value=[]),
-        csa(B_value=["800"])[:90],
-        csa(B_value=["800"]) + bytes(1 << 20),
-    ],
-)
-def test_a_damaged_csa_header_states_nothing(value):
-    dataset = Dataset()
-    block = dataset.private_block(*CSA, create=True)
-    block.add_new(0x10, "OB", value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert b_value(dataset) is None
-
-
-def test_random_csa_headers_raise_nothing():
-    random = np.random.default_rng(0)
-    sound = csa(B_value=["800"], Other=["1"])
-    for _ in range(300):
-        value = bytearray(sound)
-        for place in random.integers(0, len(value), 6):
-            value[place] = random.integers(256)
-        dataset = Dataset()
-        dataset.private_block(*CSA, create=True).add_new(0x10, "OB", bytes(value))
-        assert b_value(dataset) is None or isinstance(b_value(dataset), int)
 
 
 @pytest.mark.parametrize("value", [b"abc", b"", b"\xff" * 8, struct.pack("<d", np.inf), b"1\\x"])

@@ -420,7 +420,7 @@ def _there(what: str, values: Sequence[float]) -> str:
 
 
 def _listed(values: Iterable[object]) -> str:
-    texts = [f"{v:g}" if isinstance(v, int | float) else str(v) for v in values]
+    texts = [f"{v:g}" if isinstance(v, int | float) else str(v) or "nothing" for v in values]
     if not all(isinstance(v, int | float) for v in values):
         texts.sort()
     more = f" and {len(texts) - MOST_SHOWN} more" if len(texts) > MOST_SHOWN else ""

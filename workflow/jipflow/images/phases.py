@@ -119,8 +119,13 @@ def _values(planes: Sequence[Plane], name: str, read: Reader) -> list[float] | N
         if value is None:
             return None
         found.append(value)
-    one_date = len({value // DAY_S for value in found}) == 1
-    if name in CLOCKS and one_date and max(found) - min(found) > HALF_A_DAY_S:
+    if name not in CLOCKS:
+        return found
+    days = {value // DAY_S for value in found}
+    if len(days) > 1 and 0 in days:
+        # Only some have a date.
+        return None
+    if len(days) == 1 and max(found) - min(found) > HALF_A_DAY_S:
         found = [value + DAY_S if value % DAY_S < HALF_A_DAY_S else value for value in found]
         if max(found) - min(found) > LONGEST_S:
             return None
