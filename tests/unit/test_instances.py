@@ -7,8 +7,11 @@ import copy
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage
 
+from jipflow.images.acquisitions import same_image
+from jipflow.images.instances import planes_of
 from jipflow.images.pixels import decode
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.phantom import dicom
@@ -156,3 +159,22 @@ def test_a_seg_names_each_part_of_a_multi_frame_image_with_its_frames(tmp_path):
     assert [item.ReferencedSOPInstanceUID for item in instances] == uids
     image = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0]
     assert image.SourceImageSequence[0].SpatialLocationsPreserved == "YES"
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        (lambda d: setattr(d, "SOPInstanceUID", "2.25.1"), True),
+        (lambda d: setattr(d, "PixelData", d.PixelData[::-1]), False),
+        (lambda d: setattr(d, "RescaleIntercept", "-1000"), False),
+        (lambda d: setattr(d, "AcquisitionTime", "235959"), False),
+        (lambda d: setattr(d, "ModalityLUTSequence", [Dataset()]), False),
+    ],
+    ids=["UID", "pixels", "rescale", "time", "table"],
+)
+def test_a_copy_has_the_same_pixels_and_what_says_what_they_are(change, same, tmp_path):
+    one, other = ct_datasets()[0], ct_datasets()[0]
+    change(other)
+    paths = write([one, other], tmp_path)
+    (first,), (second,) = (planes_of(path, pydicom.dcmread(path)) for path in paths)
+    assert same_image(first, second) is same
