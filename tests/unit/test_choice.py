@@ -203,6 +203,7 @@ def test_a_time_point_that_is_not_there_is_refused_with_those_that_are(tmp_path)
 def test_time_points_that_the_header_counts_are_not_all_there(tmp_path):
     change = together(
         setter("TemporalPositionIdentifier", 1, 2, 3),
+        acquired(0, 30, 60),
         lambda d, _: setattr(d, "NumberOfTemporalPositions", 4),
     )
     datasets = volumes(3, change)

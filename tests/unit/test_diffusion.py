@@ -357,7 +357,7 @@ def test_a_volume_is_not_shorter_for_a_slice_that_states_no_b_value(tmp_path):
     assert "1 slices state no b-value) has 5 slices, and lacks 1" in message
 
 
-def test_magnitude_and_phase_of_one_b_value_are_told_apart(tmp_path):
+def test_magnitude_and_phase_of_one_b_value_are_two_types_of_image(tmp_path):
     change = together(
         setter("DiffusionBValue", 800.0, 800.0),
         setter("ComplexImageComponent", "MAGNITUDE", "PHASE"),
