@@ -24,9 +24,11 @@ from jipflow.settings.resources import ROOT
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
 
 from series_factory import (
+    concatenation,
     ct_datasets,
     enhanced,
     legacy_converted,
+    mosaic,
     mr_datasets,
     pt_datasets,
     series_of,
@@ -180,6 +182,15 @@ def enhanced_mr(folder):
     return write([enhanced(mr_datasets(), EnhancedMRImageStorage)], folder)
 
 
+def split_ct(folder):
+    image = enhanced(ct_datasets((9, 11, 14))[::-1], EnhancedCTImageStorage)
+    return write(concatenation(image, [4, 5]), folder)
+
+
+def siemens_mosaic(folder):
+    return write([mosaic(mr_datasets()[::-1])], folder)
+
+
 def legacy_pt(folder):
     return write([legacy_converted(pt_datasets())], folder)
 
@@ -230,7 +241,18 @@ def spoilt(folder):
 @pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize(
     "make",
-    [oblique, sagittal, enhanced_ct, enhanced_mr, legacy_pt, sparse, japanese, spoilt],
+    [
+        oblique,
+        sagittal,
+        enhanced_ct,
+        split_ct,
+        enhanced_mr,
+        siemens_mosaic,
+        legacy_pt,
+        sparse,
+        japanese,
+        spoilt,
+    ],
 )
 def test_made_series(make, encoding, tmp_path):
     paths = make(tmp_path / "source")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import struct
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -48,13 +50,37 @@ def ct_datasets(shape: tuple[int, int, int] = CT_SHAPE, seed: int = 0) -> list[D
 
 def mr_datasets() -> list[Dataset]:
     """An MR series whose values are those of `ct_datasets`, plus 1024, without a rescale."""
-    datasets = ct_datasets()
+    return as_mr(ct_datasets())
+
+
+def as_mr(datasets: list[Dataset]) -> list[Dataset]:
+    """A CT series as MR images whose values are the stored ones."""
     for dataset in datasets:
         dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = MRImageStorage
         dataset.Modality = "MR"
         for name in ("RescaleSlope", "RescaleIntercept", "RescaleType", "ConvolutionKernel"):
             del dataset[name]
     return datasets
+
+
+def volumes(count: int, change: Callable[[Dataset, int], object]) -> list[Dataset]:
+    """An MR series of several volumes at the same positions, one after the other.
+
+    The values of each are those of `ct_datasets` with its number as seed, plus 1024.
+
+    Args:
+        count: how many.
+        change: gets each slice and the number of its volume, from 0.
+    """
+    series = []
+    for number in range(count):
+        for plain, dataset in zip(mr_datasets(), ct_datasets(seed=number), strict=True):
+            plain.PixelData = dataset.PixelData
+            plain.SOPInstanceUID = dicom.uid("volume", number, str(plain.SOPInstanceUID))
+            plain.file_meta.MediaStorageSOPInstanceUID = plain.SOPInstanceUID
+            change(plain, number)
+            series.append(plain)
+    return series
 
 
 def pt_datasets(units: str = "BQML", value: float = 2.5) -> list[Dataset]:
@@ -207,3 +233,104 @@ def _macro(dataset: Dataset, *names: str) -> Dataset:
     for name in names:
         item[name] = dataset[name]
     return item
+
+
+def csa_header(**values: tuple[str, list[object]]) -> bytes:
+    """A CSA image header of the second kind (nibabel's description of Siemens' format).
+
+    Args:
+        values: value representation and values of each tag by its name.
+    """
+    header = b"SV10\4\3\2\1" + struct.pack("<2I", len(values), 77)
+    for name, (vr, listed) in values.items():
+        # The scanner makes room for six items at least, and leaves those that are not used empty.
+        items = [f"{value}".encode() + b"\0" for value in listed]
+        items += [b""] * (6 - len(items))
+        header += struct.pack("<64si4s3i", name.encode(), len(listed), vr.encode(), 0, 6, 77)
+        for item in items:
+            header += struct.pack("<4i", len(item), len(item), 77, len(item))
+            header += item + bytes(-len(item) % 4)
+    return header
+
+
+def mosaic_csa(count: object, normal: list[object], **values: tuple[str, list[object]]) -> bytes:
+    """The CSA image header of a mosaic, with the tags around that make scanners' headers long."""
+    return csa_header(
+        AcquisitionMatrixText=("SH", ["64*64"]),
+        B_value=("IS", []),
+        NumberOfImagesInMosaic=("US", [] if count is None else [count]),
+        SliceNormalVector=("FD", normal),
+        SequenceName=("SH", ["*ep_b0"]),
+        **values,
+    )
+
+
+def mosaic(datasets: list[Dataset]) -> Dataset:
+    """Single-frame MR images as one Siemens mosaic, the tiles in their order.
+
+    Image Position (Patient) becomes that of a plane as large as the mosaic around the centre of
+    the first tile, as Siemens has it.
+    """
+    image = copy.deepcopy(datasets[0])
+    side = 1
+    while side * side < len(datasets):
+        side += 1
+    rows, columns = image.Rows, image.Columns
+    pixels = np.zeros((side * rows, side * columns), np.uint16)
+    for number, dataset in enumerate(datasets):
+        down, right = number // side * rows, number % side * columns
+        pixels[down : down + rows, right : right + columns] = dataset.pixel_array
+    image.Rows, image.Columns = pixels.shape
+    image.PixelData = pixels.tobytes()
+    image.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+    image.AcquisitionMatrix = [rows, 0, 0, columns]
+    row, column = np.reshape(np.array(image.ImageOrientationPatient, float), (2, 3))
+    places = [np.array(dataset.ImagePositionPatient, float) for dataset in datasets]
+    # Half of the pixels that a plane of the mosaic's size has before the first tile's first one.
+    down, right = image.PixelSpacing
+    first = places[0] - right * row * (side - 1) * columns / 2
+    first = first - down * column * (side - 1) * rows / 2
+    image.ImagePositionPatient = [f"{value:.8f}" for value in first]
+    step = places[1] - places[0]
+    distance = float(np.linalg.norm(step))
+    image.SpacingBetweenSlices = f"{distance:.8f}"
+    image.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", len(datasets))
+    normal = [f"{value:.8f}" for value in step / distance]
+    csa = mosaic_csa(len(datasets), normal)
+    image.private_block(0x0029, "SIEMENS CSA HEADER", create=True).add_new(0x10, "OB", csa)
+    return image
+
+
+def concatenation(image: Dataset, frames: list[int]) -> list[Dataset]:
+    """A multi-frame image split into parts of so many frames (PS3.3 C.7.6.16.1.1)."""
+    size = len(image.PixelData) // image.NumberOfFrames
+    parts, before = [], 0
+    for number, length in enumerate(frames, start=1):
+        part = copy.deepcopy(image)
+        part.SOPInstanceUID = dicom.uid(image.SOPInstanceUID, number)
+        part.file_meta.MediaStorageSOPInstanceUID = part.SOPInstanceUID
+        part.ConcatenationUID = dicom.uid("concatenation", image.SOPInstanceUID)
+        part.SOPInstanceUIDOfConcatenationSource = image.SOPInstanceUID
+        part.InConcatenationNumber, part.InConcatenationTotalNumber = number, len(frames)
+        part.ConcatenationFrameOffsetNumber = before
+        part.NumberOfFrames = length
+        groups = image.PerFrameFunctionalGroupsSequence[before : before + length]
+        part.PerFrameFunctionalGroupsSequence = groups
+        part.PixelData = image.PixelData[before * size : (before + length) * size]
+        parts.append(part)
+        before += length
+    return parts
+
+
+def csa(**items: list[str]) -> bytes:
+    """An image's CSA header of the second kind (https://nipy.org/nibabel/dicom/siemens_csa.html)."""
+    parts = [b"SV10\4\3\2\1", struct.pack("<2I", len(items), 77)]
+    for name, values in items.items():
+        kind = b"IS" if name == "B_value" else b"FD"
+        head = struct.pack("<64si4s3i", name.encode(), max(len(values), 1), kind, 6, 6, 77)
+        parts.append(head)
+        for number in range(6):
+            text = values[number].encode() + b"\0" if number < len(values) else b""
+            parts.append(struct.pack("<4i", len(text), len(text), 77, len(text)))
+            parts.append(text + bytes(-len(text) % 4))
+    return b"".join(parts)

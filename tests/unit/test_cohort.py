@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from jipflow.cases import read_cases
+from jipflow.cases import Wanted, read_cases
 from jipflow.catalog import cohort
 from jipflow.columns import COLUMNS
 from jipflow.files import read_json, write_parquet
@@ -420,10 +420,20 @@ def test_a_case_is_given_its_patients_contours_whatever_their_study(world):
         row("p2", "1.2", "RTSTRUCT", 3),
     ]
     world.select(rows)
-    (case,) = read_cases(world.folder / "cohort" / "shards" / "s00001.parquet")
+    (case,) = read_cases(world.folder / "cohort" / "shards" / "s00001.parquet", {})
     assert [a.series_uid for a in case.annotations] == ["1.2.2"]
     assert set(case.roles) == {"CT"}
     assert len(case.roles["CT"].paths) == 2
+
+
+def test_two_roles_may_be_two_volumes_of_one_series(world):
+    both = {role: {"where": "Modality = 'CT'"} for role in ("EARLY", "LATE")}
+    world.select([row("p1", "1.1", "CT", 1)], **both)
+    wanted = {"EARLY": Wanted(time_point=1), "LATE": Wanted(time_point="last")}
+    (case,) = read_cases(world.folder / "cohort" / "shards" / "s00001.parquet", wanted)
+    early, late = case.roles["EARLY"], case.roles["LATE"]
+    assert (early.series_uid, early.paths) == (late.series_uid, late.paths)
+    assert {role: series.wanted for role, series in case.roles.items()} == wanted
 
 
 def test_a_case_of_two_roles_is_given_its_contours_once(world):

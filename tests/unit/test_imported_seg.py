@@ -43,7 +43,16 @@ from seg_archive import (
     spec,
     stacked,
 )
-from series_factory import ct_datasets, enhanced, mr_datasets, pt_datasets, series_of, write
+from series_factory import (
+    concatenation,
+    ct_datasets,
+    enhanced,
+    mosaic,
+    mr_datasets,
+    pt_datasets,
+    series_of,
+    write,
+)
 
 PLAIN = re.compile(r"\S+ was taken by the (images|series) that it references\.")
 """The note of an object that names the series or its images there: nothing else was decided."""
@@ -474,6 +483,11 @@ SOURCES = {
     "MR": mr_datasets,
     "PT": pt_datasets,
     "multi-frame CT": lambda: [enhanced(ct_datasets()[::-1], EnhancedCTImageStorage)],
+    "split multi-frame CT": lambda: concatenation(
+        enhanced(ct_datasets()[::-1], EnhancedCTImageStorage), [1, 3, 2]
+    ),
+    "mosaic": lambda: [mosaic(mr_datasets())],
+    "mosaic backwards": lambda: [mosaic(mr_datasets()[::-1])],
 }
 
 

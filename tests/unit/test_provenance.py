@@ -256,6 +256,12 @@ def test_a_part_of_the_settings_changes_the_stages_that_depend_on_it_alone(tmp_p
     protocol["cohort"]["case"]["roles"]["PT"]["suv"] = "LBM"
     assert changed(before) == {"cohort", "query", "prepare", "document", *whole}
     before = parts()
+    protocol["cohort"]["case"]["roles"]["PT"]["volume"] = {"time_point": 1}
+    assert changed(before) == {"cohort", "query", "prepare", *whole}
+    before = parts()
+    protocol["cohort"]["case"]["roles"]["PT"]["volume"] = {"time_point": "last"}
+    assert changed(before) == {"cohort", "query", "prepare", *whole}
+    before = parts()
     site["disclosure"] = {"min_patients": 77}
     assert changed(before) == {"report", "release"}
     with pytest.raises(KeyError):

@@ -53,6 +53,7 @@ from jipflow.phantom import defects, dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Decision, Reason
 from series_factory import (
+    concatenation,
     ct_datasets,
     ct_grid,
     ct_hu,
@@ -60,6 +61,8 @@ from series_factory import (
     enhanced,
     in_syntax,
     legacy_converted,
+    mosaic,
+    mosaic_csa,
     mr_datasets,
     pt_datasets,
     series_of,
@@ -605,7 +608,7 @@ def two_times_in_one_object(folder):
     return write([image], folder)
 
 
-@refused("Enhanced MR of two b-values", Reason.MIXED_ACQUISITIONS, "DiffusionBValue (0.0, 800.0)")
+@refused("Enhanced MR of two b-values", Reason.MIXED_ACQUISITIONS, "DiffusionBValue (0, 800)")
 def two_b_values_in_one_object(folder):
     image = enhanced(twice(mr_datasets()), EnhancedMRImageStorage)
     for number, group in enumerate(image.PerFrameFunctionalGroupsSequence):
@@ -622,15 +625,255 @@ def two_stacks(folder):
     return write([image], folder)
 
 
-@refused("Several multi-frame images in one series", Reason.UNSUPPORTED_OBJECT, "has 2 instances")
-def two_objects(folder):
-    images = [enhanced(part, EnhancedCTImageStorage) for part in (ct_datasets(), ct_datasets())]
+def split_ct(change: Callable[[list[Dataset]], object] = len) -> Callable[[Path], Any]:
+    """An enhanced CT in three parts, as `concatenation` makes them, then changed."""
+
+    def make(folder: Path) -> tuple[list[Path], Truth]:
+        mixed = [ct_datasets()[k] for k in (1, 0, 5, 2, 4, 3)]
+        parts = concatenation(enhanced(mixed, EnhancedCTImageStorage), [2, 3, 1])
+        return write(parts, folder, change), CT
+
+    return make
+
+
+def no_concatenation(parts: list[Dataset]) -> None:
+    """Leave the parts as images of their own."""
+    for part in parts:
+        for name in (
+            "ConcatenationUID",
+            "SOPInstanceUIDOfConcatenationSource",
+            "InConcatenationNumber",
+            "InConcatenationTotalNumber",
+            "ConcatenationFrameOffsetNumber",
+        ):
+            del part[name]
+
+
+read(
+    "A multi-frame image that was split into several files (a concatenation)",
+    "frames of 3 multi-frame",
+)(split_ct(list.reverse))
+read(
+    "Several multi-frame images that continue each other in one series", "frames of 3 multi-frame"
+)(split_ct(no_concatenation))
+
+
+def without(*places: int) -> Callable[[list[Dataset]], None]:
+    """A change that leaves data sets out."""
+
+    def change(datasets: list[Dataset]) -> None:
+        datasets[:] = [d for number, d in enumerate(datasets) if number not in places]
+
+    return change
+
+
+refused(
+    "The last file of a split multi-frame image is missing", Reason.MISSING_SLICES, "1 of 3 parts"
+)(lambda folder: split_ct(without(2))(folder)[0])
+refused("Only one file of a split multi-frame image is there", Reason.MISSING_SLICES, "is part 1;")(
+    lambda folder: split_ct(without(0, 2))(folder)[0]
+)
+
+
+@refused(
+    "A file of a split multi-frame image has fewer frames than lie before the next one",
+    Reason.MISSING_SLICES,
+    "part 2 of a multi-frame image begins after 2 frames, and the parts before it have 1",
+)
+def short_part(folder):
+    def change(parts):
+        parts[0].NumberOfFrames = 1
+        del parts[0].PerFrameFunctionalGroupsSequence[1]
+        parts[0].PixelData = parts[0].PixelData[: len(parts[0].PixelData) // 2]
+
+    return split_ct(change)(folder)[0]
+
+
+@read("A multi-frame image is there twice, under another SOP Instance UID", "left out: 6.")
+def multi_frame_copy(folder):
+    images = [enhanced(ct_datasets(), EnhancedCTImageStorage) for _ in range(2)]
+    images[1].SOPInstanceUID = images[1].file_meta.MediaStorageSOPInstanceUID = dicom.uid("again")
+    return write(images, folder), CT
+
+
+@refused(
+    "Several multi-frame images of one place, each of a point of time",
+    Reason.MIXED_ACQUISITIONS,
+    "AcquisitionDateTime",
+)
+def multi_frame_times(folder):
+    images = [enhanced(ct_datasets(seed=n), EnhancedCTImageStorage) for n in range(2)]
+    for number, image in enumerate(images):
+        image.AcquisitionDateTime = f"2021030109000{number}"
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = dicom.uid("t", number)
     return write(images, folder)
 
 
-@refused("Single-frame and enhanced CT in one series", Reason.UNSUPPORTED_OBJECT, "7 instances")
+@refused("Single-frame and enhanced CT in one series", Reason.UNSUPPORTED_OBJECT, "7 instances, 6")
 def single_and_multi(folder):
     return ct(folder, lambda d: d.append(enhanced(ct_datasets(), EnhancedCTImageStorage)))
+
+
+# Siemens mosaics
+
+
+def a_mosaic(change: Callable[[list[Dataset]], object] = len) -> Callable[[Path], Any]:
+    """A mosaic of the six slices of `mr_datasets`, then changed."""
+    return lambda folder: (write([mosaic(mr_datasets())], folder, change), MR)
+
+
+def bad_mosaic(defect: str, reason: Reason, says: str, change: Callable[[Dataset], object]) -> None:
+    """Add a row: a mosaic that is changed so is refused."""
+    make = a_mosaic(lambda images: change(images[0]))
+    refused(defect, reason, says)(lambda folder: make(folder)[0])
+
+
+def set_csa(image: Dataset, csa: bytes) -> None:
+    """Replace the CSA image header."""
+    image[0x0029, 0x1010].value = csa
+
+
+TAKEN_APART = "6 slices are the tiles of a Siemens mosaic"
+
+read("A Siemens mosaic", TAKEN_APART)(a_mosaic())
+
+
+@read("A mosaic whose tiles run from the last slice to the first", TAKEN_APART)
+def backward_mosaic(folder):
+    return write([mosaic(mr_datasets()[::-1])], folder), MR
+
+
+@read("A mosaic, compressed", TAKEN_APART)
+def compressed_mosaic(folder):
+    change = partial(in_syntax, syntax=RLELossless, folder=folder)
+    return a_mosaic(lambda images: change(images[0]))(folder)
+
+
+read("A mosaic whose number of slices stands in the CSA header alone", TAKEN_APART)(
+    a_mosaic(lambda images: images[0].__delitem__((0x0019, 0x100A)))
+)
+read("A mosaic whose distance of slices stands in the CSA header alone", TAKEN_APART)(
+    a_mosaic(
+        lambda images: (
+            images[0].__delattr__("SpacingBetweenSlices"),
+            set_csa(
+                images[0], mosaic_csa(6, [0, 0, 1], SpacingBetweenSlices=("DS", ["4.00000000"]))
+            ),
+        )
+    )
+)
+
+
+@read("An enhanced MR whose Image Type still says MOSAIC")
+def enhanced_mosaic(folder):
+    image = enhanced(mr_datasets(), EnhancedMRImageStorage)
+    image.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+    return write([image], folder), MR
+
+
+@read("Single slices whose Image Type and number of tiles are still those of a mosaic")
+def slices_of_a_mosaic(folder):
+    def change(datasets):
+        for dataset in datasets:
+            dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND", "MOSAIC"]
+            dataset.AcquisitionMatrix = [10, 0, 0, 8]
+            dataset.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 6)
+
+    return write(mr_datasets(), folder, change), MR
+
+
+bad_mosaic(
+    "A mosaic without its private elements, as de-identification leaves it",
+    Reason.MISSING_GEOMETRY,
+    "NumberOfImagesInMosaic (0019,xx0A), SliceNormalVector in the CSA header (0029,xx10) is",
+    lambda image: image.remove_private_tags(),
+)
+bad_mosaic(
+    "A mosaic whose CSA header is missing",
+    Reason.MISSING_GEOMETRY,
+    "mosaic, and SliceNormalVector in the CSA header (0029,xx10) is missing",
+    lambda image: image.__delitem__((0x0029, 0x1010)),
+)
+bad_mosaic(
+    "A mosaic whose CSA header is cut short",
+    Reason.MISSING_GEOMETRY,
+    "whose CSA header (0029,xx10) cannot be read",
+    lambda image: set_csa(image, image[0x0029, 0x1010].value[:700]),
+)
+bad_mosaic(
+    "A mosaic without Spacing Between Slices",
+    Reason.MISSING_GEOMETRY,
+    "mosaic, and Spacing Between Slices (0018,0088) is missing",
+    lambda image: image.__delattr__("SpacingBetweenSlices"),
+)
+bad_mosaic(
+    "A mosaic whose Spacing Between Slices is no length",
+    Reason.GEOMETRY_REFUSED,
+    "Spacing Between Slices, -4 mm, is no length",
+    lambda image: setattr(image, "SpacingBetweenSlices", "-4"),
+)
+bad_mosaic(
+    "A mosaic whose two numbers of slices disagree",
+    Reason.GEOMETRY_REFUSED,
+    "NumberOfImagesInMosaic is 5 in (0019,xx0A) and 6 in the CSA header",
+    lambda image: setattr(image[0x0019, 0x100A], "value", 5),
+)
+bad_mosaic(
+    "A mosaic of more tiles than stated",
+    Reason.GEOMETRY_REFUSED,
+    "NumberOfImagesInMosaic is 5, but a tile behind these is not blank",
+    lambda image: (
+        image.__delitem__((0x0019, 0x100A)),
+        set_csa(image, mosaic_csa(5, [0, 0, 1])),
+    ),
+)
+bad_mosaic(
+    "A mosaic whose size is no multiple of its tiles'",
+    Reason.GEOMETRY_REFUSED,
+    "24 rows and 30 columns cannot be 4 × 4 tiles",
+    lambda image: (
+        image.__delitem__((0x0019, 0x100A)),
+        set_csa(image, mosaic_csa(10, [0, 0, 1])),
+    ),
+)
+bad_mosaic(
+    "A mosaic whose slice normal is not that of its images",
+    Reason.GEOMETRY_REFUSED,
+    "SliceNormalVector [0.0, 1.0, 0.0] is not at a right angle",
+    lambda image: set_csa(image, mosaic_csa(6, [0, 1, 0])),
+)
+bad_mosaic(
+    "An image with tiles by its private elements and not by its Image Type",
+    Reason.GEOMETRY_REFUSED,
+    "NumberOfImagesInMosaic is 6, but Image Type names none",
+    lambda image: setattr(image, "ImageType", ["ORIGINAL", "PRIMARY", "M", "ND"]),
+)
+
+
+@refused("Several mosaics in one series", Reason.MIXED_ACQUISITIONS, "AcquisitionTime")
+def two_mosaics(folder):
+    images = [mosaic(mr_datasets()) for _ in range(2)]
+    images[1].AcquisitionTime = "090002"
+    images[1].SOPInstanceUID = images[1].file_meta.MediaStorageSOPInstanceUID = dicom.uid("two")
+    return write(images, folder)
+
+
+@refused("A mosaic among single slices", Reason.UNSUPPORTED_OBJECT, "6 single-frame images and 1")
+def mosaic_among_slices(folder):
+    image = mosaic(mr_datasets())
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = dicom.uid("mosaic")
+    return write([*mr_datasets(), image], folder)
+
+
+@refused("Mosaics in a legacy converted image", Reason.UNSUPPORTED_OBJECT, "were converted")
+def converted_mosaics(folder):
+    images = [mosaic(mr_datasets()) for _ in range(2)]
+    images[1].InstanceNumber = 2
+    images[1].SOPInstanceUID = images[1].file_meta.MediaStorageSOPInstanceUID = dicom.uid("two")
+    return write([legacy_converted(images)], folder)
+
+
+# Several kinds of image
 
 
 @refused("CT and MR in one series", Reason.UNSUPPORTED_OBJECT, "mixes CT Image Storage, MR Image")

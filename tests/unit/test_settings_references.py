@@ -63,6 +63,47 @@ def test_defaults_come_from_the_schema(site):
             ["'organs'", "SUV by LBM", "body weight"],
         ),
         (["cohort", "case", "roles", "PT", "suv"], "FAT", ["roles.PT.suv", "LBMJANMA"]),
+        (
+            ["cohort", "case", "roles", "CT", "volume"],
+            {"b_value": 800},
+            ["roles.CT.volume", "only MR has b_value"],
+        ),
+        (["cohort", "case", "roles", "CT", "volume"], {}, ["CT.volume", "at least 1 of its keys"]),
+        (
+            ["cohort", "case", "roles", "CT", "volume"],
+            {"seconds": 90},
+            ["CT.volume: `seconds` needs `within`"],
+        ),
+        (
+            ["cohort", "case", "roles", "CT", "volume"],
+            {"time_point": 1, "within": 3},
+            ["`within` belongs to one of b_value, echo_time and seconds"],
+        ),
+        (
+            ["cohort", "case", "roles", "CT", "volume"],
+            {"echo_time": 4.5, "seconds": 9, "within": 3},
+            ["`within` belongs to one of"],
+        ),
+        (
+            ["cohort", "case", "roles", "CT", "volume"],
+            {"time_point": 1, "seconds": 3, "within": 2},
+            ["`time_point` and `seconds` say the same"],
+        ),
+        (
+            ["cohort", "case", "roles", "CT", "volume"],
+            {"echo": 1, "echo_time": 3},
+            ["`echo` and `echo_time` say the same"],
+        ),
+        (
+            ["cohort", "case", "roles", "CT", "volume"],
+            {"time_point": 1.5},
+            ["volume.time_point is 1.5", "at least 1 or one of: first, last"],
+        ),
+        (
+            ["cohort", "case", "roles", "CT", "volume"],
+            {"time_point": "second"},
+            ["it must be one of: first, last"],
+        ),
         (["segmentations", 0, "inputs"], ["MR"], ["inputs: role 'MR'", "CT, PT"]),
         (["segmentations", 0, "role"], "PT", ["takes CT for role 'PT'", "no CT series meets"]),
         (["segmentations", 0, "inputs"], ["PT"], ["takes CT for role 'PT'", "name a role"]),

@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which volume of a series is wanted, where one series holds several; all that is given holds.
+
+    Attributes:
+        image_types: values of Image Type, Frame Type or Complex Image Component, of which it has
+            one; empty for any.
+        echo: Echo Number.
+        echo_time: in ms.
+        b_value: in s/mm².
+        time_point: its number, from 1, or ``first`` or ``last``.
+        seconds: after the first time point.
+        within: how far echo time, b-value or seconds may be off; None for rounding only.
+    """
+
+    image_types: tuple[str, ...] = ()
+    echo: int | None = None
+    echo_time: float | None = None
+    b_value: float | None = None
+    time_point: int | str | None = None
+    seconds: float | None = None
+    within: float | None = None
 
 
 @dataclass(frozen=True)
@@ -14,11 +39,14 @@ class Series:
         series_uid: SeriesInstanceUID.
         modality: the DICOM Modality, such as ``CT``.
         paths: the files of its instances, sorted.
+        wanted: which volume it is of those that the series holds; None where the protocol does not
+            say, and the series must be one.
     """
 
     series_uid: str
     modality: str
     paths: tuple[Path, ...]
+    wanted: Wanted | None = None
 
 
 @dataclass(frozen=True)
@@ -40,13 +68,14 @@ class Case:
     annotations: tuple[Series, ...] = ()
 
 
-def read_cases(path: Path) -> list[Case]:
+def read_cases(path: Path, wanted: Mapping[str, Wanted]) -> list[Case]:
     """Read the cases of one shard as `jipflow cohort` wrote them.
 
     Args:
         path: ``cohort/shards/<shard>.parquet``: one row per instance, with columns case_id,
             patient, shard, role (empty for annotations), series_uid, modality, path, bytes and
             modified_ns.
+        wanted: by role, which volume of its series the protocol wants.
 
     Returns:
         The cases, sorted by case_id.
@@ -62,7 +91,8 @@ def read_cases(path: Path) -> list[Case]:
             paths = tuple(Path(p) for p in sorted(files["path"]))
             series = Series(first["series_uid"], first["modality"], paths)
             if first["role"]:
-                roles[first["role"]] = series
+                role = first["role"]
+                roles[role] = replace(series, wanted=wanted.get(role))
             else:
                 annotations.append(series)
         first = rows.iloc[0]

@@ -56,8 +56,8 @@ class Reason(Coded):
     )
     UNSUPPORTED_OBJECT = (
         "unsupported_object",
-        "Neither CT, MR or PET slices or one multi-frame image of them, nor an RT Structure Set or"
-        " a segmentation of voxels",
+        "Neither CT, MR or PET slices or multi-frame images of them, nor an RT Structure Set or a "
+        "segmentation of voxels",
     )
     MISSING_GEOMETRY = ("missing_geometry", "Position, orientation or spacing is missing")
     MIXED_PATIENTS = (
@@ -74,6 +74,10 @@ class Reason(Coded):
     MIXED_ACQUISITIONS = (
         "mixed_acquisitions",
         "Several phases, echoes or acquisitions share one series",
+    )
+    VOLUME_NOT_FOUND = (
+        "volume_not_found",
+        "The series has no volume such as the protocol's role wants of it, or does not state it",
     )
     DUPLICATE_SLICES = ("duplicate_slices", "Several slices lie at one position")
     MISSING_SLICES = (
@@ -167,6 +171,22 @@ class Decision(Coded):
         "element_repaired",
         "An element with an impossible value representation was read by the dictionary or left out",
     )
+    MOSAIC_TAKEN_APART = (
+        "mosaic_taken_apart",
+        "Slices are the tiles of a Siemens mosaic, placed by its private elements",
+    )
+    MULTI_FRAME_IMAGES_JOINED = (
+        "multi_frame_images_joined",
+        "Frames of several multi-frame images of a series were read as one stack",
+    )
+    VOLUME_CHOSEN = (
+        "volume_chosen",
+        "One volume of several in a series was taken, as the protocol says",
+    )
+    ISOTROPIC_TAKEN = (
+        "isotropic_taken",
+        "Of the images of one b-value that of all directions was taken",
+    )
     OBJECT_BY_INSTANCES = (
         "object_by_instances",
         "Regions are of the object that references the very images",
@@ -230,6 +250,10 @@ class Decision(Coded):
     CONTOURS_OFF_THEIR_IMAGES = (
         "contours_off_their_images",
         "Some contours lie on other slices than the images that they name; their points count",
+    )
+    CONTOURS_OF_ANOTHER_VOLUME = (
+        "contours_of_another_volume",
+        "Contours were drawn on images of another volume of the series, such as a time point",
     )
     CONTOURS_LEFT_OUT = (
         "contours_left_out",

@@ -124,7 +124,7 @@ def prepare(
     with recorded(record, read, "prepare", inputs=made_of, outputs=[outcomes]):
         check_unchanged(cases, threads)
         made = run(
-            cases=read_cases(cases),
+            cases=read_cases(cases, read.wanted),
             lost=failed(read_all(retrieved)),
             suv={role: SuvType(spec.suv_type) for role, spec in read.protocol.roles.items()},
             volumes=volumes,
@@ -157,7 +157,7 @@ def segment(
     read, made_of = read_settings(settings), [cases, *records([prepared])]
     with recorded(record, read, "segment", inputs=made_of, outputs=[quality, outcomes]):
         made = run(
-            cases=read_cases(cases),
+            cases=read_cases(cases, read.wanted),
             prepared=passed(read_outcomes(prepared)),
             settings=read,
             volumes=volumes,
@@ -196,7 +196,8 @@ def annotate(
     from jipflow.settings.protocol import annotated
     from jipflow.settings.run import read_settings
 
-    shard, site = read_cases(cases), read_settings(settings)
+    site = read_settings(settings)
+    shard = read_cases(cases, site.wanted)
     inbox = site.inbox(results)
     persons = [spec.id for spec in annotated(site.protocol.segmentations)]
     with recorded(
@@ -255,7 +256,7 @@ def encode(
     with recorded(record, read, "encode", inputs=made_of, outputs=[outcomes]):
         earlier = read_all(segmented)
         made = run(
-            cases=read_cases(cases),
+            cases=read_cases(cases, read.wanted),
             segmented=passed(earlier),
             settings=read,
             masks=masks,
@@ -292,7 +293,7 @@ def measure(
     with recorded(record, read, "measure", inputs=made_of, outputs=tables):
         earlier = read_all(segmented)
         made = run(
-            cases=read_cases(cases),
+            cases=read_cases(cases, read.wanted),
             segmented=passed(earlier),
             settings=read,
             volumes=volumes,
@@ -329,7 +330,7 @@ def document(
     with recorded(record, read, "document", inputs=made_of, outputs=[outcomes]):
         of_encode, of_measure = read_outcomes(encoded), read_outcomes(measured)
         made = run(
-            cases=read_cases(cases),
+            cases=read_cases(cases, read.wanted),
             measured=passed(of_encode) & passed(of_measure),
             settings=read,
             features=features,
@@ -382,7 +383,7 @@ def overlay(
     read, made_of = read_settings(settings), [cases, *records(segmented)]
     with recorded(record, read, "overlay", inputs=made_of, outputs=[outcomes]):
         made = run(
-            cases=read_cases(cases),
+            cases=read_cases(cases, read.wanted),
             settings=read,
             volumes=volumes,
             masks=masks,

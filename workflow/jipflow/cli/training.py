@@ -51,7 +51,7 @@ def train_data(
     with recorded(record, read, "train_data", inputs=made_of, outputs=[outcomes]):
         earlier = read_all(segmented)
         made = run(
-            cases=read_cases(cases),
+            cases=read_cases(cases, read.wanted),
             prepared=passed(read_outcomes(prepared)),
             segmented=passed(earlier),
             settings=read,

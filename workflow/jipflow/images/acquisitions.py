@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.multival import MultiValue
 
+from jipflow.images.diffusion import b_value
 from jipflow.images.pixels import Plane
 from jipflow.images.read import GEOMETRY
 from jipflow.reasons import CaseFault, Reason
@@ -31,6 +30,8 @@ SPLITTING = (
     "InversionTime",
     "ImageType",
     "FrameType",
+    "ComplexImageComponent",
+    "FlipAngle",
     "ConvolutionKernel",
     "KVP",
     "TriggerTime",
@@ -43,12 +44,25 @@ SPLITTING = (
 )
 """Attributes that distinguish phases, echoes and acquisitions, from the plainest to the vaguest."""
 
-PRIVATE_B_VALUES = (
-    (0x0019, 0x0C, "SIEMENS MR HEADER"),
-    (0x2001, 0x03, "Philips Imaging DD 001"),
-    (0x0043, 0x39, "GEMS_PARM_01"),
-)
-"""Group, offset and creator of the elements where Siemens, Philips and GE keep the b-value."""
+KEYS = {
+    **dict.fromkeys(
+        (
+            *("TemporalPositionIdentifier", "TemporalPositionIndex", "AcquisitionNumber"),
+            *("FrameAcquisitionNumber", "TriggerTime", "NominalCardiacTriggerDelayTime"),
+            *("FrameReferenceTime", "AcquisitionTime", "AcquisitionDateTime"),
+            *("FrameAcquisitionDateTime", "ContentTime"),
+        ),
+        "time_point",
+    ),
+    "EchoNumbers": "echo",
+    "EchoTime": "echo_time",
+    "EffectiveEchoTime": "echo_time",
+    B_VALUE: "b_value",
+    "ImageType": "image_type",
+    "FrameType": "image_type",
+    "ComplexImageComponent": "image_type",
+}
+"""By attribute, the key of a role's `volume` that chooses one of its values."""
 
 SPACING_TOLERANCE = 0.01
 """Largest relative deviation of a slice distance, as highdicom's default ``rtol``."""
@@ -59,24 +73,31 @@ def attribute_text(header: Dataset, name: str) -> str:
 
     Args:
         header: of an image plane.
-        name: keyword; the b-value is looked for among the vendors' private attributes, too.
+        name: keyword; the b-value is looked for among the makers' private attributes, too.
     """
-    value = header.get(name)
-    if name == B_VALUE and value is None:
-        value = _private_b_value(header)
+    value = b_value(header) if name == B_VALUE else header.get(name)
     return "" if value is None else str(value)
 
 
-def _private_b_value(header: Dataset) -> Any:
-    """Return the b-value where Siemens, Philips or GE keep it; None where none does."""
-    for group, offset, creator in PRIVATE_B_VALUES:
-        try:
-            value = header.get_private_item(group, offset, creator).value
-        except KeyError:
-            continue
-        # GE keeps other numbers behind it.
-        return value[0] if isinstance(value, MultiValue) and value else value
-    return None
+def what_to_do(attribute: str) -> str:
+    """Return what a protocol or a site can do about volumes that an attribute tells apart.
+
+    Args:
+        attribute: its keyword.
+    """
+    key = KEYS.get(attribute)
+    chosen = f"choose one by `volume: {{{key}: …}}` of the role in the protocol, or " if key else ""
+    return f"{chosen}export each as a series of its own."
+
+
+def image_key(header: Dataset) -> tuple[str, ...]:
+    """Return the texts of the attributes that planes of the same image have in common.
+
+    Args:
+        header: of an image plane.
+    """
+    names = (*GEOMETRY, *SPLITTING, "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
+    return tuple(attribute_text(header, name) for name in names)
 
 
 def same_image(one: Plane, other: Plane) -> bool:
@@ -89,18 +110,15 @@ def same_image(one: Plane, other: Plane) -> bool:
     Raises:
         CaseFault: the pixels cannot be read.
     """
-    names = (*GEOMETRY, *SPLITTING, "RescaleSlope", "RescaleIntercept", "PhotometricInterpretation")
-    if any(
-        attribute_text(one.header, name) != attribute_text(other.header, name) for name in names
-    ):
+    if image_key(one.header) != image_key(other.header):
         return False
     tables = ("ModalityLUTSequence", "RealWorldValueMappingSequence")
     if any(one.header.get(name) != other.header.get(name) for name in tables):
         return False
-    return np.array_equal(one.pixels(), other.pixels())
+    return one.digest() == other.digest()
 
 
-def splitting_attribute(groups: Iterable[list[Plane]]) -> str:
+def splitting_attribute(groups: Iterable[list[Plane]]) -> tuple[str, str]:
     """Name the attribute that splits planes, grouped by position, into stacks of their own.
 
     It has another value for each plane of a position, and either few values in all, as echoes and
@@ -110,20 +128,28 @@ def splitting_attribute(groups: Iterable[list[Plane]]) -> str:
         groups: the planes at each position.
 
     Returns:
-        Its keyword and its values, or nothing if there is none.
+        Its keyword, and the same with its values; two empty texts if there is none.
     """
     groups = list(groups)
     for name in SPLITTING:
         rows = [[attribute_text(plane.header, name) for plane in group] for group in groups]
-        distinct = sorted({value for row in rows for value in row} - {""})
+        distinct = _sorted({value for row in rows for value in row} - {""})
         if len(distinct) < 2:
             continue
         count = sum(len(row) for row in rows)
         apart = all(len(set(row)) == len(row) for row in rows)
         if apart and (2 * len(distinct) <= count or _in_turn(rows)):
             shown = ", ".join(distinct[:4]) + (", …" if len(distinct) > 4 else "")
-            return f"{name} ({shown})"
-    return ""
+            return name, f"{name} ({shown})"
+    return "", ""
+
+
+def _sorted(values: Iterable[str]) -> list[str]:
+    """Return texts in order: as numbers where all are numbers."""
+    try:
+        return sorted(values, key=float)
+    except ValueError:
+        return sorted(values)
 
 
 def _in_turn(rows: list[list[str]]) -> bool:
@@ -155,12 +181,12 @@ def check_one_acquisition(planes: Sequence[Plane], name: str) -> None:
         if len(values) > 1:
             raise CaseFault(
                 Reason.MIXED_ACQUISITIONS,
-                f"{name}: its slices differ in {attribute} ({', '.join(sorted(values))}); export "
-                "each as a series of its own.",
+                f"{name}: its slices differ in {attribute} ({', '.join(_sorted(values))}); "
+                f"{what_to_do(attribute)}",
             )
 
 
-def interleaving_attribute(planes: Sequence[Plane], depth: NDArray[np.float64]) -> str:
+def interleaving_attribute(planes: Sequence[Plane], depth: NDArray[np.float64]) -> tuple[str, str]:
     """Name the attribute whose values form even stacks of slices that reach into one another.
 
     Args:
@@ -168,7 +194,7 @@ def interleaving_attribute(planes: Sequence[Plane], depth: NDArray[np.float64]) 
         depth: position of each in mm along the normal.
 
     Returns:
-        Its keyword and its values, or nothing if there is none.
+        Its keyword, and the same with its values; two empty texts if there is none.
     """
     for name in SPLITTING:
         stacks: dict[str, list[float]] = defaultdict(list)
@@ -180,5 +206,5 @@ def interleaving_attribute(planes: Sequence[Plane], depth: NDArray[np.float64]) 
         even = all(np.abs(gap / gap.mean() - 1).max() <= SPACING_TOLERANCE for gap in gaps)
         ends = sorted((stack[0], stack[-1]) for stack in stacks.values())
         if even and all(two[0] < one[1] for one, two in pairwise(ends)):
-            return f"{name} ({', '.join(sorted(stacks))})"
-    return ""
+            return name, f"{name} ({', '.join(_sorted(stacks))})"
+    return "", ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -49,15 +50,41 @@ HOUNSFIELD = ("", "HU", "US")
 
 
 @dataclass(frozen=True)
+class Tile:
+    """A place of a mosaic, whose tiles lie row by row in a square that is as small as it can be.
+
+    Attributes:
+        number: of the tile, from 0.
+        count: of tiles that are slices; the places behind them are blank.
+    """
+
+    number: int
+    count: int
+
+    @property
+    def side(self) -> int:
+        """Tiles in a row or a column."""
+        return math.isqrt(self.count - 1) + 1
+
+    def cut(self, frame: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return its part of the mosaic's pixels, as a view."""
+        rows, columns = (length // self.side for length in frame.shape)
+        down, right = divmod(self.number, self.side)
+        return frame[down * rows : (down + 1) * rows, right * columns : (right + 1) * columns]
+
+
+@dataclass(frozen=True)
 class Plane:
-    """One image plane of a series: a single-frame instance, or a frame of a multi-frame one.
+    """One image plane of a series: a single-frame instance, or a part of an instance of several.
 
     Attributes:
         path: the file of the instance.
         instance: its data set.
-        frame: index of the frame, from 0.
+        frame: index of the frame, or of the tile of a mosaic, from 0.
         header: the attributes of the plane, laid out as in a single-frame instance.
         stored: stored values, shape (rows, columns); None where only headers are read.
+        tile: the part of a mosaic that the plane is; None where the instance is no mosaic.
+        digests: hashes of stored values by frame, which the planes of an instance share.
     """
 
     path: Path
@@ -65,13 +92,96 @@ class Plane:
     frame: int
     header: Dataset
     stored: NDArray[np.generic] | None
+    tile: Tile | None = None
+    digests: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
 
-    def pixels(self) -> NDArray[np.generic]:
-        """Return the stored values, from the file if need be."""
+    def digest(self) -> bytes:
+        """Return a hash of the stored values, from the file if need be.
+
+        Of a file those of all its planes are hashed, which are decoded together.
+
+        Raises:
+            CaseFault: they cannot be read.
+        """
+        if self.frame in self.digests:
+            return self.digests[self.frame]
         if self.stored is not None:
-            return self.stored
-        with readable(self.path):
-            return decode(self.path, read_instance(self.path, pixels=True), [self.frame])[0]
+            self.digests[self.frame] = _digest(self.stored)
+        else:
+            with readable(self.path):
+                dataset = read_instance(self.path, pixels=True)
+                values = plane_values(self.path, dataset, self.tile)
+            self.digests.update(enumerate(map(_digest, values)))
+        return self.digests[self.frame]
+
+    @property
+    def frame_number(self) -> int:
+        """Number by which objects name the frame (PS3.3 C.7.6.16), from 1.
+
+        It is 0 for a single-frame instance, which is named alone. So is a mosaic: its tiles are no
+        frames.
+        """
+        return self.frame + 1 if "PerFrameFunctionalGroupsSequence" in self.instance else 0
+
+
+def _digest(stored: NDArray[np.generic]) -> bytes:
+    """Return a hash of stored values, the same for equal ones of any type."""
+    # Adding 0 turns -0 into 0.
+    return hashlib.sha256((np.ascontiguousarray(stored, np.float64) + 0.0).data).digest()
+
+
+def plane_values(
+    path: Path,
+    dataset: Dataset,
+    tile: Tile | None = None,
+    frames: list[int] | None = None,
+    tally: Counter[str] | None = None,
+) -> list[NDArray[np.generic]]:
+    """Return the stored values of image planes of an instance.
+
+    Args:
+        path: the instance's file, for messages.
+        dataset: the instance, which loses its pixels.
+        tile: of a mosaic any tile, whose frames are the tiles.
+        frames: indices of the planes' frames; None for all.
+        tally: counts what a reader of the values should know.
+
+    Returns:
+        An array of shape (rows, columns) for each plane.
+
+    Raises:
+        CaseFault: as `decode`; or there are more tiles or fewer frames than described.
+    """
+    if tile:
+        whole = decode(path, dataset, tally=tally)[0]
+        _check_rest(path, whole, tile)
+        wanted = range(tile.count) if frames is None else frames
+        return [Tile(number, tile.count).cut(whole) for number in wanted]
+    groups = len(dataset.get("PerFrameFunctionalGroupsSequence") or [None])
+    described = groups if frames is None else len(frames)
+    found = decode(path, dataset, frames, tally)
+    if len(found) != described:
+        raise CaseFault(
+            Reason.TRUNCATED_PIXELS,
+            f"{path}: has {len(found)} frames of pixels where its header describes {described}; "
+            "copy it again from the archive.",
+        )
+    return found
+
+
+def _check_rest(path: Path, whole: NDArray[np.generic], tile: Tile) -> None:
+    """Refuse a mosaic whose last places, which hold no slices, are not blank.
+
+    Raises:
+        CaseFault: there are more tiles than stated.
+    """
+    rest = [Tile(number, tile.count).cut(whole) for number in range(tile.count, tile.side**2)]
+    if any((part != rest[0][0, 0]).any() for part in rest):
+        raise CaseFault(
+            Reason.GEOMETRY_REFUSED,
+            f"{path}: is a Siemens mosaic, and NumberOfImagesInMosaic is {tile.count}, but a tile "
+            "behind these is not blank; export the series again from the scanner or PACS.",
+        )
 
 
 def decode(
@@ -221,7 +331,8 @@ def _usable(slope: float) -> bool:
 
 def _rescaled(plane: Plane) -> NDArray[np.float64]:
     """Return the values after the Modality LUT, or the real world values of enhanced PET."""
-    header, stored = plane.header, plane.pixels()
+    header, stored = plane.header, plane.stored
+    assert stored is not None
     if header.get("ModalityLUTSequence"):
         return looked_up(plane.path, header, stored)
     if MODALITIES[header.SOPClassUID] == "PT" and not header.get("Units"):
@@ -281,6 +392,6 @@ def _beyond_scale(plane: Plane, values: NDArray[np.float64]) -> int:
         return 0
     above = values > MOST_HU
     padding = header.get("PixelPaddingValue")
-    if padding is not None and above.any():
-        above &= plane.pixels() != padding
+    if padding is not None and plane.stored is not None and above.any():
+        above &= plane.stored != padding
     return int(np.count_nonzero(above))

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from jipflow.cases import Series
 from jipflow.images.bits import ABOVE, NO_HIGH_BIT, SHIFTED
-from jipflow.images.pixels import Plane, check_rescale, decode, stacked
-from jipflow.images.read import (
-    check_geometry,
-    check_object,
-    complete_uids,
-    frame_headers,
-    read_instance,
-    readable,
+from jipflow.images.choice import chosen
+from jipflow.images.instances import (
+    check_instances,
+    check_stack,
+    completed,
+    drop_pixels,
+    planes_of,
+    with_pixels,
 )
-from jipflow.images.stack import grid_of, sorted_stack
+from jipflow.images.pixels import Plane, check_rescale, stacked
+from jipflow.images.read import check_object, complete_uids, read_instance, readable
+from jipflow.images.stack import check_one_examination, grid_of, sorted_stack
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import suv_factors
 from jipflow.images.suv.fields import Fields
 from jipflow.images.suv.total import check_total
 from jipflow.images.volume import Volume
 from jipflow.notes import Notes
-from jipflow.reasons import CaseFault, Decision, Reason
+from jipflow.reasons import Decision
 from jipflow.syntaxes import MODALITIES
 
 
@@ -44,13 +45,14 @@ def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane
 
     Returns:
         The planes, from the first to the last along the normal of the image plane (the cross
-        product of row and column direction, PS3.3 C.7.6.2.1.1); frames of a multi-frame instance
-        are sorted as single-frame instances are.
+        product of row and column direction, PS3.3 C.7.6.2.1.1); frames of multi-frame instances
+        and tiles of mosaics are sorted as single-frame instances are.
 
     Raises:
         CaseFault: a file cannot be read, or the series is no volume.
     """
-    return _load(series, pixels=False, notes=[] if notes is None else notes, decisions=[])
+    notes = [] if notes is None else notes
+    return _load(series, pixels=False, notes=notes, decisions=[])[0]
 
 
 def read_series_volume(
@@ -85,7 +87,7 @@ def read_series_volume(
     """
     notes = [] if notes is None else notes
     decisions = [] if decisions is None else decisions
-    planes = _load(series, pixels=True, notes=notes, decisions=decisions)
+    planes, scan = _load(series, pixels=True, notes=notes, decisions=decisions)
     headers = [plane.header for plane in planes]
     name = f"series {series.series_uid}"
     modality = MODALITIES[headers[0].SOPClassUID]
@@ -95,7 +97,7 @@ def read_series_volume(
             check_rescale(plane, modality)
         if modality == "PT":
             decided = Notes()
-            factors = suv_factors(headers, name, suv, decided)
+            factors = suv_factors(headers, name, suv, decided, scan)
             notes += decided.sentences
             decisions += decided.decisions
         if modality == "CT":
@@ -126,49 +128,47 @@ BITS = {
 
 def _load(
     series: Series, *, pixels: bool, notes: list[str], decisions: list[Decision]
-) -> list[Plane]:
-    """Read the planes of a series in the order of its slices, with or without their pixels."""
+) -> tuple[list[Plane], list[Dataset]]:
+    """Read the planes of a series in the order of its slices, with or without their pixels.
+
+    Returns:
+        The planes of the volume that is wanted, and the headers of all planes of the series where
+        one of several is.
+    """
     name = f"series {series.series_uid}"
     planes: list[Plane] = []
-    completed: dict[str, None] = {}
+    lacking: dict[str, None] = {}
     tally: Counter[str] = Counter()
     for path in series.paths:
         with readable(path):
             damaged: list[str] = []
             dataset = read_instance(path, pixels=pixels, damaged=damaged)
             tally.update(f"of {{}} images: {text}." for text in damaged)
-            completed.update(dict.fromkeys(complete_uids(dataset, series.series_uid)))
+            lacking.update(dict.fromkeys(complete_uids(dataset, series.series_uid)))
             check_object(path, dataset, name)
-            planes += _planes(path, dataset, tally, pixels=pixels)
-    if len(series.paths) > 1 and len(planes) > len(series.paths):
-        raise CaseFault(
-            Reason.UNSUPPORTED_OBJECT,
-            f"{name}: has {len(series.paths)} instances, some of them multi-frame; export each "
-            "multi-frame image as a series of its own.",
-        )
+            held = planes_of(path, dataset)
+            if pixels and (len(held) == 1 or len(series.paths) == 1):
+                held = with_pixels(held, dataset, tally)
+            else:
+                # Several instances of many frames wait until it is known which are of the stack.
+                drop_pixels(dataset)
+            planes += held
+    with readable(name):
+        check_instances(planes, name)
+        scan: list[Dataset] = []
+        stack = planes
+        if series.wanted is not None:
+            scan = [plane.header for plane in planes]
+            check_one_examination(scan, name)
+            stack = chosen(planes, series.wanted, name, notes, decisions)
+        stack = sorted_stack(stack, name, notes)
+        check_stack(stack, name, notes, decisions)
+    if pixels:
+        stack = completed(stack, tally)
     notes += [f"{count} {text.format(len(planes))}" for text, count in sorted(tally.items())]
     found = {BITS.get(text, Decision.ELEMENT_REPAIRED) for text in tally}
     decisions += [decision for decision in Decision if decision in found]
-    if completed:
-        uids = ", ".join(completed)
+    if lacking:
+        uids = ", ".join(lacking)
         notes.append(f"UIDs missing in the files were replaced by stand-ins: {uids}.")
-    with readable(name):
-        return sorted_stack(planes, name, notes)
-
-
-def _planes(path: Path, dataset: Dataset, tally: Counter[str], *, pixels: bool) -> list[Plane]:
-    """Return the image planes of one instance, in the order of its frames."""
-    headers = frame_headers(dataset)
-    for header in headers:
-        check_geometry(path, header)
-    frames = decode(path, dataset, tally=tally) if pixels else [None] * len(headers)
-    if len(frames) != len(headers):
-        raise CaseFault(
-            Reason.TRUNCATED_PIXELS,
-            f"{path}: has {len(frames)} frames of pixels where its header describes "
-            f"{len(headers)}; copy it again from the archive.",
-        )
-    return [
-        Plane(path, dataset, number, header, stored)
-        for number, (header, stored) in enumerate(zip(headers, frames, strict=True))
-    ]
+    return stack, scan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,9 +14,11 @@ from pydicom.uid import UID
 from jipflow.images.acquisitions import (
     SPACING_TOLERANCE,
     check_one_acquisition,
+    image_key,
     interleaving_attribute,
     same_image,
     splitting_attribute,
+    what_to_do,
 )
 from jipflow.images.pixels import Plane
 from jipflow.images.thinned import check_thinned
@@ -60,7 +62,7 @@ def sorted_stack(planes: list[Plane], name: str, notes: list[str]) -> list[Plane
     """
     if len(planes) < 2:
         raise _too_few(name)
-    _check_one_examination([plane.header for plane in planes], name)
+    check_one_examination([plane.header for plane in planes], name)
     _check_one_plane_geometry(planes, name)
     normal = _normal(planes[0].header.ImageOrientationPatient)
     depth = _positions(planes) @ normal
@@ -115,8 +117,16 @@ def _positions(planes: Sequence[Plane]) -> NDArray[np.float64]:
     return np.array([plane.header.ImagePositionPatient for plane in planes], dtype=float)
 
 
-def _check_one_examination(headers: Sequence[Dataset], name: str) -> None:
-    """Refuse slices of several kinds of image, patients, studies or frames of reference."""
+def check_one_examination(headers: Sequence[Dataset], name: str) -> None:
+    """Refuse slices of several kinds of image, patients, studies or frames of reference.
+
+    Args:
+        headers: of the slices.
+        name: the series, for messages.
+
+    Raises:
+        CaseFault: they are of several.
+    """
     kinds = {header.SOPClassUID for header in headers}
     if len(kinds) > 1:
         raise CaseFault(
@@ -175,10 +185,16 @@ def _distinct(
         notes: gets a sentence if planes are left out.
     """
     groups = np.cumsum(np.diff(depth, prepend=depth[0]) >= POSITION_TOLERANCE)
+    keys = [(g, image_key(p.header)) for g, p in zip(groups.tolist(), planes, strict=True)]
+    times = Counter(keys)
     kept: dict[int, list[Plane]] = defaultdict(list)
-    for group, plane in zip(groups.tolist(), planes, strict=True):
-        if not any(same_image(plane, other) for other in kept[group]):
-            kept[group].append(plane)
+    # Each is compared with those that look the same, as of a hundred points of time none does.
+    alike: dict[object, list[Plane]] = defaultdict(list)
+    for key, plane in zip(keys, planes, strict=True):
+        others = alike[key, plane.digest() if times[key] > 1 else b""]
+        if not any(same_image(plane, other) for other in others):
+            others.append(plane)
+            kept[key[0]].append(plane)
     distinct = [plane for group in kept.values() for plane in group]
     if len(distinct) > len(kept):
         raise _several_at_one_position(list(kept.values()), name)
@@ -191,12 +207,12 @@ def _distinct(
 def _several_at_one_position(groups: Sequence[list[Plane]], name: str) -> CaseFault:
     """Return the fault of planes, grouped by position, of which several differ at one position."""
     count = sum(map(len, groups))
-    attribute = splitting_attribute(groups)
+    attribute, shown = splitting_attribute(groups)
     if attribute:
         return CaseFault(
             Reason.MIXED_ACQUISITIONS,
-            f"{name}: holds {count} slices at {len(groups)} positions, distinguished by "
-            f"{attribute}; export each as a series of its own.",
+            f"{name}: holds {count} slices at {len(groups)} positions, distinguished by {shown}; "
+            f"{what_to_do(attribute)}",
         )
     twice = next(group for group in groups if len(group) > 1)
     return CaseFault(
@@ -275,12 +291,12 @@ def _is_even(depth: NDArray[np.float64]) -> bool:
 
 def _uneven(planes: Sequence[Plane], depth: NDArray[np.float64], name: str) -> CaseFault:
     """Return the fault of planes that are not evenly spaced: stacks within another, or gaps."""
-    attribute = interleaving_attribute(planes, depth)
+    attribute, shown = interleaving_attribute(planes, depth)
     if attribute:
         return CaseFault(
             Reason.MIXED_ACQUISITIONS,
             f"{name}: holds several stacks of slices between one another, distinguished by "
-            f"{attribute}; export each as a series of its own.",
+            f"{shown}; {what_to_do(attribute)}",
         )
     gaps = np.diff(depth)
     steps = gaps / float(np.median(gaps))

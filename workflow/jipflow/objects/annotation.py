@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from jipflow.cases import Series
-from jipflow.images.pixels import Plane
+from jipflow.cases import Series, Wanted
 from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
 from jipflow.notes import Notes
@@ -34,18 +34,13 @@ class SourceImages:
 
     Attributes:
         positions: Image Position (Patient) of each, shape (images, 3), LPS in mm.
-        numbers: index of each in `positions`.
+        numbers: index of each in `positions` that can be named alone, as a mosaic's cannot.
         distances: what their headers state as Spacing Between Slices, in mm and without a sign.
     """
 
     positions: NDArray[np.float64]
     numbers: Mapping[Source, int]
     distances: frozenset[float]
-
-    @cached_property
-    def uids(self) -> frozenset[str]:
-        """SOPInstanceUIDs of the images."""
-        return frozenset(uid for uid, _ in self.numbers)
 
     def find(self, references: Sequence[Source]) -> list[int]:
         """Return the indices of images that a frame names as its sources."""
@@ -66,6 +61,8 @@ class Target:
         instances: SOPInstanceUID of each image.
         grid: where the voxels are.
         paths: files of the series.
+        wanted: which volume of the series it is; None where the series is one.
+        others: SOPInstanceUID of each image of the series' other volumes.
     """
 
     case_id: str
@@ -76,20 +73,22 @@ class Target:
     instances: frozenset[str]
     grid: Grid
     paths: tuple[Path, ...] = ()
+    wanted: Wanted | None = None
+    others: frozenset[str] = frozenset()
 
     @cached_property
     def images(self) -> SourceImages | None:
         """The images of the series; None where its files are not known."""
         if not self.paths:
             return None
-        headers = read_planes(Series(self.series_uid, "", self.paths))
-        distances = (plane.header.get("SpacingBetweenSlices") for plane in headers)
+        planes = read_planes(Series(self.series_uid, "", self.paths, self.wanted))
+        distances = (plane.header.get("SpacingBetweenSlices") for plane in planes)
+        keys = [(str(plane.header.SOPInstanceUID), plane.frame_number) for plane in planes]
+        times = Counter(keys)
         return SourceImages(
-            np.array([plane.header.ImagePositionPatient for plane in headers], dtype=float),
-            {
-                (str(plane.header.SOPInstanceUID), number_of(plane)): index
-                for index, plane in enumerate(headers)
-            },
+            np.array([plane.header.ImagePositionPatient for plane in planes], dtype=float),
+            # A mosaic is named as a whole, which says of none of its slices that it is meant.
+            {key: index for index, key in enumerate(keys) if times[key] == 1},
             frozenset(abs(float(distance)) for distance in distances if distance),
         )
 
@@ -230,12 +229,6 @@ class Annotation(ABC):
         if target.study_uid and target.study_uid in self.studies():
             return True
         return bool(target.study_date) and self.dataset.get("StudyDate") == target.study_date
-
-
-def number_of(plane: Plane) -> int:
-    """Return the number of a plane's frame, from 1; 0 of a single-frame instance."""
-    several = "PerFrameFunctionalGroupsSequence" in plane.instance
-    return plane.frame + 1 if several else 0
 
 
 def fits(name: str, matches: Sequence[str]) -> bool:

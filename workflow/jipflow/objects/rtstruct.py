@@ -61,7 +61,14 @@ class StructureSet(Annotation):
             if str(series.get("SeriesInstanceUID") or "") == target.series_uid
             for uid in _referenced(series)
         }
-        gone = listed - target.instances
+        other = sum(bool(_referenced(contour) & target.others) for contour in contours)
+        if other:
+            notes.add(
+                Decision.CONTOURS_OF_ANOTHER_VOLUME,
+                f"{context}: {other} of {len(contours)} contours were drawn on images of another "
+                "volume of the series.",
+            )
+        gone = listed - target.instances - target.others
         if not gone or gone == listed:
             return
         share = f"{len(gone)} of {len(listed)} images of the series that the structure set names"

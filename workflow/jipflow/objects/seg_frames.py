@@ -70,8 +70,11 @@ def reference_frames(dataset: Dataset, planes: Sequence[Plane]) -> dict[int, Dat
         groups[index] = item
         source = item.DerivationImageSequence[0].SourceImageSequence[0]
         source.ReferencedSOPClassUID = planes[index].header.SOPClassUID
-        if "PerFrameFunctionalGroupsSequence" in planes[index].instance:
-            source.ReferencedFrameNumber = planes[index].frame + 1
+        if planes[index].frame_number:
+            source.ReferencedFrameNumber = planes[index].frame_number
+        if planes[index].tile:
+            # A pixel of the slice has another row and column in the mosaic (PS3.3 C.7.6.16.2.6).
+            source.SpatialLocationsPreserved = "NO"
     references = []
     for instance in {plane.header.SOPInstanceUID: plane.header for plane in planes}.values():
         reference = Dataset()

@@ -9,7 +9,7 @@ DEPENDENCE: Mapping[str, tuple[str, ...]] = {
     "query": ("archives", "cohort", "segmentations"),
     "cohort": ("cohort", "site.processing"),
     "retrieve": (),
-    "prepare": ("suv",),
+    "prepare": ("suv", "volumes"),
     "segment": ("segmentations",),
     "annotate": ("protocol", "segmentations", "site.annotation"),
     "encode": ("protocol", "segmentations"),

@@ -29,6 +29,7 @@ from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.registry import RegisteredModel
 from jipflow.settings.terms import TermName, TermSettings
 from jipflow.settings.training import AnyTraining
+from jipflow.settings.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ class SeriesRole(Part):
     prefer: Maybe[Text] = None
     """DuckDB ORDER BY terms that choose among several series; without it several series exclude the
     case."""
+    volume: Maybe[Volume] = None
+    """Which volume of a series that holds several; without it such a series is refused. Two roles
+    may be two volumes of one series."""
     suv: Maybe[Literal["BW", "LBM", "LBMJAMES128", "LBMJANMA", "IBW", "BSA"]] = None
     """What the SUV of PET is normalised to, as in SUV Type (0054,1006): body weight, which is so
     without it, lean body mass by one of three formulas, ideal body weight, or body surface."""

@@ -40,6 +40,7 @@ def check_protocol(protocol: Protocol, known: Known, source: str) -> None:
 
 def _problems(protocol: Protocol, known: Known) -> Iterator[str]:
     yield from _filters(protocol)
+    yield from _volumes(protocol)
     for spec in protocol.segmentations:
         context = f"segmentation {spec.id!r}"
         for problem in _segmentation(spec, protocol, known):
@@ -73,6 +74,21 @@ def _filters(protocol: Protocol) -> Iterator[str]:
             yield (
                 f"{key}: {expression!r} is not valid SQL over the series catalog: {error}"
                 f"{_quotes(expression, str(error))}"
+            )
+
+
+def _volumes(protocol: Protocol) -> Iterator[str]:
+    """Yield which volumes no series of the role can have."""
+    from jipflow.expressions import filter_steps
+    from jipflow.modalities import may_be
+
+    for role, spec in protocol.roles.items():
+        keys = spec.volume.keys_of_mr if spec.volume else []
+        conditions = [*filter_steps(protocol.cohort.where), spec.where]
+        if keys and not may_be(conditions, "MR"):
+            yield (
+                f"cohort.case.roles.{role}.volume: only MR has {keys[0]}, and no MR series meets "
+                "the role's filter; remove it, or change the filter."
             )
 
 

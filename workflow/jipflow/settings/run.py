@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jipflow
+from jipflow.cases import Wanted
 from jipflow.files import atomic_path, canonical_digest
 from jipflow.settings.complete import complete_types
 from jipflow.settings.dependence import DEPENDENCE, PLANNING
@@ -84,6 +85,12 @@ class Settings(Part):
         named = self.site.annotation.inbox
         return Path(named, self.protocol_id) if named else results / "inbox"
 
+    @property
+    def wanted(self) -> dict[str, Wanted]:
+        """Which volume of its series each role is, where the protocol says."""
+        roles = self.protocol.roles
+        return {name: role.volume.wanted for name, role in roles.items() if role.volume}
+
     def segmentation(self, identifier: str) -> SegmentationSettings:
         """Return the protocol's segmentation of that id."""
         return self.protocol.segmentation(identifier)
@@ -154,6 +161,9 @@ _GATHERED: dict[str, Callable[[Settings], str]] = {
     "fit": _training,
     "suv": lambda settings: canonical_digest(
         {k: role.suv_type for k, role in settings.protocol.roles.items() if role.suv_type != "BW"}
+    ),
+    "volumes": lambda settings: canonical_digest(
+        {k: role.volume.plain() for k, role in settings.protocol.roles.items() if role.volume}
     ),
 }
 

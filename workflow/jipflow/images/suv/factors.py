@@ -82,7 +82,11 @@ def _annotated(code: str) -> SuvType | None:
 
 
 def suv_factors(
-    datasets: Sequence[Dataset], series: str, kind: SuvType, notes: Notes
+    datasets: Sequence[Dataset],
+    series: str,
+    kind: SuvType,
+    notes: Notes,
+    scan: Sequence[Dataset] = (),
 ) -> NDArray[np.float64]:
     """Return what the rescaled values of each slice are multiplied by to give SUV.
 
@@ -99,6 +103,8 @@ def suv_factors(
         series: its name, for messages.
         kind: the type of SUV.
         notes: gets a sentence for each decision.
+        scan: the headers of the slices of all volumes of the series, such as the frames of a
+            dynamic one, whose decay is corrected to the start of the first; empty where it is one.
 
     Returns:
         A factor a slice; SUV is in g/ml, or for ``BSA`` in cm²/ml.
@@ -108,7 +114,7 @@ def suv_factors(
             another.
     """
     try:
-        return _factors(Fields(series, datasets), kind, notes)
+        return _factors(Fields(series, datasets, scan), kind, notes)
     except (ValueError, NotImplementedError, OverflowError) as error:
         raise CaseFault(
             Reason.MISSING_SUV_FIELD,

@@ -30,10 +30,17 @@ class Fields:
     Attributes:
         series: its name, for messages.
         slices: the header of each slice.
+        scan: the header of each slice of all volumes of the series; empty where it is one.
     """
 
     series: str
     slices: Sequence[Dataset]
+    scan: Sequence[Dataset] = ()
+
+    @property
+    def whole(self) -> Fields:
+        """The headers of all volumes of the series, for what began with the first of them."""
+        return Fields(self.series, self.scan or self.slices)
 
     def missing(self, text: str) -> NoReturn:
         """Refuse the series because a field is not there, or is not above 0.

@@ -57,7 +57,7 @@ def corrected_to(
     """
     if not decay_corrected(fields):
         return _each_slice(fields, half_life, zone, notes)
-    moment = _start(fields, half_life, zone, notes)
+    moment = _start(fields.whole, half_life, zone, notes)
     check_decay_factor(fields, half_life, zone, moment)
     return [moment] * len(fields.slices)
 

@@ -14,6 +14,7 @@ from jipflow import datasets
 from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.read import complete_syntax
+from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
 from jipflow.notes import Notes
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
@@ -77,15 +78,21 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         grid: of its volume.
     """
     header = datasets.read(series.paths[0], stop=datasets.at_pixels).dataset
+    there = frozenset(datasets.instance_uid(path) for path in series.paths) - {""}
+    own = there
+    if series.wanted is not None:
+        own = frozenset(str(plane.instance.SOPInstanceUID) for plane in read_planes(series))
     return Target(
         case_id,
         str(header.get("StudyInstanceUID") or ""),
         str(header.get("StudyDate") or ""),
         series.series_uid,
         str(header.FrameOfReferenceUID),
-        frozenset(datasets.instance_uid(path) for path in series.paths) - {""},
+        own,
         grid,
         series.paths,
+        series.wanted,
+        there - own,
     )
 
 
