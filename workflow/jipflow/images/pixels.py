@@ -26,6 +26,7 @@ from jipflow.images.bits import (
 from jipflow.images.lut import looked_up
 from jipflow.images.read import PIXELS, read_instance, readable
 from jipflow.images.suv.factors import real_world_units
+from jipflow.images.tilt import Shift, shifted
 from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import HIGH_THROUGHPUT_JPEG_2000, JPEG, JPEG_2000, JPEG_LS, MODALITIES
 
@@ -50,6 +51,8 @@ class Plane:
         frame: index of the frame, from 0.
         header: the attributes of the plane, laid out as in a single-frame instance.
         stored: stored values, shape (rows, columns); None where only headers are read.
+        shift: where the first pixel lies on the plane that `header` describes, in rows and columns;
+            None where it is the plane's first one, as without a tilt.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class Plane:
     frame: int
     header: Dataset
     stored: NDArray[np.generic] | None
+    shift: Shift | None = None
 
     def pixels(self) -> NDArray[np.generic]:
         """Return the stored values, from the file if need be."""
@@ -248,6 +252,8 @@ def stacked(
         # `not <=` holds for values that are no numbers, too.
         if not np.abs(values).max() <= np.finfo(np.float32).max:
             raise refused(plane.path, "holds values that are no finite numbers")
+        if plane.shift is not None:
+            values = shifted(values, plane.shift, shape[1:])
         if array.dtype == np.int16:
             whole = np.array_equal(np.rint(values), values)
             if not whole or np.abs(values).max() > largest:

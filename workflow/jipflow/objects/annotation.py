@@ -33,11 +33,13 @@ class SourceImages:
         positions: Image Position (Patient) of each, shape (images, 3), LPS in mm.
         numbers: index of each in `positions`.
         distances: what their headers state as Spacing Between Slices, in mm and without a sign.
+        tilted: whether the images were moved within their planes to the grid.
     """
 
     positions: NDArray[np.float64]
     numbers: Mapping[Source, int]
     distances: frozenset[float]
+    tilted: bool = False
 
     @cached_property
     def uids(self) -> frozenset[str]:
@@ -63,6 +65,7 @@ class Target:
         instances: SOPInstanceUID of each image.
         grid: where the voxels are.
         paths: files of the series.
+        apart: SOPInstanceUID of what lies in the series beside its stack, such as localizers.
     """
 
     case_id: str
@@ -73,6 +76,7 @@ class Target:
     instances: frozenset[str]
     grid: Grid
     paths: tuple[Path, ...] = ()
+    apart: frozenset[str] = frozenset()
 
     @cached_property
     def images(self) -> SourceImages | None:
@@ -88,6 +92,7 @@ class Target:
                 for index, plane in enumerate(headers)
             },
             frozenset(abs(float(distance)) for distance in distances if distance),
+            any(plane.shift is not None for plane in headers),
         )
 
 
@@ -203,15 +208,19 @@ class Annotation(ABC):
     def fit(self, target: Target, matches: Sequence[str]) -> Match | None:
         """Return by what it fits an image best, None where it does not.
 
-        What lies in another frame of reference fits nothing. Without a common UID, geometry is
-        evidence only within one examination: contours of another one may lie on the same planes by
-        chance. An examination is one study, or, where de-identification tore the UIDs apart, one
-        date.
+        What lies in another frame of reference fits nothing, and what was made on images of the
+        series that are no slices, such as a localizer, does not fit its stack. Without a common
+        UID, geometry is evidence only within one examination: contours of another one may lie on
+        the same planes by chance. An examination is one study, or, where de-identification tore the
+        UIDs apart, one date.
         """
         if self.elsewhere(target, matches):
             return None
         series = self.series()
-        if self.images(matches) & target.instances:
+        named = self.images(matches)
+        if named & target.apart and not named & target.instances:
+            return None
+        if named & target.instances:
             here = not series or target.series_uid in series
             return Match.INSTANCES if here else Match.IMAGES
         if target.series_uid in series:

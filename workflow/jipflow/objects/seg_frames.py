@@ -72,6 +72,8 @@ def reference_frames(dataset: Dataset, planes: Sequence[Plane]) -> dict[int, Dat
         source.ReferencedSOPClassUID = planes[index].header.SOPClassUID
         if "PerFrameFunctionalGroupsSequence" in planes[index].instance:
             source.ReferencedFrameNumber = planes[index].frame + 1
+        if planes[index].shift is not None:
+            source.SpatialLocationsPreserved = "NO"
     references = []
     for instance in {plane.header.SOPInstanceUID: plane.header for plane in planes}.values():
         reference = Dataset()

@@ -14,6 +14,7 @@ from jipflow import datasets
 from jipflow.cases import Series
 from jipflow.images.masks import Region
 from jipflow.images.read import complete_syntax
+from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
 from jipflow.objects.annotation import Annotation, DrawnRegion, Match, Target
 from jipflow.objects.registration import MODALITY, with_registrations
@@ -75,16 +76,18 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         series: the image series, which is prepared and so can be read.
         grid: of its volume.
     """
-    header = datasets.read(series.paths[0], stop=datasets.at_pixels).dataset
+    apart: set[str] = set()
+    header = read_planes(series, apart=apart)[0].header
     return Target(
         case_id,
         str(header.get("StudyInstanceUID") or ""),
         str(header.get("StudyDate") or ""),
         series.series_uid,
         str(header.FrameOfReferenceUID),
-        frozenset(datasets.instance_uid(path) for path in series.paths) - {""},
+        frozenset(datasets.instance_uid(path) for path in series.paths) - {""} - apart,
         grid,
         series.paths,
+        frozenset(apart),
     )
 
 
