@@ -21,8 +21,8 @@ from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import MODALITIES
 
 SAME_ORIENTATION = 0.05
-"""Largest difference between direction cosines, 3 degrees, of images that count as one stack's: what
-of it is more than rounding makes the stack fail, and no image is taken out."""
+"""Largest difference between direction cosines, 3 degrees, of images that count as one stack's:
+what of it is more than rounding makes the stack fail, and no image is taken out."""
 ACROSS = 45.0
 """Angle in degrees between planes from which on they are of no one stack: gantries tilt by up to 30
 each way, discs of a spine by less, and a scan along a second angle is part of the examination."""

@@ -172,8 +172,8 @@ def _check_one_plane_geometry(planes: Sequence[Plane], name: str) -> None:
         raise CaseFault(
             Reason.MIXED_ORIENTATION,
             f"{name}: its slices lie in {count} orientations, {stray.path} not as most do; a "
-            "localizer or reformat may be mixed in, and is set apart only where it is surely none of "
-            "the slices, and fewer: export it as a series of its own.",
+            "localizer or reformat may be mixed in, and is set apart only where it is surely no "
+            "slice, and they are fewer: export it as a series of its own.",
         )
     matrices = {(h.Rows, h.Columns, *map(float, h.PixelSpacing)) for h in headers}
     if len(matrices) > 1:
