@@ -9,7 +9,7 @@ import io
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -305,12 +305,41 @@ def repeated_position(folder):
     return ct(folder, change)
 
 
-@refused("Gantry tilt: slices are sheared", Reason.GANTRY_TILT, "sideways by up to 4.00 mm")
+@read("Gantry tilt: slices are sheared", "A tilt of 11.31 degrees was corrected")
 def tilted(folder):
     def change(datasets):
         for number, dataset in enumerate(datasets):
             x, y, z = dataset.ImagePositionPatient
             dataset.ImagePositionPatient = [x, float(y) + 0.8 * number, z]
+
+    paths = ct(folder, change)
+    down, wide = CT.grid.spacing[1], CT.values.shape[1]
+    shape = (len(CT.values), wide + int(np.ceil(0.8 * (len(CT.values) - 1) / down)), 10)
+    values = np.full(shape, CT.values.min(), float)
+    rows = np.arange(shape[1])
+    for k, j in np.ndindex(shape[0], shape[2]):
+        place = rows - 0.8 * k / down
+        there = (place >= -0.5) & (place < wide - 0.5)
+        values[k, there, j] = np.interp(place, np.arange(wide), CT.values[k, :, j])[there]
+    return paths, Truth(values, replace(CT.grid, shape=shape), rtol=1e-5)
+
+
+@refused("Slices lie beside a straight line", Reason.GANTRY_TILT, "0.38 mm beside a straight line")
+def off_line(folder):
+    def change(datasets):
+        for dataset, away in zip(datasets, (0, 0.4, 0, -0.4, 0, 0), strict=True):
+            x, y, z = dataset.ImagePositionPatient
+            dataset.ImagePositionPatient = [x, float(y) + away, z]
+
+    return ct(folder, change)
+
+
+@refused("Slices are sheared by more than a gantry tilts", Reason.GANTRY_TILT, "51.3 degrees")
+def steep(folder):
+    def change(datasets):
+        for number, dataset in enumerate(datasets):
+            x, y, z = dataset.ImagePositionPatient
+            dataset.ImagePositionPatient = [x, float(y) + 5.0 * number, z]
 
     return ct(folder, change)
 
@@ -333,13 +362,24 @@ def one_slice_twice(folder):
 # Orientation and matrix
 
 
-@refused("A localizer in the series", Reason.MIXED_ORIENTATION, "2 orientations")
+@read("A localizer in the series", "Set apart from the 6 images of the stack: 1 localizers")
 def localizer(folder):
     mixed = defects.localizer_mixed(ct_datasets(), CT.values, CT.grid, dicom.Study())
-    return write(mixed, folder)
+    return write(mixed, folder), CT
 
 
-@refused("Coronal reformats in the series", Reason.MIXED_ORIENTATION, "2 orientations")
+@read("Coronal reformats in the series, fewer than its slices", "4 images of another orientation")
+def few_reformats(folder):
+    hu, grid = ct_hu((6, 20, 10)), ct_grid((6, 20, 10))
+    mixed = defects.mixed_orientation(ct_datasets(hu.shape), hu, grid, dicom.Study())
+    return write(mixed[:10], folder), Truth(hu, grid)
+
+
+@refused(
+    "Coronal reformats in the series, as many as its slices or more",
+    Reason.MIXED_ORIENTATION,
+    "2 orientations",
+)
 def reformats(folder):
     hu, grid = ct_hu((6, 20, 10)), ct_grid((6, 20, 10))
     mixed = defects.mixed_orientation(ct_datasets(hu.shape), hu, grid, dicom.Study())

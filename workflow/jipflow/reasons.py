@@ -70,7 +70,10 @@ class Reason(Coded):
         "mixed_frame_of_reference",
         "Slices of one series differ in frame of reference",
     )
-    GANTRY_TILT = ("gantry_tilt", "Slices are sheared against their normal")
+    GANTRY_TILT = (
+        "gantry_tilt",
+        "Slices lie beside a straight line, or are sheared by more than a gantry tilts",
+    )
     MIXED_ACQUISITIONS = (
         "mixed_acquisitions",
         "Several phases, echoes or acquisitions share one series",
@@ -186,6 +189,14 @@ class Decision(Coded):
     ISOTROPIC_TAKEN = (
         "isotropic_taken",
         "Of the images of one b-value that of all directions was taken",
+    )
+    IMAGES_SET_APART = (
+        "images_set_apart",
+        "Images or objects of the series that are no slices of its stack were set apart",
+    )
+    GANTRY_TILT_RESAMPLED = (
+        "gantry_tilt_resampled",
+        "Slices of a tilted gantry were moved within their planes to a right grid",
     )
     OBJECT_BY_INSTANCES = (
         "object_by_instances",

@@ -27,6 +27,7 @@ from jipflow.images.bits import (
 from jipflow.images.lut import looked_up
 from jipflow.images.read import PIXELS, read_instance, readable
 from jipflow.images.suv.factors import real_world_units
+from jipflow.images.tilt import Shift, shifted
 from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import HIGH_THROUGHPUT_JPEG_2000, JPEG, JPEG_2000, JPEG_LS, MODALITIES
 
@@ -85,6 +86,8 @@ class Plane:
         stored: stored values, shape (rows, columns); None where only headers are read.
         tile: the part of a mosaic that the plane is; None where the instance is no mosaic.
         digests: hashes of stored values by frame, which the planes of an instance share.
+        shift: where the first pixel lies on the plane that `header` describes, in rows and columns;
+            None where it is the plane's first one, as without a tilt.
     """
 
     path: Path
@@ -94,6 +97,7 @@ class Plane:
     stored: NDArray[np.generic] | None
     tile: Tile | None = None
     digests: dict[int, bytes] = field(default_factory=dict, repr=False, compare=False)
+    shift: Shift | None = None
 
     def digest(self) -> bytes:
         """Return a hash of the stored values, from the file if need be.
@@ -369,6 +373,8 @@ def stacked(
         # `not <=` holds for values that are no numbers, too.
         if not np.abs(values).max() <= np.finfo(np.float32).max:
             raise refused(plane.path, "holds values that are no finite numbers")
+        if plane.shift is not None:
+            values = shifted(values, plane.shift, shape[1:])
         if array.dtype == np.int16:
             whole = np.array_equal(np.rint(values), values)
             if not whole or np.abs(values).max() > largest:

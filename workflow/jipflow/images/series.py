@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from jipflow.cases import Series
+from jipflow.images.apart import Found, parted
 from jipflow.images.bits import ABOVE, NO_HIGH_BIT, SHIFTED
 from jipflow.images.choice import chosen
 from jipflow.images.instances import (
@@ -26,13 +29,17 @@ from jipflow.images.suv.bodies import SuvType
 from jipflow.images.suv.factors import suv_factors
 from jipflow.images.suv.fields import Fields
 from jipflow.images.suv.total import check_total
+from jipflow.images.tilt import pad, tilt_note
 from jipflow.images.volume import Volume
 from jipflow.notes import Notes
-from jipflow.reasons import Decision
+from jipflow.place import raise_place_error
+from jipflow.reasons import CaseFault, Decision
 from jipflow.syntaxes import MODALITIES
 
 
-def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane]:
+def read_planes(
+    series: Series, *, notes: list[str] | None = None, apart: set[str] | None = None
+) -> list[Plane]:
     """Read the headers of a series' image planes, sorted as the slices of its volume.
 
     A blank SeriesInstanceUID is replaced by that of `series`, blank SOP Class and Instance UIDs by
@@ -42,6 +49,7 @@ def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane
     Args:
         series: the series and its files.
         notes: gets a sentence for each repaired defect.
+        apart: gets the SOPInstanceUIDs of what lies in the series beside its stack.
 
     Returns:
         The planes, from the first to the last along the normal of the image plane (the cross
@@ -52,7 +60,7 @@ def read_planes(series: Series, *, notes: list[str] | None = None) -> list[Plane
         CaseFault: a file cannot be read, or the series is no volume.
     """
     notes = [] if notes is None else notes
-    return _load(series, pixels=False, notes=notes, decisions=[])[0]
+    return _load(series, pixels=False, notes=notes, decisions=[], apart=apart)[0]
 
 
 def read_series_volume(
@@ -103,9 +111,14 @@ def read_series_volume(
         if modality == "CT":
             notes += _unit_notes(headers)
         grid = grid_of(headers, name)
+        shifts = [plane.shift for plane in planes if plane.shift is not None]
+        sizes = [plane.stored.shape for plane in planes if plane.stored is not None]
         # Each slice's stored values are let go once they are converted.
         planes.reverse()
         volume = Volume(stacked(planes, factors, grid.shape), grid)
+        if shifts:
+            value, share = pad(volume.array, shifts, (sizes[0][0], sizes[0][1]))
+            notes.append(f"Voxels that no tilted slice reaches ({share:.1%}) have {value:g}.")
         if modality == "PT":
             check_total(volume, suv, Fields(name, headers))
         return volume
@@ -127,7 +140,12 @@ BITS = {
 
 
 def _load(
-    series: Series, *, pixels: bool, notes: list[str], decisions: list[Decision]
+    series: Series,
+    *,
+    pixels: bool,
+    notes: list[str],
+    decisions: list[Decision],
+    apart: set[str] | None = None,
 ) -> tuple[list[Plane], list[Dataset]]:
     """Read the planes of a series in the order of its slices, with or without their pixels.
 
@@ -136,24 +154,29 @@ def _load(
         one of several is.
     """
     name = f"series {series.series_uid}"
-    planes: list[Plane] = []
-    lacking: dict[str, None] = {}
-    tally: Counter[str] = Counter()
+    # Of several volumes only the one that is wanted is worth its memory.
+    at_once = pixels and series.wanted is None
+    found: list[Found] = []
+    lacking: dict[Path, list[str]] = {}
+    tallies: dict[Path, Counter[str]] = {}
     for path in series.paths:
         with readable(path):
             damaged: list[str] = []
-            dataset = read_instance(path, pixels=pixels, damaged=damaged)
-            tally.update(f"of {{}} images: {text}." for text in damaged)
-            lacking.update(dict.fromkeys(complete_uids(dataset, series.series_uid)))
-            check_object(path, dataset, name)
-            held = planes_of(path, dataset)
-            if pixels and (len(held) == 1 or len(series.paths) == 1):
-                held = with_pixels(held, dataset, tally)
-            else:
-                # Several instances of many frames wait until it is known which are of the stack.
-                drop_pixels(dataset)
-            planes += held
+            dataset, broken = _read(path, damaged, pixels=at_once)
+            tallies[path] = Counter(f"of {{}} images: {text}." for text in damaged)
+            lacking[path] = complete_uids(dataset, series.series_uid)
+            sound = at_once and broken is None
+            alone = len(series.paths) == 1
+            held = _found(path, dataset, name, tallies[path], pixels=sound, several=alone)
+            found += [replace(one, fault=one.fault or broken) for one in held]
     with readable(name):
+        parts = parted(found, name)
+        planes = parts.planes
+        if parts.note:
+            notes.append(parts.note)
+            decisions.append(Decision.IMAGES_SET_APART)
+        if apart is not None:
+            apart |= parts.apart
         check_instances(planes, name)
         scan: list[Dataset] = []
         stack = planes
@@ -163,12 +186,67 @@ def _load(
             stack = chosen(planes, series.wanted, name, notes, decisions)
         stack = sorted_stack(stack, name, notes)
         check_stack(stack, name, notes, decisions)
+    files = list(dict.fromkeys(plane.path for plane in planes))
+    tally = sum((tallies[path] for path in files), Counter[str]())
     if pixels:
         stack = completed(stack, tally)
+    shifts = [plane.shift for plane in stack if plane.shift is not None]
+    if shifts:
+        notes.append(tilt_note([plane.header for plane in stack], shifts))
+        decisions.append(Decision.GANTRY_TILT_RESAMPLED)
     notes += [f"{count} {text.format(len(planes))}" for text, count in sorted(tally.items())]
-    found = {BITS.get(text, Decision.ELEMENT_REPAIRED) for text in tally}
-    decisions += [decision for decision in Decision if decision in found]
-    if lacking:
-        uids = ", ".join(lacking)
+    repaired = {BITS.get(text, Decision.ELEMENT_REPAIRED) for text in tally}
+    decisions += [decision for decision in Decision if decision in repaired]
+    absent = list(dict.fromkeys(uid for path in files for uid in lacking[path]))
+    if absent:
+        uids = ", ".join(absent)
         notes.append(f"UIDs missing in the files were replaced by stand-ins: {uids}.")
     return stack, scan
+
+
+def _read(path: Path, damaged: list[str], *, pixels: bool) -> tuple[Dataset, CaseFault | None]:
+    """Read an instance; its header alone, and why, where it breaks off in its pixels."""
+    try:
+        with readable(path):
+            return read_instance(path, pixels=pixels, damaged=damaged), None
+    except CaseFault as fault:
+        raise_place_error(fault)
+        if not pixels:
+            raise
+        damaged.clear()
+        return read_instance(path, pixels=False, damaged=damaged), fault
+
+
+def _found(
+    path: Path, dataset: Dataset, name: str, tally: Counter[str], *, pixels: bool, several: bool
+) -> list[Found]:
+    """Return the planes of an instance, in the order of its frames, or the object without planes.
+
+    What is wrong with it counts only where it is part of the stack.
+
+    Args:
+        path: its file.
+        dataset: the instance, which loses its pixels.
+        name: the series, for messages.
+        tally: counts what a reader of the values should know.
+        pixels: decode those of a single plane.
+        several: decode those of several planes, too. Else they wait until it is known which of them
+            are of the stack.
+    """
+    try:
+        with readable(path):
+            check_object(path, dataset, name)
+            planes = planes_of(path, dataset)
+    except CaseFault as refused:
+        drop_pixels(dataset)
+        return [Found(path, dataset, None, refused)]
+    fault: CaseFault | None = None
+    if pixels and (several or len(planes) == 1):
+        try:
+            with readable(path):
+                planes = with_pixels(planes, dataset, tally)
+        except CaseFault as error:
+            raise_place_error(error)
+            fault = error
+    drop_pixels(dataset)
+    return [Found(path, dataset, plane, fault) for plane in planes]

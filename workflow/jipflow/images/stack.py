@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from highdicom.spatial import create_affine_matrix_from_attributes
@@ -22,6 +23,7 @@ from jipflow.images.acquisitions import (
 )
 from jipflow.images.pixels import Plane
 from jipflow.images.thinned import check_thinned
+from jipflow.images.tilt import STEEPEST, right_grid, tilt
 from jipflow.images.volume import Grid
 from jipflow.reasons import CaseFault, Reason
 
@@ -47,6 +49,9 @@ UNIT_TOLERANCE = 1e-4
 
 def sorted_stack(planes: list[Plane], name: str, notes: list[str]) -> list[Plane]:
     """Sort planes along their normal, each once, and refuse what is no regular stack.
+
+    Slices that shift sideways by a constant step, as a tilted gantry leaves them, get headers of a
+    right grid and their place on it (`jipflow.images.tilt`).
 
     Args:
         planes: of one series, in any order.
@@ -74,7 +79,22 @@ def sorted_stack(planes: list[Plane], name: str, notes: list[str]) -> list[Plane
     _check_spacing(planes, name, notes)
     ends = _positions([planes[0], planes[-1]]) @ normal
     check_thinned(planes, float(np.ptp(ends)) / (len(planes) - 1), name, notes)
-    return planes
+    return _upright(planes)
+
+
+def _upright(planes: list[Plane]) -> list[Plane]:
+    """Return checked planes on a right grid, moved within themselves where they are sheared."""
+    headers = [plane.header for plane in planes]
+    directions = _directions(headers)
+    drift, _ = _line(_positions(planes))
+    drift -= (drift @ directions[2]) * directions[2]
+    if float(np.linalg.norm(drift)) <= SIDEWAYS_TOLERANCE:
+        return planes
+    placed, shifts = right_grid(headers, directions)
+    return [
+        replace(plane, header=header, shift=shift)
+        for plane, header, shift in zip(planes, placed, shifts, strict=True)
+    ]
 
 
 def square_directions(
@@ -162,7 +182,8 @@ def _check_one_plane_geometry(planes: Sequence[Plane], name: str) -> None:
         raise CaseFault(
             Reason.MIXED_ORIENTATION,
             f"{name}: its slices lie in {count} orientations, {stray.path} not as most do; a "
-            "localizer or reformat may be mixed in: export it as a series of its own.",
+            "localizer or reformat may be mixed in, and is set apart only where it is surely no "
+            "slice, and they are fewer: export it as a series of its own.",
         )
     matrices = {(h.Rows, h.Columns, *map(float, h.PixelSpacing)) for h in headers}
     if len(matrices) > 1:
@@ -234,17 +255,44 @@ def _check_spacing(planes: Sequence[Plane], name: str, notes: list[str]) -> None
     directions = _directions(headers)
     depth = positions @ directions[2]
     sideways = positions - np.outer(depth, directions[2])
-    drift, jitter = _line(sideways)
+    drift, jitter = _shear(sideways, depth)
     shift = float(np.linalg.norm(drift))
-    if max(shift, jitter) > SIDEWAYS_TOLERANCE:
+    if jitter > SIDEWAYS_TOLERANCE:
         raise CaseFault(
             Reason.GANTRY_TILT,
-            f"{name}: slices shift sideways by up to {max(shift, jitter):.2f} mm; correct the "
-            "gantry tilt before import or exclude the series.",
+            f"{name}: slices lie up to {jitter:.2f} mm beside a straight line, which is no tilt of "
+            "a gantry; export the series again or exclude it.",
         )
+    if shift > SIDEWAYS_TOLERANCE:
+        _check_tilt(positions, shift, directions[2], name)
     if not _is_even(depth):
         raise _uneven(planes, depth, name)
     notes += _direction_notes(_common_orientation(headers), directions)
+
+
+def _check_tilt(
+    positions: NDArray[np.float64], shift: float, normal: NDArray[np.float64], name: str
+) -> None:
+    """Refuse slices that shift sideways as no gantry's do: two of them, or too steeply."""
+    angle = tilt(positions, normal)
+    if len(positions) < 3 or angle > STEEPEST:
+        raise CaseFault(
+            Reason.GANTRY_TILT,
+            f"{name}: {len(positions)} slices shift sideways by {shift:.2f} mm, {angle:.1f} degrees"
+            f" off their normal; a tilt is corrected of three slices or more and up to "
+            f"{STEEPEST:g} degrees: export the series again or exclude it.",
+        )
+
+
+def _shear(
+    sideways: NDArray[np.float64], depth: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], float]:
+    """Return the way sideways from the first to the last slice along the line that fits them best,
+    and the largest distance of a slice from that line, wherever along it the slices lie."""
+    along = depth - depth.mean()
+    slope, start = np.polyfit(along, sideways, 1)
+    away = sideways - start - np.outer(along, slope)
+    return slope * float(np.ptp(depth)), float(np.linalg.norm(away, axis=1).max())
 
 
 def _line(points: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:

@@ -36,11 +36,13 @@ class SourceImages:
         positions: Image Position (Patient) of each, shape (images, 3), LPS in mm.
         numbers: index of each in `positions` that can be named alone, as a mosaic's cannot.
         distances: what their headers state as Spacing Between Slices, in mm and without a sign.
+        tilted: whether the images were moved within their planes to the grid.
     """
 
     positions: NDArray[np.float64]
     numbers: Mapping[Source, int]
     distances: frozenset[float]
+    tilted: bool = False
 
     def find(self, references: Sequence[Source]) -> list[int]:
         """Return the indices of images that a frame names as its sources."""
@@ -63,6 +65,7 @@ class Target:
         paths: files of the series.
         wanted: which volume of the series it is; None where the series is one.
         others: SOPInstanceUID of each image of the series' other volumes.
+        apart: SOPInstanceUID of what lies in the series beside its stack, such as localizers.
     """
 
     case_id: str
@@ -75,6 +78,7 @@ class Target:
     paths: tuple[Path, ...] = ()
     wanted: Wanted | None = None
     others: frozenset[str] = frozenset()
+    apart: frozenset[str] = frozenset()
 
     @cached_property
     def images(self) -> SourceImages | None:
@@ -90,6 +94,7 @@ class Target:
             # A mosaic is named as a whole, which says of none of its slices that it is meant.
             {key: index for index, key in enumerate(keys) if times[key] == 1},
             frozenset(abs(float(distance)) for distance in distances if distance),
+            any(plane.shift is not None for plane in planes),
         )
 
 
@@ -205,15 +210,19 @@ class Annotation(ABC):
     def fit(self, target: Target, matches: Sequence[str]) -> Match | None:
         """Return by what it fits an image best, None where it does not.
 
-        What lies in another frame of reference fits nothing. Without a common UID, geometry is
-        evidence only within one examination: contours of another one may lie on the same planes by
-        chance. An examination is one study, or, where de-identification tore the UIDs apart, one
-        date.
+        What lies in another frame of reference fits nothing, and what was made on images of the
+        series that are no slices, such as a localizer, does not fit its stack. Without a common
+        UID, geometry is evidence only within one examination: contours of another one may lie on
+        the same planes by chance. An examination is one study, or, where de-identification tore the
+        UIDs apart, one date.
         """
         if self.elsewhere(target, matches):
             return None
         series = self.series()
-        if self.images(matches) & target.instances:
+        named = self.images(matches)
+        if named & target.apart and not named & target.instances:
+            return None
+        if named & target.instances:
             here = not series or target.series_uid in series
             return Match.INSTANCES if here else Match.IMAGES
         if target.series_uid in series:

@@ -53,7 +53,8 @@ class StructureSet(Annotation):
         """Refuse a region that was drawn on images of the series that are not there.
 
         Raises:
-            CaseFault: the region would be drawn without them.
+            CaseFault: the region would be drawn without them, or on images of the series that are
+                no slices.
         """
         listed = {
             uid
@@ -68,7 +69,18 @@ class StructureSet(Annotation):
                 f"{context}: {other} of {len(contours)} contours were drawn on images of another "
                 "volume of the series.",
             )
-        gone = listed - target.instances - target.others
+        beside = sum(
+            bool(_referenced(contour) & target.apart)
+            and not _referenced(contour) & target.instances
+            for contour in contours
+        )
+        if beside:
+            raise CaseFault(
+                Reason.CONTOUR_GEOMETRY,
+                f"{context}: {beside} of {len(contours)} contours were drawn on images that are no "
+                "slices, such as a localizer, and were set apart; draw them on the slices.",
+            )
+        gone = listed - target.instances - target.others - target.apart
         if not gone or gone == listed:
             return
         share = f"{len(gone)} of {len(listed)} images of the series that the structure set names"

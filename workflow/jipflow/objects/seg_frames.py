@@ -72,8 +72,8 @@ def reference_frames(dataset: Dataset, planes: Sequence[Plane]) -> dict[int, Dat
         source.ReferencedSOPClassUID = planes[index].header.SOPClassUID
         if planes[index].frame_number:
             source.ReferencedFrameNumber = planes[index].frame_number
-        if planes[index].tile:
-            # A pixel of the slice has another row and column in the mosaic (PS3.3 C.7.6.16.2.6).
+        if planes[index].tile or planes[index].shift is not None:
+            # A pixel of the slice has another row and column there (PS3.3 C.7.6.16.2.6).
             source.SpatialLocationsPreserved = "NO"
     references = []
     for instance in {plane.header.SOPInstanceUID: plane.header for plane in planes}.values():

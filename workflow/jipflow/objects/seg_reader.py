@@ -281,6 +281,17 @@ class DicomSeg(Annotation):
             raise self._mismatch(
                 target, f"its pixels reach {most} and so cannot be segment {largest}"
             )
+        beside = sum(
+            any(uid in target.apart for uid, _ in self._groups.sources[frame])
+            for frame in np.flatnonzero(np.isin(self._groups.owners, numbers)).tolist()
+            if frame < len(self._groups.sources)
+        )
+        if beside:
+            raise self._mismatch(
+                target,
+                f"{beside} of its frames were drawn on images that are no slices, such as a "
+                "localizer, and were set apart",
+            )
         if placement.error > ALIGNMENT_TOLERANCE:
             raise self._mismatch(
                 target, f"its pixels lie up to {placement.error:.2f} voxels off the image's voxels"
@@ -485,8 +496,15 @@ class DicomSeg(Annotation):
             raise self._mismatch(target, f"{lost} of its voxels lie beyond the image")
 
     def _mismatch(self, target: Target, why: str) -> CaseFault:
+        tilted = target.images is not None and target.images.tilted
+        fix = (
+            "the images' tilt was corrected, and masks drawn on tilted images have other voxels: "
+            "import contours, or masks that were made on a volume without the tilt"
+            if tilted
+            else "segment the role that it was made on"
+        )
         return CaseFault(
             Reason.GRID_MISMATCH,
             f"case {target.case_id}: segmentation {self.uid} does not lie on the grid of series "
-            f"{target.series_uid}: {why}; segment the role that it was made on.",
+            f"{target.series_uid}: {why}; {fix}.",
         )

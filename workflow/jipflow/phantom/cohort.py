@@ -25,7 +25,7 @@ ROI_NAME = "GTV_PET"
 SERIES_DEFECTS = {
     "missing_slices": "missing_slices",
     "mixed_orientation": "mixed_orientation",
-    "localizer_mixed": "mixed_orientation",
+    "shifted_slice": "gantry_tilt",
     "truncated_pixels": "truncated_pixels",
     "unsupported_units": "unsupported_units",
 }
@@ -246,8 +246,8 @@ def _write_subject(
         ct = defects.missing_slice(ct)
     elif kind == "mixed_orientation":
         ct = defects.mixed_orientation(ct, subject.hu, subject.ct_grid, study)
-    elif kind == "localizer_mixed":
-        ct = defects.localizer_mixed(ct, subject.hu, subject.ct_grid, study)
+    elif kind == "shifted_slice":
+        ct = defects.shifted_slice(ct)
     paths = _write_series(out_dir, ct, study)
     if kind == "truncated_pixels":
         broken = len(ct) // 3

@@ -6,6 +6,7 @@ Each function takes what is sound and returns what is not; none changes its argu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -28,9 +29,10 @@ def missing_slice(series: Sequence[Dataset]) -> list[Dataset]:
 def mixed_orientation(
     series: Sequence[Dataset], hu: NDArray[np.integer], grid: PhantomGrid, study: dicom.Study
 ) -> list[Dataset]:
-    """The axial series with a dozen coronal reformats under the same Series Instance UID."""
+    """The axial series with as many coronal reformats under the same Series Instance UID."""
     turned, plane = dicom.coronal(hu, grid)
-    first, count = turned.shape[0] // 2 - 6, 12
+    count = len(series)
+    first = (turned.shape[0] - count) // 2
     x, y, z = (round(float(value), 4) for value in plane.position(first, 0, 0))
     part = replace(plane, shape=(count, *plane.shape[1:]), origin=(x, y, z))
     coronal = dicom.ct_series(
@@ -44,6 +46,14 @@ def mixed_orientation(
         first_instance=len(series) + 1,
     )
     return [*series, *coronal]
+
+
+def shifted_slice(series: Sequence[Dataset]) -> list[Dataset]:
+    """A series whose middle slice lies 5 mm beside the line of the others."""
+    moved = deepcopy(series[len(series) // 2])
+    x, y, z = moved.ImagePositionPatient
+    moved.ImagePositionPatient = [x, float(y) + 5.0, z]
+    return [moved if ds.SOPInstanceUID == moved.SOPInstanceUID else ds for ds in series]
 
 
 def localizer_mixed(

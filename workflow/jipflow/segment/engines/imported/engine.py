@@ -77,11 +77,13 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         series: the image series, which is prepared and so can be read.
         grid: of its volume.
     """
-    header = datasets.read(series.paths[0], stop=datasets.at_pixels).dataset
-    there = frozenset(datasets.instance_uid(path) for path in series.paths) - {""}
+    apart: set[str] = set()
+    planes = read_planes(series, apart=apart)
+    header = planes[0].header
+    there = frozenset(datasets.instance_uid(path) for path in series.paths) - {""} - apart
     own = there
     if series.wanted is not None:
-        own = frozenset(str(plane.instance.SOPInstanceUID) for plane in read_planes(series))
+        own = frozenset(str(plane.instance.SOPInstanceUID) for plane in planes)
     return Target(
         case_id,
         str(header.get("StudyInstanceUID") or ""),
@@ -93,6 +95,7 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         series.paths,
         series.wanted,
         there - own,
+        frozenset(apart),
     )
 
 
