@@ -224,7 +224,7 @@ def test_the_largest_multiple_that_is_looked_for(steps, found):
     ],
 )
 def test_whole_numbers_that_fit_are_small_and_others_are_kept(values, dtype):
-    planes = [plane(0.0, number=n, value=value, RescaleType="US") for n, value in enumerate(values)]
+    planes = [plane(0.0, number=n, value=value, RescaleType="OD") for n, value in enumerate(values)]
     array = stacked(planes[::-1], np.ones(2), (2, 3, 4))
     assert array.dtype == dtype
     np.testing.assert_array_equal(array[:, 0, 0], values)
