@@ -19,6 +19,7 @@ SITE_ID = SITE_SETTINGS.site.site.id
 RESULTS = str(Path(ALL_RESULTS, SITE_SETTINGS.protocol_id))
 SETTINGS = stored_settings(settings_text(SITE_SETTINGS))
 RELEASE = f"{RESULTS}/release/r01"
+BEHIND = f"{RESULTS}/behind/r01"
 AFTER_COHORT = Path(RESULTS, "cohort", "cases.tsv")
 ARCHIVES = SITE_SETTINGS.site.archives
 # The catalogs that the cohort is chosen from: the files of the site, and what its PACS answered.

@@ -28,12 +28,15 @@ rule release:
         file=settings_file,
         folder=lambda wildcards: RELEASE,
         bundles=lambda wildcards: f"{RESULTS}/bundles",
+        # No outputs: they are for the ledger, and never lie below a release.
+        behind=lambda wildcards: BEHIND,
+        results=lambda wildcards: RESULTS,
     shell:
         "jipflow release build --settings {params.file:q}"
         " --features {input.features:q}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
-        " --out {params.folder:q} --bundles {params.bundles:q} --record {output.record:q}"
-        " > {log:q} 2>&1"
+        " --out {params.folder:q} --bundles {params.bundles:q} --behind {params.behind:q}"
+        " --results {params.results:q} --record {output.record:q} > {log:q} 2>&1"
 
 
 rule bundle:
@@ -56,8 +59,11 @@ rule bundle:
     params:
         file=settings_file,
         folder=lambda wildcards: RELEASE,
+        behind=lambda wildcards: BEHIND,
+        results=lambda wildcards: RESULTS,
         out=lambda wildcards: f"{RESULTS}/bundles",
     shell:
         "jipflow release bundle --settings {params.file:q}"
         " --release {params.folder:q} --made {input.made:q}"
+        " --behind {params.behind:q} --results {params.results:q}"
         " --out {params.out:q} --record {output.record:q} > {log:q} 2>&1"

@@ -30,6 +30,7 @@ def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
         identity={
             "secret_file": str(folder / "secrets" / "identity.key"),
             "signing_key_file": str(folder / "secrets" / "site.key"),
+            "ledger_folder": str(folder / "secrets" / "ledger"),
         },
         processing={"shard_size": 5, "device": "cpu"},
     )

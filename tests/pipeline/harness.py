@@ -117,6 +117,7 @@ def make_site(
         "identity": {
             "secret_file": str(folder / f"{name}-secrets" / "identity.key"),
             "signing_key_file": str(folder / f"{name}-secrets" / "site.key"),
+            "ledger_folder": str(folder / f"{name}-secrets" / "ledger"),
         },
         **settings,
     }

@@ -89,6 +89,7 @@ def pacs_site(folder: Path, name: str, way: str, **limits) -> Site:
         identity={
             "secret_file": str(folder / "identity.key"),
             "signing_key_file": str(folder / "site.key"),
+            "ledger_folder": str(folder / "ledger"),
         },
         processing={"shard_size": 3, "device": "cpu"},
     )

@@ -23,8 +23,11 @@ from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume
 from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.palette import segment_colour
+from jipflow.privacy.pseudonyms import site_secret
+from jipflow.release.behind import read_behind
 from jipflow.release.candidate import build as build_release
 from jipflow.release.contents import Release, read_release, record_built
+from jipflow.release.ledger import Ledger
 from jipflow.release.sent import Sent
 from jipflow.report.basis import Basis, basis
 from jipflow.report.disclosure import write_disclosure_page
@@ -61,6 +64,12 @@ FEATURES = {
     "original_gldm_DependenceEntropy": 5.5,
     "original_ngtdm_Coarseness": 0.0004,
 }
+
+
+def ledger_of(results: Path) -> Ledger:
+    """Return the ledger of a results folder's site, beside it."""
+    secret = site_secret(results.parent / "identity.key", results.parent / "all")
+    return Ledger(results.parent / "ledger", secret, results.parent / "all")
 
 
 def settings(site: str = "heidelberg") -> Settings:
@@ -239,6 +248,8 @@ def add_release(results: Path, site: Settings) -> Release:
         cases=results / "cohort" / "cases.tsv",
         outcomes=results / "outcomes.parquet",
         verdict=results / "verdict.json",
+        ledger=ledger_of(results),
+        behind_dir=results / "behind",
         out_dir=folder,
     )
     return read_release(folder)
@@ -264,7 +275,7 @@ def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[S
         sent=sent,
     )
     if path.parent == folder:
-        record_built(folder)
+        record_built(folder, read_behind(results / "behind"), [])
     return path.read_text(encoding="utf-8")
 
 

@@ -18,9 +18,12 @@ from jipflow.hub import accept as hub_accept
 from jipflow.hub.refusals import Refusal
 from jipflow.hub.settings import HubSettings
 from jipflow.outcomes import Outcome, write_outcomes
+from jipflow.privacy.pseudonyms import site_secret
 from jipflow.release.approval import approve, bundle
+from jipflow.release.behind import read_behind
 from jipflow.release.candidate import build
 from jipflow.release.contents import record_built
+from jipflow.release.ledger import site_ledger
 from jipflow.settings.digests import protocol_parts
 from jipflow.settings.hub import Hub
 from jipflow.settings.run import Settings, settings_of
@@ -114,16 +117,26 @@ class Site:
         verdict = {"cases": 10, "failed": 0, "max_failed_fraction": 0.1, "acceptable": True}
         (self.root / "verdict.json").write_text(json.dumps(verdict))
 
+    @property
+    def behind(self):
+        return self.root / "behind"
+
+    @property
+    def ledger(self):
+        return site_ledger(self.settings, self.root / "results")
+
     def build(self):
-        build(
+        entries = build(
             settings=self.settings,
             features=self.root / "features.parquet",
             cases=self.root / "cases.tsv",
             outcomes=self.root / "outcomes.parquet",
             verdict=self.root / "verdict.json",
+            ledger=self.ledger,
+            behind_dir=self.behind,
             out_dir=self.release,
         )
-        show(self.release)
+        show(self.release, self.behind, entries)
         return [json.loads((self.release / name).read_text()) for name in message.CONTENT]
 
     def send(self, inbox, attempt=1, name="Ada Roe"):
@@ -138,14 +151,23 @@ class Site:
             attempt=attempt,
             now=NOW,
         )
-        return bundle(settings=self.settings, release_dir=self.release, out_dir=inbox)
+        return self.pack(inbox)
+
+    def pack(self, folder):
+        return bundle(
+            settings=self.settings,
+            release_dir=self.release,
+            behind_dir=self.behind,
+            ledger=self.ledger,
+            out_dir=folder,
+        )
 
 
-def show(release):
+def show(release, behind, entries=()):
     """Write a page that shows no more than it must, and note what was built."""
     hashes = [message.describe((release / name).read_bytes()).sha256 for name in message.CONTENT]
     (release / message.PAGE).write_text("\n".join(hashes))
-    record_built(release)
+    record_built(release, read_behind(behind), entries)
 
 
 def site(root, name, patients=12, seed=0, minimum=5, content=None):
@@ -154,13 +176,18 @@ def site(root, name, patients=12, seed=0, minimum=5, content=None):
         HERE
         | {
             "site": {"id": name, "name": f"Hospital {name}"},
-            "identity": {"signing_key_file": str(root / name / "keys" / "site.key")},
+            "identity": {
+                "secret_file": str(root / name / "keys" / "identity.key"),
+                "signing_key_file": str(root / name / "keys" / "site.key"),
+                "ledger_folder": str(root / name / "keys" / "ledger"),
+            },
             "disclosure": {"min_patients": minimum},
         },
         content,
     )
     approver = root / name / "keys" / "approver.key"
     keys.new_key(approver)
+    site_secret(root / name / "keys" / "identity.key", root / name / "results")
     return Site(name, root / name, features(name, patients, seed), settings, approver)
 
 

@@ -14,6 +14,7 @@ from jipflow import __version__
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE
 from jipflow.release import approval
+from jipflow.release.behind import read_behind
 from jipflow.release.contents import BUILT, ReleaseError, record_built
 from jipflow.settings.resources import ConfigError
 
@@ -39,7 +40,7 @@ def approve(world, **options):
 
 
 def bundle(world, folder):
-    return approval.bundle(settings=world.settings, release_dir=world.release, out_dir=folder)
+    return world.pack(folder)
 
 
 def test_a_bundle_holds_what_was_approved(north, tmp_path):
@@ -246,7 +247,7 @@ def test_numbers_that_were_changed_after_the_page_was_read_cannot_be_approved(no
     ):
         approve(north)
     # Who notes new hashes as well has still the page of other files.
-    record_built(north.release)
+    record_built(north.release, read_behind(north.behind), [])
     with pytest.raises(ReleaseError, match=r"does not show aggregates\.json as it is now"):
         approve(north)
     assert not (north.release / "approval.json").exists()
@@ -257,7 +258,7 @@ def test_a_record_that_was_changed_after_the_page_was_read_cannot_be_approved(no
     path.write_text(path.read_text() + " ")
     with pytest.raises(ReleaseError, match=r"disclosure\.json was changed after it was built"):
         approve(north)
-    record_built(north.release)
+    record_built(north.release, read_behind(north.behind), [])
     with pytest.raises(ReleaseError, match=r"does not show disclosure\.json as it is now"):
         approve(north)
 

@@ -93,7 +93,7 @@ def test_every_command_has_help(name, capsys):
         (["models", "fetc", "two"], ["models fetch"]),
         (["model", "fetch"], ["models fetch"]),
         (["aprove", "release/r01"], ["release approve"]),
-        (["show"], ["config show", "keys show"]),
+        (["show"], ["config show", "keys show", "ledger show"]),
         (["release", "show"], []),
         (["relaese"], ["release"]),
         (["stage"], ["stages"]),

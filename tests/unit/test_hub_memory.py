@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,12 @@ def settings(north, inbox):
 
 
 def attempt(world, inbox, number, patients=11):
-    """Send another attempt, of fewer patients; return the file."""
+    """Send another attempt, of fewer patients, which the gate of an honest site would withhold.
+
+    The site has no memory of what it sent. Return the file.
+    """
+    for path in (Path(world.settings.site.identity.ledger_folder), world.root / "results"):
+        shutil.rmtree(path)
     world.table = world.table[world.table["case_id"] < f"case{world.name}{patients:04d}"]
     return world.send(inbox, attempt=number)
 

@@ -23,7 +23,9 @@ from jipflow.exchange.message import Manifest, bundle_name
 from jipflow.files import read_json, sha256_file
 from jipflow.release import sent
 from jipflow.release.approval import approve, bundle
+from jipflow.release.behind import read_behind
 from jipflow.release.contents import Disclosure, formats, read_release, record_built
+from jipflow.release.history import EARLIER
 from jipflow.release.limits import NOT_PROTECTED_FROM
 from jipflow.release.sent import Change, changes, next_attempt, sent_before
 from jipflow.report.disclosure import manifest_rows, withheld_parts
@@ -57,7 +59,7 @@ def send(results: Path, settings: Settings, attempt: int = 1) -> Path:
     if not key.is_file():
         new_key(key)
     folder = results / "release" / "r01"
-    show(folder)
+    show(folder, results / "behind")
     approve(release_dir=folder, name="Ada Roe", key_file=key, attempt=attempt)
     site = settings.site.model_copy(
         update={
@@ -67,7 +69,13 @@ def send(results: Path, settings: Settings, attempt: int = 1) -> Path:
         }
     )
     known = settings.model_copy(update={"site": site})
-    return bundle(settings=known, release_dir=folder, out_dir=results / "bundles")
+    return bundle(
+        settings=known,
+        release_dir=folder,
+        behind_dir=results / "behind",
+        ledger=fake.ledger_of(results),
+        out_dir=results / "bundles",
+    )
 
 
 def before(results: Path) -> list[Any]:
@@ -178,11 +186,12 @@ def test_a_release_is_compared_with_the_one_that_left(results: Path, tmp_path: P
     lose(results, 1)
     text = words(page_of(results, tmp_path))
     assert "attempt 1, which Ada Roe approved" in text
-    assert "From 38 to 37 patients: the difference tells of 1 patient." in text
+    assert "No longer released; it was of 38 patients." in text
+    assert EARLIER.meaning in text
     now = read_release(results / "release" / "r01").aggregates
     found = changes(before(results)[-1].aggregates, now)
     assert {change.key.segment for change in found} == set(fake.ORGANS)
-    assert {change.tells_of(5) for change in found if change.now} == {1}
+    assert all(change.now is None for change in found)
     lose(results, 6)
     text = words(page_of(results, tmp_path))
     assert "From 38 to 31 patients." in text
@@ -292,7 +301,7 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
 def test_an_approval_is_on_the_page_at_once(results: Path, tmp_path: Path) -> None:
     folder = results / "release" / "r01"
     fake.write_disclosure(results, fake.settings(), folder / "disclosure.html")
-    record_built(folder)
+    record_built(folder, read_behind(results / "behind"), [])
     new_key(tmp_path / "my.key")
     words_of = ["release", "approve", str(folder), "--name", "Ada Roe"]
     assert main([*words_of, "--key", str(tmp_path / "my.key")]) == 0

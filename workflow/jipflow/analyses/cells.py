@@ -59,6 +59,26 @@ class Values:
     cases: frozenset[str]
 
 
+def by_patient(values: Values) -> Values:
+    """Return the mean value of each patient, with patients in the place of cases, sorted."""
+    import numpy as np
+
+    patients, owner = np.unique(values.patients.astype(str), return_inverse=True)
+    sums = np.bincount(owner, weights=values.numbers, minlength=patients.size)
+    numbers = sums / np.bincount(owner, minlength=patients.size)
+    names = patients.astype(object)
+    return Values(numbers, names, names, frozenset(names))
+
+
+def without(values: Values, others: Values) -> Values:
+    """Return the values of the patients whom other values lack."""
+    import numpy as np
+
+    left = np.array([patient not in others.cases for patient in values.case_ids], dtype=bool)
+    cases = values.case_ids[left]
+    return Values(values.numbers[left], values.patients[left], cases, frozenset(cases))
+
+
 class Measured:
     """What a site measured, as analyses read it.
 

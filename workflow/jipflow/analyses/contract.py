@@ -179,6 +179,29 @@ class Proposed:
 
 
 @dataclass(frozen=True)
+class LedgerCell:
+    """A cell that leaves or has left, with the values behind it, as a site's ledger keeps it.
+
+    Attributes:
+        kind: of its analysis.
+        key: what it is about.
+        equations: as `Analysis.equations` of its kind.
+        heading: as `Analysis.heading` of its analysis.
+        released: what left of it beside its key.
+        values: behind it, a patient a row, as `by_patient` gives them.
+        rows: how many values there were.
+    """
+
+    kind: str
+    key: CellKey
+    equations: int
+    heading: Mapping[str, Any]
+    released: Mapping[str, Any]
+    values: Values
+    rows: int
+
+
+@dataclass(frozen=True)
 class Limits:
     """What a hub knows of a cell before it reads it.
 
@@ -319,6 +342,19 @@ class Analysis(ABC, Generic[S, C, R]):
             disclosure: the limits that hold, the stricter of protocol and site.
         """
         return [cell.analysis.check(cell.content, n, disclosure) for cell, n in cells]
+
+    def tells_beside(
+        self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
+    ) -> bool:
+        """Return whether a cell tells of few patients beside those that left before.
+
+        Args:
+            cell: of this analysis, that would leave.
+            earlier: cells of any kind whose values are like its own, but for scale and offset or in
+                order; their patients are the same or differ by the minimum at least.
+            disclosure: the limits that hold.
+        """
+        return False
 
     @abstractmethod
     def verify(self, cell: C, limits: Limits) -> None:

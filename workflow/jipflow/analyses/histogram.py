@@ -28,6 +28,7 @@ from jipflow.analyses.contract import (
     Count,
     Implied,
     ImpossibleCell,
+    LedgerCell,
     Limits,
     Passed,
     Proposed,
@@ -164,6 +165,37 @@ class Histogram(Analysis[Settings, Cell, Released]):
                 results = [r if r == Withheld(MANY_BINS) else Withheld(SAME_BINS) for r in results]
             found.update(zip(places, results, strict=True))
         return [found[i] for i in range(len(cells))]
+
+    def tells_beside(
+        self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
+    ) -> bool:
+        """Return whether other bins of the patients leave than before, or bins that few came into.
+
+        Of the same values only the very bins that left may leave again. Of other patients the edges
+        must be the same, and each bin must have lost and won nobody or the minimum; where a patient
+        has several cases, it is not known which bin has changed.
+        """
+        before = [other for other in earlier if other.kind == cell.kind]
+        if any((o.released, o.heading) == (cell.released, cell.heading) for o in before):
+            return False
+        return any(
+            other.values.cases == cell.values.cases
+            or other.heading != cell.heading
+            or any(each.rows > each.values.numbers.size for each in (cell, other))
+            or self._moved_few(cell.values, other.values, disclosure.min_patients)
+            for other in before
+        )
+
+    def _moved_few(self, values: Values, others: Values, minimum: int) -> bool:
+        """Return whether a bin has lost or won patients, but fewer than the minimum."""
+        edges = self.settings.edges
+        bins, before = bin_index(values.numbers, edges), bin_index(others.numbers, edges)
+        for number in range(len(edges) + 1):
+            now = set(values.case_ids[bins == number])
+            then = set(others.case_ids[before == number])
+            if any(0 < len(moved) < minimum for moved in (now - then, then - now)):
+                return True
+        return False
 
     def verify(self, cell: Cell, limits: Limits) -> None:
         """Refuse counts that contradict each other or the bounds, and bins that say too much."""

@@ -22,10 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from markupsafe import Markup
 from pydantic import Field
 
-from jipflow.analyses.cells import (
-    CellKey,
-    Values,
-)
+from jipflow.analyses.cells import CellKey, Values, without
 from jipflow.analyses.contract import (
     LARGEST,
     TOLERANCE,
@@ -34,6 +31,7 @@ from jipflow.analyses.contract import (
     Enough,
     Implied,
     ImpossibleCell,
+    LedgerCell,
     Limits,
     Passed,
     ReleasedAnalysis,
@@ -188,6 +186,24 @@ class Summary(Analysis[Settings, Cell, Released]):
             return Withheld(FEW_LEVELS)
         return Passed(asdict(found))
 
+    def tells_beside(
+        self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
+    ) -> bool:
+        """Return whether the difference from another mean is one that would not leave itself.
+
+        It is of the patients whom one of the two lacks.
+        """
+        return any(
+            _tells(group, disclosure)
+            for other in earlier
+            if other.equations
+            for group in (
+                without(cell.values, other.values),
+                without(other.values, cell.values),
+            )
+            if group.numbers.size
+        )
+
     def verify(self, cell: Cell, limits: Limits) -> None:
         """Refuse moments that no values have, and values that are all equal."""
         if not cell.n <= cell.rows <= cell.n * limits.cases:
@@ -262,6 +278,16 @@ class Summary(Analysis[Settings, Cell, Released]):
             "(the diamond).",
             [_merged(title, cells, sites) for title, cells in groups.items()],
         )
+
+
+def _tells(values: Values, disclosure: Disclosure) -> bool:
+    """Return whether a mean and a variance would tell of few of the patients."""
+    minimum = disclosure.min_patients
+    return (
+        few_differ(values, minimum)
+        or dominated(values, disclosure.largest_two, disclosure.p_percent)
+        or few_levels(values, minimum)
+    )
 
 
 def _in_range(found: Moments) -> bool:

@@ -79,6 +79,7 @@ def _make_site(folder: Path, site: str, patients: int) -> None:
             "identity": {
                 "secret_file": str(folder / "secrets" / "identity.key"),
                 "signing_key_file": str(folder / "secrets" / "site.key"),
+                "ledger_folder": str(folder / "secrets" / "ledger"),
             },
         },
     )

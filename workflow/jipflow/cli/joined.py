@@ -10,6 +10,7 @@ from typing import Annotated
 from jipflow.cli.making import Record, check_made, recorded, records
 from jipflow.cli.stages import AUDIENCE, AllCases, Features, Results, SettingsFile
 
+BehindFolder = Annotated[Path, "folder of what stands behind the release"]
 ShardTables = Annotated[Sequence[Path], "tables of the shards of that name", {"nargs": "*"}]
 
 
@@ -93,13 +94,17 @@ def release_build(
     verdict: Annotated[Path, "verdict.json"],
     out: Annotated[Path, "folder of the release"],
     bundles: Annotated[Path, "folder of what was packed before"],
+    behind: BehindFolder,
+    results: Results,
     record: Record,
 ) -> None:
     """Write a candidate release."""
     from jipflow.exchange.message import CONTENT, PAGE
     from jipflow.provenance import beside
+    from jipflow.release.behind import read_behind
     from jipflow.release.candidate import build
     from jipflow.release.contents import read_release, record_built
+    from jipflow.release.ledger import site_ledger
     from jipflow.release.sent import sent_before
     from jipflow.report.basis import basis
     from jipflow.report.disclosure import write_disclosure_page
@@ -111,12 +116,14 @@ def release_build(
     check_made(read, tables)
     files = [out / name for name in CONTENT]
     with recorded(record, read, "release", inputs=tables, outputs=files):
-        build(
+        entries = build(
             settings=read,
             features=features,
             cases=cases,
             outcomes=outcomes,
             verdict=verdict,
+            ledger=site_ledger(read, results.parent),
+            behind_dir=behind,
             out_dir=out,
         )
         release = read_release(out)
@@ -127,7 +134,7 @@ def release_build(
             basis=basis(settings=read, features=features, cases=cases, outcomes=outcomes),
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
         )
-        record_built(out)
+        record_built(out, read_behind(behind), entries)
         write_release_page(out, bundles)
 
 
@@ -137,12 +144,15 @@ def release_bundle(
     settings: SettingsFile,
     release: Annotated[Path, "folder of the release"],
     made: Annotated[Path, "what the release was computed with: release/provenance.json"],
+    behind: BehindFolder,
+    results: Results,
     out: Annotated[Path, "folder for the bundle"],
     record: Record,
 ) -> None:
     """Sign and pack an approved release."""
     from jipflow.exchange.message import CONTENT
     from jipflow.release.approval import approved_bundle, bundle
+    from jipflow.release.ledger import site_ledger
     from jipflow.report.release import write_release_page
     from jipflow.settings.run import read_settings
 
@@ -150,5 +160,7 @@ def release_bundle(
     check_made(read, {made: [release / name for name in CONTENT]})
     path = approved_bundle(read, release, out)
     with recorded(record, read, "bundle", inputs=[made], outputs=[path]):
-        print(bundle(settings=read, release_dir=release, out_dir=out))
+        ledger = site_ledger(read, results.parent)
+        folders = {"release_dir": release, "behind_dir": behind, "out_dir": out}
+        print(bundle(settings=read, ledger=ledger, **folders))
     write_release_page(release, out)

@@ -26,6 +26,44 @@ def keys_show(key: Annotated[Path, "file of a private key"]) -> None:
     print(public_text(load_key(key)))
 
 
+LedgerFolder = Annotated[Path, "the ledger: identity.ledger_folder of the site"]
+AllResults = Annotated[Path, "folder for the results of all protocols"]
+Secret = Annotated[Path, "the site's secret: identity.secret_file"]
+
+
+@AUDIENCE.command("ledger show")
+def ledger_show(ledger: LedgerFolder, *, results: AllResults, secret: Secret) -> None:
+    """Check the site's ledger and print what left, a line an entry."""
+    from jipflow.privacy.pseudonyms import known_secret
+    from jipflow.release.ledger import Ledger
+
+    for kept in Ledger(ledger, known_secret(secret), results).entries():
+        print(kept.line())
+
+
+@AUDIENCE.command("ledger resume")
+def ledger_resume(
+    ledger: LedgerFolder,
+    *,
+    results: AllResults,
+    secret: Secret,
+    name: Annotated[str, "your name"],
+    key: Annotated[Path, "your private key"],
+    because: Annotated[str, "what has happened, and why the ledger may go on"],
+) -> None:
+    """Let a ledger that is lost or damaged go on, in writing.
+
+    From what left before and is lost now, the gate cannot protect any more.
+    """
+    from jipflow.privacy.pseudonyms import known_secret
+    from jipflow.release.ledger import Ledger
+
+    kept = Ledger(ledger, known_secret(secret), results)
+    resumption = kept.resume(name=name, key_file=key, reason=because)
+    print(f"the ledger {ledger} goes on by the word of {resumption.person.name}")
+    print(f"what was wrong: {resumption.found}")
+
+
 @AUDIENCE.command("release approve")
 def release_approve(
     release: Annotated[Path, "folder of the release, such as release/r01"],

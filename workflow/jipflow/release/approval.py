@@ -13,7 +13,9 @@ from jipflow import __version__
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE, Manifest, checked
 from jipflow.files import atomic_path, read_json, write_json
-from jipflow.release.contents import Release, ReleaseError, read_page, read_release
+from jipflow.release.behind import Behind, read_behind
+from jipflow.release.contents import Release, ReleaseError, read_built, read_page, read_release
+from jipflow.release.ledger import Ledger
 from jipflow.settings.part import Part
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import Settings
@@ -201,19 +203,25 @@ def approved_bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Pat
     return out_dir / message.bundle_name(settings.protocol_id, site, message.ROUND, attempt)
 
 
-def bundle(*, settings: Settings, release_dir: Path, out_dir: Path) -> Path:
-    """Write the bundle of an approved release.
+def bundle(
+    *, settings: Settings, release_dir: Path, behind_dir: Path, ledger: Ledger, out_dir: Path
+) -> Path:
+    """Write the bundle of an approved release, after its entry in the site's ledger.
 
     Args:
         settings: of the run; its ``identity.signing_key_file`` is made on first use.
         release_dir: folder of the release.
+        behind_dir: folder of what stands behind it.
+        ledger: of the site.
         out_dir: folder for the bundle.
 
     Returns:
         The bundle, ``<protocol>-<site>-r<round>-a<attempt>.zip``.
 
     Raises:
-        ReleaseError: it is not approved, was changed since, or belongs to other settings.
+        ReleaseError: it is not approved, was changed since, belongs to other settings, or was built
+            before another release that has been packed since.
+        LedgerFault: what left before is not known.
     """
     approval, release = _read_approved(release_dir)
     _check_settings(approval.manifest, settings, release_dir)
@@ -228,10 +236,42 @@ def bundle(*, settings: Settings, release_dir: Path, out_dir: Path) -> Path:
                 f"{release_dir / name} has {len(data)} bytes, a bundle takes at most "
                 f"{message.LIMITS[name]}; ask for fewer features in the protocol's analyses."
             )
+    raw = message.pack(members)
+    behind = _read_behind(release_dir, behind_dir)
+    _check_ledger(ledger, approval.manifest, release_dir)
+    ledger.append(approval.manifest, raw, behind)
     path = approved_bundle(settings, release_dir, out_dir)
     with atomic_path(path) as partial:
-        partial.write_bytes(message.pack(members))
+        partial.write_bytes(raw)
     return path
+
+
+def _read_behind(release_dir: Path, behind_dir: Path) -> Behind:
+    """Read what stands behind a release, as it was built."""
+    again = f"build the release again: remove {release_dir / PAGE} and run the workflow."
+    try:
+        behind = read_behind(behind_dir)
+    except FileNotFoundError as error:
+        raise ReleaseError(f"{error.filename} is missing; {again}") from None
+    if behind.described() != read_built(release_dir).behind:
+        raise ReleaseError(f"{behind_dir} is not what stands behind {release_dir}; {again}")
+    return behind
+
+
+def _check_ledger(ledger: Ledger, manifest: Manifest, release_dir: Path) -> None:
+    """Refuse a release that was built before others that have been packed since.
+
+    The same numbers may be packed again, as another attempt: they tell nothing new.
+    """
+    seen = set(read_built(release_dir).entries)
+    for kept in ledger.entries():
+        since = kept.entry.release if kept.sha256 not in seen else None
+        if since is not None and since.manifest.files != manifest.files:
+            raise ReleaseError(
+                f"A release of {since.manifest.protocol.id}, attempt {since.manifest.attempt}, was "
+                f"packed after {release_dir} was built, and the two were not compared; build it "
+                f"again: remove {release_dir / PAGE} and run the workflow."
+            )
 
 
 def _check_settings(manifest: Manifest, settings: Settings, release_dir: Path) -> None:

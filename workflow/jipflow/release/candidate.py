@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import (
     Measured,
+    Place,
+    Values,
+    by_patient,
     expand,
     measured_places,
 )
@@ -20,9 +23,12 @@ from jipflow.analyses.contract import (
 from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
+from jipflow.release.behind import Behind
 from jipflow.release.contents import ReleaseError, Verdict, formats
 from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
-from jipflow.release.saturation import Regions
+from jipflow.release.history import Candidate, History
+from jipflow.release.ledger import Ledger
+from jipflow.release.saturation import Regions, fingerprints
 from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
@@ -37,11 +43,14 @@ def build(
     cases: Path,
     outcomes: Path,
     verdict: Path,
+    ledger: Ledger,
+    behind_dir: Path,
     out_dir: Path,
-) -> None:
+) -> list[str]:
     """Write a candidate release: ``aggregates.json`` and ``disclosure.json``.
 
-    Both depend on nothing but the inputs: the same inputs give the same bytes.
+    Both depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
+    behind them is written beside, for the ledger, and does not leave.
 
     Args:
         settings: of the run.
@@ -49,10 +58,16 @@ def build(
         cases: ``cases.tsv``.
         outcomes: ``outcomes.parquet`` of all stages; only what was measured with outcome ok counts.
         verdict: ``verdict.json``.
+        ledger: of the site.
+        behind_dir: folder for what stands behind the candidate.
         out_dir: folder of the candidate.
+
+    Returns:
+        Hashes of the ledger's entries, all of which it was compared with.
 
     Raises:
         ReleaseError: the run is not acceptable, or its tables contradict each other.
+        LedgerFault: what left before is not known.
         DisclosureError: something would leave that the gate does not know to be safe.
     """
     _check_verdict(read_json(verdict))
@@ -61,7 +76,12 @@ def build(
     measured = Measured(table, measured_places(settings.protocol))
     analyses = analyses_of(settings.protocol)
     proposed = [cell for analysis in analyses for cell in _propose(analysis, measured)]
-    decisions = decide(proposed, patient_of, settings.disclosure, Regions.of(measured))
+    prints = fingerprints(measured)
+    entries = ledger.entries()
+    pasts = [kept.past for kept in entries if kept.past]
+    decisions = decide(
+        proposed, patient_of, settings.disclosure, Regions.by(*prints), History(pasts, *prints)
+    )
 
     header = _header(settings)
     aggregates = header | {"analyses": _released(analyses, decisions)}
@@ -83,8 +103,10 @@ def build(
             raise DisclosureError(
                 f"{name}.json: {error} Nothing is released; rename it in the protocol."
             ) from None
+    _behind(decisions, *prints).write(behind_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
+    return [kept.sha256 for kept in entries]
 
 
 def _header(settings: Settings) -> dict[str, Any]:
@@ -186,6 +208,15 @@ def _released(
         }
         for analysis in analyses
     ]
+
+
+def _behind(
+    decisions: Sequence[Decision], volumes: Mapping[Place, Values], means: Mapping[Place, Values]
+) -> Behind:
+    """Return what stands behind the cells that the gate released."""
+    leaving = [Candidate(d.proposed, d.released).cell for d in decisions if d.released]
+    by_place = [{place: by_patient(v) for place, v in of.items()} for of in (volumes, means)]
+    return Behind.of(leaving, *by_place)
 
 
 def _record(decisions: Sequence[Decision]) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from jipflow.exchange.message import (
 )
 from jipflow.files import read_json, write_json
 from jipflow.reasons import StageError
+from jipflow.release.behind import Behind
 from jipflow.release.gate import all_rules
 from jipflow.settings.part import Id, Part
 from jipflow.settings.plugins import one_of
@@ -215,12 +216,38 @@ class Built(Part):
 
     files: dict[str, FileEntry]
     """Both files and the page."""
+    behind: dict[str, FileEntry]
+    """What stands behind them, which lies elsewhere."""
+    entries: list[Sha256]
+    """The entries that the ledger had."""
 
 
-def record_built(folder: Path) -> None:
-    """Note the hashes of a candidate and its page in ``built.json``: the last step of a build."""
+def record_built(folder: Path, behind: Behind, entries: Sequence[str]) -> None:
+    """Note the hashes of a candidate and its page in ``built.json``: the last step of a build.
+
+    Args:
+        folder: of the candidate.
+        behind: what stands behind it.
+        entries: hashes of the entries that the ledger had.
+    """
     found = {name: describe((folder / name).read_bytes()) for name in (*CONTENT, PAGE)}
-    write_json(folder / BUILT, Built(files=found).plain())
+    built = Built(files=found, behind=behind.described(), entries=list(entries))
+    write_json(folder / BUILT, built.plain())
+
+
+def read_built(folder: Path) -> Built:
+    """Read what was built together.
+
+    Raises:
+        ReleaseError: it is missing, or not as it was written.
+    """
+    again = f"build the release again: remove {folder / PAGE} and run the workflow."
+    if not (folder / BUILT).is_file():
+        raise ReleaseError(f"{folder / BUILT} is missing; {again}")
+    try:
+        return checked(Built, read_json(folder / BUILT), str(folder / BUILT))
+    except (ValueError, ConfigError):
+        raise ReleaseError(f"{folder / BUILT} is not as it was written; {again}") from None
 
 
 def read_page(folder: Path, release: Release) -> FileEntry:
@@ -235,14 +262,10 @@ def read_page(folder: Path, release: Release) -> FileEntry:
             were built together.
     """
     again = f"build the release again: remove {folder / PAGE} and run the workflow."
-    for name in (PAGE, BUILT):
-        if not (folder / name).is_file():
-            raise ReleaseError(f"{folder / name} is missing; {again}")
+    if not (folder / PAGE).is_file():
+        raise ReleaseError(f"{folder / PAGE} is missing; {again}")
     page = (folder / PAGE).read_bytes()
-    try:
-        built = checked(Built, read_json(folder / BUILT), str(folder / BUILT)).files
-    except (ValueError, ConfigError):
-        raise ReleaseError(f"{folder / BUILT} is not as it was written; {again}") from None
+    built = read_built(folder).files
     found = {name: describe(data) for name, data in (*release.files.items(), (PAGE, page))}
     for name, entry in found.items():
         if built.get(name) != entry:

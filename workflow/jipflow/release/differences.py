@@ -142,20 +142,20 @@ def _unlike_in_few(cells: Sequence[Proposed], minimum: int) -> set[int]:
         of_patient = people[:, None] == np.unique(people.astype(str))[None]
         kept: list[int] = []
         for row, i in enumerate(members):
-            if _are_few(table[row], table[kept], of_patient, minimum):
+            if are_few(table[row], table[kept], of_patient, minimum):
                 withheld.add(i)
             else:
                 kept.append(row)
     return withheld
 
 
-def _are_few(
+def are_few(
     values: npt.NDArray[np.float64],
     others: npt.NDArray[np.float64],
     of_patient: npt.NDArray[np.bool_],
     minimum: int,
 ) -> bool:
-    """Return whether values differ from any others in a few patients and in no more.
+    """Return whether values differ from any others in a few patients, up to a factor or an offset.
 
     Args:
         values: shape (cases,).

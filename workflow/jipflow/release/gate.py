@@ -29,6 +29,7 @@ from jipflow.analyses.contract import (
 )
 from jipflow.reasons import StageError
 from jipflow.release.differences import differing
+from jipflow.release.history import EARLIER, NOTHING, Candidate, History
 from jipflow.release.saturation import Regions, saturated
 from jipflow.settings.protocol import Disclosure
 
@@ -54,7 +55,7 @@ class DisclosureError(StageError):
 
 def all_rules() -> tuple[Rule, ...]:
     """Return every rule of the gate: those of all cells, and each kind's own."""
-    return (MIN_PATIENTS, *rules_of_kinds(), DIFFERENCE, SATURATION)
+    return (MIN_PATIENTS, *rules_of_kinds(), EARLIER, DIFFERENCE, SATURATION)
 
 
 @dataclass
@@ -85,6 +86,7 @@ def decide(
     patient_of: Mapping[str, str],
     disclosure: Disclosure,
     regions: Regions,
+    history: History = NOTHING,
 ) -> list[Decision]:
     """Apply every rule to every cell.
 
@@ -94,6 +96,7 @@ def decide(
         patient_of: patient of each case.
         disclosure: the limits that hold, the stricter of protocol and site.
         regions: which places are one region in several segmentations.
+        history: all that left the site before.
 
     Returns:
         One decision a cell, sorted by analysis, role, segmentation, segment and feature.
@@ -118,6 +121,11 @@ def decide(
         counted = [(d.proposed, patients[d.proposed.cases]) for d in cells]
         for decision, checked in zip(cells, kind.check_all(counted, disclosure), strict=True):
             _apply(decision, checked, patients[decision.proposed.cases])
+    left = [d for d in decisions if d.released]
+    known = history.conflicting(
+        [Candidate(d.proposed, d.released) for d in left if d.released], disclosure
+    )
+    _settle(left, known, EARLIER)
     left = [d for d in decisions if d.released]
     few = differing([d.proposed for d in left], patient_of, minimum, regions)
     _settle(left, few, DIFFERENCE)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 NOT_PROTECTED_FROM = (
-    "Two releases that differ by a few patients: their difference may tell about those. Release "
-    "once for a cohort that does not change.",
+    "Releases that the ledger does not know: of another site, or of this one before its ledger was "
+    "lost or was kept in another folder.",
     "Many patients of a site in one bin: its width is then what becomes known of each. Protocols "
     "choose edges wide enough.",
     "Textures beyond the families of `saturation`: that no values follow from their means and "
@@ -22,7 +22,8 @@ NOT_PROTECTED_FROM = (
     "voxels do, mean and variance exclude more than rounded ones would.",
     "Values that hardly differ between patients: the mean is then near to that of each.",
     "Fully known patients: who knows the values of all but a few subtracts them.",
-    "Several protocols at one site: each is checked by itself.",
+    "Several releases whose patients are the same and whose values differ in many of them, as of "
+    "another model or other settings: their errors average out.",
     "`rows` above `n`: it shows how many more cases than patients there are.",
     "Whoever knows how the gate works and that it withheld as little as it could may narrow down a "
     "withheld bin further than the numbers alone allow.",

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jipflow.analyses.alike import like_ones
-from jipflow.analyses.cells import CellKey, Measured, Place
+from jipflow.analyses.cells import CellKey, Measured, Place, Values
 from jipflow.analyses.contract import Proposed
 
 MARGIN = 2
@@ -72,14 +72,18 @@ class Regions:
 
     @classmethod
     def of(cls, measured: Measured) -> Regions:
-        """Tell regions by what was measured.
+        """Tell regions by what was measured."""
+        return cls.by(*fingerprints(measured))
+
+    @classmethod
+    def by(cls, volumes: Mapping[Place, Values], means: Mapping[Place, Values]) -> Regions:
+        """Tell regions by their volumes and mean intensities.
 
         A region is the same where volumes are alike; its voxels where the role is the same as well,
         or where the mean intensities are alike, as of two roles for the same series.
         """
         from scipy.cluster.hierarchy import DisjointSet
 
-        volumes, means = measured.of("volume_ml"), measured.of("original_firstorder_Mean")
         sizes = dict(zip(volumes, like_ones(list(volumes.values())), strict=True))
         images = dict(zip(means, like_ones(list(means.values())), strict=True))
         voxels = DisjointSet([*((p.role, sizes[p]) for p in sizes), *images.values()])
@@ -90,6 +94,13 @@ class Regions:
     def region(self, place: Place, group: str) -> Hashable:
         """Return the region that the features of a family are of."""
         return (self.sizes if group == SIZE else self.voxels).get(place, place)
+
+
+def fingerprints(
+    measured: Measured,
+) -> tuple[dict[Place, Values], dict[Place, Values]]:
+    """Return the volumes and the mean intensities by which regions are known again."""
+    return measured.of("volume_ml"), measured.of("original_firstorder_Mean")
 
 
 def saturated(cells: Sequence[tuple[Proposed, int]], regions: Regions) -> set[int]:

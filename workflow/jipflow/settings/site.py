@@ -172,6 +172,9 @@ class Identity(Part):
     Results that another one made are refused."""
     signing_key_file: LocalPath = "secrets/site.key"
     """Ed25519 key that signs this site's bundles; made on first use with mode 0600."""
+    ledger_folder: LocalPath = "secrets/ledger"
+    """Which patients stood behind every number that ever left the site, of whatever protocol. Back
+    it up and move it with the secret; without it nothing is released."""
 
 
 class Addressee(Part):

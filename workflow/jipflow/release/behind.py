@@ -1,0 +1,209 @@
+"""What stands behind a release: the values of every cell that leaves, a patient a row.
+
+It never leaves the site. A candidate has it beside its release, not in it; when the release is
+packed, it becomes an entry of the site's ledger.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from jipflow.analyses.cells import CellKey, Place, Values
+from jipflow.analyses.contract import LedgerCell
+from jipflow.exchange.message import FileEntry, canonical, checked, describe
+from jipflow.files import atomic_path
+from jipflow.release.history import Past
+from jipflow.settings.part import Part
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+CELLS, VALUES = "cells.json", "values.parquet"
+"""Names of the two files: what leaves, and the values behind it."""
+
+Index = Annotated[int, Field(ge=0)]
+
+
+class KeptCell(Part):
+    """A cell that leaves, and the column of its values."""
+
+    kind: str
+    role: str
+    segmentation: str
+    segment: str
+    feature: str
+    equations: Index
+    heading: dict[str, Any]
+    released: dict[str, Any]
+    rows: Index
+    column: Index
+
+
+class KeptPlace(Part):
+    """A place that was measured, and the columns by which its region is known again."""
+
+    role: str
+    segmentation: str
+    segment: str
+    volume: Index | None
+    mean: Index | None
+
+
+class Kept(Part):
+    """Content of `CELLS`."""
+
+    cells: list[KeptCell]
+    places: list[KeptPlace]
+
+
+@dataclass(frozen=True)
+class Behind:
+    """The two files as bytes."""
+
+    cells: bytes
+    values: bytes
+
+    def described(self) -> dict[str, FileEntry]:
+        """Return size and hash of each, by its name."""
+        return {CELLS: describe(self.cells), VALUES: describe(self.values)}
+
+    def write(self, folder: Path) -> None:
+        """Write both files into a folder, each whole."""
+        for name, data in ((CELLS, self.cells), (VALUES, self.values)):
+            with atomic_path(folder / name) as partial:
+                partial.write_bytes(data)
+
+    @classmethod
+    def of(
+        cls,
+        cells: Sequence[LedgerCell],
+        volumes: Mapping[Place, Values],
+        means: Mapping[Place, Values],
+    ) -> Behind:
+        """Return what stands behind cells.
+
+        Args:
+            cells: that leave.
+            volumes: volume of each place that was measured, a patient a row.
+            means: mean intensity likewise.
+        """
+        columns = _Columns()
+        kept = [
+            KeptCell(
+                **cell.key._asdict(),
+                kind=cell.kind,
+                equations=cell.equations,
+                heading=dict(cell.heading),
+                released=dict(cell.released),
+                rows=cell.rows,
+                column=columns.add(cell.values),
+            )
+            for cell in cells
+        ]
+        places = [
+            KeptPlace(
+                **place._asdict(),
+                volume=columns.add(volumes[place]) if place in volumes else None,
+                mean=columns.add(means[place]) if place in means else None,
+            )
+            for place in sorted(volumes.keys() | means.keys())
+        ]
+        return cls(canonical(Kept(cells=kept, places=places).plain()), columns.parquet())
+
+    def past(self) -> Past:
+        """Return the release that these files are of.
+
+        Raises:
+            ValueError: they are not as `of` makes them.
+            ConfigError: likewise.
+        """
+        import json
+
+        import pyarrow.parquet as pq
+
+        kept = checked(Kept, json.loads(self.cells), CELLS)
+        table = pq.read_table(io.BytesIO(self.values)).to_pandas()
+        patients = table["patient"].to_numpy(dtype=object)
+        columns = [
+            _column(patients, table[name].to_numpy(dtype=float)) for name in table.columns[1:]
+        ]
+        return Past(
+            [
+                LedgerCell(
+                    kind=cell.kind,
+                    key=CellKey(cell.role, cell.segmentation, cell.segment, cell.feature),
+                    equations=cell.equations,
+                    heading=cell.heading,
+                    released=cell.released,
+                    values=columns[cell.column],
+                    rows=cell.rows,
+                )
+                for cell in kept.cells
+            ],
+            {_place(p): columns[p.volume] for p in kept.places if p.volume is not None},
+            {_place(p): columns[p.mean] for p in kept.places if p.mean is not None},
+        )
+
+
+def read_behind(folder: Path, stem: str = "") -> Behind:
+    """Read what `Behind.write` wrote, or what the ledger keeps under the stem of an entry.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    cells, values = ((folder / f"{stem}{name}").read_bytes() for name in (CELLS, VALUES))
+    return Behind(cells, values)
+
+
+class _Columns:
+    """Variables, each once, on the rows of all their patients."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, int] = {}
+        self._variables: list[Values] = []
+
+    def add(self, values: Values) -> int:
+        """Return the column of a variable."""
+        identity = "\0".join(values.case_ids).encode() + b"\0\0" + values.numbers.tobytes()
+        if identity not in self._known:
+            self._known[identity] = len(self._variables)
+            self._variables.append(values)
+        return self._known[identity]
+
+    def parquet(self) -> bytes:
+        """Return the table: ``patient``, and a column of each variable, null where it lacks one."""
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        patients = sorted(frozenset().union(*(values.cases for values in self._variables)))
+        rows = {patient: row for row, patient in enumerate(patients)}
+        arrays = [pa.array(patients, pa.string())]
+        for values in self._variables:
+            column = np.full(len(patients), np.nan)
+            column[[rows[case] for case in values.case_ids]] = values.numbers
+            arrays.append(pa.array(column, pa.float64(), mask=np.isnan(column)))
+        names = ["patient", *(f"v{i}" for i in range(len(self._variables)))]
+        sink = io.BytesIO()
+        pq.write_table(pa.table(arrays, names), sink)
+        return sink.getvalue()
+
+
+def _column(patients: npt.NDArray[np.object_], numbers: npt.NDArray[np.float64]) -> Values:
+    """Return the variable of a column."""
+    import numpy as np
+
+    there = np.isfinite(numbers)
+    names = patients[there]
+    return Values(numbers[there], names, names, frozenset(names))
+
+
+def _place(kept: KeptPlace) -> Place:
+    return Place(kept.role, kept.segmentation, kept.segment)
