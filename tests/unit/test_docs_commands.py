@@ -21,6 +21,7 @@ import pytest
 
 import fake_results as fake
 from jipflow.exchange.keys import new_key
+from jipflow.privacy.pseudonyms import site_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = ["README.md", "CONTRIBUTING.md", "config/README.md"]
@@ -203,6 +204,7 @@ def clone(tmp_path: Path, release: Path) -> Path:
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
     shutil.copyfile(folder / "my-site.yaml", tmp_path / "tmp" / "site.yaml")
+    site_secret(tmp_path / "data/jipflow/secrets/identity.key", tmp_path / "data/jipflow/results")
     return folder
 
 
