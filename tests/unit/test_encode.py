@@ -130,6 +130,17 @@ def enhanced_mr(folder):
     return write([enhanced(mr_datasets()[::-1], EnhancedMRImageStorage)], folder)
 
 
+def tilted_ct(folder):
+    """Slices that a tilted gantry leaves, whose grid has more rows than they have."""
+
+    def tilt(datasets):
+        for number, dataset in enumerate(datasets):
+            x, y, z = dataset.ImagePositionPatient
+            dataset.ImagePositionPatient = [x, float(y) + 1.3 * number, z]
+
+    return write(ct_datasets(), folder, tilt)
+
+
 def descending_pt(folder):
     return write(pt_datasets()[::-1], folder)
 
@@ -144,6 +155,7 @@ def descending_pt(folder):
         shuffled_enhanced_ct,
         enhanced_mr,
         descending_pt,
+        tilted_ct,
     ],
 )
 def test_every_voxel_comes_back_where_it_was(make, encoding, tmp_path):

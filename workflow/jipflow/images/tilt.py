@@ -58,13 +58,17 @@ def right_grid(
     # The line's place within the plane; its depth is that of each slice.
     corner = start + low[0] * down * columns + low[1] * right * rows
     corner -= (corner @ normal) * normal
+    size = [int(first.Rows) + more[0], int(first.Columns) + more[1]]
     placed = []
     for header, position in zip(headers, positions, strict=True):
         place = corner + (position @ normal) * normal
         copy = Dataset()
         copy.update(header)
+        # The element itself is the header's, too: a new value would be one of both.
+        for keyword in ("ImagePositionPatient", "Rows", "Columns"):
+            del copy[keyword]
         copy.ImagePositionPatient = [DSfloat(float(v), auto_format=True) for v in place + 0.0]
-        copy.Rows, copy.Columns = int(first.Rows) + more[0], int(first.Columns) + more[1]
+        copy.Rows, copy.Columns = size
         placed.append(copy)
     return placed, [(float(one), float(two)) for one, two in shifts]
 
