@@ -176,10 +176,11 @@ def test_commands_that_are_called_by_hand_refuse_what_is_out_of_date(site):
     made = release / "provenance.json"
     out = ("--out", site.results / "out")
     bundles = ("--bundles", site.out / "bundles")
+    behind = ("--behind", site.out / "behind", "--results", site.out)
     for command in (
         ("collect", "--results", site.out, *tables, "--quality"),
-        ("release", "build", "--features", features, *joined, *out, *bundles),
-        ("release", "bundle", "--release", release / "r01", "--made", made, *out),
+        ("release", "build", "--features", features, *joined, *out, *bundles, *behind),
+        ("release", "bundle", "--release", release / "r01", "--made", made, *out, *behind),
     ):
         result = jipflow(*command, *settings, *record)
         assert result.returncode == 1
