@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from jipflow.analyses.alike import alike
 from jipflow.analyses.cells import Place, Values, by_patient
@@ -18,6 +19,13 @@ from jipflow.analyses.contract import LedgerCell, Proposed, ReleasedCell, Rule
 from jipflow.release.differences import Kept, are_few
 from jipflow.release.saturation import MARGIN, Regions, asked, family
 from jipflow.settings.protocol import Disclosure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+AT_ONCE = 4000
+"""Earlier variables that are compared at once, which bounds the memory."""
 
 EARLIER = Rule(
     "earlier",
@@ -165,18 +173,22 @@ class History:
         """Return whether a cell has the values of an earlier one of its kind but in a few."""
         import numpy as np
 
-        feature = candidate.proposed.key.feature
-        group = family(feature) or feature
-        others = [
-            cell.values.numbers
-            for _, cell in self._cells
-            if (family(cell.key.feature) or cell.key.feature) == group
-            and cell.values.cases == candidate.values.cases
-        ]
-        if not others:
+        others = self._same_patients.get(_kind(candidate.cell))
+        if others is None:
             return False
         apart = np.eye(candidate.values.numbers.size, dtype=bool)
-        return are_few(candidate.values.numbers, np.array(others), apart, minimum)
+        return are_few(candidate.values.numbers, others, apart, minimum)
+
+    @cached_property
+    def _same_patients(self) -> dict[tuple[str, frozenset[str]], NDArray[np.float64]]:
+        """Values of the earlier cells by what they measure and whom, each once."""
+        import numpy as np
+
+        found: dict[tuple[str, frozenset[str]], dict[bytes, NDArray[np.float64]]] = {}
+        for _, cell in self._cells:
+            rows = found.setdefault(_kind(cell), {})
+            rows[cell.values.numbers.tobytes()] = cell.values.numbers
+        return {kind: np.array(list(rows.values())) for kind, rows in found.items()}
 
     def _by_equations(self, cells: Sequence[Candidate]) -> set[int]:
         """Choose the cells that make the equations of a family in a region too many.
@@ -207,6 +219,11 @@ class History:
         return withheld
 
 
+def _kind(cell: LedgerCell) -> tuple[str, frozenset[str]]:
+    """Return what a cell measures, by its family of features, and of whom."""
+    return family(cell.key.feature) or cell.key.feature, cell.values.cases
+
+
 def _raise(numbers: dict[bytes, int], key: bytes, value: int) -> None:
     numbers[key] = max(value, numbers.get(key, 0))
 
@@ -232,13 +249,18 @@ def _like(these: Sequence[Values], those: Sequence[Values]) -> list[list[int]]:
 
     found: list[list[int]] = [[] for _ in these]
     left, right = _by_set(these), _by_set(those)
+    parts = [
+        group[start : start + AT_ONCE]
+        for group in right.values()
+        for start in range(0, len(group), AT_ONCE)
+    ]
     equal: dict[bytes, list[int]] = defaultdict(list)
     for j, values in enumerate(those):
         equal[_identity(values)].append(j)
     for i, values in enumerate(these):
         found[i] += equal[_identity(values)]
     for rows in left.values():
-        for columns in right.values():
+        for columns in parts:
             table = alike([these[i] for i in rows], [those[j] for j in columns])
             for row, column in zip(*np.nonzero(table), strict=True):
                 found[rows[row]].append(columns[column])
