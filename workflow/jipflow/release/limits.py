@@ -22,8 +22,8 @@ NOT_PROTECTED_FROM = (
     "voxels do, mean and variance exclude more than rounded ones would.",
     "Values that hardly differ between patients: the mean is then near to that of each.",
     "Fully known patients: who knows the values of all but a few subtracts them.",
-    "That a cell is withheld by `earlier`: it tells that some patients, fewer than the minimum, came "
-    "or left, or were measured anew.",
+    "That a cell is withheld by `earlier`: it tells that some patients, fewer than the minimum, "
+    "came or left, or were measured anew.",
     "Several releases whose patients are the same and whose values differ in many of them, as of "
     "another model or other settings: their errors average out.",
     "`rows` above `n`: it shows how many more cases than patients there are.",
