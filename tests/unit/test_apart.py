@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pydicom
 import pytest
-from pydicom.uid import MRImageStorage, SecondaryCaptureImageStorage
+from pydicom.dataset import Dataset
+from pydicom.uid import EnhancedCTImageStorage, MRImageStorage, SecondaryCaptureImageStorage
 
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.phantom import dicom
 from jipflow.reasons import CaseFault, Decision, Reason
-from series_factory import ct_datasets, ct_hu, series_of, write
+from series_factory import ct_datasets, ct_hu, enhanced, series_of, write
 
 SHAPE = (8, 8, 10)
 CORONAL = (1, 0, 0, 0, 0, -1)
@@ -76,6 +77,9 @@ SET_APART = {
     "images of two planes": [odd(1, CORONAL), odd(2, SAGITTAL), odd(3, SAGITTAL)],
     "a survey turned by a few degrees": [resized(odd(1, turned(20)), 4)],
     "a secondary capture": [capture()],
+    "a secondary capture of half a position": [
+        odd(1, SOPClassUID=SecondaryCaptureImageStorage, ImagePositionPatient=[1, 0])
+    ],
     "a secondary capture where a slice is": [odd(1, SOPClassUID=SecondaryCaptureImageStorage)],
     "a presentation state": [without(capture(), "PixelData", "Rows", "Columns")],
     "a colour image where a slice is": [odd(1, SamplesPerPixel=3)],
@@ -133,6 +137,51 @@ def test_a_survey_alone_is_no_stack(tmp_path):
     planes = [localizer(n, cosines=(CORONAL, SAGITTAL, turned(0))[n % 3]) for n in range(5)]
     with pytest.raises(CaseFault) as caught:
         read_series_volume(series_of(write(planes, tmp_path)))
+    assert caught.value.reason is Reason.MIXED_ORIENTATION
+
+
+@pytest.mark.parametrize("tilts", [(-30, 30), (0, 25), (-15, 15)])
+def test_two_tilts_are_no_stack_and_its_rest(tilts, slices, tmp_path):
+    for number, dataset in enumerate(slices):
+        dataset.ImageOrientationPatient = list(turned(tilts[number > 4]))
+    with pytest.raises(CaseFault) as caught:
+        read_series_volume(series_of(write(slices, tmp_path)))
+    assert caught.value.reason is Reason.MIXED_ORIENTATION
+
+
+@pytest.mark.parametrize("number", [0, 3, 7])
+def test_a_slice_of_a_wrong_orientation_is_not_lost(number, slices, tmp_path):
+    slices[number].ImageOrientationPatient = list(CORONAL)
+    with pytest.raises(CaseFault) as caught:
+        read_series_volume(series_of(write(slices, tmp_path)))
+    assert caught.value.reason is Reason.MIXED_ORIENTATION
+
+
+def turn_frames(dataset, turns):
+    """Give each frame of a multi-frame image an orientation of its own."""
+    shared = dataset.SharedFunctionalGroupsSequence[0]
+    del shared["PlaneOrientationSequence"]
+    for group, cosines in zip(dataset.PerFrameFunctionalGroupsSequence, turns, strict=True):
+        item = Dataset()
+        item.ImageOrientationPatient = list(cosines)
+        group.PlaneOrientationSequence = [item]
+    return dataset
+
+
+def test_frames_across_are_set_apart_as_images_are(slices, tmp_path):
+    frames = enhanced([*slices, odd(1), odd(2)], EnhancedCTImageStorage)
+    turn_frames(frames, [turned(0)] * 8 + [CORONAL, SAGITTAL])
+    notes = []
+    volume = read_series_volume(series_of(write([frames], tmp_path)), notes=notes)
+    np.testing.assert_array_equal(volume.array, ct_hu(SHAPE))
+    assert "2 images of another orientation" in notes[0]
+
+
+def test_a_survey_of_three_planes_in_one_file_is_no_stack(slices, tmp_path):
+    frames = enhanced(slices, EnhancedCTImageStorage)
+    turn_frames(frames, [(turned(0), CORONAL, SAGITTAL)[n % 3] for n in range(8)])
+    with pytest.raises(CaseFault) as caught:
+        read_series_volume(series_of(write([frames], tmp_path)))
     assert caught.value.reason is Reason.MIXED_ORIENTATION
 
 

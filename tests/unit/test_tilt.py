@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import highdicom
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 
 from jipflow.images.contours import rasterise
+from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.stack import grid_of
+from jipflow.objects.seg_writer import build_seg
+from jipflow.objects.terms import read_terms
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Decision, Reason
+from jipflow.segment.engines.imported.engine import import_regions, target_of
+from seg_archive import description, on_grid, spec
 from series_factory import pt_datasets, series_of, write
 
 RADIUS, DISTANCE, SPACING, SIZE, COUNT = 20.0, 2.5, (0.9, 1.1), (70, 64), 24
@@ -132,22 +139,89 @@ def test_no_value_is_made_outside_what_was_scanned(tmp_path):
     assert volume.array.max() == pytest.approx(5, rel=1e-4)
 
 
-UP = np.array([0, 0, 1])
-
-
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("first", "after", "reason"),
     [
-        (lambda p: p.__setitem__(5, p[5] + [0, 1, 0]), Reason.GANTRY_TILT),
-        (lambda p: p.__setitem__(slice(12, None), p[12:] + UP), Reason.GANTRY_TILT),
-        (lambda p: p.__setitem__(slice(12, None), p[12:] * [1, -1, 1]), Reason.GANTRY_TILT),
-        (lambda p: p.__setitem__(slice(12, None), p[12:] + (p[1] - p[0])), Reason.MISSING_SLICES),
+        (23, (0, 2, 0), Reason.GANTRY_TILT),
+        (12, (0, -3, 0), Reason.GANTRY_TILT),
+        (12, (0, 0, 1), Reason.GANTRY_TILT),
+        (12, (0, DISTANCE * np.tan(np.radians(20)), DISTANCE), Reason.MISSING_SLICES),
     ],
-    ids=["one slice beside", "uneven", "to and fro", "a gap"],
-)  # fmt: skip
-def test_what_is_no_tilt_is_refused(change, reason, tmp_path):
+    ids=["one slice beside", "two stacks", "uneven", "a gap"],
+)
+def test_what_is_no_tilt_is_refused(first, after, reason, tmp_path):
     sphere = Sphere(20)
-    change(sphere.positions)
+    sphere.positions[first:] += after
     with pytest.raises(CaseFault) as caught:
         read_series_volume(series_of(write(sphere.datasets(), tmp_path)))
     assert caught.value.reason is reason, caught.value.message
+
+
+class TestSegmentations:
+    def of_others(self, sphere, folder):
+        """A DICOM-SEG of the sphere on the tilted images, as highdicom makes it."""
+        return highdicom.seg.Segmentation(
+            source_images=sphere.datasets(),
+            pixel_array=(sphere.hu >= 500).astype(np.uint8),
+            segmentation_type="BINARY",
+            segment_descriptions=[description(1, "GTV")],
+            series_instance_uid=dicom.uid("seg series"),
+            series_number=5,
+            sop_instance_uid=dicom.uid("seg"),
+            instance_number=1,
+            manufacturer="a maker",
+            manufacturer_model_name="a model",
+            software_versions="1.0",
+            device_serial_number="1",
+            omit_empty_frames=True,
+        )
+
+    def imported(self, dataset, series, grid, folder):
+        path = folder / "seg.dcm"
+        pydicom.dcmwrite(path, dataset, enforce_file_format=True)
+        (region,) = import_regions([path], spec(gtv="GTV"), target_of("case1", series, grid), [])
+        return on_grid(region, grid)
+
+    @pytest.mark.parametrize("encoding", ["binary", "labelmap"])
+    @pytest.mark.parametrize("turn", TURNS)
+    def test_ours_lies_on_the_right_grid_and_comes_back(self, encoding, turn, tmp_path):
+        sphere = Sphere(-15, turn)
+        series = series_of(write(sphere.datasets(), tmp_path / "ct"))
+        volume = read_series_volume(series)
+        mask = volume.array >= 500
+        dataset = build_seg(
+            pack([Region("GTV", "lesion", mask, "MANUAL", "me", "1")], volume.grid),
+            read_planes(series),
+            read_terms(),
+            encoding=encoding,
+            description="a sphere",
+            series_number=9001,
+            identity=("protocol", "sphere"),
+            notes=[],
+        )
+        assert (dataset.Rows, dataset.Columns) == volume.grid.shape[1:]
+        uids = [str(d.SOPInstanceUID) for d in sphere.datasets()]
+        for item in dataset.PerFrameFunctionalGroupsSequence:
+            source = item.DerivationImageSequence[0].SourceImageSequence[0]
+            number = uids.index(source.ReferencedSOPInstanceUID)
+            corner = (volume.grid.affine @ [number, 0, 0, 1])[:3]
+            place = item.PlanePositionSequence[0].ImagePositionPatient
+            np.testing.assert_allclose([float(v) for v in place], corner, atol=1e-4)
+            assert source.SpatialLocationsPreserved == "NO"
+        again = self.imported(dataset, series, volume.grid, tmp_path)
+        np.testing.assert_array_equal(again, mask)
+
+    def test_that_of_others_is_refused_and_says_why(self, tmp_path):
+        sphere = Sphere(20)
+        series = series_of(write(sphere.datasets(), tmp_path / "ct"))
+        grid = read_series_volume(series).grid
+        with pytest.raises(CaseFault, match="tilt was corrected") as caught:
+            self.imported(self.of_others(sphere, tmp_path), series, grid, tmp_path)
+        assert caught.value.reason is Reason.GRID_MISMATCH
+
+    def test_that_of_others_fits_where_slices_shift_by_whole_pixels(self, tmp_path):
+        sphere = Sphere(np.degrees(np.arctan2(2 * SPACING[0], DISTANCE)))
+        series = series_of(write(sphere.datasets(), tmp_path / "ct"))
+        volume = read_series_volume(series)
+        mask = self.imported(self.of_others(sphere, tmp_path), series, volume.grid, tmp_path)
+        np.testing.assert_array_equal(mask, volume.array >= 500)

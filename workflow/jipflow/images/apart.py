@@ -23,7 +23,7 @@ from jipflow.syntaxes import MODALITIES
 SAME_ORIENTATION = 0.05
 """Largest difference between direction cosines, 3 degrees, of images that count as one stack's:
 what of it is more than rounding makes the stack fail, and no image is taken out."""
-ACROSS = 45.0
+ACROSS = 65.0
 """Angle in degrees between planes from which on they are of no one stack: gantries tilt by up to 30
 each way, discs of a spine by less, and a scan along a second angle is part of the examination."""
 FEWEST = 4
@@ -167,7 +167,8 @@ def _why(plane: Plane, stack: Sequence[Plane]) -> str:
     if localizer:
         return LOCALIZER
     if _angle(plane, stack[0]) > ACROSS:
-        return OTHER_WAY
+        # Only the orientation of a slice may be wrong.
+        return "" if alike and _is_next(plane.header, stack) else OTHER_WAY
     sizes = {_size(one.header) for one in stack}
     return "" if _size(plane.header) in sizes else SURVEY
 
@@ -185,8 +186,10 @@ def _why_object(one: Found, stack: Sequence[Plane]) -> str:
             return ""
     if header.get("ImageOrientationPatient") and header.get("ImagePositionPatient"):
         cosines = np.array(header.ImageOrientationPatient, dtype=float)
-        near = cosines.shape == (6,) and np.abs(cosines - _cosines(stack[0])).max()
-        if near <= SAME_ORIENTATION and _is_vacant(header, stack):
+        position = np.array(header.ImagePositionPatient, dtype=float)
+        known = cosines.shape == (6,) and position.shape == (3,)
+        near = known and np.abs(cosines - _cosines(stack[0])).max() <= SAME_ORIENTATION
+        if near and _is_vacant(header, stack):
             return ""
     if sop_class in MODALITIES:
         return COLOUR
@@ -257,6 +260,19 @@ def _is_vacant(header: Dataset, stack: Sequence[Plane]) -> bool:
         return False
     index = (depth - depths[0]) / step
     return bool(abs(index - round(index)) <= BESIDE)
+
+
+def _is_next(header: Dataset, stack: Sequence[Plane]) -> bool:
+    """Return whether an image begins where the next slice of the stack, or a missing one, would."""
+    if not _is_vacant(header, stack):
+        return False
+    normal = _normal(stack[0])
+    places = np.array([plane.header.ImagePositionPatient for plane in stack], dtype=float)
+    away = np.array(header.ImagePositionPatient, dtype=float) - places
+    along = np.abs(away @ normal)
+    nearest = int(along.argmin())
+    sideways = away[nearest] - (away[nearest] @ normal) * normal
+    return bool(np.linalg.norm(sideways) <= along[nearest])
 
 
 def _check_identity(kept: Sequence[Plane], found: Sequence[Found], name: str) -> None:
