@@ -109,9 +109,9 @@ def shifted(
 ) -> NDArray[np.float64]:
     """Put a slice on the plane of a larger grid.
 
-    Values are interpolated linearly, as SimpleITK's resampling does by default and dcm2niix does
-    where it corrects a tilt: what comes out lies between its neighbours, so that metal and air
-    make no ringing. Pixels reach half a pixel around their centres, as in ITK.
+    Values are interpolated linearly, as SimpleITK's resampling does by default: what comes out lies
+    between its neighbours, so that metal and air make no ringing. Pixels reach half a pixel around
+    their centres, as in ITK.
 
     Args:
         values: shape (rows, columns).
