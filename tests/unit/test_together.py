@@ -10,6 +10,7 @@ from pydicom.uid import EnhancedMRImageStorage
 
 from jipflow.cases import Series, Wanted
 from jipflow.images import instances
+from jipflow.images import series as reading
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.place import place_error
 from jipflow.reasons import CaseFault, Decision, Reason
@@ -135,6 +136,20 @@ def test_a_disk_that_goes_away_between_two_looks_is_no_fault_of_the_series(tmp_p
         raise OSError(errno.EIO, "Input/output error", str(path))
 
     monkeypatch.setattr(instances, "read_instance", gone)
+    with pytest.raises(CaseFault) as caught:
+        read(paths, SECOND)
+    assert place_error(caught.value).errno == errno.EIO
+
+
+def test_a_disk_that_goes_away_at_a_localizer_is_no_reason_to_set_it_apart(tmp_path, monkeypatch):
+    paths = write(three_phases(scout()), tmp_path)
+
+    def gone(path, dataset):
+        if path == paths[-1]:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return instances.planes_of(path, dataset)
+
+    monkeypatch.setattr(reading, "planes_of", gone)
     with pytest.raises(CaseFault) as caught:
         read(paths, SECOND)
     assert place_error(caught.value).errno == errno.EIO

@@ -238,6 +238,7 @@ def _found(
             check_object(path, dataset, name)
             planes = planes_of(path, dataset)
     except CaseFault as refused:
+        raise_place_error(refused)
         drop_pixels(dataset)
         return [Found(path, dataset, None, refused)]
     fault: CaseFault | None = None
