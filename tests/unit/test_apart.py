@@ -192,10 +192,19 @@ def test_a_radial_scan_is_no_stack(tmp_path):
     assert caught.value.reason is Reason.MIXED_ORIENTATION
 
 
-def test_a_slice_that_is_called_a_localizer_is_not_lost(slices, tmp_path):
-    slices[-1].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
-    volume = read_series_volume(series_of(write(slices, tmp_path)))
-    assert len(volume.array) == 8
+@pytest.mark.parametrize("called", [[7], [4], [0, 2, 4, 6]])
+def test_a_slice_that_is_called_a_localizer_is_neither_lost_nor_believed(called, slices, tmp_path):
+    for number in called:
+        slices[number].ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    with pytest.raises(CaseFault, match=f"{len(called)} of 8 slices are localizers") as caught:
+        read_series_volume(series_of(write(slices, tmp_path)))
+    assert caught.value.reason is Reason.MIXED_ACQUISITIONS
+
+
+def test_a_series_that_is_called_a_localizer_as_a_whole_is_read(slices, tmp_path):
+    for dataset in slices:
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER"]
+    assert len(read_series_volume(series_of(write(slices, tmp_path))).array) == 8
 
 
 @pytest.mark.parametrize("number", [0, 4, 7])

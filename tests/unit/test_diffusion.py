@@ -435,3 +435,10 @@ def test_an_element_that_cannot_be_read_costs_itself_only(tmp_path):
     plain = series_of(paths)
     role = Series(plain.series_uid, "MR", plain.paths, Wanted(b_value=800))
     np.testing.assert_array_equal(read_series_volume(role).array, ct_hu(seed=1) + 1024)
+
+
+@pytest.mark.parametrize("stated", [-800, 2000000800])
+def test_a_number_of_ge_that_no_bias_explains_is_no_b_value_of_another(stated, tmp_path):
+    header = Dataset()
+    header.private_block(GE[0], GE[1], create=True).add_new(0x39, "IS", [stated, 8, 0, 0])
+    assert b_value(header) not in {800, 200}

@@ -91,6 +91,19 @@ def test_a_damaged_slice_of_another_phase_costs_nothing(tmp_path):
     assert str(paths[0]) in caught.value.message
 
 
+def test_what_is_repaired_in_another_phase_is_not_of_the_one_that_is_wanted(tmp_path):
+    datasets = three_phases()
+    for dataset in datasets[:6]:
+        del dataset.SeriesInstanceUID
+    paths = write(datasets, tmp_path)
+    plain = series_of(paths[6:])
+    for wanted, repaired in ((1, True), (2, False)):
+        notes: list[str] = []
+        role = Series(plain.series_uid, "MR", tuple(paths), Wanted(time_point=wanted))
+        read_series_volume(role, notes=notes)
+        assert ("stand-ins" in " ".join(notes)) is repaired
+
+
 def test_a_localizer_among_frames_of_pet(tmp_path):
     paths = write(dynamic(), tmp_path)
     header = read_planes(wanting(paths, SECOND))[0].header

@@ -166,6 +166,13 @@ def _in_turn(rows: list[list[str]]) -> bool:
     return all(max(one) < min(two) for one, two in pairwise(turns))
 
 
+def is_localizer(header: Dataset) -> bool:
+    """Return whether Image Type or Frame Type says so, in its third value or one after it."""
+    values = header.get("FrameType") or header.get("ImageType") or ()
+    listed = [values] if isinstance(values, str) else list(values)
+    return "LOCALIZER" in (str(value).strip().upper() for value in listed[2:])
+
+
 def check_one_acquisition(planes: Sequence[Plane], name: str) -> None:
     """Refuse planes of several stacks, times or echoes, even where they interleave evenly.
 
@@ -184,6 +191,14 @@ def check_one_acquisition(planes: Sequence[Plane], name: str) -> None:
                 f"{name}: its slices differ in {attribute} ({', '.join(_sorted(values))}); "
                 f"{what_to_do(attribute)}",
             )
+    surveys = sum(is_localizer(plane.header) for plane in planes)
+    if 0 < surveys < len(planes):
+        raise CaseFault(
+            Reason.MIXED_ACQUISITIONS,
+            f"{name}: {surveys} of {len(planes)} slices are localizers by their Image Type and lie "
+            "where slices would; export the localizer as a series of its own, or retrieve the "
+            "slices that are missing.",
+        )
 
 
 def interleaving_attribute(planes: Sequence[Plane], depth: NDArray[np.float64]) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
+from jipflow.images.acquisitions import is_localizer
 from jipflow.images.pixels import Plane
 from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import MODALITIES
@@ -119,7 +120,7 @@ def _stack(planes: Sequence[Plane]) -> list[Plane]:
 
     Images that are stated to be localizers count only where there are no others.
     """
-    bodies = [plane for plane in planes if not _is_localizer(plane.header)] or list(planes)
+    bodies = [plane for plane in planes if not is_localizer(plane.header)] or list(planes)
     groups: list[list[Plane]] = []
     for plane in bodies:
         for group in groups:
@@ -138,7 +139,7 @@ def _clear(
     count = len(stack)
     if count < FEWEST or not count > sum(map(bool, why)) or not count > sum(map(bool, reasons)):
         return False
-    if all(_is_localizer(plane.header) for plane in stack):
+    if all(is_localizer(plane.header) for plane in stack):
         return False
     survey = why.count(SURVEY)
     if survey > FEW or survey * SURVEYED > count:
@@ -160,7 +161,7 @@ def _why(plane: Plane, stack: Sequence[Plane]) -> str:
         near = _along(plane, stack[0]) and _is_vacant(plane.header, stack)
         return "" if near else OTHER_MODALITY
     alike = _size(plane.header) == _common_size(stack)
-    localizer = _is_localizer(plane.header)
+    localizer = is_localizer(plane.header)
     if _along(plane, stack[0]):
         vacant = alike and _is_vacant(plane.header, stack)
         return LOCALIZER if localizer and not vacant else ""
@@ -180,7 +181,7 @@ def _why_object(one: Found, stack: Sequence[Plane]) -> str:
     if not sop_class or not stack:
         return ""
     if sop_class in MODALITIES:
-        if _is_localizer(header):
+        if is_localizer(header):
             return LOCALIZER
         if int(header.get("SamplesPerPixel") or 1) == 1:
             return ""
@@ -194,13 +195,6 @@ def _why_object(one: Found, stack: Sequence[Plane]) -> str:
     if sop_class in MODALITIES:
         return COLOUR
     return f"objects of the class {sop_class.name if sop_class.is_valid else 'unknown'}"
-
-
-def _is_localizer(header: Dataset) -> bool:
-    """Return whether Image Type or Frame Type says so, in its third value or one after it."""
-    values = header.get("FrameType") or header.get("ImageType") or ()
-    listed = [values] if isinstance(values, str) else list(values)
-    return "LOCALIZER" in (str(value).strip().upper() for value in listed[2:])
 
 
 def _is_derived(plane: Plane) -> bool:

@@ -75,7 +75,7 @@ def _stated(header: Dataset) -> Iterator[float]:
     for holder in (header, *(header.get("MRDiffusionSequence") or [])):
         yield from numbers_of(holder, "DiffusionBValue")[:1]
     for value in numbers(private_value(header, GE[0], 0x39, GE[1]))[:1]:
-        yield value % GE_BIAS
+        yield value - GE_BIAS if value >= GE_BIAS else value
     for (group, creator), element in ((SIEMENS, 0x0C), (UNITED_IMAGING, 0x09)):
         yield from numbers(private_value(header, group, element, creator))[:1]
     found = numbers(private_value(header, PHILIPS[0], 0x03, PHILIPS[1]))

@@ -186,7 +186,8 @@ def _load(
             stack = chosen(planes, series.wanted, name, notes, decisions)
         stack = sorted_stack(stack, name, notes)
         check_stack(stack, name, notes, decisions)
-    files = list(dict.fromkeys(plane.path for plane in planes))
+    read = planes if series.wanted is None else stack
+    files = list(dict.fromkeys(plane.path for plane in read))
     tally = sum((tallies[path] for path in files), Counter[str]())
     if pixels:
         stack = completed(stack, tally)
@@ -194,7 +195,7 @@ def _load(
     if shifts:
         notes.append(tilt_note([plane.header for plane in stack], shifts))
         decisions.append(Decision.GANTRY_TILT_RESAMPLED)
-    notes += [f"{count} {text.format(len(planes))}" for text, count in sorted(tally.items())]
+    notes += [f"{count} {text.format(len(read))}" for text, count in sorted(tally.items())]
     repaired = {BITS.get(text, Decision.ELEMENT_REPAIRED) for text in tally}
     decisions += [decision for decision in Decision if decision in repaired]
     absent = list(dict.fromkeys(uid for path in files for uid in lacking[path]))
