@@ -83,6 +83,16 @@ def volumes(count: int, change: Callable[[Dataset, int], object]) -> list[Datase
     return series
 
 
+def together(*changes: Callable[[Dataset, int], object]) -> Callable[[Dataset, int], None]:
+    """Several changes for `volumes` as one, in their order."""
+
+    def change(dataset: Dataset, number: int) -> None:
+        for each in changes:
+            each(dataset, number)
+
+    return change
+
+
 def pt_datasets(units: str = "BQML", value: float = 2.5) -> list[Dataset]:
     """A PET series whose SUVbw is `value` in every voxel but one."""
     suv = np.full((5, 6, 7), value)

@@ -12,7 +12,7 @@ from pydicom.uid import EnhancedMRImageStorage
 from jipflow.cases import Series, Wanted
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.reasons import CaseFault, Decision, Reason
-from series_factory import ct_datasets, ct_hu, enhanced, series_of, volumes, write
+from series_factory import ct_datasets, ct_hu, enhanced, series_of, together, volumes, write
 
 SLICES = 6
 
@@ -62,14 +62,6 @@ def acquired(*starts, step: float = 0.0):
         place = int(dataset.InstanceNumber) - 1
         for name, value in clock(starts[number] + step * place).items():
             setattr(dataset, name, value)
-
-    return change
-
-
-def together(*changes):
-    def change(dataset, number):
-        for each in changes:
-            each(dataset, number)
 
     return change
 

@@ -9,19 +9,11 @@ import typed
 from jipflow.cases import Series, Wanted
 from jipflow.images.series import read_series_volume
 from jipflow.phantom import dicom
-from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, Decision, Reason
 from jipflow.segment.engines.imported.engine import import_regions, target_of
 from series_factory import series_of, write
+from test_imported import GRID, SPEC
 
-GRID = PhantomGrid((6, 12, 14), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
-SPEC = {
-    "id": "gtv",
-    "engine": "imported",
-    "from": "RTSTRUCT",
-    "role": "CT",
-    "segments": [{"name": "gtv", "match": "GTV.*", "term": "lesion", "required": True}],
-}
 TUMOUR, OTHER = (np.zeros(GRID.shape, bool) for _ in range(2))
 TUMOUR[1:4, 3:8, 4:10] = True
 OTHER[2:5, 2:6, 3:7] = True

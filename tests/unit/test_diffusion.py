@@ -14,7 +14,7 @@ from jipflow.cases import Series, Wanted
 from jipflow.images.diffusion import b_value, is_isotropic
 from jipflow.images.series import read_series_volume
 from jipflow.reasons import CaseFault, Decision, Reason
-from series_factory import csa, ct_hu, enhanced, series_of, volumes, write
+from series_factory import csa, ct_hu, enhanced, series_of, together, volumes, write
 
 SIEMENS = (0x0019, "SIEMENS MR HEADER")
 GE = (0x0043, "GEMS_PARM_01")
@@ -57,14 +57,6 @@ def setter(name, *values):
     def change(dataset, number):
         if values[number] is not None:
             setattr(dataset, name, values[number])
-
-    return change
-
-
-def together(*changes):
-    def change(dataset, number):
-        for each in changes:
-            each(dataset, number)
 
     return change
 
