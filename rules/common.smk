@@ -3,7 +3,8 @@ from functools import cache
 from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
 from jipflow.settings.run import load_settings, settings_text
-from jipflow.release.approval import approved_bundle, read_approval
+from jipflow.release.approval import read_approvals
+from jipflow.release.packing import approved_bundle
 from jipflow.annotate.inbox import inbox_files, inbox_state
 from jipflow.outputs import missing_outputs, named, unexpected
 from jipflow.privacy.pseudonyms import check_secret
@@ -208,7 +209,7 @@ def until_read(path):
 def approval(wildcards):
     """Input function: a person's approval, which no rule can make."""
     try:
-        read_approval(Path(RELEASE))
+        read_approvals(Path(RELEASE), SITE_SETTINGS.site.disclosure.approvers)
     except (StageError, ConfigError) as error:
         stop_with(str(error))
     return f"{RELEASE}/approval.json"

@@ -183,6 +183,7 @@ class LedgerCell:
     """A cell that leaves or has left, with the values behind it, as a site's ledger keeps it.
 
     Attributes:
+        analysis: id of its analysis.
         kind: of its analysis.
         key: what it is about.
         equations: as `Analysis.equations` of its kind.
@@ -192,6 +193,7 @@ class LedgerCell:
         rows: how many values there were.
     """
 
+    analysis: str
     kind: str
     key: CellKey
     equations: int

@@ -17,7 +17,7 @@ from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.files import atomic_path, read_json
 from jipflow.phantom.cohort import SERIES_DEFECTS, write_site
 from jipflow.reasons import StageError
-from jipflow.release.approval import approve, next_attempt, read_approval
+from jipflow.release.approval import approve, read_approvals
 from jipflow.settings.resources import ROOT
 
 SITES = ("north", "south", "west")
@@ -144,10 +144,9 @@ def _approve_and_send(out: Path, site: str, cores: int | None) -> None:
     key = out / "sites" / site / "secrets" / "approver.key"
     load_or_create_key(key)
     try:
-        read_approval(release)
+        read_approvals(release, needed=1)
     except StageError:
-        attempt = next_attempt(release)
-        approve(release_dir=release, name=_approver(site), key_file=key, attempt=attempt)
+        approve(release_dir=release, name=_approver(site), key_file=key)
     _snakemake(out, f"{site}-bundle", cores, "bundle", *_site_arguments(out, site))
     inbox = out / "hub" / "inbox"
     inbox.mkdir(parents=True, exist_ok=True)

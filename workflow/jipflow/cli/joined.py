@@ -106,6 +106,7 @@ def release_build(
     from jipflow.release.contents import read_release, record_built
     from jipflow.release.ledger import site_ledger
     from jipflow.release.sent import sent_before
+    from jipflow.release.terms import Terms
     from jipflow.report.basis import basis
     from jipflow.report.disclosure import write_disclosure_page
     from jipflow.report.release import write_release_page
@@ -130,6 +131,7 @@ def release_build(
         header = release.aggregates
         write_disclosure_page(
             release=release,
+            terms=Terms.of(read),
             path=out / PAGE,
             basis=basis(settings=read, features=features, cases=cases, outcomes=outcomes),
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
@@ -151,8 +153,8 @@ def release_bundle(
 ) -> None:
     """Sign and pack an approved release."""
     from jipflow.exchange.message import CONTENT
-    from jipflow.release.approval import approved_bundle, bundle
     from jipflow.release.ledger import site_ledger
+    from jipflow.release.packing import approved_bundle, bundle
     from jipflow.report.release import write_release_page
     from jipflow.settings.run import read_settings
 
@@ -161,6 +163,9 @@ def release_bundle(
     path = approved_bundle(read, release, out)
     with recorded(record, read, "bundle", inputs=[made], outputs=[path]):
         ledger = site_ledger(read, results.parent)
-        folders = {"release_dir": release, "behind_dir": behind, "out_dir": out}
-        print(bundle(settings=read, ledger=ledger, **folders))
+        print(
+            bundle(
+                settings=read, release_dir=release, behind_dir=behind, ledger=ledger, out_dir=out
+            )
+        )
     write_release_page(release, out)

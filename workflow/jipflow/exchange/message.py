@@ -1,9 +1,10 @@
 """The message between site and hub: its members, its manifest, its bytes.
 
-A bundle is a zip with four members. ``manifest.json`` names everything else and is canonical JSON
-(RFC 8785); ``signatures.json`` holds the signatures of the manifest's bytes by the site's machine
-and by the person who approved it. Members are stored, not compressed, with fixed attributes in a
-fixed order, so that the same content is the same file to the last bit.
+A bundle is a zip with five members. ``manifest.json`` names everything else and is canonical JSON
+(RFC 8785); ``signatures.json`` holds the signature of the manifest's bytes by the site's machine;
+``approvals.json`` what persons have stated and signed about the numbers. Members are stored, not
+compressed, with fixed attributes in a fixed order, so that the same content is the same file to the
+last bit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from jipflow import archives
-from jipflow.settings.hub import Approver
 from jipflow.settings.part import Id, Part
 from jipflow.settings.resources import ConfigError
 
@@ -31,7 +31,12 @@ ROUND = 1
 
 ContentName = Literal["aggregates.json", "disclosure.json"]
 CONTENT: tuple[ContentName, ...] = get_args(ContentName)
-MEMBERS = ("manifest.json", "signatures.json", *CONTENT)
+
+Listed = Literal["approvals.json", "aggregates.json", "disclosure.json"]
+LISTED: tuple[Listed, ...] = get_args(Listed)
+"""What the manifest names: the statements of the persons, and what they are about."""
+
+MEMBERS = ("manifest.json", "signatures.json", *LISTED)
 
 PAGE = "disclosure.html"
 """The page that shows a person what would leave, beside the files."""
@@ -39,6 +44,7 @@ PAGE = "disclosure.html"
 LIMITS = {
     "manifest.json": 16 * 1024,
     "signatures.json": 4 * 1024,
+    "approvals.json": 512 * 1024,
     "aggregates.json": 128 * 1024**2,
     "disclosure.json": 256 * 1024**2,
 }
@@ -75,8 +81,16 @@ def _is_time(text: str) -> str:
     return text
 
 
+Time = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"),
+    AfterValidator(_is_time),
+]
+"""A time in UTC, to the second."""
+
+
 class Manifest(Part):
-    """What a bundle says about itself; the site and the approver sign its canonical JSON."""
+    """What a bundle says about itself; the site signs its canonical JSON."""
 
     format: Format
     protocol: ProtocolVersion
@@ -89,29 +103,16 @@ class Manifest(Part):
     """The site."""
     recipient: Id
     """The hub."""
-    approver: Approver
-    """The person who approved the release, as the hub's roster has them."""
-    issued: Annotated[
-        str,
-        Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"),
-        AfterValidator(_is_time),
-    ]
+    issued: Time
     """Time of the approval (UTC)."""
-    files: Annotated[dict[ContentName, FileEntry], Field(min_length=len(CONTENT))]
-    """Every file of `CONTENT`."""
-    page: FileEntry
-    """The page on which the approver read what leaves, `PAGE`; it stays at the site."""
-
-    def signed(self) -> dict[str, FileEntry]:
-        """Return what the manifest says about every file that it names, the page included."""
-        return {**{str(name): entry for name, entry in self.files.items()}, PAGE: self.page}
+    files: Annotated[dict[Listed, FileEntry], Field(min_length=len(LISTED))]
+    """Every file of `LISTED`."""
 
 
 class Signatures(Part):
-    """The signatures of the manifest's bytes."""
+    """The signature of the manifest's bytes."""
 
     site: str
-    approver: str
 
 
 def checked(model: type[P], content: Any, source: str) -> P:

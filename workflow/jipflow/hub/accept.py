@@ -21,6 +21,7 @@ from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refusal, Refused
 from jipflow.hub.settings import HubSettings
 from jipflow.hub.verify import verify
+from jipflow.release.approval import names_of
 
 OVERHEAD = 64 * 1024
 """Most bytes of a bundle beside its members."""
@@ -183,7 +184,7 @@ def _message(file: str, digest: str, raw: bytes, settings: HubSettings) -> Accep
         sha256=digest,
         site=manifest.sender,
         attempt=manifest.attempt,
-        approver=manifest.approver.name,
+        approver=names_of(bundle.approvals),
         issued=manifest.issued,
         version=manifest.version,
         aggregates=bundle.aggregates,

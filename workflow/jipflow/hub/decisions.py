@@ -21,7 +21,7 @@ class Accepted:
         sha256: its hash.
         site: who sent it.
         attempt: counts what the site sent in this round.
-        approver: name of the person who approved it.
+        approver: names of the persons who approved it.
         issued: time of the approval (UTC).
         version: jipflow's version at the site.
         aggregates: the numbers.

@@ -15,6 +15,7 @@ from jipflow.exchange.keys import verifies
 from jipflow.exchange.message import (
     CONTENT,
     LIMITS,
+    LISTED,
     MEMBERS,
     ROUND,
     ContentName,
@@ -26,10 +27,13 @@ from jipflow.exchange.message import (
     pack,
 )
 from jipflow.exchange.roster import find_member
+from jipflow.hub.approvals import check_approvals
 from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.refusals import Refusal, Refused
 from jipflow.hub.settings import HubSettings
+from jipflow.release.approval import Signed, signed_list
 from jipflow.release.contents import Aggregates, Disclosure, formats
+from jipflow.release.terms import analyses_sha256
 from jipflow.settings.hub import Member
 from jipflow.settings.part import Part
 from jipflow.settings.resources import ConfigError
@@ -45,11 +49,13 @@ class Verified:
 
     Attributes:
         manifest: what it says about itself.
+        approvals: what persons at the site have stated.
         aggregates: its numbers.
         disclosure: the record of the site's gate.
     """
 
     manifest: Manifest
+    approvals: list[Signed]
     aggregates: Aggregates
     disclosure: Disclosure
 
@@ -69,9 +75,10 @@ def verify(raw: bytes, settings: HubSettings) -> Verified:
     members = _open_zip(raw)
     manifest = _verified_manifest(members, settings.hub.roster)
     _check_addressing(manifest, settings)
-    for name in CONTENT:
+    for name in LISTED:
         if describe(members[name]) != manifest.files[name]:
             raise Refused(Refusal.FILE_CHANGED, name)
+    approvals = _approvals(members["approvals.json"])
     asked = Asked.by(settings.protocol)
     _check_sizes(members, asked)
     known = formats()
@@ -79,7 +86,31 @@ def verify(raw: bytes, settings: HubSettings) -> Verified:
     disclosure = _content(known.disclosure, members, "disclosure.json", Refusal.DISCLOSURE_INVALID)
     _check_headers(manifest, aggregates, disclosure)
     check_contents(aggregates, disclosure, asked)
-    return Verified(manifest, aggregates, disclosure)
+    member = find_member(settings.hub.roster, manifest.sender)
+    assert member is not None
+    known_settings = analyses_sha256(settings.protocol)
+    check_approvals(
+        approvals,
+        protocol=manifest.protocol,
+        site=manifest.sender,
+        recipient=manifest.recipient,
+        round_=manifest.round,
+        issued=manifest.issued,
+        files={name: manifest.files[name] for name in CONTENT},
+        analyses={sent.id: known_settings[sent.id] for sent in aggregates.analyses if sent.cells},
+        member=member,
+    )
+    return Verified(manifest, approvals, aggregates, disclosure)
+
+
+def _approvals(data: bytes) -> list[Signed]:
+    try:
+        approvals = signed_list(_strict_json(data), "approvals.json")
+    except (ValueError, ConfigError) as error:
+        raise Refused(Refusal.APPROVALS_INVALID, str(error)) from None
+    if canonical([each.plain() for each in approvals]) != data:
+        raise Refused(Refusal.APPROVALS_INVALID)
+    return approvals
 
 
 def _open_zip(raw: bytes) -> dict[str, bytes]:
@@ -171,7 +202,7 @@ def _strict_json(data: bytes) -> Any:
 
 
 def _verified_manifest(members: Mapping[str, bytes], roster: Sequence[Member]) -> Manifest:
-    """Return the manifest after both signatures of it have been verified by the roster's keys."""
+    """Return the manifest after its signature has been verified by the roster's key."""
     signed = members["manifest.json"]
     try:
         content = _strict_json(signed)
@@ -189,10 +220,6 @@ def _verified_manifest(members: Mapping[str, bytes], roster: Sequence[Member]) -
         raise Refused(Refusal.UNKNOWN_SITE, manifest.sender)
     if not verifies(sender.key, signatures.site, signed):
         raise Refused(Refusal.SITE_SIGNATURE, manifest.sender)
-    if manifest.approver not in sender.approvers:
-        raise Refused(Refusal.UNKNOWN_APPROVER, manifest.approver.name)
-    if not verifies(manifest.approver.key, signatures.approver, signed):
-        raise Refused(Refusal.APPROVER_SIGNATURE, manifest.approver.name)
     return manifest
 
 

@@ -29,6 +29,7 @@ from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, s
 from jipflow.release.history import Candidate, History
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
+from jipflow.release.terms import write_terms
 from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
@@ -47,9 +48,9 @@ def build(
     behind_dir: Path,
     out_dir: Path,
 ) -> list[str]:
-    """Write a candidate release: ``aggregates.json`` and ``disclosure.json``.
+    """Write a candidate release: ``aggregates.json`` and ``disclosure.json``, and ``terms.json``.
 
-    Both depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
+    They depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
     behind them is written beside, for the ledger, and does not leave.
 
     Args:
@@ -106,6 +107,7 @@ def build(
     _behind(decisions, *prints).write(behind_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
+    write_terms(out_dir, settings)
     return [kept.sha256 for kept in entries]
 
 
