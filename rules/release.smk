@@ -17,6 +17,7 @@ rule release:
             labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
         ),
         built=f"{RELEASE}/built.json",
+        terms=f"{RELEASE}/terms.json",
         record="<results>/release/provenance.json",
     log:
         "<logs>/release.log",
