@@ -27,6 +27,7 @@ from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.reasons import Decision, Reason, StageError
 from jipflow.release.contents import formats, read_release
 from jipflow.release.sent import Sent
+from jipflow.release.terms import Terms
 from jipflow.report import pages
 from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
 from jipflow.report.hub import write_hub_report
@@ -628,6 +629,7 @@ def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path
         with pytest.raises(StageError, match="build the release again"):
             write_disclosure_page(
                 release=replace(release, **changed),
+                terms=Terms.of(fake.settings()),
                 path=tmp_path / "d.html",
                 basis=fake.basis_of(results, fake.settings()),
             )

@@ -74,7 +74,10 @@ def release_approve(
     until: Annotated[str, "its last day, as 2027-01-31; needed for later rounds"] = "",
     empty: Annotated[bool, "approve it although no cell leaves"] = False,
 ) -> None:
-    """Approve a release as a person, and later rounds of the same cells of the same patients."""
+    """Approve a release as a person.
+
+    Later rounds of the same cells of the same patients may be approved with it.
+    """
     from jipflow.release.approval import NAME, approve
     from jipflow.release.contents import read_release
     from jipflow.release.terms import read_terms
