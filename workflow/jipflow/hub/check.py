@@ -24,7 +24,7 @@ from jipflow.analyses.contract import (
     too_close,
 )
 from jipflow.files import json_text
-from jipflow.hub.refusals import Refusal, Refused
+from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.release.contents import Aggregates, Disclosure
 from jipflow.release.gate import all_rules
 from jipflow.settings.bounds import bounds
