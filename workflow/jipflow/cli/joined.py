@@ -84,6 +84,29 @@ def report(
         write_report(results=results, settings=read, path=out)
 
 
+@AUDIENCE.command("receive")
+def receive(
+    *,
+    settings: SettingsFile,
+    results: Results,
+    standing: Annotated[Path, "standing.json: where the site stands in its thread with the hub"],
+    record: Record,
+) -> None:
+    """Take the hub's messages from the inbox."""
+    from jipflow.files import write_json
+    from jipflow.release.rounds import heard_state, receive_for
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    found = receive_for(read, results)
+    for entry in found.refused:
+        print(f"refused {entry.file}: {entry.reason}: {entry.detail}")
+    write_json(standing, found.plain())
+    state = heard_state(read, results)
+    with recorded(record, read, "receive", outputs=[standing], state=state):
+        pass
+
+
 @AUDIENCE.command("release build")
 def release_build(
     *,

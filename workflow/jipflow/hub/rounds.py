@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.contract import analyses_of
+from jipflow.exchange.inbox import inbox_digest
 from jipflow.exchange.message import End, checked, now_text
 from jipflow.exchange.roster import FEWEST, first_roster, next_roster
+from jipflow.files import canonical_digest
 from jipflow.hub.accept import Reader
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.memory import remembered
@@ -90,6 +92,18 @@ def open_first(settings: HubSettings, thread: Thread, issued: str | None = None)
             content={"protocol": settings.text.plain(), "round": 1, "analyses": []},
         )
     )
+
+
+def hub_state(settings: HubSettings, thread: Thread) -> str:
+    """Return the hash of what decides on what the hub says: its events, and what is not yet sent.
+    """
+    waiting = thread.waiting(Path(settings.hub.outbox))
+    return canonical_digest([thread.digest(), waiting])
+
+
+def accept_state(settings: HubSettings, thread: Thread) -> str:
+    """Return the hash of what decides on what is accepted, beside the settings."""
+    return canonical_digest([thread.digest(), inbox_digest(Path(settings.hub.inbox))])
 
 
 def most_rounds(settings: HubSettings) -> int:

@@ -24,12 +24,11 @@ from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.behind import Behind
-from jipflow.release.contents import ReleaseError, Verdict, formats
+from jipflow.release.contents import ReleaseError, Verdict, formats, protocol_text
 from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
 from jipflow.release.history import Candidate, History
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
-from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
@@ -111,12 +110,7 @@ def build(
 
 def _header(settings: Settings) -> dict[str, Any]:
     return {
-        "protocol": {
-            "id": settings.protocol_id,
-            "version": settings.protocol.protocol.version,
-            "sha256": settings.protocol_sha256,
-            "parts": protocol_parts(settings.protocol, settings.named),
-        },
+        "protocol": protocol_text(settings).plain(),
         "site": settings.site.site.id,
         "recipient": settings.site.hub.id,
         "round": message.ROUND,

@@ -40,9 +40,11 @@ from jipflow.files import read_json, write_json
 from jipflow.reasons import StageError
 from jipflow.release.behind import Behind
 from jipflow.release.gate import all_rules
+from jipflow.settings.digests import protocol_parts
 from jipflow.settings.part import Id, Part
 from jipflow.settings.plugins import one_of
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.run import Settings
 
 H = TypeVar("H", bound="Header")
 
@@ -111,6 +113,16 @@ class Formats:
         rules = all_rules()
         texts = {text for rule in rules for text in (rule.code, rule.meaning, *rule.findings)}
         return texts.union(*map(_words, schemas))
+
+
+def protocol_text(settings: Settings) -> ProtocolVersion:
+    """Return which protocol a site's messages belong to, and which text of it."""
+    return ProtocolVersion(
+        id=settings.protocol_id,
+        version=settings.protocol.protocol.version,
+        sha256=settings.protocol_sha256,
+        parts=protocol_parts(settings.protocol, settings.named),
+    )
 
 
 def formats() -> Formats:

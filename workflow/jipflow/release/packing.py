@@ -10,13 +10,12 @@ from pathlib import Path
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE, FileEntry, Manifest, ProtocolVersion
 from jipflow.exchange.sealing import SUFFIX, seal
-from jipflow.files import atomic_path
+from jipflow.files import atomic_path, canonical_digest, sha256_file
 from jipflow.release.approval import approved
 from jipflow.release.behind import Behind, read_behind
 from jipflow.release.contents import Release, ReleaseError, read_built, read_release
 from jipflow.release.ledger import Ledger, Packed
 from jipflow.release.rounds import Standing
-from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
 
@@ -36,25 +35,37 @@ class Folders:
     bundles: Path
     outbox: Path
 
+    @classmethod
+    def of(cls, settings: Settings, results: Path, round_: int) -> Folders:
+        """Return the folders of a round.
 
-def protocol_text(settings: Settings) -> ProtocolVersion:
-    """Return which protocol messages belong to, and which text of it."""
-    return ProtocolVersion(
-        id=settings.protocol_id,
-        version=settings.protocol.protocol.version,
-        sha256=settings.protocol_sha256,
-        parts=protocol_parts(settings.protocol, settings.named),
-    )
+        Args:
+            settings: of the run.
+            results: of the protocol.
+            round_: the round.
+        """
+        _, outbox = settings.site.exchange.folders(results.parent)
+        name = f"r{round_:02d}"
+        return cls(results / "release" / name, results / "behind" / name, results / "bundles", outbox)
 
 
-def thread_folder(settings: Settings, results: Path) -> Path:
-    """Return the folder of the hub's messages about the protocol's text of now.
+def packed_state(settings: Settings, results: Path) -> str:
+    """Return the hash of what decides on what is packed, beside settings and release.
 
     Args:
         settings: of the run.
         results: of the protocol.
     """
-    return results / "rounds" / "messages" / settings.protocol_sha256
+    _, outbox = settings.site.exchange.folders(results.parent)
+    stem = f"{settings.protocol_id}-{settings.site.site.id}-r"
+    files = [*results.glob("release/r*/approval.json"), results / "rounds" / "standing.json"]
+    return canonical_digest(
+        [
+            {str(p.relative_to(results)): sha256_file(p) for p in sorted(files) if p.is_file()},
+            sorted(path.name for path in outbox.glob(f"{stem}*{SUFFIX}")),
+            sorted(path.name for path in (results / "bundles").glob(f"{stem}*.zip")),
+        ]
+    )
 
 
 def packed_in(packed: Sequence[Packed], protocol: ProtocolVersion) -> dict[int, list[Packed]]:

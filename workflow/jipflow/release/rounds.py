@@ -8,23 +8,35 @@ that is late, forged, repeated or of another thread changes nothing.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from jipflow.exchange.envelope import Envelope, addressed, content, opened
-from jipflow.exchange.inbox import messages, one_line, read_message
-from jipflow.exchange.message import FIRST, LIMITS, End, Kind, ProtocolVersion, Round, Sha256
+from jipflow.exchange.inbox import inbox_state, messages, one_line, read_message
+from jipflow.exchange.keys import load_or_create_key
+from jipflow.exchange.message import (
+    FIRST,
+    LIMITS,
+    End,
+    Kind,
+    ProtocolVersion,
+    Round,
+    Sha256,
+    checked,
+)
 from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.exchange.roster import FEWEST, Roster, follows
 from jipflow.exchange.sealing import unseal
-from jipflow.files import atomic_path
+from jipflow.files import atomic_path, canonical_digest, json_text, read_json, write_json
 from jipflow.reasons import StageError
-from jipflow.release.contents import State, formats
+from jipflow.release.contents import State, formats, protocol_text
+from jipflow.release.ledger import LAST, site_ledger
 from jipflow.settings.part import Id, Part
+from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -135,6 +147,83 @@ class Heard:
         if manifest.kind == "end":
             end = content(End, files, "end.json", Refusal.END_INVALID)
         return cls(file, raw, envelope, roster, state, end)
+
+
+def thread_folder(settings: Settings, results: Path) -> Path:
+    """Return the folder of the hub's messages about the protocol's text of now.
+
+    Args:
+        settings: of the run.
+        results: of the protocol.
+    """
+    return results / "rounds" / "messages" / settings.protocol_sha256
+
+
+def state_file(results: Path, round_: int) -> Path:
+    """Return the file of what the hub asks for in a round."""
+    return results / "rounds" / f"r{round_:02d}" / "state.json"
+
+
+def read_standing(path: Path) -> Standing:
+    """Read what `receive` found."""
+    return checked(Standing, read_json(path), str(path))
+
+
+def heard_state(settings: Settings, results: Path) -> str:
+    """Return the hash of what decides on where a site stands, beside its settings.
+
+    Args:
+        settings: of the run.
+        results: of the protocol.
+    """
+    inbox, _ = settings.site.exchange.folders(results.parent)
+    kept = thread_folder(settings, results)
+    ledger = results.parent / LAST
+    return canonical_digest(
+        [
+            inbox_state(inbox) if inbox.is_dir() else [],
+            sorted(path.name for path in kept.glob("[!.]*")),
+            sorted(str(path.relative_to(results)) for path in results.glob("rounds/r*/state.json")),
+            ledger.read_text() if ledger.is_file() else "",
+        ]
+    )
+
+
+def receive_for(settings: Settings, results: Path) -> Standing:
+    """Take the hub's messages from a site's inbox, and write what the open round asks for.
+
+    Args:
+        settings: of the run; its ``identity.signing_key_file`` is made on first use.
+        results: of the protocol.
+
+    Raises:
+        LedgerFault: what left before is not known.
+        RoundFault: the messages that were accepted are not as they were kept.
+    """
+    site = settings.site
+    ledger = site_ledger(settings, results.parent)
+    text = protocol_text(settings)
+    sent = {entry.manifest.round for entry in ledger.packed() if entry.manifest.protocol == text}
+    inbox, _ = site.exchange.folders(results.parent)
+    standing, state = receive(
+        inbox=inbox,
+        folder=thread_folder(settings, results),
+        site=Site(
+            id=site.site.id,
+            hub=site.hub.id,
+            hub_key=site.hub.key,
+            key=load_or_create_key(Path(site.identity.signing_key_file)),
+            protocol=text,
+            sent=sent,
+        ),
+    )
+    asked = state or formats().state(protocol=text, round=1, analyses=[])
+    path = state_file(results, standing.round)
+    content = asked.plain()
+    # The release of a round is made again where its time is new.
+    if not path.is_file() or path.read_text(encoding="utf-8") != json_text(content):
+        write_json(path, content)
+    return standing
 
 
 def receive(*, inbox: Path, folder: Path, site: Site) -> tuple[Standing, State | None]:
