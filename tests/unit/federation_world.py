@@ -19,11 +19,12 @@ from jipflow.exchange.refusals import Refusal
 from jipflow.hub.settings import HubSettings
 from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.privacy.pseudonyms import site_secret
-from jipflow.release.approval import approve, bundle
+from jipflow.release.approval import approve
 from jipflow.release.behind import read_behind
 from jipflow.release.candidate import build
 from jipflow.release.contents import record_built
 from jipflow.release.ledger import site_ledger
+from jipflow.release.packing import bundle
 from jipflow.settings.digests import protocol_parts
 from jipflow.settings.hub import Hub
 from jipflow.settings.run import Settings, settings_of
@@ -143,24 +144,19 @@ class Site:
     def send(self, inbox, attempt=1, name="Ada Roe"):
         self.write()
         self.build()
-        # A site that has lost what it approved may approve one attempt twice.
+        # A site that has lost what it packed may send one attempt twice.
         (self.release / "approval.json").unlink(missing_ok=True)
-        approve(
-            release_dir=self.release,
-            name=name,
-            key_file=self.approver_key,
-            attempt=attempt,
-            now=NOW,
-        )
-        return self.pack(inbox)
+        approve(release_dir=self.release, name=name, key_file=self.approver_key, now=NOW)
+        return self.pack(inbox, attempt)
 
-    def pack(self, folder):
+    def pack(self, folder, attempt=None):
         return bundle(
             settings=self.settings,
             release_dir=self.release,
             behind_dir=self.behind,
             ledger=self.ledger,
             out_dir=folder,
+            attempt=attempt,
         )
 
 
@@ -237,22 +233,33 @@ def unpack(raw):
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def resign(members, of, approver=None):
-    """Sign the manifest of changed members again, with the keys that the site really has."""
+def resign(members, of):
+    """Sign the manifest of changed members again, with the key that the site really has."""
     signed = members["manifest.json"]
     site_key = keys.load_key(Path(of.settings.site.identity.signing_key_file))
-    person = keys.load_key(approver or of.approver_key)
-    signatures = {"site": keys.sign(site_key, signed), "approver": keys.sign(person, signed)}
+    signatures = {"site": keys.sign(site_key, signed)}
     return members | {"signatures.json": message.canonical(signatures)}
 
 
-def reseal(members, of, **changes):
+def restated(members, of, approver=None, **changes):
+    """Return members whose statement is changed and signed again, with a key of the person."""
+    approvals = json.loads(members["approvals.json"])
+    person = keys.load_key(approver or of.approver_key)
+    for each in approvals:
+        each["statement"] |= changes
+        each["signature"] = keys.sign(person, message.canonical(each["statement"]))
+    return members | {"approvals.json": message.canonical(approvals)}
+
+
+def reseal(members, of, approver=None, **changes):
     """Let a site seal changed files properly: hashes, manifest and signatures all fit."""
     manifest = json.loads(members["manifest.json"]) | changes
     record = json.loads(members["disclosure.json"])
     record["aggregates_sha256"] = message.describe(members["aggregates.json"]).sha256
     members = members | {"disclosure.json": json.dumps(record).encode()}
-    manifest["files"] = {n: message.describe(members[n]).plain() for n in message.CONTENT}
+    files = {n: message.describe(members[n]).plain() for n in message.CONTENT}
+    members = restated(members, of, approver, files=files)
+    manifest["files"] = {n: message.describe(members[n]).plain() for n in message.LISTED}
     return resign(members | {"manifest.json": message.canonical(manifest)}, of)
 
 

@@ -9,7 +9,8 @@ import yaml
 
 from federation_world import HERE, hub_settings, site
 from jipflow.files import write_json
-from jipflow.release.approval import approve, approved_bundle
+from jipflow.release.approval import approve
+from jipflow.release.packing import bundle
 from jipflow.report.ending import failure_ending, hub_ending, last_message, plain, site_ending
 from jipflow.settings.resources import PROTOCOLS
 from jipflow.settings.run import settings_of
@@ -56,9 +57,13 @@ def test_an_approved_release_is_to_be_packed_and_a_packed_one_to_be_sent(tmp_pat
     again = "snakemake bundle --configfile 'my site.yaml' --config protocol=demo"
     assert f"next:      {again}" in ending_of(world, ["bundle"], typed)
     assert f"next:      {again}" in ending_of(world)
-    path = approved_bundle(world.settings, release, world.root / "bundles")
-    path.parent.mkdir()
-    path.touch()
+    path = bundle(
+        settings=world.settings,
+        release_dir=release,
+        behind_dir=world.behind,
+        ledger=world.ledger,
+        out_dir=world.root / "bundles",
+    )
     text = ending_of(world, ["bundle"], typed)
     assert f"bundle:    {path}" in text
     assert "send the bundle to the hub" in text

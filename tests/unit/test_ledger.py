@@ -14,7 +14,7 @@ from jipflow.cli import main
 from jipflow.exchange import keys
 from jipflow.privacy.pseudonyms import site_secret
 from jipflow.reasons import StageError
-from jipflow.release import approval
+from jipflow.release import approval, packing
 from jipflow.release.contents import ReleaseError
 from jipflow.release.ledger import LAST, Ledger, LedgerFault
 from jipflow.settings.resources import ConfigError
@@ -87,7 +87,7 @@ def test_a_run_that_was_killed_before_the_bundle_goes_on(north, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(approval, "atomic_path", killed)
+        patched.setattr(packing, "atomic_path", killed)
         with pytest.raises(KeyboardInterrupt):
             north.send(north.bundles, attempt=3)
     assert not (north.bundles / "demo-north-r01-a3.zip").exists()
@@ -205,15 +205,13 @@ def test_a_release_that_was_built_before_another_was_packed_is_built_again(north
     release, behind = north.release, north.behind
     north.write()
     north.build()
-    approval.approve(
-        release_dir=release, name="Ada Roe", key_file=north.approver_key, attempt=3, now=NOW
-    )
+    approval.approve(release_dir=release, name="Ada Roe", key_file=north.approver_key, now=NOW)
     shutil.copytree(release, tmp_path / "release")
     shutil.copytree(behind, tmp_path / "behind")
     north.table = of_two[of_two["case_id"] < "casenorth0014"]
     north.send(north.bundles, attempt=4)
     with pytest.raises(ReleaseError, match="and the two were not compared"):
-        approval.bundle(
+        packing.bundle(
             settings=north.settings,
             release_dir=tmp_path / "release",
             behind_dir=tmp_path / "behind",

@@ -200,6 +200,7 @@ class LedgerCell:
     """A cell that leaves or has left, with the values behind it, as a site's ledger keeps it.
 
     Attributes:
+        analysis: id of its analysis.
         kind: of its analysis.
         key: what it is about.
         equations: as `Analysis.equations` of its kind.
@@ -209,6 +210,7 @@ class LedgerCell:
         rows: how many values there were.
     """
 
+    analysis: str
     kind: str
     key: CellKey
     equations: int

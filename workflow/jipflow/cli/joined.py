@@ -115,6 +115,7 @@ def release_build(
     cases: AllCases,
     outcomes: Annotated[Path, "outcomes.parquet of the run"],
     verdict: Annotated[Path, "verdict.json"],
+    state: Annotated[Path, "state.json: what the hub asks for in the round"],
     out: Annotated[Path, "folder of the release"],
     bundles: Annotated[Path, "folder of what was packed before"],
     behind: BehindFolder,
@@ -128,7 +129,9 @@ def release_build(
     from jipflow.release.candidate import build
     from jipflow.release.contents import read_release, record_built
     from jipflow.release.ledger import site_ledger
+    from jipflow.release.rounds import read_state
     from jipflow.release.sent import sent_before
+    from jipflow.release.terms import Terms
     from jipflow.report.basis import basis
     from jipflow.report.disclosure import write_disclosure_page
     from jipflow.report.release import write_release_page
@@ -138,7 +141,8 @@ def release_build(
     tables = {beside(features): [features, outcomes, verdict], beside(cases): [cases]}
     check_made(read, tables)
     files = [out / name for name in CONTENT]
-    with recorded(record, read, "release", inputs=tables, outputs=files):
+    asked = read_state(state)
+    with recorded(record, read, "release", inputs=[*tables, state], outputs=files):
         entries = build(
             settings=read,
             features=features,
@@ -148,11 +152,14 @@ def release_build(
             ledger=site_ledger(read, results.parent),
             behind_dir=behind,
             out_dir=out,
+            round_=asked.round,
+            state=asked,
         )
         release = read_release(out)
         header = release.aggregates
         write_disclosure_page(
             release=release,
+            terms=Terms.of(read),
             path=out / PAGE,
             basis=basis(settings=read, features=features, cases=cases, outcomes=outcomes),
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
@@ -165,25 +172,26 @@ def release_build(
 def release_bundle(
     *,
     settings: SettingsFile,
-    release: Annotated[Path, "folder of the release"],
-    made: Annotated[Path, "what the release was computed with: release/provenance.json"],
-    behind: BehindFolder,
+    standing: Annotated[Path, "standing.json: where the site stands in its thread with the hub"],
+    made: Annotated[Path, "what the release was computed with: release/r<NN>.provenance.json"],
     results: Results,
-    out: Annotated[Path, "folder for the bundle"],
     record: Record,
 ) -> None:
-    """Sign and pack an approved release."""
+    """Pack an approved release, and seal it to the hub."""
     from jipflow.exchange.message import CONTENT
-    from jipflow.release.approval import approved_bundle, bundle
     from jipflow.release.ledger import site_ledger
+    from jipflow.release.packing import Folders, bundle, packed_state
+    from jipflow.release.rounds import read_standing
     from jipflow.report.release import write_release_page
     from jipflow.settings.run import read_settings
 
     read = read_settings(settings)
-    check_made(read, {made: [release / name for name in CONTENT]})
-    path = approved_bundle(read, release, out)
-    with recorded(record, read, "bundle", inputs=[made], outputs=[path]):
-        ledger = site_ledger(read, results.parent)
-        folders = {"release_dir": release, "behind_dir": behind, "out_dir": out}
-        print(bundle(settings=read, ledger=ledger, **folders))
-    write_release_page(release, out)
+    now = read_standing(standing)
+    folders = Folders.of(read, results, now.round)
+    check_made(read, {made: [folders.release / name for name in CONTENT]})
+    ledger = site_ledger(read, results.parent)
+    path = bundle(settings=read, standing=now, ledger=ledger, folders=folders)
+    print(path)
+    state = packed_state(read, results)
+    with recorded(record, read, "bundle", inputs=[made], outputs=[path], state=state):
+        write_release_page(folders.release, folders.bundles)

@@ -20,6 +20,7 @@ from jipflow.hub.memory import Remembered, remember, remembered
 from jipflow.hub.merge import merge
 from jipflow.hub.settings import HubSettings
 from jipflow.hub.verify import Open, verify
+from jipflow.release.approval import names_of
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -81,7 +82,7 @@ class Reader:
     @cached_property
     def largest(self) -> int:
         """Bytes that a file may have: a larger one is not read, to spare memory."""
-        return largest_message(Asked.by(self.settings.protocol, self.now.state))
+        return largest_message(Asked.by(self.settings.protocol, self.now.round, self.now.state))
 
 
 def accept(
@@ -226,7 +227,7 @@ def _message(file: str, sha256: str, raw: bytes, reader: Reader) -> Accepted:
         sha256=sha256,
         site=manifest.sender,
         attempt=manifest.attempt,
-        approvers=[person.name for person in release.persons],
+        approver=names_of(release.approvals),
         issued=manifest.issued,
         version=manifest.version,
         aggregates=release.aggregates,

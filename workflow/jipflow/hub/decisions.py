@@ -22,7 +22,7 @@ class Accepted:
         sha256: its hash.
         site: who sent it.
         attempt: counts what the site sent in this round.
-        approvers: names of the persons who approved it.
+        approver: names of the persons who approved it.
         issued: when it was packed (UTC).
         version: jipflow's version at the site.
         aggregates: the numbers.
@@ -33,7 +33,7 @@ class Accepted:
     sha256: str
     site: str
     attempt: int
-    approvers: list[str]
+    approver: str
     issued: str
     version: str
     aggregates: Aggregates

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jipflow.exchange.envelope import Envelope, addressed, content, opened
-from jipflow.exchange.message import CONTENT, Manifest
+from jipflow.exchange.envelope import Envelope, addressed, content, opened, strict_json
+from jipflow.exchange.message import CONTENT, Manifest, canonical
 from jipflow.exchange.refusals import Refusal, Refused
-from jipflow.exchange.roster import Roster
-from jipflow.hub.approvals import Approvals, check_approvals
+from jipflow.exchange.roster import Roster, find_member
+from jipflow.hub.approvals import check_approvals
 from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.settings import HubSettings
+from jipflow.release.approval import Signed, signed_list
 from jipflow.release.contents import Aggregates, Disclosure, State, formats
+from jipflow.release.terms import analyses_sha256
+from jipflow.settings.resources import ConfigError
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Verified:
     envelope: Envelope
     aggregates: Aggregates
     disclosure: Disclosure
-    approvals: Approvals
+    approvals: list[Signed]
 
 
 def verify(raw: bytes, settings: HubSettings, now: Open) -> Verified:
@@ -68,7 +71,7 @@ def verify(raw: bytes, settings: HubSettings, now: Open) -> Verified:
     manifest, files = envelope.manifest, envelope.files
     addressed(manifest, recipient=settings.hub.hub.id, protocol=settings.text)
     _check_thread(manifest, now)
-    asked = Asked.by(settings.protocol, now.state)
+    asked = Asked.by(settings.protocol, now.round, now.state)
     _check_sizes(files, asked)
     known = formats()
     aggregates = content(
@@ -78,9 +81,34 @@ def verify(raw: bytes, settings: HubSettings, now: Open) -> Verified:
         known.disclosure, files, "disclosure.json", Refusal.DISCLOSURE_INVALID
     )
     _check_headers(manifest, aggregates, disclosure)
-    approvals = check_approvals(files["approvals.json"], envelope, aggregates, now.roster, asked)
     check_contents(aggregates, disclosure, asked)
+    approvals = _approvals(files["approvals.json"])
+    member = find_member(now.roster.members, manifest.sender)
+    assert member is not None
+    known_settings = analyses_sha256(settings.protocol)
+    check_approvals(
+        approvals,
+        protocol=manifest.protocol,
+        site=manifest.sender,
+        recipient=manifest.recipient,
+        round_=manifest.round,
+        issued=manifest.issued,
+        files={name: manifest.files[name] for name in CONTENT},
+        analyses={sent.id: known_settings[sent.id] for sent in aggregates.analyses if sent.cells},
+        member=member,
+    )
     return Verified(envelope, aggregates, disclosure, approvals)
+
+
+def _approvals(data: bytes) -> list[Signed]:
+    """Return the statements of the persons who approved a release."""
+    try:
+        approvals = signed_list(strict_json(data), "approvals.json")
+    except (ValueError, ConfigError) as error:
+        raise Refused(Refusal.APPROVALS_INVALID, str(error)) from None
+    if canonical([each.plain() for each in approvals]) != data:
+        raise Refused(Refusal.APPROVALS_INVALID)
+    return approvals
 
 
 def _check_thread(manifest: Manifest, now: Open) -> None:

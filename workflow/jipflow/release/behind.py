@@ -19,7 +19,7 @@ from jipflow.analyses.contract import LedgerCell
 from jipflow.exchange.message import FileEntry, canonical, checked, describe
 from jipflow.files import atomic_path
 from jipflow.release.history import Past
-from jipflow.settings.part import Part
+from jipflow.settings.part import Id, Part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,7 @@ Index = Annotated[int, Field(ge=0)]
 class KeptCell(Part):
     """A cell that leaves, and the column of its values."""
 
+    analysis: Id
     kind: str
     role: str
     segmentation: str
@@ -98,6 +99,7 @@ class Behind:
         kept = [
             KeptCell(
                 **cell.key._asdict(),
+                analysis=cell.analysis,
                 kind=cell.kind,
                 equations=cell.equations,
                 heading=dict(cell.heading),
@@ -137,6 +139,7 @@ class Behind:
         return Past(
             [
                 LedgerCell(
+                    analysis=cell.analysis,
                     kind=cell.kind,
                     key=CellKey(cell.role, cell.segmentation, cell.segment, cell.feature),
                     equations=cell.equations,

@@ -31,7 +31,8 @@ from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, s
 from jipflow.release.history import Candidate, History
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
-from jipflow.release.stated import given_cells
+from jipflow.release.terms import write_terms
+from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ def build(
     round_: int = 1,
     state: State | None = None,
 ) -> list[str]:
-    """Write a candidate release: ``aggregates.json`` and ``disclosure.json``.
+    """Write a candidate release: ``aggregates.json`` and ``disclosure.json``, and ``terms.json``.
 
-    Both depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
+    They depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
     behind them is written beside, for the ledger, and does not leave.
 
     The first round asks for all cells of all analyses, a later one for those of which the hub says
@@ -121,6 +122,7 @@ def build(
     _behind(decisions, *prints).write(behind_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
+    write_terms(out_dir, settings)
     return [kept.sha256 for kept in entries]
 
 

@@ -54,7 +54,10 @@ from jipflow.settings.run import Settings
 H = TypeVar("H", bound="Header")
 
 BUILT = "built.json"
-"""Hashes of the two files and of their page, as they were built together."""
+"""Hashes of the two files, of their page and of `TERMS`, as they were built together."""
+
+TERMS = "terms.json"
+"""What else of the settings an approval is about; see `jipflow.release.terms`."""
 
 NumberOfCells = Annotated[int, Field(ge=0)]
 Meaning = Annotated[str, Field(max_length=300)]
@@ -260,7 +263,7 @@ class Built(Part):
     """What was built together; stays beside it."""
 
     files: dict[str, FileEntry]
-    """Both files and the page."""
+    """Both files, the page and the terms."""
     behind: dict[str, FileEntry]
     """What stands behind them, which lies elsewhere."""
     entries: list[Sha256]
@@ -275,7 +278,7 @@ def record_built(folder: Path, behind: Behind, entries: Sequence[str]) -> None:
         behind: what stands behind it.
         entries: hashes of the entries that the ledger had.
     """
-    found = {name: describe((folder / name).read_bytes()) for name in (*CONTENT, PAGE)}
+    found = {name: describe((folder / name).read_bytes()) for name in (*CONTENT, PAGE, TERMS)}
     built = Built(files=found, behind=behind.described(), entries=list(entries))
     write_json(folder / BUILT, built.plain())
 

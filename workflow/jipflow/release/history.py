@@ -68,6 +68,7 @@ class Candidate:
         analysis, key = self.proposed.analysis, self.proposed.key
         numbers = self.released.plain()
         return LedgerCell(
+            analysis=analysis.settings.id,
             kind=analysis.settings.kind,
             key=key,
             equations=analysis.equations,

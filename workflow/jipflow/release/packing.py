@@ -11,11 +11,12 @@ from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE, FileEntry, Manifest, ProtocolVersion
 from jipflow.exchange.sealing import SUFFIX, seal
 from jipflow.files import atomic_path, canonical_digest, sha256_file
-from jipflow.release.approval import approved
 from jipflow.release.behind import Behind, read_behind
+from jipflow.release.cover import approvals_for
 from jipflow.release.contents import Release, ReleaseError, read_built, read_release
-from jipflow.release.ledger import Ledger, Packed
+from jipflow.release.ledger import Kept, Ledger, Packed
 from jipflow.release.rounds import Standing
+from jipflow.release.terms import Terms, read_terms
 from jipflow.settings.run import Settings
 
 
@@ -109,22 +110,23 @@ def bundle(
     release = read_release(folders.release)
     _check_settings(release, settings, folders.release)
     hub_key, key = _check_standing(release, standing, settings)
-    packed = ledger.packed()
-    files = {str(name): data for name, data in release.files.items()}
-    files["approvals.json"] = approved(
-        folders.release,
-        release=release,
-        protocol=settings.protocol,
-        persons=settings.site.disclosure.approvers,
-        ledger=ledger,
+    behind = _read_behind(folders)
+    entries = ledger.entries()
+    signed = approvals_for(
+        release_dir=folders.release,
+        terms=Terms.of(settings),
+        candidate=behind.past(),
+        entries=entries,
         now=now,
     )
+    files = {str(name): data for name, data in release.files.items()}
+    files["approvals.json"] = message.canonical([each.plain() for each in signed])
     _check_sizes(files, folders.release)
+    packed = [kept.entry.release for kept in entries if kept.entry.release]
     manifest = _manifest(release, files, standing, settings, packed, now)
     raw = message.pack(manifest, key, {name: files[name] for name in message.FILES["release"]})
-    behind = _read_behind(folders)
-    _check_ledger(ledger, manifest, folders.release)
-    ledger.append(manifest, raw, behind)
+    _check_ledger(entries, manifest, folders.release)
+    ledger.append(manifest, signed, raw, behind)
     name = message.bundle_name(manifest.protocol.id, manifest.sender, manifest.round, manifest.attempt)
     path = folders.bundles / name
     with atomic_path(path) as partial:
@@ -232,13 +234,13 @@ def _numbers(manifest: Manifest) -> dict[str, FileEntry]:
     return {name: manifest.files[name] for name in message.CONTENT}
 
 
-def _check_ledger(ledger: Ledger, manifest: Manifest, release_dir: Path) -> None:
+def _check_ledger(entries: Sequence[Kept], manifest: Manifest, release_dir: Path) -> None:
     """Refuse a release that was built before others that have been packed since.
 
     The same numbers may be packed again, as another attempt: they tell nothing new.
     """
     seen = set(read_built(release_dir).entries)
-    for kept in ledger.entries():
+    for kept in entries:
         since = kept.entry.release if kept.sha256 not in seen else None
         if since is not None and _numbers(since.manifest) != _numbers(manifest):
             raise ReleaseError(
@@ -256,6 +258,7 @@ def _check_settings(release: Release, settings: Settings, release_dir: Path) -> 
         "hub": (header.recipient, settings.site.hub.id),
         "version": (header.version, settings.version),
         "protocol": (header.protocol.sha256, settings.protocol_sha256),
+        "text of the analyses": (read_terms(release_dir).analyses, Terms.of(settings).analyses),
     }
     for what, (found, now) in expected.items():
         if found != now:

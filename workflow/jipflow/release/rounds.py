@@ -169,6 +169,11 @@ def read_standing(path: Path) -> Standing:
     return checked(Standing, read_json(path), str(path))
 
 
+def read_state(path: Path) -> State:
+    """Read what the hub asks for in a round."""
+    return checked(formats().state, read_json(path), str(path))
+
+
 def heard_state(settings: Settings, results: Path) -> str:
     """Return the hash of what decides on where a site stands, beside its settings.
 

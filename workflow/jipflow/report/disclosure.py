@@ -9,11 +9,12 @@ from typing import Any
 
 from jipflow.analyses.contract import Finding, RecordedCell, ReleasedAnalysis, kinds
 from jipflow.exchange import message
-from jipflow.exchange.message import Manifest
 from jipflow.reasons import StageError
+from jipflow.release.approval import FORMAT, ProtocolText, Statement
 from jipflow.release.contents import Aggregates, Disclosure, Release
 from jipflow.release.limits import NOT_PROTECTED_FROM
-from jipflow.release.sent import Change, Sent, changes, next_attempt
+from jipflow.release.sent import Change, Sent, changes
+from jipflow.release.terms import Terms
 from jipflow.report.basis import Basis
 from jipflow.report.pages import write_page
 
@@ -41,7 +42,7 @@ class WithheldParts:
 
 
 def write_disclosure_page(
-    *, release: Release, path: Path, basis: Basis, sent: Sequence[Sent] = ()
+    *, release: Release, terms: Terms, path: Path, basis: Basis, sent: Sequence[Sent] = ()
 ) -> None:
     """Write the page that shows every value that would leave, and what the rules withheld.
 
@@ -50,6 +51,7 @@ def write_disclosure_page(
 
     Args:
         release: the candidate.
+        terms: what else an approval of it is about.
         path: the HTML file.
         basis: whom the release is of.
         sent: the bundles that the site packed before, by attempt.
@@ -59,7 +61,6 @@ def write_disclosure_page(
     """
     aggregates, disclosure = release.aggregates, release.disclosure
     _check_same_cells(aggregates, disclosure)
-    attempt = next_attempt(sent)
     parts = list(withheld_parts(disclosure, aggregates.analyses))
     write_page(
         path,
@@ -74,8 +75,7 @@ def write_disclosure_page(
         limits=NOT_PROTECTED_FROM,
         basis=basis,
         before=_before(release, sent),
-        manifest=manifest_rows(release, attempt),
-        attempt=attempt,
+        statement=statement_rows(release, terms),
     )
 
 
@@ -138,36 +138,46 @@ def _parts_of(cell: RecordedCell) -> Iterator[tuple[str, Sequence[str | int]]]:
             yield name.removeprefix("withheld_"), getattr(cell, name) or ()
 
 
-def manifest_rows(release: Release, attempt: int) -> list[tuple[str, str]]:
-    """Return each field of the manifest that the approver signs, with its value.
+def statement_rows(release: Release, terms: Terms) -> list[tuple[str, str]]:
+    """Return each field of the statement that a person signs, with its value.
 
     What is known only when it is signed is put into words.
 
     Args:
         release: the candidate.
-        attempt: the one that the approval will be of.
+        terms: what else an approval of it is about.
     """
     header = release.disclosure
     values: dict[str, str] = {
-        "format": message.FORMAT,
+        "format": FORMAT,
+        "site": header.site,
+        "hub": header.recipient,
         "version": header.version,
         "round": str(header.round),
-        "attempt": f"{attempt}, or what you give with --attempt",
-        "sender": header.site,
-        "recipient": header.recipient,
-        "approver": "your name, which all sites read in the hub's report, and your public key",
-        "issued": "the time of your approval (UTC), to the second",
+        "until": "the last day of your approval (UTC), which you give with --until",
         "page": "the SHA-256 of this very page, which `jipflow release approve` prints",
+        "person": "your name, which all sites read in the hub's report, and your public key",
+        "issued": "the time of your approval (UTC), to the second",
     }
     rows: list[tuple[str, str]] = []
-    for name in Manifest.model_fields:
+    for name in Statement.model_fields:
         if name == "protocol":
-            rows += _flat(name, header.protocol.plain())
-        elif name != "files":
+            rows += _flat(name, ProtocolText.of(header.protocol).plain())
+        elif name == "analyses":
+            rows += [
+                (
+                    f"{name}: {analysis}",
+                    f"SHA-256 of its settings {sha256}; up to the round that you give with "
+                    f"--rounds, else {header.round}",
+                )
+                for analysis, sha256 in terms.analyses.items()
+            ]
+        elif name == "files":
+            for file, data in release.files.items():
+                found = message.describe(data)
+                rows.append((f"files: {file}", f"{found.size} bytes, SHA-256 {found.sha256}"))
+        else:
             rows.append((name, values[name]))
-    for name, data in release.files.items():
-        found = message.describe(data)
-        rows.append((f"files: {name}", f"{found.size} bytes, SHA-256 {found.sha256}"))
     return rows
 
 

@@ -11,7 +11,8 @@ from jipflow.files import read_json
 from jipflow.hub.settings import HubSettings
 from jipflow.place import shortage
 from jipflow.reasons import StageError
-from jipflow.release.approval import approved_bundle, read_approval
+from jipflow.release.approval import read_approvals
+from jipflow.release.packing import approved_bundle
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import Settings
 
@@ -92,7 +93,7 @@ def _candidate(release: Path, settings: Settings, bundles: Path, again: str) -> 
         yield f"  WARNING: no number may leave the site{_withheld(record)}"
     bundle = approved_bundle(settings, release, bundles)
     try:
-        read_approval(release)
+        read_approvals(release, settings.site.disclosure.approvers)
     except (StageError, ConfigError):
         if summary["released"]:
             yield (

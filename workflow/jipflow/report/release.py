@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from jipflow.exchange.message import Manifest
+from jipflow.exchange.message import canonical, describe
 from jipflow.reasons import StageError
-from jipflow.release.approval import NAME, read_approval
-from jipflow.release.contents import Release, read_release
-from jipflow.release.sent import Sent, next_attempt, sent_before
+from jipflow.release.approval import NAME, Signed, read_approvals
+from jipflow.release.contents import read_release
+from jipflow.release.sent import Sent, sent_before
+from jipflow.release.terms import read_terms
 from jipflow.report.pages import write_page
 from jipflow.settings.resources import ConfigError
 
@@ -32,13 +33,13 @@ class Progress:
 
     Attributes:
         state: in a word.
-        manifest: what was approved; None where nobody did, or it does not hold.
+        signed: what persons have stated; empty where nobody did, or it does not hold.
         problem: why the approval does not hold, or empty.
         bundle: the bundle of what was approved; None where it is not packed.
     """
 
     state: State
-    manifest: Manifest | None = None
+    signed: tuple[Signed, ...] = ()
     problem: str = ""
     bundle: Sent | None = None
 
@@ -61,29 +62,28 @@ def write_release_page(folder: Path, bundles: Path) -> None:
         "release.html.j2",
         aggregates=header,
         summary=release.disclosure.summary,
-        progress=progress(folder, release, sent),
+        progress=progress(folder, sent),
         states=State,
         sent=sent,
-        attempt=next_attempt(sent),
     )
 
 
-def progress(folder: Path, release: Release, sent: list[Sent]) -> Progress:
+def progress(folder: Path, sent: list[Sent]) -> Progress:
     """Find out what has become of a release.
 
     Args:
         folder: of the release.
-        release: its files.
         sent: what was packed, by attempt.
     """
     if not (folder / NAME).is_file():
         return Progress(State.BUILT)
     try:
-        manifest = read_approval(folder).manifest
+        signed = read_approvals(folder, read_terms(folder).approvers)
     except (StageError, ConfigError) as error:
         # The page is the same wherever the release lies.
         return Progress(State.OUTDATED, problem=str(error).replace(f"{folder}/", ""))
+    packed = describe(canonical([each.plain() for each in signed])).plain()
     for bundle in sent:
-        if bundle.manifest == manifest.plain():
-            return Progress(State.PACKED, manifest, bundle=bundle)
-    return Progress(State.APPROVED, manifest)
+        if bundle.manifest and bundle.manifest["files"]["approvals.json"] == packed:
+            return Progress(State.PACKED, tuple(signed), bundle=bundle)
+    return Progress(State.APPROVED, tuple(signed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
@@ -254,6 +254,12 @@ class Stricter(Part):
     p_percent: Annotated[float, Field(ge=10, le=100), AsGiven] = 10
     """What all patients but the two with the most must at least add to a mean, in percent of what
     the one with the most adds; the larger of this and the protocol's applies."""
+    approvers: Literal[1, 2] = 1
+    """How many persons must approve what leaves, each with a key of their own."""
+
+    def limits(self) -> dict[str, Any]:
+        """Return the limits that the protocol has as well."""
+        return self.model_dump(exclude={"approvers"})
 
 
 class Site(Part):
