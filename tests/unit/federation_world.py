@@ -15,7 +15,7 @@ import pandas as pd
 
 from jipflow.exchange import keys, message
 from jipflow.hub import accept as hub_accept
-from jipflow.hub.refusals import Refusal
+from jipflow.exchange.refusals import Refusal
 from jipflow.hub.settings import HubSettings
 from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.privacy.pseudonyms import site_secret
@@ -126,7 +126,7 @@ class Site:
     def ledger(self):
         return site_ledger(self.settings, self.root / "results")
 
-    def build(self):
+    def build(self, **of_round):
         entries = build(
             settings=self.settings,
             features=self.root / "features.parquet",
@@ -136,6 +136,7 @@ class Site:
             ledger=self.ledger,
             behind_dir=self.behind,
             out_dir=self.release,
+            **of_round,
         )
         show(self.release, self.behind, entries)
         return [json.loads((self.release / name).read_text()) for name in message.CONTENT]

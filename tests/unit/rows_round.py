@@ -11,7 +11,7 @@ from federation_world import Site, accept, hub_settings, protocol, reseal, site,
 from jipflow.exchange import message
 from jipflow.files import write_json
 from jipflow.hub.merge import merge
-from jipflow.hub.refusals import Refused
+from jipflow.exchange.refusals import Refused
 from jipflow.hub.verify import verify
 from jipflow.release.contents import read_release
 from jipflow.report.basis import basis

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from jipflow.exchange.message import FileEntry, ProtocolVersion
-from jipflow.hub.refusals import Refusal, Refused
+from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.release.approval import ProtocolText, Signed, Statement, together
 from jipflow.settings.hub import Member
 

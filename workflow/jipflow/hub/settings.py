@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jipflow import __version__
+from jipflow.exchange.message import ProtocolVersion
 from jipflow.exchange.roster import check_roster
 from jipflow.files import canonical_digest
 from jipflow.settings.complete import complete_types
@@ -21,7 +22,7 @@ from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import load
 
 SOURCE = "hub configuration"
-STAGES = ("hub_accept", "hub_merge", "hub_report")
+STAGES = ("hub_open", "hub_accept", "hub_merge", "hub_close", "hub_report")
 
 
 class HubSettings(Part):
@@ -37,6 +38,17 @@ class HubSettings(Part):
     """The hash of each part of it, likewise."""
     version: str = __version__
     """The jipflow version."""
+
+    @property
+    def text(self) -> ProtocolVersion:
+        """Which protocol messages belong to, and which text of it."""
+        about = self.protocol.protocol
+        return ProtocolVersion(
+            id=about.id,
+            version=about.version,
+            sha256=self.protocol_sha256,
+            parts=self.protocol_parts,
+        )
 
     @property
     def results(self) -> str:
@@ -57,7 +69,7 @@ class HubSettings(Part):
         hub = self.hub.plain()
         return {
             "protocol": self.protocol_sha256,
-            **{key: canonical_digest(hub[key]) for key in ("hub", "roster")},
+            **{key: canonical_digest(hub[key]) for key in ("hub", "roster", "identity")},
         }
 
 

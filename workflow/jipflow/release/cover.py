@@ -203,7 +203,7 @@ def covering(
     return packed.approvals, covers(packed.approvals, later, now)
 
 
-def standing(
+def approvals_for(
     *,
     release_dir: Path,
     terms: Terms,

@@ -1,158 +1,248 @@
-"""What persons approved is signed by the site's machine and packed."""
+"""What a person has approved is packed into a message to the hub."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from jipflow.exchange import keys, message
-from jipflow.exchange.message import PAGE, Manifest, checked
-from jipflow.files import atomic_path
-from jipflow.release.approval import NAME, Signed, read_approved, signed_list
+from jipflow.exchange.message import PAGE, FileEntry, Manifest, ProtocolVersion
+from jipflow.exchange.sealing import SUFFIX, seal
+from jipflow.files import atomic_path, canonical_digest, sha256_file
 from jipflow.release.behind import Behind, read_behind
-from jipflow.release.contents import Header, Release, ReleaseError, read_built
-from jipflow.release.ledger import Ledger
-from jipflow.release.sent import Sent, next_attempt, sent_before
-from jipflow.release.terms import analyses_sha256
-from jipflow.settings.resources import ConfigError
+from jipflow.release.cover import approvals_for
+from jipflow.release.contents import Release, ReleaseError, read_built, read_release
+from jipflow.release.ledger import Kept, Ledger, Packed
+from jipflow.release.rounds import Standing
+from jipflow.release.terms import Terms, read_terms
 from jipflow.settings.run import Settings
 
 
-def approved_bundle(settings: Settings, release_dir: Path, out_dir: Path) -> Path:
-    """Return where the bundle of a release belongs.
+@dataclass(frozen=True)
+class Folders:
+    """Where a release of a round lies.
 
-    Its name holds the attempt: the one in which these very statements were packed before, or the
-    next.
+    Attributes:
+        release: the candidate.
+        behind: what stands behind it.
+        bundles: what was packed.
+        outbox: what is sent.
+    """
+
+    release: Path
+    behind: Path
+    bundles: Path
+    outbox: Path
+
+    @classmethod
+    def of(cls, settings: Settings, results: Path, round_: int) -> Folders:
+        """Return the folders of a round.
+
+        Args:
+            settings: of the run.
+            results: of the protocol.
+            round_: the round.
+        """
+        _, outbox = settings.site.exchange.folders(results.parent)
+        name = f"r{round_:02d}"
+        return cls(results / "release" / name, results / "behind" / name, results / "bundles", outbox)
+
+
+def packed_state(settings: Settings, results: Path) -> str:
+    """Return the hash of what decides on what is packed, beside settings and release.
 
     Args:
         settings: of the run.
-        release_dir: folder of the release.
-        out_dir: folder for the bundle.
+        results: of the protocol.
     """
-    try:
-        data = _approvals((release_dir / NAME).read_bytes())
-    except (OSError, ValueError, ConfigError):
-        data = b""
-    site = settings.site.site.id
-    attempt = _attempt(data, sent_before(out_dir, settings.protocol_id, site, message.ROUND))
-    return out_dir / message.bundle_name(settings.protocol_id, site, message.ROUND, attempt)
+    _, outbox = settings.site.exchange.folders(results.parent)
+    stem = f"{settings.protocol_id}-{settings.site.site.id}-r"
+    files = [*results.glob("release/r*/approval.json"), results / "rounds" / "standing.json"]
+    return canonical_digest(
+        [
+            {str(p.relative_to(results)): sha256_file(p) for p in sorted(files) if p.is_file()},
+            sorted(path.name for path in outbox.glob(f"{stem}*{SUFFIX}")),
+            sorted(path.name for path in (results / "bundles").glob(f"{stem}*.zip")),
+        ]
+    )
 
 
-def _approvals(data: bytes) -> bytes:
-    """Return the member of a bundle that says what an ``approval.json`` does."""
-    signed = signed_list(json.loads(data), NAME)
-    return message.canonical([each.plain() for each in signed])
-
-
-def _attempt(approvals: bytes, sent: Sequence[Sent]) -> int:
-    """Return the attempt in which statements were packed, or the next."""
-    described = message.describe(approvals).plain()
-    for bundle in sent:
-        if bundle.manifest and bundle.manifest["files"]["approvals.json"] == described:
-            return bundle.attempt
-    return next_attempt(sent)
+def packed_in(packed: Sequence[Packed], protocol: ProtocolVersion) -> dict[int, list[Packed]]:
+    """Return what was packed for a text of a protocol, by round, each in its order."""
+    found: dict[int, list[Packed]] = {}
+    for entry in packed:
+        if entry.manifest.protocol == protocol:
+            found.setdefault(entry.manifest.round, []).append(entry)
+    return found
 
 
 def bundle(
     *,
     settings: Settings,
-    release_dir: Path,
-    behind_dir: Path,
+    standing: Standing,
     ledger: Ledger,
-    out_dir: Path,
-    attempt: int | None = None,
+    folders: Folders,
+    now: datetime | None = None,
 ) -> Path:
-    """Write the bundle of an approved release, after its entry in the site's ledger.
+    """Pack an approved release, after its entry in the site's ledger, and seal it to the hub.
+
+    The same release is packed once for each roster and each thing that the hub has said: said
+    again, this seals the same message again if it is no longer in the outbox.
 
     Args:
         settings: of the run; its ``identity.signing_key_file`` is made on first use.
-        release_dir: folder of the release.
-        behind_dir: folder of what stands behind it.
+        standing: of the site in its thread with the hub.
         ledger: of the site.
-        out_dir: folder for the bundle.
-        attempt: counts what the site sends in this round; by default as by `approved_bundle`.
+        folders: of the release.
+        now: the time, the clock's by default.
 
     Returns:
-        The bundle, ``<protocol>-<site>-r<round>-a<attempt>.zip``.
+        The message before it was sealed, ``<protocol>-<site>-r<round>-a<attempt>.zip``.
 
     Raises:
-        ReleaseError: it is not approved, was changed since, belongs to other settings, or was built
-            before another release that has been packed since.
+        ReleaseError: it is not approved, was changed since, belongs to other settings or another
+            round, was built before another release that has been packed since, or the hub has not
+            opened a round, has ended it, or does not have this site on its roster.
         LedgerFault: what left before is not known.
     """
-    release, signed = read_approved(release_dir, settings.site.disclosure.approvers)
-    _check_settings(release.disclosure, signed, settings, release_dir)
-    header = release.disclosure
-    approvals = message.canonical([each.plain() for each in signed])
-    files: dict[str, bytes] = {"approvals.json": approvals}
-    files |= {str(name): data for name, data in release.files.items()}
-    if attempt is None:
-        sent = sent_before(out_dir, header.protocol.id, header.site, header.round)
-        attempt = _attempt(approvals, sent)
-    content = {
-        "format": message.FORMAT,
-        "protocol": header.protocol.plain(),
-        "version": header.version,
-        "round": header.round,
-        "attempt": attempt,
-        "sender": header.site,
-        "recipient": header.recipient,
-        "issued": max(each.statement.issued for each in signed),
-        "files": {file: message.describe(data).plain() for file, data in files.items()},
-    }
-    manifest = checked(Manifest, content, "manifest")
-    members = _members(manifest, files, settings)
-    for name, data in release.files.items():
-        if len(data) > message.LIMITS[name]:
-            raise ReleaseError(
-                f"{release_dir / name} has {len(data)} bytes, a bundle takes at most "
-                f"{message.LIMITS[name]}; ask for fewer features in the protocol's analyses."
-            )
-    raw = message.pack(members)
-    behind = _read_behind(release_dir, behind_dir)
-    _check_ledger(ledger, release, release_dir)
+    release = read_release(folders.release)
+    _check_settings(release, settings, folders.release)
+    hub_key, key = _check_standing(release, standing, settings)
+    behind = _read_behind(folders)
+    entries = ledger.entries()
+    signed = approvals_for(
+        release_dir=folders.release,
+        terms=Terms.of(settings),
+        candidate=behind.past(),
+        entries=entries,
+        now=now,
+    )
+    files = {str(name): data for name, data in release.files.items()}
+    files["approvals.json"] = message.canonical([each.plain() for each in signed])
+    _check_sizes(files, folders.release)
+    packed = [kept.entry.release for kept in entries if kept.entry.release]
+    manifest = _manifest(release, files, standing, settings, packed, now)
+    raw = message.pack(manifest, key, {name: files[name] for name in message.FILES["release"]})
+    _check_ledger(entries, manifest, folders.release)
     ledger.append(manifest, signed, raw, behind)
-    path = out_dir / message.bundle_name(header.protocol.id, header.site, header.round, attempt)
+    name = message.bundle_name(manifest.protocol.id, manifest.sender, manifest.round, manifest.attempt)
+    path = folders.bundles / name
     with atomic_path(path) as partial:
         partial.write_bytes(raw)
+    sealed = (folders.outbox / name).with_suffix(SUFFIX)
+    if not sealed.is_file():
+        with atomic_path(sealed) as partial:
+            partial.write_bytes(seal(raw, hub_key))
     return path
 
 
-def _members(manifest: Manifest, files: dict[str, bytes], settings: Settings) -> dict[str, bytes]:
-    """Return every member of a bundle, the manifest signed by the site's machine."""
+def _manifest(
+    release: Release,
+    files: dict[str, bytes],
+    standing: Standing,
+    settings: Settings,
+    packed: Sequence[Packed],
+    now: datetime | None,
+) -> Manifest:
+    """Return the manifest of a release: that of its entry in the ledger, or that of a new attempt."""
+    assert standing.roster is not None
+    header = release.disclosure
+    earlier = packed_in(packed, header.protocol).get(header.round, [])
+    described = {name: message.describe(files[name]) for name in message.FILES["release"]}
+    manifest = Manifest(
+        format=message.FORMAT,
+        kind="release",
+        protocol=header.protocol,
+        version=settings.version,
+        round=header.round,
+        attempt=max((entry.manifest.attempt for entry in earlier), default=0) + 1,
+        sender=header.site,
+        recipient=header.recipient,
+        previous=standing.previous,
+        roster=standing.roster.sha256,
+        issued=message.now_text(now),
+        files=described,
+    )
+    own = {"attempt", "issued"}
+    if earlier and earlier[-1].manifest.model_dump(exclude=own) == manifest.model_dump(exclude=own):
+        return earlier[-1].manifest
+    return manifest
+
+
+def _check_standing(
+    release: Release, standing: Standing, settings: Settings
+) -> tuple[str, keys.Ed25519PrivateKey]:
+    """Check that the hub awaits this release; return its key and the site's own."""
+    hub_key = settings.site.hub.key
+    if hub_key is None:
+        raise ReleaseError(
+            "site.yaml names no key of the hub, so nothing can be sealed to it; ask for what "
+            "`jipflow keys show` prints there, and write it as hub.key."
+        )
+    if standing.roster is None:
+        raise ReleaseError(
+            f"No message of the hub {standing.hub!r} has come that opens a round; put it into the "
+            "inbox (exchange.inbox in site.yaml) and run the workflow."
+        )
+    if standing.ended is not None:
+        raise ReleaseError(f"The hub has ended the rounds of this protocol: {standing.ended}")
+    if release.disclosure.round != standing.round:
+        raise ReleaseError(
+            f"The release is of round {release.disclosure.round}, and round {standing.round} is "
+            "open; run the workflow."
+        )
     key = keys.load_or_create_key(Path(settings.site.identity.signing_key_file))
-    signed = message.canonical(manifest.plain())
-    signatures = message.Signatures(site=keys.sign(key, signed))
-    return {
-        "manifest.json": signed,
-        "signatures.json": message.canonical(signatures.plain()),
-        **files,
-    }
+    own = standing.roster.keys().get(settings.site.site.id)
+    if own is None:
+        raise ReleaseError(
+            f"This site is not on roster {standing.roster.number} of the hub, which gives as the "
+            f"reason: {standing.roster.because or 'none'}"
+        )
+    if own != keys.public_text(key):
+        raise ReleaseError(
+            f"The hub's roster {standing.roster.number} has another key for this site than "
+            f"{settings.site.identity.signing_key_file} is: it has {own}, the file "
+            f"{keys.public_text(key)}. Tell the hub, or restore the file."
+        )
+    return hub_key, key
 
 
-def _read_behind(release_dir: Path, behind_dir: Path) -> Behind:
+def _check_sizes(files: dict[str, bytes], release_dir: Path) -> None:
+    for name, data in files.items():
+        if len(data) > message.LIMITS[name]:
+            raise ReleaseError(
+                f"{release_dir / name} has {len(data)} bytes, a message takes at most "
+                f"{message.LIMITS[name]}; ask for fewer features in the protocol's analyses."
+            )
+
+
+def _read_behind(folders: Folders) -> Behind:
     """Read what stands behind a release, as it was built."""
-    again = f"build the release again: remove {release_dir / PAGE} and run the workflow."
+    again = f"build the release again: remove {folders.release / PAGE} and run the workflow."
     try:
-        behind = read_behind(behind_dir)
+        behind = read_behind(folders.behind)
     except FileNotFoundError as error:
         raise ReleaseError(f"{error.filename} is missing; {again}") from None
-    if behind.described() != read_built(release_dir).behind:
-        raise ReleaseError(f"{behind_dir} is not what stands behind {release_dir}; {again}")
+    if behind.described() != read_built(folders.release).behind:
+        raise ReleaseError(f"{folders.behind} is not what stands behind {folders.release}; {again}")
     return behind
 
 
-def _check_ledger(ledger: Ledger, release: Release, release_dir: Path) -> None:
+def _numbers(manifest: Manifest) -> dict[str, FileEntry]:
+    return {name: manifest.files[name] for name in message.CONTENT}
+
+
+def _check_ledger(entries: Sequence[Kept], manifest: Manifest, release_dir: Path) -> None:
     """Refuse a release that was built before others that have been packed since.
 
     The same numbers may be packed again, as another attempt: they tell nothing new.
     """
     seen = set(read_built(release_dir).entries)
-    ours = {name: message.describe(data) for name, data in release.files.items()}
-    for kept in ledger.entries():
+    for kept in entries:
         since = kept.entry.release if kept.sha256 not in seen else None
-        if since is not None and any(since.manifest.files[name] != ours[name] for name in ours):
+        if since is not None and _numbers(since.manifest) != _numbers(manifest):
             raise ReleaseError(
                 f"A release of {since.manifest.protocol.id}, attempt {since.manifest.attempt}, was "
                 f"packed after {release_dir} was built, and the two were not compared; build it "
@@ -160,31 +250,19 @@ def _check_ledger(ledger: Ledger, release: Release, release_dir: Path) -> None:
             )
 
 
-def _check_settings(
-    header: Header, signed: Sequence[Signed], settings: Settings, release_dir: Path
-) -> None:
-    """Check that a release was built and approved for the settings that the run has now."""
+def _check_settings(release: Release, settings: Settings, release_dir: Path) -> None:
+    """Check that a release was built for the settings that the run has now."""
+    header = release.disclosure
     expected = {
-        "sender": (header.site, settings.site.site.id),
-        "recipient": (header.recipient, settings.site.hub.id),
+        "site": (header.site, settings.site.site.id),
+        "hub": (header.recipient, settings.site.hub.id),
         "version": (header.version, settings.version),
         "protocol": (header.protocol.sha256, settings.protocol_sha256),
+        "text of the analyses": (read_terms(release_dir).analyses, Terms.of(settings).analyses),
     }
-    now = analyses_sha256(settings.protocol)
-    for each in signed:
-        statement = each.statement
-        expected |= {
-            "approved sender": (statement.site, settings.site.site.id),
-            "approved recipient": (statement.hub, settings.site.hub.id),
-            "approved version": (statement.version, settings.version),
-            "approved protocol": (statement.protocol.sha256, settings.protocol_sha256),
-        }
-        for name, sha256 in now.items():
-            approved = statement.analyses.get(name)
-            expected[f"text of analysis {name}"] = (approved.sha256 if approved else "none", sha256)
-    for what, (found, wanted) in expected.items():
-        if found != wanted:
+    for what, (found, now) in expected.items():
+        if found != now:
             raise ReleaseError(
                 f"{release_dir} was built for another {what} ({found}) than the settings "
-                f"name now ({wanted}); build and approve it again."
+                f"name now ({now}); build and approve it again."
             )

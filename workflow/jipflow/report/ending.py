@@ -118,23 +118,25 @@ def _withheld(record: Mapping[str, Any]) -> str:
     return f": rule {most} ({meaning}) withheld {counts[most]} cells"
 
 
-def hub_ending(settings: HubSettings, results: Path) -> str:
+def hub_ending(settings: HubSettings, results: Path, round_: int) -> str:
     """Return what a run at the hub prints when it has ended well.
 
     Args:
         settings: of the hub.
         results: the results folder of the protocol.
+        round_: that the run was of.
     """
-    folder = results.absolute() / "r01"
-    if not (folder / "report.html").is_file():
+    folder = results.absolute() / "rounds" / f"r{round_:02d}"
+    if not (folder / "outlook.json").is_file():
         return ""
     accepted = read_json(folder / "accepted.json")
     rejected = read_json(folder / "rejected.json")
+    waits = read_json(folder / "outlook.json")
     sites = [plain(entry["site"]) for entry in accepted]
     lines = [
         f"jipflow: hub {settings.hub.hub.id}, {settings.protocol.protocol.id} "
-        f"{settings.protocol.protocol.version}",
-        f"  bundles:   {len(accepted)} accepted{_in_brackets(sites)}, {len(rejected)} refused",
+        f"{settings.protocol.protocol.version}, round {round_}",
+        f"  messages:  {len(accepted)} accepted{_in_brackets(sites)}, {len(rejected)} refused",
     ]
     for entry in rejected[:SHOWN]:
         detail = plain(entry["detail"] or entry["meaning"])
@@ -143,19 +145,32 @@ def hub_ending(settings: HubSettings, results: Path) -> str:
         lines.append(f"  refused:   {len(rejected) - SHOWN} more, see {folder / 'rejected.json'}")
     inbox = Path(settings.hub.inbox).absolute()
     if not accepted:
-        found = "all bundles were refused" if rejected else f"there is no bundle in {inbox}"
+        found = "all messages were refused" if rejected else f"there is no message in {inbox}"
         lines.append(f"  WARNING: the result is empty: {found}")
     elif len(accepted) == 1:
         lines.append("  WARNING: the result is of one site alone")
-    absent = [m.site for m in settings.hub.roster if m.site not in {e["site"] for e in accepted}]
-    if absent:
-        lines.append(f"  missing:   {', '.join(absent)}")
+    if waits["missing"] and not waits["ended"]:
+        lines.append(f"  missing:   {', '.join(waits['missing'])}")
     lines += [
         f"  report:    {folder / 'report.html'}",
         f"  result:    {folder / 'result.json'}",
-        f"  next:      put further bundles into {inbox} and run the same command again",
+        f"  next:      {_next_at_hub(settings, waits, inbox)}",
     ]
     return "\n".join(lines)
+
+
+def _next_at_hub(settings: HubSettings, waits: Mapping[str, Any], inbox: Path) -> str:
+    """Say what a person at the hub does next."""
+    outbox = Path(settings.hub.outbox).absolute()
+    again = f"put what comes back into {inbox} and run the same command again"
+    if waits["ended"]:
+        return f"bring the sites what lies in {outbox}: the rounds were ended: {waits['ended']}"
+    if waits["opened"]:
+        following = waits["round"] + 1
+        return f"round {following} is open: bring each site what lies in {outbox}, {again}"
+    if waits["missing"]:
+        return f"bring each missing site what lies in {outbox}, {again}"
+    return "nothing: all sites have answered, and no analysis needs another round"
 
 
 def failure_ending(failed: Iterable[tuple[str, str | None]], report: Path | None = None) -> str:

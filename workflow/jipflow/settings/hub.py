@@ -16,7 +16,7 @@ class Place(Part):
     """Which hub this is."""
 
     id: Id
-    """Name that sites address their bundles to."""
+    """Name that sites address their messages to."""
     name: Text
     """Name of the hub for its report."""
 
@@ -41,14 +41,25 @@ class Member(Part):
     """People who may release for the site."""
 
 
+class HubIdentity(Part):
+    """The secrets of a hub."""
+
+    signing_key_file: LocalPath = "secrets/hub.key"
+    """Ed25519 key that signs the hub's messages, and that the sites' are sealed to; made on first
+    use with mode 0600. Back it up: the sites' settings name it."""
+
+
 class Hub(Part):
-    """Where the hub finds bundles, and whose signatures it trusts."""
+    """Where the hub finds the sites' messages, and whose signatures it trusts."""
 
     hub: Place
     protocol: Text
     """An id under config/protocols/ or a path; the same file as at the sites."""
     inbox: LocalPath
-    """Folder that the sites' bundles are put into."""
+    """Folder that the sites' messages are put into."""
+    outbox: LocalPath = "outbox"
+    """Folder for the messages to the sites, in a folder for each."""
+    identity: HubIdentity = Field(default_factory=HubIdentity)
     results: LocalPath = "results/hub"
     """Folder for the hub's results."""
     roster: Annotated[list[Member], Field(min_length=1)]

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
+from jipflow.settings.hub import PublicKey
 from jipflow.settings.names import among
 from jipflow.settings.part import AsGiven, Id, LocalPath, Maybe, Part, Positive, Text, Unique
 from jipflow.settings.registry import OwnModels
@@ -171,17 +172,39 @@ class Identity(Part):
     """Secret behind the pseudonyms; made on first use with mode 0600. Back it up, never share it.
     Results that another one made are refused."""
     signing_key_file: LocalPath = "secrets/site.key"
-    """Ed25519 key that signs this site's bundles; made on first use with mode 0600."""
+    """Ed25519 key that signs this site's messages, and that the hub's are sealed to; made on first
+    use with mode 0600."""
     ledger_folder: LocalPath = "secrets/ledger"
     """Which patients stood behind every number that ever left the site, of whatever protocol. Back
     it up and move it with the secret; without it nothing is released."""
 
 
 class Addressee(Part):
-    """Where bundles go."""
+    """The hub of the federation."""
 
     id: Id = "hub"
-    """The hub that bundles are addressed to."""
+    """The hub that messages are addressed to."""
+    key: PublicKey | None = None
+    """Its public key, as `jipflow keys show` prints it there: messages are sealed to it, and what
+    it has not signed is refused. Nothing is sent without it."""
+
+
+class Exchange(Part):
+    """Where messages from and to the hub are."""
+
+    inbox: LocalPath | None = None
+    """Folder that the hub's messages are put into; without it, exchange/in in the results."""
+    outbox: LocalPath | None = None
+    """Folder for the messages to the hub; without it, exchange/out in the results."""
+
+    def folders(self, results: Path) -> tuple[Path, Path]:
+        """Return inbox and outbox.
+
+        Args:
+            results: folder for the results of all protocols.
+        """
+        own = results / "exchange"
+        return Path(self.inbox or own / "in"), Path(self.outbox or own / "out")
 
 
 class Processing(Part):
@@ -252,6 +275,7 @@ class Site(Part):
     """Sends the DICOM objects that a run makes to a PACS; off where it is absent."""
     identity: Identity = Field(default_factory=Identity)
     hub: Addressee = Field(default_factory=Addressee)
+    exchange: Exchange = Field(default_factory=Exchange)
     processing: Processing = Field(default_factory=Processing)
     annotation: Annotation = Field(default_factory=Annotation)
     containers: Containers = Field(default_factory=Containers)
