@@ -45,6 +45,7 @@ rule candidate:
         ),
         built=f"{RELEASE}/built.json",
         terms=f"{RELEASE}/terms.json",
+        review=f"{RELEASE}/review.json",
         record=f"{RELEASE}.provenance.json",
     log:
         "<logs>/candidate/r{round}.log",

@@ -47,7 +47,9 @@ class Folders:
         """
         _, outbox = settings.site.exchange.folders(results.parent)
         name = f"r{round_:02d}"
-        return cls(results / "release" / name, results / "behind" / name, results / "bundles", outbox)
+        return cls(
+            results / "release" / name, results / "behind" / name, results / "bundles", outbox
+        )
 
 
 def packed_state(settings: Settings, results: Path) -> str:
@@ -127,7 +129,9 @@ def bundle(
     raw = message.pack(manifest, key, {name: files[name] for name in message.FILES["release"]})
     _check_ledger(entries, manifest, folders.release)
     ledger.append(manifest, signed, raw, behind)
-    name = message.bundle_name(manifest.protocol.id, manifest.sender, manifest.round, manifest.attempt)
+    name = message.bundle_name(
+        manifest.protocol.id, manifest.sender, manifest.round, manifest.attempt
+    )
     path = folders.bundles / name
     with atomic_path(path) as partial:
         partial.write_bytes(raw)
