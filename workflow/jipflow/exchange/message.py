@@ -200,7 +200,7 @@ def bundle_name(protocol: str, site: str, round_: int, attempt: int) -> str:
     return f"{protocol}-{site}-r{round_:02d}-a{attempt}.zip"
 
 
-def pack(manifest: Manifest, key: Ed25519PrivateKey, files: Mapping[str, bytes]) -> bytes:
+def pack(manifest: Manifest, key: Ed25519PrivateKey, files: Mapping[FileName, bytes]) -> bytes:
     """Return the bytes of a message.
 
     Args:

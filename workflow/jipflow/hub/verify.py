@@ -74,12 +74,8 @@ def verify(raw: bytes, settings: HubSettings, now: Open) -> Verified:
     asked = Asked.by(settings.protocol, now.round, now.state)
     _check_sizes(files, asked)
     known = formats()
-    aggregates = content(
-        known.aggregates, files, "aggregates.json", Refusal.AGGREGATES_INVALID
-    )
-    disclosure = content(
-        known.disclosure, files, "disclosure.json", Refusal.DISCLOSURE_INVALID
-    )
+    aggregates = content(known.aggregates, files, "aggregates.json", Refusal.AGGREGATES_INVALID)
+    disclosure = content(known.disclosure, files, "disclosure.json", Refusal.DISCLOSURE_INVALID)
     _check_headers(manifest, aggregates, disclosure)
     check_contents(aggregates, disclosure, asked)
     approvals = _approvals(files["approvals.json"])

@@ -364,9 +364,7 @@ def _check_follows(standing: Standing, heard: Heard, site: Site) -> None:
         raise Refused(Refusal.ROSTER_INVALID, detail)
 
 
-def _after(
-    standing: Standing, state: State | None, heard: Heard
-) -> tuple[Standing, State | None]:
+def _after(standing: Standing, state: State | None, heard: Heard) -> tuple[Standing, State | None]:
     """Return where a site stands after a message."""
     changes: dict[str, object] = {
         "round": heard.envelope.manifest.round,
