@@ -210,7 +210,8 @@ def pack(manifest: Manifest, key: Ed25519PrivateKey, files: Mapping[FileName, by
     """
     signed = canonical(manifest.plain())
     signature = canonical(Signature(signature=sign(key, signed)).plain())
-    return zipped(manifest.kind, {"manifest.json": signed, "signature.json": signature, **files})
+    content = {str(name): data for name, data in files.items()}
+    return zipped(manifest.kind, {"manifest.json": signed, "signature.json": signature, **content})
 
 
 def zipped(kind: Kind, members: Mapping[str, bytes]) -> bytes:
