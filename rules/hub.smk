@@ -35,7 +35,11 @@ def stale(stage, state=None):
             path,
             stage,
             HUB_SETTINGS.parts(stage),
-            **({"state": state(HUB_SETTINGS, hub_thread(HUB_SETTINGS))} if state else {}),
+            **(
+                {"state": state(HUB_SETTINGS, hub_thread(HUB_SETTINGS))}
+                if state
+                else {}
+            ),
         )
         return []
 

@@ -14,10 +14,10 @@ import pandas as pd
 
 import typed
 from jipflow.cases import Case, Series
+from jipflow.exchange.refusals import Refusal
 from jipflow.files import write_json, write_parquet
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.merge import merge
-from jipflow.exchange.refusals import Refusal
 from jipflow.hub.settings import HubSettings
 from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume

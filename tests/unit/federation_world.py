@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from jipflow.exchange import keys, message
-from jipflow.hub import accept as hub_accept
 from jipflow.exchange.refusals import Refusal
+from jipflow.hub import accept as hub_accept
 from jipflow.hub.settings import HubSettings
 from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.privacy.pseudonyms import site_secret

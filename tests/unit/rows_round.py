@@ -9,9 +9,9 @@ from pathlib import Path
 import jipflow.analyses
 from federation_world import Site, accept, hub_settings, protocol, reseal, site, unpack
 from jipflow.exchange import message
+from jipflow.exchange.refusals import Refused
 from jipflow.files import write_json
 from jipflow.hub.merge import merge
-from jipflow.exchange.refusals import Refused
 from jipflow.hub.verify import verify
 from jipflow.release.contents import read_release
 from jipflow.report.basis import basis

@@ -31,12 +31,12 @@ from federation_world import (
     unpack,
 )
 from jipflow.exchange import message
+from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import write_json
 from jipflow.hub.accept import OVERHEAD, READ_ANYHOW, largest_bundle
 from jipflow.hub.check import Asked
 from jipflow.hub.decisions import read_accepted, read_rejected, write_accepted, write_rejected
 from jipflow.hub.merge import merge
-from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.hub.settings import load_hub_settings, read_hub_settings
 from jipflow.hub.verify import verify
 from jipflow.settings.hub import Hub

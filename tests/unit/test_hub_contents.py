@@ -24,11 +24,11 @@ from federation_world import (
 )
 from jipflow.analyses.cells import Place
 from jipflow.exchange import message
+from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import write_json
 from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.decisions import write_accepted, write_rejected
 from jipflow.hub.merge import merge
-from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.release.contents import formats
 from jipflow.report.hub import write_hub_report
 

@@ -11,11 +11,11 @@ import weakref
 from pathlib import Path
 
 import pytest
+from jipflow.hub.inbox import inbox_state
 
 from federation_world import accept, edited, hub_content, hub_settings, refusal, sent
 from jipflow.exchange import message
 from jipflow.hub.accept import Sound
-from jipflow.hub.inbox import inbox_state
 from jipflow.hub.merge import merge
 from other_account import bound_python
 

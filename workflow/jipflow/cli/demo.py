@@ -24,7 +24,7 @@ from jipflow.settings.resources import ROOT
 SITES = ("north", "south", "west")
 PROTOCOL = "demo"
 SEED = 2026
-TERMS = {"rounds": 4, "until": "2099-12-31"}
+ROUNDS, UNTIL = 4, "2099-12-31"
 """What the persons of the demonstration approve: the release and what follows from it."""
 STEPS = 2 * len(SITES) + 3
 
@@ -184,7 +184,13 @@ def _release(out: Path, site: str, cores: int | None) -> None:
         try:
             read_approvals(release, 1)
         except StageError:
-            approve(release_dir=release, name=_approver(site), key_file=key, **TERMS)
+            approve(
+                release_dir=release,
+                name=_approver(site),
+                key_file=key,
+                rounds=ROUNDS,
+                until=UNTIL,
+            )
     _snakemake(out, f"{site}-bundle", cores, "bundle", *_site_arguments(out, site))
 
 

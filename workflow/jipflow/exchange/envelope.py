@@ -82,7 +82,7 @@ def opened(raw: bytes, keys: Mapping[str, str] | None, kinds: Collection[Kind]) 
             raise Refused(Refusal.FILE_CHANGED, name)
     if len(manifest.files) != len(FILES[manifest.kind]):
         raise Refused(Refusal.MANIFEST_INVALID, "manifest.json: files")
-    files = {name: members[name] for name in FILES[manifest.kind]}
+    files = {str(name): members[name] for name in FILES[manifest.kind]}
     return Envelope(digest(raw), manifest, files)
 
 

@@ -200,7 +200,7 @@ def bundle_name(protocol: str, site: str, round_: int, attempt: int) -> str:
     return f"{protocol}-{site}-r{round_:02d}-a{attempt}.zip"
 
 
-def pack(manifest: Manifest, key: Ed25519PrivateKey, files: Mapping[str, bytes]) -> bytes:
+def pack(manifest: Manifest, key: Ed25519PrivateKey, files: Mapping[FileName, bytes]) -> bytes:
     """Return the bytes of a message.
 
     Args:
@@ -210,7 +210,8 @@ def pack(manifest: Manifest, key: Ed25519PrivateKey, files: Mapping[str, bytes])
     """
     signed = canonical(manifest.plain())
     signature = canonical(Signature(signature=sign(key, signed)).plain())
-    return zipped(manifest.kind, {"manifest.json": signed, "signature.json": signature, **files})
+    content = {str(name): data for name, data in files.items()}
+    return zipped(manifest.kind, {"manifest.json": signed, "signature.json": signature, **content})
 
 
 def zipped(kind: Kind, members: Mapping[str, bytes]) -> bytes:

@@ -1,4 +1,4 @@
-"""Messages sealed for one recipient by age, so that who carries them learns no more than their size.
+"""Messages sealed for one recipient by age: who carries them learns no more than their size.
 
 A machine has one key: it signs by Ed25519, and age takes its public half as an ``ssh-ed25519``
 recipient (C2SP age specification, "The ssh-ed25519 recipient type"). That one key may do both is

@@ -25,8 +25,8 @@ from jipflow.analyses.contract import (
     rules_of_kinds,
     too_close,
 )
-from jipflow.files import json_text
 from jipflow.exchange.refusals import Refusal, Refused
+from jipflow.files import json_text
 from jipflow.release.contents import Aggregates, Disclosure, State
 from jipflow.release.gate import all_rules
 from jipflow.settings.bounds import bounds

@@ -18,7 +18,7 @@ class Accepted:
     """A message that counts.
 
     Attributes:
-        file: name of the message in the inbox; of the hub's own copy where it is not there any more.
+        file: name of the message in the inbox; of the hub's own copy where it is gone from there.
         sha256: its hash.
         site: who sent it.
         attempt: counts what the site sent in this round.

@@ -95,7 +95,7 @@ def open_first(settings: HubSettings, thread: Thread, issued: str | None = None)
 
 
 def hub_state(settings: HubSettings, thread: Thread) -> str:
-    """Return the hash of what decides on what the hub says: its events, and what is not yet sent."""
+    """Return the hash of what decides on what the hub says: its events, and what is not sent."""
     waiting = thread.waiting(Path(settings.hub.outbox))
     return canonical_digest([thread.digest(), waiting])
 

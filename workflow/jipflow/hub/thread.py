@@ -23,7 +23,6 @@ from jipflow.exchange.message import (
     Manifest,
     ProtocolVersion,
     Round,
-    Sha256,
     Time,
     canonical,
     checked,
@@ -110,7 +109,7 @@ class Thread:
         Raises:
             ThreadFault: one is missing, or not as it was written.
         """
-        found = []
+        found: list[Event] = []
         for path in sorted((self.folder / "events").glob("[!.]*")):
             name = EVENT.fullmatch(path.name)
             if name is None or int(name["number"]) != len(found) + 1:
@@ -209,11 +208,11 @@ class Thread:
     def _message(
         self, event: Event, site: str, previous: str, key: Ed25519PrivateKey, version: str
     ) -> bytes:
-        files = {"roster.json": event.roster.canonical()}
+        known = {"roster.json": event.roster.canonical()}
         own = event.file()
         if own is not None:
-            files[own[0]] = canonical(own[1])
-        files = {name: files[name] for name in FILES[event.kind]}
+            known[own[0]] = canonical(own[1])
+        files = {name: known[name] for name in FILES[event.kind]}
         manifest = Manifest(
             format=FORMAT,
             kind=event.kind,

@@ -32,8 +32,8 @@ from jipflow.release.history import Candidate, History
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
 from jipflow.release.since import review_of, write_review
+from jipflow.release.stated import given_cells
 from jipflow.release.terms import write_terms
-from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:

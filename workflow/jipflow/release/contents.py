@@ -54,7 +54,7 @@ from jipflow.settings.run import Settings
 H = TypeVar("H", bound="Header")
 
 BUILT = "built.json"
-"""Hashes of the two files, of their page, of `TERMS` and of `REVIEW`, as they were built together."""
+"""Hashes of the two files, their page, `TERMS` and `REVIEW`, as they were built together."""
 
 REVIEW = "review.json"
 """What a steward reads beside the numbers; see `jipflow.release.since`."""

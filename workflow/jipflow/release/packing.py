@@ -11,12 +11,14 @@ from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE, FileEntry, Manifest, ProtocolVersion
 from jipflow.exchange.sealing import SUFFIX, seal
 from jipflow.files import atomic_path, canonical_digest, sha256_file
+from jipflow.reasons import StageError
 from jipflow.release.behind import Behind, read_behind
-from jipflow.release.cover import approvals_for
 from jipflow.release.contents import Release, ReleaseError, read_built, read_release
-from jipflow.release.ledger import Kept, Ledger, Packed
+from jipflow.release.cover import approvals_for
+from jipflow.release.ledger import Kept, Ledger, Packed, site_ledger
 from jipflow.release.rounds import Standing
 from jipflow.release.terms import Terms, read_terms
+from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import Settings
 
 
@@ -142,6 +144,27 @@ def bundle(
     return path
 
 
+def why_not_approved(settings: Settings, results: Path, round_: int) -> str:
+    """Return why a release may not be packed for want of a person's approval; empty if it may.
+
+    Args:
+        settings: of the run.
+        results: of the protocol.
+        round_: of the release.
+    """
+    folders = Folders.of(settings, results, round_)
+    try:
+        approvals_for(
+            release_dir=folders.release,
+            terms=Terms.of(settings),
+            candidate=_read_behind(folders).past(),
+            entries=site_ledger(settings, results.parent).entries(),
+        )
+    except (StageError, ConfigError) as error:
+        return str(error)
+    return ""
+
+
 def _manifest(
     release: Release,
     files: dict[str, bytes],
@@ -150,7 +173,7 @@ def _manifest(
     packed: Sequence[Packed],
     now: datetime | None,
 ) -> Manifest:
-    """Return the manifest of a release: that of its entry in the ledger, or that of a new attempt."""
+    """Return the manifest of a release: that of its ledger entry, or that of a new attempt."""
     assert standing.roster is not None
     header = release.disclosure
     earlier = packed_in(packed, header.protocol).get(header.round, [])

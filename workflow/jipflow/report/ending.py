@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jipflow.exchange.sealing import SUFFIX
 from jipflow.files import read_json
 from jipflow.hub.settings import HubSettings
 from jipflow.place import shortage
-from jipflow.reasons import StageError
-from jipflow.release.approval import read_approvals
-from jipflow.release.packing import approved_bundle
-from jipflow.settings.resources import ConfigError
+from jipflow.release.packing import why_not_approved
+from jipflow.release.rounds import Standing, read_standing
+from jipflow.release.sent import sent_before
+from jipflow.report.rounds import standing_lines
 from jipflow.settings.run import Settings
 
 WHOLE = {"all", "default", "release", "accept", "bundle", "report"}
@@ -46,7 +47,6 @@ def site_ending(
     if not asked <= WHOLE or not (results / "verdict.json").is_file():
         return ""
     folder = results.absolute()
-    release = folder / "release" / "r01"
     protocol = settings.protocol.protocol
     lines = [f"jipflow: {settings.site.site.id}, {protocol.id} {protocol.version}"]
     lines += _cases(folder)
@@ -54,9 +54,11 @@ def site_ending(
         f"  report:    {folder / 'report' / 'index.html'}",
         f"  features:  {folder / 'features' / 'features.parquet'}",
     ]
-    if settings.protocol.analyses and (release / "disclosure.json").is_file():
+    if settings.protocol.analyses and (folder / "rounds" / "standing.json").is_file():
+        standing = read_standing(folder / "rounds" / "standing.json")
         again = shlex.join(["snakemake", "bundle", *_without(typed, asked)])
-        lines += _candidate(release, settings, folder / "bundles", again)
+        lines += standing_lines(standing)
+        lines += _candidate(standing, settings, folder, again)
     return "\n".join(lines)
 
 
@@ -81,8 +83,11 @@ def _cases(folder: Path) -> Iterator[str]:
         yield f"  waiting:   {folder / 'worklist' / 'worklist.tsv'}"
 
 
-def _candidate(release: Path, settings: Settings, bundles: Path, again: str) -> Iterator[str]:
+def _candidate(standing: Standing, settings: Settings, folder: Path, again: str) -> Iterator[str]:
     """Yield the lines about what may leave the site, and what comes next."""
+    release = folder / "release" / f"r{standing.round:02d}"
+    if not (release / "disclosure.json").is_file():
+        return
     record = read_json(release / "disclosure.json")
     summary = record["summary"]
     yield (
@@ -91,21 +96,38 @@ def _candidate(release: Path, settings: Settings, bundles: Path, again: str) -> 
     )
     if not summary["released"]:
         yield f"  WARNING: no number may leave the site{_withheld(record)}"
-    bundle = approved_bundle(settings, release, bundles)
-    try:
-        read_approvals(release, settings.site.disclosure.approvers)
-    except (StageError, ConfigError):
+    if standing.ended is not None:
+        return
+    inbox, outbox = (path.absolute() for path in settings.site.exchange.folders(folder.parent))
+    about = settings.protocol_id, settings.site.site.id, standing.round
+    for sent in reversed(sent_before(folder / "bundles", *about)):
+        if _is_of(sent.manifest, record, standing):
+            yield f"  message:   {(outbox / sent.file).with_suffix(SUFFIX)}"
+            yield f"  next:      bring the message to the hub {settings.site.hub.id!r}"
+            return
+    why = why_not_approved(settings, folder, standing.round)
+    if why:
         if summary["released"]:
             yield (
                 "  next:      read both pages, then: jipflow release approve "
                 f"{shlex.quote(str(release))} --name NAME --key FILE"
             )
-        return
-    if bundle.is_file():
-        yield f"  bundle:    {bundle}"
-        yield f"  next:      send the bundle to the hub {settings.site.hub.id!r}"
+    elif settings.site.hub.key is None:
+        yield "  next:      write the hub's public key into site.yaml as hub.key, to pack it"
+    elif standing.roster is None:
+        yield f"  next:      put the hub's message that opens the round into {inbox}, then: {again}"
     else:
         yield f"  next:      {again}"
+
+
+def _is_of(
+    manifest: Mapping[str, Any] | None, record: Mapping[str, Any], standing: Standing
+) -> bool:
+    """Return whether a message is of a candidate and of the thread as it stands."""
+    if manifest is None:
+        return False
+    same = manifest["files"]["aggregates.json"]["sha256"] == record["aggregates_sha256"]
+    return bool(same and manifest.get("previous") == standing.previous)
 
 
 def _withheld(record: Mapping[str, Any]) -> str:

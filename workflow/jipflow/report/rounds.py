@@ -30,9 +30,7 @@ def standing_lines(standing: Standing) -> Iterator[str]:
     if standing.ended is not None:
         yield f"  rounds:    ended by the hub in round {standing.round}: {standing.ended}"
     elif standing.roster is None:
-        yield (
-            f"  round:     {standing.round}, and no message of the hub {standing.hub!r} has come yet"
-        )
+        yield f"  round:     {standing.round}; no message of the hub {standing.hub!r} has come yet"
     else:
         yield f"  round:     {standing.round} is open"
     if standing.roster is not None:
