@@ -64,6 +64,27 @@ def ledger_resume(
     print(f"what was wrong: {resumption.found}")
 
 
+@AUDIENCE.command("release review")
+def release_review(
+    release: Annotated[Path, "folder of the release, such as release/r01"],
+    *,
+    open: Annotated[bool, "open the page in a browser"] = False,
+) -> None:
+    """Write the page that a person reads before approving, and print it in short."""
+    import webbrowser
+
+    from jipflow.report.release import PAGE, write_release_page
+
+    found = write_release_page(release, release.absolute().parents[1] / "bundles")
+    page = (release / PAGE).absolute()
+    print(f"the release {found.progress.state.value}")
+    for sentence in found.sentences():
+        print(f"- {sentence}")
+    print(f"page: {page}")
+    if open and not webbrowser.open(page.as_uri()):
+        print("no browser was found; open the page yourself")
+
+
 @AUDIENCE.command("release approve")
 def release_approve(
     release: Annotated[Path, "folder of the release, such as release/r01"],

@@ -181,18 +181,22 @@ def write_review(folder: Path, review: Review) -> None:
     write_json(folder / REVIEW, review.model_dump(mode="json"))
 
 
-def read_review(folder: Path) -> Review:
+def read_review(folder: Path, *, built: bool = True) -> Review:
     """Read ``review.json`` of a candidate.
 
+    Args:
+        folder: of the candidate.
+        built: whether it must be as it was built together with the page.
+
     Raises:
-        ReleaseError: it is missing, or not as it was built together with the candidate.
+        ReleaseError: it is missing, or not as it was written.
     """
     path = folder / REVIEW
     again = f"build the release again: remove {folder / PAGE} and run the workflow."
     if not path.is_file():
         raise ReleaseError(f"{path} is missing; {again}")
     data = path.read_bytes()
-    if read_built(folder).files.get(REVIEW) != describe(data):
+    if built and read_built(folder).files.get(REVIEW) != describe(data):
         raise ReleaseError(f"{path} was changed after it was built; {again}")
     try:
         return Review.model_validate_json(data)
