@@ -1,7 +1,8 @@
 checkpoint receive:
     """Take the hub's messages from the inbox: which round is open, and what it asks for."""
     input:
-        hold_results,
+        # The site's secret, which seals the ledger, is made on the way there.
+        ancient("<results>/cohort/cases.tsv"),
         again=stale("receive", f"{RESULTS}/rounds/provenance.json", state=heard),
     output:
         standing="<results>/rounds/standing.json",

@@ -113,7 +113,7 @@ def hub_close(
     from jipflow.hub.settings import read_hub_settings
 
     read = read_hub_settings(settings)
-    check_made(read, {path: [accepted] for path in made_of})
+    check_made(read, dict.fromkeys(made_of, ()))
     taken = read_accepted(accepted)
     with recorded(record, read, "hub_close", inputs=made_of, outputs=[out]):
         thread = hub_thread(read)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from jipflow.exchange.envelope import Envelope, addressed, content, opened
-from jipflow.exchange.inbox import inbox_state, messages, one_line, read_message
+from jipflow.exchange.inbox import inbox_digest, messages, one_line, read_message
 from jipflow.exchange.keys import load_or_create_key
 from jipflow.exchange.message import (
     FIRST,
@@ -186,7 +186,7 @@ def heard_state(settings: Settings, results: Path) -> str:
     ledger = results.parent / LAST
     return canonical_digest(
         [
-            inbox_state(inbox) if inbox.is_dir() else [],
+            inbox_digest(inbox) if inbox.is_dir() else "",
             sorted(path.name for path in kept.glob("[!.]*")),
             sorted(str(path.relative_to(results)) for path in results.glob("rounds/r*/state.json")),
             ledger.read_text() if ledger.is_file() else "",
