@@ -315,7 +315,7 @@ def round_of(
         protocol_sha256=here.protocol_sha256,
         protocol_parts=protocol_parts(here.protocol, here.named),
     )
-    why = Refusal.SITE_SIGNATURE
+    why = Refusal.SENDER_SIGNATURE
     rejected = [RejectedBundle("demo-berlin-copy.zip", "01" * 32, str(why), why.meaning, "berlin")]
     return merge(accepted=accepted, settings=hub), accepted, rejected
 

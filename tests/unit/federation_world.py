@@ -24,10 +24,10 @@ from jipflow.release.behind import read_behind
 from jipflow.release.candidate import build
 from jipflow.release.contents import record_built
 from jipflow.release.ledger import site_ledger
-from jipflow.release.packing import bundle
 from jipflow.settings.digests import protocol_parts
 from jipflow.settings.hub import Hub
 from jipflow.settings.run import Settings, settings_of
+from packed_release import packed
 
 MEAN, ENERGY, VOLUME = "original_firstorder_Mean", "original_firstorder_Energy", "volume_ml"
 HERE = {
@@ -150,13 +150,13 @@ class Site:
         return self.pack(inbox, attempt)
 
     def pack(self, folder, attempt=None):
-        return bundle(
-            settings=self.settings,
-            release_dir=self.release,
-            behind_dir=self.behind,
+        return packed(
+            self.settings,
+            release=self.release,
+            behind=self.behind,
             ledger=self.ledger,
-            out_dir=folder,
-            attempt=attempt,
+            bundles=Path(folder),
+            now=NOW,
         )
 
 

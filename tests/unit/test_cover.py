@@ -15,7 +15,7 @@ from jipflow.release import approval
 from jipflow.release.approval import Signed
 from jipflow.release.behind import read_behind
 from jipflow.release.contents import ReleaseError, read_release
-from jipflow.release.cover import Later, cells_of, covers, standing
+from jipflow.release.cover import Later, approvals_for, cells_of, covers
 from jipflow.release.terms import Terms
 
 LAST_DAY = "2027-01-31"
@@ -190,7 +190,7 @@ def test_every_reason_is_given(second):
 
 
 def held(world, now=NOW):
-    return standing(
+    return approvals_for(
         release_dir=world.release,
         terms=Terms.of(world.settings),
         candidate=past(world),

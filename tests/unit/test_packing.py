@@ -46,12 +46,12 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
     path = bundle(north, tmp_path / "out")
     assert path.name == "demo-north-r01-a1.zip"
     members = unpack(path.read_bytes())
-    assert tuple(members) == message.MEMBERS
+    assert tuple(members) == (*message.FRAME, *message.FILES["release"])
     for name in message.CONTENT:
         assert members[name] == (north.release / name).read_bytes()
     assert json.loads(members["approvals.json"]) == [each.plain() for each in signed]
     manifest = json.loads(members["manifest.json"])
-    for name in message.LISTED:
+    for name in message.FILES["release"]:
         assert manifest["files"][name] == {
             "size": len(members[name]),
             "sha256": hashlib.sha256(members[name]).hexdigest(),
@@ -59,7 +59,7 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
     assert (manifest["sender"], manifest["recipient"]) == ("north", "hub")
     assert manifest["issued"] == "2026-11-03T12:00:00Z"
     machine = keys.load_key(Path(north.settings.site.identity.signing_key_file))
-    signature = json.loads(members["signatures.json"])["site"]
+    signature = json.loads(members["signature.json"])["signature"]
     assert keys.verifies(keys.public_text(machine), signature, members["manifest.json"])
 
 
@@ -81,8 +81,9 @@ def test_the_same_release_is_the_same_file(north, tmp_path):
 
 def test_the_bytes_of_a_zip_are_pinned():
     """The hub compares bytes: a Python that writes another zip must show here first."""
-    raw = message.pack({name: name.encode() for name in message.MEMBERS})
-    expected = "d232712d7b0b2a4a9501903f4b7ff27eb72fda814028deed051ad03335e631a9"
+    names = (*message.FRAME, *message.FILES["release"])
+    raw = message.zipped("release", {name: name.encode() for name in names})
+    expected = "68a02fbd9da0fa8af1b30c1fda81e9d06cbc4c56bb31f980724cb16df2414edd"
     assert hashlib.sha256(raw).hexdigest() == expected
 
 
@@ -161,7 +162,7 @@ def test_other_settings_than_the_release_are_refused(north, tmp_path):
     addressee = north.settings.site.hub.model_copy(update={"id": "elsewhere"})
     here = north.settings.site.model_copy(update={"hub": addressee})
     north.settings = north.settings.model_copy(update={"site": here})
-    with pytest.raises(ReleaseError, match="another recipient"):
+    with pytest.raises(ReleaseError, match="another hub"):
         bundle(north, tmp_path)
 
 
@@ -169,7 +170,7 @@ def test_another_site_version_or_protocol_than_the_releases_is_refused(north, tm
     approve(north)
     right = north.settings
     for what, other in (
-        ("sender", site(tmp_path / "other", "south").settings),
+        ("site", site(tmp_path / "other", "south").settings),
         ("version", right.model_copy(update={"version": "9.9.9"})),
         ("protocol", site(tmp_path / "another", "north", content=protocol(minimum=6)).settings),
     ):

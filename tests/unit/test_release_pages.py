@@ -27,13 +27,13 @@ from jipflow.release.behind import read_behind
 from jipflow.release.contents import Disclosure, formats, read_release, record_built
 from jipflow.release.history import EARLIER
 from jipflow.release.limits import NOT_PROTECTED_FROM
-from jipflow.release.packing import bundle
 from jipflow.release.sent import Change, changes, next_attempt, sent_before
 from jipflow.release.terms import Terms
 from jipflow.report.disclosure import statement_rows
-from jipflow.report.release import State, progress, write_release_page
+from jipflow.report.release import State, standing_of, write_release_page
 from jipflow.report.withheld import withheld_parts
 from jipflow.settings.run import Settings
+from packed_release import packed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,12 +72,12 @@ def send(results: Path, settings: Settings) -> Path:
         }
     )
     known = settings.model_copy(update={"site": site})
-    return bundle(
-        settings=known,
-        release_dir=folder,
-        behind_dir=results / "behind",
+    return packed(
+        known,
+        release=folder,
+        behind=results / "behind",
         ledger=fake.ledger_of(results),
-        out_dir=results / "bundles",
+        bundles=results / "bundles",
     )
 
 
@@ -276,7 +276,7 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
 
     def now() -> tuple[State, str]:
         write_release_page(folder, bundles)
-        state = progress(folder, before(results)).state
+        state = standing_of(folder, bundles).progress.state
         return state, words((folder / "index.html").read_text(encoding="utf-8"))
 
     state, text = now()
