@@ -10,7 +10,8 @@ The module declares three models and a class, and nothing outside it names the k
 * a class derived from `Analysis`: what a site computes, the rules of the disclosure gate for it,
   how the hub merges, and what the pages of the releaser and of the hub draw.
 
-A number is released in a *cell*: one feature of one segment, see `jipflow.analyses.cells`.
+A number is released in a *cell*: one feature of one segment, of all patients or of a group, see
+`jipflow.analyses.cells`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Measured, Place, Values, asks_for, expand
-from jipflow.settings.part import AsGiven, Id, Part, Role, SegmentName
+from jipflow.settings.part import AsGiven, Group, Id, Part, Role, SegmentName
 from jipflow.settings.plugins import analysis_classes
 from jipflow.settings.protocol import AnalysisSettings, Disclosure, Protocol
 
@@ -55,13 +56,15 @@ class ReleasedCell(Part):
     segmentation: Id
     segment: SegmentName
     feature: FeatureName
+    group: Group = ""
+    """Group of patients by the protocol's name; empty where the cell is of all."""
     n: Enough
     """Patients."""
 
     @property
     def key(self) -> CellKey:
         """What the cell is about."""
-        return CellKey(self.role, self.segmentation, self.segment, self.feature)
+        return CellKey(self.role, self.segmentation, self.segment, self.feature, self.group)
 
 
 class ReleasedAnalysis(Part):
@@ -85,6 +88,7 @@ class RecordedCell(Part):
     segmentation: Id
     segment: SegmentName
     feature: FeatureName
+    group: Group = ""
     released: bool
     rules: dict[str, str]
     """What each rule found; a rule after the one that withheld the cell was not applied."""
@@ -92,7 +96,7 @@ class RecordedCell(Part):
     @property
     def key(self) -> CellKey:
         """What the cell is about."""
-        return CellKey(self.role, self.segmentation, self.segment, self.feature)
+        return CellKey(self.role, self.segmentation, self.segment, self.feature, self.group)
 
 
 class Finding(StrEnum):
@@ -290,7 +294,8 @@ class Analysis(ABC, Generic[S, C, R]):
             features: names of the features that exist.
             places: everything that the protocol measures.
         """
-        return expand(self.settings.variables, self.settings.segments, features, places)
+        settings = self.settings
+        return expand(settings.variables, settings.segments, features, places, settings.groups)
 
     def asks_for(self, key: CellKey, places: Sequence[Place]) -> bool:
         """Return whether the protocol asks for a cell."""
@@ -305,7 +310,7 @@ class Analysis(ABC, Generic[S, C, R]):
         """Compute every cell, before any rule of disclosure."""
         proposed = []
         for key in self.cells(measured.features, measured.places):
-            values = measured.values(key)
+            values = measured.values(key, self.settings.by)
             proposed.append(Proposed(self, key, values, self.compute(values)))
         return proposed
 
@@ -412,7 +417,7 @@ class Analysis(ABC, Generic[S, C, R]):
 
         Args:
             analysis: as ``result.json`` has it: `heading`, and cells as `merge` returned them with
-                role, segmentation, segment, feature and sites.
+                role, segmentation, segment, feature, group and sites.
             sites: ids of all sites of the round, also of those that withheld a cell.
         """
 

@@ -39,6 +39,7 @@ class KeptCell(Part):
     segmentation: str
     segment: str
     feature: str
+    group: str = ""
     equations: Index
     heading: dict[str, Any]
     released: dict[str, Any]
@@ -138,7 +139,7 @@ class Behind:
             [
                 LedgerCell(
                     kind=cell.kind,
-                    key=CellKey(cell.role, cell.segmentation, cell.segment, cell.feature),
+                    key=CellKey(*(getattr(cell, name) for name in CellKey._fields)),
                     equations=cell.equations,
                     heading=cell.heading,
                     released=cell.released,

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from jipflow.analyses.cells import (
     Measured,
     Place,
+    Scanners,
     Values,
     by_patient,
     expand,
     measured_places,
+    scanners_of,
 )
 from jipflow.analyses.contract import (
     AnyAnalysis,
@@ -71,9 +73,9 @@ def build(
         DisclosureError: something would leave that the gate does not know to be safe.
     """
     _check_verdict(read_json(verdict))
-    patient_of = _read_patients(cases)
+    patient_of, scanners = _read_cases(cases)
     table = _read_features(features, patient_of, outcomes)
-    measured = Measured(table, measured_places(settings.protocol))
+    measured = Measured(table, measured_places(settings.protocol), scanners)
     analyses = analyses_of(settings.protocol)
     proposed = [cell for analysis in analyses for cell in _propose(analysis, measured)]
     prints = fingerprints(measured)
@@ -137,8 +139,8 @@ def _check_verdict(verdict: Mapping[str, Any]) -> None:
         )
 
 
-def _read_patients(cases: Path) -> dict[str, str]:
-    """Return the patient of each case of the cohort."""
+def _read_cases(cases: Path) -> tuple[dict[str, str], Scanners]:
+    """Return the patient of each case of the cohort, and the scanners of its series."""
     import pandas as pd
 
     table = pd.read_csv(cases, sep="\t", dtype=str, keep_default_na=False)
@@ -146,7 +148,9 @@ def _read_patients(cases: Path) -> dict[str, str]:
     twice = pairs["case_id"][pairs["case_id"].duplicated()]
     if len(twice):
         raise ReleaseError(f"{cases}: case {twice.iloc[0]} has two patients; run cohort again.")
-    return dict(zip(pairs["case_id"], pairs["patient"], strict=True))
+    patient_of = dict(zip(pairs["case_id"], pairs["patient"], strict=True))
+    records: Any = table.to_dict("records")
+    return patient_of, scanners_of(records)
 
 
 def _read_features(features: Path, patient_of: Mapping[str, str], outcomes: Path) -> pd.DataFrame:
@@ -262,5 +266,6 @@ def _vocabulary(
     for segmentation in protocol.segmentations:
         words |= {segmentation.id, *(segment.name for segment in segmentation.segments)}
     for analysis in analyses:
-        words |= {analysis.settings.id, *(text for _, text in strings(analysis.heading()))}
+        words |= {analysis.settings.id, *analysis.settings.groups}
+        words |= {text for _, text in strings(analysis.heading())}
     return words | {cell.key.feature for cell in proposed}
