@@ -70,7 +70,7 @@ def protocol(minimum=5, **changes):
 
 
 def features(site, patients, seed):
-    """Return a row for each patient and segment; volumes fill two bins evenly."""
+    """Return a row for each patient and segment; livers' volumes fill two bins evenly."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(patients):
@@ -83,7 +83,10 @@ def features(site, patients, seed):
                     "segmentation": "organs",
                     "segment": segment,
                     "voxels": 1000 + i,
-                    "volume_ml": 110.0 + 100 * (i % 2) + i,
+                    "volume_ml": {
+                        "liver": 110.0 + 100 * (i % 2) + i,
+                        "spleen": 50.0 + 7 * i % 19,
+                    }[segment],
                     "settings_sha256": "0" * 64,
                     MEAN: rng.normal(60, 10),
                     ENERGY: rng.lognormal(20, 1),

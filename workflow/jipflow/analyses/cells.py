@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -98,13 +99,40 @@ def by_patient(values: Values) -> Values:
     return Values(numbers, names, names, frozenset(names))
 
 
-def without(values: Values, others: Values) -> Values:
-    """Return the values of the patients whom other values lack."""
+def only(values: Values, cases: frozenset[str]) -> Values:
+    """Return the values of some cases."""
     import numpy as np
 
-    left = np.array([patient not in others.cases for patient in values.case_ids], dtype=bool)
-    cases = values.case_ids[left]
-    return Values(values.numbers[left], values.patients[left], cases, frozenset(cases))
+    kept = np.array([case in cases for case in values.case_ids], dtype=bool)
+    ids = values.case_ids[kept]
+    return Values(values.numbers[kept], values.patients[kept], ids, frozenset(ids))
+
+
+def follow(values: Values, others: Sequence[Values]) -> list[Values]:
+    """Return values whose sums follow from those of others and of these, and not without these.
+
+    They are of the cases by which these values differ from each of the others, and of the smallest
+    sets into which all of them divide the cases.
+    """
+    found: dict[frozenset[str], Values] = {}
+    for other in others:
+        for more, less in ((values, other), (other, values)):
+            found.setdefault(more.cases - less.cases, more)
+    sets: dict[str, list[int]] = defaultdict(list)
+    for number, other in enumerate(others):
+        for case in other.cases:
+            sets[case].append(number)
+    divided: dict[tuple[int, ...], set[str]] = defaultdict(set)
+    for case in values.cases.union(*(other.cases for other in others)):
+        divided[tuple(sets[case])].add(case)
+    for numbers, cases in divided.items():
+        inside, outside = values.cases & cases, cases - values.cases
+        if inside and (outside or not numbers):
+            found.setdefault(inside, values)
+            if outside:
+                found.setdefault(frozenset(outside), others[numbers[0]])
+    known = {frozenset(), values.cases, *(other.cases for other in others)}
+    return [only(of, cases) for cases, of in found.items() if cases not in known]
 
 
 class Measured:
@@ -135,7 +163,7 @@ class Measured:
         }
         # Most features of a segment have values of the same cases: one set serves them all.
         self._known: dict[tuple[Any, ...], frozenset[str]] = {}
-        self._groups: dict[tuple[Place, str], npt.NDArray[np.object_]] = {}
+        self._groups: dict[tuple[Place, tuple[str, ...]], npt.NDArray[np.object_]] = {}
 
     def values(self, key: CellKey, by: By | None = None) -> Values:
         """Return the finite values of a cell; none where nobody was measured there.
@@ -163,7 +191,7 @@ class Measured:
         """Return the group of each row of a place, None where it is of none."""
         import numpy as np
 
-        known = (place, by.model_dump_json())
+        known = (place, by.identity(place.role))
         if known not in self._groups:
             found = (groups_met(by, case, place.role, self._scanners) for case in self._cases[rows])
             names = [met[0] if len(met) == 1 else None for met in found]

@@ -21,7 +21,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import Field
 
@@ -361,6 +361,15 @@ class Analysis(ABC, Generic[S, C, R]):
         """
         return False
 
+    def tells_of_few(self, values: Values, disclosure: Disclosure) -> bool:
+        """Return whether numbers that follow from several cells would not leave themselves.
+
+        Args:
+            values: that they are of; their patients are as many as the minimum at least.
+            disclosure: the limits that hold.
+        """
+        return False
+
     @abstractmethod
     def verify(self, cell: C, limits: Limits) -> None:
         """Check at the hub what the model of a cell cannot say.
@@ -451,6 +460,28 @@ def rules_of_kinds() -> tuple[Rule, ...]:
                     f"analysis {kind}: the rule {rule.code!r} is another one elsewhere"
                 )
     return tuple(found.values())
+
+
+class Whom(NamedTuple):
+    """Of which patients a cell is.
+
+    Attributes:
+        by: what divides the patients into groups; nothing where the cell is of all.
+        group: its group.
+    """
+
+    by: tuple[str, ...] = ()
+    group: str = ""
+
+    @classmethod
+    def of(cls, analysis: AnyAnalysis, key: CellKey) -> Whom:
+        """Return of which patients a cell of an analysis is."""
+        by = analysis.settings.by
+        return cls(by.identity(key.role), key.group) if by else cls()
+
+    def apart(self, other: Whom) -> bool:
+        """Return whether no case can be in both: they are of two groups of one division."""
+        return self.by == other.by and self.group != other.group
 
 
 def too_close(a: int, b: int, minimum: int) -> bool:

@@ -345,6 +345,15 @@ class By(Part):
     groups: Annotated[dict[GroupName, Expression], Field(min_length=1)]
     """Regular expression (RE2) by the name of the group; no text of a header is ever released."""
 
+    def identity(self, role: str) -> tuple[str, ...]:
+        """Return what tells the division apart from all others.
+
+        Args:
+            role: of the variable.
+        """
+        named = (text for group in sorted(self.groups.items()) for text in group)
+        return (self.of, self.role or role, *named)
+
     def met(self, scanner: Mapping[str, str] | None) -> list[str]:
         """Return the groups that a case meets, sorted; it belongs to one where it meets only that.
 
