@@ -6,7 +6,7 @@ import copy
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -102,6 +102,8 @@ class Site:
     table: pd.DataFrame
     settings: Settings
     approver_key: Path
+    scanners: dict = field(default_factory=dict)
+    """Manufacturer and model by case; those of others are not known."""
 
     @property
     def release(self):
@@ -111,6 +113,8 @@ class Site:
         self.root.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(self.root / "features.parquet", index=False)
         cases = self.table[["case_id", "patient"]].drop_duplicates().assign(role="CT")
+        scanners = [self.scanners.get(case, ("", "")) for case in cases["case_id"]]
+        cases[["manufacturer", "model"]] = np.array(scanners, dtype=object).reshape(-1, 2)
         cases.to_csv(self.root / "cases.tsv", sep="\t", index=False)
         outcomes = [
             Outcome(case, "measure", "organs", *(("failed", "x") if case in failed else ()))

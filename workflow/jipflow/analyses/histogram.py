@@ -289,7 +289,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
         panels = []
         for cell in analysis.cells:
             plot = histogram_plot(
-                f"{cell.feature} of {cell.segment}",
+                f"{cell.feature} of {cell.key.title}",
                 analysis.edges,
                 cell.counts,
                 cell.under,
