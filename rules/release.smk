@@ -2,7 +2,9 @@ checkpoint receive:
     """Take the hub's messages from the inbox: which round is open, and what it asks for."""
     input:
         hold_results,
-        again=stale("receive", f"{RESULTS}/rounds/provenance.json", state=heard),
+        again=once_fetched(
+            stale("receive", f"{RESULTS}/rounds/provenance.json", state=heard)
+        ),
     output:
         standing="<results>/rounds/standing.json",
         record="<results>/rounds/provenance.json",

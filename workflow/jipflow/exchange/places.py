@@ -190,7 +190,7 @@ def _provider(address: Address) -> Any:
 
 
 def _from_environment(variable: str) -> str | None:
-    """Return the value of a variable, or the line of the private file that ``<variable>_FILE`` names.
+    """Return a variable's value, or what is in the private file that ``<variable>_FILE`` names.
 
     Raises:
         ConfigError: the file is missing or open to others.
@@ -234,7 +234,7 @@ def _explained(url: str) -> Iterator[None]:
 
 
 def _status(error: Exception) -> int | None:
-    """Return the status of HTTP in an error of httpx, webdav4 or botocore; None where it has none."""
+    """Return the status of HTTP in an error of a library; None where it has none."""
     response = getattr(error, "response", None)
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -1,9 +1,9 @@
-"""Messages fetched from a place that many write to, and put there: what is wanted, and whole files.
+"""Messages fetched from a place that many write to, and put there: whole, and once.
 
-The place may be hostile or half dead. What it lists is only a proposal: a name that is no plain one,
-a file that is too large, or other than listed, is left out with its reason; what the place does not
-give makes the job fail, after all else was tried. A file has its name here once it is whole. Whether
-it is a message is found out later, by its seal and its signature.
+The place may be hostile or half dead. What it lists is only a proposal: what has no plain name, is
+too large or is other than listed is left out with its reason; what the place does not give makes
+the job fail, after all else was tried. A file has its name here once it is whole. Whether it is a
+message is found out later, by its seal and its signature.
 """
 
 from __future__ import annotations

@@ -85,13 +85,9 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
     """
     content = {key: value for key, value in config.items() if key != "pathvars"}
     hub = load(Hub, content, source)
-    if not Path(hub.inbox).is_dir():
-        fix = "name the folder that it lies in" if Path(hub.inbox).exists() else "make it"
-        raise ConfigError(f"{source}: the inbox {hub.inbox} is not a folder; {fix}.")
-    if not os.access(hub.inbox, os.R_OK | os.X_OK):
-        raise ConfigError(
-            f"{source}: this account may not read the inbox {hub.inbox}; let its owner allow that."
-        )
+    inbox, _ = hub.ways()
+    if inbox.address is None:
+        _check_inbox(inbox.folder, source)
     checked_folder(hub.results)
     check_roster(hub.roster, source)
     own = Path(hub.models.registry) if hub.models else None
@@ -102,6 +98,17 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
         protocol_sha256=protocol_sha256(protocol, named),
         protocol_parts=protocol_parts(protocol, named),
     )
+
+
+def _check_inbox(inbox: Path, source: str) -> None:
+    """Check that the inbox is a folder that can be read."""
+    if not inbox.is_dir():
+        fix = "name the folder that it lies in" if inbox.exists() else "make it"
+        raise ConfigError(f"{source}: the inbox {inbox} is not a folder; {fix}.")
+    if not os.access(inbox, os.R_OK | os.X_OK):
+        raise ConfigError(
+            f"{source}: this account may not read the inbox {inbox}; let its owner allow that."
+        )
 
 
 def read_hub_settings(path: Path) -> HubSettings:

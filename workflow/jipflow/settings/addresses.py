@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote, urlsplit
 
@@ -106,3 +107,28 @@ def _place(value: str) -> str:
 
 ExchangePlace = Annotated[Text, AfterValidator(_place)]
 """A folder of this machine, or the address of one in S3 or WebDAV."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """Where messages lie here, and where they come from or go to.
+
+    Attributes:
+        folder: of this machine.
+        address: of the place beyond; None where others come to the folder themselves.
+    """
+
+    folder: Path
+    address: str | None = None
+
+
+def way(place: str | None, own: Path) -> Way:
+    """Return the way of messages.
+
+    Args:
+        place: an `ExchangePlace` of the settings, if they name one.
+        own: folder in the results.
+    """
+    if place is not None and is_address(place):
+        return Way(own, place)
+    return Way(Path(place) if place is not None else own)
