@@ -13,7 +13,7 @@ SETTINGS = stored_settings(json_text(HUB_SETTINGS.plain()))
 AFTER_COHORT = None
 OF_ROUND = f"<results>/rounds/r{ROUND:02d}"
 BEFORE = [f"<results>/rounds/r{ROUND - 1:02d}/result.json"] if ROUND > 1 else []
-INWAY, OUTWAY = HUB_SETTINGS.hub.ways()
+INWAY, OUTWAY = HUB_SETTINGS.ways()
 # What puts messages into the folder that is sent.
 PACKED = [f"{OF_ROUND}/hub_open.provenance.json", f"{OF_ROUND}/outlook.json"]
 TARGETS = ["<results>/settings.json", f"{OF_ROUND}/outlook.json"]

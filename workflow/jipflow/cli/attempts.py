@@ -24,7 +24,7 @@ from jipflow.settings.resources import ConfigError
 RUN = "JIPFLOW_RUN"
 """Environment variable that names the folder of the run."""
 
-ELSEWHERE = {"query", "retrieve", "publish", "exchange"}
+ELSEWHERE = {"query", "retrieve", "publish"}
 """Commands that depend on another machine, which may answer the next time."""
 
 

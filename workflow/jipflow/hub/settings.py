@@ -11,6 +11,7 @@ from jipflow import __version__
 from jipflow.exchange.message import ProtocolVersion
 from jipflow.exchange.roster import check_roster
 from jipflow.files import canonical_digest
+from jipflow.settings.addresses import Way, is_address
 from jipflow.settings.complete import complete_types
 from jipflow.settings.digests import protocol_parts, protocol_sha256
 from jipflow.settings.folders import checked_folder
@@ -55,6 +56,20 @@ class HubSettings(Part):
         """Folder for the results of the protocol."""
         return f"{self.hub.results}/{self.protocol.protocol.id}"
 
+    def ways(self) -> tuple[Way, Way]:
+        """Return the ways of the messages that come and of those that go."""
+        return self.hub.ways(Path(self.results))
+
+    @property
+    def inbox(self) -> Path:
+        """Folder of this machine that the messages come to."""
+        return self.ways()[0].folder
+
+    @property
+    def outbox(self) -> Path:
+        """Folder of this machine for the messages that go."""
+        return self.ways()[1].folder
+
     def parts(self, stage: str) -> dict[str, str]:
         """Return the hash of each part of the settings that a stage depends on, by its name.
 
@@ -85,9 +100,8 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
     """
     content = {key: value for key, value in config.items() if key != "pathvars"}
     hub = load(Hub, content, source)
-    inbox, _ = hub.ways()
-    if inbox.address is None:
-        _check_inbox(inbox.folder, source)
+    if not is_address(hub.inbox):
+        _check_inbox(Path(hub.inbox), source)
     checked_folder(hub.results)
     check_roster(hub.roster, source)
     own = Path(hub.models.registry) if hub.models else None

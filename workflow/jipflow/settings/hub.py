@@ -72,12 +72,11 @@ class Hub(Part):
     """The models that the protocol names and the repository does not have; without it they are
     those of models/models.yaml, if it is there."""
 
-    def ways(self) -> tuple[Way, Way]:
-        """Return the ways of the messages that come and of those that go."""
-        own = Path(self.results, "exchange")
-        return way(self.inbox, own / "in"), way(self.outbox, own / "out")
+    def ways(self, results: Path) -> tuple[Way, Way]:
+        """Return the ways of the messages that come and of those that go.
 
-    def folders(self) -> tuple[Path, Path]:
-        """Return inbox and outbox of this machine."""
-        inbox, outbox = self.ways()
-        return inbox.folder, outbox.folder
+        Args:
+            results: folder for the results of the protocol.
+        """
+        own = results / "exchange"
+        return way(self.inbox, own / "in"), way(self.outbox, own / "out")
