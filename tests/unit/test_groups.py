@@ -174,7 +174,7 @@ def test_two_divisions_that_differ_by_few(tmp_path):
     """By the maker and by the model, of which two patients have an older one."""
     models = {"of": "model", "groups": {"new": "new.*"}}
     headers = [(GE, "old")] * 2 + [(GE, "new")] * 12 + [(SIEMENS, "x")] * 9
-    left, lost = built(world(tmp_path, headers, described(by=MAKERS), described("models", models)))
+    _, lost = built(world(tmp_path, headers, described(by=MAKERS), described("models", models)))
     assert ("models", MEAN, "new") in lost or ("makers", MEAN, "ge") in lost
     assert all(rules == ["difference"] for rules in lost.values())
 
