@@ -47,6 +47,8 @@ rule candidate:
             labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
         ),
         built=f"{RELEASE}/built.json",
+        terms=f"{RELEASE}/terms.json",
+        review=f"{RELEASE}/review.json",
         record=f"{RELEASE}.provenance.json",
     log:
         "<logs>/candidate/r{round}.log",

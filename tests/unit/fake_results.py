@@ -29,6 +29,7 @@ from jipflow.release.candidate import build as build_release
 from jipflow.release.contents import Release, read_release, record_built
 from jipflow.release.ledger import Ledger
 from jipflow.release.sent import Sent
+from jipflow.release.since import read_review
 from jipflow.release.terms import Terms
 from jipflow.report.basis import Basis, basis
 from jipflow.report.disclosure import write_disclosure_page
@@ -272,6 +273,7 @@ def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[S
     write_disclosure_page(
         release=read_release(folder),
         terms=Terms.of(site),
+        review=read_review(folder, built=False),
         path=path,
         basis=basis_of(results, site),
         sent=sent,

@@ -242,16 +242,21 @@ def test_a_feature_that_is_measured_elsewhere_only(north):
 
 def test_half_of_a_surrogate_pair_is_no_text(north, inbox):
     """A whole pair, as of a sign beyond 16 bits, is one."""
-    manifest = north.members["manifest.json"]
+    approvals = north.members["approvals.json"]
     details = []
     for name in (b"Ada \\ud83d", b"Ada \\ud83d\\ude00"):
-        changed = manifest.replace(b"Ada Roe", name)
-        members = resign(north.members | {"manifest.json": changed}, north)
+        changed = approvals.replace(b"Ada Roe", name)
+        manifest = json.loads(north.members["manifest.json"])
+        manifest["files"]["approvals.json"] = message.describe(changed).plain()
+        members = north.members | {"approvals.json": changed}
+        members = resign(members | {"manifest.json": message.canonical(manifest)}, north)
         north.path.write_bytes(message.pack(members))
         _, (refused,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
         details.append((refused.reason, refused.detail))
-    assert details[0] == ("manifest_not_json", "a text holds half of a surrogate pair")
-    assert details[1][0] == "manifest_not_canonical"
+    assert details == [
+        ("approvals_invalid", "a text holds half of a surrogate pair"),
+        ("approvals_invalid", ""),
+    ]
 
 
 VOLUMES = {

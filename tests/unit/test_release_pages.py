@@ -30,8 +30,9 @@ from jipflow.release.limits import NOT_PROTECTED_FROM
 from jipflow.release.packing import bundle
 from jipflow.release.sent import Change, changes, next_attempt, sent_before
 from jipflow.release.terms import Terms
-from jipflow.report.disclosure import statement_rows, withheld_parts
+from jipflow.report.disclosure import statement_rows
 from jipflow.report.release import State, progress, write_release_page
+from jipflow.report.withheld import withheld_parts
 from jipflow.settings.run import Settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,8 +27,10 @@ from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.reasons import Decision, Reason, StageError
 from jipflow.release.contents import formats, read_release
 from jipflow.release.sent import Sent
+from jipflow.release.since import read_review
+from jipflow.release.terms import Terms
 from jipflow.report import pages
-from jipflow.report.disclosure import disclosure_summary, write_disclosure_page
+from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.hub import write_hub_report
 from jipflow.report.site import provenance
 from jipflow.report.site.cases import CaseRow, StageCount, stage_counts
@@ -42,6 +44,7 @@ from jipflow.report.site.reasons import decision_tally
 from jipflow.report.site.redaction import Redactor
 from jipflow.report.site.run import read_run
 from jipflow.report.site.stability import stability_groups
+from jipflow.report.withheld import disclosure_summary
 from jipflow.settings.protocol import Protocol
 from jipflow.settings.resources import MODELS, read_yaml
 from jipflow.settings.run import load_settings
@@ -628,6 +631,8 @@ def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path
         with pytest.raises(StageError, match="build the release again"):
             write_disclosure_page(
                 release=replace(release, **changed),
+                terms=Terms.of(fake.settings()),
+                review=read_review(results / "release" / "r01", built=False),
                 path=tmp_path / "d.html",
                 basis=fake.basis_of(results, fake.settings()),
             )

@@ -133,12 +133,14 @@ class Rule:
         parts: what it may withhold of a cell that leaves, in the plural; empty where it withholds
             cells only. The record names them under ``withheld_<parts>``.
         of: what the cells are called that have such parts, in the plural.
+        because: why it withholds, in a few words that go on from ``because``.
     """
 
     code: str
     meaning: str
     parts: str = ""
     of: str = ""
+    because: str = ""
 
     @property
     def partly(self) -> str:

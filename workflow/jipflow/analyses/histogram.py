@@ -67,14 +67,18 @@ Bin = Annotated[int, Field(ge=0)] | Literal["under", "over"]
 MANY_BINS = Rule(
     "many_bins",
     "All histograms of a variable together must have no more bins than there are patients.",
+    because="there are more bins than patients",
 )
 SAME_BINS = Rule(
     "same_bins",
     "Of variables that rise and fall together only the first has histograms: where the bins of two "
     "differ by a few patients, these are known.",
+    because="a variable that rises and falls with it has the histogram",
 )
 ONE_BIN = Rule(
-    "one_bin", "Where all patients are in one bin, the bin would be known of every patient."
+    "one_bin",
+    "Where all patients are in one bin, the bin would be known of every patient.",
+    because="all patients are in one bin",
 )
 SMALL_BINS = Rule(
     "small_bins",
@@ -83,6 +87,7 @@ SMALL_BINS = Rule(
     "variable.",
     parts="bins",
     of="histograms",
+    because="too few patients are in a bin, or would be in a difference of bins",
 )
 
 

@@ -131,6 +131,7 @@ def release_build(
     from jipflow.release.ledger import site_ledger
     from jipflow.release.rounds import read_state
     from jipflow.release.sent import sent_before
+    from jipflow.release.since import read_review
     from jipflow.release.terms import Terms
     from jipflow.report.basis import basis
     from jipflow.report.disclosure import write_disclosure_page
@@ -160,6 +161,7 @@ def release_build(
         write_disclosure_page(
             release=release,
             terms=Terms.of(read),
+            review=read_review(out, built=False),
             path=out / PAGE,
             basis=basis(settings=read, features=features, cases=cases, outcomes=outcomes),
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),

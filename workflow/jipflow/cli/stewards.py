@@ -64,6 +64,27 @@ def ledger_resume(
     print(f"what was wrong: {resumption.found}")
 
 
+@AUDIENCE.command("release review")
+def release_review(
+    release: Annotated[Path, "folder of the release, such as release/r01"],
+    *,
+    open: Annotated[bool, "open the page in a browser"] = False,
+) -> None:
+    """Write the page that a person reads before approving, and print it in short."""
+    import webbrowser
+
+    from jipflow.report.release import PAGE, write_release_page
+
+    found = write_release_page(release, release.absolute().parents[1] / "bundles")
+    page = (release / PAGE).absolute()
+    print(f"the release {found.progress.state.value}")
+    for sentence in found.sentences():
+        print(f"- {sentence}")
+    print(f"page: {page}")
+    if open and not webbrowser.open(page.as_uri()):
+        print("no browser was found; open the page yourself")
+
+
 @AUDIENCE.command("release approve")
 def release_approve(
     release: Annotated[Path, "folder of the release, such as release/r01"],
@@ -74,7 +95,10 @@ def release_approve(
     until: Annotated[str, "its last day, as 2027-01-31; needed for later rounds"] = "",
     empty: Annotated[bool, "approve it although no cell leaves"] = False,
 ) -> None:
-    """Approve a release as a person, and later rounds of the same cells of the same patients."""
+    """Approve a release as a person.
+
+    Later rounds of the same cells of the same patients may be approved with it.
+    """
     from jipflow.release.approval import NAME, approve
     from jipflow.release.contents import read_release
     from jipflow.release.terms import read_terms

@@ -62,7 +62,7 @@ PAGE = "disclosure.html"
 LIMITS = {
     "manifest.json": 16 * 1024,
     "signature.json": 1024,
-    "approvals.json": 1024**2,
+    "approvals.json": 4 * 1024**2,
     "aggregates.json": 128 * 1024**2,
     "disclosure.json": 256 * 1024**2,
     "roster.json": 4 * 1024**2,

@@ -26,7 +26,7 @@ from jipflow.exchange.message import (
 )
 from jipflow.files import read_json, write_json
 from jipflow.release.contents import Header, Release, ReleaseError, read_page, read_release
-from jipflow.release.terms import MOST_ANALYSES, read_terms
+from jipflow.release.terms import read_terms
 from jipflow.settings.hub import Approver
 from jipflow.settings.part import Id, Maybe, Part
 from jipflow.settings.resources import ConfigError
@@ -85,7 +85,7 @@ class Statement(Part):
     """jipflow's version at the site."""
     round: Round
     """The round whose numbers the person has read."""
-    analyses: Annotated[dict[Id, ApprovedAnalysis], Field(max_length=MOST_ANALYSES)]
+    analyses: dict[Id, ApprovedAnalysis]
     """Every analysis of the protocol, by its id."""
     until: Maybe[Day] = None
     """The last day (UTC) on which anything may leave by this statement."""

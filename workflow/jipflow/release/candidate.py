@@ -33,6 +33,7 @@ from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, s
 from jipflow.release.history import Candidate, History
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
+from jipflow.release.since import review_of, write_review
 from jipflow.release.stated import given_cells
 from jipflow.release.terms import write_terms
 from jipflow.settings.run import Settings
@@ -54,7 +55,7 @@ def build(
     round_: int = 1,
     state: State | None = None,
 ) -> list[str]:
-    """Write a candidate release: ``aggregates.json`` and ``disclosure.json``, and ``terms.json``.
+    """Write a candidate release: its two files, ``terms.json`` and ``review.json``.
 
     They depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
     behind them is written beside, for the ledger, and does not leave.
@@ -106,7 +107,7 @@ def build(
     aggregates_sha256 = message.describe(json_text(aggregates).encode()).sha256
     record = header | {"aggregates_sha256": aggregates_sha256} | _record(decisions)
     known = formats()
-    message.checked(known.aggregates, aggregates, "aggregates.json")
+    about = message.checked(known.aggregates, aggregates, "aggregates.json")
     message.checked(known.disclosure, record, "disclosure.json")
 
     vocabulary = _vocabulary(settings, analyses, proposed) | known.words()
@@ -121,10 +122,12 @@ def build(
             raise DisclosureError(
                 f"{name}.json: {error} Nothing is released; rename it in the protocol."
             ) from None
-    _behind(decisions, *prints).write(behind_dir)
+    behind = _behind(decisions, *prints)
+    behind.write(behind_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
     write_terms(out_dir, settings)
+    write_review(out_dir, review_of(settings, about, behind.past(), entries, state))
     return [kept.sha256 for kept in entries]
 
 

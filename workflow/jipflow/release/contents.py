@@ -54,7 +54,10 @@ from jipflow.settings.run import Settings
 H = TypeVar("H", bound="Header")
 
 BUILT = "built.json"
-"""Hashes of the two files, of their page and of `TERMS`, as they were built together."""
+"""Hashes of the two files, their page, `TERMS` and `REVIEW`, as they were built together."""
+
+REVIEW = "review.json"
+"""What a steward reads beside the numbers; see `jipflow.release.since`."""
 
 TERMS = "terms.json"
 """What else of the settings an approval is about; see `jipflow.release.terms`."""
@@ -263,7 +266,7 @@ class Built(Part):
     """What was built together; stays beside it."""
 
     files: dict[str, FileEntry]
-    """Both files, the page and the terms."""
+    """Both files, the page, the terms and the review."""
     behind: dict[str, FileEntry]
     """What stands behind them, which lies elsewhere."""
     entries: list[Sha256]
@@ -278,7 +281,8 @@ def record_built(folder: Path, behind: Behind, entries: Sequence[str]) -> None:
         behind: what stands behind it.
         entries: hashes of the entries that the ledger had.
     """
-    found = {name: describe((folder / name).read_bytes()) for name in (*CONTENT, PAGE, TERMS)}
+    names = (*CONTENT, PAGE, TERMS, REVIEW)
+    found = {name: describe((folder / name).read_bytes()) for name in names}
     built = Built(files=found, behind=behind.described(), entries=list(entries))
     write_json(folder / BUILT, built.plain())
 

@@ -35,18 +35,22 @@ from jipflow.release.saturation import Regions, saturated
 from jipflow.settings.protocol import Disclosure
 
 MIN_PATIENTS = Rule(
-    "min_patients", "A cell needs values of at least the minimum number of distinct patients."
+    "min_patients",
+    "A cell needs values of at least the minimum number of distinct patients.",
+    because="fewer patients than the minimum have a value",
 )
 DIFFERENCE = Rule(
     "difference",
     "Groups of patients that the released cells of one segmentation tell apart, or cells of like "
     "values or of one region in several, must have at least the minimum; so must the difference of "
     "their numbers, and the patients in whom two cells differ: else a smaller group follows.",
+    because="another cell is of nearly the same patients, and the few would stand out",
 )
 SATURATION = Rule(
     "saturation",
     "Features that are functions of each other leave only as long as their means and variances are "
     "at least two fewer than the patients: else each patient's values could be solved.",
+    because="so many functions of one region would give the value of each patient",
 )
 
 

@@ -32,6 +32,7 @@ EARLIER = Rule(
     "Beside all that the site has released before, of whatever protocol, a cell must not be of "
     "patients, values or bins that differ by fewer patients than the minimum, nor make the means "
     "and variances of a region too many: else the difference is of those few.",
+    because="few patients would stand out beside what left before",
 )
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from jipflow.exchange.message import PAGE, Sha256, checked, describe
 from jipflow.files import canonical_digest, write_json
@@ -16,14 +14,11 @@ from jipflow.settings.protocol import AnalysisSettings, Protocol
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import Settings
 
-MOST_ANALYSES = 1000
-"""Most analyses of a protocol that one approval is of."""
-
 
 class Terms(Part):
     """What the settings of a candidate say that an approval of it is about."""
 
-    analyses: Annotated[dict[Id, Sha256], Field(max_length=MOST_ANALYSES)]
+    analyses: dict[Id, Sha256]
     """Hash of the settings of each analysis of the protocol, by its id."""
     approvers: Literal[1, 2]
     """How many persons approve: ``disclosure.approvers`` of ``site.yaml``."""

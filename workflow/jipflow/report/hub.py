@@ -14,8 +14,8 @@ from jipflow.analyses.contract import kinds
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.rounds import Outlook
 from jipflow.release.gate import all_rules
-from jipflow.report.disclosure import withheld_parts
 from jipflow.report.pages import write_page
+from jipflow.report.withheld import withheld_parts
 
 
 @dataclass(frozen=True)
