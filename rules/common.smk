@@ -18,6 +18,9 @@ except ConfigError as error:
 SITE_ID = SITE_SETTINGS.site.site.id
 # One spelling, by which Snakemake knows files again.
 RESULTS = str(Path(ALL_RESULTS, SITE_SETTINGS.protocol_id))
+INWAY, OUTWAY = SITE_SETTINGS.site.exchange.ways(ALL_RESULTS)
+# What puts messages into the folder that is sent.
+PACKED = ["<results>/bundles/provenance.json"]
 SETTINGS = stored_settings(settings_text(SITE_SETTINGS))
 RELEASE = f"{RESULTS}/release/r{{round}}"
 AFTER_COHORT = Path(RESULTS, "cohort", "cases.tsv")

@@ -13,7 +13,13 @@ SETTINGS = stored_settings(json_text(HUB_SETTINGS.plain()))
 AFTER_COHORT = None
 OF_ROUND = f"<results>/rounds/r{ROUND:02d}"
 BEFORE = [f"<results>/rounds/r{ROUND - 1:02d}/result.json"] if ROUND > 1 else []
+INWAY, OUTWAY = HUB_SETTINGS.ways()
+# What puts messages into the folder that is sent.
+PACKED = [f"{OF_ROUND}/hub_open.provenance.json", f"{OF_ROUND}/outlook.json"]
 TARGETS = ["<results>/settings.json", f"{OF_ROUND}/outlook.json"]
+
+if OUTWAY.address:
+    TARGETS.append("<results>/exchange/sent.json")
 
 
 pathvars:
@@ -72,7 +78,7 @@ rule hub_open:
 rule hub_accept:
     """Verify the messages of the inbox, and say of each refused one why."""
     input:
-        again=stale("hub_accept", accept_state),
+        again=once_fetched(stale("hub_accept", accept_state)),
         opened=f"{OF_ROUND}/hub_open.provenance.json",
     output:
         accepted=f"{OF_ROUND}/accepted.json",

@@ -3,7 +3,9 @@ checkpoint receive:
     input:
         # The site's secret, which seals the ledger, is made on the way there.
         ancient("<results>/cohort/cases.tsv"),
-        again=stale("receive", f"{RESULTS}/rounds/provenance.json", state=heard),
+        again=once_fetched(
+            stale("receive", f"{RESULTS}/rounds/provenance.json", state=heard)
+        ),
     output:
         standing="<results>/rounds/standing.json",
         record="<results>/rounds/provenance.json",

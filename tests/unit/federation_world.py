@@ -6,7 +6,7 @@ import copy
 import io
 import json
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -71,7 +71,7 @@ def protocol(minimum=5, **changes):
 
 
 def features(site, patients, seed):
-    """Return a row for each patient and segment; volumes fill two bins evenly."""
+    """Return a row for each patient and segment; livers' volumes fill two bins evenly."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(patients):
@@ -84,7 +84,10 @@ def features(site, patients, seed):
                     "segmentation": "organs",
                     "segment": segment,
                     "voxels": 1000 + i,
-                    "volume_ml": 110.0 + 100 * (i % 2) + i,
+                    "volume_ml": {
+                        "liver": 110.0 + 100 * (i % 2) + i,
+                        "spleen": 50.0 + 7 * i % 19,
+                    }[segment],
                     "settings_sha256": "0" * 64,
                     MEAN: rng.normal(60, 10),
                     ENERGY: rng.lognormal(20, 1),
@@ -100,6 +103,8 @@ class Site:
     table: pd.DataFrame
     settings: Settings
     approver_key: Path
+    scanners: dict = field(default_factory=dict)
+    """Manufacturer and model by case; those of others are not known."""
 
     @property
     def release(self):
@@ -109,6 +114,8 @@ class Site:
         self.root.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(self.root / "features.parquet", index=False)
         cases = self.table[["case_id", "patient"]].drop_duplicates().assign(role="CT")
+        scanners = [self.scanners.get(case, ("", "")) for case in cases["case_id"]]
+        cases[["manufacturer", "model"]] = np.array(scanners, dtype=object).reshape(-1, 2)
         cases.to_csv(self.root / "cases.tsv", sep="\t", index=False)
         outcomes = [
             Outcome(case, "measure", "organs", *(("failed", "x") if case in failed else ()))

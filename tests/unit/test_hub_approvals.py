@@ -9,8 +9,8 @@ import pytest
 from federation_world import NOW, accept, hub_settings, public, reseal, restated, sent, site
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import FileEntry, ProtocolVersion, canonical
+from jipflow.exchange.refusals import Refused
 from jipflow.hub.approvals import check_approvals
-from jipflow.hub.refusals import Refused
 from jipflow.release.approval import Signed, Statement, signed_list
 from jipflow.settings.hub import Member
 from jipflow.settings.resources import ConfigError

@@ -87,7 +87,8 @@ def summary(id, *variables):
 
 def left(*cells, regions=None):
     """Return the features of the cells that leave."""
-    withheld = saturated(cells, regions or Regions())
+    patient_of = {case: case for c, _ in cells for case in c.cases}
+    withheld = saturated([c for c, _ in cells], patient_of, regions or Regions())
     return [c.key.feature for i, (c, _) in enumerate(cells) if i not in withheld]
 
 

@@ -13,7 +13,8 @@ The module declares three models and a class, and nothing outside it names the k
 A kind that needs several rounds declares ``Stated`` and its cells as well: what the hub says to the
 sites before each round after the first.
 
-A number is released in a *cell*: one feature of one segment, see `jipflow.analyses.cells`.
+A number is released in a *cell*: one feature of one segment, of all patients or of a group, see
+`jipflow.analyses.cells`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Measured, Place, Values, asks_for, expand
-from jipflow.settings.part import AsGiven, Id, Part, Role, SegmentName
+from jipflow.settings.part import AsGiven, Group, Id, Part, Role, SegmentName
 from jipflow.settings.plugins import analysis_classes
 from jipflow.settings.protocol import AnalysisSettings, Disclosure, Protocol
 
@@ -61,11 +62,13 @@ class KeyedCell(Part):
     segmentation: Id
     segment: SegmentName
     feature: FeatureName
+    group: Group = ""
+    """Group of patients by the protocol's name; empty where the cell is of all."""
 
     @property
     def key(self) -> CellKey:
         """What the cell is about."""
-        return CellKey(self.role, self.segmentation, self.segment, self.feature)
+        return CellKey(self.role, self.segmentation, self.segment, self.feature, self.group)
 
 
 class ReleasedCell(KeyedCell):
@@ -316,7 +319,8 @@ class Analysis(ABC, Generic[S, C, R]):
             features: names of the features that exist.
             places: everything that the protocol measures.
         """
-        return expand(self.settings.variables, self.settings.segments, features, places)
+        settings = self.settings
+        return expand(settings.variables, settings.segments, features, places, settings.groups)
 
     def asks_for(self, key: CellKey, places: Sequence[Place]) -> bool:
         """Return whether the protocol asks for a cell."""
@@ -345,7 +349,7 @@ class Analysis(ABC, Generic[S, C, R]):
         proposed = []
         for key in self.cells(measured.features, measured.places):
             if given is None or key in given:
-                values = measured.values(key)
+                values = measured.values(key, self.settings.by)
                 content = self.compute(values, given[key] if given else None)
                 proposed.append(Proposed(self, key, values, content))
         return proposed
@@ -409,6 +413,15 @@ class Analysis(ABC, Generic[S, C, R]):
             cell: of this analysis, that would leave.
             earlier: cells of any kind whose values are like its own, but for scale and offset or in
                 order; their patients are the same or differ by the minimum at least.
+            disclosure: the limits that hold.
+        """
+        return False
+
+    def tells_of_few(self, values: Values, disclosure: Disclosure) -> bool:
+        """Return whether numbers that follow from several cells would not leave themselves.
+
+        Args:
+            values: that they are of; their patients are as many as the minimum at least.
             disclosure: the limits that hold.
         """
         return False
@@ -491,7 +504,7 @@ class Analysis(ABC, Generic[S, C, R]):
 
         Args:
             analysis: as ``result.json`` has it: `heading`, and cells as `merge` returned them with
-                role, segmentation, segment, feature and sites.
+                role, segmentation, segment, feature, group and sites.
             sites: ids of all sites of the round, also of those that withheld a cell.
         """
 
@@ -525,6 +538,28 @@ def rules_of_kinds() -> tuple[Rule, ...]:
                     f"analysis {kind}: the rule {rule.code!r} is another one elsewhere"
                 )
     return tuple(found.values())
+
+
+class Whom(NamedTuple):
+    """Of which patients a cell is.
+
+    Attributes:
+        by: what divides the patients into groups; nothing where the cell is of all.
+        group: its group.
+    """
+
+    by: tuple[str, ...] = ()
+    group: str = ""
+
+    @classmethod
+    def of(cls, analysis: AnyAnalysis, key: CellKey) -> Whom:
+        """Return of which patients a cell of an analysis is."""
+        by = analysis.settings.by
+        return cls(by.identity(key.role), key.group) if by else cls()
+
+    def apart(self, other: Whom) -> bool:
+        """Return whether no case can be in both: they are of two groups of one division."""
+        return self.by == other.by and self.group != other.group
 
 
 def too_close(a: int, b: int, minimum: int) -> bool:

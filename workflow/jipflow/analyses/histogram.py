@@ -158,9 +158,9 @@ class Histogram(Analysis[Settings, Cell, Released]):
         cls, cells: Sequence[tuple[Proposed, int]], disclosure: Disclosure
     ) -> list[Passed | Withheld]:
         """Check the histograms of each variable together, and those of like variables."""
-        variables: dict[CellKey, list[int]] = {}
+        variables: dict[tuple[CellKey, frozenset[str]], list[int]] = {}
         for i, (cell, _) in enumerate(cells):
-            variables.setdefault(cell.key, []).append(i)
+            variables.setdefault((cell.key, cell.cases), []).append(i)
         repeats = like_an_earlier([cells[places[0]][0].values for places in variables.values()])
         found: dict[int, Passed | Withheld] = {}
         for places, repeat in zip(variables.values(), repeats, strict=True):
@@ -295,7 +295,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
         panels = []
         for cell in analysis.cells:
             plot = histogram_plot(
-                f"{cell.feature} of {cell.segment}",
+                f"{cell.feature} of {cell.key.title}",
                 analysis.edges,
                 cell.counts,
                 cell.under,

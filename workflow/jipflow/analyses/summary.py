@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from markupsafe import Markup
 from pydantic import Field
 
-from jipflow.analyses.cells import CellKey, Values, without
+from jipflow.analyses.cells import CellKey, Values, follow
 from jipflow.analyses.contract import (
     LARGEST,
     TOLERANCE,
@@ -197,19 +197,17 @@ class Summary(Analysis[Settings, Cell, Released]):
     def tells_beside(
         self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
     ) -> bool:
-        """Return whether the difference from another mean is one that would not leave itself.
+        """Return whether a difference from other means is one that would not leave itself."""
+        others = [other.values for other in earlier if other.equations]
+        return any(self.tells_of_few(v, disclosure) for v in follow(cell.values, others))
 
-        It is of the patients whom one of the two lacks.
-        """
-        return any(
-            _tells(group, disclosure)
-            for other in earlier
-            if other.equations
-            for group in (
-                without(cell.values, other.values),
-                without(other.values, cell.values),
-            )
-            if group.numbers.size
+    def tells_of_few(self, values: Values, disclosure: Disclosure) -> bool:
+        """Return whether a mean and a variance would tell of few of the patients."""
+        minimum = disclosure.min_patients
+        return (
+            few_differ(values, minimum)
+            or dominated(values, disclosure.largest_two, disclosure.p_percent)
+            or few_levels(values, minimum)
         )
 
     def verify(self, cell: Cell, limits: Limits) -> None:
@@ -286,16 +284,6 @@ class Summary(Analysis[Settings, Cell, Released]):
             "(the diamond).",
             [_merged(title, cells, sites) for title, cells in groups.items()],
         )
-
-
-def _tells(values: Values, disclosure: Disclosure) -> bool:
-    """Return whether a mean and a variance would tell of few of the patients."""
-    minimum = disclosure.min_patients
-    return (
-        few_differ(values, minimum)
-        or dominated(values, disclosure.largest_two, disclosure.p_percent)
-        or few_levels(values, minimum)
-    )
 
 
 def _in_range(found: Moments) -> bool:

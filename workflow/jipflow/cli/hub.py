@@ -27,7 +27,7 @@ def hub_open(*, settings: SettingsFile, record: Record) -> None:
     thread = hub_thread(read)
     open_first(read, thread)
     thread.speak(load_or_create_key(Path(read.hub.identity.signing_key_file)), read.version)
-    for path in thread.send(Path(read.hub.outbox)):
+    for path in thread.send(read.outbox):
         print(f"for its site: {path}")
     with recorded(record, read, "hub_open", outputs=[], state=hub_state(read, thread)):
         pass
@@ -49,7 +49,7 @@ def hub_accept(
     from jipflow.hub.settings import read_hub_settings
 
     read = read_hub_settings(settings)
-    thread, inbox = hub_thread(read), Path(read.hub.inbox)
+    thread, inbox = hub_thread(read), read.inbox
     tables = [accepted, rejected]
     state = accept_state(read, thread)
     with recorded(record, read, "hub_accept", outputs=tables, state=state):
@@ -122,7 +122,7 @@ def hub_close(
         if opened:
             key = load_key(Path(read.hub.identity.signing_key_file))
             thread.speak(key, read.version)
-            for path in thread.send(Path(read.hub.outbox)):
+            for path in thread.send(read.outbox):
                 print(f"for its site: {path}")
         write_json(out, {**asdict(waits), "opened": opened})
 

@@ -75,5 +75,5 @@ def _send(settings: HubSettings) -> None:
 
     thread = hub_thread(settings)
     thread.speak(load_key(Path(settings.hub.identity.signing_key_file)), settings.version)
-    for path in thread.send(Path(settings.hub.outbox)):
+    for path in thread.send(settings.outbox):
         print(f"for its site: {path}")

@@ -21,6 +21,7 @@ from jipflow.analyses.contract import (
     ReleasedCell,
     Rule,
     StatedCell,
+    Whom,
     analyses_of,
     rules_of_kinds,
     too_close,
@@ -191,19 +192,24 @@ def _limits(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum: in
 def _check_together(released: Released, asked: Asked, minimum: int) -> None:
     """Check what cells say of each other: the same values, and almost the same patients."""
     same: dict[CellKey, list[tuple[AnyAnalysis, ReleasedCell]]] = defaultdict(list)
-    families: dict[tuple[str, str], set[int]] = defaultdict(set)
+    families: dict[tuple[str, str], set[tuple[int, Whom]]] = defaultdict(set)
     for (identifier, key), cell in released.items():
         same[key].append((asked.analyses[identifier], cell))
-        families[key.role, key.segmentation].add(cell.n)
+        whom = Whom.of(asked.analyses[identifier], key)
+        families[key.role, key.segmentation].add((cell.n, whom))
     for key, cells in same.items():
         about = [each.implies(cell, _limits(cell, each, asked, minimum)) for each, cell in cells]
         if len({cell.n for _, cell in cells}) > 1 or not Implied.agree(about):
             detail = f"{_words('two analyses', key)} are not of the same values"
             raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
+    for key, cells in same.items():
+        everyone = [cell.n for _, cell in same.get(key._replace(group=""), ())]
+        if any(cell.n > n for _, cell in cells for n in everyone):
+            detail = f"{_words('a group', key)} has more patients than there are"
+            raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
     for (role, segmentation), numbers in families.items():
-        ranked = sorted(numbers)
-        for fewer, more in itertools.pairwise(ranked):
-            if too_close(fewer, more, minimum):
+        for (fewer, one), (more, other) in itertools.combinations(sorted(numbers), 2):
+            if too_close(fewer, more, minimum) and not one.apart(other):
                 detail = f"{segmentation} on {role}: {more} patients beside {fewer}"
                 raise Refused(Refusal.CELL_BELOW_MINIMUM, detail)
 
@@ -277,4 +283,4 @@ def _withheld_by(code: str, cells: Iterable[RecordedCell]) -> int:
 
 
 def _words(identifier: str, key: CellKey) -> str:
-    return f"{identifier}: {' '.join(key)}"
+    return f"{identifier}: {' '.join(key).rstrip()}"

@@ -96,13 +96,13 @@ def open_first(settings: HubSettings, thread: Thread, issued: str | None = None)
 
 def hub_state(settings: HubSettings, thread: Thread) -> str:
     """Return the hash of what decides on what the hub says: its events, and what is not sent."""
-    waiting = thread.waiting(Path(settings.hub.outbox))
+    waiting = thread.waiting(settings.outbox)
     return canonical_digest([thread.digest(), waiting])
 
 
 def accept_state(settings: HubSettings, thread: Thread) -> str:
     """Return the hash of what decides on what is accepted, beside the settings."""
-    return canonical_digest([thread.digest(), inbox_digest(Path(settings.hub.inbox))])
+    return canonical_digest([thread.digest(), inbox_digest(settings.inbox)])
 
 
 def most_rounds(settings: HubSettings) -> int:

@@ -40,6 +40,7 @@ class KeptCell(Part):
     segmentation: str
     segment: str
     feature: str
+    group: str = ""
     equations: Index
     heading: dict[str, Any]
     released: dict[str, Any]
@@ -141,7 +142,7 @@ class Behind:
                 LedgerCell(
                     analysis=cell.analysis,
                     kind=cell.kind,
-                    key=CellKey(cell.role, cell.segmentation, cell.segment, cell.feature),
+                    key=CellKey(*(getattr(cell, name) for name in CellKey._fields)),
                     equations=cell.equations,
                     heading=cell.heading,
                     released=cell.released,

@@ -10,10 +10,12 @@ from jipflow.analyses.cells import (
     CellKey,
     Measured,
     Place,
+    Scanners,
     Values,
     by_patient,
     expand,
     measured_places,
+    scanners_of,
 )
 from jipflow.analyses.contract import (
     AnyAnalysis,
@@ -83,9 +85,9 @@ def build(
         DisclosureError: something would leave that the gate does not know to be safe.
     """
     _check_verdict(read_json(verdict))
-    patient_of = _read_patients(cases)
+    patient_of, scanners = _read_cases(cases)
     table = _read_features(features, patient_of, outcomes)
-    measured = Measured(table, measured_places(settings.protocol))
+    measured = Measured(table, measured_places(settings.protocol), scanners)
     given = given_cells(settings, round_, state)
     analyses = [each for each in analyses_of(settings.protocol) if each.settings.id in given]
     proposed = [
@@ -152,8 +154,8 @@ def _check_verdict(verdict: Mapping[str, Any]) -> None:
         )
 
 
-def _read_patients(cases: Path) -> dict[str, str]:
-    """Return the patient of each case of the cohort."""
+def _read_cases(cases: Path) -> tuple[dict[str, str], Scanners]:
+    """Return the patient of each case of the cohort, and the scanners of its series."""
     import pandas as pd
 
     table = pd.read_csv(cases, sep="\t", dtype=str, keep_default_na=False)
@@ -161,7 +163,9 @@ def _read_patients(cases: Path) -> dict[str, str]:
     twice = pairs["case_id"][pairs["case_id"].duplicated()]
     if len(twice):
         raise ReleaseError(f"{cases}: case {twice.iloc[0]} has two patients; run cohort again.")
-    return dict(zip(pairs["case_id"], pairs["patient"], strict=True))
+    patient_of = dict(zip(pairs["case_id"], pairs["patient"], strict=True))
+    records: Any = table.to_dict("records")
+    return patient_of, scanners_of(records)
 
 
 def _read_features(features: Path, patient_of: Mapping[str, str], outcomes: Path) -> pd.DataFrame:
@@ -279,5 +283,6 @@ def _vocabulary(
     for segmentation in protocol.segmentations:
         words |= {segmentation.id, *(segment.name for segment in segmentation.segments)}
     for analysis in analyses:
-        words |= {analysis.settings.id, *(text for _, text in strings(analysis.heading()))}
+        words |= {analysis.settings.id, *analysis.settings.groups}
+        words |= {text for _, text in strings(analysis.heading())}
     return words | {cell.key.feature for cell in proposed}

@@ -132,10 +132,10 @@ def decide(
     )
     _settle(left, known, EARLIER)
     left = [d for d in decisions if d.released]
-    few = differing([d.proposed for d in left], patient_of, minimum, regions)
+    few = differing([d.proposed for d in left], patient_of, disclosure, regions)
     _settle(left, few, DIFFERENCE)
     left = [d for d in decisions if d.released]
-    many = saturated([(d.proposed, patients[d.proposed.cases]) for d in left], regions)
+    many = saturated([d.proposed for d in left], patient_of, regions)
     _settle(left, many, SATURATION)
     return decisions
 

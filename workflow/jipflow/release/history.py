@@ -17,7 +17,7 @@ from jipflow.analyses.alike import alike
 from jipflow.analyses.cells import Place, Values, by_patient
 from jipflow.analyses.contract import LedgerCell, Proposed, ReleasedCell, Rule
 from jipflow.release.differences import Kept, are_few
-from jipflow.release.saturation import MARGIN, Regions, asked, family
+from jipflow.release.saturation import Equations, Regions, asked, family
 from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class History:
             people = candidate.values.cases.union(*sets)
             groups = Kept({patient: patient for patient in people}, disclosure.min_patients)
             for patients in sets:
-                groups.add(patients)
+                groups.include(patients)
             if (
                 not groups.add(candidate.values.cases)
                 or self._changed_in_few(candidate, disclosure.min_patients)
@@ -197,12 +197,18 @@ class History:
 
         Equal values of a family say the same, whatever they are called, so that they count once.
         """
-        kept: dict[tuple[str, Hashable], dict[bytes, int]] = defaultdict(dict)
+        kept: dict[tuple[str, Hashable], Equations] = defaultdict(Equations)
+        functions: dict[bytes, tuple[str, Place]] = {}
         for number, cell in self._cells:
             group = family(cell.key.feature)
             if group is not None and cell.equations:
-                region = self._regions.region(_of_past(cell.key.place, number), group)
-                _raise(kept[group, region], _identity(cell.values), cell.equations)
+                place = _of_past(cell.key.place, number)
+                feature, where = functions.setdefault(
+                    _identity(cell.values), (cell.key.feature, place)
+                )
+                kept[group, self._regions.region(place, group)].include(
+                    feature, (where, cell.kind), cell.equations, cell.values.cases
+                )
         withheld = set()
         for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
             new = cells[i].cell
@@ -210,24 +216,17 @@ class History:
             if group is None or not new.equations:
                 continue
             known = kept.get((group, self._regions.region(new.key.place, group)))
-            if known is None:
-                continue
-            more = {**known}
-            _raise(more, _identity(new.values), new.equations)
-            if more != known and sum(more.values()) > len(new.values.cases) - MARGIN:
+            feature, place = functions.get(_identity(new.values), (new.key.feature, new.key.place))
+            if known is not None and not known.add(
+                feature, (place, new.kind), new.equations, new.values.cases
+            ):
                 withheld.add(i)
-            else:
-                known.update(more)
         return withheld
 
 
 def _kind(cell: LedgerCell) -> tuple[str, frozenset[str]]:
     """Return what a cell measures, by its family of features, and of whom."""
     return family(cell.key.feature) or cell.key.feature, cell.values.cases
-
-
-def _raise(numbers: dict[bytes, int], key: bytes, value: int) -> None:
-    numbers[key] = max(value, numbers.get(key, 0))
 
 
 def _of_past(place: Place, number: int) -> Place:

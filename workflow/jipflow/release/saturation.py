@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jipflow.analyses.alike import like_ones
-from jipflow.analyses.cells import CellKey, Measured, Place, Values
+from jipflow.analyses.cells import Measured, Place, Values
 from jipflow.analyses.contract import Proposed
 
 MARGIN = 2
@@ -103,35 +103,117 @@ def fingerprints(
     return measured.of("volume_ml"), measured.of("original_firstorder_Mean")
 
 
-def saturated(cells: Sequence[tuple[Proposed, int]], regions: Regions) -> set[int]:
+@dataclass
+class _Feature:
+    """What is known of one feature.
+
+    Attributes:
+        parts: sets of cases that the sets of its cells tell apart.
+        functions: equations of each function that is this feature, such as of two segmentations.
+        cases: all that cells of each function are of.
+    """
+
+    parts: list[frozenset[str]] = field(default_factory=list)
+    functions: dict[Hashable, int] = field(default_factory=dict)
+    cases: dict[Hashable, frozenset[str]] = field(default_factory=dict)
+
+    def more(self, function: Hashable, equations: int, cases: frozenset[str]) -> _Feature:
+        """Return what is known with one more cell."""
+        split = [part for known in self.parts for part in (known & cases, known - cases)]
+        parts = [part for part in (*split, cases.difference(*self.parts)) if part]
+        number = max(equations, self.functions.get(function, 0))
+        whole = cases | self.cases.get(function, frozenset())
+        return _Feature(
+            parts, {**self.functions, function: number}, {**self.cases, function: whole}
+        )
+
+    def of(self, part: frozenset[str]) -> int:
+        """Return the equations of a part, as if each function were known of each part."""
+        return sum(n for key, n in self.functions.items() if not part.isdisjoint(self.cases[key]))
+
+
+class Equations:
+    """The equations that are known of a family of features in a region, and of whom.
+
+    Whoever knows the sums over all patients and over a group of them knows those of the others. So
+    the equations of each set of cases that a feature's cells tell apart are counted: its own, and
+    those of all other features that are of any of the set. While they are two fewer than its
+    patients, those of any union of sets are as well: for each set of a new feature they are counted
+    with all that meet it, and what meets none of these sets is as it was.
+
+    Args:
+        size: distinct patients of cases.
+    """
+
+    def __init__(self, size: Callable[[frozenset[str]], int] = len) -> None:
+        self._size = size
+        self._features: dict[str, _Feature] = {}
+
+    def include(
+        self, feature: str, function: Hashable, equations: int, cases: frozenset[str]
+    ) -> None:
+        """Add what is known anyhow.
+
+        Args:
+            feature: its name; a feature of a region is about the same in all its segmentations.
+            function: the same wherever a case has the same value.
+            equations: of the cell.
+            cases: that it is of.
+        """
+        known = self._features.get(feature, _Feature())
+        self._features[feature] = known.more(function, equations, cases)
+
+    def add(self, feature: str, function: Hashable, equations: int, cases: frozenset[str]) -> bool:
+        """Add a cell if its equations are not too many; return whether. See `include`."""
+        known = self._features.get(feature, _Feature())
+        new = known.more(function, equations, cases)
+        if new != known:
+            others = [each for name, each in self._features.items() if name != feature]
+            for part in new.parts:
+                met = sum(
+                    other.of(each)
+                    for other in others
+                    for each in other.parts
+                    if not each.isdisjoint(part)
+                )
+                if new.of(part) + met > self._size(part) - MARGIN:
+                    return False
+        self._features[feature] = new
+        return True
+
+
+def saturated(
+    cells: Sequence[Proposed], patient_of: Mapping[str, str], regions: Regions
+) -> set[int]:
     """Choose the cells that must be withheld so that the numbers of a family stay unsolved.
 
     The features of a family in one region are kept in the order in which the protocol's analyses
-    ask for them (see `Analysis.rank`), while the equations of all that are kept, two of a mean and
-    a variance, are at least `MARGIN` fewer than the patients. All cells of a feature that is kept
-    are kept: they say the same.
+    ask for them (see `Analysis.rank`), while the equations that are known, two of a mean and a
+    variance, are at least `MARGIN` fewer than the patients (see `Equations`). Cells of a feature
+    that several analyses of a kind have of the same patients say the same.
 
     Args:
-        cells: that the other rules let out, each with its distinct patients.
+        cells: that the other rules let out.
+        patient_of: patient of each case.
         regions: which places are the same region.
 
     Returns:
         Positions of the cells to withhold.
     """
-    kept: dict[tuple[Hashable, ...], dict[CellKey, int]] = {}
+    kept: dict[tuple[Hashable, ...], Equations] = {}
     withheld = set()
-    for i in sorted(range(len(cells)), key=lambda i: asked(cells[i][0])):
-        cell, patients = cells[i]
-        group = family(cell.key.feature)
-        if group is None or not cell.analysis.equations:
+    for i in sorted(range(len(cells)), key=lambda i: asked(cells[i])):
+        cell = cells[i]
+        key, analysis = cell.key, cell.analysis
+        group = family(key.feature)
+        if group is None or not analysis.equations:
             continue
-        numbers = kept.setdefault((group, regions.region(cell.key.place, group)), {})
-        more = max(cell.analysis.equations, numbers.get(cell.key, 0))
-        others = sum(n for key, n in numbers.items() if key != cell.key)
-        if others + more > patients - MARGIN:
+        region = (group, regions.region(key.place, group))
+        if region not in kept:
+            kept[region] = Equations(lambda cases: len({patient_of[case] for case in cases}))
+        function = (key.place, analysis.settings.kind)
+        if not kept[region].add(key.feature, function, analysis.equations, cell.cases):
             withheld.add(i)
-        else:
-            numbers[cell.key] = more
     return withheld
 
 

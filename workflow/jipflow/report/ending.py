@@ -165,7 +165,7 @@ def hub_ending(settings: HubSettings, results: Path, round_: int) -> str:
         lines.append(f"  refused:   {plain(entry['file'])}: {plain(entry['reason'])}: {detail}")
     if len(rejected) > SHOWN:
         lines.append(f"  refused:   {len(rejected) - SHOWN} more, see {folder / 'rejected.json'}")
-    inbox = Path(settings.hub.inbox).absolute()
+    inbox = settings.inbox.absolute()
     if not accepted:
         found = "all messages were refused" if rejected else f"there is no message in {inbox}"
         lines.append(f"  WARNING: the result is empty: {found}")
@@ -183,7 +183,7 @@ def hub_ending(settings: HubSettings, results: Path, round_: int) -> str:
 
 def _next_at_hub(settings: HubSettings, waits: Mapping[str, Any], inbox: Path) -> str:
     """Say what a person at the hub does next."""
-    outbox = Path(settings.hub.outbox).absolute()
+    outbox = settings.outbox.absolute()
     again = f"put what comes back into {inbox} and run the same command again"
     if waits["ended"]:
         return f"bring the sites what lies in {outbox}: the rounds were ended: {waits['ended']}"

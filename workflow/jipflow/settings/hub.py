@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from jipflow.settings.addresses import ExchangePlace, Way, way
 from jipflow.settings.part import Id, LocalPath, Maybe, Part, Text
 from jipflow.settings.registry import OwnModels
 
@@ -55,10 +57,12 @@ class Hub(Part):
     hub: Place
     protocol: Text
     """An id under config/protocols/ or a path; the same file as at the sites."""
-    inbox: LocalPath
-    """Folder that the sites' messages are put into."""
-    outbox: LocalPath = "outbox"
-    """Folder for the messages to the sites, in a folder for each."""
+    inbox: ExchangePlace
+    """Folder that the sites' messages are put into, or the address of one (s3://bucket/prefix,
+    davs://host/path) that they are fetched from."""
+    outbox: ExchangePlace = "outbox"
+    """Folder for the messages to the sites, in a folder for each, or the address of one that they
+    are sent to."""
     identity: HubIdentity = Field(default_factory=HubIdentity)
     results: LocalPath = "results/hub"
     """Folder for the hub's results."""
@@ -67,3 +71,12 @@ class Hub(Part):
     models: Maybe[OwnModels] = None
     """The models that the protocol names and the repository does not have; without it they are
     those of models/models.yaml, if it is there."""
+
+    def ways(self, results: Path) -> tuple[Way, Way]:
+        """Return the ways of the messages that come and of those that go.
+
+        Args:
+            results: folder for the results of the protocol.
+        """
+        own = results / "exchange"
+        return way(self.inbox, own / "in"), way(self.outbox, own / "out")

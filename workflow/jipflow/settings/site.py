@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
+from jipflow.settings.addresses import ExchangePlace, Way, way
 from jipflow.settings.hub import PublicKey
 from jipflow.settings.names import among
 from jipflow.settings.part import AsGiven, Id, LocalPath, Maybe, Part, Positive, Text, Unique
@@ -192,19 +193,30 @@ class Addressee(Part):
 class Exchange(Part):
     """Where messages from and to the hub are."""
 
-    inbox: LocalPath | None = None
-    """Folder that the hub's messages are put into; without it, exchange/in in the results."""
-    outbox: LocalPath | None = None
-    """Folder for the messages to the hub; without it, exchange/out in the results."""
+    inbox: ExchangePlace | None = None
+    """Folder that the hub's messages are put into, or the address of one (s3://bucket/prefix,
+    davs://host/path) that they are fetched from; without it, exchange/in in the results."""
+    outbox: ExchangePlace | None = None
+    """Folder for the messages to the hub, or the address of one that they are sent to; without it,
+    exchange/out in the results."""
 
-    def folders(self, results: Path) -> tuple[Path, Path]:
-        """Return inbox and outbox.
+    def ways(self, results: Path) -> tuple[Way, Way]:
+        """Return the ways of the messages that come and of those that go.
 
         Args:
             results: folder for the results of all protocols.
         """
         own = results / "exchange"
-        return Path(self.inbox or own / "in"), Path(self.outbox or own / "out")
+        return way(self.inbox, own / "in"), way(self.outbox, own / "out")
+
+    def folders(self, results: Path) -> tuple[Path, Path]:
+        """Return inbox and outbox of this machine.
+
+        Args:
+            results: folder for the results of all protocols.
+        """
+        inbox, outbox = self.ways(results)
+        return inbox.folder, outbox.folder
 
 
 class Processing(Part):
