@@ -18,6 +18,7 @@ from jipflow.exchange.refusals import Refusal
 from jipflow.files import write_json, write_parquet
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.merge import merge
+from jipflow.hub.rounds import Outlook
 from jipflow.hub.settings import HubSettings
 from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume
@@ -41,6 +42,7 @@ from jipflow.settings.run import Settings
 
 PATIENT_NAME = "Doe^Jane"
 PATIENT_IDS = ("MRN-77812", "MRN-77813")
+OUTLOOK = Outlook(1, ("aachen", "berlin", "heidelberg"), (), further=False)
 UID = "1.2.826.0.1.3680043.8.498.1234567"
 ORGANS = ("liver", "spleen", "kidney-left", "lesion")
 EXPECT = {

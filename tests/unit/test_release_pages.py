@@ -46,6 +46,7 @@ CASES = 40
 def results(tmp_path: Path) -> Path:
     folder = fake.build(tmp_path / "results" / "demo", cases=CASES, pictures=False)
     fake.add_release(folder, fake.settings())
+    show(folder / "release" / "r01", folder / "behind")
     return folder
 
 
@@ -93,6 +94,7 @@ def lose(results: Path, cases: int, segments: Sequence[str] = fake.ORGANS) -> No
     gone = table["case_id"].isin(some) & table["segment"].isin(segments)
     table[~gone].to_parquet(path)
     fake.add_release(results, fake.settings())
+    show(results / "release" / "r01", results / "behind")
 
 
 def page_of(results: Path, tmp_path: Path) -> str:
@@ -293,7 +295,8 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
     state, text = now()
     assert state is State.PACKED
     assert sha256_file(packed) in text
-    assert f"Carry bundles/{packed.name} to the inbox of hub" in text
+    assert packed.name in text
+    assert "Bring the message from the outbox to hub" in text
     lose(results, 1)
     state, text = now()
     assert state is State.OUTDATED
@@ -356,7 +359,9 @@ def test_a_hub_says_where_its_numbers_are_not_of_all(tmp_path: Path) -> None:
 
     result, accepted, rejected = fake.round_of(tmp_path / "hub")
     path = tmp_path / "hub.html"
-    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=path)
+    write_hub_report(
+        result=result, accepted=accepted, rejected=rejected, outlook=fake.OUTLOOK, path=path
+    )
     text = words(path.read_text(encoding="utf-8"))
     assert "It equals what all patients in one place would give" not in text
     lacking = sum(len(c["sites"]) < 3 for a in result["analyses"] for c in a["cells"])
@@ -390,7 +395,9 @@ def test_a_hub_whose_sites_kept_nothing_back_says_so(tmp_path: Path) -> None:
         for cell in analysis["cells"]:
             cell["sites"] = [site["id"] for site in result["sites"]]
     path = tmp_path / "hub.html"
-    write_hub_report(result=result, accepted=accepted, rejected=[], path=path)
+    write_hub_report(
+        result=result, accepted=accepted, rejected=[], outlook=fake.OUTLOOK, path=path
+    )
     text = words(path.read_text(encoding="utf-8"))
     assert "The sites kept nothing back." in text
     assert "withheld" not in text.split("Whose releases")[0].split("What the sites")[1][:200]
