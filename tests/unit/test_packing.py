@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from federation_world import NOW, protocol, site, unpack
+from federation_world import (
+    MEMBERS,
+    NOW,
+    protocol,
+    site,
+    unpack,
+    zipped,
+)
 from jipflow import __version__
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE
@@ -46,12 +53,12 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
     path = bundle(north, tmp_path / "out")
     assert path.name == "demo-north-r01-a1.zip"
     members = unpack(path.read_bytes())
-    assert tuple(members) == message.MEMBERS
+    assert tuple(members) == MEMBERS
     for name in message.CONTENT:
         assert members[name] == (north.release / name).read_bytes()
     assert json.loads(members["approvals.json"]) == [each.plain() for each in signed]
     manifest = json.loads(members["manifest.json"])
-    for name in message.LISTED:
+    for name in message.FILES["release"]:
         assert manifest["files"][name] == {
             "size": len(members[name]),
             "sha256": hashlib.sha256(members[name]).hexdigest(),
@@ -59,7 +66,7 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
     assert (manifest["sender"], manifest["recipient"]) == ("north", "hub")
     assert manifest["issued"] == "2026-11-03T12:00:00Z"
     machine = keys.load_key(Path(north.settings.site.identity.signing_key_file))
-    signature = json.loads(members["signatures.json"])["site"]
+    signature = json.loads(members["signature.json"])["site"]
     assert keys.verifies(keys.public_text(machine), signature, members["manifest.json"])
 
 
@@ -81,7 +88,7 @@ def test_the_same_release_is_the_same_file(north, tmp_path):
 
 def test_the_bytes_of_a_zip_are_pinned():
     """The hub compares bytes: a Python that writes another zip must show here first."""
-    raw = message.pack({name: name.encode() for name in message.MEMBERS})
+    raw = zipped({name: name.encode() for name in MEMBERS})
     expected = "d232712d7b0b2a4a9501903f4b7ff27eb72fda814028deed051ad03335e631a9"
     assert hashlib.sha256(raw).hexdigest() == expected
 
