@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,10 @@ from jipflow.exchange import message
 from jipflow.hub.merge import merge
 from jipflow.hub.refusals import Refusal
 from jipflow.release.behind import read_behind
+from jipflow.release.contents import read_release
+from jipflow.report.basis import NONE, SEVERAL, basis
+from jipflow.report.disclosure import write_disclosure_page
+from jipflow.report.hub import write_hub_report
 from jipflow.settings.protocol import By
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import settings_of
@@ -499,3 +504,43 @@ def test_no_two_sets_that_leave_give_a_few_by_any_sum(tmp_path):
         for weights in itertools.product((-2, -1, 0, 1, 2), repeat=len(sets)):
             of = np.count_nonzero(np.array(weights) @ rows)
             assert of == 0 or of >= 5
+
+
+def words(page):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8")))
+
+
+def test_the_releasers_page_says_which_group_and_counts_who_is_left_out(tmp_path):
+    by = {"of": "manufacturer", "groups": {"ge": "GE.*", "med": ".*MEDICAL.*", "siemens": SIEMENS}}
+    headers = scanners(0, 12, 3) + [("GE", "")] * 7 + [(GE, "")] * 2
+    made = world(tmp_path, headers, described(by=by))
+    built(made)
+    found = basis(
+        settings=made.settings,
+        features=made.root / "features.parquet",
+        cases=made.root / "cases.tsv",
+        outcomes=made.root / "outcomes.parquet",
+    )
+    counted = {row.group: (row.cases, row.patients) for row in found.groups}
+    groups = {"ge": (7, 7), "med": (0, 0), "siemens": (12, 12)}
+    assert counted == groups | {NONE: (3, 3), SEVERAL: (2, 2)}
+    write_disclosure_page(release=read_release(made.release), path=tmp_path / "d.html", basis=found)
+    page = words(tmp_path / "d.html")
+    for group in ("ge", "siemens"):
+        assert f"liver · organs on CT · group {group}" in page
+    assert "(organs on CT, group med)" in page
+    assert f"manufacturer of CT {NONE} 3 3" in page
+    assert f"manufacturer of CT {SEVERAL} 2 2" in page
+    assert not any(maker in page for maker in (GE, PHILIPS))
+
+
+def test_the_hubs_page_says_which_group(tmp_path, inbox):
+    analyses = [described(by=MAKERS), described("v", MAKERS, VOLUME, edges=EDGES)]
+    made = three(tmp_path, inbox, *analyses)
+    settings = hub_settings(made.values(), inbox, protocol(analyses=analyses))
+    accepted, rejected = accept(inbox=inbox, settings=settings)
+    result = merge(accepted=accepted, settings=settings)
+    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=tmp_path / "h.html")
+    page = words(tmp_path / "h.html")
+    for group in ("ge", "siemens"):
+        assert page.count(f"liver · organs on CT · group {group}") >= 2
