@@ -43,7 +43,8 @@ DIFFERENCE = Rule(
     "difference",
     "Groups of patients that the released cells of one segmentation tell apart, or cells of like "
     "values or of one region in several, must have at least the minimum; so must the difference of "
-    "their numbers, and the patients in whom two cells differ: else a smaller group follows.",
+    "their numbers, and the patients in whom two cells differ. What follows of a group must be fit "
+    "to leave.",
     because="another cell is of nearly the same patients, and the few would stand out",
 )
 SATURATION = Rule(
@@ -104,7 +105,7 @@ def decide(
         history: all that left the site before.
 
     Returns:
-        One decision a cell, sorted by analysis, role, segmentation, segment and feature.
+        One decision a cell, sorted by analysis, role, segmentation, segment, feature and group.
 
     Raises:
         DisclosureError: a kind of analysis that the gate has no rules for, numbers that its format

@@ -203,11 +203,11 @@ class History:
             group = family(cell.key.feature)
             if group is not None and cell.equations:
                 place = _of_past(cell.key.place, number)
-                feature, where = functions.setdefault(
+                feature, place_of = functions.setdefault(
                     _identity(cell.values), (cell.key.feature, place)
                 )
                 kept[group, self._regions.region(place, group)].include(
-                    feature, (where, cell.kind), cell.equations, cell.values.cases
+                    feature, (place_of, cell.kind), cell.equations, cell.values.cases
                 )
         withheld = set()
         for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
