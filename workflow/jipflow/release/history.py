@@ -111,6 +111,17 @@ class History:
                 intensities |= {_of_past(place, number): v for place, v in past.means.items()}
             self._regions = Regions.by(now, intensities)
 
+    def same(self, values: Values) -> Sequence[LedgerCell]:
+        """Return the cells that left of these very values, a patient a row."""
+        return self._by_identity.get(_identity(values), ())
+
+    @cached_property
+    def _by_identity(self) -> dict[bytes, list[LedgerCell]]:
+        found: dict[bytes, list[LedgerCell]] = defaultdict(list)
+        for _, cell in self._cells:
+            found[_identity(cell.values)].append(cell)
+        return dict(found)
+
     def conflicting(self, cells: Sequence[Candidate], disclosure: Disclosure) -> set[int]:
         """Choose the cells that must be withheld because of what left before.
 
