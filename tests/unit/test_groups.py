@@ -8,7 +8,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from jipflow.hub.refusals import Refusal
 
 from federation_world import (
     EDGES,
@@ -24,6 +23,7 @@ from federation_world import (
 )
 from jipflow.analyses.cells import CellKey, Measured, Place, follow, measured_places, scanners_of
 from jipflow.analyses.contract import analyses_of
+from jipflow.exchange.refusals import Refusal
 from jipflow.hub.merge import merge
 from jipflow.release.behind import read_behind
 from jipflow.settings.protocol import By

@@ -11,6 +11,7 @@ import pytest
 from federation_world import (
     MEMBERS,
     NOW,
+    plain,
     protocol,
     site,
     unpack,
@@ -51,7 +52,7 @@ def bundle(world, folder):
 def test_a_bundle_holds_what_was_approved(north, tmp_path):
     signed = approve(north)
     path = bundle(north, tmp_path / "out")
-    assert path.name == "demo-north-r01-a1.zip"
+    assert path.name == "demo-north-r01-a1.age"
     members = unpack(path.read_bytes())
     assert tuple(members) == MEMBERS
     for name in message.CONTENT:
@@ -66,13 +67,13 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
     assert (manifest["sender"], manifest["recipient"]) == ("north", "hub")
     assert manifest["issued"] == "2026-11-03T12:00:00Z"
     machine = keys.load_key(Path(north.settings.site.identity.signing_key_file))
-    signature = json.loads(members["signature.json"])["site"]
+    signature = json.loads(members["signature.json"])["signature"]
     assert keys.verifies(keys.public_text(machine), signature, members["manifest.json"])
 
 
 def test_no_pseudonym_leaves(north, tmp_path):
     approve(north)
-    raw = bundle(north, tmp_path).read_bytes()
+    raw = plain(bundle(north, tmp_path).read_bytes())
     for column in ("case_id", "patient"):
         for pseudonym in north.table[column].unique():
             assert pseudonym.encode() not in raw
@@ -81,15 +82,15 @@ def test_no_pseudonym_leaves(north, tmp_path):
 
 def test_the_same_release_is_the_same_file(north, tmp_path):
     approve(north)
-    first = bundle(north, tmp_path / "a").read_bytes()
-    second = bundle(north, tmp_path / "b").read_bytes()
+    first = plain(bundle(north, tmp_path / "a").read_bytes())
+    second = plain(bundle(north, tmp_path / "b").read_bytes())
     assert first == second
 
 
 def test_the_bytes_of_a_zip_are_pinned():
     """The hub compares bytes: a Python that writes another zip must show here first."""
     raw = zipped({name: name.encode() for name in MEMBERS})
-    expected = "d232712d7b0b2a4a9501903f4b7ff27eb72fda814028deed051ad03335e631a9"
+    expected = "68a02fbd9da0fa8af1b30c1fda81e9d06cbc4c56bb31f980724cb16df2414edd"
     assert hashlib.sha256(raw).hexdigest() == expected
 
 
@@ -160,7 +161,7 @@ def test_another_build_needs_another_approval(north, tmp_path):
     with pytest.raises(ReleaseError, match="changed after Ada Roe approved"):
         bundle(north, tmp_path / "out")
     approve(north, empty=True)
-    assert bundle(north, tmp_path / "out").name == "demo-north-r01-a2.zip"
+    assert bundle(north, tmp_path / "out").name == "demo-north-r01-a2.age"
 
 
 def test_other_settings_than_the_release_are_refused(north, tmp_path):
@@ -168,7 +169,7 @@ def test_other_settings_than_the_release_are_refused(north, tmp_path):
     addressee = north.settings.site.hub.model_copy(update={"id": "elsewhere"})
     here = north.settings.site.model_copy(update={"hub": addressee})
     north.settings = north.settings.model_copy(update={"site": here})
-    with pytest.raises(ReleaseError, match="another recipient"):
+    with pytest.raises(ReleaseError, match="another hub"):
         bundle(north, tmp_path)
 
 
@@ -176,7 +177,7 @@ def test_another_site_version_or_protocol_than_the_releases_is_refused(north, tm
     approve(north)
     right = north.settings
     for what, other in (
-        ("sender", site(tmp_path / "other", "south").settings),
+        ("site", site(tmp_path / "other", "south").settings),
         ("version", right.model_copy(update={"version": "9.9.9"})),
         ("protocol", site(tmp_path / "another", "north", content=protocol(minimum=6)).settings),
     ):

@@ -15,19 +15,21 @@ import pandas as pd
 import pytest
 
 import fake_results as fake
-from federation_world import show
+from federation_world import HERE, SAID, any_roster, show
 from jipflow.analyses.cells import CellKey
 from jipflow.cli import main
-from jipflow.exchange.keys import new_key
+from jipflow.exchange.keys import load_or_create_key, new_key, public_text
 from jipflow.exchange.message import bundle_name
 from jipflow.files import read_json, sha256_file
+from jipflow.hub.rounds import Outlook
 from jipflow.release import sent
 from jipflow.release.approval import Statement, approve
 from jipflow.release.behind import read_behind
-from jipflow.release.contents import Disclosure, formats, read_release, record_built
+from jipflow.release.contents import Disclosure, formats, protocol_text, read_release, record_built
 from jipflow.release.history import EARLIER
 from jipflow.release.limits import NOT_PROTECTED_FROM
-from jipflow.release.packing import bundle
+from jipflow.release.packing import Folders, bundle
+from jipflow.release.rounds import Standing
 from jipflow.release.sent import Change, changes, next_attempt, sent_before
 from jipflow.release.terms import Terms
 from jipflow.report.disclosure import statement_rows
@@ -38,6 +40,7 @@ from jipflow.settings.run import Settings
 ROOT = Path(__file__).resolve().parents[2]
 
 
+OUTLOOK = Outlook(1, ["aachen", "berlin", "heidelberg"], [], further=False)
 CASES = 40
 """Of which one is excluded, and one has failed in each role."""
 
@@ -64,20 +67,32 @@ def send(results: Path, settings: Settings) -> Path:
     folder = results / "release" / "r01"
     show(folder, results / "behind")
     approve(release_dir=folder, name="Ada Roe", key_file=key)
+    machine = results.parent / "site.key"
+    person = {"name": "Ada Roe", "key": public_text(load_or_create_key(key))}
+    member = {
+        "site": settings.site.site.id,
+        "key": public_text(load_or_create_key(machine)),
+        "approvers": [person],
+    }
     site = settings.site.model_copy(
         update={
+            "hub": settings.site.hub.model_copy(update={"key": HERE["hub"]["key"]}),
             "identity": settings.site.identity.model_copy(
-                update={"signing_key_file": str(results.parent / "site.key")}
-            )
+                update={"signing_key_file": str(machine)}
+            ),
         }
     )
     known = settings.model_copy(update={"site": site})
     return bundle(
         settings=known,
-        release_dir=folder,
-        behind_dir=results / "behind",
+        standing=Standing(
+            hub="hub",
+            protocol=protocol_text(known),
+            previous=SAID,
+            roster=any_roster([member]),
+        ),
         ledger=fake.ledger_of(results),
-        out_dir=results / "bundles",
+        folders=Folders(folder, results / "behind", results / "bundles", results / "outbox"),
     )
 
 
@@ -356,7 +371,9 @@ def test_a_hub_says_where_its_numbers_are_not_of_all(tmp_path: Path) -> None:
 
     result, accepted, rejected = fake.round_of(tmp_path / "hub")
     path = tmp_path / "hub.html"
-    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=path)
+    write_hub_report(
+        result=result, accepted=accepted, rejected=rejected, outlook=OUTLOOK, path=path
+    )
     text = words(path.read_text(encoding="utf-8"))
     assert "It equals what all patients in one place would give" not in text
     lacking = sum(len(c["sites"]) < 3 for a in result["analyses"] for c in a["cells"])
@@ -390,7 +407,7 @@ def test_a_hub_whose_sites_kept_nothing_back_says_so(tmp_path: Path) -> None:
         for cell in analysis["cells"]:
             cell["sites"] = [site["id"] for site in result["sites"]]
     path = tmp_path / "hub.html"
-    write_hub_report(result=result, accepted=accepted, rejected=[], path=path)
+    write_hub_report(result=result, accepted=accepted, rejected=[], outlook=OUTLOOK, path=path)
     text = words(path.read_text(encoding="utf-8"))
     assert "The sites kept nothing back." in text
     assert "withheld" not in text.split("Whose releases")[0].split("What the sites")[1][:200]
