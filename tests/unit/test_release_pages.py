@@ -372,7 +372,11 @@ def test_a_hub_says_where_its_numbers_are_not_of_all(tmp_path: Path) -> None:
     result, accepted, rejected = fake.round_of(tmp_path / "hub")
     path = tmp_path / "hub.html"
     write_hub_report(
-        result=result, accepted=accepted, rejected=rejected, outlook=OUTLOOK, path=path
+        result=result,
+        accepted=accepted,
+        rejected=rejected,
+        outlook=OUTLOOK,
+        path=path,
     )
     text = words(path.read_text(encoding="utf-8"))
     assert "It equals what all patients in one place would give" not in text
