@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from jipflow.hub.refusals import Refusal
 
 from federation_world import (
     EDGES,
