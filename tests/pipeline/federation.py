@@ -75,7 +75,7 @@ class Federation:
         return self.apart(party, words)
 
     def jipflow(self, party: str, *arguments: str) -> str:
-        words = command()[:1] + ["-m", "jipflow.cli", *arguments]
+        words = [*command()[:1], "-m", "jipflow.cli", *arguments]
         return self.apart(party, words)
 
     def sealed(self, party: str) -> list[Path]:

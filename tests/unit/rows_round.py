@@ -7,8 +7,16 @@ import sys
 from pathlib import Path
 
 import jipflow.analyses
-from federation_world import Site, accept, hub_settings, protocol, reseal, site, unpack
-from jipflow.exchange import message
+from federation_world import (
+    Site,
+    accept,
+    hub_settings,
+    protocol,
+    reseal,
+    site,
+    unpack,
+    zipped,
+)
 from jipflow.exchange.refusals import Refused
 from jipflow.files import write_json
 from jipflow.hub.merge import merge
@@ -66,7 +74,7 @@ def _reason(bundle: Path, edit, north: Site, settings) -> str:
     edit(next(a for a in content["analyses"] if a["kind"] == "rows"))
     changed = members | {"aggregates.json": json.dumps(content).encode()}
     try:
-        verify(message.pack(reseal(changed, north)), settings)
+        verify(zipped(reseal(changed, north)), settings)
     except Refused as refused:
         return str(refused.refusal)
     return "accepted"

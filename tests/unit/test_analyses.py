@@ -70,7 +70,7 @@ def _settings(kind, **content):
 
 
 def test_the_kinds_are_the_modules_of_the_folder():
-    assert list(kinds()) == ["histogram", "summary"]
+    assert list(kinds()) == ["histogram", "quantiles", "summary"]
 
 
 EXAMPLES = [rows_analysis.Rows, distances_analysis.DistancesFromMean]
@@ -109,7 +109,7 @@ def test_a_kind_of_one_round_has_no_later_cells(kind):
     key = CellKey("CT", "organs", "liver", "volume_ml")
     assert analysis.rounds == 1
     with pytest.raises(ImpossibleCell, match=f"the kind '{kind}' has one round"):
-        analysis.check_stated(StatedCell(**key._asdict()))
+        analysis.check_stated(StatedCell(**key._asdict()), 2)
     assert analysis.advance(1, {}) is None
     assert analysis.conclude([]) == {}
 
@@ -253,6 +253,6 @@ def test_a_site_refuses_what_no_honest_hub_says(two_rounds):
 
 def test_a_state_is_of_its_model(two_rounds):
     infinite, extra, twice = two_rounds["malformed"]
-    assert infinite.startswith("state.json: analyses.0.cells.0.mean: ")
-    assert extra == "state.json: analyses.0.cells.0.n: Extra inputs are not permitted"
+    assert infinite.startswith("state.json: analyses.0.distances.cells.0.mean: ")
+    assert extra == "state.json: analyses.0.distances.cells.0.n: Extra inputs are not permitted"
     assert twice.endswith("an analysis or a cell is there twice")

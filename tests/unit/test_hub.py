@@ -18,17 +18,20 @@ from federation_world import (
     ENERGY,
     HERE,
     MEAN,
+    MEMBERS,
     accept,
     hub_content,
     hub_settings,
     protocol,
     public,
+    put,
     refusal,
     reseal,
     resign,
     sent_again,
     site,
     unpack,
+    zipped,
 )
 from jipflow.exchange import message
 from jipflow.exchange.refusals import Refusal, Refused
@@ -138,7 +141,7 @@ def test_the_untouched_bundle_is_accepted(north, inbox):
     assert [(a.site, a.attempt, a.approver) for a in accepted] == [("north", 1, "Ada Roe")]
 
 
-@pytest.mark.parametrize("name", message.MEMBERS)
+@pytest.mark.parametrize("name", MEMBERS)
 def test_a_flipped_byte_in_a_member_breaks_its_checksum(north, inbox, name):
     raw = bytearray(north.path.read_bytes())
     raw[raw.index(north.members[name]) + len(north.members[name]) // 2] ^= 1
@@ -163,14 +166,14 @@ def test_no_flipped_byte_anywhere_is_accepted(north, inbox):
         ("aggregates.json", "file_changed"),
         ("disclosure.json", "file_changed"),
         ("manifest.json", "site_signature"),
-        ("signatures.json", "site_signature"),
+        ("signature.json", "site_signature"),
     ],
 )
 def test_a_changed_member_in_a_sound_zip(north, inbox, name, reason):
     data = bytearray(north.members[name])
     digit = max(i for i, b in enumerate(data) if chr(b) in "12345")
     data[digit] += 1
-    assert refusal(message.pack(north.members | {name: bytes(data)}), north, inbox) == reason
+    assert refusal(zipped(north.members | {name: bytes(data)}), north, inbox) == reason
 
 
 def test_swapped_aggregates(tmp_path, north, inbox):
@@ -178,8 +181,8 @@ def test_swapped_aggregates(tmp_path, north, inbox):
     other.write()
     other.build()
     swapped = north.members | {"aggregates.json": (other.release / "aggregates.json").read_bytes()}
-    assert refusal(message.pack(swapped), north, inbox) == "file_changed"
-    assert refusal(message.pack(reseal(swapped, north)), north, inbox) == "header_mismatch"
+    assert refusal(zipped(swapped), north, inbox) == "file_changed"
+    assert refusal(zipped(reseal(swapped, north)), north, inbox) == "header_mismatch"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def test_a_member_twice(north, inbox):
     assert refusal(loose(members), north, inbox) == "duplicate_member"
 
 
-@pytest.mark.parametrize("name", message.MEMBERS)
+@pytest.mark.parametrize("name", MEMBERS)
 def test_a_missing_member(north, inbox, name):
     members = [(n, d) for n, d in north.members.items() if n != name]
     assert refusal(loose(members), north, inbox) == "missing_member"
@@ -218,7 +221,7 @@ def test_a_zip_bomb_is_not_unpacked(north, inbox):
 
 def test_an_oversized_member(north, inbox):
     big = north.members | {"manifest.json": b" " * (message.LIMITS["manifest.json"] + 1)}
-    assert refusal(message.pack(big), north, inbox) == "oversized_member"
+    assert refusal(zipped(big), north, inbox) == "oversized_member"
 
 
 def test_an_oversized_bundle(north, inbox):
@@ -272,7 +275,7 @@ PROTOCOL = {"id": "demo", "version": "1.0.0", "sha256": "0" * 64, "parts": {}}
 
 
 def manifest_as(north, text):
-    return message.pack(resign(north.members | {"manifest.json": text}, north))
+    return zipped(resign(north.members | {"manifest.json": text}, north))
 
 
 def test_a_manifest_in_other_bytes(north, inbox):
@@ -305,7 +308,7 @@ def test_a_manifest_with_other_keys(north, inbox):
     ],
 )
 def test_a_manifest_that_says_something_else(north, inbox, change, reason):
-    raw = message.pack(reseal(north.members, north, **change))
+    raw = zipped(reseal(north.members, north, **change))
     assert refusal(raw, north, inbox) == reason
 
 
@@ -338,14 +341,14 @@ def test_parts_of_a_protocol_carry_nothing(north, inbox):
         for name in message.CONTENT:
             content = json.loads(members[name]) | {"protocol": changed}
             members[name] = json.dumps(content).encode()
-        raw = message.pack(reseal(members, north, protocol=changed))
+        raw = zipped(reseal(members, north, protocol=changed))
         assert refusal(raw, north, inbox) == "header_mismatch"
 
 
 def test_a_refusal_names_both_ends(north, inbox):
     """Who follows two guides with two ids reads which they are."""
-    raw = message.pack(reseal(north.members, north, recipient="coordination"))
-    north.path.write_bytes(raw)
+    raw = zipped(reseal(north.members, north, recipient="coordination"))
+    put(north, raw)
     _, (refused,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert refused.detail == "addressed to coordination, this hub is hub"
 
@@ -378,13 +381,13 @@ def test_an_approver_of_another_site(tmp_path, north, inbox):
 def test_what_nobody_approved(north, inbox):
     """The site's machine alone cannot release: it would have to sign as the approver."""
     machine = north.root / "keys" / "site.key"
-    raw = message.pack(reseal(north.members, north, approver=machine))
+    raw = zipped(reseal(north.members, north, approver=machine))
     assert refusal(raw, north, inbox) == "approval_signature"
 
 
 @pytest.mark.parametrize("signatures", [b"{}", b"[]", b"x", b'{"site":2}'])
 def test_signatures_out_of_form(north, inbox, signatures):
-    raw = message.pack(north.members | {"signatures.json": signatures})
+    raw = zipped(north.members | {"signature.json": signatures})
     assert refusal(raw, north, inbox) == "signatures_invalid"
 
 

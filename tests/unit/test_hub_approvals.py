@@ -6,7 +6,17 @@ import json
 
 import pytest
 
-from federation_world import NOW, accept, hub_settings, public, reseal, restated, sent, site
+from federation_world import (
+    NOW,
+    accept,
+    hub_settings,
+    public,
+    reseal,
+    restated,
+    sent,
+    site,
+    zipped,
+)
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import FileEntry, ProtocolVersion, canonical
 from jipflow.exchange.refusals import Refused
@@ -238,6 +248,6 @@ def test_a_member_that_states_anew_without_its_person(tmp_path):
     )
     again = tmp_path / "again" / "inbox"
     again.mkdir(parents=True)
-    (again / "x.zip").write_bytes(message.pack(members))
+    (again / "x.zip").write_bytes(zipped(members))
     _, (refused,) = accept(inbox=again, settings=settings)
     assert (refused.reason, refused.detail) == ("unknown_approver", "Ada Roe")

@@ -15,12 +15,14 @@ from federation_world import (
     edited,
     hub_settings,
     protocol,
+    put,
     refusal,
     reseal,
     resign,
     sent,
     sent_again,
     site,
+    zipped,
 )
 from jipflow.analyses.cells import Place
 from jipflow.exchange import message
@@ -98,7 +100,7 @@ def test_a_record_of_other_aggregates(north, inbox):
     manifest = json.loads(members["manifest.json"])
     manifest["files"]["disclosure.json"] = message.describe(members["disclosure.json"]).plain()
     members["manifest.json"] = message.canonical(manifest)
-    assert refusal(message.pack(resign(members, north)), north, inbox) == "header_mismatch"
+    assert refusal(zipped(resign(members, north)), north, inbox) == "header_mismatch"
 
 
 def with_minimum(world, inbox, minimum, stated, n):
@@ -118,8 +120,8 @@ def with_minimum(world, inbox, minimum, stated, n):
             for cell in content["analyses"][0]["cells"]:
                 cell.update(n=n)
         changed[name] = json.dumps(content).encode()
-    raw = message.pack(reseal(members | changed, north))
-    north.path.write_bytes(raw)
+    raw = zipped(reseal(members | changed, north))
+    put(north, raw)
     _, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox, strict))
     return [entry.reason for entry in rejected]
 
@@ -197,7 +199,7 @@ def test_moments_and_counts_that_no_patients_have(north, inbox, edit, reason):
     ],
 )
 def test_what_patients_may_have_is_accepted(north, inbox, edit):
-    north.path.write_bytes(edited(north, aggregates=edit))
+    put(north, edited(north, aggregates=edit))
     accepted, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert ([a.site for a in accepted], rejected) == (["north"], [])
 
@@ -250,7 +252,7 @@ def test_half_of_a_surrogate_pair_is_no_text(north, inbox):
         manifest["files"]["approvals.json"] = message.describe(changed).plain()
         members = north.members | {"approvals.json": changed}
         members = resign(members | {"manifest.json": message.canonical(manifest)}, north)
-        north.path.write_bytes(message.pack(members))
+        put(north, zipped(members))
         _, (refused,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
         details.append((refused.reason, refused.detail))
     assert details == [
@@ -313,7 +315,7 @@ def test_two_analyses_of_the_same_values(tmp_path, inbox, by, edit, reasons):
         return [(0, by_id["describe"]), (1, by_id["means"]), (2, by_id["volumes"])]
 
     settings = hub_settings([north], inbox, content)
-    north.path.write_bytes(edited(north, aggregates=cells))
+    put(north, edited(north, aggregates=cells))
     accepted, rejected = accept(inbox=inbox, settings=settings)
     expected = [reasons[by]] if by in reasons else []
     assert [entry.reason for entry in rejected] == expected
@@ -328,7 +330,7 @@ def test_patients_with_volumes_below_zero(tmp_path, inbox):
     for changes in ({"under": 6, "counts": [0, 0, 0, 6]}, {"counts": [6, 0, 0, 6]}):
         raw = edited(north, aggregates=lambda c, new=changes: first_cell(c).update(new))
         assert refusal(raw, north, inbox, settings) == "impossible_cell"
-    north.path.write_bytes(message.pack(north.members))
+    put(north, zipped(north.members))
     assert accept(inbox=inbox, settings=settings)[1] == []
 
 
@@ -393,7 +395,7 @@ def test_the_bins_that_the_record_withholds_are_those_without_a_number(tmp_path,
     for bins in ([0], [0, 2], [], ["under", 1]):
         raw = edited(south, disclosure=recorded_as(-1, withheld_bins=bins))
         assert refusal(raw, south, inbox) == "disclosure_invalid"
-    south.path.write_bytes(message.pack(south.members))
+    south.path.write_bytes(zipped(south.members))
     assert accept(inbox=inbox, settings=hub_settings([south], inbox))[1] == []
 
 
@@ -427,7 +429,7 @@ def test_json_that_a_parser_could_stumble_over(north, inbox, tmp_path, name, cha
     manifest = json.loads(members["manifest.json"])
     manifest["files"][name] = message.describe(changed).plain()
     members["manifest.json"] = message.canonical(manifest)
-    north.path.write_bytes(message.pack(resign(members, north)))
+    put(north, zipped(resign(members, north)))
     settings = hub_settings([north], inbox)
     accepted, rejected = accept(inbox=inbox, settings=settings)
     assert accepted == []
@@ -444,7 +446,7 @@ def test_a_member_with_a_huge_minimum_changes_nothing_for_the_others(tmp_path, i
     for name in message.CONTENT:
         content = json.loads(north.members[name]) | {"min_patients": 10**9}
         raw[name] = json.dumps(content).encode()
-    north.path.write_bytes(message.pack(reseal(north.members | raw, north)))
+    put(north, zipped(reseal(north.members | raw, north)))
     accepted, rejected = accept(inbox=inbox, settings=settings)
     assert [a.site for a in accepted] == ["s"]
     assert [r.reason for r in rejected] == ["cell_below_minimum"]
@@ -496,7 +498,7 @@ def test_numbers_of_patients_differ_by_the_minimum_that_a_site_states(tmp_path, 
                 for cell in content["analyses"][0]["cells"]:
                     cell.update({"n": 12, "rows": 12} if cell["segment"] == "spleen" else {})
             changed[name] = json.dumps(content).encode()
-        north.path.write_bytes(message.pack(reseal(north.members | changed, north)))
+        put(north, zipped(reseal(north.members | changed, north)))
         _, rejected = accept(inbox=inbox, settings=hub_settings([north], inbox, strict))
         reasons.append([entry.reason for entry in rejected])
     assert reasons == [[], ["cell_below_minimum"]]
@@ -525,7 +527,7 @@ def test_the_result_counts_what_was_withheld(tmp_path, inbox):
 
 def test_a_refusal_is_short_whatever_a_site_writes(north, inbox):
     raw = edited(north, aggregates=lambda c: c.update({"x" * 5000: 1}))
-    north.path.write_bytes(raw)
+    put(north, raw)
     _, (refused,) = accept(inbox=inbox, settings=hub_settings([north], inbox))
     assert (refused.reason, len(refused.detail)) == ("aggregates_invalid", 300)
 
@@ -535,4 +537,4 @@ def test_a_manifest_names_both_files(north, inbox, name):
     manifest = json.loads(north.members["manifest.json"])
     del manifest["files"][name]
     members = north.members | {"manifest.json": message.canonical(manifest)}
-    assert refusal(message.pack(resign(members, north)), north, inbox) == "manifest_invalid"
+    assert refusal(zipped(resign(members, north)), north, inbox) == "manifest_invalid"

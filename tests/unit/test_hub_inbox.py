@@ -11,10 +11,18 @@ import weakref
 from pathlib import Path
 
 import pytest
-from jipflow.hub.inbox import inbox_state
 
-from federation_world import accept, edited, hub_content, hub_settings, refusal, sent
-from jipflow.exchange import message
+from federation_world import (
+    accept,
+    edited,
+    hub_content,
+    hub_settings,
+    put,
+    refusal,
+    sent,
+    zipped,
+)
+from jipflow.exchange.inbox import inbox_state
 from jipflow.hub.accept import Sound
 from jipflow.hub.merge import merge
 from other_account import bound_python
@@ -22,7 +30,7 @@ from other_account import bound_python
 ACCEPT = """
 import sys
 from pathlib import Path
-from jipflow.hub.inbox import bundles, inbox_digest
+from jipflow.exchange.inbox import bundles, inbox_digest
 for ask in (bundles, inbox_digest):
     try:
         print(len(ask(Path(sys.argv[1]))))
@@ -47,7 +55,7 @@ CLOSED = """
 import os, sys
 from pathlib import Path
 from jipflow.hub import accept
-from jipflow.hub.inbox import inbox_state
+from jipflow.exchange.inbox import inbox_state
 path = Path(sys.argv[1])
 print([entry["readable"] for entry in inbox_state(path.parent)])
 for account in (path.stat().st_uid, path.stat().st_uid + 1):
@@ -155,7 +163,7 @@ def test_the_order_in_which_a_member_names_its_cells_shows_nowhere(sites, inbox)
     accepted, _ = accept(inbox=inbox, settings=settings)
     first = merge(accepted=accepted, settings=settings)
     raw = edited(north, aggregates=lambda c: c["analyses"][0]["cells"].reverse())
-    north.path.write_bytes(raw)
+    put(north, raw)
     again, rejected = accept(inbox=inbox, settings=settings)
     assert [r.reason for r in rejected] == ["attempt_conflict"]
     other = inbox.parent / "other" / "inbox"
@@ -167,8 +175,8 @@ def test_the_order_in_which_a_member_names_its_cells_shows_nowhere(sites, inbox)
 
 def test_signatures_have_one_form(sites, inbox):
     north = sent(sites[1], inbox)
-    spaced = json.dumps(json.loads(north.members["signatures.json"]), indent=1).encode()
-    raw = message.pack(north.members | {"signatures.json": spaced})
+    spaced = json.dumps(json.loads(north.members["signature.json"]), indent=1).encode()
+    raw = zipped(north.members | {"signature.json": spaced})
     assert refusal(raw, north, inbox) == "signatures_invalid"
 
 

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from jipflow.hub.inbox import inbox_state
 
 from federation_world import accept, hub_content, hub_settings, public, sent, site
+from jipflow.exchange.inbox import inbox_state
 from jipflow.files import atomic_path
 from jipflow.hub.memory import MemoryFault, remember, remembered
 from jipflow.hub.merge import merge

@@ -395,9 +395,7 @@ def test_a_hub_whose_sites_kept_nothing_back_says_so(tmp_path: Path) -> None:
         for cell in analysis["cells"]:
             cell["sites"] = [site["id"] for site in result["sites"]]
     path = tmp_path / "hub.html"
-    write_hub_report(
-        result=result, accepted=accepted, rejected=[], outlook=fake.OUTLOOK, path=path
-    )
+    write_hub_report(result=result, accepted=accepted, rejected=[], outlook=fake.OUTLOOK, path=path)
     text = words(path.read_text(encoding="utf-8"))
     assert "The sites kept nothing back." in text
     assert "withheld" not in text.split("Whose releases")[0].split("What the sites")[1][:200]

@@ -37,7 +37,6 @@ from jipflow.analyses.contract import (
     ReleasedAnalysis,
     ReleasedCell,
     Rule,
-    StatedCell,
     Value,
     Withheld,
 )
@@ -177,7 +176,7 @@ class Summary(Analysis[Settings, Cell, Released]):
     rules = (NUMBER_RANGE, ZERO_VARIANCE, DOMINANCE, FEW_LEVELS)
     equations = 2
 
-    def compute(self, values: Values, stated: StatedCell | None = None) -> Computed:
+    def compute(self, values: Values, stated: Any = None) -> Computed:
         """Compute the moments of a cell's values."""
         return Computed(moments(values.numbers) if values.numbers.size else None, values)
 
@@ -227,7 +226,7 @@ class Summary(Analysis[Settings, Cell, Released]):
         """Return mean and rows as they are."""
         return Implied((cell.mean, cell.mean), (cell.rows, cell.rows))
 
-    def merge(self, by_site: Mapping[str, Cell], given: StatedCell | None = None) -> dict[str, Any]:
+    def merge(self, by_site: Mapping[str, Cell], given: Any = None) -> dict[str, Any]:
         """Merge the moments; the sites' patients are distinct, so their numbers add."""
         of_site = {
             site: Moments(cell.rows, cell.mean, cell.mean_rest, cell.m2)

@@ -174,8 +174,7 @@ def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule
     one_released: Any = one_of([analysis.released for _, analysis in known], "kind")
     one_recorded: Any = one_of(recorded, "kind")
     stated = [analysis.stated for _, analysis in known if analysis.stated]
-    none: Any = Annotated[list[StatedAnalysis], Field(max_length=0)]
-    one_stated: Any = list[one_of(stated, "kind")] if stated else none  # type: ignore[misc]
+    one_stated: Any = one_of(stated, "kind")
     return Formats(
         create_model("Aggregates", __base__=Aggregates, analyses=(list[one_released], ...)),
         create_model(
@@ -185,7 +184,7 @@ def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule
             summary=(totals, ...),
             cells=(list[one_recorded], ...),
         ),
-        create_model("State", __base__=State, analyses=(one_stated, ...)),
+        create_model("State", __base__=State, analyses=(list[one_stated], ...)),
     )
 
 

@@ -111,6 +111,17 @@ class History:
                 intensities |= {_of_past(place, number): v for place, v in past.means.items()}
             self._regions = Regions.by(now, intensities)
 
+    def same(self, values: Values) -> Sequence[LedgerCell]:
+        """Return the cells that left of these very values, a patient a row."""
+        return self._by_identity.get(_identity(values), ())
+
+    @cached_property
+    def _by_identity(self) -> dict[bytes, list[LedgerCell]]:
+        found: dict[bytes, list[LedgerCell]] = defaultdict(list)
+        for _, cell in self._cells:
+            found[_identity(cell.values)].append(cell)
+        return dict(found)
+
     def conflicting(self, cells: Sequence[Candidate], disclosure: Disclosure) -> set[int]:
         """Choose the cells that must be withheld because of what left before.
 
@@ -203,11 +214,11 @@ class History:
             group = family(cell.key.feature)
             if group is not None and cell.equations:
                 place = _of_past(cell.key.place, number)
-                feature, where = functions.setdefault(
+                feature, place_of = functions.setdefault(
                     _identity(cell.values), (cell.key.feature, place)
                 )
                 kept[group, self._regions.region(place, group)].include(
-                    feature, (where, cell.kind), cell.equations, cell.values.cases
+                    feature, (place_of, cell.kind), cell.equations, cell.values.cases
                 )
         withheld = set()
         for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jipflow.analyses.alike import like_ones
@@ -136,10 +137,11 @@ class Equations:
     """The equations that are known of a family of features in a region, and of whom.
 
     Whoever knows the sums over all patients and over a group of them knows those of the others. So
-    the equations of each set of cases that a feature's cells tell apart are counted: its own, and
-    those of all other features that are of any of the set. While they are two fewer than its
-    patients, those of any union of sets are as well: for each set of a new feature they are counted
-    with all that meet it, and what meets none of these sets is as it was.
+    of each feature the sums over each set of cases that its cells tell apart count as known. No
+    patients can be solved for if those equations that are of them alone are fewer than they are: by
+    Hall's theorem (1935, "On representatives of subsets", J. London Math. Soc. 10:26-30), if each
+    equation can have a patient of its own whom it is of. Each smallest set keeps `MARGIN` patients
+    without one.
 
     Args:
         size: distinct patients of cases.
@@ -167,19 +169,53 @@ class Equations:
         """Add a cell if its equations are not too many; return whether. See `include`."""
         known = self._features.get(feature, _Feature())
         new = known.more(function, equations, cases)
-        if new != known:
-            others = [each for name, each in self._features.items() if name != feature]
-            for part in new.parts:
-                met = sum(
-                    other.of(each)
-                    for other in others
-                    for each in other.parts
-                    if not each.isdisjoint(part)
-                )
-                if new.of(part) + met > self._size(part) - MARGIN:
-                    return False
+        if new != known and not self._open({**self._features, feature: new}):
+            return False
         self._features[feature] = new
         return True
+
+    def _open(self, features: Mapping[str, _Feature]) -> bool:
+        """Return whether each equation can have a patient of its own."""
+        known = [(part, each.of(part)) for each in features.values() for part in each.parts]
+        smallest = divided([part for part, _ in known])
+        free = [max(self._size(part) - MARGIN, 0) for part in smallest]
+        needed: Counter[frozenset[int]] = Counter()
+        for part, equations in known:
+            of = (i for i, small in enumerate(smallest) if not small.isdisjoint(part))
+            needed[frozenset(of)] += equations
+        return _all_placed(needed, free)
+
+
+def divided(sets: Iterable[frozenset[str]]) -> list[frozenset[str]]:
+    """Return the smallest sets of cases that sets tell apart."""
+    found: list[frozenset[str]] = []
+    for each in dict.fromkeys(sets):
+        split = [part for known in found for part in (known & each, known - each)]
+        found = [part for part in (*split, each.difference(*found)) if part]
+    return found
+
+
+def _all_placed(needed: Mapping[frozenset[int], int], free: Sequence[int]) -> bool:
+    """Return whether all can be placed.
+
+    Args:
+        needed: how many need a place, by the numbers of the rooms that they may be in.
+        free: places in each room.
+    """
+    import numpy as np
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_flow
+
+    total = sum(needed.values())
+    if total > sum(free) or len(free) == 1:
+        return total <= sum(free)
+    rooms, sink = len(needed) + 1, len(needed) + 1 + len(free)
+    capacity = np.zeros((sink + 1, sink + 1), dtype=np.int32)
+    for row, (of, number) in enumerate(needed.items(), start=1):
+        capacity[0, row] = number
+        capacity[row, [rooms + i for i in of]] = number
+    capacity[rooms:sink, sink] = free
+    return bool(maximum_flow(csr_array(capacity), 0, sink).flow_value == total)
 
 
 def saturated(

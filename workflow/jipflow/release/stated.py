@@ -63,7 +63,7 @@ def _check_cell(analysis: AnyAnalysis, cell: StatedCell, settings: Settings, rou
     if not analysis.asks_for(cell.key, measured_places(settings.protocol)):
         raise _refused(round_, f"{context}: the protocol does not ask for it")
     try:
-        analysis.check_stated(cell)
+        analysis.check_stated(cell, round_)
     except ImpossibleCell as error:
         raise _refused(round_, f"{context}: {error}") from None
 
