@@ -11,6 +11,7 @@ from federation_world import (
     accept,
     hub_settings,
     public,
+    put,
     reseal,
     restated,
     sent,
@@ -248,6 +249,7 @@ def test_a_member_that_states_anew_without_its_person(tmp_path):
     )
     again = tmp_path / "again" / "inbox"
     again.mkdir(parents=True)
-    (again / "x.zip").write_bytes(zipped(members))
+    north.path = again / "x.age"
+    put(north, zipped(members))
     _, (refused,) = accept(inbox=again, settings=settings)
     assert (refused.reason, refused.detail) == ("unknown_approver", "Ada Roe")
