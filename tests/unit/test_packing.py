@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from federation_world import NOW, protocol, site, unpack
+from federation_world import NOW, plain, protocol, site, unpack
 from jipflow import __version__
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE
@@ -44,8 +44,8 @@ def bundle(world, folder):
 def test_a_bundle_holds_what_was_approved(north, tmp_path):
     signed = approve(north)
     path = bundle(north, tmp_path / "out")
-    assert path.name == "demo-north-r01-a1.zip"
-    members = unpack(path.read_bytes())
+    assert path.name == "demo-north-r01-a1.age"
+    members = unpack(plain(path.read_bytes()))
     assert tuple(members) == (*message.FRAME, *message.FILES["release"])
     for name in message.CONTENT:
         assert members[name] == (north.release / name).read_bytes()
@@ -65,7 +65,7 @@ def test_a_bundle_holds_what_was_approved(north, tmp_path):
 
 def test_no_pseudonym_leaves(north, tmp_path):
     approve(north)
-    raw = bundle(north, tmp_path).read_bytes()
+    raw = plain(bundle(north, tmp_path).read_bytes())
     for column in ("case_id", "patient"):
         for pseudonym in north.table[column].unique():
             assert pseudonym.encode() not in raw
@@ -74,8 +74,8 @@ def test_no_pseudonym_leaves(north, tmp_path):
 
 def test_the_same_release_is_the_same_file(north, tmp_path):
     approve(north)
-    first = bundle(north, tmp_path / "a").read_bytes()
-    second = bundle(north, tmp_path / "b").read_bytes()
+    first = plain(bundle(north, tmp_path / "a").read_bytes())
+    second = plain(bundle(north, tmp_path / "b").read_bytes())
     assert first == second
 
 
@@ -102,7 +102,7 @@ def test_nothing_leaves_that_one_of_two_persons_approved(north, tmp_path):
         bundle(north, tmp_path / "out")
     keys.new_key(tmp_path / "second.key")
     approve(north, name="Bea Coe", key_file=tmp_path / "second.key")
-    members = unpack(bundle(north, tmp_path / "out").read_bytes())
+    members = unpack(plain(bundle(north, tmp_path / "out").read_bytes()))
     names = [each["statement"]["person"]["name"] for each in json.loads(members["approvals.json"])]
     assert names == ["Ada Roe", "Bea Coe"]
     assert "approved by Ada Roe and Bea Coe" in north.ledger.entries()[-1].line()
@@ -154,7 +154,7 @@ def test_another_build_needs_another_approval(north, tmp_path):
     with pytest.raises(ReleaseError, match="changed after Ada Roe approved"):
         bundle(north, tmp_path / "out")
     approve(north, empty=True)
-    assert bundle(north, tmp_path / "out").name == "demo-north-r01-a2.zip"
+    assert bundle(north, tmp_path / "out").name == "demo-north-r01-a2.age"
 
 
 def test_other_settings_than_the_release_are_refused(north, tmp_path):

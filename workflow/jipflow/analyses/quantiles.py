@@ -75,6 +75,7 @@ NO_EDGE = Rule(
     "no_edge",
     "An edge of a quantile is counted only if each bin that it makes, beside all edges that were "
     "shown of the values before, has the minimum of patients; without any edge nothing leaves.",
+    because="no edge parts the patients into bins of the minimum each",
 )
 
 

@@ -78,7 +78,22 @@ class Standing:
         found = content_sentences(self.release, self.review)
         round_ = self.release.disclosure.round
         signed = self.progress.signed if self.progress.lets_leave else ()
-        return [*found, self._approved(), reach_sentence(self.review, round_, signed)]
+        approved = f"{self._over()}{self._approved()}"
+        return [*found, approved, reach_sentence(self.review, round_, signed)]
+
+    def _over(self) -> str:
+        """Return that an approval covered the candidate when it was built, and is over."""
+        covered = self.review.covered
+        if covered is None or covered.why or self._by_earlier:
+            return ""
+        return f"That approval ended on {covered.signed[0].statement.until}. "
+
+    @property
+    def _by_earlier(self) -> bool:
+        """Whether it may leave by an approval of an earlier round."""
+        signed = self.progress.signed
+        round_ = self.release.disclosure.round
+        return bool(signed) and self.progress.lets_leave and signed[0].statement.round < round_
 
     def _approved(self) -> str:
         """Return who has approved the candidate, and who must still."""
@@ -94,7 +109,7 @@ class Standing:
                 "person must approve it with the same terms."
             )
         last = max(each.statement.issued for each in signed)
-        if signed[0].statement.round < self.release.disclosure.round:
+        if self._by_earlier:
             return "Nobody needs to approve it."
         return f"{names_of(signed)} approved it, {'lastly ' if signed[1:] else ''}on {last[:10]}."
 
