@@ -153,6 +153,8 @@ class Asked(StatedCell):
         list[Annotated[list[Split], Field(max_length=MOST_QUANTILES * LEAVES)]],
         Field(min_length=1, max_length=8),
     ]
+    """Bins that each round after the first splits: `level`, how often the range was split to get
+    the bin, and `bin`, its number among those of that level, from 0."""
 
     @property
     def leaves(self) -> list[list[Leaf]]:
