@@ -33,6 +33,7 @@ from jipflow.analyses.cells import (
 )
 from jipflow.analyses.contract import analyses_of
 from jipflow.exchange import message
+from jipflow.exchange.refusals import Refusal
 from jipflow.hub.merge import merge
 from jipflow.release.behind import read_behind
 from jipflow.release.contents import read_release

@@ -166,7 +166,8 @@ def _same_values(
     here = [
         Candidate(decision.proposed, decision.released).cell
         for decision in decisions
-        if decision.released and decision.proposed.key == cell.key
+        if decision.released
+        and (decision.proposed.key, decision.proposed.cases) == (cell.key, cell.cases)
     ]
     return [*here, *history.same(by_patient(cell.values))]
 
