@@ -13,6 +13,7 @@ from federation_world import (
     public,
     reseal,
     restated,
+    sealed,
     sent,
     site,
     zipped,
@@ -248,6 +249,6 @@ def test_a_member_that_states_anew_without_its_person(tmp_path):
     )
     again = tmp_path / "again" / "inbox"
     again.mkdir(parents=True)
-    (again / "x.zip").write_bytes(zipped(members))
+    sealed(again / "x.age", zipped(members))
     _, (refused,) = accept(inbox=again, settings=settings)
     assert (refused.reason, refused.detail) == ("unknown_approver", "Ada Roe")
