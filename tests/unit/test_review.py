@@ -9,13 +9,13 @@ from datetime import timedelta
 import pytest
 
 from federation_world import MEAN, NOW, protocol, show, site
-from jipflow.analyses.contract import Finding
+from jipflow.analyses.contract import Finding, analyses_of
 from jipflow.cli import main
 from jipflow.exchange import keys, message
 from jipflow.files import read_json
 from jipflow.release import approval
 from jipflow.release.behind import read_behind
-from jipflow.release.contents import REVIEW, ReleaseError, read_release
+from jipflow.release.contents import REVIEW, ReleaseError, formats, protocol_text, read_release
 from jipflow.release.gate import all_rules
 from jipflow.release.since import (
     Before,
@@ -397,3 +397,81 @@ def test_an_approval_prints_its_terms(north, second, capsys):
     printed = capsys.readouterr().out
     assert "signed by Bea Coe on " in printed
     assert "pack it with: snakemake bundle" in printed
+
+
+QUANTILES = {
+    "id": "middle",
+    "kind": "quantiles",
+    "variables": ["CT.volume_ml"],
+    "segments": ["liver"],
+    "quantiles": [0.5],
+    "low": 0,
+    "high": 400,
+    "bins": 4,
+    "rounds": 3,
+}
+
+
+@pytest.fixture
+def asking(tmp_path):
+    """A site of enough patients for several rounds, and what its hub says before the second."""
+    content = protocol(analyses=[*protocol()["analyses"], QUANTILES])
+    world = site(tmp_path, "north", patients=60, content=content)
+    liver = world.table["segment"] == "liver"
+    world.table.loc[liver, "volume_ml"] = [100.0 + 3 * i for i in range(60)]
+    world.write()
+    aggregates, _ = world.build()
+    (sent,) = [each for each in aggregates["analyses"] if each["id"] == "middle"]
+    (analysis,) = [
+        each for each in analyses_of(world.settings.protocol) if each.settings.id == "middle"
+    ]
+    (cell,) = [analysis.cell.model_validate(cell) for cell in sent["cells"]]
+    asked = analysis.advance(1, dict.fromkeys(("north", "south", "west"), cell), None)
+    stated = analysis.stated(id="middle", kind="quantiles", cells=[asked])
+    text = protocol_text(world.settings)
+    return world, formats().state(protocol=text, round=2, analyses=[stated])
+
+
+def test_a_second_round_of_quantiles_leaves_by_the_approval_of_the_first(asking):
+    world, state = asking
+    first = stands(world).sentences()
+    assert first[-1] == (
+        "Of the rounds to come, `middle` takes 3; with `--rounds 3 --until DAY` an approval covers "
+        "them, for the same cells of the same patients."
+    )
+    approve(world, rounds=3, until=LAST_DAY)
+    packed(world)
+    aggregates, _ = world.build(round_=2, state=state)
+    (sent,) = aggregates["analyses"]
+    assert (sent["id"], len(sent["cells"])) == ("middle", 1)
+    found = stands(world)
+    assert found.progress.state is State.COVERED
+    sentences = found.sentences()
+    assert (
+        "1 cell would leave north for the hub hub in round 2: 1 of `middle` (quantiles)"
+        in (sentences[0].partition(" in ")[2])
+    )
+    assert "The hub asks in this round for 1 cell: 1 of `middle`." in sentences
+    assert any("1 is of the very same patients with other numbers" in each for each in sentences)
+    assert "Nobody needs to approve it." in sentences
+    world.pack(world.root / "outbox", round=2)
+    assert stands(world).progress.state is State.PACKED
+    assert world.ledger.entries()[-1].line().endswith("approved by Ada Roe")
+
+
+def test_a_second_round_of_other_patients_needs_a_person(asking):
+    """The gate keeps the cell back; that nothing leaves, a person states as well."""
+    world, state = asking
+    approve(world, rounds=3, until=LAST_DAY)
+    packed(world)
+    world.table = world.table[world.table["case_id"] != "casenorth0007"]
+    world.write()
+    world.build(round_=2, state=state)
+    found = stands(world)
+    assert found.progress.state is State.BUILT
+    (sentence,) = [each for each in found.sentences() if "does not cover" in each]
+    assert sentence.endswith("No cell would leave; a person states so with --empty.")
+    with pytest.raises(ReleaseError, match="Round 2 is not covered"):
+        world.pack(world.root / "outbox", round=2)
+    approve(world, empty=True)
+    assert world.pack(world.root / "outbox", round=2).is_file()
