@@ -132,7 +132,7 @@ class Site:
     def ledger(self):
         return site_ledger(self.settings, self.root / "results")
 
-    def build(self):
+    def build(self, **of_round):
         entries = build(
             settings=self.settings,
             features=self.root / "features.parquet",
@@ -142,6 +142,7 @@ class Site:
             ledger=self.ledger,
             behind_dir=self.behind,
             out_dir=self.release,
+            **of_round,
         )
         show(self.release, self.behind, entries)
         return [json.loads((self.release / name).read_text()) for name in message.CONTENT]

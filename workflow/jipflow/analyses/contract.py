@@ -10,6 +10,9 @@ The module declares three models and a class, and nothing outside it names the k
 * a class derived from `Analysis`: what a site computes, the rules of the disclosure gate for it,
   how the hub merges, and what the pages of the releaser and of the hub draw.
 
+A kind that needs several rounds declares ``Stated`` and its cells as well: what the hub says to the
+sites before each round after the first.
+
 A number is released in a *cell*: one feature of one segment, of all patients or of a group, see
 `jipflow.analyses.cells`.
 """
@@ -33,6 +36,9 @@ from jipflow.settings.protocol import AnalysisSettings, Disclosure, Protocol
 if TYPE_CHECKING:
     from jipflow.blocks import Drawing
 
+FEWEST_SITES = 3
+"""Fewer sites get nothing of each other's: of two, each would know the other's numbers."""
+
 FLOOR = 5
 """No protocol and no site can go below this many patients."""
 
@@ -49,8 +55,8 @@ Value = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AsGiven]
 FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 
 
-class ReleasedCell(Part):
-    """A cell as it leaves a site; each kind adds its numbers, and nothing else may leave."""
+class KeyedCell(Part):
+    """A cell by what it is about."""
 
     role: Role
     segmentation: Id
@@ -58,13 +64,18 @@ class ReleasedCell(Part):
     feature: FeatureName
     group: Group = ""
     """Group of patients by the protocol's name; empty where the cell is of all."""
-    n: Enough
-    """Patients."""
 
     @property
     def key(self) -> CellKey:
         """What the cell is about."""
         return CellKey(self.role, self.segmentation, self.segment, self.feature, self.group)
+
+
+class ReleasedCell(KeyedCell):
+    """A cell as it leaves a site; each kind adds its numbers, and nothing else may leave."""
+
+    n: Enough
+    """Patients."""
 
 
 class ReleasedAnalysis(Part):
@@ -79,24 +90,29 @@ class ReleasedAnalysis(Part):
     cells: Sequence[ReleasedCell]
 
 
-class RecordedCell(Part):
+class StatedCell(KeyedCell):
+    """What the hub says of a cell before a later round; each kind of several adds its numbers."""
+
+
+class StatedAnalysis(Part):
+    """The cells of an analysis that a later round asks for.
+
+    Each kind of several rounds narrows ``kind`` and ``cells``.
+    """
+
+    id: Id
+    kind: str
+    cells: Sequence[StatedCell]
+
+
+class RecordedCell(KeyedCell):
     """What the gate did with a cell, without any count of patients; travels with the release."""
 
     analysis: Id
     kind: str
-    role: Role
-    segmentation: Id
-    segment: SegmentName
-    feature: FeatureName
-    group: Group = ""
     released: bool
     rules: dict[str, str]
     """What each rule found; a rule after the one that withheld the cell was not applied."""
-
-    @property
-    def key(self) -> CellKey:
-        """What the cell is about."""
-        return CellKey(self.role, self.segmentation, self.segment, self.feature, self.group)
 
 
 class Finding(StrEnum):
@@ -214,12 +230,14 @@ class Limits:
         cases: most values that one patient can have.
         lowest: value that the feature can have.
         highest: value that the feature can have.
+        stated: what it stated of the cell before the round; None in the first.
     """
 
     minimum: int
     cases: int
     lowest: float = -math.inf
     highest: float = math.inf
+    stated: StatedCell | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +263,7 @@ class Implied:
 
 
 class ImpossibleCell(Exception):
-    """The numbers of a cell that a site sent contradict each other."""
+    """The numbers of a cell that a site sent, or that the hub states, contradict each other."""
 
 
 class CellBelowMinimum(Exception):
@@ -261,11 +279,13 @@ class Analysis(ABC, Generic[S, C, R]):
     """One kind of analysis, with the settings of one entry of a protocol.
 
     A site calls `propose` and lets the gate call `check` on each cell; the hub calls `verify` on
-    each cell that it receives, and `merge`. Pages are drawn from files alone, without settings.
+    each cell that it receives, and `merge`. Of several `rounds`, the hub calls `advance` after each
+    and the site `check_stated` before each. Pages are drawn from files alone, without settings.
 
     Attributes:
-        cell: model of a released cell.
+        cell: model of a released cell, or a union of models that a field ``step`` tells apart.
         released: model of the released analysis.
+        stated: model of what the hub says before a later round; None for a kind of one round.
         recorded: model of a cell in the disclosure record, which may name withheld parts.
         rules: the kind's own rules, in the order in which they are applied.
         equations: numbers of a released cell that are sums over functions of its values, with all
@@ -275,8 +295,9 @@ class Analysis(ABC, Generic[S, C, R]):
         settings: the entry of the protocol.
     """
 
-    cell: ClassVar[type[ReleasedCell]]
+    cell: ClassVar[Any]
     released: ClassVar[type[ReleasedAnalysis]]
+    stated: ClassVar[type[StatedAnalysis] | None] = None
     recorded: ClassVar[type[RecordedCell]] = RecordedCell
     rules: ClassVar[tuple[Rule, ...]] = ()
     equations: ClassVar[int] = 0
@@ -306,13 +327,39 @@ class Analysis(ABC, Generic[S, C, R]):
         own = self.released.model_fields.keys() - ReleasedAnalysis.model_fields.keys()
         return self.settings.model_dump(include=set(own))
 
-    def propose(self, measured: Measured) -> list[Proposed]:
-        """Compute every cell, before any rule of disclosure."""
+    @property
+    def rounds(self) -> int:
+        """The most rounds that the analysis takes."""
+        return 1
+
+    def propose(
+        self, measured: Measured, given: Mapping[CellKey, StatedCell] | None = None
+    ) -> list[Proposed]:
+        """Compute every cell that the round asks for, before any rule of disclosure.
+
+        Args:
+            measured: what the site measured.
+            given: what the hub stated of each cell of a later round; None in the first round, which
+                asks for all cells.
+        """
         proposed = []
         for key in self.cells(measured.features, measured.places):
-            values = measured.values(key, self.settings.by)
-            proposed.append(Proposed(self, key, values, self.compute(values)))
+            if given is None or key in given:
+                values = measured.values(key, self.settings.by)
+                content = self.compute(values, given[key] if given else None)
+                proposed.append(Proposed(self, key, values, content))
         return proposed
+
+    def check_stated(self, cell: StatedCell) -> None:
+        """Check at a site what the hub, which may be hostile, says of a cell.
+
+        Args:
+            cell: of an analysis of several rounds, as its model has it; the protocol asks for it.
+
+        Raises:
+            ImpossibleCell: no honest hub says it; the message says what is wrong.
+        """
+        raise ImpossibleCell(f"the kind {self.settings.kind!r} has one round")
 
     def rank(self, key: CellKey) -> int:
         """Return which of the settings' variables first asks for a cell, from 0; none is last."""
@@ -320,8 +367,13 @@ class Analysis(ABC, Generic[S, C, R]):
         return next((i for i, v in enumerate(variables) if asks_for(v, key)), len(variables))
 
     @abstractmethod
-    def compute(self, values: Values) -> Any:
-        """Compute one cell from its values, of which there may be none."""
+    def compute(self, values: Values, stated: StatedCell | None = None) -> Any:
+        """Compute one cell.
+
+        Args:
+            values: of the cell; there may be none.
+            stated: what the hub stated of it; None in the first round.
+        """
 
     @abstractmethod
     def check(self, content: Any, patients: int, disclosure: Disclosure) -> Passed | Withheld:
@@ -399,15 +451,37 @@ class Analysis(ABC, Generic[S, C, R]):
         return {}
 
     @abstractmethod
-    def merge(self, by_site: Mapping[str, C]) -> dict[str, Any]:
+    def merge(self, by_site: Mapping[str, C], given: Any = None) -> dict[str, Any]:
         """Merge a cell over sites whose patients are distinct.
 
         Args:
             by_site: the cell of each site that released it, at least one.
+            given: what the hub stated of it before the round; None in the first.
 
         Returns:
             What the hub's result says of the cell beside its key and its sites: plain data.
         """
+
+    def advance(self, round_: int, by_site: Mapping[str, C], given: Any = None) -> Any:
+        """Return what the next round needs of a cell: a pure function of its arguments.
+
+        Args:
+            round_: that has ended, less than `rounds`.
+            by_site: the cell of each site that released it, `FEWEST_SITES` at least.
+            given: what the hub stated of it before the round; None in the first.
+
+        Returns:
+            A cell of the kind's ``stated``, or None where the cell is done.
+        """
+        return None
+
+    def conclude(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what follows from all merged cells together, for the result of the analysis.
+
+        Args:
+            cells: as ``result.json`` has them, sorted.
+        """
+        return {}
 
     @staticmethod
     def part_names(analysis: R) -> Mapping[str | int, str]:

@@ -36,6 +36,7 @@ from jipflow.analyses.contract import (
     ReleasedAnalysis,
     ReleasedCell,
     Rule,
+    StatedCell,
     Value,
     Withheld,
 )
@@ -139,7 +140,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
     recorded = Recorded
     rules = (MANY_BINS, SAME_BINS, ONE_BIN, SMALL_BINS)
 
-    def compute(self, values: Values) -> Values:
+    def compute(self, values: Values, stated: StatedCell | None = None) -> Values:
         """Return the values: their bins are those of all histograms of the variable."""
         return values
 
@@ -244,7 +245,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
             reaches.append((number, reach))
         return reaches
 
-    def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
+    def merge(self, by_site: Mapping[str, Cell], given: StatedCell | None = None) -> dict[str, Any]:
         """Add the bins that every contributing site shows.
 
         A bin that a contributing site withheld is null and listed in ``withheld`` with those sites.

@@ -37,6 +37,7 @@ from jipflow.analyses.contract import (
     ReleasedAnalysis,
     ReleasedCell,
     Rule,
+    StatedCell,
     Value,
     Withheld,
 )
@@ -169,7 +170,7 @@ class Summary(Analysis[Settings, Cell, Released]):
     rules = (NUMBER_RANGE, ZERO_VARIANCE, DOMINANCE, FEW_LEVELS)
     equations = 2
 
-    def compute(self, values: Values) -> Computed:
+    def compute(self, values: Values, stated: StatedCell | None = None) -> Computed:
         """Compute the moments of a cell's values."""
         return Computed(moments(values.numbers) if values.numbers.size else None, values)
 
@@ -219,7 +220,7 @@ class Summary(Analysis[Settings, Cell, Released]):
         """Return mean and rows as they are."""
         return Implied((cell.mean, cell.mean), (cell.rows, cell.rows))
 
-    def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
+    def merge(self, by_site: Mapping[str, Cell], given: StatedCell | None = None) -> dict[str, Any]:
         """Merge the moments; the sites' patients are distinct, so their numbers add."""
         of_site = {
             site: Moments(cell.rows, cell.mean, cell.mean_rest, cell.m2)

@@ -6,6 +6,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from jipflow.analyses.cells import CellKey, Place, measured_places
 from jipflow.analyses.contract import (
@@ -19,6 +20,7 @@ from jipflow.analyses.contract import (
     ReleasedAnalysis,
     ReleasedCell,
     Rule,
+    StatedCell,
     Whom,
     analyses_of,
     rules_of_kinds,
@@ -26,7 +28,7 @@ from jipflow.analyses.contract import (
 )
 from jipflow.files import json_text
 from jipflow.hub.refusals import Refusal, Refused
-from jipflow.release.contents import Aggregates, Disclosure
+from jipflow.release.contents import Aggregates, Disclosure, State
 from jipflow.release.gate import all_rules
 from jipflow.settings.bounds import bounds
 from jipflow.settings.features import COUNTED, feature_names
@@ -53,6 +55,7 @@ class Asked:
         features: what is measured at each place, by the radiomics settings there.
         minimum: fewest patients behind a number.
         cases: most cases of one patient.
+        stated: what the hub stated before the round; None in the first, which asks for every cell.
     """
 
     analyses: Mapping[str, AnyAnalysis]
@@ -60,10 +63,19 @@ class Asked:
     features: Mapping[Place, frozenset[str]]
     minimum: int
     cases: int
+    stated: State | None = None
 
     @classmethod
-    def by(cls, protocol: Protocol) -> Asked:
-        """Return what a protocol asks for."""
+    def by(cls, protocol: Protocol, round_: int = 1, state: State | None = None) -> Asked:
+        """Return what a round of a protocol asks for.
+
+        Args:
+            protocol: the protocol.
+            round_: from 1.
+            state: what the hub stated before it; needed in a later round.
+        """
+        if round_ > 1 and (state is None or state.round != round_):
+            raise ValueError(f"round {round_} has no state of its own")
         places = measured_places(protocol)
         entries = {entry.segmentation: entry for entry in protocol.radiomics}
         named = {key: feature_names(_parameters(entry)) for key, entry in entries.items()}
@@ -73,12 +85,24 @@ class Asked:
             features={place: frozenset([*COUNTED, *named[place.segmentation]]) for place in places},
             minimum=protocol.disclosure.min_patients,
             cases=1 if protocol.cohort.case.by == "patient" else MOST_CASES,
+            stated=state if round_ > 1 else None,
         )
 
     def asks_for(self, analysis: AnyAnalysis, key: CellKey) -> bool:
         """Return whether an analysis asks for a cell, and its feature is measured anywhere."""
         known = any(key.feature in features for features in self.features.values())
+        if self.stated is not None and self.stated_cell(analysis, key) is None:
+            return False
         return known and analysis.asks_for(key, self.places)
+
+    def stated_cell(self, analysis: AnyAnalysis, key: CellKey) -> StatedCell | None:
+        """Return what the hub stated of a cell before the round; None where it stated nothing."""
+        return self._given.get((analysis.settings.id, key))
+
+    @cached_property
+    def _given(self) -> dict[tuple[str, CellKey], StatedCell]:
+        stated = self.stated.analyses if self.stated else []
+        return {(each.id, cell.key): cell for each in stated for cell in each.cells}
 
     def measures(self, key: CellKey) -> bool:
         """Return whether the feature of a cell is measured at its place."""
@@ -153,15 +177,16 @@ def _check_cell(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum
     if cell.n < minimum:
         raise Refused(Refusal.CELL_BELOW_MINIMUM, context)
     try:
-        analysis.verify(cell, _limits(cell, asked, minimum))
+        analysis.verify(cell, _limits(cell, analysis, asked, minimum))
     except ImpossibleCell:
         raise Refused(Refusal.IMPOSSIBLE_CELL, context) from None
     except CellBelowMinimum:
         raise Refused(Refusal.CELL_BELOW_MINIMUM, context) from None
 
 
-def _limits(cell: ReleasedCell, asked: Asked, minimum: int) -> Limits:
-    return Limits(minimum, asked.cases, *bounds(cell.feature))
+def _limits(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum: int) -> Limits:
+    stated = asked.stated_cell(analysis, cell.key)
+    return Limits(minimum, asked.cases, *bounds(cell.feature), stated)
 
 
 def _check_together(released: Released, asked: Asked, minimum: int) -> None:
@@ -173,7 +198,7 @@ def _check_together(released: Released, asked: Asked, minimum: int) -> None:
         whom = Whom.of(asked.analyses[identifier], key)
         families[key.role, key.segmentation].add((cell.n, whom))
     for key, cells in same.items():
-        about = [each.implies(cell, _limits(cell, asked, minimum)) for each, cell in cells]
+        about = [each.implies(cell, _limits(cell, each, asked, minimum)) for each, cell in cells]
         if len({cell.n for _, cell in cells}) > 1 or not Implied.agree(about):
             detail = f"{_words('two analyses', key)} are not of the same values"
             raise Refused(Refusal.IMPOSSIBLE_CELL, detail)

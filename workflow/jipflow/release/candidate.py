@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import (
+    CellKey,
     Measured,
     Place,
     Scanners,
@@ -20,17 +21,19 @@ from jipflow.analyses.contract import (
     AnyAnalysis,
     Finding,
     Proposed,
+    StatedCell,
     analyses_of,
 )
 from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.behind import Behind
-from jipflow.release.contents import ReleaseError, Verdict, formats
+from jipflow.release.contents import ReleaseError, State, Verdict, formats
 from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
 from jipflow.release.history import Candidate, History
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
+from jipflow.release.stated import given_cells
 from jipflow.settings.digests import protocol_parts
 from jipflow.settings.run import Settings
 
@@ -48,11 +51,16 @@ def build(
     ledger: Ledger,
     behind_dir: Path,
     out_dir: Path,
+    round_: int = 1,
+    state: State | None = None,
 ) -> list[str]:
     """Write a candidate release: ``aggregates.json`` and ``disclosure.json``.
 
     Both depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
     behind them is written beside, for the ledger, and does not leave.
+
+    The first round asks for all cells of all analyses, a later one for those of which the hub says
+    what its kind needs.
 
     Args:
         settings: of the run.
@@ -63,12 +71,15 @@ def build(
         ledger: of the site.
         behind_dir: folder for what stands behind the candidate.
         out_dir: folder of the candidate.
+        round_: that the release is of.
+        state: what the hub says before the round; may be None in the first.
 
     Returns:
         Hashes of the ledger's entries, all of which it was compared with.
 
     Raises:
-        ReleaseError: the run is not acceptable, or its tables contradict each other.
+        ReleaseError: the run is not acceptable, its tables contradict each other, or the hub says
+            what no honest hub does.
         LedgerFault: what left before is not known.
         DisclosureError: something would leave that the gate does not know to be safe.
     """
@@ -76,8 +87,13 @@ def build(
     patient_of, scanners = _read_cases(cases)
     table = _read_features(features, patient_of, outcomes)
     measured = Measured(table, measured_places(settings.protocol), scanners)
-    analyses = analyses_of(settings.protocol)
-    proposed = [cell for analysis in analyses for cell in _propose(analysis, measured)]
+    given = given_cells(settings, round_, state)
+    analyses = [each for each in analyses_of(settings.protocol) if each.settings.id in given]
+    proposed = [
+        cell
+        for analysis in analyses
+        for cell in _propose(analysis, measured, given[analysis.settings.id])
+    ]
     prints = fingerprints(measured)
     entries = ledger.entries()
     pasts = [kept.past for kept in entries if kept.past]
@@ -85,7 +101,7 @@ def build(
         proposed, patient_of, settings.disclosure, Regions.by(*prints), History(pasts, *prints)
     )
 
-    header = _header(settings)
+    header = _header(settings, round_)
     aggregates = header | {"analyses": _released(analyses, decisions)}
     aggregates_sha256 = message.describe(json_text(aggregates).encode()).sha256
     record = header | {"aggregates_sha256": aggregates_sha256} | _record(decisions)
@@ -111,7 +127,7 @@ def build(
     return [kept.sha256 for kept in entries]
 
 
-def _header(settings: Settings) -> dict[str, Any]:
+def _header(settings: Settings, round_: int) -> dict[str, Any]:
     return {
         "protocol": {
             "id": settings.protocol_id,
@@ -121,7 +137,7 @@ def _header(settings: Settings) -> dict[str, Any]:
         },
         "site": settings.site.site.id,
         "recipient": settings.site.hub.id,
-        "round": message.ROUND,
+        "round": round_,
         "version": settings.version,
         "min_patients": settings.min_patients,
     }
@@ -183,8 +199,10 @@ def _read_features(features: Path, patient_of: Mapping[str, str], outcomes: Path
     return table[[pair in measured for pair in pairs]].reset_index(drop=True)
 
 
-def _propose(analysis: AnyAnalysis, measured: Measured) -> list[Proposed]:
-    """Compute every cell of an analysis, before any rule of disclosure."""
+def _propose(
+    analysis: AnyAnalysis, measured: Measured, given: Mapping[CellKey, StatedCell] | None
+) -> list[Proposed]:
+    """Compute every cell of an analysis that the round asks for, before any rule of disclosure."""
     settings = analysis.settings
     for variable in settings.variables:
         if not expand([variable], settings.segments, measured.features, measured.places):
@@ -192,7 +210,7 @@ def _propose(analysis: AnyAnalysis, measured: Measured) -> list[Proposed]:
                 f"analysis {settings.id}: {variable!r} is no feature that was measured; fix "
                 "it in the protocol's analyses or add it to its radiomics."
             )
-    return analysis.propose(measured)
+    return analysis.propose(measured, given)
 
 
 def _released(

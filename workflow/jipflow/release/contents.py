@@ -1,7 +1,8 @@
-"""The two files of a release, the allow-list of what may leave a site.
+"""The two files of a release, the allow-list of what may leave a site, and what a hub answers.
 
-``aggregates.json`` holds the numbers, ``disclosure.json`` what the gate did with each cell. What
-they may hold of a kind of analysis is in its module; here it is joined for all kinds.
+``aggregates.json`` holds the numbers, ``disclosure.json`` what the gate did with each cell;
+``state.json`` is what the hub says to all sites before a round. What they may hold of a kind of
+analysis is in its module; here it is joined for all kinds.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from jipflow import __version__
+from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import (
     FLOOR,
     AnyAnalysis,
     RecordedCell,
     ReleasedAnalysis,
     Rule,
+    StatedAnalysis,
+    StatedCell,
     kinds,
 )
 from jipflow.exchange.message import (
@@ -98,15 +103,39 @@ class Disclosure(Header):
     cells: Sequence[RecordedCell]
 
 
+class State(Part):
+    """What the hub says to all sites before a round; before the first there is nothing to say."""
+
+    protocol: ProtocolVersion
+    round: Round
+    """The round that begins."""
+    analyses: Sequence[StatedAnalysis]
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> Self:
+        ids = [analysis.id for analysis in self.analyses]
+        keys = [(analysis.id, cell.key) for analysis in self.analyses for cell in analysis.cells]
+        if len(ids) > len(set(ids)) or len(keys) > len(set(keys)):
+            raise PydanticCustomError("twice", "an analysis or a cell is there twice")
+        return self
+
+    def given(self, analysis: str) -> dict[CellKey, StatedCell]:
+        """Return what is stated of each cell of an analysis; nothing where it has ended."""
+        return {
+            cell.key: cell for each in self.analyses if each.id == analysis for cell in each.cells
+        }
+
+
 @dataclass(frozen=True)
 class Formats:
-    """The models of the two files, for all kinds of analysis and all rules that there are."""
+    """The models of the files, for all kinds of analysis and all rules that there are."""
 
     aggregates: type[Aggregates]
     disclosure: type[Disclosure]
+    state: type[State]
 
     def words(self) -> set[str]:
-        """Return every key and every fixed text of the two files."""
+        """Return every key and every fixed text of the two files that leave a site."""
         schemas = (self.aggregates.model_json_schema(), self.disclosure.model_json_schema())
         rules = all_rules()
         texts = {text for rule in rules for text in (rule.code, rule.meaning, *rule.findings)}
@@ -114,7 +143,7 @@ class Formats:
 
 
 def formats() -> Formats:
-    """Return the models of the two files."""
+    """Return the models of the files."""
     return _formats(tuple(kinds().items()), all_rules())
 
 
@@ -126,6 +155,9 @@ def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule
     totals: Any = create_model("Totals", __base__=Totals, withheld=(dict[code, NumberOfCells], ...))
     one_released: Any = one_of([analysis.released for _, analysis in known], "kind")
     one_recorded: Any = one_of(recorded, "kind")
+    stated = [analysis.stated for _, analysis in known if analysis.stated]
+    none: Any = Annotated[list[StatedAnalysis], Field(max_length=0)]
+    one_stated: Any = list[one_of(stated, "kind")] if stated else none  # type: ignore[misc]
     return Formats(
         create_model("Aggregates", __base__=Aggregates, analyses=(list[one_released], ...)),
         create_model(
@@ -135,6 +167,7 @@ def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule
             summary=(totals, ...),
             cells=(list[one_recorded], ...),
         ),
+        create_model("State", __base__=State, analyses=(one_stated, ...)),
     )
 
 

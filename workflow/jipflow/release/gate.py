@@ -11,9 +11,10 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from jipflow.analyses.contract import (
     FLOOR,
@@ -189,13 +190,19 @@ def _released(cell: Proposed, patients: int, checked: Passed) -> ReleasedCell:
         )
     content = {**counted, **checked.numbers}
     try:
-        return cell.analysis.cell.model_validate(content)
+        return _form(cell.analysis.cell).validate_python(content)
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, found["loc"])) for found in error.errors())
         raise DisclosureError(
             f"{'.'.join(cell.order)}: the format of the kind '{cell.analysis.settings.kind}' does "
             f"not have it, or not so: {wrong}."
         ) from None
+
+
+@cache
+def _form(cell: Any) -> TypeAdapter[ReleasedCell]:
+    """Return what validates a kind's cells, which may be a union."""
+    return TypeAdapter(cell)
 
 
 LOOKS_LIKE = {
