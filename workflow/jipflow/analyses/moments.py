@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 LARGEST_SCATTER = 1e200
 """Bound of what squared differences of means are added to, likewise; see `LARGEST`."""
 
+EXACT = " exact"
+"""Class of a column that the releaser's page shows on demand."""
+
 NUMBER_RANGE = Rule("number_range", "A number must be finite and within the range of the format.")
 ZERO_VARIANCE = Rule(
     "zero_variance",

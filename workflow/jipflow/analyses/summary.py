@@ -29,6 +29,7 @@ from jipflow.analyses.contract import (
 )
 from jipflow.analyses.moments import (
     DOMINANCE,
+    EXACT,
     FEW_LEVELS,
     NUMBER_RANGE,
     ZERO_VARIANCE,
@@ -71,9 +72,6 @@ FIRST_FEATURES = (
     "original_firstorder_90Percentile",
 )
 """Features that a reader looks for first; a segment's plots are filled up with the next by name."""
-
-EXACT = " exact"
-"""Class of a column that the releaser's page shows on demand."""
 
 MAX_PLOTS = 6
 """Most plots of one segment."""
