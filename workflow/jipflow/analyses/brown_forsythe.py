@@ -50,6 +50,8 @@ class Settings(AnalysisSettings):
 class Cell(deviations.DistancesCell):
     """The moments of the distances from the site's median."""
 
+    of: Literal["distances"]
+
 
 class Released(ReleasedAnalysis):
     """The moments of each feature and segment."""

@@ -51,9 +51,9 @@ ONE_GROUP = "fewer than two groups"
 
 
 class DistancesCell(MomentsCell):
-    """The moments of distances from a centre."""
+    """The moments of distances from a centre, or of values in an earlier round."""
 
-    of: Literal["distances"]
+    of: Literal["values", "distances"]
     """What the moments are of."""
 
 
@@ -178,14 +178,14 @@ def test_of(groups: Mapping[str, Moments]) -> dict[str, Any]:
 
     W is the F of a one-way analysis of variance of the distances (Levene 1960): with k groups of
     N_i values of all N, the distances' means z_i and their mean z together,
-    (N - k) / (k - 1) · Σ N_i (z_i - z)² / Σ m2_i. If the variances are equal it is distributed about
-    as F with k - 1 and N - k degrees of freedom.
+    (N - k) / (k - 1) · Σ N_i (z_i - z)² / Σ m2_i. If the variances are equal it is distributed
+    about as F with k - 1 and N - k degrees of freedom.
 
     Args:
         groups: moments of the distances by group.
 
     Returns:
-        ``groups``, ``rows``, ``statistic``, ``df`` and ``p``, of which the last three are null where
+        ``groups``, ``rows``, ``statistic``, ``df`` and ``p``; the last three are null where
         ``reason`` says why.
     """
     from scipy.stats import f
@@ -210,19 +210,19 @@ def without_test(reason: str) -> dict[str, Any]:
     return {"statistic": None, "df": None, "p": None, "reason": reason}
 
 
-def draw_release(cells: Sequence[MomentsCell], centre: str) -> Drawing:
+def draw_release(cells: Sequence[DistancesCell], centre: str) -> Drawing:
     """Show the moments of every cell.
 
     Args:
         cells: that leave.
         centre: from which the distances are, in words.
     """
-    groups: dict[str, list[MomentsCell]] = defaultdict(list)
+    groups: dict[str, list[DistancesCell]] = defaultdict(list)
     for cell in cells:
         groups[cell.key.title].append(cell)
     lead = (
         "Each row of a table is a cell: one feature of one segment, of n patients. Rows counts the "
-        f"values. Of distances, the mean says how far the values lie from {centre} on average, which "
+        f"values. Of distances, the mean says how far values lie from {centre} on average, which "
         "the hub compares between groups; the standard deviation (SD) follows from what is sent. "
         "Behind the switch are two numbers that the hub needs to merge without loss."
     )
@@ -238,7 +238,7 @@ def draw_release(cells: Sequence[MomentsCell], centre: str) -> Drawing:
     )
 
 
-def _sent(cell: MomentsCell) -> Row:
+def _sent(cell: DistancesCell) -> Row:
     return [
         TableCell(feature(cell.feature), scope="row"),
         TableCell(cell.of),

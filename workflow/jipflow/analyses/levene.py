@@ -6,10 +6,10 @@ sites. In the first round these send the moments of the values of each group, in
 the distances from the group's mean over all sites, which the hub states.
 
 A cell of the result has ``n``, ``rows``, ``mean``, ``variance`` and ``sd`` of the distances (in the
-first of two rounds of the values), and in ``by_site`` the same of each ``site``; without ``by`` also
-``test``: ``groups``, ``rows``, ``statistic`` (W), ``df`` and ``p``, null where ``reason`` says why.
-With ``by`` the analysis has ``tests``, the same over the groups of each feature of each segment. They
-equal what all rows in one place give to 1e-9.
+first of two rounds of the values), and in ``by_site`` the same of each ``site``; without ``by``
+also ``test``: ``groups``, ``rows``, ``statistic`` (W), ``df`` and ``p``, null where ``reason`` says
+why. With ``by`` the analysis has ``tests``, the same over the groups of each feature of each
+segment. They equal what all rows in one place give to 1e-9.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ from jipflow.analyses.contract import (
 )
 from jipflow.analyses.moments import (
     Moments,
-    MomentsCell,
     broken,
     merge_moments,
     merged,
@@ -61,11 +60,8 @@ class Settings(AnalysisSettings):
     kind: Literal["levene"]
 
 
-class Cell(MomentsCell):
+class Cell(deviations.DistancesCell):
     """The moments of the distances from the mean, or of the values in the first of two rounds."""
-
-    of: Literal["values", "distances"]
-    """What the moments are of."""
 
 
 class Released(ReleasedAnalysis):
@@ -137,7 +133,7 @@ class Levene(Analysis[Settings, Cell, Released]):
         """Return whether distances from another centre leave of the same patients."""
         return deviations.exclude(cell, other)
 
-    def check_stated(self, cell: Centre) -> None:
+    def check_stated(self, cell: Any) -> None:
         """Refuse a mean that no values of the feature have.
 
         Where it lies among the values of this site, `deviations.few_beside` looks at.
