@@ -8,13 +8,13 @@ import json
 
 import numpy as np
 import pytest
+from jipflow.hub.refusals import Refused
 
 from federation_world import hub_settings, protocol, site
 from jipflow.exchange.message import checked
 from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.merge import advance, merge
-from jipflow.hub.refusals import Refused
 from jipflow.release.contents import ReleaseError, formats
 
 SPREAD = {
