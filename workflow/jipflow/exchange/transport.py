@@ -375,7 +375,7 @@ class Faults:
 
 def shown(name: str) -> str:
     """Return a name that others gave as plain text of bounded length."""
-    return name[:100].encode("ascii", "backslashreplace").decode("ascii")
+    return name[:100].encode("unicode_escape").decode("ascii")
 
 
 def _outgoing(folder: Path) -> Iterator[Path]:
