@@ -81,7 +81,7 @@ class Bucket:
     def put(self, path: Path, name: str, folder: str | None) -> None:
         """See `jipflow.exchange.transport.Place`; an object is there once it is whole."""
         below = f"{folder}/" if folder else ""
-        with _explained(), open(path, "rb") as stream:
+        with open(path, "rb") as stream, _explained():
             self.bucket.Object(f"{self.prefix}{below}{name}").put(Body=stream)
 
 
@@ -178,8 +178,11 @@ def _provider(address: Address) -> Any:
         missing = [plugin.get_envvar(n) for n in ("username", "password") if n not in found]
         if missing:
             raise ConfigError(f"{address.url}: set the environment variable {missing[0]}.")
-    elif "access_key" not in found:
-        _check_aws_file()
+    else:
+        # What fails is tried again by the next run.
+        found["retries"] = 2
+        if "access_key" not in found:
+            _check_aws_file()
     return plugin.storage_provider(
         local_prefix=Path(tempfile.gettempdir()),
         logger=logging.getLogger("jipflow.exchange"),
@@ -219,7 +222,7 @@ def _explained() -> Iterator[None]:
     """
     try:
         yield
-    except (PlaceError, OSError, MemoryError):
+    except (PlaceError, MemoryError):
         raise
     except Exception as error:
         status = _status(error)
