@@ -21,7 +21,6 @@ from jipflow.analyses.contract import (
     ReleasedCell,
     Rule,
     StatedCell,
-    Whom,
     analyses_of,
     rules_of_kinds,
     too_close,
