@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from federation_world import HUB_KEY, plain, remanifest, sealed, unpack, zipped
+from federation_world import plain, remanifest, sealed, unpack, zipped
 from jipflow.exchange import keys
 from jipflow.exchange.roster import RosterFault
 from jipflow.exchange.sealing import seal
@@ -56,7 +56,7 @@ def test_three_sites_go_through_two_rounds(federation):
     volumes = table.loc[table["segment"] == "liver", "volume_ml"]
     assert cell["n"] == len(volumes) == 93
     (found,) = cell["quantiles"]
-    assert found["least"] <= np.quantile(volumes, 0.5, method="inverted_cdf") <= found["most"]
+    assert found["lower"] <= np.quantile(volumes, 0.5, method="inverted_cdf") <= found["upper"]
 
 
 def test_the_next_round_is_a_pure_function_of_what_was_accepted(tmp_path):
@@ -153,11 +153,9 @@ def test_a_key_is_replaced_by_a_new_roster(federation):
     accepted, _ = federation.accept()
     assert accepted == list(NAMES)
     members = unpack(again.read_bytes())
-    forged = json.loads(members["manifest.json"])
     signature = keys.sign(old, members["manifest.json"])
     members["signature.json"] = json.dumps({"signature": signature}, separators=(",", ":")).encode()
     sealed(federation.inbox / "old.age", zipped(members))
-    assert forged["attempt"] == 2
     assert federation.accept()[1]["old.age"] == "sender_signature"
     assert federation.close()
 
@@ -166,9 +164,7 @@ def test_a_site_whose_key_the_roster_does_not_have_packs_nothing(federation):
     federation.build("south")
     renewed(federation, "south")
     standing, _ = federation.receive("south")
-    assert standing.previous == "0" * 64
-    assert {entry.reason for entry in standing.refused} == {"other_seal"}
-    with pytest.raises(ReleaseError, match="No message of the hub"):
+    with pytest.raises(ReleaseError, match="has another key for this site"):
         federation.pack("south", standing)
 
 
@@ -209,11 +205,9 @@ def test_a_dropped_site_hears_why_and_packs_nothing(tmp_path, monkeypatch):
 def test_ended_rounds_keep_what_was_accepted_and_take_nothing_new(federation):
     federation.send("north", "south")
     federation.accept()
+    west = federation.build("west")
     end_rounds(federation.thread, "The protocol has an error.")
     federation.speak()
-    standing, _ = federation.receive("west")
-    assert standing.ended is None
-    west = federation.build("west")
     federation.pack("west", west)
     accepted, reasons = federation.accept()
     assert (accepted, reasons) == (["north", "south"], {"demo-west-r01-a1.age": "ended"})
@@ -229,10 +223,9 @@ def test_ended_rounds_keep_what_was_accepted_and_take_nothing_new(federation):
 def test_a_hub_that_is_killed_says_the_rest_with_the_same_bytes(tmp_path, monkeypatch, dies_at):
     """Between the event and its messages, or between two of them, or while they are sent."""
     said = []
+    federation = Federation(tmp_path)
+    federation.send(*NAMES)
     for number, dies in enumerate((dies_at, None)):
-        federation = Federation(tmp_path / f"{number}") if not said else federation
-        if not said:
-            federation.send(*NAMES)
         federation.hub |= {"results": str(tmp_path / f"hub{number}")}
         open_first(federation.settings, federation.thread, "2026-11-01T12:00:00Z")
         federation.speak()
@@ -261,11 +254,10 @@ def test_a_hub_that_is_killed_says_the_rest_with_the_same_bytes(tmp_path, monkey
 
 
 def test_a_message_that_was_lost_on_its_way_is_sent_again(federation):
-    first = [path for path in (federation.folder / "out" / "north").iterdir()]
-    for path in first:
+    for path in (federation.folder / "out" / "north").iterdir():
         path.unlink()
     assert federation.receive("north")[0].roster is None
+    lacking = rounds.hub_state(federation.settings, federation.thread)
     federation.speak()
     assert federation.receive("north")[0].round == 1
-    assert rounds.hub_state(federation.settings, federation.thread)
-    assert HUB_KEY is not None
+    assert rounds.hub_state(federation.settings, federation.thread) != lacking
