@@ -184,14 +184,6 @@ def test_a_hub_of_all_sites_does_not_warn(tmp_path):
     text, _ = hub(tmp_path, ["north", "south"], [])
     assert "2 accepted (north, south), 0 refused" in text
     assert "nothing: all sites have answered" in text
-
-
-def test_a_hub_says_that_a_round_is_open_or_that_all_is_over(tmp_path):
-    text, _ = hub(tmp_path / "a", ["north", "south"], [], opened=True)
-    assert "round 2 is open: bring each site what lies in" in text
-    text, _ = hub(tmp_path / "b", ["north"], [], ended="The protocol has an error.")
-    assert "the rounds were ended: The protocol has an error." in text
-    assert "missing:" not in text
     assert "WARNING" not in text
     assert "missing" not in text
 
@@ -246,3 +238,11 @@ def test_a_message_is_one_short_line_without_control_characters(tmp_path):
     assert message.startswith("a [31mb c")
     assert len(message) <= 603
     assert plain("a\u202eb\tc") == "a b c"
+
+
+def test_a_hub_says_that_a_round_is_open_or_that_all_is_over(tmp_path):
+    text, _ = hub(tmp_path / "a", ["north", "south"], [], opened=True)
+    assert "round 2 is open: bring each site what lies in" in text
+    text, _ = hub(tmp_path / "b", ["north"], [], ended="The protocol has an error.")
+    assert "the rounds were ended: The protocol has an error." in text
+    assert "missing:" not in text
