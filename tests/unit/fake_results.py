@@ -295,7 +295,7 @@ def round_of(
         release = add_release(results, settings(site))
         accepted.append(
             Accepted(
-                file=f"demo-{site}-r01-a1.zip",
+                file=f"demo-{site}-r01-a1.age",
                 sha256="ef" * 32,
                 site=site,
                 attempt=1,
@@ -318,7 +318,7 @@ def round_of(
         protocol_parts=protocol_parts(here.protocol, here.named),
     )
     why = Refusal.SENDER_SIGNATURE
-    rejected = [RejectedBundle("demo-berlin-copy.zip", "01" * 32, str(why), why.meaning, "berlin")]
+    rejected = [RejectedBundle("demo-berlin-copy.age", "01" * 32, str(why), why.meaning, "berlin")]
     return merge(accepted=accepted, settings=hub), accepted, rejected
 
 

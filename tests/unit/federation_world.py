@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import shutil
 import zipfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -151,6 +152,10 @@ class Site:
         return self.root / "behind"
 
     @property
+    def bundles(self):
+        return self.root / "results" / "demo" / "bundles"
+
+    @property
     def ledger(self):
         return site_ledger(self.settings, self.root / "results")
 
@@ -178,19 +183,21 @@ class Site:
         given = {"previous": SAID, "roster": any_roster(members([self]))} | changes
         return Standing(hub="hub", protocol=protocol_text(self.settings), **given)
 
-    def send(self, inbox, attempt=1, name="Ada Roe"):
+    def send(self, inbox, attempt=1, name="Ada Roe", **standing):
         """Build, approve and pack a release, and return the sealed message in the inbox."""
         self.write()
         self.build()
         # A site that has lost what it packed may send one attempt twice.
         (self.release / "approval.json").unlink(missing_ok=True)
         approve(release_dir=self.release, name=name, key_file=self.approver_key, now=NOW)
-        raw = plain(self.pack(self.root / "outbox").read_bytes())
+        # Nor does it have what it sent.
+        shutil.rmtree(self.root / "outbox", ignore_errors=True)
+        raw = plain(self.pack(self.root / "outbox", **standing).read_bytes())
         sent = unpack(raw)
         if json.loads(sent["manifest.json"])["attempt"] != attempt:
             raw = zipped(remanifest(sent, self, attempt=attempt))
-        self.path = inbox / f"{self.settings.protocol_id}-{self.name}-r01-a{attempt}{SUFFIX}"
-        return put(self, raw)
+        path = inbox / f"{self.settings.protocol_id}-{self.name}-r01-a{attempt}{SUFFIX}"
+        return sealed(path, raw)
 
     def pack(self, outbox, now=NOW, **standing):
         """Pack what was approved; return the sealed message."""
@@ -198,7 +205,7 @@ class Site:
             settings=self.settings,
             standing=self.standing(**standing),
             ledger=self.ledger,
-            folders=Folders(self.release, self.behind, self.root / "bundles", outbox),
+            folders=Folders(self.release, self.behind, self.bundles, outbox),
             now=now,
         )
         return outbox / path.with_suffix(SUFFIX).name
@@ -296,10 +303,16 @@ def plain(raw):
     return unseal(raw, HUB_KEY) if raw.startswith(MAGIC) else raw
 
 
+def sealed(path, raw):
+    """Write bytes sealed to the hub; return the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(seal(raw, keys.public_text(HUB_KEY)))
+    return path
+
+
 def put(world, raw):
     """Seal bytes to the hub, and put them in place of what a site has sent; return the file."""
-    world.path.write_bytes(seal(raw, keys.public_text(HUB_KEY)))
-    return world.path
+    return sealed(world.path, raw)
 
 
 def zipped(members):
@@ -372,7 +385,7 @@ def edited(north, **edits):
 
 def sent(world, inbox):
     """Return a site with the bundle that it has sent: its path and its members."""
-    world.send(inbox)
+    world.path = world.send(inbox)
     world.members = unpack(world.path.read_bytes())
     return world
 

@@ -23,14 +23,8 @@ from jipflow.analyses.contract import (
 )
 from jipflow.analyses.histogram import SMALL_BINS, Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
-from jipflow.analyses.summary import (
-    DOMINANCE,
-    NUMBER_RANGE,
-    ZERO_VARIANCE,
-    Computed,
-    Moments,
-    Summary,
-)
+from jipflow.analyses.moments import DOMINANCE, NUMBER_RANGE, ZERO_VARIANCE, Moments
+from jipflow.analyses.summary import Computed, Summary
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.release.gate import (
     DIFFERENCE,

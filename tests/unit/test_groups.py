@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from jipflow.hub.refusals import Refusal
 
 from federation_world import (
     EDGES,
@@ -34,6 +33,7 @@ from jipflow.analyses.cells import (
 )
 from jipflow.analyses.contract import analyses_of
 from jipflow.exchange import message
+from jipflow.exchange.refusals import Refusal
 from jipflow.hub.merge import merge
 from jipflow.release.behind import read_behind
 from jipflow.release.contents import read_release

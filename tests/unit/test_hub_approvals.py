@@ -11,9 +11,9 @@ from federation_world import (
     accept,
     hub_settings,
     public,
-    put,
     reseal,
     restated,
+    sealed,
     sent,
     site,
     zipped,
@@ -249,7 +249,6 @@ def test_a_member_that_states_anew_without_its_person(tmp_path):
     )
     again = tmp_path / "again" / "inbox"
     again.mkdir(parents=True)
-    north.path = again / "x.age"
-    put(north, zipped(members))
+    sealed(again / "x.age", zipped(members))
     _, (refused,) = accept(inbox=again, settings=settings)
     assert (refused.reason, refused.detail) == ("unknown_approver", "Ada Roe")

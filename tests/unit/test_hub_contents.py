@@ -31,6 +31,7 @@ from jipflow.files import write_json
 from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.decisions import write_accepted, write_rejected
 from jipflow.hub.merge import merge
+from jipflow.hub.rounds import Outlook
 from jipflow.release.contents import formats
 from jipflow.report.hub import write_hub_report
 
@@ -395,7 +396,7 @@ def test_the_bins_that_the_record_withholds_are_those_without_a_number(tmp_path,
     for bins in ([0], [0, 2], [], ["under", 1]):
         raw = edited(south, disclosure=recorded_as(-1, withheld_bins=bins))
         assert refusal(raw, south, inbox) == "disclosure_invalid"
-    south.path.write_bytes(zipped(south.members))
+    put(south, zipped(south.members))
     assert accept(inbox=inbox, settings=hub_settings([south], inbox))[1] == []
 
 
@@ -454,23 +455,31 @@ def test_a_member_with_a_huge_minimum_changes_nothing_for_the_others(tmp_path, i
     assert all(cell["sites"] == ["s"] for a in alone["analyses"] for cell in a["cells"])
 
 
+OUTLOOK = Outlook(1, ["n", "s"], [], further=False)
+
+
 def test_the_largest_numbers_of_the_format_are_merged_and_drawn(tmp_path, inbox):
     """What one member may send at most leaves the sums finite, and the page is written."""
     north, south = (sent(site(tmp_path, name, seed=i), inbox) for i, name in enumerate("ns"))
     settings = hub_settings([north, south], inbox)
     largest = {"n": 10**9, "rows": 10**9, "mean": 1e100, "mean_rest": 0.0, "m2": 1e200}
-    north.path.write_bytes(
+    put(
+        north,
         edited(
             north,
             aggregates=lambda c: [cell.update(largest) for cell in c["analyses"][0]["cells"]],
-        )
+        ),
     )
     accepted, rejected = accept(inbox=inbox, settings=settings)
     result = merge(accepted=accepted, settings=settings)
     write_json(tmp_path / "result.json", result)
     write_accepted(tmp_path / "accepted.json", accepted)
     write_hub_report(
-        result=result, accepted=accepted, rejected=rejected, path=tmp_path / "report.html"
+        result=result,
+        accepted=accepted,
+        rejected=rejected,
+        outlook=OUTLOOK,
+        path=tmp_path / "report.html",
     )
 
 
@@ -537,4 +546,4 @@ def test_a_manifest_names_both_files(north, inbox, name):
     manifest = json.loads(north.members["manifest.json"])
     del manifest["files"][name]
     members = north.members | {"manifest.json": message.canonical(manifest)}
-    assert refusal(zipped(resign(members, north)), north, inbox) == "manifest_invalid"
+    assert refusal(zipped(resign(members, north)), north, inbox) == "file_changed"

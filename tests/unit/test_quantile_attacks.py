@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jipflow.analyses.bins import SAME_BINS, groups_of, shown
-from jipflow.analyses.cells import by_patient, without
+from jipflow.analyses.cells import by_patient
 from jipflow.analyses.contract import ImpossibleCell, Passed, Proposed
 from jipflow.analyses.histogram import Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
@@ -193,20 +193,15 @@ def test_of_variables_that_rise_together_only_the_first_has_bins():
 
 
 def cohort(numbers, patients):
-    everyone = values_of(numbers)
-    others = values_of(numbers)
-    gone = {f"c{i:04d}" for i in range(len(numbers))} - {f"c{i:04d}" for i in patients}
-    lost = type(others)(
-        others.numbers[:0], others.patients[:0], others.case_ids[:0], frozenset(gone)
-    )
-    return without(everyone, lost)
+    """Return the values of the first patients."""
+    return values_of(numbers[:patients])
 
 
 def test_patients_who_join_between_rounds():
     """One patient more would show in which bin; enough of them must be enough in each bin."""
     numbers = [*np.linspace(1, 99, 60), 33.0, *np.linspace(30.5, 31, 4), *np.linspace(20, 80, 7)]
     analysis = quantiles()
-    sixty, more = cohort(numbers, range(60)), cohort(numbers, range(61))
+    sixty, more = cohort(numbers, 60), cohort(numbers, 61)
     for remembers in (True, False):
         north = Site(remembers)
         north.asked(proposed(analysis, sixty))
@@ -215,12 +210,12 @@ def test_patients_who_join_between_rounds():
     # Twelve have joined, of whom seven are spread over several bins.
     north = Site()
     north.asked(proposed(analysis, sixty))
-    assert north.asked(proposed(analysis, cohort(numbers, range(72)))) == {"spread": EARLIER}
+    assert north.asked(proposed(analysis, cohort(numbers, 72))) == {"spread": EARLIER}
     # Five have joined one bin.
     few = [*np.linspace(1, 99, 60), *[33.0] * 5]
     north = Site()
-    north.asked(proposed(analysis, cohort(few, range(60))))
-    assert north.asked(proposed(analysis, cohort(few, range(65))))["spread"].n == 65
+    north.asked(proposed(analysis, cohort(few, 60)))
+    assert north.asked(proposed(analysis, cohort(few, 65)))["spread"].n == 65
 
 
 def test_values_that_were_measured_anew_between_rounds():

@@ -47,6 +47,32 @@ class CellKey(NamedTuple):
         return f"{place} · group {self.group}" if self.group else place
 
 
+class Whom(NamedTuple):
+    """Of which patients a cell is.
+
+    Attributes:
+        by: what divides the patients into groups; nothing where the cell is of all.
+        group: its group.
+    """
+
+    by: tuple[str, ...] = ()
+    group: str = ""
+
+    @classmethod
+    def of(cls, by: By | None, key: CellKey) -> Whom:
+        """Return of which patients a cell is.
+
+        Args:
+            by: of the settings of its analysis.
+            key: what it is about.
+        """
+        return cls(by.identity(key.role), key.group) if by else cls()
+
+    def apart(self, other: Whom) -> bool:
+        """Return whether no case can be in both: they are of two groups of one division."""
+        return self.by == other.by and self.group != other.group
+
+
 @dataclass(frozen=True, eq=False)
 class Values:
     """The values behind one cell at a site.

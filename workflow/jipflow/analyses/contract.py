@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import Field
 
@@ -482,6 +482,16 @@ class Analysis(ABC, Generic[S, C, R]):
         """
         return False
 
+    @staticmethod
+    def excludes(cell: LedgerCell, other: LedgerCell) -> bool:
+        """Return whether a cell of the kind and another of like values must not both leave.
+
+        Args:
+            cell: of the kind.
+            other: of any kind, in the same release or an earlier one.
+        """
+        return False
+
     @abstractmethod
     def verify(self, cell: C, limits: Limits) -> None:
         """Check at the hub what the model of a cell cannot say.
@@ -594,28 +604,6 @@ def rules_of_kinds() -> tuple[Rule, ...]:
                     f"analysis {kind}: the rule {rule.code!r} is another one elsewhere"
                 )
     return tuple(found.values())
-
-
-class Whom(NamedTuple):
-    """Of which patients a cell is.
-
-    Attributes:
-        by: what divides the patients into groups; nothing where the cell is of all.
-        group: its group.
-    """
-
-    by: tuple[str, ...] = ()
-    group: str = ""
-
-    @classmethod
-    def of(cls, analysis: AnyAnalysis, key: CellKey) -> Whom:
-        """Return of which patients a cell of an analysis is."""
-        by = analysis.settings.by
-        return cls(by.identity(key.role), key.group) if by else cls()
-
-    def apart(self, other: Whom) -> bool:
-        """Return whether no case can be in both: they are of two groups of one division."""
-        return self.by == other.by and self.group != other.group
 
 
 def too_close(a: int, b: int, minimum: int) -> bool:

@@ -154,6 +154,8 @@ class Asked(StatedCell):
         list[Annotated[list[Split], Field(max_length=MOST_QUANTILES * LEAVES)]],
         Field(min_length=1, max_length=8),
     ]
+    """Bins that each round after the first splits: `level`, how often the range was split to get
+    the bin, and `bin`, its number among those of that level, from 0."""
 
     @property
     def leaves(self) -> list[list[Leaf]]:
@@ -230,22 +232,23 @@ class Quantiles(Analysis[Settings, Cell, Released]):
         known: Known = ALONE,
     ) -> list[Passed | Withheld]:
         """Choose edges beside those of the same values; like values have them once."""
-        variables: dict[CellKey, Values] = {}
+        variables: dict[tuple[CellKey, frozenset[str]], Values] = {}
         others = [cell for cell in known.proposed if cell.analysis.has_bins]
         for cell in [*others, *(cell for cell, _ in cells)]:
-            variables.setdefault(cell.key, cell.values)
+            variables.setdefault((cell.key, cell.cases), cell.values)
         repeats = dict(zip(variables, like_an_earlier(list(variables.values())), strict=True))
         found: list[Passed | Withheld] = []
-        here: dict[CellKey, list[Shown]] = defaultdict(list)
+        here: dict[tuple[CellKey, frozenset[str]], list[Shown]] = defaultdict(list)
         for cell, _ in cells:
-            if repeats[cell.key]:
+            variable = (cell.key, cell.cases)
+            if repeats[variable]:
                 found.append(Withheld(SAME_BINS))
                 continue
-            beside = [*_bins_of(cell, known.of(cell)), *here[cell.key]]
+            beside = [*_bins_of(cell, known.of(cell)), *here[variable]]
             analysis: Quantiles = cell.analysis  # type: ignore[assignment]
             result = analysis.choose(cell.content, beside, disclosure.min_patients)
             if isinstance(result, Passed):
-                here[cell.key].append(cls.shown(analysis.heading(), result.numbers))
+                here[variable].append(cls.shown(analysis.heading(), result.numbers))
             found.append(result)
         return found
 

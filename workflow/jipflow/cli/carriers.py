@@ -23,6 +23,21 @@ Memory = Annotated[Path, "file that keeps what went or came before"]
 Done = Annotated[Path, "what this run did, and what was left out and why"]
 
 
+@AUDIENCE.command("exchange look")
+def exchange_look(
+    *,
+    from_: Annotated[str, "address of the place: s3://bucket/prefix or davs://host/path"],
+    to: Annotated[Path, "folder that the messages would come to"],
+    memory: Memory,
+) -> None:
+    """Print the names of the messages that would be fetched, a line each."""
+    from jipflow.exchange.transport import look
+
+    place, address = _opened(from_)
+    for item in look(place, address, to, memory)[0]:
+        print(item.name)
+
+
 @AUDIENCE.command("exchange fetch")
 def exchange_fetch(
     *,
@@ -56,8 +71,19 @@ class _Carrier(Protocol):
 
 
 def _carry(carry: _Carrier, address: str, folder: Path, memory: Path, report: Path) -> None:
-    from jipflow.exchange.places import open_place
     from jipflow.files import write_json
+
+    done = carry(*_opened(address), folder, memory)
+    for name in sorted(done.files):
+        print(name)
+    for name, reason in sorted(done.left_out.items()):
+        print(f"left out {name}: {reason}")
+    write_json(report, done.plain())
+
+
+def _opened(address: str) -> tuple[Place, str]:
+    """Return a place and its address, in a process whose memory has a bound."""
+    from jipflow.exchange.places import open_place
     from jipflow.settings.addresses import parse_address
     from jipflow.settings.resources import ConfigError
 
@@ -66,9 +92,4 @@ def _carry(carry: _Carrier, address: str, folder: Path, memory: Path, report: Pa
     except ValueError as error:
         raise ConfigError(f"the address {error}.") from None
     resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.RLIM_INFINITY))
-    done = carry(open_place(parsed), parsed.url, folder, memory)
-    for name in sorted(done.files):
-        print(name)
-    for name, reason in sorted(done.left_out.items()):
-        print(f"left out {name}: {reason}")
-    write_json(report, done.plain())
+    return open_place(parsed), parsed.url

@@ -62,11 +62,10 @@ class Bucket:
     def __init__(self, provider: Any, address: Address) -> None:
         self.bucket = provider.s3c.Bucket(address.host)
         self.prefix = f"{address.path}/" if address.path else ""
-        self.url = address.url
 
     def entries(self) -> Iterator[Listed]:
         """See `jipflow.exchange.transport.Place`."""
-        with _explained(self.url):
+        with _explained():
             for item in self.bucket.objects.filter(Prefix=self.prefix, Delimiter="/"):
                 if item.key != self.prefix:
                     name = item.key.removeprefix(self.prefix)
@@ -74,7 +73,7 @@ class Bucket:
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """See `jipflow.exchange.transport.Place`."""
-        with _explained(self.url):
+        with _explained():
             body = self.bucket.Object(self.prefix + name).get()["Body"]
             with body:
                 yield from body.iter_chunks(CHUNK)
@@ -82,7 +81,7 @@ class Bucket:
     def put(self, path: Path, name: str, folder: str | None) -> None:
         """See `jipflow.exchange.transport.Place`; an object is there once it is whole."""
         below = f"{folder}/" if folder else ""
-        with _explained(self.url), open(path, "rb") as stream:
+        with open(path, "rb") as stream, _explained():
             self.bucket.Object(f"{self.prefix}{below}{name}").put(Body=stream)
 
 
@@ -98,14 +97,13 @@ class WebDav:
         self.client = provider.client.client
         # The plugin reads this from its settings and does not use it.
         self.client.http.timeout = SILENCE
-        self.url = address.url
         self.path = unquote(urlsplit(address.web_url).path).rstrip("/")
 
     def entries(self) -> Iterator[Listed]:
         """See `jipflow.exchange.transport.Place`."""
         from webdav4.multistatus import MultiStatusResponse
 
-        with _explained(self.url):
+        with _explained():
             text = b"".join(self._stream("PROPFIND", "", {"Depth": "1"}, LONGEST_LIST))
             for item in MultiStatusResponse(text.decode("utf-8")).responses.values():
                 about = item.properties
@@ -117,7 +115,7 @@ class WebDav:
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """See `jipflow.exchange.transport.Place`."""
-        with _explained(self.url):
+        with _explained():
             yield from self._stream("GET", name, {}, None)
 
     def put(self, path: Path, name: str, folder: str | None) -> None:
@@ -125,7 +123,7 @@ class WebDav:
         from webdav4.client import ResourceAlreadyExists
 
         below = f"{folder}/" if folder else ""
-        with _explained(self.url):
+        with _explained():
             if folder:
                 with suppress(ResourceAlreadyExists):
                     self.client.mkdir(folder)
@@ -145,7 +143,7 @@ class WebDav:
             for chunk in answer.iter_raw(CHUNK):
                 got += len(chunk)
                 if most is not None and got > most:
-                    raise PlaceError(f"{self.url}: its list has more than {most} bytes.")
+                    raise PlaceError(f"the list has more than {most} bytes")
                 yield chunk
 
 
@@ -180,8 +178,11 @@ def _provider(address: Address) -> Any:
         missing = [plugin.get_envvar(n) for n in ("username", "password") if n not in found]
         if missing:
             raise ConfigError(f"{address.url}: set the environment variable {missing[0]}.")
-    elif "access_key" not in found:
-        _check_aws_file()
+    else:
+        # What fails is tried again by the next run.
+        found["retries"] = 2
+        if "access_key" not in found:
+            _check_aws_file()
     return plugin.storage_provider(
         local_prefix=Path(tempfile.gettempdir()),
         logger=logging.getLogger("jipflow.exchange"),
@@ -212,7 +213,7 @@ def _check_aws_file() -> None:
 
 
 @contextmanager
-def _explained(url: str) -> Iterator[None]:
+def _explained() -> Iterator[None]:
     """Turn every error of a library or server into one of the place, without the server's words.
 
     Raises:
@@ -221,16 +222,18 @@ def _explained(url: str) -> Iterator[None]:
     """
     try:
         yield
-    except (PlaceError, OSError, MemoryError):
+    except (PlaceError, MemoryError):
         raise
     except Exception as error:
         status = _status(error)
         if status in GONE:
             raise NotThere from None
         if status in {401, 403}:
-            raise PlaceError(f"{url} denies access ({status}); check the credentials") from None
+            raise PlaceError(
+                f"access is denied (HTTP status {status}); check the credentials"
+            ) from None
         what = f"HTTP status {status}" if status else type(error).__name__
-        raise PlaceError(f"{url}: {what}") from None
+        raise PlaceError(what) from None
 
 
 def _status(error: Exception) -> int | None:

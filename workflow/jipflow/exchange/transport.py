@@ -152,6 +152,35 @@ def choose(
     return sorted(due), left_out
 
 
+def look(
+    place: Place, address: str, folder: Path, memory: Path, limits: Limits | None = None
+) -> tuple[list[Listed], dict[str, str]]:
+    """Return what `fetch` would fetch, and why of the rest that is listed each is left out.
+
+    Args:
+        place: where messages are.
+        address: of the place.
+        folder: where they come to; it need not be there.
+        memory: file that keeps what came.
+        limits: what the place may cost.
+
+    Raises:
+        PlaceError: the place does not list its files, or too many.
+    """
+    limits = limits or Limits()
+    try:
+        with deadline(limits.patience):
+            listed = list(islice(place.entries(), limits.most + 1))
+    except NotThere:
+        raise PlaceError(f"{address}: there is no such folder or bucket; make it.") from None
+    except PlaceError as error:
+        raise PlaceError(f"{address} does not list its files: {error}.") from None
+    if len(listed) > limits.most:
+        raise PlaceError(f"{address} holds more than {limits.most} files; clear old ones there.")
+    known = _known(memory, address)
+    return choose(listed, known, lambda name: (folder / name).is_file(), limits)
+
+
 def fetch(
     place: Place, address: str, folder: Path, memory: Path, limits: Limits | None = None
 ) -> Report:
@@ -171,11 +200,7 @@ def fetch(
     """
     limits = limits or Limits()
     known = _known(memory, address)
-    with deadline(limits.patience, "the list"):
-        listed = list(islice(place.entries(), limits.most + 1))
-    if len(listed) > limits.most:
-        raise PlaceError(f"{address} holds more than {limits.most} files; clear old ones there.")
-    wanted, left_out = choose(listed, known, lambda name: (folder / name).is_file(), limits)
+    wanted, left_out = look(place, address, folder, memory, limits)
     report, faults = Report([], left_out), Faults(address)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -204,7 +229,7 @@ def _take(place: Place, item: Listed, path: Path, limits: Limits) -> None:
         raise OSError(28, os.strerror(28), str(path.parent))
     got = 0
     begin = b""
-    with deadline(limits.seconds(item.bytes), item.name), open(path, "wb") as stream:
+    with deadline(limits.seconds(item.bytes)), open(path, "wb") as stream:
         for chunk in place.chunks(item.name):
             got += len(chunk)
             begin += chunk[: max(len(MAGIC) - len(begin), 0)]
@@ -261,7 +286,7 @@ def send(
             identity, relative = _identity(path), path.relative_to(folder)
             below = relative.parent.name or None
             try:
-                with deadline(limits.seconds(identity[0]), str(relative)):
+                with deadline(limits.seconds(identity[0])):
                     place.put(path, path.name, below)
             except (PlaceError, NotThere) as error:
                 faults.add(str(relative), error)
@@ -275,12 +300,11 @@ def send(
 
 
 @contextmanager
-def deadline(seconds: float, what: str) -> Iterator[None]:
+def deadline(seconds: float) -> Iterator[None]:
     """Have the block fail that takes longer, whatever it waits for; for the main thread alone.
 
     Args:
         seconds: that it may take.
-        what: for the message.
 
     Raises:
         PlaceError: it took longer.
@@ -297,7 +321,7 @@ def deadline(seconds: float, what: str) -> Iterator[None]:
     try:
         yield
     except _Late:
-        raise PlaceError(f"{what}: no end within {seconds:.0f} s") from None
+        raise PlaceError(f"no end within {seconds:.0f} s") from None
     finally:
         end = float("inf")
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -322,7 +346,7 @@ class Faults:
 
     def add(self, name: str, error: Exception) -> None:
         """Keep that a file failed."""
-        self.found[name] = str(error) or "there is no such place"
+        self.found[name] = str(error) or "there is no such folder or bucket"
         self.in_a_row += 1
 
     def while_well(self, items: Iterable[Any]) -> Iterator[Any]:
@@ -344,14 +368,14 @@ class Faults:
         if self.found:
             named = "; ".join(f"{name}: {text}" for name, text in self.found.items())
             raise PlaceError(
-                f"{self.address} failed: {named}. What came through is kept; run the same command "
-                "again for the rest."
+                f"{self.address}: {named}. What came through is kept; run the same command again "
+                "for the rest."
             )
 
 
 def shown(name: str) -> str:
     """Return a name that others gave as plain text of bounded length."""
-    return name[:100].encode("ascii", "backslashreplace").decode("ascii")
+    return name[:100].encode("unicode_escape").decode("ascii")
 
 
 def _outgoing(folder: Path) -> Iterator[Path]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from jipflow.analyses.cells import CellKey, Place, measured_places
+from jipflow.analyses.cells import CellKey, Place, Whom, measured_places
 from jipflow.analyses.contract import (
     AnyAnalysis,
     CellBelowMinimum,
@@ -21,7 +21,6 @@ from jipflow.analyses.contract import (
     ReleasedCell,
     Rule,
     StatedCell,
-    Whom,
     analyses_of,
     rules_of_kinds,
     too_close,
@@ -196,7 +195,7 @@ def _check_together(released: Released, asked: Asked, minimum: int) -> None:
     families: dict[tuple[str, str], set[tuple[int, Whom]]] = defaultdict(set)
     for (identifier, key), cell in released.items():
         same[key].append((asked.analyses[identifier], cell))
-        whom = Whom.of(asked.analyses[identifier], key)
+        whom = Whom.of(asked.analyses[identifier].settings.by, key)
         families[key.role, key.segmentation].add((cell.n, whom))
     for key, cells in same.items():
         about = [each.implies(cell, _limits(cell, each, asked, minimum)) for each, cell in cells]

@@ -87,6 +87,17 @@ class Said:
     sha256: str
     path: Path
 
+    def read(self) -> bytes:
+        """Return its bytes.
+
+        Raises:
+            ThreadFault: they are others than those that were written.
+        """
+        raw = self.path.read_bytes()
+        if digest(raw) != self.sha256:
+            raise ThreadFault(f"{self.path} was changed; restore it from a backup.")
+        return raw
+
 
 class Thread:
     """A hub's memory of its thread with the sites about one text of a protocol.
@@ -121,6 +132,8 @@ class Thread:
                 event = checked(Event, read_json(path), str(path))
             except (ValueError, ConfigError) as error:
                 raise ThreadFault(f"{path} is not as it was written: {error}") from None
+            if (event.kind, event.round) != (name["kind"], int(name["round"])):
+                raise ThreadFault(f"{path} is another event; restore {path.parent} from a backup.")
             found.append(event)
         return found
 
@@ -252,12 +265,15 @@ class Thread:
 
         Returns:
             The new files.
+
+        Raises:
+            ThreadFault: a message is not as it was written.
         """
         keys = self.keys()
         made = []
         for said, site, path in self.outgoing(outbox):
             if not is_sealed(path):
-                sealed = seal(said.path.read_bytes(), keys[site])
+                sealed = seal(said.read(), keys[site])
                 with atomic_path(path) as partial:
                     partial.write_bytes(sealed)
                 made.append(path)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.alike import like_ones
-from jipflow.analyses.cells import Values, follow
-from jipflow.analyses.contract import Proposed, Whom, too_close
+from jipflow.analyses.cells import Values, Whom, follow
+from jipflow.analyses.contract import Analysis, LedgerCell, Proposed, kinds, too_close
 from jipflow.analyses.spread import SPREAD
 from jipflow.release.saturation import Regions, asked, family
 from jipflow.settings.protocol import Disclosure
@@ -194,6 +194,41 @@ def _remainders(cells: Sequence[Proposed], disclosure: Disclosure) -> set[int]:
     return withheld
 
 
+def clashing(cells: Sequence[LedgerCell], order: Sequence[tuple[object, ...]]) -> set[int]:
+    """Choose the cells that must not leave beside others of like values, as their kinds have it.
+
+    Args:
+        cells: that the other rules let out.
+        order: what they are sorted by; of two that exclude each other the first is kept.
+    """
+    known = kinds()
+    if all(known[cell.kind].excludes is Analysis.excludes for cell in cells):
+        return set()
+    kept: dict[int, list[LedgerCell]] = defaultdict(list)
+    likes = like_ones([cell.values for cell in cells])
+    withheld = set()
+    for i in sorted(range(len(cells)), key=lambda i: order[i]):
+        if any(exclude(cells[i], other, known) for other in kept[likes[i]]):
+            withheld.add(i)
+        else:
+            kept[likes[i]].append(cells[i])
+    return withheld
+
+
+def exclude(
+    one: LedgerCell, other: LedgerCell, known: Mapping[str, type[Analysis[Any, Any, Any]]]
+) -> bool:
+    """Return whether the kind of either of two cells says that they must not both leave.
+
+    Args:
+        one: a cell.
+        other: one of like values.
+        known: all kinds, by name.
+    """
+    pairs = ((one, other), (other, one))
+    return any(known[a.kind].excludes(a, b) for a, b in pairs if a.kind in known)
+
+
 def _compared(cells: Sequence[Proposed], regions: Regions) -> list[list[int]]:
     """Return the positions of cells that are compared with each other, whatever their families."""
     from scipy.cluster.hierarchy import DisjointSet
@@ -281,7 +316,7 @@ def _misfits(
     )
     kept = Kept(patient_of, minimum)
     whom = {
-        cases: frozenset(Whom.of(cells[i].analysis, cells[i].key) for i in members)
+        cases: frozenset(Whom.of(cells[i].analysis.settings.by, cells[i].key) for i in members)
         for cases, members in groups.items()
     }
     return {i for cases in ranked if not kept.add(cases, whom[cases]) for i in groups[cases]}

@@ -32,9 +32,9 @@ from jipflow.analyses.contract import (
     rules_of_kinds,
 )
 from jipflow.reasons import StageError
-from jipflow.release.differences import differing
+from jipflow.release.differences import clashing, differing
 from jipflow.release.history import EARLIER, NOTHING, Candidate, History
-from jipflow.release.saturation import Regions, saturated
+from jipflow.release.saturation import Regions, asked, saturated
 from jipflow.settings.protocol import Disclosure
 
 MIN_PATIENTS = Rule(
@@ -143,6 +143,10 @@ def decide(
     few = differing([d.proposed for d in left], patient_of, disclosure, regions)
     _settle(left, few, DIFFERENCE)
     left = [d for d in decisions if d.released]
+    candidates = [Candidate(d.proposed, d.released) for d in left if d.released]
+    clash = clashing([c.cell for c in candidates], [asked(d.proposed) for d in left])
+    _settle(left, clash, DIFFERENCE)
+    left = [d for d in decisions if d.released]
     many = saturated([d.proposed for d in left], patient_of, regions)
     _settle(left, many, SATURATION)
     return decisions
@@ -166,7 +170,8 @@ def _same_values(
     here = [
         Candidate(decision.proposed, decision.released).cell
         for decision in decisions
-        if decision.released and decision.proposed.key == cell.key
+        if decision.released
+        and (decision.proposed.key, decision.proposed.cases) == (cell.key, cell.cases)
     ]
     return [*here, *history.same(by_patient(cell.values))]
 

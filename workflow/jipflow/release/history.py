@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 from jipflow.analyses.alike import alike
 from jipflow.analyses.cells import Place, Values, by_patient
-from jipflow.analyses.contract import LedgerCell, Proposed, ReleasedCell, Rule
-from jipflow.release.differences import Kept, are_few
+from jipflow.analyses.contract import LedgerCell, Proposed, ReleasedCell, Rule, kinds
+from jipflow.release.differences import Kept, are_few, exclude
 from jipflow.release.saturation import Equations, Regions, asked, family
 from jipflow.settings.protocol import Disclosure
 
@@ -165,6 +165,7 @@ class History:
         """Yield the cells that tell of few patients beside earlier ones that are like them."""
         of_variable: dict[int, list[LedgerCell]] = defaultdict(list)
         numbers = {_identity(variable): i for i, variable in enumerate(self._variables)}
+        known = kinds()
         for _, cell in self._cells:
             of_variable[numbers[_identity(cell.values)]].append(cell)
         for i, like in enumerate(_like([cell.values for cell in cells], self._variables)):
@@ -179,6 +180,7 @@ class History:
                 not groups.add(candidate.values.cases)
                 or self._changed_in_few(candidate, disclosure.min_patients)
                 or candidate.proposed.analysis.tells_beside(candidate.cell, same, disclosure)
+                or any(exclude(candidate.cell, other, known) for other in same)
             ):
                 yield i
 

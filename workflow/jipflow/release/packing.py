@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -127,7 +128,7 @@ def bundle(
     files["approvals.json"] = message.canonical([each.plain() for each in signed])
     _check_sizes(files, folders.release)
     packed = [kept.entry.release for kept in entries if kept.entry.release]
-    manifest = _manifest(release, files, standing, settings, packed, now)
+    manifest = _manifest(release, files, standing, settings, packed, folders, now)
     raw = message.pack(manifest, key, {name: files[name] for name in message.FILES["release"]})
     _check_ledger(entries, manifest, folders.release)
     ledger.append(manifest, signed, raw, behind)
@@ -171,6 +172,7 @@ def _manifest(
     standing: Standing,
     settings: Settings,
     packed: Sequence[Packed],
+    folders: Folders,
     now: datetime | None,
 ) -> Manifest:
     """Return the manifest of a release: that of its ledger entry, or that of a new attempt."""
@@ -178,13 +180,16 @@ def _manifest(
     header = release.disclosure
     earlier = packed_in(packed, header.protocol).get(header.round, [])
     described = {name: message.describe(files[name]) for name in message.FILES["release"]}
+    attempts = [entry.manifest.attempt for entry in earlier]
+    # A ledger that a person let go on may have lost entries of what the hub has.
+    attempts += _attempts(folders, header.protocol.id, header.site, header.round)
     manifest = Manifest(
         format=message.FORMAT,
         kind="release",
         protocol=header.protocol,
         version=settings.version,
         round=header.round,
-        attempt=max((entry.manifest.attempt for entry in earlier), default=0) + 1,
+        attempt=max(attempts, default=0) + 1,
         sender=header.site,
         recipient=header.recipient,
         previous=standing.previous,
@@ -196,6 +201,15 @@ def _manifest(
     if earlier and earlier[-1].manifest.model_dump(exclude=own) == manifest.model_dump(exclude=own):
         return earlier[-1].manifest
     return manifest
+
+
+def _attempts(folders: Folders, protocol: str, site: str, round_: int) -> list[int]:
+    """Return the attempts of a round of which a file lies in the folders."""
+    name = re.compile(
+        rf"{re.escape(f'{protocol}-{site}-r{round_:02d}')}-a([0-9]{{1,3}})\.(zip|age)"
+    )
+    paths = [*folders.bundles.glob("*.zip"), *folders.outbox.glob(f"*{SUFFIX}")]
+    return [int(found[1]) for found in map(name.fullmatch, (p.name for p in paths)) if found]
 
 
 def _check_standing(

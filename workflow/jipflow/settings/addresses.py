@@ -99,7 +99,7 @@ def _place(value: str) -> str:
     try:
         return parse_address(value).url if is_address(value) else local_path(value)
     except ValueError as error:
-        shown = "the address" if "@" in value else repr(value)
+        shown = "the address" if re.search("[@?#]", value) else repr(value)
         raise PydanticCustomError(
             "place", "{value} {error}", {"value": shown, "error": str(error)}
         ) from None
