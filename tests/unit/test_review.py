@@ -101,7 +101,7 @@ def test_a_first_release_in_short(north):
     ]
 
 
-def test_why_cells_stay_is_said_in_plain_words(tmp_path):
+def test_why_cells_stay_is_in_plain_words(tmp_path):
     world = site(tmp_path, "north", content=protocol(minimum=13))
     world.write()
     world.build()
@@ -233,7 +233,7 @@ def test_other_patients_are_counted(north, tmp_path):
     assert {each.seen for each in found} == {Seen.SAME}
 
 
-def test_what_earlier_keeps_back_is_said(north):
+def test_what_earlier_keeps_back_is_counted(north):
     approve(north)
     packed(north)
     north.table = north.table[north.table["case_id"] != "casenorth0011"]
@@ -272,7 +272,7 @@ def test_two_persons_one_after_the_other(north, second):
     ]
 
 
-def test_an_approval_that_does_not_hold_is_said_with_its_reason(north):
+def test_an_approval_that_does_not_hold_has_its_reason(north):
     approve(north, until="2026-11-03")
     found = stands(north, NOW + timedelta(days=1))
     assert found.progress.state is State.OUTDATED
