@@ -17,8 +17,8 @@ from jipflow.settings.hub import Approver, Member
 from jipflow.settings.run import Settings
 
 HUB = keys.public_text(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
-SAID = "1" * 64
-"""Hash of what the hub has said last."""
+LAST = "1" * 64
+"""Hash of the hub's last message."""
 
 
 def packed(
@@ -43,7 +43,7 @@ def packed(
         hub=hub.id,
         protocol=protocol_text(settings),
         round=read_release(release).disclosure.round,
-        previous=SAID,
+        previous=LAST,
         roster=first_roster(hub.id, [member], "2026-11-01T12:00:00Z"),
     )
     folders = Folders(release, behind, bundles, bundles.parent / "outbox")

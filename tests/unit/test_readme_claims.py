@@ -81,8 +81,10 @@ CLAIMS: dict[str, list[str]] = {
     "For a cluster use `--profile profiles/slurm`, for one GPU `--profile profiles/gpu`.": [
         f"{HERE}::test_the_profiles_that_are_named_are_there",
     ],
-    "When it is done, read `report/index.html`, then `release/r01/disclosure.html`.": [
+    "When it is done, read `report/index.html`, then what would leave: in short, and each number "
+    "in `release/r01/disclosure.html`.": [
         "pipeline/test_docs_snippets.py::test_the_pages_of_a_release_follow_the_run",
+        "unit/test_review.py::test_a_first_release_in_short",
     ],
     "If you agree, make a key, once, and approve and pack the release:": [COMMANDS],
     "The bundle in `bundles/` is all that leaves.": [

@@ -91,7 +91,7 @@ def test_a_first_release_in_short(north):
     assert found.progress.state is State.BUILT
     # Of a summary n, rows, mean, its rest and m2; of the histogram n, four bins, under and over.
     assert found.sentences() == [
-        "27 numbers in 5 cells would leave north for the hub hub in round 1: 4 of "
+        "27 numbers in 5 cells would leave north for the hub `hub` in round 1: 4 of "
         "`describe` (summary) and 1 of `volumes` (histogram).",
         "Each cell is of 12 patients; the minimum is 5.",
         "No cell stays at the site.",
@@ -101,7 +101,7 @@ def test_a_first_release_in_short(north):
     ]
 
 
-def test_why_cells_stay_is_said_in_plain_words(tmp_path):
+def test_why_cells_stay_is_in_plain_words(tmp_path):
     world = site(tmp_path, "north", content=protocol(minimum=13))
     world.write()
     world.build()
@@ -233,14 +233,14 @@ def test_other_patients_are_counted(north, tmp_path):
     assert {each.seen for each in found} == {Seen.SAME}
 
 
-def test_what_earlier_keeps_back_is_said(north):
+def test_what_earlier_keeps_back_is_counted(north):
     approve(north)
     packed(north)
     north.table = north.table[north.table["case_id"] != "casenorth0011"]
     north.write()
     north.build()
     sentences = stands(north).sentences()
-    assert "; 5 cells stay because of them (`earlier`)." in sentences[2]
+    assert "; 5 cells stay because of what left (`earlier`)." in sentences[2]
     assert "no cell would leave" in sentences[2]
 
 
@@ -272,7 +272,7 @@ def test_two_persons_one_after_the_other(north, second):
     ]
 
 
-def test_an_approval_that_does_not_hold_is_said_with_its_reason(north):
+def test_an_approval_that_does_not_hold_has_its_reason(north):
     approve(north, until="2026-11-03")
     found = stands(north, NOW + timedelta(days=1))
     assert found.progress.state is State.OUTDATED
@@ -448,7 +448,7 @@ def test_a_second_round_of_quantiles_leaves_by_the_approval_of_the_first(asking)
     assert found.progress.state is State.COVERED
     sentences = found.sentences()
     assert (
-        "1 cell would leave north for the hub hub in round 2: 1 of `middle` (quantiles)"
+        "1 cell would leave north for the hub `hub` in round 2: 1 of `middle` (quantiles)"
         in (sentences[0].partition(" in ")[2])
     )
     assert "The hub asks in this round for 1 cell: 1 of `middle`." in sentences

@@ -86,7 +86,7 @@ def _leaving(release: Release) -> Iterator[str]:
     named = _listed(_largest(by_analysis, "of other analyses"))
     yield (
         f"{_count(numbers, 'number')} in {_count(len(cells), 'cell')} would leave {header.site} "
-        f"for the hub {header.recipient} in round {header.round}: {named}."
+        f"for the hub `{header.recipient}` in round {header.round}: {named}."
     )
     least, most = min(cell.n for cell in cells), max(cell.n for cell in cells)
     patients = f"{most}" if least == most else f"{least} to {most}"
@@ -166,8 +166,8 @@ def _before(before: Before, disclosure: Disclosure) -> Iterator[str]:
     else:
         what = "no cell would leave"
     kept = disclosure.summary.withheld.get(EARLIER.code, 0)
-    because = f"; {_count(kept, 'cell')} {_stays(kept)} because of them (`earlier`)" if kept else ""
-    yield f"{left}{last}: {what}{because}."
+    stays = f"{_count(kept, 'cell')} {_stays(kept)} because of what left (`earlier`)"
+    yield f"{left}{last}: {what}{f'; {stays}' if kept else ''}."
 
 
 def _stays(count: int) -> str:
