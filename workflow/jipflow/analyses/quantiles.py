@@ -60,7 +60,7 @@ from jipflow.analyses.grid import FINEST, Grid, Leaf
 from jipflow.analyses.ranks import Counts, Ranks, Search
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, bold, feature, head, numeral, span
 from jipflow.plots import count, number
-from jipflow.settings.part import AsGiven, Number, Part, Unique
+from jipflow.settings.part import AsGiven, Part, Unique
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
 Inside = Annotated[float, Field(gt=0, lt=1), AsGiven]
@@ -85,9 +85,9 @@ class Settings(AnalysisSettings):
     kind: Literal["quantiles"]
     quantiles: Annotated[list[Inside], Field(min_length=1, max_length=MOST_QUANTILES), Unique]
     """Shares of the values that lie below, rising, such as 0.5 for the median."""
-    low: Number
+    low: Value
     """Lower end of the range that is split into bins: below it only few values are plausible."""
-    high: Number
+    high: Value
     """Upper end, likewise."""
     bins: Annotated[int, Field(ge=2, le=50)] = 10
     """Into how many bins each round splits the range, and then the bins of the quantiles."""
