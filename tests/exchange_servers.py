@@ -237,7 +237,7 @@ class Liar(BaseHTTPRequestHandler):
                 for key, size in self.lies.listed.items()
             )
             space = "http://s3.amazonaws.com/doc/2006-03-01/"
-            body = f'<ListBucketResult xmlns="{space}">{entries}</ListBucketResult>'
+            body = f'<ListBucketResult xmlns="{space}"><Name>jip</Name>{entries}</ListBucketResult>'
             return self.give(body.encode())
         self.lies.asked.append(path)
         return self.lies.answers[path.rsplit("/", 1)[-1]](self)

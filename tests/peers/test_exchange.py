@@ -163,7 +163,8 @@ def test_a_server_that_dies_half_way_leaves_no_half_and_the_same_command_heals(
         server.start()
         done = carry(word, server.address(), ours, server.environment)
         assert (done.returncode, done.stdout.split()) == (0, ["large.age"])
-        assert [p.name for p in target.iterdir()] == ["large.age"]
+        # What else lies at a server that was killed is its own.
+        assert [p.name for p in target.glob("*.age")] == ["large.age"]
         assert (target / "large.age").read_bytes() == LARGE
 
 
@@ -246,7 +247,8 @@ def from_a_liar(
                 monkeypatch.setenv("SNAKEMAKE_STORAGE_S3_ENDPOINT_URL", f"http://127.0.0.1:{port}")
                 address = "s3://jip/in"
             place, memory = open_place(parse_address(address)), tmp_path / "fetched.list"
-            return fetch(place, address, tmp_path / "in", memory, LIMITS)
+            # The port differs each time, the place does not.
+            return fetch(place, "dav://liar/in", tmp_path / "in", memory, LIMITS)
 
     return run
 
@@ -414,7 +416,8 @@ def test_a_list_without_end_takes_no_more_than_the_memory_that_is_given(kind, tm
         endpoint = {"SNAKEMAKE_STORAGE_S3_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
         done = carry("fetch", address, tmp_path / "in", CREDENTIALS | endpoint)
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "in does not list its files: " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @contextmanager

@@ -70,7 +70,7 @@ def _settings(kind, **content):
 
 
 def test_the_kinds_are_the_modules_of_the_folder():
-    assert list(kinds()) == ["histogram", "quantiles", "summary"]
+    assert list(kinds()) == ["brown_forsythe", "histogram", "levene", "quantiles", "summary"]
 
 
 EXAMPLES = [rows_analysis.Rows, distances_analysis.DistancesFromMean]
@@ -103,7 +103,7 @@ def test_each_kind_keeps_the_contract(analysis):
             assert getattr(analysis, step.__name__) is not step
 
 
-@pytest.mark.parametrize("kind", ["histogram", "summary"])
+@pytest.mark.parametrize("kind", ["brown_forsythe", "histogram", "summary"])
 def test_a_kind_of_one_round_has_no_later_cells(kind):
     analysis = kinds()[kind](_settings(kind, **ENTRIES[kind]))
     key = CellKey("CT", "organs", "liver", "volume_ml")
@@ -115,6 +115,7 @@ def test_a_kind_of_one_round_has_no_later_cells(kind):
 
 
 ENTRIES = {
+    "brown_forsythe": {"id": "x", "variables": ["CT.volume_ml"]},
     "histogram": {"id": "x", "variables": ["CT.volume_ml"], "edges": [0, 1, 2]},
     "summary": {"id": "x", "variables": ["CT.volume_ml"]},
 }

@@ -97,7 +97,8 @@ def test_every_command_has_help(name, capsys):
         (["release", "show"], []),
         (["relaese"], ["release"]),
         (["stage"], ["stages"]),
-        (["run"], []),
+        (["run"], ["rounds"]),
+        (["ruin-it"], []),
     ],
 )
 def test_a_wrong_command_proposes_the_one_that_was_meant(typed, proposed, capsys):
@@ -359,14 +360,15 @@ def command_lines():
     found = {}
     for path in sorted((ROOT / "rules").glob("*.smk")):
         text = path.read_text(encoding="utf-8")
-        for name, body in re.findall(
-            r"^(?:rule|checkpoint) (\w+):\n((?:    .*\n|\n)+)", text, re.M
+        for _, name, body in re.findall(
+            r"^( *)(?:rule|checkpoint) (\w+):\n((?:\1    .*\n|\n)+)", text, re.M
         ):
-            shell = re.search(r"^    shell:\n((?:        .*\n)+)", body, re.M)
+            shell = re.search(r"^ +shell:\n((?: {8,}.*\n)+)", body, re.M)
             if shell:
                 line = ast.literal_eval(f"({shell[1]})")
                 line = re.split(r" 2?>|\|", line)[0]
                 line = line.removeprefix("set -o pipefail; ").replace("{threads}", "2")
+                line = line.replace("{params.round}", "2")
                 if not line.startswith("cp "):
                     found[name] = shlex.split(re.sub(r"\{[^}]*\}", "x", line))
     return found

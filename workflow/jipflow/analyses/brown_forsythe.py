@@ -113,7 +113,7 @@ class BrownForsythe(Analysis[Settings, Cell, Released]):
     def merge(self, by_site: Mapping[str, Cell], given: Any = None) -> dict[str, Any]:
         """Merge the moments, and test the sites' distances."""
         groups = {site: cell.moments for site, cell in by_site.items()}
-        return {"of": "distances", **merged(by_site), "test": deviations.test_of(groups)}
+        return {"of": "distances", **merged(by_site), "test": deviations.equal_variances(groups)}
 
     @staticmethod
     def draw_release(analysis: Released) -> Drawing:

@@ -173,7 +173,7 @@ def implies(limits: Limits, rows: int) -> Implied:
     return Implied((limits.lowest, limits.highest), (rows, rows))
 
 
-def test_of(groups: Mapping[str, Moments]) -> dict[str, Any]:
+def equal_variances(groups: Mapping[str, Moments]) -> dict[str, Any]:
     """Return the test of equal variances of groups.
 
     W is the F of a one-way analysis of variance of the distances (Levene 1960): with k groups of
@@ -258,7 +258,7 @@ class Drawn:
     Attributes:
         title: of what, in words.
         feature: name of the feature.
-        test: as `test_of` returns it.
+        test: as `equal_variances` returns it.
         parts: mean distance of each group, with its rows.
     """
 

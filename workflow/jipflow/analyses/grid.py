@@ -13,8 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-FINEST = 10**9
-"""Most parts of the range, far more than any site has values."""
+FINEST = 10**5
+"""Most parts of the range. An edge that a site leaves out may tell that a value lies beside it,
+which is never known more closely than to one part."""
 
 
 class Leaf(NamedTuple):
@@ -111,7 +112,7 @@ class Grid:
         return ""
 
     def leaf(self, positions: Sequence[int], place: float) -> Leaf | None:
-        """Return the leaf that a place lies in, and its upper edge with it; None outside the range.
+        """Return the leaf that a place lies in or is the upper edge of; None outside the range.
 
         Args:
             positions: that were asked for, all rounds together, rising.

@@ -50,7 +50,7 @@ from jipflow.blocks import Drawing
 from jipflow.settings.bounds import bounds
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
-SITE_LEFT = "a site that was in a group's mean has withheld its distances"
+SITE_LEFT = "a site that is in the mean of a group has withheld its distances"
 """Why there is no test: the means are not those of the values whose distances are there."""
 
 
@@ -172,7 +172,7 @@ class Levene(Analysis[Settings, Cell, Released]):
         found = merged(by_site)
         if self.settings.by is None:
             groups = {site: cell.moments for site, cell in by_site.items()}
-            return {"of": "distances", **found, "test": deviations.test_of(groups)}
+            return {"of": "distances", **found, "test": deviations.equal_variances(groups)}
         if given is None:
             return {"of": "values", **found}
         return {"of": "distances", **found, "centre": given.mean, "centre_rows": given.rows}
@@ -223,7 +223,7 @@ class Levene(Analysis[Settings, Cell, Released]):
 def _test(key: CellKey, groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the test of the groups of one feature of one segment."""
     about = {name: value for name, value in key._asdict().items() if name != "group"}
-    found = deviations.test_of({name: _moments(cell) for name, cell in groups.items()})
+    found = deviations.equal_variances({name: _moments(cell) for name, cell in groups.items()})
     if any(cell["rows"] != cell["centre_rows"] for cell in groups.values()):
         found |= deviations.without_test(SITE_LEFT)
     return about | found

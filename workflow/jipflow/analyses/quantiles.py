@@ -57,10 +57,10 @@ from jipflow.analyses.contract import (
     Withheld,
 )
 from jipflow.analyses.grid import FINEST, Grid, Leaf
-from jipflow.analyses.ranks import Counts, Ranks
+from jipflow.analyses.ranks import Counts, Ranks, Search
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, bold, feature, head, numeral, span
 from jipflow.plots import count, number
-from jipflow.settings.part import AsGiven, Number, Part, Unique
+from jipflow.settings.part import AsGiven, Part, Unique
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
 Inside = Annotated[float, Field(gt=0, lt=1), AsGiven]
@@ -85,9 +85,9 @@ class Settings(AnalysisSettings):
     kind: Literal["quantiles"]
     quantiles: Annotated[list[Inside], Field(min_length=1, max_length=MOST_QUANTILES), Unique]
     """Shares of the values that lie below, rising, such as 0.5 for the median."""
-    low: Number
+    low: Value
     """Lower end of the range that is split into bins: below it only few values are plausible."""
-    high: Number
+    high: Value
     """Upper end, likewise."""
     bins: Annotated[int, Field(ge=2, le=50)] = 10
     """Into how many bins each round splits the range, and then the bins of the quantiles."""
@@ -340,7 +340,7 @@ class Quantiles(Analysis[Settings, Cell, Released]):
     def merge(self, by_site: Mapping[str, Cell], given: Asked | None = None) -> dict[str, Any]:
         """Find each quantile among the values of all sites."""
         sites = sorted(by_site)
-        search = _Search(self.settings, self._ranks(by_site), given)
+        search = self._search(by_site, given)
         return {
             "n": sum(by_site[site].n for site in sites),
             "rows": search.ranks.rows,
@@ -362,7 +362,7 @@ class Quantiles(Analysis[Settings, Cell, Released]):
         self, round_: int, by_site: Mapping[str, Cell], given: Asked | None = None
     ) -> Asked | None:
         """Split the bins in which quantiles may lie, as far as any site can."""
-        search = _Search(self.settings, self._ranks(by_site), given)
+        search = self._search(by_site, given)
         leaves = sorted(set().union(*map(search.leaves, self.settings.quantiles)))
         if not leaves:
             return None
@@ -373,9 +373,9 @@ class Quantiles(Analysis[Settings, Cell, Released]):
         key = next(iter(by_site.values())).key
         return Asked(**key._asdict(), splits=splits)
 
-    def _ranks(self, by_site: Mapping[str, Cell]) -> Ranks:
+    def _search(self, by_site: Mapping[str, Cell], given: Asked | None) -> Search:
         sites = [Counts(cell.cuts, cell.counts, cell.minimum) for cell in by_site.values()]
-        return Ranks(sites, self.grid.size)
+        return Search(self.grid, Ranks(sites, self.grid.size), given.leaves if given else [])
 
     @staticmethod
     def draw_release(analysis: Released) -> Drawing:
@@ -440,64 +440,6 @@ class Quantiles(Analysis[Settings, Cell, Released]):
                 for title, rows in groups.items()
             ],
         )
-
-
-class _Search:
-    """Where the quantiles are after a round.
-
-    Args:
-        settings: of the analysis.
-        ranks: of all values.
-        given: what the hub stated before the round; None in the first.
-    """
-
-    def __init__(self, settings: Settings, ranks: Ranks, given: Asked | None) -> None:
-        splits = given.leaves if given else []
-        self.ranks = ranks
-        self._grid = settings.grid
-        self._last = len(splits) + 1 == settings.rounds
-        self._positions = sorted(itertools.chain.from_iterable(self._grid.asked(splits)))
-
-    def found(self, quantile: float) -> dict[str, Any]:
-        """Return what the result says of a quantile."""
-        lower, upper = self.ranks.interval(self.ranks.rank(quantile))
-        place = self.ranks.estimate(quantile)
-        return {
-            "quantile": quantile,
-            "lower": None if lower is None else self._grid.edge(lower),
-            "upper": None if upper is None else self._grid.edge(upper),
-            "estimate": None if place is None else self._grid.edge(place),
-            "ended": self._ended(quantile),
-        }
-
-    def leaves(self, quantile: float) -> set[Leaf]:
-        """Return the bins that another round would split; empty where no site can."""
-        return {leaf for leaf in self._around(quantile) if self._splits(leaf)}
-
-    def _ended(self, quantile: float) -> str | None:
-        around = self._around(quantile)
-        if not around:
-            return "outside"
-        if not any(map(self._splits, around)):
-            return "minimum"
-        return "rounds" if self._last else None
-
-    def _splits(self, leaf: Leaf) -> bool:
-        return any(site.splits(self._grid.start(leaf)) for site in self.ranks.sites)
-
-    def _around(self, quantile: float) -> set[Leaf]:
-        """Return the bins in which a quantile lies at least, at most, and as estimated."""
-        import numpy as np
-
-        rank, positions = self.ranks.rank(quantile), self._positions
-        places: list[float] = []
-        for below in (self.ranks.most(positions), self.ranks.fewest(positions)):
-            first = int(np.searchsorted(below, rank, side="left"))
-            places += positions[first : first + 1]
-        estimate = self.ranks.estimate(quantile)
-        places += [] if estimate is None else [max(estimate, 0.5)]
-        leaves = (self._grid.leaf(positions, place) for place in places)
-        return {leaf for leaf in leaves if leaf}
 
 
 def _bins_of(cell: Proposed, cells: Sequence[LedgerCell]) -> list[Shown]:

@@ -6,11 +6,14 @@ between those at the next ones that it shows; on average it grows evenly between
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from jipflow.analyses.grid import Grid, Leaf
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,3 +137,60 @@ class Ranks:
         if not below[0] <= place <= below[-1]:
             return None
         return float(np.interp(place, below, knots))
+
+
+class Search:
+    """Where quantiles are after a round.
+
+    Args:
+        grid: that edges are on.
+        ranks: of all values.
+        splits: the bins that each round after the first has split.
+    """
+
+    def __init__(self, grid: Grid, ranks: Ranks, splits: Sequence[Sequence[Leaf]]) -> None:
+        self.ranks = ranks
+        self._grid = grid
+        self._last = len(splits) + 1 == grid.rounds
+        self._positions = sorted(itertools.chain.from_iterable(grid.asked(splits)))
+
+    def found(self, quantile: float) -> dict[str, Any]:
+        """Return what the result says of a quantile."""
+        lower, upper = self.ranks.interval(self.ranks.rank(quantile))
+        place = self.ranks.estimate(quantile)
+        return {
+            "quantile": quantile,
+            "lower": None if lower is None else self._grid.edge(lower),
+            "upper": None if upper is None else self._grid.edge(upper),
+            "estimate": None if place is None else self._grid.edge(place),
+            "ended": self._ended(quantile),
+        }
+
+    def leaves(self, quantile: float) -> set[Leaf]:
+        """Return the bins that another round would split; empty where no site can."""
+        return {leaf for leaf in self._around(quantile) if self._splits(leaf)}
+
+    def _ended(self, quantile: float) -> str | None:
+        around = self._around(quantile)
+        if not around:
+            return "outside"
+        if not any(map(self._splits, around)):
+            return "minimum"
+        return "rounds" if self._last else None
+
+    def _splits(self, leaf: Leaf) -> bool:
+        return any(site.splits(self._grid.start(leaf)) for site in self.ranks.sites)
+
+    def _around(self, quantile: float) -> set[Leaf]:
+        """Return the bins in which a quantile lies at least, at most, and as estimated."""
+        import numpy as np
+
+        rank, positions = self.ranks.rank(quantile), self._positions
+        places: list[float] = []
+        for below in (self.ranks.most(positions), self.ranks.fewest(positions)):
+            first = int(np.searchsorted(below, rank, side="left"))
+            places += positions[first : first + 1]
+        estimate = self.ranks.estimate(quantile)
+        places += [] if estimate is None else [max(estimate, 0.5)]
+        leaves = (self._grid.leaf(positions, place) for place in places)
+        return {leaf for leaf in leaves if leaf}

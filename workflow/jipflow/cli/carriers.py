@@ -16,7 +16,7 @@ AUDIENCE = Audience(
     f"The workflow calls this when a site or a hub is run:\n  {RUN_A_SITE}\n  {RUN_A_HUB}",
 )
 
-MOST_MEMORY = 4 << 30
+MOST_MEMORY = 1 << 30
 """Bytes of address space: a list without end takes no more from the machine."""
 
 Memory = Annotated[Path, "file that keeps what went or came before"]

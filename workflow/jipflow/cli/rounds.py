@@ -43,7 +43,7 @@ def rounds_roster(hub: HubFile, *, because: Because) -> None:
 
 @AUDIENCE.command("rounds end")
 def rounds_end(hub: HubFile, *, because: Because) -> None:
-    """End the rounds of the protocol before they are over; what was sent and made of it stays."""
+    """End the rounds of the protocol before they are over; what was sent stays."""
     from jipflow.hub.rounds import end_rounds, hub_thread
 
     with _alone(hub) as settings:

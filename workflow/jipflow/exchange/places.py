@@ -66,10 +66,17 @@ class Bucket:
     def entries(self) -> Iterator[Listed]:
         """See `jipflow.exchange.transport.Place`."""
         with _explained():
-            for item in self.bucket.objects.filter(Prefix=self.prefix, Delimiter="/"):
-                if item.key != self.prefix:
-                    name = item.key.removeprefix(self.prefix)
-                    yield Listed(name, int(item.size), str(item.e_tag or item.last_modified))
+            pages = self.bucket.meta.client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket.name, Prefix=self.prefix, Delimiter="/"):
+                # What is no list at all is read as an empty one.
+                if "Name" not in page:
+                    raise PlaceError("its answer is no list of a bucket")
+                for item in page.get("Contents", []):
+                    if item["Key"] != self.prefix:
+                        mark = item.get("ETag") or item.get("LastModified", "")
+                        yield Listed(
+                            item["Key"].removeprefix(self.prefix), int(item["Size"]), str(mark)
+                        )
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """See `jipflow.exchange.transport.Place`."""
@@ -105,7 +112,11 @@ class WebDav:
 
         with _explained():
             text = b"".join(self._stream("PROPFIND", "", {"Depth": "1"}, LONGEST_LIST))
-            for item in MultiStatusResponse(text.decode("utf-8")).responses.values():
+            answer = MultiStatusResponse(text.decode("utf-8"))
+            # What is no list at all is read as an empty one.
+            if answer.tree.tag != "{DAV:}multistatus":
+                raise PlaceError("its answer is no list of a folder")
+            for item in answer.responses.values():
                 about = item.properties
                 if about.collection or item.path_norm.rstrip("/") == self.path:
                     continue
@@ -167,7 +178,7 @@ def _provider(address: Address) -> Any:
             f"{address.url}: the package snakemake-storage-plugin-{address.kind} is not installed; "
             "run: pip install -c envs/constraints.txt -e '.[exchange]'"
         ) from None
-    found = {
+    found: dict[str, str | int] = {
         each.name: value
         for each in fields(plugin.settings_cls)
         if each.metadata.get("env_var")
@@ -222,8 +233,10 @@ def _explained() -> Iterator[None]:
     """
     try:
         yield
-    except (PlaceError, MemoryError):
+    except PlaceError:
         raise
+    except MemoryError:
+        raise PlaceError("its answer is too large") from None
     except Exception as error:
         status = _status(error)
         if status in GONE:
