@@ -79,7 +79,7 @@ class DistancesFromMean(Analysis[Settings, Any, Released]):
         """The mean first, then the distances from it."""
         return 2
 
-    def check_stated(self, cell: Mean) -> None:
+    def check_stated(self, cell: Mean, round_: int) -> None:
         """Refuse a mean of volumes that is negative."""
         if cell.mean < 0:
             raise ImpossibleCell(f"a mean of {cell.mean}")

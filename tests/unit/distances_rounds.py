@@ -11,11 +11,11 @@ from pathlib import Path
 import jipflow.analyses
 from federation_world import hub_settings, protocol, site
 from jipflow.exchange.message import checked
+from jipflow.exchange.refusals import Refused
 from jipflow.files import write_json
 from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.merge import advance, merge
-from jipflow.hub.refusals import Refused
 from jipflow.release.contents import ReleaseError, formats
 from jipflow.settings.resources import ConfigError
 

@@ -70,7 +70,7 @@ def _settings(kind, **content):
 
 
 def test_the_kinds_are_the_modules_of_the_folder():
-    assert list(kinds()) == ["brown_forsythe", "histogram", "levene", "summary"]
+    assert list(kinds()) == ["brown_forsythe", "histogram", "levene", "quantiles", "summary"]
 
 
 EXAMPLES = [rows_analysis.Rows, distances_analysis.DistancesFromMean]
@@ -109,7 +109,7 @@ def test_a_kind_of_one_round_has_no_later_cells(kind):
     key = CellKey("CT", "organs", "liver", "volume_ml")
     assert analysis.rounds == 1
     with pytest.raises(ImpossibleCell, match=f"the kind '{kind}' has one round"):
-        analysis.check_stated(StatedCell(**key._asdict()))
+        analysis.check_stated(StatedCell(**key._asdict()), 2)
     assert analysis.advance(1, {}) is None
     assert analysis.conclude([]) == {}
 

@@ -21,6 +21,7 @@ from federation_world import (
     reseal,
     site,
     unpack,
+    zipped,
 )
 from jipflow.analyses.cells import (
     CellKey,
@@ -32,11 +33,13 @@ from jipflow.analyses.cells import (
     scanners_of,
 )
 from jipflow.analyses.contract import analyses_of
-from jipflow.exchange import message
+from jipflow.exchange.refusals import Refusal
 from jipflow.hub.merge import merge
-from jipflow.hub.refusals import Refusal
+from jipflow.hub.rounds import Outlook
 from jipflow.release.behind import read_behind
 from jipflow.release.contents import read_release
+from jipflow.release.since import read_review
+from jipflow.release.terms import Terms
 from jipflow.report.basis import NONE, SEVERAL, basis
 from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.hub import write_hub_report
@@ -413,7 +416,7 @@ def test_the_hub_merges_each_group_to_what_all_rows_give(tmp_path, inbox):
 def forged(world_, change, inbox, settings):
     """Let a site send changed cells, its record with them."""
     members = unpack(world_.path.read_bytes())
-    for other in set(inbox.glob("*.zip")) - {world_.path}:
+    for other in set(inbox.glob("*.age")) - {world_.path}:
         other.unlink()
     aggregates = json.loads(members["aggregates.json"])
     record = json.loads(members["disclosure.json"])
@@ -424,7 +427,7 @@ def forged(world_, change, inbox, settings):
         "aggregates.json": json.dumps(aggregates).encode(),
         "disclosure.json": json.dumps(record).encode(),
     }
-    return refusal(message.pack(reseal(members, world_)), world_, inbox, settings)
+    return refusal(zipped(reseal(members, world_)), world_, inbox, settings)
 
 
 def rename(cell):
@@ -524,7 +527,13 @@ def test_the_releasers_page_says_which_group_and_counts_who_is_left_out(tmp_path
     counted = {row.group: (row.cases, row.patients) for row in found.groups}
     groups = {"ge": (7, 7), "med": (0, 0), "siemens": (12, 12)}
     assert counted == groups | {NONE: (3, 3), SEVERAL: (2, 2)}
-    write_disclosure_page(release=read_release(made.release), path=tmp_path / "d.html", basis=found)
+    write_disclosure_page(
+        release=read_release(made.release),
+        terms=Terms.of(made.settings),
+        review=read_review(made.release, built=False),
+        path=tmp_path / "d.html",
+        basis=found,
+    )
     page = words(tmp_path / "d.html")
     for group in ("ge", "siemens"):
         assert f"liver · organs on CT · group {group}" in page
@@ -540,7 +549,13 @@ def test_the_hubs_page_says_which_group(tmp_path, inbox):
     settings = hub_settings(made.values(), inbox, protocol(analyses=analyses))
     accepted, rejected = accept(inbox=inbox, settings=settings)
     result = merge(accepted=accepted, settings=settings)
-    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=tmp_path / "h.html")
+    write_hub_report(
+        result=result,
+        accepted=accepted,
+        rejected=rejected,
+        outlook=Outlook(1, sorted(made), [], further=False),
+        path=tmp_path / "h.html",
+    )
     page = words(tmp_path / "h.html")
     for group in ("ge", "siemens"):
         assert page.count(f"liver · organs on CT · group {group}") >= 2

@@ -13,7 +13,7 @@ import yaml
 from federation_world import hub_content, protocol, sent, site
 from jipflow.settings.resources import ROOT
 
-ODD = ("{x}.zip", "<results>.zip", "{}.zip", "*.zip", "$HOME.zip", "-rf.zip", "new\nline.zip")
+ODD = ("{x}.age", "<results>.age", "{}.age", "*.age", "$HOME.age", "-rf.age", "new\nline.age")
 """Names that a shell, a format or Snakemake could take for more than a name."""
 
 
@@ -28,7 +28,7 @@ def hub(tmp_path_factory):
     content = hub_content(sites, inbox)
     content |= {"protocol": str(folder / "demo.yaml"), "results": str(folder / "out")}
     (folder / "hub.yaml").write_text(yaml.safe_dump(content))
-    sites[1].path.rename(folder / "later.zip")
+    sites[1].path.rename(folder / "later.age")
     return folder
 
 
@@ -53,9 +53,9 @@ def test_no_name_of_a_file_keeps_other_bundles_from_being_merged(hub):
     assert counting(hub) == (["north"], [])
     for name in ODD:
         (hub / "inbox" / name).write_text("no bundle")
-    (hub / "inbox" / os.fsdecode(b"\xff.zip")).write_text("no bundle")
-    os.mkfifo(hub / "inbox" / "pipe.zip")
-    (hub / "later.zip").rename(hub / "inbox" / "south.zip")
+    (hub / "inbox" / os.fsdecode(b"\xff.age")).write_text("no bundle")
+    os.mkfifo(hub / "inbox" / "pipe.age")
+    (hub / "later.age").rename(hub / "inbox" / "south.age")
     run(hub)
     sites, reasons = counting(hub)
     assert sites == ["north", "south"]

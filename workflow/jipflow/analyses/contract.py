@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
@@ -133,12 +133,14 @@ class Rule:
         parts: what it may withhold of a cell that leaves, in the plural; empty where it withholds
             cells only. The record names them under ``withheld_<parts>``.
         of: what the cells are called that have such parts, in the plural.
+        because: why it withholds, in a few words that go on from ``because``.
     """
 
     code: str
     meaning: str
     parts: str = ""
     of: str = ""
+    because: str = ""
 
     @property
     def partly(self) -> str:
@@ -203,6 +205,7 @@ class LedgerCell:
     """A cell that leaves or has left, with the values behind it, as a site's ledger keeps it.
 
     Attributes:
+        analysis: id of its analysis.
         kind: of its analysis.
         key: what it is about.
         equations: as `Analysis.equations` of its kind.
@@ -212,6 +215,7 @@ class LedgerCell:
         rows: how many values there were.
     """
 
+    analysis: str
     kind: str
     key: CellKey
     equations: int
@@ -262,6 +266,40 @@ class Implied:
         return True
 
 
+@dataclass(frozen=True)
+class Shown:
+    """The bins that a cell counts its values in, as far as it shows them.
+
+    Attributes:
+        cuts: that split the line, rising; a value below a cut is in another bin than all others.
+        groups: a number for each bin, the same for bins that are withheld; one more than cuts.
+    """
+
+    cuts: Sequence[float]
+    groups: Sequence[int]
+
+
+def _nothing(cell: Proposed) -> Sequence[LedgerCell]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known beside the cells of a kind: other cells of the release, and earlier ones.
+
+    Attributes:
+        proposed: cells of the kinds that were checked before, whether or not they leave.
+        of: returns of a cell all that leave or have left with its very values.
+    """
+
+    proposed: Sequence[Proposed] = ()
+    of: Callable[[Proposed], Sequence[LedgerCell]] = _nothing
+
+
+ALONE = Known()
+"""Of cells beside which nothing is known."""
+
+
 class ImpossibleCell(Exception):
     """The numbers of a cell that a site sent, or that the hub states, contradict each other."""
 
@@ -290,6 +328,7 @@ class Analysis(ABC, Generic[S, C, R]):
         rules: the kind's own rules, in the order in which they are applied.
         equations: numbers of a released cell that are sums over functions of its values, with all
             their digits, so that who solves them for the values has as many equations.
+        has_bins: whether a cell shows bins of its values, see `shown`.
 
     Args:
         settings: the entry of the protocol.
@@ -301,6 +340,7 @@ class Analysis(ABC, Generic[S, C, R]):
     recorded: ClassVar[type[RecordedCell]] = RecordedCell
     rules: ClassVar[tuple[Rule, ...]] = ()
     equations: ClassVar[int] = 0
+    has_bins: ClassVar[bool] = False
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -332,6 +372,11 @@ class Analysis(ABC, Generic[S, C, R]):
         """The most rounds that the analysis takes."""
         return 1
 
+    @property
+    def most_numbers(self) -> int:
+        """The most numbers of a cell, beside a few and as many as its heading has."""
+        return 0
+
     def propose(
         self, measured: Measured, given: Mapping[CellKey, StatedCell] | None = None
     ) -> list[Proposed]:
@@ -350,11 +395,12 @@ class Analysis(ABC, Generic[S, C, R]):
                 proposed.append(Proposed(self, key, values, content))
         return proposed
 
-    def check_stated(self, cell: StatedCell) -> None:
+    def check_stated(self, cell: Any, round_: int) -> None:
         """Check at a site what the hub, which may be hostile, says of a cell.
 
         Args:
             cell: of an analysis of several rounds, as its model has it; the protocol asks for it.
+            round_: that begins, from 2 to `rounds`.
 
         Raises:
             ImpossibleCell: no honest hub says it; the message says what is wrong.
@@ -367,7 +413,7 @@ class Analysis(ABC, Generic[S, C, R]):
         return next((i for i, v in enumerate(variables) if asks_for(v, key)), len(variables))
 
     @abstractmethod
-    def compute(self, values: Values, stated: StatedCell | None = None) -> Any:
+    def compute(self, values: Values, stated: Any = None) -> Any:
         """Compute one cell.
 
         Args:
@@ -387,7 +433,10 @@ class Analysis(ABC, Generic[S, C, R]):
 
     @classmethod
     def check_all(
-        cls, cells: Sequence[tuple[Proposed, int]], disclosure: Disclosure
+        cls,
+        cells: Sequence[tuple[Proposed, int]],
+        disclosure: Disclosure,
+        known: Known = ALONE,
     ) -> list[Passed | Withheld]:
         """Apply the kind's own rules to all cells of the kind, in their order.
 
@@ -397,8 +446,19 @@ class Analysis(ABC, Generic[S, C, R]):
             cells: of all analyses of the kind, each with its distinct patients, at least the
                 minimum.
             disclosure: the limits that hold, the stricter of protocol and site.
+            known: what else is known of them.
         """
         return [cell.analysis.check(cell.content, n, disclosure) for cell, n in cells]
+
+    @classmethod
+    def shown(cls, heading: Mapping[str, Any], released: Mapping[str, Any]) -> Shown | None:
+        """Return the bins of values that a cell shows; None where the kind has none.
+
+        Args:
+            heading: as `heading` of its analysis.
+            released: what leaves of it beside its key.
+        """
+        return None
 
     def tells_beside(
         self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure

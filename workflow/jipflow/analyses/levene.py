@@ -133,7 +133,7 @@ class Levene(Analysis[Settings, Cell, Released]):
         """Return whether distances from another centre leave of the same patients."""
         return deviations.exclude(cell, other)
 
-    def check_stated(self, cell: Any) -> None:
+    def check_stated(self, cell: Any, round_: int) -> None:
         """Refuse a mean that no values of the feature have.
 
         Where it lies among the values of this site, `deviations.few_beside` looks at.

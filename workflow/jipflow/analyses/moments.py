@@ -44,21 +44,28 @@ LARGEST_SCATTER = 1e200
 EXACT = " exact"
 """Class of a column that the releaser's page shows on demand."""
 
-NUMBER_RANGE = Rule("number_range", "A number must be finite and within the range of the format.")
+NUMBER_RANGE = Rule(
+    "number_range",
+    "A number must be finite and within the range of the format.",
+    because="a number is not finite or beyond the range",
+)
 ZERO_VARIANCE = Rule(
     "zero_variance",
     "Where all values are equal, the mean would be the value of every patient; where all but those "
     "of fewer patients than the minimum are, it would tell of these.",
+    because="all patients, or nearly all, have one value",
 )
 DOMINANCE = Rule(
     "dominance",
     "The two patients with the most must not make nearly all of a mean or of its scatter, or else "
     "the value of the first follows to a few percent.",
+    because="one or two patients make most of the mean or of its scatter",
 )
 FEW_LEVELS = Rule(
     "few_levels",
     "Where values are whole steps between narrow bounds, mean and scatter tell how many patients "
     "have each of them, and none may be fewer than the minimum.",
+    because="mean and scatter tell how many patients have each of a few values",
 )
 
 

@@ -24,7 +24,6 @@ from jipflow.analyses.contract import (
     Limits,
     Passed,
     ReleasedAnalysis,
-    StatedCell,
     Withheld,
 )
 from jipflow.analyses.moments import (
@@ -115,7 +114,7 @@ class Summary(Analysis[Settings, Cell, Released]):
     rules = (NUMBER_RANGE, ZERO_VARIANCE, DOMINANCE, FEW_LEVELS)
     equations = 2
 
-    def compute(self, values: Values, stated: StatedCell | None = None) -> Computed:
+    def compute(self, values: Values, stated: Any = None) -> Computed:
         """Compute the moments of a cell's values."""
         return Computed(moments(values.numbers) if values.numbers.size else None, values)
 
@@ -145,7 +144,7 @@ class Summary(Analysis[Settings, Cell, Released]):
         """Return mean and rows as they are."""
         return Implied((cell.mean, cell.mean), (cell.rows, cell.rows))
 
-    def merge(self, by_site: Mapping[str, Cell], given: StatedCell | None = None) -> dict[str, Any]:
+    def merge(self, by_site: Mapping[str, Cell], given: Any = None) -> dict[str, Any]:
         """Merge the moments; the sites' patients are distinct, so their numbers add."""
         return merged(by_site)
 

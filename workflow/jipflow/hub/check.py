@@ -25,8 +25,8 @@ from jipflow.analyses.contract import (
     rules_of_kinds,
     too_close,
 )
+from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import json_text
-from jipflow.hub.refusals import Refusal, Refused
 from jipflow.release.contents import Aggregates, Disclosure, State
 from jipflow.release.gate import all_rules
 from jipflow.settings.bounds import bounds
@@ -38,10 +38,10 @@ from jipflow.settings.reading import shipped_radiomics
 MOST_CASES = 1000
 """Most studies of one patient that are believed: one a week for twenty years."""
 
-FRAME, BYTES, HEADINGS = 64 * 1024, 4 * 1024, 8
-"""A file of a release has at most so many bytes, and for each cell so many more and so many times
-the analysis' own keys: several times what is written, for a histogram's bins are as many as its
-edges."""
+FRAME, BYTES, HEADINGS, NUMBER = 64 * 1024, 4 * 1024, 8, 32
+"""A file of a release has at most so many bytes, and for each cell so many more, so many times the
+analysis' own keys, for a histogram's bins are as many as its edges, and so many for each further
+number: several times what is written."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ class Asked:
         size = FRAME
         for analysis in self.analyses.values():
             heading = len(json_text(analysis.heading()))
-            size += len(analysis.cells(known, self.places)) * (BYTES + HEADINGS * heading)
+            cell = BYTES + HEADINGS * heading + NUMBER * analysis.most_numbers
+            size += len(analysis.cells(known, self.places)) * cell
         return size
 
 

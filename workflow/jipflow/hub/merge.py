@@ -60,10 +60,25 @@ def merge(
         "round": round_,
         "sites": [_site(entry) for entry in messages],
         "analyses": [
-            _merge_analysis(analysis, messages, round_, given)
+            {"round": round_, **_merge_analysis(analysis, messages, round_, given)}
             for analysis, given in _asked(settings, round_, state)
         ],
     }
+
+
+def carried(result: dict[str, Any], before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a result with the analyses that earlier rounds have concluded.
+
+    Args:
+        result: as `merge` returns it.
+        before: the result of the round before, at most one.
+    """
+    own = {analysis["id"] for analysis in result["analyses"]}
+    earlier = [
+        analysis for each in before for analysis in each["analyses"] if analysis["id"] not in own
+    ]
+    analyses = sorted([*result["analyses"], *earlier], key=lambda analysis: str(analysis["id"]))
+    return {**result, "analyses": analyses}
 
 
 def advance(

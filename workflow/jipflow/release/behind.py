@@ -19,7 +19,7 @@ from jipflow.analyses.contract import LedgerCell
 from jipflow.exchange.message import FileEntry, canonical, checked, describe
 from jipflow.files import atomic_path
 from jipflow.release.history import Past
-from jipflow.settings.part import Part
+from jipflow.settings.part import Id, Part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,7 @@ Index = Annotated[int, Field(ge=0)]
 class KeptCell(Part):
     """A cell that leaves, and the column of its values."""
 
+    analysis: Id
     kind: str
     role: str
     segmentation: str
@@ -99,6 +100,7 @@ class Behind:
         kept = [
             KeptCell(
                 **cell.key._asdict(),
+                analysis=cell.analysis,
                 kind=cell.kind,
                 equations=cell.equations,
                 heading=dict(cell.heading),
@@ -138,6 +140,7 @@ class Behind:
         return Past(
             [
                 LedgerCell(
+                    analysis=cell.analysis,
                     kind=cell.kind,
                     key=CellKey(*(getattr(cell, name) for name in CellKey._fields)),
                     equations=cell.equations,

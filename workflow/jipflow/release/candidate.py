@@ -28,13 +28,14 @@ from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.behind import Behind
-from jipflow.release.contents import ReleaseError, State, Verdict, formats
+from jipflow.release.contents import ReleaseError, State, Verdict, formats, protocol_text
 from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
 from jipflow.release.history import Candidate, History
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
+from jipflow.release.since import review_of, write_review
 from jipflow.release.stated import given_cells
-from jipflow.settings.digests import protocol_parts
+from jipflow.release.terms import write_terms
 from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def build(
     round_: int = 1,
     state: State | None = None,
 ) -> list[str]:
-    """Write a candidate release: ``aggregates.json`` and ``disclosure.json``.
+    """Write a candidate release: its two files, ``terms.json`` and ``review.json``.
 
-    Both depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
+    They depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
     behind them is written beside, for the ledger, and does not leave.
 
     The first round asks for all cells of all analyses, a later one for those of which the hub says
@@ -106,7 +107,7 @@ def build(
     aggregates_sha256 = message.describe(json_text(aggregates).encode()).sha256
     record = header | {"aggregates_sha256": aggregates_sha256} | _record(decisions)
     known = formats()
-    message.checked(known.aggregates, aggregates, "aggregates.json")
+    about = message.checked(known.aggregates, aggregates, "aggregates.json")
     message.checked(known.disclosure, record, "disclosure.json")
 
     vocabulary = _vocabulary(settings, analyses, proposed) | known.words()
@@ -121,20 +122,18 @@ def build(
             raise DisclosureError(
                 f"{name}.json: {error} Nothing is released; rename it in the protocol."
             ) from None
-    _behind(decisions, *prints).write(behind_dir)
+    behind = _behind(decisions, *prints)
+    behind.write(behind_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
+    write_terms(out_dir, settings)
+    write_review(out_dir, review_of(settings, about, behind.past(), entries, state))
     return [kept.sha256 for kept in entries]
 
 
 def _header(settings: Settings, round_: int) -> dict[str, Any]:
     return {
-        "protocol": {
-            "id": settings.protocol_id,
-            "version": settings.protocol.protocol.version,
-            "sha256": settings.protocol_sha256,
-            "parts": protocol_parts(settings.protocol, settings.named),
-        },
+        "protocol": protocol_text(settings).plain(),
         "site": settings.site.site.id,
         "recipient": settings.site.hub.id,
         "round": round_,

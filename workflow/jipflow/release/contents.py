@@ -45,14 +45,22 @@ from jipflow.files import read_json, write_json
 from jipflow.reasons import StageError
 from jipflow.release.behind import Behind
 from jipflow.release.gate import all_rules
+from jipflow.settings.digests import protocol_parts
 from jipflow.settings.part import Id, Part
 from jipflow.settings.plugins import one_of
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.run import Settings
 
 H = TypeVar("H", bound="Header")
 
 BUILT = "built.json"
-"""Hashes of the two files and of their page, as they were built together."""
+"""Hashes of the two files, their page, `TERMS` and `REVIEW`, as they were built together."""
+
+REVIEW = "review.json"
+"""What a steward reads beside the numbers; see `jipflow.release.since`."""
+
+TERMS = "terms.json"
+"""What else of the settings an approval is about; see `jipflow.release.terms`."""
 
 NumberOfCells = Annotated[int, Field(ge=0)]
 Meaning = Annotated[str, Field(max_length=300)]
@@ -142,6 +150,16 @@ class Formats:
         return texts.union(*map(_words, schemas))
 
 
+def protocol_text(settings: Settings) -> ProtocolVersion:
+    """Return which protocol a site's messages belong to, and which text of it."""
+    return ProtocolVersion(
+        id=settings.protocol_id,
+        version=settings.protocol.protocol.version,
+        sha256=settings.protocol_sha256,
+        parts=protocol_parts(settings.protocol, settings.named),
+    )
+
+
 def formats() -> Formats:
     """Return the models of the files."""
     return _formats(tuple(kinds().items()), all_rules())
@@ -156,8 +174,7 @@ def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule
     one_released: Any = one_of([analysis.released for _, analysis in known], "kind")
     one_recorded: Any = one_of(recorded, "kind")
     stated = [analysis.stated for _, analysis in known if analysis.stated]
-    none: Any = Annotated[list[StatedAnalysis], Field(max_length=0)]
-    one_stated: Any = list[one_of(stated, "kind")] if stated else none  # type: ignore[misc]
+    one_stated: Any = one_of(stated, "kind")
     return Formats(
         create_model("Aggregates", __base__=Aggregates, analyses=(list[one_released], ...)),
         create_model(
@@ -167,7 +184,7 @@ def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule
             summary=(totals, ...),
             cells=(list[one_recorded], ...),
         ),
-        create_model("State", __base__=State, analyses=(one_stated, ...)),
+        create_model("State", __base__=State, analyses=(list[one_stated], ...)),
     )
 
 
@@ -248,7 +265,7 @@ class Built(Part):
     """What was built together; stays beside it."""
 
     files: dict[str, FileEntry]
-    """Both files and the page."""
+    """Both files, the page, the terms and the review."""
     behind: dict[str, FileEntry]
     """What stands behind them, which lies elsewhere."""
     entries: list[Sha256]
@@ -263,7 +280,8 @@ def record_built(folder: Path, behind: Behind, entries: Sequence[str]) -> None:
         behind: what stands behind it.
         entries: hashes of the entries that the ledger had.
     """
-    found = {name: describe((folder / name).read_bytes()) for name in (*CONTENT, PAGE)}
+    names = (*CONTENT, PAGE, TERMS, REVIEW)
+    found = {name: describe((folder / name).read_bytes()) for name in names}
     built = Built(files=found, behind=behind.described(), entries=list(entries))
     write_json(folder / BUILT, built.plain())
 

@@ -32,6 +32,7 @@ EARLIER = Rule(
     "Beside all that the site has released before, of whatever protocol, a cell must not be of "
     "patients, values or bins that differ by fewer patients than the minimum, nor make the means "
     "and variances of a region too many: else the difference is of those few.",
+    because="few patients would stand out beside what left before",
 )
 
 
@@ -68,6 +69,7 @@ class Candidate:
         analysis, key = self.proposed.analysis, self.proposed.key
         numbers = self.released.plain()
         return LedgerCell(
+            analysis=analysis.settings.id,
             kind=analysis.settings.kind,
             key=key,
             equations=analysis.equations,
@@ -108,6 +110,17 @@ class History:
                 now |= {_of_past(place, number): v for place, v in past.volumes.items()}
                 intensities |= {_of_past(place, number): v for place, v in past.means.items()}
             self._regions = Regions.by(now, intensities)
+
+    def same(self, values: Values) -> Sequence[LedgerCell]:
+        """Return the cells that left of these very values, a patient a row."""
+        return self._by_identity.get(_identity(values), ())
+
+    @cached_property
+    def _by_identity(self) -> dict[bytes, list[LedgerCell]]:
+        found: dict[bytes, list[LedgerCell]] = defaultdict(list)
+        for _, cell in self._cells:
+            found[_identity(cell.values)].append(cell)
+        return dict(found)
 
     def conflicting(self, cells: Sequence[Candidate], disclosure: Disclosure) -> set[int]:
         """Choose the cells that must be withheld because of what left before.

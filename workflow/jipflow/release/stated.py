@@ -57,13 +57,13 @@ def _check_heading(settings: Settings, round_: int, state: State) -> None:
 
 
 def _check_cell(analysis: AnyAnalysis, cell: StatedCell, settings: Settings, round_: int) -> None:
-    context = f"analysis {analysis.settings.id}: {' '.join(cell.key).rstrip()}"
+    context = f"analysis {analysis.settings.id}: {' '.join(filter(None, cell.key))}"
     if round_ > analysis.rounds:
         raise _refused(round_, f"{context}: it has {analysis.rounds} rounds at most")
     if not analysis.asks_for(cell.key, measured_places(settings.protocol)):
         raise _refused(round_, f"{context}: the protocol does not ask for it")
     try:
-        analysis.check_stated(cell)
+        analysis.check_stated(cell, round_)
     except ImpossibleCell as error:
         raise _refused(round_, f"{context}: {error}") from None
 
