@@ -28,8 +28,9 @@ from jipflow.release.contents import Disclosure, formats, read_release, record_b
 from jipflow.release.history import EARLIER
 from jipflow.release.limits import NOT_PROTECTED_FROM
 from jipflow.release.sent import Change, changes, next_attempt, sent_before
+from jipflow.release.since import read_review
 from jipflow.release.terms import Terms
-from jipflow.report.disclosure import statement_rows
+from jipflow.report.disclosure import statement_rows, write_disclosure_page
 from jipflow.report.release import State, standing_of, write_release_page
 from jipflow.report.withheld import withheld_parts
 from jipflow.settings.run import Settings
@@ -408,3 +409,36 @@ def test_an_earlier_bundle_beyond_all_sizes_is_not_read(
     assert before(results)[0].aggregates is not None
     monkeypatch.setitem(sent.LIMITS, "aggregates.json", 100)
     assert before(results)[0].aggregates is None
+
+
+def test_both_pages_begin_with_the_same_sentences(results: Path) -> None:
+    folder = results / "release" / "r01"
+    text = words(fake.write_disclosure(results, fake.settings(), folder / "disclosure.html"))
+    found = write_release_page(folder, results / "bundles").sentences()
+    review = words((folder / "index.html").read_text(encoding="utf-8"))
+    assert 5 < len(found) <= 10
+    for sentence in found:
+        plain = sentence.replace("`", "").replace("'", "&#39;")
+        assert plain in review
+        assert plain in text or plain.startswith("Nobody has approved it")
+
+
+def test_the_page_says_how_many_persons_and_which_rounds(results: Path) -> None:
+    folder = results / "release" / "r01"
+    page = folder / "disclosure.html"
+    text = words(fake.write_disclosure(results, fake.settings(), page))
+    assert "two persons" not in text
+    assert "--rounds" not in text.split("Approve")[-1]
+    release, review = read_release(folder), read_review(folder)
+    terms = Terms.of(fake.settings()).model_copy(update={"approvers": 2})
+    write_disclosure_page(
+        release=release,
+        terms=terms,
+        review=review.model_copy(update={"rounds": {"describe": 1, "volumes": 4}}),
+        path=page,
+        basis=fake.basis_of(results, fake.settings()),
+    )
+    text = words(page.read_text(encoding="utf-8"))
+    assert "This site wants two persons, each with a key of their own" in text
+    assert "With --rounds 4 --until YEAR-MONTH-DAY you approve the analyses up to round 4" in text
+    assert "volumes takes 4; with --rounds 4 --until DAY an approval covers them" in text

@@ -62,7 +62,7 @@ def approve(world, **options):
 
 
 def stands(world, now=NOW):
-    return standing_of(world.release, world.root / "bundles", now)
+    return standing_of(world.release, world.bundles, now)
 
 
 def as_round(world, round_):
@@ -258,7 +258,7 @@ def test_two_persons_one_after_the_other(north, second):
         "Ada Roe approved it on 2026-11-03; a second person must approve it with the same terms."
         in found.sentences()
     )
-    write_release_page(north.release, north.root / "bundles", NOW)
+    write_release_page(north.release, north.bundles, NOW)
     text = (north.release / "index.html").read_text()
     assert "waits for a second person" in text
     assert f"YOUR-KEY-FILE --rounds 2 --until {LAST_DAY}</code>" in text
@@ -294,7 +294,7 @@ def test_a_round_that_an_earlier_approval_covers_needs_nobody(north):
         f"The approval covers round 3 as well, until {LAST_DAY} (UTC), for the same cells of the "
         "same patients.",
     ]
-    write_release_page(north.release, north.root / "bundles", NOW)
+    write_release_page(north.release, north.bundles, NOW)
     text = (north.release / "index.html").read_text()
     assert "release approve" not in re.sub(r"<header.*?</header>", "", text, flags=re.DOTALL)
     assert "Of an earlier round; it reaches this one." in text
@@ -350,7 +350,7 @@ def test_no_pseudonym_is_in_a_review(north):
     approve(north)
     packed(north)
     north.build()
-    write_release_page(north.release, north.root / "bundles", NOW)
+    write_release_page(north.release, north.bundles, NOW)
     for name in (REVIEW, "index.html"):
         text = (north.release / name).read_text()
         for column in ("case_id", "patient"):

@@ -35,6 +35,7 @@ FEW_BESIDE = Rule(
     "few_beside",
     "Distances from a centre and the mean give the sum of the values above it and that of those "
     "below: on each side must be the minimum of patients, and none may make most of the sum.",
+    because="few patients lie on one side of the centre, or one makes most of the sum",
 )
 RULES = (
     of_moments.NUMBER_RANGE,
