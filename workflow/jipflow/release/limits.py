@@ -28,9 +28,9 @@ NOT_PROTECTED_FROM = (
     "another model or other settings: their errors average out.",
     "`rows` above `n`: it shows how many more cases than patients there are.",
     "Whoever knows how the gate works and that it withheld as little as it could may narrow down a "
-    "withheld bin further than the numbers alone allow. Of quantiles, which edges a site leaves out "
-    "tells that fewer than the minimum lie on one side of them, and so between which two edges some "
-    "value lies, of no known patient, though no closer than the finest bins that the protocol "
-    "allows, 100,000 of its range at most.",
+    "withheld bin further than the numbers alone allow.",
+    "Edges of quantiles that a site leaves out: they tell that fewer patients than the minimum lie "
+    "on one side, and so between which two edges the value of some patient lies, not of which; "
+    "these are never closer than a 100,000th of the range of the protocol.",
 )
 """The list of docs/release.md, word by word; a test compares them."""
