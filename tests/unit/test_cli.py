@@ -93,12 +93,12 @@ def test_every_command_has_help(name, capsys):
         (["models", "fetc", "two"], ["models fetch"]),
         (["model", "fetch"], ["models fetch"]),
         (["aprove", "release/r01"], ["release approve"]),
-        (["show"], ["config show", "keys show", "ledger show"]),
+        (["show"], ["config show", "keys show", "ledger show", "rounds show"]),
         (["release", "show"], []),
         (["relaese"], ["release"]),
         (["stage"], ["stages"]),
         (["run"], ["rounds"]),
-        (["ruin-it"], []),
+        (["xyzzy"], []),
     ],
 )
 def test_a_wrong_command_proposes_the_one_that_was_meant(typed, proposed, capsys):

@@ -8,10 +8,10 @@ import json
 
 import numpy as np
 import pytest
-from jipflow.hub.refusals import Refused
 
 from federation_world import hub_settings, protocol, site
 from jipflow.exchange.message import checked
+from jipflow.exchange.refusals import Refused
 from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.merge import advance, merge

@@ -178,7 +178,7 @@ def _provider(address: Address) -> Any:
             f"{address.url}: the package snakemake-storage-plugin-{address.kind} is not installed; "
             "run: pip install -c envs/constraints.txt -e '.[exchange]'"
         ) from None
-    found = {
+    found: dict[str, str | int] = {
         each.name: value
         for each in fields(plugin.settings_cls)
         if each.metadata.get("env_var")
