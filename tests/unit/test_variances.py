@@ -18,6 +18,7 @@ from jipflow.analyses.deviations import ONE_GROUP, check, equal_variances, from_
 from jipflow.exchange.message import checked
 from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.merge import advance, merge
+from jipflow.hub.rounds import Outlook
 from jipflow.release.behind import read_behind
 from jipflow.release.candidate import build
 from jipflow.release.contents import ReleaseError, formats
@@ -291,6 +292,33 @@ def test_a_hostile_hub_chooses_a_mean_below_the_greatest_value(tmp_path):
         assert lost["few_beside"] == "withheld"
 
 
+def after(made, state):
+    """Return the record of the second round at a site that has released what it built last."""
+    past = read_behind(made.behind).past()
+    kept = SimpleNamespace(past=past, sha256="0" * 64, entry=SimpleNamespace(release=None))
+    build(
+        settings=made.settings,
+        **{name: made.root / f"{name}.parquet" for name in ("features", "outcomes")},
+        cases=made.root / "cases.tsv",
+        verdict=made.root / "verdict.json",
+        ledger=SimpleNamespace(entries=lambda: [kept]),
+        behind_dir=made.behind,
+        out_dir=made.release,
+        round_=2,
+        state=state,
+    )
+    return json.loads((made.release / "disclosure.json").read_text())
+
+
+def test_the_second_round_leaves_after_the_first(tmp_path):
+    """What left before is of the very same values, and its equations count both rounds."""
+    made, settings = three(tmp_path, entry("levene", by=MAKERS), sizes=MANY)
+    state = stated(settings, accepted(made, settings))
+    for one in made:
+        record = after(one, state)
+        assert record["summary"]["released"] == 2
+
+
 @pytest.mark.parametrize("moved", [0.0, 0.3, 30.0])
 def test_a_hostile_hub_moves_the_mean_from_one_protocol_to_the_next(tmp_path, moved):
     """Distances from two means: their difference is of those who lie between."""
@@ -299,20 +327,7 @@ def test_a_hostile_hub_moves_the_mean_from_one_protocol_to_the_next(tmp_path, mo
     (mean,) = [c.mean for c in state.analyses[0].cells if c.key.group == "siemens"]
     one = made[2]
     one.build(round_=2, state=state)
-    past = SimpleNamespace(past=read_behind(one.behind).past(), sha256="0" * 64)
-    aggregates = build(
-        settings=one.settings,
-        **{name: one.root / f"{name}.parquet" for name in ("features", "outcomes")},
-        cases=one.root / "cases.tsv",
-        verdict=one.root / "verdict.json",
-        ledger=SimpleNamespace(entries=lambda: [past]),
-        behind_dir=one.behind,
-        out_dir=one.release,
-        round_=2,
-        state=with_centre(state, "siemens", mean + moved) if moved else state,
-    )
-    assert aggregates == [past.sha256]
-    record = json.loads((one.release / "disclosure.json").read_text())
+    record = after(one, with_centre(state, "siemens", mean + moved) if moved else state)
     found = {cell["group"]: cell["rules"]["earlier"] for cell in record["cells"]}
     expected = {0.0: "passed", 0.3: "withheld", 30.0: "not applied"}
     assert found == {"ge": "passed", "siemens": expected[moved]}
@@ -330,7 +345,7 @@ def test_a_site_refuses_a_mean_that_no_honest_hub_states(change, words):
     content = {**KEY._replace(feature="volume_ml", group="ge")._asdict()}
     cell = levene.Centre(**content | {"mean": 60.0, "mean_rest": 0.0, "rows": 60} | change)
     with pytest.raises(ImpossibleCell, match=words):
-        kinds()["levene"](entry_of("levene", by=MAKERS)).check_stated(cell)
+        kinds()["levene"](entry_of("levene", by=MAKERS)).check_stated(cell, 2)
 
 
 def test_a_site_refuses_a_mean_where_its_own_is_asked_for(tmp_path):
@@ -410,7 +425,13 @@ def test_the_pages_show_the_test(tmp_path, kind):
     made, settings = three(tmp_path, entry(kind))
     messages = accepted(made, settings)
     result = merge(accepted=messages, settings=settings)
-    write_hub_report(result=result, accepted=messages, rejected=[], path=tmp_path / "h.html")
+    write_hub_report(
+        result=result,
+        accepted=messages,
+        rejected=[],
+        outlook=Outlook(1, [one.name for one in made], [], further=False),
+        path=tmp_path / "h.html",
+    )
     page = words((tmp_path / "h.html").read_text(encoding="utf-8"))
     test = result["analyses"][0]["cells"][0]["test"]
     assert "liver · organs on CT" in page

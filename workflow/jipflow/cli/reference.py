@@ -68,8 +68,9 @@ to add, fetch, verify and carry models is in [models.md](models.md)."""
 ANALYSES_INTRO = """\
 The kinds of analysis that a protocol may ask for under `analyses`; their keys there are in \
 [protocol-reference.md](protocol-reference.md#analyses). A cell that leaves a site has `role`, \
-`segmentation`, `segment`, `feature`, the number of patients `n`, and what its kind adds; nothing \
-else can leave. The rules stand beside `min_patients` and `difference`, which hold for every kind; \
+`segmentation`, `segment`, `feature`, the name of the `group` of patients (empty for all), their \
+number `n`, and what its kind adds; nothing else can leave. The rules \
+stand beside `min_patients` and `difference`, which hold for every kind; \
 [release.md](release.md#the-rules-of-the-gate) explains the gate, and [analyses.md](analyses.md) \
 how to add a kind."""
 
