@@ -120,7 +120,7 @@ def test_what_is_replaced_there_comes_again(server, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["wsgidav", "rclone-s3"])
-def test_what_is_not_allowed_or_not_there_is_said_without_the_secret(kind, tmp_path):
+def test_what_is_not_allowed_or_not_there_is_named_without_the_secret(kind, tmp_path):
     with running(kind, tmp_path / "served") as server:
         wrong = dict.fromkeys(CREDENTIALS, "wrong")
         done = carry("fetch", server.address(), tmp_path / "in", server.environment | wrong)
