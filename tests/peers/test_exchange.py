@@ -40,6 +40,9 @@ from jipflow.reasons import PlaceError
 from jipflow.settings.addresses import parse_address
 from jipflow.settings.resources import ConfigError
 
+# tests/unit/test_transport.py has the same lies in memory, for `make test`.
+pytestmark = pytest.mark.long
+
 SMALL = MAGIC + os.urandom(10_000)
 LARGE = MAGIC + os.urandom(20_000_000)
 
@@ -120,7 +123,7 @@ def test_what_is_replaced_there_comes_again(server, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["wsgidav", "rclone-s3"])
-def test_what_is_not_allowed_or_not_there_is_said_without_the_secret(kind, tmp_path):
+def test_what_is_not_allowed_or_not_there_is_named_without_the_secret(kind, tmp_path):
     with running(kind, tmp_path / "served") as server:
         wrong = dict.fromkeys(CREDENTIALS, "wrong")
         done = carry("fetch", server.address(), tmp_path / "in", server.environment | wrong)
@@ -140,7 +143,6 @@ def test_what_is_not_allowed_or_not_there_is_said_without_the_secret(kind, tmp_p
     assert not list((tmp_path / "in").glob("*"))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("kind", ["rclone-webdav", "rclone-s3"])
 @pytest.mark.parametrize("word", ["fetch", "send"])
 def test_a_server_that_dies_half_way_leaves_no_half_and_the_same_command_heals(
