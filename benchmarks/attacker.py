@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
 
 from federation_world import Site, protocol, site
-
 from jipflow.analyses.contract import Passed
 from jipflow.analyses.histogram import Histogram, bin_index
 from jipflow.analyses.summary import Summary
@@ -100,7 +99,7 @@ class Target:
         values = {
             VOLUME: rng.permutation(volumes),
             LOAD: np.where(np.arange(patients) == 0, 42.5, 0.0),
-            BAIT: rng.normal(5, 1, patients),
+            BAIT: rng.normal(500, 1, patients),
         }
         return cls(site(root, "north", minimum=minimum), values, minimum, gated)
 
@@ -153,7 +152,7 @@ class Target:
             aggregates, record = self.world.build()
             answer = _answer(aggregates, record)
             if self.gated and answer.cells:
-                with mock.patch.object(type(self.world), "write", lambda _: None):
+                with mock.patch.object(type(self.world), "write"):
                     self.world.send(self.world.root / "sent" / str(self.asked))
         return answer
 
@@ -233,12 +232,10 @@ def minimum_alone() -> Iterator[None]:
         return found
 
     with (
-        mock.patch.object(gate, "differing", lambda *_: set()),
-        mock.patch.object(gate, "saturated", lambda *_: set()),
-        mock.patch.object(History, "conflicting", lambda *_: set()),
+        mock.patch.object(gate, "differing", return_value=set()),
+        mock.patch.object(gate, "saturated", return_value=set()),
+        mock.patch.object(History, "conflicting", return_value=set()),
         mock.patch.object(Summary, "check", moments),
         mock.patch.object(Histogram, "check_all", bins),
     ):
         yield
-
-

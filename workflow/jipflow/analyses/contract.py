@@ -356,6 +356,18 @@ class Analysis(ABC, Generic[S, C, R]):
         """
         return False
 
+    def withholds(self, values: Values, disclosure: Disclosure) -> bool:
+        """Return whether the numbers of a group of patients would not all leave as a cell.
+
+        They follow from several releases, so that nothing of them can be withheld.
+
+        Args:
+            values: of the minimum of patients at least.
+            disclosure: the limits that hold.
+        """
+        found = self.check(self.compute(values), len(values.cases), disclosure)
+        return isinstance(found, Withheld) or any(found.parts.values())
+
     @abstractmethod
     def verify(self, cell: C, limits: Limits) -> None:
         """Check at the hub what the model of a cell cannot say.

@@ -13,19 +13,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from jipflow.analyses.alike import alike
 from jipflow.analyses.cells import Place, Values, by_patient
 from jipflow.analyses.contract import LedgerCell, Proposed, ReleasedCell, Rule
-from jipflow.release.differences import Kept, are_few
+from jipflow.release.differences import are_few
+from jipflow.release.linked import Links, Variable, groups_of, identity, only, solved
 from jipflow.release.saturation import MARGIN, Regions, asked, family
 from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-AT_ONCE = 4000
-"""Earlier variables that are compared at once, which bounds the memory."""
 
 EARLIER = Rule(
     "earlier",
@@ -99,10 +96,13 @@ class History:
         means: Mapping[Place, Values] | None = None,
     ) -> None:
         self._cells = [(number, cell) for number, past in enumerate(pasts) for cell in past.cells]
-        self._variables = _distinct([cell.values for _, cell in self._cells])
+        self._volumes = {p: by_patient(v) for p, v in (volumes or {}).items()}
+        self._variables = _distinct(
+            [variable(cell, past.volumes) for past in pasts for cell in past.cells]
+        )
         self._regions = Regions()
         if pasts:
-            now = {p: by_patient(v) for p, v in (volumes or {}).items()}
+            now = dict(self._volumes)
             intensities = {p: by_patient(v) for p, v in (means or {}).items()}
             for number, past in enumerate(pasts):
                 now |= {_of_past(place, number): v for place, v in past.volumes.items()}
@@ -116,8 +116,9 @@ class History:
 
         * Its patients are not those of an earlier cell, but those of one but for fewer than the
           minimum, whatever either is about.
-        * Among the earlier cells that are like it in value, groups of fewer than the minimum would
-          be distinguished by its patients.
+        * Among the cells that it is linked to in turn (see `Links`), its patients would distinguish
+          groups of fewer than the minimum, or one whose own cell would not leave and whose sum
+          follows from theirs.
         * It is of the patients of an earlier cell of its feature or family of features, and has its
           values but in fewer than the minimum.
         * Its own kind finds that it tells of few beside them (`Analysis.tells_beside`).
@@ -140,7 +141,7 @@ class History:
 
     def _by_patients(self, values: Sequence[Values], minimum: int) -> set[int]:
         """Choose the cells whose patients are those of an earlier one but for a few."""
-        earlier = {variable.cases for variable in self._variables}
+        earlier = {each.values.cases for each in self._variables}
         few = {
             patients
             for patients in {v.cases for v in values} - earlier
@@ -149,25 +150,46 @@ class History:
         return {i for i, v in enumerate(values) if v.cases in few}
 
     def _by_values(self, cells: Sequence[Candidate], disclosure: Disclosure) -> Iterator[int]:
-        """Yield the cells that tell of few patients beside earlier ones that are like them."""
+        """Yield the cells that tell of few patients beside others that are like them."""
         of_variable: dict[int, list[LedgerCell]] = defaultdict(list)
-        numbers = {_identity(variable): i for i, variable in enumerate(self._variables)}
+        numbers = {variable.identity: i for i, variable in enumerate(self._variables)}
         for _, cell in self._cells:
-            of_variable[numbers[_identity(cell.values)]].append(cell)
-        for i, like in enumerate(_like([cell.values for cell in cells], self._variables)):
+            of_variable[numbers[identity(cell.values)]].append(cell)
+        new = [variable(each.cell, self._volumes) for each in cells]
+        links = Links(self._variables, new, disclosure.min_patients)
+        for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
             candidate = cells[i]
-            same = [cell for number in like for cell in of_variable[number]]
-            sets = [cell.values.cases for cell in same]
-            people = candidate.values.cases.union(*sets)
-            groups = Kept({patient: patient for patient in people}, disclosure.min_patients)
-            for patients in sets:
-                groups.add(patients)
+            same = [cell for number in links.direct(i) for cell in of_variable[number]]
             if (
-                not groups.add(candidate.values.cases)
+                self._tells_of_group(candidate, links, i, disclosure)
                 or self._changed_in_few(candidate, disclosure.min_patients)
                 or candidate.proposed.analysis.tells_beside(candidate.cell, same, disclosure)
             ):
                 yield i
+            else:
+                links.let(i)
+
+    def _tells_of_group(
+        self, candidate: Candidate, links: Links, i: int, disclosure: Disclosure
+    ) -> bool:
+        """Return whether a group of few patients follows, or one whose own cell would not leave."""
+        patients = candidate.values.cases
+        beside = links.beside(i)
+        sets = links.patients(beside)
+        if patients in sets:
+            return False
+        groups = groups_of([*sets, patients])
+        if any(len(group) < disclosure.min_patients for group in groups):
+            return True
+        known = sets | {patients} | set(solved(sets, groups_of(sets)))
+        for group in solved([*sets, patients], groups):
+            if group not in known:
+                values = candidate.values if group <= patients else links.values_of(group, beside)
+                if values is None or candidate.proposed.analysis.withholds(
+                    only(values, group), disclosure
+                ):
+                    return True
+        return False
 
     def _changed_in_few(self, candidate: Candidate, minimum: int) -> bool:
         """Return whether a cell has the values of an earlier one of its kind but in a few."""
@@ -200,7 +222,7 @@ class History:
             group = family(cell.key.feature)
             if group is not None and cell.equations:
                 region = self._regions.region(_of_past(cell.key.place, number), group)
-                _raise(kept[group, region], _identity(cell.values), cell.equations)
+                _raise(kept[group, region], identity(cell.values), cell.equations)
         withheld = set()
         for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
             new = cells[i].cell
@@ -211,7 +233,7 @@ class History:
             if known is None:
                 continue
             more = {**known}
-            _raise(more, _identity(new.values), new.equations)
+            _raise(more, identity(new.values), new.equations)
             if more != known and sum(more.values()) > len(new.values.cases) - MARGIN:
                 withheld.add(i)
             else:
@@ -233,45 +255,15 @@ def _of_past(place: Place, number: int) -> Place:
     return place._replace(role=f"{number} {place.role}")
 
 
-def _identity(values: Values) -> bytes:
-    """Return what tells values apart from all others."""
-    return "\0".join(values.case_ids).encode() + b"\0\0" + values.numbers.tobytes()
+def variable(cell: LedgerCell, volumes: Mapping[Place, Values]) -> Variable:
+    """Return the variable of a cell, with the volumes of what was measured in its release."""
+    feature = cell.key.feature
+    return Variable(cell.values, family(feature) or feature, volumes.get(cell.key.place))
 
 
-def _distinct(variables: Sequence[Values]) -> list[Values]:
+def _distinct(variables: Sequence[Variable]) -> list[Variable]:
     """Return each variable once."""
-    return list({_identity(values): values for values in variables}.values())
-
-
-def _like(these: Sequence[Values], those: Sequence[Values]) -> list[list[int]]:
-    """Return which of those variables are like each of these, or equal to it."""
-    import numpy as np
-
-    found: list[list[int]] = [[] for _ in these]
-    left, right = _by_set(these), _by_set(those)
-    parts = [
-        group[start : start + AT_ONCE]
-        for group in right.values()
-        for start in range(0, len(group), AT_ONCE)
-    ]
-    equal: dict[bytes, list[int]] = defaultdict(list)
-    for j, values in enumerate(those):
-        equal[_identity(values)].append(j)
-    for i, values in enumerate(these):
-        found[i] += equal[_identity(values)]
-    for rows in left.values():
-        for columns in parts:
-            table = alike([these[i] for i in rows], [those[j] for j in columns])
-            for row, column in zip(*np.nonzero(table), strict=True):
-                found[rows[row]].append(columns[column])
-    return [sorted(set(numbers)) for numbers in found]
-
-
-def _by_set(variables: Sequence[Values]) -> dict[frozenset[str], list[int]]:
-    groups: dict[frozenset[str], list[int]] = defaultdict(list)
-    for i, values in enumerate(variables):
-        groups[values.cases].append(i)
-    return groups
+    return list({each.identity: each for each in variables}.values())
 
 
 NOTHING = History()
