@@ -266,6 +266,8 @@ class Analysis(ABC, Generic[S, C, R]):
         rules: the kind's own rules, in the order in which they are applied.
         equations: numbers of a released cell that are sums over functions of its values, with all
             their digits, so that who solves them for the values has as many equations.
+        heading_decides: whether what the own rules find depends on values and on the heading that
+            the protocol chose, so that who asks again with another one learns of the values.
 
     Args:
         settings: the entry of the protocol.
@@ -276,6 +278,7 @@ class Analysis(ABC, Generic[S, C, R]):
     recorded: ClassVar[type[RecordedCell]] = RecordedCell
     rules: ClassVar[tuple[Rule, ...]] = ()
     equations: ClassVar[int] = 0
+    heading_decides: ClassVar[bool] = False
 
     def __init__(self, settings: S) -> None:
         self.settings = settings

@@ -138,6 +138,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
     released = Released
     recorded = Recorded
     rules = (MANY_BINS, SAME_BINS, ONE_BIN, SMALL_BINS)
+    heading_decides = True
 
     def compute(self, values: Values) -> Values:
         """Return the values: their bins are those of all histograms of the variable."""

@@ -11,12 +11,20 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import Place, Values, by_patient
-from jipflow.analyses.contract import LedgerCell, Proposed, ReleasedCell, Rule
+from jipflow.analyses.contract import (
+    LedgerCell,
+    Proposed,
+    ReleasedCell,
+    Rule,
+    kinds,
+    rules_of_kinds,
+)
+from jipflow.files import json_text
 from jipflow.release.differences import are_few
-from jipflow.release.linked import Links, Variable, groups_of, identity, only, solved
+from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved
 from jipflow.release.saturation import MARGIN, Regions, asked, family
 from jipflow.settings.protocol import Disclosure
 
@@ -40,30 +48,39 @@ class Past:
         cells: what left, with the values behind it, a patient a row.
         volumes: volume of each place that was measured, whether or not it left.
         means: mean intensity likewise.
+        withheld: what was asked for and did not leave, with the rule that withheld it.
+        limits: of disclosure, as its protocol had them.
     """
 
     cells: Sequence[LedgerCell] = ()
     volumes: Mapping[Place, Values] = field(default_factory=dict)
     means: Mapping[Place, Values] = field(default_factory=dict)
+    withheld: Sequence[tuple[str, LedgerCell]] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> list[LedgerCell]:
+        """All that it was asked for of enough patients."""
+        return [*self.cells, *(cell for _, cell in self.withheld)]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cell that the other rules would let out.
+    """A cell that was asked for.
 
     Attributes:
         proposed: the cell.
-        released: what would leave of it.
+        released: what would leave of it; None of one that is withheld.
     """
 
     proposed: Proposed
-    released: ReleasedCell
+    released: ReleasedCell | None
 
     @cached_property
     def cell(self) -> LedgerCell:
         """The cell as the ledger keeps it."""
         analysis, key = self.proposed.analysis, self.proposed.key
-        numbers = self.released.plain()
+        numbers = self.released.plain() if self.released else {}
         return LedgerCell(
             kind=analysis.settings.kind,
             key=key,
@@ -87,6 +104,7 @@ class History:
         pasts: the releases, in their order.
         volumes: volume of each place that is measured now.
         means: mean intensity likewise.
+        limits: of disclosure, as the protocol has them.
     """
 
     def __init__(
@@ -94,7 +112,10 @@ class History:
         pasts: Sequence[Past] = (),
         volumes: Mapping[Place, Values] | None = None,
         means: Mapping[Place, Values] | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> None:
+        self._pasts = pasts
+        self._limits = limits or {}
         self._cells = [(number, cell) for number, past in enumerate(pasts) for cell in past.cells]
         self._volumes = {p: by_patient(v) for p, v in (volumes or {}).items()}
         self._variables = _distinct(
@@ -108,6 +129,48 @@ class History:
                 now |= {_of_past(place, number): v for place, v in past.volumes.items()}
                 intensities |= {_of_past(place, number): v for place, v in past.means.items()}
             self._regions = Regions.by(now, intensities)
+
+    def asked_otherwise(self, cells: Sequence[Proposed]) -> set[int]:
+        """Choose the cells that were asked for before, but in another way.
+
+        Which of the own rules of its kind withholds a cell, and whether one does, depends on the
+        values and on what the protocol chose: edges, and limits of dominance. Who chooses them anew
+        in each release would find values by the answers alone. So cells that are linked to an
+        earlier one of their kind, left or withheld, are all asked for in the same ways as before.
+
+        Args:
+            cells: of the minimum of patients at least.
+
+        Returns:
+            Positions of the cells to withhold before any other rule is applied.
+        """
+        found = set()
+        for name in sorted({cell.analysis.settings.kind for cell in cells}):
+            rows = [i for i, cell in enumerate(cells) if cell.analysis.settings.kind == name]
+            found |= {rows[i] for i in self._otherwise(name, [cells[i] for i in rows])}
+        return found
+
+    def _otherwise(self, name: str, cells: Sequence[Proposed]) -> Iterator[int]:
+        """Yield which cells of a kind were asked for in another way."""
+        now = [_way(name, cell.analysis.heading(), self._limits) for cell in cells]
+        earlier: dict[str, dict[bytes, Variable]] = defaultdict(dict)
+        for past in self._pasts:
+            for cell in past.asked:
+                if cell.kind == name:
+                    asked_for = variable(cell, past.volumes)
+                    way = _way(name, cell.heading, past.limits)
+                    earlier[way].setdefault(asked_for.identity, asked_for)
+        if not earlier or {*now, *earlier} == {now[0]}:
+            return
+        new = [variable(Candidate(cell, None).cell, self._volumes) for cell in cells]
+        before: list[set[str]] = [set() for _ in cells]
+        for way, variables in earlier.items():
+            for i, others in enumerate(linked(new, list(variables.values()))):
+                if others:
+                    before[i].add(way)
+        for i, others in enumerate(linked(new, new)):
+            if before[i] and before[i] != {now[j] for j in others}:
+                yield i
 
     def conflicting(self, cells: Sequence[Candidate], disclosure: Disclosure) -> set[int]:
         """Choose the cells that must be withheld because of what left before.
@@ -131,7 +194,7 @@ class History:
         Returns:
             Positions of the cells to withhold.
         """
-        if not self._cells:
+        if not any(past.asked for past in self._pasts):
             return set()
         found = self._by_patients([cell.values for cell in cells], disclosure.min_patients)
         left = [i for i in range(len(cells)) if i not in found]
@@ -140,8 +203,16 @@ class History:
         return found | {left[i] for i in self._by_equations([cells[i] for i in left])}
 
     def _by_patients(self, values: Sequence[Values], minimum: int) -> set[int]:
-        """Choose the cells whose patients are those of an earlier one but for a few."""
+        """Choose the cells whose patients are those of an earlier one but for a few.
+
+        One that its values withheld has answered as well: that a patient more lets it leave tells
+        of that patient.
+        """
+        own = {rule.code for rule in rules_of_kinds()}
         earlier = {each.values.cases for each in self._variables}
+        earlier |= {
+            cell.values.cases for past in self._pasts for rule, cell in past.withheld if rule in own
+        }
         few = {
             patients
             for patients in {v.cases for v in values} - earlier
@@ -239,6 +310,13 @@ class History:
             else:
                 known.update(more)
         return withheld
+
+
+def _way(name: str, heading: Mapping[str, Any], limits: Mapping[str, float]) -> str:
+    """Return what the protocol chose of that on which the own rules of a kind depend."""
+    kind = kinds().get(name)
+    chosen = heading if kind is None or kind.heading_decides else {}
+    return json_text({"heading": dict(chosen), "limits": dict(limits)})
 
 
 def _kind(cell: LedgerCell) -> tuple[str, frozenset[str]]:
