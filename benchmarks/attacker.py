@@ -1,241 +1,99 @@
-"""A site and who asks it: a steward approves whatever is asked, and the attacker keeps all of it.
+"""What an attacker with 1,000 approved requests learns of a patient, before and now.
 
-The site is real: a candidate is built from its tables, approved with a person's key, packed, and
-kept in the ledger. What the attacker chooses is a protocol with any analyses, variables, edges,
-limits and names of segmentations, and which patients the filter of the cohort lets through.
+The table goes to docs/release.md, and to benchmarks/results/attacker.json.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shutil
+import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
+from attacked_site import BUDGET, Target
+from attacks import ATTACKS, Attack
+from jipflow.files import atomic_path
+from report import DOCS, write_result
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
+SITES = ((13, 5), (30, 5), (30, 10), (100, 10))
+"""Patients and minimum."""
 
-from federation_world import Site, protocol, site
-from jipflow.analyses.contract import Passed
-from jipflow.analyses.histogram import Histogram, bin_index
-from jipflow.analyses.summary import Summary
-from jipflow.outcomes import Outcome, write_outcomes
-from jipflow.release import gate
-from jipflow.release.history import History
-from jipflow.settings.run import settings_of
-
-BUDGET = 1000
-"""Requests that the steward approves."""
-
-VOLUME, LOAD, BAIT = "volume_ml", "original_uptake_TLG", "original_glcm_MCC"
-"""A volume that everyone has, a load that few have, and a texture that always leaves again."""
-
-LIVER = ("organs", "liver")
-
-DEMO = np.array([1375.771, 1441.599, 1499.03, *np.linspace(1108.43, 1272.59, 10)])
-"""Liver volumes in ml of the thirteen patients of the demonstration's first site."""
+START, END = "<!-- attacker: start -->\n", "<!-- attacker: end -->\n"
+"""Between these lies the table in docs/release.md."""
 
 
-class Spent(Exception):
-    """All requests are used up."""
-
-
-@dataclass
-class Answer:
-    """What the attacker has after a request.
+@dataclass(frozen=True)
+class Row:
+    """One attack on one site.
 
     Attributes:
-        cells: what left, by analysis, segment and feature.
-        withheld: the rule that kept a cell back, likewise; known only where anything left.
-    """
-
-    cells: Mapping[tuple[str, str, str], Mapping[str, Any]]
-    withheld: Mapping[tuple[str, str, str], str]
-
-    def __call__(self, name: str) -> Mapping[str, Any] | None:
-        """Return the only cell of an analysis, or None where it was withheld."""
-        found = [cell for key, cell in self.cells.items() if key[0] == name]
-        return found[0] if found else None
-
-    def refused_by(self, name: str) -> str | None:
-        """Return the rule that withheld the only cell of an analysis."""
-        return next((rule for key, rule in self.withheld.items() if key[0] == name), None)
-
-
-@dataclass
-class Target:
-    """A site that answers.
-
-    Attributes:
-        world: the site.
-        values: of all its patients by feature, each of shape (patients,).
+        attack: what was asked.
+        patients: of the site.
         minimum: fewest patients.
-        gated: whether there is a gate beyond the minimum, and a ledger.
-        asked: how many requests were made.
+        before: what was learned where the minimum of patients is the only rule.
+        now: what is learned.
+        requests: that were made now.
     """
 
-    world: Site
-    values: dict[str, NDArray[np.float64]]
+    attack: str
+    patients: int
     minimum: int
-    gated: bool
-    asked: int = 0
-    patients: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.patients = len(self.values[VOLUME])
-
-    @classmethod
-    def at(cls, root: Path, patients: int, minimum: int, *, gated: bool, seed: int = 7) -> Target:
-        """Return a site of patients whose livers are as large as livers are."""
-        rng = np.random.default_rng(seed)
-        volumes = DEMO if patients == DEMO.size else rng.normal(1500, 300, patients)
-        values = {
-            VOLUME: rng.permutation(volumes),
-            LOAD: np.where(np.arange(patients) == 0, 42.5, 0.0),
-            BAIT: rng.normal(500, 1, patients),
-        }
-        return cls(site(root, "north", minimum=minimum), values, minimum, gated)
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation of the volumes."""
-        return float(self.values[VOLUME].std(ddof=1))
-
-    def rows(
-        self,
-        patients: Sequence[int] | NDArray[np.intp] | None = None,
-        place: tuple[str, str] = LIVER,
-        role: str = "CT",
-        **changed: NDArray[np.float64],
-    ) -> pd.DataFrame:
-        """Return what is measured of patients at a place; changed features are of all patients."""
-        chosen = np.arange(self.patients) if patients is None else np.asarray(patients)
-        columns = {name: v[chosen] for name, v in (self.values | changed).items()}
-        names = {
-            "case_id": [f"case{i:04d}" for i in chosen],
-            "patient": [f"pseudo{i:04d}" for i in chosen],
-            "role": role,
-            "segmentation": place[0],
-            "segment": place[1],
-        }
-        return pd.DataFrame(names | columns)
-
-    def ask(
-        self, tables: pd.DataFrame | Sequence[pd.DataFrame], *analyses: Mapping[str, Any], **limits
-    ) -> Answer:
-        """Ask for analyses of what the cohort's filter and the segmentations give.
-
-        Args:
-            tables: what is measured.
-            analyses: of the protocol.
-            limits: of disclosure that the protocol sets.
-
-        Raises:
-            Spent: all requests are used up.
-        """
-        if self.asked >= BUDGET:
-            raise Spent
-        self.asked += 1
-        table = pd.concat(tables) if not isinstance(tables, pd.DataFrame) else tables
-        self.world.table = table.reset_index(drop=True)
-        self.world.settings = self._settings(analyses, limits)
-        shutil.rmtree(self.world.release, ignore_errors=True)
-        self._write()
-        with contextlib.nullcontext() if self.gated else minimum_alone():
-            aggregates, record = self.world.build()
-            answer = _answer(aggregates, record)
-            if self.gated and answer.cells:
-                with mock.patch.object(type(self.world), "write"):
-                    self.world.send(self.world.root / "sent" / str(self.asked))
-        return answer
-
-    def _settings(self, analyses: Sequence[Mapping[str, Any]], limits: Mapping[str, Any]) -> Any:
-        places = self.world.table[["segmentation", "segment"]].drop_duplicates()
-        by_id = {str(name): list(part["segment"]) for name, part in places.groupby("segmentation")}
-        content = protocol(
-            analyses=list(analyses),
-            segmentations=[segmentation(name, *named) for name, named in by_id.items()],
-            radiomics=[
-                {"segmentation": name, "role": "CT", "settings": "pyradiomics_ct"} for name in by_id
-            ],
-            disclosure={"min_patients": self.minimum, **limits},
-        )
-        content["protocol"]["id"] = f"p{self.asked}"
-        return settings_of(self.world.settings.site.plain(), content)
-
-    def _write(self) -> None:
-        self.world.write()
-        table = self.world.table
-        pairs = sorted(set(zip(table["case_id"], table["segmentation"], strict=True)))
-        outcomes = [Outcome(case, "measure", item) for case, item in pairs]
-        write_outcomes(self.world.root / "outcomes.parquet", outcomes)
+    before: str
+    now: str
+    requests: int
 
 
-def segmentation(name: str, *segments: str) -> dict[str, Any]:
-    """Return the entry of a segmentation in a protocol."""
-    named = [{"name": segment, "label": "liver", "term": "liver"} for segment in segments]
-    return {"id": name, "engine": "nnunet", "model": "phantom-ct", "role": "CT", "segments": named}
+def run(attack: Attack, patients: int, minimum: int, root: Path, budget: int = BUDGET) -> Row:
+    """Attack a site without a gate and with one."""
+    found, asked = [], 0
+    for gated in (False, True):
+        folder = Path(tempfile.mkdtemp(dir=root))
+        target = Target.at(folder, patients, minimum, gated=gated, budget=budget)
+        found.append(attack(target).words())
+        asked = target.asked
+    title = (attack.__doc__ or "").splitlines()[0].rstrip(".")
+    return Row(title, patients, minimum, found[0], found[1], asked)
 
 
-def mean_of(name: str, feature: str = VOLUME, segment: str = "liver") -> dict[str, Any]:
-    """Return the entry of an analysis: mean and variance of a feature."""
-    asked = {"variables": [f"CT.{feature}"], "segments": [segment]}
-    return {"id": name, "kind": "summary", **asked}
+def table(rows: list[Row]) -> str:
+    """Return the rows as Markdown: an attack a line, a site a column, before and now."""
+    sites = sorted({(row.patients, row.minimum) for row in rows})
+    heads = [f"{patients} patients, minimum {minimum}" for patients, minimum in sites]
+    lines = [f"| attack | {' | '.join(heads)} | requests |", "|---|" + "---|" * (len(heads) + 1)]
+    for attack in dict.fromkeys(row.attack for row in rows):
+        of = {(row.patients, row.minimum): row for row in rows if row.attack == attack}
+        cells = [f"{of[s].before} → {of[s].now}" if s in of else "" for s in sites]
+        most = max(row.requests for row in of.values())
+        lines.append(f"| {attack} | {' | '.join(cells)} | {most} |")
+    return "\n".join(lines) + "\n"
 
 
-def bins_of(
-    name: str, edges: Sequence[float], feature: str = VOLUME, segment: str = "liver"
-) -> dict[str, Any]:
-    """Return the entry of an analysis: a histogram of a feature."""
-    asked = mean_of(name, feature, segment)
-    return asked | {"kind": "histogram", "edges": [float(edge) for edge in edges]}
+def main() -> None:
+    """Run every attack on every site."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="name of one attack")
+    parser.add_argument("--write", action="store_true", help="write docs and results")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory() as root:
+        for attack in ATTACKS:
+            if args.only and attack.__name__ != args.only:
+                continue
+            for patients, minimum in SITES:
+                start = time.perf_counter()
+                rows.append(run(attack, patients, minimum, Path(root)))
+                print(attack.__name__, rows[-1], f"{time.perf_counter() - start:.1f} s", flush=True)
+    print(table(rows))
+    if args.write:
+        page = DOCS / "release.md"
+        before, _, rest = page.read_text().partition(START)
+        _, _, after = rest.partition(END)
+        with atomic_path(page) as partial:
+            partial.write_text(before + START + table(rows) + END + after)
+        write_result("attacker", {"rows": [vars(row) for row in rows]})
 
 
-def _answer(aggregates: Mapping[str, Any], record: Mapping[str, Any]) -> Answer:
-    cells = {
-        (analysis["id"], cell["segment"], cell["feature"]): cell
-        for analysis in aggregates["analyses"]
-        for cell in analysis["cells"]
-    }
-    withheld = {
-        (cell["analysis"], cell["segment"], cell["feature"]): rule
-        for cell in record["cells"]
-        for rule, found in cell["rules"].items()
-        if found == "withheld" and cells
-    }
-    return Answer(cells, withheld)
-
-
-@contextlib.contextmanager
-def minimum_alone() -> Iterator[None]:
-    """Let the gate know no rule but that of the minimum, and no ledger."""
-
-    def moments(self: Summary, content: Any, patients: int, disclosure: Any) -> Passed:
-        return Passed(asdict(content.moments))
-
-    def bins(cells: Any, disclosure: Any) -> list[Passed]:
-        found = []
-        for cell, _ in cells:
-            edges = cell.analysis.settings.edges
-            counts = np.bincount(bin_index(cell.values.numbers, edges), minlength=len(edges) + 1)
-            shown: list[int | None] = [
-                int(n) if n == 0 or n >= disclosure.min_patients else None for n in counts
-            ]
-            found.append(Passed({"under": shown[0], "counts": shown[1:-1], "over": shown[-1]}))
-        return found
-
-    with (
-        mock.patch.object(gate, "differing", return_value=set()),
-        mock.patch.object(gate, "saturated", return_value=set()),
-        mock.patch.object(History, "conflicting", return_value=set()),
-        mock.patch.object(Summary, "check", moments),
-        mock.patch.object(Histogram, "check_all", bins),
-    ):
-        yield
+if __name__ == "__main__":
+    sys.exit(main())
