@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -163,15 +164,17 @@ class Target:
     def _settings(self, analyses: Sequence[Mapping[str, Any]], limits: Mapping[str, Any]) -> Any:
         places = self.world.table[["segmentation", "segment"]].drop_duplicates()
         by_id = {str(name): list(part["segment"]) for name, part in places.groupby("segmentation")}
-        content = protocol(
-            analyses=list(analyses),
-            segmentations=[segmentation(name, *named) for name, named in by_id.items()],
-            radiomics=[
-                {"segmentation": name, "role": "CT", "settings": "pyradiomics_ct"} for name in by_id
-            ],
-            disclosure={"min_patients": self.minimum, **limits},
-        )
-        content["protocol"]["id"] = f"p{self.asked}"
+        measured = [
+            {"segmentation": name, "role": "CT", "settings": "pyradiomics_ct"} for name in by_id
+        ]
+        base = _protocol()
+        content = base | {
+            "protocol": base["protocol"] | {"id": f"p{self.asked}"},
+            "analyses": list(analyses),
+            "segmentations": [segmentation(name, *named) for name, named in by_id.items()],
+            "radiomics": measured,
+            "disclosure": {"min_patients": self.minimum, **limits},
+        }
         return settings_of(self.world.settings.site.plain(), content)
 
     def _write(self) -> None:
@@ -180,6 +183,11 @@ class Target:
         pairs = sorted(set(zip(table["case_id"], table["segmentation"], strict=True)))
         outcomes = [Outcome(case, "measure", item) for case, item in pairs]
         write_outcomes(self.world.root / "outcomes.parquet", outcomes)
+
+
+@cache
+def _protocol() -> Mapping[str, Any]:
+    return protocol()
 
 
 def segmentation(name: str, *segments: str) -> dict[str, Any]:

@@ -6,19 +6,21 @@ The table goes to docs/release.md, and to benchmarks/results/attacker.json.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from attacked_site import BUDGET, Target
 from attacks import ATTACKS, Attack
-from jipflow.files import atomic_path
-from report import DOCS, write_result
+from jipflow.files import atomic_path, read_json
+from report import DOCS, RESULTS, write_result
 
 SITES = ((13, 5), (30, 5), (30, 10), (100, 10))
 """Patients and minimum."""
+
+FULL, FEWER = (30, 5), 100
+"""The site that is asked with the whole budget, and the requests to the others."""
 
 START, END = "<!-- attacker: start -->\n", "<!-- attacker: end -->\n"
 """Between these lies the table in docs/release.md."""
@@ -70,30 +72,42 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def block() -> str:
+    """Return the table of docs/release.md, of the results that were written last."""
+    return START + table([Row(*row) for row in read_json(RESULTS / "attacker.json")["rows"]]) + END
+
+
 def main() -> None:
-    """Run every attack on every site."""
+    """Run every attack on every site, and write what they got."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="name of one attack")
-    parser.add_argument("--write", action="store_true", help="write docs and results")
-    args = parser.parse_args()
+    parser.add_argument("--only", help="name of one attack, of which nothing is written")
+    only = parser.parse_args().only
     rows = []
     with tempfile.TemporaryDirectory() as root:
         for attack in ATTACKS:
-            if args.only and attack.__name__ != args.only:
+            if only and attack.__name__ != only:
                 continue
             for patients, minimum in SITES:
                 start = time.perf_counter()
-                rows.append(run(attack, patients, minimum, Path(root)))
+                budget = BUDGET if (patients, minimum) == FULL else FEWER
+                rows.append(run(attack, patients, minimum, Path(root), budget))
                 print(attack.__name__, rows[-1], f"{time.perf_counter() - start:.1f} s", flush=True)
-    print(table(rows))
-    if args.write:
-        page = DOCS / "release.md"
-        before, _, rest = page.read_text().partition(START)
-        _, _, after = rest.partition(END)
-        with atomic_path(page) as partial:
-            partial.write_text(before + START + table(rows) + END + after)
-        write_result("attacker", {"rows": [vars(row) for row in rows]})
+    if only:
+        return
+    write_result(
+        "attacker",
+        "What an attacker learns",
+        [field.name for field in fields(Row)],
+        [list(astuple(row)) for row in rows],
+        packages=["numpy", "scipy"],
+        page="release",
+    )
+    page = DOCS / "release.md"
+    before, _, rest = page.read_text().partition(START)
+    _, _, after = rest.partition(END)
+    with atomic_path(page) as partial:
+        partial.write_text(before + block() + after)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -47,7 +47,7 @@ class Learned:
         return (self.high - self.low) / self.sd if right else np.inf
 
     def words(self) -> str:
-        """Return what a reader is told."""
+        """Return what a reader reads."""
         if self.width < 1e-3:
             return "exact"
         if self.width >= (HIGH - LOW) / 2 / self.sd or self.width > 4:
@@ -317,7 +317,7 @@ def which_bins_are_withheld(target: Target) -> Learned:
         answer = target.ask(target.rows(), mean_of("bait", BAIT), bins_of("h", [0, edge, 9000]))
         cell, found = answer("h"), answer.found("h")
         if cell:
-            return cell["counts"][0] is None
+            return cell["counts"][0] is None or cell["counts"][0] < target.minimum
         if not found:
             return None
         if found["small_bins"] == "withheld" or found["one_bin"] == "withheld":
