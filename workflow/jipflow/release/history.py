@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 EARLIER = Rule(
     "earlier",
-    "Beside all that the site has released before, of whatever protocol, a cell must not be of "
-    "patients, values or bins that differ by fewer patients than the minimum, nor make the means "
-    "and variances of a region too many: else the difference is of those few.",
+    "Beside all that the site has released before, of whatever protocol, a cell must not tell of "
+    "fewer patients than the minimum, by patients, values or bins in which they differ, nor make "
+    "the means and variances of a region too many, nor be asked for with other edges or limits.",
 )
 
 
