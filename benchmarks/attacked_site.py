@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -42,6 +42,9 @@ LIVER = ("organs", "liver")
 
 DEMO = np.array([1375.771, 1441.599, 1499.03, *np.linspace(1108.43, 1272.59, 10)])
 """Liver volumes in ml of the thirteen patients of the demonstration's first site."""
+
+
+Mode = Literal["minimum", "forgetful", "now"]
 
 
 class Spent(Exception):
@@ -78,7 +81,8 @@ class Target:
         world: the site.
         values: of all its patients by feature, each of shape (patients,).
         minimum: fewest patients.
-        gated: whether there is a gate beyond the minimum, and a ledger.
+        mode: whether the minimum is its only rule, or it has all but remembers nothing, or it is as
+            it is.
         budget: requests that its steward approves.
         asked: how many requests were made.
     """
@@ -86,7 +90,7 @@ class Target:
     world: Site
     values: dict[str, NDArray[np.float64]]
     minimum: int
-    gated: bool
+    mode: Mode
     budget: int = BUDGET
     asked: int = 0
     patients: int = field(init=False)
@@ -96,7 +100,7 @@ class Target:
 
     @classmethod
     def at(
-        cls, root: Path, patients: int, minimum: int, *, gated: bool, budget: int = BUDGET
+        cls, root: Path, patients: int, minimum: int, *, mode: Mode, budget: int = BUDGET
     ) -> Target:
         """Return a site of patients whose livers are as large as livers are."""
         rng = np.random.default_rng(7)
@@ -106,7 +110,7 @@ class Target:
             LOAD: np.where(np.arange(patients) == 0, 42.5, 0.0),
             BAIT: rng.normal(500, 1, patients),
         }
-        return cls(site(root, "north", minimum=minimum), values, minimum, gated, budget)
+        return cls(site(root, "north", minimum=minimum), values, minimum, mode, budget)
 
     @property
     def sd(self) -> float:
@@ -153,10 +157,10 @@ class Target:
         self.world.settings = self._settings(analyses, limits)
         shutil.rmtree(self.world.release, ignore_errors=True)
         self._write()
-        with contextlib.nullcontext() if self.gated else minimum_alone():
+        with minimum_alone() if self.mode == "minimum" else contextlib.nullcontext():
             aggregates, record = self.world.build()
             answer = _answer(aggregates, record)
-            if self.gated and answer.cells:
+            if self.mode == "now" and answer.cells:
                 with mock.patch.object(type(self.world), "write"):
                     self.world.send(self.world.root / "sent" / str(self.asked))
         return answer

@@ -10,8 +10,9 @@ import tempfile
 import time
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import get_args
 
-from attacked_site import BUDGET, Target
+from attacked_site import BUDGET, Mode, Target
 from attacks import ATTACKS, Attack
 from jipflow.files import atomic_path, read_json
 from report import DOCS, RESULTS, write_result
@@ -35,6 +36,7 @@ class Row:
         patients: of the site.
         minimum: fewest patients.
         before: what was learned where the minimum of patients is the only rule.
+        forgetful: what is learned of a site with all rules that remembers nothing.
         now: what is learned.
         requests: that were made now.
     """
@@ -43,30 +45,33 @@ class Row:
     patients: int
     minimum: int
     before: str
+    forgetful: str
     now: str
     requests: int
 
 
 def run(attack: Attack, patients: int, minimum: int, root: Path, budget: int = BUDGET) -> Row:
-    """Attack a site without a gate and with one."""
+    """Attack a site with the minimum alone, one that forgets, and one as it is."""
     found, asked = [], 0
-    for gated in (False, True):
+    for mode in get_args(Mode):
         folder = Path(tempfile.mkdtemp(dir=root))
-        target = Target.at(folder, patients, minimum, gated=gated, budget=budget)
+        target = Target.at(folder, patients, minimum, mode=mode, budget=budget)
         found.append(attack(target).words())
         asked = target.asked
     title = (attack.__doc__ or "").splitlines()[0].rstrip(".")
-    return Row(title, patients, minimum, found[0], found[1], asked)
+    return Row(title, patients, minimum, *found, asked)
 
 
 def table(rows: list[Row]) -> str:
-    """Return the rows as Markdown: an attack a line, a site a column, before and now."""
+    """Return the rows as Markdown: an attack a line, a site a column."""
     sites = sorted({(row.patients, row.minimum) for row in rows})
     heads = [f"{patients} patients, minimum {minimum}" for patients, minimum in sites]
     lines = [f"| attack | {' | '.join(heads)} | requests |", "|---|" + "---|" * (len(heads) + 1)]
     for attack in dict.fromkeys(row.attack for row in rows):
         of = {(row.patients, row.minimum): row for row in rows if row.attack == attack}
-        cells = [f"{of[s].before} → {of[s].now}" if s in of else "" for s in sites]
+        cells = [
+            f"{of[s].before} → {of[s].forgetful} → {of[s].now}" if s in of else "" for s in sites
+        ]
         most = max(row.requests for row in of.values())
         lines.append(f"| {attack} | {' | '.join(cells)} | {most} |")
     return "\n".join(lines) + "\n"

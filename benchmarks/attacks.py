@@ -126,7 +126,7 @@ def parts(target: Target) -> Learned:
 
 
 def parts_of_two_segmentations(target: Target) -> Learned:
-    """The same in two releases, the parts as two segmentations of one protocol."""
+    """A cohort, then its two parts as two segmentations of one protocol."""
     rest = list(range(1, target.patients))
     half = len(rest) // 2
     sums = asked_sums(target, [range(target.patients)])
@@ -156,7 +156,7 @@ def small_overlaps(target: Target) -> Learned:
 
 
 def random_subsets(target: Target) -> Learned:
-    """As many random cohorts as may be asked for, solved together by linear programming."""
+    """Random cohorts, solved together by linear programming."""
     rng = np.random.default_rng(2)
     sizes = np.arange(target.minimum, target.patients + 1)
     cohorts = [
@@ -173,20 +173,20 @@ def nested_dates(target: Target) -> Learned:
 
 
 def known_others(target: Target) -> Learned:
-    """One cohort of a patient and others whose values are known: half of all are."""
+    """A cohort of one patient and of others whose values are known."""
     known = list(range(1, 1 + target.patients // 2))
     cohort = list(range(target.minimum))
     return from_sums(target, asked_sums(target, [cohort]), known)
 
 
 def known_half_of_everyone(target: Target) -> Learned:
-    """The same without a filter: the cohort is everyone."""
+    """A cohort of everyone, of half of whom the values are known."""
     known = list(range(1, 1 + target.patients // 2))
     return from_sums(target, asked_sums(target, [range(target.patients)]), known)
 
 
 def growing(target: Target) -> Learned:
-    """A cohort that grows by one patient, every variable asked for each time."""
+    """A cohort that grows by one patient."""
     sums: Sums = []
     for end in range(target.patients - 3, target.patients + 1):
         answer = target.ask(target.rows(range(end)), mean_of("a"), mean_of("bait", BAIT))
@@ -209,7 +209,7 @@ def other_names(target: Target) -> Learned:
 
 
 def remeasured(target: Target, jitter: float = 0.0) -> Learned:
-    """Another segmentation of all, empty of one patient's lesion alone."""
+    """Another segmentation, equal in all and empty in one patient."""
     rng = np.random.default_rng(3)
     again = target.values[VOLUME] * (1 + jitter * rng.normal(size=target.patients))
     again[0] = 0.0
@@ -224,7 +224,7 @@ def remeasured(target: Target, jitter: float = 0.0) -> Learned:
 
 
 def remeasured_a_little_in_all(target: Target) -> Learned:
-    """The same, with spacing changed so that the values of all others differ by a millionth."""
+    """Another segmentation, a millionth off in all and empty in one patient."""
     return remeasured(target, 1e-6)
 
 
@@ -275,7 +275,7 @@ def counted_below(answer: Answer, edges: Sequence[float]) -> dict[float, int]:
 
 
 def narrow_bins(target: Target) -> Learned:
-    """One histogram with bins of 1 ml: empty ones are shown, so that withheld ones are not."""
+    """One histogram with bins of 1 ml."""
     edges = [float(edge) for edge in range(500, 2600)]
     cell = target.ask(target.rows(), bins_of("h", edges))("h")
     if not cell:
@@ -346,7 +346,7 @@ def which_limits_withhold(target: Target) -> Learned:
         return True if found["dominance"] == "withheld" else None
 
     cell = target.ask(target.rows(), mean_of("bait", BAIT), mean_of("a"))("a")
-    if not cell or not target.gated:
+    if not cell or target.mode == "minimum":
         return nothing(target, float(ranked[:2].sum()))
     everything = total(cell)
     low, high = 2.02 * everything / target.patients, 0.9 * everything
@@ -359,7 +359,7 @@ def maxima(target: Target) -> NDArray[np.float64]:
 
 
 def threshold(target: Target) -> Learned:
-    """A threshold, bisected by whether all have a voxel above it: the least maximum."""
+    """A threshold, bisected by whether all have a voxel above it."""
     greatest = maxima(target)
 
     def is_below(at: float) -> bool | None:
@@ -375,12 +375,12 @@ def threshold(target: Target) -> Learned:
         cell = answer("t")
         return cell is not None and cell["n"] == target.patients
 
-    found = bisected(target, 0.0, 9.0, float(greatest.min()), is_below)
+    found = bisected(target, 0.0, 4.0, float(greatest.min()), is_below)
     return Learned(found.low, found.high, found.truth, float(greatest.std(ddof=1)))
 
 
 def filter_on_a_header(target: Target) -> Learned:
-    """A filter, bisected by whether anything leaves: the greatest age, or the first date."""
+    """A filter on age, bisected by whether anything leaves."""
     ages = np.random.default_rng(8).uniform(30, 90, target.patients)
 
     def is_below(age: float) -> bool | None:

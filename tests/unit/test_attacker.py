@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import attacker
 import attacks
+from jipflow.files import read_json
 
 CLOSED = (
     attacks.one_left_out,
@@ -29,6 +31,8 @@ CLOSED = (
 def test_an_attack_that_gave_a_value_gives_none(attack, tmp_path):
     row = attacker.run(attack, 30, 5, tmp_path)
     assert (row.before, row.now) in {("exact", "nothing"), ("0.004 SD", "nothing")}
+    written = [tuple(each) for each in read_json(attacker.RESULTS / "attacker.json")["rows"]]
+    assert astuple(row) in written
 
 
 def test_cohorts_that_share_one_or_two_patients_are_not_solved(tmp_path):
@@ -41,8 +45,14 @@ def test_cohorts_that_share_one_or_two_patients_are_not_solved(tmp_path):
 def test_what_is_withheld_is_no_oracle(attack, tmp_path):
     """The edge, or the limit, may be asked for once; one answer halves the range at most."""
     row = attacker.run(attack, 30, 5, tmp_path)
+    assert row.forgetful == "exact"
     assert row.requests <= 3
     assert row.now == "nothing" or float(row.now.split()[0]) > 1
+
+
+def test_the_page_shows_what_was_found_last():
+    page = (attacker.DOCS / "release.md").read_text()
+    assert attacker.block() in page
 
 
 def test_who_knows_all_others_of_a_cohort_knows_the_last(tmp_path):

@@ -22,7 +22,7 @@ from jipflow.analyses.contract import (
     kinds,
     rules_of_kinds,
 )
-from jipflow.files import json_text
+from jipflow.exchange.message import canonical
 from jipflow.release.differences import are_few
 from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved
 from jipflow.release.saturation import MARGIN, Regions, asked, family
@@ -153,7 +153,7 @@ class History:
     def _otherwise(self, name: str, cells: Sequence[Proposed]) -> Iterator[int]:
         """Yield which cells of a kind were asked for in another way."""
         now = [_way(name, cell.analysis.heading(), self._limits) for cell in cells]
-        earlier: dict[str, dict[bytes, Variable]] = defaultdict(dict)
+        earlier: dict[bytes, dict[bytes, Variable]] = defaultdict(dict)
         for past in self._pasts:
             for cell in past.asked:
                 if cell.kind == name:
@@ -163,7 +163,7 @@ class History:
         if not earlier or {*now, *earlier} == {now[0]}:
             return
         new = [variable(Candidate(cell, None).cell, self._volumes) for cell in cells]
-        before: list[set[str]] = [set() for _ in cells]
+        before: list[set[bytes]] = [set() for _ in cells]
         for way, variables in earlier.items():
             for i, others in enumerate(linked(new, list(variables.values()))):
                 if others:
@@ -312,11 +312,11 @@ class History:
         return withheld
 
 
-def _way(name: str, heading: Mapping[str, Any], limits: Mapping[str, float]) -> str:
+def _way(name: str, heading: Mapping[str, Any], limits: Mapping[str, float]) -> bytes:
     """Return what the protocol chose of that on which the own rules of a kind depend."""
     kind = kinds().get(name)
     chosen = heading if kind is None or kind.heading_decides else {}
-    return json_text({"heading": dict(chosen), "limits": dict(limits)})
+    return canonical({"heading": dict(chosen), "limits": dict(limits)})
 
 
 def _kind(cell: LedgerCell) -> tuple[str, frozenset[str]]:
