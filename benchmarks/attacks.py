@@ -159,11 +159,16 @@ def random_subsets(target: Target) -> Learned:
     """Random cohorts, solved together by linear programming."""
     rng = np.random.default_rng(2)
     sizes = np.arange(target.minimum, target.patients + 1)
-    cohorts = [
-        rng.choice(target.patients, rng.choice(sizes), replace=False).tolist()
-        for _ in range(target.budget - target.asked)
-    ]
-    return from_sums(target, asked_sums(target, cohorts))
+    sums: Sums = []
+    found = of_target(target, LOW, HIGH)
+    while target.asked < target.budget and found.words() != "exact":
+        cohorts = [
+            rng.choice(target.patients, rng.choice(sizes), replace=False).tolist()
+            for _ in range(min(50, target.budget - target.asked))
+        ]
+        sums += asked_sums(target, cohorts)
+        found = from_sums(target, sums)
+    return found
 
 
 def nested_dates(target: Target) -> Learned:
