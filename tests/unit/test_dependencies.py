@@ -31,6 +31,9 @@ CALLED = {
 }
 """Dependencies that no module of the package imports, and who does or calls them."""
 
+APART = {ROOT / "benchmarks" / "acro_reference.py"}
+"""Runs in an environment of its own, without jipflow."""
+
 
 def normal(name: str) -> str:
     """A distribution's name as PEP 503 compares them."""
@@ -56,7 +59,7 @@ def rows(*headings: str) -> dict[str, str]:
 def imported(folder: str) -> dict[str, set[str]]:
     """The distributions that the modules of a folder import, and from which files."""
     known = packages_distributions()
-    files = sorted((ROOT / folder).rglob("*.py"))
+    files = sorted({*(ROOT / folder).rglob("*.py")} - APART)
     ours = {"jipflow"}
     if folder in ("tests", "benchmarks"):
         # They import what lies beside them, and from each other.

@@ -21,7 +21,7 @@ MINIMUM = 5
 @pytest.fixture
 def north(tmp_path, inbox):
     """A site of 20 patients that has released once."""
-    world = site(tmp_path, "north", patients=26)
+    world = site(tmp_path, "north", patients=30)
     world.all = world.table
     of(world, range(20))
     world.send(inbox)
@@ -122,11 +122,19 @@ def test_another_protocol_on_the_same_patients_leaves(north):
 
 
 def test_enough_new_patients_leave(north):
+    of(north, range(30))
+    cells, withheld = leaving(north)
+    assert withheld == 0
+    assert {cell["n"] for cell in cells.values()} == {30}
+
+
+def test_new_patients_who_are_all_in_one_bin(north):
+    """That each of them is in it would follow from the two counts."""
     of(north, range(26))
     north.table.loc[north.table["case_id"] >= "casenorth0020", "volume_ml"] = 150.0
     cells, withheld = leaving(north)
-    assert withheld == 0
-    assert {cell["n"] for cell in cells.values()} == {26}
+    assert withheld == 1
+    assert ("volumes", "liver", "volume_ml") not in cells
 
 
 def test_new_patients_of_whom_one_makes_the_difference(north):

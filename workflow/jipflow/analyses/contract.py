@@ -329,6 +329,8 @@ class Analysis(ABC, Generic[S, C, R]):
         equations: numbers of a released cell that are sums over functions of its values, with all
             their digits, so that who solves them for the values has as many equations.
         has_bins: whether a cell shows bins of its values, see `shown`.
+        heading_decides: whether what the own rules find depends on values and on the heading that
+            the protocol chose, so that who asks again with another one learns of the values.
 
     Args:
         settings: the entry of the protocol.
@@ -341,6 +343,7 @@ class Analysis(ABC, Generic[S, C, R]):
     rules: ClassVar[tuple[Rule, ...]] = ()
     equations: ClassVar[int] = 0
     has_bins: ClassVar[bool] = False
+    heading_decides: ClassVar[bool] = False
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -491,6 +494,18 @@ class Analysis(ABC, Generic[S, C, R]):
             other: of any kind, in the same release or an earlier one.
         """
         return False
+
+    def withholds(self, values: Values, disclosure: Disclosure) -> bool:
+        """Return whether the numbers of a group of patients would not all leave as a cell.
+
+        They follow from several releases, so that nothing of them can be withheld.
+
+        Args:
+            values: of the minimum of patients at least.
+            disclosure: the limits that hold.
+        """
+        found = self.check(self.compute(values), len(values.cases), disclosure)
+        return isinstance(found, Withheld) or any(found.parts.values())
 
     @abstractmethod
     def verify(self, cell: C, limits: Limits) -> None:

@@ -150,6 +150,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
     recorded = Recorded
     rules = (MANY_BINS, SAME_BINS, ONE_BIN, SMALL_BINS)
     has_bins = True
+    heading_decides = True
 
     def compute(self, values: Values, stated: Any = None) -> Values:
         """Return the values: their bins are those of all histograms of the variable."""

@@ -7,7 +7,7 @@ packed, it becomes an entry of the site's ledger.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -48,6 +48,13 @@ class KeptCell(Part):
     column: Index
 
 
+class KeptWithheld(KeptCell):
+    """A cell that was asked for and does not leave; nothing is released of it."""
+
+    rule: str
+    """The rule that withheld it."""
+
+
 class KeptPlace(Part):
     """A place that was measured, and the columns by which its region is known again."""
 
@@ -62,7 +69,10 @@ class Kept(Part):
     """Content of `CELLS`."""
 
     cells: list[KeptCell]
+    withheld: list[KeptWithheld] = Field(default=[])
     places: list[KeptPlace]
+    limits: dict[str, float] = Field(default={})
+    """Of disclosure, as the protocol has them."""
 
 
 @dataclass(frozen=True)
@@ -83,33 +93,12 @@ class Behind:
                 partial.write_bytes(data)
 
     @classmethod
-    def of(
-        cls,
-        cells: Sequence[LedgerCell],
-        volumes: Mapping[Place, Values],
-        means: Mapping[Place, Values],
-    ) -> Behind:
-        """Return what stands behind cells.
-
-        Args:
-            cells: that leave.
-            volumes: volume of each place that was measured, a patient a row.
-            means: mean intensity likewise.
-        """
+    def of(cls, past: Past) -> Behind:
+        """Return what stands behind a release."""
         columns = _Columns()
-        kept = [
-            KeptCell(
-                **cell.key._asdict(),
-                analysis=cell.analysis,
-                kind=cell.kind,
-                equations=cell.equations,
-                heading=dict(cell.heading),
-                released=dict(cell.released),
-                rows=cell.rows,
-                column=columns.add(cell.values),
-            )
-            for cell in cells
-        ]
+        volumes, means = past.volumes, past.means
+        kept = [KeptCell(**_kept(cell, columns)) for cell in past.cells]
+        withheld = [KeptWithheld(**_kept(c, columns), rule=rule) for rule, c in past.withheld]
         places = [
             KeptPlace(
                 **place._asdict(),
@@ -118,7 +107,8 @@ class Behind:
             )
             for place in sorted(volumes.keys() | means.keys())
         ]
-        return cls(canonical(Kept(cells=kept, places=places).plain()), columns.parquet())
+        content = Kept(cells=kept, withheld=withheld, places=places, limits=dict(past.limits))
+        return cls(canonical(content.plain()), columns.parquet())
 
     def past(self) -> Past:
         """Return the release that these files are of.
@@ -138,21 +128,11 @@ class Behind:
             _column(patients, table[name].to_numpy(dtype=float)) for name in table.columns[1:]
         ]
         return Past(
-            [
-                LedgerCell(
-                    analysis=cell.analysis,
-                    kind=cell.kind,
-                    key=CellKey(*(getattr(cell, name) for name in CellKey._fields)),
-                    equations=cell.equations,
-                    heading=cell.heading,
-                    released=cell.released,
-                    values=columns[cell.column],
-                    rows=cell.rows,
-                )
-                for cell in kept.cells
-            ],
+            [_cell(cell, columns) for cell in kept.cells],
             {_place(p): columns[p.volume] for p in kept.places if p.volume is not None},
             {_place(p): columns[p.mean] for p in kept.places if p.mean is not None},
+            [(cell.rule, _cell(cell, columns)) for cell in kept.withheld],
+            kept.limits,
         )
 
 
@@ -198,6 +178,34 @@ class _Columns:
         sink = io.BytesIO()
         pq.write_table(pa.table(arrays, names), sink)
         return sink.getvalue()
+
+
+def _kept(cell: LedgerCell, columns: _Columns) -> dict[str, Any]:
+    """Return the fields of a cell as they are kept."""
+    return {
+        **cell.key._asdict(),
+        "analysis": cell.analysis,
+        "kind": cell.kind,
+        "equations": cell.equations,
+        "heading": dict(cell.heading),
+        "released": dict(cell.released),
+        "rows": cell.rows,
+        "column": columns.add(cell.values),
+    }
+
+
+def _cell(kept: KeptCell, columns: Sequence[Values]) -> LedgerCell:
+    """Return a cell that was kept."""
+    return LedgerCell(
+        analysis=kept.analysis,
+        kind=kept.kind,
+        key=CellKey(*(getattr(kept, name) for name in CellKey._fields)),
+        equations=kept.equations,
+        heading=kept.heading,
+        released=kept.released,
+        values=columns[kept.column],
+        rows=kept.rows,
+    )
 
 
 def _column(patients: npt.NDArray[np.object_], numbers: npt.NDArray[np.float64]) -> Values:

@@ -29,8 +29,16 @@ from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.behind import Behind
 from jipflow.release.contents import ReleaseError, State, Verdict, formats, protocol_text
-from jipflow.release.gate import Decision, DisclosureError, all_rules, decide, scan, strings
-from jipflow.release.history import Candidate, History
+from jipflow.release.gate import (
+    MIN_PATIENTS,
+    Decision,
+    DisclosureError,
+    all_rules,
+    decide,
+    scan,
+    strings,
+)
+from jipflow.release.history import Candidate, History, Past
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
 from jipflow.release.since import review_of, write_review
@@ -99,7 +107,11 @@ def build(
     entries = ledger.entries()
     pasts = [kept.past for kept in entries if kept.past]
     decisions = decide(
-        proposed, patient_of, settings.disclosure, Regions.by(*prints), History(pasts, *prints)
+        proposed,
+        patient_of,
+        settings.disclosure,
+        Regions.by(*prints),
+        History(pasts, *prints, limits=_limits(settings)),
     )
 
     header = _header(settings, round_)
@@ -122,7 +134,7 @@ def build(
             raise DisclosureError(
                 f"{name}.json: {error} Nothing is released; rename it in the protocol."
             ) from None
-    behind = _behind(decisions, *prints)
+    behind = _behind(decisions, *prints, _limits(settings))
     behind.write(behind_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
@@ -231,13 +243,28 @@ def _released(
     ]
 
 
+def _limits(settings: Settings) -> dict[str, float]:
+    """Return the limits of dominance that the protocol has chosen."""
+    chosen = settings.protocol.disclosure
+    return {"largest_two": float(chosen.largest_two), "p_percent": float(chosen.p_percent)}
+
+
 def _behind(
-    decisions: Sequence[Decision], volumes: Mapping[Place, Values], means: Mapping[Place, Values]
+    decisions: Sequence[Decision],
+    volumes: Mapping[Place, Values],
+    means: Mapping[Place, Values],
+    limits: Mapping[str, float],
 ) -> Behind:
-    """Return what stands behind the cells that the gate released."""
+    """Return what stands behind the cells that the gate released, and behind those it withheld."""
     leaving = [Candidate(d.proposed, d.released).cell for d in decisions if d.released]
+    withheld = [
+        (rule.code, Candidate(d.proposed, None).cell)
+        for d in decisions
+        for rule, found in d.findings.items()
+        if found == Finding.WITHHELD and rule != MIN_PATIENTS
+    ]
     by_place = [{place: by_patient(v) for place, v in of.items()} for of in (volumes, means)]
-    return Behind.of(leaving, *by_place)
+    return Behind.of(Past(leaving, by_place[0], by_place[1], withheld, limits))
 
 
 def _record(decisions: Sequence[Decision]) -> dict[str, Any]:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+REST = 0.1
+"""Share of the largest difference of a patient that all but the few with the largest must reach:
+the p% rule with p = 10 (Hundepool et al., Statistical Disclosure Control, Wiley 2012, 4.2)."""
+
 Family = tuple[str, str]
 """Role and segmentation."""
 
@@ -283,6 +287,9 @@ def are_few(
 ) -> bool:
     """Return whether values differ from any others in a few patients, up to a factor or an offset.
 
+    So they do as well where they differ a little in all, and all but few of the patients together
+    less than `REST` of what the first differs: the difference of the means is then that of the few.
+
     Args:
         values: shape (cases,).
         others: shape (cells, cases).
@@ -297,9 +304,14 @@ def are_few(
         ratio = others / values
         compared.append((ratio, np.abs(np.median(ratio, axis=1))))
     for found, scale in compared:
-        unlike = np.abs(found - np.median(found, axis=1)[:, None]) > SPREAD * scale[:, None]
+        apart = np.abs(found - np.median(found, axis=1)[:, None])
+        unlike = apart > SPREAD * scale[:, None]
         few = (unlike @ of_patient).sum(axis=1)
         if np.any((few > 0) & (few < minimum) & (of_patient.shape[1] - few >= minimum)):
+            return True
+        most = np.sort(apart @ of_patient, axis=1)[:, ::-1]
+        rest = most[:, minimum - 1 :].sum(axis=1)
+        if most.shape[1] >= 2 * minimum - 1 and np.any((few > 0) & (rest < REST * most[:, 0])):
             return True
     return False
 

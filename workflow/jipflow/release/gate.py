@@ -125,6 +125,7 @@ def decide(
     rules = all_rules()
     decisions = [Decision(cell, dict.fromkeys(rules, Finding.NOT_APPLIED)) for cell in ranked]
     enough = [d for d in decisions if _has_enough(d, patients[d.proposed.cases], minimum)]
+    enough = _asked_as_before(enough, history)
     before: list[Decision] = []
     for kind in kinds().values():
         cells = [d for d in enough if type(d.proposed.analysis) is kind]
@@ -183,6 +184,14 @@ def _has_enough(decision: Decision, patients: int, minimum: int) -> bool:
         return False
     decision.findings[MIN_PATIENTS] = Finding.PASSED
     return True
+
+
+def _asked_as_before(decisions: Sequence[Decision], history: History) -> list[Decision]:
+    """Return those that were not asked for in another way before; what is found is an answer."""
+    otherwise = history.asked_otherwise([d.proposed for d in decisions])
+    for i in otherwise:
+        decisions[i].withhold(EARLIER)
+    return [d for i, d in enumerate(decisions) if i not in otherwise]
 
 
 def _apply(decision: Decision, checked: Passed | Withheld, patients: int) -> None:

@@ -11,12 +11,20 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jipflow.analyses.alike import alike
 from jipflow.analyses.cells import Place, Values, by_patient
-from jipflow.analyses.contract import LedgerCell, Proposed, ReleasedCell, Rule, kinds
-from jipflow.release.differences import Kept, are_few, exclude
+from jipflow.analyses.contract import (
+    LedgerCell,
+    Proposed,
+    ReleasedCell,
+    Rule,
+    kinds,
+    rules_of_kinds,
+)
+from jipflow.exchange.message import canonical
+from jipflow.release.differences import are_few, exclude
+from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved
 from jipflow.release.saturation import Equations, Regions, asked, family
 from jipflow.settings.protocol import Disclosure
 
@@ -24,14 +32,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-AT_ONCE = 4000
-"""Earlier variables that are compared at once, which bounds the memory."""
-
 EARLIER = Rule(
     "earlier",
-    "Beside all that the site has released before, of whatever protocol, a cell must not be of "
-    "patients, values or bins that differ by fewer patients than the minimum, nor make the means "
-    "and variances of a region too many: else the difference is of those few.",
+    "Beside all that the site has released before, of whatever protocol, a cell must not tell of "
+    "fewer patients than the minimum, by patients, values or bins in which they differ, nor make "
+    "the means and variances of a region too many, nor be asked for with other edges or limits.",
     because="few patients would stand out beside what left before",
 )
 
@@ -44,30 +49,39 @@ class Past:
         cells: what left, with the values behind it, a patient a row.
         volumes: volume of each place that was measured, whether or not it left.
         means: mean intensity likewise.
+        withheld: what was asked for and did not leave, with the rule that withheld it.
+        limits: of disclosure, as its protocol had them.
     """
 
     cells: Sequence[LedgerCell] = ()
     volumes: Mapping[Place, Values] = field(default_factory=dict)
     means: Mapping[Place, Values] = field(default_factory=dict)
+    withheld: Sequence[tuple[str, LedgerCell]] = ()
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> list[LedgerCell]:
+        """All that it was asked for of enough patients."""
+        return [*self.cells, *(cell for _, cell in self.withheld)]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A cell that the other rules would let out.
+    """A cell that was asked for.
 
     Attributes:
         proposed: the cell.
-        released: what would leave of it.
+        released: what would leave of it; None of one that is withheld.
     """
 
     proposed: Proposed
-    released: ReleasedCell
+    released: ReleasedCell | None
 
     @cached_property
     def cell(self) -> LedgerCell:
         """The cell as the ledger keeps it."""
         analysis, key = self.proposed.analysis, self.proposed.key
-        numbers = self.released.plain()
+        numbers = self.released.plain() if self.released else {}
         return LedgerCell(
             analysis=analysis.settings.id,
             kind=analysis.settings.kind,
@@ -92,6 +106,7 @@ class History:
         pasts: the releases, in their order.
         volumes: volume of each place that is measured now.
         means: mean intensity likewise.
+        limits: of disclosure, as the protocol has them.
     """
 
     def __init__(
@@ -99,12 +114,18 @@ class History:
         pasts: Sequence[Past] = (),
         volumes: Mapping[Place, Values] | None = None,
         means: Mapping[Place, Values] | None = None,
+        limits: Mapping[str, float] | None = None,
     ) -> None:
+        self._pasts = pasts
+        self._limits = limits or {}
         self._cells = [(number, cell) for number, past in enumerate(pasts) for cell in past.cells]
-        self._variables = _distinct([cell.values for _, cell in self._cells])
+        self._volumes = {p: by_patient(v) for p, v in (volumes or {}).items()}
+        self._variables = _distinct(
+            [variable(cell, past.volumes) for past in pasts for cell in past.cells]
+        )
         self._regions = Regions()
         if pasts:
-            now = {p: by_patient(v) for p, v in (volumes or {}).items()}
+            now = dict(self._volumes)
             intensities = {p: by_patient(v) for p, v in (means or {}).items()}
             for number, past in enumerate(pasts):
                 now |= {_of_past(place, number): v for place, v in past.volumes.items()}
@@ -113,14 +134,56 @@ class History:
 
     def same(self, values: Values) -> Sequence[LedgerCell]:
         """Return the cells that left of these very values, a patient a row."""
-        return self._by_identity.get(_identity(values), ())
+        return self._by_identity.get(identity(values), ())
 
     @cached_property
     def _by_identity(self) -> dict[bytes, list[LedgerCell]]:
         found: dict[bytes, list[LedgerCell]] = defaultdict(list)
         for _, cell in self._cells:
-            found[_identity(cell.values)].append(cell)
+            found[identity(cell.values)].append(cell)
         return dict(found)
+
+    def asked_otherwise(self, cells: Sequence[Proposed]) -> set[int]:
+        """Choose the cells that were asked for before, but in another way.
+
+        Which of the own rules of its kind withholds a cell, and whether one does, depends on the
+        values and on what the protocol chose: edges, and limits of dominance. Who chooses them anew
+        in each release would find values by the answers alone. So cells that are linked to an
+        earlier one of their kind, left or withheld, are all asked for in the same ways as before.
+
+        Args:
+            cells: of the minimum of patients at least.
+
+        Returns:
+            Positions of the cells to withhold before any other rule is applied.
+        """
+        found = set()
+        for name in sorted({cell.analysis.settings.kind for cell in cells}):
+            rows = [i for i, cell in enumerate(cells) if cell.analysis.settings.kind == name]
+            found |= {rows[i] for i in self._otherwise(name, [cells[i] for i in rows])}
+        return found
+
+    def _otherwise(self, name: str, cells: Sequence[Proposed]) -> Iterator[int]:
+        """Yield which cells of a kind were asked for in another way."""
+        now = [_way(name, cell.analysis.heading(), self._limits) for cell in cells]
+        earlier: dict[bytes, dict[bytes, Variable]] = defaultdict(dict)
+        for past in self._pasts:
+            for cell in past.asked:
+                if cell.kind == name:
+                    asked_for = variable(cell, past.volumes)
+                    way = _way(name, cell.heading, past.limits)
+                    earlier[way].setdefault(asked_for.identity, asked_for)
+        if not earlier or {*now, *earlier} == {now[0]}:
+            return
+        new = [variable(Candidate(cell, None).cell, self._volumes) for cell in cells]
+        before: list[set[bytes]] = [set() for _ in cells]
+        for way, variables in earlier.items():
+            for i, others in enumerate(linked(new, list(variables.values()))):
+                if others:
+                    before[i].add(way)
+        for i, others in enumerate(linked(new, new)):
+            if before[i] and before[i] != {now[j] for j in others}:
+                yield i
 
     def conflicting(self, cells: Sequence[Candidate], disclosure: Disclosure) -> set[int]:
         """Choose the cells that must be withheld because of what left before.
@@ -129,8 +192,9 @@ class History:
 
         * Its patients are not those of an earlier cell, but those of one but for fewer than the
           minimum, whatever either is about.
-        * Among the earlier cells that are like it in value, groups of fewer than the minimum would
-          be distinguished by its patients.
+        * Among the cells that it is linked to in turn (see `Links`), its patients would distinguish
+          groups of fewer than the minimum, or one whose own cell would not leave and whose sum
+          follows from theirs.
         * It is of the patients of an earlier cell of its feature or family of features, and has its
           values but in fewer than the minimum.
         * Its own kind finds that it tells of few beside them (`Analysis.tells_beside`).
@@ -143,7 +207,7 @@ class History:
         Returns:
             Positions of the cells to withhold.
         """
-        if not self._cells:
+        if not any(past.asked for past in self._pasts):
             return set()
         found = self._by_patients([cell.values for cell in cells], disclosure.min_patients)
         left = [i for i in range(len(cells)) if i not in found]
@@ -152,8 +216,16 @@ class History:
         return found | {left[i] for i in self._by_equations([cells[i] for i in left])}
 
     def _by_patients(self, values: Sequence[Values], minimum: int) -> set[int]:
-        """Choose the cells whose patients are those of an earlier one but for a few."""
-        earlier = {variable.cases for variable in self._variables}
+        """Choose the cells whose patients are those of an earlier one but for a few.
+
+        One that its values withheld has answered as well: that a patient more lets it leave tells
+        of that patient.
+        """
+        own = {rule.code for rule in rules_of_kinds()}
+        earlier = {each.values.cases for each in self._variables}
+        earlier |= {
+            cell.values.cases for past in self._pasts for rule, cell in past.withheld if rule in own
+        }
         few = {
             patients
             for patients in {v.cases for v in values} - earlier
@@ -162,27 +234,48 @@ class History:
         return {i for i, v in enumerate(values) if v.cases in few}
 
     def _by_values(self, cells: Sequence[Candidate], disclosure: Disclosure) -> Iterator[int]:
-        """Yield the cells that tell of few patients beside earlier ones that are like them."""
+        """Yield the cells that tell of few patients beside others that are like them."""
         of_variable: dict[int, list[LedgerCell]] = defaultdict(list)
-        numbers = {_identity(variable): i for i, variable in enumerate(self._variables)}
         known = kinds()
+        numbers = {variable.identity: i for i, variable in enumerate(self._variables)}
         for _, cell in self._cells:
-            of_variable[numbers[_identity(cell.values)]].append(cell)
-        for i, like in enumerate(_like([cell.values for cell in cells], self._variables)):
+            of_variable[numbers[identity(cell.values)]].append(cell)
+        new = [variable(each.cell, self._volumes) for each in cells]
+        links = Links(self._variables, new, disclosure.min_patients)
+        for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
             candidate = cells[i]
-            same = [cell for number in like for cell in of_variable[number]]
-            sets = [cell.values.cases for cell in same]
-            people = candidate.values.cases.union(*sets)
-            groups = Kept({patient: patient for patient in people}, disclosure.min_patients)
-            for patients in sets:
-                groups.include(patients)
+            same = [cell for number in links.direct(i) for cell in of_variable[number]]
             if (
-                not groups.add(candidate.values.cases)
+                self._tells_of_group(candidate, links, i, disclosure)
                 or self._changed_in_few(candidate, disclosure.min_patients)
                 or candidate.proposed.analysis.tells_beside(candidate.cell, same, disclosure)
                 or any(exclude(candidate.cell, other, known) for other in same)
             ):
                 yield i
+            else:
+                links.let(i)
+
+    def _tells_of_group(
+        self, candidate: Candidate, links: Links, i: int, disclosure: Disclosure
+    ) -> bool:
+        """Return whether a group of few patients follows, or one whose own cell would not leave."""
+        patients = candidate.values.cases
+        beside = links.beside(i)
+        sets = links.patients(beside)
+        if patients in sets:
+            return False
+        groups = groups_of([*sets, patients])
+        if any(len(group) < disclosure.min_patients for group in groups):
+            return True
+        known = sets | {patients} | set(solved(sets, groups_of(sets)))
+        for group in solved([*sets, patients], groups):
+            if group not in known:
+                values = candidate.values if group <= patients else links.values_of(group, beside)
+                if values is None or candidate.proposed.analysis.withholds(
+                    only(values, group), disclosure
+                ):
+                    return True
+        return False
 
     def _changed_in_few(self, candidate: Candidate, minimum: int) -> bool:
         """Return whether a cell has the values of an earlier one of its kind but in a few."""
@@ -217,7 +310,7 @@ class History:
             if group is not None and cell.equations:
                 place = _of_past(cell.key.place, number)
                 feature, place_of = functions.setdefault(
-                    _identity(cell.values), (cell.key.feature, place)
+                    identity(cell.values), (cell.key.feature, place)
                 )
                 kept[group, self._regions.region(place, group)].include(
                     feature, (place_of, cell.kind), cell.equations, cell.values.cases
@@ -229,12 +322,19 @@ class History:
             if group is None or not new.equations:
                 continue
             known = kept.get((group, self._regions.region(new.key.place, group)))
-            feature, place = functions.get(_identity(new.values), (new.key.feature, new.key.place))
+            feature, place = functions.get(identity(new.values), (new.key.feature, new.key.place))
             if known is not None and not known.add(
                 feature, (place, new.kind), new.equations, new.values.cases
             ):
                 withheld.add(i)
         return withheld
+
+
+def _way(name: str, heading: Mapping[str, Any], limits: Mapping[str, float]) -> bytes:
+    """Return what the protocol chose of that on which the own rules of a kind depend."""
+    kind = kinds().get(name)
+    chosen = heading if kind is None or kind.heading_decides else {}
+    return canonical({"heading": dict(chosen), "limits": dict(limits)})
 
 
 def _kind(cell: LedgerCell) -> tuple[str, frozenset[str]]:
@@ -247,45 +347,15 @@ def _of_past(place: Place, number: int) -> Place:
     return place._replace(role=f"{number} {place.role}")
 
 
-def _identity(values: Values) -> bytes:
-    """Return what tells values apart from all others."""
-    return "\0".join(values.case_ids).encode() + b"\0\0" + values.numbers.tobytes()
+def variable(cell: LedgerCell, volumes: Mapping[Place, Values]) -> Variable:
+    """Return the variable of a cell, with the volumes of what was measured in its release."""
+    feature = cell.key.feature
+    return Variable(cell.values, family(feature) or feature, volumes.get(cell.key.place))
 
 
-def _distinct(variables: Sequence[Values]) -> list[Values]:
+def _distinct(variables: Sequence[Variable]) -> list[Variable]:
     """Return each variable once."""
-    return list({_identity(values): values for values in variables}.values())
-
-
-def _like(these: Sequence[Values], those: Sequence[Values]) -> list[list[int]]:
-    """Return which of those variables are like each of these, or equal to it."""
-    import numpy as np
-
-    found: list[list[int]] = [[] for _ in these]
-    left, right = _by_set(these), _by_set(those)
-    parts = [
-        group[start : start + AT_ONCE]
-        for group in right.values()
-        for start in range(0, len(group), AT_ONCE)
-    ]
-    equal: dict[bytes, list[int]] = defaultdict(list)
-    for j, values in enumerate(those):
-        equal[_identity(values)].append(j)
-    for i, values in enumerate(these):
-        found[i] += equal[_identity(values)]
-    for rows in left.values():
-        for columns in parts:
-            table = alike([these[i] for i in rows], [those[j] for j in columns])
-            for row, column in zip(*np.nonzero(table), strict=True):
-                found[rows[row]].append(columns[column])
-    return [sorted(set(numbers)) for numbers in found]
-
-
-def _by_set(variables: Sequence[Values]) -> dict[frozenset[str], list[int]]:
-    groups: dict[frozenset[str], list[int]] = defaultdict(list)
-    for i, values in enumerate(variables):
-        groups[values.cases].append(i)
-    return groups
+    return list({each.identity: each for each in variables}.values())
 
 
 NOTHING = History()

@@ -21,7 +21,11 @@ NOT_PROTECTED_FROM = (
     "Numbers with all their digits: where values are known to lie on a grid, as counts of "
     "voxels do, mean and variance exclude more than rounded ones would.",
     "Values that hardly differ between patients: the mean is then near to that of each.",
-    "Fully known patients: who knows the values of all but a few subtracts them.",
+    "Fully known patients: who knows the values of all but a few of a cohort subtracts them, and "
+    "the filter of a protocol can choose a cohort of those.",
+    "A filter, a threshold or another limit that is moved from release to release: where the "
+    "patients stay the same their numbers leave again, and where one is lost they do not, so that "
+    "the greatest age or the least maximum is found as exactly as there are releases.",
     "That a cell is withheld by `earlier`: it tells that some patients, fewer than the minimum, "
     "came or left, or were measured anew.",
     "Several releases whose patients are the same and whose values differ in many of them, as of "
