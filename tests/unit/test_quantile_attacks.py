@@ -211,11 +211,12 @@ def test_patients_who_join_between_rounds():
     north = Site()
     north.asked(proposed(analysis, sixty))
     assert north.asked(proposed(analysis, cohort(numbers, 72))) == {"spread": EARLIER}
-    # Five have joined one bin.
-    few = [*np.linspace(1, 99, 60), *[33.0] * 5]
+    # Five have joined one bin, which would be known of each; then ten have joined two bins.
+    few = [*np.linspace(1, 99, 60), *[33.0] * 5, *[62.0] * 5]
     north = Site()
     north.asked(proposed(analysis, cohort(few, 60)))
-    assert north.asked(proposed(analysis, cohort(few, 65)))["spread"].n == 65
+    assert north.asked(proposed(analysis, cohort(few, 65))) == {"spread": EARLIER}
+    assert north.asked(proposed(analysis, cohort(few, 70)))["spread"].n == 70
 
 
 def test_values_that_were_measured_anew_between_rounds():

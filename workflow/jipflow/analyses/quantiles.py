@@ -191,6 +191,7 @@ class Quantiles(Analysis[Settings, Cell, Released]):
     stated = Stated
     rules = (SAME_BINS, NO_EDGE)
     has_bins = True
+    heading_decides = True
 
     @property
     def rounds(self) -> int:

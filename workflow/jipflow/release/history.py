@@ -165,6 +165,9 @@ class History:
 
     def _otherwise(self, name: str, cells: Sequence[Proposed]) -> Iterator[int]:
         """Yield which cells of a kind were asked for in another way."""
+        kind = kinds().get(name)
+        # Of several rounds, a later one asks for those cells alone that go on.
+        goes_on = kind is not None and kind.stated is not None
         now = [_way(name, cell.analysis.heading(), self._limits) for cell in cells]
         earlier: dict[bytes, dict[bytes, Variable]] = defaultdict(dict)
         for past in self._pasts:
@@ -182,7 +185,9 @@ class History:
                 if others:
                     before[i].add(way)
         for i, others in enumerate(linked(new, new)):
-            if before[i] and before[i] != {now[j] for j in others}:
+            ways = {now[j] for j in others}
+            fewer = goes_on and ways <= before[i]
+            if before[i] and before[i] != ways and not fewer:
                 yield i
 
     def conflicting(self, cells: Sequence[Candidate], disclosure: Disclosure) -> set[int]:
