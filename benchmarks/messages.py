@@ -41,7 +41,7 @@ CASES = ((3, 10_000), (50, 10_000), (500, 1_000))
 """Numbers of sites, and of cells that each sends."""
 PATIENTS = 40
 ISSUED = "2026-11-03T12:00:00Z"
-SAID = "a" * 64
+LAST = "a" * 64
 
 
 def protocol_content(segments: int) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class Federation:
             attempt=1,
             sender=_name(site),
             recipient="hub",
-            previous=SAID,
+            previous=LAST,
             roster=self.roster.sha256,
             issued=ISSUED,
             files={name: message.describe(data) for name, data in content.items()},
@@ -203,7 +203,7 @@ class Federation:
     def reader(self) -> Reader:
         """What the hub reads the messages with."""
         state = formats().state(protocol=self.settings.text, round=1, analyses=[])
-        previous = {member.site: SAID for member in self.members}
+        previous = {member.site: LAST for member in self.members}
         return Reader(self.settings, Open(1, self.roster, state, previous, {}), self.hub_key)
 
 

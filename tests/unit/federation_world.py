@@ -45,8 +45,8 @@ HERE = {
 EDGES = [0, 100, 200, 300, 400]
 NOW = datetime(2026, 11, 3, 12, 0, tzinfo=UTC)
 ISSUED = "2026-11-01T12:00:00Z"
-SAID = "a" * 64
-"""Hash of what the hub has said last, where a test has no thread."""
+LAST = "a" * 64
+"""Hash of what the hub has sent last, where a test has no thread."""
 MEMBERS = (*message.FRAME, *message.FILES["release"])
 
 
@@ -180,7 +180,7 @@ class Site:
 
     def standing(self, **changes):
         """Return where the site stands: a hub whose roster is this site has opened round 1."""
-        given = {"previous": SAID, "roster": any_roster(members([self]))} | changes
+        given = {"previous": LAST, "roster": any_roster(members([self]))} | changes
         return Standing(hub="hub", protocol=protocol_text(self.settings), **given)
 
     def send(self, inbox, attempt=1, name="Ada Roe", **standing):
@@ -281,10 +281,10 @@ def hub_settings(sites, inbox, content=None, hub=None):
 
 
 def opened(settings):
-    """Return round 1 as a hub has it that has said `SAID` to the sites of its settings."""
+    """Return round 1 as a hub has it that has sent `LAST` to the sites of its settings."""
     roster = any_roster(member.plain() for member in settings.hub.roster)
     state = formats().state(protocol=settings.text, round=1, analyses=[])
-    return Open(1, roster, state, dict.fromkeys(roster.sites, SAID), {})
+    return Open(1, roster, state, dict.fromkeys(roster.sites, LAST), {})
 
 
 def accept(*, inbox, settings):

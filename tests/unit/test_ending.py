@@ -84,7 +84,7 @@ def test_an_approved_release_is_to_be_packed_and_a_packed_one_to_be_sent(tmp_pat
     assert f"next:      {again}" in ending_of(world)
 
 
-def test_a_site_whose_hub_has_no_key_or_has_ended_is_told(tmp_path):
+def test_a_site_whose_hub_has_no_key_or_has_ended_knows(tmp_path):
     world, release = finished(tmp_path)
     approve(release_dir=release, name="Ada Roe", key_file=world.approver_key)
     stand(world, world.standing(ended="The protocol has an error."))

@@ -61,7 +61,7 @@ def test_three_sites_go_through_two_rounds(federation):
 
 def test_the_next_round_is_a_pure_function_of_what_was_accepted(tmp_path):
     """In whichever order sites answer, and with whatever names: the same bytes to each."""
-    said = []
+    known = []
     federation = Federation(tmp_path)
     federation.send(*NAMES)
     files = sorted(federation.inbox.iterdir())
@@ -74,9 +74,9 @@ def test_the_next_round_is_a_pure_function_of_what_was_accepted(tmp_path):
             sealed(federation.inbox / f"{place}.age", plain(files[file].read_bytes()))
             federation.accept()
         assert federation.close()
-        said.append([m.read() for name in NAMES for m in federation.thread.said(name)])
-    assert said[0] == said[1]
-    assert len(said[0]) == 6
+        known.append([m.read() for name in NAMES for m in federation.thread.messages(name)])
+    assert known[0] == known[1]
+    assert len(known[0]) == 6
 
 
 def test_what_counted_in_an_earlier_round_is_silent_and_what_is_late_is_refused(federation):
@@ -222,7 +222,7 @@ def test_ended_rounds_keep_what_was_accepted_and_take_nothing_new(federation):
 @pytest.mark.parametrize("dies_at", [1, 2, 3, 4, 5])
 def test_a_hub_that_is_killed_says_the_rest_with_the_same_bytes(tmp_path, monkeypatch, dies_at):
     """Between the event and its messages, or between two of them, or while they are sent."""
-    said = []
+    known = []
     federation = Federation(tmp_path)
     federation.send(*NAMES)
     for number, dies in enumerate((dies_at, None)):
@@ -247,8 +247,8 @@ def test_a_hub_that_is_killed_says_the_rest_with_the_same_bytes(tmp_path, monkey
             assert federation.close()
         federation.speak()
         assert federation.thread.round == 2
-        said.append([m.read() for name in NAMES for m in federation.thread.said(name)])
-    assert said[0] == said[1]
+        known.append([m.read() for name in NAMES for m in federation.thread.messages(name)])
+    assert known[0] == known[1]
     for name in NAMES:
         assert federation.receive(name, (1,))[0].round == 2
 

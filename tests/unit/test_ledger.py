@@ -20,7 +20,7 @@ from jipflow.release.ledger import LAST, Ledger, LedgerFault
 from jipflow.settings.resources import ConfigError
 
 SAYS = {number: f"{number}" * 64 for number in range(1, 5)}
-"""Hash of what the hub has said before each attempt, which makes it another one."""
+"""Hash of what the hub has sent before each attempt, which makes it another one."""
 
 REASON = "The disk of the ledger was lost, and its backup with it."
 

@@ -39,15 +39,15 @@ def test_before_any_message_nothing_is_open(tmp_path):
 @pytest.mark.parametrize("order", itertools.permutations(range(4)))
 def test_where_a_site_stands_does_not_depend_on_the_order_of_arrival(tmp_path, order):
     """Each message counts as soon as all before it have come, and not before."""
-    hub, said = four(tmp_path)
+    hub, known = four(tmp_path)
     came = set()
     for number in order:
-        hub.put("north", said[number], f"m{number}")
+        hub.put("north", known[number], f"m{number}")
         came.add(number)
         standing, state, refused = hub.receive("north", SENT)
         heard = next(i for i in range(5) if i not in came)
         assert len(kept(hub)) == heard
-        assert standing.previous == ([FIRST] + [digest(raw) for raw in said])[heard]
+        assert standing.previous == ([FIRST] + [digest(raw) for raw in known])[heard]
         assert standing.round == (1, 1, 1, 2, 2)[heard]
         assert (standing.ended is not None) == (heard == 4)
         early = {f"m{i}.age": "missing_before" for i in came if i >= heard}
@@ -62,7 +62,7 @@ def test_where_a_site_stands_does_not_depend_on_the_order_of_arrival(tmp_path, o
 
 
 def test_a_message_that_comes_again_changes_nothing(hub):
-    (raw,) = hub.said("north")
+    (raw,) = hub.messages("north")
     hub.put("north", raw, "a")
     first = hub.receive("north")
     hub.put("north", raw, "b")
@@ -79,7 +79,7 @@ def refused_alone(hub, name="north", **options):
 
 
 def test_what_another_hub_says_does_not_count(hub):
-    (raw,) = hub.said("north")
+    (raw,) = hub.messages("north")
     hub.put("north", resigned(raw, key_of("other hub")), "a")
     assert refused_alone(hub) == ["sender_signature"]
     hub.put("north", resigned(raw, sender="elsewhere"), "a")
@@ -90,17 +90,17 @@ def test_what_another_hub_says_does_not_count(hub):
 
 
 def test_what_is_sealed_or_addressed_to_another_does_not_count(hub):
-    (raw,) = hub.said("north")
+    (raw,) = hub.messages("north")
     hub.put("north", raw, "a", to="south")
     assert refused_alone(hub) == ["other_seal"]
-    hub.put("north", hub.said("south")[0], "a")
+    hub.put("north", hub.messages("south")[0], "a")
     assert refused_alone(hub) == ["wrong_recipient"]
     hub.put("north", raw, "a").write_bytes(raw)
     assert refused_alone(hub) == ["not_sealed"]
 
 
 def test_a_site_takes_no_release_for_a_message_of_its_hub(hub):
-    (raw,) = hub.said("north")
+    (raw,) = hub.messages("north")
     members = unpack(raw)
     manifest = json.loads(members["manifest.json"]) | {"kind": "release"}
     files = dict.fromkeys(message.FILES["release"], b"{}")
@@ -111,7 +111,7 @@ def test_a_site_takes_no_release_for_a_message_of_its_hub(hub):
 
 
 def test_no_changed_byte_of_a_sealed_message_passes(hub):
-    (raw,) = hub.said("north")
+    (raw,) = hub.messages("north")
     path = hub.put("north", raw, "a")
     sealed = path.read_bytes()
     for position in range(0, len(sealed), 97):
@@ -125,7 +125,7 @@ def test_no_changed_byte_of_a_sealed_message_passes(hub):
 
 
 def test_no_changed_byte_of_what_was_sealed_passes(hub):
-    (raw,) = hub.said("north")
+    (raw,) = hub.messages("north")
     reasons = set()
     for position in range(0, len(raw), 41):
         changed = bytearray(raw)
@@ -145,7 +145,7 @@ def test_no_changed_byte_of_what_was_sealed_passes(hub):
     ],
 )
 def test_a_changed_member_in_a_sound_zip(hub, name, reason):
-    members = unpack(hub.said("north")[0])
+    members = unpack(hub.messages("north")[0])
     data = bytearray(members[name])
     digit = max(i for i, byte in enumerate(data) if chr(byte) in "12345678")
     data[digit] += 1
@@ -154,7 +154,7 @@ def test_a_changed_member_in_a_sound_zip(hub, name, reason):
 
 
 def test_a_message_beyond_all_sizes_is_not_read(hub, monkeypatch):
-    path = hub.put("north", hub.said("north")[0], "a")
+    path = hub.put("north", hub.messages("north")[0], "a")
     monkeypatch.setattr(rounds, "LARGEST", path.stat().st_size - 1)
     assert refused_alone(hub) == ["oversized_bundle"]
     monkeypatch.setattr(rounds, "LARGEST", path.stat().st_size)
@@ -171,7 +171,7 @@ def test_another_text_of_the_protocol_is_refused_and_another_protocol_is_not_loo
     ):
         hub = Hub(tmp_path / f"{number}", text=TEXT.model_copy(update=changes))
         hub.add("round", 1)
-        (raw,) = hub.said("north")
+        (raw,) = hub.messages("north")
         hub.text = TEXT
         hub.put("north", raw, "a")
         assert refused_alone(hub) == reasons
@@ -188,10 +188,10 @@ def test_another_text_of_the_protocol_is_refused_and_another_protocol_is_not_loo
     ],
 )
 def test_a_roster_that_may_not_follow_changes_nothing(hub, changes, reason):
-    hub.put("north", hub.said("north")[0], "a")
+    hub.put("north", hub.messages("north")[0], "a")
     before = hub.receive("north")[0]
     hub.change([member("north"), member("south"), member("west", "west 2")], 1, **changes)
-    hub.put("north", hub.said("north")[1], "b")
+    hub.put("north", hub.messages("north")[1], "b")
     standing, _, refused = hub.receive("north")
     assert refused == {"b.age": reason}
     assert standing.model_copy(update={"refused": []}) == before
@@ -213,7 +213,9 @@ def test_no_site_joins_after_the_first_round(tmp_path):
             }
         )
         hub.add("roster", round_)
-        for file, raw in zip("abc"[-len(hub.said("north")) :], hub.said("north"), strict=True):
+        for file, raw in zip(
+            "abc"[-len(hub.messages("north")) :], hub.messages("north"), strict=True
+        ):
             hub.put("north", raw, file)
         standing, _, refused = hub.receive("north", SENT)
         assert refused == reasons
@@ -224,7 +226,7 @@ def test_two_sites_get_nothing_back(tmp_path):
     hub = Hub(tmp_path, NAMES[:2])
     hub.add("round", 1)
     hub.add("round", 2)
-    for file, raw in zip("ab", hub.said("north"), strict=True):
+    for file, raw in zip("ab", hub.messages("north"), strict=True):
         hub.put("north", raw, file)
     standing, _, refused = hub.receive("north", SENT)
     assert (standing.round, refused) == (1, {"b.age": "roster_invalid"})
@@ -234,7 +236,7 @@ def follow(hub, *events):
     """Let a hub say more, and put all into the inbox of north; return the reasons."""
     for event in events:
         hub.add(*event)
-    for number, raw in enumerate(hub.said("north")):
+    for number, raw in enumerate(hub.messages("north")):
         hub.put("north", raw, f"m{number}")
 
 
@@ -273,7 +275,7 @@ def test_a_hub_that_says_two_things_after_one_is_heard_once(tmp_path):
     for hub, key in zip(hubs, ("south 2", "south 3"), strict=True):
         hub.add("round", 1)
         hub.change([member("north"), member("south", key), member("west")], 1)
-    first, second = (hub.said("north") for hub in hubs)
+    first, second = (hub.messages("north") for hub in hubs)
     assert first[0] == second[0]
     for number, raw in enumerate(first):
         hubs[0].put("north", raw, f"m{number}")
@@ -295,8 +297,8 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_memory_of_the_site_is_named(tmp_path, damage):
-    hub, said = four(tmp_path)
-    for number, raw in enumerate(said):
+    hub, known = four(tmp_path)
+    for number, raw in enumerate(known):
         hub.put("north", raw, f"m{number}")
     hub.receive("north", SENT)
     folder = tmp_path / "north" / "thread"
@@ -311,12 +313,12 @@ def test_a_damaged_memory_of_the_hub_is_named(tmp_path, damage):
     folder = tmp_path / "hub" / "events"
     damage(sorted(folder.iterdir()))
     with pytest.raises(ThreadFault, match=str(folder)):
-        Hub(tmp_path).said("north")
+        Hub(tmp_path).messages("north")
 
 
 def test_a_damaged_message_of_the_hub_is_not_sent(tmp_path):
     hub, _ = four(tmp_path)
-    last = hub.thread.said("north")[-1].path
+    last = hub.thread.messages("north")[-1].path
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(ThreadFault, match=str(last)):
         hub.thread.send(tmp_path / "out")

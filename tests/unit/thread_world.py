@@ -87,10 +87,10 @@ class Hub:
         self.roster = new.model_copy(update=changes)
         self.add("roster", round_)
 
-    def said(self, name, key=HUB_KEY):
+    def messages(self, name, key=HUB_KEY):
         """Return the bytes of all messages to a site, before they are sealed."""
         self.thread.speak(key, "1.0.0")
-        return [said.path.read_bytes() for said in self.thread.said(name)]
+        return [known.path.read_bytes() for known in self.thread.messages(name)]
 
     def put(self, name, raw, file, to=None):
         """Seal a message into a site's inbox; return the file."""
@@ -111,13 +111,13 @@ class Hub:
 
 
 def four(folder):
-    """Return a hub that has said four things: round 1, a roster, round 2, the end."""
+    """Return a hub that has sent four messages: round 1, a roster, round 2, the end."""
     hub = Hub(folder)
     hub.add("round", 1)
     hub.change([member("north"), member("south", "south 2"), member("west")], 1)
     hub.add("round", 2)
     hub.add("end", 2, {"format": "jipflow-end-1", "because": "The protocol has an error."})
-    return hub, hub.said("north")
+    return hub, hub.messages("north")
 
 
 def resigned(raw, key=HUB_KEY, **changes):

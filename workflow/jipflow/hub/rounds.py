@@ -125,16 +125,16 @@ def open_round(thread: Thread) -> Open:
     if roster is None:
         raise StageError("No round was opened yet; run: snakemake hub")
     # What came before the end stays what it was.
-    said = {
-        site: [message.sha256 for message in thread.said(site) if message.kind != "end"]
+    known = {
+        site: [message.sha256 for message in thread.messages(site) if message.kind != "end"]
         for site in roster.sites
     }
     return Open(
         round=thread.round,
         roster=roster,
         state=state_of(thread, thread.round),
-        previous={site: hashes[-1] for site, hashes in said.items() if hashes},
-        earlier={site: frozenset(hashes[:-1]) for site, hashes in said.items()},
+        previous={site: hashes[-1] for site, hashes in known.items() if hashes},
+        earlier={site: frozenset(hashes[:-1]) for site, hashes in known.items()},
         ended=thread.end is not None,
     )
 

@@ -1,4 +1,4 @@
-"""What a hub has said to its sites, and what it has in force: rosters, rounds, and their end.
+"""What a hub has sent to its sites, and what it has in force: rosters, rounds, and their end.
 
 A hub's thread with its sites about one text of a protocol is a list of events: a round was opened,
 the roster was changed, the rounds were ended. Each is a file that is written once; all messages
@@ -47,7 +47,7 @@ OUT = re.compile(
 
 
 class ThreadFault(StageError):
-    """What the hub said before is not as it left it."""
+    """What the hub sent before is not as it left it."""
 
 
 class Event(Part):
@@ -70,7 +70,7 @@ class Event(Part):
 
 
 @dataclass(frozen=True)
-class Said:
+class HubMessage:
     """A message to a site.
 
     Attributes:
@@ -170,7 +170,7 @@ class Thread:
             partial.write_bytes(canonical(event.plain()))
         del self.events
 
-    def said(self, site: str) -> list[Said]:
+    def messages(self, site: str) -> list[HubMessage]:
         """Return the messages to a site, in their order.
 
         Raises:
@@ -183,10 +183,10 @@ class Thread:
                 raise ThreadFault(f"{path} is no message of this hub; move it away.")
             kind: Any = name["kind"]
             number, round_ = int(name["number"]), int(name["round"])
-            found.append(Said(number, kind, round_, name["sha256"], path))
+            found.append(HubMessage(number, kind, round_, name["sha256"], path))
         return found
 
-    def speak(self, key: Ed25519PrivateKey, version: str) -> list[Said]:
+    def speak(self, key: Ed25519PrivateKey, version: str) -> list[HubMessage]:
         """Write the messages that follow from the events and are not there yet.
 
         Args:
@@ -199,16 +199,16 @@ class Thread:
         made = []
         for number, event in enumerate(self.events, 1):
             for site in self._hears(number):
-                said = self.said(site)
-                if any(message.number == number for message in said):
+                known = self.messages(site)
+                if any(message.number == number for message in known):
                     continue
-                before = [message.sha256 for message in said if message.number < number]
+                before = [message.sha256 for message in known if message.number < number]
                 raw = self._message(event, site, before[-1] if before else FIRST, key, version)
                 name = f"{number:04d}-{event.kind}-r{event.round:02d}-{digest(raw)}.zip"
                 path = self.folder / "out" / site / name
                 with atomic_path(path) as partial:
                     partial.write_bytes(raw)
-                made.append(Said(number, event.kind, event.round, digest(raw), path))
+                made.append(HubMessage(number, event.kind, event.round, digest(raw), path))
         return made
 
     def _hears(self, number: int) -> list[str]:
@@ -246,17 +246,17 @@ class Thread:
         """Return the key of each site that ever was on a roster, the latest of each."""
         return {site: key for event in self.events for site, key in event.roster.keys().items()}
 
-    def outgoing(self, outbox: Path) -> Iterator[tuple[Said, str, Path]]:
+    def outgoing(self, outbox: Path) -> Iterator[tuple[HubMessage, str, Path]]:
         """Yield the last message to each site, the site, and where it is sent from.
 
         Args:
             outbox: folder that has one a site.
         """
         for site in sorted(self.keys()):
-            said = self.said(site)
-            if said:
-                name = f"{self.protocol.id}-{self.hub}-{said[-1].sha256[:16]}{SUFFIX}"
-                yield said[-1], site, outbox / site / name
+            known = self.messages(site)
+            if known:
+                name = f"{self.protocol.id}-{self.hub}-{known[-1].sha256[:16]}{SUFFIX}"
+                yield known[-1], site, outbox / site / name
 
     def send(self, outbox: Path) -> list[Path]:
         """Put the last message to each site, sealed, into the outbox where it is not there.
@@ -271,9 +271,9 @@ class Thread:
         """
         keys = self.keys()
         made = []
-        for said, site, path in self.outgoing(outbox):
+        for known, site, path in self.outgoing(outbox):
             if not is_sealed(path):
-                sealed = seal(said.read(), keys[site])
+                sealed = seal(known.read(), keys[site])
                 with atomic_path(path) as partial:
                     partial.write_bytes(sealed)
                 made.append(path)

@@ -108,7 +108,7 @@ def _approvals(data: bytes) -> list[Signed]:
 
 
 def _check_thread(manifest: Manifest, now: Open) -> None:
-    """Check that a release is of the round that is open, and follows what the hub said last."""
+    """Check that a release is of the round that is open, and follows what the hub sent last."""
     if manifest.round != now.round:
         late = manifest.round < now.round
         detail = f"of round {manifest.round}, open is {now.round}"

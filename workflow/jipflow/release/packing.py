@@ -93,7 +93,7 @@ def bundle(
 ) -> Path:
     """Pack an approved release, after its entry in the site's ledger, and seal it to the hub.
 
-    The same release is packed once for each roster and each thing that the hub has said: said
+    The same release is packed once for each roster and each message of the hub: called
     again, this seals the same message again if it is no longer in the outbox.
 
     Args:

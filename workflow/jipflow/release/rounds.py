@@ -1,4 +1,4 @@
-"""What the hub has said to a site: the round that is open, what it asks for, and the roster.
+"""What the hub has sent to a site: the round that is open, what it asks for, and the roster.
 
 The hub's messages about one text of a protocol are a thread. Those that were accepted are kept in
 their order; each names the one before it. So what stands is a function of them alone, and a message
