@@ -3,7 +3,8 @@ from functools import cache
 from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
 from jipflow.settings.run import load_settings, settings_text
-from jipflow.release.approval import approved_bundle, read_approval
+from jipflow.release.packing import packed_state
+from jipflow.release.rounds import heard_state, read_standing
 from jipflow.annotate.inbox import inbox_files, inbox_state
 from jipflow.outputs import missing_outputs, named, unexpected
 from jipflow.privacy.pseudonyms import check_secret
@@ -17,9 +18,11 @@ except ConfigError as error:
 SITE_ID = SITE_SETTINGS.site.site.id
 # One spelling, by which Snakemake knows files again.
 RESULTS = str(Path(ALL_RESULTS, SITE_SETTINGS.protocol_id))
+INWAY, OUTWAY = SITE_SETTINGS.site.exchange.ways(ALL_RESULTS)
+# What puts messages into the folder that is sent.
+PACKED = ["<results>/bundles/provenance.json"]
 SETTINGS = stored_settings(settings_text(SITE_SETTINGS))
-RELEASE = f"{RESULTS}/release/r01"
-BEHIND = f"{RESULTS}/behind/r01"
+RELEASE = f"{RESULTS}/release/r{{round}}"
 AFTER_COHORT = Path(RESULTS, "cohort", "cases.tsv")
 ARCHIVES = SITE_SETTINGS.site.archives
 # The catalogs that the cohort is chosen from: the files of the site, and what its PACS answered.
@@ -47,8 +50,6 @@ TARGETS = [
     "<results>/report/index.html",
     "<results>/accepted",
 ]
-if SITE_SETTINGS.protocol.analyses:
-    TARGETS.append("<results>/release/r01/disclosure.html")
 
 
 pathvars:
@@ -62,6 +63,7 @@ pathvars:
 
 wildcard_constraints:
     shard=r"s\d{5}",
+    round=r"\d{2}",
 
 
 check_paths()
@@ -204,14 +206,29 @@ def until_read(path):
     return path if ANNOTATED else temp(path)
 
 
-@looking
-def approval(wildcards):
-    """Input function: a person's approval, which no rule can make."""
-    try:
-        read_approval(Path(RELEASE))
-    except (StageError, ConfigError) as error:
-        stop_with(str(error))
-    return f"{RELEASE}/approval.json"
+def of_round(name):
+    """Input function: a file below the results of the round that is open."""
+
+    @looking
+    def path(wildcards):
+        standing = read_standing(Path(checkpoints.receive.get().output.standing))
+        return str(Path(RESULTS, name.format(round=f"{standing.round:02d}")))
+
+    return path
+
+
+if SITE_SETTINGS.protocol.analyses:
+    TARGETS.append(of_round("release/r{round}/disclosure.html"))
+
+
+def heard(wildcards):
+    """The hash of what the hub has sent and the site has packed."""
+    return heard_state(SITE_SETTINGS, Path(RESULTS))
+
+
+def packed(wildcards):
+    """The hash of what a person has approved and what lies in the outbox."""
+    return packed_state(SITE_SETTINGS, Path(RESULTS))
 
 
 def training_records(*names):

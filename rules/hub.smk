@@ -1,16 +1,25 @@
-from jipflow.hub.inbox import inbox_digest
+from jipflow.hub.rounds import accept_state, hub_state, hub_thread
 from jipflow.hub.settings import load_hub_settings
 
 try:
     HUB_SETTINGS = load_hub_settings(config, *CONFIG_FILES)
-except ConfigError as error:
+    # The last round that was opened; a run goes through one.
+    ROUND = max(hub_thread(HUB_SETTINGS).round, 1)
+except (ConfigError, StageError) as error:
     stop_with(str(error))
 
 RESULTS = ALL_RESULTS = str(Path(HUB_SETTINGS.results))
 SETTINGS = stored_settings(json_text(HUB_SETTINGS.plain()))
-ROUND = "<results>/r01"
 AFTER_COHORT = None
-TARGETS = ["<results>/settings.json", f"{ROUND}/report.html"]
+OF_ROUND = f"<results>/rounds/r{ROUND:02d}"
+BEFORE = [f"<results>/rounds/r{ROUND - 1:02d}/result.json"] if ROUND > 1 else []
+INWAY, OUTWAY = HUB_SETTINGS.ways()
+# What puts messages into the folder that is sent.
+PACKED = [f"{OF_ROUND}/hub_open.provenance.json", f"{OF_ROUND}/outlook.json"]
+TARGETS = ["<results>/settings.json", f"{OF_ROUND}/outlook.json"]
+
+if OUTWAY.address:
+    TARGETS.append("<results>/exchange/sent.json")
 
 
 pathvars:
@@ -27,21 +36,20 @@ def stale(stage, state=None):
 
     @looking
     def nothing(wildcards):
-        path = Path(RESULTS, "r01", f"{stage}.provenance.json")
+        path = Path(RESULTS, "rounds", f"r{ROUND:02d}", f"{stage}.provenance.json")
         check_record(
             path,
             stage,
             HUB_SETTINGS.parts(stage),
-            **({"state": state()} if state else {}),
+            **(
+                {"state": state(HUB_SETTINGS, hub_thread(HUB_SETTINGS))}
+                if state
+                else {}
+            ),
         )
         return []
 
     return nothing
-
-
-def inbox():
-    """The hash of what the sites have sent."""
-    return inbox_digest(Path(HUB_SETTINGS.hub.inbox))
 
 
 rule hub:
@@ -50,15 +58,32 @@ rule hub:
         TARGETS,
 
 
-rule hub_accept:
-    """Verify the bundles of the inbox, and say of each refused one why."""
+rule hub_open:
+    """Open the first round, and put what the hub says to the sites into the outbox."""
     input:
         hold_results,
-        again=stale("hub_accept", inbox),
+        again=stale("hub_open", hub_state),
     output:
-        accepted=f"{ROUND}/accepted.json",
-        rejected=f"{ROUND}/rejected.json",
-        record=f"{ROUND}/hub_accept.provenance.json",
+        record=f"{OF_ROUND}/hub_open.provenance.json",
+    log:
+        "<logs>/hub_open.log",
+    conda:
+        "../envs/jipflow.yaml"
+    params:
+        file=settings_file,
+    shell:
+        "jipflow hub open --settings {params.file:q} --record {output.record:q} > {log:q} 2>&1"
+
+
+rule hub_accept:
+    """Verify the messages of the inbox, and say of each refused one why."""
+    input:
+        again=once_fetched(stale("hub_accept", accept_state)),
+        opened=f"{OF_ROUND}/hub_open.provenance.json",
+    output:
+        accepted=f"{OF_ROUND}/accepted.json",
+        rejected=f"{OF_ROUND}/rejected.json",
+        record=f"{OF_ROUND}/hub_accept.provenance.json",
     log:
         "<logs>/hub_accept.log",
     benchmark:
@@ -67,11 +92,8 @@ rule hub_accept:
         "../envs/jipflow.yaml"
     params:
         file=settings_file,
-        # No output: it is the hub's memory, which Snakemake would empty before the job.
-        messages=lambda wildcards: f"{RESULTS}/r01/messages",
     shell:
-        "jipflow hub accept --settings {params.file:q} --messages {params.messages:q}"
-        " --accepted {output.accepted:q}"
+        "jipflow hub accept --settings {params.file:q} --accepted {output.accepted:q}"
         " --rejected {output.rejected:q} --record {output.record:q} > {log:q} 2>&1"
 
 
@@ -79,11 +101,12 @@ rule hub_merge:
     """Merge what the accepted sites released."""
     input:
         again=stale("hub_merge"),
-        made_of=f"{ROUND}/hub_accept.provenance.json",
-        accepted=f"{ROUND}/accepted.json",
+        made_of=f"{OF_ROUND}/hub_accept.provenance.json",
+        accepted=f"{OF_ROUND}/accepted.json",
+        before=BEFORE,
     output:
-        result=f"{ROUND}/result.json",
-        record=f"{ROUND}/hub_merge.provenance.json",
+        result=f"{OF_ROUND}/result.json",
+        record=f"{OF_ROUND}/hub_merge.provenance.json",
     log:
         "<logs>/hub_merge.log",
     benchmark:
@@ -92,9 +115,10 @@ rule hub_merge:
         "../envs/jipflow.yaml"
     params:
         file=settings_file,
+        round=ROUND,
     shell:
-        "jipflow hub merge --settings {params.file:q}"
-        " --accepted {input.accepted:q}"
+        "jipflow hub merge --settings {params.file:q} --round {params.round}"
+        " --accepted {input.accepted:q} --before {input.before:q}"
         " --made-of {input.made_of:q}"
         " --out {output.result:q} --record {output.record:q} > {log:q} 2>&1"
 
@@ -104,19 +128,23 @@ rule hub_report:
     input:
         again=stale("hub_report"),
         made_of=expand(
-            f"{ROUND}/{{stage}}.provenance.json", stage=["hub_accept", "hub_merge"]
+            f"{OF_ROUND}/{{stage}}.provenance.json",
+            stage=["hub_accept", "hub_merge"],
         ),
-        result=f"{ROUND}/result.json",
-        accepted=f"{ROUND}/accepted.json",
-        rejected=f"{ROUND}/rejected.json",
+        result=f"{OF_ROUND}/result.json",
+        accepted=f"{OF_ROUND}/accepted.json",
+        rejected=f"{OF_ROUND}/rejected.json",
     output:
         report=report(
-            f"{ROUND}/report.html",
+            f"{OF_ROUND}/report.html",
             caption="../workflow/report/hub.rst",
             category="Report",
-            labels={"protocol": HUB_SETTINGS.protocol.protocol.id},
+            labels={
+                "protocol": HUB_SETTINGS.protocol.protocol.id,
+                "round": str(ROUND),
+            },
         ),
-        record=f"{ROUND}/hub_report.provenance.json",
+        record=f"{OF_ROUND}/hub_report.provenance.json",
     log:
         "<logs>/hub_report.log",
     benchmark:
@@ -129,3 +157,27 @@ rule hub_report:
         "jipflow hub report --settings {params.file:q} --result {input.result:q} --accepted {input.accepted:q}"
         " --rejected {input.rejected:q} --out {output.report:q}"
         " --made-of {input.made_of:q} --record {output.record:q} > {log:q} 2>&1"
+
+
+rule hub_close:
+    """Open the next round if every site has answered: the last job, for the round changes."""
+    input:
+        again=stale("hub_close"),
+        made_of=expand(
+            f"{OF_ROUND}/{{stage}}.provenance.json",
+            stage=["hub_accept", "hub_merge", "hub_report"],
+        ),
+        accepted=f"{OF_ROUND}/accepted.json",
+    output:
+        outlook=f"{OF_ROUND}/outlook.json",
+        record=f"{OF_ROUND}/hub_close.provenance.json",
+    log:
+        "<logs>/hub_close.log",
+    conda:
+        "../envs/jipflow.yaml"
+    params:
+        file=settings_file,
+    shell:
+        "jipflow hub close --settings {params.file:q} --accepted {input.accepted:q}"
+        " --made-of {input.made_of:q}"
+        " --out {output.outlook:q} --record {output.record:q} > {log:q} 2>&1"

@@ -1,7 +1,37 @@
-rule release:
-    """Compute the protocol's analyses and pass them through the disclosure gate."""
+checkpoint receive:
+    """Take the hub's messages from the inbox: which round is open, and what it asks for."""
     input:
-        again=stale("release", f"{RESULTS}/release/provenance.json"),
+        # The site's secret, which seals the ledger, is made on the way there.
+        ancient("<results>/cohort/cases.tsv"),
+        again=once_fetched(
+            stale("receive", f"{RESULTS}/rounds/provenance.json", state=heard)
+        ),
+    output:
+        standing="<results>/rounds/standing.json",
+        record="<results>/rounds/provenance.json",
+    log:
+        "<logs>/receive.log",
+    conda:
+        "../envs/jipflow.yaml"
+    params:
+        file=settings_file,
+        results=lambda wildcards: RESULTS,
+    shell:
+        "jipflow receive --settings {params.file:q} --results {params.results:q}"
+        " --standing {output.standing:q} --record {output.record:q} > {log:q} 2>&1"
+
+
+rule release:
+    """Make the candidate release of the round that is open."""
+    input:
+        of_round("release/r{round}/disclosure.html"),
+
+
+rule candidate:
+    """Compute what a round asks for, and pass it through the disclosure gate."""
+    input:
+        again=stale("release", f"{RESULTS}/release/r{{round}}.provenance.json"),
+        state=of_round("rounds/r{round}/state.json"),
         features="<results>/features/features.parquet",
         cases="<results>/cohort/cases.tsv",
         outcomes="<results>/outcomes.parquet",
@@ -17,40 +47,39 @@ rule release:
             labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
         ),
         built=f"{RELEASE}/built.json",
-        record="<results>/release/provenance.json",
+        terms=f"{RELEASE}/terms.json",
+        review=f"{RELEASE}/review.json",
+        record=f"{RELEASE}.provenance.json",
     log:
-        "<logs>/release.log",
+        "<logs>/candidate/r{round}.log",
     benchmark:
-        "<benchmarks>/release.tsv"
+        "<benchmarks>/candidate/r{round}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:
         file=settings_file,
-        folder=lambda wildcards: RELEASE,
+        folder=lambda wildcards: f"{RESULTS}/release/r{wildcards.round}",
         bundles=lambda wildcards: f"{RESULTS}/bundles",
         # No outputs: they are for the ledger, and never lie below a release.
-        behind=lambda wildcards: BEHIND,
+        behind=lambda wildcards: f"{RESULTS}/behind/r{wildcards.round}",
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow release build --settings {params.file:q}"
         " --features {input.features:q}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
+        " --state {input.state:q}"
         " --out {params.folder:q} --bundles {params.bundles:q} --behind {params.behind:q}"
         " --results {params.results:q} --record {output.record:q} > {log:q} 2>&1"
 
 
 rule bundle:
-    """Sign and pack a release that a person has approved."""
+    """Pack a release that persons have approved, and seal it to the hub."""
     input:
-        again=stale("bundle", f"{RESULTS}/bundles/provenance.json"),
-        made="<results>/release/provenance.json",
-        approval=approval,
-        release=[
-            f"{RELEASE}/{name}"
-            for name in ("aggregates.json", "disclosure.json", "disclosure.html")
-        ],
+        again=stale("bundle", f"{RESULTS}/bundles/provenance.json", state=packed),
+        standing="<results>/rounds/standing.json",
+        made=of_round("release/r{round}.provenance.json"),
+        page=of_round("release/r{round}/disclosure.html"),
     output:
-        bundle=approved_bundle(SITE_SETTINGS, Path(RELEASE), Path(RESULTS, "bundles")),
         record="<results>/bundles/provenance.json",
     log:
         "<logs>/bundle.log",
@@ -58,12 +87,8 @@ rule bundle:
         "../envs/jipflow.yaml"
     params:
         file=settings_file,
-        folder=lambda wildcards: RELEASE,
-        behind=lambda wildcards: BEHIND,
         results=lambda wildcards: RESULTS,
-        out=lambda wildcards: f"{RESULTS}/bundles",
     shell:
-        "jipflow release bundle --settings {params.file:q}"
-        " --release {params.folder:q} --made {input.made:q}"
-        " --behind {params.behind:q} --results {params.results:q}"
-        " --out {params.out:q} --record {output.record:q} > {log:q} 2>&1"
+        "jipflow release bundle --settings {params.file:q} --standing {input.standing:q}"
+        " --made {input.made:q} --results {params.results:q}"
+        " --record {output.record:q} > {log:q} 2>&1"

@@ -131,6 +131,18 @@ def run_again(output, job, reason):
         logger.info(f"{job} runs again: {reason}.")
 
 
+def once_fetched(look):
+    """Input function that looks when this run has fetched what there is, where it fetches."""
+
+    @wraps(look)
+    def looked(wildcards):
+        if INWAY.address:
+            checkpoints.fetch.get()
+        return look(wildcards)
+
+    return looked
+
+
 def check_record(record, stage, parts, **now):
     """Have the job of a record run again where the record does not hold."""
     if workflow.is_main_process:

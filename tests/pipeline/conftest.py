@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from harness import ONE_CORE, Sarcoma, Site, contours_only, make_site
+from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.phantom.cohort import write_site
 
 
@@ -19,7 +20,7 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
     """The demonstration's site north, run by itself, five cases a shard."""
-    folder = demo_folder / "sites" / "north"
+    folder, hub = demo_folder / "sites" / "north", demo_folder / "hub"
     site = make_site(
         folder,
         "site",
@@ -33,6 +34,11 @@ def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
             "ledger_folder": str(folder / "secrets" / "ledger"),
         },
         processing={"shard_size": 5, "device": "cpu"},
+        hub={"id": "hub", "key": public_text(load_or_create_key(hub / "secrets" / "hub.key"))},
+        exchange={
+            "inbox": str(demo_folder / "exchange" / "sites" / "north"),
+            "outbox": str(demo_folder / "exchange" / "hub"),
+        },
     )
     (folder / "printed.txt").write_text(site.run(*ONE_CORE).stdout)
     return site

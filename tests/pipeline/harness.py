@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,10 +15,18 @@ from typing import Any, ClassVar
 
 import pandas as pd
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from jipflow.exchange.keys import load_or_create_key, public_text
+from jipflow.hub.rounds import hub_thread, open_first
+from jipflow.hub.settings import load_hub_settings
 from jipflow.settings.resources import PROTOCOLS
 
 ROOT = Path(__file__).resolve().parents[2]
+
+HUB_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+"""Of the hub that every site under test knows."""
 
 ONE_CORE = ("--cores", "1")
 """For a run beside other tests: its jobs start no processes that import it all anew."""
@@ -119,6 +128,7 @@ def make_site(
             "signing_key_file": str(folder / f"{name}-secrets" / "site.key"),
             "ledger_folder": str(folder / f"{name}-secrets" / "ledger"),
         },
+        "hub": {"id": "hub", "key": public_text(HUB_KEY)},
         **settings,
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +181,7 @@ def contours_only() -> dict[str, Any]:
     return protocol
 
 
-JOINED = {"collect": 1, "report": 1, "accept": 1, "release": 1}
+JOINED = {"collect": 1, "report": 1, "accept": 1, "candidate": 1}
 """Jobs that follow from any job of a shard."""
 
 
@@ -192,46 +202,64 @@ def planned(site: Site, *arguments: str) -> dict[str, int]:
     return planned_jobs(site, *arguments)[0]
 
 
-def approve_and_send(site: Site, inbox: Path, *options: str) -> dict[str, str]:
-    """Approve a site's release as a person would and carry the bundle to the inbox.
+def member(site: Site) -> dict[str, Any]:
+    """What a hub's roster says of a site and the one person who approves there."""
+    keys = {}
+    for whose in ("site", "approver"):
+        key = load_or_create_key(site.folder / f"{site.name}-secrets" / f"{whose}.key")
+        keys[whose] = public_text(key)
+    person = {"name": f"Dr {site.name}", "key": keys["approver"]}
+    return {"site": site.name, "key": keys["site"], "approvers": [person]}
+
+
+def open_round(folder: Path, protocol: str, sites: Sequence[Site]) -> Path:
+    """Write a hub's configuration, open its first round, and carry its messages to the sites.
+
+    Returns:
+        The configuration.
+    """
+    inbox = folder / f"inbox-{protocol}"
+    inbox.mkdir(parents=True, exist_ok=True)
+    key = folder / "hub.key"
+    key.write_bytes(HUB_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key.chmod(0o600)
+    content = {
+        "hub": {"id": "hub", "name": "Hub under test"},
+        "protocol": str(sites[0].protocol_file or protocol),
+        "inbox": str(inbox),
+        "outbox": str(folder / f"outbox-{protocol}"),
+        "identity": {"signing_key_file": str(key)},
+        "results": str(folder / "hub"),
+        "roster": [member(site) for site in sites],
+    }
+    path = folder / f"hub-{protocol}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    settings = load_hub_settings(content)
+    thread = hub_thread(settings)
+    open_first(settings, thread)
+    thread.speak(HUB_KEY, settings.version)
+    thread.send(folder / f"outbox-{protocol}")
+    for site in sites:
+        received = site.results / "exchange" / "in"
+        shutil.copytree(folder / f"outbox-{protocol}" / site.name, received, dirs_exist_ok=True)
+    return path
+
+
+def approve_and_send(site: Site, inbox: Path, *options: str) -> None:
+    """Approve a site's release as a person would and carry the message to the inbox.
 
     Args:
-        site: that has run.
+        site: that has run, to which the hub has opened the round.
         inbox: folder of the hub.
         options: of ``jipflow release approve``.
     """
+    site.run("release", *ONE_CORE)
     key = site.folder / f"{site.name}-secrets" / "approver.key"
-    if not key.is_file():
-        jipflow("keys", "new", str(key))
-    release = site.out / "release" / "r01"
     signer = ("--name", f"Dr {site.name}", "--key", str(key))
-    jipflow("release", "approve", str(release), *signer, *options)
-    site.run("bundle")
-    inbox.mkdir(parents=True, exist_ok=True)
-    (bundle,) = (site.out / "bundles").glob("*.zip")
-    (inbox / bundle.name).write_bytes(bundle.read_bytes())
-    site_key = site.folder / f"{site.name}-secrets" / "site.key"
-    return {
-        "site": site.name,
-        "key": jipflow("keys", "show", str(site_key)).stdout.strip(),
-        "approvers": [
-            {"name": f"Dr {site.name}", "key": jipflow("keys", "show", str(key)).stdout.strip()}
-        ],
-    }
-
-
-def write_hub(folder: Path, protocol: str, roster: list[dict[str, str]]) -> Path:
-    """Write a hub's configuration."""
-    path = folder / f"hub-{protocol}.yaml"
-    content = {
-        "hub": {"id": "hub", "name": "Hub under test"},
-        "protocol": protocol,
-        "inbox": str(folder / f"inbox-{protocol}"),
-        "results": str(folder / "hub"),
-        "roster": roster,
-    }
-    path.write_text(yaml.safe_dump(content))
-    return path
+    jipflow("release", "approve", str(site.out / "release" / "r01"), *signer, *options)
+    site.run("bundle", *ONE_CORE)
+    (sealed,) = (site.results / "exchange" / "out").glob("*.age")
+    shutil.copy(sealed, inbox)
 
 
 def seg_errors(paths: Sequence[Path]) -> list[str]:

@@ -16,6 +16,7 @@ from harness import (
     approve_and_send,
     contours_only,
     jipflow,
+    open_round,
     planned,
     planned_jobs,
 )
@@ -99,10 +100,12 @@ def test_a_change_of_the_training_alone_comes_to_a_bundle_of_the_new_protocol(si
         "training_data": "none",
     }
     site.protocol_file.write_text(yaml.safe_dump(protocol))
-    assert planned(site) == {"settings": 1, "report": 1, "accept": 1, "release": 1}
+    assert planned(site) == {"settings": 1, "report": 1, "accept": 1, "receive": 1}
     site.run(*ONE_CORE)
     after = json.loads((release / "aggregates.json").read_text())["protocol"]["sha256"]
     assert after != before
     assert "approve again" in site.run("bundle", check=False).stdout
-    approve_and_send(site, site.folder / "inbox", "--empty")
-    assert len(list((site.folder / "inbox").iterdir())) == 1
+    open_round(site.folder, site.protocol, [site])
+    inbox = site.folder / f"inbox-{site.protocol}"
+    approve_and_send(site, inbox, "--empty")
+    assert len(list(inbox.iterdir())) == 1

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from harness import approve_and_send, seg_errors, snakemake, write_hub
+from harness import approve_and_send, open_round, seg_errors, snakemake
 from jipflow.images.volume import Volume
 
 REFERENCE = {"sarcoma-ct": "CT", "sarcoma-mr": "MR_T1", "sarcoma-pet": "PET"}
@@ -28,10 +28,11 @@ def round_of_three(request, sarcoma):
     """Run one protocol at the three sites and merge at the hub."""
     protocol, folder = request.param, sarcoma.folder
     sites = sarcoma.run(protocol, *sarcoma.PATIENTS)
-    roster = [approve_and_send(site, folder / f"inbox-{protocol}") for site in sites.values()]
-    hub = write_hub(folder, protocol, roster)
+    hub = open_round(folder, protocol, list(sites.values()))
+    for site in sites.values():
+        approve_and_send(site, folder / f"inbox-{protocol}")
     snakemake("hub", "--configfile", str(hub))
-    return protocol, sites, folder / "hub" / protocol / "r01"
+    return protocol, sites, folder / "hub" / protocol / "rounds" / "r01"
 
 
 def test_every_series_has_an_outcome_a_seg_and_features(round_of_three):

@@ -26,10 +26,10 @@ from harness import (
     approve_and_send,
     contours_only,
     environment,
+    open_round,
     planned,
     planned_jobs,
     snakemake,
-    write_hub,
 )
 
 WHOLE = dict.fromkeys(("prepare", "segment", "encode", "measure", "document", "overlay"), 2)
@@ -173,14 +173,16 @@ def test_commands_that_are_called_by_hand_refuse_what_is_out_of_date(site):
     written = [("--outcomes", "outcomes.parquet"), ("--verdict", "verdict.json")]
     written += [("--cases", "cohort/cases.tsv")]
     joined = [word for flag, name in written for word in (flag, site.out / name)]
-    made = release / "provenance.json"
+    made = release / "r01.provenance.json"
+    state = ("--state", site.out / "rounds" / "r01" / "state.json")
+    standing = ("--standing", site.out / "rounds" / "standing.json")
     out = ("--out", site.results / "out")
     bundles = ("--bundles", site.out / "bundles")
     behind = ("--behind", site.out / "behind", "--results", site.out)
     for command in (
         ("collect", "--results", site.out, *tables, "--quality"),
-        ("release", "build", "--features", features, *joined, *out, *bundles, *behind),
-        ("release", "bundle", "--release", release / "r01", "--made", made, *out, *behind),
+        ("release", "build", "--features", features, *joined, *state, *out, *bundles, *behind),
+        ("release", "bundle", *standing, "--made", made, "--results", site.out),
     ):
         result = jipflow(*command, *settings, *record)
         assert result.returncode == 1
@@ -232,11 +234,11 @@ def check_hub(site: Site) -> None:
     """The hub, too, computes again what is not of its bundles and settings, whoever ran before."""
     folder = site.results.parent
     inbox = folder / "inbox-contours"
-    roster = [approve_and_send(site, inbox, "--empty")]
+    path = open_round(folder, "contours", [site])
+    approve_and_send(site, inbox, "--empty")
     assert planned(site, "bundle") == {}
-    path = write_hub(folder, "contours", roster)
-    content = yaml.safe_load(path.read_text()) | {"protocol": str(site.protocol_file)}
-    path.write_text(yaml.safe_dump(content))
+    content = yaml.safe_load(path.read_text())
+    roster = content["roster"]
     snakemake("hub", "--configfile", str(path), *ONE_CORE)
     (folder / "copy").mkdir()
     shutil.copytree(folder / "hub", folder / "copy" / "hub")

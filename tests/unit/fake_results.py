@@ -14,10 +14,11 @@ import pandas as pd
 
 import typed
 from jipflow.cases import Case, Series
+from jipflow.exchange.refusals import Refusal
 from jipflow.files import write_json, write_parquet
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.merge import merge
-from jipflow.hub.refusals import Refusal
+from jipflow.hub.rounds import Outlook
 from jipflow.hub.settings import HubSettings
 from jipflow.images.masks import Region, Segmentation, pack
 from jipflow.images.volume import Grid, Volume
@@ -29,6 +30,8 @@ from jipflow.release.candidate import build as build_release
 from jipflow.release.contents import Release, read_release, record_built
 from jipflow.release.ledger import Ledger
 from jipflow.release.sent import Sent
+from jipflow.release.since import read_review
+from jipflow.release.terms import Terms
 from jipflow.report.basis import Basis, basis
 from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.overlays import render_overlay
@@ -39,6 +42,7 @@ from jipflow.settings.run import Settings
 
 PATIENT_NAME = "Doe^Jane"
 PATIENT_IDS = ("MRN-77812", "MRN-77813")
+OUTLOOK = Outlook(1, ("aachen", "berlin", "heidelberg"), (), further=False)
 UID = "1.2.826.0.1.3680043.8.498.1234567"
 ORGANS = ("liver", "spleen", "kidney-left", "lesion")
 EXPECT = {
@@ -270,6 +274,8 @@ def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[S
     folder = results / "release" / "r01"
     write_disclosure_page(
         release=read_release(folder),
+        terms=Terms.of(site),
+        review=read_review(folder, built=False),
         path=path,
         basis=basis_of(results, site),
         sent=sent,
@@ -289,7 +295,7 @@ def round_of(
         release = add_release(results, settings(site))
         accepted.append(
             Accepted(
-                file=f"demo-{site}-r01-a1.zip",
+                file=f"demo-{site}-r01-a1.age",
                 sha256="ef" * 32,
                 site=site,
                 attempt=1,
@@ -311,8 +317,8 @@ def round_of(
         protocol_sha256=here.protocol_sha256,
         protocol_parts=protocol_parts(here.protocol, here.named),
     )
-    why = Refusal.SITE_SIGNATURE
-    rejected = [RejectedBundle("demo-berlin-copy.zip", "01" * 32, str(why), why.meaning, "berlin")]
+    why = Refusal.SENDER_SIGNATURE
+    rejected = [RejectedBundle("demo-berlin-copy.age", "01" * 32, str(why), why.meaning, "berlin")]
     return merge(accepted=accepted, settings=hub), accepted, rejected
 
 

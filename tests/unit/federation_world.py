@@ -5,36 +5,57 @@ from __future__ import annotations
 import copy
 import io
 import json
+import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from jipflow.exchange import keys, message
+from jipflow.exchange.refusals import Refusal
+from jipflow.exchange.roster import Roster, first_roster
+from jipflow.exchange.sealing import MAGIC, SUFFIX, seal, unseal
 from jipflow.hub import accept as hub_accept
-from jipflow.hub.refusals import Refusal
 from jipflow.hub.settings import HubSettings
+from jipflow.hub.verify import Open
 from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.privacy.pseudonyms import site_secret
-from jipflow.release.approval import approve, bundle
+from jipflow.release.approval import approve
 from jipflow.release.behind import read_behind
 from jipflow.release.candidate import build
-from jipflow.release.contents import record_built
+from jipflow.release.contents import formats, protocol_text, record_built
 from jipflow.release.ledger import site_ledger
+from jipflow.release.packing import Folders, bundle
+from jipflow.release.rounds import Standing
 from jipflow.settings.digests import protocol_parts
-from jipflow.settings.hub import Hub
+from jipflow.settings.hub import Hub, Member
 from jipflow.settings.run import Settings, settings_of
 
 MEAN, ENERGY, VOLUME = "original_firstorder_Mean", "original_firstorder_Energy", "volume_ml"
+HUB_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 HERE = {
+    "hub": {"id": "hub", "key": keys.public_text(HUB_KEY)},
     "site": {"id": "here", "name": "Here"},
     "sources": [{"name": "archive", "kind": "folder", "path": "/data"}],
 }
 EDGES = [0, 100, 200, 300, 400]
 NOW = datetime(2026, 11, 3, 12, 0, tzinfo=UTC)
+ISSUED = "2026-11-01T12:00:00Z"
+SAID = "a" * 64
+"""Hash of what the hub has said last, where a test has no thread."""
+MEMBERS = (*message.FRAME, *message.FILES["release"])
+
+
+class AnyRoster(Roster):
+    """A roster that is in force whoever is on it, so that tests need no thread for a message."""
+
+    @property
+    def sha256(self):
+        return "b" * 64
 
 
 def protocol(minimum=5, **changes):
@@ -70,7 +91,7 @@ def protocol(minimum=5, **changes):
 
 
 def features(site, patients, seed):
-    """Return a row for each patient and segment; volumes fill two bins evenly."""
+    """Return a row for each patient and segment; livers' volumes fill two bins evenly."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(patients):
@@ -83,7 +104,10 @@ def features(site, patients, seed):
                     "segmentation": "organs",
                     "segment": segment,
                     "voxels": 1000 + i,
-                    "volume_ml": 110.0 + 100 * (i % 2) + i,
+                    "volume_ml": {
+                        "liver": 110.0 + 100 * (i % 2) + i,
+                        "spleen": 50.0 + 7 * i % 19,
+                    }[segment],
                     "settings_sha256": "0" * 64,
                     MEAN: rng.normal(60, 10),
                     ENERGY: rng.lognormal(20, 1),
@@ -99,6 +123,10 @@ class Site:
     table: pd.DataFrame
     settings: Settings
     approver_key: Path
+    scanners: dict = field(default_factory=dict)
+    """Manufacturer and model by case; those of others are not known."""
+    path: Path | None = None
+    """Of the message that was sent last."""
 
     @property
     def release(self):
@@ -108,6 +136,8 @@ class Site:
         self.root.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(self.root / "features.parquet", index=False)
         cases = self.table[["case_id", "patient"]].drop_duplicates().assign(role="CT")
+        scanners = [self.scanners.get(case, ("", "")) for case in cases["case_id"]]
+        cases[["manufacturer", "model"]] = np.array(scanners, dtype=object).reshape(-1, 2)
         cases.to_csv(self.root / "cases.tsv", sep="\t", index=False)
         outcomes = [
             Outcome(case, "measure", "organs", *(("failed", "x") if case in failed else ()))
@@ -122,10 +152,14 @@ class Site:
         return self.root / "behind"
 
     @property
+    def bundles(self):
+        return self.root / "results" / "demo" / "bundles"
+
+    @property
     def ledger(self):
         return site_ledger(self.settings, self.root / "results")
 
-    def build(self):
+    def build(self, **of_round):
         entries = build(
             settings=self.settings,
             features=self.root / "features.parquet",
@@ -135,32 +169,46 @@ class Site:
             ledger=self.ledger,
             behind_dir=self.behind,
             out_dir=self.release,
+            **of_round,
         )
         show(self.release, self.behind, entries)
         return [json.loads((self.release / name).read_text()) for name in message.CONTENT]
 
-    def send(self, inbox, attempt=1, name="Ada Roe"):
+    @property
+    def key(self):
+        return keys.load_or_create_key(Path(self.settings.site.identity.signing_key_file))
+
+    def standing(self, **changes):
+        """Return where the site stands: a hub whose roster is this site has opened round 1."""
+        given = {"previous": SAID, "roster": any_roster(members([self]))} | changes
+        return Standing(hub="hub", protocol=protocol_text(self.settings), **given)
+
+    def send(self, inbox, attempt=1, name="Ada Roe", **standing):
+        """Build, approve and pack a release, and return the sealed message in the inbox."""
         self.write()
         self.build()
-        # A site that has lost what it approved may approve one attempt twice.
+        # A site that has lost what it packed may send one attempt twice.
         (self.release / "approval.json").unlink(missing_ok=True)
-        approve(
-            release_dir=self.release,
-            name=name,
-            key_file=self.approver_key,
-            attempt=attempt,
-            now=NOW,
-        )
-        return self.pack(inbox)
+        approve(release_dir=self.release, name=name, key_file=self.approver_key, now=NOW)
+        # Nor does it have what it sent.
+        shutil.rmtree(self.root / "outbox", ignore_errors=True)
+        raw = plain(self.pack(self.root / "outbox", **standing).read_bytes())
+        sent = unpack(raw)
+        if json.loads(sent["manifest.json"])["attempt"] != attempt:
+            raw = zipped(remanifest(sent, self, attempt=attempt))
+        path = inbox / f"{self.settings.protocol_id}-{self.name}-r01-a{attempt}{SUFFIX}"
+        return sealed(path, raw)
 
-    def pack(self, folder):
-        return bundle(
+    def pack(self, outbox, now=NOW, **standing):
+        """Pack what was approved; return the sealed message."""
+        path = bundle(
             settings=self.settings,
-            release_dir=self.release,
-            behind_dir=self.behind,
+            standing=self.standing(**standing),
             ledger=self.ledger,
-            out_dir=folder,
+            folders=Folders(self.release, self.behind, self.bundles, outbox),
+            now=now,
         )
+        return outbox / path.with_suffix(SUFFIX).name
 
 
 def show(release, behind, entries=()):
@@ -191,16 +239,27 @@ def site(root, name, patients=12, seed=0, minimum=5, content=None):
     return Site(name, root / name, features(name, patients, seed), settings, approver)
 
 
-def hub_content(sites, inbox):
-    """Return what a hub.yaml says, its roster filled with the sites' keys."""
-    roster = [
+def members(sites):
+    """Return what a roster says of sites."""
+    return [
         {
             "site": s.name,
-            "key": public(Path(s.settings.site.identity.signing_key_file)),
+            "key": keys.public_text(s.key),
             "approvers": [{"name": "Ada Roe", "key": public(s.approver_key)}],
         }
         for s in sites
     ]
+
+
+def any_roster(of):
+    """Return a roster of members that fits every message of this file's sites."""
+    known = [Member.model_validate(member) for member in of]
+    return AnyRoster(**first_roster("hub", known, ISSUED).model_dump())
+
+
+def hub_content(sites, inbox):
+    """Return what a hub.yaml says, its roster filled with the sites' keys."""
+    roster = members(sites)
     return {
         "hub": {"id": "hub", "name": "The hub"},
         "protocol": "demo",
@@ -221,43 +280,87 @@ def hub_settings(sites, inbox, content=None, hub=None):
     )
 
 
+def opened(settings):
+    """Return round 1 as a hub has it that has said `SAID` to the sites of its settings."""
+    roster = any_roster(member.plain() for member in settings.hub.roster)
+    state = formats().state(protocol=settings.text, round=1, analyses=[])
+    return Open(1, roster, state, dict.fromkeys(roster.sites, SAID), {})
+
+
 def accept(*, inbox, settings):
     """Let a hub verify an inbox; its memory lies beside."""
-    messages = Path(inbox).parent / "messages"
-    return hub_accept.accept(inbox=inbox, messages=messages, settings=settings)
+    received = Path(inbox).parent / "messages" / settings.protocol_sha256
+    reader = hub_accept.Reader(settings, opened(settings), HUB_KEY)
+    return hub_accept.accept(inbox=inbox, received=received, reader=reader)
 
 
 def public(path):
     return keys.public_text(keys.load_or_create_key(path))
 
 
+def plain(raw):
+    """Return the bytes of a message to the hub, sealed or not, before they were sealed."""
+    return unseal(raw, HUB_KEY) if raw.startswith(MAGIC) else raw
+
+
+def sealed(path, raw):
+    """Write bytes sealed to the hub; return the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(seal(raw, keys.public_text(HUB_KEY)))
+    return path
+
+
+def put(world, raw):
+    """Seal bytes to the hub, and put them in place of what a site has sent; return the file."""
+    return sealed(world.path, raw)
+
+
+def zipped(members):
+    """Return the zip of a release's members."""
+    return message.zipped("release", members)
+
+
 def unpack(raw):
-    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+    with zipfile.ZipFile(io.BytesIO(plain(raw))) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def resign(members, of, approver=None):
-    """Sign the manifest of changed members again, with the keys that the site really has."""
+def resign(members, of):
+    """Sign the manifest of changed members again, with the key that the site really has."""
     signed = members["manifest.json"]
-    site_key = keys.load_key(Path(of.settings.site.identity.signing_key_file))
-    person = keys.load_key(approver or of.approver_key)
-    signatures = {"site": keys.sign(site_key, signed), "approver": keys.sign(person, signed)}
-    return members | {"signatures.json": message.canonical(signatures)}
+    signature = {"signature": keys.sign(of.key, signed)}
+    return members | {"signature.json": message.canonical(signature)}
 
 
-def reseal(members, of, **changes):
-    """Let a site seal changed files properly: hashes, manifest and signatures all fit."""
+def remanifest(members, of, **changes):
+    """Return members whose manifest is changed, names their files, and is signed again."""
     manifest = json.loads(members["manifest.json"]) | changes
+    manifest["files"] = {n: message.describe(members[n]).plain() for n in message.FILES["release"]}
+    return resign(members | {"manifest.json": message.canonical(manifest)}, of)
+
+
+def restated(members, of, approver=None, **changes):
+    """Return members whose statement is changed and signed again, with a key of the person."""
+    approvals = json.loads(members["approvals.json"])
+    person = keys.load_key(approver or of.approver_key)
+    for each in approvals:
+        each["statement"] |= changes
+        each["signature"] = keys.sign(person, message.canonical(each["statement"]))
+    return members | {"approvals.json": message.canonical(approvals)}
+
+
+def reseal(members, of, approver=None, **changes):
+    """Let a site seal changed files properly: hashes, manifest and signatures all fit."""
     record = json.loads(members["disclosure.json"])
     record["aggregates_sha256"] = message.describe(members["aggregates.json"]).sha256
     members = members | {"disclosure.json": json.dumps(record).encode()}
-    manifest["files"] = {n: message.describe(members[n]).plain() for n in message.CONTENT}
-    return resign(members | {"manifest.json": message.canonical(manifest)}, of)
+    files = {n: message.describe(members[n]).plain() for n in message.CONTENT}
+    return remanifest(restated(members, of, approver, files=files), of, **changes)
 
 
 def refusal(raw, world, inbox, settings=None):
     """Put bytes into the inbox in place of the site's bundle; return the reason of the refusal."""
-    world.path.write_bytes(raw)
+    put(world, raw)
     accepted, rejected = accept(inbox=inbox, settings=settings or hub_settings([world], inbox))
     assert accepted == []
     (entry,) = rejected
@@ -277,7 +380,7 @@ def edited(north, **edits):
         content = json.loads(north.members[f"{name}.json"])
         edit(content)
         changed[f"{name}.json"] = json.dumps(content).encode()
-    return message.pack(reseal(north.members | changed, north))
+    return zipped(reseal(north.members | changed, north))
 
 
 def sent(world, inbox):

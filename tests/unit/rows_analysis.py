@@ -56,7 +56,7 @@ class Rows(Analysis[Settings, Cell, Released]):
     released = Released
     rules = (ODD_ROWS,)
 
-    def compute(self, values: Values) -> int:
+    def compute(self, values: Values, stated: Any = None) -> int:
         """Count the values."""
         return int(values.numbers.size)
 
@@ -69,7 +69,7 @@ class Rows(Analysis[Settings, Cell, Released]):
         if cell.rows < cell.n:
             raise ImpossibleCell
 
-    def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
+    def merge(self, by_site: Mapping[str, Cell], given: Any = None) -> dict[str, Any]:
         """Add the sites' values."""
         return {"rows": sum(cell.rows for cell in by_site.values())}
 

@@ -7,13 +7,25 @@ import sys
 from pathlib import Path
 
 import jipflow.analyses
-from federation_world import Site, accept, hub_settings, protocol, reseal, site, unpack
-from jipflow.exchange import message
+from federation_world import (
+    Site,
+    accept,
+    hub_settings,
+    opened,
+    protocol,
+    reseal,
+    site,
+    unpack,
+    zipped,
+)
+from jipflow.exchange.refusals import Refused
 from jipflow.files import write_json
 from jipflow.hub.merge import merge
-from jipflow.hub.refusals import Refused
+from jipflow.hub.rounds import Outlook
 from jipflow.hub.verify import verify
 from jipflow.release.contents import read_release
+from jipflow.release.since import read_review
+from jipflow.release.terms import Terms
 from jipflow.report.basis import basis
 from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.hub import write_hub_report
@@ -41,6 +53,8 @@ def run(folder: Path) -> None:
     for one in (north, south):
         write_disclosure_page(
             release=read_release(one.release),
+            terms=Terms.of(one.settings),
+            review=read_review(one.release, built=False),
             path=one.release / "disclosure.html",
             basis=basis(
                 settings=one.settings,
@@ -54,7 +68,13 @@ def run(folder: Path) -> None:
     assert rejected == []
     result = merge(accepted=accepted, settings=settings)
     write_json(folder / "result.json", result)
-    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=folder / "hub.html")
+    write_hub_report(
+        result=result,
+        accepted=accepted,
+        rejected=rejected,
+        outlook=Outlook(1, ["north", "south"], [], further=False),
+        path=folder / "hub.html",
+    )
     refused = {name: _reason(bundle, edit, north, settings) for name, edit in EDITS.items()}
     write_json(folder / "refused.json", refused)
 
@@ -66,7 +86,7 @@ def _reason(bundle: Path, edit, north: Site, settings) -> str:
     edit(next(a for a in content["analyses"] if a["kind"] == "rows"))
     changed = members | {"aggregates.json": json.dumps(content).encode()}
     try:
-        verify(message.pack(reseal(changed, north)), settings)
+        verify(zipped(reseal(changed, north)), settings, opened(settings))
     except Refused as refused:
         return str(refused.refusal)
     return "accepted"

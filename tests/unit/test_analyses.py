@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 
+import distances_analysis
 import rows_analysis
-from federation_world import HERE, protocol
+from federation_world import HERE, features, protocol
 from jipflow.analyses.cells import (
     CellKey,
     Place,
@@ -20,8 +22,11 @@ from jipflow.analyses.cells import (
     measured_places,
 )
 from jipflow.analyses.contract import (
+    Analysis,
+    ImpossibleCell,
     ReleasedAnalysis,
     ReleasedCell,
+    StatedCell,
     kinds,
     rules_of_kinds,
 )
@@ -65,17 +70,22 @@ def _settings(kind, **content):
 
 
 def test_the_kinds_are_the_modules_of_the_folder():
-    assert list(kinds()) == ["histogram", "summary"]
+    assert list(kinds()) == ["brown_forsythe", "histogram", "levene", "quantiles", "summary"]
 
 
-@pytest.mark.parametrize("kind", kinds())
-def test_each_kind_keeps_the_contract(kind):
-    analysis = kinds()[kind]
+EXAMPLES = [rows_analysis.Rows, distances_analysis.DistancesFromMean]
+
+
+@pytest.mark.parametrize("analysis", [*kinds().values(), *EXAMPLES])
+def test_each_kind_keeps_the_contract(analysis):
     module = sys.modules[analysis.__module__]
+    (kind,) = get_args(module.Settings.model_fields["kind"].annotation)
+    assert kinds().get(kind, analysis) is analysis
     assert module.__doc__
     for model in (module.Settings, analysis.released):
         assert get_args(model.model_fields["kind"].annotation) == (kind,)
-    assert issubclass(analysis.cell, ReleasedCell)
+    for cell in get_args(analysis.cell) or [analysis.cell]:
+        assert issubclass(cell, ReleasedCell)
     assert analysis.released.model_fields["cells"].annotation == list[analysis.cell]
     repeated = analysis.released.model_fields.keys() - ReleasedAnalysis.model_fields.keys()
     assert repeated <= module.Settings.model_fields.keys()
@@ -84,6 +94,31 @@ def test_each_kind_keeps_the_contract(kind):
         assert bool(rule.parts) == bool(rule.of)
         if rule.parts:
             assert f"withheld_{rule.parts}" in analysis.recorded.model_fields
+    assert (analysis.rounds is Analysis.rounds) == (analysis.stated is None)
+    if analysis.stated:
+        assert get_args(analysis.stated.model_fields["kind"].annotation) == (kind,)
+        (stated,) = get_args(analysis.stated.model_fields["cells"].annotation)
+        assert issubclass(stated, StatedCell)
+        for step in (Analysis.check_stated, Analysis.advance):
+            assert getattr(analysis, step.__name__) is not step
+
+
+@pytest.mark.parametrize("kind", ["brown_forsythe", "histogram", "summary"])
+def test_a_kind_of_one_round_has_no_later_cells(kind):
+    analysis = kinds()[kind](_settings(kind, **ENTRIES[kind]))
+    key = CellKey("CT", "organs", "liver", "volume_ml")
+    assert analysis.rounds == 1
+    with pytest.raises(ImpossibleCell, match=f"the kind '{kind}' has one round"):
+        analysis.check_stated(StatedCell(**key._asdict()), 2)
+    assert analysis.advance(1, {}) is None
+    assert analysis.conclude([]) == {}
+
+
+ENTRIES = {
+    "brown_forsythe": {"id": "x", "variables": ["CT.volume_ml"]},
+    "histogram": {"id": "x", "variables": ["CT.volume_ml"], "edges": [0, 1, 2]},
+    "summary": {"id": "x", "variables": ["CT.volume_ml"]},
+}
 
 
 def test_rules_of_one_code_are_one_rule(monkeypatch):
@@ -99,11 +134,16 @@ ROUND = Path(__file__).with_name("rows_round.py")
 @pytest.fixture(scope="module")
 def round_of_rows(tmp_path_factory):
     """Run two sites and the hub in a process whose package has a third file in analyses/."""
-    folder = tmp_path_factory.mktemp("rows")
+    return _run(tmp_path_factory.mktemp("rows"), rows_analysis, ROUND)
+
+
+def _run(folder, module, script):
+    """Run a script in a process whose package has one more file in analyses/."""
+    name = Path(module.__file__).name.removesuffix("_analysis.py")
     (folder / "analyses").mkdir()
-    shutil.copyfile(rows_analysis.__file__, folder / "analyses" / "rows.py")
+    shutil.copyfile(module.__file__, folder / "analyses" / f"{name}.py")
     ended = subprocess.run(
-        [sys.executable, str(ROUND), str(folder)], capture_output=True, text=True, check=False
+        [sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return folder
@@ -147,3 +187,73 @@ def test_the_hub_refuses_what_a_third_analysis_does_not_allow(round_of_rows):
         "unit": "outside_protocol",
         "kind": "aggregates_invalid",
     }
+
+
+@pytest.fixture(scope="module")
+def two_rounds(tmp_path_factory):
+    """Return what three sites and the hub wrote in two rounds of an analysis, by name."""
+    script = Path(__file__).with_name("distances_rounds.py")
+    folder = _run(tmp_path_factory.mktemp("distances"), distances_analysis, script)
+    return {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+
+
+def _of(result):
+    return {analysis["id"]: analysis for analysis in result["analyses"]}
+
+
+def test_a_second_round_gives_what_all_rows_in_one_place_give(two_rounds):
+    pooled = np.concatenate(
+        [features("x", 12 + i, i).query("segment == 'liver'")["volume_ml"] for i in range(3)]
+    )
+    (mean, _) = two_rounds["state"]["analyses"][0]["cells"]
+    assert mean["segment"] == "liver"
+    assert mean["mean"] == pytest.approx(pooled.mean(), rel=1e-9)
+    (cell, _) = _of(two_rounds["second"])["apart"]["cells"]
+    assert cell["sites"] == ["site0", "site1", "site2"]
+    assert cell["distance"] == pytest.approx(np.abs(pooled - pooled.mean()).sum(), rel=1e-9)
+
+
+def test_a_later_round_asks_only_for_what_was_stated(two_rounds):
+    assert list(_of(two_rounds["first"])) == ["apart", "describe", "volumes"]
+    assert two_rounds["state"]["round"] == 2
+    assert list(_of(two_rounds["state"])) == ["apart"]
+    for name in ("second", "sent"):
+        assert two_rounds[name]["round"] == 2
+        assert list(_of(two_rounds[name])) == ["apart"]
+    assert {cell["analysis"] for cell in two_rounds["record"]["cells"]} == {"apart"}
+    assert two_rounds["unasked"] == ["impossible_cell", "outside_protocol"]
+
+
+def test_the_last_round_needs_no_state(two_rounds):
+    assert two_rounds["last"] is None
+    assert _of(two_rounds["second"])["apart"]["merged"] == 2
+    assert "ended" not in _of(two_rounds["second"])["apart"]
+
+
+def test_cells_of_two_sites_do_not_go_on(two_rounds):
+    assert two_rounds["of_two"] is None
+    merged = _of(two_rounds["merged_of_two"])
+    assert merged["apart"]["ended"] == {"few_sites": 2}
+    assert "ended" not in merged["describe"]
+
+
+def test_a_site_refuses_what_no_honest_hub_says(two_rounds):
+    found = two_rounds["refused"]
+    prefix = "What the hub says before round 2 is not what an honest hub says: "
+    assert all(text.startswith(prefix) for text in found.values())
+    place = "analysis apart: CT organs liver"
+    assert found["round"].startswith(f"{prefix}it is of round 3.")
+    assert found["protocol"].startswith(f"{prefix}it is of another text of the protocol.")
+    assert "analysis volumes: the protocol has none of several rounds." in found["analysis"]
+    assert f"{place} voxels: the protocol does not ask for it." in found["cell"]
+    assert f"{place} volume_ml: a mean of -1.0." in found["mean"]
+    first, second = two_rounds["early"]
+    assert "before the first round there is nothing to say of a cell" in first
+    assert second.startswith("Round 2 needs what the hub says before it, and there is none;")
+
+
+def test_a_state_is_of_its_model(two_rounds):
+    infinite, extra, twice = two_rounds["malformed"]
+    assert infinite.startswith("state.json: analyses.0.distances.cells.0.mean: ")
+    assert extra == "state.json: analyses.0.distances.cells.0.n: Extra inputs are not permitted"
+    assert twice.endswith("an analysis or a cell is there twice")

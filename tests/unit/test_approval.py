@@ -1,29 +1,21 @@
-"""Only what a person approved leaves, and it is the same file every time."""
+"""What persons approve holds for the very files and the page that they have read."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from datetime import timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 
 import pytest
 
-from federation_world import NOW, protocol, site, unpack
-from jipflow import __version__
+from federation_world import NOW, protocol, restated, site
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE
 from jipflow.release import approval
+from jipflow.release.approval import Statement, read_approvals
 from jipflow.release.behind import read_behind
-from jipflow.release.contents import BUILT, ReleaseError, record_built
+from jipflow.release.contents import BUILT, TERMS, ReleaseError, record_built
+from jipflow.release.terms import settings_sha256
 from jipflow.settings.resources import ConfigError
-
-OLDER = {
-    "aggregates.json": "aggregates.json and run the workflow.",
-    "disclosure.json": "disclosure.json and run the workflow.",
-    "approval.json": "approve again: remove it, read ",
-}
-"""What to do about each file of a release that an older version wrote."""
 
 
 @pytest.fixture
@@ -34,164 +26,86 @@ def north(tmp_path):
     return world
 
 
+@pytest.fixture
+def second(tmp_path):
+    """Another person: the name and the key."""
+    keys.new_key(tmp_path / "second.key")
+    return {"name": "Bea Coe", "key_file": tmp_path / "second.key"}
+
+
 def approve(world, **options):
     given = {"name": "Ada Roe", "key_file": world.approver_key, "now": NOW} | options
     return approval.approve(release_dir=world.release, **given)
 
 
-def bundle(world, folder):
-    return world.pack(folder)
+def held(world, needed=1, now=NOW):
+    return read_approvals(world.release, needed, now)
 
 
-def test_a_bundle_holds_what_was_approved(north, tmp_path):
-    approve(north)
-    path = bundle(north, tmp_path / "out")
-    assert path.name == "demo-north-r01-a1.zip"
-    members = unpack(path.read_bytes())
-    assert tuple(members) == message.MEMBERS
-    for name in message.CONTENT:
-        assert members[name] == (north.release / name).read_bytes()
-    manifest = json.loads(members["manifest.json"])
-    assert manifest["files"]["aggregates.json"] == {
-        "size": len(members["aggregates.json"]),
-        "sha256": hashlib.sha256(members["aggregates.json"]).hexdigest(),
+def names(signed):
+    return [each.statement.person.name for each in signed]
+
+
+def rewritten(world, edit):
+    """Write what a person's hand makes of an approval."""
+    path = world.release / "approval.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def test_a_statement_names_all_that_it_is_about(north):
+    (signed,) = approve(north)
+    statement = signed.statement
+    assert signed.verified
+    assert (statement.site, statement.hub, statement.round) == ("north", "hub", 1)
+    assert statement.protocol.sha256 == north.settings.protocol_sha256
+    assert statement.version == north.settings.version
+    assert statement.issued == "2026-11-03T12:00:00Z"
+    assert statement.until is None
+    assert {name: (a.sha256, a.rounds) for name, a in statement.analyses.items()} == {
+        entry.id: (settings_sha256(entry), 1) for entry in north.settings.protocol.analyses
     }
-    assert (manifest["sender"], manifest["recipient"]) == ("north", "hub")
-    assert manifest["issued"] == "2026-11-03T12:00:00Z"
-    page = (north.release / PAGE).read_bytes()
-    assert manifest["page"] == {"size": len(page), "sha256": hashlib.sha256(page).hexdigest()}
-    signatures = json.loads(members["signatures.json"])
-    machine = keys.load_key(Path(north.settings.site.identity.signing_key_file))
-    signers = {"site": keys.public_text(machine), "approver": manifest["approver"]["key"]}
-    for who, public in signers.items():
-        assert keys.verifies(public, signatures[who], members["manifest.json"])
+    for name, entry in statement.read().items():
+        assert entry == message.describe((north.release / name).read_bytes())
+    assert set(statement.read()) == {*message.CONTENT, PAGE}
+    assert "attempt" not in json.dumps(signed.plain())
+    assert held(north) == [signed]
 
 
-def test_no_pseudonym_leaves(north, tmp_path):
-    approve(north)
-    raw = bundle(north, tmp_path).read_bytes()
-    for column in ("case_id", "patient"):
-        for pseudonym in north.table[column].unique():
-            assert pseudonym.encode() not in raw
-    assert b"Hospital" not in raw
+def test_later_rounds_are_approved_until_a_day(north):
+    with pytest.raises(ConfigError, match=r"up to round 4 needs its last day; add --until"):
+        approve(north, rounds=4)
+    with pytest.raises(ConfigError, match="give that or a later one"):
+        approve(north, rounds=0)
+    for day in ("tomorrow", "2027-02-30", "2027-2-3", "20270203"):
+        with pytest.raises(ConfigError, match="until"):
+            approve(north, rounds=4, until=day)
+    with pytest.raises(ConfigError, match="is over"):
+        approve(north, rounds=4, until="2026-11-02")
+    assert not (north.release / "approval.json").exists()
+    (signed,) = approve(north, rounds=4, until="2026-11-03")
+    assert (signed.statement.last_round, signed.statement.until) == (4, "2026-11-03")
+    assert {a.rounds for a in signed.statement.analyses.values()} == {4}
 
 
-def test_the_same_release_is_the_same_file(north, tmp_path):
-    approve(north)
-    first = bundle(north, tmp_path / "a").read_bytes()
-    second = bundle(north, tmp_path / "b").read_bytes()
-    assert first == second
+def test_a_statement_that_reaches_later_rounds_without_a_day_is_none(north):
+    content = approve(north, rounds=2, until="2026-12-31")[0].statement.plain()
+    del content["until"]
+    with pytest.raises(ConfigError, match="later rounds are approved until a day only"):
+        message.checked(Statement, content, "x")
+    content["round"] = 3
+    with pytest.raises(ConfigError, match="the rounds end before the one that was read"):
+        message.checked(Statement, content, "x")
 
 
-def test_the_bytes_of_a_zip_are_pinned():
-    """The hub compares bytes: a Python that writes another zip must show here first."""
-    raw = message.pack({name: name.encode() for name in message.MEMBERS})
-    expected = "d52ef07e035d20c28d3501cdb1bcf75d3ca1ffc8d00a39508aa530f47d41c834"
-    assert hashlib.sha256(raw).hexdigest() == expected
-
-
-def test_nothing_leaves_unapproved(north, tmp_path):
-    with pytest.raises(ReleaseError, match="Nobody has approved"):
-        bundle(north, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("name", [PAGE, *message.CONTENT])
-def test_nothing_leaves_that_was_changed_after_approval(north, tmp_path, name):
-    approve(north)
-    path = north.release / name
-    path.write_text(path.read_text() + " ")
-    with pytest.raises(ReleaseError, match="was changed after"):
-        bundle(north, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_aggregates_changed_after_the_gate_cannot_be_approved(north):
-    path = north.release / "aggregates.json"
-    path.write_text(path.read_text().replace('"min_patients": 5', '"min_patients": 6'))
-    with pytest.raises(ReleaseError, match="changed after the disclosure gate"):
-        approve(north)
-
-
-def test_a_changed_approval_is_refused(north, tmp_path):
-    approve(north)
-    path = north.release / "approval.json"
-    path.write_text(path.read_text().replace('"attempt": 1', '"attempt": 2'))
-    with pytest.raises(ReleaseError, match="changed after it was signed"):
-        bundle(north, tmp_path)
-
-
-def test_an_approval_that_is_no_json_is_refused(north, tmp_path):
-    approve(north)
-    (north.release / "approval.json").write_text("{")
-    with pytest.raises(ReleaseError, match="is not JSON any more; approve again"):
-        bundle(north, tmp_path / "out")
-
-
-def test_files_of_an_older_form_are_named_with_the_fix(north, tmp_path):
-    approve(north)
-    older = {name: json.loads((north.release / name).read_text()) for name in OLDER}
-    del older["aggregates.json"]["version"], older["approval.json"]["signature"]
-    del older["disclosure.json"]["rules"], older["disclosure.json"]["verdict"]
-    for name, fix in OLDER.items():
-        path = north.release / name
-        before = path.read_bytes()
-        path.write_text(json.dumps(older[name]))
-        with pytest.raises(ReleaseError) as caught:
-            bundle(north, tmp_path / "out")
-        text = str(caught.value)
-        assert "\n" not in text
-        assert text.startswith(f"{path} has another form than jipflow {__version__} writes (")
-        assert "Field required" in text
-        assert fix in text
-        path.write_bytes(before)
-    assert bundle(north, tmp_path / "out").is_file()
-
-
-def test_another_build_needs_another_approval(north, tmp_path):
-    approve(north)
-    north.table = north.table[north.table["case_id"] != "casenorth0011"]
-    north.write()
-    north.build()
-    with pytest.raises(ReleaseError, match="changed after Ada Roe approved"):
-        bundle(north, tmp_path)
-    approve(north, attempt=2)
-    assert bundle(north, tmp_path).name == "demo-north-r01-a2.zip"
-
-
-def test_other_settings_than_the_release_are_refused(north, tmp_path):
-    approve(north)
-    addressee = north.settings.site.hub.model_copy(update={"id": "elsewhere"})
-    site = north.settings.site.model_copy(update={"hub": addressee})
-    north.settings = north.settings.model_copy(update={"site": site})
-    with pytest.raises(ReleaseError, match="another recipient"):
-        bundle(north, tmp_path)
-
-
-def test_another_site_version_or_protocol_than_the_releases_is_refused(north, tmp_path):
-    approve(north)
-    right = north.settings
-    for what, other in (
-        ("sender", site(tmp_path / "other", "south").settings),
-        ("version", right.model_copy(update={"version": "9.9.9"})),
-        ("protocol", site(tmp_path / "another", "north", content=protocol(minimum=6)).settings),
-    ):
-        north.settings = other
-        with pytest.raises(ReleaseError, match=f"another {what}"):
-            bundle(north, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    north.settings = right
-    assert bundle(north, tmp_path / "out").is_file()
-
-
-def test_a_release_larger_than_a_bundle_takes_is_refused(north, tmp_path, monkeypatch):
-    approve(north)
-    size = (north.release / "aggregates.json").stat().st_size
-    monkeypatch.setitem(message.LIMITS, "aggregates.json", size - 1)
-    with pytest.raises(ReleaseError, match="fewer features"):
-        bundle(north, tmp_path / "out")
-    monkeypatch.setitem(message.LIMITS, "aggregates.json", size)
-    assert bundle(north, tmp_path / "out").is_file()
+def test_the_last_day_is_the_whole_day_in_utc(north):
+    approve(north, until="2026-11-03")
+    assert names(held(north, now=datetime.fromisoformat("2026-11-03T23:59:59Z"))) == ["Ada Roe"]
+    assert names(held(north, now=datetime.fromisoformat("2026-11-04T00:30:00+01:00")))
+    for later in ("2026-11-04T00:00:00Z", "2026-11-03T23:00:00-03:00"):
+        with pytest.raises(ReleaseError, match="ended on 2026-11-03; approve again"):
+            held(north, now=datetime.fromisoformat(later))
 
 
 def test_approving_twice_is_approving_once(north):
@@ -201,38 +115,170 @@ def test_approving_twice_is_approving_once(north):
     assert (north.release / "approval.json").read_bytes() == raw
 
 
-def test_an_approval_is_replaced_by_a_later_attempt_only(north, tmp_path):
+def test_a_second_person_states_the_same(north, second):
+    approve(north, rounds=2, until="2027-01-31")
+    with pytest.raises(ReleaseError) as caught:
+        held(north, needed=2)
+    text = str(caught.value)
+    assert "Ada Roe has approved" in text
+    assert "a second person is missing, by disclosure.approvers: 2 of site.yaml" in text
+    assert text.endswith("--name NAME --key FILE --rounds 2 --until 2027-01-31")
+    both = approve(north, rounds=2, until="2027-01-31", now=NOW + timedelta(days=1), **second)
+    assert names(both) == ["Ada Roe", "Bea Coe"]
+    assert held(north, needed=2, now=NOW + timedelta(days=2)) == both
+    assert held(north, needed=1) == both
+    raw = (north.release / "approval.json").read_bytes()
+    for again in ({}, second):
+        assert approve(north, rounds=2, until="2027-01-31", **again) == both
+    assert (north.release / "approval.json").read_bytes() == raw
+
+
+@pytest.mark.parametrize(
+    ("terms", "differing"),
+    [
+        ({"rounds": 3, "until": "2027-01-31"}, "last round 2 and 3"),
+        ({"rounds": 2, "until": "2027-01-30"}, "last day 2027-01-31 and 2027-01-30"),
+        ({}, "last day 2027-01-31 and none"),
+    ],
+)
+@pytest.mark.parametrize("other", [True, False])
+def test_other_terms_are_refused_with_what_differs(north, second, terms, differing, other):
+    first = approve(north, rounds=2, until="2027-01-31")
+    with pytest.raises(ReleaseError, match=r"approved .* with other terms") as caught:
+        approve(north, **terms, **(second if other else {}))
+    assert differing in str(caught.value)
+    assert held(north) == first
+    (north.release / "approval.json").unlink()
+    assert len(approve(north, **terms)) == 1
+
+
+def test_a_third_person_is_refused(north, second, tmp_path):
     approve(north)
-    other = tmp_path / "other.key"
-    keys.new_key(other)
-    for changed in ({"name": "Bea Roe"}, {"key_file": other}):
-        with pytest.raises(
-            ReleaseError, match=r"Ada Roe approved attempt 1 on 2026-11-03.*--attempt 2"
-        ):
-            approve(north, **changed)
-    second = approve(north, attempt=2, now=NOW + timedelta(days=1))
-    assert (second.manifest.attempt, second.manifest.issued) == (2, "2026-11-04T12:00:00Z")
-    assert approval.read_approval(north.release) == second
-    with pytest.raises(ReleaseError, match="--attempt 3"):
-        approve(north, attempt=1)
-    assert approval.read_approval(north.release) == second
-    assert approval.next_attempt(north.release) == 3
+    both = approve(north, **second)
+    keys.new_key(tmp_path / "third.key")
+    with pytest.raises(ReleaseError, match=r"Ada Roe and Bea Coe have approved .* no third person"):
+        approve(north, name="Cid Poe", key_file=tmp_path / "third.key")
+    assert held(north, 2) == both
 
 
-def test_another_text_of_the_protocol_has_attempts_of_its_own(north, tmp_path):
-    approve(north, attempt=4)
-    north.settings = site(tmp_path / "new", "north", content=protocol(minimum=6)).settings
-    north.build()
-    assert approve(north).manifest.attempt == 1
+def test_one_person_is_not_two(north, second):
+    """Neither by a second name nor by a second key."""
+    first = approve(north)
+    with pytest.raises(ReleaseError, match="the key under another name"):
+        approve(north, name="Bea Coe")
+    with pytest.raises(ReleaseError, match="the name with another key"):
+        approve(north, key_file=second["key_file"])
+    assert held(north) == first
 
 
-def test_an_approval_that_nobody_signed_stands_in_nobodys_way(north):
+def test_two_statements_of_one_person_are_none_of_two(north):
+    (signed,) = approve(north)
+    rewritten(north, lambda content: content.append(signed.plain()))
+    with pytest.raises(ReleaseError, match="two statements have one name"):
+        held(north, 2)
     path = north.release / "approval.json"
-    assert approval.next_attempt(north.release) == 1
-    for text in ("no JSON", "{}", json.dumps(approve(north, attempt=9).plain()).replace("9", "8")):
-        path.write_text(text)
-        assert approval.next_attempt(north.release) == 1
-        assert approve(north, attempt=1).manifest.attempt == 1
+    (content,) = json.loads(path.read_text())[:1]
+    content["statement"]["person"]["name"] = "Bea Coe"
+    members = restated({"approvals.json": json.dumps([content])}, north)
+    path.write_text(json.dumps([signed.plain(), *json.loads(members["approvals.json"])]))
+    with pytest.raises(ReleaseError, match="two statements have one key"):
+        held(north, 2)
+
+
+def test_two_persons_who_state_other_terms_are_none_of_two(north, second, tmp_path):
+    """Where both signed at once, each without the other's."""
+    approve(north, rounds=2, until="2027-01-31")
+    path = north.release / "approval.json"
+    first = json.loads(path.read_text())
+    path.unlink()
+    approve(north, **second)
+    path.write_text(json.dumps(first + json.loads(path.read_text())))
+    with pytest.raises(ReleaseError, match=r"state other terms: .*last round 2 and 1"):
+        held(north, 2)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "[1]", "null", '"x"'])
+def test_what_is_no_list_of_statements_is_refused(north, content):
+    approve(north)
+    path = north.release / "approval.json"
+    path.write_text(content)
+    with pytest.raises(ReleaseError, match=r"has another form .* approve again: remove it, read "):
+        held(north)
+    assert names(approve(north)) == ["Ada Roe"]
+
+
+def test_three_statements_are_refused(north, second):
+    approve(north)
+    approve(north, **second)
+    rewritten(north, lambda content: content.append(content[0]))
+    with pytest.raises(ReleaseError, match="no list of the statements of one or two persons"):
+        held(north)
+
+
+def test_nobody_has_approved(north):
+    with pytest.raises(ReleaseError, match=r"Nobody has approved this release\. Read .*--key FILE"):
+        held(north)
+
+
+@pytest.mark.parametrize("name", [PAGE, *message.CONTENT])
+def test_what_was_changed_after_approval_is_not_approved(north, name):
+    approve(north)
+    path = north.release / name
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ReleaseError, match="was changed after"):
+        held(north)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: content[0]["statement"].update(until="2029-01-01"),
+        lambda content: content[0]["statement"]["person"].update(name="Eve Roe"),
+        lambda content: content[0]["statement"].update(issued="2026-11-03T12:00:01Z"),
+        lambda content: content[0].update(signature="0" * 128),
+    ],
+)
+def test_a_changed_statement_is_refused(north, edit):
+    approve(north, until="2027-01-31")
+    rewritten(north, edit)
+    with pytest.raises(ReleaseError, match="changed after it was signed; approve again"):
+        held(north)
+    # It stands in nobody's way.
+    assert names(approve(north)) == ["Ada Roe"]
+    assert names(held(north)) == ["Ada Roe"]
+
+
+def test_an_approval_that_is_no_json_is_refused(north):
+    approve(north)
+    (north.release / "approval.json").write_text("{")
+    with pytest.raises(ReleaseError, match="is not JSON any more; approve again"):
+        held(north)
+
+
+def test_statements_about_other_files_are_replaced(north, second):
+    approve(north)
+    approve(north, **second)
+    north.table = north.table[north.table["case_id"] != "casenorth0011"]
+    north.write()
+    north.build()
+    with pytest.raises(ReleaseError, match="changed after Ada Roe approved"):
+        held(north)
+    assert names(approve(north, rounds=2, until="2027-01-31", **second)) == ["Bea Coe"]
+
+
+def test_statements_that_are_over_are_replaced(north):
+    approve(north, rounds=2, until="2026-11-04")
+    later = NOW + timedelta(days=2)
+    (signed,) = approve(north, rounds=3, until="2026-12-31", now=later)
+    assert (signed.statement.last_round, signed.statement.issued) == (3, "2026-11-05T12:00:00Z")
+    assert held(north, now=later) == [signed]
+
+
+def test_aggregates_changed_after_the_gate_cannot_be_approved(north):
+    path = north.release / "aggregates.json"
+    path.write_text(path.read_text().replace('"min_patients": 5', '"min_patients": 6'))
+    with pytest.raises(ReleaseError, match="changed after the disclosure gate"):
+        approve(north)
 
 
 def test_numbers_that_were_changed_after_the_page_was_read_cannot_be_approved(north):
@@ -263,14 +309,15 @@ def test_a_record_that_was_changed_after_the_page_was_read_cannot_be_approved(no
         approve(north)
 
 
-def test_another_page_than_the_one_that_was_built_cannot_be_approved(north):
-    path = north.release / PAGE
-    path.write_text(path.read_text() + "and nothing else")
-    with pytest.raises(ReleaseError, match=r"disclosure\.html was changed after it was built"):
+@pytest.mark.parametrize("name", [PAGE, TERMS])
+def test_another_page_or_terms_than_were_built_cannot_be_approved(north, name):
+    path = north.release / name
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(ReleaseError, match=f"{name} was changed after it was built"):
         approve(north)
 
 
-@pytest.mark.parametrize("name", [PAGE, BUILT])
+@pytest.mark.parametrize("name", [PAGE, BUILT, TERMS])
 def test_a_release_without_its_page_cannot_be_approved(north, name):
     text = (north.release / name).read_text()
     (north.release / name).unlink()
@@ -280,14 +327,8 @@ def test_a_release_without_its_page_cannot_be_approved(north, name):
     with pytest.raises(ReleaseError, match="build the release again"):
         approve(north)
     (north.release / name).write_text(text)
-    assert approve(north).manifest.page == message.describe((north.release / PAGE).read_bytes())
-
-
-def test_nothing_leaves_whose_page_is_gone(north, tmp_path):
-    approve(north)
-    (north.release / PAGE).unlink()
-    with pytest.raises(ReleaseError, match=r"disclosure\.html was changed after Ada Roe approved"):
-        bundle(north, tmp_path / "out")
+    (signed,) = approve(north)
+    assert signed.statement.page == message.describe((north.release / PAGE).read_bytes())
 
 
 def test_a_release_of_nothing_is_approved_only_if_that_is_meant(tmp_path):
@@ -299,33 +340,30 @@ def test_a_release_of_nothing_is_approved_only_if_that_is_meant(tmp_path):
         approve(world)
     assert not (world.release / "approval.json").exists()
     approve(world, empty=True)
-    assert bundle(world, tmp_path / "out").is_file()
+    assert names(held(world)) == ["Ada Roe"]
 
 
 def test_approval_needs_a_name_a_key_and_a_release(north, tmp_path):
     with pytest.raises(keys.KeyFault, match="jipflow keys new"):
         approve(north, key_file=tmp_path / "none.key")
-    with pytest.raises(ConfigError, match=r"approver\.name"):
+    with pytest.raises(ConfigError, match=r"person\.name"):
         approve(north, name="")
     north.root = tmp_path / "elsewhere"
     with pytest.raises(ReleaseError, match="build the release first"):
         approve(north)
 
 
-def test_a_later_attempt_that_nobody_signed_is_none(north):
-    """Who can write there but has no key cannot make the site skip an attempt."""
-    path = north.release / "approval.json"
-    content = approve(north).plain()
-    content["manifest"]["attempt"] = 8
-    path.write_text(json.dumps(content))
-    assert approval.next_attempt(north.release) == 1
-    assert approve(north).manifest.attempt == 1
-
-
-def test_another_hub_has_attempts_of_its_own(north, tmp_path):
-    approve(north, attempt=4)
-    other = north.settings.site.hub.model_copy(update={"id": "elsewhere"})
-    changed = north.settings.site.model_copy(update={"hub": other})
-    north.settings = north.settings.model_copy(update={"site": changed})
-    north.build()
-    assert approve(north).manifest.attempt == 1
+def test_other_settings_of_an_analysis_are_another_analysis(north, tmp_path):
+    (before,) = approve(north)
+    content = protocol()
+    content["analyses"][1]["edges"] = [0, 150, 400]
+    other = site(tmp_path / "other", "north", content=content)
+    other.write()
+    other.build()
+    (after,) = approve(other)
+    changed = {
+        name
+        for name, analysis in after.statement.analyses.items()
+        if analysis != before.statement.analyses[name]
+    }
+    assert changed == {"volumes"}

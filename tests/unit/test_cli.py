@@ -67,7 +67,7 @@ def test_stages_shows_what_rules_call(capsys):
 def test_help_of_a_group_shows_what_people_call_first(capsys):
     names, page = shown("release", capsys=capsys)
     names = [name.strip() for name in names]
-    assert names == ["release approve", "release build", "release bundle"]
+    assert names == ["release review", "release approve", "release build", "release bundle"]
     assert page.index("approve what leaves") < page.index("Called by the workflow")
     assert shown("keys", capsys=capsys)[1].count("Called by") == 0
 
@@ -93,11 +93,12 @@ def test_every_command_has_help(name, capsys):
         (["models", "fetc", "two"], ["models fetch"]),
         (["model", "fetch"], ["models fetch"]),
         (["aprove", "release/r01"], ["release approve"]),
-        (["show"], ["config show", "keys show", "ledger show"]),
+        (["show"], ["config show", "keys show", "ledger show", "rounds show"]),
         (["release", "show"], []),
         (["relaese"], ["release"]),
         (["stage"], ["stages"]),
-        (["run"], []),
+        (["run"], ["rounds"]),
+        (["xyzzy"], []),
     ],
 )
 def test_a_wrong_command_proposes_the_one_that_was_meant(typed, proposed, capsys):
@@ -359,14 +360,15 @@ def command_lines():
     found = {}
     for path in sorted((ROOT / "rules").glob("*.smk")):
         text = path.read_text(encoding="utf-8")
-        for name, body in re.findall(
-            r"^(?:rule|checkpoint) (\w+):\n((?:    .*\n|\n)+)", text, re.M
+        for _, name, body in re.findall(
+            r"^( *)(?:rule|checkpoint) (\w+):\n((?:\1    .*\n|\n)+)", text, re.M
         ):
-            shell = re.search(r"^    shell:\n((?:        .*\n)+)", body, re.M)
+            shell = re.search(r"^ +shell:\n((?: {8,}.*\n)+)", body, re.M)
             if shell:
                 line = ast.literal_eval(f"({shell[1]})")
                 line = re.split(r" 2?>|\|", line)[0]
                 line = line.removeprefix("set -o pipefail; ").replace("{threads}", "2")
+                line = line.replace("{params.round}", "2")
                 if not line.startswith("cp "):
                     found[name] = shlex.split(re.sub(r"\{[^}]*\}", "x", line))
     return found
@@ -434,7 +436,8 @@ def test_an_approval_says_what_it_lets_out(tmp_path, capsys):
     command += ["--key", str(world.approver_key)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert f"{world.release}/approval.json, with 5 of 5 cells, as attempt 1 by Ada Roe" in printed
+    assert f"{world.release}/approval.json, with 5 of 5 cells" in printed
+    assert "signed by Ada Roe on " in printed
     for name in ("aggregates.json", "disclosure.json", "disclosure.html"):
         digest = sha256_file(world.release / name)
         assert f"SHA-256 of {name}: {digest}" in printed

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from federation_world import HERE, hub_settings, site
+from jipflow.exchange.message import FIRST
 from jipflow.files import write_json
-from jipflow.release.approval import approve, approved_bundle
+from jipflow.release.approval import approve
+from jipflow.release.ledger import site_ledger
+from jipflow.release.packing import Folders, bundle
 from jipflow.report.ending import failure_ending, hub_ending, last_message, plain, site_ending
 from jipflow.settings.resources import PROTOCOLS
 from jipflow.settings.run import settings_of
@@ -24,11 +28,17 @@ def finished(tmp_path, patients=12, **verdict):
     world = site(tmp_path, "north", patients)
     world.write()
     world.build()
-    release = world.root / "release" / "r01"
-    shutil.move(world.release, world.root / "made")
-    shutil.move(world.root / "made", release)
+    folders = Folders.of(world.settings, world.root, 1)
+    for made, place in ((world.release, folders.release), (world.behind, folders.behind)):
+        shutil.move(made, world.root / "made")
+        shutil.move(world.root / "made", place)
     write_json(world.root / "verdict.json", VERDICT | verdict)
-    return world, release
+    stand(world, world.standing())
+    return world, folders.release
+
+
+def stand(world, standing):
+    write_json(world.root / "rounds" / "standing.json", standing.plain())
 
 
 def ending_of(world, targets=(), typed=TYPED):
@@ -56,12 +66,36 @@ def test_an_approved_release_is_to_be_packed_and_a_packed_one_to_be_sent(tmp_pat
     again = "snakemake bundle --configfile 'my site.yaml' --config protocol=demo"
     assert f"next:      {again}" in ending_of(world, ["bundle"], typed)
     assert f"next:      {again}" in ending_of(world)
-    path = approved_bundle(world.settings, release, world.root / "bundles")
-    path.parent.mkdir()
-    path.touch()
+    stand(world, world.standing(roster=None, previous=FIRST))
+    assert "put the hub's message that opens the round into" in ending_of(world)
+    stand(world, world.standing())
+    folders = replace(Folders.of(world.settings, world.root, 1), outbox=tmp_path / "outbox")
+    path = bundle(
+        settings=world.settings,
+        standing=world.standing(),
+        ledger=site_ledger(world.settings, world.root.parent),
+        folders=folders,
+    )
     text = ending_of(world, ["bundle"], typed)
-    assert f"bundle:    {path}" in text
-    assert "send the bundle to the hub" in text
+    _, outbox = world.settings.site.exchange.folders(world.root.parent)
+    assert f"message:   {outbox.absolute() / path.with_suffix('.age').name}" in text
+    assert "bring the message to the hub 'hub'" in text
+    stand(world, world.standing(previous="c" * 64))
+    assert f"next:      {again}" in ending_of(world)
+
+
+def test_a_site_whose_hub_has_no_key_or_has_ended_is_told(tmp_path):
+    world, release = finished(tmp_path)
+    approve(release_dir=release, name="Ada Roe", key_file=world.approver_key)
+    stand(world, world.standing(ended="The protocol has an error."))
+    text = ending_of(world)
+    assert "ended by the hub in round 1: The protocol has an error." in text
+    assert "next:" not in text
+    stand(world, world.standing())
+    place = world.settings.site.hub.model_copy(update={"key": None})
+    here = world.settings.site.model_copy(update={"hub": place})
+    world.settings = world.settings.model_copy(update={"site": here})
+    assert "write the hub's public key into site.yaml as hub.key" in ending_of(world)
 
 
 def test_a_candidate_of_which_nothing_may_leave_is_a_warning(tmp_path):
@@ -95,25 +129,28 @@ def test_results_without_a_verdict_say_nothing(tmp_path):
     assert ending_of(site(tmp_path, "north")) == ""
 
 
-def hub(tmp_path, accepted, rejected):
+def hub(tmp_path, accepted, rejected, **changes):
     sites = [site(tmp_path, name) for name in ("north", "south")]
     inbox = tmp_path / "inbox"
-    inbox.mkdir()
+    inbox.mkdir(parents=True)
     for world in sites:
         world.send(inbox)
     settings = hub_settings(sites, inbox)
-    folder = tmp_path / "hub" / "r01"
+    folder = tmp_path / "hub" / "rounds" / "r01"
+    missing = [one.name for one in sites if one.name not in accepted]
+    waits = {"round": 1, "missing": missing, "ended": "", "opened": False} | changes
+    write_json(folder / "outlook.json", waits)
     write_json(folder / "accepted.json", [{"site": name} for name in accepted])
     write_json(folder / "rejected.json", rejected)
     (folder / "report.html").touch()
-    return hub_ending(settings, tmp_path / "hub"), folder
+    return hub_ending(settings, tmp_path / "hub", 1), folder
 
 
 def refused(number, **changes):
     return {
-        "file": f"x{number}.zip",
+        "file": f"x{number}.age",
         "reason": "wrong_protocol",
-        "meaning": "The bundle belongs to another protocol",
+        "meaning": "The message belongs to another protocol",
         "detail": "it has\x1b[2J 'other'",
     } | changes
 
@@ -121,18 +158,21 @@ def refused(number, **changes):
 def test_a_hub_ends_with_whom_it_took_and_refused(tmp_path):
     text, folder = hub(tmp_path, ["north"], [refused(1), refused(2, detail="")])
     assert "1 accepted (north), 2 refused" in text
-    assert "x1.zip: wrong_protocol: it has [2J 'other'" in text
-    assert "x2.zip: wrong_protocol: The bundle belongs to another protocol" in text
+    assert "x1.age: wrong_protocol: it has [2J 'other'" in text
+    assert "x2.age: wrong_protocol: The message belongs to another protocol" in text
     assert "WARNING: the result is of one site alone" in text
     assert "missing:   south" in text
     assert str(folder / "report.html") in text
     assert str(folder / "result.json") in text
-    assert f"further bundles into {tmp_path / 'inbox'}" in text
+    assert f"put what comes back into {tmp_path / 'inbox'}" in text
 
 
 @pytest.mark.parametrize(
     ("rejected", "cause"),
-    [([], "there is no bundle in"), ([refused(n) for n in range(12)], "all bundles were refused")],
+    [
+        ([], "there is no message in"),
+        ([refused(n) for n in range(12)], "all messages were refused"),
+    ],
 )
 def test_a_hub_that_accepted_nothing_warns(tmp_path, rejected, cause):
     text, _ = hub(tmp_path, [], rejected)
@@ -143,6 +183,7 @@ def test_a_hub_that_accepted_nothing_warns(tmp_path, rejected, cause):
 def test_a_hub_of_all_sites_does_not_warn(tmp_path):
     text, _ = hub(tmp_path, ["north", "south"], [])
     assert "2 accepted (north, south), 0 refused" in text
+    assert "nothing: all sites have answered" in text
     assert "WARNING" not in text
     assert "missing" not in text
 
@@ -197,3 +238,11 @@ def test_a_message_is_one_short_line_without_control_characters(tmp_path):
     assert message.startswith("a [31mb c")
     assert len(message) <= 603
     assert plain("a\u202eb\tc") == "a b c"
+
+
+def test_a_hub_says_that_a_round_is_open_or_that_all_is_over(tmp_path):
+    text, _ = hub(tmp_path / "a", ["north", "south"], [], opened=True)
+    assert "round 2 is open: bring each site what lies in" in text
+    text, _ = hub(tmp_path / "b", ["north"], [], ended="The protocol has an error.")
+    assert "the rounds were ended: The protocol has an error." in text
+    assert "missing:" not in text

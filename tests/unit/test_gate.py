@@ -23,14 +23,8 @@ from jipflow.analyses.contract import (
 )
 from jipflow.analyses.histogram import SMALL_BINS, Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
-from jipflow.analyses.summary import (
-    DOMINANCE,
-    NUMBER_RANGE,
-    ZERO_VARIANCE,
-    Computed,
-    Moments,
-    Summary,
-)
+from jipflow.analyses.moments import DOMINANCE, NUMBER_RANGE, ZERO_VARIANCE, Moments
+from jipflow.analyses.summary import Computed, Summary
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.release.gate import (
     DIFFERENCE,
@@ -119,24 +113,24 @@ def test_the_minimum_has_a_floor():
         gate(cell(people(*range(9))), minimum=4)
 
 
-class LeveneSettings(SummarySettings):
-    kind: Literal["levene"]
+class AnovaSettings(SummarySettings):
+    kind: Literal["anova"]
 
 
-class Levene(Summary):
+class Anova(Summary):
     """A kind that no module of `jipflow.analyses` declares."""
 
 
-@pytest.mark.parametrize("analysis", [Summary, Levene])
+@pytest.mark.parametrize("analysis", [Summary, Anova])
 def test_an_unknown_kind_is_refused(analysis):
-    levene = analysis(LeveneSettings(id="describe", kind="levene", variables=["CT.*"]))
-    with pytest.raises(DisclosureError, match="no rules for the kind 'levene'"):
-        gate(cell(people(*range(9)), analysis=levene))
+    anova = analysis(AnovaSettings(id="describe", kind="anova", variables=["CT.*"]))
+    with pytest.raises(DisclosureError, match="no rules for the kind 'anova'"):
+        gate(cell(people(*range(9)), analysis=anova))
 
 
 def test_another_class_than_the_kinds_own_is_refused():
     with pytest.raises(DisclosureError, match="no rules for the kind 'summary'"):
-        gate(cell(people(*range(9)), analysis=Levene(summary().settings)))
+        gate(cell(people(*range(9)), analysis=Anova(summary().settings)))
 
 
 @dataclass(frozen=True)

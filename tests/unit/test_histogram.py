@@ -9,19 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jipflow.analyses.bins import SAME_BINS, bin_index, bins_to_hide, hides, tells
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import Passed, Proposed
 from jipflow.analyses.histogram import (
     MANY_BINS,
     ONE_BIN,
-    SAME_BINS,
     SMALL_BINS,
     Histogram,
     Settings,
-    bin_index,
-    bins_to_hide,
-    hides,
-    tells,
 )
 from jipflow.settings.protocol import Disclosure
 

@@ -45,6 +45,8 @@ def forget(world):
     """Let a site remember nothing of what left."""
     shutil.rmtree(world.settings.site.identity.ledger_folder, ignore_errors=True)
     (world.root / "results" / "ledger.json").unlink(missing_ok=True)
+    for bundles in (world.root / "results").glob("*/bundles"):
+        shutil.rmtree(bundles)
 
 
 def leaving(world):

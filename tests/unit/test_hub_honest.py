@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jipflow.analyses import histogram, summary
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import Implied, ImpossibleCell, Limits, Passed
+from jipflow.analyses.moments import largest_scatter, least_scatter, moments
 from jipflow.analyses.spread import SPREAD
-from jipflow.analyses.summary import largest_scatter, least_scatter, moments
 from jipflow.settings.bounds import bounds
 from jipflow.settings.protocol import Disclosure
 

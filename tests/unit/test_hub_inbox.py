@@ -12,18 +12,26 @@ from pathlib import Path
 
 import pytest
 
-from federation_world import accept, edited, hub_content, hub_settings, refusal, sent
-from jipflow.exchange import message
+from federation_world import (
+    accept,
+    edited,
+    hub_content,
+    hub_settings,
+    put,
+    refusal,
+    sent,
+    zipped,
+)
+from jipflow.exchange.inbox import inbox_state
 from jipflow.hub.accept import Sound
-from jipflow.hub.inbox import inbox_state
 from jipflow.hub.merge import merge
 from other_account import bound_python
 
 ACCEPT = """
 import sys
 from pathlib import Path
-from jipflow.hub.inbox import bundles, inbox_digest
-for ask in (bundles, inbox_digest):
+from jipflow.exchange.inbox import inbox_digest, messages
+for ask in (messages, inbox_digest):
     try:
         print(len(ask(Path(sys.argv[1]))))
     except OSError as error:
@@ -46,15 +54,15 @@ def test_an_inbox_that_cannot_be_read_is_no_empty_one(sites, inbox):
 CLOSED = """
 import os, sys
 from pathlib import Path
-from jipflow.hub import accept
-from jipflow.hub.inbox import inbox_state
+from jipflow.exchange import inbox
+from jipflow.exchange.inbox import inbox_state
 path = Path(sys.argv[1])
 print([entry["readable"] for entry in inbox_state(path.parent)])
 for account in (path.stat().st_uid, path.stat().st_uid + 1):
     os.geteuid = lambda: account
     try:
-        accept._read_bundle(path, 1000)
-    except accept.Refused as refused:
+        inbox.read_message(path, 1000)
+    except inbox.Refused as refused:
         print(refused.refusal.value)
     except OSError as error:
         print(type(error).__name__)
@@ -63,7 +71,7 @@ for account in (path.stat().st_uid, path.stat().st_uid + 1):
 
 def test_a_file_that_a_member_keeps_closed_stops_nobody(inbox):
     """One of the hub's own account that it may not read is a fault of the place."""
-    path = inbox / "a.zip"
+    path = inbox / "a.age"
     path.write_bytes(b"x")
     path.chmod(0)
     found = bound_python(CLOSED, path)
@@ -99,7 +107,7 @@ def test_what_takes_the_place_of_a_bundle_while_it_is_read(sites, inbox, monkeyp
     for s in sites:
         s.send(inbox)
     settings = hub_settings(sites, inbox)
-    north, looks = inbox / "demo-north-r01-a1.zip", Path.lstat
+    north, looks = inbox / "demo-north-r01-a1.age", Path.lstat
     content = north.read_bytes()
 
     def look(path):
@@ -155,27 +163,27 @@ def test_the_order_in_which_a_member_names_its_cells_shows_nowhere(sites, inbox)
     accepted, _ = accept(inbox=inbox, settings=settings)
     first = merge(accepted=accepted, settings=settings)
     raw = edited(north, aggregates=lambda c: c["analyses"][0]["cells"].reverse())
-    north.path.write_bytes(raw)
+    put(north, raw)
     again, rejected = accept(inbox=inbox, settings=settings)
     assert [r.reason for r in rejected] == ["attempt_conflict"]
     other = inbox.parent / "other" / "inbox"
     other.mkdir(parents=True)
-    (other / "b.zip").write_bytes(raw)
+    put(north, raw).rename(other / "b.age")
     again, _ = accept(inbox=other, settings=settings)
     assert merge(accepted=again, settings=settings)["analyses"] == first["analyses"]
 
 
 def test_signatures_have_one_form(sites, inbox):
     north = sent(sites[1], inbox)
-    spaced = json.dumps(json.loads(north.members["signatures.json"]), indent=1).encode()
-    raw = message.pack(north.members | {"signatures.json": spaced})
-    assert refusal(raw, north, inbox) == "signatures_invalid"
+    spaced = json.dumps(json.loads(north.members["signature.json"]), indent=1).encode()
+    raw = zipped(north.members | {"signature.json": spaced})
+    assert refusal(raw, north, inbox) == "signature_invalid"
 
 
 def test_a_bundle_of_another_length_and_the_same_time_is_another(tmp_path):
     states = []
     for content in (b"one", b"other"):
-        (tmp_path / "a.zip").write_bytes(content)
-        os.utime(tmp_path / "a.zip", ns=(5, 5))
+        (tmp_path / "a.age").write_bytes(content)
+        os.utime(tmp_path / "a.age", ns=(5, 5))
         states.append(inbox_state(tmp_path))
     assert states[0] != states[1]

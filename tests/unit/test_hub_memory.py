@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from federation_world import accept, hub_content, hub_settings, public, sent, site
+from federation_world import accept, hub_content, hub_settings, plain, public, sent, site
+from jipflow.exchange.inbox import inbox_state
 from jipflow.files import atomic_path
-from jipflow.hub.inbox import inbox_state
 from jipflow.hub.memory import MemoryFault, remember, remembered
 from jipflow.hub.merge import merge
 
@@ -42,7 +42,7 @@ def round_of(inbox, settings):
     return [a.attempt for a in accepted], {r.file: r.reason for r in rejected}
 
 
-A1, A2, A3 = (f"demo-north-r01-a{n}.zip" for n in (1, 2, 3))
+A1, A2, A3 = (f"demo-north-r01-a{n}.age" for n in (1, 2, 3))
 
 
 def test_the_latest_attempt_counts(north, inbox, settings):
@@ -51,7 +51,7 @@ def test_the_latest_attempt_counts(north, inbox, settings):
 
 
 def test_a_replay_does_not_count_twice(north, inbox, settings):
-    (inbox / "again.zip").write_bytes(north.path.read_bytes())
+    (inbox / "again.age").write_bytes(north.path.read_bytes())
     for _ in range(2):
         accepted, rejected = accept(inbox=inbox, settings=settings)
         assert [a.site for a in accepted] == ["north"]
@@ -59,10 +59,10 @@ def test_a_replay_does_not_count_twice(north, inbox, settings):
 
 
 def test_two_messages_of_one_attempt_are_both_refused(north, inbox, settings):
-    north.path.rename(inbox / "first.zip")
+    north.path.rename(inbox / "first.age")
     attempt(north, inbox, 1)
     for _ in range(2):
-        assert round_of(inbox, settings) == ([], dict.fromkeys(("first.zip", A1), CONFLICT))
+        assert round_of(inbox, settings) == ([], dict.fromkeys(("first.age", A1), CONFLICT))
     attempt(north, inbox, 2, 10)
     assert round_of(inbox, settings)[0] == [2]
 
@@ -91,7 +91,7 @@ def test_an_attempt_that_was_never_accepted_is_no_later_one(north, inbox, settin
     """An attempt whose bundle is refused takes nothing from the one before."""
     round_of(inbox, settings)
     attempt(north, inbox, 2).write_bytes(b"damaged")
-    assert round_of(inbox, settings) == ([1], {A2: "not_a_zip"})
+    assert round_of(inbox, settings) == ([1], {A2: "not_sealed"})
 
 
 def test_another_message_of_an_accepted_attempt_is_refused(north, inbox, settings):
@@ -103,26 +103,26 @@ def test_another_message_of_an_accepted_attempt_is_refused(north, inbox, setting
     assert refused.detail == (
         "attempt 1 of north; the site must send attempt 2, for another one was accepted"
     )
-    (inbox / "first.zip").write_bytes(first)
+    (inbox / "first.age").write_bytes(first)
     assert round_of(inbox, settings) == ([1], {A1: CONFLICT})
 
 
 def test_a_conflict_of_later_attempts_leaves_what_was_accepted(north, inbox, settings):
     round_of(inbox, settings)
-    attempt(north, inbox, 2).rename(inbox / "other.zip")
+    attempt(north, inbox, 2).rename(inbox / "other.age")
     attempt(north, inbox, 2, 10)
-    expected = ([1], dict.fromkeys(("other.zip", A2), CONFLICT))
+    expected = ([1], dict.fromkeys(("other.age", A2), CONFLICT))
     assert round_of(inbox, settings) == expected
     north.path.unlink()
     assert round_of(inbox, settings) == expected
     attempt(north, inbox, 3, 9)
-    assert round_of(inbox, settings) == ([3], dict.fromkeys(("other.zip", A2), "superseded"))
+    assert round_of(inbox, settings) == ([3], dict.fromkeys(("other.age", A2), "superseded"))
 
 
 def test_an_unaccepted_attempt_does_not_count_beside_a_conflict_of_later_ones(
     north, inbox, settings
 ):
-    attempt(north, inbox, 2).rename(inbox / "other.zip")
+    attempt(north, inbox, 2).rename(inbox / "other.age")
     attempt(north, inbox, 2, 10)
     assert round_of(inbox, settings)[0] == []
     assert round_of(inbox, settings)[1][A1] == "superseded"
@@ -133,10 +133,10 @@ def test_who_is_no_longer_on_the_roster_does_not_count(tmp_path, north, inbox, s
     content = hub_content([north], inbox)
     content["roster"][0]["key"] = public(tmp_path / "new.key")
     renewed = hub_settings([north], inbox, hub=content)
-    assert round_of(inbox, renewed) == ([], {A1: "site_signature"})
+    assert round_of(inbox, renewed) == ([], {A1: "sender_signature"})
     north.path.unlink()
     counting, refused = round_of(inbox, renewed)
-    assert (counting, list(refused.values())) == ([], ["site_signature"])
+    assert (counting, list(refused.values())) == ([], ["sender_signature"])
     assert all(name.startswith("north-a1-") for name in refused)
     assert round_of(inbox, settings) == ([1], {})
 
@@ -205,7 +205,7 @@ def test_what_the_hub_keeps_is_what_the_site_sent(tmp_path, north, inbox, settin
         accepted, rejected = accept(inbox=inbox, settings=settings)
         assert ([entry.file for entry in accepted], rejected) == ([A1], [])
     (copy,) = (tmp_path / "messages" / settings.protocol_sha256).iterdir()
-    assert copy.read_bytes() == north.path.read_bytes()
+    assert copy.read_bytes() == plain(north.path.read_bytes())
     assert copy.name == f"north-a1-{accepted[0].sha256}.zip"
     north.path.unlink()
     assert accept(inbox=inbox, settings=settings)[0][0].file == copy.name
@@ -213,12 +213,12 @@ def test_what_the_hub_keeps_is_what_the_site_sent(tmp_path, north, inbox, settin
 
 def test_the_state_of_an_inbox_changes_with_its_bundles(tmp_path):
     assert inbox_state(tmp_path) == []
-    bundle = tmp_path / "a.zip"
+    bundle = tmp_path / "a.age"
     bundle.write_bytes(b"one")
     (tmp_path / "notes.txt").write_text("no bundle")
-    (tmp_path / os.fsdecode(b"\xff.zip")).symlink_to("nowhere")
+    (tmp_path / os.fsdecode(b"\xff.age")).symlink_to("nowhere")
     first = inbox_state(tmp_path)
-    assert [entry["name"] for entry in first] == ["a.zip", "\\udcff.zip"]
+    assert [entry["name"] for entry in first] == ["a.age", "\\udcff.age"]
     assert inbox_state(tmp_path) == first
     bundle.write_bytes(b"other")
     second = inbox_state(tmp_path)
@@ -228,14 +228,14 @@ def test_the_state_of_an_inbox_changes_with_its_bundles(tmp_path):
 
 
 def test_a_bundle_that_goes_while_the_inbox_is_read_is_not_there(tmp_path, monkeypatch):
-    for name in ("a.zip", "b.zip"):
+    for name in ("a.age", "b.age"):
         (tmp_path / name).write_bytes(b"one")
     looks = Path.lstat
 
     def gone(path):
-        if path.name == "a.zip":
+        if path.name == "a.age":
             raise FileNotFoundError
         return looks(path)
 
     monkeypatch.setattr(Path, "lstat", gone)
-    assert [entry["name"] for entry in inbox_state(tmp_path)] == ["b.zip"]
+    assert [entry["name"] for entry in inbox_state(tmp_path)] == ["b.age"]

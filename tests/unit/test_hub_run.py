@@ -9,26 +9,32 @@ import sys
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from federation_world import hub_content, protocol, sent, site
+from federation_world import HUB_KEY
 from jipflow.settings.resources import ROOT
+from thread_world import Federation
 
-ODD = ("{x}.zip", "<results>.zip", "{}.zip", "*.zip", "$HOME.zip", "-rf.zip", "new\nline.zip")
+ODD = ("{x}.age", "<results>.age", "{}.age", "*.age", "$HOME.age", "-rf.age", "new\nline.age")
 """Names that a shell, a format or Snakemake could take for more than a name."""
 
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A hub with the bundle of the site north; another waits outside of the inbox."""
+    """A hub with the message of the site north; another waits outside of the inbox."""
     folder = tmp_path_factory.mktemp("hub")
-    inbox = folder / "inbox"
-    inbox.mkdir()
-    sites = [sent(site(folder, name, seed=i), inbox) for i, name in enumerate(("north", "south"))]
-    (folder / "demo.yaml").write_text(yaml.safe_dump(protocol()))
-    content = hub_content(sites, inbox)
-    content |= {"protocol": str(folder / "demo.yaml"), "results": str(folder / "out")}
+    made = Federation(folder)
+    _, south = made.send("north", "south")
+    (folder / "demo.yaml").write_text(yaml.safe_dump(made.content))
+    key = folder / "hub.key"
+    key.write_bytes(HUB_KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    key.chmod(0o600)
+    content = made.hub | {
+        "protocol": str(folder / "demo.yaml"),
+        "identity": {"signing_key_file": str(key)},
+    }
     (folder / "hub.yaml").write_text(yaml.safe_dump(content))
-    sites[1].path.rename(folder / "later.zip")
+    south.rename(folder / "later.age")
     return folder
 
 
@@ -42,7 +48,7 @@ def run(folder):
 
 def counting(folder):
     accepted, rejected = (
-        json.loads((folder / "out" / "demo" / "r01" / f"{name}.json").read_text())
+        json.loads((folder / "hub" / "demo" / "rounds" / "r01" / f"{name}.json").read_text())
         for name in ("accepted", "rejected")
     )
     return [entry["site"] for entry in accepted], [entry["reason"] for entry in rejected]
@@ -53,17 +59,19 @@ def test_no_name_of_a_file_keeps_other_bundles_from_being_merged(hub):
     assert counting(hub) == (["north"], [])
     for name in ODD:
         (hub / "inbox" / name).write_text("no bundle")
-    (hub / "inbox" / os.fsdecode(b"\xff.zip")).write_text("no bundle")
-    os.mkfifo(hub / "inbox" / "pipe.zip")
-    (hub / "later.zip").rename(hub / "inbox" / "south.zip")
+    (hub / "inbox" / os.fsdecode(b"\xff.age")).write_text("no bundle")
+    os.mkfifo(hub / "inbox" / "pipe.age")
+    (hub / "later.age").rename(hub / "inbox" / "south.age")
     run(hub)
     sites, reasons = counting(hub)
     assert sites == ["north", "south"]
-    assert sorted(reasons) == ["not_a_file"] + ["not_a_zip"] * (len(ODD) + 1)
-    result = json.loads((hub / "out" / "demo" / "r01" / "result.json").read_text())
+    assert sorted(reasons) == ["not_a_file"] + ["not_sealed"] * (len(ODD) + 1)
+    result = json.loads((hub / "hub" / "demo" / "rounds" / "r01" / "result.json").read_text())
     assert [entry["id"] for entry in result["sites"]] == ["north", "south"]
     for path in (hub / "inbox").iterdir():
         path.unlink()
     run(hub)
     assert counting(hub) == (["north", "south"], [])
-    assert json.loads((hub / "out" / "demo" / "r01" / "result.json").read_text()) == result
+    assert (
+        json.loads((hub / "hub" / "demo" / "rounds" / "r01" / "result.json").read_text()) == result
+    )

@@ -14,10 +14,13 @@ from jipflow.cli import main
 from jipflow.exchange import keys
 from jipflow.privacy.pseudonyms import site_secret
 from jipflow.reasons import StageError
-from jipflow.release import approval
+from jipflow.release import approval, packing
 from jipflow.release.contents import ReleaseError
 from jipflow.release.ledger import LAST, Ledger, LedgerFault
 from jipflow.settings.resources import ConfigError
+
+SAYS = {number: f"{number}" * 64 for number in range(1, 5)}
+"""Hash of what the hub has said before each attempt, which makes it another one."""
 
 REASON = "The disk of the ledger was lost, and its backup with it."
 
@@ -26,9 +29,9 @@ REASON = "The disk of the ledger was lost, and its backup with it."
 def north(tmp_path):
     """A site that has packed two attempts of a release."""
     world = site(tmp_path, "north", patients=20)
-    world.bundles = world.root / "results" / "demo" / "bundles"
+    world.outbox = tmp_path / "outbox"
     for attempt in (1, 2):
-        world.send(world.bundles, attempt=attempt)
+        world.send(world.outbox, attempt, previous=SAYS[attempt])
     return world
 
 
@@ -78,7 +81,7 @@ def test_nothing_of_it_lies_in_a_release_or_a_bundle(north):
 
 def test_packing_the_same_again_adds_nothing(north):
     (north.bundles / "demo-north-r01-a2.zip").unlink()
-    north.pack(north.bundles)
+    north.pack(north.outbox, previous=SAYS[2])
     assert len(north.ledger.entries()) == 2
 
 
@@ -87,13 +90,14 @@ def test_a_run_that_was_killed_before_the_bundle_goes_on(north, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(approval, "atomic_path", killed)
+        patched.setattr(packing, "atomic_path", killed)
         with pytest.raises(KeyboardInterrupt):
-            north.send(north.bundles, attempt=3)
+            north.send(north.outbox, 3, previous=SAYS[3])
     assert not (north.bundles / "demo-north-r01-a3.zip").exists()
     assert len(north.ledger.entries()) == 3
-    path = north.pack(north.bundles)
+    path = north.pack(north.outbox, previous=SAYS[3])
     assert path.is_file()
+    assert (north.bundles / "demo-north-r01-a3.zip").exists()
     assert len(north.ledger.entries()) == 3
 
 
@@ -141,7 +145,7 @@ def test_nothing_is_released_of_a_ledger_that_is_not_whole(north, damage, what):
         north.build()
     assert "jipflow ledger resume" in str(caught.value)
     with pytest.raises(LedgerFault):
-        north.pack(north.bundles)
+        north.pack(north.outbox)
 
 
 @pytest.mark.parametrize(("damage", "what"), DAMAGE.values(), ids=DAMAGE)
@@ -153,7 +157,7 @@ def test_a_person_lets_it_go_on_in_writing(north, damage, what, capsys):
     last = north.ledger.entries()[-1].entry
     assert last.resumed.resumption.reason == REASON
     assert "not whole" in last.resumed.resumption.found
-    north.send(north.bundles, attempt=3)
+    north.send(north.outbox, 3, previous=SAYS[3])
     assert north.ledger.packed()[-1].manifest.attempt == 3
     with pytest.raises(StageError, match="Nothing is wrong"):
         resume(north)
@@ -205,27 +209,26 @@ def test_a_release_that_was_built_before_another_was_packed_is_built_again(north
     release, behind = north.release, north.behind
     north.write()
     north.build()
-    approval.approve(
-        release_dir=release, name="Ada Roe", key_file=north.approver_key, attempt=3, now=NOW
-    )
+    approval.approve(release_dir=release, name="Ada Roe", key_file=north.approver_key, now=NOW)
     shutil.copytree(release, tmp_path / "release")
     shutil.copytree(behind, tmp_path / "behind")
     north.table = of_two[of_two["case_id"] < "casenorth0014"]
-    north.send(north.bundles, attempt=4)
+    north.send(north.outbox, 3, previous=SAYS[4])
     with pytest.raises(ReleaseError, match="and the two were not compared"):
-        approval.bundle(
+        packing.bundle(
             settings=north.settings,
-            release_dir=tmp_path / "release",
-            behind_dir=tmp_path / "behind",
+            standing=north.standing(),
             ledger=north.ledger,
-            out_dir=north.bundles,
+            folders=packing.Folders(
+                tmp_path / "release", tmp_path / "behind", north.bundles, north.outbox
+            ),
         )
 
 
 def test_what_stands_behind_another_release_is_refused(north):
     (north.behind / "values.parquet").write_bytes(b"other")
     with pytest.raises(ReleaseError, match="not what stands behind"):
-        north.pack(north.bundles)
+        north.pack(north.outbox)
     shutil.rmtree(north.behind)
     with pytest.raises(ReleaseError, match="is missing"):
-        north.pack(north.bundles)
+        north.pack(north.outbox)

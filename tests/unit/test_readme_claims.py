@@ -34,7 +34,7 @@ CLAIMS: dict[str, list[str]] = {
         "pipeline/test_demo.py::test_merged_is_pooled",
     ],
     "A person approves the release; a hub verifies the sites' bundles and merges them.": [
-        "unit/test_approval.py::test_nothing_leaves_unapproved",
+        "unit/test_packing.py::test_nothing_leaves_unapproved",
         "pipeline/test_demo.py::test_the_hub_refuses_a_bundle_that_was_changed",
     ],
     "What no site withheld equals what pooling the measured patients would have given.": [
@@ -42,7 +42,7 @@ CLAIMS: dict[str, list[str]] = {
         "unit/test_release_pages.py::test_a_hub_says_where_its_numbers_are_not_of_all",
     ],
     "Images, identifiers and patient-level rows never leave the site.": [
-        "unit/test_approval.py::test_no_pseudonym_leaves",
+        "unit/test_packing.py::test_no_pseudonym_leaves",
         "pipeline/test_sarcoma.py::test_nothing_of_a_patient_is_in_what_leaves",
     ],
     "It runs where the images are: on a laptop, a GPU node or a SLURM cluster, with `pip`, a "
@@ -81,8 +81,10 @@ CLAIMS: dict[str, list[str]] = {
     "For a cluster use `--profile profiles/slurm`, for one GPU `--profile profiles/gpu`.": [
         f"{HERE}::test_the_profiles_that_are_named_are_there",
     ],
-    "When it is done, read `report/index.html`, then `release/r01/disclosure.html`.": [
+    "When it is done, read `report/index.html`, then what would leave: in short, and each number "
+    "in `release/r01/disclosure.html`.": [
         "pipeline/test_docs_snippets.py::test_the_pages_of_a_release_follow_the_run",
+        "unit/test_review.py::test_a_first_release_in_short",
     ],
     "If you agree, make a key, once, and approve and pack the release:": [COMMANDS],
     "The bundle in `bundles/` is all that leaves.": [

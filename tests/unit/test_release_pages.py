@@ -19,18 +19,22 @@ from federation_world import show
 from jipflow.analyses.cells import CellKey
 from jipflow.cli import main
 from jipflow.exchange.keys import new_key
-from jipflow.exchange.message import Manifest, bundle_name
+from jipflow.exchange.message import bundle_name
 from jipflow.files import read_json, sha256_file
 from jipflow.release import sent
-from jipflow.release.approval import approve, bundle
+from jipflow.release.approval import Statement, approve
 from jipflow.release.behind import read_behind
 from jipflow.release.contents import Disclosure, formats, read_release, record_built
 from jipflow.release.history import EARLIER
 from jipflow.release.limits import NOT_PROTECTED_FROM
 from jipflow.release.sent import Change, changes, next_attempt, sent_before
-from jipflow.report.disclosure import manifest_rows, withheld_parts
-from jipflow.report.release import State, progress, write_release_page
+from jipflow.release.since import read_review
+from jipflow.release.terms import Terms
+from jipflow.report.disclosure import statement_rows, write_disclosure_page
+from jipflow.report.release import State, standing_of, write_release_page
+from jipflow.report.withheld import withheld_parts
 from jipflow.settings.run import Settings
+from packed_release import packed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +47,7 @@ CASES = 40
 def results(tmp_path: Path) -> Path:
     folder = fake.build(tmp_path / "results" / "demo", cases=CASES, pictures=False)
     fake.add_release(folder, fake.settings())
+    show(folder / "release" / "r01", folder / "behind")
     return folder
 
 
@@ -53,14 +58,14 @@ def words(text: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
 
 
-def send(results: Path, settings: Settings, attempt: int = 1) -> Path:
+def send(results: Path, settings: Settings) -> Path:
     """Approve and pack the release of a results folder."""
     key = results.parent / "person.key"
     if not key.is_file():
         new_key(key)
     folder = results / "release" / "r01"
     show(folder, results / "behind")
-    approve(release_dir=folder, name="Ada Roe", key_file=key, attempt=attempt)
+    approve(release_dir=folder, name="Ada Roe", key_file=key)
     site = settings.site.model_copy(
         update={
             "identity": settings.site.identity.model_copy(
@@ -69,12 +74,12 @@ def send(results: Path, settings: Settings, attempt: int = 1) -> Path:
         }
     )
     known = settings.model_copy(update={"site": site})
-    return bundle(
-        settings=known,
-        release_dir=folder,
-        behind_dir=results / "behind",
+    return packed(
+        known,
+        release=folder,
+        behind=results / "behind",
         ledger=fake.ledger_of(results),
-        out_dir=results / "bundles",
+        bundles=results / "bundles",
     )
 
 
@@ -90,28 +95,31 @@ def lose(results: Path, cases: int, segments: Sequence[str] = fake.ORGANS) -> No
     gone = table["case_id"].isin(some) & table["segment"].isin(segments)
     table[~gone].to_parquet(path)
     fake.add_release(results, fake.settings())
+    show(results / "release" / "r01", results / "behind")
 
 
 def page_of(results: Path, tmp_path: Path) -> str:
     return fake.write_disclosure(results, fake.settings(), tmp_path / "d.html", before(results))
 
 
-def test_the_page_shows_the_whole_manifest_as_it_is_signed(results: Path, tmp_path: Path) -> None:
+def test_the_page_shows_the_whole_statement_as_it_is_signed(results: Path, tmp_path: Path) -> None:
     folder = results / "release" / "r01"
-    rows = dict(manifest_rows(read_release(folder), 1))
-    assert {name.split(":")[0] for name in rows} == set(Manifest.model_fields)
+    rows = dict(statement_rows(read_release(folder), Terms.of(fake.settings())))
+    assert {name.split(":")[0] for name in rows} == set(Statement.model_fields)
     text = words(page_of(results, tmp_path))
     for name in ("aggregates.json", "disclosure.json"):
         assert f"SHA-256 {sha256_file(folder / name)}" in text
         assert f"{(folder / name).stat().st_size} bytes" in text
     send(results, fake.settings())
-    signed = read_json(folder / "approval.json")["manifest"]
-    for name in ("version", "sender", "recipient", "format"):
-        assert rows[name] == str(signed[name])
+    (signed,) = read_json(folder / "approval.json")
+    statement = signed["statement"]
+    for name in ("version", "site", "hub", "format", "round"):
+        assert rows[name] == str(statement[name])
     for name in ("id", "version", "sha256"):
-        assert rows[f"protocol: {name}"] == signed["protocol"][name]
-    parts = signed["protocol"]["parts"]
-    assert {name: rows[f"protocol: parts: {name}"] for name in parts} == parts
+        assert rows[f"protocol: {name}"] == statement["protocol"][name]
+    for name, analysis in statement["analyses"].items():
+        assert analysis["sha256"] in rows[f"analyses: {name}"]
+        assert analysis["sha256"] in text
 
 
 def test_what_the_gate_does_not_protect_from_is_the_list_of_the_guide(
@@ -163,7 +171,6 @@ def test_nothing_was_sent_before(results: Path, tmp_path: Path) -> None:
     assert next_attempt([]) == 1
     page = page_of(results, tmp_path)
     assert "has packed no bundle" in words(page)
-    assert "--attempt" not in page.split('id="approve"')[1]
 
 
 @pytest.mark.parametrize(
@@ -182,7 +189,6 @@ def test_a_release_is_compared_with_the_one_that_left(results: Path, tmp_path: P
     same = page_of(results, tmp_path)
     assert "Every number is the same as it was." in words(same)
     assert "another text of the protocol" not in words(same)
-    assert "--attempt 2" in same
     lose(results, 1)
     text = words(page_of(results, tmp_path))
     assert "attempt 1, which Ada Roe approved" in text
@@ -231,7 +237,7 @@ def test_a_bundle_that_cannot_be_read_is_named(
     assert [sent.file for sent in before(results)] == [path.name]
 
 
-@pytest.mark.parametrize("lacks", ["approver", "issued", "version", "protocol"])
+@pytest.mark.parametrize("lacks", ["files", "issued", "version", "protocol"])
 def test_a_bundle_of_another_format_costs_no_page(
     results: Path, tmp_path: Path, lacks: str
 ) -> None:
@@ -242,6 +248,7 @@ def test_a_bundle_of_another_format_costs_no_page(
     manifest.pop(lacks)
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("manifest.json", json.dumps(manifest))
+        archive.writestr("approvals.json", members["approvals.json"])
         archive.writestr("aggregates.json", members["aggregates.json"])
     assert "this version cannot read it" in words(page_of(results, tmp_path))
     write_release_page(results / "release" / "r01", results / "bundles")
@@ -261,6 +268,7 @@ def test_attempts_are_counted_as_numbers(results: Path) -> None:
         name = folder / bundle_name("demo", "heidelberg", 1, attempt)
         with zipfile.ZipFile(name, "w") as archive:
             archive.writestr("manifest.json", json.dumps(manifest))
+            archive.writestr("approvals.json", members["approvals.json"])
             archive.writestr("aggregates.json", members["aggregates.json"])
     assert [sent.attempt for sent in before(results)] == [1, 2, 10]
     assert next_attempt(before(results)) == 11
@@ -271,7 +279,7 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
 
     def now() -> tuple[State, str]:
         write_release_page(folder, bundles)
-        state = progress(folder, read_release(folder), before(results)).state
+        state = standing_of(folder, bundles).progress.state
         return state, words((folder / "index.html").read_text(encoding="utf-8"))
 
     state, text = now()
@@ -288,12 +296,12 @@ def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:
     state, text = now()
     assert state is State.PACKED
     assert sha256_file(packed) in text
-    assert f"Carry bundles/{packed.name} to the inbox of hub" in text
+    assert packed.name in text
+    assert "Bring the message from the outbox to hub" in text
     lose(results, 1)
     state, text = now()
     assert state is State.OUTDATED
     assert "approve again" in text
-    assert "--attempt 2" in text
     assert packed.name in text
     assert str(folder) not in text
 
@@ -352,7 +360,9 @@ def test_a_hub_says_where_its_numbers_are_not_of_all(tmp_path: Path) -> None:
 
     result, accepted, rejected = fake.round_of(tmp_path / "hub")
     path = tmp_path / "hub.html"
-    write_hub_report(result=result, accepted=accepted, rejected=rejected, path=path)
+    write_hub_report(
+        result=result, accepted=accepted, rejected=rejected, outlook=fake.OUTLOOK, path=path
+    )
     text = words(path.read_text(encoding="utf-8"))
     assert "It equals what all patients in one place would give" not in text
     lacking = sum(len(c["sites"]) < 3 for a in result["analyses"] for c in a["cells"])
@@ -386,7 +396,7 @@ def test_a_hub_whose_sites_kept_nothing_back_says_so(tmp_path: Path) -> None:
         for cell in analysis["cells"]:
             cell["sites"] = [site["id"] for site in result["sites"]]
     path = tmp_path / "hub.html"
-    write_hub_report(result=result, accepted=accepted, rejected=[], path=path)
+    write_hub_report(result=result, accepted=accepted, rejected=[], outlook=fake.OUTLOOK, path=path)
     text = words(path.read_text(encoding="utf-8"))
     assert "The sites kept nothing back." in text
     assert "withheld" not in text.split("Whose releases")[0].split("What the sites")[1][:200]
@@ -399,3 +409,36 @@ def test_an_earlier_bundle_beyond_all_sizes_is_not_read(
     assert before(results)[0].aggregates is not None
     monkeypatch.setitem(sent.LIMITS, "aggregates.json", 100)
     assert before(results)[0].aggregates is None
+
+
+def test_both_pages_begin_with_the_same_sentences(results: Path) -> None:
+    folder = results / "release" / "r01"
+    text = words(fake.write_disclosure(results, fake.settings(), folder / "disclosure.html"))
+    found = write_release_page(folder, results / "bundles").sentences()
+    review = words((folder / "index.html").read_text(encoding="utf-8"))
+    assert 5 < len(found) <= 10
+    for sentence in found:
+        plain = sentence.replace("`", "").replace("'", "&#39;")
+        assert plain in review
+        assert plain in text or plain.startswith("Nobody has approved it")
+
+
+def test_the_page_says_how_many_persons_and_which_rounds(results: Path) -> None:
+    folder = results / "release" / "r01"
+    page = folder / "disclosure.html"
+    text = words(fake.write_disclosure(results, fake.settings(), page))
+    assert "two persons" not in text
+    assert "--rounds" not in text.split("Approve")[-1]
+    release, review = read_release(folder), read_review(folder)
+    terms = Terms.of(fake.settings()).model_copy(update={"approvers": 2})
+    write_disclosure_page(
+        release=release,
+        terms=terms,
+        review=review.model_copy(update={"rounds": {"describe": 1, "volumes": 4}}),
+        path=page,
+        basis=fake.basis_of(results, fake.settings()),
+    )
+    text = words(page.read_text(encoding="utf-8"))
+    assert "This site wants two persons, each with a key of their own" in text
+    assert "With --rounds 4 --until YEAR-MONTH-DAY you approve the analyses up to round 4" in text
+    assert "volumes takes 4; with --rounds 4 --until DAY an approval covers them" in text

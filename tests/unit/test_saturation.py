@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jipflow.analyses.cells import CellKey, Measured, Place, Values
 from jipflow.analyses.contract import Proposed
@@ -14,10 +17,11 @@ from jipflow.analyses.histogram import Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
 from jipflow.analyses.summary import Settings, Summary
 from jipflow.radiomics.ibsi import feature_table
-from jipflow.release.saturation import FAMILIES, Regions, family, saturated
+from jipflow.release.saturation import FAMILIES, Equations, Regions, family, saturated
 from jipflow.settings.resources import PROTOCOLS
 
 LIVER = Place("CT", "organs", "liver")
+SETS = st.frozensets(st.integers(0, 10), min_size=3)
 SIZES = [f"original_shape_{name}" for name in ("MeshVolume", "SurfaceArea", "Sphericity", "Flat")]
 
 
@@ -87,7 +91,8 @@ def summary(id, *variables):
 
 def left(*cells, regions=None):
     """Return the features of the cells that leave."""
-    withheld = saturated(cells, regions or Regions())
+    patient_of = {case: case for c, _ in cells for case in c.cases}
+    withheld = saturated([c for c, _ in cells], patient_of, regions or Regions())
     return [c.key.feature for i, (c, _) in enumerate(cells) if i not in withheld]
 
 
@@ -155,11 +160,36 @@ def test_histograms_have_no_equations():
     assert len(left(*cells)) == len(cells)
 
 
-def test_cells_of_fewer_patients_count_what_was_kept_of_more():
-    cells = [cell(SIZES[0], 20), cell(SIZES[1], 20), cell(SIZES[2], 6), cell(SIZES[3], 8)]
-    order = summary("a", *(f"CT.{feature}" for feature in SIZES))
-    cells = [cell(c.key.feature, n, analysis=order) for c, n in cells]
-    assert left(*cells) == [SIZES[0], SIZES[1], SIZES[3]]
+def test_what_is_of_some_of_the_patients_counts_for_all_of_them():
+    """Eight patients have six equations; what is of six of them is one too many, of twenty not."""
+    numbers = [8, 8, 8, 6, 20]
+    names = [f"original_shape_F{i}" for i in range(len(numbers))]
+    cells = [cell(name, n) for name, n in zip(names, numbers, strict=True)]
+    assert left(*cells) == [*names[:3], names[4]]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.frozensets(st.integers(0, 10), min_size=3)),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_no_patients_have_as_many_equations_as_they_are(asked):
+    """Whatever sets of patients the cells of four features are of, and whatever follows of them."""
+    people = range(11)
+    known = Equations()
+    kept = [(f, s) for f, s in asked if known.add(f"f{f}", "f", 2, frozenset(map(str, s)))]
+    for among in itertools.product([False, True], repeat=len(people)):
+        others = np.flatnonzero(~np.array(among))
+        equations = 0
+        for feature in range(4):
+            rows = np.array([[i in s for i in people] for f, s in kept if f == feature], float)
+            if rows.size:
+                outside = np.linalg.matrix_rank(rows[:, others]) if others.size else 0
+                equations += 2 * (np.linalg.matrix_rank(rows) - outside)
+        assert equations == 0 or equations <= sum(among) - 2
 
 
 def table(**volumes):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from jipflow.analyses.summary import merge_moments, moments
+from jipflow.analyses.moments import merge_moments, moments
 
 
 def split(values, sites, seed):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
-    from jipflow.settings.protocol import Protocol
+    from jipflow.settings.protocol import By, Protocol
 
 
 class Place(NamedTuple):
@@ -30,6 +32,8 @@ class CellKey(NamedTuple):
     segmentation: str
     segment: str
     feature: str
+    group: str = ""
+    """Name of the group of patients; empty where it is of all."""
 
     @property
     def place(self) -> Place:
@@ -38,8 +42,35 @@ class CellKey(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The place in words, for readers."""
-        return f"{self.segment} · {self.segmentation} on {self.role}"
+        """The place and the group in words, for readers."""
+        place = f"{self.segment} · {self.segmentation} on {self.role}"
+        return f"{place} · group {self.group}" if self.group else place
+
+
+class Whom(NamedTuple):
+    """Of which patients a cell is.
+
+    Attributes:
+        by: what divides the patients into groups; nothing where the cell is of all.
+        group: its group.
+    """
+
+    by: tuple[str, ...] = ()
+    group: str = ""
+
+    @classmethod
+    def of(cls, by: By | None, key: CellKey) -> Whom:
+        """Return of which patients a cell is.
+
+        Args:
+            by: of the settings of its analysis.
+            key: what it is about.
+        """
+        return cls(by.identity(key.role), key.group) if by else cls()
+
+    def apart(self, other: Whom) -> bool:
+        """Return whether no case can be in both: they are of two groups of one division."""
+        return self.by == other.by and self.group != other.group
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +90,30 @@ class Values:
     cases: frozenset[str]
 
 
+Scanners = Mapping[tuple[str, str], Mapping[str, str]]
+"""By case and role, what the header of the series says of the scanner: a text by ``manufacturer``
+and by ``model``."""
+
+NO_SCANNERS: Scanners = MappingProxyType({})
+
+
+def scanners_of(rows: Iterable[Mapping[str, str]]) -> Scanners:
+    """Return the scanners of the rows of ``cases.tsv``."""
+    return {(row["case_id"], row["role"]): row for row in rows}
+
+
+def groups_met(by: By, case: str, role: str, scanners: Scanners) -> list[str]:
+    """Return the groups that a case meets; it belongs to one where it meets only that.
+
+    Args:
+        by: what the groups are of.
+        case: pseudonym of the case.
+        role: of the variable.
+        scanners: of the series.
+    """
+    return by.met(scanners.get((case, by.role or role)))
+
+
 def by_patient(values: Values) -> Values:
     """Return the mean value of each patient, with patients in the place of cases, sorted."""
     import numpy as np
@@ -70,13 +125,40 @@ def by_patient(values: Values) -> Values:
     return Values(numbers, names, names, frozenset(names))
 
 
-def without(values: Values, others: Values) -> Values:
-    """Return the values of the patients whom other values lack."""
+def only(values: Values, cases: frozenset[str]) -> Values:
+    """Return the values of some cases."""
     import numpy as np
 
-    left = np.array([patient not in others.cases for patient in values.case_ids], dtype=bool)
-    cases = values.case_ids[left]
-    return Values(values.numbers[left], values.patients[left], cases, frozenset(cases))
+    kept = np.array([case in cases for case in values.case_ids], dtype=bool)
+    ids = values.case_ids[kept]
+    return Values(values.numbers[kept], values.patients[kept], ids, frozenset(ids))
+
+
+def follow(values: Values, others: Sequence[Values]) -> list[Values]:
+    """Return values whose sums follow from those of others and of these, and not without these.
+
+    They are of the cases by which these values differ from each of the others, and of the smallest
+    sets into which all of them divide the cases.
+    """
+    found: dict[frozenset[str], Values] = {}
+    for other in others:
+        for more, less in ((values, other), (other, values)):
+            found.setdefault(more.cases - less.cases, more)
+    sets: dict[str, list[int]] = defaultdict(list)
+    for number, other in enumerate(others):
+        for case in other.cases:
+            sets[case].append(number)
+    divided: dict[tuple[int, ...], set[str]] = defaultdict(set)
+    for case in values.cases.union(*(other.cases for other in others)):
+        divided[tuple(sets[case])].add(case)
+    for numbers, cases in divided.items():
+        inside, outside = values.cases & cases, cases - values.cases
+        if inside and (outside or not numbers):
+            found.setdefault(inside, values)
+            if outside:
+                found.setdefault(frozenset(outside), others[numbers[0]])
+    known = {frozenset(), values.cases, *(other.cases for other in others)}
+    return [only(of, cases) for cases, of in found.items() if cases not in known]
 
 
 class Measured:
@@ -86,10 +168,17 @@ class Measured:
         table: rows of ``features.parquet``, with case_id, patient, role, segmentation, segment and
             a column a feature.
         places: everything that the protocol measures, whether or not a patient has it.
+        scanners: of the series.
     """
 
-    def __init__(self, table: pd.DataFrame, places: Sequence[Place]) -> None:
+    def __init__(
+        self,
+        table: pd.DataFrame,
+        places: Sequence[Place],
+        scanners: Scanners = NO_SCANNERS,
+    ) -> None:
         self.places = places
+        self._scanners = scanners
         self.features: Sequence[str] = list(table.select_dtypes("number").columns)
         self._table = table
         self._cases = table["case_id"].to_numpy()
@@ -100,19 +189,40 @@ class Measured:
         }
         # Most features of a segment have values of the same cases: one set serves them all.
         self._known: dict[tuple[Any, ...], frozenset[str]] = {}
+        self._groups: dict[tuple[Place, tuple[str, ...]], npt.NDArray[np.object_]] = {}
 
-    def values(self, key: CellKey) -> Values:
-        """Return the finite values of a cell; none where nobody was measured there."""
+    def values(self, key: CellKey, by: By | None = None) -> Values:
+        """Return the finite values of a cell; none where nobody was measured there.
+
+        Args:
+            key: of the cell.
+            by: what its group is of, where it is of one.
+        """
         import numpy as np
 
         rows = self._rows.get(key.place, np.array([], dtype=np.intp))
         numbers = self._table[key.feature].to_numpy(np.float64, na_value=np.nan)[rows]
         there = np.isfinite(numbers)
+        if by is not None:
+            there &= self._groups_of(key.place, by, rows) == key.group
         rows = rows[there]
         group = (key.place, there.tobytes())
         if group not in self._known:
             self._known[group] = frozenset(self._cases[rows])
         return Values(numbers[there], self._patients[rows], self._cases[rows], self._known[group])
+
+    def _groups_of(
+        self, place: Place, by: By, rows: npt.NDArray[np.intp]
+    ) -> npt.NDArray[np.object_]:
+        """Return the group of each row of a place, None where it is of none."""
+        import numpy as np
+
+        known = (place, by.identity(place.role))
+        if known not in self._groups:
+            found = (groups_met(by, case, place.role, self._scanners) for case in self._cases[rows])
+            names = [met[0] if len(met) == 1 else None for met in found]
+            self._groups[known] = np.array(names, dtype=object)
+        return self._groups[known]
 
     def of(self, feature: str) -> dict[Place, Values]:
         """Return a feature of each segment that was measured; nothing where none has it."""
@@ -135,6 +245,7 @@ def expand(
     segments: Sequence[str] | None,
     features: Iterable[str],
     places: Sequence[Place],
+    groups: Sequence[str] = ("",),
 ) -> list[CellKey]:
     """Return the cells of variables: each feature in every segment measured in its role.
 
@@ -143,6 +254,7 @@ def expand(
         segments: only these; None for all.
         features: names of the features that exist.
         places: everything that the protocol measures.
+        groups: names of groups of patients, an empty one for all.
 
     Returns:
         Sorted, without duplicates.
@@ -150,13 +262,14 @@ def expand(
     names = list(features)
     return sorted(
         {
-            CellKey(*place, feature)
+            CellKey(*place, feature, group)
             for variable in variables
             for role, _, glob in [variable.partition(".")]
             for place in places
             if place.role == role and (segments is None or place.segment in segments)
             for feature in names
             if fnmatchcase(feature, glob)
+            for group in groups
         }
     )
 

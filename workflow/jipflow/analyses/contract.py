@@ -10,14 +10,18 @@ The module declares three models and a class, and nothing outside it names the k
 * a class derived from `Analysis`: what a site computes, the rules of the disclosure gate for it,
   how the hub merges, and what the pages of the releaser and of the hub draw.
 
-A number is released in a *cell*: one feature of one segment, see `jipflow.analyses.cells`.
+A kind that needs several rounds declares ``Stated`` and its cells as well: what the hub says to the
+sites before each round after the first.
+
+A number is released in a *cell*: one feature of one segment, of all patients or of a group, see
+`jipflow.analyses.cells`.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
@@ -25,12 +29,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Measured, Place, Values, asks_for, expand
-from jipflow.settings.part import AsGiven, Id, Part, Role, SegmentName
+from jipflow.settings.part import AsGiven, Group, Id, Part, Role, SegmentName
 from jipflow.settings.plugins import analysis_classes
 from jipflow.settings.protocol import AnalysisSettings, Disclosure, Protocol
 
 if TYPE_CHECKING:
     from jipflow.blocks import Drawing
+
+FEWEST_SITES = 3
+"""Fewer sites get nothing of each other's: of two, each would know the other's numbers."""
 
 FLOOR = 5
 """No protocol and no site can go below this many patients."""
@@ -48,20 +55,27 @@ Value = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AsGiven]
 FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,99}$")]
 
 
-class ReleasedCell(Part):
-    """A cell as it leaves a site; each kind adds its numbers, and nothing else may leave."""
+class KeyedCell(Part):
+    """A cell by what it is about."""
 
     role: Role
     segmentation: Id
     segment: SegmentName
     feature: FeatureName
-    n: Enough
-    """Patients."""
+    group: Group = ""
+    """Group of patients by the protocol's name; empty where the cell is of all."""
 
     @property
     def key(self) -> CellKey:
         """What the cell is about."""
-        return CellKey(self.role, self.segmentation, self.segment, self.feature)
+        return CellKey(self.role, self.segmentation, self.segment, self.feature, self.group)
+
+
+class ReleasedCell(KeyedCell):
+    """A cell as it leaves a site; each kind adds its numbers, and nothing else may leave."""
+
+    n: Enough
+    """Patients."""
 
 
 class ReleasedAnalysis(Part):
@@ -76,23 +90,29 @@ class ReleasedAnalysis(Part):
     cells: Sequence[ReleasedCell]
 
 
-class RecordedCell(Part):
+class StatedCell(KeyedCell):
+    """What the hub says of a cell before a later round; each kind of several adds its numbers."""
+
+
+class StatedAnalysis(Part):
+    """The cells of an analysis that a later round asks for.
+
+    Each kind of several rounds narrows ``kind`` and ``cells``.
+    """
+
+    id: Id
+    kind: str
+    cells: Sequence[StatedCell]
+
+
+class RecordedCell(KeyedCell):
     """What the gate did with a cell, without any count of patients; travels with the release."""
 
     analysis: Id
     kind: str
-    role: Role
-    segmentation: Id
-    segment: SegmentName
-    feature: FeatureName
     released: bool
     rules: dict[str, str]
     """What each rule found; a rule after the one that withheld the cell was not applied."""
-
-    @property
-    def key(self) -> CellKey:
-        """What the cell is about."""
-        return CellKey(self.role, self.segmentation, self.segment, self.feature)
 
 
 class Finding(StrEnum):
@@ -113,12 +133,14 @@ class Rule:
         parts: what it may withhold of a cell that leaves, in the plural; empty where it withholds
             cells only. The record names them under ``withheld_<parts>``.
         of: what the cells are called that have such parts, in the plural.
+        because: why it withholds, in a few words that go on from ``because``.
     """
 
     code: str
     meaning: str
     parts: str = ""
     of: str = ""
+    because: str = ""
 
     @property
     def partly(self) -> str:
@@ -183,6 +205,7 @@ class LedgerCell:
     """A cell that leaves or has left, with the values behind it, as a site's ledger keeps it.
 
     Attributes:
+        analysis: id of its analysis.
         kind: of its analysis.
         key: what it is about.
         equations: as `Analysis.equations` of its kind.
@@ -192,6 +215,7 @@ class LedgerCell:
         rows: how many values there were.
     """
 
+    analysis: str
     kind: str
     key: CellKey
     equations: int
@@ -210,12 +234,14 @@ class Limits:
         cases: most values that one patient can have.
         lowest: value that the feature can have.
         highest: value that the feature can have.
+        stated: what it stated of the cell before the round; None in the first.
     """
 
     minimum: int
     cases: int
     lowest: float = -math.inf
     highest: float = math.inf
+    stated: StatedCell | None = None
 
 
 @dataclass(frozen=True)
@@ -240,8 +266,42 @@ class Implied:
         return True
 
 
+@dataclass(frozen=True)
+class Shown:
+    """The bins that a cell counts its values in, as far as it shows them.
+
+    Attributes:
+        cuts: that split the line, rising; a value below a cut is in another bin than all others.
+        groups: a number for each bin, the same for bins that are withheld; one more than cuts.
+    """
+
+    cuts: Sequence[float]
+    groups: Sequence[int]
+
+
+def _nothing(cell: Proposed) -> Sequence[LedgerCell]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known beside the cells of a kind: other cells of the release, and earlier ones.
+
+    Attributes:
+        proposed: cells of the kinds that were checked before, whether or not they leave.
+        of: returns of a cell all that leave or have left with its very values.
+    """
+
+    proposed: Sequence[Proposed] = ()
+    of: Callable[[Proposed], Sequence[LedgerCell]] = _nothing
+
+
+ALONE = Known()
+"""Of cells beside which nothing is known."""
+
+
 class ImpossibleCell(Exception):
-    """The numbers of a cell that a site sent contradict each other."""
+    """The numbers of a cell that a site sent, or that the hub states, contradict each other."""
 
 
 class CellBelowMinimum(Exception):
@@ -257,28 +317,33 @@ class Analysis(ABC, Generic[S, C, R]):
     """One kind of analysis, with the settings of one entry of a protocol.
 
     A site calls `propose` and lets the gate call `check` on each cell; the hub calls `verify` on
-    each cell that it receives, and `merge`. Pages are drawn from files alone, without settings.
+    each cell that it receives, and `merge`. Of several `rounds`, the hub calls `advance` after each
+    and the site `check_stated` before each. Pages are drawn from files alone, without settings.
 
     Attributes:
-        cell: model of a released cell.
+        cell: model of a released cell, or a union of models that a field ``step`` tells apart.
         released: model of the released analysis.
+        stated: model of what the hub says before a later round; None for a kind of one round.
         recorded: model of a cell in the disclosure record, which may name withheld parts.
         rules: the kind's own rules, in the order in which they are applied.
         equations: numbers of a released cell that are sums over functions of its values, with all
             their digits, so that who solves them for the values has as many equations.
         heading_decides: whether what the own rules find depends on values and on the heading that
             the protocol chose, so that who asks again with another one learns of the values.
+        has_bins: whether a cell shows bins of its values, see `shown`.
 
     Args:
         settings: the entry of the protocol.
     """
 
-    cell: ClassVar[type[ReleasedCell]]
+    cell: ClassVar[Any]
     released: ClassVar[type[ReleasedAnalysis]]
+    stated: ClassVar[type[StatedAnalysis] | None] = None
     recorded: ClassVar[type[RecordedCell]] = RecordedCell
     rules: ClassVar[tuple[Rule, ...]] = ()
     equations: ClassVar[int] = 0
     heading_decides: ClassVar[bool] = False
+    has_bins: ClassVar[bool] = False
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -293,7 +358,8 @@ class Analysis(ABC, Generic[S, C, R]):
             features: names of the features that exist.
             places: everything that the protocol measures.
         """
-        return expand(self.settings.variables, self.settings.segments, features, places)
+        settings = self.settings
+        return expand(settings.variables, settings.segments, features, places, settings.groups)
 
     def asks_for(self, key: CellKey, places: Sequence[Place]) -> bool:
         """Return whether the protocol asks for a cell."""
@@ -304,13 +370,45 @@ class Analysis(ABC, Generic[S, C, R]):
         own = self.released.model_fields.keys() - ReleasedAnalysis.model_fields.keys()
         return self.settings.model_dump(include=set(own))
 
-    def propose(self, measured: Measured) -> list[Proposed]:
-        """Compute every cell, before any rule of disclosure."""
+    @property
+    def rounds(self) -> int:
+        """The most rounds that the analysis takes."""
+        return 1
+
+    @property
+    def most_numbers(self) -> int:
+        """The most numbers of a cell, beside a few and as many as its heading has."""
+        return 0
+
+    def propose(
+        self, measured: Measured, given: Mapping[CellKey, StatedCell] | None = None
+    ) -> list[Proposed]:
+        """Compute every cell that the round asks for, before any rule of disclosure.
+
+        Args:
+            measured: what the site measured.
+            given: what the hub stated of each cell of a later round; None in the first round, which
+                asks for all cells.
+        """
         proposed = []
         for key in self.cells(measured.features, measured.places):
-            values = measured.values(key)
-            proposed.append(Proposed(self, key, values, self.compute(values)))
+            if given is None or key in given:
+                values = measured.values(key, self.settings.by)
+                content = self.compute(values, given[key] if given else None)
+                proposed.append(Proposed(self, key, values, content))
         return proposed
+
+    def check_stated(self, cell: Any, round_: int) -> None:
+        """Check at a site what the hub, which may be hostile, says of a cell.
+
+        Args:
+            cell: of an analysis of several rounds, as its model has it; the protocol asks for it.
+            round_: that begins, from 2 to `rounds`.
+
+        Raises:
+            ImpossibleCell: no honest hub says it; the message says what is wrong.
+        """
+        raise ImpossibleCell(f"the kind {self.settings.kind!r} has one round")
 
     def rank(self, key: CellKey) -> int:
         """Return which of the settings' variables first asks for a cell, from 0; none is last."""
@@ -318,8 +416,13 @@ class Analysis(ABC, Generic[S, C, R]):
         return next((i for i, v in enumerate(variables) if asks_for(v, key)), len(variables))
 
     @abstractmethod
-    def compute(self, values: Values) -> Any:
-        """Compute one cell from its values, of which there may be none."""
+    def compute(self, values: Values, stated: Any = None) -> Any:
+        """Compute one cell.
+
+        Args:
+            values: of the cell; there may be none.
+            stated: what the hub stated of it; None in the first round.
+        """
 
     @abstractmethod
     def check(self, content: Any, patients: int, disclosure: Disclosure) -> Passed | Withheld:
@@ -333,7 +436,10 @@ class Analysis(ABC, Generic[S, C, R]):
 
     @classmethod
     def check_all(
-        cls, cells: Sequence[tuple[Proposed, int]], disclosure: Disclosure
+        cls,
+        cells: Sequence[tuple[Proposed, int]],
+        disclosure: Disclosure,
+        known: Known = ALONE,
     ) -> list[Passed | Withheld]:
         """Apply the kind's own rules to all cells of the kind, in their order.
 
@@ -343,8 +449,19 @@ class Analysis(ABC, Generic[S, C, R]):
             cells: of all analyses of the kind, each with its distinct patients, at least the
                 minimum.
             disclosure: the limits that hold, the stricter of protocol and site.
+            known: what else is known of them.
         """
         return [cell.analysis.check(cell.content, n, disclosure) for cell, n in cells]
+
+    @classmethod
+    def shown(cls, heading: Mapping[str, Any], released: Mapping[str, Any]) -> Shown | None:
+        """Return the bins of values that a cell shows; None where the kind has none.
+
+        Args:
+            heading: as `heading` of its analysis.
+            released: what leaves of it beside its key.
+        """
+        return None
 
     def tells_beside(
         self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
@@ -370,6 +487,25 @@ class Analysis(ABC, Generic[S, C, R]):
         """
         found = self.check(self.compute(values), len(values.cases), disclosure)
         return isinstance(found, Withheld) or any(found.parts.values())
+
+    def tells_of_few(self, values: Values, disclosure: Disclosure) -> bool:
+        """Return whether numbers that follow from several cells would not leave themselves.
+
+        Args:
+            values: that they are of; their patients are as many as the minimum at least.
+            disclosure: the limits that hold.
+        """
+        return False
+
+    @staticmethod
+    def excludes(cell: LedgerCell, other: LedgerCell) -> bool:
+        """Return whether a cell of the kind and another of like values must not both leave.
+
+        Args:
+            cell: of the kind.
+            other: of any kind, in the same release or an earlier one.
+        """
+        return False
 
     @abstractmethod
     def verify(self, cell: C, limits: Limits) -> None:
@@ -400,15 +536,37 @@ class Analysis(ABC, Generic[S, C, R]):
         return {}
 
     @abstractmethod
-    def merge(self, by_site: Mapping[str, C]) -> dict[str, Any]:
+    def merge(self, by_site: Mapping[str, C], given: Any = None) -> dict[str, Any]:
         """Merge a cell over sites whose patients are distinct.
 
         Args:
             by_site: the cell of each site that released it, at least one.
+            given: what the hub stated of it before the round; None in the first.
 
         Returns:
             What the hub's result says of the cell beside its key and its sites: plain data.
         """
+
+    def advance(self, round_: int, by_site: Mapping[str, C], given: Any = None) -> Any:
+        """Return what the next round needs of a cell: a pure function of its arguments.
+
+        Args:
+            round_: that has ended, less than `rounds`.
+            by_site: the cell of each site that released it, `FEWEST_SITES` at least.
+            given: what the hub stated of it before the round; None in the first.
+
+        Returns:
+            A cell of the kind's ``stated``, or None where the cell is done.
+        """
+        return None
+
+    def conclude(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return what follows from all merged cells together, for the result of the analysis.
+
+        Args:
+            cells: as ``result.json`` has them, sorted.
+        """
+        return {}
 
     @staticmethod
     def part_names(analysis: R) -> Mapping[str | int, str]:
@@ -427,7 +585,7 @@ class Analysis(ABC, Generic[S, C, R]):
 
         Args:
             analysis: as ``result.json`` has it: `heading`, and cells as `merge` returned them with
-                role, segmentation, segment, feature and sites.
+                role, segmentation, segment, feature, group and sites.
             sites: ids of all sites of the round, also of those that withheld a cell.
         """
 

@@ -18,16 +18,29 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jipflow.analyses.alike import like_an_earlier
+from jipflow.analyses.bins import (
+    SAME_BINS,
+    Pieces,
+    bin_index,
+    bins_to_hide,
+    cuts_of,
+    distinguish_few,
+    same_values,
+    shown,
+    tells,
+)
 from jipflow.analyses.cells import (
     CellKey,
     Values,
 )
 from jipflow.analyses.contract import (
+    ALONE,
     Analysis,
     CellBelowMinimum,
     Count,
     Implied,
     ImpossibleCell,
+    Known,
     LedgerCell,
     Limits,
     Passed,
@@ -36,6 +49,7 @@ from jipflow.analyses.contract import (
     ReleasedAnalysis,
     ReleasedCell,
     Rule,
+    Shown,
     Value,
     Withheld,
 )
@@ -56,8 +70,6 @@ from jipflow.settings.part import Maybe, Number
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
     from markupsafe import Markup
 
 Bin = Annotated[int, Field(ge=0)] | Literal["under", "over"]
@@ -66,14 +78,12 @@ Bin = Annotated[int, Field(ge=0)] | Literal["under", "over"]
 MANY_BINS = Rule(
     "many_bins",
     "All histograms of a variable together must have no more bins than there are patients.",
-)
-SAME_BINS = Rule(
-    "same_bins",
-    "Of variables that rise and fall together only the first has histograms: where the bins of two "
-    "differ by a few patients, these are known.",
+    because="there are more bins than patients",
 )
 ONE_BIN = Rule(
-    "one_bin", "Where all patients are in one bin, the bin would be known of every patient."
+    "one_bin",
+    "Where all patients are in one bin, the bin would be known of every patient.",
+    because="all patients are in one bin",
 )
 SMALL_BINS = Rule(
     "small_bins",
@@ -82,6 +92,7 @@ SMALL_BINS = Rule(
     "variable.",
     parts="bins",
     of="histograms",
+    because="too few patients are in a bin, or would be in a difference of bins",
 )
 
 
@@ -139,8 +150,9 @@ class Histogram(Analysis[Settings, Cell, Released]):
     recorded = Recorded
     rules = (MANY_BINS, SAME_BINS, ONE_BIN, SMALL_BINS)
     heading_decides = True
+    has_bins = True
 
-    def compute(self, values: Values) -> Values:
+    def compute(self, values: Values, stated: Any = None) -> Values:
         """Return the values: their bins are those of all histograms of the variable."""
         return values
 
@@ -150,12 +162,15 @@ class Histogram(Analysis[Settings, Cell, Released]):
 
     @classmethod
     def check_all(
-        cls, cells: Sequence[tuple[Proposed, int]], disclosure: Disclosure
+        cls,
+        cells: Sequence[tuple[Proposed, int]],
+        disclosure: Disclosure,
+        known: Known = ALONE,
     ) -> list[Passed | Withheld]:
         """Check the histograms of each variable together, and those of like variables."""
-        variables: dict[CellKey, list[int]] = {}
+        variables: dict[tuple[CellKey, frozenset[str]], list[int]] = {}
         for i, (cell, _) in enumerate(cells):
-            variables.setdefault(cell.key, []).append(i)
+            variables.setdefault((cell.key, cell.cases), []).append(i)
         repeats = like_an_earlier([cells[places[0]][0].values for places in variables.values()])
         found: dict[int, Passed | Withheld] = {}
         for places, repeat in zip(variables.values(), repeats, strict=True):
@@ -167,6 +182,13 @@ class Histogram(Analysis[Settings, Cell, Released]):
             found.update(zip(places, results, strict=True))
         return [found[i] for i in range(len(cells))]
 
+    @classmethod
+    def shown(cls, heading: Mapping[str, Any], released: Mapping[str, Any]) -> Shown:
+        """Return the bins; those that are withheld are one group."""
+        bins = [released["under"], *released["counts"], released["over"]]
+        groups = [-1 if number is None else i for i, number in enumerate(bins)]
+        return Shown(cuts_of(heading["edges"]), groups)
+
     def tells_beside(
         self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
     ) -> bool:
@@ -174,11 +196,14 @@ class Histogram(Analysis[Settings, Cell, Released]):
 
         Of the same values only the very bins that left may leave again. Of other patients the edges
         must be the same, and each bin must have lost and won nobody or the minimum; where a patient
-        has several cases, it is not known which bin has changed.
+        has several cases, it is not known which bin has changed. Beside bins of another kind, which
+        must be of the same values, no group of few may be distinguished.
         """
         before = [other for other in earlier if other.kind == cell.kind]
         if any((o.released, o.heading) == (cell.released, cell.heading) for o in before):
             return False
+        if self._tells_beside_others(cell, earlier, disclosure.min_patients):
+            return True
         return any(
             other.values.cases == cell.values.cases
             or other.heading != cell.heading
@@ -187,10 +212,22 @@ class Histogram(Analysis[Settings, Cell, Released]):
             for other in before
         )
 
+    @staticmethod
+    def _tells_beside_others(cell: LedgerCell, earlier: Sequence[LedgerCell], minimum: int) -> bool:
+        """Return whether few patients are distinguished beside bins of other kinds."""
+        others = [other for other in earlier if other.kind != cell.kind and shown(other)]
+        if not others:
+            return False
+        return (
+            cell.rows > cell.values.numbers.size
+            or not all(same_values(other, cell.values, cell.rows) for other in others)
+            or distinguish_few([cell, *others], minimum)
+        )
+
     def _moved_few(self, values: Values, others: Values, minimum: int) -> bool:
         """Return whether a bin has lost or won patients, but fewer than the minimum."""
         edges = self.settings.edges
-        bins, before = bin_index(values.numbers, edges), bin_index(others.numbers, edges)
+        bins, before = (bin_index(v.numbers, edges) for v in (values, others))
         for number in range(len(edges) + 1):
             now = set(values.case_ids[bins == number])
             then = set(others.case_ids[before == number])
@@ -245,7 +282,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
             reaches.append((number, reach))
         return reaches
 
-    def merge(self, by_site: Mapping[str, Cell]) -> dict[str, Any]:
+    def merge(self, by_site: Mapping[str, Cell], given: Any = None) -> dict[str, Any]:
         """Add the bins that every contributing site shows.
 
         A bin that a contributing site withheld is null and listed in ``withheld`` with those sites.
@@ -290,7 +327,7 @@ class Histogram(Analysis[Settings, Cell, Released]):
         panels = []
         for cell in analysis.cells:
             plot = histogram_plot(
-                f"{cell.feature} of {cell.segment}",
+                f"{cell.feature} of {cell.key.title}",
                 analysis.edges,
                 cell.counts,
                 cell.under,
@@ -379,141 +416,6 @@ def _shown(
         {"under": shown[0], "counts": shown[1:-1], "over": shown[-1]},
         {SMALL_BINS: [names[i] for i in sorted(chosen)]},
     )
-
-
-def bin_index(values: npt.NDArray[np.float64], edges: Sequence[float]) -> npt.NDArray[np.intp]:
-    """Return the bin of each value.
-
-    Bins hold their lower edge and not their upper one, except that the last bin holds both, as in
-    `numpy.histogram`. Values outside the edges have bins of their own, so that none vanishes.
-
-    Args:
-        values: finite values, shape (rows,).
-        edges: k + 1 rising bin edges.
-
-    Returns:
-        Shape (rows,): 0 below the first edge, 1 to k in the bins, k + 1 above the last edge.
-    """
-    import numpy as np
-
-    bins = np.searchsorted(edges, values, side="right")
-    bins[np.asarray(values) == edges[-1]] = len(edges) - 1
-    return bins
-
-
-def bins_to_hide(
-    counts: Sequence[int], patients: int, minimum: int, hidden: Collection[int] = ()
-) -> frozenset[int] | None:
-    """Choose which bins of a histogram to withhold.
-
-    Where a bin has fewer patients than the minimum, but some, all bins of fewer are withheld, empty
-    ones too: beside empty bins that are shown, the others would say where single patients lie.
-    While the rest would still tell about them (see `hides`), the bin with the fewest patients, of
-    equals the first, goes as well.
-
-    Args:
-        counts: patients by bin; a patient with several cases may be in several bins.
-        patients: distinct patients in the histogram, which is released beside the bins.
-        minimum: fewest patients.
-        hidden: positions of bins that are withheld in any case.
-
-    Returns:
-        Positions of the bins to withhold, or None where no choice leaves a bin with anyone in it.
-    """
-    chosen = set(hidden)
-    if chosen or any(0 < count < minimum for count in counts):
-        chosen |= {i for i, count in enumerate(counts) if count < minimum}
-    others = sorted((n, i) for i, n in enumerate(counts) if n >= minimum and i not in chosen)
-    while not hides(
-        [None if i in chosen else count for i, count in enumerate(counts)], patients, minimum
-    ):
-        if not others:
-            return None
-        chosen.add(others.pop(0)[1])
-    return frozenset(chosen) if others else None
-
-
-def hides(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
-    """Return whether the withheld bins of a histogram stay unknown to whoever knows the others.
-
-    Subtraction leaves the patients who are in the withheld bins together. They must be the minimum
-    or more, and in two bins at least, of which any may be empty: then each bin may hold nobody, or
-    the minimum or more. No empty bin is shown beside them. With nothing withheld the bins must
-    account for everyone.
-
-    Args:
-        counts: patients by bin, None where withheld.
-        patients: distinct patients in the histogram.
-        minimum: fewest patients.
-    """
-    hidden = sum(count is None for count in counts)
-    rest = patients - sum(count for count in counts if count is not None)
-    if hidden == 0:
-        return rest <= 0
-    return hidden >= 2 and rest >= minimum and 0 not in counts
-
-
-def tells(counts: Sequence[int | None], patients: int, minimum: int) -> bool:
-    """Return whether the bins of a histogram tell more than the gate of a site lets out.
-
-    Args:
-        counts: patients below the edges, in the bins, above the edges; None where withheld.
-        patients: distinct patients in the histogram.
-        minimum: fewest patients.
-    """
-    shown = [count for count in counts if count is not None]
-    return (
-        any(0 < count < minimum for count in shown)
-        or max(shown, default=0) == patients
-        or len(counts) - 2 > patients
-        or not hides(counts, patients, minimum)
-    )
-
-
-class Pieces:
-    """The common refinement of the edges of several histograms of one variable.
-
-    Every edge is a piece of the line, and so is what lies between two edges, since the last bin of
-    a histogram holds its upper edge and all others do not. Pieces that no histogram tells apart
-    are one.
-
-    Args:
-        histograms: edges of each, rising.
-
-    Attributes:
-        bins: for each histogram the bin that each piece is in, as `bin_index` has it.
-    """
-
-    def __init__(self, histograms: Sequence[Sequence[float]]) -> None:
-        import numpy as np
-
-        self._edges = np.unique(np.concatenate([np.asarray(e, float) for e in histograms]))
-        columns = []
-        for edges in histograms:
-            column = np.zeros(2 * self._edges.size + 1, dtype=np.intp)
-            column[1::2] = bin_index(self._edges, edges)
-            column[2::2] = np.searchsorted(edges, self._edges, side="right")
-            columns.append(column)
-        table = np.array(columns)
-        starts = np.any(np.diff(table, axis=1) != 0, axis=0)
-        self._piece = np.concatenate([[0], np.cumsum(starts)])
-        firsts = np.concatenate([[0], np.flatnonzero(starts) + 1])
-        self.bins = [row[firsts] for row in table]
-
-    @property
-    def inner(self) -> int:
-        """How many ranges lie between the edges."""
-        return int(self._edges.size) - 1
-
-    def patients(self, values: Values) -> list[frozenset[str]]:
-        """Return the patients in each piece."""
-        import numpy as np
-
-        left = np.searchsorted(self._edges, values.numbers, side="left")
-        inside = np.minimum(left, self._edges.size - 1)
-        exact = self._edges[inside] == values.numbers
-        piece = self._piece[2 * left + exact]
-        return [frozenset(values.patients[piece == i]) for i in range(self._piece[-1] + 1)]
 
 
 def _weighted(numbers: Sequence[int], values: Sequence[float]) -> float:

@@ -17,13 +17,16 @@ from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.files import atomic_path, read_json
 from jipflow.phantom.cohort import SERIES_DEFECTS, write_site
 from jipflow.reasons import StageError
-from jipflow.release.approval import approve, next_attempt, read_approval
+from jipflow.release.approval import approve, read_approvals
+from jipflow.release.rounds import read_standing
 from jipflow.settings.resources import ROOT
 
 SITES = ("north", "south", "west")
 PROTOCOL = "demo"
 SEED = 2026
-STEPS = 2 * len(SITES) + 2
+ROUNDS, UNTIL = 4, "2099-12-31"
+"""What the persons of the demonstration approve: the release and what follows from it."""
+STEPS = 2 * len(SITES) + 3
 
 
 def run_demo(*, out: Path, patients: int, cores: int | None) -> None:
@@ -42,29 +45,52 @@ def run_demo(*, out: Path, patients: int, cores: int | None) -> None:
     step = 0
     for site in SITES:
         step += 1
-        folder = out / "sites" / site
         defective = f"{len(SERIES_DEFECTS)} with a defective series"
         _say(step, f"site {site}: {patients} sound synthetic patients and {defective}")
-        _make_site(folder, site, patients)
+        _make_site(out, site, patients)
+    hub = ["hub", "--configfile", str(_write_hub(out))]
+    step += 1
+    _say(step, "hub: open the first round")
+    _snakemake(out, "hub", cores, *hub)
     for site in SITES:
         step += 1
         _say(step, f"site {site}: from DICOM to a release")
-        _snakemake(out, site, cores, *_site_arguments(out, site))
-        _approve_and_send(out, site, cores)
+        _release(out, site, cores)
     step += 1
     _say(step, "hub: verify, merge, report")
-    hub_file = _write_hub(out)
-    _snakemake(out, "hub", cores, "hub", "--configfile", str(hub_file))
+    _snakemake(out, "hub", cores, *hub)
+    while (round_ := _round(out)) > 1 and not _is_over(out, round_):
+        for site in SITES:
+            _say(step, f"site {site}: round {round_}")
+            _release(out, site, cores)
+        _say(step, f"hub: round {round_}")
+        _snakemake(out, "hub", cores, *hub)
     step += 1
     _say(step, f"done in {time.monotonic() - started:.0f} s")
     print("\n".join(_summary(out)))
+
+
+def _hub_results(out: Path) -> Path:
+    return out / "hub" / "results" / PROTOCOL
+
+
+def _round(out: Path) -> int:
+    """Return the round that the hub has opened last."""
+    events = sorted((_hub_results(out) / "messages").glob("*/events/*-round-r*.json"))
+    return int(events[-1].stem.rpartition("-r")[2])
+
+
+def _is_over(out: Path, round_: int) -> bool:
+    """Return whether the hub has run in a round, and opened no other after it."""
+    return (_hub_results(out) / "rounds" / f"r{round_:02d}" / "outlook.json").is_file()
 
 
 def _say(step: int, text: str) -> None:
     print(f"[demo {step}/{STEPS}] {text}", flush=True)
 
 
-def _make_site(folder: Path, site: str, patients: int) -> None:
+def _make_site(out: Path, site: str, patients: int) -> None:
+    folder = out / "sites" / site
     stamp = folder / "site.yaml"
     if stamp.is_file():
         return
@@ -81,8 +107,17 @@ def _make_site(folder: Path, site: str, patients: int) -> None:
                 "signing_key_file": str(folder / "secrets" / "site.key"),
                 "ledger_folder": str(folder / "secrets" / "ledger"),
             },
+            "hub": {"id": "hub", "key": public_text(load_or_create_key(_hub_key(out)))},
+            "exchange": {
+                "inbox": str(out / "exchange" / "sites" / site),
+                "outbox": str(out / "exchange" / "hub"),
+            },
         },
     )
+
+
+def _hub_key(out: Path) -> Path:
+    return out / "hub" / "secrets" / "hub.key"
 
 
 def _write_yaml(path: Path, content: dict[str, Any]) -> None:
@@ -137,25 +172,26 @@ def _snakemake(out: Path, name: str, cores: int | None, *arguments: str) -> None
         raise StageError(f"the run of {name} failed; the end of {log}:\n{tail}")
 
 
-def _approve_and_send(out: Path, site: str, cores: int | None) -> None:
-    """Play the person who approves a release, pack it and carry it to the hub's inbox."""
+def _release(out: Path, site: str, cores: int | None) -> None:
+    """Run a site, play the person who approves its release, and pack it."""
+    _snakemake(out, site, cores, *_site_arguments(out, site))
     folder = _results(out, site) / PROTOCOL
-    release = folder / "release" / "r01"
+    standing = read_standing(folder / "rounds" / "standing.json")
+    release = folder / "release" / f"r{standing.round:02d}"
     key = out / "sites" / site / "secrets" / "approver.key"
     load_or_create_key(key)
-    try:
-        read_approval(release)
-    except StageError:
-        attempt = next_attempt(release)
-        approve(release_dir=release, name=_approver(site), key_file=key, attempt=attempt)
+    if standing.round == 1:
+        try:
+            read_approvals(release, 1)
+        except StageError:
+            approve(
+                release_dir=release,
+                name=_approver(site),
+                key_file=key,
+                rounds=ROUNDS,
+                until=UNTIL,
+            )
     _snakemake(out, f"{site}-bundle", cores, "bundle", *_site_arguments(out, site))
-    inbox = out / "hub" / "inbox"
-    inbox.mkdir(parents=True, exist_ok=True)
-    for path in (folder / "bundles").glob("*.zip"):
-        target = inbox / path.name
-        if not target.is_file() or target.read_bytes() != path.read_bytes():
-            with atomic_path(target) as partial:
-                shutil.copyfile(path, partial)
 
 
 def _approver(site: str) -> str:
@@ -178,13 +214,16 @@ def _write_hub(out: Path) -> Path:
                 "approvers": [approver],
             }
         )
+    (out / "exchange" / "hub").mkdir(parents=True, exist_ok=True)
     path = out / "hub" / "hub.yaml"
     _write_yaml(
         path,
         {
             "hub": {"id": "hub", "name": "Coordinating hub (synthetic)"},
             "protocol": PROTOCOL,
-            "inbox": str(out / "hub" / "inbox"),
+            "inbox": str(out / "exchange" / "hub"),
+            "outbox": str(out / "exchange" / "sites"),
+            "identity": {"signing_key_file": str(_hub_key(out))},
             "results": str(out / "hub" / "results"),
             "roster": roster,
         },
@@ -202,7 +241,7 @@ def _summary(out: Path) -> list[str]:
             f"{site}: {verdict['cases']} cases, {verdict['ok']} ok, {verdict['failed']} with a "
             f"failed item and its reason; report {folder / 'report' / 'index.html'}"
         )
-    round_folder = out / "hub" / "results" / PROTOCOL / "r01"
+    round_folder = _hub_results(out) / "rounds" / f"r{_round(out):02d}"
     result = read_json(round_folder / "result.json")
     cells = [cell for analysis in result["analyses"] for cell in analysis["cells"]]
     liver = next(
@@ -213,11 +252,11 @@ def _summary(out: Path) -> list[str]:
         and "mean" in cell
     )
     lines += [
-        f"hub: {len(read_json(round_folder / 'accepted.json'))} bundles accepted, "
+        f"hub: {len(read_json(round_folder / 'accepted.json'))} releases accepted, "
         f"{len(read_json(round_folder / 'rejected.json'))} refused, {len(cells)} merged cells",
         f"for example liver volume: n={liver['n']}, mean {liver['mean'] / 1e3:.1f} mL, "
         f"SD {liver['sd'] / 1e3:.1f} mL, as from pooling the {len(liver['sites'])} sites' patients",
-        "nothing but the bundles left a site; see release/r01/disclosure.html at each",
+        "nothing but sealed releases left a site; see release/r01/disclosure.html at each",
         f"truth of the synthetic patients: {out / 'sites'}/<site>/truth/truth.json",
         "",
         f"report of the hub: {round_folder / 'report.html'}",

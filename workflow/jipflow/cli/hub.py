@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,25 +16,48 @@ AUDIENCE = Audience(
 )
 
 
+@AUDIENCE.command("hub open")
+def hub_open(*, settings: SettingsFile, record: Record) -> None:
+    """Open the first round, and put what the hub says to the sites into the outbox."""
+    from jipflow.exchange.keys import load_or_create_key
+    from jipflow.hub.rounds import hub_state, hub_thread, open_first
+    from jipflow.hub.settings import read_hub_settings
+
+    read = read_hub_settings(settings)
+    thread = hub_thread(read)
+    open_first(read, thread)
+    thread.speak(load_or_create_key(Path(read.hub.identity.signing_key_file)), read.version)
+    for path in thread.send(read.outbox):
+        print(f"for its site: {path}")
+    with recorded(record, read, "hub_open", outputs=[], state=hub_state(read, thread)):
+        pass
+
+
 @AUDIENCE.command("hub accept")
 def hub_accept(
     *,
     settings: SettingsFile,
-    messages: Annotated[Path, "folder of the copies of what was ever accepted"],
     accepted: Annotated[Path, "what is accepted"],
     rejected: Annotated[Path, "what is rejected, and why"],
     record: Record,
 ) -> None:
-    """Verify the bundles of the inbox."""
+    """Verify the messages of the inbox."""
+    from jipflow.exchange.keys import load_key
     from jipflow.hub.accept import accept
     from jipflow.hub.decisions import write_accepted, write_rejected
-    from jipflow.hub.inbox import inbox_digest
+    from jipflow.hub.rounds import accept_state, hub_thread, reader
     from jipflow.hub.settings import read_hub_settings
 
     read = read_hub_settings(settings)
-    inbox, tables = Path(read.hub.inbox), [accepted, rejected]
-    with recorded(record, read, "hub_accept", outputs=tables, state=inbox_digest(inbox)):
-        taken, refused = accept(inbox=inbox, messages=messages, settings=read)
+    thread, inbox = hub_thread(read), read.inbox
+    tables = [accepted, rejected]
+    state = accept_state(read, thread)
+    with recorded(record, read, "hub_accept", outputs=tables, state=state):
+        taken, refused = accept(
+            inbox=inbox,
+            received=thread.received(thread.round),
+            reader=reader(read, thread, load_key(Path(read.hub.identity.signing_key_file))),
+        )
         for entry in refused:
             print(f"rejected {entry.file}: {entry.reason}: {entry.detail}")
         write_accepted(accepted, taken)
@@ -44,21 +68,63 @@ def hub_accept(
 def hub_merge(
     *,
     settings: SettingsFile,
+    round_: Annotated[int, "the round"],
     accepted: Annotated[Path, "what was accepted"],
+    before: Annotated[Sequence[Path], "result.json of the round before", {"nargs": "*"}] = (),
     out: Annotated[Path, "result.json"],
     made_of: MadeOf,
     record: Record,
 ) -> None:
     """Merge what was accepted."""
-    from jipflow.files import write_json
+    from jipflow.files import read_json, write_json
     from jipflow.hub.decisions import read_accepted
-    from jipflow.hub.merge import merge
+    from jipflow.hub.merge import carried, merge
+    from jipflow.hub.rounds import hub_thread, state_of
     from jipflow.hub.settings import read_hub_settings
 
     read = read_hub_settings(settings)
     check_made(read, {path: [accepted] for path in made_of})
-    with recorded(record, read, "hub_merge", inputs=made_of, outputs=[out]):
-        write_json(out, merge(accepted=read_accepted(accepted), settings=read))
+    with recorded(record, read, "hub_merge", inputs=[*made_of, *before], outputs=[out]):
+        result = merge(
+            accepted=read_accepted(accepted),
+            settings=read,
+            round_=round_,
+            state=state_of(hub_thread(read), round_),
+        )
+        write_json(out, carried(result, [read_json(path) for path in before]))
+
+
+@AUDIENCE.command("hub close")
+def hub_close(
+    *,
+    settings: SettingsFile,
+    accepted: Annotated[Path, "what was accepted"],
+    made_of: MadeOf,
+    out: Annotated[Path, "outlook.json: what the round waits for"],
+    record: Record,
+) -> None:
+    """Open the next round if every site has answered and an analysis needs it."""
+    from dataclasses import asdict
+
+    from jipflow.exchange.keys import load_key
+    from jipflow.files import write_json
+    from jipflow.hub.decisions import read_accepted
+    from jipflow.hub.rounds import close, hub_thread, outlook
+    from jipflow.hub.settings import read_hub_settings
+
+    read = read_hub_settings(settings)
+    check_made(read, dict.fromkeys(made_of, ()))
+    taken = read_accepted(accepted)
+    with recorded(record, read, "hub_close", inputs=made_of, outputs=[out]):
+        thread = hub_thread(read)
+        waits = outlook(read, thread, {entry.site for entry in taken})
+        opened = close(read, thread, taken)
+        if opened:
+            key = load_key(Path(read.hub.identity.signing_key_file))
+            thread.speak(key, read.version)
+            for path in thread.send(read.outbox):
+                print(f"for its site: {path}")
+        write_json(out, {**asdict(waits), "opened": opened})
 
 
 @AUDIENCE.command("hub report")
@@ -75,15 +141,18 @@ def hub_report(
     """Write the hub's report."""
     from jipflow.files import read_json
     from jipflow.hub.decisions import read_accepted, read_rejected
+    from jipflow.hub.rounds import hub_thread, outlook
     from jipflow.hub.settings import read_hub_settings
     from jipflow.report.hub import write_hub_report
 
     read = read_hub_settings(settings)
     check_made(read, dict.fromkeys(made_of, ()))
     with recorded(record, read, "hub_report", inputs=made_of, outputs=[out]):
+        taken = read_accepted(accepted)
         write_hub_report(
             result=read_json(result),
-            accepted=read_accepted(accepted),
+            accepted=taken,
             rejected=read_rejected(rejected),
+            outlook=outlook(read, hub_thread(read), {entry.site for entry in taken}),
             path=out,
         )

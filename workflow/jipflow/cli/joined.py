@@ -84,6 +84,29 @@ def report(
         write_report(results=results, settings=read, path=out)
 
 
+@AUDIENCE.command("receive")
+def receive(
+    *,
+    settings: SettingsFile,
+    results: Results,
+    standing: Annotated[Path, "standing.json: where the site stands in its thread with the hub"],
+    record: Record,
+) -> None:
+    """Take the hub's messages from the inbox."""
+    from jipflow.files import write_json
+    from jipflow.release.rounds import heard_state, receive_for
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    found = receive_for(read, results)
+    for entry in found.refused:
+        print(f"refused {entry.file}: {entry.reason}: {entry.detail}")
+    write_json(standing, found.plain())
+    state = heard_state(read, results)
+    with recorded(record, read, "receive", outputs=[standing], state=state):
+        pass
+
+
 @AUDIENCE.command("release build")
 def release_build(
     *,
@@ -92,6 +115,7 @@ def release_build(
     cases: AllCases,
     outcomes: Annotated[Path, "outcomes.parquet of the run"],
     verdict: Annotated[Path, "verdict.json"],
+    state: Annotated[Path, "state.json: what the hub asks for in the round"],
     out: Annotated[Path, "folder of the release"],
     bundles: Annotated[Path, "folder of what was packed before"],
     behind: BehindFolder,
@@ -105,7 +129,10 @@ def release_build(
     from jipflow.release.candidate import build
     from jipflow.release.contents import read_release, record_built
     from jipflow.release.ledger import site_ledger
+    from jipflow.release.rounds import read_state
     from jipflow.release.sent import sent_before
+    from jipflow.release.since import read_review
+    from jipflow.release.terms import Terms
     from jipflow.report.basis import basis
     from jipflow.report.disclosure import write_disclosure_page
     from jipflow.report.release import write_release_page
@@ -115,7 +142,8 @@ def release_build(
     tables = {beside(features): [features, outcomes, verdict], beside(cases): [cases]}
     check_made(read, tables)
     files = [out / name for name in CONTENT]
-    with recorded(record, read, "release", inputs=tables, outputs=files):
+    asked = read_state(state)
+    with recorded(record, read, "release", inputs=[*tables, state], outputs=files):
         entries = build(
             settings=read,
             features=features,
@@ -125,11 +153,15 @@ def release_build(
             ledger=site_ledger(read, results.parent),
             behind_dir=behind,
             out_dir=out,
+            round_=asked.round,
+            state=asked,
         )
         release = read_release(out)
         header = release.aggregates
         write_disclosure_page(
             release=release,
+            terms=Terms.of(read),
+            review=read_review(out, built=False),
             path=out / PAGE,
             basis=basis(settings=read, features=features, cases=cases, outcomes=outcomes),
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
@@ -142,25 +174,26 @@ def release_build(
 def release_bundle(
     *,
     settings: SettingsFile,
-    release: Annotated[Path, "folder of the release"],
-    made: Annotated[Path, "what the release was computed with: release/provenance.json"],
-    behind: BehindFolder,
+    standing: Annotated[Path, "standing.json: where the site stands in its thread with the hub"],
+    made: Annotated[Path, "what the release was computed with: release/r<NN>.provenance.json"],
     results: Results,
-    out: Annotated[Path, "folder for the bundle"],
     record: Record,
 ) -> None:
-    """Sign and pack an approved release."""
+    """Pack an approved release, and seal it to the hub."""
     from jipflow.exchange.message import CONTENT
-    from jipflow.release.approval import approved_bundle, bundle
     from jipflow.release.ledger import site_ledger
+    from jipflow.release.packing import Folders, bundle, packed_state
+    from jipflow.release.rounds import read_standing
     from jipflow.report.release import write_release_page
     from jipflow.settings.run import read_settings
 
     read = read_settings(settings)
-    check_made(read, {made: [release / name for name in CONTENT]})
-    path = approved_bundle(read, release, out)
-    with recorded(record, read, "bundle", inputs=[made], outputs=[path]):
-        ledger = site_ledger(read, results.parent)
-        folders = {"release_dir": release, "behind_dir": behind, "out_dir": out}
-        print(bundle(settings=read, ledger=ledger, **folders))
-    write_release_page(release, out)
+    now = read_standing(standing)
+    folders = Folders.of(read, results, now.round)
+    check_made(read, {made: [folders.release / name for name in CONTENT]})
+    ledger = site_ledger(read, results.parent)
+    path = bundle(settings=read, standing=now, ledger=ledger, folders=folders)
+    print(path)
+    state = packed_state(read, results)
+    with recorded(record, read, "bundle", inputs=[made], outputs=[path], state=state):
+        write_release_page(folders.release, folders.bundles)

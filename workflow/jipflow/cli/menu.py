@@ -6,11 +6,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 
-from jipflow.cli import hub, joined, modellers, newcomers, operators, stewards, training
+from jipflow.cli import (
+    carriers,
+    hub,
+    joined,
+    modellers,
+    newcomers,
+    operators,
+    rounds,
+    stewards,
+    training,
+)
 from jipflow.cli.command import RUN_A_HUB, RUN_A_SITE, Audience, Command
 
-PEOPLE = (newcomers.AUDIENCE, operators.AUDIENCE, modellers.AUDIENCE, stewards.AUDIENCE)
-WORKFLOW = (joined.AUDIENCE, training.AUDIENCE, hub.AUDIENCE)
+PEOPLE = (
+    *(newcomers.AUDIENCE, operators.AUDIENCE, modellers.AUDIENCE),
+    *(stewards.AUDIENCE, rounds.AUDIENCE),
+)
+WORKFLOW = (joined.AUDIENCE, training.AUDIENCE, hub.AUDIENCE, carriers.AUDIENCE)
 COMMANDS = {
     command.name: command for audience in (*PEOPLE, *WORKFLOW) for command in audience.commands
 }

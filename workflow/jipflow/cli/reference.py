@@ -12,9 +12,9 @@ import json
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from jipflow.analyses.contract import ReleasedCell, kinds
+from jipflow.analyses.contract import KeyedCell, ReleasedCell, StatedCell, kinds
 from jipflow.cli.keys import keys_of, sections, table
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path
@@ -68,8 +68,9 @@ to add, fetch, verify and carry models is in [models.md](models.md)."""
 ANALYSES_INTRO = """\
 The kinds of analysis that a protocol may ask for under `analyses`; their keys there are in \
 [protocol-reference.md](protocol-reference.md#analyses). A cell that leaves a site has `role`, \
-`segmentation`, `segment`, `feature`, the number of patients `n`, and what its kind adds; nothing \
-else can leave. The rules stand beside `min_patients` and `difference`, which hold for every kind; \
+`segmentation`, `segment`, `feature`, the name of the `group` of patients (empty for all), their \
+number `n`, and what its kind adds; nothing else can leave. The rules \
+stand beside `min_patients` and `difference`, which hold for every kind; \
 [release.md](release.md#the-rules-of-the-gate) explains the gate, and [analyses.md](analyses.md) \
 how to add a kind."""
 
@@ -219,24 +220,34 @@ def _tasks() -> Iterator[str]:
 
 def _analyses() -> Iterator[str]:
     """Yield a section for each kind of analysis: what it is, what leaves, its rules."""
-    shared = {key.path for key in keys_of(ReleasedCell)}
     for kind, analysis in kinds().items():
         yield f"## `{kind}`"
         yield inspect.cleandoc(import_module(analysis.__module__).__doc__ or "").replace("``", "`")
-        yield "What a cell adds that leaves:"
-        yield table(
-            ("key", "type", "meaning"),
-            (
-                (f"`{key.path}`", key.kind, key.meaning)
-                for key in keys_of(analysis.cell)
-                if key.path not in shared
-            ),
-        )
+        for cell in get_args(analysis.cell) or [analysis.cell]:
+            yield "What a cell adds that leaves:"
+            yield _added(cell, ReleasedCell)
+        if analysis.stated:
+            (stated,) = get_args(analysis.stated.model_fields["cells"].annotation)
+            yield "What the hub states of a cell before a later round:"
+            yield _added(stated, StatedCell)
         if analysis.rules:
             yield "Its own rules:"
             yield table(
                 ("rule", "meaning"), ((f"`{rule.code}`", rule.meaning) for rule in analysis.rules)
             )
+
+
+def _added(cell: type[KeyedCell], base: type[KeyedCell]) -> str:
+    """Return the table of the keys that a kind's cell has beside those of all kinds."""
+    shared = {key.path for key in keys_of(base)}
+    return table(
+        ("key", "type", "meaning"),
+        (
+            (f"`{key.path}`", key.kind, key.meaning)
+            for key in keys_of(cell)
+            if key.path not in shared
+        ),
+    )
 
 
 def _code(code: list[str]) -> str:

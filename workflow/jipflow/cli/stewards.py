@@ -64,27 +64,57 @@ def ledger_resume(
     print(f"what was wrong: {resumption.found}")
 
 
+@AUDIENCE.command("release review")
+def release_review(
+    release: Annotated[Path, "folder of the release, such as release/r01"],
+    *,
+    open: Annotated[bool, "open the page in a browser"] = False,
+) -> None:
+    """Write the page that a person reads before approving, and print it in short."""
+    import webbrowser
+
+    from jipflow.report.release import PAGE, write_release_page
+
+    found = write_release_page(release, release.absolute().parents[1] / "bundles")
+    page = (release / PAGE).absolute()
+    print(f"the release {found.progress.state.value}")
+    for sentence in found.sentences():
+        print(f"- {sentence}")
+    print(f"page: {page}")
+    if open and not webbrowser.open(page.as_uri()):
+        print("no browser was found; open the page yourself")
+
+
 @AUDIENCE.command("release approve")
 def release_approve(
     release: Annotated[Path, "folder of the release, such as release/r01"],
     *,
     name: Annotated[str, "your name, as the hub's roster has it"],
     key: Annotated[Path, "your private key"],
-    attempt: Annotated[int, "counts what the site sends in this round"] = 1,
+    rounds: Annotated[int, "the last round it holds for; 0 is this one"] = 0,
+    until: Annotated[str, "its last day, as 2027-01-31; needed for later rounds"] = "",
     empty: Annotated[bool, "approve it although no cell leaves"] = False,
 ) -> None:
-    """Approve a release as a person."""
+    """Approve a release as a person.
+
+    Later rounds of the same cells of the same patients may be approved with it.
+    """
     from jipflow.release.approval import NAME, approve
     from jipflow.release.contents import read_release
+    from jipflow.release.terms import read_terms
     from jipflow.report.release import write_release_page
+    from jipflow.report.review import terms_lines
 
-    approval = approve(release_dir=release, name=name, key_file=key, attempt=attempt, empty=empty)
-    write_release_page(release, release.absolute().parents[1] / "bundles")
-    manifest, summary = approval.manifest, read_release(release).disclosure.summary
-    print(
-        f"approved: {release / NAME}, with {summary.released} of {summary.cells} cells, as attempt "
-        f"{manifest.attempt} by {manifest.approver.name} on {manifest.issued}"
+    signed = approve(
+        release_dir=release,
+        name=name,
+        key_file=key,
+        rounds=rounds or None,
+        until=until or None,
+        empty=empty,
     )
-    for file, entry in manifest.signed().items():
-        print(f"SHA-256 of {file}: {entry.sha256}")
-    print("pack it with: snakemake bundle ...")
+    write_release_page(release, release.absolute().parents[1] / "bundles")
+    summary = read_release(release).disclosure.summary
+    print(f"approved: {release / NAME}, with {summary.released} of {summary.cells} cells")
+    for line in terms_lines(signed, read_terms(release).approvers):
+        print(line)

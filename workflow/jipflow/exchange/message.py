@@ -1,48 +1,78 @@
-"""The message between site and hub: its members, its manifest, its bytes.
+"""The messages between hub and sites: their members, their manifest, their bytes.
 
-A bundle is a zip with four members. ``manifest.json`` names everything else and is canonical JSON
-(RFC 8785); ``signatures.json`` holds the signatures of the manifest's bytes by the site's machine
-and by the person who approved it. Members are stored, not compressed, with fixed attributes in a
-fixed order, so that the same content is the same file to the last bit.
+A message is a zip. ``manifest.json`` names everything else and is canonical JSON (RFC 8785);
+``signature.json`` holds the signature of the manifest's bytes by the sender's machine; what else is
+in it depends on its kind. Members are stored, not compressed, with fixed attributes in a fixed
+order, so that the same content is the same file to the last bit. It travels sealed, see
+`jipflow.exchange.sealing`.
+
+The messages between a hub and a site about one text of a protocol are a thread: each names the
+hash of the message that it follows.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from jipflow import archives
-from jipflow.settings.hub import Approver
+from jipflow.exchange.keys import sign
 from jipflow.settings.part import Id, Part
 from jipflow.settings.resources import ConfigError
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 P = TypeVar("P", bound=Part)
 
-Format = Literal["jipflow-bundle-1"]
+Format = Literal["jipflow-message-1"]
 (FORMAT,) = get_args(Format)
 
-ROUND = 1
-"""The round that a release belongs to: analyses so far need one exchange."""
+Kind = Literal["release", "round", "roster", "end"]
+"""What a message is: a site's release, or the hub's opening of a round, change of the roster, or
+end of the protocol's rounds."""
 
 ContentName = Literal["aggregates.json", "disclosure.json"]
 CONTENT: tuple[ContentName, ...] = get_args(ContentName)
-MEMBERS = ("manifest.json", "signatures.json", *CONTENT)
+"""The files of a release that a person reads and approves."""
+
+FileName = Literal[
+    "approvals.json", "aggregates.json", "disclosure.json", "roster.json", "state.json", "end.json"
+]
+
+FILES: Mapping[Kind, tuple[FileName, ...]] = {
+    "release": ("approvals.json", *CONTENT),
+    "round": ("roster.json", "state.json"),
+    "roster": ("roster.json",),
+    "end": ("end.json",),
+}
+"""The files of each kind of message, in their order."""
+
+FRAME = ("manifest.json", "signature.json")
+"""What every message has before them."""
 
 PAGE = "disclosure.html"
 """The page that shows a person what would leave, beside the files."""
 
 LIMITS = {
     "manifest.json": 16 * 1024,
-    "signatures.json": 4 * 1024,
+    "signature.json": 1024,
+    "approvals.json": 4 * 1024**2,
     "aggregates.json": 128 * 1024**2,
     "disclosure.json": 256 * 1024**2,
+    "roster.json": 4 * 1024**2,
+    "state.json": 256 * 1024**2,
+    "end.json": 16 * 1024,
 }
-"""Most bytes of each member. A cell is about 300 bytes in either file."""
+"""Most bytes of each member. A cell is about 300 bytes in either file, a site of the roster 400."""
+
+FIRST = "0" * 64
+"""What the first message of a thread has in place of the hash of the one before."""
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PartName = Annotated[str, Field(pattern=r"^[a-z_]{1,20}$")]
@@ -75,43 +105,51 @@ def _is_time(text: str) -> str:
     return text
 
 
+Time = Annotated[
+    str,
+    Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"),
+    AfterValidator(_is_time),
+]
+"""A time (UTC)."""
+
+
 class Manifest(Part):
-    """What a bundle says about itself; the site and the approver sign its canonical JSON."""
+    """What a message says about itself; the sender's machine signs its canonical JSON."""
 
     format: Format
+    kind: Kind
     protocol: ProtocolVersion
     version: Version
-    """jipflow's version at the site."""
+    """jipflow's version at the sender."""
     round: Round
     attempt: Annotated[int, Field(ge=1, le=999)]
-    """Counts what a site sends in one round; the hub takes the latest."""
+    """Counts what a site sends in one round; the hub takes the latest. Of the hub's messages 1."""
     sender: Id
-    """The site."""
     recipient: Id
-    """The hub."""
-    approver: Approver
-    """The person who approved the release, as the hub's roster has them."""
-    issued: Annotated[
-        str,
-        Field(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z$"),
-        AfterValidator(_is_time),
-    ]
-    """Time of the approval (UTC)."""
-    files: Annotated[dict[ContentName, FileEntry], Field(min_length=len(CONTENT))]
-    """Every file of `CONTENT`."""
-    page: FileEntry
-    """The page on which the approver read what leaves, `PAGE`; it stays at the site."""
-
-    def signed(self) -> dict[str, FileEntry]:
-        """Return what the manifest says about every file that it names, the page included."""
-        return {**{str(name): entry for name, entry in self.files.items()}, PAGE: self.page}
+    previous: Sha256
+    """Hash of the message of the thread that this one follows: at a site the hub's last one, at the
+    hub its own last one to this site; `FIRST` where there is none."""
+    roster: Sha256
+    """Hash of the roster in force."""
+    issued: Time
+    """When it was packed (UTC)."""
+    files: Annotated[dict[FileName, FileEntry], Field(min_length=1)]
+    """Every file of the kind."""
 
 
-class Signatures(Part):
-    """The signatures of the manifest's bytes."""
+class Signature(Part):
+    """Content of ``signature.json``."""
 
-    site: str
-    approver: str
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+    """Of the manifest's bytes, by the sender's machine."""
+
+
+class End(Part):
+    """Content of ``end.json``: why the rounds of a protocol end before they were over."""
+
+    format: Literal["jipflow-end-1"] = "jipflow-end-1"
+    because: Annotated[str, Field(min_length=10, max_length=500)]
+    """In a person's words."""
 
 
 def checked(model: type[P], content: Any, source: str) -> P:
@@ -147,15 +185,35 @@ def describe(data: bytes) -> FileEntry:
     return FileEntry(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
+def digest(raw: bytes) -> str:
+    """Return the hash by which a message is named, of its bytes before they are sealed."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def now_text(now: datetime | None = None) -> str:
+    """Return a time as messages have it; now by default."""
+    return (now or datetime.now(UTC)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def bundle_name(protocol: str, site: str, round_: int, attempt: int) -> str:
-    """Return the file name of a bundle, such as ``demo-north-r01-a1.zip``."""
+    """Return the file name of a release's message, such as ``demo-north-r01-a1.zip``."""
     return f"{protocol}-{site}-r{round_:02d}-a{attempt}.zip"
 
 
-def pack(members: Mapping[str, bytes]) -> bytes:
-    """Return the zip of a bundle.
+def pack(manifest: Manifest, key: Ed25519PrivateKey, files: Mapping[FileName, bytes]) -> bytes:
+    """Return the bytes of a message.
 
     Args:
-        members: content by name, exactly `MEMBERS`.
+        manifest: what it says about itself; its ``files`` are those given.
+        key: of the sender.
+        files: content by name, exactly those of the kind.
     """
-    return archives.pack({name: members[name] for name in MEMBERS})
+    signed = canonical(manifest.plain())
+    signature = canonical(Signature(signature=sign(key, signed)).plain())
+    content = {str(name): data for name, data in files.items()}
+    return zipped(manifest.kind, {"manifest.json": signed, "signature.json": signature, **content})
+
+
+def zipped(kind: Kind, members: Mapping[str, bytes]) -> bytes:
+    """Return the zip of members, in the order of their kind."""
+    return archives.pack({name: members[name] for name in (*FRAME, *FILES[kind])})

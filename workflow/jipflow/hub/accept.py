@@ -1,26 +1,29 @@
-"""The bundles of an inbox: which count, and why the others do not."""
+"""The messages of an inbox: which count, and why the others do not."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
-import stat
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jipflow.analyses.contract import kinds
-from jipflow.exchange.message import LIMITS
+from jipflow.exchange.inbox import messages, one_line, read_message
+from jipflow.exchange.message import FILES, FRAME, LIMITS, digest
+from jipflow.exchange.refusals import Refusal, Refused
+from jipflow.exchange.sealing import unseal
 from jipflow.hub.check import Asked
-from jipflow.hub.decisions import Accepted, RejectedBundle, one_line
-from jipflow.hub.inbox import bundles
+from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.memory import Remembered, remember, remembered
 from jipflow.hub.merge import merge
-from jipflow.hub.refusals import Refusal, Refused
 from jipflow.hub.settings import HubSettings
-from jipflow.hub.verify import verify
+from jipflow.hub.verify import Open, verify
+from jipflow.release.approval import names_of
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 OVERHEAD = 64 * 1024
 """Most bytes of a bundle beside its members."""
@@ -60,20 +63,43 @@ class Sound:
         return replace(self, message=None, raw=b"")
 
 
-def accept(
-    *, inbox: Path, messages: Path, settings: HubSettings
-) -> tuple[list[Accepted], list[RejectedBundle]]:
-    """Verify every bundle of the inbox, and keep a copy of each that counts.
+@dataclass(frozen=True)
+class Reader:
+    """What a hub reads messages with.
 
-    A bad bundle is rejected as a whole and never stops the others. What was accepted once counts
+    Attributes:
+        settings: of the hub.
+        now: the round that is open.
+        key: of the hub's machine.
+        settled: hashes of the messages that counted in earlier rounds.
+    """
+
+    settings: HubSettings
+    now: Open
+    key: Ed25519PrivateKey
+    settled: Collection[str] = ()
+
+    @cached_property
+    def largest(self) -> int:
+        """Bytes that a file may have: a larger one is not read, to spare memory."""
+        return largest_message(Asked.by(self.settings.protocol, self.now.round, self.now.state))
+
+
+def accept(
+    *, inbox: Path, received: Path, reader: Reader
+) -> tuple[list[Accepted], list[RejectedBundle]]:
+    """Verify every message of the inbox, and keep a copy of each that counts.
+
+    A bad one is rejected as a whole and never stops the others. What was accepted once counts
     until a later attempt of the site is accepted, whether or not its file stays in the inbox, as
-    long as it is still beyond doubt by the settings. The result is a function of the files in the
-    two folders and of the settings alone: the same files give the same result again.
+    long as it is still beyond doubt by the settings and the roster. The result is a function of the
+    files in the two folders, of the settings and of the hub's thread alone: the same files give the
+    same result again.
 
     Args:
-        inbox: folder; its files ``*.zip`` are the bundles, their names do not matter.
-        messages: folder of the copies, by protocol: see `jipflow.hub.memory`.
-        settings: of the hub.
+        inbox: folder; its files ``*.age`` are the messages, their names do not matter.
+        received: folder of the copies of the round: see `jipflow.hub.memory`.
+        reader: what messages are read with.
 
     Returns:
         The messages that count sorted by site, and the rejected files sorted by name.
@@ -83,35 +109,48 @@ def accept(
         MemoryError: likewise.
         MemoryFault: the copies are not as the hub left them.
     """
-    copies = messages / settings.protocol_sha256
-    latest = remembered(copies)
+    latest = remembered(received)
     sound: dict[str, list[Sound]] = defaultdict(list)
     rejected: list[RejectedBundle] = []
-    largest = largest_bundle(Asked.by(settings.protocol))
-    for path in bundles(inbox):
+    for path in messages(inbox):
         try:
-            found = _examined(path, settings, largest)
+            found = _examined(path, reader)
         except FileNotFoundError:
             continue
         if isinstance(found, RejectedBundle):
             rejected.append(found)
-        else:
+        elif found is not None:
             _hold(sound[found.site], found)
+    if reader.now.ended:
+        rejected += _after_the_end(sound, latest)
     known = {entry.sha256 for entry in rejected}
     counting: list[Accepted] = []
     for site in sorted(sound.keys() | latest.keys()):
         chosen, refused = _choose(sound[site], latest.get(site))
         rejected += refused
         if chosen is not None and chosen.message is not None:
-            remember(copies, site, chosen.attempt, chosen.raw)
+            remember(received, site, chosen.attempt, chosen.raw)
             counting.append(chosen.message)
         elif site in latest:
-            kept = _examined_copy(latest[site], sound[site], settings, largest)
+            kept = _examined_copy(latest[site], sound[site], reader)
             if isinstance(kept, Accepted):
                 counting.append(kept)
             elif kept.sha256 not in known:
                 rejected.append(kept)
     return counting, sorted(rejected, key=lambda entry: entry.file)
+
+
+def _after_the_end(
+    sound: dict[str, list[Sound]], latest: Mapping[str, Remembered]
+) -> list[RejectedBundle]:
+    """Take away what came after the rounds were ended, and return it as rejected."""
+    rejected = []
+    for site, entries in sound.items():
+        kept = latest[site].sha256 if site in latest else None
+        new = [entry for entry in entries if entry.sha256 != kept]
+        rejected += [RejectedBundle.of(e.file, e.sha256, Refusal.ENDED, "") for e in new]
+        entries[:] = [entry for entry in entries if entry.sha256 == kept]
+    return rejected
 
 
 def _hold(entries: list[Sound], entry: Sound) -> None:
@@ -125,71 +164,81 @@ def _hold(entries: list[Sound], entry: Sound) -> None:
         entries.append(entry.without_content())
 
 
-def largest_bundle(asked: Asked) -> int:
-    """Return the bytes that a bundle may have: a larger one is not read, to spare memory.
+def largest_message(asked: Asked) -> int:
+    """Return the bytes that a message may have.
 
     Args:
         asked: by the protocol.
     """
-    needed = sum(min(most, asked.most_bytes()) for most in LIMITS.values())
+    needed = sum(min(LIMITS[name], asked.most_bytes()) for name in (*FRAME, *FILES["release"]))
     return max(READ_ANYHOW, needed + OVERHEAD)
 
 
-def _examined(path: Path, settings: HubSettings, largest: int) -> Sound | RejectedBundle:
-    """Return the bundle in a file of the inbox, or why it is refused whatever others there are."""
-    digest = None
+def _examined(path: Path, reader: Reader) -> Sound | RejectedBundle | None:
+    """Return the message in a file of the inbox, or why it is refused whatever others there are.
+
+    None where it has counted in an earlier round.
+    """
+    found = None
     try:
-        raw = _read_bundle(path, largest)
-        digest = hashlib.sha256(raw).hexdigest()
-        return Sound.of(_message(path.name, digest, raw, settings), raw)
+        sealed = read_message(path, reader.largest)
+        found = digest(sealed)
+        raw = unseal(sealed, reader.key)
+        found = digest(raw)
+        if found in reader.settled:
+            return None
+        return Sound.of(_message(path.name, found, raw, reader), raw)
     except Refused as refused:
-        return RejectedBundle.of(path.name, digest, refused.refusal, refused.detail)
+        return RejectedBundle.of(path.name, found, refused.refusal, refused.detail)
     except (OSError, MemoryError):
         raise
     # What a hostile file may raise in a parser cannot be listed; it must not stop the others.
     except Exception as error:
-        return RejectedBundle.of(path.name, digest, Refusal.UNREADABLE, type(error).__name__)
+        return RejectedBundle.of(path.name, found, Refusal.UNREADABLE, type(error).__name__)
 
 
 def _examined_copy(
-    copy: Remembered, sound: Sequence[Sound], settings: HubSettings, largest: int
+    copy: Remembered, sound: Sequence[Sound], reader: Reader
 ) -> Accepted | RejectedBundle:
     """Return the message of a copy, or why it does not count by the settings of now.
 
     Args:
         copy: of the latest message of a site that was accepted.
-        sound: the bundles of the site in the inbox; the message is named after one with its bytes.
-        settings: of the hub.
-        largest: bytes that a bundle may have.
+        sound: the messages of the site in the inbox; this one is named after one with its bytes.
+        reader: what messages are read with.
     """
     same = [entry for entry in sound if entry.sha256 == copy.sha256]
     for entry in same:
         if entry.message is not None:
             return entry.message
-    copy.read()
-    found = _examined(copy.path, settings, largest)
-    if isinstance(found, RejectedBundle):
-        return found
-    assert found.message is not None
-    return replace(found.message, file=same[0].file) if same else found.message
+    name = same[0].file if same else copy.path.name
+    try:
+        return _message(name, copy.sha256, copy.read(), reader)
+    except Refused as refused:
+        return RejectedBundle.of(name, copy.sha256, refused.refusal, refused.detail)
 
 
-def _message(file: str, digest: str, raw: bytes, settings: HubSettings) -> Accepted:
-    """Return the message of a bundle that can be verified, merged and drawn."""
-    bundle = verify(raw, settings)
-    manifest = bundle.manifest
+def _message(file: str, sha256: str, raw: bytes, reader: Reader) -> Accepted:
+    """Return a message that can be verified, merged and drawn."""
+    release = verify(raw, reader.settings, reader.now)
+    manifest = release.envelope.manifest
     message = Accepted(
         file=one_line(file),
-        sha256=digest,
+        sha256=sha256,
         site=manifest.sender,
         attempt=manifest.attempt,
-        approver=manifest.approver.name,
+        approver=names_of(release.approvals),
         issued=manifest.issued,
         version=manifest.version,
-        aggregates=bundle.aggregates,
-        disclosure=bundle.disclosure,
+        aggregates=release.aggregates,
+        disclosure=release.disclosure,
     )
-    alone = merge(accepted=[message], settings=settings)
+    alone = merge(
+        accepted=[message],
+        settings=reader.settings,
+        round_=reader.now.round,
+        state=reader.now.state,
+    )
     for analysis in alone["analyses"]:
         kinds()[analysis["kind"]].draw_result(analysis, [message.site])
     return message
@@ -253,33 +302,3 @@ def _outdated(
     if standing.attempt == last:
         detail += ", for another one was accepted"
     return Refusal.ATTEMPT_CONFLICT, detail
-
-
-def _read_bundle(path: Path, largest: int) -> bytes:
-    """Return the bytes of a file, whatever takes its place while it is looked at.
-
-    Raises:
-        Refused: it is no plain file, too large, or another account's that keeps it closed: a member
-            may not stop the hub so.
-        OSError: the hub's own machine does not give it.
-    """
-    found = path.lstat()
-    if not stat.S_ISREG(found.st_mode):
-        raise Refused(Refusal.NOT_A_FILE)
-    try:
-        # A pipe that came meanwhile would wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno in {errno.ELOOP, errno.ENXIO}:
-            raise Refused(Refusal.NOT_A_FILE) from None
-        if error.errno == errno.EACCES and found.st_uid != os.geteuid():
-            raise Refused(Refusal.CLOSED_FILE, "chmod a+r, or have it sent again") from None
-        raise
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise Refused(Refusal.NOT_A_FILE)
-    with open(descriptor, "rb") as stream:
-        raw = stream.read(largest + 1)
-    if len(raw) > largest:
-        raise Refused(Refusal.OVERSIZED_BUNDLE, f"more than {largest} bytes")
-    return raw

@@ -6,8 +6,9 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
-from jipflow.analyses.cells import CellKey, Place, measured_places
+from jipflow.analyses.cells import CellKey, Place, Whom, measured_places
 from jipflow.analyses.contract import (
     AnyAnalysis,
     CellBelowMinimum,
@@ -19,13 +20,14 @@ from jipflow.analyses.contract import (
     ReleasedAnalysis,
     ReleasedCell,
     Rule,
+    StatedCell,
     analyses_of,
     rules_of_kinds,
     too_close,
 )
+from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import json_text
-from jipflow.hub.refusals import Refusal, Refused
-from jipflow.release.contents import Aggregates, Disclosure
+from jipflow.release.contents import Aggregates, Disclosure, State
 from jipflow.release.gate import all_rules
 from jipflow.settings.bounds import bounds
 from jipflow.settings.features import COUNTED, feature_names
@@ -36,10 +38,10 @@ from jipflow.settings.reading import shipped_radiomics
 MOST_CASES = 1000
 """Most studies of one patient that are believed: one a week for twenty years."""
 
-FRAME, BYTES, HEADINGS = 64 * 1024, 4 * 1024, 8
-"""A file of a release has at most so many bytes, and for each cell so many more and so many times
-the analysis' own keys: several times what is written, for a histogram's bins are as many as its
-edges."""
+FRAME, BYTES, HEADINGS, NUMBER = 64 * 1024, 4 * 1024, 8, 32
+"""A file of a release has at most so many bytes, and for each cell so many more, so many times the
+analysis' own keys, for a histogram's bins are as many as its edges, and so many for each further
+number: several times what is written."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Asked:
         features: what is measured at each place, by the radiomics settings there.
         minimum: fewest patients behind a number.
         cases: most cases of one patient.
+        stated: what the hub stated before the round; None in the first, which asks for every cell.
     """
 
     analyses: Mapping[str, AnyAnalysis]
@@ -59,10 +62,19 @@ class Asked:
     features: Mapping[Place, frozenset[str]]
     minimum: int
     cases: int
+    stated: State | None = None
 
     @classmethod
-    def by(cls, protocol: Protocol) -> Asked:
-        """Return what a protocol asks for."""
+    def by(cls, protocol: Protocol, round_: int = 1, state: State | None = None) -> Asked:
+        """Return what a round of a protocol asks for.
+
+        Args:
+            protocol: the protocol.
+            round_: from 1.
+            state: what the hub stated before it; needed in a later round.
+        """
+        if round_ > 1 and (state is None or state.round != round_):
+            raise ValueError(f"round {round_} has no state of its own")
         places = measured_places(protocol)
         entries = {entry.segmentation: entry for entry in protocol.radiomics}
         named = {key: feature_names(_parameters(entry)) for key, entry in entries.items()}
@@ -72,12 +84,24 @@ class Asked:
             features={place: frozenset([*COUNTED, *named[place.segmentation]]) for place in places},
             minimum=protocol.disclosure.min_patients,
             cases=1 if protocol.cohort.case.by == "patient" else MOST_CASES,
+            stated=state if round_ > 1 else None,
         )
 
     def asks_for(self, analysis: AnyAnalysis, key: CellKey) -> bool:
         """Return whether an analysis asks for a cell, and its feature is measured anywhere."""
         known = any(key.feature in features for features in self.features.values())
+        if self.stated is not None and self.stated_cell(analysis, key) is None:
+            return False
         return known and analysis.asks_for(key, self.places)
+
+    def stated_cell(self, analysis: AnyAnalysis, key: CellKey) -> StatedCell | None:
+        """Return what the hub stated of a cell before the round; None where it stated nothing."""
+        return self._given.get((analysis.settings.id, key))
+
+    @cached_property
+    def _given(self) -> dict[tuple[str, CellKey], StatedCell]:
+        stated = self.stated.analyses if self.stated else []
+        return {(each.id, cell.key): cell for each in stated for cell in each.cells}
 
     def measures(self, key: CellKey) -> bool:
         """Return whether the feature of a cell is measured at its place."""
@@ -89,7 +113,8 @@ class Asked:
         size = FRAME
         for analysis in self.analyses.values():
             heading = len(json_text(analysis.heading()))
-            size += len(analysis.cells(known, self.places)) * (BYTES + HEADINGS * heading)
+            cell = BYTES + HEADINGS * heading + NUMBER * analysis.most_numbers
+            size += len(analysis.cells(known, self.places)) * cell
         return size
 
 
@@ -152,33 +177,39 @@ def _check_cell(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum
     if cell.n < minimum:
         raise Refused(Refusal.CELL_BELOW_MINIMUM, context)
     try:
-        analysis.verify(cell, _limits(cell, asked, minimum))
+        analysis.verify(cell, _limits(cell, analysis, asked, minimum))
     except ImpossibleCell:
         raise Refused(Refusal.IMPOSSIBLE_CELL, context) from None
     except CellBelowMinimum:
         raise Refused(Refusal.CELL_BELOW_MINIMUM, context) from None
 
 
-def _limits(cell: ReleasedCell, asked: Asked, minimum: int) -> Limits:
-    return Limits(minimum, asked.cases, *bounds(cell.feature))
+def _limits(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum: int) -> Limits:
+    stated = asked.stated_cell(analysis, cell.key)
+    return Limits(minimum, asked.cases, *bounds(cell.feature), stated)
 
 
 def _check_together(released: Released, asked: Asked, minimum: int) -> None:
     """Check what cells say of each other: the same values, and almost the same patients."""
     same: dict[CellKey, list[tuple[AnyAnalysis, ReleasedCell]]] = defaultdict(list)
-    families: dict[tuple[str, str], set[int]] = defaultdict(set)
+    families: dict[tuple[str, str], set[tuple[int, Whom]]] = defaultdict(set)
     for (identifier, key), cell in released.items():
         same[key].append((asked.analyses[identifier], cell))
-        families[key.role, key.segmentation].add(cell.n)
+        whom = Whom.of(asked.analyses[identifier].settings.by, key)
+        families[key.role, key.segmentation].add((cell.n, whom))
     for key, cells in same.items():
-        about = [each.implies(cell, _limits(cell, asked, minimum)) for each, cell in cells]
+        about = [each.implies(cell, _limits(cell, each, asked, minimum)) for each, cell in cells]
         if len({cell.n for _, cell in cells}) > 1 or not Implied.agree(about):
             detail = f"{_words('two analyses', key)} are not of the same values"
             raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
+    for key, cells in same.items():
+        everyone = [cell.n for _, cell in same.get(key._replace(group=""), ())]
+        if any(cell.n > n for _, cell in cells for n in everyone):
+            detail = f"{_words('a group', key)} has more patients than there are"
+            raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
     for (role, segmentation), numbers in families.items():
-        ranked = sorted(numbers)
-        for fewer, more in itertools.pairwise(ranked):
-            if too_close(fewer, more, minimum):
+        for (fewer, one), (more, other) in itertools.combinations(sorted(numbers), 2):
+            if too_close(fewer, more, minimum) and not one.apart(other):
                 detail = f"{segmentation} on {role}: {more} patients beside {fewer}"
                 raise Refused(Refusal.CELL_BELOW_MINIMUM, detail)
 
@@ -252,4 +283,4 @@ def _withheld_by(code: str, cells: Iterable[RecordedCell]) -> int:
 
 
 def _words(identifier: str, key: CellKey) -> str:
-    return f"{identifier}: {' '.join(key)}"
+    return f"{identifier}: {' '.join(key).rstrip()}"

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from jipflow.exchange.inbox import one_line
+from jipflow.exchange.refusals import Refusal
 from jipflow.files import read_json, write_json
-from jipflow.hub.refusals import Refusal
 from jipflow.release.contents import Aggregates, Disclosure, formats
 
 
@@ -17,12 +18,12 @@ class Accepted:
     """A message that counts.
 
     Attributes:
-        file: name of the bundle in the inbox; of the hub's own copy where it is not there any more.
+        file: name of the message in the inbox; of the hub's own copy where it is gone from there.
         sha256: its hash.
         site: who sent it.
         attempt: counts what the site sent in this round.
-        approver: name of the person who approved it.
-        issued: time of the approval (UTC).
+        approver: names of the persons who approved it.
+        issued: when it was packed (UTC).
         version: jipflow's version at the site.
         aggregates: the numbers.
         disclosure: the record of the site's gate.
@@ -81,13 +82,6 @@ class RejectedBundle:
     def of(cls, file: str, sha256: str | None, refusal: Refusal, detail: str) -> RejectedBundle:
         """Return a rejection whose words fit into one line."""
         return cls(one_line(file), sha256, refusal.value, refusal.meaning, one_line(detail)[:300])
-
-
-def one_line(text: str) -> str:
-    """Return a text that others wrote without what cannot be printed or written as UTF-8."""
-    return "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
 
 
 def write_accepted(path: Path, accepted: Sequence[Accepted]) -> None:

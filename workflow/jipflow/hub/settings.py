@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jipflow import __version__
+from jipflow.exchange.message import ProtocolVersion
 from jipflow.exchange.roster import check_roster
 from jipflow.files import canonical_digest
+from jipflow.settings.addresses import Way, is_address
 from jipflow.settings.complete import complete_types
 from jipflow.settings.digests import protocol_parts, protocol_sha256
 from jipflow.settings.folders import checked_folder
@@ -21,7 +23,7 @@ from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import load
 
 SOURCE = "hub configuration"
-STAGES = ("hub_accept", "hub_merge", "hub_report")
+STAGES = ("hub_open", "hub_accept", "hub_merge", "hub_close", "hub_report")
 
 
 class HubSettings(Part):
@@ -39,9 +41,34 @@ class HubSettings(Part):
     """The jipflow version."""
 
     @property
+    def text(self) -> ProtocolVersion:
+        """Which protocol messages belong to, and which text of it."""
+        about = self.protocol.protocol
+        return ProtocolVersion(
+            id=about.id,
+            version=about.version,
+            sha256=self.protocol_sha256,
+            parts=self.protocol_parts,
+        )
+
+    @property
     def results(self) -> str:
         """Folder for the results of the protocol."""
         return f"{self.hub.results}/{self.protocol.protocol.id}"
+
+    def ways(self) -> tuple[Way, Way]:
+        """Return the ways of the messages that come and of those that go."""
+        return self.hub.ways(Path(self.results))
+
+    @property
+    def inbox(self) -> Path:
+        """Folder of this machine that the messages come to."""
+        return self.ways()[0].folder
+
+    @property
+    def outbox(self) -> Path:
+        """Folder of this machine for the messages that go."""
+        return self.ways()[1].folder
 
     def parts(self, stage: str) -> dict[str, str]:
         """Return the hash of each part of the settings that a stage depends on, by its name.
@@ -57,7 +84,7 @@ class HubSettings(Part):
         hub = self.hub.plain()
         return {
             "protocol": self.protocol_sha256,
-            **{key: canonical_digest(hub[key]) for key in ("hub", "roster")},
+            **{key: canonical_digest(hub[key]) for key in ("hub", "roster", "identity")},
         }
 
 
@@ -73,13 +100,8 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
     """
     content = {key: value for key, value in config.items() if key != "pathvars"}
     hub = load(Hub, content, source)
-    if not Path(hub.inbox).is_dir():
-        fix = "name the folder that it lies in" if Path(hub.inbox).exists() else "make it"
-        raise ConfigError(f"{source}: the inbox {hub.inbox} is not a folder; {fix}.")
-    if not os.access(hub.inbox, os.R_OK | os.X_OK):
-        raise ConfigError(
-            f"{source}: this account may not read the inbox {hub.inbox}; let its owner allow that."
-        )
+    if not is_address(hub.inbox):
+        _check_inbox(Path(hub.inbox), source)
     checked_folder(hub.results)
     check_roster(hub.roster, source)
     own = Path(hub.models.registry) if hub.models else None
@@ -90,6 +112,17 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
         protocol_sha256=protocol_sha256(protocol, named),
         protocol_parts=protocol_parts(protocol, named),
     )
+
+
+def _check_inbox(inbox: Path, source: str) -> None:
+    """Check that the inbox is a folder that can be read."""
+    if not inbox.is_dir():
+        fix = "name the folder that it lies in" if inbox.exists() else "make it"
+        raise ConfigError(f"{source}: the inbox {inbox} is not a folder; {fix}.")
+    if not os.access(inbox, os.R_OK | os.X_OK):
+        raise ConfigError(
+            f"{source}: this account may not read the inbox {inbox}; let its owner allow that."
+        )
 
 
 def read_hub_settings(path: Path) -> HubSettings:

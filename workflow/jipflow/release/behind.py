@@ -19,7 +19,7 @@ from jipflow.analyses.contract import LedgerCell
 from jipflow.exchange.message import FileEntry, canonical, checked, describe
 from jipflow.files import atomic_path
 from jipflow.release.history import Past
-from jipflow.settings.part import Part
+from jipflow.settings.part import Id, Part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,11 +34,13 @@ Index = Annotated[int, Field(ge=0)]
 class KeptCell(Part):
     """A cell that leaves, and the column of its values."""
 
+    analysis: Id
     kind: str
     role: str
     segmentation: str
     segment: str
     feature: str
+    group: str = ""
     equations: Index
     heading: dict[str, Any]
     released: dict[str, Any]
@@ -185,6 +187,7 @@ def _kept(cell: LedgerCell, columns: _Columns) -> dict[str, Any]:
     """Return the fields of a cell as they are kept."""
     return {
         **cell.key._asdict(),
+        "analysis": cell.analysis,
         "kind": cell.kind,
         "equations": cell.equations,
         "heading": dict(cell.heading),
@@ -197,8 +200,9 @@ def _kept(cell: LedgerCell, columns: _Columns) -> dict[str, Any]:
 def _cell(kept: KeptCell, columns: Sequence[Values]) -> LedgerCell:
     """Return a cell that was kept."""
     return LedgerCell(
+        analysis=kept.analysis,
         kind=kept.kind,
-        key=CellKey(kept.role, kept.segmentation, kept.segment, kept.feature),
+        key=CellKey(*(getattr(kept, name) for name in CellKey._fields)),
         equations=kept.equations,
         heading=kept.heading,
         released=kept.released,

@@ -7,24 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import (
+    CellKey,
     Measured,
     Place,
+    Scanners,
     Values,
     by_patient,
     expand,
     measured_places,
+    scanners_of,
 )
 from jipflow.analyses.contract import (
     AnyAnalysis,
     Finding,
     Proposed,
+    StatedCell,
     analyses_of,
 )
 from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.behind import Behind
-from jipflow.release.contents import ReleaseError, Verdict, formats
+from jipflow.release.contents import ReleaseError, State, Verdict, formats, protocol_text
 from jipflow.release.gate import (
     MIN_PATIENTS,
     Decision,
@@ -37,7 +41,9 @@ from jipflow.release.gate import (
 from jipflow.release.history import Candidate, History, Past
 from jipflow.release.ledger import Ledger
 from jipflow.release.saturation import Regions, fingerprints
-from jipflow.settings.digests import protocol_parts
+from jipflow.release.since import review_of, write_review
+from jipflow.release.stated import given_cells
+from jipflow.release.terms import write_terms
 from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
@@ -54,11 +60,16 @@ def build(
     ledger: Ledger,
     behind_dir: Path,
     out_dir: Path,
+    round_: int = 1,
+    state: State | None = None,
 ) -> list[str]:
-    """Write a candidate release: ``aggregates.json`` and ``disclosure.json``.
+    """Write a candidate release: its two files, ``terms.json`` and ``review.json``.
 
-    Both depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
+    They depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
     behind them is written beside, for the ledger, and does not leave.
+
+    The first round asks for all cells of all analyses, a later one for those of which the hub says
+    what its kind needs.
 
     Args:
         settings: of the run.
@@ -69,21 +80,29 @@ def build(
         ledger: of the site.
         behind_dir: folder for what stands behind the candidate.
         out_dir: folder of the candidate.
+        round_: that the release is of.
+        state: what the hub says before the round; may be None in the first.
 
     Returns:
         Hashes of the ledger's entries, all of which it was compared with.
 
     Raises:
-        ReleaseError: the run is not acceptable, or its tables contradict each other.
+        ReleaseError: the run is not acceptable, its tables contradict each other, or the hub says
+            what no honest hub does.
         LedgerFault: what left before is not known.
         DisclosureError: something would leave that the gate does not know to be safe.
     """
     _check_verdict(read_json(verdict))
-    patient_of = _read_patients(cases)
+    patient_of, scanners = _read_cases(cases)
     table = _read_features(features, patient_of, outcomes)
-    measured = Measured(table, measured_places(settings.protocol))
-    analyses = analyses_of(settings.protocol)
-    proposed = [cell for analysis in analyses for cell in _propose(analysis, measured)]
+    measured = Measured(table, measured_places(settings.protocol), scanners)
+    given = given_cells(settings, round_, state)
+    analyses = [each for each in analyses_of(settings.protocol) if each.settings.id in given]
+    proposed = [
+        cell
+        for analysis in analyses
+        for cell in _propose(analysis, measured, given[analysis.settings.id])
+    ]
     prints = fingerprints(measured)
     entries = ledger.entries()
     pasts = [kept.past for kept in entries if kept.past]
@@ -95,12 +114,12 @@ def build(
         History(pasts, *prints, limits=_limits(settings)),
     )
 
-    header = _header(settings)
+    header = _header(settings, round_)
     aggregates = header | {"analyses": _released(analyses, decisions)}
     aggregates_sha256 = message.describe(json_text(aggregates).encode()).sha256
     record = header | {"aggregates_sha256": aggregates_sha256} | _record(decisions)
     known = formats()
-    message.checked(known.aggregates, aggregates, "aggregates.json")
+    about = message.checked(known.aggregates, aggregates, "aggregates.json")
     message.checked(known.disclosure, record, "disclosure.json")
 
     vocabulary = _vocabulary(settings, analyses, proposed) | known.words()
@@ -115,23 +134,21 @@ def build(
             raise DisclosureError(
                 f"{name}.json: {error} Nothing is released; rename it in the protocol."
             ) from None
-    _behind(decisions, *prints, _limits(settings)).write(behind_dir)
+    behind = _behind(decisions, *prints, _limits(settings))
+    behind.write(behind_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
+    write_terms(out_dir, settings)
+    write_review(out_dir, review_of(settings, about, behind.past(), entries, state))
     return [kept.sha256 for kept in entries]
 
 
-def _header(settings: Settings) -> dict[str, Any]:
+def _header(settings: Settings, round_: int) -> dict[str, Any]:
     return {
-        "protocol": {
-            "id": settings.protocol_id,
-            "version": settings.protocol.protocol.version,
-            "sha256": settings.protocol_sha256,
-            "parts": protocol_parts(settings.protocol, settings.named),
-        },
+        "protocol": protocol_text(settings).plain(),
         "site": settings.site.site.id,
         "recipient": settings.site.hub.id,
-        "round": message.ROUND,
+        "round": round_,
         "version": settings.version,
         "min_patients": settings.min_patients,
     }
@@ -149,8 +166,8 @@ def _check_verdict(verdict: Mapping[str, Any]) -> None:
         )
 
 
-def _read_patients(cases: Path) -> dict[str, str]:
-    """Return the patient of each case of the cohort."""
+def _read_cases(cases: Path) -> tuple[dict[str, str], Scanners]:
+    """Return the patient of each case of the cohort, and the scanners of its series."""
     import pandas as pd
 
     table = pd.read_csv(cases, sep="\t", dtype=str, keep_default_na=False)
@@ -158,7 +175,9 @@ def _read_patients(cases: Path) -> dict[str, str]:
     twice = pairs["case_id"][pairs["case_id"].duplicated()]
     if len(twice):
         raise ReleaseError(f"{cases}: case {twice.iloc[0]} has two patients; run cohort again.")
-    return dict(zip(pairs["case_id"], pairs["patient"], strict=True))
+    patient_of = dict(zip(pairs["case_id"], pairs["patient"], strict=True))
+    records: Any = table.to_dict("records")
+    return patient_of, scanners_of(records)
 
 
 def _read_features(features: Path, patient_of: Mapping[str, str], outcomes: Path) -> pd.DataFrame:
@@ -191,8 +210,10 @@ def _read_features(features: Path, patient_of: Mapping[str, str], outcomes: Path
     return table[[pair in measured for pair in pairs]].reset_index(drop=True)
 
 
-def _propose(analysis: AnyAnalysis, measured: Measured) -> list[Proposed]:
-    """Compute every cell of an analysis, before any rule of disclosure."""
+def _propose(
+    analysis: AnyAnalysis, measured: Measured, given: Mapping[CellKey, StatedCell] | None
+) -> list[Proposed]:
+    """Compute every cell of an analysis that the round asks for, before any rule of disclosure."""
     settings = analysis.settings
     for variable in settings.variables:
         if not expand([variable], settings.segments, measured.features, measured.places):
@@ -200,7 +221,7 @@ def _propose(analysis: AnyAnalysis, measured: Measured) -> list[Proposed]:
                 f"analysis {settings.id}: {variable!r} is no feature that was measured; fix "
                 "it in the protocol's analyses or add it to its radiomics."
             )
-    return analysis.propose(measured)
+    return analysis.propose(measured, given)
 
 
 def _released(
@@ -289,5 +310,6 @@ def _vocabulary(
     for segmentation in protocol.segmentations:
         words |= {segmentation.id, *(segment.name for segment in segmentation.segments)}
     for analysis in analyses:
-        words |= {analysis.settings.id, *(text for _, text in strings(analysis.heading()))}
+        words |= {analysis.settings.id, *analysis.settings.groups}
+        words |= {text for _, text in strings(analysis.heading())}
     return words | {cell.key.feature for cell in proposed}

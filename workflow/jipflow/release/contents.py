@@ -1,7 +1,8 @@
-"""The two files of a release, the allow-list of what may leave a site.
+"""The two files of a release, the allow-list of what may leave a site, and what a hub answers.
 
-``aggregates.json`` holds the numbers, ``disclosure.json`` what the gate did with each cell. What
-they may hold of a kind of analysis is in its module; here it is joined for all kinds.
+``aggregates.json`` holds the numbers, ``disclosure.json`` what the gate did with each cell;
+``state.json`` is what the hub says to all sites before a round. What they may hold of a kind of
+analysis is in its module; here it is joined for all kinds.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
-from pydantic import Field, create_model
+from pydantic import Field, create_model, model_validator
+from pydantic_core import PydanticCustomError
 
 from jipflow import __version__
+from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import (
     FLOOR,
     AnyAnalysis,
     RecordedCell,
     ReleasedAnalysis,
     Rule,
+    StatedAnalysis,
+    StatedCell,
     kinds,
 )
 from jipflow.exchange.message import (
@@ -40,14 +45,22 @@ from jipflow.files import read_json, write_json
 from jipflow.reasons import StageError
 from jipflow.release.behind import Behind
 from jipflow.release.gate import all_rules
+from jipflow.settings.digests import protocol_parts
 from jipflow.settings.part import Id, Part
 from jipflow.settings.plugins import one_of
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.run import Settings
 
 H = TypeVar("H", bound="Header")
 
 BUILT = "built.json"
-"""Hashes of the two files and of their page, as they were built together."""
+"""Hashes of the two files, their page, `TERMS` and `REVIEW`, as they were built together."""
+
+REVIEW = "review.json"
+"""What a steward reads beside the numbers; see `jipflow.release.since`."""
+
+TERMS = "terms.json"
+"""What else of the settings an approval is about; see `jipflow.release.terms`."""
 
 NumberOfCells = Annotated[int, Field(ge=0)]
 Meaning = Annotated[str, Field(max_length=300)]
@@ -98,23 +111,57 @@ class Disclosure(Header):
     cells: Sequence[RecordedCell]
 
 
+class State(Part):
+    """What the hub says to all sites before a round; before the first there is nothing to say."""
+
+    protocol: ProtocolVersion
+    round: Round
+    """The round that begins."""
+    analyses: Sequence[StatedAnalysis]
+
+    @model_validator(mode="after")
+    def _no_cell_twice(self) -> Self:
+        ids = [analysis.id for analysis in self.analyses]
+        keys = [(analysis.id, cell.key) for analysis in self.analyses for cell in analysis.cells]
+        if len(ids) > len(set(ids)) or len(keys) > len(set(keys)):
+            raise PydanticCustomError("twice", "an analysis or a cell is there twice")
+        return self
+
+    def given(self, analysis: str) -> dict[CellKey, StatedCell]:
+        """Return what is stated of each cell of an analysis; nothing where it has ended."""
+        return {
+            cell.key: cell for each in self.analyses if each.id == analysis for cell in each.cells
+        }
+
+
 @dataclass(frozen=True)
 class Formats:
-    """The models of the two files, for all kinds of analysis and all rules that there are."""
+    """The models of the files, for all kinds of analysis and all rules that there are."""
 
     aggregates: type[Aggregates]
     disclosure: type[Disclosure]
+    state: type[State]
 
     def words(self) -> set[str]:
-        """Return every key and every fixed text of the two files."""
+        """Return every key and every fixed text of the two files that leave a site."""
         schemas = (self.aggregates.model_json_schema(), self.disclosure.model_json_schema())
         rules = all_rules()
         texts = {text for rule in rules for text in (rule.code, rule.meaning, *rule.findings)}
         return texts.union(*map(_words, schemas))
 
 
+def protocol_text(settings: Settings) -> ProtocolVersion:
+    """Return which protocol a site's messages belong to, and which text of it."""
+    return ProtocolVersion(
+        id=settings.protocol_id,
+        version=settings.protocol.protocol.version,
+        sha256=settings.protocol_sha256,
+        parts=protocol_parts(settings.protocol, settings.named),
+    )
+
+
 def formats() -> Formats:
-    """Return the models of the two files."""
+    """Return the models of the files."""
     return _formats(tuple(kinds().items()), all_rules())
 
 
@@ -126,6 +173,8 @@ def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule
     totals: Any = create_model("Totals", __base__=Totals, withheld=(dict[code, NumberOfCells], ...))
     one_released: Any = one_of([analysis.released for _, analysis in known], "kind")
     one_recorded: Any = one_of(recorded, "kind")
+    stated = [analysis.stated for _, analysis in known if analysis.stated]
+    one_stated: Any = one_of(stated, "kind")
     return Formats(
         create_model("Aggregates", __base__=Aggregates, analyses=(list[one_released], ...)),
         create_model(
@@ -135,6 +184,7 @@ def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule
             summary=(totals, ...),
             cells=(list[one_recorded], ...),
         ),
+        create_model("State", __base__=State, analyses=(list[one_stated], ...)),
     )
 
 
@@ -215,7 +265,7 @@ class Built(Part):
     """What was built together; stays beside it."""
 
     files: dict[str, FileEntry]
-    """Both files and the page."""
+    """Both files, the page, the terms and the review."""
     behind: dict[str, FileEntry]
     """What stands behind them, which lies elsewhere."""
     entries: list[Sha256]
@@ -230,7 +280,8 @@ def record_built(folder: Path, behind: Behind, entries: Sequence[str]) -> None:
         behind: what stands behind it.
         entries: hashes of the entries that the ledger had.
     """
-    found = {name: describe((folder / name).read_bytes()) for name in (*CONTENT, PAGE)}
+    names = (*CONTENT, PAGE, TERMS, REVIEW)
+    found = {name: describe((folder / name).read_bytes()) for name in names}
     built = Built(files=found, behind=behind.described(), entries=list(entries))
     write_json(folder / BUILT, built.plain())
 

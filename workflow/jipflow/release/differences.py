@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.alike import like_ones
-from jipflow.analyses.contract import Proposed, too_close
+from jipflow.analyses.cells import Values, Whom, follow
+from jipflow.analyses.contract import Analysis, LedgerCell, Proposed, kinds, too_close
 from jipflow.analyses.spread import SPREAD
 from jipflow.release.saturation import Regions, asked, family
+from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,38 +36,96 @@ class Kept:
     Args:
         patient_of: patient of each case.
         minimum: fewest patients of a group.
+
+    Attributes:
+        sets: of whom each set of cases is.
+        groups: the smallest sets that they tell apart.
     """
 
     patient_of: Mapping[str, str]
     minimum: int
-    sets: list[frozenset[str]] = field(default_factory=list)
+    sets: dict[frozenset[str], frozenset[Whom]] = field(default_factory=dict)
     groups: list[frozenset[str]] = field(default_factory=list)
 
-    def add(self, cases: frozenset[str]) -> bool:
+    def add(self, cases: frozenset[str], whom: frozenset[Whom] = frozenset([Whom()])) -> bool:
         """Add a set if each group that the sets distinguish has enough patients; return whether.
 
         Nor may its number of patients be `too_close` to that of another: whoever sees these alone,
-        as a hub does, could not tell such sets from those that differ by a few.
+        as a hub does, could not tell such sets from those that differ by a few. Of groups of one
+        division it is known that they do not.
+
+        Args:
+            cases: the set.
+            whom: of which patients its cells say that they are.
         """
         if cases in self.sets:
             return True
-        if any(too_close(self._size(cases), self._size(kept), self.minimum) for kept in self.sets):
+        if any(self._too_close(cases, whom, *kept) for kept in self.sets.items()):
             return False
-        outside = cases.difference(*self.groups)
-        split = [part for group in self.groups for part in (group & cases, group - cases)]
-        groups = [group for group in (*split, outside) if group]
-        if any(self._size(group) < self.minimum for group in groups):
+        groups = self._divided(cases)
+        if any(self._size(group) < self.minimum for group in set(groups) - set(self.groups)):
             return False
-        self.sets.append(cases)
+        if self._tell_of_few([*self.sets, cases], groups):
+            return False
+        self.sets[cases] = whom
         self.groups = groups
         return True
+
+    def include(self, cases: frozenset[str]) -> None:
+        """Add a set that is known anyhow, whatever it tells apart."""
+        if cases not in self.sets:
+            self.groups = self._divided(cases)
+            self.sets[cases] = frozenset()
+
+    def _divided(self, cases: frozenset[str]) -> list[frozenset[str]]:
+        """Return the groups that a further set tells apart."""
+        outside = cases.difference(*self.groups)
+        split = [part for group in self.groups for part in (group & cases, group - cases)]
+        return [group for group in (*split, outside) if group]
+
+    def _too_close(
+        self,
+        cases: frozenset[str],
+        whom: frozenset[Whom],
+        others: frozenset[str],
+        of: frozenset[Whom],
+    ) -> bool:
+        """Return whether the numbers of patients of two sets look as if these differed by few."""
+        apart = bool(of) and all(one.apart(other) for one in whom for other in of)
+        return not apart and too_close(self._size(cases), self._size(others), self.minimum)
+
+    def _tell_of_few(
+        self, sets: Sequence[frozenset[str]], groups: Sequence[frozenset[str]]
+    ) -> bool:
+        """Return whether a number of few patients follows from the sets' numbers of patients.
+
+        A patient with several cases may be in several groups of cases, so that the numbers of two
+        groups and of both together give that of the patients who are in both. A combination of the
+        numbers is of few if it leaves out all patients but those of small groups of patients.
+        """
+        import numpy as np
+
+        patients = [{self.patient_of[case] for case in group} for group in groups]
+        everyone = set().union(*patients)
+        distinct = sum(map(len, patients)) == len(everyone)
+        if distinct and min(map(len, patients)) >= self.minimum:
+            return False
+        of = [{self.patient_of[case] for case in cases} for cases in sets]
+        rows = Counter(tuple(patient in each for each in of) for patient in everyone)
+        table = np.array(list(rows), dtype=float)
+        many = table[np.array(list(rows.values())) >= self.minimum]
+        rank = np.linalg.matrix_rank(many) if many.size else 0
+        return bool(np.linalg.matrix_rank(table) > rank)
 
     def _size(self, cases: frozenset[str]) -> int:
         return len({self.patient_of[case] for case in cases})
 
 
 def differing(
-    cells: Sequence[Proposed], patient_of: Mapping[str, str], minimum: int, regions: Regions
+    cells: Sequence[Proposed],
+    patient_of: Mapping[str, str],
+    disclosure: Disclosure,
+    regions: Regions,
 ) -> set[int]:
     """Choose the cells that must be withheld so that no small group follows from the others.
 
@@ -81,18 +142,22 @@ def differing(
     where they have the same values but in a few, up to a factor or an offset (see
     `_unlike_in_few`).
 
+    Where cells of like values are of several sets of patients, such as all and a group of them,
+    what follows for the others must be what could leave itself (see `_remainders`).
+
     Of cells that are compared, the set of cases that serves most is kept first (of equals the one
     with most cases, then the first by the cells' order), and each further one if it fits.
 
     Args:
         cells: that the other rules let out.
         patient_of: patient of each case.
-        minimum: fewest patients.
+        disclosure: the limits that hold.
         regions: which places are the same region.
 
     Returns:
         Positions of the cells to withhold.
     """
+    minimum = disclosure.min_patients
     families: dict[Family, list[int]] = {}
     for i, cell in enumerate(cells):
         families.setdefault((cell.key.role, cell.key.segmentation), []).append(i)
@@ -104,7 +169,68 @@ def differing(
         for group in _compared([cells[i] for i in left], regions):
             withheld |= _misfits((left[i] for i in group), cells, patient_of, minimum)
     left = [i for i in range(len(cells)) if i not in withheld]
-    return withheld | {left[i] for i in _unlike_in_few([cells[i] for i in left], minimum)}
+    withheld |= {left[i] for i in _unlike_in_few([cells[i] for i in left], minimum)}
+    left = [i for i in range(len(cells)) if i not in withheld]
+    return withheld | {left[i] for i in _remainders([cells[i] for i in left], disclosure)}
+
+
+def _remainders(cells: Sequence[Proposed], disclosure: Disclosure) -> set[int]:
+    """Choose the cells beside which numbers of other patients follow that tell of few of them.
+
+    The mean of all less that of a group is that of the others, who may be enough and yet have one
+    value but for a few, or one who has nearly all.
+    """
+    summed = [i for i, cell in enumerate(cells) if cell.analysis.equations]
+    if len({cells[i].cases for i in summed}) < 2:
+        return set()
+    kept: dict[int, dict[frozenset[str], Values]] = defaultdict(dict)
+    likes = like_ones([cells[i].values for i in summed])
+    withheld = set()
+    for like, i in sorted(zip(likes, summed, strict=True), key=lambda pair: asked(cells[pair[1]])):
+        cell, known = cells[i], kept[like]
+        if cell.cases in known:
+            continue
+        found = follow(cell.values, list(known.values()))
+        if any(cell.analysis.tells_of_few(values, disclosure) for values in found):
+            withheld.add(i)
+        else:
+            known[cell.cases] = cell.values
+    return withheld
+
+
+def clashing(cells: Sequence[LedgerCell], order: Sequence[tuple[object, ...]]) -> set[int]:
+    """Choose the cells that must not leave beside others of like values, as their kinds have it.
+
+    Args:
+        cells: that the other rules let out.
+        order: what they are sorted by; of two that exclude each other the first is kept.
+    """
+    known = kinds()
+    if all(known[cell.kind].excludes is Analysis.excludes for cell in cells):
+        return set()
+    kept: dict[int, list[LedgerCell]] = defaultdict(list)
+    likes = like_ones([cell.values for cell in cells])
+    withheld = set()
+    for i in sorted(range(len(cells)), key=lambda i: order[i]):
+        if any(exclude(cells[i], other, known) for other in kept[likes[i]]):
+            withheld.add(i)
+        else:
+            kept[likes[i]].append(cells[i])
+    return withheld
+
+
+def exclude(
+    one: LedgerCell, other: LedgerCell, known: Mapping[str, type[Analysis[Any, Any, Any]]]
+) -> bool:
+    """Return whether the kind of either of two cells says that they must not both leave.
+
+    Args:
+        one: a cell.
+        other: one of like values.
+        known: all kinds, by name.
+    """
+    pairs = ((one, other), (other, one))
+    return any(known[a.kind].excludes(a, b) for a, b in pairs if a.kind in known)
 
 
 def _compared(cells: Sequence[Proposed], regions: Regions) -> list[list[int]]:
@@ -201,4 +327,8 @@ def _misfits(
         groups, key=lambda cases: (-len(groups[cases]), -len(cases), cells[groups[cases][0]].order)
     )
     kept = Kept(patient_of, minimum)
-    return {i for cases in ranked if not kept.add(cases) for i in groups[cases]}
+    whom = {
+        cases: frozenset(Whom.of(cells[i].analysis.settings.by, cells[i].key) for i in members)
+        for cases, members in groups.items()
+    }
+    return {i for cases in ranked if not kept.add(cases, whom[cases]) for i in groups[cases]}

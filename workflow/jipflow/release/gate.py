@@ -11,14 +11,18 @@ import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from jipflow.analyses.cells import by_patient
 from jipflow.analyses.contract import (
     FLOOR,
     AnyAnalysis,
     Finding,
+    Known,
+    LedgerCell,
     Passed,
     Proposed,
     ReleasedCell,
@@ -28,24 +32,29 @@ from jipflow.analyses.contract import (
     rules_of_kinds,
 )
 from jipflow.reasons import StageError
-from jipflow.release.differences import differing
+from jipflow.release.differences import clashing, differing
 from jipflow.release.history import EARLIER, NOTHING, Candidate, History
-from jipflow.release.saturation import Regions, saturated
+from jipflow.release.saturation import Regions, asked, saturated
 from jipflow.settings.protocol import Disclosure
 
 MIN_PATIENTS = Rule(
-    "min_patients", "A cell needs values of at least the minimum number of distinct patients."
+    "min_patients",
+    "A cell needs values of at least the minimum number of distinct patients.",
+    because="fewer patients than the minimum have a value",
 )
 DIFFERENCE = Rule(
     "difference",
     "Groups of patients that the released cells of one segmentation tell apart, or cells of like "
     "values or of one region in several, must have at least the minimum; so must the difference of "
-    "their numbers, and the patients in whom two cells differ: else a smaller group follows.",
+    "their numbers, and the patients in whom two cells differ. What follows of a group must be fit "
+    "to leave.",
+    because="another cell is of nearly the same patients, and the few would stand out",
 )
 SATURATION = Rule(
     "saturation",
     "Features that are functions of each other leave only as long as their means and variances are "
     "at least two fewer than the patients: else each patient's values could be solved.",
+    because="so many functions of one region would give the value of each patient",
 )
 
 
@@ -99,7 +108,7 @@ def decide(
         history: all that left the site before.
 
     Returns:
-        One decision a cell, sorted by analysis, role, segmentation, segment and feature.
+        One decision a cell, sorted by analysis, role, segmentation, segment, feature and group.
 
     Raises:
         DisclosureError: a kind of analysis that the gate has no rules for, numbers that its format
@@ -117,21 +126,29 @@ def decide(
     decisions = [Decision(cell, dict.fromkeys(rules, Finding.NOT_APPLIED)) for cell in ranked]
     enough = [d for d in decisions if _has_enough(d, patients[d.proposed.cases], minimum)]
     enough = _asked_as_before(enough, history)
+    before: list[Decision] = []
     for kind in kinds().values():
         cells = [d for d in enough if type(d.proposed.analysis) is kind]
         counted = [(d.proposed, patients[d.proposed.cases]) for d in cells]
-        for decision, checked in zip(cells, kind.check_all(counted, disclosure), strict=True):
+        known = Known([d.proposed for d in before], partial(_same_values, before[:], history))
+        results = kind.check_all(counted, disclosure, known)
+        for decision, checked in zip(cells, results, strict=True):
             _apply(decision, checked, patients[decision.proposed.cases])
+        before += cells
     left = [d for d in decisions if d.released]
-    known = history.conflicting(
+    conflicts = history.conflicting(
         [Candidate(d.proposed, d.released) for d in left if d.released], disclosure
     )
-    _settle(left, known, EARLIER)
+    _settle(left, conflicts, EARLIER)
     left = [d for d in decisions if d.released]
-    few = differing([d.proposed for d in left], patient_of, minimum, regions)
+    few = differing([d.proposed for d in left], patient_of, disclosure, regions)
     _settle(left, few, DIFFERENCE)
     left = [d for d in decisions if d.released]
-    many = saturated([(d.proposed, patients[d.proposed.cases]) for d in left], regions)
+    candidates = [Candidate(d.proposed, d.released) for d in left if d.released]
+    clash = clashing([c.cell for c in candidates], [asked(d.proposed) for d in left])
+    _settle(left, clash, DIFFERENCE)
+    left = [d for d in decisions if d.released]
+    many = saturated([d.proposed for d in left], patient_of, regions)
     _settle(left, many, SATURATION)
     return decisions
 
@@ -145,6 +162,19 @@ def _check_kinds(analyses: Iterable[AnyAnalysis]) -> None:
                 f"analysis {analysis.settings.id}: the disclosure gate has no rules for the kind "
                 f"'{kind}', so it releases nothing; it knows {', '.join(known)}."
             )
+
+
+def _same_values(
+    decisions: Sequence[Decision], history: History, cell: Proposed
+) -> list[LedgerCell]:
+    """Return what leaves by the decisions, or has left, with the very values of a cell."""
+    here = [
+        Candidate(decision.proposed, decision.released).cell
+        for decision in decisions
+        if decision.released
+        and (decision.proposed.key, decision.proposed.cases) == (cell.key, cell.cases)
+    ]
+    return [*here, *history.same(by_patient(cell.values))]
 
 
 def _has_enough(decision: Decision, patients: int, minimum: int) -> bool:
@@ -197,13 +227,19 @@ def _released(cell: Proposed, patients: int, checked: Passed) -> ReleasedCell:
         )
     content = {**counted, **checked.numbers}
     try:
-        return cell.analysis.cell.model_validate(content)
+        return _form(cell.analysis.cell).validate_python(content)
     except ValidationError as error:
         wrong = ", ".join(".".join(map(str, found["loc"])) for found in error.errors())
         raise DisclosureError(
             f"{'.'.join(cell.order)}: the format of the kind '{cell.analysis.settings.kind}' does "
             f"not have it, or not so: {wrong}."
         ) from None
+
+
+@cache
+def _form(cell: Any) -> TypeAdapter[ReleasedCell]:
+    """Return what validates a kind's cells, which may be a union."""
+    return TypeAdapter(cell)
 
 
 LOOKS_LIKE = {

@@ -23,9 +23,9 @@ from jipflow.analyses.contract import (
     rules_of_kinds,
 )
 from jipflow.exchange.message import canonical
-from jipflow.release.differences import are_few
+from jipflow.release.differences import are_few, exclude
 from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved
-from jipflow.release.saturation import MARGIN, Regions, asked, family
+from jipflow.release.saturation import Equations, Regions, asked, family
 from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ EARLIER = Rule(
     "Beside all that the site has released before, of whatever protocol, a cell must not tell of "
     "fewer patients than the minimum, by patients, values or bins in which they differ, nor make "
     "the means and variances of a region too many, nor be asked for with other edges or limits.",
+    because="few patients would stand out beside what left before",
 )
 
 
@@ -82,6 +83,7 @@ class Candidate:
         analysis, key = self.proposed.analysis, self.proposed.key
         numbers = self.released.plain() if self.released else {}
         return LedgerCell(
+            analysis=analysis.settings.id,
             kind=analysis.settings.kind,
             key=key,
             equations=analysis.equations,
@@ -172,6 +174,17 @@ class History:
             if before[i] and before[i] != {now[j] for j in others}:
                 yield i
 
+    def same(self, values: Values) -> Sequence[LedgerCell]:
+        """Return the cells that left of these very values, a patient a row."""
+        return self._by_identity.get(identity(values), ())
+
+    @cached_property
+    def _by_identity(self) -> dict[bytes, list[LedgerCell]]:
+        found: dict[bytes, list[LedgerCell]] = defaultdict(list)
+        for _, cell in self._cells:
+            found[identity(cell.values)].append(cell)
+        return dict(found)
+
     def conflicting(self, cells: Sequence[Candidate], disclosure: Disclosure) -> set[int]:
         """Choose the cells that must be withheld because of what left before.
 
@@ -223,7 +236,8 @@ class History:
     def _by_values(self, cells: Sequence[Candidate], disclosure: Disclosure) -> Iterator[int]:
         """Yield the cells that tell of few patients beside others that are like them."""
         of_variable: dict[int, list[LedgerCell]] = defaultdict(list)
-        numbers = {variable.identity: i for i, variable in enumerate(self._variables)}
+        numbers = {each.identity: i for i, each in enumerate(self._variables)}
+        known = kinds()
         for _, cell in self._cells:
             of_variable[numbers[identity(cell.values)]].append(cell)
         new = [variable(each.cell, self._volumes) for each in cells]
@@ -235,6 +249,7 @@ class History:
                 self._tells_of_group(candidate, links, i, disclosure)
                 or self._changed_in_few(candidate, disclosure.min_patients)
                 or candidate.proposed.analysis.tells_beside(candidate.cell, same, disclosure)
+                or any(exclude(candidate.cell, other, known) for other in same)
             ):
                 yield i
             else:
@@ -288,12 +303,18 @@ class History:
 
         Equal values of a family say the same, whatever they are called, so that they count once.
         """
-        kept: dict[tuple[str, Hashable], dict[bytes, int]] = defaultdict(dict)
+        kept: dict[tuple[str, Hashable], Equations] = defaultdict(Equations)
+        functions: dict[bytes, tuple[str, Place]] = {}
         for number, cell in self._cells:
             group = family(cell.key.feature)
             if group is not None and cell.equations:
-                region = self._regions.region(_of_past(cell.key.place, number), group)
-                _raise(kept[group, region], identity(cell.values), cell.equations)
+                place = _of_past(cell.key.place, number)
+                feature, place_of = functions.setdefault(
+                    identity(cell.values), (cell.key.feature, place)
+                )
+                kept[group, self._regions.region(place, group)].include(
+                    feature, (place_of, cell.kind), cell.equations, cell.values.cases
+                )
         withheld = set()
         for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
             new = cells[i].cell
@@ -301,14 +322,11 @@ class History:
             if group is None or not new.equations:
                 continue
             known = kept.get((group, self._regions.region(new.key.place, group)))
-            if known is None:
-                continue
-            more = {**known}
-            _raise(more, identity(new.values), new.equations)
-            if more != known and sum(more.values()) > len(new.values.cases) - MARGIN:
+            feature, place = functions.get(identity(new.values), (new.key.feature, new.key.place))
+            if known is not None and not known.add(
+                feature, (place, new.kind), new.equations, new.values.cases
+            ):
                 withheld.add(i)
-            else:
-                known.update(more)
         return withheld
 
 
@@ -322,10 +340,6 @@ def _way(name: str, heading: Mapping[str, Any], limits: Mapping[str, float]) -> 
 def _kind(cell: LedgerCell) -> tuple[str, frozenset[str]]:
     """Return what a cell measures, by its family of features, and of whom."""
     return family(cell.key.feature) or cell.key.feature, cell.values.cases
-
-
-def _raise(numbers: dict[bytes, int], key: bytes, value: int) -> None:
-    numbers[key] = max(value, numbers.get(key, 0))
 
 
 def _of_past(place: Place, number: int) -> Place:

@@ -35,6 +35,8 @@ from jipflow.exchange.message import (
 from jipflow.files import atomic_path, read_json, sha256_file, write_json
 from jipflow.privacy.pseudonyms import fingerprint, known_secret
 from jipflow.reasons import StageError
+from jipflow.release.approval import MOST_PERSONS, names_of
+from jipflow.release.approval import Signed as Approval
 from jipflow.release.behind import CELLS, VALUES, Behind, read_behind
 from jipflow.release.history import Past
 from jipflow.settings.hub import Approver
@@ -61,6 +63,8 @@ class Packed(Part):
     """A release that was packed."""
 
     manifest: Manifest
+    approvals: Annotated[list[Approval], Field(min_length=1, max_length=MOST_PERSONS)]
+    """What persons have stated about it, with their signatures."""
     bundle: Sha256
     """Hash of the bundle."""
     behind: dict[str, FileEntry]
@@ -139,7 +143,7 @@ class Kept:
         return (
             f"{start}{manifest.protocol.id} {manifest.protocol.version} to {manifest.recipient}, "
             f"round {manifest.round}, attempt {manifest.attempt}, {len(self.past.cells)} cells, "
-            f"approved by {manifest.approver.name}"
+            f"approved by {names_of(entry.release.approvals)}"
         )
 
 
@@ -175,11 +179,14 @@ class Ledger:
         """Return the releases that were packed, in their order."""
         return [kept.entry.release for kept in self.entries() if kept.entry.release]
 
-    def append(self, manifest: Manifest, bundle: bytes, behind: Behind) -> None:
+    def append(
+        self, manifest: Manifest, approvals: Sequence[Approval], bundle: bytes, behind: Behind
+    ) -> None:
         """Add a release, before its bundle is written; one that is there already is left as it is.
 
         Args:
             manifest: of the bundle.
+            approvals: what persons have stated about it.
             bundle: its bytes.
             behind: what stands behind it.
 
@@ -187,7 +194,10 @@ class Ledger:
             LedgerFault: as by `entries`.
         """
         packed = Packed(
-            manifest=manifest, bundle=describe(bundle).sha256, behind=behind.described()
+            manifest=manifest,
+            approvals=list(approvals),
+            bundle=describe(bundle).sha256,
+            behind=behind.described(),
         )
         with self._alone():
             if packed not in self.packed():

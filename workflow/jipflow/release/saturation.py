@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jipflow.analyses.alike import like_ones
-from jipflow.analyses.cells import CellKey, Measured, Place, Values
+from jipflow.analyses.cells import Measured, Place, Values
 from jipflow.analyses.contract import Proposed
 
 MARGIN = 2
@@ -103,35 +104,152 @@ def fingerprints(
     return measured.of("volume_ml"), measured.of("original_firstorder_Mean")
 
 
-def saturated(cells: Sequence[tuple[Proposed, int]], regions: Regions) -> set[int]:
+@dataclass
+class _Feature:
+    """What is known of one feature.
+
+    Attributes:
+        parts: sets of cases that the sets of its cells tell apart.
+        functions: equations of each function that is this feature, such as of two segmentations.
+        cases: all that cells of each function are of.
+    """
+
+    parts: list[frozenset[str]] = field(default_factory=list)
+    functions: dict[Hashable, int] = field(default_factory=dict)
+    cases: dict[Hashable, frozenset[str]] = field(default_factory=dict)
+
+    def more(self, function: Hashable, equations: int, cases: frozenset[str]) -> _Feature:
+        """Return what is known with one more cell."""
+        split = [part for known in self.parts for part in (known & cases, known - cases)]
+        parts = [part for part in (*split, cases.difference(*self.parts)) if part]
+        number = max(equations, self.functions.get(function, 0))
+        whole = cases | self.cases.get(function, frozenset())
+        return _Feature(
+            parts, {**self.functions, function: number}, {**self.cases, function: whole}
+        )
+
+    def of(self, part: frozenset[str]) -> int:
+        """Return the equations of a part, as if each function were known of each part."""
+        return sum(n for key, n in self.functions.items() if not part.isdisjoint(self.cases[key]))
+
+
+class Equations:
+    """The equations that are known of a family of features in a region, and of whom.
+
+    Whoever knows the sums over all patients and over a group of them knows those of the others. So
+    of each feature the sums over each set of cases that its cells tell apart count as known. No
+    patients can be solved for if those equations that are of them alone are fewer than they are: by
+    Hall's theorem (1935, "On representatives of subsets", J. London Math. Soc. 10:26-30), if each
+    equation can have a patient of its own whom it is of. Each smallest set keeps `MARGIN` patients
+    without one.
+
+    Args:
+        size: distinct patients of cases.
+    """
+
+    def __init__(self, size: Callable[[frozenset[str]], int] = len) -> None:
+        self._size = size
+        self._features: dict[str, _Feature] = {}
+
+    def include(
+        self, feature: str, function: Hashable, equations: int, cases: frozenset[str]
+    ) -> None:
+        """Add what is known anyhow.
+
+        Args:
+            feature: its name; a feature of a region is about the same in all its segmentations.
+            function: the same wherever a case has the same value.
+            equations: of the cell.
+            cases: that it is of.
+        """
+        known = self._features.get(feature, _Feature())
+        self._features[feature] = known.more(function, equations, cases)
+
+    def add(self, feature: str, function: Hashable, equations: int, cases: frozenset[str]) -> bool:
+        """Add a cell if its equations are not too many; return whether. See `include`."""
+        known = self._features.get(feature, _Feature())
+        new = known.more(function, equations, cases)
+        if new != known and not self._open({**self._features, feature: new}):
+            return False
+        self._features[feature] = new
+        return True
+
+    def _open(self, features: Mapping[str, _Feature]) -> bool:
+        """Return whether each equation can have a patient of its own."""
+        known = [(part, each.of(part)) for each in features.values() for part in each.parts]
+        smallest = divided([part for part, _ in known])
+        free = [max(self._size(part) - MARGIN, 0) for part in smallest]
+        needed: Counter[frozenset[int]] = Counter()
+        for part, equations in known:
+            of = (i for i, small in enumerate(smallest) if not small.isdisjoint(part))
+            needed[frozenset(of)] += equations
+        return _all_placed(needed, free)
+
+
+def divided(sets: Iterable[frozenset[str]]) -> list[frozenset[str]]:
+    """Return the smallest sets of cases that sets tell apart."""
+    found: list[frozenset[str]] = []
+    for each in dict.fromkeys(sets):
+        split = [part for known in found for part in (known & each, known - each)]
+        found = [part for part in (*split, each.difference(*found)) if part]
+    return found
+
+
+def _all_placed(needed: Mapping[frozenset[int], int], free: Sequence[int]) -> bool:
+    """Return whether all can be placed.
+
+    Args:
+        needed: how many need a place, by the numbers of the rooms that they may be in.
+        free: places in each room.
+    """
+    import numpy as np
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import maximum_flow
+
+    total = sum(needed.values())
+    if total > sum(free) or len(free) == 1:
+        return total <= sum(free)
+    rooms, sink = len(needed) + 1, len(needed) + 1 + len(free)
+    capacity = np.zeros((sink + 1, sink + 1), dtype=np.int32)
+    for row, (of, number) in enumerate(needed.items(), start=1):
+        capacity[0, row] = number
+        capacity[row, [rooms + i for i in of]] = number
+    capacity[rooms:sink, sink] = free
+    return bool(maximum_flow(csr_array(capacity), 0, sink).flow_value == total)
+
+
+def saturated(
+    cells: Sequence[Proposed], patient_of: Mapping[str, str], regions: Regions
+) -> set[int]:
     """Choose the cells that must be withheld so that the numbers of a family stay unsolved.
 
     The features of a family in one region are kept in the order in which the protocol's analyses
-    ask for them (see `Analysis.rank`), while the equations of all that are kept, two of a mean and
-    a variance, are at least `MARGIN` fewer than the patients. All cells of a feature that is kept
-    are kept: they say the same.
+    ask for them (see `Analysis.rank`), while the equations that are known, two of a mean and a
+    variance, are at least `MARGIN` fewer than the patients (see `Equations`). Cells of a feature
+    that several analyses of a kind have of the same patients say the same.
 
     Args:
-        cells: that the other rules let out, each with its distinct patients.
+        cells: that the other rules let out.
+        patient_of: patient of each case.
         regions: which places are the same region.
 
     Returns:
         Positions of the cells to withhold.
     """
-    kept: dict[tuple[Hashable, ...], dict[CellKey, int]] = {}
+    kept: dict[tuple[Hashable, ...], Equations] = {}
     withheld = set()
-    for i in sorted(range(len(cells)), key=lambda i: asked(cells[i][0])):
-        cell, patients = cells[i]
-        group = family(cell.key.feature)
-        if group is None or not cell.analysis.equations:
+    for i in sorted(range(len(cells)), key=lambda i: asked(cells[i])):
+        cell = cells[i]
+        key, analysis = cell.key, cell.analysis
+        group = family(key.feature)
+        if group is None or not analysis.equations:
             continue
-        numbers = kept.setdefault((group, regions.region(cell.key.place, group)), {})
-        more = max(cell.analysis.equations, numbers.get(cell.key, 0))
-        others = sum(n for key, n in numbers.items() if key != cell.key)
-        if others + more > patients - MARGIN:
+        region = (group, regions.region(key.place, group))
+        if region not in kept:
+            kept[region] = Equations(lambda cases: len({patient_of[case] for case in cases}))
+        function = (key.place, analysis.settings.kind)
+        if not kept[region].add(key.feature, function, analysis.equations, cell.cases):
             withheld.add(i)
-        else:
-            numbers[cell.key] = more
     return withheld
 
 

@@ -13,11 +13,13 @@ from typing import Any
 from jipflow.analyses.cells import CellKey
 from jipflow.exchange.message import LIMITS, bundle_name
 from jipflow.files import sha256_file
+from jipflow.release.approval import names_of, signed_list
 from jipflow.release.contents import Aggregates
+from jipflow.settings.resources import ConfigError
 
 UNREADABLE = (
     *(zipfile.BadZipFile, zlib.error, EOFError, RuntimeError),
-    *(ValueError, KeyError, TypeError),
+    *(ValueError, KeyError, TypeError, ConfigError),
 )
 """What reading a bundle raises that is damaged, or of another format."""
 
@@ -31,6 +33,7 @@ class Sent:
         attempt: the one that its name gives.
         sha256: its hash.
         manifest: what it says about itself; None where this version cannot read it.
+        approvers: names of the persons who approved it; empty likewise.
         aggregates: its numbers; None likewise.
     """
 
@@ -39,6 +42,7 @@ class Sent:
     sha256: str
     manifest: Mapping[str, Any] | None
     aggregates: Mapping[str, Any] | None
+    approvers: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,15 @@ def _read(path: Path, attempt: int) -> Sent:
         with zipfile.ZipFile(path) as archive:
             manifest = _member(archive, "manifest.json")
             aggregates = _member(archive, "aggregates.json")
+            approvals = signed_list(_member(archive, "approvals.json"), path.name)
         dict(_cells(aggregates))
         for name in ("issued", "version"):
             str(manifest[name])
-        str(manifest["approver"]["name"] + manifest["protocol"]["sha256"])
+        str(manifest["protocol"]["sha256"])
+        dict(manifest["files"]["approvals.json"])
     except UNREADABLE:
         return Sent(path.name, attempt, digest, None, None)
-    return Sent(path.name, attempt, digest, manifest, aggregates)
+    return Sent(path.name, attempt, digest, manifest, aggregates, names_of(approvals))
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> Any:

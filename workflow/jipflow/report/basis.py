@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jipflow.analyses.cells import measured_places
+from jipflow.analyses.cells import Scanners, groups_met, measured_places, scanners_of
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.settings.protocol import Protocol
 from jipflow.settings.run import Settings
 
 if TYPE_CHECKING:
     import pandas as pd
+
+NONE, SEVERAL = "left out: of no group", "left out: meets several groups"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,27 @@ class PlaceBasis:
 
 
 @dataclass(frozen=True)
+class GroupBasis:
+    """Who is in a group of an analysis, or left out of all of them.
+
+    Attributes:
+        analysis: its id.
+        role: of its variables.
+        of: header and role of the series that decides.
+        group: name of the group, or why cases are in none.
+        cases: cases with a series of the variables' role.
+        patients: of these cases.
+    """
+
+    analysis: str
+    role: str
+    of: str
+    group: str
+    cases: int
+    patients: int
+
+
+@dataclass(frozen=True)
 class Basis:
     """Whom a release is of; it holds small counts and never leaves the site.
 
@@ -54,6 +77,7 @@ class Basis:
         cases: cases of the cohort.
         excluded: cases that were excluded before the first stage.
         places: whom each segment was measured in.
+        groups: who is in each group of an analysis that has groups.
     """
 
     filter: list[str]
@@ -63,6 +87,7 @@ class Basis:
     cases: int
     excluded: int
     places: list[PlaceBasis]
+    groups: list[GroupBasis]
 
 
 def basis(*, settings: Settings, features: Path, cases: Path, outcomes: Path) -> Basis:
@@ -95,7 +120,34 @@ def basis(*, settings: Settings, features: Path, cases: Path, outcomes: Path) ->
         places=list(
             _places(settings.protocol, pd.read_parquet(features), patient_of, with_role, measured)
         ),
+        groups=list(_groups(settings.protocol, patient_of, with_role, scanners_of(rows))),
     )
+
+
+def _groups(
+    protocol: Protocol,
+    patient_of: dict[str, str],
+    with_role: dict[str, set[str]],
+    scanners: Scanners,
+) -> Iterator[GroupBasis]:
+    for analysis in sorted(protocol.analyses, key=lambda each: each.id):
+        by = analysis.by
+        if by is None:
+            continue
+        for role in sorted({variable.partition(".")[0] for variable in analysis.variables}):
+            members: dict[str, list[str]] = {name: [] for name in (*analysis.groups, NONE, SEVERAL)}
+            for case in with_role.get(role, ()):
+                met = groups_met(by, case, role, scanners)
+                members[NONE if not met else SEVERAL if len(met) > 1 else met[0]].append(case)
+            for name, cases in members.items():
+                yield GroupBasis(
+                    analysis.id,
+                    role,
+                    f"{by.of} of {by.role or role}",
+                    name,
+                    cases=len(cases),
+                    patients=len({patient_of[case] for case in cases}),
+                )
 
 
 def _places(

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jipflow.analyses.contract import Finding, RecordedCell, ReleasedAnalysis, kinds
+from jipflow.analyses.contract import Finding, ReleasedAnalysis, kinds
 from jipflow.exchange import message
-from jipflow.exchange.message import Manifest
 from jipflow.reasons import StageError
+from jipflow.release.approval import FORMAT, ProtocolText, Statement
 from jipflow.release.contents import Aggregates, Disclosure, Release
 from jipflow.release.limits import NOT_PROTECTED_FROM
-from jipflow.release.sent import Change, Sent, changes, next_attempt
+from jipflow.release.sent import Change, Sent, changes
+from jipflow.release.since import Review
+from jipflow.release.terms import Terms
 from jipflow.report.basis import Basis
 from jipflow.report.pages import write_page
+from jipflow.report.review import content_sentences, later_rounds, reach_sentence
+from jipflow.report.withheld import disclosure_summary, withheld_parts
 
 MAX_CHANGES = 200
 """Most changed cells that the page lists."""
 
 
-@dataclass(frozen=True)
-class WithheldParts:
-    """Parts of a cell that leaves, which a rule keeps back.
-
-    Attributes:
-        analysis: id of the analysis.
-        cell: the cell in the record.
-        rules: codes of the rules that keep them back.
-        parts: what they are, in the plural, such as ``bins``.
-        names: which, for readers.
-    """
-
-    analysis: str
-    cell: RecordedCell
-    rules: list[str]
-    parts: str
-    names: list[str]
-
-
 def write_disclosure_page(
-    *, release: Release, path: Path, basis: Basis, sent: Sequence[Sent] = ()
+    *,
+    release: Release,
+    terms: Terms,
+    review: Review,
+    path: Path,
+    basis: Basis,
+    sent: Sequence[Sent] = (),
 ) -> None:
     """Write the page that shows every value that would leave, and what the rules withheld.
 
@@ -50,6 +40,8 @@ def write_disclosure_page(
 
     Args:
         release: the candidate.
+        terms: what else an approval of it is about.
+        review: what its build noted for a reader.
         path: the HTML file.
         basis: whom the release is of.
         sent: the bundles that the site packed before, by attempt.
@@ -59,12 +51,15 @@ def write_disclosure_page(
     """
     aggregates, disclosure = release.aggregates, release.disclosure
     _check_same_cells(aggregates, disclosure)
-    attempt = next_attempt(sent)
     parts = list(withheld_parts(disclosure, aggregates.analyses))
     write_page(
         path,
         "disclosure.html.j2",
         aggregates=aggregates,
+        sentences=[
+            *content_sentences(release, review),
+            reach_sentence(review, aggregates.round, ()),
+        ],
         summary=disclosure_summary(disclosure),
         analyses=[_drawn(analysis) for analysis in aggregates.analyses],
         withheld=_withheld(disclosure),
@@ -74,100 +69,52 @@ def write_disclosure_page(
         limits=NOT_PROTECTED_FROM,
         basis=basis,
         before=_before(release, sent),
-        manifest=manifest_rows(release, attempt),
-        attempt=attempt,
+        statement=statement_rows(release, terms),
+        approvers=terms.approvers,
+        later=later_rounds(review, aggregates.round),
     )
 
 
-def disclosure_summary(disclosure: Disclosure) -> dict[str, Any]:
-    """Return how many cells leave and what each rule withheld.
-
-    Returns:
-        ``kept``, ``withheld`` (cells), ``parts`` (what rules withheld of cells that leave, by what
-        it is called), ``min_patients`` and ``rules``: code, meaning and cells of each rule that
-        withheld any.
-    """
-    summary = disclosure.summary
-    return {
-        "kept": summary.released,
-        "withheld": summary.cells - summary.released,
-        "parts": _count_parts(disclosure),
-        "min_patients": disclosure.min_patients,
-        "rules": [
-            {"rule": rule, "meaning": disclosure.rules[rule], "cells": count}
-            for rule, count in sorted(summary.withheld.items())
-            if count
-        ],
-    }
-
-
-def _count_parts(disclosure: Disclosure) -> dict[str, int]:
-    counted: dict[str, int] = {}
-    for cell in disclosure.cells:
-        for parts, names in _parts_of(cell):
-            counted[parts] = counted.get(parts, 0) + len(names)
-    return counted
-
-
-def withheld_parts(
-    disclosure: Disclosure, analyses: Sequence[ReleasedAnalysis]
-) -> Iterator[WithheldParts]:
-    """Yield what rules keep back of cells that leave.
-
-    Args:
-        disclosure: the record of the gate.
-        analyses: what leaves, which says what the parts are called.
-    """
-    by_id = {analysis.id: analysis for analysis in analyses}
-    for cell in disclosure.cells:
-        if not cell.released or cell.analysis not in by_id:
-            continue
-        rules = [rule for rule, found in sorted(cell.rules.items()) if found not in list(Finding)]
-        for parts, withheld in _parts_of(cell):
-            if withheld:
-                analysis = by_id[cell.analysis]
-                known = kinds()[analysis.kind].part_names(analysis)
-                names = [known.get(name, str(name)) for name in withheld]
-                yield WithheldParts(cell.analysis, cell, rules, parts, names)
-
-
-def _parts_of(cell: RecordedCell) -> Iterator[tuple[str, Sequence[str | int]]]:
-    """Yield what a cell's parts are called, and those that were withheld."""
-    for name in type(cell).model_fields:
-        if name.startswith("withheld_"):
-            yield name.removeprefix("withheld_"), getattr(cell, name) or ()
-
-
-def manifest_rows(release: Release, attempt: int) -> list[tuple[str, str]]:
-    """Return each field of the manifest that the approver signs, with its value.
+def statement_rows(release: Release, terms: Terms) -> list[tuple[str, str]]:
+    """Return each field of the statement that a person signs, with its value.
 
     What is known only when it is signed is put into words.
 
     Args:
         release: the candidate.
-        attempt: the one that the approval will be of.
+        terms: what else an approval of it is about.
     """
     header = release.disclosure
     values: dict[str, str] = {
-        "format": message.FORMAT,
+        "format": FORMAT,
+        "site": header.site,
+        "hub": header.recipient,
         "version": header.version,
         "round": str(header.round),
-        "attempt": f"{attempt}, or what you give with --attempt",
-        "sender": header.site,
-        "recipient": header.recipient,
-        "approver": "your name, which all sites read in the hub's report, and your public key",
-        "issued": "the time of your approval (UTC), to the second",
+        "until": "the last day of your approval (UTC), which you give with --until",
         "page": "the SHA-256 of this very page, which `jipflow release approve` prints",
+        "person": "your name, which all sites read in the hub's report, and your public key",
+        "issued": "the time of your approval (UTC), to the second",
     }
     rows: list[tuple[str, str]] = []
-    for name in Manifest.model_fields:
+    for name in Statement.model_fields:
         if name == "protocol":
-            rows += _flat(name, header.protocol.plain())
-        elif name != "files":
+            rows += _flat(name, ProtocolText.of(header.protocol).plain())
+        elif name == "analyses":
+            rows += [
+                (
+                    f"{name}: {analysis}",
+                    f"SHA-256 of its settings {sha256}; up to the round that you give with "
+                    f"--rounds, else {header.round}",
+                )
+                for analysis, sha256 in terms.analyses.items()
+            ]
+        elif name == "files":
+            for file, data in release.files.items():
+                found = message.describe(data)
+                rows.append((f"files: {file}", f"{found.size} bytes, SHA-256 {found.sha256}"))
+        else:
             rows.append((name, values[name]))
-    for name, data in release.files.items():
-        found = message.describe(data)
-        rows.append((f"files: {name}", f"{found.size} bytes, SHA-256 {found.sha256}"))
     return rows
 
 

@@ -7,12 +7,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jipflow.exchange.sealing import SUFFIX
 from jipflow.files import read_json
 from jipflow.hub.settings import HubSettings
 from jipflow.place import shortage
-from jipflow.reasons import StageError
-from jipflow.release.approval import approved_bundle, read_approval
-from jipflow.settings.resources import ConfigError
+from jipflow.release.packing import why_not_approved
+from jipflow.release.rounds import Standing, read_standing
+from jipflow.release.sent import sent_before
+from jipflow.report.rounds import standing_lines
 from jipflow.settings.run import Settings
 
 WHOLE = {"all", "default", "release", "accept", "bundle", "report"}
@@ -45,7 +47,6 @@ def site_ending(
     if not asked <= WHOLE or not (results / "verdict.json").is_file():
         return ""
     folder = results.absolute()
-    release = folder / "release" / "r01"
     protocol = settings.protocol.protocol
     lines = [f"jipflow: {settings.site.site.id}, {protocol.id} {protocol.version}"]
     lines += _cases(folder)
@@ -53,9 +54,11 @@ def site_ending(
         f"  report:    {folder / 'report' / 'index.html'}",
         f"  features:  {folder / 'features' / 'features.parquet'}",
     ]
-    if settings.protocol.analyses and (release / "disclosure.json").is_file():
+    if settings.protocol.analyses and (folder / "rounds" / "standing.json").is_file():
+        standing = read_standing(folder / "rounds" / "standing.json")
         again = shlex.join(["snakemake", "bundle", *_without(typed, asked)])
-        lines += _candidate(release, settings, folder / "bundles", again)
+        lines += standing_lines(standing)
+        lines += _candidate(standing, settings, folder, again)
     return "\n".join(lines)
 
 
@@ -80,8 +83,11 @@ def _cases(folder: Path) -> Iterator[str]:
         yield f"  waiting:   {folder / 'worklist' / 'worklist.tsv'}"
 
 
-def _candidate(release: Path, settings: Settings, bundles: Path, again: str) -> Iterator[str]:
+def _candidate(standing: Standing, settings: Settings, folder: Path, again: str) -> Iterator[str]:
     """Yield the lines about what may leave the site, and what comes next."""
+    release = folder / "release" / f"r{standing.round:02d}"
+    if not (release / "disclosure.json").is_file():
+        return
     record = read_json(release / "disclosure.json")
     summary = record["summary"]
     yield (
@@ -90,21 +96,38 @@ def _candidate(release: Path, settings: Settings, bundles: Path, again: str) -> 
     )
     if not summary["released"]:
         yield f"  WARNING: no number may leave the site{_withheld(record)}"
-    bundle = approved_bundle(settings, release, bundles)
-    try:
-        read_approval(release)
-    except (StageError, ConfigError):
+    if standing.ended is not None:
+        return
+    inbox, outbox = (path.absolute() for path in settings.site.exchange.folders(folder.parent))
+    about = settings.protocol_id, settings.site.site.id, standing.round
+    for sent in reversed(sent_before(folder / "bundles", *about)):
+        if _is_of(sent.manifest, record, standing):
+            yield f"  message:   {(outbox / sent.file).with_suffix(SUFFIX)}"
+            yield f"  next:      bring the message to the hub {settings.site.hub.id!r}"
+            return
+    why = why_not_approved(settings, folder, standing.round)
+    if why:
         if summary["released"]:
             yield (
                 "  next:      read both pages, then: jipflow release approve "
                 f"{shlex.quote(str(release))} --name NAME --key FILE"
             )
-        return
-    if bundle.is_file():
-        yield f"  bundle:    {bundle}"
-        yield f"  next:      send the bundle to the hub {settings.site.hub.id!r}"
+    elif settings.site.hub.key is None:
+        yield "  next:      write the hub's public key into site.yaml as hub.key, to pack it"
+    elif standing.roster is None:
+        yield f"  next:      put the hub's message that opens the round into {inbox}, then: {again}"
     else:
         yield f"  next:      {again}"
+
+
+def _is_of(
+    manifest: Mapping[str, Any] | None, record: Mapping[str, Any], standing: Standing
+) -> bool:
+    """Return whether a message is of a candidate and of the thread as it stands."""
+    if manifest is None:
+        return False
+    same = manifest["files"]["aggregates.json"]["sha256"] == record["aggregates_sha256"]
+    return bool(same and manifest.get("previous") == standing.previous)
 
 
 def _withheld(record: Mapping[str, Any]) -> str:
@@ -117,44 +140,59 @@ def _withheld(record: Mapping[str, Any]) -> str:
     return f": rule {most} ({meaning}) withheld {counts[most]} cells"
 
 
-def hub_ending(settings: HubSettings, results: Path) -> str:
+def hub_ending(settings: HubSettings, results: Path, round_: int) -> str:
     """Return what a run at the hub prints when it has ended well.
 
     Args:
         settings: of the hub.
         results: the results folder of the protocol.
+        round_: that the run was of.
     """
-    folder = results.absolute() / "r01"
-    if not (folder / "report.html").is_file():
+    folder = results.absolute() / "rounds" / f"r{round_:02d}"
+    if not (folder / "outlook.json").is_file():
         return ""
     accepted = read_json(folder / "accepted.json")
     rejected = read_json(folder / "rejected.json")
+    waits = read_json(folder / "outlook.json")
     sites = [plain(entry["site"]) for entry in accepted]
     lines = [
         f"jipflow: hub {settings.hub.hub.id}, {settings.protocol.protocol.id} "
-        f"{settings.protocol.protocol.version}",
-        f"  bundles:   {len(accepted)} accepted{_in_brackets(sites)}, {len(rejected)} refused",
+        f"{settings.protocol.protocol.version}, round {round_}",
+        f"  messages:  {len(accepted)} accepted{_in_brackets(sites)}, {len(rejected)} refused",
     ]
     for entry in rejected[:SHOWN]:
         detail = plain(entry["detail"] or entry["meaning"])
         lines.append(f"  refused:   {plain(entry['file'])}: {plain(entry['reason'])}: {detail}")
     if len(rejected) > SHOWN:
         lines.append(f"  refused:   {len(rejected) - SHOWN} more, see {folder / 'rejected.json'}")
-    inbox = Path(settings.hub.inbox).absolute()
+    inbox = settings.inbox.absolute()
     if not accepted:
-        found = "all bundles were refused" if rejected else f"there is no bundle in {inbox}"
+        found = "all messages were refused" if rejected else f"there is no message in {inbox}"
         lines.append(f"  WARNING: the result is empty: {found}")
     elif len(accepted) == 1:
         lines.append("  WARNING: the result is of one site alone")
-    absent = [m.site for m in settings.hub.roster if m.site not in {e["site"] for e in accepted}]
-    if absent:
-        lines.append(f"  missing:   {', '.join(absent)}")
+    if waits["missing"] and not waits["ended"]:
+        lines.append(f"  missing:   {', '.join(waits['missing'])}")
     lines += [
         f"  report:    {folder / 'report.html'}",
         f"  result:    {folder / 'result.json'}",
-        f"  next:      put further bundles into {inbox} and run the same command again",
+        f"  next:      {_next_at_hub(settings, waits, inbox)}",
     ]
     return "\n".join(lines)
+
+
+def _next_at_hub(settings: HubSettings, waits: Mapping[str, Any], inbox: Path) -> str:
+    """Say what a person at the hub does next."""
+    outbox = settings.outbox.absolute()
+    again = f"put what comes back into {inbox} and run the same command again"
+    if waits["ended"]:
+        return f"bring the sites what lies in {outbox}: the rounds were ended: {waits['ended']}"
+    if waits["opened"]:
+        following = waits["round"] + 1
+        return f"round {following} is open: bring each site what lies in {outbox}, {again}"
+    if waits["missing"]:
+        return f"bring each missing site what lies in {outbox}, {again}"
+    return "nothing: all sites have answered, and no analysis needs another round"
 
 
 def failure_ending(failed: Iterable[tuple[str, str | None]], report: Path | None = None) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import kinds
 from jipflow.hub.decisions import Accepted, RejectedBundle
+from jipflow.hub.rounds import Outlook
 from jipflow.release.gate import all_rules
-from jipflow.report.disclosure import withheld_parts
 from jipflow.report.pages import write_page
+from jipflow.report.withheld import withheld_parts
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def write_hub_report(
     result: Mapping[str, Any],
     accepted: Sequence[Accepted],
     rejected: Sequence[RejectedBundle],
+    outlook: Outlook,
     path: Path,
 ) -> None:
     """Write the report of a round at the hub as one self-contained page.
@@ -49,6 +51,7 @@ def write_hub_report(
         result: content of ``result.json``: protocol, round, sites and analyses with merged cells.
         accepted: the messages that count, one a site.
         rejected: the files that do not.
+        outlook: what the round waits for.
         path: the HTML file.
     """
     sites = [site["id"] for site in result["sites"]]
@@ -59,6 +62,7 @@ def write_hub_report(
         result=result,
         files={entry.site: entry.file for entry in accepted},
         rejected=rejected,
+        outlook=outlook,
         sites=sites,
         cells=sum(len(analysis["cells"]) for analysis in result["analyses"]),
         analyses=[_drawn(analysis, sites) for analysis in result["analyses"]],

@@ -1,17 +1,22 @@
-"""The page that says what has become of a release: built, approved, packed."""
+"""The page that says what has become of a release, and what a person must do about it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from jipflow.exchange.message import Manifest
+from jipflow.exchange.message import CONTENT, canonical, describe
 from jipflow.reasons import StageError
-from jipflow.release.approval import NAME, read_approval
+from jipflow.release.approval import NAME, Signed, command, names_of, read_approvals
 from jipflow.release.contents import Release, read_release
-from jipflow.release.sent import Sent, next_attempt, sent_before
+from jipflow.release.sent import Sent, sent_before
+from jipflow.release.since import Review, read_review
+from jipflow.release.terms import Terms, read_terms
 from jipflow.report.pages import write_page
+from jipflow.report.review import content_sentences, reach_sentence
 from jipflow.settings.resources import ConfigError
 
 PAGE = "index.html"
@@ -21,7 +26,9 @@ class State(StrEnum):
     """What has become of a release."""
 
     BUILT = "waits for approval"
+    HALF = "waits for a second person"
     OUTDATED = "has an approval that does not hold"
+    COVERED = "is covered by an earlier approval, not packed"
     APPROVED = "is approved, not packed"
     PACKED = "is packed"
 
@@ -32,58 +39,178 @@ class Progress:
 
     Attributes:
         state: in a word.
-        manifest: what was approved; None where nobody did, or it does not hold.
-        problem: why the approval does not hold, or empty.
+        signed: the statements by which it may leave; of one person where a second is missing.
+        problem: why an approval does not hold, or empty.
         bundle: the bundle of what was approved; None where it is not packed.
     """
 
     state: State
-    manifest: Manifest | None = None
+    signed: tuple[Signed, ...] = ()
     problem: str = ""
     bundle: Sent | None = None
 
+    @property
+    def lets_leave(self) -> bool:
+        """Whether nobody must approve it any more."""
+        return self.state in {State.COVERED, State.APPROVED, State.PACKED}
 
-def write_release_page(folder: Path, bundles: Path) -> None:
-    """Write ``index.html``: whether a release is approved and packed, and what comes next.
+
+@dataclass(frozen=True)
+class Standing:
+    """A candidate as a person finds it.
+
+    Attributes:
+        release: its files.
+        terms: of the settings that it was built by.
+        review: what its build noted for a reader.
+        progress: what has become of it.
+        sent: what was packed of its round.
+    """
+
+    release: Release
+    terms: Terms
+    review: Review
+    progress: Progress
+    sent: Sequence[Sent]
+
+    def sentences(self) -> list[str]:
+        """Return the candidate in a few sentences; words between backticks are names."""
+        found = content_sentences(self.release, self.review)
+        round_ = self.release.disclosure.round
+        signed = self.progress.signed if self.progress.lets_leave else ()
+        approved = f"{self._over()}{self._approved()}"
+        return [*found, approved, reach_sentence(self.review, round_, signed)]
+
+    def _over(self) -> str:
+        """Return that an approval covered the candidate when it was built, and is over."""
+        covered = self.review.covered
+        if covered is None or covered.why or self._by_earlier:
+            return ""
+        return f"That approval ended on {covered.signed[0].statement.until}. "
+
+    @property
+    def _by_earlier(self) -> bool:
+        """Whether it may leave by an approval of an earlier round."""
+        signed = self.progress.signed
+        round_ = self.release.disclosure.round
+        return bool(signed) and self.progress.lets_leave and signed[0].statement.round < round_
+
+    def _approved(self) -> str:
+        """Return who has approved the candidate, and who must still."""
+        signed, needed = self.progress.signed, self.terms.approvers
+        must = "a person must" if needed == 1 else "two persons must, each with a key of their own"
+        if self.progress.state == State.BUILT:
+            return f"Nobody has approved it, and {must}."
+        if self.progress.state == State.OUTDATED:
+            return f"Its approval does not hold, and {must}: {self.progress.problem}"
+        if self.progress.state == State.HALF:
+            return (
+                f"{names_of(signed)} approved it on {signed[0].statement.issued[:10]}; a second "
+                "person must approve it with the same terms."
+            )
+        last = max(each.statement.issued for each in signed)
+        if self._by_earlier:
+            return "Nobody needs to approve it."
+        return f"{names_of(signed)} approved it, {'lastly ' if signed[1:] else ''}on {last[:10]}."
+
+
+def standing_of(folder: Path, bundles: Path, now: datetime | None = None) -> Standing:
+    """Read a candidate with all that a person needs to know of it.
 
     Args:
         folder: of the release.
         bundles: folder of what was packed.
+        now: time, the clock's by default.
 
     Raises:
-        ReleaseError: there is no candidate.
+        ReleaseError: there is no candidate, or its files do not belong together.
     """
     release = read_release(folder)
     header = release.aggregates
     sent = sent_before(bundles, header.protocol.id, header.site, header.round)
+    terms, review = read_terms(folder), read_review(folder)
+    found = progress(folder, release, terms, review, sent, now)
+    return Standing(release, terms, review, found, sent)
+
+
+def write_release_page(folder: Path, bundles: Path, now: datetime | None = None) -> Standing:
+    """Write ``index.html``: a release in a few sentences, what has become of it and comes next.
+
+    Args:
+        folder: of the release.
+        bundles: folder of what was packed.
+        now: time, the clock's by default.
+
+    Raises:
+        ReleaseError: there is no candidate, or its files do not belong together.
+    """
+    found = standing_of(folder, bundles, now)
+    header = found.release.aggregates
+    signed = found.progress.signed
     write_page(
         folder / PAGE,
         "release.html.j2",
         aggregates=header,
-        summary=release.disclosure.summary,
-        progress=progress(folder, release, sent),
+        summary=found.release.disclosure.summary,
+        progress=found.progress,
         states=State,
-        sent=sent,
-        attempt=next_attempt(sent),
+        sent=found.sent,
+        sentences=found.sentences(),
+        command=command("", signed[0].statement if signed else None).partition("--key FILE")[2],
     )
+    return found
 
 
-def progress(folder: Path, release: Release, sent: list[Sent]) -> Progress:
+def progress(
+    folder: Path,
+    release: Release,
+    terms: Terms,
+    review: Review,
+    sent: Sequence[Sent],
+    now: datetime | None = None,
+) -> Progress:
     """Find out what has become of a release.
 
     Args:
         folder: of the release.
         release: its files.
+        terms: of the settings that it was built by.
+        review: what its build noted for a reader.
         sent: what was packed, by attempt.
+        now: time, the clock's by default.
     """
+    moment = now or datetime.now(UTC)
+    covered = review.covered
+    if covered and not covered.why and not any(s.statement.ended(moment) for s in covered.signed):
+        return _packed(release, covered.signed, sent, State.COVERED)
     if not (folder / NAME).is_file():
         return Progress(State.BUILT)
     try:
-        manifest = read_approval(folder).manifest
+        signed = read_approvals(folder, terms.approvers, moment)
     except (StageError, ConfigError) as error:
+        half = _of_one(folder, moment) if terms.approvers > 1 else ()
+        if half:
+            return Progress(State.HALF, half)
         # The page is the same wherever the release lies.
         return Progress(State.OUTDATED, problem=str(error).replace(f"{folder}/", ""))
+    return _packed(release, signed, sent, State.APPROVED)
+
+
+def _of_one(folder: Path, now: datetime) -> tuple[Signed, ...]:
+    """Return the statement of the one person who has approved, where it holds."""
+    try:
+        return tuple(read_approvals(folder, 1, now))
+    except (StageError, ConfigError):
+        return ()
+
+
+def _packed(
+    release: Release, signed: Sequence[Signed], sent: Sequence[Sent], state: State
+) -> Progress:
+    """Return what has become of a release that may leave."""
+    files: dict[str, object] = {name: describe(release.files[name]).plain() for name in CONTENT}
+    files["approvals.json"] = describe(canonical([each.plain() for each in signed])).plain()
     for bundle in sent:
-        if bundle.manifest == manifest.plain():
-            return Progress(State.PACKED, manifest, bundle=bundle)
-    return Progress(State.APPROVED, manifest)
+        if bundle.manifest and files.items() <= dict(bundle.manifest["files"]).items():
+            return Progress(State.PACKED, tuple(signed), bundle=bundle)
+    return Progress(state, tuple(signed))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
+from jipflow.settings.addresses import ExchangePlace, Way, way
 from jipflow.settings.part import Id, LocalPath, Maybe, Part, Text
 from jipflow.settings.registry import OwnModels
 
@@ -16,7 +18,7 @@ class Place(Part):
     """Which hub this is."""
 
     id: Id
-    """Name that sites address their bundles to."""
+    """Name that sites address their messages to."""
     name: Text
     """Name of the hub for its report."""
 
@@ -41,14 +43,27 @@ class Member(Part):
     """People who may release for the site."""
 
 
+class HubIdentity(Part):
+    """The secrets of a hub."""
+
+    signing_key_file: LocalPath = "secrets/hub.key"
+    """Ed25519 key that signs the hub's messages, and that the sites' are sealed to; made on first
+    use with mode 0600. Back it up: the sites' settings name it."""
+
+
 class Hub(Part):
-    """Where the hub finds bundles, and whose signatures it trusts."""
+    """Where the hub finds the sites' messages, and whose signatures it trusts."""
 
     hub: Place
     protocol: Text
     """An id under config/protocols/ or a path; the same file as at the sites."""
-    inbox: LocalPath
-    """Folder that the sites' bundles are put into."""
+    inbox: ExchangePlace
+    """Folder that the sites' messages are put into, or the address of one (s3://bucket/prefix,
+    davs://host/path) that they are fetched from."""
+    outbox: ExchangePlace = "outbox"
+    """Folder for the messages to the sites, in a folder for each, or the address of one that they
+    are sent to."""
+    identity: HubIdentity = Field(default_factory=HubIdentity)
     results: LocalPath = "results/hub"
     """Folder for the hub's results."""
     roster: Annotated[list[Member], Field(min_length=1)]
@@ -56,3 +71,12 @@ class Hub(Part):
     models: Maybe[OwnModels] = None
     """The models that the protocol names and the repository does not have; without it they are
     those of models/models.yaml, if it is there."""
+
+    def ways(self, results: Path) -> tuple[Way, Way]:
+        """Return the ways of the messages that come and of those that go.
+
+        Args:
+            results: folder for the results of the protocol.
+        """
+        own = results / "exchange"
+        return way(self.inbox, own / "in"), way(self.outbox, own / "out")

@@ -105,6 +105,8 @@ LocalPath = Annotated[Text, AfterValidator(_path)]
 Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
 Role = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,19}$")]
 SegmentName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+GroupName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+Group = Annotated[str, Field(pattern=r"^([a-z][a-z0-9-]{0,39})?$")]
 
 
 _JSON_TYPES: dict[type, str] = {str: "string", list: "array", dict: "object"}

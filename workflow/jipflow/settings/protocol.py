@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from jipflow.patterns import PatternError, check_pattern
+from jipflow.patterns import PatternError, check_pattern, meets
 from jipflow.settings.names import among
 from jipflow.settings.part import (
     AsGiven,
+    GroupName,
     Id,
     Maybe,
     Number,
@@ -321,6 +322,51 @@ class RadiomicsEntry(Part):
     of each feature."""
 
 
+NO_GROUPS = frozenset(
+    {
+        *("all", "group", "groups", "n", "none", "other", "others", "patients", "released", "rows"),
+        *("site", "sites", "together", "total", "withheld"),
+    }
+)
+"""Words that a release, a result and their pages use for other things than groups."""
+
+
+class By(Part):
+    """Groups of patients by the scanner, each of which has cells of its own.
+
+    A case belongs to the group whose expression the whole text of its series' header meets, an
+    empty text where the header lacks it. A case of no group or of several is left out.
+    """
+
+    of: Literal["manufacturer", "model"]
+    """Header of the series: Manufacturer (0008,0070) or Manufacturer's Model Name (0008,1090)."""
+    role: Maybe[Role] = None
+    """Role of the series; without it that of the variable."""
+    groups: Annotated[dict[GroupName, Expression], Field(min_length=1)]
+    """Regular expression (RE2) by the name of the group; no text of a header is ever released."""
+
+    def identity(self, role: str) -> tuple[str, ...]:
+        """Return what tells the division apart from all others.
+
+        Args:
+            role: of the variable.
+        """
+        named = (text for group in sorted(self.groups.items()) for text in group)
+        return (self.of, self.role or role, *named)
+
+    def met(self, scanner: Mapping[str, str] | None) -> list[str]:
+        """Return the groups that a case meets, sorted; it belongs to one where it meets only that.
+
+        Args:
+            scanner: what the header of its series says, by ``manufacturer`` and ``model``; None
+                where it has no such series.
+        """
+        if scanner is None:
+            return []
+        text = scanner[self.of]
+        return [name for name, pattern in sorted(self.groups.items()) if meets(pattern, text)]
+
+
 class AnalysisSettings(Part):
     """What a release is computed from.
 
@@ -340,10 +386,18 @@ class AnalysisSettings(Part):
     that role."""
     segments: Maybe[Annotated[list[SegmentName], Field(min_length=1)]] = None
     """Only these segments."""
+    by: Maybe[By] = None
+    """Each of these groups of patients by itself; without it all patients together."""
+
+    @property
+    def groups(self) -> list[str]:
+        """Names of the groups, sorted; one that is empty where all patients are together."""
+        return sorted(self.by.groups) if self.by else [""]
 
     def problems(self) -> Iterator[str]:
         """Yield what types cannot say is wrong with the settings, one sentence each."""
-        yield from ()
+        for name in sorted(NO_GROUPS.intersection(self.groups)):
+            yield f"by.groups: {name!r} means something else in results; name the group otherwise."
 
 
 class Disclosure(Part):

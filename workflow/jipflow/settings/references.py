@@ -54,6 +54,7 @@ def _problems(protocol: Protocol, known: Known) -> Iterator[str]:
     for analysis in protocol.analyses:
         for problem in _analysis(analysis, protocol):
             yield f"analysis {analysis.id!r}: {problem}"
+    yield from _groups(protocol)
 
 
 def _filters(protocol: Protocol) -> Iterator[str]:
@@ -217,3 +218,20 @@ def _analysis(analysis: AnalysisSettings, protocol: Protocol) -> Iterator[str]:
         role = variable.split(".")[0]
         if role not in protocol.roles:
             yield f"variable {variable!r} must start with a role{among(role, protocol.roles)}"
+    by = analysis.by
+    if by is not None and by.role is not None and by.role not in protocol.roles:
+        yield f"by.role: {by.role!r} is not a role of the cohort{among(by.role, protocol.roles)}"
+
+
+def _groups(protocol: Protocol) -> Iterator[str]:
+    """Yield the names of groups that mean different patients in two analyses."""
+    first: dict[str, AnalysisSettings] = {}
+    for analysis in protocol.analyses:
+        for name in analysis.groups if analysis.by else ():
+            other = first.setdefault(name, analysis)
+            if other.by != analysis.by:
+                yield (
+                    f"analysis {analysis.id!r}: by.groups: {name!r} is a group of the analysis "
+                    f"{other.id!r} too, whose `by` is another; name it otherwise, or give both the "
+                    "same `by`."
+                )

@@ -67,7 +67,7 @@ class Settings(Part):
     @property
     def disclosure(self) -> Disclosure:
         """What may leave: of each limit the stricter of protocol and site."""
-        return self.protocol.disclosure.stricter(**self.site.disclosure.plain())
+        return self.protocol.disclosure.stricter(**self.site.disclosure.limits())
 
     @property
     def uses_gpu(self) -> bool:

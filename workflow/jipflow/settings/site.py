@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
+from jipflow.settings.addresses import ExchangePlace, Way, way
+from jipflow.settings.hub import PublicKey
 from jipflow.settings.names import among
 from jipflow.settings.part import AsGiven, Id, LocalPath, Maybe, Part, Positive, Text, Unique
 from jipflow.settings.registry import OwnModels
@@ -171,17 +173,50 @@ class Identity(Part):
     """Secret behind the pseudonyms; made on first use with mode 0600. Back it up, never share it.
     Results that another one made are refused."""
     signing_key_file: LocalPath = "secrets/site.key"
-    """Ed25519 key that signs this site's bundles; made on first use with mode 0600."""
+    """Ed25519 key that signs this site's messages, and that the hub's are sealed to; made on first
+    use with mode 0600."""
     ledger_folder: LocalPath = "secrets/ledger"
     """Which patients stood behind every number that ever left the site, of whatever protocol. Back
     it up and move it with the secret; without it nothing is released."""
 
 
 class Addressee(Part):
-    """Where bundles go."""
+    """The hub of the federation."""
 
     id: Id = "hub"
-    """The hub that bundles are addressed to."""
+    """The hub that messages are addressed to."""
+    key: PublicKey | None = None
+    """Its public key, as `jipflow keys show` prints it there: messages are sealed to it, and what
+    it has not signed is refused. Nothing is sent without it."""
+
+
+class Exchange(Part):
+    """Where messages from and to the hub are."""
+
+    inbox: ExchangePlace | None = None
+    """Folder that the hub's messages are put into, or the address of one (s3://bucket/prefix,
+    davs://host/path) that they are fetched from; without it, exchange/in in the results."""
+    outbox: ExchangePlace | None = None
+    """Folder for the messages to the hub, or the address of one that they are sent to; without it,
+    exchange/out in the results."""
+
+    def ways(self, results: Path) -> tuple[Way, Way]:
+        """Return the ways of the messages that come and of those that go.
+
+        Args:
+            results: folder for the results of all protocols.
+        """
+        own = results / "exchange"
+        return way(self.inbox, own / "in"), way(self.outbox, own / "out")
+
+    def folders(self, results: Path) -> tuple[Path, Path]:
+        """Return inbox and outbox of this machine.
+
+        Args:
+            results: folder for the results of all protocols.
+        """
+        inbox, outbox = self.ways(results)
+        return inbox.folder, outbox.folder
 
 
 class Processing(Part):
@@ -231,6 +266,12 @@ class Stricter(Part):
     p_percent: Annotated[float, Field(ge=10, le=100), AsGiven] = 10
     """What all patients but the two with the most must at least add to a mean, in percent of what
     the one with the most adds; the larger of this and the protocol's applies."""
+    approvers: Literal[1, 2] = 1
+    """How many persons must approve what leaves, each with a key of their own."""
+
+    def limits(self) -> dict[str, Any]:
+        """Return the limits that the protocol has as well."""
+        return self.model_dump(exclude={"approvers"})
 
 
 class Site(Part):
@@ -246,6 +287,7 @@ class Site(Part):
     """Sends the DICOM objects that a run makes to a PACS; off where it is absent."""
     identity: Identity = Field(default_factory=Identity)
     hub: Addressee = Field(default_factory=Addressee)
+    exchange: Exchange = Field(default_factory=Exchange)
     processing: Processing = Field(default_factory=Processing)
     annotation: Annotation = Field(default_factory=Annotation)
     containers: Containers = Field(default_factory=Containers)

@@ -1,0 +1,143 @@
+"""Three sites and a hub, each in a network and a file system that has nothing of the others but a
+folder for sealed messages."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import ROOT, command, contours_only, environment
+from jipflow.exchange.keys import load_or_create_key, public_text
+from jipflow.phantom.cohort import write_site
+
+SITES = ("north", "south", "west")
+HUB = "hub"
+PATIENTS = 12
+PROTOCOL = "contours"
+
+
+@dataclass(frozen=True)
+class Federation:
+    """Where everything of it lies: a folder for each party, and ``exchange`` between them."""
+
+    base: Path
+
+    @property
+    def exchange(self) -> Path:
+        return self.base / "exchange"
+
+    def folder(self, party: str) -> Path:
+        return self.base / party
+
+    def results(self, party: str) -> Path:
+        """The results of the protocol."""
+        return self.folder(party) / "results" / PROTOCOL
+
+    def key(self, party: str, whose: str = "machine") -> Path:
+        return self.folder(party) / "secrets" / f"{whose}.key"
+
+    def inbox(self, party: str) -> Path:
+        return self.exchange / (HUB if party == HUB else f"sites/{party}")
+
+    def apart(self, party: str, words: Sequence[str], timeout: float = 600) -> str:
+        """Run a command as a party: without a network, and without what the others have."""
+        others = [self.folder(other) for other in (*SITES, HUB) if other != party]
+        hidden = " && ".join(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in others)
+        inner = f"{hidden} && exec {shlex.join(words)}"
+        done = subprocess.run(
+            ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", inner],
+            cwd=ROOT,
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        (self.folder(party) / "printed.txt").write_text(done.stdout)
+        if done.returncode:
+            raise AssertionError(f"{shlex.join(words)} failed at {party}:\n{done.stdout[-4000:]}")
+        return done.stdout
+
+    def snakemake(self, party: str, *targets: str) -> str:
+        settings = ["--configfile", str(self.folder(party) / f"{party}.yaml")]
+        if party != HUB:
+            results = self.results(party).parent
+            protocol = self.folder(party) / "protocol" / "contours.yaml"
+            settings += ["--config", f"protocol={protocol}", f"results={results}"]
+        words = command(*(targets or (["hub"] if party == HUB else [])), *settings, "--cores", "1")
+        return self.apart(party, words)
+
+    def jipflow(self, party: str, *arguments: str) -> str:
+        words = [*command()[:1], "-m", "jipflow.cli", *arguments]
+        return self.apart(party, words)
+
+    def sealed(self, party: str) -> list[Path]:
+        """The messages in a party's inbox."""
+        return sorted(self.inbox(party).glob("*.age"))
+
+    def roster(self, **people: Sequence[str]) -> list[dict[str, Any]]:
+        """What hub.yaml says of the sites; of people the names of the files of their keys."""
+        return [
+            {
+                "site": site,
+                "key": self.public(site),
+                "approvers": [
+                    {"name": name, "key": self.public(site, name.split()[0].lower())}
+                    for name in people.get(site, ("Ada Roe",))
+                ],
+            }
+            for site in SITES
+        ]
+
+    def public(self, party: str, whose: str = "machine") -> str:
+        return public_text(load_or_create_key(self.key(party, whose)))
+
+    def write_hub(self, roster: list[dict[str, Any]]) -> None:
+        content = {
+            "hub": {"id": HUB, "name": "The hub"},
+            "protocol": str(self.folder(HUB) / "protocol" / "contours.yaml"),
+            "inbox": str(self.inbox(HUB)),
+            "outbox": str(self.exchange / "sites"),
+            "results": str(self.folder(HUB) / "results"),
+            "identity": {"signing_key_file": str(self.key(HUB))},
+            "roster": roster,
+        }
+        (self.folder(HUB) / f"{HUB}.yaml").write_text(yaml.safe_dump(content))
+
+    def write_site(self, party: str, patients: int, seed: int) -> None:
+        folder = self.folder(party)
+        write_site(folder / "archive", party, patients, seed, defects=False)
+        content = {
+            "site": {"id": party, "name": f"Hospital {party}"},
+            "sources": [{"name": "a", "kind": "folder", "path": str(folder / "archive/dicom")}],
+            "identity": {
+                "secret_file": str(folder / "secrets" / "identity.key"),
+                "signing_key_file": str(self.key(party)),
+                "ledger_folder": str(folder / "secrets" / "ledger"),
+            },
+            "hub": {"id": HUB, "key": self.public(HUB)},
+            "exchange": {"inbox": str(self.inbox(party)), "outbox": str(self.inbox(HUB))},
+        }
+        (folder / f"{party}.yaml").write_text(yaml.safe_dump(content))
+
+
+def federation(base: Path, analyses: list[dict[str, Any]]) -> Federation:
+    """Write three sites of synthetic patients and a hub, with a protocol of these analyses."""
+    made = Federation(base)
+    protocol = contours_only() | {"analyses": analyses}
+    for party in (*SITES, HUB):
+        (made.folder(party) / "protocol").mkdir(parents=True)
+        made.inbox(party).mkdir(parents=True, exist_ok=True)
+        path = made.folder(party) / "protocol" / "contours.yaml"
+        path.write_text(yaml.safe_dump(protocol))
+    for seed, site in enumerate(SITES, 11):
+        made.write_site(site, PATIENTS + seed - 11, seed)
+    made.write_hub(made.roster())
+    return made

@@ -1,0 +1,297 @@
+"""What a hub has said to its sites, and what it has in force: rosters, rounds, and their end.
+
+A hub's thread with its sites about one text of a protocol is a list of events: a round was opened,
+the roster was changed, the rounds were ended. Each is a file that is written once; all messages
+follow from them, so that a hub that was killed says the rest when it runs again, with the same
+bytes. What sites sent and was accepted lies beside, by round (`jipflow.hub.memory`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jipflow.exchange.message import (
+    FILES,
+    FIRST,
+    FORMAT,
+    Kind,
+    Manifest,
+    ProtocolVersion,
+    Round,
+    Time,
+    canonical,
+    checked,
+    describe,
+    digest,
+    pack,
+)
+from jipflow.exchange.roster import Roster
+from jipflow.exchange.sealing import MAGIC, SUFFIX, seal
+from jipflow.files import atomic_path, read_json
+from jipflow.reasons import StageError
+from jipflow.settings.part import Part
+from jipflow.settings.resources import ConfigError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+EVENT = re.compile(r"(?P<number>[0-9]{4})-(?P<kind>round|roster|end)-r(?P<round>[0-9]{2})\.json")
+OUT = re.compile(
+    r"(?P<number>[0-9]{4})-(?P<kind>round|roster|end)-r(?P<round>[0-9]{2})-(?P<sha256>[0-9a-f]{64})\.zip"
+)
+
+
+class ThreadFault(StageError):
+    """What the hub said before is not as it left it."""
+
+
+class Event(Part):
+    """Something that the hub did, of which its sites hear."""
+
+    format: Literal["jipflow-event-1"] = "jipflow-event-1"
+    kind: Literal["round", "roster", "end"]
+    round: Round
+    """The round that is opened, or open."""
+    issued: Time
+    roster: Roster
+    """In force from then on."""
+    content: dict[str, Any]
+    """Of ``state.json`` where a round is opened, of ``end.json`` where the rounds are ended."""
+
+    def file(self) -> tuple[str, dict[str, Any]] | None:
+        """Return name and content of the file that only this kind of message has."""
+        names = {"round": "state.json", "end": "end.json"}
+        return (names[self.kind], self.content) if self.kind in names else None
+
+
+@dataclass(frozen=True)
+class Said:
+    """A message to a site.
+
+    Attributes:
+        number: of its event.
+        kind: of the message.
+        round: that it opens, or that was open.
+        sha256: the hash that names it.
+        path: of its bytes.
+    """
+
+    number: int
+    kind: Kind
+    round: int
+    sha256: str
+    path: Path
+
+    def read(self) -> bytes:
+        """Return its bytes.
+
+        Raises:
+            ThreadFault: they are others than those that were written.
+        """
+        raw = self.path.read_bytes()
+        if digest(raw) != self.sha256:
+            raise ThreadFault(f"{self.path} was changed; restore it from a backup.")
+        return raw
+
+
+class Thread:
+    """A hub's memory of its thread with the sites about one text of a protocol.
+
+    Args:
+        folder: of the memory; it need not be there.
+        hub: id of the hub.
+        protocol: the text of the protocol.
+    """
+
+    def __init__(self, folder: Path, hub: str, protocol: ProtocolVersion) -> None:
+        self.folder = Path(folder)
+        self.hub = hub
+        self.protocol = protocol
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """The events in their order.
+
+        Raises:
+            ThreadFault: one is missing, or not as it was written.
+        """
+        found: list[Event] = []
+        for path in sorted((self.folder / "events").glob("[!.]*")):
+            name = EVENT.fullmatch(path.name)
+            if name is None or int(name["number"]) != len(found) + 1:
+                raise ThreadFault(
+                    f"{path} does not follow the event before it; restore {path.parent} from a "
+                    "backup."
+                )
+            try:
+                event = checked(Event, read_json(path), str(path))
+            except (ValueError, ConfigError) as error:
+                raise ThreadFault(f"{path} is not as it was written: {error}") from None
+            if (event.kind, event.round) != (name["kind"], int(name["round"])):
+                raise ThreadFault(f"{path} is another event; restore {path.parent} from a backup.")
+            found.append(event)
+        return found
+
+    @property
+    def round(self) -> int:
+        """The round that is open, or the last one; 0 where none was opened."""
+        return self.events[-1].round if self.events else 0
+
+    @property
+    def roster(self) -> Roster | None:
+        """The roster in force; None where no round was opened."""
+        return self.events[-1].roster if self.events else None
+
+    @property
+    def end(self) -> Event | None:
+        """The event that ended the rounds; None where none did."""
+        last = self.events[-1] if self.events else None
+        return last if last and last.kind == "end" else None
+
+    def state(self, round_: int) -> dict[str, Any]:
+        """Return the content of ``state.json`` of a round that was opened."""
+        opened = (e for e in self.events if e.kind == "round" and e.round == round_)
+        return next(opened).content
+
+    def received(self, round_: int) -> Path:
+        """Return the folder of what was accepted in a round."""
+        return self.folder / "in" / f"r{round_:02d}"
+
+    def add(self, event: Event) -> None:
+        """Add an event, which is then in force."""
+        number = len(self.events) + 1
+        name = f"{number:04d}-{event.kind}-r{event.round:02d}.json"
+        with atomic_path(self.folder / "events" / name) as partial:
+            partial.write_bytes(canonical(event.plain()))
+        del self.events
+
+    def said(self, site: str) -> list[Said]:
+        """Return the messages to a site, in their order.
+
+        Raises:
+            ThreadFault: a file that the hub did not write.
+        """
+        found = []
+        for path in sorted((self.folder / "out" / site).glob("[!.]*")):
+            name = OUT.fullmatch(path.name)
+            if name is None:
+                raise ThreadFault(f"{path} is no message of this hub; move it away.")
+            kind: Any = name["kind"]
+            number, round_ = int(name["number"]), int(name["round"])
+            found.append(Said(number, kind, round_, name["sha256"], path))
+        return found
+
+    def speak(self, key: Ed25519PrivateKey, version: str) -> list[Said]:
+        """Write the messages that follow from the events and are not there yet.
+
+        Args:
+            key: of the hub's machine.
+            version: of jipflow.
+
+        Returns:
+            The new messages.
+        """
+        made = []
+        for number, event in enumerate(self.events, 1):
+            for site in self._hears(number):
+                said = self.said(site)
+                if any(message.number == number for message in said):
+                    continue
+                before = [message.sha256 for message in said if message.number < number]
+                raw = self._message(event, site, before[-1] if before else FIRST, key, version)
+                name = f"{number:04d}-{event.kind}-r{event.round:02d}-{digest(raw)}.zip"
+                path = self.folder / "out" / site / name
+                with atomic_path(path) as partial:
+                    partial.write_bytes(raw)
+                made.append(Said(number, event.kind, event.round, digest(raw), path))
+        return made
+
+    def _hears(self, number: int) -> list[str]:
+        """Return the sites that hear of an event: those of its roster, and those it drops."""
+        event = self.events[number - 1]
+        before = self.events[number - 2].roster.sites if number > 1 else []
+        dropped = before if event.kind == "roster" else []
+        return sorted({*event.roster.sites, *dropped})
+
+    def _message(
+        self, event: Event, site: str, previous: str, key: Ed25519PrivateKey, version: str
+    ) -> bytes:
+        known = {"roster.json": event.roster.canonical()}
+        own = event.file()
+        if own is not None:
+            known[own[0]] = canonical(own[1])
+        files = {name: known[name] for name in FILES[event.kind]}
+        manifest = Manifest(
+            format=FORMAT,
+            kind=event.kind,
+            protocol=self.protocol,
+            version=version,
+            round=event.round,
+            attempt=1,
+            sender=self.hub,
+            recipient=site,
+            previous=previous,
+            roster=event.roster.sha256,
+            issued=event.issued,
+            files={name: describe(data) for name, data in files.items()},
+        )
+        return pack(manifest, key, files)
+
+    def keys(self) -> dict[str, str]:
+        """Return the key of each site that ever was on a roster, the latest of each."""
+        return {site: key for event in self.events for site, key in event.roster.keys().items()}
+
+    def outgoing(self, outbox: Path) -> Iterator[tuple[Said, str, Path]]:
+        """Yield the last message to each site, the site, and where it is sent from.
+
+        Args:
+            outbox: folder that has one a site.
+        """
+        for site in sorted(self.keys()):
+            said = self.said(site)
+            if said:
+                name = f"{self.protocol.id}-{self.hub}-{said[-1].sha256[:16]}{SUFFIX}"
+                yield said[-1], site, outbox / site / name
+
+    def send(self, outbox: Path) -> list[Path]:
+        """Put the last message to each site, sealed, into the outbox where it is not there.
+
+        One that got lost on its way is sent again so.
+
+        Returns:
+            The new files.
+
+        Raises:
+            ThreadFault: a message is not as it was written.
+        """
+        keys = self.keys()
+        made = []
+        for said, site, path in self.outgoing(outbox):
+            if not is_sealed(path):
+                sealed = seal(said.read(), keys[site])
+                with atomic_path(path) as partial:
+                    partial.write_bytes(sealed)
+                made.append(path)
+        return made
+
+    def waiting(self, outbox: Path) -> list[str]:
+        """Return the names of messages that `send` would put into the outbox."""
+        return [path.name for _, _, path in self.outgoing(outbox) if not is_sealed(path)]
+
+    def digest(self) -> str:
+        """Return the hash of all events."""
+        return digest(canonical([event.plain() for event in self.events]))
+
+
+def is_sealed(path: Path) -> bool:
+    """Return whether a file is there that begins as a sealed message does."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(len(MAGIC)) == MAGIC
+    except FileNotFoundError:
+        return False
