@@ -235,7 +235,7 @@ def minimum_alone() -> Iterator[None]:
     def moments(self: Summary, content: Any, patients: int, disclosure: Any) -> Passed:
         return Passed(asdict(content.moments))
 
-    def bins(cells: Any, disclosure: Any) -> list[Passed]:
+    def bins(cells: Any, disclosure: Any, known: Any) -> list[Passed]:
         found = []
         for cell, _ in cells:
             edges = cell.analysis.settings.edges
@@ -248,6 +248,7 @@ def minimum_alone() -> Iterator[None]:
 
     with (
         mock.patch.object(gate, "differing", return_value=set()),
+        mock.patch.object(gate, "clashing", return_value=set()),
         mock.patch.object(gate, "saturated", return_value=set()),
         mock.patch.object(History, "conflicting", return_value=set()),
         mock.patch.object(Summary, "check", moments),
