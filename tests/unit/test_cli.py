@@ -392,7 +392,9 @@ def test_a_rule_types_what_its_command_takes(rule):
 
 
 def test_every_command_of_the_workflow_is_called_by_a_rule():
-    assert {menu.find(words[1:]).name for words in LINES.values()} == set(WORKFLOWS)
+    # An input function calls this one, to see whether a rule has anything to do.
+    looks = {"exchange look"}
+    assert {menu.find(words[1:]).name for words in LINES.values()} == set(WORKFLOWS) - looks
 
 
 def test_the_entry_of_a_stage_takes_its_arguments_by_name():

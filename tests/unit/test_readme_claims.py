@@ -33,8 +33,10 @@ CLAIMS: dict[str, list[str]] = {
         "peers/test_pacs_stages.py",
         "pipeline/test_demo.py::test_merged_is_pooled",
     ],
-    "A person approves the release; a hub verifies the sites' bundles and merges them.": [
+    "A person approves the release; a hub verifies the sites' sealed messages and merges them, in "
+    "as many rounds as it takes.": [
         "unit/test_packing.py::test_nothing_leaves_unapproved",
+        "unit/test_federation.py::test_three_sites_go_through_two_rounds",
         "pipeline/test_demo.py::test_the_hub_refuses_a_bundle_that_was_changed",
     ],
     "What no site withheld equals what pooling the measured patients would have given.": [
@@ -87,7 +89,8 @@ CLAIMS: dict[str, list[str]] = {
         "unit/test_review.py::test_a_first_release_in_short",
     ],
     "If you agree, make a key, once, and approve and pack the release:": [COMMANDS],
-    "The bundle in `bundles/` is all that leaves.": [
+    "The sealed message in `exchange/out` is all that leaves, once the hub's message that opens the "
+    "round lies in `exchange/in`.": [
         "pipeline/test_sarcoma.py::test_nothing_of_a_patient_is_in_what_leaves",
     ],
     "The hub runs `snakemake hub --profile profiles/local --configfile hub.yaml`.": [COMMANDS],

@@ -664,7 +664,7 @@ def test_hub_report(a_round: Any, tmp_path: Path) -> None:
     text = _hub_report(result, accepted, rejected, tmp_path)
     assert_self_contained(text)
     shown = Page(text).text
-    for words in ("aachen", "berlin", "heidelberg", "demo-berlin-copy.zip", "sender_signature"):
+    for words in ("aachen", "berlin", "heidelberg", "demo-berlin-copy.age", "sender_signature"):
         assert words in shown
     summary = next(a for a in result["analyses"] if a["kind"] == "summary")
     for cell in summary["cells"]:
