@@ -18,7 +18,7 @@ from jipflow.phantom.cohort import write_site
 
 SITES = ("north", "south", "west")
 HUB = "hub"
-PATIENTS = 12
+PATIENTS = 24
 PROTOCOL = "contours"
 
 
