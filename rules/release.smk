@@ -30,7 +30,7 @@ rule release:
 rule candidate:
     """Compute what a round asks for, and pass it through the disclosure gate."""
     input:
-        again=stale("release", f"{RESULTS}/release/r{{round}}.provenance.json"),
+        again=stale("candidate", f"{RESULTS}/release/r{{round}}.provenance.json"),
         state=of_round("rounds/r{round}/state.json"),
         features="<results>/features/features.parquet",
         cases="<results>/cohort/cases.tsv",

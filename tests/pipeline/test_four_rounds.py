@@ -16,6 +16,7 @@ from jipflow.exchange import message
 from jipflow.exchange.envelope import opened
 from jipflow.exchange.sealing import seal
 from jipflow.files import read_json
+from needs import unavailable
 
 MEAN = "original_firstorder_Mean"
 ANALYSES = [
@@ -46,7 +47,7 @@ def party(tmp_path_factory):
             capture_output=True,
         )
     except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"this machine makes no namespaces: {error}")
+        unavailable(f"this machine makes no namespaces: {error}")
     made = federation.federation(tmp_path_factory.mktemp("apart"), ANALYSES)
     made.public("west", "bea")
     made.write_hub(made.roster(west=("Ada Roe", "Bea Coe")))

@@ -77,6 +77,11 @@ REAL = (r"$^", "")
 SHORT = (r"$", " --patients 1 --no-defects")
 DRY = (r"\bsnakemake ", "snakemake --dry-run ")
 WAYS = (
+    Way(
+        r"jipflow rounds (roster|end) ",
+        None,
+        "needs rounds that are open; test_rounds_commands.py has some",
+    ),
     Way(r"snakemake .*--report ", None, "needs a finished run; test_module.py makes its report"),
     Way(r"snakemake --sdm conda$", None, "needs conda and an hour"),
     Way(r"for .*snakemake", None, "compares two commits by two runs of minutes"),

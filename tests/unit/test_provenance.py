@@ -222,7 +222,7 @@ def test_each_rule_that_computes_has_a_record_and_a_stage():
     assert len(computing) > 20
     for name, block in computing.items():
         assert name.startswith("hub_") or name in DEPENDENCE
-        assert re.search(rf'again=stale\(\s*"{name}"', block), name
+        assert re.search(rf'again=(once_fetched\(\s*)?stale\(\s*"{name}"', block), name
         assert "--record {output.record:q}" in block, name
         assert "version=" not in block, name
     assert computing.keys() >= DEPENDENCE.keys()
@@ -240,7 +240,7 @@ def test_a_part_of_the_settings_changes_the_stages_that_depend_on_it_alone(tmp_p
         after = parts()
         return {stage for stage in after if after[stage] != before[stage]}
 
-    whole = {"report", "release", "bundle"}
+    whole = {"report", "receive", "candidate", "bundle"}
     before = parts()
     protocol["radiomics"][0]["settings"] = "ibsi_mr"
     assert changed(before) == {"measure", "document", *whole}
@@ -263,6 +263,6 @@ def test_a_part_of_the_settings_changes_the_stages_that_depend_on_it_alone(tmp_p
     assert changed(before) == {"cohort", "query", "prepare", *whole}
     before = parts()
     site["disclosure"] = {"min_patients": 77}
-    assert changed(before) == {"report", "release"}
+    assert changed(before) == {"report", "candidate"}
     with pytest.raises(KeyError):
         loaded(site, protocol, tmp_path).parts("guess")

@@ -143,7 +143,7 @@ def release_build(
     check_made(read, tables)
     files = [out / name for name in CONTENT]
     asked = read_state(state)
-    with recorded(record, read, "release", inputs=[*tables, state], outputs=files):
+    with recorded(record, read, "candidate", inputs=[*tables, state], outputs=files):
         entries = build(
             settings=read,
             features=features,

@@ -20,7 +20,7 @@ DEPENDENCE: Mapping[str, tuple[str, ...]] = {
     "collect": ("tolerance",),
     "accept": (),
     "report": ("whole protocol", "whole site"),
-    "release": ("whole protocol", "site.site", "site.disclosure", "site.hub"),
+    "candidate": ("whole protocol", "site.site", "site.disclosure", "site.hub"),
     "receive": ("whole protocol", "site.site", "site.hub", "site.exchange", "site.identity"),
     "bundle": ("whole protocol", "site.site", "site.hub", "site.exchange", "site.identity"),
     "train_data": ("segmentations", "training.segmentation", "training.inputs"),
