@@ -1,39 +1,7 @@
 # Messages over S3 or WebDAV, between the place and the folders that other rules know; without an
 # address in the settings there is none of this.
-import subprocess
-
-from jipflow.exchange.transport import unsent
 
 CARRIED = str(Path(ALL_RESULTS, "exchange"))
-
-
-@looking
-def unsent_messages(wildcards):
-    """Input function that names no file, and has `send` run again where something was not sent."""
-    if workflow.is_main_process:
-        waiting = unsent(OUTWAY.folder, Path(CARRIED, "sent.list"), OUTWAY.address)
-        if waiting or not Path(CARRIED, "sent.json").is_file():
-            workflow.dag.forcefiles.add(f"{CARRIED}/sent.json")
-    return []
-
-
-@looking
-def fetch_again(wildcards):
-    """Input function that names no file, and has `fetch` run again where the place has something.
-
-    Where it does not answer the job will say why.
-    """
-    path = f"{CARRIED}/fetched.json"
-    if workflow.is_main_process and path not in workflow.dag.forcefiles:
-        memory = f"{CARRIED}/fetched.list"
-        words = ["--from", INWAY.address, "--to", INWAY.folder, "--memory", memory]
-        looked = subprocess.run(
-            ["jipflow", "exchange", "look", *words], capture_output=True, check=False
-        )
-        if looked.returncode or looked.stdout:
-            workflow.dag.forcefiles.add(path)
-    return []
-
 
 if INWAY.address:
 

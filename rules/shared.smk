@@ -2,6 +2,7 @@
 import os
 import sys
 import shutil
+import subprocess
 from functools import wraps
 from pathlib import Path
 from uuid import uuid4
@@ -11,6 +12,7 @@ from snakemake.logging import logger
 
 try:
     from jipflow.cli.attempts import Tries
+    from jipflow.exchange.transport import unsent
     from jipflow.files import json_text, stored_text
     from jipflow.lock import drop_locks, hold
     from jipflow.place import sentence
@@ -141,6 +143,34 @@ def once_fetched(look):
         return look(wildcards)
 
     return looked
+
+
+@looking
+def unsent_messages(wildcards):
+    """Input function that names no file, and has `send` run again where something was not sent."""
+    if workflow.is_main_process:
+        waiting = unsent(OUTWAY.folder, Path(CARRIED, "sent.list"), OUTWAY.address)
+        if waiting or not Path(CARRIED, "sent.json").is_file():
+            workflow.dag.forcefiles.add(f"{CARRIED}/sent.json")
+    return []
+
+
+@looking
+def fetch_again(wildcards):
+    """Input function that names no file, and has `fetch` run again where the place has something.
+
+    Where it does not answer the job will say why.
+    """
+    path = f"{CARRIED}/fetched.json"
+    if workflow.is_main_process and path not in workflow.dag.forcefiles:
+        memory = f"{CARRIED}/fetched.list"
+        words = ["--from", INWAY.address, "--to", INWAY.folder, "--memory", memory]
+        looked = subprocess.run(
+            ["jipflow", "exchange", "look", *words], capture_output=True, check=False
+        )
+        if looked.returncode or looked.stdout:
+            workflow.dag.forcefiles.add(path)
+    return []
 
 
 def check_record(record, stage, parts, **now):
