@@ -134,6 +134,9 @@ def check_result(party: Federation) -> None:
     pooled = np.quantile(values, 0.5, method="inverted_cdf")
     assert median["lower"] <= pooled <= median["upper"]
     assert median["lower"] <= median["estimate"] <= median["upper"]
+    page = (party.results(HUB) / "rounds" / "r04" / "report.html").read_text()
+    assert "Surely within" in page
+    assert "<summary></summary>" not in page
 
 
 def test_nothing_in_the_folder_between_them_can_be_read(party):

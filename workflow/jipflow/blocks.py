@@ -35,7 +35,7 @@ class Table:
         head: the heading row.
         rows: the others.
         caption: a sentence on it, escaped unless `Markup`, or empty.
-        summary: what stands beside its triangle where it is folded away.
+        summary: what stands beside its triangle where it is folded away; it stands open without.
     """
 
     label: str
