@@ -177,7 +177,8 @@ rule hub_close:
         "../envs/jipflow.yaml"
     params:
         file=settings_file,
+        round=ROUND,
     shell:
-        "jipflow hub close --settings {params.file:q} --accepted {input.accepted:q}"
+        "jipflow hub close --settings {params.file:q} --round {params.round} --accepted {input.accepted:q}"
         " --made-of {input.made_of:q}"
         " --out {output.outlook:q} --record {output.record:q} > {log:q} 2>&1"

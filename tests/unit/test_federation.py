@@ -16,7 +16,7 @@ from jipflow.hub import rounds, thread
 from jipflow.hub.merge import merge
 from jipflow.hub.rounds import RosterDiffers, change_roster, end_rounds, open_first, state_of
 from jipflow.release.contents import ReleaseError
-from thread_world import NAMES, Federation
+from thread_world import MEDIAN, NAMES, Federation
 
 LOST = "The key of the machine was lost."
 
@@ -57,6 +57,15 @@ def test_three_sites_go_through_two_rounds(federation):
     assert cell["n"] == len(volumes) == 93
     (found,) = cell["quantiles"]
     assert found["lower"] <= np.quantile(volumes, 0.5, method="inverted_cdf") <= found["upper"]
+
+
+def test_a_round_that_is_closed_again_opens_no_other(tmp_path, monkeypatch):
+    """As where the disk is full after the event was written, and Snakemake tries the job again."""
+    monkeypatch.setitem(MEDIAN, "rounds", 3)
+    federation = Federation(tmp_path)
+    second(federation)
+    assert federation.close()
+    assert federation.thread.round == 2
 
 
 def test_the_next_round_is_a_pure_function_of_what_was_accepted(tmp_path):

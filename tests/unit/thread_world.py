@@ -194,16 +194,17 @@ class Federation:
 
     def accept(self):
         """Let the hub verify its inbox; return whom it accepted, and its reasons by file."""
+        self.round = self.thread.round
         self.accepted, rejected = accept(
             inbox=self.inbox,
-            received=self.thread.received(self.thread.round),
+            received=self.thread.received(self.round),
             reader=reader(self.settings, self.thread, HUB_KEY),
         )
         return [a.site for a in self.accepted], {r.file: r.reason for r in rejected}
 
     def close(self):
         """Let the hub open the next round if it may."""
-        opened = close(self.settings, self.thread, self.accepted)
+        opened = close(self.settings, self.thread, self.accepted, self.round)
         self.speak()
         return opened
 

@@ -98,6 +98,7 @@ def hub_merge(
 def hub_close(
     *,
     settings: SettingsFile,
+    round_: Annotated[int, "the round"],
     accepted: Annotated[Path, "what was accepted"],
     made_of: MadeOf,
     out: Annotated[Path, "outlook.json: what the round waits for"],
@@ -117,8 +118,8 @@ def hub_close(
     taken = read_accepted(accepted)
     with recorded(record, read, "hub_close", inputs=made_of, outputs=[out]):
         thread = hub_thread(read)
-        waits = outlook(read, thread, {entry.site for entry in taken})
-        opened = close(read, thread, taken)
+        waits = outlook(read, thread, {entry.site for entry in taken}, round_)
+        opened = close(read, thread, taken, round_)
         if opened:
             key = load_key(Path(read.hub.identity.signing_key_file))
             thread.speak(key, read.version)

@@ -149,16 +149,19 @@ def reader(settings: HubSettings, thread: Thread, key: Ed25519PrivateKey) -> Rea
     return Reader(settings, now, key, settled)
 
 
-def outlook(settings: HubSettings, thread: Thread, accepted: Collection[str]) -> Outlook:
-    """Return what the open round waits for.
+def outlook(
+    settings: HubSettings, thread: Thread, accepted: Collection[str], round_: int | None = None
+) -> Outlook:
+    """Return what a round waits for.
 
     Args:
         settings: of the hub.
         thread: of the hub.
         accepted: sites whose release counts.
+        round_: of the releases; the one that is open by default.
     """
     sites = thread.roster.sites if thread.roster else [m.site for m in settings.hub.roster]
-    round_ = max(thread.round, 1)
+    round_ = round_ or max(thread.round, 1)
     end = thread.end
     return Outlook(
         round=round_,
@@ -169,16 +172,27 @@ def outlook(settings: HubSettings, thread: Thread, accepted: Collection[str]) ->
     )
 
 
-def close(settings: HubSettings, thread: Thread, accepted: Sequence[Accepted]) -> bool:
+def close(
+    settings: HubSettings, thread: Thread, accepted: Sequence[Accepted], round_: int
+) -> bool:
     """Open the next round if every site has answered in this one and an analysis needs it.
 
     What it asks for is a pure function of this round's state and the messages sorted by site; so is
-    its time, which is that of the latest of them.
+    its time, which is that of the latest of them. A round is closed once: a job that was stopped
+    after that is tried again, and its messages are no answers to the round that it opened.
+
+    Args:
+        settings: of the hub.
+        thread: of the hub.
+        accepted: messages of the round.
+        round_: the round.
 
     Returns:
-        Whether a round was opened.
+        Whether a round was opened, now or before.
     """
-    waits = outlook(settings, thread, {entry.site for entry in accepted})
+    if thread.round > round_:
+        return True
+    waits = outlook(settings, thread, {entry.site for entry in accepted}, round_)
     if waits.missing or waits.ended:
         return False
     messages = sorted(accepted, key=lambda entry: entry.site)
