@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from federation_world import NOW, plain, protocol, site, unpack
+from federation_world import HUB_KEY, NOW, plain, protocol, site, unpack
 from jipflow import __version__
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE
+from jipflow.exchange.sealing import unseal
 from jipflow.release import approval
 from jipflow.release.contents import ReleaseError
 from jipflow.release.ledger import LedgerFault
@@ -77,6 +79,28 @@ def test_the_same_release_is_the_same_file(north, tmp_path):
     first = plain(bundle(north, tmp_path / "a").read_bytes())
     second = plain(bundle(north, tmp_path / "b").read_bytes())
     assert first == second
+
+
+@pytest.mark.parametrize("damage", ["other key", "cut short", "note lost"])
+def test_what_the_hub_cannot_open_is_sealed_again(north, tmp_path, damage):
+    approve(north)
+    path = bundle(north, tmp_path / "out")
+    sealed = path.read_bytes()
+    raw = plain(sealed)
+    assert bundle(north, tmp_path / "out").read_bytes() == sealed
+    other = Ed25519PrivateKey.generate()
+    if damage == "other key":
+        site = north.settings.site
+        hub = site.hub.model_copy(update={"key": keys.public_text(other)})
+        site = site.model_copy(update={"hub": hub})
+        north.settings = north.settings.model_copy(update={"site": site})
+    elif damage == "cut short":
+        path.write_bytes(sealed[:-1])
+    else:
+        (note,) = north.bundles.glob("*.sealed.json")
+        note.unlink()
+    again = bundle(north, tmp_path / "out").read_bytes()
+    assert unseal(again, other if damage == "other key" else HUB_KEY) == raw
 
 
 def test_the_bytes_of_a_zip_are_pinned():

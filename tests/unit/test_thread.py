@@ -8,11 +8,11 @@ import json
 import pytest
 
 from federation_world import HUB_KEY, unpack
-from jipflow.exchange import message
+from jipflow.exchange import keys, message
 from jipflow.exchange.message import FIRST, digest
 from jipflow.hub.thread import ThreadFault
 from jipflow.release import rounds
-from jipflow.release.rounds import RoundFault
+from jipflow.release.rounds import RoundFault, Site, receive
 from thread_world import NAMES, TEXT, Hub, four, key_of, member, resigned
 
 SENT = (1, 2)
@@ -322,3 +322,22 @@ def test_a_damaged_message_of_the_hub_is_not_sent(tmp_path):
     last.write_bytes(last.read_bytes()[:-1])
     with pytest.raises(ThreadFault, match=str(last)):
         hub.thread.send(tmp_path / "out")
+
+
+def test_a_site_that_has_lost_its_machine_hears_the_whole_thread_again(tmp_path):
+    """With the key, what lies in the outbox is lost to it, and with the results what it had."""
+    hub = Hub(tmp_path)
+    hub.add("round", 1)
+    hub.messages("north")
+    (first,) = [path for path in hub.thread.send(tmp_path / "out") if path.parent.name == "north"]
+    hub.change([member("north", "north 2"), member("south"), member("west")], 1)
+    hub.messages("north")
+    hub.thread.send(tmp_path / "out")
+    standing, _ = receive(
+        inbox=tmp_path / "out" / "north",
+        folder=tmp_path / "thread",
+        site=Site("north", "hub", keys.public_text(HUB_KEY), key_of("north 2"), TEXT),
+    )
+    assert standing.roster.number == 2
+    assert {entry.file: entry.reason for entry in standing.refused} == {first.name: "other_seal"}
+    assert hub.thread.waiting(tmp_path / "out") == []

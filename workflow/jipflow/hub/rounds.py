@@ -172,9 +172,7 @@ def outlook(
     )
 
 
-def close(
-    settings: HubSettings, thread: Thread, accepted: Sequence[Accepted], round_: int
-) -> bool:
+def close(settings: HubSettings, thread: Thread, accepted: Sequence[Accepted], round_: int) -> bool:
     """Open the next round if every site has answered in this one and an analysis needs it.
 
     What it asks for is a pure function of this round's state and the messages sorted by site; so is

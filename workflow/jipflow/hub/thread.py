@@ -247,19 +247,22 @@ class Thread:
         return {site: key for event in self.events for site, key in event.roster.keys().items()}
 
     def outgoing(self, outbox: Path) -> Iterator[tuple[HubMessage, str, Path]]:
-        """Yield the last message to each site, the site, and where it is sent from.
+        """Yield each message to each site, the site's key, and where it is sent from.
+
+        A site takes a message only after the one before it, which may have been lost on its way or
+        with the site's machine. The name of a file depends on the key that it is sealed to: what
+        was sealed to a key that is replaced can be opened by nobody.
 
         Args:
             outbox: folder that has one a site.
         """
-        for site in sorted(self.keys()):
-            known = self.messages(site)
-            if known:
-                name = f"{self.protocol.id}-{self.hub}-{known[-1].sha256[:16]}{SUFFIX}"
-                yield known[-1], site, outbox / site / name
+        for site, key in sorted(self.keys().items()):
+            for known in self.messages(site):
+                named = digest(f"{known.sha256} {key}".encode())[:16]
+                yield known, key, outbox / site / f"{self.protocol.id}-{self.hub}-{named}{SUFFIX}"
 
     def send(self, outbox: Path) -> list[Path]:
-        """Put the last message to each site, sealed, into the outbox where it is not there.
+        """Put the messages to each site, sealed, into the outbox where they are not there.
 
         One that got lost on its way is sent again so.
 
@@ -269,11 +272,10 @@ class Thread:
         Raises:
             ThreadFault: a message is not as it was written.
         """
-        keys = self.keys()
         made = []
-        for known, site, path in self.outgoing(outbox):
+        for known, key, path in self.outgoing(outbox):
             if not is_sealed(path):
-                sealed = seal(known.read(), keys[site])
+                sealed = seal(known.read(), key)
                 with atomic_path(path) as partial:
                     partial.write_bytes(sealed)
                 made.append(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE, FileEntry, Manifest, ProtocolVersion
 from jipflow.exchange.sealing import SUFFIX, seal
-from jipflow.files import atomic_path, canonical_digest, sha256_file
+from jipflow.files import atomic_path, canonical_digest, read_json, sha256_file, write_json
 from jipflow.reasons import StageError
 from jipflow.release.behind import Behind, read_behind
 from jipflow.release.contents import Release, ReleaseError, read_built, read_release
@@ -68,7 +68,7 @@ def packed_state(settings: Settings, results: Path) -> str:
     return canonical_digest(
         [
             {str(p.relative_to(results)): sha256_file(p) for p in sorted(files) if p.is_file()},
-            sorted(path.name for path in outbox.glob(f"{stem}*{SUFFIX}")),
+            sorted((p.name, p.stat().st_size) for p in outbox.glob(f"{stem}*{SUFFIX}")),
             sorted(path.name for path in (results / "bundles").glob(f"{stem}*.zip")),
         ]
     )
@@ -94,7 +94,8 @@ def bundle(
     """Pack an approved release, after its entry in the site's ledger, and seal it to the hub.
 
     The same release is packed once for each roster and each message of the hub: called
-    again, this seals the same message again if it is no longer in the outbox.
+    again, this seals the same message again if it is no longer in the outbox, or was sealed to
+    another key than the hub has now.
 
     Args:
         settings: of the run; its ``identity.signing_key_file`` is made on first use.
@@ -138,11 +139,19 @@ def bundle(
     path = folders.bundles / name
     with atomic_path(path) as partial:
         partial.write_bytes(raw)
-    sealed = (folders.outbox / name).with_suffix(SUFFIX)
-    if not sealed.is_file():
-        with atomic_path(sealed) as partial:
-            partial.write_bytes(seal(raw, hub_key))
+    _seal(raw, hub_key, (folders.outbox / name).with_suffix(SUFFIX), folders.bundles)
     return path
+
+
+def _seal(raw: bytes, hub_key: str, path: Path, bundles: Path) -> None:
+    """Seal a message into the outbox, unless it lies there as it was sealed to this very key."""
+    note = bundles / f"{path.stem}.sealed.json"
+    known = read_json(note) if note.is_file() else None
+    if path.is_file() and known == {"key": hub_key, "sha256": sha256_file(path)}:
+        return
+    with atomic_path(path) as partial:
+        partial.write_bytes(seal(raw, hub_key))
+    write_json(note, {"key": hub_key, "sha256": sha256_file(path)})
 
 
 def why_not_approved(settings: Settings, results: Path, round_: int) -> str:
