@@ -271,3 +271,12 @@ def test_an_approval_that_is_there_and_does_not_hold_is_named(north, tmp_path):
 def test_the_first_round_is_covered_by_nobody(north):
     with pytest.raises(ReleaseError, match="Nobody has approved this release"):
         held(north)
+
+
+def test_who_has_read_a_later_round_may_approve_less(north, tmp_path):
+    approve(north, rounds=3, until=LAST_DAY)
+    north.pack(tmp_path / "out")
+    (north.release / "approval.json").unlink()
+    as_round(north, 2)
+    own = approve(north)
+    assert held(north) == own

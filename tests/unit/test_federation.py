@@ -270,3 +270,9 @@ def test_a_message_that_was_lost_on_its_way_is_sent_again(federation):
     federation.speak()
     assert federation.receive("north")[0].round == 1
     assert rounds.hub_state(federation.settings, federation.thread) != lacking
+
+
+def test_a_hub_under_another_name_does_not_go_on_with_the_thread(federation):
+    federation.hub["hub"] = {**federation.hub["hub"], "id": "elsewhere"}
+    with pytest.raises(RosterDiffers, match=r"opened by the hub hub, and hub\.id"):
+        open_first(federation.settings, federation.thread)

@@ -65,6 +65,11 @@ def open_first(settings: HubSettings, thread: Thread, issued: str | None = None)
     """
     members = settings.hub.roster
     if thread.roster is not None:
+        if thread.roster.hub != thread.hub:
+            raise RosterDiffers(
+                f"the rounds were opened by the hub {thread.roster.hub}, and hub.id of the "
+                f"settings is {thread.hub}; restore it, for the sites know this hub by it."
+            )
         differing = sorted(
             {m.site for m in members if m not in thread.roster.members}
             | {m.site for m in thread.roster.members if m not in members}

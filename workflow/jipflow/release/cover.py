@@ -226,11 +226,12 @@ def approvals_for(
     moment = now or datetime.now(UTC)
     header: Header = read_release(release_dir).disclosure
     signed, why = covering(header, terms, candidate, entries, moment)
-    if header.round > 1 and not why:
-        return signed
     try:
+        # Persons who have read this round may have approved less than those before.
         return read_approvals(release_dir, terms.approvers, moment)
     except ReleaseError as error:
+        if header.round > 1 and not why:
+            return signed
         if header.round == 1 or (release_dir / NAME).is_file():
             raise
         by = f"by {names_of(signed)} " if signed else ""
