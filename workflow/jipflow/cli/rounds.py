@@ -31,7 +31,7 @@ def rounds_show(
 
 @AUDIENCE.command("rounds roster")
 def rounds_roster(hub: HubFile, *, because: Because) -> None:
-    """Put the roster of hub.yaml into force: keys replaced, sites dropped or added."""
+    """Put the roster of hub.yaml into force: keys replaced, sites dropped."""
     from jipflow.hub.rounds import change_roster, hub_thread
 
     with _alone(hub) as settings:
