@@ -38,7 +38,10 @@ def rounds_roster(hub: HubFile, *, because: Because) -> None:
         roster = change_roster(settings, hub_thread(settings), because).roster
         _send(settings)
     print(f"roster {roster.number} is in force: {', '.join(roster.sites)}")
-    print("releases of the open round that were accepted under the one before must be sent again")
+    print(
+        "releases of the open round that were packed under the one before must be sent again: the "
+        "sites run snakemake bundle"
+    )
 
 
 @AUDIENCE.command("rounds end")
@@ -77,3 +80,8 @@ def _send(settings: HubSettings) -> None:
     thread.speak(load_key(Path(settings.hub.identity.signing_key_file)), settings.version)
     for path in thread.send(settings.outbox):
         print(f"for its site: {path}")
+    address = settings.ways()[1].address
+    if address:
+        print(f"next: snakemake hub, which sends them to {address}")
+    else:
+        print("next: bring each to its site")
