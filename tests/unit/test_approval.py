@@ -147,6 +147,7 @@ def test_other_terms_are_refused_with_what_differs(north, second, terms, differi
     with pytest.raises(ReleaseError, match=r"approved .* with other terms") as caught:
         approve(north, **terms, **(second if other else {}))
     assert differing in str(caught.value)
+    assert "State the same (--rounds 2 --until 2027-01-31)" in str(caught.value)
     assert held(north) == first
     (north.release / "approval.json").unlink()
     assert len(approve(north, **terms)) == 1

@@ -15,8 +15,10 @@ from jipflow.release.approval import approve
 from jipflow.release.ledger import site_ledger
 from jipflow.release.packing import Folders, bundle
 from jipflow.report.ending import failure_ending, hub_ending, last_message, plain, site_ending
+from jipflow.report.rounds import next_at_hub
 from jipflow.settings.resources import PROTOCOLS
 from jipflow.settings.run import settings_of
+from jipflow.settings.site import Exchange
 from other_account import small_disk
 
 VERDICT = {"cases": 10, "ok": 7, "failed": 2, "waiting": 1, "excluded": 3}
@@ -54,7 +56,9 @@ def test_a_run_ends_with_its_counts_its_pages_and_the_next_command(tmp_path):
     assert str(world.root / "features" / "features.parquet") in text
     assert str(world.root / "worklist" / "worklist.tsv") in text
     assert f"{release}/disclosure.html, 5 of 5 cells may leave" in text
+    assert f"jipflow release review {release}, read both pages" in text
     assert f"jipflow release approve {release} --name NAME --key FILE" in text
+    assert "approval:  " in text
     assert "WARNING" not in text
     assert "worklist" not in ending_of(finished(tmp_path / "b", waiting=0)[0])
 
@@ -84,6 +88,59 @@ def test_an_approved_release_is_to_be_packed_and_a_packed_one_to_be_sent(tmp_pat
     assert f"next:      {again}" in ending_of(world)
 
 
+def with_site(world, **changes):
+    here = world.settings.site.model_copy(update=changes)
+    world.settings = world.settings.model_copy(update={"site": here})
+
+
+def test_a_run_says_why_an_approval_is_not_enough(tmp_path):
+    world, release = finished(tmp_path)
+    approve(release_dir=release, name="Ada Roe", key_file=world.approver_key)
+    assert "approval:" not in ending_of(world)
+    two = world.settings.site.disclosure.model_copy(update={"approvers": 2})
+    with_site(world, disclosure=two)
+    line = next(line for line in ending_of(world).splitlines() if "approval:" in line)
+    assert "Ada Roe" in line
+    assert "two persons" in line or "second person" in line
+
+
+def test_a_site_with_an_address_is_not_asked_to_carry_files(tmp_path):
+    world, release = finished(tmp_path)
+    approve(release_dir=release, name="Ada Roe", key_file=world.approver_key)
+    address = "davs://cloud.example.org/federation/hub"
+    with_site(world, exchange=Exchange(inbox=address, outbox=address))
+    again = "snakemake send --configfile 'my site.yaml' --config protocol=demo"
+    assert f"next:      {again}" in ending_of(world)
+    stand(world, world.standing(roster=None, previous=FIRST))
+    assert f"await the hub's message that opens the round, then: {again}" in ending_of(world)
+    stand(world, world.standing())
+    folders = Folders.of(world.settings, world.root, 1)
+    bundle(
+        settings=world.settings,
+        standing=world.standing(),
+        ledger=site_ledger(world.settings, world.root.parent),
+        folders=folders,
+    )
+    assert f"next:      {again}" in ending_of(world, ["send"])
+    for sealed in folders.outbox.iterdir():
+        sealed.unlink()
+    assert f"the message was sent to {address}" in ending_of(world, ["send"])
+
+
+def test_a_hub_with_an_address_does_not_carry_files(tmp_path):
+    world = site(tmp_path, "north")
+    (tmp_path / "inbox").mkdir()
+    settings = hub_settings([world], tmp_path / "inbox")
+    address = "davs://cloud.example.org/federation"
+    changes = {"inbox": f"{address}/hub", "outbox": f"{address}/sites"}
+    settings = settings.model_copy(update={"hub": settings.hub.model_copy(update=changes)})
+    text = next_at_hub(settings, {"round": 1, "missing": ["a"], "ended": "", "opened": False})
+    assert text == (
+        f"the sites fetch what a run has sent to {address}/sites, "
+        "when they have answered run snakemake hub again"
+    )
+
+
 def test_a_site_whose_hub_has_no_key_or_has_ended_knows(tmp_path):
     world, release = finished(tmp_path)
     approve(release_dir=release, name="Ada Roe", key_file=world.approver_key)
@@ -93,8 +150,7 @@ def test_a_site_whose_hub_has_no_key_or_has_ended_knows(tmp_path):
     assert "next:" not in text
     stand(world, world.standing())
     place = world.settings.site.hub.model_copy(update={"key": None})
-    here = world.settings.site.model_copy(update={"hub": place})
-    world.settings = world.settings.model_copy(update={"site": here})
+    with_site(world, hub=place)
     assert "write the hub's public key into site.yaml as hub.key" in ending_of(world)
 
 
@@ -167,17 +223,16 @@ def test_a_hub_ends_with_whom_it_took_and_refused(tmp_path):
     assert f"put what comes back into {tmp_path / 'inbox'}" in text
 
 
-@pytest.mark.parametrize(
-    ("rejected", "cause"),
-    [
-        ([], "there is no message in"),
-        ([refused(n) for n in range(12)], "all messages were refused"),
-    ],
-)
-def test_a_hub_that_accepted_nothing_warns(tmp_path, rejected, cause):
-    text, _ = hub(tmp_path, [], rejected)
-    assert f"WARNING: the result is empty: {cause}" in text
-    assert ("2 more, see" in text) == (len(rejected) > 10)
+def test_a_hub_that_refused_all_warns(tmp_path):
+    text, _ = hub(tmp_path, [], [refused(n) for n in range(12)])
+    assert "WARNING: the result is empty: all messages were refused" in text
+    assert "2 more, see" in text
+
+
+def test_a_hub_that_has_just_opened_a_round_does_not_warn(tmp_path):
+    text, _ = hub(tmp_path, [], [])
+    assert f"no message of this round has come into {tmp_path / 'inbox'} yet" in text
+    assert "WARNING" not in text
 
 
 def test_a_hub_of_all_sites_does_not_warn(tmp_path):

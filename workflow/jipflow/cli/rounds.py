@@ -31,14 +31,17 @@ def rounds_show(
 
 @AUDIENCE.command("rounds roster")
 def rounds_roster(hub: HubFile, *, because: Because) -> None:
-    """Put the roster of hub.yaml into force: keys replaced, sites dropped or added."""
+    """Put the roster of hub.yaml into force: keys replaced, sites dropped."""
     from jipflow.hub.rounds import change_roster, hub_thread
 
     with _alone(hub) as settings:
         roster = change_roster(settings, hub_thread(settings), because).roster
         _send(settings)
     print(f"roster {roster.number} is in force: {', '.join(roster.sites)}")
-    print("releases of the open round that were accepted under the one before must be sent again")
+    print(
+        "releases of the open round that were packed under the one before must be sent again: the "
+        "sites run snakemake bundle"
+    )
 
 
 @AUDIENCE.command("rounds end")
@@ -77,3 +80,8 @@ def _send(settings: HubSettings) -> None:
     thread.speak(load_key(Path(settings.hub.identity.signing_key_file)), settings.version)
     for path in thread.send(settings.outbox):
         print(f"for its site: {path}")
+    address = settings.ways()[1].address
+    if address:
+        print(f"next: snakemake hub, which sends them to {address}")
+    else:
+        print("next: bring each to its site")

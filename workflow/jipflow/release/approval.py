@@ -250,9 +250,13 @@ def _same_person(earlier: Statement, new: Statement, release_dir: Path) -> bool:
     """Return whether a statement is of the person of an earlier one; its terms must be the same."""
     differing = difference([earlier, new])
     if differing:
+        last = max(each.rounds for each in earlier.analyses.values())
+        until = f" --until {earlier.until}" if earlier.until else ""
+        options = f"--rounds {last}{until}"
         raise ReleaseError(
             f"{earlier.person.name} approved {release_dir} on {earlier.issued} with other terms: "
-            f"{differing}. State the same, or remove {release_dir / NAME} and approve it anew."
+            f"{differing}. State the same ({options}), or remove {release_dir / NAME} and approve "
+            "it anew."
         )
     same = (earlier.person.name == new.person.name, earlier.person.key == new.person.key)
     if any(same) and not all(same):

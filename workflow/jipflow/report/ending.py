@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from jipflow.exchange.sealing import SUFFIX
+from jipflow.exchange.transport import unsent
 from jipflow.files import read_json
 from jipflow.hub.settings import HubSettings
 from jipflow.place import shortage
 from jipflow.release.packing import why_not_approved
 from jipflow.release.rounds import Standing, read_standing
 from jipflow.release.sent import sent_before
-from jipflow.report.rounds import standing_lines
+from jipflow.report.rounds import next_at_hub, standing_lines
+from jipflow.settings.addresses import Way
 from jipflow.settings.run import Settings
 
-WHOLE = {"all", "default", "release", "accept", "bundle", "report"}
+WHOLE = {"all", "default", "release", "accept", "bundle", "send", "report"}
 """Targets after which the verdict on the cases is of this run."""
 
 SHOWN = 10
@@ -56,7 +58,9 @@ def site_ending(
     ]
     if settings.protocol.analyses and (folder / "rounds" / "standing.json").is_file():
         standing = read_standing(folder / "rounds" / "standing.json")
-        again = shlex.join(["snakemake", "bundle", *_without(typed, asked)])
+        _, outway = settings.site.exchange.ways(results.parent)
+        pack = "send" if outway.address else "bundle"
+        again = shlex.join(["snakemake", pack, *_without(typed, asked)])
         lines += standing_lines(standing)
         lines += _candidate(standing, settings, folder, again)
     return "\n".join(lines)
@@ -98,26 +102,45 @@ def _candidate(standing: Standing, settings: Settings, folder: Path, again: str)
         yield f"  WARNING: no number may leave the site{_withheld(record)}"
     if standing.ended is not None:
         return
-    inbox, outbox = (path.absolute() for path in settings.site.exchange.folders(folder.parent))
+    inway, outway = settings.site.exchange.ways(folder.parent)
     about = settings.protocol_id, settings.site.site.id, standing.round
     for sent in reversed(sent_before(folder / "bundles", *about)):
         if _is_of(sent.manifest, record, standing):
-            yield f"  message:   {(outbox / sent.file).with_suffix(SUFFIX)}"
-            yield f"  next:      bring the message to the hub {settings.site.hub.id!r}"
+            yield f"  message:   {(outway.folder.absolute() / sent.file).with_suffix(SUFFIX)}"
+            yield f"  next:      {_sending(settings, outway, folder.parent, again)}"
             return
     why = why_not_approved(settings, folder, standing.round)
     if why:
         if summary["released"]:
-            yield (
-                "  next:      read both pages, then: jipflow release approve "
-                f"{shlex.quote(str(release))} --name NAME --key FILE"
-            )
+            yield from _approving(release, why)
     elif settings.site.hub.key is None:
         yield "  next:      write the hub's public key into site.yaml as hub.key, to pack it"
     elif standing.roster is None:
-        yield f"  next:      put the hub's message that opens the round into {inbox}, then: {again}"
+        place = "" if inway.address else f" into {inway.folder.absolute()}"
+        what = "await" if inway.address else "put"
+        yield f"  next:      {what} the hub's message that opens the round{place}, then: {again}"
     else:
         yield f"  next:      {again}"
+
+
+def _approving(release: Path, why: str) -> Iterator[str]:
+    """Yield why a candidate may not leave yet, and how a person approves it."""
+    place = shlex.quote(str(release))
+    yield f"  approval:  {plain(why)}"
+    yield (
+        f"  next:      jipflow release review {place}, read both pages, then: "
+        f"jipflow release approve {place} --name NAME --key FILE"
+    )
+
+
+def _sending(settings: Settings, outway: Way, results: Path, again: str) -> str:
+    """Say how a message that was packed comes to the hub."""
+    hub = f"the hub {settings.site.hub.id!r}"
+    if outway.address is None:
+        return f"bring the message to {hub}"
+    if unsent(outway.folder, results / "exchange" / "sent.list", outway.address):
+        return again
+    return f"nothing until {hub} answers: the message was sent to {outway.address}"
 
 
 def _is_of(
@@ -165,10 +188,13 @@ def hub_ending(settings: HubSettings, results: Path, round_: int) -> str:
         lines.append(f"  refused:   {plain(entry['file'])}: {plain(entry['reason'])}: {detail}")
     if len(rejected) > SHOWN:
         lines.append(f"  refused:   {len(rejected) - SHOWN} more, see {folder / 'rejected.json'}")
-    inbox = settings.inbox.absolute()
-    if not accepted:
-        found = "all messages were refused" if rejected else f"there is no message in {inbox}"
-        lines.append(f"  WARNING: the result is empty: {found}")
+    inbox, _ = (way.address or way.folder.absolute() for way in settings.ways())
+    if rejected and not accepted:
+        lines.append("  WARNING: the result is empty: all messages were refused")
+    elif not accepted:
+        lines.append(
+            f"  waiting:   no message of this round has come into {inbox} yet, the result is empty"
+        )
     elif len(accepted) == 1:
         lines.append("  WARNING: the result is of one site alone")
     if waits["missing"] and not waits["ended"]:
@@ -176,23 +202,9 @@ def hub_ending(settings: HubSettings, results: Path, round_: int) -> str:
     lines += [
         f"  report:    {folder / 'report.html'}",
         f"  result:    {folder / 'result.json'}",
-        f"  next:      {_next_at_hub(settings, waits, inbox)}",
+        f"  next:      {next_at_hub(settings, waits)}",
     ]
     return "\n".join(lines)
-
-
-def _next_at_hub(settings: HubSettings, waits: Mapping[str, Any], inbox: Path) -> str:
-    """Say what a person at the hub does next."""
-    outbox = settings.outbox.absolute()
-    again = f"put what comes back into {inbox} and run the same command again"
-    if waits["ended"]:
-        return f"bring the sites what lies in {outbox}: the rounds were ended: {waits['ended']}"
-    if waits["opened"]:
-        following = waits["round"] + 1
-        return f"round {following} is open: bring each site what lies in {outbox}, {again}"
-    if waits["missing"]:
-        return f"bring each missing site what lies in {outbox}, {again}"
-    return "nothing: all sites have answered, and no analysis needs another round"
 
 
 def failure_ending(failed: Iterable[tuple[str, str | None]], report: Path | None = None) -> str:
