@@ -184,6 +184,9 @@ def contours_only() -> dict[str, Any]:
 JOINED = {"collect": 1, "report": 1, "accept": 1, "candidate": 1}
 """Jobs that follow from any job of a shard."""
 
+ANEW = {"collect": 1, "report": 1, "accept": 1, "receive": 1}
+"""The same where the protocol is another: which round of it is open decides on the candidate."""
+
 
 def planned_jobs(site: Site, *arguments: str) -> tuple[dict[str, int], str]:
     """The jobs of a dry run by rule, without those that have no command, and all it prints."""

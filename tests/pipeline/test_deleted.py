@@ -104,8 +104,9 @@ def test_a_change_of_the_training_alone_comes_to_a_bundle_of_the_new_protocol(si
     site.run(*ONE_CORE)
     after = json.loads((release / "aggregates.json").read_text())["protocol"]["sha256"]
     assert after != before
-    assert "approve again" in site.run("bundle", check=False).stdout
     open_round(site.folder, site.protocol, [site])
+    site.run("release", *ONE_CORE)
+    assert "approve again" in site.run("bundle", check=False).stdout
     inbox = site.folder / f"inbox-{site.protocol}"
     approve_and_send(site, inbox, "--empty")
     assert len(list(inbox.iterdir())) == 1

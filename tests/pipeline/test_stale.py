@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from harness import (
-    JOINED,
+    ANEW,
     ONE_CORE,
     ROOT,
     Site,
@@ -98,11 +98,11 @@ def from_folder(folder: Path, site: Site) -> str:
 def test_what_depends_on_a_change_runs_again_and_nothing_else(site):
     change(site, radiomics=other_radiomics())
     jobs, output = planned_jobs(site)
-    assert jobs == {**WHOLE, **JOINED, "settings": 1}
+    assert jobs == {**WHOLE, **ANEW, "settings": 1}
     assert "measure runs again: it was computed with other settings (radiomics)." in output
     assert "segment runs again" not in output
     change(site, radiomics=contours_only()["radiomics"], tolerance={"max_failed_fraction": 0.25})
-    assert planned(site) == {**JOINED, "settings": 1}
+    assert planned(site) == {**ANEW, "settings": 1}
     change(site, tolerance=contours_only()["tolerance"])
     assert planned(site) == {}
 
@@ -151,7 +151,9 @@ def test_results_that_cannot_be_looked_at_are_named_in_a_line(site):
 def test_a_release_of_what_is_out_of_date_is_refused(site):
     before = release_of(site)
     change(site, radiomics=other_radiomics())
-    result = site.run("--allowed-rules", "release", "--forcerun", "release", *ONE_CORE, check=False)
+    result = site.run(
+        "--allowed-rules", "candidate", "--forcerun", "candidate", *ONE_CORE, check=False
+    )
     assert result.returncode != 0
     assert (
         "measure is out of date: it was computed with other settings (radiomics); run"

@@ -184,12 +184,17 @@ def heard_state(settings: Settings, results: Path) -> str:
     inbox, _ = settings.site.exchange.folders(results.parent)
     kept = thread_folder(settings, results)
     ledger = results.parent / LAST
+    standing = results / "rounds" / "standing.json"
+    # What the site has packed decides on a message alone that came too early.
+    early = standing.is_file() and any(
+        entry.reason == Refusal.EARLY.value for entry in read_standing(standing).refused
+    )
     return canonical_digest(
         [
             inbox_digest(inbox) if inbox.is_dir() else "",
             sorted(path.name for path in kept.glob("[!.]*")),
             sorted(str(path.relative_to(results)) for path in results.glob("rounds/r*/state.json")),
-            ledger.read_text() if ledger.is_file() else "",
+            ledger.read_text() if early and ledger.is_file() else "",
         ]
     )
 
