@@ -16,7 +16,7 @@ from harness import ROOT, Site, command, environment
 
 pytestmark = pytest.mark.long
 
-RECORD = Path("release", "provenance.json")
+RECORD = Path("release", "r01.provenance.json")
 
 
 def at_work(site: Site) -> bool:

@@ -157,7 +157,7 @@ def test_a_release_of_what_is_out_of_date_is_refused(site):
     assert result.returncode != 0
     assert (
         "measure is out of date: it was computed with other settings (radiomics); run"
-        in (site.out / "logs" / "release.log").read_text()
+        in (site.out / "logs" / "candidate" / "r01.log").read_text()
     )
     assert not (site.out / "release" / "r01" / "aggregates.json").exists()
     assert before["analyses"]
