@@ -36,7 +36,7 @@ def test_before_any_message_nothing_is_open(tmp_path):
     assert (standing.heard, refused) == (False, {})
 
 
-@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
 def test_where_a_site_stands_does_not_depend_on_the_order_of_arrival(tmp_path, order):
     """Each message counts as soon as all before it have come, and not before."""
     hub, known = four(tmp_path)

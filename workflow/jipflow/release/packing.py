@@ -146,7 +146,10 @@ def bundle(
 def _seal(raw: bytes, hub_key: str, path: Path, bundles: Path) -> None:
     """Seal a message into the outbox, unless it lies there as it was sealed to this very key."""
     note = bundles / f"{path.stem}.sealed.json"
-    known = read_json(note) if note.is_file() else None
+    try:
+        known = read_json(note)
+    except (FileNotFoundError, ValueError):
+        known = None
     if path.is_file() and known == {"key": hub_key, "sha256": sha256_file(path)}:
         return
     with atomic_path(path) as partial:

@@ -150,13 +150,13 @@ class Heard:
 
 
 def thread_folder(settings: Settings, results: Path) -> Path:
-    """Return the folder of the hub's messages about the protocol's text of now.
+    """Return the folder of the messages of the site's hub about the protocol's text of now.
 
     Args:
         settings: of the run.
         results: of the protocol.
     """
-    return results / "rounds" / "messages" / settings.protocol_sha256
+    return results / "rounds" / "messages" / settings.site.hub.id / settings.protocol_sha256
 
 
 def state_file(results: Path, round_: int) -> Path:
@@ -213,7 +213,9 @@ def receive_for(settings: Settings, results: Path) -> Standing:
     site = settings.site
     ledger = site_ledger(settings, results.parent)
     text = protocol_text(settings)
-    sent = {entry.manifest.round for entry in ledger.packed() if entry.manifest.protocol == text}
+    about = (text, site.hub.id)
+    manifests = [entry.manifest for entry in ledger.packed()]
+    sent = {m.round for m in manifests if (m.protocol, m.recipient) == about}
     inbox, _ = site.exchange.folders(results.parent)
     standing, state = receive(
         inbox=inbox,
