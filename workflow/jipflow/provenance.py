@@ -156,10 +156,12 @@ def difference(
         return "nothing says what it was computed with"
     if inputs is not None and {_name(file, path) for file in inputs} != made.inputs.keys():
         return "it was computed from fewer or other inputs than there are now"
+    if other := _of_settings(made, settings):
+        return other
     if made.state != state:
         return "what people sent has changed since"
     changed = _of_libraries(made) if here else ""
-    return _of_settings(made, settings) or changed or _of_inputs(made, path) or _cut_off(made, path)
+    return changed or _of_inputs(made, path) or _cut_off(made, path)
 
 
 def check_provenance(tables: Mapping[Path, Iterable[Path]], parts: Parts) -> None:
