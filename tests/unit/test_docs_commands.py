@@ -82,6 +82,7 @@ WAYS = (
         None,
         "needs rounds that are open; test_rounds_commands.py has some",
     ),
+    Way(r"snakemake send ", None, "needs a server; pipeline/test_exchange_hub.py has some"),
     Way(r"snakemake .*--report ", None, "needs a finished run; test_module.py makes its report"),
     Way(r"snakemake --sdm conda$", None, "needs conda and an hour"),
     Way(r"for .*snakemake", None, "compares two commits by two runs of minutes"),

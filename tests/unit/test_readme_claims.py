@@ -89,8 +89,9 @@ CLAIMS: dict[str, list[str]] = {
         "unit/test_review.py::test_a_first_release_in_short",
     ],
     "If you agree, make a key, once, and approve and pack the release:": [COMMANDS],
-    "The sealed message in `exchange/out` is all that leaves, once the hub's message that opens "
-    "the round lies in `exchange/in`.": [
+    "The last command needs the hub's message that opens the round in "
+    "`/data/results/exchange/in`; the sealed message in `/data/results/exchange/out` is all that "
+    "leaves.": [
         "pipeline/test_sarcoma.py::test_nothing_of_a_patient_is_in_what_leaves",
     ],
     "The hub runs `snakemake hub --profile profiles/local --configfile hub.yaml`.": [COMMANDS],
