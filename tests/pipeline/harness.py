@@ -261,7 +261,7 @@ def approve_and_send(site: Site, inbox: Path, *options: str) -> None:
     signer = ("--name", f"Dr {site.name}", "--key", str(key))
     jipflow("release", "approve", str(site.out / "release" / "r01"), *signer, *options)
     site.run("bundle", *ONE_CORE)
-    (sealed,) = (site.results / "exchange" / "out").glob("*.age")
+    (sealed,) = (site.results / "exchange" / "out").glob(f"{site.protocol}-*.age")
     shutil.copy(sealed, inbox)
 
 
