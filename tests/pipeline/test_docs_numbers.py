@@ -76,16 +76,15 @@ def test_what_is_released(north: Site) -> None:
     assert any(abs(volumes - float(own)) < 0.05)
     (pet,) = given("our PET is missing from the # behind every cell of PET")
     assert int(pet) == features[features["role"] == "PT"]["patient"].nunique()
-    bins = sum(len(cell.get("withheld_bins", ())) for cell in record["cells"])
     asked, released, kept = given(
-        "Of # cells that the protocol asks for, # are in `release/r01/aggregates.json`; of one "
-        "histogram among them the gate keeps back # bins"
+        "Of # cells that the protocol asks for, # are in `release/r01/aggregates.json`; # of the "
+        "others are kept back by the rule `saturation`"
     )
     assert [int(asked), int(released)] == [
         record["summary"]["cells"],
         record["summary"]["released"],
     ]
-    assert int(kept) == bins
+    assert int(kept) == record["summary"]["withheld"]["saturation"]
 
 
 def test_the_case_that_the_page_follows(north: Site) -> None:
