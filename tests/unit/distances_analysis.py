@@ -6,18 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from jipflow.analyses.cells import Values
-from jipflow.analyses.contract import (
-    Analysis,
+from jipflow.analyses.contract import Analysis, ImpossibleCell, Limits, Passed, Withheld
+from jipflow.analyses.forms import (
     Enough,
-    ImpossibleCell,
-    Limits,
-    Passed,
     ReleasedAnalysis,
     ReleasedCell,
     StatedAnalysis,
     StatedCell,
     Value,
-    Withheld,
 )
 from jipflow.blocks import Drawing
 from jipflow.settings.protocol import AnalysisSettings, Disclosure

@@ -9,17 +9,8 @@ from jipflow.analyses.cells import (
     CellKey,
     Values,
 )
-from jipflow.analyses.contract import (
-    Analysis,
-    Enough,
-    ImpossibleCell,
-    Limits,
-    Passed,
-    ReleasedAnalysis,
-    ReleasedCell,
-    Rule,
-    Withheld,
-)
+from jipflow.analyses.contract import Analysis, ImpossibleCell, Limits, Passed, Rule, Withheld
+from jipflow.analyses.forms import Enough, ReleasedAnalysis, ReleasedCell
 from jipflow.blocks import Drawing, Group, Table, TableCell, code, head, numeral
 from jipflow.settings.part import Text
 from jipflow.settings.protocol import AnalysisSettings, Disclosure

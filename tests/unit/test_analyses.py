@@ -21,15 +21,8 @@ from jipflow.analyses.cells import (
     expand,
     measured_places,
 )
-from jipflow.analyses.contract import (
-    Analysis,
-    ImpossibleCell,
-    ReleasedAnalysis,
-    ReleasedCell,
-    StatedCell,
-    kinds,
-    rules_of_kinds,
-)
+from jipflow.analyses.contract import Analysis, ImpossibleCell, kinds, rules_of_kinds
+from jipflow.analyses.forms import ReleasedAnalysis, ReleasedCell, StatedCell
 from jipflow.settings.run import settings_of
 
 PLACES = [

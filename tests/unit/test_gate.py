@@ -17,10 +17,7 @@ from jipflow.analyses.cells import (
     CellKey,
     Values,
 )
-from jipflow.analyses.contract import (
-    Finding,
-    Proposed,
-)
+from jipflow.analyses.contract import Finding, Proposed
 from jipflow.analyses.histogram import SMALL_BINS, Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
 from jipflow.analyses.moments import DOMINANCE, NUMBER_RANGE, ZERO_VARIANCE, Moments

@@ -17,15 +17,8 @@ from typing import Any, Literal
 
 from jipflow.analyses import deviations
 from jipflow.analyses.cells import Values
-from jipflow.analyses.contract import (
-    Analysis,
-    Implied,
-    LedgerCell,
-    Limits,
-    Passed,
-    ReleasedAnalysis,
-    Withheld,
-)
+from jipflow.analyses.contract import Analysis, Implied, LedgerCell, Limits, Passed, Withheld
+from jipflow.analyses.forms import ReleasedAnalysis
 from jipflow.analyses.moments import broken, merged, tell_beside
 from jipflow.blocks import Drawing
 from jipflow.settings.protocol import AnalysisSettings, Disclosure

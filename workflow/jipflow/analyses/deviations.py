@@ -17,14 +17,7 @@ from typing import Any, Literal
 
 from jipflow.analyses import moments as of_moments
 from jipflow.analyses.cells import CellKey, Values
-from jipflow.analyses.contract import (
-    Implied,
-    LedgerCell,
-    Limits,
-    Passed,
-    Rule,
-    Withheld,
-)
+from jipflow.analyses.contract import Implied, LedgerCell, Limits, Passed, Rule, Withheld
 from jipflow.analyses.moments import EXACT, Moments, MomentsCell, merge_moments, moments
 from jipflow.analyses.spread import dominated
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, feature, head, numeral, span

@@ -37,7 +37,6 @@ from jipflow.analyses.contract import (
     ALONE,
     Analysis,
     CellBelowMinimum,
-    Count,
     Implied,
     ImpossibleCell,
     Known,
@@ -45,14 +44,11 @@ from jipflow.analyses.contract import (
     Limits,
     Passed,
     Proposed,
-    RecordedCell,
-    ReleasedAnalysis,
-    ReleasedCell,
     Rule,
     Shown,
-    Value,
     Withheld,
 )
+from jipflow.analyses.forms import Count, RecordedCell, ReleasedAnalysis, ReleasedCell, Value
 from jipflow.blocks import (
     Drawing,
     Group,

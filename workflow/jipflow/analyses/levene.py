@@ -23,19 +23,21 @@ from jipflow.analyses import deviations
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import (
     FEWEST_SITES,
-    FLOOR,
     Analysis,
-    Enough,
     Implied,
     ImpossibleCell,
     LedgerCell,
     Limits,
     Passed,
+    Withheld,
+)
+from jipflow.analyses.forms import (
+    FLOOR,
+    Enough,
     ReleasedAnalysis,
     StatedAnalysis,
     StatedCell,
     Value,
-    Withheld,
 )
 from jipflow.analyses.moments import (
     Moments,

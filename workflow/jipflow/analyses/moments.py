@@ -19,17 +19,14 @@ from pydantic import Field
 
 from jipflow.analyses.cells import Values, follow
 from jipflow.analyses.contract import (
-    LARGEST,
     TOLERANCE,
     CellBelowMinimum,
-    Enough,
     ImpossibleCell,
     LedgerCell,
     Limits,
-    ReleasedCell,
     Rule,
-    Value,
 )
+from jipflow.analyses.forms import LARGEST, Enough, ReleasedCell, Value
 from jipflow.analyses.spread import SPREAD, dominated, few_differ, few_levels
 from jipflow.settings.part import AsGiven
 from jipflow.settings.protocol import Disclosure

@@ -39,7 +39,6 @@ from jipflow.analyses.contract import (
     ALONE,
     Analysis,
     CellBelowMinimum,
-    Enough,
     Implied,
     ImpossibleCell,
     Known,
@@ -47,14 +46,17 @@ from jipflow.analyses.contract import (
     Limits,
     Passed,
     Proposed,
-    ReleasedAnalysis,
-    ReleasedCell,
     Rule,
     Shown,
+    Withheld,
+)
+from jipflow.analyses.forms import (
+    Enough,
+    ReleasedAnalysis,
+    ReleasedCell,
     StatedAnalysis,
     StatedCell,
     Value,
-    Withheld,
 )
 from jipflow.analyses.grid import FINEST, Grid, Leaf
 from jipflow.analyses.ranks import Counts, Ranks, Search

@@ -17,15 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from jipflow.analyses.cells import CellKey, Values
-from jipflow.analyses.contract import (
-    Analysis,
-    Implied,
-    LedgerCell,
-    Limits,
-    Passed,
-    ReleasedAnalysis,
-    Withheld,
-)
+from jipflow.analyses.contract import Analysis, Implied, LedgerCell, Limits, Passed, Withheld
+from jipflow.analyses.forms import ReleasedAnalysis
 from jipflow.analyses.moments import (
     DOMINANCE,
     EXACT,

@@ -14,7 +14,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
-from jipflow.analyses.contract import KeyedCell, ReleasedCell, StatedCell, kinds
+from jipflow.analyses.contract import kinds
+from jipflow.analyses.forms import KeyedCell, ReleasedCell, StatedCell
 from jipflow.cli.keys import keys_of, sections, table
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path

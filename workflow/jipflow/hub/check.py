@@ -16,15 +16,12 @@ from jipflow.analyses.contract import (
     Implied,
     ImpossibleCell,
     Limits,
-    RecordedCell,
-    ReleasedAnalysis,
-    ReleasedCell,
     Rule,
-    StatedCell,
     analyses_of,
     rules_of_kinds,
     too_close,
 )
+from jipflow.analyses.forms import RecordedCell, ReleasedAnalysis, ReleasedCell, StatedCell
 from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import json_text
 from jipflow.release.contents import Aggregates, Disclosure, State

@@ -8,13 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jipflow.analyses.cells import CellKey
-from jipflow.analyses.contract import (
-    FEWEST_SITES,
-    AnyAnalysis,
-    ReleasedCell,
-    StatedCell,
-    analyses_of,
-)
+from jipflow.analyses.contract import FEWEST_SITES, AnyAnalysis, analyses_of
+from jipflow.analyses.forms import ReleasedCell, StatedCell
 from jipflow.exchange.message import checked
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.settings import HubSettings

@@ -17,13 +17,8 @@ from jipflow.analyses.cells import (
     measured_places,
     scanners_of,
 )
-from jipflow.analyses.contract import (
-    AnyAnalysis,
-    Finding,
-    Proposed,
-    StatedCell,
-    analyses_of,
-)
+from jipflow.analyses.contract import AnyAnalysis, Finding, Proposed, analyses_of
+from jipflow.analyses.forms import StatedCell
 from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes

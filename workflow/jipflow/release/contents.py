@@ -19,16 +19,8 @@ from pydantic_core import PydanticCustomError
 
 from jipflow import __version__
 from jipflow.analyses.cells import CellKey
-from jipflow.analyses.contract import (
-    FLOOR,
-    AnyAnalysis,
-    RecordedCell,
-    ReleasedAnalysis,
-    Rule,
-    StatedAnalysis,
-    StatedCell,
-    kinds,
-)
+from jipflow.analyses.contract import AnyAnalysis, Rule, kinds
+from jipflow.analyses.forms import FLOOR, RecordedCell, ReleasedAnalysis, StatedAnalysis, StatedCell
 from jipflow.exchange.message import (
     CONTENT,
     PAGE,

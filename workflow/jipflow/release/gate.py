@@ -18,19 +18,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from jipflow.analyses.cells import by_patient
 from jipflow.analyses.contract import (
-    FLOOR,
     AnyAnalysis,
     Finding,
     Known,
     LedgerCell,
     Passed,
     Proposed,
-    ReleasedCell,
     Rule,
     Withheld,
     kinds,
     rules_of_kinds,
 )
+from jipflow.analyses.forms import FLOOR, ReleasedCell
 from jipflow.reasons import StageError
 from jipflow.release.differences import clashing, differing
 from jipflow.release.history import EARLIER, NOTHING, Candidate, History

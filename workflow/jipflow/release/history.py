@@ -14,14 +14,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import Place, Values, by_patient
-from jipflow.analyses.contract import (
-    LedgerCell,
-    Proposed,
-    ReleasedCell,
-    Rule,
-    kinds,
-    rules_of_kinds,
-)
+from jipflow.analyses.contract import LedgerCell, Proposed, Rule, kinds, rules_of_kinds
+from jipflow.analyses.forms import ReleasedCell
 from jipflow.exchange.message import canonical
 from jipflow.release.differences import are_few, exclude
 from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved

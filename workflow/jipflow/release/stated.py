@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from jipflow.analyses.cells import CellKey, measured_places
-from jipflow.analyses.contract import AnyAnalysis, ImpossibleCell, StatedCell, analyses_of
+from jipflow.analyses.contract import AnyAnalysis, ImpossibleCell, analyses_of
+from jipflow.analyses.forms import StatedCell
 from jipflow.release.contents import ReleaseError, State
 from jipflow.settings.run import Settings
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jipflow.analyses.contract import Finding, ReleasedAnalysis, kinds
+from jipflow.analyses.contract import Finding, kinds
+from jipflow.analyses.forms import ReleasedAnalysis
 from jipflow.exchange import message
 from jipflow.reasons import StageError
 from jipflow.release.approval import FORMAT, ProtocolText, Statement

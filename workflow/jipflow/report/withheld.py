@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jipflow.analyses.contract import Finding, RecordedCell, ReleasedAnalysis, kinds
+from jipflow.analyses.contract import Finding, kinds
+from jipflow.analyses.forms import RecordedCell, ReleasedAnalysis
 from jipflow.release.contents import Disclosure
 
 
