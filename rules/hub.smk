@@ -144,6 +144,7 @@ rule hub_report:
                 "round": str(ROUND),
             },
         ),
+        tables=directory(f"{OF_ROUND}/tables"),
         record=f"{OF_ROUND}/hub_report.provenance.json",
     log:
         "<logs>/hub_report.log",

@@ -73,6 +73,7 @@ def pages(tmp_path_factory):
         accepted=accepted,
         rejected=rejected,
         outlook=fake.OUTLOOK,
+        settings=fake.hub(folder),
         path=folder / "hub.html",
     )
     return folder

@@ -69,6 +69,7 @@ class DistancesFromMean(Analysis[Settings, Any, Released]):
     cell = Cell
     released = Released
     stated = Stated
+    merging = "Sums of distances were added."
 
     @property
     def rounds(self) -> int:

@@ -285,8 +285,11 @@ def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[S
     return path.read_text(encoding="utf-8")
 
 
+SITES = ("aachen", "berlin", "heidelberg")
+
+
 def round_of(
-    folder: Path, sites: tuple[str, ...] = ("aachen", "berlin", "heidelberg")
+    folder: Path, sites: Sequence[str] = SITES
 ) -> tuple[dict[str, Any], list[Accepted], list[RejectedBundle]]:
     """Return a hub's merged result, its accepted messages and its rejected files."""
     accepted = []
@@ -306,20 +309,25 @@ def round_of(
                 disclosure=release.disclosure,
             )
         )
+    why = Refusal.SENDER_SIGNATURE
+    rejected = [RejectedBundle("demo-berlin-copy.age", "01" * 32, str(why), why.meaning, "berlin")]
+    return merge(accepted=accepted, settings=hub(folder, sites)), accepted, rejected
+
+
+def hub(folder: Path, sites: Sequence[str] = SITES) -> HubSettings:
+    """Return the settings of a hub of some sites."""
     here, key = settings(), "ed25519:" + "0" * 64
     person = {"name": "Dr. Ada Example", "key": key}
     roster = [{"site": site, "key": key, "approvers": [person]} for site in sites]
     place = {"id": "hub", "name": "Coordinating centre"}
     content = {"hub": place, "protocol": "demo", "inbox": str(folder), "roster": roster}
-    hub = HubSettings(
+    return HubSettings(
         hub=Hub.model_validate(content),
         protocol=here.protocol,
         protocol_sha256=here.protocol_sha256,
         protocol_parts=protocol_parts(here.protocol, here.named),
+        parameters=here.named.parameters,
     )
-    why = Refusal.SENDER_SIGNATURE
-    rejected = [RejectedBundle("demo-berlin-copy.age", "01" * 32, str(why), why.meaning, "berlin")]
-    return merge(accepted=accepted, settings=hub), accepted, rejected
 
 
 def _write_catalog(folder: Path, cases: int) -> None:

@@ -45,6 +45,7 @@ class Rows(Analysis[Settings, Cell, Released]):
 
     cell = Cell
     released = Released
+    merging = "Numbers of rows were added."
     rules = (ODD_ROWS,)
 
     def compute(self, values: Values, stated: Any = None) -> int:

@@ -73,6 +73,7 @@ def run(folder: Path) -> None:
         accepted=accepted,
         rejected=rejected,
         outlook=Outlook(1, ["north", "south"], [], further=False),
+        settings=settings,
         path=folder / "hub.html",
     )
     refused = {name: _reason(bundle, edit, north, settings) for name, edit in EDITS.items()}

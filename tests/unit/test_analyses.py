@@ -75,6 +75,7 @@ def test_each_kind_keeps_the_contract(analysis):
     (kind,) = get_args(module.Settings.model_fields["kind"].annotation)
     assert kinds().get(kind, analysis) is analysis
     assert module.__doc__
+    assert analysis.merging.endswith(".")
     for model in (module.Settings, analysis.released):
         assert get_args(model.model_fields["kind"].annotation) == (kind,)
     for cell in get_args(analysis.cell) or [analysis.cell]:

@@ -554,6 +554,7 @@ def test_the_hubs_page_says_which_group(tmp_path, inbox):
         accepted=accepted,
         rejected=rejected,
         outlook=Outlook(1, sorted(made), [], further=False),
+        settings=settings,
         path=tmp_path / "h.html",
     )
     page = words(tmp_path / "h.html")

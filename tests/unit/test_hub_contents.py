@@ -479,6 +479,7 @@ def test_the_largest_numbers_of_the_format_are_merged_and_drawn(tmp_path, inbox)
         accepted=accepted,
         rejected=rejected,
         outlook=OUTLOOK,
+        settings=settings,
         path=tmp_path / "report.html",
     )
 

@@ -361,7 +361,12 @@ def test_a_hub_says_where_its_numbers_are_not_of_all(tmp_path: Path) -> None:
     result, accepted, rejected = fake.round_of(tmp_path / "hub")
     path = tmp_path / "hub.html"
     write_hub_report(
-        result=result, accepted=accepted, rejected=rejected, outlook=fake.OUTLOOK, path=path
+        result=result,
+        accepted=accepted,
+        rejected=rejected,
+        outlook=fake.OUTLOOK,
+        settings=fake.hub(tmp_path),
+        path=path,
     )
     text = words(path.read_text(encoding="utf-8"))
     assert "It equals what all patients in one place would give" not in text
@@ -396,7 +401,14 @@ def test_a_hub_whose_sites_kept_nothing_back_says_so(tmp_path: Path) -> None:
         for cell in analysis["cells"]:
             cell["sites"] = [site["id"] for site in result["sites"]]
     path = tmp_path / "hub.html"
-    write_hub_report(result=result, accepted=accepted, rejected=[], outlook=fake.OUTLOOK, path=path)
+    write_hub_report(
+        result=result,
+        accepted=accepted,
+        rejected=[],
+        outlook=fake.OUTLOOK,
+        settings=fake.hub(tmp_path),
+        path=path,
+    )
     text = words(path.read_text(encoding="utf-8"))
     assert "The sites kept nothing back." in text
     assert "withheld" not in text.split("Whose releases")[0].split("What the sites")[1][:200]

@@ -654,7 +654,12 @@ def test_disclosure_summary(results: Path) -> None:
 def _hub_report(result: Any, accepted: Any, rejected: Any, folder: Path) -> str:
     path = folder / "hub.html"
     write_hub_report(
-        result=result, accepted=accepted, rejected=rejected, outlook=fake.OUTLOOK, path=path
+        result=result,
+        accepted=accepted,
+        rejected=rejected,
+        outlook=fake.OUTLOOK,
+        settings=fake.hub(folder),
+        path=path,
     )
     return path.read_text(encoding="utf-8")
 
@@ -662,7 +667,8 @@ def _hub_report(result: Any, accepted: Any, rejected: Any, folder: Path) -> str:
 def test_hub_report(a_round: Any, tmp_path: Path) -> None:
     result, accepted, rejected = a_round
     text = _hub_report(result, accepted, rejected, tmp_path)
-    assert_self_contained(text)
+    tables = [f"tables/{path.name}" for path in (tmp_path / "tables").iterdir()]
+    assert_self_contained(text, ["result.json", "tables/", *tables])
     shown = Page(text).text
     for words in ("aachen", "berlin", "heidelberg", "demo-berlin-copy.age", "sender_signature"):
         assert words in shown

@@ -430,6 +430,7 @@ def test_the_pages_show_the_test(tmp_path, kind):
         accepted=messages,
         rejected=[],
         outlook=Outlook(1, [one.name for one in made], [], further=False),
+        settings=settings,
         path=tmp_path / "h.html",
     )
     page = words((tmp_path / "h.html").read_text(encoding="utf-8"))

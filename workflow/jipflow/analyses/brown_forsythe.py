@@ -58,6 +58,10 @@ class BrownForsythe(Analysis[Settings, Cell, Released]):
 
     cell = Cell
     released = Released
+    merging = (
+        "Each distance is from the median of its site; numbers, means and sums of squares of the"
+        " distances were compared by a one-way analysis of variance (Brown and Forsythe 1974)."
+    )
     rules = deviations.RULES
     equations = deviations.EQUATIONS
 

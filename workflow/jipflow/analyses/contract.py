@@ -258,6 +258,7 @@ class Analysis(ABC, Generic[S, C, R]):
         stated: model of what the hub says before a later round; None for a kind of one round.
         recorded: model of a cell in the disclosure record, which may name withheld parts.
         rules: the kind's own rules, in the order in which they are applied.
+        merging: how the sites' numbers become one, in a sentence for a paper's methods.
         equations: numbers of a released cell that are sums over functions of its values, with all
             their digits, so that who solves them for the values has as many equations.
         has_bins: whether a cell shows bins of its values, see `shown`.
@@ -273,6 +274,7 @@ class Analysis(ABC, Generic[S, C, R]):
     stated: ClassVar[type[StatedAnalysis] | None] = None
     recorded: ClassVar[type[RecordedCell]] = RecordedCell
     rules: ClassVar[tuple[Rule, ...]] = ()
+    merging: ClassVar[str]
     equations: ClassVar[int] = 0
     has_bins: ClassVar[bool] = False
     heading_decides: ClassVar[bool] = False

@@ -20,7 +20,8 @@ from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import Implied, LedgerCell, Limits, Passed, Rule, Withheld
 from jipflow.analyses.moments import EXACT, Moments, MomentsCell, merge_moments, moments
 from jipflow.analyses.spread import dominated
-from jipflow.blocks import Drawing, Group, Row, Table, TableCell, feature, head, numeral, span
+from jipflow.analyses.units import with_unit
+from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral, span
 from jipflow.plots import count, number
 from jipflow.settings.protocol import Disclosure
 
@@ -234,7 +235,7 @@ def draw_release(cells: Sequence[DistancesCell], centre: str) -> Drawing:
 
 def _sent(cell: DistancesCell) -> Row:
     return [
-        TableCell(feature(cell.feature), scope="row"),
+        TableCell(with_unit(cell.feature), scope="row"),
         TableCell(cell.of),
         numeral(str(cell.n)),
         numeral(str(cell.rows)),
@@ -288,7 +289,7 @@ def _rows(tests: Sequence[Drawn]) -> Iterator[Row]:
             ]
         yield [
             TableCell(each.title, scope="row"),
-            TableCell(feature(each.feature)),
+            TableCell(with_unit(each.feature)),
             numeral(count(test["rows"])),
             *numbers,
             TableCell(parts),

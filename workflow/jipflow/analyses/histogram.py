@@ -49,6 +49,7 @@ from jipflow.analyses.contract import (
     Withheld,
 )
 from jipflow.analyses.forms import Count, RecordedCell, ReleasedAnalysis, ReleasedCell, Value
+from jipflow.analyses.units import with_unit
 from jipflow.blocks import (
     Drawing,
     Group,
@@ -56,7 +57,6 @@ from jipflow.blocks import (
     Table,
     TableCell,
     bold,
-    feature,
     head,
     numeral,
     span,
@@ -144,6 +144,10 @@ class Histogram(Analysis[Settings, Cell, Released]):
     cell = Cell
     released = Released
     recorded = Recorded
+    merging = (
+        "Counts between the edges that the protocol fixes were added; a bin that a site withheld"
+        " has no total."
+    )
     rules = (MANY_BINS, SAME_BINS, ONE_BIN, SMALL_BINS)
     has_bins = True
     heading_decides = True
@@ -430,7 +434,7 @@ def _ranges(edges: Sequence[float]) -> list[str]:
 
 
 def _heading(key: CellKey) -> tuple[Markup, Markup]:
-    return span(key.title), feature(key.feature)
+    return span(key.title), with_unit(key.feature)
 
 
 def _table(key: CellKey, edges: Sequence[float], cell: Mapping[str, Any]) -> Table:

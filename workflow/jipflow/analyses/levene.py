@@ -97,6 +97,11 @@ class Levene(Analysis[Settings, Cell, Released]):
     cell = Cell
     released = Released
     stated = Stated
+    merging = (
+        "Each distance is from its group's mean, of all sites where groups lie in several; "
+        "numbers, means and sums of squares of the distances were merged and compared by a one-"
+        "way analysis of variance (Levene 1960)."
+    )
     rules = deviations.RULES
     equations = deviations.EQUATIONS
 

@@ -60,7 +60,8 @@ from jipflow.analyses.forms import (
 )
 from jipflow.analyses.grid import FINEST, Grid, Leaf
 from jipflow.analyses.ranks import Counts, Ranks, Search
-from jipflow.blocks import Drawing, Group, Row, Table, TableCell, bold, feature, head, numeral, span
+from jipflow.analyses.units import with_unit
+from jipflow.blocks import Drawing, Group, Row, Table, TableCell, bold, head, numeral, span
 from jipflow.plots import count, number
 from jipflow.settings.part import AsGiven, Part, Unique
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
@@ -191,6 +192,10 @@ class Quantiles(Analysis[Settings, Cell, Released]):
     cell = Cell
     released = Released
     stated = Stated
+    merging = (
+        "Values were counted between edges, which were narrowed from round to round around the "
+        "quantiles of all sites together; each quantile is known between two edges."
+    )
     rules = (SAME_BINS, NO_EDGE)
     has_bins = True
     heading_decides = True
@@ -390,7 +395,7 @@ class Quantiles(Analysis[Settings, Cell, Released]):
             bins = "; ".join(f"{name}: {n}" for name, n in zip(names, cell.counts, strict=True))
             groups[cell.key.title].append(
                 [
-                    TableCell(feature(cell.feature), scope="row"),
+                    TableCell(with_unit(cell.feature), scope="row"),
                     numeral(str(cell.n)),
                     numeral(str(cell.rows)),
                     TableCell(bins),
@@ -485,7 +490,7 @@ def _row(cell: Mapping[str, Any], found: Mapping[str, Any], sites: Sequence[str]
     else:
         within = span(f"{lower:.7g} to {upper:.7g}")
     return [
-        TableCell(feature(cell["feature"]), scope="row"),
+        TableCell(with_unit(cell["feature"]), scope="row"),
         numeral(f"{len(cell['sites'])} of {len(sites)}"),
         numeral(count(cell["rows"])),
         numeral(f"{found['quantile']:g}"),

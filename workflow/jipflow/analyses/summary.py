@@ -34,6 +34,7 @@ from jipflow.analyses.moments import (
     tell_beside,
     verify_moments,
 )
+from jipflow.analyses.units import with_unit
 from jipflow.blocks import (
     Drawing,
     Group,
@@ -42,7 +43,6 @@ from jipflow.blocks import (
     Table,
     TableCell,
     bold,
-    feature,
     head,
     numeral,
     span,
@@ -104,6 +104,11 @@ class Summary(Analysis[Settings, Cell, Released]):
 
     cell = Cell
     released = Released
+    merging = (
+        "Number, mean and sum of squared distances from the mean were merged by the formula of "
+        "Chan et al. (1979), which gives what all values in one place give; the standard "
+        "deviation divides by one less than the number of values."
+    )
     rules = (NUMBER_RANGE, ZERO_VARIANCE, DOMINANCE, FEW_LEVELS)
     equations = 2
 
@@ -193,7 +198,7 @@ def _sent(cell: Cell) -> Row:
     """Return the row of a cell on the releaser's page."""
     sd = math.sqrt(cell.m2 / (cell.rows - 1)) if cell.rows > 1 else None
     return [
-        TableCell(feature(cell.feature), scope="row"),
+        TableCell(with_unit(cell.feature), scope="row"),
         numeral(str(cell.n)),
         numeral(str(cell.rows)),
         numeral(number(cell.mean, 7)),
@@ -208,7 +213,7 @@ def _merged(title: str, cells: Sequence[Mapping[str, Any]], sites: Sequence[str]
     first = sorted(cells, key=lambda cell: _priority(cell["feature"]))[:MAX_PLOTS]
     panels = [
         Panel(
-            (feature(cell["feature"]), span(f"n = {count(cell['n'])}", "muted small")),
+            (with_unit(cell["feature"]), span(f"n = {count(cell['n'])}", "muted small")),
             _forest(cell, sites),
         )
         for cell in first
@@ -220,7 +225,7 @@ def _merged(title: str, cells: Sequence[Mapping[str, Any]], sites: Sequence[str]
         [_of_sites(cell, sites) for cell in cells],
         caption=Markup(
             "Patients, mean and standard deviation of all these sites together, then each site's "
-            "mean ± standard deviation."
+            "mean ± standard deviation, with its patients."
         ),
         summary=f"All {len(cells)} features",
     )
@@ -230,12 +235,15 @@ def _merged(title: str, cells: Sequence[Mapping[str, Any]], sites: Sequence[str]
 def _of_sites(cell: Mapping[str, Any], sites: Sequence[str]) -> Row:
     parts = {part["site"]: part for part in cell["by_site"]}
     return [
-        TableCell(feature(cell["feature"]), scope="row"),
+        TableCell(with_unit(cell["feature"]), scope="row"),
         numeral(count(cell["n"])),
         numeral(bold(number(cell["mean"], 5))),
         numeral(number(cell["sd"])),
         *(
-            numeral(f"{number(parts[site]['mean'])} ± {number(parts[site]['sd'], 3)}")
+            numeral(
+                f"{number(parts[site]['mean'])} ± {number(parts[site]['sd'], 3)}"
+                + span(f" n {count(parts[site]['n'])}", "muted small")
+            )
             if site in parts
             else numeral(span("withheld", "muted"))
             for site in sites

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -128,6 +128,14 @@ def hub_close(
         write_json(out, {**asdict(waits), "opened": opened})
 
 
+def _pages(report: Path) -> Iterator[Path]:
+    """Yield the hub's page and the tables that lie beside it once it is written."""
+    from jipflow.hub.tables import TABLES
+
+    yield report
+    yield from sorted((report.parent / TABLES).glob("*.csv"))
+
+
 @AUDIENCE.command("hub report")
 def hub_report(
     *,
@@ -148,12 +156,13 @@ def hub_report(
 
     read = read_hub_settings(settings)
     check_made(read, dict.fromkeys(made_of, ()))
-    with recorded(record, read, "hub_report", inputs=made_of, outputs=[out]):
+    with recorded(record, read, "hub_report", inputs=made_of, outputs=_pages(out)):
         taken = read_accepted(accepted)
         write_hub_report(
             result=read_json(result),
             accepted=taken,
             rejected=read_rejected(rejected),
             outlook=outlook(read, hub_thread(read), {entry.site for entry in taken}),
+            settings=read,
             path=out,
         )

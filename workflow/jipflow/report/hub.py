@@ -13,7 +13,10 @@ from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import kinds
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.rounds import Outlook
+from jipflow.hub.settings import HubSettings
+from jipflow.hub.tables import TABLES, table_names, write_tables
 from jipflow.release.gate import all_rules
+from jipflow.report.methods import methods
 from jipflow.report.pages import write_page
 from jipflow.report.withheld import withheld_parts
 
@@ -43,17 +46,20 @@ def write_hub_report(
     accepted: Sequence[Accepted],
     rejected: Sequence[RejectedBundle],
     outlook: Outlook,
+    settings: HubSettings,
     path: Path,
 ) -> None:
-    """Write the report of a round at the hub as one self-contained page.
+    """Write the report of a round at the hub: a self-contained page, and its tables beside it.
 
     Args:
         result: content of ``result.json``: protocol, round, sites and analyses with merged cells.
         accepted: the messages that count, one a site.
         rejected: the files that do not.
         outlook: what the round waits for.
-        path: the HTML file.
+        settings: of the hub.
+        path: the HTML file; the CSV files are in the folder `TABLES` beside it.
     """
+    write_tables(result, path.parent / TABLES)
     sites = [site["id"] for site in result["sites"]]
     parts = parts_by_site(accepted)
     write_page(
@@ -63,6 +69,10 @@ def write_hub_report(
         files={entry.site: entry.file for entry in accepted},
         rejected=rejected,
         outlook=outlook,
+        hub=settings.hub.hub,
+        methods=methods(settings.protocol, settings.parameters),
+        tables=table_names(result),
+        folder=TABLES,
         sites=sites,
         cells=sum(len(analysis["cells"]) for analysis in result["analyses"]),
         analyses=[_drawn(analysis, sites) for analysis in result["analyses"]],
