@@ -106,8 +106,8 @@ class Summary(Analysis[Settings, Cell, Released]):
     released = Released
     merging = (
         "Number, mean and sum of squared distances from the mean were merged by the formula of "
-        "Chan et al. (1979), which gives what all values in one place give; the standard "
-        "deviation divides by one less than the number of values."
+        "Chan, Golub and LeVeque (1983), which gives what all values in one place give; the "
+        "standard deviation divides by one less than the number of values."
     )
     rules = (NUMBER_RANGE, ZERO_VARIANCE, DOMINANCE, FEW_LEVELS)
     equations = 2

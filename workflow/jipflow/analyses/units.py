@@ -55,4 +55,6 @@ def unit_of(feature: str) -> str:
 def with_unit(feature: str) -> Markup:
     """Return the name of a feature and its unit, as pages show them."""
     unit = unit_of(feature)
-    return named(feature) + (Markup(" ") + span(unit, "muted") if unit else Markup(""))
+    if not unit:
+        return named(feature)
+    return Markup("<span>{} {}</span>").format(named(feature), span(unit, "muted small"))
