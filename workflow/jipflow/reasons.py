@@ -56,8 +56,8 @@ class Reason(Coded):
     )
     UNSUPPORTED_OBJECT = (
         "unsupported_object",
-        "Neither CT, MR or PET slices or multi-frame images of them, nor an RT Structure Set or a "
-        "segmentation of voxels",
+        "Neither CT, MR or PET slices or multi-frame images of them, nor a parametric map, an RT "
+        "Structure Set or a segmentation of voxels",
     )
     MISSING_GEOMETRY = ("missing_geometry", "Position, orientation or spacing is missing")
     MIXED_PATIENTS = (
@@ -90,7 +90,10 @@ class Reason(Coded):
     IRREGULAR_SPACING = ("irregular_spacing", "The distance between slices varies")
     TOO_FEW_SLICES = ("too_few_slices", "Fewer than two slices make no volume")
     GEOMETRY_REFUSED = ("geometry_refused", "The slices do not make a regular volume")
-    MISSING_RESCALE = ("missing_rescale", "Rescale slope or intercept is missing or 0")
+    MISSING_RESCALE = (
+        "missing_rescale",
+        "Rescale slope or intercept is missing or 0, or the values of a map have no one meaning",
+    )
     UNSUPPORTED_UNITS = ("unsupported_units", "PET units that cannot be turned into SUV")
     MISSING_SUV_FIELD = (
         "missing_suv_field",

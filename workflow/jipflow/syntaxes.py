@@ -27,11 +27,14 @@ from pydicom.uid import (
     LegacyConvertedEnhancedMRImageStorage,
     LegacyConvertedEnhancedPETImageStorage,
     MRImageStorage,
+    ParametricMapStorage,
     PositronEmissionTomographyImageStorage,
     RLELossless,
     RTStructureSetStorage,
     SegmentationStorage,
 )
+
+MAP = "map"
 
 MODALITIES = {
     CTImageStorage: "CT",
@@ -43,8 +46,9 @@ MODALITIES = {
     PositronEmissionTomographyImageStorage: "PT",
     EnhancedPETImageStorage: "PT",
     LegacyConvertedEnhancedPETImageStorage: "PT",
+    ParametricMapStorage: MAP,
 }
-"""The SOP classes of images that are read, and what they image."""
+"""The SOP classes of images that are read, and what their values are of."""
 
 LABEL_MAP_SEGMENTATION_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")
 STRUCTURE_SETS = (RTStructureSetStorage,)

@@ -25,11 +25,12 @@ from jipflow.images.bits import (
     refused,
 )
 from jipflow.images.lut import looked_up
+from jipflow.images.parametric import check_mapping, mapped
 from jipflow.images.read import PIXELS, read_instance, readable
 from jipflow.images.suv.factors import real_world_units
 from jipflow.images.tilt import Shift, shifted
 from jipflow.reasons import CaseFault, Reason
-from jipflow.syntaxes import HIGH_THROUGHPUT_JPEG_2000, JPEG, JPEG_2000, JPEG_LS, MODALITIES
+from jipflow.syntaxes import HIGH_THROUGHPUT_JPEG_2000, JPEG, JPEG_2000, JPEG_LS, MAP, MODALITIES
 
 DESCRIBING = ("SamplesPerPixel", "PhotometricInterpretation")
 """What pixels cannot be read without, beside their size and bits (PS3.3 C.7.6.3)."""
@@ -303,12 +304,16 @@ def check_rescale(plane: Plane, modality: str) -> None:
 
     Args:
         plane: one of the series.
-        modality: ``CT``, ``MR`` or ``PT``.
+        modality: ``CT``, ``MR``, ``PT`` or `MAP`.
 
     Raises:
-        CaseFault: Rescale Slope or Intercept are needed and not there, or the slope is 0.
+        CaseFault: Rescale Slope or Intercept are needed and not there, or the slope is 0; a map
+            has no mapping.
     """
     header = plane.header
+    if modality == MAP:
+        check_mapping(plane.path, header)
+        return
     given = [header.get(name) not in (None, "") for name in ("RescaleSlope", "RescaleIntercept")]
     if header.get("ModalityLUTSequence"):
         if any(given):
@@ -334,9 +339,11 @@ def _usable(slope: float) -> bool:
 
 
 def _rescaled(plane: Plane) -> NDArray[np.float64]:
-    """Return the values after the Modality LUT, or the real world values of enhanced PET."""
+    """Return the values after the Modality LUT, or the real world values of PET or a map."""
     header, stored = plane.header, plane.stored
     assert stored is not None
+    if MODALITIES[header.SOPClassUID] == MAP:
+        return mapped(plane.path, header, stored)
     if header.get("ModalityLUTSequence"):
         return looked_up(plane.path, header, stored)
     if MODALITIES[header.SOPClassUID] == "PT" and not header.get("Units"):

@@ -52,6 +52,7 @@ MACROS = (
     "MRDiffusionSequence",
     "MRTimingAndRelatedParametersSequence",
     "PETFrameTypeSequence",
+    "ParametricMapFrameTypeSequence",
     "CardiacSynchronizationSequence",
     "TemporalPositionSequence",
 )
@@ -195,8 +196,9 @@ def check_object(path: Path, dataset: Dataset, name: str) -> None:
     if sop_class not in MODALITIES:
         raise CaseFault(
             Reason.UNSUPPORTED_OBJECT,
-            f"{path}: {sop_class.name or 'an object without SOP Class UID'} in {name} is not a CT, "
-            "MR or PET image; narrow the role's filter or take it out of the series.",
+            f"{path}: {sop_class.name or 'an object without SOP Class UID'} in {name} is no CT, MR "
+            "or PET image and no parametric map; narrow the role's filter or take it out of "
+            "the series.",
         )
     kind = str(dataset.get("PhotometricInterpretation") or "MONOCHROME2")
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or not kind.startswith("MONOCHROME"):

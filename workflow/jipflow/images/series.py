@@ -22,6 +22,7 @@ from jipflow.images.instances import (
     planes_of,
     with_pixels,
 )
+from jipflow.images.parametric import quantity_note
 from jipflow.images.pixels import Plane, check_rescale, stacked
 from jipflow.images.read import check_object, complete_uids, read_instance, readable
 from jipflow.images.stack import check_one_examination, grid_of, sorted_stack
@@ -34,7 +35,7 @@ from jipflow.images.volume import Volume
 from jipflow.notes import Notes
 from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Decision
-from jipflow.syntaxes import MODALITIES
+from jipflow.syntaxes import MAP, MODALITIES
 
 
 def read_planes(
@@ -70,15 +71,16 @@ def read_series_volume(
     notes: list[str] | None = None,
     decisions: list[Decision] | None = None,
 ) -> Volume:
-    """Read a series as a volume: HU for CT, SUV for PET, rescaled values for MR.
+    """Read a series as a volume: HU for CT, SUV for PET, rescaled values for MR, those of a map.
 
     Values are stored values after the Modality LUT: Rescale Slope and Intercept of each slice or
     frame, or its Modality LUT Sequence (PS3.3 C.11.1). What serves the display alone changes no
     value: MONOCHROME1, presentation and VOI LUTs, overlays. Pixel Padding Value is kept: it is
     what the scanner wrote outside its circle of reconstruction. Real World Value Mappings are used
-    for enhanced PET images only, which have no other units. MR values are the scanner's displayed
-    values; the private scale of Philips (2005,100E), by which they become comparable between
-    series (Chenevert et al., Transl Oncol 2014, doi 10.1593/tlo.13811), is not applied.
+    for enhanced PET images and parametric maps only, which have no other units. MR values are the
+    scanner's displayed values; the private scale of Philips (2005,100E), by which they become
+    comparable between series (Chenevert et al., Transl Oncol 2014, doi 10.1593/tlo.13811), is not
+    applied.
 
     Args:
         series: the series and its files.
@@ -110,6 +112,8 @@ def read_series_volume(
             decisions += decided.decisions
         if modality == "CT":
             notes += _unit_notes(headers)
+        if modality == MAP:
+            notes.append(quantity_note(headers, name))
         grid = grid_of(headers, name)
         shifts = [plane.shift for plane in planes if plane.shift is not None]
         sizes = [plane.stored.shape for plane in planes if plane.stored is not None]
