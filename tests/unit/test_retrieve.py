@@ -17,6 +17,12 @@ from jipflow.reasons import StageError
 from jipflow.settings.run import Settings, load_settings
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no slice of the patient is asked for again, at once."""
+    monkeypatch.setattr("jipflow.pacs.retrieve.PAUSES", (0.0, 0.0))
+
+
 def settings_at(url: str, folder: Path) -> Settings:
     return load_settings(
         {

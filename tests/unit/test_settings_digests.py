@@ -91,6 +91,10 @@ def test_the_hash_covers_the_content_of_the_protocols_own_files_and_not_their_pl
 
 
 RECORDED = {
+    "adc-variance": (
+        "3b775f0ac710613d8726daead465b590a9645a44f06ea2bd421b6fb432757228",
+        "28f4a52d858934ee7b301f4f409aedf46d926b3bb51a3009ac717d2ff1fef6cc",
+    ),
     "demo": (
         "aaf1a6eb4f30b164520bb04740d04a0842538bb7c7204bdd83b62875edcc14de",
         "c95968f360e414d1c63700565d75b74b059b0e16492b2d2e8a7dfa1a5ef2fa5e",

@@ -37,7 +37,7 @@ class Series:
 
     Attributes:
         series_uid: SeriesInstanceUID.
-        modality: the DICOM Modality, such as ``CT``.
+        modality: the DICOM Modality, such as ``CT``, or ``map`` of a parametric map.
         paths: the files of its instances, sorted.
         wanted: which volume it is of those that the series holds; None where the protocol does not
             say, and the series must be one.

@@ -35,6 +35,7 @@ from pydicom.uid import (
 )
 
 MAP = "map"
+"""In place of a Modality: a map of any quantity, whose unit it states itself."""
 
 MODALITIES = {
     CTImageStorage: "CT",

@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydicom.uid import ParametricMapStorage
 
 from jipflow.catalog.lost import Lost, find_lost, with_lost
 from jipflow.catalog.query import count_series, open_catalogs, store_series
@@ -25,6 +26,7 @@ from jipflow.privacy.pseudonyms import pseudonym, site_secret
 from jipflow.reasons import Reason
 from jipflow.settings.protocol import CaseOf, SeriesRole
 from jipflow.settings.run import Settings
+from jipflow.syntaxes import MAP
 
 STAGE = "cohort"
 CASE_COLUMNS = (
@@ -77,6 +79,10 @@ class Candidate:
     case_id: str
     patient: str
     key: tuple[str, ...]
+
+
+MEASURED = f"CASE WHEN SOPClassUID = '{ParametricMapStorage}' THEN '{MAP}' ELSE Modality END"
+"""What the values of a series are of. A map has the Modality of its source, not its units."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,8 @@ def _filter(connection: duckdb.DuckDBPyConnection, where: str | list[str]) -> li
     store_series(connection, "passed", conditions)
     connection.execute(
         "CREATE TABLE members AS SELECT SeriesInstanceUID, coalesce(PatientID, '') AS PatientID,"
-        " StudyInstanceUID, Modality, Manufacturer, ManufacturerModelName, NumberOfInstances"
+        f" StudyInstanceUID, {MEASURED} AS Modality, Manufacturer, ManufacturerModelName,"
+        " NumberOfInstances"
         " FROM catalog WHERE SeriesInstanceUID IN (SELECT SeriesInstanceUID FROM passed)"
         " ORDER BY SeriesInstanceUID"
     )

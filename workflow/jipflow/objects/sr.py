@@ -28,6 +28,9 @@ PROCEDURES = {
 }
 """Procedure Reported (CID 100) where the source says no procedure."""
 
+ANY_PROCEDURE = CodedConcept("363679005", "SCT", "Imaging procedure")
+"""The same of other images, such as parametric maps."""
+
 VOXELS = CodedConcept("Voxels", SCHEME, "Number of voxels of the segment")
 PAIRS = {
     (False, None): "are means over the 13 directions in 3D (IBSI ITBB)",
@@ -250,7 +253,7 @@ def reported_procedures(source: Dataset, modality: str) -> list[CodedConcept]:
         and len(item.CodeMeaning) <= 64
         and len(item.CodingSchemeDesignator) <= 16
     ]
-    return stated or [PROCEDURES[modality]]
+    return stated or [PROCEDURES.get(modality, ANY_PROCEDURE)]
 
 
 def _values_digest(rows: Sequence[Mapping[str, Any]]) -> str:
