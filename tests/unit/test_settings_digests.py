@@ -96,8 +96,8 @@ RECORDED = {
         "28f4a52d858934ee7b301f4f409aedf46d926b3bb51a3009ac717d2ff1fef6cc",
     ),
     "demo": (
-        "aaf1a6eb4f30b164520bb04740d04a0842538bb7c7204bdd83b62875edcc14de",
-        "c95968f360e414d1c63700565d75b74b059b0e16492b2d2e8a7dfa1a5ef2fa5e",
+        "fdea41bb82a70f018f113c797cf45a11c366f16b9cf09e944a238e9155786d66",
+        "526352c5c80faefef2909525f0a9b19dcafe00b90b01ab423113abf22b6acddf",
     ),
     "demo-burden": (
         "b2c8e989dae2b91010986fb8e01c987759903b7f29bf15e3029663806068b9bb",
