@@ -35,7 +35,7 @@ COMMENTED += sorted(
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SHELL = {"", "sh", "console"}
-OTHER = {"text", "yaml", "json", "python", "mermaid", "snakemake"}
+OTHER = {"text", "yaml", "json", "python", "mermaid", "snakemake", "sql"}
 PROGRAMS = r"(?:\S*/)?(?:jipflow|snakemake|make|python|pip|git|docker|squeue|snakedeploy|ln|cp)"
 
 OPTIONS = (
@@ -87,6 +87,7 @@ WAYS = (
     Way(r"snakemake --sdm conda$", None, "needs conda and an hour"),
     Way(r"for .*snakemake", None, "compares two commits by two runs of minutes"),
     Way(r".*\bsnakemake ", DRY),
+    Way(r"jipflow omop export ", None, "needs a warehouse's maps; test_omop.py has some"),
     Way(r"jipflow models add ", None, "needs a model; test_models.py adds one"),
     Way(r"jipflow models (bundle|fetch .*--from) ", None, "likewise; test_models.py carries one"),
     Way(r"jipflow algorithm check ", None, "needs a container; test_algorithm_check.py has them"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from jipflow.cli.command import Audience, UsageError
 
@@ -83,3 +83,34 @@ def models_bundle(
 
     write_bundle(out, known_models(name, registry))
     print(f"{sha256_file(out)}  {out}")
+
+
+@AUDIENCE.command("omop export")
+def omop_export(
+    results: Annotated[Path, "results folder of the protocol"],
+    out: Annotated[Path, "folder for the tables, which name patients"],
+    *,
+    persons: Annotated[Path, "patient_id,person_id: a CSV, or a SELECT in a .sql file"],
+    first_id: Annotated[int, "first free id of image_occurrence, image_feature and measurement"],
+    studies: Annotated[Path | None, "visit and procedure by study_uid, likewise"] = None,
+    concepts: Annotated[Path | None, "code_system,code,concept_id: a CSV"] = None,
+    database: Annotated[Path | None, "DuckDB file that a SELECT asks"] = None,
+    format: Annotated[Literal["csv", "parquet"], "of the tables"] = "csv",
+) -> None:
+    """Write a protocol's features for the site's own OMOP warehouse."""
+    from jipflow.omop.export import Maps, export
+    from jipflow.omop.maps import ConceptMap, read_concepts, read_persons, read_studies
+
+    maps = Maps(
+        read_persons(persons, database),
+        read_studies(studies, database) if studies else {},
+        ConceptMap(read_concepts(concepts) if concepts else {}),
+    )
+    made = export(results=results, out=out, maps=maps, first_id=first_id, form=format)
+    for table, rows in made.rows.items():
+        print(f"{out / table}.{format}: {rows} rows")
+    for reason, series in sorted(made.left_out.items()):
+        print(f"left out, {reason}: {series} series")
+    print(f"features without a value, which have no row: {made.failed}")
+    print(f"series without procedure_occurrence_id: {made.without_procedure}")
+    print(f"codes without a concept, which have concept_id 0: {len(made.unmapped)}")
