@@ -190,22 +190,22 @@ def known_others_with_noise(target: Target) -> Learned:
     """The same with noise (epsilon 4 of a budget of 4), asked again of others that are known."""
     if target.mode == "minimum":
         return known_others(target)
-    bounds, epsilon, volumes = (500.0, 2500.0), 4.0, target.values[VOLUME]
+    bounds, middle, epsilon, volumes = (500.0, 2500.0), 1500.0, 4.0, target.values[VOLUME]
     target.noise = epsilon
     rng = np.random.default_rng(4)
     known = range(1, 1 + target.patients // 2)
-    guesses = []
+    guesses: dict[tuple[int, ...], float] = {}
     for _ in range(40 if target.mode == "forgetful" else 10):
         others = sorted(rng.choice(known, target.minimum - 1, replace=False).tolist())
         cell = target.ask(target.rows([0, *others]), noisy_mean_of("a", bounds, epsilon))("a")
         assert cell is not None
         total = cell["noisy_sum"] * (bounds[1] - bounds[0]) / 2 / HALF
-        guesses.append(total + sum(bounds) / 2 - sum(volumes[others] - sum(bounds) / 2))
+        guesses[tuple(others)] = total + middle - sum(volumes[others] - middle)
     # Once all is spent, the sums are of nobody, which the attacker knows.
-    of_target_too = guesses if target.mode == "forgetful" else guesses[:1]
+    counted = list(guesses.values())[: None if target.mode == "forgetful" else 1]
     step = (bounds[1] - bounds[0]) / 2 / HALF
-    error = 4 * step * np.sqrt(variance(2 * HALF / epsilon) / len(of_target_too))
-    guess = float(np.mean(of_target_too))
+    error = 4 * step * np.sqrt(variance(2 * HALF / epsilon) / len(counted))
+    guess = float(np.mean(counted))
     return of_target(target, guess - error, guess + error)
 
 

@@ -58,7 +58,7 @@ def test_the_page_shows_what_was_found_last():
 def test_noise_protects_from_who_knows_all_others(tmp_path):
     row = attacker.run(attacks.known_others_with_noise, 30, 5, tmp_path)
     assert (row.before, row.now) == ("exact", "nothing")
-    assert row.forgetful == "1.9 SD"
+    assert row.forgetful == "3.6 SD"
     written = [tuple(each) for each in read_json(attacker.RESULTS / "attacker.json")["rows"]]
     assert astuple(row) in written
 
