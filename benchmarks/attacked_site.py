@@ -85,6 +85,7 @@ class Target:
             it is.
         budget: requests that its steward approves.
         asked: how many requests were made.
+        noise: what its site lets noise take of each patient; None where none leaves.
     """
 
     world: Site
@@ -93,6 +94,7 @@ class Target:
     mode: Mode
     budget: int = BUDGET
     asked: int = 0
+    noise: float | None = None
     patients: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -179,7 +181,10 @@ class Target:
             "radiomics": measured,
             "disclosure": {"min_patients": self.minimum, **limits},
         }
-        return settings_of(self.world.settings.site.plain(), content)
+        own = self.world.settings.site.plain()
+        if self.noise is not None:
+            own["disclosure"] = own["disclosure"] | {"noise": {"budget": self.noise}}
+        return settings_of(own, content)
 
     def _write(self) -> None:
         self.world.write()
@@ -204,6 +209,12 @@ def mean_of(name: str, feature: str = VOLUME, segment: str = "liver") -> dict[st
     """Return the entry of an analysis: mean and variance of a feature."""
     asked = {"variables": [f"CT.{feature}"], "segments": [segment]}
     return {"id": name, "kind": "summary", **asked}
+
+
+def noisy_mean_of(name: str, bounds: Sequence[float], epsilon: float) -> dict[str, Any]:
+    """Return the entry of an analysis: the mean of the volume with noise."""
+    asked = {"kind": "noisy_mean", "bounds": [float(bound) for bound in bounds]}
+    return mean_of(name) | asked | {"epsilon": float(epsilon)}
 
 
 def bins_of(

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linprog
 
-from attacked_site import BAIT, LOAD, VOLUME, Answer, Target, bins_of, mean_of
+from attacked_site import BAIT, LOAD, VOLUME, Answer, Target, bins_of, mean_of, noisy_mean_of
+from jipflow.analyses.noise import variance
+from jipflow.analyses.noisy_mean import HALF
 
 LOW, HIGH = 0.0, 5000.0
 """Between which volumes in ml every liver lies: what the attacker knows before."""
@@ -182,6 +184,29 @@ def known_others(target: Target) -> Learned:
     known = list(range(1, 1 + target.patients // 2))
     cohort = list(range(target.minimum))
     return from_sums(target, asked_sums(target, [cohort]), known)
+
+
+def known_others_with_noise(target: Target) -> Learned:
+    """The same with noise (epsilon 4 of a budget of 4), asked again of others that are known."""
+    if target.mode == "minimum":
+        return known_others(target)
+    bounds, middle, epsilon, volumes = (500.0, 2500.0), 1500.0, 4.0, target.values[VOLUME]
+    target.noise = epsilon
+    rng = np.random.default_rng(4)
+    known = range(1, 1 + target.patients // 2)
+    guesses: dict[tuple[int, ...], float] = {}
+    for _ in range(40 if target.mode == "forgetful" else 10):
+        others = sorted(rng.choice(known, target.minimum - 1, replace=False).tolist())
+        cell = target.ask(target.rows([0, *others]), noisy_mean_of("a", bounds, epsilon))("a")
+        assert cell is not None
+        total = cell["noisy_sum"] * (bounds[1] - bounds[0]) / 2 / HALF
+        guesses[tuple(others)] = total + middle - sum(volumes[others] - middle)
+    # Once all is spent, the sums are of nobody, which the attacker knows.
+    counted = list(guesses.values())[: None if target.mode == "forgetful" else 1]
+    step = (bounds[1] - bounds[0]) / 2 / HALF
+    error = 4 * step * np.sqrt(variance(2 * HALF / epsilon) / len(counted))
+    guess = float(np.mean(counted))
+    return of_target(target, guess - error, guess + error)
 
 
 def known_half_of_everyone(target: Target) -> Learned:
@@ -463,5 +488,6 @@ ATTACKS: tuple[Attack, ...] = (
     filter_on_a_header,
     known_half_of_everyone,
     known_others,
+    known_others_with_noise,
 )
 """In the order of the table."""

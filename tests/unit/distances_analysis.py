@@ -8,9 +8,9 @@ from typing import Any, Literal
 from jipflow.analyses.cells import Values
 from jipflow.analyses.contract import Analysis, ImpossibleCell, Limits, Passed, Withheld
 from jipflow.analyses.forms import (
+    CountedCell,
     Enough,
     ReleasedAnalysis,
-    ReleasedCell,
     StatedAnalysis,
     StatedCell,
     Value,
@@ -25,7 +25,7 @@ class Settings(AnalysisSettings):
     kind: Literal["distances"]
 
 
-class Sums(ReleasedCell):
+class Sums(CountedCell):
     """What the first round asks for."""
 
     step: Literal["sums"]
@@ -33,7 +33,7 @@ class Sums(ReleasedCell):
     total: Value
 
 
-class Distances(ReleasedCell):
+class Distances(CountedCell):
     """What the second round asks for."""
 
     step: Literal["distances"]

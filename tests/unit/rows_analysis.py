@@ -10,7 +10,7 @@ from jipflow.analyses.cells import (
     Values,
 )
 from jipflow.analyses.contract import Analysis, ImpossibleCell, Limits, Passed, Rule, Withheld
-from jipflow.analyses.forms import Enough, ReleasedAnalysis, ReleasedCell
+from jipflow.analyses.forms import CountedCell, Enough, ReleasedAnalysis
 from jipflow.blocks import Drawing, Group, Table, TableCell, code, head, numeral
 from jipflow.settings.part import Text
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
@@ -26,7 +26,7 @@ class Settings(AnalysisSettings):
     """What is counted."""
 
 
-class Cell(ReleasedCell):
+class Cell(CountedCell):
     """The values of one feature of one segment."""
 
     rows: Enough

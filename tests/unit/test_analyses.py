@@ -63,7 +63,14 @@ def _settings(kind, **content):
 
 
 def test_the_kinds_are_the_modules_of_the_folder():
-    assert list(kinds()) == ["brown_forsythe", "histogram", "levene", "quantiles", "summary"]
+    assert list(kinds()) == [
+        "brown_forsythe",
+        "histogram",
+        "levene",
+        "noisy_mean",
+        "quantiles",
+        "summary",
+    ]
 
 
 EXAMPLES = [rows_analysis.Rows, distances_analysis.DistancesFromMean]

@@ -55,6 +55,14 @@ def test_the_page_shows_what_was_found_last():
     assert attacker.block() in page
 
 
+def test_noise_protects_from_who_knows_all_others(tmp_path):
+    row = attacker.run(attacks.known_others_with_noise, 30, 5, tmp_path)
+    assert (row.before, row.now) == ("exact", "nothing")
+    assert row.forgetful == "3.6 SD"
+    written = [tuple(each) for each in read_json(attacker.RESULTS / "attacker.json")["rows"]]
+    assert astuple(row) in written
+
+
 def test_who_knows_all_others_of_a_cohort_knows_the_last(tmp_path):
     """No rule keeps this: docs/release.md says so."""
     row = attacker.run(attacks.known_others, 30, 5, tmp_path)

@@ -93,9 +93,10 @@ def test_each_direct_dependency_is_pinned_and_justified(group):
     assert wanted <= PINS.keys()
     headings = {
         "run": "To run",
-        "test": ("To test", "For the engine", "To exchange"),
+        "test": ("To test", "For the engine", "To exchange", "For analyses"),
         "bench": "To measure",
         "exchange": "To exchange",
+        "noise": "For analyses",
         "totalsegmentator": "For the engine",
     }[group]
     names = rows(*([headings] if isinstance(headings, str) else headings))
@@ -111,7 +112,8 @@ def test_what_installs_pyradiomics_is_pinned():
 
 def test_every_import_of_the_package_is_declared_and_every_dependency_imported():
     found = imported("workflow/jipflow")
-    optional = {normal(n) for extra in ("totalsegmentator", "exchange") for n in EXTRAS[extra]}
+    extras = ("totalsegmentator", "exchange", "noise")
+    optional = {normal(n) for extra in extras for n in EXTRAS[extra]}
     assert {k: v for k, v in found.items() if k not in DECLARED | optional} == {}
     assert DECLARED - found.keys() == CALLED.keys()
 

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from jipflow.analyses.cells import CellKey, Measured, Place, Values, asks_for, expand
 from jipflow.analyses.forms import (
+    CountedCell,
     RecordedCell,
     ReleasedAnalysis,
     ReleasedCell,
@@ -459,7 +460,8 @@ class Analysis(ABC, Generic[S, C, R]):
 
         A hub compares the cells that several analyses have of the same values.
         """
-        return Implied((limits.lowest, limits.highest), (cell.n, cell.n * limits.cases))
+        rows = (cell.n, cell.n * limits.cases) if isinstance(cell, CountedCell) else (0, math.inf)
+        return Implied((limits.lowest, limits.highest), rows)
 
     def parts(self, cell: C) -> dict[Rule, list[str | int]]:
         """Return what was withheld of a released cell by each rule that has parts.

@@ -45,6 +45,10 @@ class KeyedCell(Part):
 class ReleasedCell(KeyedCell):
     """A cell as it leaves a site; each kind adds its numbers, and nothing else may leave."""
 
+
+class CountedCell(ReleasedCell):
+    """A cell of a kind whose numbers are exact: the number of its patients is one of them."""
+
     n: Enough
     """Patients."""
 

@@ -48,7 +48,7 @@ from jipflow.analyses.contract import (
     Shown,
     Withheld,
 )
-from jipflow.analyses.forms import Count, RecordedCell, ReleasedAnalysis, ReleasedCell, Value
+from jipflow.analyses.forms import Count, CountedCell, RecordedCell, ReleasedAnalysis, Value
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import (
     Drawing,
@@ -106,7 +106,7 @@ class Settings(AnalysisSettings):
             yield "edges must rise strictly."
 
 
-class Cell(ReleasedCell):
+class Cell(CountedCell):
     """How many patients are in each bin; null is withheld."""
 
     under: Count | None

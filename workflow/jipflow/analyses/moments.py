@@ -26,7 +26,7 @@ from jipflow.analyses.contract import (
     Limits,
     Rule,
 )
-from jipflow.analyses.forms import LARGEST, Enough, ReleasedCell, Value
+from jipflow.analyses.forms import LARGEST, CountedCell, Enough, Value
 from jipflow.analyses.spread import SPREAD, dominated, few_differ, few_levels
 from jipflow.settings.part import AsGiven
 from jipflow.settings.protocol import Disclosure
@@ -88,7 +88,7 @@ class Moments:
         return self.m2 / (self.rows - 1) if self.rows > 1 else math.nan
 
 
-class MomentsCell(ReleasedCell):
+class MomentsCell(CountedCell):
     """The moments of values."""
 
     rows: Enough

@@ -51,9 +51,9 @@ from jipflow.analyses.contract import (
     Withheld,
 )
 from jipflow.analyses.forms import (
+    CountedCell,
     Enough,
     ReleasedAnalysis,
-    ReleasedCell,
     StatedAnalysis,
     StatedCell,
     Value,
@@ -115,7 +115,7 @@ class Settings(AnalysisSettings):
         return Grid(self.low, self.high, self.bins, self.rounds)
 
 
-class Cell(ReleasedCell):
+class Cell(CountedCell):
     """Values of one feature of one segment between edges."""
 
     rows: Enough

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from jipflow.analyses.contract import kinds
-from jipflow.analyses.forms import KeyedCell, ReleasedCell, StatedCell
+from jipflow.analyses.forms import CountedCell, KeyedCell, StatedCell
 from jipflow.cli.keys import keys_of, sections, table
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path
@@ -226,7 +226,7 @@ def _analyses() -> Iterator[str]:
         yield inspect.cleandoc(import_module(analysis.__module__).__doc__ or "").replace("``", "`")
         for cell in get_args(analysis.cell) or [analysis.cell]:
             yield "What a cell adds that leaves:"
-            yield _added(cell, ReleasedCell)
+            yield _added(cell, CountedCell)
         if analysis.stated:
             (stated,) = get_args(analysis.stated.model_fields["cells"].annotation)
             yield "What the hub states of a cell before a later round:"

@@ -21,7 +21,14 @@ from jipflow.analyses.contract import (
     rules_of_kinds,
     too_close,
 )
-from jipflow.analyses.forms import RecordedCell, ReleasedAnalysis, ReleasedCell, StatedCell
+from jipflow.analyses.forms import (
+    CountedCell,
+    RecordedCell,
+    ReleasedAnalysis,
+    ReleasedCell,
+    StatedCell,
+)
+from jipflow.analyses.noise import WithNoise
 from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import json_text
 from jipflow.release.contents import Aggregates, Disclosure, State
@@ -171,7 +178,7 @@ def _check_cell(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum
     context = _words(analysis.settings.id, cell.key)
     if not asked.asks_for(analysis, cell.key) or not asked.measures(cell.key):
         raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
-    if cell.n < minimum:
+    if isinstance(cell, CountedCell) and cell.n < minimum:
         raise Refused(Refusal.CELL_BELOW_MINIMUM, context)
     try:
         analysis.verify(cell, _limits(cell, analysis, asked, minimum))
@@ -188,9 +195,11 @@ def _limits(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum: in
 
 def _check_together(released: Released, asked: Asked, minimum: int) -> None:
     """Check what cells say of each other: the same values, and almost the same patients."""
-    same: dict[CellKey, list[tuple[AnyAnalysis, ReleasedCell]]] = defaultdict(list)
+    same: dict[CellKey, list[tuple[AnyAnalysis, CountedCell]]] = defaultdict(list)
     families: dict[tuple[str, str], set[tuple[int, Whom]]] = defaultdict(set)
     for (identifier, key), cell in released.items():
+        if not isinstance(cell, CountedCell):
+            continue
         same[key].append((asked.analyses[identifier], cell))
         whom = Whom.of(asked.analyses[identifier].settings.by, key)
         families[key.role, key.segmentation].add((cell.n, whom))
@@ -226,7 +235,8 @@ def _check_record(disclosure: Disclosure, asked: Asked, released: Released) -> N
         analysis = asked.analyses.get(recorded.analysis)
         if analysis is None or not asked.asks_for(analysis, recorded.key):
             raise Refused(Refusal.OUTSIDE_PROTOCOL, context)
-        applied = [rule for rule in rules if rule not in of_kinds or rule in analysis.rules]
+        common = () if isinstance(analysis, WithNoise) else set(rules) - of_kinds
+        applied = [rule for rule in rules if rule in common or rule in analysis.rules]
         recordable = _is_recorded(recorded, analysis, released.get(name), rules, applied)
         if name in seen or not recordable:
             raise Refused(Refusal.DISCLOSURE_INVALID, context)

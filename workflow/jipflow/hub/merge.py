@@ -9,7 +9,7 @@ from typing import Any
 
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import FEWEST_SITES, AnyAnalysis, analyses_of
-from jipflow.analyses.forms import ReleasedCell, StatedCell
+from jipflow.analyses.forms import CountedCell, ReleasedCell, StatedCell
 from jipflow.exchange.message import checked
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.settings import HubSettings
@@ -136,9 +136,9 @@ def _site(entry: Accepted) -> dict[str, Any]:
 
 
 def _most_patients(aggregates: Aggregates) -> int | None:
-    """Return the patients behind a site's fullest released cell, None where it released none."""
+    """Return the patients behind a site's fullest exact cell, None where it released none."""
     cells = itertools.chain.from_iterable(sent.cells for sent in aggregates.analyses)
-    return max((cell.n for cell in cells), default=None)
+    return max((cell.n for cell in cells if isinstance(cell, CountedCell)), default=None)
 
 
 Given = Mapping[CellKey, StatedCell]

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Place, Values
 from jipflow.analyses.contract import LedgerCell
-from jipflow.exchange.message import FileEntry, canonical, checked, describe
+from jipflow.exchange.message import FileEntry, Sha256, canonical, checked, describe
 from jipflow.files import atomic_path
 from jipflow.release.history import Past
 from jipflow.settings.part import Id, Part
@@ -55,6 +55,13 @@ class KeptWithheld(KeptCell):
     """The rule that withheld it."""
 
 
+class KeptNoisy(KeptCell):
+    """A cell that leaves with noise, and the column of what each patient spends on it."""
+
+    asked: Sha256
+    """Hash of what was asked, and of the values that answer."""
+
+
 class KeptPlace(Part):
     """A place that was measured, and the columns by which its region is known again."""
 
@@ -70,6 +77,7 @@ class Kept(Part):
 
     cells: list[KeptCell]
     withheld: list[KeptWithheld] = Field(default=[])
+    noisy: list[KeptNoisy] = Field(default=[])
     places: list[KeptPlace]
     limits: dict[str, float] = Field(default={})
     """Of disclosure, as the protocol has them."""
@@ -99,6 +107,7 @@ class Behind:
         volumes, means = past.volumes, past.means
         kept = [KeptCell(**_kept(cell, columns)) for cell in past.cells]
         withheld = [KeptWithheld(**_kept(c, columns), rule=rule) for rule, c in past.withheld]
+        noisy = [KeptNoisy(**_kept(cell, columns), asked=asked) for asked, cell in past.noisy]
         places = [
             KeptPlace(
                 **place._asdict(),
@@ -107,7 +116,9 @@ class Behind:
             )
             for place in sorted(volumes.keys() | means.keys())
         ]
-        content = Kept(cells=kept, withheld=withheld, places=places, limits=dict(past.limits))
+        content = Kept(
+            cells=kept, withheld=withheld, noisy=noisy, places=places, limits=dict(past.limits)
+        )
         return cls(canonical(content.plain()), columns.parquet())
 
     def past(self) -> Past:
@@ -133,6 +144,7 @@ class Behind:
             {_place(p): columns[p.mean] for p in kept.places if p.mean is not None},
             [(cell.rule, _cell(cell, columns)) for cell in kept.withheld],
             kept.limits,
+            [(cell.asked, _cell(cell, columns)) for cell in kept.noisy],
         )
 
 

@@ -19,6 +19,7 @@ from jipflow.analyses.cells import (
 )
 from jipflow.analyses.contract import AnyAnalysis, Finding, Proposed, analyses_of
 from jipflow.analyses.forms import StatedCell
+from jipflow.analyses.noise import WithNoise
 from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
@@ -35,6 +36,7 @@ from jipflow.release.gate import (
 )
 from jipflow.release.history import Candidate, History, Past
 from jipflow.release.ledger import Ledger
+from jipflow.release.noise import Noisy, decide_noisy
 from jipflow.release.saturation import Regions, fingerprints
 from jipflow.release.since import review_of, write_review
 from jipflow.release.stated import given_cells
@@ -101,13 +103,21 @@ def build(
     prints = fingerprints(measured)
     entries = ledger.entries()
     pasts = [kept.past for kept in entries if kept.past]
-    decisions = decide(
-        proposed,
+    exact = decide(
+        [cell for cell in proposed if not isinstance(cell.analysis, WithNoise)],
         patient_of,
         settings.disclosure,
         Regions.by(*prints),
         History(pasts, *prints, limits=_limits(settings)),
     )
+    noise = settings.site.disclosure.noise
+    noisy = decide_noisy(
+        [cell for cell in proposed if isinstance(cell.analysis, WithNoise)],
+        noise.budget if noise else None,
+        pasts,
+        ledger.drawn,
+    )
+    decisions = sorted([*exact, *noisy.decisions], key=lambda each: each.proposed.order)
 
     header = _header(settings, round_)
     aggregates = header | {"analyses": _released(analyses, decisions)}
@@ -129,12 +139,12 @@ def build(
             raise DisclosureError(
                 f"{name}.json: {error} Nothing is released; rename it in the protocol."
             ) from None
-    behind = _behind(decisions, *prints, _limits(settings))
+    behind = _behind(exact, noisy, *prints, _limits(settings))
     behind.write(behind_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
     write_terms(out_dir, settings)
-    write_review(out_dir, review_of(settings, about, behind.past(), entries, state))
+    write_review(out_dir, review_of(settings, about, behind.past(), entries, state, noisy))
     return [kept.sha256 for kept in entries]
 
 
@@ -246,6 +256,7 @@ def _limits(settings: Settings) -> dict[str, float]:
 
 def _behind(
     decisions: Sequence[Decision],
+    noisy: Noisy,
     volumes: Mapping[Place, Values],
     means: Mapping[Place, Values],
     limits: Mapping[str, float],
@@ -259,7 +270,7 @@ def _behind(
         if found == Finding.WITHHELD and rule != MIN_PATIENTS
     ]
     by_place = [{place: by_patient(v) for place, v in of.items()} for of in (volumes, means)]
-    return Behind.of(Past(leaving, by_place[0], by_place[1], withheld, limits))
+    return Behind.of(Past(leaving, by_place[0], by_place[1], withheld, limits, noisy.cells))
 
 
 def _record(decisions: Sequence[Decision]) -> dict[str, Any]:

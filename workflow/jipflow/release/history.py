@@ -45,6 +45,8 @@ class Past:
         means: mean intensity likewise.
         withheld: what was asked for and did not leave, with the rule that withheld it.
         limits: of disclosure, as its protocol had them.
+        noisy: what left with noise, each with the hash of what was asked (see
+            `jipflow.release.noise`); its values are what each patient in it spent.
     """
 
     cells: Sequence[LedgerCell] = ()
@@ -52,6 +54,12 @@ class Past:
     means: Mapping[Place, Values] = field(default_factory=dict)
     withheld: Sequence[tuple[str, LedgerCell]] = ()
     limits: Mapping[str, float] = field(default_factory=dict)
+    noisy: Sequence[tuple[str, LedgerCell]] = ()
+
+    @property
+    def left(self) -> list[LedgerCell]:
+        """All that left."""
+        return [*self.cells, *(cell for _, cell in self.noisy)]
 
     @property
     def asked(self) -> list[LedgerCell]:

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,6 +46,9 @@ from jipflow.settings.run import Settings
 
 LAST = "ledger.json"
 """Name of the file of a results folder that says which entry of the ledger was the last."""
+
+NOISE = "noise"
+"""Name of the folder of the draws of noise."""
 
 FIRST = "0" * 64
 """What the first entry has in place of the hash of the one before."""
@@ -108,6 +111,23 @@ class Entry(Part):
     resumed: Signed | None = None
 
 
+class Draw(Part):
+    """Noisy numbers that were drawn once."""
+
+    format: Literal["jipflow-noise-1"] = "jipflow-noise-1"
+    identity: Sha256
+    """Hash of what they are of."""
+    numbers: dict[str, int]
+
+
+class SealedDraw(Part):
+    """What the file of a draw holds."""
+
+    draw: Draw
+    seal: Sha256
+    """Likewise of the draw."""
+
+
 class Sealed(Part):
     """What the file of an entry holds."""
 
@@ -142,7 +162,7 @@ class Kept:
         manifest = entry.release.manifest
         return (
             f"{start}{manifest.protocol.id} {manifest.protocol.version} to {manifest.recipient}, "
-            f"round {manifest.round}, attempt {manifest.attempt}, {len(self.past.cells)} cells, "
+            f"round {manifest.round}, attempt {manifest.attempt}, {len(self.past.left)} cells, "
             f"approved by {names_of(entry.release.approvals)}"
         )
 
@@ -202,6 +222,36 @@ class Ledger:
         with self._alone():
             if packed not in self.packed():
                 self._write(behind, release=packed)
+
+    def drawn(self, identity: str, make: Callable[[], dict[str, int]]) -> Mapping[str, int]:
+        """Return noisy numbers that are drawn once and read ever after.
+
+        Args:
+            identity: hash of what they are of.
+            make: draws them.
+
+        Raises:
+            LedgerFault: they are not as they were written.
+        """
+        path = self.folder / NOISE / f"{identity}.json"
+        with self._alone():
+            if not path.is_file():
+                draw = Draw(identity=identity, numbers=make())
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                sealed = SealedDraw(draw=draw, seal=self._seal(draw))
+                _write_private(path, canonical(sealed.plain()))
+            return self._draw(path).numbers
+
+    def _draw(self, path: Path) -> Draw:
+        """Read a draw and check its seal."""
+        try:
+            sealed = checked(SealedDraw, read_json(path), str(path))
+        except (ValueError, ConfigError):
+            raise self._fault(f"{path} is not as it was written") from None
+        right = hmac.compare_digest(sealed.seal, self._seal(sealed.draw))
+        if not right or sealed.draw.identity != path.stem:
+            raise self._fault(f"{path} was changed, or written with another secret")
+        return sealed.draw
 
     def resume(self, *, name: str, key_file: Path, reason: str) -> Resumption:
         """Let a ledger go on that is not as it was.
@@ -388,8 +438,8 @@ class Ledger:
             return 0
         return last[0] if last else 0
 
-    def _seal(self, entry: Entry) -> str:
-        return hmac.new(self._secret, canonical(entry.plain()), hashlib.sha256).hexdigest()
+    def _seal(self, content: Part) -> str:
+        return hmac.new(self._secret, canonical(content.plain()), hashlib.sha256).hexdigest()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jipflow.analyses.cells import CellKey
 from jipflow.exchange.message import LIMITS, bundle_name
@@ -55,6 +55,7 @@ class Change:
         before: patients in the bundle before; None where it did not hold the cell.
         now: patients now; None where the cell does not leave any more.
         numbers: names of the numbers that differ, where both hold the cell.
+        noisy: what became of a cell with noise, whose patients are not known; empty of others.
     """
 
     analysis: str
@@ -62,6 +63,7 @@ class Change:
     before: int | None
     now: int | None
     numbers: tuple[str, ...] = ()
+    noisy: Literal["", "new", "gone", "drawn anew"] = ""
 
     def tells_of(self, minimum: int) -> int:
         """Return of how many patients the difference tells, 0 where they are none or enough."""
@@ -134,8 +136,23 @@ def changes(before: Mapping[str, Any], now: Aggregates) -> list[Change]:
         if a != b:
             both = sorted(a.keys() | b.keys()) if a and b else []
             names = tuple(name for name in both if (a or {}).get(name) != (b or {}).get(name))
-            found.append(Change(analysis, key, a["n"] if a else None, b["n"] if b else None, names))
+            noisy = _noisy(a, b)
+            found.append(Change(analysis, key, _patients(a), _patients(b), names, noisy))
     return found
+
+
+def _patients(cell: Mapping[str, Any] | None) -> int | None:
+    """Return the patients of a cell, None of none and of one with noise, whose are not known."""
+    return int(cell["n"]) if cell and "n" in cell else None
+
+
+def _noisy(
+    before: Mapping[str, Any] | None, now: Mapping[str, Any] | None
+) -> Literal["", "new", "gone", "drawn anew"]:
+    """Return what became of a cell with noise."""
+    if _patients(before) is not None or _patients(now) is not None:
+        return ""
+    return "new" if before is None else "gone" if now is None else "drawn anew"
 
 
 def _cells(aggregates: Mapping[str, Any]) -> Iterator[tuple[tuple[str, CellKey], dict[str, Any]]]:
@@ -144,5 +161,4 @@ def _cells(aggregates: Mapping[str, Any]) -> Iterator[tuple[tuple[str, CellKey],
         for cell in analysis["cells"]:
             key = CellKey(*(str(cell[name]) for name in CellKey._fields))
             numbers = {name: cell[name] for name in cell.keys() - set(CellKey._fields)}
-            int(numbers["n"])
             yield (str(analysis["id"]), key), numbers

@@ -25,6 +25,7 @@ from jipflow.release.contents import REVIEW, Header, ReleaseError, State, read_b
 from jipflow.release.cover import covering
 from jipflow.release.history import Past
 from jipflow.release.ledger import Kept
+from jipflow.release.noise import NO_NOISE, Noisy, spent_by
 from jipflow.release.terms import Terms
 from jipflow.settings.part import Id, Part
 from jipflow.settings.run import Settings
@@ -90,6 +91,19 @@ class Covered(Part):
     """Why they do not reach it; empty where they do."""
 
 
+class Budget(Part):
+    """What cells with noise take of the budget of patients."""
+
+    budget: float
+    """Epsilon of a patient for ever."""
+    takes: float
+    """Epsilon that the candidate takes of a patient at most."""
+    left: float
+    """What the patient who has spent the most would have left."""
+    left_out: Annotated[int, Field(ge=0)]
+    """Patients who are left out of a cell, having too little left for it."""
+
+
 class Review(Part):
     """What a steward reads of a candidate beside its numbers; it stays at the site."""
 
@@ -100,6 +114,8 @@ class Review(Part):
     """None in the first round."""
     rounds: dict[Id, Round]
     """Most rounds that each analysis takes."""
+    noise: Budget | None = None
+    """None where no cell leaves with noise."""
 
 
 def differences(candidate: Past, pasts: Sequence[Past]) -> list[Difference]:
@@ -111,9 +127,9 @@ def differences(candidate: Past, pasts: Sequence[Past]) -> list[Difference]:
     """
     earlier: dict[tuple[str, CellKey], list[LedgerCell]] = defaultdict(list)
     for past in pasts:
-        for cell in past.cells:
+        for cell in past.left:
             earlier[cell.kind, cell.key].append(cell)
-    return [_difference(cell, earlier[cell.kind, cell.key]) for cell in candidate.cells]
+    return [_difference(cell, earlier[cell.kind, cell.key]) for cell in candidate.left]
 
 
 def _difference(cell: LedgerCell, earlier: Sequence[LedgerCell]) -> Difference:
@@ -135,6 +151,7 @@ def review_of(
     candidate: Past,
     entries: Sequence[Kept],
     state: State | None = None,
+    noisy: Noisy = NO_NOISE,
 ) -> Review:
     """Return what a steward reads of a candidate beside its numbers.
 
@@ -144,6 +161,7 @@ def review_of(
         candidate: what stands behind it.
         entries: of the site's ledger.
         state: what the hub says before the round; may be None in the first.
+        noisy: its cells with noise.
     """
     left = [kept for kept in entries if kept.entry.release and kept.past]
     found = differences(candidate, [kept.past for kept in left if kept.past])
@@ -164,6 +182,25 @@ def review_of(
         ),
         covered=covered,
         rounds={each.settings.id: each.rounds for each in analyses_of(settings.protocol)},
+        noise=_budget(settings, candidate, [kept.past for kept in left if kept.past], noisy),
+    )
+
+
+def _budget(
+    settings: Settings, candidate: Past, pasts: Sequence[Past], noisy: Noisy
+) -> Budget | None:
+    """Return what the cells with noise of a candidate take."""
+    noise = settings.site.disclosure.noise
+    if noise is None or not candidate.noisy:
+        return None
+    before, after = spent_by(pasts), spent_by([*pasts, candidate])
+    most = max(after.values(), default=0.0)
+    takes = max((spent - before.get(who, 0.0) for who, spent in after.items()), default=0.0)
+    return Budget(
+        budget=noise.budget,
+        takes=round(takes, 9),
+        left=max(0.0, round(noise.budget - most, 9)),
+        left_out=len(noisy.left_out),
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jipflow.analyses.cells import CellKey
+from jipflow.analyses.forms import CountedCell
 from jipflow.release.approval import Signed, names_of
 from jipflow.release.contents import Disclosure, Release
 from jipflow.release.gate import all_rules
@@ -30,6 +31,7 @@ def content_sentences(release: Release, review: Review) -> list[str]:
     """
     return [
         *_leaving(release),
+        *_noise(review),
         *_asked(release, review),
         *_staying(release.disclosure),
         *_parts(release),
@@ -88,10 +90,28 @@ def _leaving(release: Release) -> Iterator[str]:
         f"{_count(numbers, 'number')} in {_count(len(cells), 'cell')} would leave {header.site} "
         f"for the hub `{header.recipient}` in round {header.round}: {named}."
     )
-    least, most = min(cell.n for cell in cells), max(cell.n for cell in cells)
+    counts = [cell.n for cell in cells if isinstance(cell, CountedCell)]
+    if not counts:
+        return
+    least, most = min(counts), max(counts)
     patients = f"{most}" if least == most else f"{least} to {most}"
-    each = "It is" if len(cells) == 1 else "Each cell is"
+    exact = "exact " if len(counts) < len(cells) else ""
+    each = "It is" if len(cells) == 1 else f"Each {exact}cell is"
     yield f"{each} of {patients} patients; the minimum is {header.min_patients}."
+
+
+def _noise(review: Review) -> Iterator[str]:
+    """Say what the cells with noise take of each patient's budget."""
+    noise = review.noise
+    if noise is None:
+        return
+    yield (
+        f"Cells with noise take at most {noise.takes:g} of a patient's budget of "
+        f"{noise.budget:g} (epsilon, for ever); every patient keeps at least {noise.left:g}."
+    )
+    if noise.left_out:
+        out = _count(noise.left_out, "patient")
+        yield f"{out} had too little left and would be left out of a cell, which does not show."
 
 
 def _all(cells: int) -> str:

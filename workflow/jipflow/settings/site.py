@@ -254,6 +254,14 @@ class Containers(Part):
     without it no limit."""
 
 
+class Noise(Part):
+    """What cells with noise may take of each patient; without it none leave."""
+
+    budget: Annotated[float, Field(gt=0, le=100), AsGiven]
+    """Epsilon that all releases together may take of a patient, for ever; one who has too little
+    left is left out of a cell. See [release.md](release.md#noise)."""
+
+
 class Stricter(Part):
     """A site may only be stricter than the protocol."""
 
@@ -268,10 +276,12 @@ class Stricter(Part):
     the one with the most adds; the larger of this and the protocol's applies."""
     approvers: Literal[1, 2] = 1
     """How many persons must approve what leaves, each with a key of their own."""
+    noise: Maybe[Noise] = None
+    """Lets analyses with noise leave, each patient with a budget."""
 
     def limits(self) -> dict[str, Any]:
         """Return the limits that the protocol has as well."""
-        return self.model_dump(exclude={"approvers"})
+        return self.model_dump(exclude={"approvers", "noise"})
 
 
 class Site(Part):
