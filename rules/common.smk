@@ -1,4 +1,5 @@
 from functools import cache
+from shlex import quote
 
 from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
@@ -40,6 +41,10 @@ ANNOTATIONS = [
     for table in ("readings", "agreement")
     if ANNOTATED
 ]
+# The clinical variables, where the protocol asks for any.
+CLINICAL = (
+    ["<results>/clinical/clinical.parquet"] if SITE_SETTINGS.protocol.clinical else []
+)
 STAGES = [
     *(["retrieve"] if ARCHIVES else []),
     *["prepare", *SEGMENTING, "encode", "measure", "document", "overlay"],
@@ -199,6 +204,11 @@ def annotations(table):
     """Input of all shards' tables of what persons sent back, where there are any."""
     pattern = f"<results>/shards/{{shard}}/annotate/{table}.parquet"
     return shards(pattern) if ANNOTATED else []
+
+
+def clinical_option(wildcards, input):
+    """Params function: the option of the clinical variables, where there are any."""
+    return f"--clinical {quote(input.clinical[0])}" if CLINICAL else ""
 
 
 def until_read(path):

@@ -33,6 +33,7 @@ rule candidate:
         again=stale("candidate", f"{RESULTS}/release/r{{round}}.provenance.json"),
         state=of_round("rounds/r{round}/state.json"),
         features="<results>/features/features.parquet",
+        clinical=CLINICAL,
         cases="<results>/cohort/cases.tsv",
         outcomes="<results>/outcomes.parquet",
         verdict="<results>/verdict.json",
@@ -63,9 +64,10 @@ rule candidate:
         # No outputs: they are for the ledger, and never lie below a release.
         behind=lambda wildcards: f"{RESULTS}/behind/r{wildcards.round}",
         results=lambda wildcards: RESULTS,
+        clinical=clinical_option,
     shell:
         "jipflow release build --settings {params.file:q}"
-        " --features {input.features:q}"
+        " --features {input.features:q} {params.clinical}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
         " --state {input.state:q}"
         " --out {params.folder:q} --bundles {params.bundles:q} --behind {params.behind:q}"

@@ -49,6 +49,7 @@ rule report:
         quality="<results>/features/quality.parquet",
         verdict="<results>/verdict.json",
         annotations=ANNOTATIONS,
+        clinical=CLINICAL,
     output:
         page=report(
             "<results>/report/index.html",
@@ -66,8 +67,9 @@ rule report:
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,
+        clinical=clinical_option,
     shell:
-        "jipflow report --settings {params.file:q}"
+        "jipflow report --settings {params.file:q} {params.clinical}"
         " --results {params.results:q} --features {input.features:q} --cases {input.cases:q}"
         " --out {output.page:q} --record {output.record:q}"
         " > {log:q} 2>&1"

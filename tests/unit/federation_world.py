@@ -125,6 +125,8 @@ class Site:
     approver_key: Path
     scanners: dict = field(default_factory=dict)
     """Manufacturer and model by case; those of others are not known."""
+    clinical: pd.DataFrame | None = None
+    """Clinical variables, a row a case, where the protocol has any."""
     path: Path | None = None
     """Of the message that was sent last."""
 
@@ -139,6 +141,8 @@ class Site:
         scanners = [self.scanners.get(case, ("", "")) for case in cases["case_id"]]
         cases[["manufacturer", "model"]] = np.array(scanners, dtype=object).reshape(-1, 2)
         cases.to_csv(self.root / "cases.tsv", sep="\t", index=False)
+        if self.clinical is not None:
+            self.clinical.to_parquet(self.root / "clinical.parquet", index=False)
         outcomes = [
             Outcome(case, "measure", "organs", *(("failed", "x") if case in failed else ()))
             for case in cases["case_id"]
@@ -169,6 +173,7 @@ class Site:
             ledger=self.ledger,
             behind_dir=self.behind,
             out_dir=self.release,
+            clinical=None if self.clinical is None else self.root / "clinical.parquet",
             **of_round,
         )
         show(self.release, self.behind, entries)

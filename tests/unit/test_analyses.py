@@ -34,7 +34,7 @@ PLACES = [
 
 def test_a_protocol_measures_each_segment_in_its_role():
     here = settings_of(HERE, protocol())
-    assert measured_places(here.protocol) == PLACES[:2]
+    assert list(measured_places(here.protocol)) == list(PLACES[:2])
 
 
 def test_variables_expand_over_the_segments_of_their_role():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from jipflow.settings.clinical import CsvMap, OmopMap
 from jipflow.settings.complete import complete_types
 from jipflow.settings.hub import Hub
 from jipflow.settings.protocol import Protocol
@@ -59,6 +60,8 @@ def taken(content: dict[str, Any]) -> None:
     elif keys <= Site.model_fields.keys():
         for source in content.get("sources", SITE["sources"]):
             load(Site, {**SITE, **content, "sources": [source]}, "site")
+    elif "variables" in keys:
+        load(CsvMap if "patient" in keys else OmopMap, content, "clinical.yaml")
     elif keys <= {"parallel", "bytes_per_second", "hours"}:
         taken({"sources": [{**SITE["sources"][0], **content}]})  # type: ignore[dict-item]
     else:

@@ -47,7 +47,7 @@ def spread(kind, low, high, rows, rng):
 )
 def test_what_the_gate_lets_out_is_believed(feature, kind, scale, offset, patients, studies, seed):
     rng = np.random.default_rng(seed)
-    low, high = bounds(feature)
+    low, high = bounds("CT", feature)
     rows = 2 * patients if studies else patients
     numbers = spread(kind, low, high, rows, rng)
     if math.isinf(high):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jipflow.cli.reference import DOCS, pages, schemas, write
-from jipflow.reasons import Decision, Flag, Reason
+from jipflow.reasons import Decision, Flag, Gap, Reason
 from jipflow.settings.protocol import Protocol
 from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.resources import PROTOCOLS, ROOT, SCHEMAS
@@ -128,9 +128,9 @@ def test_defaults_are_those_that_a_run_fills_in(name):
         assert f"`{text}`" in [cells[1] for cells in table[path]], path
 
 
-def test_every_reason_flag_and_decision_is_explained():
+def test_every_reason_gap_flag_and_decision_is_explained():
     assert {code: cells for code, (cells,) in rows(pages()["reasons.md"]).items()} == {
-        coded.value: [f"{coded.meaning}."] for coded in (*Reason, *Flag, *Decision)
+        coded.value: [f"{coded.meaning}."] for coded in (*Reason, *Gap, *Flag, *Decision)
     }
 
 

@@ -34,7 +34,7 @@ def test_measured_values_lie_between_the_bounds(reach):
         mask = ball(volume, (4, 6, 7), reach)
         mask[3, 5, 5] = True
         for name, value in measured(volume, mask, parameters).values.items():
-            low, high = bounds(name)
+            low, high = bounds("CT", name)
             assert value is None or low <= value <= high + 1e-12, name
 
 
@@ -53,11 +53,11 @@ def test_measured_values_lie_between_the_bounds(reach):
     ],
 )
 def test_the_bounds(feature, expected):
-    assert bounds(feature) == expected
+    assert bounds("CT", feature) == expected
 
 
 def test_every_feature_has_bounds():
     for group, entries in resource("ibsi_codes.yaml")["features"].items():
         for name in entries:
-            low, high = bounds(f"original_{group}_{name}")
+            low, high = bounds("CT", f"original_{group}_{name}")
             assert low < high

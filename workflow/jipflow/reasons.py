@@ -405,6 +405,32 @@ class Flag(Coded):
     FOLDS_DISAGREE = ("folds_disagree", "The folds of the model differ in what they find")
 
 
+class Gap(Coded):
+    """Why a clinical variable of a case has no value."""
+
+    NOT_LINKED = ("not_linked", "The site's table of patients has no identifier for the PatientID")
+    NO_RECORD = ("no_record", "The source has no record of the patient")
+    ROW_UNREADABLE = (
+        "row_unreadable",
+        "A row of the patient has more or fewer cells than the file's first line",
+    )
+    VALUE_MISSING = ("value_missing", "No record of the patient has a value")
+    NO_STUDY_DATE = (
+        "no_study_date",
+        "The case has no study date that can be read, or its series are of several",
+    )
+    DATE_UNREADABLE = ("date_unreadable", "A record has no date, or none that can be read")
+    OUTSIDE_WINDOW = ("outside_window", "No record is within the protocol's days around the study")
+    VALUE_UNREADABLE = ("value_unreadable", "The value is no number")
+    VALUE_NOT_ALLOWED = ("value_not_allowed", "The value is none of those that the protocol allows")
+    UNIT_DIFFERS = (
+        "unit_differs",
+        "The number is in another unit than the protocol's, and the site's map has no factor",
+    )
+    OUT_OF_RANGE = ("out_of_range", "The number is outside the range that the protocol believes")
+    AMBIGUOUS = ("ambiguous", "Several values differ and none comes first")
+
+
 class CaseFault(Exception):
     """Raised by a stage when one item of a case cannot go on; becomes an outcome.
 

@@ -51,3 +51,11 @@ QUALITY_COLUMNS = (
     *("mean", "disagreement", "flags"),
 )
 """The columns of ``quality.parquet``; ``flags`` holds codes of `jipflow.reasons.Flag`."""
+
+CLINICAL_KEYS = ("case_id", "patient")
+"""What a row of ``clinical.parquet`` is about; then a column for each clinical variable of the
+protocol: float64, or text of a category."""
+
+MISSING_COLUMNS = ("case_id", "variable", "reason", "message")
+"""The columns of ``missing.parquet``: why a clinical variable of a case has no value; ``reason`` is
+a code of `jipflow.reasons.Gap`."""

@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jipflow.settings.clinical import ROLE
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -23,6 +25,41 @@ class Place(NamedTuple):
     role: str
     segmentation: str
     segment: str
+
+
+CLINICAL = Place(ROLE, "clinical", "patient")
+"""The place of clinical variables; the feature is the variable's name."""
+
+
+class Places(tuple[Place, ...]):
+    """Everything that a protocol asks for, each once.
+
+    Attributes:
+        clinical: names of its clinical variables, which are features of `CLINICAL` and of no other
+            place.
+    """
+
+    clinical: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, measured: Iterable[Place], clinical: Iterable[str]) -> Places:
+        """Return the places of what is measured and, where there are any, of clinical variables."""
+        names = frozenset(clinical)
+        places = cls([*measured, *([CLINICAL] if names else [])])
+        places.clinical = names
+        return places
+
+
+def has(place: Place, feature: str, places: Sequence[Place]) -> bool:
+    """Return whether a feature can be of a place: clinical variables are of one, others of others.
+
+    Args:
+        place: one of them.
+        feature: name of a feature or of a clinical variable.
+        places: everything that the protocol asks for.
+    """
+    clinical = places.clinical if isinstance(places, Places) else frozenset()
+    return (feature in clinical) == (place == CLINICAL)
 
 
 class CellKey(NamedTuple):
@@ -44,6 +81,7 @@ class CellKey(NamedTuple):
     def title(self) -> str:
         """The place and the group in words, for readers."""
         place = f"{self.segment} · {self.segmentation} on {self.role}"
+        place = "clinical data" if self.place == CLINICAL else place
         return f"{place} · group {self.group}" if self.group else place
 
 
@@ -91,8 +129,9 @@ class Values:
 
 
 Scanners = Mapping[tuple[str, str], Mapping[str, str]]
-"""By case and role, what the header of the series says of the scanner: a text by ``manufacturer``
-and by ``model``."""
+"""By case and role, what groups are made by: of a series, what its header says of the scanner, a
+text by ``manufacturer`` and by ``model``; of the role ``clinical``, the values of the case's
+clinical variables that are categories, by ``clinical.<name>``."""
 
 NO_SCANNERS: Scanners = MappingProxyType({})
 
@@ -111,7 +150,7 @@ def groups_met(by: By, case: str, role: str, scanners: Scanners) -> list[str]:
         role: of the variable.
         scanners: of the series.
     """
-    return by.met(scanners.get((case, by.role or role)))
+    return by.met(scanners.get((case, by.role_of(role))))
 
 
 def by_patient(values: Values) -> Values:
@@ -228,16 +267,18 @@ class Measured:
         """Return a feature of each segment that was measured; nothing where none has it."""
         if feature not in self.features:
             return {}
-        return {place: self.values(CellKey(*place, feature)) for place in self._rows}
+        there = [place for place in self._rows if has(place, feature, self.places)]
+        return {place: self.values(CellKey(*place, feature)) for place in there}
 
 
-def measured_places(protocol: Protocol) -> list[Place]:
-    """Return everything that a protocol measures, each once."""
-    return [
+def measured_places(protocol: Protocol) -> Places:
+    """Return everything that a protocol measures or has as clinical variables, each once."""
+    measured = [
         Place(entry.role, entry.segmentation, segment.name)
         for entry in protocol.radiomics
         for segment in protocol.segmentation(entry.segmentation).segments
     ]
+    return Places.of(measured, [variable.name for variable in protocol.clinical_variables])
 
 
 def expand(
@@ -251,7 +292,7 @@ def expand(
 
     Args:
         variables: ``<role>.<feature>``, where * stands for any text.
-        segments: only these; None for all.
+        segments: only these; None for all. Clinical variables are of none, and always there.
         features: names of the features that exist.
         places: everything that the protocol measures.
         groups: names of groups of patients, an empty one for all.
@@ -266,9 +307,10 @@ def expand(
             for variable in variables
             for role, _, glob in [variable.partition(".")]
             for place in places
-            if place.role == role and (segments is None or place.segment in segments)
+            if place.role == role
+            and (segments is None or place.segment in segments or place == CLINICAL)
             for feature in names
-            if fnmatchcase(feature, glob)
+            if fnmatchcase(feature, glob) and has(place, feature, places)
             for group in groups
         }
     )

@@ -147,7 +147,7 @@ class Levene(Analysis[Settings, Cell, Released]):
         """
         if self.settings.by is None:
             raise ImpossibleCell("the groups are the sites, whose means are their own")
-        lowest, highest = bounds(cell.feature)
+        lowest, highest = bounds(cell.role, cell.feature)
         if not lowest <= cell.mean <= highest:
             raise ImpossibleCell(f"a mean of {cell.mean:g}, which no values of the feature have")
         if cell.mean + cell.mean_rest != cell.mean:

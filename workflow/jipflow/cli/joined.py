@@ -11,6 +11,9 @@ from jipflow.cli.making import Record, check_made, recorded, records
 from jipflow.cli.stages import AUDIENCE, AllCases, Features, Results, SettingsFile
 
 BehindFolder = Annotated[Path, "folder of what stands behind the release"]
+ClinicalTable = Annotated[
+    Path | None, "clinical/clinical.parquet, where the protocol has clinical variables"
+]
 ShardTables = Annotated[Sequence[Path], "tables of the shards of that name", {"nargs": "*"}]
 
 
@@ -74,13 +77,15 @@ def report(
     cases: AllCases,
     out: Annotated[Path, "the page"],
     record: Record,
+    clinical: ClinicalTable = None,
 ) -> None:
     """Write the site's report."""
     from jipflow.report.site.page import write_report
     from jipflow.settings.run import read_settings
 
     read = read_settings(settings)
-    with recorded(record, read, "report", inputs=records([features, cases]), outputs=[out]):
+    tables = [features, cases, *([clinical] if clinical else [])]
+    with recorded(record, read, "report", inputs=records(tables), outputs=[out]):
         write_report(results=results, settings=read, path=out)
 
 
@@ -121,6 +126,7 @@ def release_build(
     behind: BehindFolder,
     results: Results,
     record: Record,
+    clinical: ClinicalTable = None,
 ) -> None:
     """Write a candidate release."""
     from jipflow.exchange.message import CONTENT, PAGE
@@ -140,6 +146,8 @@ def release_build(
 
     read = read_settings(settings)
     tables = {beside(features): [features, outcomes, verdict], beside(cases): [cases]}
+    if clinical is not None:
+        tables[beside(clinical)] = [clinical]
     check_made(read, tables)
     files = [out / name for name in CONTENT]
     asked = read_state(state)
@@ -153,6 +161,7 @@ def release_build(
             ledger=site_ledger(read, results.parent),
             behind_dir=behind,
             out_dir=out,
+            clinical=clinical,
             round_=asked.round,
             state=asked,
         )
@@ -163,7 +172,13 @@ def release_build(
             terms=Terms.of(read),
             review=read_review(out, built=False),
             path=out / PAGE,
-            basis=basis(settings=read, features=features, cases=cases, outcomes=outcomes),
+            basis=basis(
+                settings=read,
+                features=features,
+                cases=cases,
+                outcomes=outcomes,
+                clinical=clinical,
+            ),
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
         )
         record_built(out, read_behind(behind), entries)

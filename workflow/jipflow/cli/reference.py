@@ -20,7 +20,7 @@ from jipflow.cli.keys import keys_of, sections, table
 from jipflow.columns import COLUMNS
 from jipflow.files import atomic_path
 from jipflow.models.tasks import read_tasks
-from jipflow.reasons import Decision, Flag, Reason
+from jipflow.reasons import Decision, Flag, Gap, Reason
 from jipflow.settings.complete import complete_types
 from jipflow.settings.hub import Hub
 from jipflow.settings.json_schema import json_schema
@@ -120,6 +120,10 @@ def pages() -> dict[str, str]:
             "Reason codes",
             REASONS_INTRO,
             table(("code", "meaning"), ((f"`{r.value}`", f"{r.meaning}.") for r in Reason)),
+            "## Clinical variables without a value",
+            "Why a clinical variable of a case has no value, in `clinical/missing.parquet`. What "
+            "to do about them is in [clinical data](clinical.md#when-values-are-missing).",
+            table(("code", "meaning"), ((f"`{g.value}`", f"{g.meaning}.") for g in Gap)),
             "## Flags of segments",
             FLAGS_INTRO,
             table(("flag", "meaning"), ((f"`{f.value}`", f"{f.meaning}.") for f in Flag)),

@@ -90,6 +90,27 @@ def cohort(
         run(settings=read, catalog_dirs=catalog, out_dir=out, results=results)
 
 
+@AUDIENCE.command("clinical")
+def clinical(
+    *,
+    settings: SettingsFile,
+    cases: AllCases,
+    catalog: Annotated[Sequence[Path], "folders of catalogs"],
+    out: Annotated[Path, "folder of the clinical variables"],
+    record: Record,
+) -> None:
+    """Read the clinical variables of the cases."""
+    from jipflow.clinical.stage import input_files, run
+    from jipflow.provenance import NAME, beside
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    made = [beside(cases), *(folder / NAME for folder in catalog), *input_files(read)]
+    tables = [out / "clinical.parquet", out / "missing.parquet"]
+    with recorded(record, read, "clinical", inputs=made, outputs=tables):
+        print(json.dumps(run(settings=read, cases=cases, catalog_dirs=catalog, out_dir=out)))
+
+
 @AUDIENCE.command("retrieve")
 def retrieve(*, settings: SettingsFile, cases: Cases, outcomes: Outcomes, record: Record) -> None:
     """Fetch series from the PACS."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
-from jipflow.analyses.cells import CellKey, Place, Whom, measured_places
+from jipflow.analyses.cells import CLINICAL, CellKey, Place, Whom, measured_places
 from jipflow.analyses.contract import (
     AnyAnalysis,
     CellBelowMinimum,
@@ -33,7 +33,7 @@ from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import json_text
 from jipflow.release.contents import Aggregates, Disclosure, State
 from jipflow.release.gate import all_rules
-from jipflow.settings.bounds import bounds
+from jipflow.settings.bounds import Bounds, bounds
 from jipflow.settings.features import COUNTED, feature_names
 from jipflow.settings.protocol import Protocol, RadiomicsEntry
 from jipflow.settings.radiomics import Radiomics
@@ -59,6 +59,7 @@ class Asked:
         minimum: fewest patients behind a number.
         cases: most cases of one patient.
         stated: what the hub stated before the round; None in the first, which asks for every cell.
+        clinical: between which values each clinical variable lies.
     """
 
     analyses: Mapping[str, AnyAnalysis]
@@ -67,6 +68,7 @@ class Asked:
     minimum: int
     cases: int
     stated: State | None = None
+    clinical: Mapping[str, Bounds] = field(default_factory=dict)
 
     @classmethod
     def by(cls, protocol: Protocol, round_: int = 1, state: State | None = None) -> Asked:
@@ -82,13 +84,21 @@ class Asked:
         places = measured_places(protocol)
         entries = {entry.segmentation: entry for entry in protocol.radiomics}
         named = {key: feature_names(_parameters(entry)) for key, entry in entries.items()}
+        features = {
+            place: frozenset([*COUNTED, *named[place.segmentation]])
+            for place in places
+            if place != CLINICAL
+        }
+        if places.clinical:
+            features[CLINICAL] = places.clinical
         return cls(
             analyses={analysis.settings.id: analysis for analysis in analyses_of(protocol)},
             places=places,
-            features={place: frozenset([*COUNTED, *named[place.segmentation]]) for place in places},
+            features=features,
             minimum=protocol.disclosure.min_patients,
             cases=1 if protocol.cohort.case.by == "patient" else MOST_CASES,
             stated=state if round_ > 1 else None,
+            clinical={each.name: each.bounds for each in protocol.clinical_variables},
         )
 
     def asks_for(self, analysis: AnyAnalysis, key: CellKey) -> bool:
@@ -190,7 +200,11 @@ def _check_cell(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum
 
 def _limits(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum: int) -> Limits:
     stated = asked.stated_cell(analysis, cell.key)
-    return Limits(minimum, asked.cases, *bounds(cell.feature), stated)
+    if cell.key.place == CLINICAL:
+        lowest, highest = asked.clinical[cell.feature]
+    else:
+        lowest, highest = bounds(cell.role, cell.feature)
+    return Limits(minimum, asked.cases, lowest, highest, stated)
 
 
 def _check_together(released: Released, asked: Asked, minimum: int) -> None:

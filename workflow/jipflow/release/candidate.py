@@ -24,6 +24,7 @@ from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.behind import Behind
+from jipflow.release.clinical import read_clinical
 from jipflow.release.contents import ReleaseError, State, Verdict, formats, protocol_text
 from jipflow.release.gate import (
     MIN_PATIENTS,
@@ -57,6 +58,7 @@ def build(
     ledger: Ledger,
     behind_dir: Path,
     out_dir: Path,
+    clinical: Path | None = None,
     round_: int = 1,
     state: State | None = None,
 ) -> list[str]:
@@ -77,6 +79,8 @@ def build(
         ledger: of the site.
         behind_dir: folder for what stands behind the candidate.
         out_dir: folder of the candidate.
+        clinical: ``clinical.parquet``, where the protocol has clinical variables. They count
+            whether or not anything was measured of their case.
         round_: that the release is of.
         state: what the hub says before the round; may be None in the first.
 
@@ -89,9 +93,17 @@ def build(
         LedgerFault: what left before is not known.
         DisclosureError: something would leave that the gate does not know to be safe.
     """
+    import pandas as pd
+
     _check_verdict(read_json(verdict))
     patient_of, scanners = _read_cases(cases)
     table = _read_features(features, patient_of, outcomes)
+    if clinical is not None:
+        found = read_clinical(clinical, settings.protocol, patient_of)
+        table = pd.concat([table, found.rows], ignore_index=True)
+        scanners = {**scanners, **found.texts}
+    elif settings.protocol.clinical:
+        raise ReleaseError("The clinical variables of the protocol were not read; run clinical.")
     measured = Measured(table, measured_places(settings.protocol), scanners)
     given = given_cells(settings, round_, state)
     analyses = [each for each in analyses_of(settings.protocol) if each.settings.id in given]
@@ -312,7 +324,7 @@ def _vocabulary(
     """Return every string of the protocol and the site that the released files may hold."""
     protocol = settings.protocol
     words = {settings.protocol_id, settings.site.site.id, settings.site.hub.id}
-    words |= {entry.role for entry in protocol.radiomics}
+    words |= {text for place in measured_places(protocol) for text in place}
     for segmentation in protocol.segmentations:
         words |= {segmentation.id, *(segment.name for segment in segmentation.segments)}
     for analysis in analyses:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import Scanners, groups_met, measured_places, scanners_of
 from jipflow.outcomes import passed, read_outcomes
+from jipflow.release.clinical import Clinical, read_clinical
+from jipflow.settings.clinical import ROLE
 from jipflow.settings.protocol import Protocol
 from jipflow.settings.run import Settings
+from jipflow.tables import FEATURE_KEYS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +69,23 @@ class GroupBasis:
 
 
 @dataclass(frozen=True)
+class VariableBasis:
+    """In whom a clinical variable has a value.
+
+    Attributes:
+        name: of the variable.
+        cases: that have a value.
+        patients: that these are of.
+        missing: cases of the cohort that have none.
+    """
+
+    name: str
+    cases: int
+    patients: int
+    missing: int
+
+
+@dataclass(frozen=True)
 class Basis:
     """Whom a release is of; it holds small counts and never leaves the site.
 
@@ -78,6 +98,7 @@ class Basis:
         excluded: cases that were excluded before the first stage.
         places: whom each segment was measured in.
         groups: who is in each group of an analysis that has groups.
+        variables: who has each clinical variable.
     """
 
     filter: list[str]
@@ -88,9 +109,17 @@ class Basis:
     excluded: int
     places: list[PlaceBasis]
     groups: list[GroupBasis]
+    variables: list[VariableBasis] = field(default_factory=list)
 
 
-def basis(*, settings: Settings, features: Path, cases: Path, outcomes: Path) -> Basis:
+def basis(
+    *,
+    settings: Settings,
+    features: Path,
+    cases: Path,
+    outcomes: Path,
+    clinical: Path | None = None,
+) -> Basis:
     """Count whom a release is of.
 
     Args:
@@ -98,6 +127,7 @@ def basis(*, settings: Settings, features: Path, cases: Path, outcomes: Path) ->
         features: ``features.parquet``.
         cases: ``cases.tsv``.
         outcomes: ``outcomes.parquet`` of all stages.
+        clinical: ``clinical.parquet``, where the protocol has clinical variables.
     """
     import pandas as pd
 
@@ -110,6 +140,9 @@ def basis(*, settings: Settings, features: Path, cases: Path, outcomes: Path) ->
     ended = read_outcomes(outcomes)
     measured = passed(o for o in ended if o.stage == "measure")
     cohort = settings.protocol.cohort
+    found = read_clinical(clinical, settings.protocol, patient_of) if clinical else None
+    scanners = {**scanners_of(rows), **(found.texts if found else {})}
+    with_role[ROLE] = set(patient_of)
     return Basis(
         filter=[cohort.where] if isinstance(cohort.where, str) else list(cohort.where),
         roles=[(name, role.where, role.required) for name, role in cohort.case.roles.items()],
@@ -120,7 +153,8 @@ def basis(*, settings: Settings, features: Path, cases: Path, outcomes: Path) ->
         places=list(
             _places(settings.protocol, pd.read_parquet(features), patient_of, with_role, measured)
         ),
-        groups=list(_groups(settings.protocol, patient_of, with_role, scanners_of(rows))),
+        groups=list(_groups(settings.protocol, patient_of, with_role, scanners)),
+        variables=[] if found is None else list(_variables(found, patient_of)),
     )
 
 
@@ -143,11 +177,18 @@ def _groups(
                 yield GroupBasis(
                     analysis.id,
                     role,
-                    f"{by.of} of {by.role or role}",
+                    by.of if by.clinical else f"{by.of} of {by.role or role}",
                     name,
                     cases=len(cases),
                     patients=len({patient_of[case] for case in cases}),
                 )
+
+
+def _variables(found: Clinical, patient_of: dict[str, str]) -> Iterator[VariableBasis]:
+    for name in found.rows.columns.drop(list(FEATURE_KEYS)):
+        there = found.rows.loc[found.rows[name].notna(), "patient"]
+        patients = there.nunique()
+        yield VariableBasis(name, len(there), patients, len(patient_of) - len(there))
 
 
 def _places(
@@ -158,6 +199,8 @@ def _places(
     measured: set[tuple[str, str]],
 ) -> Iterator[PlaceBasis]:
     for role, segmentation, segment in measured_places(protocol):
+        if role == ROLE:
+            continue
         cohort = with_role.get(role, set())
         done = {case for case, item in measured if item == segmentation} & patient_of.keys()
         chosen = (table["role"] == role) & (table["segmentation"] == segmentation)

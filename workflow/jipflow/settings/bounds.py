@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from jipflow.settings.clinical import ROLE
 from jipflow.settings.features import COUNTED
 from jipflow.settings.resources import resource
 
@@ -43,15 +44,19 @@ Bounds = tuple[float, float]
 """Lowest and highest value that a feature can have, both included."""
 
 
-def bounds(feature: str) -> Bounds:
+def bounds(role: str, feature: str) -> Bounds:
     """Return between which values a feature lies whatever the image is.
 
     Args:
-        feature: name of one that is measured.
+        role: that it is measured in.
+        feature: name of one that is measured, or of a clinical variable, which the protocol alone
+            may bound.
 
     Returns:
         Infinite where its definition sets no bound, or none that is listed here.
     """
+    if role == ROLE:
+        return -math.inf, math.inf
     if feature in COUNTED:
         return 0, math.inf
     _, group, name = feature.split("_", 2)

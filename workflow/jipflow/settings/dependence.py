@@ -8,6 +8,7 @@ DEPENDENCE: Mapping[str, tuple[str, ...]] = {
     "catalog": ("folders",),
     "query": ("archives", "cohort", "segmentations"),
     "cohort": ("cohort", "site.processing"),
+    "clinical": ("clinical", "clinical source"),
     "retrieve": (),
     "prepare": ("suv", "volumes"),
     "segment": ("segmentations",),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from itertools import product
 
+from jipflow.settings.clinical import ROLE
 from jipflow.settings.names import among, meant
 from jipflow.settings.protocol import AnalysisSettings, Protocol
 from jipflow.settings.radiomics import Images, Radiomics
@@ -99,6 +100,8 @@ def variable_problems(
 ) -> Iterator[str]:
     """Yield which variables and segments of an analysis nothing measures, one sentence each.
 
+    Clinical variables are not measured.
+
     Args:
         analysis: of the protocol.
         protocol: whose own radiomics settings are filled in.
@@ -114,6 +117,8 @@ def variable_problems(
         segments.setdefault(entry.role, []).extend(each.name for each in spec.segments)
     for variable in analysis.variables:
         role, _, feature = variable.partition(".")
+        if role == ROLE:
+            continue
         if role not in measured:
             rest = among(role, measured, "radiomics measures")
             yield f"variable {variable!r}: nothing is measured in role {role!r}{rest}"

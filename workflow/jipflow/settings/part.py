@@ -80,6 +80,12 @@ def _path(value: str) -> str:
         raise PydanticCustomError("path", "{value} {error}", text) from None
 
 
+def _rising(values: list[float]) -> list[float]:
+    if values[0] > values[1]:
+        raise PydanticCustomError("rising", "the first number is the lower one; exchange them")
+    return values
+
+
 def _is_none(value: Any) -> bool:
     return value is None
 
@@ -96,6 +102,7 @@ Unique = _Unique()
 
 Number = Annotated[float, Field(allow_inf_nan=False), AsGiven]
 Share = Annotated[float, Field(ge=0, le=1), AsGiven]
+Range = Annotated[list[Number], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False), AsGiven]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False), AsGiven]
 Text = Annotated[str, Field(min_length=1)]

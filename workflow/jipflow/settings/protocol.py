@@ -11,15 +11,16 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from jipflow.patterns import PatternError, check_pattern, meets
+from jipflow.settings.clinical import ROLE, VARIABLE, ClinicalVariable
 from jipflow.settings.names import among
 from jipflow.settings.part import (
     AsGiven,
     GroupName,
     Id,
     Maybe,
-    Number,
     Part,
     Positive,
+    Range,
     Role,
     SegmentName,
     Share,
@@ -103,15 +104,6 @@ class Cohort(Part):
     """DuckDB expressions over the series catalog, applied in order; each is a step of the cohort's
     flow."""
     case: CaseOf
-
-
-def _rising(values: list[float]) -> list[float]:
-    if values[0] > values[1]:
-        raise PydanticCustomError("rising", "the first number is the lower one; exchange them")
-    return values
-
-
-Range = Annotated[list[Number], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 
 def _expression(value: str) -> str:
@@ -332,18 +324,34 @@ NO_GROUPS = frozenset(
 
 
 class By(Part):
-    """Groups of patients by the scanner, each of which has cells of its own.
+    """Groups of patients by the scanner or a clinical variable, each of which has its own cells.
 
     A case belongs to the group whose expression the whole text of its series' header meets, an
-    empty text where the header lacks it. A case of no group or of several is left out.
+    empty text where the header lacks it, or the whole value of its clinical variable. A case of no
+    group or of several is left out, and so is one without the variable.
     """
 
-    of: Literal["manufacturer", "model"]
-    """Header of the series: Manufacturer (0008,0070) or Manufacturer's Model Name (0008,1090)."""
+    of: Annotated[str, Field(pattern=rf"^(manufacturer|model|{ROLE}\.{VARIABLE})$")]
+    """Header of the series: manufacturer, Manufacturer (0008,0070), or model, Manufacturer's Model
+    Name (0008,1090); or clinical.<name> of a category among the protocol's clinical variables."""
     role: Maybe[Role] = None
     """Role of the series; without it that of the variable."""
     groups: Annotated[dict[GroupName, Expression], Field(min_length=1)]
     """Regular expression (RE2) by the name of the group; no text of a header is ever released."""
+
+    @property
+    def clinical(self) -> str | None:
+        """Name of the clinical variable that divides, or None where a header does."""
+        role, _, name = self.of.partition(".")
+        return name if role == ROLE else None
+
+    def role_of(self, role: str) -> str:
+        """Return the role of the series whose header divides; ``clinical`` where none does.
+
+        Args:
+            role: of the variable.
+        """
+        return ROLE if self.clinical else self.role or role
 
     def identity(self, role: str) -> tuple[str, ...]:
         """Return what tells the division apart from all others.
@@ -352,18 +360,18 @@ class By(Part):
             role: of the variable.
         """
         named = (text for group in sorted(self.groups.items()) for text in group)
-        return (self.of, self.role or role, *named)
+        return (self.of, self.role_of(role), *named)
 
-    def met(self, scanner: Mapping[str, str] | None) -> list[str]:
+    def met(self, texts: Mapping[str, str] | None) -> list[str]:
         """Return the groups that a case meets, sorted; it belongs to one where it meets only that.
 
         Args:
-            scanner: what the header of its series says, by ``manufacturer`` and ``model``; None
-                where it has no such series.
+            texts: what the header of its series says, by ``manufacturer`` and ``model``, or its
+                clinical variables by ``clinical.<name>``; None where it has no such series.
         """
-        if scanner is None:
+        text = None if texts is None else texts.get(self.of)
+        if text is None:
             return []
-        text = scanner[self.of]
         return [name for name, pattern in sorted(self.groups.items()) if meets(pattern, text)]
 
 
@@ -372,7 +380,12 @@ class AnalysisSettings(Part):
 
     Each module of `jipflow.analyses` that is an analysis derives one class from it, with its own
     keys and ``kind: Literal["<its name>"]``.
+
+    Attributes:
+        takes_categories: whether its variables may be categories, as clinical ones can be.
     """
+
+    takes_categories: ClassVar[bool] = False
 
     id: Id
     """Name of the analysis in releases."""
@@ -383,9 +396,9 @@ class AnalysisSettings(Part):
         Field(min_length=1),
     ]
     """<role>.<feature>, where * stands for any text; each is computed for every segment measured in
-    that role."""
+    that role. clinical.<name> is one of the clinical variables."""
     segments: Maybe[Annotated[list[SegmentName], Field(min_length=1)]] = None
-    """Only these segments."""
+    """Only these segments; clinical variables are of none."""
     by: Maybe[By] = None
     """Each of these groups of patients by itself; without it all patients together."""
 
@@ -448,6 +461,8 @@ class Protocol(Part):
     training: Maybe[AnyTraining] = None
     """A model that `snakemake train` trains on the cohort's own segmentations. See
     [training.md](training.md)."""
+    clinical: Maybe[Annotated[list[ClinicalVariable], Field(min_length=1)]] = None
+    """Clinical variables beside what is measured; see [clinical.md](clinical.md)."""
     analyses: list[AnyAnalysis] = Field(default=[])
     """What a release is computed from; without any there is no release."""
     disclosure: Disclosure = Field(default_factory=Disclosure)
@@ -460,6 +475,11 @@ class Protocol(Part):
     def roles(self) -> dict[str, SeriesRole]:
         """What each series of a case is for."""
         return self.cohort.case.roles
+
+    @property
+    def clinical_variables(self) -> list[ClinicalVariable]:
+        """The clinical variables, in the protocol's order."""
+        return self.clinical or []
 
     def training_roles(self) -> list[str]:
         """Return the roles whose volumes are the channels of the training, in their order."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from graphlib import CycleError
 
+from jipflow.patterns import meets
+from jipflow.settings.clinical import ROLE, variables_problems
 from jipflow.settings.names import among, meant
 from jipflow.settings.protocol import (
     AnalysisSettings,
+    By,
     Known,
     ModelSegmentation,
     Protocol,
@@ -41,6 +45,9 @@ def check_protocol(protocol: Protocol, known: Known, source: str) -> None:
 def _problems(protocol: Protocol, known: Known) -> Iterator[str]:
     yield from _filters(protocol)
     yield from _volumes(protocol)
+    for role in protocol.roles:
+        if role.lower() == ROLE:
+            yield f"cohort.case.roles: {role!r} is of clinical variables; name the role otherwise."
     for spec in protocol.segmentations:
         context = f"segmentation {spec.id!r}"
         for problem in _segmentation(spec, protocol, known):
@@ -51,6 +58,7 @@ def _problems(protocol: Protocol, known: Known) -> Iterator[str]:
     except CycleError as error:
         yield f"segmentations need each other in a circle: {', '.join(error.args[1])}."
     yield from _measured(protocol)
+    yield from variables_problems(protocol.clinical_variables)
     for analysis in protocol.analyses:
         for problem in _analysis(analysis, protocol):
             yield f"analysis {analysis.id!r}: {problem}"
@@ -214,13 +222,65 @@ def _entry(entry: RadiomicsEntry, roles: dict[str, str]) -> Iterator[str]:
 
 def _analysis(analysis: AnalysisSettings, protocol: Protocol) -> Iterator[str]:
     yield from analysis.problems()
+    roles = [*protocol.roles, *([ROLE] if protocol.clinical else [])]
     for variable in analysis.variables:
-        role = variable.split(".")[0]
-        if role not in protocol.roles:
-            yield f"variable {variable!r} must start with a role{among(role, protocol.roles)}"
+        role, _, name = variable.partition(".")
+        if role == ROLE:
+            yield from _clinical(variable, name, analysis, protocol)
+        elif role not in protocol.roles:
+            yield f"variable {variable!r} must start with a role{among(role, roles)}"
     by = analysis.by
-    if by is not None and by.role is not None and by.role not in protocol.roles:
-        yield f"by.role: {by.role!r} is not a role of the cohort{among(by.role, protocol.roles)}"
+    if by is not None:
+        yield from _by(by, analysis, protocol)
+
+
+def _clinical(
+    variable: str, name: str, analysis: AnalysisSettings, protocol: Protocol
+) -> Iterator[str]:
+    """Yield what is wrong with a variable that is a clinical one."""
+    known = {each.name: each for each in protocol.clinical_variables}
+    found = [known[each] for each in known if fnmatchcase(each, name)]
+    if not known:
+        yield f"variable {variable!r}: the protocol has no `clinical` variables; declare it there."
+    elif not found:
+        yield f"variable {variable!r} is no clinical variable{among(name, known)}"
+    for each in found:
+        if not each.number_like and not analysis.takes_categories:
+            yield (
+                f"variable {variable!r}: {each.name!r} is a category, and the kind "
+                f"{analysis.kind!r} takes numbers; group by it (by.of: {ROLE}.{each.name}), or "
+                "name other variables."
+            )
+
+
+def _by(by: By, analysis: AnalysisSettings, protocol: Protocol) -> Iterator[str]:
+    """Yield what is wrong with what the groups of an analysis are of."""
+    if by.clinical is None:
+        if by.role is not None and by.role not in protocol.roles:
+            roles = among(by.role, protocol.roles)
+            yield f"by.role: {by.role!r} is not a role of the cohort{roles}"
+        clinical = [name for name in analysis.variables if name.startswith(f"{ROLE}.")]
+        if by.role is None and clinical:
+            yield (
+                f"by.role: name the role whose header divides the patients; {clinical[0]!r} has "
+                "no series."
+            )
+        return
+    if by.role is not None:
+        yield f"by.role: {by.of!r} is of a patient and of no series; remove by.role."
+    categories = {e.name: e for e in protocol.clinical_variables if e.values is not None}
+    if by.clinical not in categories:
+        rest = among(by.clinical, categories)
+        yield f"by.of: {by.clinical!r} is no category of the protocol's `clinical`{rest}"
+        return
+    values = categories[by.clinical].values or []
+    for group, pattern in by.groups.items():
+        if not any(meets(pattern, value) for value in values):
+            yield f"by.groups.{group}: {pattern!r} is none of the values{among(pattern, values)}"
+    for value in values:
+        met = by.met({by.of: value})
+        if len(met) > 1:
+            yield f"by.groups: {value!r} is in several groups: {', '.join(met)}."
 
 
 def _groups(protocol: Protocol) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import jipflow
 from jipflow.cases import Wanted
 from jipflow.files import atomic_path, canonical_digest
+from jipflow.settings.clinical import check_map
 from jipflow.settings.complete import complete_types
 from jipflow.settings.dependence import DEPENDENCE, PLANNING
 from jipflow.settings.digests import named_content, protocol_sha256
@@ -162,6 +163,12 @@ _GATHERED: dict[str, Callable[[Settings], str]] = {
     "suv": lambda settings: canonical_digest(
         {k: role.suv_type for k, role in settings.protocol.roles.items() if role.suv_type != "BW"}
     ),
+    "clinical": lambda settings: canonical_digest(
+        [variable.plain() for variable in settings.protocol.clinical_variables]
+    ),
+    "clinical source": lambda settings: canonical_digest(
+        settings.site.clinical.plain() if settings.site.clinical else {}
+    ),
     "volumes": lambda settings: canonical_digest(
         {k: role.volume.plain() for k, role in settings.protocol.roles.items() if role.volume}
     ),
@@ -194,7 +201,20 @@ def load_settings(config: Mapping[str, Any], source: str = SOURCE) -> Settings:
     site = load(Site, given, source, ("protocol", "results"))
     protocol, named = read_protocol(path, site.registry if site.models else None)
     check_site(site, source)
+    _check_clinical(site, protocol, source)
     return _settings(site.located(), protocol, named)
+
+
+def _check_clinical(site: Site, protocol: Protocol, source: str) -> None:
+    variables = protocol.clinical_variables
+    if variables and site.clinical is None:
+        raise ConfigError(
+            f"{source}: the protocol asks for clinical variables "
+            f"({', '.join(variable.name for variable in variables)}); say by `clinical` where they "
+            "are, see docs/clinical.md."
+        )
+    if variables and site.clinical is not None:
+        check_map(site.clinical, variables)
 
 
 def settings_of(

@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
 from jipflow.settings.addresses import ExchangePlace, Way, way
+from jipflow.settings.clinical import AnyClinical
 from jipflow.settings.hub import PublicKey
 from jipflow.settings.names import among
 from jipflow.settings.part import AsGiven, Id, LocalPath, Maybe, Part, Positive, Text, Unique
@@ -293,6 +294,8 @@ class Site(Part):
     site: Hospital
     sources: Annotated[list[AnySource], Field(min_length=1)]
     """Where the images are."""
+    clinical: Maybe[AnyClinical] = None
+    """Where the clinical data are, which a protocol may ask for; see [clinical.md](clinical.md)."""
     publish: Publish | None = None
     """Sends the DICOM objects that a run makes to a PACS; off where it is absent."""
     identity: Identity = Field(default_factory=Identity)

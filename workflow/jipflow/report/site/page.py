@@ -9,6 +9,7 @@ from jipflow.report.pages import write_page
 from jipflow.report.site import (
     cases,
     catalog,
+    clinical,
     cohort,
     features,
     overlays,
@@ -33,6 +34,7 @@ SECTIONS: Mapping[str, Callable[[Run], object]] = {
     "overlays": overlays.section,
     "features": features.section,
     "stability": stability.section,
+    "clinical": clinical.section,
     "readers": readers.section,
     "release": release.section,
     "catalog": catalog.section,

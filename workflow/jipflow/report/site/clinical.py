@@ -1,0 +1,42 @@
+"""Clinical variables: in how many cases each has a value, and why it has none in others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jipflow.reasons import Gap
+from jipflow.report.site.run import Run, read_table
+
+
+@dataclass(frozen=True)
+class Variable:
+    """A clinical variable.
+
+    Attributes:
+        name: its name.
+        cases: that have a value.
+        missing: that have none.
+        gaps: reason, its meaning, and cases, the most frequent first.
+    """
+
+    name: str
+    cases: int
+    missing: int
+    gaps: list[tuple[str, str, int]]
+
+
+def section(run: Run) -> list[Variable]:
+    """Count by variable and reason; nothing where the protocol has no clinical variables."""
+    folder = run.results / "clinical"
+    values, missing = (read_table(folder / f"{name}.parquet") for name in ("clinical", "missing"))
+    if not run.settings.protocol.clinical or values is None or missing is None:
+        return []
+    meanings = {gap.value: gap.meaning for gap in Gap}
+    found = []
+    for variable in run.settings.protocol.clinical:
+        counts = missing.loc[missing["variable"] == variable.name, "reason"].value_counts()
+        order = sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))
+        gaps = [(str(code), meanings.get(str(code), ""), int(n)) for code, n in order]
+        there = int(values[variable.name].notna().sum())
+        found.append(Variable(variable.name, there, len(values) - there, gaps))
+    return found
