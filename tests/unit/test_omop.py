@@ -55,6 +55,7 @@ def world(tmp_path):
                 "PatientID": patient,
                 "StudyDate": "" if patient == "DATELESS" else f"2020010{n + 1}",
                 "BodyPartExamined": "ABDOMEN",
+                "Modality": "CT",
             }
         )
         shard.append((case, person, "CT", uid, f"1.3.{n}", "CT", "archive", f"/data/dicom/{n}/a"))
@@ -276,3 +277,14 @@ def test_a_series_is_where_the_source_of_the_site_has_it(world):
     assert list(rows["local_path"]) == ["/data/dicom/0", ""]
     address = "https://pacs.example/dicom-web/studies/1.3.1/series/1.2.1"
     assert list(rows["wadors_uri"]) == ["", address]
+
+
+def test_a_unit_is_of_the_modality_of_its_own_series(world):
+    shard = world / "results/demo/cohort/shards/s00001.parquet"
+    table = pd.read_parquet(shard)
+    table.loc[table["case_id"] == "case1", "modality"] = "PT"
+    write_parquet(shard, table)
+    rows = pd.read_csv(export(world) / "measurement.csv")
+    means = rows[rows["measurement_source_value"] == "IBSI:Q4LE"]
+    units = means.groupby("person_id")["unit_source_value"].unique().map(list).to_dict()
+    assert units == {1: ["[hnsf'U]"], 2: ["{SUVbw}g/ml"]}

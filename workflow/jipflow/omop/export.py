@@ -47,6 +47,7 @@ BODY_PART = "BodyPartExamined"
 """Code system of the values of Body Part Examined (0018,0015), which DICOM has as words."""
 
 REGION = ("case_id", "role", "segmentation", "segment")
+OF_SERIES = ("modality", "image_occurrence_id")
 TABLES = ("image_occurrence", "image_feature", "measurement", "source_code", "left_out")
 
 
@@ -107,13 +108,13 @@ def export(*, results: Path, out: Path, maps: Maps, first_id: int, form: Form = 
     series = _series(results, settings, secret)
     occurrences, left_out = _occurrences(series, maps, first_id)
     features = _features(results, settings)
-    kept = features.merge(occurrences[["case_id", "role", "image_occurrence_id"]])
+    kept = features.merge(occurrences[["case_id", "role", "modality", "image_occurrence_id"]])
     out.mkdir(mode=0o700, parents=True, exist_ok=True)
     out.chmod(0o700)
     connection = duckdb.connect(":memory:", config={"threads": 1})
     with scratch_folder(out) as spill:
         connection.execute(f"SET temp_directory = {quoted(spill)}")
-        regions, codes = _described(kept, occurrences, settings, maps.concepts, first_id)
+        regions, codes = _described(kept, settings, maps.concepts, first_id)
         _fill(connection, occurrences, kept, regions, codes, first_id)
         codes_table = _source_codes(codes, maps.concepts)
         connection.register("source_code", codes_table)
@@ -166,7 +167,8 @@ def _series(results: Path, settings: Settings, secret: bytes) -> pd.DataFrame:
         open_catalogs(folders, spill) as connection,
     ):
         headers = connection.execute(
-            "SELECT SeriesInstanceUID AS series_uid, PatientID, StudyDate, BodyPartExamined"
+            "SELECT SeriesInstanceUID AS series_uid, PatientID, Modality, StudyDate,"
+            " BodyPartExamined"
             " FROM catalog"
         ).df()
     found = roles.merge(headers, on="series_uid", how="left").sort_values(
@@ -230,7 +232,7 @@ def _occurrences(
     table["image_occurrence_id"] = table["series_uid"].map(uids).astype("int64")
     once = ~table.duplicated("series_uid")
     for column, system, name in (
-        ("modality", "DCM", "modality_concept_id"),
+        ("Modality", "DCM", "modality_concept_id"),
         ("BodyPartExamined", BODY_PART, "anatomic_site_concept_id"),
     ):
         table[name] = [
@@ -272,7 +274,6 @@ def _features(results: Path, settings: Settings) -> pd.DataFrame:
 
 def _described(
     kept: pd.DataFrame,
-    occurrences: pd.DataFrame,
     settings: Settings,
     concepts: ConceptMap,
     first_id: int,
@@ -284,10 +285,9 @@ def _described(
         for spec in settings.protocol.segmentations
         for segment in spec.segments
     }
-    features = [name for name in kept.columns if name not in FEATURE_COLUMNS]
-    features.remove("image_occurrence_id")
-    counts = kept.groupby(["segmentation", "role", "segment"])[features].count()
-    regions = kept[[*REGION, "image_occurrence_id"]].copy()
+    features = [name for name in kept.columns if name not in (*FEATURE_COLUMNS, *OF_SERIES)]
+    counts = kept.groupby(["segmentation", "role", "modality"])[features].count()
+    regions = kept[[*REGION, *OF_SERIES]].copy()
     regions["image_finding_id"] = range(first_id, first_id + len(regions))
     rows = kept[features].notna().sum(axis=1)
     described = [
@@ -298,22 +298,23 @@ def _described(
     regions[list(names)] = pd.DataFrame(described, columns=list(names), index=regions.index)
     regions["alg_system"] = [_system(row, settings) for row in kept.to_dict("records")]
     codes = []
-    for (segmentation, role), part in counts.groupby(level=[0, 1]):
-        modality = str(occurrences.loc[occurrences["role"] == role, "modality"].iloc[0])
+    for key, part in counts.to_dict("index").items():
+        segmentation, role, modality = map(str, key)  # type: ignore[call-overload]
         entry = next(
             e
             for e in settings.protocol.radiomics
             if (e.segmentation, e.role) == (segmentation, role)
         )
         parameters, suv = settings.radiomics(entry), settings.protocol.roles[str(role)].suv_type
-        for feature, number in part.sum().items():
+        for feature, number in part.items():
             if number:
-                named = name_feature(str(feature), parameters, modality, suv)
+                named = name_feature(str(feature), parameters, str(modality), suv)
                 codes.append(
-                    {"segmentation": segmentation, "role": role, "feature": feature}
+                    {"segmentation": segmentation, "role": role, "modality": modality}
+                    | {"feature": feature}
                     | _coded_feature(named, concepts, int(number))
                 )
-    columns = ["segmentation", "role", "feature", *_FEATURE_CODES]
+    columns = ["segmentation", "role", "modality", "feature", *_FEATURE_CODES]
     return regions, pd.DataFrame(codes, columns=columns)
 
 
@@ -375,8 +376,7 @@ def _fill(
     first_id: int,
 ) -> None:
     """Make the tables in the database from the parts that are joined."""
-    features = [name for name in kept.columns if name not in FEATURE_COLUMNS]
-    features.remove("image_occurrence_id")
+    features = [name for name in kept.columns if name not in (*FEATURE_COLUMNS, *OF_SERIES)]
     occurrence = occurrences.drop_duplicates("series_uid").sort_values("series_uid")
     for name, table in (
         ("occurrence", occurrence),
@@ -395,7 +395,7 @@ def _fill(
     )
     connection.execute(
         f"CREATE TABLE joined AS SELECT * FROM long JOIN region USING ({', '.join(REGION)})"
-        " JOIN code USING (segmentation, role, feature)"
+        " JOIN code USING (segmentation, role, modality, feature)"
         " JOIN (SELECT image_occurrence_id, person_id, date, visit FROM occurrence)"
         " USING (image_occurrence_id) ORDER BY id"
     )
