@@ -16,13 +16,14 @@ from jipflow.analyses import noise
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import ImpossibleCell, Limits, Proposed, kinds
 from jipflow.analyses.noisy_mean import HALF, Cell, NoisyMean, Settings
+from jipflow.cli import main
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.merge import merge
 from jipflow.hub.tables import write_tables
 from jipflow.hub.verify import verify
 from jipflow.release.contents import read_release
+from jipflow.release.draws import DrawFault
 from jipflow.release.gate import decide
-from jipflow.release.ledger import LedgerFault
 from jipflow.release.noise import spent_by
 from jipflow.release.saturation import Regions
 from jipflow.release.since import read_review
@@ -104,15 +105,24 @@ def test_another_cohort_has_another_draw(tmp_path):
     assert len(draws(world)) == 2
 
 
-def test_a_draw_that_was_changed_stops_the_release(tmp_path):
+def test_a_draw_that_was_changed_stops_the_release(tmp_path, capsys):
     world = noisy_site(tmp_path)
     world.build()
     (path,) = draws(world)
     content = json.loads(path.read_text())
     content["draw"]["numbers"]["noisy_n"] += 1
     path.write_text(json.dumps(content))
-    with pytest.raises(LedgerFault, match=path.name):
+    with pytest.raises(DrawFault, match=path.name):
         world.build()
+    identity = world.settings.site.identity
+    options = ["--results", str(world.root / "results"), "--secret", identity.secret_file]
+    assert main(["ledger", "show", identity.ledger_folder, *options]) == 1
+    assert "Restore it from the backup of the ledger" in capsys.readouterr().err
+    path.unlink()
+    assert main(["ledger", "show", identity.ledger_folder, *options]) == 0
+    world.build()
+    assert main(["ledger", "show", identity.ledger_folder, *options]) == 0
+    assert "noise that was drawn: 1 cells" in capsys.readouterr().out
 
 
 def test_without_a_budget_nothing_with_noise_leaves(tmp_path):
@@ -372,6 +382,7 @@ def test_the_gate_of_exact_cells_lets_none_with_noise_through():
 
 def test_without_opendp_an_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "opendp.prelude", None)
+    noise._laplace.cache_clear()
     with pytest.raises(ConfigError, match=r"jipflow\[noise\]"):
         noise.with_noise(3, 2.0)
 

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.contract import Rule
@@ -79,6 +80,12 @@ def with_noise(total: int, scale: float) -> int:
     Raises:
         ConfigError: OpenDP is not installed.
     """
+    return int(_laplace(scale)(total))
+
+
+@cache
+def _laplace(scale: float) -> Callable[[int], int]:
+    """Return OpenDP's discrete Laplace mechanism of a scale."""
     try:
         import opendp.prelude as dp
     except ImportError:
@@ -88,7 +95,8 @@ def with_noise(total: int, scale: float) -> int:
         ) from None
     dp.enable_features("contrib")
     space = dp.atom_domain(T="i64"), dp.absolute_distance(T="i64")
-    return int(dp.m.make_laplace(*space, scale=scale)(total))
+    mechanism: Callable[[int], int] = dp.m.make_laplace(*space, scale=scale)
+    return mechanism
 
 
 def variance(scale: float) -> float:

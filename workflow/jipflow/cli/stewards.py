@@ -37,8 +37,12 @@ def ledger_show(ledger: LedgerFolder, *, results: AllResults, secret: Secret) ->
     from jipflow.privacy.pseudonyms import known_secret
     from jipflow.release.ledger import Ledger
 
-    for kept in Ledger(ledger, known_secret(secret), results).entries():
+    known = Ledger(ledger, known_secret(secret), results)
+    for kept in known.entries():
         print(kept.line())
+    draws = known.draws.check()
+    if draws:
+        print(f"noise that was drawn: {draws} cells")
 
 
 @AUDIENCE.command("ledger resume")

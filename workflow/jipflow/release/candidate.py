@@ -127,7 +127,7 @@ def build(
         [cell for cell in proposed if isinstance(cell.analysis, WithNoise)],
         noise.budget if noise else None,
         pasts,
-        ledger.drawn,
+        ledger.draws.drawn,
     )
     decisions = sorted([*exact, *noisy.decisions], key=lambda each: each.proposed.order)
 

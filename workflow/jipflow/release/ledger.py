@@ -9,13 +9,11 @@ as it was written, stops every release, until a person says in writing that the 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,13 +30,15 @@ from jipflow.exchange.message import (
     checked,
     describe,
 )
-from jipflow.files import atomic_path, read_json, sha256_file, write_json
+from jipflow.files import read_json, sha256_file, write_json
 from jipflow.privacy.pseudonyms import fingerprint, known_secret
 from jipflow.reasons import StageError
 from jipflow.release.approval import MOST_PERSONS, names_of
 from jipflow.release.approval import Signed as Approval
 from jipflow.release.behind import CELLS, VALUES, Behind, read_behind
+from jipflow.release.draws import Draws
 from jipflow.release.history import Past
+from jipflow.release.private import alone_in, write_private
 from jipflow.settings.hub import Approver
 from jipflow.settings.part import Part
 from jipflow.settings.resources import ConfigError
@@ -46,9 +46,6 @@ from jipflow.settings.run import Settings
 
 LAST = "ledger.json"
 """Name of the file of a results folder that says which entry of the ledger was the last."""
-
-NOISE = "noise"
-"""Name of the folder of the draws of noise."""
 
 FIRST = "0" * 64
 """What the first entry has in place of the hash of the one before."""
@@ -111,23 +108,6 @@ class Entry(Part):
     resumed: Signed | None = None
 
 
-class Draw(Part):
-    """Noisy numbers that were drawn once."""
-
-    format: Literal["jipflow-noise-1"] = "jipflow-noise-1"
-    identity: Sha256
-    """Hash of what they are of."""
-    numbers: dict[str, int]
-
-
-class SealedDraw(Part):
-    """What the file of a draw holds."""
-
-    draw: Draw
-    seal: Sha256
-    """Likewise of the draw."""
-
-
 class Sealed(Part):
     """What the file of an entry holds."""
 
@@ -175,11 +155,15 @@ class Ledger:
         secret: of the site.
         results: folder for the results of all protocols, which says what the last entry was and
             has the bundles.
+
+    Attributes:
+        draws: noise that was drawn.
     """
 
     def __init__(self, folder: Path, secret: bytes, results: Path) -> None:
         self.folder = Path(folder)
         self.results = Path(results)
+        self.draws = Draws(self.folder, secret)
         self._secret = secret
 
     def entries(self) -> list[Kept]:
@@ -222,36 +206,6 @@ class Ledger:
         with self._alone():
             if packed not in self.packed():
                 self._write(behind, release=packed)
-
-    def drawn(self, identity: str, make: Callable[[], dict[str, int]]) -> Mapping[str, int]:
-        """Return noisy numbers that are drawn once and read ever after.
-
-        Args:
-            identity: hash of what they are of.
-            make: draws them.
-
-        Raises:
-            LedgerFault: they are not as they were written.
-        """
-        path = self.folder / NOISE / f"{identity}.json"
-        with self._alone():
-            if not path.is_file():
-                draw = Draw(identity=identity, numbers=make())
-                path.parent.mkdir(mode=0o700, exist_ok=True)
-                sealed = SealedDraw(draw=draw, seal=self._seal(draw))
-                _write_private(path, canonical(sealed.plain()))
-            return self._draw(path).numbers
-
-    def _draw(self, path: Path) -> Draw:
-        """Read a draw and check its seal."""
-        try:
-            sealed = checked(SealedDraw, read_json(path), str(path))
-        except (ValueError, ConfigError):
-            raise self._fault(f"{path} is not as it was written") from None
-        right = hmac.compare_digest(sealed.seal, self._seal(sealed.draw))
-        if not right or sealed.draw.identity != path.stem:
-            raise self._fault(f"{path} was changed, or written with another secret")
-        return sealed.draw
 
     def resume(self, *, name: str, key_file: Path, reason: str) -> Resumption:
         """Let a ledger go on that is not as it was.
@@ -426,9 +380,9 @@ class Ledger:
         )
         if behind is not None:
             for name, data in ((CELLS, behind.cells), (VALUES, behind.values)):
-                _write_private(path.with_suffix(f".{name}"), data)
+                write_private(path.with_suffix(f".{name}"), data)
         content = canonical(Sealed(entry=entry, seal=self._seal(entry)).plain())
-        _write_private(path, content)
+        write_private(path, content)
         write_json(self.results / LAST, {"number": number, "sha256": describe(content).sha256})
 
     def _last_number(self) -> int:
@@ -438,19 +392,12 @@ class Ledger:
             return 0
         return last[0] if last else 0
 
-    def _seal(self, content: Part) -> str:
-        return hmac.new(self._secret, canonical(content.plain()), hashlib.sha256).hexdigest()
+    def _seal(self, entry: Entry) -> str:
+        return hmac.new(self._secret, canonical(entry.plain()), hashlib.sha256).hexdigest()
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """Keep other writers off the ledger while the block runs."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+        return alone_in(self.folder)
 
     def _fault(self, what: str) -> LedgerFault:
         return LedgerFault(
@@ -472,13 +419,3 @@ def site_ledger(settings: Settings, results: Path) -> Ledger:
     """
     identity = settings.site.identity
     return Ledger(Path(identity.ledger_folder), known_secret(Path(identity.secret_file)), results)
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read, whole or not at all."""
-    with atomic_path(path) as partial:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
