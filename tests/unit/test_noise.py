@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import stat
 import sys
 from collections import Counter
@@ -11,22 +12,26 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from federation_world import VOLUME, hub_settings, opened, plain, protocol, site
+from federation_world import VOLUME, accept, hub_settings, protocol, site
 from jipflow.analyses import noise
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import ImpossibleCell, Limits, Proposed, kinds
 from jipflow.analyses.noisy_mean import HALF, Cell, NoisyMean, Settings
 from jipflow.cli import main
-from jipflow.hub.decisions import Accepted
 from jipflow.hub.merge import merge
+from jipflow.hub.rounds import Outlook
 from jipflow.hub.tables import write_tables
-from jipflow.hub.verify import verify
 from jipflow.release.contents import read_release
 from jipflow.release.draws import DrawFault
 from jipflow.release.gate import decide
 from jipflow.release.noise import spent_by
 from jipflow.release.saturation import Regions
+from jipflow.release.sent import sent_before
 from jipflow.release.since import read_review
+from jipflow.release.terms import Terms
+from jipflow.report.basis import Basis
+from jipflow.report.disclosure import write_disclosure_page
+from jipflow.report.hub import write_hub_report
 from jipflow.report.review import content_sentences
 from jipflow.settings.protocol import Disclosure
 from jipflow.settings.resources import ConfigError
@@ -186,6 +191,7 @@ def test_what_left_leaves_again_and_takes_nothing(tmp_path):
     world = noisy_site(tmp_path, budget=1.0)
     world.send(tmp_path / "inbox")
     first = noisy_cells(world.build())
+    draws(world)[0].unlink()
     world.send(tmp_path / "inbox", attempt=2)
     assert noisy_cells(world.build()) == first
     assert set(spent_by([k.past for k in world.ledger.entries()]).values()) == {1.0}
@@ -216,22 +222,10 @@ def test_the_hub_takes_noisy_cells_and_says_how_far_they_are_off(tmp_path):
     for world in worlds:
         world.settings = settings_of(world.settings.site.plain(), content)
     settings = hub_settings(worlds, inbox, content)
-    accepted = []
     for world in worlds:
-        found = verify(plain(world.send(inbox).read_bytes()), settings, opened(settings))
-        accepted.append(
-            Accepted(
-                file="x",
-                sha256="0" * 64,
-                site=world.name,
-                attempt=1,
-                approver="Ada Roe",
-                issued="2026-11-03T12:00:00Z",
-                version=found.aggregates.version,
-                aggregates=found.aggregates,
-                disclosure=found.disclosure,
-            )
-        )
+        world.send(inbox)
+    accepted, rejected = accept(inbox=inbox, settings=settings)
+    assert rejected == []
     result = merge(accepted=accepted, settings=settings)
     (cell,) = result["analyses"][0]["cells"]
     assert cell["noisy_n"] == sum(part["noisy_n"] for part in cell["by_site"])
@@ -242,10 +236,42 @@ def test_the_hub_takes_noisy_cells_and_says_how_far_they_are_off(tmp_path):
     assert [s["patients"] for s in result["sites"]] == [None, None]
     write_tables(result, tmp_path / "tables")
     assert "mean_error" in (tmp_path / "tables" / "private.csv").read_text()
-    drawn = NoisyMean.draw_result(result["analyses"][0], ["north", "south", "west"])
-    (row,) = drawn.groups[0].table.rows
-    assert "±" in str(row[1].text)
-    assert "withheld" in str(row[-1].text)
+    write_hub_report(
+        result=result,
+        accepted=accepted,
+        rejected=rejected,
+        outlook=Outlook(1, ["north", "south"], [], further=False),
+        settings=settings,
+        path=tmp_path / "hub.html",
+    )
+    page = words(tmp_path / "hub.html")
+    assert "but for those with noise, whose error stands behind ±" in page
+    assert f"{cell['noisy_n']} ± 4" in page
+
+
+def test_the_releasers_page_says_what_noise_means(tmp_path):
+    world = noisy_site(tmp_path)
+    world.send(tmp_path / "inbox")
+    world.table = world.table[world.table["patient"] != "pseudonorth0003"]
+    world.write()
+    world.build()
+    write_disclosure_page(
+        release=read_release(world.release),
+        terms=Terms.of(world.settings),
+        review=read_review(world.release, built=False),
+        path=tmp_path / "page.html",
+        basis=Basis([], [], "study", 11, 11, 0, [], []),
+        sent=sent_before(world.bundles, "demo", "north", 1),
+    )
+    page = words(tmp_path / "page.html")
+    assert "No exact cell is of fewer patients than the minimum." in page
+    assert "With noise that was drawn anew." in page
+    assert "None patients" not in page
+
+
+def words(path):
+    text = re.sub(r"<[^>]+>", " ", path.read_text(encoding="utf-8"))
+    return re.sub(r"\s+", " ", text)
 
 
 def analysis(**changes):

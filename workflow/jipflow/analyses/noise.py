@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from jipflow.analyses.contract import Rule
+from jipflow.analyses.contract import Rule, kinds
 from jipflow.settings.resources import ConfigError
 
 if TYPE_CHECKING:
@@ -68,6 +68,11 @@ class WithNoise(ABC):
         With these, a patient more or less changes the probability of all numbers together by a
         factor of e^epsilon at most.
         """
+
+
+def has_noise(kind: str) -> bool:
+    """Return whether the numbers of a kind of analysis have noise."""
+    return issubclass(kinds()[kind], WithNoise)
 
 
 def with_noise(total: int, scale: float) -> int:

@@ -66,6 +66,7 @@ class Draws:
             DrawFault: they are not as they were written.
         """
         path = self.folder / f"{identity}.json"
+        # The ledger's folder first, so that it is made for its owner alone.
         with alone_in(self.folder.parent), alone_in(self.folder):
             if not path.is_file():
                 draw = Draw(identity=identity, numbers=make())

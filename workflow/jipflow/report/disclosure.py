@@ -8,6 +8,7 @@ from typing import Any
 
 from jipflow.analyses.contract import Finding, kinds
 from jipflow.analyses.forms import ReleasedAnalysis
+from jipflow.analyses.noise import has_noise
 from jipflow.exchange import message
 from jipflow.reasons import StageError
 from jipflow.release.approval import FORMAT, ProtocolText, Statement
@@ -57,6 +58,7 @@ def write_disclosure_page(
         path,
         "disclosure.html.j2",
         aggregates=aggregates,
+        noisy=any(has_noise(analysis.kind) for analysis in aggregates.analyses),
         sentences=[
             *content_sentences(release, review),
             reach_sentence(review, aggregates.round, ()),

@@ -11,6 +11,7 @@ from typing import Any
 
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import kinds
+from jipflow.analyses.noise import has_noise
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.rounds import Outlook
 from jipflow.hub.settings import HubSettings
@@ -66,6 +67,7 @@ def write_hub_report(
         path,
         "hub.html.j2",
         result=result,
+        noisy=any(has_noise(analysis["kind"]) for analysis in result["analyses"]),
         files={entry.site: entry.file for entry in accepted},
         rejected=rejected,
         outlook=outlook,
