@@ -244,8 +244,16 @@ def run_sites(sites: int, cells: int) -> dict[str, float]:
         start = time.process_time()
         thread = hub_thread(made.settings)
         content = {"protocol": made.settings.text.plain(), "round": 1, "analyses": []}
-        thread.add(Event(kind="round", round=1, issued=ISSUED, roster=made.roster, content=content))
-        thread.speak(made.hub_key, __version__)
+        event = Event(
+            kind="round",
+            round=1,
+            version=__version__,
+            issued=ISSUED,
+            roster=made.roster,
+            content=content,
+        )
+        thread.add(event)
+        thread.speak(made.hub_key)
         sent = thread.send(Path(folder, "outbox"))
         answered = time.process_time() - start
         start = time.process_time()

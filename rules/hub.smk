@@ -92,8 +92,10 @@ rule hub_accept:
         "../envs/jipflow.yaml"
     params:
         file=settings_file,
+        round=ROUND,
     shell:
-        "jipflow hub accept --settings {params.file:q} --accepted {output.accepted:q}"
+        "jipflow hub accept --settings {params.file:q} --round {params.round}"
+        " --accepted {output.accepted:q}"
         " --rejected {output.rejected:q} --record {output.record:q} > {log:q} 2>&1"
 
 
@@ -154,8 +156,10 @@ rule hub_report:
         "../envs/jipflow.yaml"
     params:
         file=settings_file,
+        round=ROUND,
     shell:
-        "jipflow hub report --settings {params.file:q} --result {input.result:q} --accepted {input.accepted:q}"
+        "jipflow hub report --settings {params.file:q} --round {params.round}"
+        " --result {input.result:q} --accepted {input.accepted:q}"
         " --rejected {input.rejected:q} --out {output.report:q}"
         " --made-of {input.made_of:q} --record {output.record:q} > {log:q} 2>&1"
 

@@ -240,7 +240,7 @@ def open_round(folder: Path, protocol: str, sites: Sequence[Site]) -> Path:
     settings = load_hub_settings(content)
     thread = hub_thread(settings)
     open_first(settings, thread)
-    thread.speak(HUB_KEY, settings.version)
+    thread.speak(HUB_KEY)
     thread.send(folder / f"outbox-{protocol}")
     for site in sites:
         received = site.results / "exchange" / "in"

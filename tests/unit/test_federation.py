@@ -14,7 +14,15 @@ from jipflow.exchange.roster import RosterFault
 from jipflow.exchange.sealing import seal
 from jipflow.hub import rounds, thread
 from jipflow.hub.merge import merge
-from jipflow.hub.rounds import RosterDiffers, change_roster, end_rounds, open_first, state_of
+from jipflow.hub.rounds import (
+    RosterDiffers,
+    change_roster,
+    check_round,
+    end_rounds,
+    open_first,
+    state_of,
+)
+from jipflow.reasons import StageError
 from jipflow.release.contents import ReleaseError
 from thread_world import MEDIAN, NAMES, Federation
 
@@ -215,7 +223,7 @@ def test_ended_rounds_keep_what_was_accepted_and_take_nothing_new(federation):
     federation.send("north", "south")
     federation.accept()
     west = federation.build("west")
-    end_rounds(federation.thread, "The protocol has an error.")
+    end_rounds(federation.settings, federation.thread, "The protocol has an error.")
     federation.speak()
     federation.pack("west", west)
     accepted, reasons = federation.accept()
@@ -226,6 +234,12 @@ def test_ended_rounds_keep_what_was_accepted_and_take_nothing_new(federation):
     assert not federation.close()
     with pytest.raises(ReleaseError, match="has ended the rounds"):
         federation.pack("north", federation.receive("north")[0])
+
+
+def test_a_run_that_was_planned_for_another_round_is_refused(federation):
+    check_round(federation.thread, 1)
+    with pytest.raises(StageError, match=r"planned for round 2, and round 1 is open .* hub again"):
+        check_round(federation.thread, 2)
 
 
 @pytest.mark.parametrize("dies_at", [1, 2, 3, 4, 5])

@@ -227,12 +227,12 @@ def test_an_oversized_member(north, inbox):
     assert refusal(zipped(big), north, inbox) == "oversized_member"
 
 
-def test_an_oversized_bundle(north, inbox):
+def test_an_oversized_message(north, inbox):
     with north.path.open("r+b") as stream:
         stream.truncate(READ_ANYHOW + 1)
     settings = hub_settings([north], inbox)
     accepted, (entry,) = accept(inbox=inbox, settings=settings)
-    assert (accepted, entry.reason) == ([], "oversized_bundle")
+    assert (accepted, entry.reason) == ([], "oversized_message")
     with north.path.open("r+b") as stream:
         stream.truncate(READ_ANYHOW)
     assert accept(inbox=inbox, settings=settings)[1][0].reason == "other_seal"

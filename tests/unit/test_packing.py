@@ -103,6 +103,19 @@ def test_what_the_hub_cannot_open_is_sealed_again(north, tmp_path, damage):
     assert unseal(again, other if damage == "other key" else HUB_KEY) == raw
 
 
+def test_after_the_last_attempt_a_sentence_says_what_to_do(north, tmp_path):
+    approve(north)
+    forged = tmp_path / "out" / f"{north.settings.protocol_id}-north-r01-a999.age"
+    forged.parent.mkdir()
+    forged.write_bytes(b"")
+    with pytest.raises(ReleaseError, match=r"Attempt 999 of round 1 is the last .* move that file"):
+        bundle(north, tmp_path / "out")
+    forged.unlink()
+    again = bundle(north, tmp_path / "out").read_bytes()
+    forged.write_bytes(b"")
+    assert bundle(north, tmp_path / "out").read_bytes() == again
+
+
 def test_the_bytes_of_a_zip_are_pinned():
     """The hub compares bytes: a Python that writes another zip must show here first."""
     names = (*message.FRAME, *message.FILES["release"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 
 import pytest
 
-from federation_world import HUB_KEY, unpack
+from federation_world import HUB_KEY, ISSUED, unpack
 from jipflow.exchange import keys, message
 from jipflow.exchange.message import FIRST, digest
+from jipflow.exchange.sealing import unseal
 from jipflow.hub.thread import ThreadFault
 from jipflow.release import rounds
 from jipflow.release.rounds import RoundFault, Site, receive
@@ -156,7 +158,7 @@ def test_a_changed_member_in_a_sound_zip(hub, name, reason):
 def test_a_message_beyond_all_sizes_is_not_read(hub, monkeypatch):
     path = hub.put("north", hub.messages("north")[0], "a")
     monkeypatch.setattr(rounds, "LARGEST", path.stat().st_size - 1)
-    assert refused_alone(hub) == ["oversized_bundle"]
+    assert refused_alone(hub) == ["oversized_message"]
     monkeypatch.setattr(rounds, "LARGEST", path.stat().st_size)
     assert hub.receive("north")[2] == {}
 
@@ -305,6 +307,70 @@ def test_a_damaged_memory_of_the_site_is_named(tmp_path, damage):
     damage(sorted(folder.iterdir()))
     with pytest.raises(RoundFault, match=str(folder)):
         hub.receive("north", SENT)
+
+
+def edited(path):
+    """Write another time into an event, which stays valid."""
+    text = path.read_text()
+    assert ISSUED in text
+    path.write_text(text.replace(ISSUED, "2031-01-01T00:00:00Z"))
+    return digest(path.read_bytes())
+
+
+@pytest.mark.parametrize("position", range(4))
+def test_a_valid_event_that_was_edited_is_named(tmp_path, position):
+    four(tmp_path)
+    path = sorted((tmp_path / "hub" / "events").iterdir())[position]
+    edited(path)
+    with pytest.raises(ThreadFault, match=f"{path} was changed; restore .* from a backup"):
+        Hub(tmp_path).messages("north")
+
+
+def test_an_event_under_the_name_of_its_new_content_breaks_the_chain(tmp_path):
+    four(tmp_path)
+    paths = sorted((tmp_path / "hub" / "events").iterdir())
+    stem, _, _ = paths[1].stem.rpartition("-")
+    paths[1].rename(paths[1].with_name(f"{stem}-{edited(paths[1])}.json"))
+    with pytest.raises(ThreadFault, match=f"{paths[2]} does not follow the event before it"):
+        Hub(tmp_path).messages("north")
+
+
+def test_the_last_event_that_was_sent_is_missed(tmp_path):
+    four(tmp_path)
+    sorted((tmp_path / "hub" / "events").iterdir())[-1].unlink()
+    with pytest.raises(ThreadFault, match="of an event that is not in"):
+        Hub(tmp_path).thread.send(tmp_path / "out")
+
+
+def test_another_version_says_the_same_of_an_event_to_the_last_bit(tmp_path):
+    """As a hub does that was upgraded before it spoke, and restored from the events."""
+    event, before = Hub(tmp_path), {}
+    event.add("round", 1)
+    for name in NAMES:
+        (before[name],) = event.messages(name)
+        manifest = json.loads(unpack(before[name])["manifest.json"])
+        assert manifest["version"] == event.thread.events[0].version == "1.0.0"
+    shutil.rmtree(tmp_path / "hub" / "out")
+    assert {name: Hub(tmp_path).messages(name)[0] for name in NAMES} == before
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone"])
+def test_what_the_outbox_has_no_more_whole_is_sealed_again_and_nothing_else(hub, tmp_path, damage):
+    hub.messages("north")
+    first, *others = hub.thread.send(tmp_path / "out")
+    known = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in others}
+    sealed = first.read_bytes()
+    if damage == "gone":
+        first.unlink()
+    else:
+        half = sealed[: len(sealed) // 2]
+        first.write_bytes(half if damage == "cut" else half + sealed[: len(sealed) - len(half)])
+    assert hub.thread.waiting(tmp_path / "out") == [first.name]
+    assert hub.thread.send(tmp_path / "out") == [first]
+    assert unseal(first.read_bytes(), key_of("north")) == hub.messages("north")[0]
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in others} == known
+    assert hub.thread.waiting(tmp_path / "out") == []
+    assert hub.thread.send(tmp_path / "out") == []
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)

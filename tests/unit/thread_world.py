@@ -76,7 +76,14 @@ class Hub:
         """Let something happen, whether or not an honest hub would do so."""
         opened = {"protocol": self.text.plain(), "round": round_, "analyses": []}
         content = content or {"round": opened, "roster": {}, "end": {}}[kind]
-        event = Event(kind=kind, round=round_, issued=ISSUED, roster=self.roster, content=content)
+        event = Event(
+            kind=kind,
+            round=round_,
+            version="1.0.0",
+            issued=ISSUED,
+            roster=self.roster,
+            content=content,
+        )
         self.thread.add(event)
 
     def change(self, members, round_, /, **changes):
@@ -89,7 +96,7 @@ class Hub:
 
     def messages(self, name, key=HUB_KEY):
         """Return the bytes of all messages to a site, before they are sealed."""
-        self.thread.speak(key, "1.0.0")
+        self.thread.speak(key)
         return [known.path.read_bytes() for known in self.thread.messages(name)]
 
     def put(self, name, raw, file, to=None):
@@ -158,7 +165,7 @@ class Federation:
         return hub_thread(self.settings)
 
     def speak(self):
-        self.thread.speak(HUB_KEY, "1.0.0")
+        self.thread.speak(HUB_KEY)
         self.thread.send(self.folder / "out")
 
     def receive(self, name, sent=()):

@@ -41,9 +41,6 @@ from jipflow.settings.protocol import AnalysisSettings, Disclosure, Protocol
 if TYPE_CHECKING:
     from jipflow.blocks import Drawing
 
-FEWEST_SITES = 3
-"""Fewer sites get nothing of each other's: of two, each would know the other's numbers."""
-
 TOLERANCE = 1e-9
 """How far rounding may carry a number beyond a bound: of 1, or of its own size."""
 

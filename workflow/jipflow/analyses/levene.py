@@ -22,7 +22,6 @@ from typing import Any, Literal
 from jipflow.analyses import deviations
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import (
-    FEWEST_SITES,
     Analysis,
     Implied,
     ImpossibleCell,
@@ -49,6 +48,7 @@ from jipflow.analyses.moments import (
     verify_moments,
 )
 from jipflow.blocks import Drawing
+from jipflow.exchange.roster import FEWEST_SITES
 from jipflow.settings.bounds import bounds
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 

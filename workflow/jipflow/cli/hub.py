@@ -26,7 +26,7 @@ def hub_open(*, settings: SettingsFile, record: Record) -> None:
     read = read_hub_settings(settings)
     thread = hub_thread(read)
     open_first(read, thread)
-    thread.speak(load_or_create_key(Path(read.hub.identity.signing_key_file)), read.version)
+    thread.speak(load_or_create_key(Path(read.hub.identity.signing_key_file)))
     for path in thread.send(read.outbox):
         print(f"for its site: {path}")
     with recorded(record, read, "hub_open", outputs=[], state=hub_state(read, thread)):
@@ -37,6 +37,7 @@ def hub_open(*, settings: SettingsFile, record: Record) -> None:
 def hub_accept(
     *,
     settings: SettingsFile,
+    round_: Annotated[int, "the round"],
     accepted: Annotated[Path, "what is accepted"],
     rejected: Annotated[Path, "what is rejected, and why"],
     record: Record,
@@ -45,17 +46,18 @@ def hub_accept(
     from jipflow.exchange.keys import load_key
     from jipflow.hub.accept import accept
     from jipflow.hub.decisions import write_accepted, write_rejected
-    from jipflow.hub.rounds import accept_state, hub_thread, reader
+    from jipflow.hub.rounds import accept_state, check_round, hub_thread, reader
     from jipflow.hub.settings import read_hub_settings
 
     read = read_hub_settings(settings)
     thread, inbox = hub_thread(read), read.inbox
+    check_round(thread, round_)
     tables = [accepted, rejected]
     state = accept_state(read, thread)
     with recorded(record, read, "hub_accept", outputs=tables, state=state):
         taken, refused = accept(
             inbox=inbox,
-            received=thread.received(thread.round),
+            received=thread.received(round_),
             reader=reader(read, thread, load_key(Path(read.hub.identity.signing_key_file))),
         )
         for entry in refused:
@@ -122,7 +124,7 @@ def hub_close(
         opened = close(read, thread, taken, round_)
         if opened:
             key = load_key(Path(read.hub.identity.signing_key_file))
-            thread.speak(key, read.version)
+            thread.speak(key)
             for path in thread.send(read.outbox):
                 print(f"for its site: {path}")
         write_json(out, {**asdict(waits), "opened": opened})
@@ -140,6 +142,7 @@ def _pages(report: Path) -> Iterator[Path]:
 def hub_report(
     *,
     settings: SettingsFile,
+    round_: Annotated[int, "the round"],
     result: Annotated[Path, "result.json"],
     accepted: Annotated[Path, "what was accepted"],
     rejected: Annotated[Path, "what was rejected"],
@@ -150,19 +153,21 @@ def hub_report(
     """Write the hub's report."""
     from jipflow.files import read_json
     from jipflow.hub.decisions import read_accepted, read_rejected
-    from jipflow.hub.rounds import hub_thread, outlook
+    from jipflow.hub.rounds import check_round, hub_thread, outlook
     from jipflow.hub.settings import read_hub_settings
     from jipflow.report.hub import write_hub_report
 
     read = read_hub_settings(settings)
     check_made(read, dict.fromkeys(made_of, ()))
+    thread = hub_thread(read)
+    check_round(thread, round_)
     with recorded(record, read, "hub_report", inputs=made_of, outputs=_pages(out)):
         taken = read_accepted(accepted)
         write_hub_report(
             result=read_json(result),
             accepted=taken,
             rejected=read_rejected(rejected),
-            outlook=outlook(read, hub_thread(read), {entry.site for entry in taken}),
+            outlook=outlook(read, thread, {entry.site for entry in taken}, round_),
             settings=read,
             path=out,
         )

@@ -50,7 +50,7 @@ def rounds_end(hub: HubFile, *, because: Because) -> None:
     from jipflow.hub.rounds import end_rounds, hub_thread
 
     with _alone(hub) as settings:
-        event = end_rounds(hub_thread(settings), because)
+        event = end_rounds(settings, hub_thread(settings), because)
         _send(settings)
     print(f"the rounds of {settings.protocol.protocol.id} were ended in round {event.round}")
 
@@ -77,7 +77,7 @@ def _send(settings: HubSettings) -> None:
     from jipflow.hub.rounds import hub_thread
 
     thread = hub_thread(settings)
-    thread.speak(load_key(Path(settings.hub.identity.signing_key_file)), settings.version)
+    thread.speak(load_key(Path(settings.hub.identity.signing_key_file)))
     for path in thread.send(settings.outbox):
         print(f"for its site: {path}")
     address = settings.ways()[1].address

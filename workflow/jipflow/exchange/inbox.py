@@ -96,7 +96,7 @@ def read_message(path: Path, largest: int) -> bytes:
     with open(descriptor, "rb") as stream:
         raw = stream.read(largest + 1)
     if len(raw) > largest:
-        raise Refused(Refusal.OVERSIZED_BUNDLE, f"more than {largest} bytes")
+        raise Refused(Refusal.OVERSIZED_MESSAGE, f"more than {largest} bytes")
     return raw
 
 

@@ -74,6 +74,9 @@ LIMITS = {
 FIRST = "0" * 64
 """What the first message of a thread has in place of the hash of the one before."""
 
+MOST_ATTEMPTS = 999
+"""Of a site in one round; three digits of the name of its file."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PartName = Annotated[str, Field(pattern=r"^[a-z_]{1,20}$")]
 Version = Annotated[str, Field(pattern=r"^[0-9][0-9A-Za-z.+-]{0,39}$")]
@@ -122,7 +125,7 @@ class Manifest(Part):
     version: Version
     """jipflow's version at the sender."""
     round: Round
-    attempt: Annotated[int, Field(ge=1, le=999)]
+    attempt: Annotated[int, Field(ge=1, le=MOST_ATTEMPTS)]
     """Counts what a site sends in one round; the hub takes the latest. Of the hub's messages 1."""
     sender: Id
     recipient: Id

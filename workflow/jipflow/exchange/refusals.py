@@ -10,7 +10,7 @@ class Refusal(Coded):
 
     NOT_A_FILE = ("not_a_file", "A link, folder or device, not a plain file")
     CLOSED_FILE = ("closed_file", "The account of whoever put it there lets the hub's not read it")
-    OVERSIZED_BUNDLE = ("oversized_bundle", "The file is larger than any message may be")
+    OVERSIZED_MESSAGE = ("oversized_message", "The file is larger than any message may be")
     NOT_SEALED = ("not_sealed", "The file is not a message sealed by age")
     OTHER_SEAL = ("other_seal", "Sealed for another key, changed on its way, or cut short")
     NOT_A_ZIP = ("not_a_zip", "The file is not a readable zip archive")

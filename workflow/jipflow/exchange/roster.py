@@ -17,7 +17,7 @@ from jipflow.settings.hub import Member
 from jipflow.settings.part import Id, Part
 from jipflow.settings.resources import ConfigError
 
-FEWEST = 3
+FEWEST_SITES = 3
 """Fewest sites where one gets back what all have sent: of two, each could subtract its own."""
 
 
@@ -77,8 +77,8 @@ def next_roster(
         round_: the round that is open.
 
     Raises:
-        RosterFault: nothing changes, a site joins after the first round, or fewer than `FEWEST`
-            sites are left of as many or more.
+        RosterFault: nothing changes, a site joins after the first round, or fewer than
+            `FEWEST_SITES` are left of as many or more.
     """
     new = sorted(members, key=lambda member: member.site)
     if new == sorted(before.members, key=lambda member: member.site):
@@ -92,10 +92,10 @@ def next_roster(
             f"{min(joining)} cannot join in round {round_}, for its numbers of the rounds before "
             "are missing; end these rounds and begin anew with another version of the protocol."
         )
-    if len(left) < FEWEST <= len(before.members):
+    if len(left) < FEWEST_SITES <= len(before.members):
         raise RosterFault(
-            f"only {len(left)} sites would be left, and no fewer than {FEWEST} may be, for of two "
-            "each could subtract its own numbers from the sum; end these rounds instead."
+            f"only {len(left)} sites would be left, and no fewer than {FEWEST_SITES} may be, for "
+            "of two each could subtract its own numbers from the sum; end these rounds instead."
         )
     return Roster(
         hub=before.hub,

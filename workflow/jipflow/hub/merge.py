@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jipflow.analyses.cells import CellKey
-from jipflow.analyses.contract import FEWEST_SITES, AnyAnalysis, analyses_of
+from jipflow.analyses.contract import AnyAnalysis, analyses_of
 from jipflow.analyses.forms import CountedCell, ReleasedCell, StatedCell
 from jipflow.exchange.message import checked
+from jipflow.exchange.roster import FEWEST_SITES
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.settings import HubSettings
 from jipflow.release.contents import Aggregates, State, formats

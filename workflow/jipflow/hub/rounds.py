@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from jipflow.analyses.contract import analyses_of
 from jipflow.exchange.inbox import inbox_digest
 from jipflow.exchange.message import End, checked, now_text
-from jipflow.exchange.roster import FEWEST, first_roster, next_roster
+from jipflow.exchange.roster import FEWEST_SITES, first_roster, next_roster
 from jipflow.files import canonical_digest
 from jipflow.hub.accept import Reader
 from jipflow.hub.decisions import Accepted
@@ -82,16 +82,17 @@ def open_first(settings: HubSettings, thread: Thread, issued: str | None = None)
             )
         return
     rounds = most_rounds(settings)
-    if rounds > 1 and len(members) < FEWEST:
+    if rounds > 1 and len(members) < FEWEST_SITES:
         raise ConfigError(
             f"the roster has {len(members)} sites, and a protocol of {rounds} rounds needs "
-            f"{FEWEST}: of two, each could subtract its own numbers from what comes back."
+            f"{FEWEST_SITES}: of two, each could subtract its own numbers from what comes back."
         )
     time = issued or now_text()
     thread.add(
         Event(
             kind="round",
             round=1,
+            version=settings.version,
             issued=time,
             roster=first_roster(settings.hub.hub.id, members, time),
             content={"protocol": settings.text.plain(), "round": 1, "analyses": []},
@@ -142,6 +143,23 @@ def open_round(thread: Thread) -> Open:
         earlier={site: frozenset(hashes[:-1]) for site, hashes in known.items()},
         ended=thread.end is not None,
     )
+
+
+def check_round(thread: Thread, round_: int) -> None:
+    """Check that the round that a run was planned for is the one that is open.
+
+    Args:
+        thread: of the hub.
+        round_: that the run was planned for.
+
+    Raises:
+        StageError: it is another one, into which nothing may be written by this name.
+    """
+    if thread.round != round_:
+        raise StageError(
+            f"This run was planned for round {round_}, and round {thread.round} is open by "
+            f"{thread.folder / 'events'}; run snakemake hub again."
+        )
 
 
 def reader(settings: HubSettings, thread: Thread, key: Ed25519PrivateKey) -> Reader:
@@ -209,6 +227,7 @@ def close(settings: HubSettings, thread: Thread, accepted: Sequence[Accepted], r
         Event(
             kind="round",
             round=waits.round + 1,
+            version=settings.version,
             issued=issued,
             roster=thread.roster,
             content=content,
@@ -233,12 +252,19 @@ def change_roster(settings: HubSettings, thread: Thread, because: str) -> Event:
     roster = next_roster(
         before, settings.hub.roster, because=because, issued=issued, round_=thread.round
     )
-    event = Event(kind="roster", round=thread.round, issued=issued, roster=roster, content={})
+    event = Event(
+        kind="roster",
+        round=thread.round,
+        version=settings.version,
+        issued=issued,
+        roster=roster,
+        content={},
+    )
     thread.add(event)
     return event
 
 
-def end_rounds(thread: Thread, because: str) -> Event:
+def end_rounds(settings: HubSettings, thread: Thread, because: str) -> Event:
     """End the rounds before they are over. What sites sent, and results made of it, stays.
 
     Raises:
@@ -253,6 +279,7 @@ def end_rounds(thread: Thread, because: str) -> Event:
     event = Event(
         kind="end",
         round=thread.round,
+        version=settings.version,
         issued=now_text(),
         roster=thread.roster,
         content=end.plain(),

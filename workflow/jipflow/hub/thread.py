@@ -1,9 +1,10 @@
 """What a hub has sent to its sites, and what it has in force: rosters, rounds, and their end.
 
 A hub's thread with its sites about one text of a protocol is a list of events: a round was opened,
-the roster was changed, the rounds were ended. Each is a file that is written once; all messages
-follow from them, so that a hub that was killed says the rest when it runs again, with the same
-bytes. What sites sent and was accepted lies beside, by round (`jipflow.hub.memory`).
+the roster was changed, the rounds were ended. Each is a file that is written once, has its hash in
+its name and names the hash of the one before; all messages follow from them, so that a hub that was
+killed says the rest when it runs again, with the same bytes, whichever version it runs by then.
+What sites sent and was accepted lies beside, by round (`jipflow.hub.memory`).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from jipflow.exchange.message import (
     Manifest,
     ProtocolVersion,
     Round,
+    Sha256,
     Time,
+    Version,
     canonical,
     checked,
     describe,
@@ -31,8 +34,8 @@ from jipflow.exchange.message import (
     pack,
 )
 from jipflow.exchange.roster import Roster
-from jipflow.exchange.sealing import MAGIC, SUFFIX, seal
-from jipflow.files import atomic_path, read_json
+from jipflow.exchange.sealing import SUFFIX, seal
+from jipflow.files import atomic_path, canonical_digest, read_json, sha256_file, write_json
 from jipflow.reasons import StageError
 from jipflow.settings.part import Part
 from jipflow.settings.resources import ConfigError
@@ -40,7 +43,9 @@ from jipflow.settings.resources import ConfigError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-EVENT = re.compile(r"(?P<number>[0-9]{4})-(?P<kind>round|roster|end)-r(?P<round>[0-9]{2})\.json")
+EVENT = re.compile(
+    r"(?P<number>[0-9]{4})-(?P<kind>round|roster|end)-r(?P<round>[0-9]{2})-(?P<sha256>[0-9a-f]{64})\.json"
+)
 OUT = re.compile(
     r"(?P<number>[0-9]{4})-(?P<kind>round|roster|end)-r(?P<round>[0-9]{2})-(?P<sha256>[0-9a-f]{64})\.zip"
 )
@@ -57,11 +62,15 @@ class Event(Part):
     kind: Literal["round", "roster", "end"]
     round: Round
     """The round that is opened, or open."""
+    version: Version
+    """jipflow's version that its messages name, whichever one writes them."""
     issued: Time
     roster: Roster
     """In force from then on."""
     content: dict[str, Any]
     """Of ``state.json`` where a round is opened, of ``end.json`` where the rounds are ended."""
+    previous: Sha256 = FIRST
+    """Hash of the event before, of its file; `Thread.add` writes it."""
 
     def file(self) -> tuple[str, dict[str, Any]] | None:
         """Return name and content of the file that only this kind of message has."""
@@ -121,19 +130,23 @@ class Thread:
             ThreadFault: one is missing, or not as it was written.
         """
         found: list[Event] = []
+        before = FIRST
         for path in sorted((self.folder / "events").glob("[!.]*")):
+            again = f"restore {path.parent} from a backup."
             name = EVENT.fullmatch(path.name)
             if name is None or int(name["number"]) != len(found) + 1:
-                raise ThreadFault(
-                    f"{path} does not follow the event before it; restore {path.parent} from a "
-                    "backup."
-                )
+                raise ThreadFault(f"{path} does not follow the event before it; {again}")
+            if sha256_file(path) != name["sha256"]:
+                raise ThreadFault(f"{path} was changed; {again}")
             try:
                 event = checked(Event, read_json(path), str(path))
             except (ValueError, ConfigError) as error:
-                raise ThreadFault(f"{path} is not as it was written: {error}") from None
+                raise ThreadFault(f"{path} is not as it was written: {error}; {again}") from None
             if (event.kind, event.round) != (name["kind"], int(name["round"])):
-                raise ThreadFault(f"{path} is another event; restore {path.parent} from a backup.")
+                raise ThreadFault(f"{path} is another event; {again}")
+            if event.previous != before:
+                raise ThreadFault(f"{path} does not follow the event before it; {again}")
+            before = name["sha256"]
             found.append(event)
         return found
 
@@ -165,16 +178,19 @@ class Thread:
     def add(self, event: Event) -> None:
         """Add an event, which is then in force."""
         number = len(self.events) + 1
-        name = f"{number:04d}-{event.kind}-r{event.round:02d}.json"
+        before = _written(self.events[-1]) if self.events else b""
+        linked = event.model_copy(update={"previous": digest(before) if before else FIRST})
+        content = _written(linked)
+        name = f"{number:04d}-{event.kind}-r{event.round:02d}-{digest(content)}.json"
         with atomic_path(self.folder / "events" / name) as partial:
-            partial.write_bytes(canonical(event.plain()))
+            partial.write_bytes(content)
         del self.events
 
     def messages(self, site: str) -> list[HubMessage]:
         """Return the messages to a site, in their order.
 
         Raises:
-            ThreadFault: a file that the hub did not write.
+            ThreadFault: a file that the hub did not write, or of an event that is not there.
         """
         found = []
         for path in sorted((self.folder / "out" / site).glob("[!.]*")):
@@ -183,15 +199,20 @@ class Thread:
                 raise ThreadFault(f"{path} is no message of this hub; move it away.")
             kind: Any = name["kind"]
             number, round_ = int(name["number"]), int(name["round"])
+            of = self.events[number - 1] if 0 < number <= len(self.events) else None
+            if of is None or (of.kind, of.round) != (kind, round_):
+                raise ThreadFault(
+                    f"{path} is of an event that is not in {self.folder / 'events'}; restore "
+                    f"{self.folder} from a backup."
+                )
             found.append(HubMessage(number, kind, round_, name["sha256"], path))
         return found
 
-    def speak(self, key: Ed25519PrivateKey, version: str) -> list[HubMessage]:
+    def speak(self, key: Ed25519PrivateKey) -> list[HubMessage]:
         """Write the messages that follow from the events and are not there yet.
 
         Args:
             key: of the hub's machine.
-            version: of jipflow.
 
         Returns:
             The new messages.
@@ -203,7 +224,7 @@ class Thread:
                 if any(message.number == number for message in known):
                     continue
                 before = [message.sha256 for message in known if message.number < number]
-                raw = self._message(event, site, before[-1] if before else FIRST, key, version)
+                raw = self._message(event, site, before[-1] if before else FIRST, key)
                 name = f"{number:04d}-{event.kind}-r{event.round:02d}-{digest(raw)}.zip"
                 path = self.folder / "out" / site / name
                 with atomic_path(path) as partial:
@@ -218,9 +239,7 @@ class Thread:
         dropped = before if event.kind == "roster" else []
         return sorted({*event.roster.sites, *dropped})
 
-    def _message(
-        self, event: Event, site: str, previous: str, key: Ed25519PrivateKey, version: str
-    ) -> bytes:
+    def _message(self, event: Event, site: str, previous: str, key: Ed25519PrivateKey) -> bytes:
         known = {"roster.json": event.roster.canonical()}
         own = event.file()
         if own is not None:
@@ -230,7 +249,7 @@ class Thread:
             format=FORMAT,
             kind=event.kind,
             protocol=self.protocol,
-            version=version,
+            version=event.version,
             round=event.round,
             attempt=1,
             sender=self.hub,
@@ -262,9 +281,9 @@ class Thread:
                 yield known, key, outbox / site / f"{self.protocol.id}-{self.hub}-{named}{SUFFIX}"
 
     def send(self, outbox: Path) -> list[Path]:
-        """Put the messages to each site, sealed, into the outbox where they are not there.
+        """Put the messages to each site, sealed, into the outbox where they are not there whole.
 
-        One that got lost on its way is sent again so.
+        One that got lost on its way, or was cut short there, is sent again so.
 
         Returns:
             The new files.
@@ -274,26 +293,38 @@ class Thread:
         """
         made = []
         for known, key, path in self.outgoing(outbox):
-            if not is_sealed(path):
-                sealed = seal(known.read(), key)
-                with atomic_path(path) as partial:
-                    partial.write_bytes(sealed)
-                made.append(path)
+            if self._is_whole(path):
+                continue
+            sealed = seal(known.read(), key)
+            # First the note: a whole file always has one, and is not written again.
+            write_json(self._note(path), {"bytes": len(sealed), "sha256": digest(sealed)})
+            with atomic_path(path) as partial:
+                partial.write_bytes(sealed)
+            made.append(path)
         return made
+
+    def _note(self, path: Path) -> Path:
+        """Return the file that keeps what a message became when it was sealed."""
+        return self.folder / "sealed" / path.parent.name / f"{path.stem}.json"
+
+    def _is_whole(self, path: Path) -> bool:
+        """Return whether a sealed message lies in the outbox as it was sealed."""
+        try:
+            known = read_json(self._note(path))
+            found = {"bytes": path.stat().st_size, "sha256": known["sha256"]}
+            return bool(found == known and sha256_file(path) == known["sha256"])
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return False
 
     def waiting(self, outbox: Path) -> list[str]:
         """Return the names of messages that `send` would put into the outbox."""
-        return [path.name for _, _, path in self.outgoing(outbox) if not is_sealed(path)]
+        return [path.name for _, _, path in self.outgoing(outbox) if not self._is_whole(path)]
 
     def digest(self) -> str:
         """Return the hash of all events."""
-        return digest(canonical([event.plain() for event in self.events]))
+        return canonical_digest([event.plain() for event in self.events])
 
 
-def is_sealed(path: Path) -> bool:
-    """Return whether a file is there that begins as a sealed message does."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(len(MAGIC)) == MAGIC
-    except FileNotFoundError:
-        return False
+def _written(event: Event) -> bytes:
+    """Return the bytes of an event's file."""
+    return canonical(event.plain())

@@ -195,13 +195,14 @@ def _manifest(
     attempts = [entry.manifest.attempt for entry in earlier]
     # A ledger that a person let go on may have lost entries of what the hub has.
     attempts += _attempts(folders, header.protocol.id, header.site, header.round)
+    attempt = max(attempts, default=0) + 1
     manifest = Manifest(
         format=message.FORMAT,
         kind="release",
         protocol=header.protocol,
         version=settings.version,
         round=header.round,
-        attempt=max(attempts, default=0) + 1,
+        attempt=min(attempt, message.MOST_ATTEMPTS),
         sender=header.site,
         recipient=header.recipient,
         previous=standing.previous,
@@ -212,6 +213,12 @@ def _manifest(
     own = {"attempt", "issued"}
     if earlier and earlier[-1].manifest.model_dump(exclude=own) == manifest.model_dump(exclude=own):
         return earlier[-1].manifest
+    if attempt > message.MOST_ATTEMPTS:
+        raise ReleaseError(
+            f"Attempt {attempt - 1} of round {header.round} is the last that there may be, and one "
+            f"lies in {folders.bundles} or {folders.outbox}. If this site has not packed it, move "
+            "that file away and run the workflow; else the hub ends these rounds."
+        )
     return manifest
 
 

@@ -29,7 +29,7 @@ from jipflow.exchange.message import (
     checked,
 )
 from jipflow.exchange.refusals import Refusal, Refused
-from jipflow.exchange.roster import FEWEST, Roster, follows
+from jipflow.exchange.roster import FEWEST_SITES, Roster, follows
 from jipflow.exchange.sealing import unseal
 from jipflow.files import atomic_path, canonical_digest, json_text, read_json, write_json
 from jipflow.reasons import StageError
@@ -366,8 +366,10 @@ def _check_follows(standing: Standing, heard: Heard, site: Site) -> None:
     wrong = follows(heard.roster, standing.roster, standing.round)
     if wrong:
         raise Refused(Refusal.ROSTER_INVALID, wrong)
-    if opens and manifest.round > 1 and len(heard.roster.members) < FEWEST:
-        detail = f"{len(heard.roster.members)} sites, and what comes back is of {FEWEST} at least"
+    if opens and manifest.round > 1 and len(heard.roster.members) < FEWEST_SITES:
+        detail = (
+            f"{len(heard.roster.members)} sites, and what comes back is of {FEWEST_SITES} at least"
+        )
         raise Refused(Refusal.ROSTER_INVALID, detail)
 
 
