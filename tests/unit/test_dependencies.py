@@ -93,10 +93,11 @@ def test_each_direct_dependency_is_pinned_and_justified(group):
     assert wanted <= PINS.keys()
     headings = {
         "run": "To run",
-        "test": ("To test", "For the engine", "To exchange", "For analyses"),
+        "test": ("To test", "For the engine", "To exchange", "For analyses", "For clinical data"),
         "bench": "To measure",
         "exchange": "To exchange",
         "noise": "For analyses",
+        "omop": "For clinical data",
         "totalsegmentator": "For the engine",
     }[group]
     names = rows(*([headings] if isinstance(headings, str) else headings))
@@ -112,8 +113,8 @@ def test_what_installs_pyradiomics_is_pinned():
 
 def test_every_import_of_the_package_is_declared_and_every_dependency_imported():
     found = imported("workflow/jipflow")
-    extras = ("totalsegmentator", "exchange", "noise")
-    optional = {normal(n) for extra in extras for n in EXTRAS[extra]}
+    extras = ("totalsegmentator", "exchange", "noise", "omop")
+    optional = {normal(name) for extra in extras for name in EXTRAS[extra]}
     assert {k: v for k, v in found.items() if k not in DECLARED | optional} == {}
     assert DECLARED - found.keys() == CALLED.keys()
 

@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from jipflow.settings.names import among
@@ -160,18 +160,10 @@ class Omop(ClinicalSource):
 AnyClinical = Annotated[ClinicalFile | Omop, Field(discriminator="kind")]
 
 
-def _written(value: Any) -> Any:
-    return str(value) if type(value) is int else value
-
-
-Code = Annotated[str, BeforeValidator(_written), Field(min_length=1)]
-"""What stands at a site for a value; YAML takes a concept's number for no text."""
-
-
 class Mapped(Part):
     """Where a variable is, and how what stands there becomes what the protocol asks for."""
 
-    codes: Maybe[dict[Code, Value]] = None
+    codes: Maybe[dict[Text, Value]] = None
     """The protocol's value by what stands at the site; what is not listed stays as it is."""
     unit: Maybe[Text] = None
     """The unit of all numbers, where no column says it."""
