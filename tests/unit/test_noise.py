@@ -198,6 +198,19 @@ def test_what_left_leaves_again_and_takes_nothing(tmp_path):
     assert read_review(world.release, built=False).noise.takes == 0
 
 
+def test_equal_numbers_do_not_tell_that_a_moved_filter_lost_nobody(tmp_path):
+    """Another protocol has another draw of the same patients, and takes its own of the budget."""
+    world = noisy_site(tmp_path, budget=2.0)
+    world.send(tmp_path / "inbox")
+    before = draws(world)
+    content = world.settings.protocol.plain()
+    content["cohort"]["where"] = "Modality = 'CT' AND PatientAge < '090Y'"
+    world.settings = settings_of(world.settings.site.plain(), content)
+    world.build()
+    assert len(draws(world)) == len(before) + 1
+    assert read_review(world.release, built=False).noise.takes == 1.0
+
+
 def test_cells_of_one_release_add_up(tmp_path, monkeypatch):
     monkeypatch.setattr("jipflow.release.noise.with_noise", lambda total, scale: total)
     world = noisy_site(tmp_path, segments=["liver", "spleen"], epsilon=0.6, budget=1.0)

@@ -125,6 +125,7 @@ def build(
     noise = settings.site.disclosure.noise
     noisy = decide_noisy(
         [cell for cell in proposed if isinstance(cell.analysis, WithNoise)],
+        settings.protocol_sha256,
         noise.budget if noise else None,
         pasts,
         ledger.draws.drawn,

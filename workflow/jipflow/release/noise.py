@@ -3,8 +3,9 @@
 Nothing here looks at values: whether a cell leaves follows from epsilon and budget. Each patient
 has a budget for ever, of which each cell takes its epsilon; one who has too little left is left out
 of the cell, which so tells nothing of that patient (an individual privacy filter: Feldman and Zrnic
-2021, "Individual privacy accounting via a Rényi filter"). What was asked in the very same way of
-the very same values has the numbers that it had before, and takes nothing.
+2021, "Individual privacy accounting via a Rényi filter"). What the very same protocol asked of the
+very same values has the numbers that it had before, and takes nothing. Another protocol has others:
+by equal numbers a filter that was moved would tell whether it had lost a patient.
 """
 
 from __future__ import annotations
@@ -59,12 +60,17 @@ NO_NOISE = Noisy()
 
 
 def decide_noisy(
-    proposed: Iterable[Proposed], budget: float | None, pasts: Sequence[Past], draw: Draw
+    proposed: Iterable[Proposed],
+    protocol: str,
+    budget: float | None,
+    pasts: Sequence[Past],
+    draw: Draw,
 ) -> Noisy:
     """Decide on all cells with noise of a release.
 
     Args:
         proposed: the cells.
+        protocol: hash of the protocol and of all that it names.
         budget: epsilon of a patient for ever; None where the site lets no noisy cell leave.
         pasts: all that left before.
         draw: keeps what was drawn.
@@ -87,7 +93,7 @@ def decide_noisy(
         if budget is None or analysis.epsilon > budget:
             decision.withhold(NO_BUDGET)
             continue
-        asked = _asked(cell)
+        asked = _asked(cell, protocol)
         if asked not in known:
             most = budget - analysis.epsilon + TOLERANCE
             patients = [each for each in cell.content.patients if spent[each] <= most]
@@ -117,11 +123,12 @@ def _noisy(cell: Proposed) -> WithNoise:
     return cell.analysis
 
 
-def _asked(cell: Proposed) -> str:
+def _asked(cell: Proposed, protocol: str) -> str:
     """Return the hash of what is asked, and of the values that answer."""
     parts: Parts = cell.content
     about = {
-        "kind": cell.analysis.settings.kind,
+        "protocol": protocol,
+        "analysis": cell.analysis.settings.id,
         "key": list(cell.key),
         "heading": cell.analysis.heading(),
         "patients": list(parts.patients),
