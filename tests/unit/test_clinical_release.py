@@ -142,7 +142,9 @@ def test_the_hub_merges_what_sites_say_of_a_variable(tmp_path):
         settings=settings,
         path=page,
     )
-    assert "clinical data · group women" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "clinical data · group women" in text
+    assert "values F, M" in text
 
 
 def test_other_cases_than_the_cohorts_are_refused(tmp_path):
