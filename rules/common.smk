@@ -1,5 +1,4 @@
 from functools import cache
-from shlex import quote
 
 from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
@@ -204,11 +203,6 @@ def annotations(table):
     """Input of all shards' tables of what persons sent back, where there are any."""
     pattern = f"<results>/shards/{{shard}}/annotate/{table}.parquet"
     return shards(pattern) if ANNOTATED else []
-
-
-def clinical_option(wildcards, input):
-    """Params function: the option of the clinical variables, where there are any."""
-    return f"--clinical {quote(input.clinical[0])}" if CLINICAL else ""
 
 
 def until_read(path):

@@ -64,10 +64,9 @@ rule candidate:
         # No outputs: they are for the ledger, and never lie below a release.
         behind=lambda wildcards: f"{RESULTS}/behind/r{wildcards.round}",
         results=lambda wildcards: RESULTS,
-        clinical=clinical_option,
     shell:
         "jipflow release build --settings {params.file:q}"
-        " --features {input.features:q} {params.clinical}"
+        " --features {input.features:q} --clinical {input.clinical:q}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
         " --state {input.state:q}"
         " --out {params.folder:q} --bundles {params.bundles:q} --behind {params.behind:q}"

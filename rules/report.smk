@@ -67,9 +67,8 @@ rule report:
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,
-        clinical=clinical_option,
     shell:
-        "jipflow report --settings {params.file:q} {params.clinical}"
+        "jipflow report --settings {params.file:q} --clinical {input.clinical:q}"
         " --results {params.results:q} --features {input.features:q} --cases {input.cases:q}"
         " --out {output.page:q} --record {output.record:q}"
         " > {log:q} 2>&1"

@@ -82,4 +82,6 @@ def test_clinical_data_in_a_run(site):
     (site.folder / "away.csv").rename(site.folder / "d.csv")
     site.run(*ONE_CORE)
     assert site.table("clinical/missing.parquet")["reason"].unique().tolist() == ["no_record"]
+    page = (site.out / "report" / "index.html").read_text()
+    assert "<code>no_record</code>" in page
     assert planned(site) == {}

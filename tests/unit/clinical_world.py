@@ -49,6 +49,17 @@ class Hospital:
         self.catalog = root / "catalog"
         self._write_cohort()
 
+    def another_study(self, patient, date):
+        """Give a patient's case a series of another study, as where a case is a patient."""
+        number = [name for name, _ in self.patients].index(patient)
+        path = self.catalog / "series.parquet"
+        table = pq.read_table(path)
+        row = table.slice(number, 1).to_pylist()[0]
+        row |= {"SeriesInstanceUID": "1.9", "StudyInstanceUID": "1.8", "StudyDate": date}
+        pq.write_table(pa.concat_tables([table, pa.Table.from_pylist([row], table.schema)]), path)
+        with open(self.cases, "a", encoding="utf-8") as stream:
+            stream.write(f"case{number:03d}\tpseudo{number:03d}\ts00001\tPT\t1.9\n")
+
     def _write_cohort(self):
         lines = ["case_id\tpatient\tshard\trole\tseries_uid"]
         rows = []

@@ -167,6 +167,14 @@ def test_a_study_without_date(tmp_path, date):
     assert found["1", "sex"] == "F"
 
 
+@pytest.mark.parametrize(("date", "weight"), [("20200615", 70.0), ("20200616", "no_study_date")])
+def test_a_case_of_several_studies(hospital, date, weight):
+    hospital.another_study("0012", date)
+    found = hospital.csv(HEAD + "0012,70,2020-06-15,w,0,2020-06-16\n", WIDE)
+    assert found["0012", "weight"] == weight
+    assert found["0012", "sex"] == "F"
+
+
 def test_no_date_leaves_the_stage(hospital):
     weights(hospital, [("70", "2020-05-01")])
     weights(hospital, [("70", "01.05.2020")])

@@ -92,6 +92,14 @@ def test_few_patients_have_it(tmp_path):
     assert built(made) == ({}, {("age", "clinical", "weight", ""): ["min_patients"]})
 
 
+@pytest.mark.parametrize(("deaths", "leaves"), [(0, 0), (4, 0), (5, 1), (15, 1), (16, 0), (20, 0)])
+def test_an_event_that_few_have_or_few_lack(tmp_path, deaths, leaves):
+    made = world(tmp_path, described("d", "clinical.dead"))
+    made.clinical["dead"] = [1.0] * deaths + [0.0] * (20 - deaths)
+    left, lost = built(made)
+    assert (len(left), len(lost)) == (leaves, 1 - leaves)
+
+
 def test_groups_by_a_category(tmp_path):
     analysis = described("sexes", f"CT.{MEAN}", "clinical.weight", segments=["liver"], by=SEXES)
     made = world(tmp_path, analysis, sexes="F" * 8 + "M" * 12 + " " * 4)
@@ -142,7 +150,9 @@ def test_the_hub_merges_what_sites_say_of_a_variable(tmp_path):
         settings=settings,
         path=page,
     )
-    assert "clinical data · group women" in page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8")
+    assert "clinical data · group women" in text
+    assert "values F, M" in text
 
 
 def test_other_cases_than_the_cohorts_are_refused(tmp_path):

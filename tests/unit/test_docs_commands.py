@@ -83,6 +83,11 @@ WAYS = (
         "needs rounds that are open; test_rounds_commands.py has some",
     ),
     Way(r"snakemake send ", None, "needs a server; pipeline/test_exchange_hub.py has some"),
+    Way(
+        r"snakemake .*--forcerun clinical",
+        None,
+        "needs a protocol with clinical variables; pipeline/test_clinical.py has one",
+    ),
     Way(r"snakemake .*--report ", None, "needs a finished run; test_module.py makes its report"),
     Way(r"snakemake --sdm conda$", None, "needs conda and an hour"),
     Way(r"for .*snakemake", None, "compares two commits by two runs of minutes"),

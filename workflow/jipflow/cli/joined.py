@@ -12,7 +12,9 @@ from jipflow.cli.stages import AUDIENCE, AllCases, Features, Results, SettingsFi
 
 BehindFolder = Annotated[Path, "folder of what stands behind the release"]
 ClinicalTable = Annotated[
-    Path | None, "clinical/clinical.parquet, where the protocol has clinical variables"
+    Sequence[Path],
+    "clinical/clinical.parquet, where the protocol has clinical variables",
+    {"nargs": "*"},
 ]
 ShardTables = Annotated[Sequence[Path], "tables of the shards of that name", {"nargs": "*"}]
 
@@ -77,14 +79,14 @@ def report(
     cases: AllCases,
     out: Annotated[Path, "the page"],
     record: Record,
-    clinical: ClinicalTable = None,
+    clinical: ClinicalTable = (),
 ) -> None:
     """Write the site's report."""
     from jipflow.report.site.page import write_report
     from jipflow.settings.run import read_settings
 
     read = read_settings(settings)
-    tables = [features, cases, *([clinical] if clinical else [])]
+    tables = [features, cases, *clinical]
     with recorded(record, read, "report", inputs=records(tables), outputs=[out]):
         write_report(results=results, settings=read, path=out)
 
@@ -126,7 +128,7 @@ def release_build(
     behind: BehindFolder,
     results: Results,
     record: Record,
-    clinical: ClinicalTable = None,
+    clinical: ClinicalTable = (),
 ) -> None:
     """Write a candidate release."""
     from jipflow.exchange.message import CONTENT, PAGE
@@ -146,8 +148,7 @@ def release_build(
 
     read = read_settings(settings)
     tables = {beside(features): [features, outcomes, verdict], beside(cases): [cases]}
-    if clinical is not None:
-        tables[beside(clinical)] = [clinical]
+    tables |= {beside(table): [table] for table in clinical}
     check_made(read, tables)
     files = [out / name for name in CONTENT]
     asked = read_state(state)
@@ -161,7 +162,7 @@ def release_build(
             ledger=site_ledger(read, results.parent),
             behind_dir=behind,
             out_dir=out,
-            clinical=clinical,
+            clinical=next(iter(clinical), None),
             round_=asked.round,
             state=asked,
         )
@@ -177,7 +178,7 @@ def release_build(
                 features=features,
                 cases=cases,
                 outcomes=outcomes,
-                clinical=clinical,
+                clinical=next(iter(clinical), None),
             ),
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
         )

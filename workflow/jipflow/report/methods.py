@@ -24,7 +24,7 @@ class Methods:
 
     Attributes:
         cohort: sentences on whom the numbers are of.
-        tables: what was segmented, how it was measured, and what was computed.
+        tables: what was segmented, how it was measured, what is clinical, and what was computed.
         gate: sentences on what may leave a site.
         merging: by the kind of analysis, how the sites' numbers become one.
     """
@@ -49,6 +49,7 @@ def methods(protocol: Protocol, parameters: Mapping[str, Radiomics]) -> Methods:
         tables=[
             ("Segmentations", _segmentations(protocol.segmentations)),
             ("Radiomics", _radiomics(protocol, parameters)),
+            ("Clinical variables", _clinical(protocol)),
             ("Analyses", _analyses(analyses)),
         ],
         gate=list(_gate(protocol)),
@@ -104,6 +105,22 @@ def _radiomics(protocol: Protocol, parameters: Mapping[str, Radiomics]) -> Table
         )
     titles = ("Segmentation", "On", "Settings", "Before", "Images", "Features")
     return Table("Radiomics of the protocol", [head(title) for title in titles], rows)
+
+
+def _clinical(protocol: Protocol) -> Table:
+    titles = ("Variable", "Type", "Settings")
+    return Table(
+        "Clinical variables of the protocol",
+        [head(title) for title in titles],
+        [
+            [
+                TableCell(code(each.name), scope="row"),
+                TableCell(each.type),
+                TableCell(_words(each, ("name", "type")) or "none"),
+            ]
+            for each in protocol.clinical_variables
+        ],
+    )
 
 
 def _analyses(analyses: Sequence[AnyAnalysis]) -> Table:

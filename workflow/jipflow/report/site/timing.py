@@ -12,7 +12,14 @@ from jipflow import plots
 from jipflow.outcomes import Outcome
 from jipflow.report.site.run import STAGES, Run, read_tsv
 
-RULES = ("catalog", "query", "cohort", *(stage for stage in STAGES if stage != "cohort"), "collect")
+RULES = (
+    "catalog",
+    "query",
+    "cohort",
+    "clinical",
+    *(stage for stage in STAGES if stage != "cohort"),
+    "collect",
+)
 """The rules that end before the report begins, so that a report made again is the same."""
 
 
