@@ -301,7 +301,7 @@ def after(made, state):
         **{name: made.root / f"{name}.parquet" for name in ("features", "outcomes")},
         cases=made.root / "cases.tsv",
         verdict=made.root / "verdict.json",
-        ledger=SimpleNamespace(entries=lambda: [kept]),
+        ledger=SimpleNamespace(entries=lambda: [kept], draws=SimpleNamespace(drawn=lambda *_: {})),
         behind_dir=made.behind,
         out_dir=made.release,
         round_=2,
