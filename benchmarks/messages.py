@@ -102,6 +102,7 @@ class Federation:
             protocol=protocol,
             protocol_sha256=protocol_sha256(protocol, named),
             protocol_parts=protocol_parts(protocol, named),
+            parameters=dict(named.parameters),
         )
         self.roster: Roster = first_roster("hub", self.members, ISSUED)
         self.asked = Asked.by(protocol)
@@ -115,7 +116,7 @@ class Federation:
         rng = np.random.default_rng(site)
         cells = []
         for key in self.cells:
-            low, high = bounds(key.feature)
+            low, high = bounds(key.role, key.feature)
             middle = 50.0 if low == -np.inf else low + 0.3 * (min(high, low + 100.0) - low)
             mean = float(middle * rng.uniform(0.99, 1.01))
             spread = {"mean": mean, "mean_rest": 0.0, "m2": float(abs(middle) * rng.uniform(1, 2))}

@@ -35,6 +35,7 @@ from federation_world import (
     unpack,
     zipped,
 )
+from jipflow.analyses.contract import Finding
 from jipflow.exchange import message
 from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import write_json
@@ -467,8 +468,11 @@ def test_what_was_accepted_and_rejected_is_read_as_it_was_written(sites, inbox, 
     assert read_rejected(tmp_path / "rejected.json") == rejected
     sent = json.loads((tmp_path / "accepted.json").read_text())[0]
     members = unpack((inbox / sent["file"]).read_bytes())
-    for name in ("aggregates", "disclosure"):
-        assert sent[name] == json.loads(members[f"{name}.json"])
+    assert sent["aggregates"] == json.loads(members["aggregates.json"])
+    record = json.loads(members["disclosure.json"])
+    partly = [cell for cell in record["cells"] if not set(cell["rules"].values()) <= set(Finding)]
+    assert len(partly) < len(record["cells"])
+    assert sent["disclosure"] == record | {"cells": partly}
 
 
 def test_one_bad_bundle_does_not_stop_the_others(sites, inbox):

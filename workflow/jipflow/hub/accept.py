@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jipflow.analyses.contract import kinds
+from jipflow.analyses.contract import Finding, kinds
 from jipflow.exchange.inbox import messages, one_line, read_message
 from jipflow.exchange.message import FILES, FRAME, LIMITS, digest
 from jipflow.exchange.refusals import Refusal, Refused
@@ -21,6 +21,7 @@ from jipflow.hub.merge import merge
 from jipflow.hub.settings import HubSettings
 from jipflow.hub.verify import Open, verify
 from jipflow.release.approval import names_of
+from jipflow.release.contents import Disclosure
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -218,6 +219,12 @@ def _examined_copy(
         return RejectedBundle.of(name, copy.sha256, refused.refusal, refused.detail)
 
 
+def _kept(record: Disclosure) -> Disclosure:
+    """Return what a round needs of a record that was verified; a hub has hundreds of them."""
+    cells = [cell for cell in record.cells if not set(cell.rules.values()) <= set(Finding)]
+    return record.model_copy(update={"cells": cells})
+
+
 def _message(file: str, sha256: str, raw: bytes, reader: Reader) -> Accepted:
     """Return a message that can be verified, merged and drawn."""
     release = verify(raw, reader.settings, reader.now)
@@ -231,7 +238,7 @@ def _message(file: str, sha256: str, raw: bytes, reader: Reader) -> Accepted:
         issued=manifest.issued,
         version=manifest.version,
         aggregates=release.aggregates,
-        disclosure=release.disclosure,
+        disclosure=_kept(release.disclosure),
     )
     alone = merge(
         accepted=[message],

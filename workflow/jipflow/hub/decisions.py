@@ -26,7 +26,8 @@ class Accepted:
         issued: when it was packed (UTC).
         version: jipflow's version at the site.
         aggregates: the numbers.
-        disclosure: the record of the site's gate.
+        disclosure: the record of the site's gate, of whose cells those are left of which parts
+            were withheld.
     """
 
     file: str
