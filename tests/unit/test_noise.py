@@ -274,6 +274,7 @@ def test_the_releasers_page_says_what_noise_means(tmp_path):
         review=read_review(world.release, built=False),
         path=tmp_path / "page.html",
         basis=Basis([], [], "study", 11, 11, 0, [], []),
+        secret=bytes(32),
         sent=sent_before(world.bundles, "demo", "north", 1),
     )
     page = words(tmp_path / "page.html")
@@ -309,8 +310,10 @@ def test_a_patient_adds_half_the_range_at_most():
         [1, HALF],
         [1, 0],
     ]
-    huge = analysis(bounds=[-1.7e308, 1.7e308]).compute(values([-1.7e308, 0, 1.7e308]))
-    assert huge.numbers[:, 1].tolist() == [-HALF, 0, HALF]
+    huge = analysis(bounds=[-1.7e308, 1.7e308])
+    assert huge.compute(values([-1.7e308, 0, 1.7e308])).numbers[:, 1].tolist() == [-HALF, 0, HALF]
+    several = values([-1.7e308] * 3 + [1.7e308] * 9, [*"aaabbb"] * 2)
+    assert huge.compute(several).numbers[:, 1].tolist() == [0, HALF]
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.3, 1, 10])
@@ -427,4 +430,5 @@ def test_without_opendp_an_error_names_the_extra(monkeypatch):
 
 
 def test_bounds_that_are_one_number_are_refused():
-    assert any("bounds" in problem for problem in analysis(bounds=[3, 3]).settings.problems())
+    for bounds in ([3, 3], [0, 5e-324]):
+        assert any("bounds" in problem for problem in analysis(bounds=bounds).settings.problems())

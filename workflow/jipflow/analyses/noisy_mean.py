@@ -58,8 +58,8 @@ class Settings(AnalysisSettings):
     def problems(self) -> Iterator[str]:
         """Yield what types cannot say is wrong with the settings, one sentence each."""
         yield from super().problems()
-        if self.bounds[0] == self.bounds[1]:
-            yield "bounds: both are the same; give the least and the greatest value."
+        if not _quarter(*self.bounds) > 0:
+            yield "bounds: both are the same, or as good as; give the least and the greatest value."
 
 
 class Cell(ReleasedCell):
@@ -115,10 +115,10 @@ class NoisyMean(WithNoise, Analysis[Settings, Cell, Released]):
 
         low, high = self.settings.bounds
         numbers = np.clip(values.numbers, low, high)
-        each = by_patient(Values(numbers, values.patients, values.case_ids, values.cases))
-        # Halves first: the range of the largest floats is none.
-        steps = np.rint((each.numbers / 2 - (low / 4 + high / 4)) / (high / 4 - low / 4) * HALF)
-        steps = np.clip(steps, -HALF, HALF).astype(np.int64)
+        # Halves first: the range of the largest floats is none, nor is the sum of a patient's.
+        steps = (numbers / 2 - (low / 4 + high / 4)) / _quarter(low, high) * HALF
+        each = by_patient(Values(steps, values.patients, values.case_ids, values.cases))
+        steps = np.clip(np.rint(each.numbers), -HALF, HALF).astype(np.int64)
         return Parts(list(each.case_ids), np.column_stack([np.ones_like(steps), steps]))
 
     def check(self, content: Parts, patients: int, disclosure: Disclosure) -> Passed | Withheld:
@@ -197,6 +197,11 @@ class NoisyMean(WithNoise, Analysis[Settings, Cell, Released]):
                 for title, cells in groups.items()
             ],
         )
+
+
+def _quarter(low: float, high: float) -> float:
+    """Return half the distance from the middle to a bound, of halves."""
+    return high / 4 - low / 4
 
 
 def _scales(epsilon: float) -> dict[str, float]:
