@@ -269,7 +269,13 @@ def basis_of(results: Path, site: Settings) -> Basis:
     )
 
 
-def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[Sent] = ()) -> str:
+def write_disclosure(
+    results: Path,
+    site: Settings,
+    path: Path,
+    sent: Sequence[Sent] = (),
+    secret: bytes = bytes(32),
+) -> str:
     """Write the page of a results folder's release, and return it."""
     folder = results / "release" / "r01"
     write_disclosure_page(
@@ -278,6 +284,7 @@ def write_disclosure(results: Path, site: Settings, path: Path, sent: Sequence[S
         review=read_review(folder, built=False),
         path=path,
         basis=basis_of(results, site),
+        secret=secret,
         sent=sent,
     )
     if path.parent == folder:

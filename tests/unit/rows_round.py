@@ -62,6 +62,7 @@ def run(folder: Path) -> None:
                 cases=one.root / "cases.tsv",
                 outcomes=one.root / "outcomes.parquet",
             ),
+            secret=bytes(32),
         )
     settings = hub_settings([north, south], inbox, content)
     accepted, rejected = accept(inbox=inbox, settings=settings)

@@ -533,6 +533,7 @@ def test_the_releasers_page_says_which_group_and_counts_who_is_left_out(tmp_path
         review=read_review(made.release, built=False),
         path=tmp_path / "d.html",
         basis=found,
+        secret=bytes(32),
     )
     page = words(tmp_path / "d.html")
     for group in ("ge", "siemens"):

@@ -449,6 +449,7 @@ def test_the_page_says_how_many_persons_and_which_rounds(results: Path) -> None:
         review=review.model_copy(update={"rounds": {"describe": 1, "volumes": 4}}),
         path=page,
         basis=fake.basis_of(results, fake.settings()),
+        secret=bytes(32),
     )
     text = words(page.read_text(encoding="utf-8"))
     assert "This site wants two persons, each with a key of their own" in text

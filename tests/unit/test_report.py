@@ -622,6 +622,25 @@ def test_disclosure_page_holds_nothing_else(results: Path, tmp_path: Path) -> No
     assert fake.settings().site.site.name not in text
 
 
+def test_hash_and_size_of_the_page_say_nothing_of_its_counts(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both leave with the approval; without the secret nobody can try which counts they are of."""
+
+    def page(secret: bytes, counted: int | None = None) -> str:
+        if counted is not None:
+            found = replace(fake.basis_of(results, fake.settings()), patients=counted)
+            monkeypatch.setattr(fake, "basis_of", lambda *_: found)
+        return fake.write_disclosure(results, fake.settings(), tmp_path / "d.html", secret=secret)
+
+    first = page(b"1" * 32)
+    assert page(b"1" * 32) == first
+    assert page(b"2" * 32) != first
+    other = page(b"1" * 32, 123_456)
+    assert other != first
+    assert len(other.encode()) == len(first.encode())
+
+
 def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path) -> None:
     release = read_release(results / "release" / "r01")
     fewer, more = release.aggregates.plain(), release.disclosure.plain()
@@ -638,6 +657,7 @@ def test_disclosure_page_refuses_files_that_differ(results: Path, tmp_path: Path
                 review=read_review(results / "release" / "r01", built=False),
                 path=tmp_path / "d.html",
                 basis=fake.basis_of(results, fake.settings()),
+                secret=bytes(32),
             )
     assert not (tmp_path / "d.html").exists()
 

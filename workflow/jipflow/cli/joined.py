@@ -132,6 +132,7 @@ def release_build(
 ) -> None:
     """Write a candidate release."""
     from jipflow.exchange.message import CONTENT, PAGE
+    from jipflow.privacy.pseudonyms import known_secret
     from jipflow.provenance import beside
     from jipflow.release.behind import read_behind
     from jipflow.release.candidate import build
@@ -180,6 +181,7 @@ def release_build(
                 outcomes=outcomes,
                 clinical=next(iter(clinical), None),
             ),
+            secret=known_secret(Path(read.site.identity.secret_file)),
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
         )
         record_built(out, read_behind(behind), entries)

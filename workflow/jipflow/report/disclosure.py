@@ -33,6 +33,7 @@ def write_disclosure_page(
     review: Review,
     path: Path,
     basis: Basis,
+    secret: bytes,
     sent: Sequence[Sent] = (),
 ) -> None:
     """Write the page that shows every value that would leave, and what the rules withheld.
@@ -46,6 +47,7 @@ def write_disclosure_page(
         review: what its build noted for a reader.
         path: the HTML file.
         basis: whom the release is of.
+        secret: of the site; without it the hash of the page, which leaves, tells nothing of it.
         sent: the bundles that the site packed before, by attempt.
 
     Raises:
@@ -57,6 +59,7 @@ def write_disclosure_page(
     write_page(
         path,
         "disclosure.html.j2",
+        secret=secret,
         aggregates=aggregates,
         noisy=any(has_noise(analysis.kind) for analysis in aggregates.analyses),
         sentences=[

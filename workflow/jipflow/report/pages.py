@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import math
 import re
 from functools import cache
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATES = RESOURCES / "report"
+
+SIZES = 2**16
+"""A page whose size leaves has a multiple of so many bytes."""
 
 
 @cache
@@ -56,11 +60,33 @@ def environment() -> Environment:
     return made
 
 
-def write_page(path: Path, template: str, **context: Any) -> None:
-    """Render a template into one self-contained HTML file."""
+def write_page(path: Path, template: str, *, secret: bytes | None = None, **context: Any) -> None:
+    """Render a template into one self-contained HTML file.
+
+    Args:
+        path: the file.
+        template: its name.
+        secret: of the site, for a page that stays there and whose size and hash leave.
+        context: what the template shows.
+    """
     text = environment().get_template(template).render(**context)
+    if secret is not None:
+        text += _veil(text, secret)
     with atomic_path(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _veil(text: str, secret: bytes) -> str:
+    """Return the comment that ends a page of which size and hash shall say nothing.
+
+    A page is made of a template and of numbers, some of them few: who tries all would find the one
+    of the hash. Under the HMAC (RFC 2104) of the page nobody can who has not the secret, and the
+    same page has the same bytes.
+    """
+    seal = hmac.new(secret, b"page\0" + text.encode(), hashlib.sha256).hexdigest()
+    comment = f"<!-- {seal} -->\n"
+    missing = -len((text + comment).encode()) % SIZES
+    return f"<!-- {seal}{' ' * missing} -->\n"
 
 
 def with_code(text: str) -> Markup:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from jipflow.report.pages import write_page
 from jipflow.report.site import (
@@ -25,7 +26,7 @@ from jipflow.report.site import (
 from jipflow.report.site.run import Run, meaning, read_run
 from jipflow.settings.run import Settings
 
-SECTIONS: Mapping[str, Callable[[Run], object]] = {
+SECTIONS: Mapping[str, Callable[[Run], Any]] = {
     "verdict": verdict.section,
     "cohort": cohort.section,
     "cases": cases.section,
