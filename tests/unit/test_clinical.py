@@ -184,6 +184,34 @@ def test_no_date_leaves_the_stage(hospital):
     assert not any("2020" in message for message in hospital.messages.values())
 
 
+def test_no_text_of_a_cell_leaves_the_stage(hospital):
+    """In the wrong column may stand a name, a date of birth or a number of the hospital."""
+    for text in ("Meier", "01.02.1950", "19500201", "1e999", "4711", "M. Meier 1950"):
+        found = hospital.csv(HEAD + f"0012,{text},2020-06-15,{text},{text},2020-06-16\n", WIDE)
+        gaps = {found["0012", name] for name in ("weight", "sex", "dead")}
+        assert gaps <= {"value_unreadable", "value_not_allowed", "out_of_range"}
+        for message in hospital.messages.values():
+            assert text not in message
+            assert not any(part in message for part in ("Meier", "1950", "1.95", "4711"))
+    assert "a value written as 'a. aaaaa 9999' is no number" in hospital.messages["0012", "weight"]
+
+
+@pytest.mark.parametrize("line", ["0012,Meier,1950-02-01,w,0,2020-06-16\n", "sex_of;0012;Meier\n"])
+def test_a_file_without_names_of_columns_is_not_quoted(hospital, line):
+    with pytest.raises(StageError, match="first line must have the names") as error:
+        hospital.csv(line, WIDE)
+    assert not any(part in str(error.value) for part in ("0012", "Meier", "1950"))
+
+
+def test_a_number_at_a_bound_in_another_unit(tmp_path):
+    variable = {"name": "dose", "type": "number", "unit": "g", "range": [0.1, 0.3]}
+    hospital = Hospital(tmp_path, ["1", "2"], [variable])
+    entry = {"value": "dose", "unit_column": "unit", "units": {"x": 0.1}}
+    mapped = {"patient": "pid", "variables": {"dose": entry}}
+    found = hospital.csv("pid,dose,unit\n1,3,x\n1,0.3,g\n2,1,x\n", mapped)
+    assert (found["1", "dose"], found["2", "dose"]) == (0.3, 0.1)
+
+
 def test_the_same_file_gives_the_same_bytes(hospital):
     rows = [("70", "2020-06-12"), ("75", "2020-06-14")]
     weights(hospital, rows)

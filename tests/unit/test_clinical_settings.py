@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from config_files import demo_protocol, loaded, message, site_of
+from jipflow.settings.clinical import CsvMap
 
 VARIABLES = [
     {"name": "weight", "type": "number", "unit": "kg", "window": {"before": 30, "after": 7}},
@@ -86,6 +87,18 @@ def test_a_map_that_does_not_fit(site, protocol, tmp_path, name, entry, parts):
     written(site, mapped)
     text = message(site, protocol, tmp_path)
     assert all(part in text for part in ["map.yaml", *parts]), text
+
+
+@pytest.mark.parametrize("dates", ["%Y", "%m/%Y", "%d.%m.", "%d.%m.%y %Q", "YYYY-MM-DD"])
+def test_dates_without_a_day_are_not_filled_in(site, protocol, tmp_path, dates):
+    written(site, MAP | {"dates": dates})
+    text = message(site, protocol, tmp_path)
+    assert all(part in text for part in ("dates", "year, month and day"))
+
+
+@pytest.mark.parametrize("dates", ["%d.%m.%y", "%d %b %Y %H:%M", "%Y-%m-%dT%H:%M:%S%z", "%Y%j"])
+def test_dates_with_a_day_are_read(dates):
+    assert CsvMap.model_validate(MAP | {"dates": dates}).dates == dates
 
 
 @pytest.mark.parametrize(

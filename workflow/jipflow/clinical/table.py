@@ -15,6 +15,10 @@ from jipflow.settings.names import among
 
 SEPARATORS = (",", ";", "\t", "|")
 LINK_COLUMNS = ("PatientID", "identifier")
+UNNAMED = (
+    ", nor any other that is read: its first line must have the names of the columns, with the "
+    "map's separator between them."
+)
 
 
 def read_table(
@@ -108,7 +112,9 @@ def _rows(
 def _check_header(path: Path, header: list[str], needed: Mapping[str, str]) -> None:
     for column, key in needed.items():
         if column not in header:
-            rest = among(column, header, "it has")
+            # A first line without any name of the map may be that of a patient.
+            named = any(name in header for name in needed)
+            rest = among(column, header, "it has") if named else UNNAMED
             raise StageError(f"{path} has no column {column!r}, which {key} names{rest}")
         if header.count(column) > 1:
             raise StageError(f"{path} has the column {column!r} twice; rename one.")

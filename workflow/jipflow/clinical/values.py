@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import date
+from decimal import Decimal
 
 from jipflow.clinical.records import Record
 from jipflow.reasons import Gap
 from jipflow.settings.clinical import ClinicalVariable, Mapped
 
 NUMBER = re.compile(r"[+-]?(\d+([.]\d*)?|[.]\d+)([eE][+-]?\d{1,3})?")
+DIGIT, LETTER = re.compile(r"\d"), re.compile(r"[^\W\d_]")
 LONGEST = 40
 """Characters of a value that a message repeats."""
 
@@ -124,7 +126,7 @@ def _value(
     if variable.values is not None and text not in variable.values:
         raise NoValue(
             Gap.VALUE_NOT_ALLOWED,
-            f"{_short(text)} is none of {', '.join(variable.values)}; add it to the map's codes, "
+            f"{_form(text)} is none of {', '.join(variable.values)}; add it to the map's codes, "
             "or fix the record.",
         )
     if variable.type == "category":
@@ -132,19 +134,29 @@ def _value(
     number = _number(text, decimal)
     if variable.type == "event":
         if number not in (0, 1):
-            raise NoValue(Gap.VALUE_NOT_ALLOWED, f"{_short(text)} is neither 0 nor 1.")
+            raise NoValue(Gap.VALUE_NOT_ALLOWED, f"{_form(text)} is neither 0 nor 1.")
         return number
-    return _in_range(variable, number * _factor(variable, mapped, record))
+    factor = _factor(variable, mapped, record)
+    return _in_range(variable, number if factor == 1 else _times(text, decimal, factor))
+
+
+def _written(text: str, decimal: str) -> str:
+    return text.replace(",", ".") if decimal == "," and "." not in text else text
 
 
 def _number(text: str, decimal: str) -> float:
-    written = text.replace(",", ".") if decimal == "," and "." not in text else text
+    written = _written(text, decimal)
     if (decimal == "," and "." in text) or not NUMBER.fullmatch(written):
-        raise NoValue(Gap.VALUE_UNREADABLE, f"{_short(text)} is no number.")
+        raise NoValue(Gap.VALUE_UNREADABLE, f"{_form(text)} is no number.")
     number = float(written)
     if not math.isfinite(number):
-        raise NoValue(Gap.OUT_OF_RANGE, f"{_short(text)} is too large for a number.")
+        raise NoValue(Gap.OUT_OF_RANGE, f"{_form(text)} is too large for a number.")
     return number
+
+
+def _times(text: str, decimal: str, factor: float) -> float:
+    """Return a number times a factor, both as they are written, so that 300 g are 0.3 kg."""
+    return float(Decimal(_written(text, decimal)) * Decimal(repr(factor)))
 
 
 def _factor(variable: ClinicalVariable, mapped: Mapped, record: Record) -> float:
@@ -166,8 +178,14 @@ def _factor(variable: ClinicalVariable, mapped: Mapped, record: Record) -> float
 def _in_range(variable: ClinicalVariable, number: float) -> float:
     low, high = variable.range or (-math.inf, math.inf)
     if not (low <= number <= high and math.isfinite(number)):
-        raise NoValue(Gap.OUT_OF_RANGE, f"{number:g} is outside of {low:g} to {high:g}.")
+        side = "below" if number < low else "above"
+        raise NoValue(Gap.OUT_OF_RANGE, f"the number is {side} the range of {low:g} to {high:g}.")
     return number
+
+
+def _form(text: str) -> str:
+    """Return how a value is written, without what it says: it may be a name, a date, anything."""
+    return "a value written as " + _short(LETTER.sub("a", DIGIT.sub("9", text)))
 
 
 def _short(text: str) -> str:

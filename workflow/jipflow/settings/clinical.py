@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,6 +24,9 @@ ROLE = "clinical"
 VARIABLE = r"[a-z][a-z0-9_]{0,39}"
 VariableName = Annotated[str, Field(pattern=rf"^{VARIABLE}$")]
 Value = Annotated[str, Field(min_length=1, max_length=64)]
+
+DATES = (datetime(1999, 12, 30, tzinfo=UTC), datetime(2004, 2, 29, tzinfo=UTC))
+"""Of which no part is what strptime takes where nothing is given."""
 
 TAKEN = frozenset({"case_id", "patient", "voxels", "volume_ml", "measured_voxels", "measured_box"})
 """Columns of tables that hold other things."""
@@ -192,6 +196,21 @@ class MappedSelect(Mapped):
     """One SELECT with the columns patient, value and, where they are there, date and unit."""
 
 
+def _whole_date(value: str) -> str:
+    """Refuse what strptime would fill in: without a day it takes the first of the month."""
+    try:
+        whole = all(
+            datetime.strptime(day.strftime(value), value).date() == day.date() for day in DATES
+        )
+    except ValueError:
+        whole = False
+    if not whole:
+        raise PydanticCustomError(
+            "dates", "give year, month and day, as Python's strptime has them, such as %d.%m.%Y"
+        )
+    return value
+
+
 class CsvMap(Part):
     """How a CSV file is read."""
 
@@ -201,7 +220,7 @@ class CsvMap(Part):
     """What stands between columns; without it what the first line has most of."""
     decimal: Literal[".", ","] = "."
     """What stands before the decimals."""
-    dates: Text = "%Y-%m-%d"
+    dates: Annotated[Text, AfterValidator(_whole_date)] = "%Y-%m-%d"
     """How dates are written, as Python's strptime reads them."""
     encoding: Literal["utf-8", "cp1252", "latin-1"] = "utf-8"
     """How the file is encoded."""
