@@ -264,6 +264,29 @@ def test_postgresql_is_only_read(reader, select):
     assert reader(GOOD) == "M"
 
 
+def test_infinity_is_no_date_of_a_duckdb_file(cdm, tmp_path):
+    hospital = Hospital(tmp_path, ["1"], [{"name": "seen", "type": "days"}])
+    for kind in ("date", "timestamp"):
+        select = f"SELECT person_id AS patient, 'infinity'::{kind} AS date FROM person"
+        found = hospital.made(source(hospital, cdm, {"seen": {"select": select}}))
+        assert found["1", "seen"] == "date_unreadable"
+
+
+def test_dates_that_python_has_none_for_are_of_one_patient(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMOP_PASSWORD", server.passwords["reader"])
+    days = ["infinity", "-infinity", "19999-01-02", "0044-03-15 BC", "2020-06-01"]
+    variables = [{"name": "seen", "type": "days"}]
+    for kind in ("date", "timestamp", "timestamptz"):
+        rows = ", ".join(f"({number}, '{day}'::{kind})" for number, day in enumerate(days))
+        selects = {"seen": {"select": f"SELECT * FROM (VALUES {rows}) AS x (patient, date)"}}
+        hospital = Hospital(tmp_path / kind, [str(number) for number in range(5)], variables)
+        found = hospital.made(
+            source(hospital, server.url("reader"), selects, password_env="OMOP_PASSWORD")
+        )
+        assert list(found.values()) == [*["date_unreadable"] * 4, -14.0], kind
+        assert not any("19999" in message for message in hospital.messages.values())
+
+
 def test_an_account_that_may_read_the_servers_files_is_refused(reader):
     with pytest.raises(StageError, match="GRANT SELECT"):
         reader("SELECT '1' AS patient, pg_read_file('/etc/passwd') AS value", user="owner")

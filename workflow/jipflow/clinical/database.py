@@ -102,9 +102,10 @@ def _text(value: Any) -> str:
 
 def _date(value: Any) -> date | None:
     if isinstance(value, datetime):
-        return value.date()
+        value = value.date()
     if isinstance(value, date):
-        return value
+        # DuckDB gives infinity as the last date that Python has.
+        return value if value < date.max else None
     try:
         return datetime.strptime(_text(value), "%Y-%m-%d").date()
     except ValueError:

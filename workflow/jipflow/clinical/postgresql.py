@@ -87,6 +87,7 @@ def opened(source: Omop) -> Iterator[Rows]:
             f"{_first_line(error.orig)}"
         ) from None
     with connection:
+        _read_any_date(connection)
         if connection.exec_driver_sql(MIGHTY).scalar():
             raise StageError(
                 "clinical.database: the account may read files or start programs of the database's "
@@ -96,13 +97,30 @@ def opened(source: Omop) -> Iterator[Rows]:
         def rows(select: str, context: str) -> tuple[list[str], Iterator[Sequence[Any]]]:
             try:
                 result = _execute(connection, select, source.rows + 1)
+                # The transaction's cursor holds nothing back: what is bounded is read at once.
+                return list(result.keys()), iter(result.fetchall())
             except DBAPIError as error:
                 raise _explained(error.orig, context, source.seconds) from None
-            names = list(result.keys())
-            # The transaction's cursor holds nothing back: what is bounded is read at once.
-            return names, iter(result.fetchall())
 
         yield rows
+
+
+def _read_any_date(connection: Connection) -> None:
+    """Read dates that Python has none for, as infinity, as their text: they are of one patient."""
+    from psycopg import DataError
+    from psycopg.types import datetime as types
+
+    adapters: Any = getattr(connection.connection.driver_connection, "adapters", None)
+    for name in ("date", "timestamp", "timestamptz"):
+        known: Any = getattr(types, f"{name.capitalize()}Loader")
+
+        def load(self: Any, data: Any, known: Any = known) -> Any:
+            try:
+                return known.load(self, data)
+            except DataError:
+                return bytes(data).decode()
+
+        adapters.register_loader(name, type(known.__name__, (known,), {"load": load}))
 
 
 def _password(variable: str) -> str:
