@@ -253,6 +253,9 @@ def test_days_and_units_of_postgresql(server, tmp_path, monkeypatch):
         "SELECT '1' AS patient, pg_read_file('/etc/passwd') AS value",
         "SELECT '1' AS patient, lo_import('/etc/passwd') AS value",
         "SELECT person_id AS patient, 'a patient'::int AS value FROM person",
+        "SELECT person_id AS patient, ('a patient ' || person_id)::regclass AS value FROM person",
+        "SELECT person_id AS patient, current_setting('a patient.' || person_id) AS value"
+        " FROM person",
         "SELECT person_id AS patient, 1 AS value FROM person FOR UPDATE",
     ],
 )

@@ -96,11 +96,15 @@ def opened(source: Omop) -> Iterator[Rows]:
 
         def rows(select: str, context: str) -> tuple[list[str], Iterator[Sequence[Any]]]:
             try:
+                _execute(connection, select, source.rows + 1, "EXPLAIN ")
+            except DBAPIError as error:
+                raise _explained(error.orig, context, source.seconds, planned=False) from None
+            try:
                 result = _execute(connection, select, source.rows + 1)
                 # The transaction's cursor holds nothing back: what is bounded is read at once.
                 return list(result.keys()), iter(result.fetchall())
             except DBAPIError as error:
-                raise _explained(error.orig, context, source.seconds) from None
+                raise _explained(error.orig, context, source.seconds, planned=True) from None
 
         yield rows
 
@@ -133,14 +137,24 @@ def _password(variable: str) -> str:
     return password
 
 
-def _execute(connection: Connection, select: str, most: int) -> Any:
+def _execute(connection: Connection, select: str, most: int, how: str = "") -> Any:
     text = select.strip().removesuffix(";").replace("%", "%%")
-    query = f"SELECT * FROM (\n{text}\n) AS records LIMIT %(most)s"
+    query = f"{how}SELECT * FROM (\n{text}\n) AS records LIMIT %(most)s"
     return connection.exec_driver_sql(query, {"most": most})
 
 
-def _explained(error: BaseException | None, context: str, seconds: float) -> StageError:
-    """Return an error without the values of patients that the server's message repeats."""
+def _explained(
+    error: BaseException | None, context: str, seconds: float, *, planned: bool
+) -> StageError:
+    """Return an error without the values of patients that the server's message repeats.
+
+    Args:
+        error: of the driver.
+        context: the SELECT, for the message.
+        seconds: that it may take.
+        planned: whether the server has planned it, so that what fails is a value, which errors of
+            any class may repeat.
+    """
     state = str(getattr(error, "sqlstate", None) or "")
     if state == TOO_SLOW:
         return PlaceError(
@@ -149,7 +163,7 @@ def _explained(error: BaseException | None, context: str, seconds: float) -> Sta
         )
     if not state or state.startswith(PLACE_CLASSES):
         return PlaceError(f"{context} was not answered: {_first_line(error)}")
-    if state.startswith(DATA):
+    if planned or state.startswith(DATA):
         return StageError(
             f"{context} fails at a value, which cannot be converted (SQLSTATE {state})."
         )
