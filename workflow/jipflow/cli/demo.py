@@ -15,6 +15,8 @@ import yaml
 
 from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.files import atomic_path, read_json
+from jipflow.hub.rounds import hub_thread
+from jipflow.hub.settings import load_hub_settings
 from jipflow.phantom.cohort import SERIES_DEFECTS, write_site
 from jipflow.reasons import StageError
 from jipflow.release.approval import approve, read_approvals
@@ -75,8 +77,8 @@ def _hub_results(out: Path) -> Path:
 
 def _round(out: Path) -> int:
     """Return the round that the hub has opened last."""
-    events = sorted((_hub_results(out) / "messages").glob("*/events/*-round-r*.json"))
-    return int(events[-1].stem.rpartition("-r")[2])
+    content = yaml.safe_load(_hub_file(out).read_text(encoding="utf-8"))
+    return hub_thread(load_hub_settings(content)).round
 
 
 def _is_over(out: Path, round_: int) -> bool:
@@ -113,6 +115,10 @@ def _make_site(out: Path, site: str, patients: int) -> None:
             },
         },
     )
+
+
+def _hub_file(out: Path) -> Path:
+    return out / "hub" / "hub.yaml"
 
 
 def _hub_key(out: Path) -> Path:
@@ -216,7 +222,7 @@ def _write_hub(out: Path) -> Path:
             }
         )
     (out / "exchange" / "hub").mkdir(parents=True, exist_ok=True)
-    path = out / "hub" / "hub.yaml"
+    path = _hub_file(out)
     _write_yaml(
         path,
         {
