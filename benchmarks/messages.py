@@ -37,7 +37,7 @@ from jipflow.settings.hub import Hub, Member
 from jipflow.settings.reading import read_protocol
 from report import Cell, measure, write_result
 
-CASES = ((3, 10_000), (50, 10_000), (500, 1_000))
+CASES = ((3, 10_000), (50, 10_000), (500, 10_000))
 """Numbers of sites, and of cells that each sends."""
 PATIENTS = 40
 ISSUED = "2026-11-03T12:00:00Z"

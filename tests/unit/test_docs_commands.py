@@ -86,7 +86,7 @@ WAYS = (
     Way(
         r"snakemake .*--forcerun clinical",
         None,
-        "needs a protocol with clinical variables; pipeline/test_clinical.py has one",
+        "needs a protocol with clinical variables; pipeline/test_clinical_run.py has one",
     ),
     Way(r"snakemake .*--report ", None, "needs a finished run; test_module.py makes its report"),
     Way(r"snakemake --sdm conda$", None, "needs conda and an hour"),
