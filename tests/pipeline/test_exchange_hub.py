@@ -51,7 +51,8 @@ def write_hub(server: Server, folder: Path) -> Path:
 
 def run_hub(server: Server, config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command("hub", "--configfile", str(config)),
+        # Snakemake reads the locks of all runs of a checkout, which others remove meanwhile.
+        command("hub", "--configfile", str(config), "--nolock"),
         cwd=ROOT,
         env={**environment(), **server.environment},
         stdout=subprocess.PIPE,
