@@ -36,6 +36,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
     return json.loads(json.dumps(result)), folder
 
 
+def test_an_analysis_without_cells_is_a_table_without_rows(tmp_path: Path) -> None:
+    write_tables({"sites": [], "analyses": [{"id": "x", "cells": []}]}, tmp_path / TABLES)
+    assert list(read(tmp_path, "x.csv").columns) == KEY
+
+
 def test_no_text_is_a_formula(tmp_path: Path) -> None:
     result = {"sites": [{"id": "north", "approver": "=HYPERLINK(A1)"}], "analyses": []}
     write_tables(result, tmp_path / TABLES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import highdicom
@@ -14,6 +15,7 @@ from highdicom.pm import ParametricMap, RealWorldValueMapping
 from pydicom.dataset import Dataset
 from pydicom.uid import ParametricMapStorage
 
+from jipflow.cases import Wanted
 from jipflow.images.masks import Region, pack
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.objects.seg_writer import build_seg
@@ -113,6 +115,22 @@ def test_a_map_of_no_mapping_or_of_two_is_refused(numbers: Any, tmp_path: Any) -
             group.RealWorldValueMappingSequence = list(group.RealWorldValueMappingSequence) * many
         found = reason(dataset, tmp_path / str(many))
         assert f"has {many} Real World Value Mappings, not one" in found
+
+
+def test_a_map_in_another_unit_than_the_protocol_wants_is_refused(
+    numbers: Any, tmp_path: Any
+) -> None:
+    series = series_of(write([adc_map(numbers)], tmp_path))
+    read_series_volume(replace(series, wanted=Wanted(unit="um2/s")))
+    for unit in ("mm2/s", "um2/S", "10*-6.mm2/s"):
+        with pytest.raises(
+            CaseFault, match=r"no image is a map in .*; they are in um2/s"
+        ) as caught:
+            read_series_volume(replace(series, wanted=Wanted(unit=unit)))
+        assert caught.value.reason is Reason.VOLUME_NOT_FOUND
+    plain = series_of(write(mr_datasets(), tmp_path / "mr"))
+    with pytest.raises(CaseFault, match="none states a unit"):
+        read_series_volume(replace(plain, wanted=Wanted(unit="um2/s")))
 
 
 def test_a_rescale_beside_the_mapping_is_refused(numbers: Any, tmp_path: Any) -> None:

@@ -92,8 +92,8 @@ def test_the_hash_covers_the_content_of_the_protocols_own_files_and_not_their_pl
 
 RECORDED = {
     "adc-variance": (
-        "3b775f0ac710613d8726daead465b590a9645a44f06ea2bd421b6fb432757228",
-        "28f4a52d858934ee7b301f4f409aedf46d926b3bb51a3009ac717d2ff1fef6cc",
+        "30ee60e68aa9634d4ca9e9a3c846aa0f24f5e9814381e97321f247b887af4c8d",
+        "5d3acb54e9604eb41eeb38be52f976b978a568d426283a09586afc223aef9710",
     ),
     "demo": (
         "fdea41bb82a70f018f113c797cf45a11c366f16b9cf09e944a238e9155786d66",

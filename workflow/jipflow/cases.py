@@ -19,6 +19,7 @@ class Wanted:
         b_value: in s/mm².
         time_point: its number, from 1, or ``first`` or ``last``.
         seconds: after the first time point.
+        unit: UCUM code of the unit of a map.
         within: how far echo time, b-value or seconds may be off; None for rounding only.
     """
 
@@ -28,6 +29,7 @@ class Wanted:
     b_value: float | None = None
     time_point: int | str | None = None
     seconds: float | None = None
+    unit: str | None = None
     within: float | None = None
 
 

@@ -63,9 +63,12 @@ def _tables(analysis: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, A
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one table; its columns are those of all rows, in the order in which they come."""
+    """Write one table; its columns are those of all rows, in the order in which they come.
+
+    Without any row it has the columns that say what a cell is about.
+    """
     flat = [dict(_columns(row)) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row))
+    names = list(dict.fromkeys(name for row in flat for name in row)) or list(CellKey._fields)
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
         writer.writeheader()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from jipflow.cases import Wanted
 from jipflow.images.acquisitions import SPLITTING, attribute_text, same_image
 from jipflow.images.diffusion import b_value, direction, image_words, is_isotropic, is_map
+from jipflow.images.parametric import unit_of_map
 from jipflow.images.phases import TimePoint, TimePoints, time_points
 from jipflow.images.pixels import Plane
 from jipflow.images.private import numbers_of
@@ -109,6 +110,7 @@ def chosen(
     series = _Chosen(name, _without_copies(planes, slots, notes), slots)
     whole = list(series.planes)
     _take_type(series, wanted)
+    _take_unit(series, wanted)
     _take_echo(series, wanted)
     _take_echo_time(series, wanted)
     _take_b_value(series, wanted)
@@ -217,6 +219,22 @@ def _take_echo_time(series: _Chosen, wanted: Wanted) -> None:
     found = [plane for plane in series.planes if times[id(plane)] == fitting[0]]
     series.silent += [plane for plane in series.planes if times[id(plane)] is None]
     series.take(found, f"echo time {fitting[0]:g} ms of {_listed(there)}")
+
+
+def _take_unit(series: _Chosen, wanted: Wanted) -> None:
+    """Take the planes of a map in a unit."""
+    if wanted.unit is None:
+        return
+    units = {id(plane): unit_of_map(plane.header) for plane in series.planes}
+    found = [plane for plane in series.planes if units[id(plane)] == wanted.unit]
+    if not found:
+        there = sorted({unit for unit in units.values() if unit})
+        raise series.absent(
+            f"no image is a map in {wanted.unit}; "
+            + (f"they are in {', '.join(there)}" if there else "none states a unit")
+            + ". Have the map made in that unit, or change `unit` of the role's `volume`."
+        )
+    series.take(found, f"a map in {wanted.unit}")
 
 
 def _take_b_value(series: _Chosen, wanted: Wanted) -> None:

@@ -78,7 +78,7 @@ def quantity_note(headers: Sequence[Dataset], name: str) -> str:
     Raises:
         CaseFault: its planes are of several quantities or units.
     """
-    found = {(_units(header), *_quantity(header)) for header in headers}
+    found = {(unit_of_map(header), *_quantity(header)) for header in headers}
     if len(found) > 1:
         kinds = sorted({f"{meaning or 'an unnamed quantity'} in {u}" for u, _, meaning in found})
         raise CaseFault(
@@ -99,9 +99,11 @@ def _range(mapping: Dataset) -> tuple[float, float]:
     return ends[0], ends[1]
 
 
-def _units(header: Dataset) -> str:
-    codes = header.RealWorldValueMappingSequence[0].get("MeasurementUnitsCodeSequence") or []
-    return str(codes[0].get("CodeValue") or "") if codes else ""
+def unit_of_map(header: Dataset) -> str:
+    """Return the UCUM code of the unit that a plane of a map states; empty where it states none."""
+    mappings = header.get("RealWorldValueMappingSequence") or []
+    codes = [code for item in mappings for code in item.get("MeasurementUnitsCodeSequence") or []]
+    return str(codes[0].get("CodeValue") or "") if len(codes) == 1 else ""
 
 
 def _quantity(header: Dataset) -> tuple[str, str]:

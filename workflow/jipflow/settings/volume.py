@@ -51,6 +51,9 @@ class Volume(Part):
     ] = None
     """Value of Image Type (0008,0008), Frame Type (0008,9007) or Complex Image Component
     (0008,9208), such as `WATER`; of a list any one, as makers write it differently."""
+    unit: Maybe[Text] = None
+    """UCUM code of the unit that a parametric map states, such as `um2/s`; one in another unit is
+    refused."""
     within: Maybe[NotNegative] = None
     """How far `b_value`, `echo_time` or `seconds` may be off. Without it rounding is allowed for
     only: to whole s/mm², and 0.01 ms."""
@@ -78,6 +81,7 @@ class Volume(Part):
             b_value=self.b_value,
             time_point=self.time_point,
             seconds=self.seconds,
+            unit=self.unit,
             within=self.within,
         )
 
