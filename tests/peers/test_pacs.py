@@ -48,6 +48,8 @@ from orthanc import Orthanc, private_network
 ARRIVAL = 11112
 WAYS = ("dicomweb", "get", "move")
 PATIENTS = ("STS_002", "STS_023")
+RADIOPHARMACEUTICAL = b"\x54\x00\x16\x00"
+"""The tag of the Radiopharmaceutical Information Sequence in a file of PET."""
 
 
 @dataclass(frozen=True)
@@ -368,7 +370,7 @@ def test_what_is_sent_is_acknowledged_and_read_back_the_same(
 
 
 @pytest.mark.parametrize("way", ["dicomweb", "get"])
-@pytest.mark.parametrize("fault", ["no study", "cut in two", "text"])
+@pytest.mark.parametrize("fault", ["no study", "cut in two", "cut in a sequence", "text"])
 def test_an_object_that_the_pacs_refuses_is_rejected(
     way: str, pacs: Orthanc, fresh: list[Path], fault: str
 ) -> None:
@@ -380,6 +382,9 @@ def test_an_object_that_the_pacs_refuses_is_rejected(
     elif fault == "cut in two":
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
+    elif fault == "cut in a sequence":
+        content = path.read_bytes()
+        path.write_bytes(content[: content.index(RADIOPHARMACEUTICAL) + 12])
     else:
         path.write_text("not DICOM")
     # Orthanc waits for the end of a data set that is cut in two.

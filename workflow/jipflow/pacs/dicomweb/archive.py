@@ -12,7 +12,6 @@ from typing import Any, Self
 import requests
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from jipflow.pacs.archive import (
     COUNT,
@@ -42,6 +41,7 @@ from jipflow.pacs.dicomweb.multipart import CHUNK, LIMIT, MultipartFile, parts
 from jipflow.pacs.dicomweb.session import open_session
 from jipflow.pacs.inflate import is_within
 from jipflow.pacs.limits import Limits
+from jipflow.place import raise_place_error
 from jipflow.settings.site import DicomWeb
 
 AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -298,9 +298,11 @@ class DicomwebArchive:
         """
         try:
             with open(path, "rb") as stream:
-                uid = self._uid(uid_in(stream))
-        except (InvalidDicomError, EOFError):
+                sop_uid = uid_in(stream)
+        except Exception as error:  # pydicom raises whatever its parser met
+            raise_place_error(error)
             raise Rejected(f"source {self.name!r}: {path} is not a DICOM file.") from None
+        uid = self._uid(sop_uid)
         body = MultipartFile(path)
         self._limits.wait()
         with http_errors("the storing of an object", self._source):

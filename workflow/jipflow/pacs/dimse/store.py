@@ -6,13 +6,13 @@ from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
 
 from jipflow.pacs.archive import NO_STUDY, Receipt, Rejected, checked_uid, file_uid
 from jipflow.pacs.dimse.associations import Associations, Purpose
 from jipflow.pacs.dimse.find import Finder
 from jipflow.pacs.dimse.messages import category
 from jipflow.pacs.limits import Limits
+from jipflow.place import raise_place_error
 from jipflow.settings.site import Dimse
 
 
@@ -43,11 +43,12 @@ class Sender:
         name = self._name
         try:
             header = dcmread(path, specific_tags=["SOPInstanceUID"], stop_before_pixels=True)
-            uid = checked_uid(file_uid(header), name)
-            sop_class = checked_uid(header.file_meta.MediaStorageSOPClassUID, name)
-            syntax = checked_uid(header.file_meta.TransferSyntaxUID, name)
-        except (InvalidDicomError, AttributeError, EOFError):
+            meta = header.file_meta
+            uids = file_uid(header), meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID
+        except Exception as error:  # pydicom raises whatever its parser met
+            raise_place_error(error)
             raise Rejected(f"source {name!r}: {path} is not a DICOM file.") from None
+        uid, sop_class, syntax = (checked_uid(value, name) for value in uids)
         purpose = Purpose(None, (sop_class,), (syntax,))
         self._limits.wait(self._associations.release_idle)
         status = self._store(path, purpose)
