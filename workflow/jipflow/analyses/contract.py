@@ -19,14 +19,24 @@ A number is released in a *cell*: one feature of one segment, of all patients or
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from jipflow.analyses.cells import CellKey, Measured, Place, Values, asks_for, expand
+from jipflow.analyses.cells import (
+    CellKey,
+    Measured,
+    Place,
+    Values,
+    asks_for,
+    by_patient,
+    expand,
+)
 from jipflow.analyses.forms import (
     CountedCell,
     RecordedCell,
@@ -104,20 +114,69 @@ class Passed:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A variable that a cell of several is computed from.
+
+    Attributes:
+        key: what it is: of a category, an indicator has the name of its value as well.
+        values: of the cases of the cell, which are those of all its columns.
+        equations: numbers of the cell that are sums over functions of its values.
+    """
+
+    key: CellKey
+    values: Values
+    equations: int
+
+
+@dataclass(frozen=True)
 class Proposed:
     """One cell before the gate, with the people behind it.
+
+    A cell of several columns, such as a model, leaves whole or not at all. The rules of all cells
+    look at its `pieces`, one a column, as they look at cells of one variable.
 
     Attributes:
         analysis: what proposes it.
         key: what it is about.
-        values: what it is computed from.
+        values: what it is computed from; of a cell of several columns, the first one's.
         content: what the analysis computed, for its own `Analysis.check`.
+        columns: of a cell of several; the first has the key and the values of the cell.
+        of: of a piece, which cell it is of and which of its columns it is.
     """
 
     analysis: Analysis[Any, Any, Any]
     key: CellKey
     values: Values
     content: Any
+    columns: Sequence[Column] = ()
+    of: PieceOf | None = None
+
+    @property
+    def equations(self) -> int:
+        """How many numbers of it are sums over functions of its values."""
+        return self.of.equations if self.of else self.analysis.equations
+
+    @property
+    def model(self) -> str:
+        """Of a piece, what tells its cell apart from those of other columns or values."""
+        return self.of.model if self.of else ""
+
+    @cached_property
+    def pieces(self) -> Sequence[Proposed]:
+        """The cell as cells of one variable: itself where it is one."""
+        if not self.columns:
+            return (self,)
+        model = _digest(self)
+        return [
+            Proposed(
+                self.analysis,
+                column.key,
+                column.values,
+                self.content,
+                of=PieceOf(model, number, column.equations),
+            )
+            for number, column in enumerate(self.columns)
+        ]
 
     @property
     def cases(self) -> frozenset[str]:
@@ -130,9 +189,35 @@ class Proposed:
         return (self.analysis.settings.id, *self.key)
 
 
+class PieceOf(NamedTuple):
+    """Which cell of several columns a piece is of.
+
+    Attributes:
+        model: hash of its kind and of the values of all its columns.
+        number: of the column, from 0.
+        equations: numbers of the cell that are sums over functions of the column's values.
+    """
+
+    model: str
+    number: int
+    equations: int
+
+
+def _digest(cell: Proposed) -> str:
+    """Return a hash of the kind of a cell and of the values of its columns."""
+    found = hashlib.sha256(cell.analysis.settings.kind.encode())
+    for column in cell.columns:
+        patients = by_patient(column.values)
+        found.update(b"\0\0".join([b"", "\0".join(patients.case_ids).encode()]))
+        found.update(b"\0\0" + patients.numbers.tobytes())
+    return found.hexdigest()
+
+
 @dataclass(frozen=True)
 class LedgerCell:
     """A cell that leaves or has left, with the values behind it, as a site's ledger keeps it.
+
+    Of a cell of several columns each piece is one; `released` is what left of the whole.
 
     Attributes:
         analysis: id of its analysis.
@@ -143,6 +228,8 @@ class LedgerCell:
         released: what left of it beside its key.
         values: behind it, a patient a row, as `by_patient` gives them.
         rows: how many values there were.
+        model: of a piece, `Proposed.model`.
+        number: of a piece, that of its column; 0 of the first one and of a cell of one.
     """
 
     analysis: str
@@ -153,6 +240,8 @@ class LedgerCell:
     released: Mapping[str, Any]
     values: Values
     rows: int
+    model: str = ""
+    number: int = 0
 
 
 @dataclass(frozen=True)
@@ -258,7 +347,8 @@ class Analysis(ABC, Generic[S, C, R]):
         rules: the kind's own rules, in the order in which they are applied.
         merging: how the sites' numbers become one, in a sentence for a paper's methods.
         equations: numbers of a released cell that are sums over functions of its values, with all
-            their digits, so that who solves them for the values has as many equations.
+            their digits, so that who solves them for the values has as many equations. The columns
+            of a cell of several have their own.
         has_bins: whether a cell shows bins of its values, see `shown`.
         heading_decides: whether what the own rules find depends on values and on the heading that
             the protocol chose, so that who asks again with another one learns of the values.
@@ -301,6 +391,10 @@ class Analysis(ABC, Generic[S, C, R]):
         """Return the keys of the settings that a release and a result repeat, as plain data."""
         own = self.released.model_fields.keys() - ReleasedAnalysis.model_fields.keys()
         return self.settings.model_dump(include=set(own))
+
+    def reads(self) -> Sequence[CellKey]:
+        """Return the variables that every cell is computed from beside its own, each once."""
+        return ()
 
     @property
     def rounds(self) -> int:

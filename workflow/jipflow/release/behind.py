@@ -7,6 +7,7 @@ packed, it becomes an entry of the site's ledger.
 from __future__ import annotations
 
 import io
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,10 @@ class KeptCell(Part):
     released: dict[str, Any]
     rows: Index
     column: Index
+    model: str = Field(default="", exclude_if=operator.not_)
+    """Of a piece of a cell of several columns, what tells the cell apart."""
+    number: Index = Field(default=0, exclude_if=operator.not_)
+    """Of a piece, which column it is."""
 
 
 class KeptWithheld(KeptCell):
@@ -203,6 +208,8 @@ def _kept(cell: LedgerCell, columns: _Columns) -> dict[str, Any]:
         "released": dict(cell.released),
         "rows": cell.rows,
         "column": columns.add(cell.values),
+        "model": cell.model,
+        "number": cell.number,
     }
 
 
@@ -217,6 +224,8 @@ def _cell(kept: KeptCell, columns: Sequence[Values]) -> LedgerCell:
         released=kept.released,
         values=columns[kept.column],
         rows=kept.rows,
+        model=kept.model,
+        number=kept.number,
     )
 
 

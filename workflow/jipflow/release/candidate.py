@@ -239,6 +239,12 @@ def _propose(
                 f"analysis {settings.id}: {variable!r} is no feature that was measured; fix "
                 "it in the protocol's analyses or add it to its radiomics."
             )
+    for key in analysis.reads():
+        if key.place not in measured.places or key.feature not in measured.features:
+            raise ReleaseError(
+                f"analysis {settings.id}: {key.role}.{key.feature} of {key.title} is nothing that "
+                "was measured; fix it in the protocol's analyses."
+            )
     return analysis.propose(measured, given)
 
 
@@ -275,10 +281,16 @@ def _behind(
     limits: Mapping[str, float],
 ) -> Behind:
     """Return what stands behind the cells that the gate released, and behind those it withheld."""
-    leaving = [Candidate(d.proposed, d.released).cell for d in decisions if d.released]
-    withheld = [
-        (rule.code, Candidate(d.proposed, None).cell)
+    leaving = [
+        Candidate(piece, d.released).cell
         for d in decisions
+        if d.released
+        for piece in d.proposed.pieces
+    ]
+    withheld = [
+        (rule.code, Candidate(piece, None).cell)
+        for d in decisions
+        for piece in d.proposed.pieces
         for rule, found in d.findings.items()
         if found == Finding.WITHHELD and rule != MIN_PATIENTS
     ]

@@ -47,9 +47,9 @@ class Later:
 
 def cells_of(past: Past) -> dict[tuple[str, CellKey], str]:
     """Return the fingerprint of the patients behind each cell of a release."""
-    sets = {cell.values.cases for cell in past.cells}
+    sets = {cell.values.cases for cell in past.whole}
     prints = {patients: canonical_digest(sorted(patients)) for patients in sets}
-    return {(cell.analysis, cell.key): prints[cell.values.cases] for cell in past.cells}
+    return {(cell.analysis, cell.key): prints[cell.values.cases] for cell in past.whole}
 
 
 def covers(signed: Sequence[Signed], later: Later, now: datetime) -> list[str]:

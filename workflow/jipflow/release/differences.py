@@ -180,7 +180,7 @@ def _remainders(cells: Sequence[Proposed], disclosure: Disclosure) -> set[int]:
     The mean of all less that of a group is that of the others, who may be enough and yet have one
     value but for a few, or one who has nearly all.
     """
-    summed = [i for i, cell in enumerate(cells) if cell.analysis.equations]
+    summed = [i for i, cell in enumerate(cells) if cell.equations]
     if len({cells[i].cases for i in summed}) < 2:
         return set()
     kept: dict[int, dict[frozenset[str], Values]] = defaultdict(dict)

@@ -134,22 +134,45 @@ def decide(
         for decision, checked in zip(cells, results, strict=True):
             _apply(decision, checked, patients[decision.proposed.cases])
         before += cells
-    left = [d for d in decisions if d.released]
-    conflicts = history.conflicting(
-        [Candidate(d.proposed, d.released) for d in left if d.released], disclosure
-    )
-    _settle(left, conflicts, EARLIER)
-    left = [d for d in decisions if d.released]
-    few = differing([d.proposed for d in left], patient_of, disclosure, regions)
-    _settle(left, few, DIFFERENCE)
-    left = [d for d in decisions if d.released]
-    candidates = [Candidate(d.proposed, d.released) for d in left if d.released]
-    clash = clashing([c.cell for c in candidates], [asked(d.proposed) for d in left])
-    _settle(left, clash, DIFFERENCE)
-    left = [d for d in decisions if d.released]
-    many = saturated([d.proposed for d in left], patient_of, regions)
-    _settle(left, many, SATURATION)
+    left = _Pieces(decisions)
+    left.settle(history.conflicting(left.candidates(), disclosure), EARLIER)
+    left = _Pieces(decisions)
+    left.settle(differing(left.proposed(), patient_of, disclosure, regions), DIFFERENCE)
+    left = _Pieces(decisions)
+    leaving = [candidate.cell for candidate in left.candidates()]
+    left.settle(clashing(leaving, [asked(piece) for piece in left.proposed()]), DIFFERENCE)
+    left = _Pieces(decisions)
+    left.settle(saturated(left.proposed(), patient_of, regions), SATURATION)
     return decisions
+
+
+class _Pieces:
+    """The pieces of the cells that are left, each of which stands or falls with its cell.
+
+    Args:
+        decisions: of all cells.
+    """
+
+    def __init__(self, decisions: Sequence[Decision]) -> None:
+        self._left = [decision for decision in decisions if decision.released]
+        self._all = [(d, piece) for d in self._left for piece in d.proposed.pieces]
+
+    def proposed(self) -> list[Proposed]:
+        """Return the pieces."""
+        return [piece for _, piece in self._all]
+
+    def candidates(self) -> list[Candidate]:
+        """Return the pieces with what would leave of their cells."""
+        return [Candidate(piece, decision.released) for decision, piece in self._all]
+
+    def settle(self, withheld: Collection[int], rule: Rule) -> None:
+        """Note what a rule found that looks at all pieces: one that it withholds takes its cell."""
+        taken = {id(self._all[i][0]) for i in withheld}
+        for decision in self._left:
+            if id(decision) in taken:
+                decision.withhold(rule)
+            else:
+                decision.findings[rule] = Finding.PASSED
 
 
 def _check_kinds(analyses: Iterable[AnyAnalysis]) -> None:
@@ -168,10 +191,11 @@ def _same_values(
 ) -> list[LedgerCell]:
     """Return what leaves by the decisions, or has left, with the very values of a cell."""
     here = [
-        Candidate(decision.proposed, decision.released).cell
+        Candidate(piece, decision.released).cell
         for decision in decisions
         if decision.released
-        and (decision.proposed.key, decision.proposed.cases) == (cell.key, cell.cases)
+        for piece in decision.proposed.pieces
+        if (piece.key, piece.cases) == (cell.key, cell.cases)
     ]
     return [*here, *history.same(by_patient(cell.values))]
 
@@ -187,7 +211,8 @@ def _has_enough(decision: Decision, patients: int, minimum: int) -> bool:
 
 def _asked_as_before(decisions: Sequence[Decision], history: History) -> list[Decision]:
     """Return those that were not asked for in another way before; what is found is an answer."""
-    otherwise = history.asked_otherwise([d.proposed for d in decisions])
+    pieces = [(i, piece) for i, d in enumerate(decisions) for piece in d.proposed.pieces]
+    otherwise = {pieces[j][0] for j in history.asked_otherwise([piece for _, piece in pieces])}
     for i in otherwise:
         decisions[i].withhold(EARLIER)
     return [d for i, d in enumerate(decisions) if i not in otherwise]
@@ -205,15 +230,6 @@ def _apply(decision: Decision, checked: Passed | Withheld, patients: int) -> Non
         decision.findings[rule] = rule.partly if partly else Finding.PASSED
     decision.parts = checked.parts
     decision.released = _released(decision.proposed, patients, checked)
-
-
-def _settle(decisions: Sequence[Decision], withheld: Collection[int], rule: Rule) -> None:
-    """Note what a rule found that looks at all cells which are left."""
-    for i, decision in enumerate(decisions):
-        if i in withheld:
-            decision.withhold(rule)
-        else:
-            decision.findings[rule] = Finding.PASSED
 
 
 def _released(cell: Proposed, patients: int, checked: Passed) -> ReleasedCell:

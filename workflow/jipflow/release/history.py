@@ -19,7 +19,7 @@ from jipflow.analyses.forms import ReleasedCell
 from jipflow.exchange.message import canonical
 from jipflow.release.differences import are_few, exclude
 from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved
-from jipflow.release.saturation import Equations, Regions, asked, family
+from jipflow.release.saturation import Equations, Regions, alike_columns, asked, family
 from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:
@@ -57,9 +57,14 @@ class Past:
     noisy: Sequence[tuple[str, LedgerCell]] = ()
 
     @property
+    def whole(self) -> list[LedgerCell]:
+        """What left, each cell of several columns once: its first."""
+        return [cell for cell in self.cells if cell.number == 0]
+
+    @property
     def left(self) -> list[LedgerCell]:
-        """All that left."""
-        return [*self.cells, *(cell for _, cell in self.noisy)]
+        """All that left, likewise."""
+        return [*self.whole, *(cell for _, cell in self.noisy)]
 
     @property
     def asked(self) -> list[LedgerCell]:
@@ -88,11 +93,13 @@ class Candidate:
             analysis=analysis.settings.id,
             kind=analysis.settings.kind,
             key=key,
-            equations=analysis.equations,
+            equations=self.proposed.equations,
             heading=analysis.heading(),
             released={name: numbers[name] for name in numbers.keys() - set(key._fields)},
             values=by_patient(self.proposed.values),
             rows=int(self.proposed.values.numbers.size),
+            model=self.proposed.model,
+            number=self.proposed.of.number if self.proposed.of else 0,
         )
 
     @property
@@ -310,31 +317,38 @@ class History:
 
         Equal values of a family say the same, whatever they are called, so that they count once.
         """
-        kept: dict[tuple[str, Hashable], Equations] = defaultdict(Equations)
+        kept: dict[Hashable, Equations] = defaultdict(Equations)
         functions: dict[bytes, tuple[str, Place]] = {}
-        for number, cell in self._cells:
-            group = family(cell.key.feature)
-            if group is not None and cell.equations:
-                place = _of_past(cell.key.place, number)
+        every = [*(cell for _, cell in self._cells), *(each.cell for each in cells)]
+        likes = alike_columns([(cell.key.feature, cell.model, cell.values) for cell in every])
+        for i, (number, cell) in enumerate(self._cells):
+            place = _of_past(cell.key.place, number)
+            region = self._region(cell, place, likes.get(i))
+            if region is not None:
                 feature, place_of = functions.setdefault(
                     identity(cell.values), (cell.key.feature, place)
                 )
-                kept[group, self._regions.region(place, group)].include(
-                    feature, (place_of, cell.kind), cell.equations, cell.values.cases
+                kept[region].include(
+                    feature, (place_of, cell.kind, cell.model), cell.equations, cell.values.cases
                 )
         withheld = set()
         for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
             new = cells[i].cell
-            group = family(new.key.feature)
-            if group is None or not new.equations:
+            region = self._region(new, new.key.place, likes.get(len(self._cells) + i))
+            if region not in kept:
                 continue
-            known = kept.get((group, self._regions.region(new.key.place, group)))
             feature, place = functions.get(identity(new.values), (new.key.feature, new.key.place))
-            if known is not None and not known.add(
-                feature, (place, new.kind), new.equations, new.values.cases
-            ):
+            function = (place, new.kind, new.model)
+            if not kept[region].add(feature, function, new.equations, new.values.cases):
                 withheld.add(i)
         return withheld
+
+    def _region(self, cell: LedgerCell, place: Place, like: int | None) -> Hashable:
+        """Return of what the equations of a cell are counted together; None where of nothing."""
+        group = family(cell.key.feature)
+        if not cell.equations:
+            return None
+        return like if group is None else (group, self._regions.region(place, group))
 
 
 def _way(name: str, heading: Mapping[str, Any], limits: Mapping[str, float]) -> bytes:

@@ -226,7 +226,8 @@ def saturated(
     The features of a family in one region are kept in the order in which the protocol's analyses
     ask for them (see `Analysis.rank`), while the equations that are known, two of a mean and a
     variance, are at least `MARGIN` fewer than the patients (see `Equations`). Cells of a feature
-    that several analyses of a kind have of the same patients say the same.
+    that several analyses of a kind have of the same patients say the same. Of columns of models,
+    those that are alike are a family (see `alike_columns`), and each model says something else.
 
     Args:
         cells: that the other rules let out.
@@ -238,19 +239,36 @@ def saturated(
     """
     kept: dict[tuple[Hashable, ...], Equations] = {}
     withheld = set()
+    likes = alike_columns([(c.key.feature, c.model, c.values) for c in cells])
     for i in sorted(range(len(cells)), key=lambda i: asked(cells[i])):
         cell = cells[i]
         key, analysis = cell.key, cell.analysis
         group = family(key.feature)
-        if group is None or not analysis.equations:
+        if (group is None and i not in likes) or not cell.equations:
             continue
-        region = (group, regions.region(key.place, group))
+        region: tuple[Hashable, ...] = (likes.get(i),)
+        if group is not None:
+            region = (group, regions.region(key.place, group))
         if region not in kept:
             kept[region] = Equations(lambda cases: len({patient_of[case] for case in cases}))
-        function = (key.place, analysis.settings.kind)
-        if not kept[region].add(key.feature, function, analysis.equations, cell.cases):
+        function = (key.place, analysis.settings.kind, cell.model)
+        if not kept[region].add(key.feature, function, cell.equations, cell.cases):
             withheld.add(i)
     return withheld
+
+
+def alike_columns(columns: Sequence[tuple[str, str, Values]]) -> dict[int, int]:
+    """Return a number for each column of a model whose feature has no family, by its position.
+
+    It is the same for those that are alike or like a third one, whatever they are called: each
+    model gives as many equations of such a variable as it has columns, so that who asks for one
+    model after another would solve them for the values.
+
+    Args:
+        columns: feature, `Proposed.model` and values of each piece.
+    """
+    of = [i for i, (feature, model, _) in enumerate(columns) if model and family(feature) is None]
+    return dict(zip(of, like_ones([columns[i][2] for i in of]), strict=True))
 
 
 def asked(cell: Proposed) -> tuple[object, ...]:
