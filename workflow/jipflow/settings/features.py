@@ -115,7 +115,7 @@ def variable_problems(
         measured.setdefault(entry.role, []).extend([*COUNTED, *feature_names(content)])
         spec = protocol.segmentation(entry.segmentation)
         segments.setdefault(entry.role, []).extend(each.name for each in spec.segments)
-    for variable in analysis.variables:
+    for variable in (*analysis.variables, *(each.variable for each in analysis.further())):
         role, _, feature = variable.partition(".")
         if role == ROLE:
             continue

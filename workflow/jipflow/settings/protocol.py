@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from jipflow.patterns import PatternError, check_pattern, meets
 from jipflow.settings.clinical import ROLE, VARIABLE, ClinicalVariable
+from jipflow.settings.covariates import Covariate
 from jipflow.settings.names import among
 from jipflow.settings.part import (
     AsGiven,
@@ -406,6 +407,10 @@ class AnalysisSettings(Part):
     def groups(self) -> list[str]:
         """Names of the groups, sorted; one that is empty where all patients are together."""
         return sorted(self.by.groups) if self.by else [""]
+
+    def further(self) -> Sequence[Covariate]:
+        """Return the variables that every cell is computed from beside its own."""
+        return ()
 
     def problems(self) -> Iterator[str]:
         """Yield what types cannot say is wrong with the settings, one sentence each."""

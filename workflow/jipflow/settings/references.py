@@ -229,9 +229,38 @@ def _analysis(analysis: AnalysisSettings, protocol: Protocol) -> Iterator[str]:
             yield from _clinical(variable, name, analysis, protocol)
         elif role not in protocol.roles:
             yield f"variable {variable!r} must start with a role{among(role, roles)}"
+    yield from _further(analysis, protocol)
     by = analysis.by
     if by is not None:
         yield from _by(by, analysis, protocol)
+
+
+def _further(analysis: AnalysisSettings, protocol: Protocol) -> Iterator[str]:
+    """Yield what is wrong with the variables that every cell of an analysis is computed from."""
+    further = analysis.further()
+    for number, each in enumerate(further):
+        context = f"variable {each.variable!r}"
+        if each.role not in (ROLE, *protocol.roles):
+            yield f"{context} must start with a role{among(each.role, [*protocol.roles, ROLE])}"
+            continue
+        measured = [
+            f"{entry.segmentation}/{segment.name}"
+            for entry in protocol.radiomics
+            if entry.role == each.role
+            for segment in protocol.segmentation(entry.segmentation).segments
+        ]
+        for problem in each.problems(protocol.clinical_variables, measured):
+            yield f"{context}: {problem}"
+        place = (each.segmentation, each.segment)
+        if (each.variable, *place) in [
+            (e.variable, e.segmentation, e.segment) for e in further[:number]
+        ]:
+            yield f"{context} stands twice in the model; remove one."
+        in_segments = each.role == ROLE or analysis.segments is None
+        if (in_segments or each.segment in (analysis.segments or ())) and any(
+            fnmatchcase(each.variable, variable) for variable in analysis.variables
+        ):
+            yield f"{context} is among `variables` as well; name those otherwise."
 
 
 def _clinical(
