@@ -70,6 +70,23 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """One row of a forest plot: an estimate with its confidence interval.
+
+    Attributes:
+        label: name at the left.
+        value: the estimate; None where there is none.
+        low: lower end of the interval; None where it is beyond all numbers.
+        high: upper end, likewise.
+    """
+
+    label: str
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Curve:
     """One line of a curve plot.
 
@@ -295,6 +312,79 @@ def dot_plot(title: str, rows: Sequence[Interval]) -> Markup | None:
         )
     parts.append("</svg>")
     return Markup("".join(parts))
+
+
+FARTHEST = 1e6
+"""How far from 1 a ratio is drawn; what lies beyond is cut at the end of its scale."""
+
+
+def forest_plot(title: str, rows: Sequence[Effect], logarithmic: bool = False) -> Markup | None:
+    """Draw each estimate with its interval on one scale, with a line where there is no effect.
+
+    The numbers stand at the right. An interval that goes on beyond the scale ends with it.
+
+    Args:
+        title: what the plot shows, for those who do not see it.
+        rows: from top to bottom.
+        logarithmic: whether the estimates are ratios, of which 1 is no effect, else 0.
+
+    Returns:
+        None where no row has an estimate.
+    """
+    if all(row.value is None for row in rows):
+        return None
+    none, ends = (1.0, _ratios(rows)) if logarithmic else (0.0, _ends(rows))
+    axis = _ratio_axis([*ends, none]) if logarithmic else axis_for([*ends, none], allow_log=False)
+    axis = replace(axis, right=WIDTH - 150.0)
+    height = 25
+    bottom = 4 + height * len(rows)
+    at = axis(none)
+    parts = [
+        _open(bottom + 20, title),
+        *_axis_svg(axis, 4, bottom),
+        f'<path class="axis" d="M{at:.1f} 4V{bottom:g}"/>',
+    ]
+    for position, row in enumerate(rows):
+        y = 4 + height * (position + 0.5)
+        parts.append(_label(row.label, y))
+        if row.value is None:
+            continue
+        left, x, right = (
+            axis(min(max(end, axis.low), axis.high))
+            for end in (
+                axis.low if row.low is None else row.low,
+                row.value,
+                axis.high if row.high is None else row.high,
+            )
+        )
+        long = _scientific(row.value)
+        low, high = (_value(v, 3, long) if v is not None else MISSING for v in (row.low, row.high))
+        parts.append(
+            f'<g class="site"><path class="whisker" d="M{left:.1f} {y:g}H{right:.1f}"/>'
+            f'<circle class="dot" cx="{x:.1f}" cy="{y:g}" r="4.5"/></g>'
+            f'<text class="value" x="{WIDTH - 2}" y="{y:g}" text-anchor="end"'
+            f' dominant-baseline="central">{_value(row.value, 3, long)} ({low}, {high})</text>'
+        )
+    parts.append("</svg>")
+    return Markup("".join(parts))
+
+
+def _ends(rows: Sequence[Effect]) -> list[float]:
+    return [end for row in rows for end in (row.low, row.value, row.high) if end is not None]
+
+
+def _ratios(rows: Sequence[Effect]) -> list[float]:
+    """Return the ends of ratios, no farther from 1 than is drawn."""
+    return [min(max(end, 1 / FARTHEST), FARTHEST) for end in _ends(rows)]
+
+
+def _ratio_axis(values: Sequence[float]) -> Axis:
+    """Choose a logarithmic scale for ratios; decades where they span a factor over 100."""
+    low, high = min(values) / 1.15, max(values) * 1.15
+    steps = (1.0,) if high / low > 100 else (1.0, 2.0, 5.0)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    return Axis(low, high, True, [tick for tick in ticks if low <= tick <= high])
 
 
 def histogram_plot(
