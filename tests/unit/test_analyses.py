@@ -67,6 +67,7 @@ def test_the_kinds_are_the_modules_of_the_folder():
         "brown_forsythe",
         "histogram",
         "levene",
+        "linear",
         "noisy_mean",
         "quantiles",
         "summary",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import CellKey
+from jipflow.analyses.design import column_names
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Panel, Row, Table, TableCell, bold, head, numeral, span
 from jipflow.plots import MISSING, Effect, count, forest_plot, number
@@ -22,6 +23,8 @@ from jipflow.plots import MISSING, Effect, count, forest_plot, number
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from jipflow.settings.covariates import Covariate
 
 LEVEL = 0.95
 """Coverage of the confidence intervals."""
@@ -145,6 +148,38 @@ def _exponential(value: float) -> float | None:
         return math.exp(value)
     except OverflowError:
         return None
+
+
+def term_names(covariates: Sequence[Covariate]) -> list[str]:
+    """Return the names of the columns of covariates, each once.
+
+    Features of one name, as of two segments, have their segments in the name.
+    """
+    found = []
+    for each in covariates:
+        names = column_names("", [each])[1:]
+        twice = [other for other in covariates if other.feature == each.feature]
+        place = f" · {each.segment} · {each.segmentation} on {each.role}"
+        found += [f"{name}{place}" if len(twice) > 1 and each.segment else name for name in names]
+    return found
+
+
+def units_of(covariates: Sequence[Mapping[str, Any]]) -> str:
+    """Return in words what the coefficients of covariates are of; empty where of one unit each.
+
+    Args:
+        covariates: as a heading has them.
+    """
+    found = []
+    for each in covariates:
+        name = each["variable"].partition(".")[2]
+        center, scale = float(each["center"]), float(each["scale"])
+        if "reference" in each:
+            found.append(f"{name} against {each['reference']}")
+        elif (center, scale) != (0, 1):
+            from_ = f" from {center:g}" if center else ""
+            found.append(f"{name} in units of {scale:g}{from_}")
+    return f"Coefficients are of {'; '.join(found)}." if found else ""
 
 
 def rows_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

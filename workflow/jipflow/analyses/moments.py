@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -34,6 +34,8 @@ from jipflow.settings.protocol import Disclosure
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+F = TypeVar("F", float, "npt.NDArray[np.float64]")
 
 LARGEST_SCATTER = 1e200
 """Bound of what squared differences of means are added to, likewise; see `LARGEST`."""
@@ -194,7 +196,7 @@ def moments(values: npt.NDArray[np.float64]) -> Moments:
     first = float(values.mean())
     deviations = values - first
     correction = float(deviations.mean())
-    mean, rest = _two_sum(first, correction)
+    mean, rest = two_sum(first, correction)
     m2 = float(np.square(deviations - correction).sum())
     return Moments(int(values.size), mean, rest, m2)
 
@@ -214,12 +216,12 @@ def _merge_pair(a: Moments, b: Moments) -> Moments:
     """Merge two groups by the updating formula of Chan, Golub and LeVeque (1983), eq. 2.1."""
     rows = a.rows + b.rows
     delta = (b.mean - a.mean) + (b.mean_rest - a.mean_rest)
-    mean, rest = _two_sum(a.mean, a.mean_rest + delta * (b.rows / rows))
+    mean, rest = two_sum(a.mean, a.mean_rest + delta * (b.rows / rows))
     m2 = a.m2 + b.m2 + delta * delta * (a.rows * (b.rows / rows))
     return Moments(rows, mean, rest, m2)
 
 
-def _two_sum(a: float, b: float) -> tuple[float, float]:
+def two_sum(a: F, b: F) -> tuple[F, F]:
     """Return a + b rounded, and the rounding error exactly (Knuth, TAOCP vol. 2, 4.2.2)."""
     total = a + b
     b_seen = total - a

@@ -207,25 +207,33 @@ def _limits(cell: ReleasedCell, analysis: AnyAnalysis, asked: Asked, minimum: in
     return Limits(minimum, asked.cases, lowest, highest, stated)
 
 
+_Variable = tuple[CellKey, frozenset[CellKey]]
+"""What a cell is about, and which variables its cases have beside it."""
+
+
 def _check_together(released: Released, asked: Asked, minimum: int) -> None:
     """Check what cells say of each other: the same values, and almost the same patients."""
-    same: dict[CellKey, list[tuple[AnyAnalysis, CountedCell]]] = defaultdict(list)
+    same: dict[_Variable, list[tuple[AnyAnalysis, CountedCell]]] = defaultdict(list)
     families: dict[tuple[str, str], set[tuple[int, Whom]]] = defaultdict(set)
     for (identifier, key), cell in released.items():
         if not isinstance(cell, CountedCell):
             continue
-        same[key].append((asked.analyses[identifier], cell))
-        whom = Whom.of(asked.analyses[identifier].settings.by, key)
+        analysis = asked.analyses[identifier]
+        same[key, frozenset(analysis.reads())].append((analysis, cell))
+        whom = Whom.of(analysis.settings.by, key)
         families[key.role, key.segmentation].add((cell.n, whom))
-    for key, cells in same.items():
+    for (key, _), cells in same.items():
         about = [each.implies(cell, _limits(cell, each, asked, minimum)) for each, cell in cells]
         if len({cell.n for _, cell in cells}) > 1 or not Implied.agree(about):
             detail = f"{_words('two analyses', key)} are not of the same values"
             raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
-    for key, cells in same.items():
-        everyone = [cell.n for _, cell in same.get(key._replace(group=""), ())]
-        if any(cell.n > n for _, cell in cells for n in everyone):
+    numbers_of = {variable: cells[0][1].n for variable, cells in same.items()}
+    for (key, reads), n in numbers_of.items():
+        if n > numbers_of.get((key._replace(group=""), reads), n):
             detail = f"{_words('a group', key)} has more patients than there are"
+            raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
+        if n > numbers_of.get((key, frozenset()), n):
+            detail = f"{_words('a model', key)} has more patients than its variable"
             raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
     for (role, segmentation), numbers in families.items():
         for (fewer, one), (more, other) in itertools.combinations(sorted(numbers), 2):

@@ -1,0 +1,215 @@
+"""Means and centred scatter of several columns: what leaves of them, and how sites merge.
+
+What `jipflow.analyses.moments` is for one variable: the formula of Chan, Golub and LeVeque (1983)
+holds for sums of products as it does for those of squares, and the rests of the means keep what
+their rounding would lose. Columns are sent as they were measured, so that whoever chooses another
+center or scale of a variable asks for the very same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from jipflow.analyses.contract import TOLERANCE, CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.forms import LARGEST, CountedCell, Value
+from jipflow.analyses.moments import (
+    LARGEST_SCATTER,
+    largest_scatter,
+    least_scatter,
+    two_sum,
+)
+from jipflow.settings.part import AsGiven
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Product = Annotated[float, Field(ge=-LARGEST_SCATTER, le=LARGEST_SCATTER), AsGiven]
+
+
+class ScatterCell(CountedCell):
+    """Means and centred scatter of the columns of a model; a patient is one row."""
+
+    means: Annotated[list[Value], Field(min_length=1)]
+    """Mean of each column, as it was measured."""
+    mean_rests: Annotated[list[Value], Field(min_length=1)]
+    """What each mean lost in rounding to float64."""
+    products: Annotated[list[list[Product]], Field(min_length=1)]
+    """Sums of products of deviations from the means, of each column with those up to itself."""
+
+    @property
+    def scatter(self) -> Scatter:
+        """The same as arrays; the lists fit each other, see `verify_scatter`."""
+        import numpy as np
+
+        size = len(self.means)
+        products = np.zeros((size, size))
+        for i, row in enumerate(self.products):
+            products[i, : i + 1] = products[: i + 1, i] = row
+        means, rests = (np.array(of, dtype=np.float64) for of in (self.means, self.mean_rests))
+        return Scatter(self.n, means, rests, products)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Number, means and centred scatter of columns.
+
+    Attributes:
+        rows: how many.
+        means: of the columns, shape (columns,).
+        rests: what each mean lost when it was rounded to float64.
+        products: sums of products of deviations from the means, shape (columns, columns).
+    """
+
+    rows: int
+    means: npt.NDArray[np.float64]
+    rests: npt.NDArray[np.float64]
+    products: npt.NDArray[np.float64]
+
+    @property
+    def sent(self) -> dict[str, Any]:
+        """What leaves, as `ScatterCell` has it."""
+        return {
+            "means": self.means.tolist(),
+            "mean_rests": self.rests.tolist(),
+            "products": [row[: i + 1] for i, row in enumerate(self.products.tolist())],
+        }
+
+
+def scatter(columns: npt.NDArray[np.float64]) -> Scatter:
+    """Compute means and centred scatter in two passes, as `moments` does of one column.
+
+    Args:
+        columns: finite, shape (rows, columns), at least one row.
+
+    Raises:
+        ValueError: no row, or a number that is not finite.
+    """
+    import numpy as np
+
+    if not columns.size or not np.isfinite(columns).all():
+        raise ValueError("a scatter needs at least one row, all finite")
+    first = columns.mean(axis=0)
+    deviations = columns - first
+    correction = deviations.mean(axis=0)
+    means, rests = two_sum(first, correction)
+    deviations -= correction
+    return Scatter(len(columns), means, rests, deviations.T @ deviations)
+
+
+def in_range(found: Scatter) -> bool:
+    """Return whether the numbers are within the range of the format."""
+    import numpy as np
+
+    parts = ((found.means, LARGEST), (found.rests, LARGEST), (found.products, LARGEST_SCATTER))
+    return all(bool((np.abs(part) <= most).all()) for part, most in parts)
+
+
+def merge_scatters(by_site: Mapping[str, Scatter]) -> Scatter:
+    """Merge sites whose patients are distinct, in the order of their ids.
+
+    Args:
+        by_site: of the same columns, by the site's id, at least one.
+    """
+    return reduce(_merge_pair, (by_site[site] for site in sorted(by_site)))
+
+
+def _merge_pair(a: Scatter, b: Scatter) -> Scatter:
+    """Merge two groups by the updating formula of Chan, Golub and LeVeque (1983), eq. 2.1."""
+    import numpy as np
+
+    rows = a.rows + b.rows
+    delta = (b.means - a.means) + (b.rests - a.rests)
+    means, rests = two_sum(a.means, a.rests + delta * (b.rows / rows))
+    between = np.outer(delta, delta) * (a.rows * (b.rows / rows))
+    return Scatter(rows, means, rests, a.products + b.products + between)
+
+
+def verify_scatter(cell: ScatterCell, bounds: Sequence[tuple[float, float]]) -> None:
+    """Refuse means and a scatter that no rows have.
+
+    Args:
+        cell: as a site sent it.
+        bounds: between which values each column lies.
+
+    Raises:
+        ImpossibleCell: numbers contradict each other, or the bounds.
+        CellBelowMinimum: the values of a column are all equal.
+    """
+    size = len(bounds)
+    fits = len(cell.means) == len(cell.mean_rests) == len(cell.products) == size
+    if not fits or any(len(row) != i + 1 for i, row in enumerate(cell.products)):
+        raise ImpossibleCell
+    for i, (lowest, highest) in enumerate(bounds):
+        mean, m2 = cell.means[i], cell.products[i][i]
+        if mean + cell.mean_rests[i] != mean:
+            raise ImpossibleCell
+        above, below = mean - lowest, highest - mean
+        if min(above, below) < -TOLERANCE or m2 > largest_scatter(cell.n, above, below):
+            raise ImpossibleCell
+        if m2 <= least_scatter(mean):
+            raise CellBelowMinimum
+    if not _positive(cell.scatter):
+        raise ImpossibleCell
+
+
+def _positive(found: Scatter) -> bool:
+    """Return whether no combination of the columns has a negative sum of squares, but rounding."""
+    import numpy as np
+
+    length = np.sqrt(np.diag(found.products))
+    correlations = found.products / length[:, None] / length[None]
+    return bool(np.linalg.eigvalsh(correlations)[0] >= -TOLERANCE * len(length))
+
+
+def verify_indicators(cell: ScatterCell, categories: Sequence[Sequence[int]], minimum: int) -> None:
+    """Refuse numbers of indicators that no patients have.
+
+    Sums and products of indicators are the numbers of patients in each value of each category, and
+    in each value of two.
+
+    Args:
+        cell: as a site sent it, verified as by `verify_scatter`.
+        categories: of each, the positions of the indicators of all values but its reference.
+        minimum: fewest patients.
+
+    Raises:
+        ImpossibleCell: an indicator has other values than 0 and 1, or a patient has two values.
+        CellBelowMinimum: fewer than the minimum have a value, or two, or the reference.
+    """
+    import numpy as np
+
+    found, n = cell.scatter, cell.n
+    near = TOLERANCE * n
+    for number, columns in enumerate(categories):
+        for others in categories[: number + 1]:
+            own, other = (n * (found.means + found.rests)[list(of)] for of in (columns, others))
+            both = found.products[np.ix_(columns, others)] + np.outer(own, other) / n
+            if others is columns and (np.abs(both - np.diag(own)) > near).any():
+                raise ImpossibleCell
+            table = _with_reference(both, own, other, n)
+            if (np.abs(table - np.rint(table)) > near).any() or (table < -near).any():
+                raise ImpossibleCell
+            if (np.rint(table)[table > 0.5] < minimum).any():
+                raise CellBelowMinimum
+
+
+def _with_reference(
+    both: npt.NDArray[np.float64],
+    own: npt.NDArray[np.float64],
+    other: npt.NDArray[np.float64],
+    n: int,
+) -> npt.NDArray[np.float64]:
+    """Return numbers of patients by the values of two categories, their references last."""
+    import numpy as np
+
+    totals = np.block([[both, own[:, None]], [other[None], np.array([[float(n)]])]])
+    totals[:-1, -1] -= both.sum(axis=1)
+    totals[-1, :-1] -= both.sum(axis=0)
+    totals[-1, -1] -= own.sum() + other.sum() - both.sum()
+    return totals
