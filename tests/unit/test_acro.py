@@ -13,8 +13,9 @@ import pytest
 
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import Finding, Proposed
+from jipflow.analyses.moments import DOMINANCE, NUMBER_RANGE, ZERO_VARIANCE
 from jipflow.analyses.spread import dominated
-from jipflow.analyses.summary import DOMINANCE, NUMBER_RANGE, ZERO_VARIANCE, Settings, Summary
+from jipflow.analyses.summary import Settings, Summary
 from jipflow.release.gate import MIN_PATIENTS, decide
 from jipflow.release.saturation import Regions
 from jipflow.settings.protocol import Disclosure

@@ -64,6 +64,7 @@ def _settings(kind, **content):
 
 def test_the_kinds_are_the_modules_of_the_folder():
     assert list(kinds()) == [
+        "anova",
         "brown_forsythe",
         "histogram",
         "levene",
@@ -105,7 +106,7 @@ def test_each_kind_keeps_the_contract(analysis):
             assert getattr(analysis, step.__name__) is not step
 
 
-@pytest.mark.parametrize("kind", ["brown_forsythe", "histogram", "summary"])
+@pytest.mark.parametrize("kind", ["anova", "brown_forsythe", "histogram", "summary"])
 def test_a_kind_of_one_round_has_no_later_cells(kind):
     analysis = kinds()[kind](_settings(kind, **ENTRIES[kind]))
     key = CellKey("CT", "organs", "liver", "volume_ml")
@@ -117,6 +118,7 @@ def test_a_kind_of_one_round_has_no_later_cells(kind):
 
 
 ENTRIES = {
+    "anova": {"id": "x", "variables": ["CT.volume_ml"]},
     "brown_forsythe": {"id": "x", "variables": ["CT.volume_ml"]},
     "histogram": {"id": "x", "variables": ["CT.volume_ml"], "edges": [0, 1, 2]},
     "summary": {"id": "x", "variables": ["CT.volume_ml"]},

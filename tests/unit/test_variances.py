@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from federation_world import MEAN, hub_settings, protocol, site
+from federation_world import MEAN, protocol
 from jipflow.analyses import brown_forsythe, levene
-from jipflow.analyses.cells import CellKey, Values
+from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, Limits, kinds
-from jipflow.analyses.deviations import ONE_GROUP, check, equal_variances, from_centre
+from jipflow.analyses.deviations import check, equal_variances, from_centre
+from jipflow.analyses.moments import Moments
+from jipflow.analyses.one_way import NOT_FINITE, ONE_GROUP
 from jipflow.exchange.message import checked
-from jipflow.hub.check import Asked, check_contents
 from jipflow.hub.merge import advance, merge
 from jipflow.hub.rounds import Outlook
 from jipflow.release.behind import read_behind
@@ -26,84 +27,26 @@ from jipflow.report.hub import write_hub_report
 from jipflow.settings.protocol import Disclosure
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import settings_of
+from three_sites import (
+    MAKERS,
+    MANY,
+    accepted,
+    leaves,
+    livers,
+    stated,
+    three,
+    values,
+    words,
+)
 
-MAKERS = {"of": "manufacturer", "groups": {"ge": "GE.*", "siemens": "SIEMENS"}}
 CENTRES = {"levene": "mean", "brown_forsythe": "median"}
 KEY = CellKey("CT", "organs", "liver", MEAN)
 FIVE = Disclosure(min_patients=5)
 
 
-MANY = (40, 50, 61)
-
-
 def entry(kind, id="spread", **more):
     variables = {"variables": [f"CT.{MEAN}"], "segments": ["liver"]}
     return {"id": id, "kind": kind, **variables, **more}
-
-
-def spread(made, seed, shift=0.0, sd=10.0):
-    """Give the livers of a site values of its own spread."""
-    rng = np.random.default_rng(seed)
-    liver = made.table["segment"] == "liver"
-    made.table.loc[liver, MEAN] = (rng.gamma(4.0, 1.0, liver.sum()) - 4.0) * sd / 2 + 60 + shift
-
-
-def three(tmp_path, *analyses, sizes=(24, 30, 37)):
-    content = protocol(analyses=list(analyses))
-    made = [site(tmp_path, f"site{i}", n, i, content=content) for i, n in enumerate(sizes)]
-    for i, one in enumerate(made):
-        spread(one, i, shift=0.3 * i, sd=8.0 + 2 * i)
-        cases = one.table["case_id"].unique()
-        one.scanners = {c: ("SIEMENS" if j % 5 < 3 else "GE 1", "") for j, c in enumerate(cases)}
-        one.write()
-    return made, hub_settings(made, tmp_path / "inbox", content)
-
-
-def livers(made, maker=None):
-    rows = made.table[made.table["segment"] == "liver"]
-    if maker:
-        rows = rows[rows["case_id"].map(lambda case: made.scanners[case][0]) == maker]
-    return rows[MEAN].to_numpy()
-
-
-def accepted(made, settings, round_=1, state=None):
-    """Return what a hub has of the sites' releases of a round, which it has checked."""
-    found = []
-    for one in made:
-        one.build(round_=round_, state=state)
-        models = formats()
-        aggregates, disclosure = (
-            model.model_validate(json.loads((one.release / f"{name}.json").read_text()))
-            for name, model in (
-                ("aggregates", models.aggregates),
-                ("disclosure", models.disclosure),
-            )
-        )
-        check_contents(aggregates, disclosure, Asked.by(settings.protocol, round_, state))
-        found.append(
-            SimpleNamespace(
-                **dict.fromkeys(("file", "sha256", "approver", "issued"), ""),
-                **{"site": one.name, "attempt": 1, "version": "1.0.0"},
-                **{"aggregates": aggregates, "disclosure": disclosure},
-            )
-        )
-    return found
-
-
-def stated(settings, first):
-    return checked(formats().state, advance(accepted=first, settings=settings), "state.json")
-
-
-def leaves(made, **of_round):
-    """Return the ids of the analyses whose cell leaves, and the rules that withheld the others."""
-    made.write()
-    aggregates, record = made.build(**of_round)
-    lost = {
-        c["analysis"]: [rule for rule, found in c["rules"].items() if found == "withheld"]
-        for c in record["cells"]
-        if not c["released"]
-    }
-    return [a["id"] for a in aggregates["analyses"] if a["cells"]], lost
 
 
 @pytest.mark.parametrize("sizes", [(24, 30, 37), (22, 25, 28, 31, 35, 40, 23, 60, 27, 45)])
@@ -135,12 +78,6 @@ def test_a_mean_of_1e8_standard_deviations_costs_nothing(kind):
 def entry_of(kind, **more):
     module = {"levene": levene, "brown_forsythe": brown_forsythe}[kind]
     return module.Settings.model_validate(entry(kind, **more))
-
-
-def values(numbers, patients=None):
-    ids = np.array([f"c{i:03d}" for i in range(len(numbers))], dtype=object)
-    people = ids if patients is None else np.array(patients, dtype=object)
-    return Values(np.asarray(numbers, float), people, ids, frozenset(ids))
 
 
 @pytest.mark.parametrize("sizes", [MANY, (55, 50, 43, 41, 60)])
@@ -183,6 +120,13 @@ def test_one_group_is_no_test():
     found = equal_variances({"a": from_centre(values(range(20)), 9.5).moments})
     assert found["statistic"] is None
     assert found["reason"] == ONE_GROUP
+
+
+def test_sites_whose_scatter_is_none_end_no_merge():
+    """A hub refuses 0, and of a mean of 0 no other scatter."""
+    groups = {name: Moments(20, mean, 0.0, 5e-324) for name, mean in (("a", 0.0), ("b", 1.0))}
+    found = equal_variances(groups)
+    assert (found["statistic"], found["reason"]) == (None, NOT_FINITE)
 
 
 @pytest.mark.parametrize("kind", CENTRES)
@@ -414,10 +358,6 @@ def test_the_hub_refuses_moments_of_another_round():
 def test_medians_of_groups_are_refused():
     with pytest.raises(ConfigError, match="use the kind levene"):
         protocol(analyses=[entry("brown_forsythe", by=MAKERS)])
-
-
-def words(drawing_or_page):
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", drawing_or_page))
 
 
 @pytest.mark.parametrize("kind", CENTRES)

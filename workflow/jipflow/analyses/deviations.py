@@ -16,9 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from jipflow.analyses import moments as of_moments
-from jipflow.analyses.cells import CellKey, Values
+from jipflow.analyses.cells import Values
 from jipflow.analyses.contract import Implied, LedgerCell, Limits, Passed, Rule, Withheld
-from jipflow.analyses.moments import EXACT, Moments, MomentsCell, merge_moments, moments
+from jipflow.analyses.moments import EXACT, Moments, MomentsCell, moments
+from jipflow.analyses.one_way import one_way
+from jipflow.analyses.sent_moments import key_of
 from jipflow.analyses.spread import dominated
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral, span
@@ -40,9 +42,6 @@ RULES = (
 )
 EQUATIONS = 3
 """Sum, sum of squares and sum of distances: a kind may send the first two in an earlier round."""
-
-ONE_GROUP = "fewer than two groups"
-"""Why there is no test."""
 
 
 class DistancesCell(MomentsCell):
@@ -171,10 +170,9 @@ def implies(limits: Limits, rows: int) -> Implied:
 def equal_variances(groups: Mapping[str, Moments]) -> dict[str, Any]:
     """Return the test of equal variances of groups.
 
-    W is the F of a one-way analysis of variance of the distances (Levene 1960): with k groups of
-    N_i values of all N, the distances' means z_i and their mean z together,
-    (N - k) / (k - 1) · Σ N_i (z_i - z)² / Σ m2_i. If the variances are equal it is distributed
-    about as F with k - 1 and N - k degrees of freedom.
+    W is the F of a one-way analysis of variance of the distances (Levene 1960). If the variances
+    are equal it is distributed about as F with k - 1 and N - k degrees of freedom, of k groups with
+    N values in all.
 
     Args:
         groups: moments of the distances by group.
@@ -183,21 +181,9 @@ def equal_variances(groups: Mapping[str, Moments]) -> dict[str, Any]:
         ``groups``, ``rows``, ``statistic``, ``df`` and ``p``; the last three are null where
         ``reason`` says why.
     """
-    from scipy.stats import f
-
-    k, rows = len(groups), sum(group.rows for group in groups.values())
-    found: dict[str, Any] = {"groups": sorted(groups), "rows": rows}
-    if k < 2:
-        return found | without_test(ONE_GROUP)
-    together = merge_moments(groups)
-    between = math.fsum(
-        group.rows * ((group.mean - together.mean) + (group.mean_rest - together.mean_rest)) ** 2
-        for _, group in sorted(groups.items())
-    )
-    within = math.fsum(group.m2 for _, group in sorted(groups.items()))
-    df = [k - 1, rows - k]
-    statistic = df[1] / df[0] * between / within
-    return found | {"statistic": statistic, "df": df, "p": float(f.sf(statistic, *df))}
+    found = one_way(groups)
+    names = ("groups", "rows", "statistic", "df", "p", "reason")
+    return {name: found[name] for name in names if name in found}
 
 
 def without_test(reason: str) -> dict[str, Any]:
@@ -307,8 +293,3 @@ def drawn_by_site(analysis: Mapping[str, Any]) -> list[Drawn]:
         )
         for cell in analysis["cells"]
     ]
-
-
-def key_of(cell: Mapping[str, Any]) -> CellKey:
-    """Return what a merged cell is about."""
-    return CellKey(*(cell[name] for name in CellKey._fields))

@@ -47,6 +47,7 @@ from jipflow.analyses.moments import (
     tell_beside,
     verify_moments,
 )
+from jipflow.analyses.sent_moments import key_of
 from jipflow.blocks import Drawing
 from jipflow.exchange.roster import FEWEST_SITES
 from jipflow.settings.bounds import bounds
@@ -197,7 +198,7 @@ class Levene(Analysis[Settings, Cell, Released]):
         groups: dict[CellKey, dict[str, Mapping[str, Any]]] = defaultdict(dict)
         for cell in cells:
             if cell["of"] == "distances":
-                groups[deviations.key_of(cell)._replace(group="")][cell["group"]] = cell
+                groups[key_of(cell)._replace(group="")][cell["group"]] = cell
         return {"tests": [_test(key, found) for key, found in sorted(groups.items())]}
 
     @staticmethod
@@ -216,7 +217,7 @@ class Levene(Analysis[Settings, Cell, Released]):
             return deviations.draw_tests(
                 f"{lead} The groups are the sites.", deviations.drawn_by_site(analysis)
             )
-        cells = {deviations.key_of(cell): cell for cell in analysis["cells"]}
+        cells = {key_of(cell): cell for cell in analysis["cells"]}
         tests = []
         for test in analysis["tests"]:
             key = CellKey(*(test[name] for name in CellKey._fields[:-1]))
