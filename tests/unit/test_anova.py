@@ -23,7 +23,8 @@ from jipflow.hub.tables import TABLES, write_tables
 from jipflow.report.hub import write_hub_report
 from jipflow.settings.protocol import Disclosure
 from jipflow.settings.run import settings_of
-from three_sites import MAKERS, MANY, accepted, leaves, livers, three, values, words
+from models_world import accepted, values
+from three_sites import MAKERS, MANY, leaves, livers, three, words
 
 KEY = CellKey("CT", "organs", "liver", MEAN)
 FIVE = Disclosure(min_patients=5)

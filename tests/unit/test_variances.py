@@ -27,17 +27,8 @@ from jipflow.report.hub import write_hub_report
 from jipflow.settings.protocol import Disclosure
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import settings_of
-from three_sites import (
-    MAKERS,
-    MANY,
-    accepted,
-    leaves,
-    livers,
-    stated,
-    three,
-    values,
-    words,
-)
+from models_world import accepted, stated, values
+from three_sites import MAKERS, MANY, leaves, livers, three, words
 
 CENTRES = {"levene": "mean", "brown_forsythe": "median"}
 KEY = CellKey("CT", "organs", "liver", MEAN)

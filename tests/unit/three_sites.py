@@ -1,19 +1,12 @@
-"""Three sites whose livers differ, of two makers of scanners, and a hub that checks releases."""
+"""Three sites whose livers differ, of two makers of scanners."""
 
 from __future__ import annotations
 
-import json
 import re
-from types import SimpleNamespace
 
 import numpy as np
 
 from federation_world import MEAN, hub_settings, protocol, site
-from jipflow.analyses.cells import Values
-from jipflow.exchange.message import checked
-from jipflow.hub.check import Asked, check_contents
-from jipflow.hub.merge import advance
-from jipflow.release.contents import formats
 
 MAKERS = {"of": "manufacturer", "groups": {"ge": "GE.*", "siemens": "SIEMENS"}}
 MANY = (40, 50, 61)
@@ -44,34 +37,6 @@ def livers(made, maker=None):
     return rows[MEAN].to_numpy()
 
 
-def accepted(made, settings, round_=1, state=None):
-    """Return what a hub has of the sites' releases of a round, which it has checked."""
-    found = []
-    for one in made:
-        one.build(round_=round_, state=state)
-        models = formats()
-        aggregates, disclosure = (
-            model.model_validate(json.loads((one.release / f"{name}.json").read_text()))
-            for name, model in (
-                ("aggregates", models.aggregates),
-                ("disclosure", models.disclosure),
-            )
-        )
-        check_contents(aggregates, disclosure, Asked.by(settings.protocol, round_, state))
-        found.append(
-            SimpleNamespace(
-                **dict.fromkeys(("file", "sha256", "approver", "issued"), ""),
-                **{"site": one.name, "attempt": 1, "version": "1.0.0"},
-                **{"aggregates": aggregates, "disclosure": disclosure},
-            )
-        )
-    return found
-
-
-def stated(settings, first):
-    return checked(formats().state, advance(accepted=first, settings=settings), "state.json")
-
-
 def leaves(made, **of_round):
     """Return the ids of the analyses whose cell leaves, and the rules that withheld the others."""
     made.write()
@@ -82,12 +47,6 @@ def leaves(made, **of_round):
         if not c["released"]
     }
     return [a["id"] for a in aggregates["analyses"] if a["cells"]], lost
-
-
-def values(numbers, patients=None):
-    ids = np.array([f"c{i:03d}" for i in range(len(numbers))], dtype=object)
-    people = ids if patients is None else np.array(patients, dtype=object)
-    return Values(np.asarray(numbers, float), people, ids, frozenset(ids))
 
 
 def words(drawing_or_page):

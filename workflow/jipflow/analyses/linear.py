@@ -13,29 +13,15 @@ of all rows in one place to 1e-9.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from jipflow.analyses.cells import Measured, Values
+from jipflow.analyses.cells import Measured
 from jipflow.analyses.contract import (
     Analysis,
-    CellBelowMinimum,
-    Implied,
-    Limits,
-    Passed,
     Proposed,
-    Withheld,
-)
-from jipflow.analyses.design import (
-    PARAMETERS,
-    RULES,
-    Design,
-    OfColumns,
-    broken,
-    design,
 )
 from jipflow.analyses.estimates import (
     COLLINEAR,
@@ -49,28 +35,15 @@ from jipflow.analyses.estimates import (
     estimates,
     inverse,
     rows_of,
-    term_names,
     units_of,
 )
 from jipflow.analyses.forms import ReleasedAnalysis
-from jipflow.analyses.moments import EXACT, NUMBER_RANGE
-from jipflow.analyses.scatter import (
-    Scatter,
-    ScatterCell,
-    in_range,
-    merge_scatters,
-    scatter,
-    verify_indicators,
-    verify_scatter,
-)
-from jipflow.analyses.units import with_unit
-from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
+from jipflow.analyses.scatter import Scatter, ScatterCell, merge_scatters
+from jipflow.analyses.sent_scatter import SendsScatter, draw_sent, proposals
+from jipflow.blocks import Drawing
 from jipflow.exchange.roster import FEWEST_SITES
-from jipflow.plots import number
-from jipflow.settings.bounds import bounds
-from jipflow.settings.clinical import ROLE
 from jipflow.settings.covariates import Covariate
-from jipflow.settings.protocol import AnalysisSettings, Disclosure
+from jipflow.settings.protocol import AnalysisSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,71 +78,20 @@ class Released(ReleasedAnalysis):
     covariates: list[Covariate]
 
 
-class Linear(OfColumns, Analysis[Settings, Cell, Released]):
+class Linear(SendsScatter, Analysis[Settings, Cell, Released]):
     """Means and scatter of the columns of models, and their least squares."""
 
     cell = Cell
     released = Released
-    rules = RULES
     merging = (
         "Means and sums of products of deviations from the means, of the patients who have every "
         "variable of the model, were merged by the formula of Chan, Golub and LeVeque (1983); "
         "coefficients and their covariance are those of ordinary least squares on all rows."
     )
 
-    @property
-    def names(self) -> list[str]:
-        """What readers call the columns of covariates."""
-        return term_names(self.settings.covariates)
-
-    @property
-    def most_numbers(self) -> int:
-        """Means, their rests and a triangle of products."""
-        size = 1 + len(self.names)
-        return 2 * size + size * (size + 1) // 2
-
     def propose(self, measured: Measured, given: Any = None) -> list[Proposed]:
         """Propose a model of each variable, of the cases that have all of its columns."""
-        settings, found = self.settings, []
-        for key in self.cells(measured.features, measured.places):
-            rows = design(measured, key, settings.covariates, settings.by)
-            columns = rows.columns(1 + len(rows.keys))
-            found.append(Proposed(self, key, columns[0].values, rows, columns))
-        return found
-
-    def compute(self, values: Values, stated: Any = None) -> Any:
-        """Refuse a variable by itself, which is no model."""
-        raise NotImplementedError("a model is proposed with all of its columns")
-
-    def check(self, content: Design, patients: int, disclosure: Disclosure) -> Passed | Withheld:
-        """Withhold models whose sums tell of few patients, and numbers beyond the format."""
-        rule = broken(content, disclosure, len(content.keys), patients)
-        if rule:
-            return Withheld(rule)
-        found = scatter(content.raw)
-        return Passed(found.sent) if in_range(found) else Withheld(NUMBER_RANGE)
-
-    def verify(self, cell: Cell, limits: Limits) -> None:
-        """Refuse a scatter that no rows have, classes of few, and too many parameters."""
-        covariates = self.settings.covariates
-        ranges = [(limits.lowest, limits.highest)]
-        categories = []
-        for each in covariates:
-            if each.values is not None:
-                categories.append(range(len(ranges), len(ranges) + len(each.compared)))
-                ranges += [(0.0, 1.0)] * len(each.compared)
-            elif each.role == ROLE:
-                ranges.append((-math.inf, math.inf))
-            else:
-                ranges.append(bounds(each.role, each.feature))
-        verify_scatter(cell, ranges)
-        verify_indicators(cell, categories, limits.minimum)
-        if len(ranges) > PARAMETERS * cell.n:
-            raise CellBelowMinimum
-
-    def implies(self, cell: Cell, limits: Limits) -> Implied:
-        """Return the mean of the outcome as it is, and the patients."""
-        return Implied((cell.means[0], cell.means[0]), (cell.n, cell.n))
+        return proposals(self, measured)
 
     def merge(self, by_site: Mapping[str, Cell], given: Any = None) -> dict[str, Any]:
         """Merge the scatter of all sites, and solve for the coefficients."""
@@ -196,26 +118,11 @@ class Linear(OfColumns, Analysis[Settings, Cell, Released]):
     @staticmethod
     def draw_release(analysis: Released) -> Drawing:
         """Show the mean and the scatter of every column of every model."""
-        groups: dict[str, list[Row]] = defaultdict(list)
-        for cell in analysis.cells:
-            groups[cell.key.title] += _sent(cell, [cell.feature, *term_names(analysis.covariates)])
         lead = (
             "Each model is of n patients who have all of its variables, the first of which is the "
-            "outcome. Of each variable the mean leaves, and of each two the sum of products of "
-            "their distances from the means, from which standard deviation (SD) and correlations "
-            "follow. Behind the switch are these sums as they leave, each with the variables up to "
-            "itself, and what the mean lost in rounding."
+            "outcome."
         )
-        titles = [head("Model"), head("n", "num"), head("Variable"), head("Mean", "num")]
-        titles += [head("SD", "num"), head("Correlation with those above")]
-        titles += [head(name, f"num{EXACT}") for name in ("Products", "Rest")]
-        return Drawing(
-            lead,
-            [
-                Group(title, table=Table(f"Models of {title}", titles, rows))
-                for title, rows in sorted(groups.items())
-            ],
-        )
+        return draw_sent(analysis.cells, analysis.covariates, lead)
 
     @staticmethod
     def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
@@ -292,21 +199,3 @@ def least_squares(
 def without_estimates(reason: str) -> dict[str, Any]:
     """Return what stands in place of a model's estimates."""
     return {"terms": [], "df": None, "r_squared": None, "residual_sd": None, "reason": reason}
-
-
-def _sent(cell: Cell, names: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a model on the releaser's page, a variable each."""
-    found = cell.scatter
-    length = [math.sqrt(found.products[i, i]) for i in range(len(names))]
-    for i, name in enumerate(names):
-        correlations = (found.products[i, j] / length[i] / length[j] for j in range(i))
-        about = [TableCell(with_unit(cell.feature), scope="row"), numeral(str(cell.n))]
-        yield [
-            *(about if i == 0 else (TableCell(""), TableCell(""))),
-            TableCell(name),
-            numeral(number(cell.means[i], 7)),
-            numeral(number(length[i] / math.sqrt(cell.n - 1), 5), "num muted"),
-            TableCell("; ".join(number(value, 3) for value in correlations)),
-            numeral("; ".join(number(value, 7) for value in cell.products[i]), f"num{EXACT}"),
-            numeral(number(cell.mean_rests[i], 2), f"num{EXACT}"),
-        ]
