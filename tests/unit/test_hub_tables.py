@@ -37,7 +37,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
 
 
 def test_an_analysis_without_cells_is_a_table_without_rows(tmp_path: Path) -> None:
-    write_tables({"sites": [], "analyses": [{"id": "x", "cells": []}]}, tmp_path / TABLES)
+    analysis = {"id": "x", "kind": "summary", "cells": []}
+    write_tables({"sites": [], "analyses": [analysis]}, tmp_path / TABLES)
     assert list(read(tmp_path, "x.csv").columns) == KEY
 
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from jipflow.analyses.cells import CellKey
 from jipflow.files import atomic_path
+from jipflow.hub.patients import Behind, patients_behind
 
 TABLES = "tables"
 """Folder of the files beside the report."""
 
-BY_SITE, SITES = "by_site", "accepted_sites"
+BY_SITE, SITES, PATIENTS = "by_site", "accepted_sites", "patients_behind"
+"""Files of no analysis, whose ids have no underscore."""
 
 
 def write_tables(result: Mapping[str, Any], folder: Path) -> None:
@@ -23,7 +25,8 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> None:
     * ``<analysis>.by_site.csv``: the cells of each site, a cell and site a row;
     * ``<analysis>.<name>.csv``: what follows from all cells, such as ``tests``.
 
-    ``accepted_sites.csv`` has the sites. What is no single number stands in several columns:
+    ``accepted_sites.csv`` has the sites, ``patients_behind.csv`` a cell and site a row with the
+    patients behind it. What is no single number stands in several columns:
     ``counts.1`` is the first of ``counts``. An empty field is a number that is not there.
 
     Args:
@@ -33,6 +36,7 @@ def write_tables(result: Mapping[str, Any], folder: Path) -> None:
     with atomic_path(folder) as partial:
         partial.mkdir()
         _write(partial / f"{SITES}.csv", result["sites"])
+        _write(partial / f"{PATIENTS}.csv", [_behind(each) for each in patients_behind(result)])
         for analysis in result["analyses"]:
             for name, rows in _tables(analysis):
                 _write(partial / f"{name}.csv", rows)
@@ -60,6 +64,11 @@ def _tables(analysis: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, A
     for name, rows in analysis.items():
         if name != "cells" and isinstance(rows, list) and rows and isinstance(rows[0], dict):
             yield f"{analysis['id']}.{name}", rows
+
+
+def _behind(each: Behind) -> dict[str, Any]:
+    about = {"analysis": each.analysis, **each.key._asdict(), "site": each.site}
+    return {**about, "n": each.n, "fewer": each.fewer}
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

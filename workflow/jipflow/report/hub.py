@@ -13,10 +13,12 @@ from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import kinds
 from jipflow.analyses.noise import has_noise
 from jipflow.hub.decisions import Accepted, RejectedBundle
+from jipflow.hub.patients import patients_behind
 from jipflow.hub.rounds import Outlook
 from jipflow.hub.settings import HubSettings
-from jipflow.hub.tables import TABLES, table_names, write_tables
+from jipflow.hub.tables import PATIENTS, TABLES, table_names, write_tables
 from jipflow.release.gate import all_rules
+from jipflow.report.behind import tables_behind
 from jipflow.report.methods import methods
 from jipflow.report.pages import write_page
 from jipflow.report.withheld import withheld_parts
@@ -83,6 +85,8 @@ def write_hub_report(
             for analysis in result["analyses"]
             for cell in analysis["cells"]
         ),
+        behind=tables_behind(patients_behind(result), sites),
+        patients=f"{PATIENTS}.csv",
         withheld=withheld_by_rule(accepted),
         withheld_parts=parts,
         part_totals=_part_totals(parts),
