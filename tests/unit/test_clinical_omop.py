@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import time
 from datetime import date
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import yaml
 
 from clinical_world import Hospital
 from jipflow.files import sha256_file
@@ -99,6 +101,61 @@ def test_a_real_cdm(tmp_path):
     assert found["P0040", "born"] == "not_linked"
     assert sha256_file(path) == before
     assert not list(path.parent.glob("*.wal"))
+
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "clinical.md"
+
+
+def block(begins):
+    """The YAML of the page that has a line."""
+    blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (found,) = [yaml.safe_load(text) for text in blocks if begins in text]
+    return found
+
+
+def filled(path):
+    """Write 40 persons of the real CDM, with weights and three deaths.
+
+    As it is shipped its measurements have no values, and its table of deaths no columns.
+    """
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(f"ATTACH '{eunomia()}' AS shipped (READ_ONLY)")
+        for table in ("person", "observation_period", "measurement"):
+            connection.execute(
+                f"CREATE TABLE {table} AS SELECT * FROM shipped.main.{table} WHERE person_id IN"
+                " (SELECT person_id FROM shipped.main.person ORDER BY person_id LIMIT 40)"
+            )
+        connection.execute("CREATE TABLE death (person_id BIGINT, death_date DATE)")
+        connection.execute(
+            "INSERT INTO death SELECT person_id, DATE '2020-08-01' FROM person"
+            " ORDER BY person_id LIMIT 3"
+        )
+        connection.execute(
+            "UPDATE measurement SET measurement_concept_id = 3025315, value_as_number ="
+            " 120 + person_id % 50, unit_source_value = '[lb_av]', measurement_date = '2020-06-10'"
+            " WHERE measurement_id IN"
+            " (SELECT min(measurement_id) FROM measurement GROUP BY person_id)"
+        )
+
+
+def test_the_selects_of_the_page_run_on_a_real_cdm(tmp_path):
+    filled(tmp_path / "cdm.duckdb")
+    people = persons(eunomia(), 40)
+    variables = block("analyses:")["clinical"]
+    hospital = Hospital(tmp_path, [f"P{n:04d}" for n in range(40)], variables)
+    link = linked(hospital, [person for person, *_ in people])
+    selects = block("select:")["variables"]
+    assert selects.keys() == {variable["name"] for variable in variables}
+    found = hospital.made(source(hospital, tmp_path / "cdm.duckdb", selects, patients=link))
+    for number, (person, _, sex, _, last) in enumerate(people):
+        days = (last - date(2020, 6, 15)).days
+        expected = {
+            "weight": pytest.approx((120 + person % 50) * 0.45359237, rel=1e-15),
+            "sex": sex,
+            "dead": float(number < 3),
+            "followed": days if days >= 0 else "out_of_range",
+        }
+        assert {name: found[f"P{number:04d}", name] for name in expected} == expected
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +330,23 @@ def test_infinity_is_no_date_of_a_duckdb_file(cdm, tmp_path):
         select = f"SELECT person_id AS patient, 'infinity'::{kind} AS date FROM person"
         found = hospital.made(source(hospital, cdm, {"seen": {"select": select}}))
         assert found["1", "seen"] == "date_unreadable"
+
+
+def test_an_instant_of_a_duckdb_file_needs_the_zone_of_its_day(cdm, tmp_path):
+    hospital = Hospital(tmp_path, ["1"], [{"name": "seen", "type": "days"}])
+
+    def made(column):
+        select = f"SELECT person_id AS patient, {column} AS date FROM person"
+        return hospital.made(source(hospital, cdm, {"seen": {"select": select}}))["1", "seen"]
+
+    instant = "'2020-06-01 23:30:00+00'::timestamptz"
+    with pytest.raises(StageError) as error:
+        made(instant)
+    message = str(error.value)
+    assert "variables.seen.select gives the column date as TIMESTAMP WITH TIME ZONE" in message
+    assert "TRY_CAST" not in message
+    zoned = re.search(r"CAST\(date AT TIME ZONE .*? AS DATE\)", message)
+    assert made(zoned[0].replace("date", instant)) == -13.0
 
 
 def test_dates_that_python_has_none_for_are_of_one_patient(server, tmp_path, monkeypatch):

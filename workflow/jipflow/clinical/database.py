@@ -134,7 +134,9 @@ def _duckdb(source: Omop) -> Iterator[Rows]:
             with _own_words(context), _interrupted(connection, source.seconds, context):
                 _check_one_select(query, context)
                 result = connection.execute(query)
-            names = [column[0] for column in result.description or []]
+            columns = [(column[0], str(column[1])) for column in result.description or []]
+            _check_no_instant(columns, context)
+            names = [name for name, _ in columns]
             return names, _duckdb_rows(connection, source.seconds, context)
 
         yield rows
@@ -148,6 +150,16 @@ def _check_one_select(query: str, context: str) -> None:
     statements = duckdb.extract_statements(query)
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
         raise StageError(f"{context} is not exactly one SELECT; keep one.")
+
+
+def _check_no_instant(columns: Sequence[tuple[str, str]], context: str) -> None:
+    """Refuse what is an instant: its day depends on a zone, and a file of DuckDB has none."""
+    for name, kind in columns:
+        if kind == "TIMESTAMP WITH TIME ZONE":
+            raise StageError(
+                f"{context} gives the column {name} as {kind}, whose day depends on the zone; name "
+                f"the hospital's: CAST({name} AT TIME ZONE 'Europe/Berlin' AS DATE) AS {name}."
+            )
 
 
 def _duckdb_rows(
