@@ -11,8 +11,11 @@ import pytest
 from federation_world import MEAN, accept, hub_settings, protocol, site
 from jipflow.hub.merge import merge
 from jipflow.hub.rounds import Outlook
-from jipflow.release.contents import ReleaseError
+from jipflow.release.contents import ReleaseError, read_release
+from jipflow.release.since import read_review
+from jipflow.release.terms import Terms
 from jipflow.report.basis import basis
+from jipflow.report.disclosure import write_disclosure_page
 from jipflow.report.hub import write_hub_report
 from jipflow.settings.resources import ConfigError
 
@@ -141,18 +144,66 @@ def test_the_hub_merges_what_sites_say_of_a_variable(tmp_path):
         values = pooled["weight"][pooled["sex"] == {"women": "F", "men": "M"}[cell["group"]]]
         assert cell["n"] == values.size
         assert cell["mean"] == pytest.approx(values.mean(), rel=1e-9)
+    text = hub_page(tmp_path, accepted, settings)
+    assert "clinical data · group women" in text
+    assert "values F, M" in text
+
+
+def hub_page(tmp_path, accepted, settings):
+    """The words of the hub's page of a round in which nothing was refused."""
     page = tmp_path / "hub.html"
     write_hub_report(
         result=merge(accepted=accepted, settings=settings),
         accepted=accepted,
-        rejected=rejected,
-        outlook=Outlook(1, ["north", "south", "west"], [], further=False),
+        rejected=[],
+        outlook=Outlook(1, sorted(entry.site for entry in accepted), [], further=False),
         settings=settings,
         path=page,
     )
-    text = page.read_text(encoding="utf-8")
-    assert "clinical data · group women" in text
-    assert "values F, M" in text
+    return words(page)
+
+
+def words(page):
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page.read_text(encoding="utf-8")))
+
+
+BINNED = {
+    "id": "bins",
+    "kind": "histogram",
+    "variables": ["clinical.weight", f"CT.{MEAN}"],
+    "edges": [0, 60, 80, 100, 120],
+    "segments": ["liver"],
+}
+
+
+def test_pages_name_a_variable_with_its_unit_and_no_place(tmp_path):
+    analyses = [described("age", "clinical.weight", f"CT.{MEAN}", by=SEXES), BINNED]
+    made = world(tmp_path, *analyses, sexes="F" * 3 + "M" * 27)
+    made.clinical["weight"] = np.repeat([50.0, 70.0, 90.0, 110.0], [3, 9, 9, 9])
+    made.write()
+    made.build()
+    page = tmp_path / "disclosure.html"
+    write_disclosure_page(
+        release=read_release(made.release),
+        terms=Terms.of(made.settings),
+        review=read_review(made.release, built=False),
+        path=page,
+        basis=page_basis(made),
+        secret=bytes(32),
+    )
+    settings = hub_settings([made], tmp_path / "inbox", content(*analyses))
+    made.send(tmp_path / "inbox")
+    accepted, _ = accept(inbox=tmp_path / "inbox", settings=settings)
+    site, hub = words(page), hub_page(tmp_path, accepted, settings)
+    assert "weight kg clinical data (group women) age min_patients" in site
+    assert "weight kg clinical data bins bins below 0; 0 to 60" in site
+    assert "weight kg clinical data bins small_bins" in hub
+    assert "(organs on CT, group women)" in site
+    for text in (site, hub):
+        assert "clinical data weight kg" in text
+        assert "clinical on clinical" not in text
+    review = (made.release / "review.json").read_text()
+    assert "bins: clinical data weight" in review
 
 
 def test_other_cases_than_the_cohorts_are_refused(tmp_path):
@@ -169,21 +220,25 @@ def test_other_cases_than_the_cohorts_are_refused(tmp_path):
         built(made)
 
 
-def test_the_releasers_page_counts_who_has_a_variable(tmp_path):
-    made = world(
-        tmp_path, described("age", "clinical.weight", by=SEXES), sexes="F" * 10 + "M" * 8 + "  "
-    )
-    made.clinical.loc[:2, "weight"] = np.nan
-    made.write()
-    found = basis(
+def page_basis(made):
+    return basis(
         settings=made.settings,
         features=made.root / "features.parquet",
         cases=made.root / "cases.tsv",
         outcomes=made.root / "outcomes.parquet",
         clinical=made.root / "clinical.parquet",
     )
-    assert [(v.name, v.cases, v.missing) for v in found.variables] == [
-        *[("weight", 17, 3), ("sex", 18, 2), ("dead", 20, 0)]
+
+
+def test_the_releasers_page_counts_who_has_a_variable(tmp_path):
+    made = world(
+        tmp_path, described("age", "clinical.weight", by=SEXES), sexes="F" * 10 + "M" * 8 + "  "
+    )
+    made.clinical.loc[:2, "weight"] = np.nan
+    made.write()
+    found = page_basis(made)
+    assert [(v.name, v.unit, v.cases, v.missing) for v in found.variables] == [
+        *[("weight", "kg", 17, 3), ("sex", "", 18, 2), ("dead", "", 20, 0)]
     ]
     assert [(g.of, g.group, g.cases) for g in found.groups][:2] == [
         *[("clinical.sex", "men", 8), ("clinical.sex", "women", 10)]

@@ -29,6 +29,8 @@ class Place(NamedTuple):
 
 CLINICAL = Place(ROLE, "clinical", "patient")
 """The place of clinical variables; the feature is the variable's name."""
+CLINICAL_WORDS = "clinical data"
+"""What people read of it."""
 
 
 class Places(tuple[Place, ...]):
@@ -78,10 +80,16 @@ class CellKey(NamedTuple):
         return Place(self.role, self.segmentation, self.segment)
 
     @property
+    def words(self) -> str:
+        """All that is not empty in one line, for messages."""
+        place = (CLINICAL_WORDS,) if self.place == CLINICAL else self.place
+        return " ".join(filter(None, (*place, self.feature, self.group)))
+
+    @property
     def title(self) -> str:
         """The place and the group in words, for readers."""
         place = f"{self.segment} · {self.segmentation} on {self.role}"
-        place = "clinical data" if self.place == CLINICAL else place
+        place = CLINICAL_WORDS if self.place == CLINICAL else place
         return f"{place} · group {self.group}" if self.group else place
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
 from markupsafe import Markup
@@ -30,6 +33,25 @@ OWN = {"volume_ml": "mL"}
 
 ORIGINAL = "original"
 
+_CLINICAL: ContextVar[Mapping[str, str]] = ContextVar("units of clinical variables")
+
+
+@contextmanager
+def clinical_units(units: Mapping[str, str]) -> Iterator[None]:
+    """Let names of clinical variables have a unit in the block, in which a page is drawn.
+
+    The unit of a feature follows from its name, that of a variable from the protocol alone, which
+    an analysis that draws its cells does not have.
+
+    Args:
+        units: by the variable's name, empty where it has none; no feature has such a name.
+    """
+    token = _CLINICAL.set(units)
+    try:
+        yield
+    finally:
+        _CLINICAL.reset(token)
+
 
 @cache
 def unit_of(feature: str) -> str:
@@ -53,8 +75,9 @@ def unit_of(feature: str) -> str:
 
 
 def with_unit(feature: str) -> Markup:
-    """Return the name of a feature and its unit, as pages show them."""
-    unit = unit_of(feature)
+    """Return the name of a feature or clinical variable and its unit, as pages show them."""
+    known = _CLINICAL.get({})
+    unit = known[feature] if feature in known else unit_of(feature)
     if not unit:
         return named(feature)
     return Markup("<span>{} {}</span>").format(named(feature), span(unit, "muted small"))

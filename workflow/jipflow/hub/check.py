@@ -312,4 +312,4 @@ def _withheld_by(code: str, cells: Iterable[RecordedCell]) -> int:
 
 
 def _words(identifier: str, key: CellKey) -> str:
-    return f"{identifier}: {' '.join(key).rstrip()}"
+    return f"{identifier}: {key.words}"

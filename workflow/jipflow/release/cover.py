@@ -163,7 +163,7 @@ def _number(cells: Sequence[tuple[str, CellKey]]) -> str:
 
 def _words(cell: tuple[str, CellKey]) -> str:
     analysis, key = cell
-    return f"{analysis}: {' '.join(part for part in key if part)}"
+    return f"{analysis}: {key.words}"
 
 
 def left_before(entries: Sequence[Kept], header: Header) -> tuple[Packed, Past] | None:

@@ -208,8 +208,7 @@ def _examples(found: Sequence[Difference]) -> dict[Seen, list[str]]:
     named: dict[Seen, list[str]] = defaultdict(list)
     for each in found:
         if each.seen != Seen.SAME and len(named[each.seen]) < EXAMPLES:
-            words = " ".join(part for part in each.key if part)
-            named[each.seen].append(f"{each.analysis}: {words}")
+            named[each.seen].append(f"{each.analysis}: {each.key.words}")
     return dict(named)
 
 

@@ -58,7 +58,7 @@ def _check_heading(settings: Settings, round_: int, state: State) -> None:
 
 
 def _check_cell(analysis: AnyAnalysis, cell: StatedCell, settings: Settings, round_: int) -> None:
-    context = f"analysis {analysis.settings.id}: {' '.join(filter(None, cell.key))}"
+    context = f"analysis {analysis.settings.id}: {cell.key.words}"
     if round_ > analysis.rounds:
         raise _refused(round_, f"{context}: it has {analysis.rounds} rounds at most")
     if not analysis.asks_for(cell.key, measured_places(settings.protocol)):

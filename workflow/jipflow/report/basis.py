@@ -14,7 +14,6 @@ from jipflow.release.clinical import Clinical, read_clinical
 from jipflow.settings.clinical import ROLE
 from jipflow.settings.protocol import Protocol
 from jipflow.settings.run import Settings
-from jipflow.tables import FEATURE_KEYS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,12 +73,14 @@ class VariableBasis:
 
     Attributes:
         name: of the variable.
+        unit: of its numbers, as people read it; empty where they have none.
         cases: that have a value.
         patients: that these are of.
         missing: cases of the cohort that have none.
     """
 
     name: str
+    unit: str
     cases: int
     patients: int
     missing: int
@@ -154,7 +155,7 @@ def basis(
             _places(settings.protocol, pd.read_parquet(features), patient_of, with_role, measured)
         ),
         groups=list(_groups(settings.protocol, patient_of, with_role, scanners)),
-        variables=[] if found is None else list(_variables(found, patient_of)),
+        variables=[] if found is None else list(_variables(settings.protocol, found, patient_of)),
     )
 
 
@@ -184,11 +185,18 @@ def _groups(
                 )
 
 
-def _variables(found: Clinical, patient_of: dict[str, str]) -> Iterator[VariableBasis]:
-    for name in found.rows.columns.drop(list(FEATURE_KEYS)):
-        there = found.rows.loc[found.rows[name].notna(), "patient"]
-        patients = there.nunique()
-        yield VariableBasis(name, len(there), patients, len(patient_of) - len(there))
+def _variables(
+    protocol: Protocol, found: Clinical, patient_of: dict[str, str]
+) -> Iterator[VariableBasis]:
+    for variable in protocol.clinical_variables:
+        there = found.rows.loc[found.rows[variable.name].notna(), "patient"]
+        yield VariableBasis(
+            variable.name,
+            variable.read_unit,
+            cases=len(there),
+            patients=there.nunique(),
+            missing=len(patient_of) - len(there),
+        )
 
 
 def _places(

@@ -9,6 +9,7 @@ from typing import Any
 from jipflow.analyses.contract import Finding, kinds
 from jipflow.analyses.forms import ReleasedAnalysis
 from jipflow.analyses.noise import has_noise
+from jipflow.analyses.units import clinical_units
 from jipflow.exchange import message
 from jipflow.reasons import StageError
 from jipflow.release.approval import FORMAT, ProtocolText, Statement
@@ -56,29 +57,30 @@ def write_disclosure_page(
     aggregates, disclosure = release.aggregates, release.disclosure
     _check_same_cells(aggregates, disclosure)
     parts = list(withheld_parts(disclosure, aggregates.analyses))
-    write_page(
-        path,
-        "disclosure.html.j2",
-        secret=secret,
-        aggregates=aggregates,
-        noisy=any(has_noise(analysis.kind) for analysis in aggregates.analyses),
-        sentences=[
-            *content_sentences(release, review),
-            reach_sentence(review, aggregates.round, ()),
-        ],
-        summary=disclosure_summary(disclosure),
-        analyses=[_drawn(analysis) for analysis in aggregates.analyses],
-        withheld=_withheld(disclosure),
-        withheld_parts=parts,
-        part_rules=sorted({rule for found in parts for rule in found.rules}),
-        meanings=disclosure.rules,
-        limits=NOT_PROTECTED_FROM,
-        basis=basis,
-        before=_before(release, sent),
-        statement=statement_rows(release, terms),
-        approvers=terms.approvers,
-        later=later_rounds(review, aggregates.round),
-    )
+    with clinical_units({each.name: each.unit for each in basis.variables}):
+        write_page(
+            path,
+            "disclosure.html.j2",
+            secret=secret,
+            aggregates=aggregates,
+            noisy=any(has_noise(analysis.kind) for analysis in aggregates.analyses),
+            sentences=[
+                *content_sentences(release, review),
+                reach_sentence(review, aggregates.round, ()),
+            ],
+            summary=disclosure_summary(disclosure),
+            analyses=[_drawn(analysis) for analysis in aggregates.analyses],
+            withheld=_withheld(disclosure),
+            withheld_parts=parts,
+            part_rules=sorted({rule for found in parts for rule in found.rules}),
+            meanings=disclosure.rules,
+            limits=NOT_PROTECTED_FROM,
+            basis=basis,
+            before=_before(release, sent),
+            statement=statement_rows(release, terms),
+            approvers=terms.approvers,
+            later=later_rounds(review, aggregates.round),
+        )
 
 
 def statement_rows(release: Release, terms: Terms) -> list[tuple[str, str]]:
@@ -162,12 +164,13 @@ def _drawn(analysis: ReleasedAnalysis) -> dict[str, Any]:
 
 
 def _check_same_cells(aggregates: Aggregates, disclosure: Disclosure) -> None:
-    leaving = {(sent.id, *cell.key) for sent in aggregates.analyses for cell in sent.cells}
-    released = {(cell.analysis, *cell.key) for cell in disclosure.cells if cell.released}
-    for cell in sorted(leaving ^ released):
-        name = "disclosure.json" if cell in leaving else "aggregates.json"
+    leaving = {(sent.id, cell.key) for sent in aggregates.analyses for cell in sent.cells}
+    released = {(cell.analysis, cell.key) for cell in disclosure.cells if cell.released}
+    for analysis, key in sorted(leaving ^ released):
+        name = "disclosure.json" if (analysis, key) in leaving else "aggregates.json"
         raise StageError(
-            f"{' '.join(cell)} is not in {name}, but in the other file; build the release again."
+            f"{analysis}: {key.words} is not in {name}, but in the other file; build the release "
+            "again."
         )
 
 

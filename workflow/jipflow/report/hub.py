@@ -12,6 +12,7 @@ from typing import Any
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import kinds
 from jipflow.analyses.noise import has_noise
+from jipflow.analyses.units import clinical_units
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.patients import patients_behind
 from jipflow.hub.rounds import Outlook
@@ -65,32 +66,34 @@ def write_hub_report(
     write_tables(result, path.parent / TABLES)
     sites = [site["id"] for site in result["sites"]]
     parts = parts_by_site(accepted)
-    write_page(
-        path,
-        "hub.html.j2",
-        result=result,
-        noisy=any(has_noise(analysis["kind"]) for analysis in result["analyses"]),
-        files={entry.site: entry.file for entry in accepted},
-        rejected=rejected,
-        outlook=outlook,
-        hub=settings.hub.hub,
-        methods=methods(settings.protocol, settings.parameters),
-        tables=table_names(result),
-        folder=TABLES,
-        sites=sites,
-        cells=sum(len(analysis["cells"]) for analysis in result["analyses"]),
-        analyses=[_drawn(analysis, sites) for analysis in result["analyses"]],
-        partial=sum(
-            len(cell["sites"]) < len(sites)
-            for analysis in result["analyses"]
-            for cell in analysis["cells"]
-        ),
-        behind=tables_behind(patients_behind(result), sites),
-        patients=f"{PATIENTS}.csv",
-        withheld=withheld_by_rule(accepted),
-        withheld_parts=parts,
-        part_totals=_part_totals(parts),
-    )
+    units = {each.name: each.read_unit for each in settings.protocol.clinical_variables}
+    with clinical_units(units):
+        write_page(
+            path,
+            "hub.html.j2",
+            result=result,
+            noisy=any(has_noise(analysis["kind"]) for analysis in result["analyses"]),
+            files={entry.site: entry.file for entry in accepted},
+            rejected=rejected,
+            outlook=outlook,
+            hub=settings.hub.hub,
+            methods=methods(settings.protocol, settings.parameters),
+            tables=table_names(result),
+            folder=TABLES,
+            sites=sites,
+            cells=sum(len(analysis["cells"]) for analysis in result["analyses"]),
+            analyses=[_drawn(analysis, sites) for analysis in result["analyses"]],
+            partial=sum(
+                len(cell["sites"]) < len(sites)
+                for analysis in result["analyses"]
+                for cell in analysis["cells"]
+            ),
+            behind=tables_behind(patients_behind(result), sites),
+            patients=f"{PATIENTS}.csv",
+            withheld=withheld_by_rule(accepted),
+            withheld_parts=parts,
+            part_totals=_part_totals(parts),
+        )
 
 
 def _drawn(analysis: Mapping[str, Any], sites: Sequence[str]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jipflow.analyses.cells import CLINICAL, CLINICAL_WORDS
+from jipflow.analyses.units import with_unit
 from jipflow.blocks import class_of, feature
 from jipflow.files import atomic_path
 from jipflow.plots import MISSING, THIN_SPACE, count, number
@@ -48,9 +50,12 @@ def environment() -> Environment:
         share=share,
         class_of=class_of,
         feature=feature,
+        with_unit=with_unit,
         with_code=with_code,
     )
     made.globals.update(
+        clinical_role=CLINICAL.role,
+        clinical_words=CLINICAL_WORDS,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8").strip()),
         script=Markup(script),
         full_version=full_version(),

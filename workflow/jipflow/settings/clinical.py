@@ -62,6 +62,11 @@ class ClinicalVariable(Part):
     without it records that differ are no value."""
 
     @property
+    def read_unit(self) -> str:
+        """Unit of its numbers as people read it; empty where they have none."""
+        return "days" if self.type == "days" else self.unit or ""
+
+    @property
     def number_like(self) -> bool:
         """Whether its values are numbers, and no categories."""
         return self.type != "category"

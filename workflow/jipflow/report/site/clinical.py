@@ -14,12 +14,14 @@ class Variable:
 
     Attributes:
         name: its name.
+        unit: of its numbers, as people read it; empty where they have none.
         cases: that have a value.
         missing: that have none.
         gaps: reason, its meaning, and cases, the most frequent first.
     """
 
     name: str
+    unit: str
     cases: int
     missing: int
     gaps: list[tuple[str, str, int]]
@@ -38,5 +40,6 @@ def section(run: Run) -> list[Variable]:
         order = sorted(counts.items(), key=lambda entry: (-entry[1], str(entry[0])))
         gaps = [(str(code), meanings.get(str(code), ""), int(n)) for code, n in order]
         there = int(values[variable.name].notna().sum())
-        found.append(Variable(variable.name, there, len(values) - there, gaps))
+        missed = len(values) - there
+        found.append(Variable(variable.name, variable.read_unit, there, missed, gaps))
     return found
