@@ -155,3 +155,8 @@ def test_the_share_of_two_rows_is_the_greatest_of_any_combination(seed):
 def test_columns_without_a_value_dominate_nothing():
     assert not pair_dominates(np.zeros((9, 2)), 0.9)
     assert pair_dominates(np.column_stack([np.eye(9)[0], np.zeros(9)]), 0.9)
+
+
+def test_every_column_of_a_group_is_of_that_group():
+    rows = design(table(), VOLUME._replace(group="women"), [AGE, STAGE])
+    assert {key.group for key in rows.keys} == {"women"}

@@ -15,6 +15,9 @@ SEGMENT_COLOURS = (
     "#e6e6e6",
 )
 
+# Of the same palette those that show as thin lines on a white page and on a black one.
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
 
 def segment_colour(index: int) -> str:
     """Return the colour of the segment at this position of its segmentation, as ``#rrggbb``.

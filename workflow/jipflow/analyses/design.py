@@ -200,7 +200,7 @@ def design(
     keys, of, columns = [key], [-1], [first.numbers]
     centers, scales = [center], [scale]
     for number, (covariate, values) in enumerate(zip(covariates, rest, strict=True)):
-        place = key_of(covariate)
+        place = key_of(covariate)._replace(group=key.group)
         if covariate.values is None:
             found = [values.numbers]
         else:
@@ -208,6 +208,7 @@ def design(
             positions = [covariate.values.index(value) for value in covariate.compared]
             found = [(values.numbers == position) * 1.0 for position in positions]
         columns += found
+        # A column is of the patients of the cell, so that groups of one division stay apart.
         keys += [place._replace(feature=name) for name in _names(covariate)]
         of += [number] * len(found)
         centers += [float(covariate.center)] * len(found)

@@ -412,6 +412,14 @@ class AnalysisSettings(Part):
         """Return the variables that every cell is computed from beside its own."""
         return ()
 
+    def clinical_problems(self, known: Mapping[str, ClinicalVariable]) -> Iterator[str]:
+        """Yield what is wrong with the clinical variables that it names, one sentence each.
+
+        Args:
+            known: the protocol's clinical variables by name.
+        """
+        yield from ()
+
     def problems(self) -> Iterator[str]:
         """Yield what types cannot say is wrong with the settings, one sentence each."""
         for name in sorted(NO_GROUPS.intersection(self.groups)):

@@ -230,6 +230,7 @@ def _analysis(analysis: AnalysisSettings, protocol: Protocol) -> Iterator[str]:
         elif role not in protocol.roles:
             yield f"variable {variable!r} must start with a role{among(role, roles)}"
     yield from _further(analysis, protocol)
+    yield from analysis.clinical_problems({e.name: e for e in protocol.clinical_variables})
     by = analysis.by
     if by is not None:
         yield from _by(by, analysis, protocol)

@@ -1,0 +1,153 @@
+"""Intervals of survival times that may leave a site: merged until none tells of few patients."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jipflow.analyses.cells import only
+from jipflow.analyses.contract import LedgerCell
+from jipflow.analyses.survival import Counts
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Patients between the edges that a site shows.
+
+    Attributes:
+        cuts: positions of these edges in the grid, rising; an interval ends at each.
+        events: patients who had the event, by interval.
+        censored: patients whose observation ended without it, by interval; in the last one all
+            others, those who are observed beyond it as well.
+    """
+
+    cuts: list[int]
+    events: list[int]
+    censored: list[int]
+
+
+def few(number: int, minimum: int) -> bool:
+    """Return whether a number of patients is that of someone, but of fewer than the minimum."""
+    return 0 < number < minimum
+
+
+def enough(events: int, others: int, minimum: int) -> bool:
+    """Return whether someone is counted, and of either kind nobody or the minimum."""
+    return events + others > 0 and not few(events, minimum) and not few(others, minimum)
+
+
+def merged(
+    times: npt.NDArray[np.float64],
+    events: npt.NDArray[np.bool_],
+    grid: Sequence[float],
+    minimum: int,
+) -> Intervals | None:
+    """Merge the intervals of a grid, from the right, until each may leave.
+
+    How many have the event beyond the last edge that is shown follows beside the number of all
+    events, so it is nobody or the minimum as well. No interval is empty: the least time would show.
+
+    Args:
+        times: of each patient, shape (patients,).
+        events: whether the observation ended with the event, shape (patients,).
+        grid: upper edges of the intervals, rising; an interval holds its own.
+        minimum: fewest patients.
+
+    Returns:
+        What leaves, or None where not even all intervals together have enough.
+    """
+    import numpy as np
+
+    size = len(grid)
+    place = np.searchsorted(np.asarray(grid, dtype=np.float64), times, side="left")
+    had = np.bincount(place[events], minlength=size + 1).tolist()
+    had_not = np.bincount(place[~events], minlength=size + 1).tolist()
+    last = size - 1
+    while last >= 0 and few(sum(had[last + 1 :]), minimum):
+        last -= 1
+    groups: list[tuple[int, int, int]] = []
+    end, some, others = last, 0, sum(had_not[last + 1 :])
+    for interval in range(last, -1, -1):
+        some, others = some + had[interval], others + had_not[interval]
+        if interval == 0 or enough(some, others, minimum):
+            groups.append((end, some, others))
+            end, some, others = interval - 1, 0, 0
+    while len(groups) > 1 and not enough(*groups[-1][1:], minimum):
+        _, some, others = groups.pop()
+        end, more, rest = groups.pop()
+        groups.append((end, some + more, others + rest))
+    if not groups or not enough(*groups[-1][1:], minimum):
+        return None
+    cuts, shown, left = (list(column) for column in zip(*reversed(groups), strict=True))
+    left[-1] += sum(had[last + 1 :])
+    return Intervals(cuts, shown, left)
+
+
+def tell_beside(
+    cell: LedgerCell, curves: Sequence[LedgerCell], minimum: int, of_events: bool
+) -> bool:
+    """Return whether intervals tell of few patients beside those that left before.
+
+    Only the very numbers may leave again, or those of the same patients and others: then each set
+    of patients must hold all of the smaller ones with the same times and events, or else numbers of
+    others would follow from several sets, and what is left of the larger one without the smaller
+    must be what could leave itself.
+
+    Args:
+        cell: a column of a curve that would leave.
+        curves: the same column of curves that left, of some of its patients.
+        minimum: fewest patients.
+        of_events: whether the column is that of the event, else it is that of the time.
+    """
+    if any(other.heading != cell.heading for other in curves):
+        return True
+    for one, other in itertools.pairwise(
+        sorted([*curves, cell], key=lambda each: len(each.values.cases))
+    ):
+        if one.values.cases == other.values.cases:
+            if one.released != other.released:
+                return True
+        elif not _grown(one, other) or _few_joined(one, other, minimum, of_events):
+            return True
+    return False
+
+
+def _grown(one: LedgerCell, other: LedgerCell) -> bool:
+    """Return whether a cell has the patients of another, with their values, and more."""
+    import numpy as np
+
+    if not one.values.cases < other.values.cases:
+        return False
+    there = only(other.values, one.values.cases)
+    orders = [np.argsort(values.case_ids.astype(str)) for values in (one.values, there)]
+    return bool(np.array_equal(one.values.numbers[orders[0]], there.numbers[orders[1]]))
+
+
+def _few_joined(one: LedgerCell, other: LedgerCell, minimum: int, of_events: bool) -> bool:
+    """Return whether what a curve has more than another would not leave itself."""
+    cuts = [frozenset(each.released["cuts"]) for each in (one, other)]
+    if not (cuts[0] <= cuts[1] or cuts[1] <= cuts[0]):
+        return True
+    common = sorted(cuts[0] & cuts[1])
+    before, now = (_between(each, common) for each in (one, other))
+    more = [(b[0] - a[0], b[1] - a[1]) for a, b in zip(before, now, strict=True)]
+    joined, had = sum(map(sum, more)), sum(events for events, _ in more)
+    counts = [n for pair in more for n in pair]
+    if of_events:
+        beyond = int(other.values.numbers.sum() - one.values.numbers.sum()) - had
+        counts += [beyond, more[-1][1] - beyond]
+    return had in (0, joined) or any(n != 0 and n < minimum for n in counts)
+
+
+def _between(cell: LedgerCell, cuts: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the events and the others of a curve that left, between some of its cuts."""
+    released = cell.released
+    edges, *lists = (tuple(released[name]) for name in ("cuts", "events", "censored"))
+    found = Counts(edges, released["n"], *lists).on(cuts)
+    return list(zip(found.events, found.censored, strict=True))
