@@ -283,17 +283,13 @@ class KaplanMeier(OfColumns, Analysis[Settings, Cell, Released]):
 
     def merge(self, by_site: Mapping[str, Cell], given: Any = None) -> dict[str, Any]:
         """Add the counts between the edges that all sites show."""
-        sites = {site: self._counts(cell) for site, cell in sorted(by_site.items())}
+        sites = {site: _counts(cell, self.settings.grid) for site, cell in sorted(by_site.items())}
         found = _described(together(list(sites.values())))
         return {
             **found,
             "reason": None if found["edges"] else NO_COMMON_EDGE,
             "by_site": [{"site": site, **_described(each)} for site, each in sites.items()],
         }
-
-    def _counts(self, cell: Cell) -> Counts:
-        edges = tuple(float(self.settings.grid[cut]) for cut in cell.cuts)
-        return Counts(edges, cell.n, tuple(cell.events), tuple(cell.censored))
 
     def conclude(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the curves, an edge a row, and the log-rank tests."""
@@ -333,13 +329,8 @@ class KaplanMeier(OfColumns, Analysis[Settings, Cell, Released]):
     @staticmethod
     def draw_release(analysis: Released) -> Drawing:
         """Show the counts of every interval."""
-        return draw_counts(
-            [
-                (cell.key, cell.n, [analysis.grid[cut] for cut in cell.cuts], cell)
-                for cell in analysis.cells
-            ],
-            analysis.event,
-        )
+        cells = [(cell.key, _counts(cell, analysis.grid)) for cell in analysis.cells]
+        return draw_counts(cells, analysis.event)
 
     @staticmethod
     def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
@@ -361,6 +352,11 @@ def counts_of(part: Mapping[str, Any]) -> Counts:
     """Return the counts of a merged cell, or of one of its sites."""
     lists = (tuple(part[name]) for name in ("events", "censored"))
     return Counts(tuple(part["edges"]), part["n"], *lists)
+
+
+def _counts(cell: Cell, grid: Sequence[float]) -> Counts:
+    edges = tuple(float(grid[cut]) for cut in cell.cuts)
+    return Counts(edges, cell.n, tuple(cell.events), tuple(cell.censored))
 
 
 def _described(counts: Counts) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jipflow.analyses.cells import CellKey
+from jipflow.analyses.survival import Counts
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import (
     Drawing,
@@ -24,9 +25,6 @@ from jipflow.blocks import (
 from jipflow.palette import LINE_COLOURS
 from jipflow.plots import Steps, count, number, step_plot
 
-if TYPE_CHECKING:
-    from jipflow.analyses.kaplan_meier import Cell
-
 TOGETHER = "together"
 INK = "var(--ink)"
 
@@ -40,16 +38,16 @@ REASONS = {
 WITHOUT_CURVE = "The sites have no edge in common, so there is no curve of all."
 
 
-def draw_counts(cells: Sequence[tuple[CellKey, int, Sequence[float], Cell]], event: str) -> Drawing:
+def draw_counts(cells: Sequence[tuple[CellKey, Counts]], event: str) -> Drawing:
     """Show what leaves of every interval.
 
     Args:
-        cells: each with its key, patients and the edges at which its intervals end.
+        cells: of each what it is about and what leaves of its intervals.
         event: name of the event.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
-    for key, n, edges, cell in cells:
-        rows = zip(itertools.pairwise([0, *edges]), cell.events, cell.censored, strict=True)
+    for key, found in cells:
+        rows = zip(itertools.pairwise([0, *found.edges]), found.events, found.censored, strict=True)
         intervals = [
             f"{low:g} to {high:g}: {events} with the event, {censored} left without it"
             for (low, high), events, censored in rows
@@ -58,7 +56,7 @@ def draw_counts(cells: Sequence[tuple[CellKey, int, Sequence[float], Cell]], eve
         groups[key.title].append(
             [
                 TableCell(with_unit(key.feature), scope="row"),
-                numeral(str(n)),
+                numeral(str(found.n)),
                 TableCell("; ".join(intervals)),
             ]
         )
