@@ -81,7 +81,7 @@ def test_groups_in_all_sites_equal_the_pooled_test(tmp_path, lost):
     assert sum(map(len, pooled)) == sum(MANY) - 3 * lost
     (test,) = result["tests"]
     equal(test, pooled)
-    assert test["groups"] == ["ge", "siemens"]
+    assert (test["groups"], test["same_sites"]) == (["ge", "siemens"], True)
     assert [test[name] for name in KEY._fields[:-1]] == list(KEY[:-1])
     cells = {cell["group"]: cell for cell in result["cells"]}
     assert cells["ge"]["sites"] == ["site0", "site1", "site2"]
@@ -116,7 +116,7 @@ def test_nor_does_it_where_groups_lie_in_all_sites():
     for name, each in zip(MAKERS["groups"], pooled, strict=True):
         parts = np.split(each + 1e8, [6, 13])
         merged = by.merge({f"s{i}": cell_of(part, name) for i, part in enumerate(parts)})
-        cells.append({**KEY._replace(group=name)._asdict(), **merged})
+        cells.append({**KEY._replace(group=name)._asdict(), "sites": [], **merged})
     cells = json.loads(json.dumps(cells))
     equal(by.conclude(cells)["tests"][0], pooled)
     rounded = [cell | {"mean_rest": 0.0} for cell in cells]
@@ -208,11 +208,14 @@ def test_a_group_below_the_minimum_stays(tmp_path):
         case: ("GE 1" if i < 4 else "SIEMENS", "") for i, case in enumerate(one.scanners)
     }
     one.write()
-    cells = merge(accepted=accepted(made, settings), settings=settings)["analyses"][0]["cells"]
-    assert {cell["group"]: cell["sites"] for cell in cells} == {
+    result = merge(accepted=accepted(made, settings), settings=settings)["analyses"][0]
+    assert {cell["group"]: cell["sites"] for cell in result["cells"]} == {
         "ge": ["site1", "site2"],
         "siemens": ["site0", "site1", "site2"],
     }
+    assert result["tests"][0]["same_sites"] is False
+    drawing = anova.Anova.draw_result(result, ["site0", "site1", "site2"])
+    assert drawing.groups[0].table.rows[0][-1].text.endswith(anova.OTHER_SITES)
 
 
 def test_an_age_is_compared_between_the_sexes(tmp_path, inbox):

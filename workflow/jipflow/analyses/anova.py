@@ -8,7 +8,9 @@ A cell of the result has ``n``, ``rows``, ``mean``, ``mean_rest`` (what the mean
 ``by`` also ``test``: ``groups``, ``rows``, ``statistic`` (F), ``df`` and ``p``, the sums of squares
 ``between`` and ``within`` the groups, ``eta_squared``, and in ``welch`` Welch's ``statistic``,
 ``df`` and ``p``; null where ``reason`` says why. With ``by`` the analysis has ``tests``, the same
-over the groups of each feature of each segment. They equal what all rows in one place give to 1e-9.
+over the groups of each feature of each segment, and ``same_sites``: whether all groups are of the
+same sites, for else what differs between sites differs between groups. Tests equal those of all
+rows in one place to 1e-9.
 
 There is no test where a patient has several cases, for their values are not independent.
 """
@@ -41,6 +43,7 @@ from jipflow.settings.protocol import AnalysisSettings
 
 REPEATED = "some patients have several cases, and their values are not independent"
 """Why there is no test."""
+OTHER_SITES = "; the groups are not of the same sites, so that these may make the difference"
 
 
 class Settings(AnalysisSettings):
@@ -88,7 +91,9 @@ class Anova(SendsMoments, Analysis[Settings, Cell, Released]):
         for key, found in sorted(_by_group(cells).items()):
             about = {name: value for name, value in key._asdict().items() if name != "group"}
             groups = {name: _moments(cell) for name, cell in found.items()}
-            tests.append(about | _test(groups, list(found.values())))
+            same = len({tuple(cell["sites"]) for cell in found.values()}) == 1
+            test = _test(groups, list(found.values()))
+            tests.append(about | test | {"same_sites": same})
         return {"tests": tests}
 
     @staticmethod
@@ -206,7 +211,7 @@ def _row(each: _Drawn) -> Row:
             numeral(number(test["p"])),
             numeral(number(test["eta_squared"], 3)),
             numeral(number(welch["statistic"], 5)),
-            numeral(", ".join(number(n) for n in welch["df"])),
+            numeral(f"{count(round(welch['df'][0]))}, {number(welch['df'][1])}"),
             numeral(number(welch["p"])),
         ]
     parts = [
@@ -219,5 +224,5 @@ def _row(each: _Drawn) -> Row:
         TableCell(with_unit(each.key.feature), scope="row"),
         numeral(count(test["rows"])),
         *numbers,
-        TableCell(Markup("; ").join(parts)),
+        TableCell(Markup("; ").join(parts) + ("" if test.get("same_sites", True) else OTHER_SITES)),
     ]
