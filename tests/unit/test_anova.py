@@ -124,6 +124,19 @@ def test_nor_does_it_where_groups_lie_in_all_sites():
     assert wrong != pytest.approx(stats.f_oneway(*pooled).statistic, rel=1e-9)
 
 
+def test_nor_does_it_from_the_sites_to_the_hub(tmp_path):
+    made, settings = three(tmp_path, entry(by=MAKERS), sizes=MANY)
+    near = []
+    for one in made:
+        liver = one.table["segment"] == "liver"
+        one.table.loc[liver, MEAN] = np.round(one.table.loc[liver, MEAN] / 10 * 2**20) / 2**20
+        near.append([livers(one, maker) for maker in ("GE 1", "SIEMENS")])
+        one.table.loc[liver, MEAN] += 1e8
+        one.write()
+    result = merge(accepted=accepted(made, settings), settings=settings)["analyses"][0]
+    equal(result["tests"][0], [np.concatenate(each) for each in zip(*near, strict=True)])
+
+
 def test_values_of_one_patient_are_not_independent():
     numbers = np.linspace(40, 60, 20)
     by_site = {"a": cell_of(numbers, n=19), "b": cell_of(numbers + 3)}

@@ -7,6 +7,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -93,6 +94,24 @@ def test_a_mean_of_1e8_standard_deviations_costs_nothing():
         assert each["mean"] == pytest.approx(column.mean(), abs=2e-8)
         each["mean"] = column.mean()
     equal(found, near)
+
+
+def test_nor_does_it_from_the_sites_to_the_hub(tmp_path):
+    made, settings = three(tmp_path, entry("covariance", others=[AGE, SEX]))
+    for one in made:
+        liver = one.table["segment"] == "liver"
+        one.table.loc[liver, MEAN] = np.round(one.table.loc[liver, MEAN] * 2**20) / 2**20
+        one.table.loc[liver, MEAN] += 1e8
+        one.write()
+    result = merge(accepted=accepted(made, settings), settings=settings)
+    (cell,) = result["analyses"][0]["cells"]
+    rows = pd.concat(
+        one.clinical.assign(**{MEAN: one.table.loc[one.table["segment"] == "liver", MEAN].values})
+        for one in made
+    ).dropna(subset="age")
+    columns = np.column_stack([rows[MEAN] - 1e8, rows["age"], rows["sex"] == "F"]).astype(float)
+    cell["variables"][0]["mean"] = columns[:, 0].mean()
+    equal(cell, columns)
 
 
 def test_groups_have_cells_of_their_own(tmp_path):
