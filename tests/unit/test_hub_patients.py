@@ -73,6 +73,13 @@ def test_numbers_with_noise_are_not_counted(world):
     assert tables_behind([], ["a"]) == []
 
 
+@pytest.mark.parametrize("more", [{}, {"by_site": []}, {"by_site": [{"site": "a", "rows": 3}]}])
+def test_a_kind_without_numbers_by_site_is_not_there(world, more):
+    cell = dict.fromkeys(("role", "segmentation", "segment", "feature", "group"), "x") | more
+    analysis = {"id": "other", "kind": "summary", "cells": [cell]}
+    assert patients_behind({"sites": [{"id": "a"}], "analyses": [analysis]}) == []
+
+
 def test_an_analysis_of_an_earlier_round_is_there_as_well(world):
     result = world[0]
     later = {**result, "round": 2, "analyses": result["analyses"][:1]}

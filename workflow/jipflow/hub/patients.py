@@ -59,10 +59,15 @@ def patients_behind(result: Mapping[str, Any]) -> list[Behind]:
 
 
 def _numbers(result: Mapping[str, Any]) -> Iterator[tuple[str, CellKey, dict[str, int]]]:
-    """Yield each cell's analysis, what it is about and its patients by site, where it has them."""
+    """Yield each cell's analysis, what it is about and its patients by site.
+
+    A kind may say of its cells as it likes what each site sent, or nothing.
+    """
     for analysis in result["analyses"]:
         if has_noise(analysis["kind"]):
             continue
         for cell in analysis["cells"]:
             key = CellKey(*(cell[name] for name in CellKey._fields))
-            yield analysis["id"], key, {part["site"]: part["n"] for part in cell.get("by_site", ())}
+            numbers = {part["site"]: part.get("n") for part in cell.get("by_site", ())}
+            if numbers and None not in numbers.values():
+                yield analysis["id"], key, numbers
