@@ -587,6 +587,17 @@ class Analysis(ABC, Generic[S, C, R]):
         """
         return None
 
+    def unanswered(self, given: Any) -> dict[str, Any] | None:
+        """Return what the result says of a cell that a later round asked for and no site released.
+
+        Args:
+            given: what the hub stated of it.
+
+        Returns:
+            As `merge`; None where the result is still what earlier rounds gave.
+        """
+        return None
+
     def conclude(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return what follows from all merged cells together, for the result of the analysis.
 

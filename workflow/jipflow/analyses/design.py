@@ -309,7 +309,9 @@ def _few_in_combination(rows: Design, disclosure: Disclosure) -> bool:
     return False
 
 
-def pair_dominates(matrix: npt.NDArray[np.float64], limit: float) -> bool:
+def pair_dominates(
+    matrix: npt.NDArray[np.float64], limit: float, independent: float = INDEPENDENT
+) -> bool:
     """Return whether two rows make more than a share of the sum of squares of a combination.
 
     Of all linear combinations of the columns, the greatest share of rows i and j is the greater
@@ -319,6 +321,8 @@ def pair_dominates(matrix: npt.NDArray[np.float64], limit: float) -> bool:
     Args:
         matrix: one row a patient, shape (rows, columns).
         limit: the share.
+        independent: least singular value that counts, as a share of the largest, of columns of unit
+            length.
     """
     import numpy as np
 
@@ -326,7 +330,7 @@ def pair_dominates(matrix: npt.NDArray[np.float64], limit: float) -> bool:
     if not lengths.any():
         return False
     left, singular, _ = np.linalg.svd(matrix[:, lengths > 0] / lengths[lengths > 0], False)
-    left = left[:, singular > INDEPENDENT * singular[0]]
+    left = left[:, singular > independent * singular[0]]
     own = np.square(left).sum(axis=1)
     # The share of two rows is no more than the sum of their leverages.
     for high in np.flatnonzero(own > limit / 2):

@@ -164,22 +164,30 @@ def term_names(covariates: Sequence[Covariate]) -> list[str]:
     return found
 
 
-def units_of(covariates: Sequence[Mapping[str, Any]]) -> str:
-    """Return in words what the coefficients of covariates are of; empty where of one unit each.
+def units_of(
+    covariates: Sequence[Mapping[str, Any]], variable: tuple[float, float] = (0, 1)
+) -> str:
+    """Return in words what coefficients are of; empty where of one unit each.
 
     Args:
         covariates: as a heading has them.
+        variable: center and scale of the variable that a model is a cell of.
     """
-    found = []
+    found = [_unit("the feature", *variable)]
     for each in covariates:
         name = each["variable"].partition(".")[2]
-        center, scale = float(each["center"]), float(each["scale"])
         if "reference" in each:
             found.append(f"{name} against {each['reference']}")
-        elif (center, scale) != (0, 1):
-            from_ = f" from {center:g}" if center else ""
-            found.append(f"{name} in units of {scale:g}{from_}")
-    return f"Coefficients are of {'; '.join(found)}." if found else ""
+        else:
+            found.append(_unit(name, each["center"], each["scale"]))
+    known = [text for text in found if text]
+    return f"Coefficients are of {'; '.join(known)}." if known else ""
+
+
+def _unit(name: str, center: float, scale: float) -> str:
+    if (center, scale) == (0, 1):
+        return ""
+    return f"{name} in units of {scale:g}" + (f" from {center:g}" if center else "")
 
 
 def rows_of(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

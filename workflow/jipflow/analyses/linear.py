@@ -38,7 +38,7 @@ from jipflow.analyses.estimates import (
     units_of,
 )
 from jipflow.analyses.forms import ReleasedAnalysis
-from jipflow.analyses.scatter import Scatter, ScatterCell, merge_scatters
+from jipflow.analyses.scatter import Scatter, ScatterCell, merge_scatters, units
 from jipflow.analyses.sent_scatter import SendsScatter, draw_sent, proposals
 from jipflow.blocks import Drawing
 from jipflow.exchange.roster import FEWEST_SITES
@@ -103,10 +103,7 @@ class Linear(SendsScatter, Analysis[Settings, Cell, Released]):
         }
         if len(by_site) < FEWEST_SITES:
             return about | without_estimates(FEW_SITES)
-        covariates = self.settings.covariates
-        widths = [len(each.compared) if each.values else 1 for each in covariates]
-        centers = np.repeat([float(each.center) for each in covariates], widths)
-        scales = np.repeat([float(each.scale) for each in covariates], widths)
+        centers, scales = units(self.settings.covariates)
         with np.errstate(all="ignore"):
             together = merge_scatters({site: cell.scatter for site, cell in by_site.items()})
             return about | least_squares(together, self.names, centers, scales)

@@ -8,6 +8,7 @@ center or scale of a variable asks for the very same numbers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -23,6 +24,9 @@ from jipflow.analyses.moments import (
     least_scatter,
     two_sum,
 )
+from jipflow.settings.bounds import Bounds, bounds
+from jipflow.settings.clinical import ROLE
+from jipflow.settings.covariates import Covariate
 from jipflow.settings.part import AsGiven
 
 if TYPE_CHECKING:
@@ -130,22 +134,22 @@ def _merge_pair(a: Scatter, b: Scatter) -> Scatter:
     return Scatter(rows, means, rests, a.products + b.products + between)
 
 
-def verify_scatter(cell: ScatterCell, bounds: Sequence[tuple[float, float]]) -> None:
+def verify_scatter(cell: ScatterCell, ranges: Sequence[Bounds]) -> None:
     """Refuse means and a scatter that no rows have.
 
     Args:
         cell: as a site sent it.
-        bounds: between which values each column lies.
+        ranges: between which values each column lies.
 
     Raises:
         ImpossibleCell: numbers contradict each other, or the bounds.
         CellBelowMinimum: the values of a column are all equal.
     """
-    size = len(bounds)
+    size = len(ranges)
     fits = len(cell.means) == len(cell.mean_rests) == len(cell.products) == size
     if not fits or any(len(row) != i + 1 for i, row in enumerate(cell.products)):
         raise ImpossibleCell
-    for i, (lowest, highest) in enumerate(bounds):
+    for i, (lowest, highest) in enumerate(ranges):
         mean, m2 = cell.means[i], cell.products[i][i]
         if mean + cell.mean_rests[i] != mean:
             raise ImpossibleCell
@@ -154,16 +158,20 @@ def verify_scatter(cell: ScatterCell, bounds: Sequence[tuple[float, float]]) -> 
             raise ImpossibleCell
         if m2 <= least_scatter(mean):
             raise CellBelowMinimum
-    if not _positive(cell.scatter):
+    if not is_positive(cell.scatter.products):
         raise ImpossibleCell
 
 
-def _positive(found: Scatter) -> bool:
-    """Return whether no combination of the columns has a negative sum of squares, but rounding."""
+def is_positive(products: npt.NDArray[np.float64]) -> bool:
+    """Return whether no combination of columns has a negative sum of squares, but for rounding.
+
+    Args:
+        products: sums of squares and products, of which the former are above 0.
+    """
     import numpy as np
 
-    length = np.sqrt(np.diag(found.products))
-    correlations = found.products / length[:, None] / length[None]
+    length = np.sqrt(np.diag(products))
+    correlations = products / length[:, None] / length[None]
     return bool(np.linalg.eigvalsh(correlations)[0] >= -TOLERANCE * len(length))
 
 
@@ -186,8 +194,8 @@ def verify_indicators(cell: ScatterCell, categories: Sequence[Sequence[int]], mi
 
     found, n = cell.scatter, cell.n
     near = TOLERANCE * n
-    for number, columns in enumerate(categories):
-        for others in categories[: number + 1]:
+    for place, columns in enumerate(categories):
+        for others in categories[: place + 1]:
             own, other = (n * (found.means + found.rests)[list(of)] for of in (columns, others))
             both = found.products[np.ix_(columns, others)] + np.outer(own, other) / n
             if others is columns and (np.abs(both - np.diag(own)) > near).any():
@@ -213,3 +221,38 @@ def _with_reference(
     totals[-1, :-1] -= both.sum(axis=0)
     totals[-1, -1] -= own.sum() + other.sum() - both.sum()
     return totals
+
+
+def units(covariates: Sequence[Covariate]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Return the centers and the scales of the columns of covariates."""
+    import numpy as np
+
+    widths = [len(each.compared) if each.values else 1 for each in covariates]
+    centers = np.repeat([float(each.center) for each in covariates], widths)
+    return centers, np.repeat([float(each.scale) for each in covariates], widths)
+
+
+def ranges_of(
+    covariates: Sequence[Covariate], first: int
+) -> tuple[list[Bounds], list[Sequence[int]]]:
+    """Return between which values the columns of covariates lie, as far as a hub knows.
+
+    Args:
+        covariates: of a model.
+        first: position of their first column.
+
+    Returns:
+        The bounds of each column, and of each category the positions of its indicators.
+    """
+    ranges: list[Bounds] = []
+    categories: list[Sequence[int]] = []
+    for each in covariates:
+        if each.values is not None:
+            start = first + len(ranges)
+            categories.append(range(start, start + len(each.compared)))
+            ranges += [(0.0, 1.0)] * len(each.compared)
+        else:
+            clinical = each.role == ROLE
+            unknown = (-math.inf, math.inf)
+            ranges.append(unknown if clinical else bounds(each.role, each.feature))
+    return ranges, categories

@@ -34,6 +34,7 @@ from jipflow.analyses.moments import EXACT, NUMBER_RANGE
 from jipflow.analyses.scatter import (
     ScatterCell,
     in_range,
+    ranges_of,
     scatter,
     verify_indicators,
     verify_scatter,
@@ -41,8 +42,6 @@ from jipflow.analyses.scatter import (
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
 from jipflow.plots import number
-from jipflow.settings.bounds import bounds
-from jipflow.settings.clinical import ROLE
 from jipflow.settings.covariates import Covariate
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
@@ -85,16 +84,8 @@ class SendsScatter(OfColumns):
 
     def verify(self: HasSettings, cell: ScatterCell, limits: Limits) -> None:
         """Refuse a scatter that no rows have, classes of few, and too many columns."""
-        ranges = [(limits.lowest, limits.highest)]
-        categories = []
-        for each in self.settings.further():
-            if each.values is not None:
-                categories.append(range(len(ranges), len(ranges) + len(each.compared)))
-                ranges += [(0.0, 1.0)] * len(each.compared)
-            elif each.role == ROLE:
-                ranges.append((-math.inf, math.inf))
-            else:
-                ranges.append(bounds(each.role, each.feature))
+        ranges, categories = ranges_of(self.settings.further(), 1)
+        ranges = [(limits.lowest, limits.highest), *ranges]
         verify_scatter(cell, ranges)
         verify_indicators(cell, categories, limits.minimum)
         if len(ranges) > PARAMETERS * cell.n:

@@ -93,7 +93,7 @@ def hub_merge(
             round_=round_,
             state=state_of(hub_thread(read), round_),
         )
-        write_json(out, carried(result, [read_json(path) for path in before]))
+        write_json(out, carried(result, [read_json(path) for path in before], read))
 
 
 @AUDIENCE.command("hub close")

@@ -62,19 +62,41 @@ def merge(
     }
 
 
-def carried(result: dict[str, Any], before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a result with the analyses that earlier rounds have concluded.
+def carried(
+    result: dict[str, Any], before: Sequence[Mapping[str, Any]], settings: HubSettings
+) -> dict[str, Any]:
+    """Return a result with what earlier rounds have concluded: analyses, and cells of others.
 
     Args:
         result: as `merge` returns it.
         before: the result of the round before, at most one.
+        settings: of the hub.
     """
-    own = {analysis["id"] for analysis in result["analyses"]}
-    earlier = [
-        analysis for each in before for analysis in each["analyses"] if analysis["id"] not in own
-    ]
-    analyses = sorted([*result["analyses"], *earlier], key=lambda analysis: str(analysis["id"]))
-    return {**result, "analyses": analyses}
+    known = {analysis.settings.id: analysis for analysis in analyses_of(settings.protocol)}
+    merged = {analysis["id"]: analysis for analysis in result["analyses"]}
+    for analysis in (analysis for each in before for analysis in each["analyses"]):
+        name = analysis["id"]
+        merged[name] = _joined(known[name], analysis, merged[name]) if name in merged else analysis
+    return {**result, "analyses": [merged[name] for name in sorted(merged)]}
+
+
+def _joined(
+    analysis: AnyAnalysis, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return an analysis with the cells of earlier rounds that the last one did not ask for."""
+    cells = {_key(cell): cell for each in (before, now) for cell in each["cells"]}
+    ended = Counter(before.get("ended", {})) + Counter(now.get("ended", {}))
+    every = [cells[key] for key in sorted(cells)]
+    return {
+        **{name: value for name, value in now.items() if name != "ended"},
+        "cells": every,
+        **analysis.conclude(every),
+        **({"ended": dict(ended)} if ended else {}),
+    }
+
+
+def _key(cell: Mapping[str, Any]) -> CellKey:
+    return CellKey(*(cell[name] for name in CellKey._fields))
 
 
 def advance(
@@ -187,6 +209,12 @@ def _merge_analysis(
         {**key._asdict(), "sites": sorted(by_site), **analysis.merge(by_site, given.get(key))}
         for key, by_site in cells
     ]
+    answered = {key for key, _ in cells}
+    for key in given.keys() - answered:
+        found = analysis.unanswered(given[key])
+        if found is not None:
+            merged.append({**key._asdict(), "sites": [], **found})
+    merged.sort(key=_key)
     _, ended = _next(analysis, cells, round_, given)
     return {
         "id": analysis.settings.id,

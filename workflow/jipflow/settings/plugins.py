@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import isabstract
 from types import ModuleType
 from typing import Annotated, Any, TypeVar, Union
 
@@ -64,8 +65,11 @@ def _below(package: str) -> Iterator[tuple[str, bool]]:
 
 
 def _declared(module: ModuleType, base: type[T]) -> Iterator[type[T]]:
-    """Yield the classes that a module itself defines and that derive from a base."""
+    """Yield the classes that a module itself defines and that derive from a base.
+
+    One that is abstract is what several kinds have in common.
+    """
     for value in vars(module).values():
         own = isinstance(value, type) and value.__module__ == module.__name__
-        if own and value is not base and issubclass(value, base):
+        if own and value is not base and issubclass(value, base) and not isabstract(value):
             yield value

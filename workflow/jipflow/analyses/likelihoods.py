@@ -1,0 +1,286 @@
+"""Generalised linear models with canonical link: score and information at some coefficients.
+
+With the linear predictor eta of a row its outcome has the mean mu and the variance w, both
+functions of eta: of a binary outcome mu = 1 / (1 + exp(-eta)) and w = mu (1 - mu), of a count
+mu = w = exp(eta). The score is Xᵀ(y - mu), the information Xᵀ diag(w) X (McCullagh and Nelder,
+Generalized Linear Models, 2nd edition, Chapman and Hall 1989, section 2.5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jipflow.analyses.design import pair_dominates
+from jipflow.settings.bounds import Bounds
+from jipflow.settings.protocol import Disclosure
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FARTHEST_ETA = 200.0
+"""Largest magnitude of a linear predictor that is evaluated."""
+
+REST = 0.1
+"""Share of the largest contribution that all but few patients must reach together: the p% rule with
+p = 10 (Hundepool et al., Statistical Disclosure Control, Wiley 2012, 4.2)."""
+
+SEPARATE = 1e-3
+"""Combinations of means at several points that leave a smaller share of their length are not looked
+at: Newton's last steps differ by less, and how many there are `saturation` limits."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a likelihood is evaluated.
+
+    Attributes:
+        beta: intercept and coefficients of (x - center) / scale.
+        centers: of the columns.
+        scales: of the columns.
+    """
+
+    beta: tuple[float, ...]
+    centers: tuple[float, ...]
+    scales: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """A likelihood at a point.
+
+    Attributes:
+        columns: ones, and the columns in the units of the point; shape (rows, terms).
+        means: of the outcome by the model, shape (rows,).
+        weights: its variances, likewise.
+        residuals: outcome less its mean, likewise.
+    """
+
+    columns: npt.NDArray[np.float64]
+    means: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    residuals: npt.NDArray[np.float64]
+
+    @property
+    def score(self) -> npt.NDArray[np.float64]:
+        """First derivatives of the logarithm of the likelihood, shape (terms,)."""
+        found: npt.NDArray[np.float64] = self.columns.T @ self.residuals
+        return found
+
+    @property
+    def information(self) -> npt.NDArray[np.float64]:
+        """Its second derivatives, negative; shape (terms, terms)."""
+        weighted = self.columns * self.weights[:, None]
+        found: npt.NDArray[np.float64] = self.columns.T @ weighted
+        return found
+
+
+class Binomial:
+    """Outcomes of 0 and 1.
+
+    Attributes:
+        is_indicator: whether they are nothing else.
+        range: between which values they lie.
+        most_weight: greatest variance of one.
+    """
+
+    is_indicator = True
+    range: Bounds = (0.0, 1.0)
+    most_weight = 0.25
+
+    @staticmethod
+    def start(mean: float) -> tuple[float, float]:
+        """Return the intercept that gives a mean, and the variance; NaN where none does."""
+        if not 0 < mean < 1:
+            return math.nan, math.nan
+        return math.log(mean / (1 - mean)), mean * (1 - mean)
+
+    @staticmethod
+    def moments(
+        eta: npt.NDArray[np.float64],
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return means and variances."""
+        import numpy as np
+
+        small = np.exp(-np.abs(eta))
+        return np.where(eta >= 0, 1.0, small) / (1 + small), small / np.square(1 + small)
+
+    @staticmethod
+    def fits(outcome: npt.NDArray[np.float64]) -> bool:
+        """Return whether outcomes are of the family."""
+        import numpy as np
+
+        return bool(np.isin(outcome, (0.0, 1.0)).all())
+
+    @staticmethod
+    def rest_on(outcome: npt.NDArray[np.float64]) -> int:
+        """Return how many patients the parameters rest on: those of the smaller class."""
+        return Binomial.rest_on_at_most(outcome.size, int((outcome > 0).sum()))
+
+    @staticmethod
+    def rest_on_at_most(n: int, events: int) -> int:
+        """Return the same, as a hub knows it."""
+        return min(events, n - events)
+
+
+class Poisson:
+    """Outcomes that are counts; for the attributes see `Binomial`."""
+
+    is_indicator = False
+    range: Bounds = (0.0, math.inf)
+    most_weight = math.inf
+
+    @staticmethod
+    def start(mean: float) -> tuple[float, float]:
+        """Return the intercept that gives a mean, and the variance; NaN where none does."""
+        return (math.log(mean), mean) if mean > 0 else (math.nan, math.nan)
+
+    @staticmethod
+    def moments(
+        eta: npt.NDArray[np.float64],
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return means and variances."""
+        import numpy as np
+
+        mean = np.exp(eta)
+        return mean, mean
+
+    @staticmethod
+    def fits(outcome: npt.NDArray[np.float64]) -> bool:
+        """Return whether outcomes are of the family."""
+        import numpy as np
+
+        return bool(((outcome >= 0) & (outcome == np.rint(outcome))).all())
+
+    @staticmethod
+    def rest_on(outcome: npt.NDArray[np.float64]) -> int:
+        """Return how many patients the parameters rest on: those who have an event."""
+        return int((outcome > 0).sum())
+
+    @staticmethod
+    def rest_on_at_most(n: int, events: int) -> int:
+        """Return no less than that, as a hub knows it."""
+        return min(n, events)
+
+
+Family = type[Binomial] | type[Poisson]
+
+
+def evaluate(
+    family: Family, raw: npt.NDArray[np.float64], outcome: npt.NDArray[np.float64], point: Point
+) -> Sums | None:
+    """Return a likelihood at a point; None where a linear predictor is too large for any number.
+
+    Args:
+        family: of the outcome.
+        raw: columns as they were measured, shape (rows, terms - 1).
+        outcome: shape (rows,).
+        point: where.
+    """
+    import numpy as np
+
+    scaled = (raw - np.array(point.centers)) / np.array(point.scales)
+    columns = np.column_stack([np.ones(len(raw)), scaled])
+    eta = columns @ np.array(point.beta)
+    if not (np.abs(eta) <= FARTHEST_ETA).all():
+        return None
+    means, weights = family.moments(eta)
+    return Sums(columns, means, weights, outcome - means)
+
+
+def rest_on_few(found: Sums, disclosure: Disclosure) -> bool:
+    """Return whether few patients make most of the numbers at a point.
+
+    The information is a sum over patients by their weights, which must be worth the minimum of
+    patients (Kish 1965, Survey Sampling, section 11.7: the squared sum over the sum of squares).
+
+    Args:
+        found: at the point.
+        disclosure: the limits that hold.
+    """
+    import numpy as np
+
+    weights = found.weights
+    squares = float(np.square(weights).sum())
+    worth = float(weights.sum()) ** 2 / squares if squares else 0.0
+    return (
+        worth < disclosure.min_patients
+        or pair_dominates(np.sqrt(weights)[:, None] * found.columns, disclosure.largest_two)
+        or _two_make(_beside(found, found.residuals), disclosure)
+    )
+
+
+def differ_in_few(
+    found: Sums,
+    others: Sequence[Sums],
+    outcome: npt.NDArray[np.float64],
+    disclosure: Disclosure,
+) -> bool:
+    """Return whether few patients make what the numbers at a point are beside those at others.
+
+    They are compared with those at each other point, and for sums of means with any combination of
+    all of them, as pairs of patients.
+
+    Args:
+        found: at the point.
+        others: of the same patients, at other points.
+        outcome: of the patients, shape (rows,).
+        disclosure: the limits that hold.
+    """
+    import numpy as np
+
+    if any(_differ(found, other, disclosure) for other in others):
+        return True
+    means = [each.means for each in (*others, found)]
+    every = np.column_stack([np.ones(len(outcome)), outcome, *means])
+    return pair_dominates(every, disclosure.largest_two, SEPARATE)
+
+
+def _differ(found: Sums, other: Sums, disclosure: Disclosure) -> bool:
+    """Return whether the numbers at two points differ by what few patients add."""
+    import numpy as np
+
+    away = _beside(found, np.ones(len(found.columns)))
+    products = (away[:, :, None] * away[:, None]).reshape(len(away), -1)
+    means, weights = found.means - other.means, found.weights - other.weights
+    return (
+        _fewer_make(means, disclosure)
+        or _fewer_make(weights, disclosure)
+        or _two_make(away * means[:, None], disclosure)
+        or _two_make(products * weights[:, None], disclosure)
+    )
+
+
+def _beside(found: Sums, factors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return what each row adds to sums of factors, and of their products with columns."""
+    import numpy as np
+
+    away = found.columns[:, 1:] - np.median(found.columns[:, 1:], axis=0)
+    both = np.column_stack([np.ones(len(away)), away])
+    products: npt.NDArray[np.float64] = both * factors[:, None]
+    return products
+
+
+def _two_make(parts: npt.NDArray[np.float64], disclosure: Disclosure) -> bool:
+    """Return whether two rows make most of a column by magnitude; of one of zeros none do.
+
+    The rules are those of `jipflow.analyses.spread.dominated`.
+    """
+    import numpy as np
+
+    sizes = -np.sort(-np.abs(parts), axis=0)
+    total, two = sizes.sum(axis=0), sizes[:2].sum(axis=0)
+    most = two > disclosure.largest_two * total
+    known = total - two < disclosure.p_percent / 100 * sizes[0]
+    return bool(((most | known) & (total > 0)).any())
+
+
+def _fewer_make(parts: npt.NDArray[np.float64], disclosure: Disclosure) -> bool:
+    """Return whether fewer rows than the minimum make most of a sum, by `REST`; of zeros none."""
+    import numpy as np
+
+    sizes = -np.sort(-np.abs(parts))
+    return bool(sizes[disclosure.min_patients - 1 :].sum() < REST * sizes[0])
