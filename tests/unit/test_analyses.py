@@ -66,6 +66,7 @@ def test_the_kinds_are_the_modules_of_the_folder():
     assert list(kinds()) == [
         "anova",
         "brown_forsythe",
+        "combat",
         "covariance",
         "histogram",
         "kaplan_meier",

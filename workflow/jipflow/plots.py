@@ -60,6 +60,7 @@ class Interval:
         sd: None where withheld or undefined.
         n: number of cases, None where withheld.
         pooled: whether this is the row of all sites together.
+        earlier: whether the next row shows what it has become; its mark is open.
     """
 
     label: str
@@ -67,6 +68,7 @@ class Interval:
     sd: float | None
     n: int | None
     pooled: bool = False
+    earlier: bool = False
 
 
 @dataclass(frozen=True)
@@ -311,6 +313,7 @@ def dot_plot(title: str, rows: Sequence[Interval]) -> Markup | None:
             continue
         x = axis(row.mean)
         mark = "pooled" if row.pooled else "site"
+        mark += " earlier" if row.earlier else ""
         parts.append(f'<g class="{mark}">')
         if row.sd is not None:
             left, right = axis(row.mean - row.sd), axis(row.mean + row.sd)

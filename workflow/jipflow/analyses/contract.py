@@ -107,10 +107,13 @@ class Passed:
     Attributes:
         numbers: what leaves beside the key and the number of patients.
         parts: what rules withheld of it, by rule; each rule that has parts is there.
+        stays: what the cell's values have become, which the site keeps for itself; None where the
+            kind makes no values.
     """
 
     numbers: Mapping[str, Any]
     parts: Mapping[Rule, Sequence[str | int]] = field(default_factory=dict)
+    stays: Values | None = None
 
 
 @dataclass(frozen=True)

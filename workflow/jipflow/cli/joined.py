@@ -141,6 +141,7 @@ def release_build(
     from jipflow.release.rounds import read_state
     from jipflow.release.sent import sent_before
     from jipflow.release.since import read_review
+    from jipflow.release.staying import STAYING
     from jipflow.release.terms import Terms
     from jipflow.report.basis import basis
     from jipflow.report.disclosure import write_disclosure_page
@@ -154,6 +155,7 @@ def release_build(
     files = [out / name for name in CONTENT]
     asked = read_state(state)
     with recorded(record, read, "candidate", inputs=[*tables, state], outputs=files):
+        staying = results / STAYING / f"r{asked.round:02d}"
         entries = build(
             settings=read,
             features=features,
@@ -164,9 +166,11 @@ def release_build(
             behind_dir=behind,
             out_dir=out,
             clinical=next(iter(clinical), None),
+            staying_dir=staying,
             round_=asked.round,
             state=asked,
         )
+        files += sorted(staying.glob("*.parquet"))
         release = read_release(out)
         header = release.aggregates
         write_disclosure_page(

@@ -41,6 +41,7 @@ from jipflow.release.noise import Noisy, decide_noisy
 from jipflow.release.saturation import Regions, fingerprints
 from jipflow.release.since import review_of, write_review
 from jipflow.release.stated import given_cells
+from jipflow.release.staying import write_staying
 from jipflow.release.terms import write_terms
 from jipflow.settings.run import Settings
 
@@ -59,13 +60,15 @@ def build(
     behind_dir: Path,
     out_dir: Path,
     clinical: Path | None = None,
+    staying_dir: Path | None = None,
     round_: int = 1,
     state: State | None = None,
 ) -> list[str]:
     """Write a candidate release: its two files, ``terms.json`` and ``review.json``.
 
     They depend on nothing but the inputs and the ledger: the same give the same bytes. What stands
-    behind them is written beside, for the ledger, and does not leave.
+    behind them is written beside, for the ledger, and does not leave; nor does what values have
+    become, which is for the site.
 
     The first round asks for all cells of all analyses, a later one for those of which the hub says
     what its kind needs.
@@ -81,6 +84,8 @@ def build(
         out_dir: folder of the candidate.
         clinical: ``clinical.parquet``, where the protocol has clinical variables. They count
             whether or not anything was measured of their case.
+        staying_dir: folder for what values have become (see `jipflow.release.staying`); None where
+            nobody wants it.
         round_: that the release is of.
         state: what the hub says before the round; may be None in the first.
 
@@ -154,6 +159,8 @@ def build(
             ) from None
     behind = _behind(exact, noisy, *prints, _limits(settings))
     behind.write(behind_dir)
+    if staying_dir is not None:
+        write_staying(exact, staying_dir)
     write_json(out_dir / "aggregates.json", aggregates)
     write_json(out_dir / "disclosure.json", record)
     write_terms(out_dir, settings)

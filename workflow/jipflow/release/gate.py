@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from jipflow.analyses.cells import by_patient
+from jipflow.analyses.cells import Values, by_patient
 from jipflow.analyses.contract import (
     AnyAnalysis,
     Finding,
@@ -75,12 +75,14 @@ class Decision:
         findings: what each rule of the gate found, by rule.
         released: what may leave of it, or None.
         parts: what rules withheld of a released cell, by rule.
+        stays: what its values have become, whether or not the cell leaves; None without.
     """
 
     proposed: Proposed
     findings: dict[Rule, str]
     released: ReleasedCell | None = None
     parts: Mapping[Rule, Sequence[str | int]] = field(default_factory=dict)
+    stays: Values | None = None
 
     def withhold(self, rule: Rule) -> None:
         """Take the cell back because of a rule."""
@@ -228,7 +230,7 @@ def _apply(decision: Decision, checked: Passed | Withheld, patients: int) -> Non
     for rule in own:
         partly = bool(checked.parts.get(rule))
         decision.findings[rule] = rule.partly if partly else Finding.PASSED
-    decision.parts = checked.parts
+    decision.parts, decision.stays = checked.parts, checked.stays
     decision.released = _released(decision.proposed, patients, checked)
 
 

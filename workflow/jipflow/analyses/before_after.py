@@ -1,0 +1,212 @@
+"""How sites differ in features before and after these were harmonised: what the pages show."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jipflow.analyses.cells import CellKey
+from jipflow.analyses.estimates import REASONS
+from jipflow.analyses.moments import EXACT
+from jipflow.analyses.units import with_unit
+from jipflow.blocks import Drawing, Group, Panel, Row, Table, TableCell, bold, head, numeral, span
+from jipflow.plots import MISSING, Interval, count, dot_plot, number
+
+MAX_PLOTS = 6
+"""Most plots of one segment."""
+
+HARMONISED = "harmonised"
+"""What a row of a plot, a table and a step of the analysis are called."""
+
+
+def draw_sent(cells: Sequence[Any], covariates: Sequence[str]) -> Drawing:
+    """Show every number that leaves a site.
+
+    Args:
+        cells: of `jipflow.analyses.combat`, of either round.
+        covariates: what their columns are called.
+    """
+    groups: dict[str, list[Any]] = defaultdict(list)
+    for cell in cells:
+        groups[cell.key.title].append(cell)
+    lead = (
+        "Each model is of n patients who have the feature and every covariate. Of each variable "
+        "the mean leaves, and of each two the sum of products of their distances from the means, "
+        "from which standard deviation (SD) and correlations follow. "
+    )
+    if any(cell.step == HARMONISED for cell in cells):
+        lead += (
+            "They are those of the first round. Of the harmonised features mean and SD leave, with "
+            "the site's shift and variance in units of all sites; all four follow from the sums "
+            "and from what the hub stated. The harmonised values stay here, in the folder "
+            "harmonised of the results. "
+        )
+    lead += "Behind the switch are the sums as they leave, and what means lost in rounding."
+    found = []
+    for title, members in sorted(groups.items()):
+        found.append(Group(title, table=_sums(title, members, covariates)))
+        after = [cell for cell in members if cell.step == HARMONISED]
+        if after:
+            found.append(Group(f"{title} · {HARMONISED}", table=_moments(title, after)))
+    return Drawing(lead, found)
+
+
+def _sums(title: str, cells: Sequence[Any], covariates: Sequence[str]) -> Table:
+    titles = [head("Feature"), head("n", "num"), head("Variable"), head("Mean", "num")]
+    titles += [head("SD", "num"), head("Correlation with those above")]
+    titles += [head(name, f"num{EXACT}") for name in ("Products", "Rest")]
+    rows = [row for cell in cells for row in _sent(cell, (cell.feature, *covariates))]
+    return Table(f"Sums of {title}", titles, rows)
+
+
+def _sent(cell: Any, names: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of a feature on the releaser's page, a variable each."""
+    products = cell.scatter.products
+    length = [math.sqrt(products[i, i]) for i in range(len(names))]
+    for i, name in enumerate(names):
+        correlations = (products[i, j] / length[i] / length[j] for j in range(i))
+        about = [TableCell(with_unit(cell.feature), scope="row"), numeral(str(cell.n))]
+        yield [
+            *(about if i == 0 else (TableCell(""), TableCell(""))),
+            TableCell(name),
+            numeral(number(cell.means[i], 7)),
+            numeral(number(length[i] / math.sqrt(cell.n - 1), 5), "num muted"),
+            TableCell("; ".join(number(value, 3) for value in correlations)),
+            numeral("; ".join(number(value, 7) for value in cell.products[i]), f"num{EXACT}"),
+            numeral(number(cell.mean_rests[i], 2), f"num{EXACT}"),
+        ]
+
+
+def _moments(title: str, cells: Sequence[Any]) -> Table:
+    names = ("n", "Mean", "SD", "Shift", "Variance")
+    titles = [head("Feature"), *(head(name, "num") for name in names)]
+    titles += [head(name, f"num{EXACT}") for name in ("M2", "Rest")]
+    rows = [
+        [
+            TableCell(with_unit(cell.feature), scope="row"),
+            numeral(str(cell.n)),
+            numeral(number(cell.mean, 7)),
+            numeral(number(math.sqrt(cell.moments.variance), 5), "num muted"),
+            numeral(number(cell.shift, 7)),
+            numeral(number(cell.spread, 7)),
+            numeral(number(cell.m2, 7), f"num{EXACT}"),
+            numeral(number(cell.mean_rest, 2), f"num{EXACT}"),
+        ]
+        for cell in cells
+    ]
+    return Table(f"Harmonised features of {title}", titles, rows)
+
+
+def draw_sites(cells: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Drawing:
+    """Show how far sites differ before and after, the features first in which they differ most.
+
+    Args:
+        cells: as the result of `jipflow.analyses.combat` has them.
+        sites: ids of all sites of the round, also of those that withheld a cell.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        groups[CellKey(*(cell[name] for name in CellKey._fields)).title].append(cell)
+    lead = (
+        "ComBat: mean ± standard deviation of each site and of all together (the diamond), before "
+        "(open) and after (filled) the features were harmonised at the sites. Between sites is the "
+        "share of a feature's variance that lies between them, beyond what the covariates explain, "
+        "with the p of its F test; SD ratio is the largest standard deviation of a site by the "
+        "smallest."
+    )
+    if not any(cell["step"] == HARMONISED for cell in cells):
+        lead += " The sums of all sites are here; the harmonised features come next."
+    return Drawing(lead, [_group(title, found, sites) for title, found in sorted(groups.items())])
+
+
+def _group(title: str, cells: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Group:
+    """Return the plots and the table of one segment."""
+    first = sorted(cells, key=lambda cell: -(_effect(cell, "before", "share") or 0))
+    panels = [
+        Panel(
+            (with_unit(cell["feature"]), span(f"n = {count(cell['n'])}", "muted small")),
+            _plot(title, cell, sites),
+        )
+        for cell in first[:MAX_PLOTS]
+    ]
+    columns = [head("Feature"), head("Sites", "num"), head("n", "num")]
+    for name in ("Mean ± SD", "Between sites", "SD ratio"):
+        columns += [head(f"{name}, before", "num"), head("after", "num")]
+    columns += [head(f"{site}: shift, SD", "num") for site in sites]
+    rows = [_row(cell, sites) for cell in cells]
+    table = Table(
+        f"Features of {title} before and after",
+        columns,
+        rows,
+        caption=(
+            "Shift and SD are those of a site before, in standard deviations within the sites, as "
+            "drawn towards those of the segment's other features: 0 and 1 change nothing."
+        ),
+        summary=f"All {len(cells)} features",
+    )
+    return Group(title, panels, table)
+
+
+def _effect(cell: Mapping[str, Any], when: str, name: str) -> float | None:
+    found = cell["effect"][when]
+    return None if found is None else float(found[name])
+
+
+def _plot(title: str, cell: Mapping[str, Any], sites: Sequence[str]) -> Any:
+    parts = {part["site"]: part for part in cell["by_site"]}
+    rows = [row for site in sites for row in _intervals(site, parts.get(site))]
+    rows += _intervals("together", cell, pooled=True)
+    return dot_plot(f"{cell['feature']} of {title}, mean and SD by site, before and after", rows)
+
+
+def _intervals(
+    label: str, part: Mapping[str, Any] | None, pooled: bool = False
+) -> Iterator[Interval]:
+    """Yield the row before, and the one after where there is any."""
+    if part is None:
+        yield Interval(label, None, None, None)
+        return
+    before, after = part["before"], part["after"]
+    changed = after is not None
+    yield Interval(label, before["mean"], before["sd"], part["n"], pooled, earlier=changed)
+    if changed:
+        yield Interval(HARMONISED, after["mean"], after["sd"], part["n"], pooled)
+
+
+def _row(cell: Mapping[str, Any], sites: Sequence[str]) -> Row:
+    parts = {part["site"]: part for part in cell["by_site"]}
+    found = [
+        TableCell(with_unit(cell["feature"]), scope="row"),
+        numeral(f"{len(cell['sites'])} of {len(sites)}"),
+        numeral(count(cell["n"])),
+        numeral(_mean(cell["before"])),
+        numeral(bold(_mean(cell["after"]))),
+    ]
+    if cell["reason"] is not None:
+        reason = numeral(span(f"none: {REASONS[cell['reason']]}", "muted"))
+        found += [reason, *(numeral(MISSING) for _ in range(3))]
+    else:
+        found += [numeral(_share(cell["effect"][when])) for when in ("before", "after")]
+        for when in ("before", "after"):
+            ratio = _effect(cell, when, "variance_ratio")
+            found.append(numeral(number(None if ratio is None else math.sqrt(ratio), 3)))
+    found += [numeral(_shift(parts.get(site))) for site in sites]
+    return found
+
+
+def _mean(part: Mapping[str, float] | None) -> str:
+    return MISSING if part is None else f"{number(part['mean'])} ± {number(part['sd'], 3)}"
+
+
+def _share(effect: Mapping[str, Any] | None) -> str:
+    if effect is None:
+        return MISSING
+    return f"{100 * effect['share']:.1f} % (p {number(effect['p'], 2)})"
+
+
+def _shift(part: Mapping[str, Any] | None) -> str:
+    if part is None or part["shift"] is None:
+        return MISSING
+    return f"{number(part['shift'], 3)}, {number(math.sqrt(part['spread']), 3)}"
