@@ -72,7 +72,9 @@ def test_the_kinds_are_the_modules_of_the_folder():
         "kaplan_meier",
         "levene",
         "linear",
+        "logistic",
         "noisy_mean",
+        "poisson",
         "quantiles",
         "summary",
     ]
