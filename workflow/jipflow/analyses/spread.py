@@ -95,7 +95,7 @@ def few_levels(values: Values, minimum: int) -> bool:
     """
     import numpy as np
 
-    levels = _levels(values.numbers)
+    levels = steps_of(values.numbers)
     if levels is None:
         return False
     k, highest = levels.size, int(levels.max())
@@ -106,7 +106,7 @@ def few_levels(values: Values, minimum: int) -> bool:
     return any(number < minimum for number in there)
 
 
-def _levels(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
+def steps_of(numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64] | None:
     """Return values in steps above the lowest, or None where they have no step in common."""
     import numpy as np
 
