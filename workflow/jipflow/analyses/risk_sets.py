@@ -133,7 +133,8 @@ class _RiskSets:
         deaths = np.bincount(self._group[self._events], minlength=self._ends.size)
         first = np.repeat(np.cumsum(deaths) - deaths, deaths)
         self._time = np.repeat(np.arange(deaths.size), deaths)
-        self._less: npt.NDArray[np.float64] = (np.arange(first.size) - first) / deaths[self._time]
+        number = np.arange(first.size) - first
+        self._less = (number / deaths[self._time]).astype(np.float64)
         self._total = self._sums(np.ones(weight.size))
 
     def means(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -152,10 +153,14 @@ class _RiskSets:
         """
         import numpy as np
 
-        each = values / _rowwise(self._total, values)
+        each: npt.NDArray[np.float64] = values / _rowwise(self._total, values)
         tied = self._by_time(each * _rowwise(self._less, each))[self._group]
-        so_far = np.cumsum(self._by_time(each)[::-1], axis=0)[::-1][self._group]
-        found: npt.NDArray[np.float64] = so_far - _rowwise(self._events * 1.0, so_far) * tied
+        so_far: npt.NDArray[np.float64] = np.cumsum(self._by_time(each)[::-1], axis=0)[::-1][
+            self._group
+        ]
+        found: npt.NDArray[np.float64] = (
+            so_far - _rowwise(self._events.astype(np.float64), so_far) * tied
+        )
         return found * _rowwise(self._weight, found)
 
     def _sums(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

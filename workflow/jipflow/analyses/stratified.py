@@ -1,0 +1,139 @@
+"""A Cox model at a site: its patients, what leaves of it, and by which rules it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from jipflow.analyses import design
+from jipflow.analyses.contract import Passed, Rule, Withheld
+from jipflow.analyses.design import Design, broken
+from jipflow.analyses.forms import LARGEST
+from jipflow.analyses.moments import LARGEST_SCATTER, NUMBER_RANGE
+from jipflow.analyses.risk_sets import (
+    Stratum,
+    Sums,
+    differ_in_few,
+    few_events,
+    few_orders,
+    rest_on_few,
+    sums,
+)
+from jipflow.settings.protocol import Disclosure
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+FEW_EVENTS = Rule(
+    "few_events",
+    "Patients with the event must be the minimum, and those without it nobody or the minimum; of "
+    "each class of a variable of two values either must be nobody or the minimum.",
+    because="too few patients have the event, or too few have not",
+)
+FEW_ORDERS = Rule(
+    "few_orders",
+    "The score of a variable of few values depends on the order in which these and the events "
+    "follow each other: there must be so many orders that nobody can try them all.",
+    because="so few orders of values and events are possible that they could be tried out",
+)
+MANY_POINTS = Rule(
+    "many_points",
+    "Of one model numbers leave at no more coefficients than the protocol has rounds, whatever the "
+    "analysis and the release: each gives equations of the values.",
+    because="numbers of the model have left at as many coefficients as the protocol has rounds",
+)
+RESTS_ON_FEW = Rule(
+    "rests_on_few",
+    "At the coefficients that the hub chose the weights must be worth the minimum of patients, and "
+    "no two may make nearly all of a score, of an information, or of what either changed by since "
+    "other coefficients.",
+    because="at the hub's coefficients one or two patients make most of a number",
+)
+RULES = (*design.RULES, FEW_EVENTS, FEW_ORDERS, MANY_POINTS, RESTS_ON_FEW)
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """A model at a site.
+
+    Attributes:
+        rows: of the predictor and the covariates.
+        times: until the event or the last contact, shape (rows,).
+        events: whether it is the event, shape (rows,).
+        beta: coefficients that were stated.
+    """
+
+    rows: Design
+    times: npt.NDArray[np.float64]
+    events: npt.NDArray[np.bool_]
+    beta: tuple[float, ...]
+
+    @cached_property
+    def stratum(self) -> Stratum:
+        """The patients by their times."""
+        return Stratum.of(self.times, self.events, self.rows.raw)
+
+    def at(self, beta: Sequence[float]) -> Sums | None:
+        """Return the sums at coefficients; None where these are too large."""
+        import numpy as np
+
+        return sums(self.stratum, np.array(beta))
+
+
+def content_of(every: Design, beta: Sequence[float] | None) -> Content:
+    """Return a model of rows whose last two columns are the time and the event."""
+    rows = replace(
+        every,
+        keys=every.keys[:-2],
+        of=every.of[:-2],
+        raw=every.raw[:, :-2],
+        centers=every.centers[:-2],
+        scales=every.scales[:-2],
+    )
+    times, events = every.raw[:, -2], every.raw[:, -1] == 1
+    return Content(rows, times, events, tuple(beta) if beta else (0.0,) * len(rows.keys))
+
+
+def beside(
+    content: Content, points: set[tuple[float, ...]], most: int, disclosure: Disclosure
+) -> Passed | Withheld:
+    """Withhold numbers that tell of few patients, by themselves or beside others.
+
+    Args:
+        content: the model.
+        points: coefficients at which numbers of it have left or leave.
+        most: how many these may be.
+        disclosure: the limits that hold.
+    """
+    import numpy as np
+
+    rows, events = content.rows, content.events
+    rule = broken(rows, disclosure, rows.raw.shape[1], int(events.sum()))
+    if rule is None and few_events(events, rows.raw, disclosure.min_patients):
+        rule = FEW_EVENTS
+    if rule is None and few_orders(events, rows.raw):
+        rule = FEW_ORDERS
+    if rule is None and len(points | {content.beta}) > max(most, len(points)):
+        rule = MANY_POINTS
+    if rule is not None:
+        return Withheld(rule)
+    found = content.at(content.beta)
+    if found is None or rest_on_few(content.stratum, found, disclosure):
+        return Withheld(RESTS_ON_FEW)
+    for point in sorted(points - {content.beta}):
+        other = content.at(point)
+        if other is None or differ_in_few(content.stratum, found, other, disclosure):
+            return Withheld(RESTS_ON_FEW)
+    if np.abs(found.score).max() > LARGEST or np.abs(found.information).max() > LARGEST_SCATTER:
+        return Withheld(NUMBER_RANGE)
+    return Passed(
+        {
+            "events": int(events.sum()),
+            "beta": list(content.beta),
+            "score": found.score.tolist(),
+            "information": [row[: i + 1].tolist() for i, row in enumerate(found.information)],
+        }
+    )
