@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from federation_world import MEAN, hub_settings, protocol, site
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Places
 from jipflow.analyses.contract import Limits
 from jipflow.analyses.cox import Cox, Settings
@@ -137,3 +138,48 @@ def federation(analysis, frames, disclosure=FIVE):
         assert merged["reason"] is None
         stated = following
     raise AssertionError
+
+
+CLINICAL_VARIABLES = [
+    {"name": "age", "type": "number", "unit": "a", "range": [0, 120]},
+    {"name": "sex", "type": "category", "values": ["F", "M"]},
+    {"name": "days", "type": "days", "range": [0, 20000]},
+    {"name": "dead", "type": "event"},
+    {"name": "relapse", "type": "event"},
+    {"name": "score", "type": "number", "range": [-5, 5]},
+]
+
+
+def entry(id="survival", **more):
+    """Return an entry of the protocol."""
+    about = {"id": id, "kind": "cox", "variables": [f"CT.{MEAN}"], "segments": ["liver"]}
+    return {**about, "time": "clinical.days", "event": "clinical.dead", **more}
+
+
+def followed(root, *analyses, sizes=(90, 110, 140)):
+    """Return three sites of a protocol whose patients are followed up, and the hub's settings."""
+    content = protocol(analyses=list(analyses), clinical=CLINICAL_VARIABLES)
+    made = [site(root, f"site{i}", n, i, content=content) for i, n in enumerate(sizes)]
+    for i, one in enumerate(made):
+        rows = patients(i, sizes[i])
+        one.table.loc[one.table["segment"] == "liver", MEAN] = 60 + 10 * rows[FEATURE].to_numpy()
+        cases = one.table[["case_id", "patient"]].drop_duplicates().reset_index(drop=True)
+        rows["sex"] = np.where(rows["sex"] == 0, "F", "M")
+        one.clinical = cases.join(rows[["age", "sex", "days", "dead"]])
+        one.clinical[["relapse", "score"]] = np.nan
+        if i == 1:
+            one.clinical.loc[:23, "age"] = np.nan
+        one.write()
+    return made, hub_settings(made, root / "inbox", content)
+
+
+def complete(made, *covariates):
+    """Return cases of sites that have all of some variables, in the units of `AGE` and `SEX`."""
+    found = []
+    for one in made:
+        liver = one.table[one.table["segment"] == "liver"].set_index("case_id")[[MEAN]]
+        rows = liver.join(one.clinical.set_index("case_id")).assign(site=one.name)
+        rows["age"] = (rows["age"] - 60) / 10
+        rows["sex"] = (rows["sex"] == "F") * 1.0
+        found.append(rows[[MEAN, *covariates, "days", "dead", "site"]].dropna())
+    return pd.concat(found)

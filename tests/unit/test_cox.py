@@ -317,9 +317,9 @@ def test_a_site_withholds_a_model_of_few_events():
     dead = frame["dead"].to_numpy()
     assert rule(frame) is None
     few = np.where(np.cumsum(dead) > 4, 0, dead)
-    assert rule(frame.assign(dead=few)) == "few_events"
+    assert rule(frame.assign(dead=few)) == "few_with_event"
     censored = np.where(np.cumsum(1 - dead) > 4, 1, dead)
-    assert rule(frame.assign(dead=censored)) == "few_events"
+    assert rule(frame.assign(dead=censored)) == "few_with_event"
     assert rule(frame.assign(dead=1.0)) is None
     assert rule(frame.assign(dead=0.0)) == "too_many_parameters"
 
@@ -335,7 +335,7 @@ def test_a_site_withholds_classes_of_few_events():
     frame = patients(0, 60)
     women = np.flatnonzero((frame["sex"] == 0) & (frame["dead"] == 1))
     frame.loc[women[3:], "dead"] = 0
-    assert rule(frame, covariates=[SEX]) == "few_events"
+    assert rule(frame, covariates=[SEX]) == "few_with_event"
     assert rule(frame) is None
 
 

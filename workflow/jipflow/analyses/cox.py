@@ -42,7 +42,6 @@ from jipflow.analyses.design import (
     PARAMETERS,
     Design,
     OfColumns,
-    column_names,
     design,
 )
 from jipflow.analyses.estimates import (
@@ -56,6 +55,8 @@ from jipflow.analyses.estimates import (
     draw_estimates,
     estimates,
     rows_of,
+    term_names,
+    units_of,
 )
 from jipflow.analyses.forms import (
     FLOOR,
@@ -75,10 +76,11 @@ from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
 from jipflow.exchange.roster import FEWEST_SITES
 from jipflow.plots import number
 from jipflow.settings.bounds import bounds
-from jipflow.settings.clinical import ROLE, VARIABLE
+from jipflow.settings.clinical import ROLE, VARIABLE, ClinicalVariable
 from jipflow.settings.covariates import Covariate
 from jipflow.settings.part import AsGiven, Positive
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
+from jipflow.settings.survival import event_problems, time_problems
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,15 +117,10 @@ class Settings(AnalysisSettings):
         """Return the covariates, the time and the event."""
         return [*self.covariates, *(Covariate(variable=each) for each in (self.time, self.event))]
 
-    def problems(self) -> Iterator[str]:
-        """Yield what is wrong with the variables."""
-        yield from super().problems()
-        named = [*self.variables, *(each.variable for each in self.covariates)]
-        for key in ("time", "event"):
-            if getattr(self, key) in named:
-                yield f"{key}: {getattr(self, key)!r} cannot explain itself; name it once."
-        if self.time == self.event:
-            yield "time and event must be two variables."
+    def clinical_problems(self, known: Mapping[str, ClinicalVariable]) -> Iterator[str]:
+        """Yield what is wrong with the time and the event."""
+        yield from time_problems([self.time], known)
+        yield from event_problems(self.event, known)
 
     @property
     def scales(self) -> list[float]:
@@ -199,14 +196,14 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         return self.settings.rounds
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """What readers call the columns, the first of which has no name."""
-        return column_names("", self.settings.covariates)
+    def size(self) -> int:
+        """How many columns a model has."""
+        return 1 + len(term_names(self.settings.covariates))
 
     @property
     def most_numbers(self) -> int:
         """Coefficients, scores and a triangle."""
-        size = len(self.names)
+        size = self.size
         return 2 * size + size * (size + 1) // 2
 
     def propose(self, measured: Measured, given: Mapping[Any, Any] | None = None) -> list[Proposed]:
@@ -269,9 +266,9 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
 
         Which coefficients are too large for the patients of this site, `rest_on_few` looks at.
         """
-        if len(cell.beta) != len(self.names):
+        if len(cell.beta) != self.size:
             raise ImpossibleCell(
-                f"{len(cell.beta)} coefficients of a model of {len(self.names)} variables"
+                f"{len(cell.beta)} coefficients of a model of {self.size} variables"
             )
         if len(cell.steps) != round_ - 1:
             raise ImpossibleCell(f"{len(cell.steps)} steps before round {round_}")
@@ -282,7 +279,7 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
 
     def verify(self, cell: Cell, limits: Limits) -> None:
         """Refuse other coefficients than were stated, and numbers that no patients give."""
-        size = len(self.names)
+        size = self.size
         stated = limits.stated.beta if isinstance(limits.stated, Point) else [0.0] * size
         lengths = [len(row) for row in cell.information]
         if cell.beta != stated or len(cell.score) != size or lengths != [*range(1, size + 1)]:
@@ -377,7 +374,7 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         beta, covariance = step.beta * scales, step.covariance * np.outer(scales, scales)
         if not (np.isfinite(beta).all() and np.isfinite(covariance).all()):
             return {"terms": [], "wald": None, "reason": OUT_OF_RANGE}
-        names = column_names(feature, self.settings.covariates)
+        names = [feature, *term_names(self.settings.covariates)]
         statistic = float(step.beta @ np.linalg.solve(step.covariance, step.beta))
         df = len(names)
         wald = {"statistic": statistic, "df": df, "p": float(chi2.sf(statistic, df))}
@@ -393,7 +390,7 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         """Show score and information of every model."""
         groups: dict[str, list[Row]] = defaultdict(list)
         for cell in analysis.cells:
-            groups[cell.key.title] += _sent(cell, column_names(cell.feature, analysis.covariates))
+            groups[cell.key.title] += _sent(cell, [cell.feature, *term_names(analysis.covariates)])
         lead = (
             "Each model is of n patients who have all of its variables, of whom so many have the "
             "event. The hub chose the coefficients, 0 in the first round. Of each variable leaves "
@@ -419,10 +416,13 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
             f"Cox regression of {analysis['time']} until {analysis['event']} on each variable and "
             "the covariates, with a baseline hazard of its own for each site, and 95 % confidence "
             "intervals (CI), as if the rows of all sites lay in one place. A hazard ratio above 1 "
-            "says that events come sooner."
+            "says that events come sooner. "
         )
+        scale = float(analysis["scale"])
+        lead += f"Variables are in units of {scale:g}. " if scale != 1 else ""
+        lead += units_of(analysis["covariates"])
         wording = Wording("Coefficient", "z", "Hazard ratio", "events")
-        return draw_estimates(lead, analysis["cells"], sites, wording)
+        return draw_estimates(lead.rstrip(), analysis["cells"], sites, wording)
 
 
 def _totals(by_site: Mapping[str, Cell]) -> dict[str, int]:

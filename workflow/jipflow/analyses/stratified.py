@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-FEW_EVENTS = Rule(
-    "few_events",
+FEW_WITH_EVENT = Rule(
+    "few_with_event",
     "Patients with the event must be the minimum, and those without it nobody or the minimum; of "
     "each class of a variable of two values either must be nobody or the minimum.",
     because="too few patients have the event, or too few have not",
@@ -52,7 +52,7 @@ RESTS_ON_FEW = Rule(
     "other coefficients.",
     because="at the hub's coefficients one or two patients make most of a number",
 )
-RULES = (*design.RULES, FEW_EVENTS, FEW_ORDERS, MANY_POINTS, RESTS_ON_FEW)
+RULES = (*design.RULES, FEW_WITH_EVENT, FEW_ORDERS, MANY_POINTS, RESTS_ON_FEW)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +113,7 @@ def beside(
     rows, events = content.rows, content.events
     rule = broken(rows, disclosure, rows.raw.shape[1], int(events.sum()))
     if rule is None and few_events(events, rows.raw, disclosure.min_patients):
-        rule = FEW_EVENTS
+        rule = FEW_WITH_EVENT
     if rule is None and few_orders(events, rows.raw):
         rule = FEW_ORDERS
     if rule is None and len(points | {content.beta}) > max(most, len(points)):

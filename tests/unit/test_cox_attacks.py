@@ -1,0 +1,184 @@
+"""A hostile hub or protocol asks for Cox models, and learns of no few patients by any of them.
+
+Each attack is shown to work on the numbers that a site without the rule would send.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cox_world import FEATURE, FIVE, KEY, SEX, Site, cox, measured, patients
+from jipflow.analyses.cox import Point
+from jipflow.analyses.risk_sets import WIDEST, Stratum, sums
+from jipflow.release.gate import decide
+from jipflow.release.saturation import Regions
+
+
+def point(*beta, rounds=1):
+    """Return what a hub states."""
+    steps = [0.5] * rounds
+    return Point(**KEY._asdict(), beta=list(beta), steps=steps, n=300, events=150)
+
+
+def asked(site, analysis, *beta):
+    """Return what leaves at coefficients that a hub states, or the rule's code."""
+    id = analysis.settings.id
+    return site.asked(analysis, stated={id: point(*beta)})[id]
+
+
+def stratum_of(frame):
+    """Return the patients of a frame with the feature alone."""
+    (cell,) = cox().propose(measured(frame))
+    return cell.content.stratum
+
+
+def lasting(seed=0, rows=60):
+    """Return patients of whom those with the least and the greatest feature live longest."""
+    frame = patients(seed, rows)
+    ends = frame[FEATURE].agg(["idxmin", "idxmax"]).to_numpy()
+    frame.loc[ends, ["days", "dead"]] = [frame["days"].max() + 30, 0.0]
+    return frame
+
+
+def test_extreme_coefficients_give_least_and_greatest_value():
+    frame = lasting()
+    stratum = stratum_of(frame)
+    widest = 0.99 * WIDEST / np.ptp(stratum.columns)
+    up, down = (sums(stratum, np.array([beta])) for beta in (widest, -widest))
+    # Without the rule: what two scores differ by, for each event.
+    span = (down.score[0] - up.score[0]) / stratum.events.sum()
+    assert span == pytest.approx(np.ptp(frame[FEATURE]), rel=0.01)
+    for beta in (widest, -widest, 10 * widest, 1e100):
+        assert asked(Site(frame), cox(), beta) == "rests_on_few"
+    assert asked(Site(frame), cox(), 0.5).events == stratum.events.sum()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_coefficient_comes_near_to_the_greatest_value(seed):
+    """At whatever coefficients numbers leave, weights are worth the minimum of patients."""
+    frame = lasting(seed)
+    stratum = stratum_of(frame)
+    highest = np.sort(stratum.columns[:, 0])[::-1]
+    means = []
+    for beta in np.linspace(-8, 8, 65):
+        cell = asked(Site(frame), cox(), beta)
+        if not isinstance(cell, str):
+            total = stratum.columns[stratum.events, 0].sum()
+            means.append((total - cell.score[0]) / stratum.events.sum())
+    assert len(means) > 5
+    assert max(means) < highest[:5].mean()
+    assert min(means) > highest[-5:].mean()
+
+
+def test_two_coefficients_whose_scores_differ_by_two_patients():
+    """Each by itself rests on many; what changes between them is nearly that of two patients."""
+    frame = patients(0, 30)
+    frame[FEATURE] = np.random.default_rng(255).standard_t(2, 30)
+    north = Site(frame)
+    assert not isinstance(asked(north, cox(), 0.0), str)
+    assert asked(north, cox(), 0.05) == "rests_on_few"
+    # A site that remembers nothing would send both.
+    assert not isinstance(asked(Site(frame), cox(), 0.05), str)
+    stratum = stratum_of(frame)
+    one, two = (sums(stratum, np.array([beta])) for beta in (0.0, 0.05))
+    away = stratum.columns[:, 0] - np.median(stratum.columns)
+    changed = np.abs((two.expected - one.expected) * away)
+    assert np.sort(changed)[-2:].sum() > 0.9 * changed.sum()
+
+
+def test_one_model_at_more_coefficients_than_rounds():
+    """Each gives equations; two analyses of one model, and releases, count together."""
+    frame = patients(0, 60)
+    analysis = cox(rounds=3)
+    betas = [0.0, 0.1, 0.2, 0.3, 0.4]
+    north = Site(frame)
+    found = [asked(north, analysis, beta) for beta in betas]
+    assert [each if isinstance(each, str) else None for each in found] == [
+        *[None] * 3,
+        *["many_points"] * 2,
+    ]
+    # What left before leaves again.
+    assert asked(north, analysis, 0.1) == found[1]
+    several = [cox(f"m{i}", rounds=3) for i in range(5)]
+    stated = {f"m{i}": point(beta) for i, beta in enumerate(betas)}
+    left = Site(frame).asked(*several, stated=stated)
+    assert [isinstance(left[f"m{i}"], str) for i in range(5)] == [False] * 3 + [True] * 2
+    # A site that remembers nothing answers at all of them.
+    assert not any(isinstance(asked(Site(frame), analysis, beta), str) for beta in betas)
+
+
+def test_a_protocol_of_more_rounds_has_more_equations():
+    frame = patients(0, 34)
+    assert not isinstance(Site(frame).asked(cox(rounds=10))["survival"], str)
+    assert Site(frame.iloc[:21]).asked(cox(rounds=10))["survival"] == "saturation"
+    assert not isinstance(Site(frame.iloc[:21]).asked(cox(rounds=6))["survival"], str)
+
+
+def test_a_patient_who_joins_between_rounds():
+    """The difference of two informations would be the patient's."""
+    frame = patients(0, 61)
+    north = Site(frame.iloc[:60])
+    assert not isinstance(asked(north, cox(), 0.0), str)
+    north.frame = frame
+    assert asked(north, cox(), 0.3) == "earlier"
+    assert not isinstance(asked(Site(frame), cox(), 0.3), str)
+
+
+def test_a_time_or_an_event_that_was_changed_between_rounds():
+    frame = patients(0, 60)
+    for name, value in (("days", 3000.0), ("dead", 1 - frame.loc[7, "dead"])):
+        north = Site(frame)
+        assert not isinstance(asked(north, cox(), 0.0), str)
+        north.frame = frame.copy()
+        north.frame.loc[7, name] = value
+        assert asked(north, cox(), 0.3) == "earlier"
+
+
+def scores_at_0(frame, features):
+    """Return the score of a model of each feature at coefficients of 0."""
+    times, events = frame["days"].to_numpy(), frame["dead"].to_numpy() == 1
+    strata = (Stratum.of(times, events, feature[:, None]) for feature in features)
+    return np.array([sums(each, np.zeros(1)).score[0] for each in strata])
+
+
+def test_known_features_one_after_the_other_give_events_and_their_order():
+    """Who has the images of all patients has their features, and solves for who died first."""
+    frame = patients(0, 34)
+    known = np.random.default_rng(3).normal(size=(34, 34))
+    times, events = frame["days"].to_numpy(), frame["dead"].to_numpy() == 1
+    order = np.argsort(-times, kind="stable")
+    truth = np.empty(34)
+    stratum = Stratum.of(times, events, known[:1].T)
+    truth[order] = stratum.events - sums(stratum, np.zeros(1)).expected
+    # Residuals add up to 0, and so does what they are solved from.
+    centred = known - known.mean(axis=1, keepdims=True)
+    system = np.vstack([centred[:33], np.ones(34)])
+    solved = np.linalg.solve(system, [*scores_at_0(frame, centred[:33]), 0.0])
+    np.testing.assert_allclose(solved, truth, atol=1e-9)
+    people = dict(zip(frame["case_id"], frame["patient"], strict=True))
+    cells = list(
+        itertools.chain.from_iterable(
+            cox(f"m{i:02d}").propose(measured(frame.assign(**{FEATURE: known[i]})))
+            for i in range(34)
+        )
+    )
+    left = [d for d in decide(cells, people, FIVE, Regions()) if d.released]
+    assert len(left) * 2 <= 34 - 2
+
+
+def test_orders_of_a_category_that_can_be_tried_out():
+    """`test_risk_sets` finds the order of eight patients by their score and information."""
+    frame = patients(0, 40)
+    assert Site(frame).asked(cox(covariates=[SEX]))["survival"] == "few_orders"
+
+
+def test_no_time_and_no_likelihood_leaves():
+    cell = asked(Site(patients(0, 60)), cox(), 0.0)
+    numbers = set(type(cell).model_fields) - set(KEY._fields)
+    assert numbers == {"n", "events", "beta", "score", "information"}
+    later = patients(0, 60)
+    later["days"] = later["days"] ** 2 + 7
+    assert asked(Site(later), cox(), 0.0) == cell
