@@ -68,6 +68,7 @@ def test_the_kinds_are_the_modules_of_the_folder():
         "brown_forsythe",
         "combat",
         "covariance",
+        "cox",
         "histogram",
         "kaplan_meier",
         "levene",

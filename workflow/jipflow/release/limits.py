@@ -40,5 +40,7 @@ NOT_PROTECTED_FROM = (
     "left or was measured anew; other numbers tell that some did, not who.",
     "Exact numbers of patients whose noisy ones leave as well: noise protects from who has nothing "
     "else of them.",
+    "Coefficients of a Cox model that a hub chooses as large as the gate lets it: they tell about "
+    "where the values of those with the greatest lie, who are as many as the minimum.",
 )
 """The list of docs/release.md, word by word; a test compares them."""
