@@ -205,7 +205,7 @@ def newtons(score, information, start=0.0, rounds=4):
             return reason
         beta = float(step.beta[0])
         steps = [*(given.steps if given else []), step.size]
-        given = Point(**KEY._asdict(), beta=[beta], steps=steps, n=100, events=100)
+        given = Point(**KEY._asdict(), beta=[beta], steps=steps, grows=False, n=100, events=100)
     raise AssertionError
 
 
@@ -288,7 +288,7 @@ def test_a_hub_refuses_too_many_parameters(frames):
 
 
 def point(**changes):
-    content = {"beta": [0.5], "steps": [1.0], "n": 200, "events": 90, **changes}
+    content = {"beta": [0.5], "steps": [1.0], "grows": False, "n": 200, "events": 90, **changes}
     return Point(**KEY._asdict(), **content)
 
 

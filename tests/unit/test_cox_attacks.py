@@ -20,7 +20,7 @@ from jipflow.release.saturation import Regions
 def point(*beta, rounds=1):
     """Return what a hub states."""
     steps = [0.5] * rounds
-    return Point(**KEY._asdict(), beta=list(beta), steps=steps, n=300, events=150)
+    return Point(**KEY._asdict(), beta=list(beta), steps=steps, grows=False, n=300, events=150)
 
 
 def asked(site, analysis, *beta):

@@ -51,7 +51,7 @@ class Rounds:
                 self.pasts[one.name].append(past_of(one))
             of_round = {"settings": self.settings, "round_": round_, "state": state}
             result = merge(accepted=self.releases[-1], **of_round)
-            self.results.append(carried(result, self.results[-1:]))
+            self.results.append(carried(result, self.results[-1:], self.settings))
             following = stated(self.settings, self.releases[-1], round_, state)
             if following is None:
                 return

@@ -16,7 +16,6 @@ in one place to 1e-9.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -68,17 +67,17 @@ from jipflow.analyses.forms import (
     StatedCell,
     Value,
 )
-from jipflow.analyses.moments import EXACT, LARGEST_SCATTER
+from jipflow.analyses.moments import EXACT
 from jipflow.analyses.newton import Step, newton
+from jipflow.analyses.scatter import Product, is_positive, ranges_of, units
 from jipflow.analyses.stratified import RULES, Content, beside, content_of
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
 from jipflow.exchange.roster import FEWEST_SITES
 from jipflow.plots import number
-from jipflow.settings.bounds import bounds
 from jipflow.settings.clinical import ROLE, VARIABLE, ClinicalVariable
 from jipflow.settings.covariates import Covariate
-from jipflow.settings.part import AsGiven, Positive
+from jipflow.settings.part import NotNegative, Positive
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 from jipflow.settings.survival import event_problems, time_problems
 
@@ -89,8 +88,11 @@ if TYPE_CHECKING:
 MOST_COVARIATES = 10
 MOST_ROUNDS = 10
 
+SETTLED = 3
+"""Coefficients that still grow by far in this step or a later one are on their way to infinity:
+where sites withhold there, a combination of the variables orders the events."""
+
 Clinical = Annotated[str, Field(pattern=rf"^{ROLE}\.{VARIABLE}$")]
-Scatter = Annotated[float, Field(ge=-LARGEST_SCATTER, le=LARGEST_SCATTER), AsGiven]
 Coefficients = Annotated[list[Value], Field(min_length=1)]
 
 
@@ -122,14 +124,6 @@ class Settings(AnalysisSettings):
         yield from time_problems([self.time], known)
         yield from event_problems(self.event, known)
 
-    @property
-    def scales(self) -> list[float]:
-        """What each column is divided by."""
-        found = [float(self.scale)]
-        for each in self.covariates:
-            found += [float(each.scale)] * (len(each.compared) if each.values else 1)
-        return found
-
 
 class Cell(CountedCell):
     """Score and information of a site at some coefficients."""
@@ -141,8 +135,18 @@ class Cell(CountedCell):
     round."""
     score: Coefficients
     """First derivatives of the logarithm of the partial likelihood."""
-    information: Annotated[list[Annotated[list[Scatter], Field(min_length=1)]], Field(min_length=1)]
+    information: Annotated[list[Annotated[list[Product], Field(min_length=1)]], Field(min_length=1)]
     """Its second derivatives, negative: of each variable with those up to itself."""
+
+    @property
+    def matrix(self) -> npt.NDArray[np.float64]:
+        """The information, shape (columns, columns)."""
+        import numpy as np
+
+        found = np.zeros((len(self.information),) * 2)
+        for i, row in enumerate(self.information):
+            found[i, : i + 1] = found[: i + 1, i] = row
+        return found
 
 
 class Released(ReleasedAnalysis):
@@ -162,8 +166,10 @@ class Point(StatedCell):
 
     beta: Coefficients
     """Of the variables as they were measured."""
-    steps: Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=1)]
+    steps: Annotated[list[NotNegative], Field(min_length=1)]
     """Size of each step so far, as a share of the coefficient or of its standard error."""
+    grows: bool
+    """Whether the last step led away from 0 by far."""
     n: Enough
     """Patients of all sites."""
     events: Enough
@@ -290,26 +296,16 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
             raise CellBelowMinimum
         if size > PARAMETERS * cell.events:
             raise CellBelowMinimum
-        for i, (low, high) in enumerate(self._ranges(limits)):
+        ranges, _ = ranges_of(self.settings.covariates, 1)
+        for i, (low, high) in enumerate([(limits.lowest, limits.highest), *ranges]):
             # A mean lies within the range, and a variance is at most a quarter of its square.
             farthest = (high - low) * (1 + TOLERANCE)
             if abs(cell.score[i]) > cell.events * farthest:
                 raise ImpossibleCell
             if not 0 < cell.information[i][i] <= cell.events * farthest * farthest / 4:
                 raise ImpossibleCell
-        _check_definite(cell)
-
-    def _ranges(self, limits: Limits) -> list[tuple[float, float]]:
-        """Return between which numbers each column lies, as far as a hub knows."""
-        ranges = [(limits.lowest, limits.highest)]
-        for each in self.settings.covariates:
-            if each.values is not None:
-                ranges += [(0.0, 1.0)] * len(each.compared)
-            elif each.role == ROLE:
-                ranges.append((-math.inf, math.inf))
-            else:
-                ranges.append(bounds(each.role, each.feature))
-        return ranges
+        if not is_positive(cell.matrix):
+            raise ImpossibleCell
 
     def implies(self, cell: Cell, limits: Limits) -> Implied:
         """Return that each patient has one value."""
@@ -338,7 +334,13 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         key = next(iter(by_site.values())).key
         steps = [*(given.steps if given else []), step.size]
         return Point.model_validate(
-            {**key._asdict(), "beta": step.beta.tolist(), "steps": steps, **_totals(by_site)}
+            {
+                **key._asdict(),
+                "beta": step.beta.tolist(),
+                "steps": steps,
+                "grows": step.grows,
+                **_totals(by_site),
+            }
         )
 
     def _step(self, by_site: Mapping[str, Cell], given: Point | None) -> Step | str:
@@ -347,13 +349,13 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
 
         totals = _totals(by_site)
         if given is not None and totals != {"n": given.n, "events": given.events}:
-            return SITE_LEFT
+            return _why_left(given)
         if len(by_site) < FEWEST_SITES:
             return FEW_SITES
         cells = [by_site[site] for site in sorted(by_site)]
         with np.errstate(all="ignore"):
             score = np.sum([cell.score for cell in cells], axis=0)
-            information = np.sum([_matrix(cell) for cell in cells], axis=0)
+            information = np.sum([cell.matrix for cell in cells], axis=0)
             step = newton(np.array(cells[0].beta), score, information, totals["events"])
         if step is None:
             return COLLINEAR if given is None else SEPARATION
@@ -370,7 +372,7 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         import numpy as np
         from scipy.stats import chi2
 
-        scales = np.array(self.settings.scales)
+        scales = np.array([float(self.settings.scale), *units(self.settings.covariates)[1]])
         beta, covariance = step.beta * scales, step.covariance * np.outer(scales, scales)
         if not (np.isfinite(beta).all() and np.isfinite(covariance).all()):
             return {"terms": [], "wald": None, "reason": OUT_OF_RANGE}
@@ -380,6 +382,11 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         wald = {"statistic": statistic, "df": df, "p": float(chi2.sf(statistic, df))}
         terms = estimates(names, beta, covariance, ratio=True)
         return {"terms": terms, "wald": wald, "reason": None}
+
+    def unanswered(self, given: Point) -> dict[str, Any]:
+        """Return why there are no estimates of a model that all sites have withheld."""
+        about = {"n": given.n, "events": given.events, "by_site": []}
+        return {**about, "terms": [], "wald": None, "reason": _why_left(given)}
 
     def conclude(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return all terms of all models."""
@@ -425,35 +432,15 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         return draw_estimates(lead.rstrip(), analysis["cells"], sites, wording)
 
 
+def _why_left(given: Point) -> str:
+    """Return why a site that was in an earlier round is in the later one no more."""
+    return SEPARATION if given.grows and len(given.steps) >= SETTLED else SITE_LEFT
+
+
 def _totals(by_site: Mapping[str, Cell]) -> dict[str, int]:
     """Return patients and events of all sites."""
     cells = by_site.values()
     return {"n": sum(cell.n for cell in cells), "events": sum(cell.events for cell in cells)}
-
-
-def _matrix(cell: Cell) -> npt.NDArray[np.float64]:
-    """Return the information of a cell, shape (columns, columns)."""
-    import numpy as np
-
-    found = np.zeros((len(cell.information),) * 2)
-    for i, row in enumerate(cell.information):
-        found[i, : i + 1] = found[: i + 1, i] = row
-    return found
-
-
-def _check_definite(cell: Cell) -> None:
-    """Refuse an information that no patients have: it is a sum of variances.
-
-    Raises:
-        ImpossibleCell: a combination of the variables would have a negative one.
-    """
-    import numpy as np
-
-    found = _matrix(cell)
-    length = np.sqrt(np.diag(found))
-    lowest = np.linalg.eigvalsh(found / length / length[:, None]).min()
-    if lowest < -TOLERANCE * len(length):
-        raise ImpossibleCell
 
 
 def _sent(cell: Cell, names: Sequence[str]) -> Iterator[Row]:

@@ -11,6 +11,7 @@ from jipflow.analyses import design
 from jipflow.analyses.contract import Passed, Rule, Withheld
 from jipflow.analyses.design import Design, broken
 from jipflow.analyses.forms import LARGEST
+from jipflow.analyses.generalised import MANY_POINTS, RESTS_ON_FEW
 from jipflow.analyses.moments import LARGEST_SCATTER, NUMBER_RANGE
 from jipflow.analyses.risk_sets import (
     Stratum,
@@ -38,19 +39,6 @@ FEW_ORDERS = Rule(
     "The score of a variable of few values depends on the order in which these and the events "
     "follow each other: there must be so many orders that nobody can try them all.",
     because="so few orders of values and events are possible that they could be tried out",
-)
-MANY_POINTS = Rule(
-    "many_points",
-    "Of one model numbers leave at no more coefficients than the protocol has rounds, whatever the "
-    "analysis and the release: each gives equations of the values.",
-    because="numbers of the model have left at as many coefficients as the protocol has rounds",
-)
-RESTS_ON_FEW = Rule(
-    "rests_on_few",
-    "At the coefficients that the hub chose the weights must be worth the minimum of patients, and "
-    "no two may make nearly all of a score, of an information, or of what either changed by since "
-    "other coefficients.",
-    because="at the hub's coefficients one or two patients make most of a number",
 )
 RULES = (*design.RULES, FEW_WITH_EVENT, FEW_ORDERS, MANY_POINTS, RESTS_ON_FEW)
 
