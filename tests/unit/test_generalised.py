@@ -12,8 +12,10 @@ import statsmodels.api as sm
 from federation_world import MEAN
 from jipflow.analyses.contract import (
     CellBelowMinimum,
+    Finding,
     ImpossibleCell,
     Limits,
+    Proposed,
     kinds,
 )
 from jipflow.analyses.evaluated import Evaluated
@@ -29,6 +31,8 @@ from jipflow.exchange.message import checked
 from jipflow.hub.merge import carried, merge
 from jipflow.hub.rounds import Outlook
 from jipflow.release.contents import formats
+from jipflow.release.gate import SATURATION, decide
+from jipflow.release.saturation import Regions
 from jipflow.report.hub import write_hub_report
 from jipflow.settings.protocol import Disclosure
 from jipflow.settings.resources import ConfigError
@@ -433,3 +437,20 @@ def test_weights_that_are_worth_fewer_patients_than_the_minimum():
         assert rest_on_few(found, TEN) == (worth[-1] < 10)
     assert worth[0] > 50
     assert worth[-1] < 10
+
+
+@pytest.mark.parametrize(("slopes", "patients"), [((0.3,), 30), ((0.3, 0.2), 51)])
+def test_all_rounds_count_as_equations_before_the_first(slopes, patients):
+    """docs/protocol-guide.md says how many patients a site needs."""
+    left = []
+    for n in (patients - 1, patients):
+        rows = Rows("logistic", drawn("logistic", (n,), slopes), Disclosure(min_patients=5))
+        content = rows.content(0)
+        columns = rows.analysis._columns(content.rows)
+        cell = Proposed(rows.analysis, columns[0].key, columns[0].values, content, columns)
+        patient_of = {case: case for case in cell.cases}
+        (decision,) = decide([cell], patient_of, rows.disclosure, Regions())
+        left.append(decision.released is not None)
+        if not left[-1]:
+            assert decision.findings[SATURATION] is Finding.WITHHELD
+    assert left == [False, True]

@@ -12,11 +12,9 @@ The likelihood itself does not leave: it would be one more sum over the values o
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jipflow.analyses import design
 from jipflow.analyses.cells import CellKey, Measured, Values
@@ -71,17 +69,11 @@ from jipflow.analyses.scatter import (
     verify_scatter,
 )
 from jipflow.exchange.roster import FEWEST_SITES
-from jipflow.settings.clinical import ROLE, ClinicalVariable
-from jipflow.settings.covariates import Covariate
-from jipflow.settings.part import Number, Part, Positive
 from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-MOST_COVARIATES = 10
-MOST_ROUNDS = 12
 
 DISTANT = 3.0
 """A coefficient of one standard deviation that still grows beyond this magnitude (a ratio of 20) is
@@ -107,58 +99,6 @@ RESTS_ON_FEW = Rule(
     because="at the hub's coefficients one or two patients make most of a number",
 )
 RULES = (OUTCOME, *design.RULES, MANY_POINTS, RESTS_ON_FEW)
-
-
-class OfOutcome(Part):
-    """The keys of a model of an outcome."""
-
-    outcome: Covariate
-    """What the models explain."""
-    covariates: Annotated[list[Covariate], Field(max_length=MOST_COVARIATES)] = Field(default=[])
-    """What each model has beside its variable and an intercept."""
-    center: Number = 0
-    """What is taken off the variables: coefficients are of (x - center) / scale."""
-    scale: Positive = 1
-    """What the variables are divided by, such as 10 for a ratio of ten units."""
-    rounds: Annotated[int, Field(ge=3, le=MOST_ROUNDS)] = 6
-    """Most rounds. Each adds to the equations of a site's values, so that more need more
-    patients."""
-    missing: Literal["complete"] = "complete"
-    """A case counts if it has every variable of the model."""
-
-    def further(self) -> Sequence[Covariate]:
-        """Return the covariates and, last, the outcome."""
-        return [*self.covariates, self.outcome]
-
-    def outcome_problems(
-        self, known: Mapping[str, ClinicalVariable], types: Sequence[str]
-    ) -> Iterator[str]:
-        """Yield what is wrong with the outcome.
-
-        Args:
-            known: the protocol's clinical variables by name.
-            types: that it may have; a category must have two values.
-        """
-        name = f"outcome: {self.outcome.variable!r}"
-        if (self.outcome.center, self.outcome.scale) != (0, 1):
-            yield f"{name} is taken as it is; remove `center` and `scale`."
-        variable = known.get(self.outcome.feature)
-        if self.outcome.role != ROLE or variable is None:
-            yield f"{name} is no clinical variable."
-        elif variable.type not in types:
-            yield f"{name} is of the type {variable.type}, not {' or '.join(types)}."
-        elif variable.values is not None and len(variable.values) != 2:
-            yield f"{name} is a category of {len(variable.values)} values, not two."
-
-    def units(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return center and scale of each column but the outcome's."""
-        import numpy as np
-
-        centers, scales = units(self.covariates)
-        return (
-            np.array([float(self.center), *centers]),
-            np.array([float(self.scale), *scales]),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -464,7 +404,13 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
         """Return the terms of a model, in the units of the protocol."""
         import numpy as np
 
-        centers, scales = self.settings.units()
+        settings = self.settings
+        centers, scales = (
+            np.array([float(own), *others])
+            for own, others in zip(
+                (settings.center, settings.scale), units(settings.covariates), strict=True
+            )
+        )
         own_centers, own_scales = np.array(found.point.centers), np.array(found.point.scales)
         units_ = np.diag([1.0, *(scales / own_scales)])
         units_[0, 1:] = (centers - own_centers) / own_scales

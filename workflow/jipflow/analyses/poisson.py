@@ -17,11 +17,12 @@ from typing import Any, Literal
 from jipflow.analyses.estimates import Wording, draw_estimates, units_of
 from jipflow.analyses.evaluated import Evaluated, Scattered, Start, draw_sent
 from jipflow.analyses.forms import ReleasedAnalysis, StatedAnalysis
-from jipflow.analyses.generalised import Generalised, OfOutcome
+from jipflow.analyses.generalised import Generalised
 from jipflow.analyses.likelihoods import Poisson
 from jipflow.blocks import Drawing
 from jipflow.settings.clinical import ClinicalVariable
 from jipflow.settings.covariates import Covariate
+from jipflow.settings.outcome import OfOutcome
 from jipflow.settings.part import Number, Positive
 from jipflow.settings.protocol import AnalysisSettings
 
