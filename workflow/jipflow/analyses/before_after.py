@@ -7,12 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jipflow.analyses import sent_scatter
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.estimates import REASONS
 from jipflow.analyses.moments import EXACT
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Panel, Row, Table, TableCell, bold, head, numeral, span
 from jipflow.plots import MISSING, Interval, count, dot_plot, number
+from jipflow.settings.covariates import Covariate
 
 MAX_PLOTS = 6
 """Most plots of one segment."""
@@ -21,62 +23,31 @@ HARMONISED = "harmonised"
 """What a row of a plot, a table and a step of the analysis are called."""
 
 
-def draw_sent(cells: Sequence[Any], covariates: Sequence[str]) -> Drawing:
+def draw_sent(cells: Sequence[Any], covariates: Sequence[Covariate]) -> Drawing:
     """Show every number that leaves a site.
 
     Args:
         cells: of `jipflow.analyses.combat`, of either round.
-        covariates: what their columns are called.
+        covariates: that are preserved.
     """
-    groups: dict[str, list[Any]] = defaultdict(list)
+    lead = "Each cell is of n patients who have the feature, which is first, and every covariate."
+    after: dict[str, list[Any]] = defaultdict(list)
     for cell in cells:
-        groups[cell.key.title].append(cell)
-    lead = (
-        "Each model is of n patients who have the feature and every covariate. Of each variable "
-        "the mean leaves, and of each two the sum of products of their distances from the means, "
-        "from which standard deviation (SD) and correlations follow. "
-    )
-    if any(cell.step == HARMONISED for cell in cells):
+        if cell.step == HARMONISED:
+            after[cell.key.title].append(cell)
+    if after:
         lead += (
-            "They are those of the first round. Of the harmonised features mean and SD leave, with "
-            "the site's shift and variance in units of all sites; all four follow from the sums "
-            "and from what the hub stated. The harmonised values stay here, in the folder "
-            "harmonised of the results. "
+            " Its sums are those of the first round. Of the harmonised feature mean and SD leave, "
+            "with the site's shift and variance in units of all sites; all four follow from the "
+            "sums and from what the hub stated. The harmonised values stay here, in the folder "
+            "harmonised of the results."
         )
-    lead += "Behind the switch are the sums as they leave, and what means lost in rounding."
-    found = []
-    for title, members in sorted(groups.items()):
-        found.append(Group(title, table=_sums(title, members, covariates)))
-        after = [cell for cell in members if cell.step == HARMONISED]
-        if after:
-            found.append(Group(f"{title} · {HARMONISED}", table=_moments(title, after)))
-    return Drawing(lead, found)
-
-
-def _sums(title: str, cells: Sequence[Any], covariates: Sequence[str]) -> Table:
-    titles = [head("Feature"), head("n", "num"), head("Variable"), head("Mean", "num")]
-    titles += [head("SD", "num"), head("Correlation with those above")]
-    titles += [head(name, f"num{EXACT}") for name in ("Products", "Rest")]
-    rows = [row for cell in cells for row in _sent(cell, (cell.feature, *covariates))]
-    return Table(f"Sums of {title}", titles, rows)
-
-
-def _sent(cell: Any, names: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a feature on the releaser's page, a variable each."""
-    products = cell.scatter.products
-    length = [math.sqrt(products[i, i]) for i in range(len(names))]
-    for i, name in enumerate(names):
-        correlations = (products[i, j] / length[i] / length[j] for j in range(i))
-        about = [TableCell(with_unit(cell.feature), scope="row"), numeral(str(cell.n))]
-        yield [
-            *(about if i == 0 else (TableCell(""), TableCell(""))),
-            TableCell(name),
-            numeral(number(cell.means[i], 7)),
-            numeral(number(length[i] / math.sqrt(cell.n - 1), 5), "num muted"),
-            TableCell("; ".join(number(value, 3) for value in correlations)),
-            numeral("; ".join(number(value, 7) for value in cell.products[i]), f"num{EXACT}"),
-            numeral(number(cell.mean_rests[i], 2), f"num{EXACT}"),
-        ]
+    sums = sent_scatter.draw_sent(cells, covariates, lead)
+    more = [
+        Group(f"{title} · {HARMONISED}", table=_moments(title, members))
+        for title, members in sorted(after.items())
+    ]
+    return Drawing(sums.lead, [*sums.groups, *more])
 
 
 def _moments(title: str, cells: Sequence[Any]) -> Table:

@@ -32,8 +32,6 @@ from jipflow.analyses.contract import (
     ALONE,
     TOLERANCE,
     Analysis,
-    CellBelowMinimum,
-    Implied,
     ImpossibleCell,
     Known,
     LedgerCell,
@@ -43,21 +41,9 @@ from jipflow.analyses.contract import (
     Rule,
     Withheld,
 )
-from jipflow.analyses.design import (
-    PARAMETERS,
-    RULES,
-    Design,
-    OfColumns,
-    broken,
-    design,
-)
-from jipflow.analyses.estimates import FEW_SITES, SITE_LEFT, term_names
-from jipflow.analyses.forms import (
-    FLOOR,
-    ReleasedAnalysis,
-    StatedAnalysis,
-    StatedCell,
-)
+from jipflow.analyses.design import RULES, Design, design
+from jipflow.analyses.estimates import FEW_SITES, SITE_LEFT
+from jipflow.analyses.forms import FLOOR, ReleasedAnalysis, StatedAnalysis, StatedCell
 from jipflow.analyses.harmonise import (
     Common,
     Harmonised,
@@ -76,14 +62,8 @@ from jipflow.analyses.moments import (
     least_scatter,
     merge_moments,
 )
-from jipflow.analyses.scatter import (
-    Scatter,
-    merge_scatters,
-    scatter,
-    verify_indicators,
-    verify_scatter,
-)
-from jipflow.analyses.scatter import in_range as scatter_in_range
+from jipflow.analyses.scatter import Scatter, merge_scatters, ranges_of, scatter
+from jipflow.analyses.sent_scatter import SendsScatter
 from jipflow.analyses.shrinkage import NoPriors
 from jipflow.blocks import Drawing
 from jipflow.exchange.roster import FEWEST_SITES
@@ -171,7 +151,7 @@ class Content:
     shared: Common | None
 
 
-class Combat(OfColumns, Analysis[Settings, Any, Released]):
+class Combat(SendsScatter, Analysis[Settings, Any, Released]):
     """Sums of features and covariates, and the moments of the harmonised features."""
 
     cell = Cell
@@ -191,17 +171,6 @@ class Combat(OfColumns, Analysis[Settings, Any, Released]):
         """Sums first, then the harmonised features."""
         return 2
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """What readers call the columns of covariates."""
-        return tuple(term_names(self.settings.covariates))
-
-    @property
-    def most_numbers(self) -> int:
-        """Means, their rests and a triangle of products."""
-        size = 1 + len(self.names)
-        return 2 * size + size * (size + 1) // 2
-
     def propose(
         self, measured: Measured, given: Mapping[CellKey, StatedCell] | None = None
     ) -> list[Proposed]:
@@ -216,19 +185,16 @@ class Combat(OfColumns, Analysis[Settings, Any, Released]):
                 found.append(Proposed(self, key, rows.values(0), content, columns))
         return found
 
-    def compute(self, values: Values, stated: Any = None) -> Any:
-        """Refuse a feature by itself, which has no priors."""
-        raise NotImplementedError("a feature is proposed with all of its columns")
+    def check(self, content: Any, patients: int, disclosure: Disclosure) -> Passed | Withheld:
+        """Withhold sums that tell of few patients, and numbers beyond the format.
 
-    def check(self, content: Content, patients: int, disclosure: Disclosure) -> Passed | Withheld:
-        """Withhold sums that tell of few patients, and numbers beyond the format."""
-        rule = broken(content.rows, disclosure, len(content.rows.keys), patients)
-        if rule:
-            return Withheld(rule)
-        found = scatter(content.rows.raw)
-        if not scatter_in_range(found):
-            return Withheld(NUMBER_RANGE)
-        return Passed({"step": "sums", **found.sent})
+        Args:
+            content: a `Content`.
+            patients: distinct patients in the cell.
+            disclosure: the limits that hold.
+        """
+        found = super().check(content.rows, patients, disclosure)
+        return Passed({"step": "sums", **found.numbers}) if isinstance(found, Passed) else found
 
     @classmethod
     def check_all(
@@ -269,7 +235,8 @@ class Combat(OfColumns, Analysis[Settings, Any, Released]):
             raise ImpossibleCell("a mean whose rest is none")
         if len(cell.centers) != len(self.names) or len(cell.slopes) != len(self.names):
             raise ImpossibleCell("other covariates than those of the protocol")
-        for center, (low, high) in zip(cell.centers, self._ranges(), strict=True):
+        ranges, _ = ranges_of(self.settings.covariates, 1)
+        for center, (low, high) in zip(cell.centers, ranges, strict=True):
             if not low - TOLERANCE <= center <= high + TOLERANCE:
                 raise ImpossibleCell(f"a mean of {center:g} of a covariate that cannot have it")
         if cell.rows < FEWEST_SITES * FLOOR:
@@ -281,37 +248,9 @@ class Combat(OfColumns, Analysis[Settings, Any, Released]):
         """Refuse sums that no rows have, and moments that do not follow from them."""
         if (cell.step == "sums") != (limits.stated is None):
             raise ImpossibleCell
-        ranges = self._ranges()
-        verify_scatter(cell, [(limits.lowest, limits.highest), *ranges])
-        verify_indicators(cell, self._categories(), limits.minimum)
-        if 1 + len(ranges) > PARAMETERS * cell.n:
-            raise CellBelowMinimum
+        super().verify(cell, limits)
         if cell.step == "harmonised" and isinstance(limits.stated, Shared):
             verify_after(cell, limits.stated.common)
-
-    def _ranges(self) -> list[tuple[float, float]]:
-        """Return between which values each column of the covariates lies."""
-        found: list[tuple[float, float]] = []
-        for each in self.settings.covariates:
-            if each.values is not None:
-                found += [(0.0, 1.0)] * len(each.compared)
-            else:
-                found.append(bounds(each.role, each.feature))
-        return found
-
-    def _categories(self) -> list[range]:
-        """Return the columns of each category, of all that a cell has."""
-        found, start = [], 1
-        for each in self.settings.covariates:
-            width = 1 if each.values is None else len(each.compared)
-            if each.values is not None:
-                found.append(range(start, start + width))
-            start += width
-        return found
-
-    def implies(self, cell: Any, limits: Limits) -> Implied:
-        """Return the mean of the feature as it is, and the patients."""
-        return Implied((cell.means[0], cell.means[0]), (cell.n, cell.n))
 
     def merge(self, by_site: Mapping[str, Any], given: Any = None) -> dict[str, Any]:
         """Merge sums and moments, and say how far the sites differ."""
@@ -382,7 +321,7 @@ class Combat(OfColumns, Analysis[Settings, Any, Released]):
     @staticmethod
     def draw_release(analysis: Released) -> Drawing:
         """Show every number that leaves."""
-        return before_after.draw_sent(analysis.cells, term_names(analysis.covariates))
+        return before_after.draw_sent(analysis.cells, analysis.covariates)
 
     @staticmethod
     def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
