@@ -7,7 +7,7 @@ import pytest
 
 from jipflow.analyses import contract
 from jipflow.analyses.cells import CellKey, Measured, Place, Values, only
-from jipflow.analyses.contract import Finding
+from jipflow.analyses.contract import Column, Finding
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.analyses.summary import Summary
 from jipflow.release.behind import Behind
@@ -124,6 +124,34 @@ def test_covariates_in_turn_are_fewer_equations_than_patients():
     ]
     found = rules(decided(*cells))
     assert list(found.values()) == [None, None, None, SATURATION, SATURATION]
+
+
+def regressed(outcome, covariate, feature):
+    """Return a cell of an outcome and a covariate, whose own sums are those of any outcome."""
+    name = feature.rpartition("_")[2]
+    analysis = Products(Settings(id=name, kind="products", variables=["CT.*"], others=[]))
+    columns = [
+        Column(key(feature), outcome, 3),
+        Column(key("age"), covariate, 1),
+        Column(key("age"), covariate, 2, (1,)),
+    ]
+    return contract.Proposed(analysis, key(feature), outcome, [1.0], columns)
+
+
+def test_what_the_same_columns_say_in_many_cells_counts_once():
+    """Mean and square of a covariate, and its product with each of eight outcomes, of 12."""
+    covariate = drawn(1)
+    names = [f"original_ngtdm_{i}" for i in range(9)]
+    cells = [regressed(drawn(10 + i), covariate, name) for i, name in enumerate(names)]
+    own, shared = cells[0].pieces[1:]
+    assert own.model == cells[0].pieces[0].model != shared.model
+    assert shared.model == cells[1].pieces[2].model
+    assert regressed(drawn(10), drawn(2), "x").pieces[2].model != shared.model
+    found = decided(*cells)
+    assert rules(found) == {str(i): SATURATION if i == 8 else None for i in range(9)}
+    history = History([after(found)])
+    assert rules(decided(cells[8], history=history)) == {"8": EARLIER}
+    assert rules(decided(*cells[:8], history=history)) == {str(i): None for i in range(8)}
 
 
 def test_covariates_in_turn_over_releases():

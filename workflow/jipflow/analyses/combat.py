@@ -181,7 +181,7 @@ class Combat(SendsScatter, Analysis[Settings, Any, Released]):
                 rows = design(measured, key, self.settings.covariates)
                 stated: Any = given[key] if given else None
                 content = Content(rows, stated.common if stated else None)
-                columns = rows.columns(1 + len(rows.keys)) if self.names else []
+                columns = rows.scattered() if self.names else []
                 found.append(Proposed(self, key, rows.values(0), content, columns))
         return found
 

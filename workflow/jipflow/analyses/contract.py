@@ -124,11 +124,14 @@ class Column:
         key: what it is: of a category, an indicator has the name of its value as well.
         values: of the cases of the cell, which are those of all its columns.
         equations: numbers of the cell that are sums over functions of its values.
+        among: positions of the columns that these are functions of; of all where it is empty. A
+            column may stand once for each: what the same columns say in many cells counts once.
     """
 
     key: CellKey
     values: Values
     equations: int
+    among: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -169,14 +172,14 @@ class Proposed:
         """The cell as cells of one variable: itself where it is one."""
         if not self.columns:
             return (self,)
-        model = _digest(self)
+        models = {among: _digest(self, among) for among in {each.among for each in self.columns}}
         return [
             Proposed(
                 self.analysis,
                 column.key,
                 column.values,
                 self.content,
-                of=PieceOf(model, number, column.equations),
+                of=PieceOf(models[column.among], number, column.equations),
             )
             for number, column in enumerate(self.columns)
         ]
@@ -196,7 +199,7 @@ class PieceOf(NamedTuple):
     """Which cell of several columns a piece is of.
 
     Attributes:
-        model: hash of its kind and of the values of all its columns.
+        model: hash of its kind and of the values of the columns that its equations are of.
         number: of the column, from 0.
         equations: numbers of the cell that are sums over functions of the column's values.
     """
@@ -206,10 +209,11 @@ class PieceOf(NamedTuple):
     equations: int
 
 
-def _digest(cell: Proposed) -> str:
-    """Return a hash of the kind of a cell and of the values of its columns."""
+def _digest(cell: Proposed, among: tuple[int, ...]) -> str:
+    """Return a hash of the kind of a cell and of the values of columns, of all if none is named."""
     found = hashlib.sha256(cell.analysis.settings.kind.encode())
-    for column in cell.columns:
+    chosen = [cell.columns[i] for i in among] or [each for each in cell.columns if not each.among]
+    for column in chosen:
         patients = by_patient(column.values)
         found.update(b"\0\0".join([b"", "\0".join(patients.case_ids).encode()]))
         found.update(b"\0\0" + patients.numbers.tobytes())

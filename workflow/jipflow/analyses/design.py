@@ -115,6 +115,20 @@ class Design:
         """
         return [Column(key, self.values(i), equations) for i, key in enumerate(self.keys)]
 
+    def scattered(self) -> list[Column]:
+        """Return the columns for the gate, of a cell of their means and sums of products.
+
+        Each column has its mean, its square and a product with each other one. Those of the further
+        columns among themselves are the same in the cells of all first columns.
+        """
+        further = range(1, len(self.keys))
+        values = [self.values(i) for i in range(len(self.keys))]
+        return [
+            Column(self.keys[0], values[0], 1 + len(self.keys)),
+            *(Column(self.keys[i], values[i], 1) for i in further),
+            *(Column(self.keys[i], values[i], len(self.keys), tuple(further)) for i in further),
+        ]
+
 
 class HasSettings(Protocol):
     """An analysis."""

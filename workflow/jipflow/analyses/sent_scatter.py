@@ -101,7 +101,7 @@ def proposals(analysis: AnyAnalysis, measured: Measured) -> list[Proposed]:
     settings, found = analysis.settings, []
     for key in analysis.cells(measured.features, measured.places):
         rows = design(measured, key, settings.further(), settings.by)
-        columns = rows.columns(1 + len(rows.keys))
+        columns = rows.scattered()
         found.append(Proposed(analysis, key, columns[0].values, rows, columns))
     return found
 
