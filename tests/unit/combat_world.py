@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from federation_world import hub_settings, protocol, site
@@ -91,3 +93,50 @@ def pooled(made, segment, covariates):
         columns = [of["age"].to_numpy(float), (of["sex"] == "F").to_numpy(float)]
         c.append(np.column_stack(columns)[:, : len(covariates)])
     return np.vstack(tables), np.array(sites), np.vstack(c)
+
+
+LIVER = {"segments": ["liver"]}
+
+
+def only_liver(tmp_path, *more, covariates=(), **of_world):
+    analysis = entry(**LIVER, **({"covariates": list(covariates)} if covariates else {}))
+    return world(tmp_path, analysis, *more, **of_world)
+
+
+def opened(made, settings):
+    """Return what the hub states before the second round, and what has left the first site."""
+    return stated(settings, accepted(made, settings)), [past_of(made[0])]
+
+
+@dataclass
+class Settled:
+    """Sites that have answered in both rounds, and are changed by no test."""
+
+    made: list
+    settings: object
+    first: list
+    state: object
+    second: list
+    pasts: list
+
+    def later(self, state=None, pasts=None):
+        """Build the second round of the first site again."""
+        pasts = self.pasts if pasts is None else pasts
+        return later(self.made[0], pasts, round_=2, state=state or self.state)
+
+
+def settled(folder, covariates):
+    made, settings = only_liver(folder, covariates=covariates)
+    first, state, second, pasts = two_rounds(made, settings)
+    return Settled(made, settings, first, state, second, pasts[made[0].name])
+
+
+def found(files):
+    """Return the features that leave, and the rules that withhold others."""
+    aggregates, record = files
+    lost = {
+        cell["feature"]: [rule for rule, is_ in cell["rules"].items() if is_ == "withheld"]
+        for cell in record["cells"]
+        if not cell["released"]
+    }
+    return [c["feature"] for a in aggregates["analyses"] for c in a["cells"]], lost
