@@ -164,7 +164,7 @@ def test_others_may_join_where_they_could_leave_themselves():
     ],
     ids=["one in an interval", "few without the event", "all with it", "few events beyond"],
 )
-def test_few_who_join_do_not_show(times, events):
+def test_few_who_join_do_not_follow(times, events):
     assert tells(joined(times, events))
 
 
@@ -175,11 +175,11 @@ def test_who_stayed_has_the_same_time_and_event():
     assert tells((times, [1 - events[0], *events[1:]]))
 
 
-def test_another_grid_or_other_edges_do_not_show():
+def test_another_grid_does_not_leave():
     assert tells(FIRST, grid=[100.0, 250.0, 400.0])
 
 
-def test_edges_that_do_not_lie_in_each_other_do_not_show():
+def test_edges_that_do_not_lie_in_each_other_do_not_leave():
     """Beside those up to one edge, those up to a later one may be few more."""
     fewer = ([50] * 10 + [250] * 10, [1, 0] * 10)
     more = joined([150] * 10 + [350] * 10, [1, 0] * 10, to=fewer)

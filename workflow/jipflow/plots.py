@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from markupsafe import Markup, escape
@@ -89,40 +89,6 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Curve:
-    """One line of a curve plot.
-
-    Attributes:
-        label: its name in the legend.
-        colour: ``#rrggbb``.
-        values: one a step, from step 1; None where there is none, which leaves a gap.
-    """
-
-    label: str
-    colour: str
-    values: Sequence[float | None]
-
-
-@dataclass(frozen=True)
-class Steps:
-    """One line of a step plot, which begins at 0 with 1.
-
-    Attributes:
-        label: its name in the legend.
-        colour: ``#rrggbb``, or a variable of the page's style sheet.
-        edges: at which it falls, rising.
-        values: from each edge on, between 0 and 1.
-        bands: ends of an interval around each value; None where there is none.
-    """
-
-    label: str
-    colour: str
-    edges: Sequence[float]
-    values: Sequence[float]
-    bands: Sequence[tuple[float | None, float | None]]
-
-
-@dataclass(frozen=True)
 class Axis:
     """A horizontal scale from values to pixels."""
 
@@ -171,7 +137,13 @@ def quantile(ordered: Sequence[float], q: float) -> float:
     return ordered[below] + (at - below) * (ordered[above] - ordered[below])
 
 
-def _open(height: float, title: str) -> str:
+def opened(height: float, title: str) -> str:
+    """Return the beginning of a plot.
+
+    Args:
+        height: in the units of its `WIDTH`.
+        title: what it shows, for those who do not see it.
+    """
     return (
         f'<svg class="plot" viewBox="0 0 {WIDTH} {height:g}" role="img"'
         f' aria-label="{escape(title)}" preserveAspectRatio="xMidYMid meet">'
@@ -185,7 +157,7 @@ def _axis_svg(axis: Axis, top: float, bottom: float) -> list[str]:
         if not axis.left - 0.5 <= x <= axis.right + 0.5:
             continue
         parts.append(f'<path class="grid" d="M{x:.1f} {top:g}V{bottom:g}"/>')
-        parts.append(_tick_text(x, bottom, _tick(tick)))
+        parts.append(tick_text(x, bottom, tick_label(tick)))
     return parts
 
 
@@ -194,7 +166,8 @@ def _scientific(value: float) -> bool:
     return value != 0 and not 1e-3 <= abs(value) < 1e5
 
 
-def _tick(value: float) -> str:
+def tick_label(value: float) -> str:
+    """Format a number for a scale."""
     text = f"{value:,.10g}".replace(",", "\u202f")
     if _scientific(value):
         mantissa, exponent = f"{value:.3e}".split("e")
@@ -231,7 +204,7 @@ def strip_plot(title: str, strips: Sequence[Strip]) -> Markup:
     row = 46
     axis = axis_for([value for strip in strips for _, value in strip.points])
     bottom = 6 + row * len(strips)
-    parts = [_open(bottom + 22, title), *_axis_svg(axis, 6, bottom)]
+    parts = [opened(bottom + 22, title), *_axis_svg(axis, 6, bottom)]
     for position, strip in enumerate(strips):
         middle = 6 + row * (position + 0.5)
         points = sorted(strip.points, key=lambda point: (point[1], point[0]))
@@ -300,7 +273,7 @@ def dot_plot(title: str, rows: Sequence[Interval]) -> Markup | None:
     height = 25
     axis = replace(axis_for(ends, allow_log=False), right=WIDTH - 112.0)
     bottom = 4 + height * len(rows)
-    parts = [_open(bottom + 20, title), *_axis_svg(axis, 4, bottom)]
+    parts = [opened(bottom + 20, title), *_axis_svg(axis, 4, bottom)]
     for position, row in enumerate(rows):
         y = 4 + height * (position + 0.5)
         css = "label pooled" if row.pooled else "label"
@@ -362,7 +335,7 @@ def forest_plot(title: str, rows: Sequence[Effect], logarithmic: bool = False) -
     bottom = 4 + height * len(rows)
     at = axis(none)
     parts = [
-        _open(bottom + 20, title),
+        opened(bottom + 20, title),
         *_axis_svg(axis, 4, bottom),
         f'<path class="axis" d="M{at:.1f} 4V{bottom:g}"/>',
     ]
@@ -435,7 +408,7 @@ def histogram_plot(
     peak = max((value for value in columns if value is not None), default=0) or 1
     step = (right - left) / len(columns)
     bottom = top + height
-    parts = [_open(bottom + 22, title), f'<path class="axis" d="M{left} {bottom}H{right}"/>']
+    parts = [opened(bottom + 22, title), f'<path class="axis" d="M{left} {bottom}H{right}"/>']
     for index, value in enumerate(columns):
         x = left + index * step
         centre = x + step / 2
@@ -459,114 +432,15 @@ def histogram_plot(
         )
     first = left + len(before) * step
     for index in range(0, len(edges), math.ceil(len(edges) / 12)):
-        parts.append(_tick_text(first + index * step, bottom, _tick(edges[index])))
+        parts.append(tick_text(first + index * step, bottom, tick_label(edges[index])))
     if before:
-        parts.append(_tick_text(left + step / 2, bottom, "below"))
+        parts.append(tick_text(left + step / 2, bottom, "below"))
     if after:
-        parts.append(_tick_text(right - step / 2, bottom, "above"))
+        parts.append(tick_text(right - step / 2, bottom, "above"))
     parts.append("</svg>")
     return Markup("".join(parts))
 
 
-def curve_plot(title: str, curves: Sequence[Curve]) -> Markup:
-    """Draw values over steps as lines with a legend, all on one scale.
-
-    Args:
-        title: what the plot shows, for those who do not see it.
-        curves: at least one, with at least one value between them.
-    """
-    left, right, top, bottom = 46, WIDTH - RIGHT, 24, 168
-    known = [value for curve in curves for value in curve.values if value is not None]
-    scale = axis_for(known, allow_log=False)
-    upward = replace(scale, left=bottom, right=top)
-    steps = max(len(curve.values) for curve in curves)
-    # One step alone would have no width.
-    across = Axis(1, max(steps, 2), left=left, right=right)
-    parts = [_open(bottom + 22, title)]
-    for tick in scale.ticks:
-        y = upward(tick)
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
-        parts.append(
-            f'<text class="tick" x="{left - 6}" y="{y:.1f}" text-anchor="end"'
-            f' dominant-baseline="central">{_tick(tick)}</text>'
-        )
-    for tick in linear_ticks(1, max(steps, 2)):
-        if tick == round(tick):
-            parts.append(_tick_text(across(tick), bottom, _tick(tick)))
-    for curve in curves:
-        path, pen = [], "M"
-        for step, value in enumerate(curve.values, 1):
-            if value is None:
-                pen = "M"
-                continue
-            path.append(f"{pen}{across(step):.1f} {upward(value):.1f}")
-            pen = "L"
-        parts.append(_line("".join(path), curve.colour))
-    parts += _legend(curves, left, right)
-    parts.append("</svg>")
-    return Markup("".join(parts))
-
-
-def step_plot(title: str, curves: Sequence[Steps], end: float) -> Markup:
-    """Draw shares that fall at edges as steps from 0 to 1 with a legend and pale bands.
-
-    Args:
-        title: what the plot shows, for those who do not see it.
-        curves: at least one; one without edges is in the legend only.
-        end: last edge of the scale.
-    """
-    left, right = 46, WIDTH - RIGHT
-    top = 24 + ROW * ((len(curves) - 1) // LEGEND)
-    bottom = top + 164
-    upward = Axis(0, 1, left=bottom, right=top)
-    across = Axis(0, end, left=left, right=right)
-    parts = [_open(bottom + 22, title)]
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        y = upward(share)
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}"/>')
-        parts.append(
-            f'<text class="tick" x="{left - 6}" y="{y:.1f}" text-anchor="end"'
-            f' dominant-baseline="central">{share:.0%}</text>'
-        )
-    parts += [_tick_text(across(tick), bottom, _tick(tick)) for tick in linear_ticks(0, end)]
-    for curve in curves:
-        ends = zip(curve.edges, curve.edges[1:], curve.bands, strict=False)
-        for start, stop, (low, high) in ends:
-            if low is not None and high is not None:
-                x, y = across(start), upward(high)
-                parts.append(
-                    f'<rect x="{x:.1f}" y="{y:.1f}" width="{across(stop) - x:.1f}"'
-                    f' height="{upward(low) - y:.1f}" fill="{curve.colour}" fill-opacity="0.1"/>'
-                )
-    for curve in curves:
-        steps = zip(curve.edges, curve.values, strict=True)
-        path = "".join(f"H{across(edge):.1f}V{upward(value):.1f}" for edge, value in steps)
-        parts.append(_line(f"M{left} {upward(1):.1f}{path}", curve.colour))
-    parts += _legend(curves, left, right)
-    parts.append("</svg>")
-    return Markup("".join(parts))
-
-
-LEGEND, ROW = 4, 16
-"""Most names in a row of a legend, and the height of a row."""
-
-
-def _line(path: str, colour: str) -> str:
-    return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
-
-
-def _legend(curves: Sequence[Curve | Steps], left: float, right: float) -> Iterator[str]:
-    """Yield the names of curves, in rows from the top."""
-    width = (right - left) / min(len(curves), LEGEND)
-    for place, curve in enumerate(curves):
-        row, column = divmod(place, LEGEND)
-        x, y = left + column * width, 9 + row * ROW
-        yield (
-            f'<path d="M{x:.1f} {y}h14" stroke="{curve.colour}" stroke-width="3"/>'
-            f'<text class="label" x="{x + 19:.1f}" y="{y}" dominant-baseline="central">'
-            f"{escape(curve.label)}</text>"
-        )
-
-
-def _tick_text(x: float, bottom: float, text: str) -> str:
+def tick_text(x: float, bottom: float, text: str) -> str:
+    """Return a text below a scale."""
     return f'<text class="tick" x="{x:.1f}" y="{bottom + 14:g}" text-anchor="middle">{text}</text>'

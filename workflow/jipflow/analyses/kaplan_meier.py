@@ -140,6 +140,11 @@ class Cell(CountedCell):
     """Patients whose observation ended without it, by interval; in the last one all others, those
     who are observed beyond it as well."""
 
+    def on(self, grid: Sequence[float]) -> Counts:
+        """Return its counts between the edges of a grid."""
+        edges = tuple(float(grid[cut]) for cut in self.cuts)
+        return Counts(edges, self.n, tuple(self.events), tuple(self.censored))
+
 
 class Released(ReleasedAnalysis):
     """The intervals of each time to the event."""
@@ -283,7 +288,8 @@ class KaplanMeier(OfColumns, Analysis[Settings, Cell, Released]):
 
     def merge(self, by_site: Mapping[str, Cell], given: Any = None) -> dict[str, Any]:
         """Add the counts between the edges that all sites show."""
-        sites = {site: _counts(cell, self.settings.grid) for site, cell in sorted(by_site.items())}
+        grid = self.settings.grid
+        sites = {site: cell.on(grid) for site, cell in sorted(by_site.items())}
         found = _described(together(list(sites.values())))
         return {
             **found,
@@ -329,8 +335,9 @@ class KaplanMeier(OfColumns, Analysis[Settings, Cell, Released]):
     @staticmethod
     def draw_release(analysis: Released) -> Drawing:
         """Show the counts of every interval."""
-        cells = [(cell.key, _counts(cell, analysis.grid)) for cell in analysis.cells]
-        return draw_counts(cells, analysis.event)
+        return draw_counts(
+            [(cell.key, cell.on(analysis.grid)) for cell in analysis.cells], analysis.event
+        )
 
     @staticmethod
     def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
@@ -352,11 +359,6 @@ def counts_of(part: Mapping[str, Any]) -> Counts:
     """Return the counts of a merged cell, or of one of its sites."""
     lists = (tuple(part[name]) for name in ("events", "censored"))
     return Counts(tuple(part["edges"]), part["n"], *lists)
-
-
-def _counts(cell: Cell, grid: Sequence[float]) -> Counts:
-    edges = tuple(float(grid[cut]) for cut in cell.cuts)
-    return Counts(edges, cell.n, tuple(cell.events), tuple(cell.censored))
 
 
 def _described(counts: Counts) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from jipflow.blocks import (
     numeral,
     span,
 )
+from jipflow.curves import Steps, step_plot
 from jipflow.palette import LINE_COLOURS
-from jipflow.plots import Steps, count, number, step_plot
+from jipflow.plots import MISSING, count, number
 
 TOGETHER = "together"
 INK = "var(--ink)"
@@ -42,12 +43,13 @@ def draw_counts(cells: Sequence[tuple[CellKey, Counts]], event: str) -> Drawing:
     """Show what leaves of every interval.
 
     Args:
-        cells: of each what it is about and what leaves of its intervals.
+        cells: what each is about, and its counts.
         event: name of the event.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
-    for key, found in cells:
-        rows = zip(itertools.pairwise([0, *found.edges]), found.events, found.censored, strict=True)
+    for key, counts in cells:
+        edges = itertools.pairwise([0, *counts.edges])
+        rows = zip(edges, counts.events, counts.censored, strict=True)
         intervals = [
             f"{low:g} to {high:g}: {events} with the event, {censored} left without it"
             for (low, high), events, censored in rows
@@ -56,7 +58,7 @@ def draw_counts(cells: Sequence[tuple[CellKey, Counts]], event: str) -> Drawing:
         groups[key.title].append(
             [
                 TableCell(with_unit(key.feature), scope="row"),
-                numeral(str(found.n)),
+                numeral(str(counts.n)),
                 TableCell("; ".join(intervals)),
             ]
         )
@@ -99,7 +101,8 @@ def draw_curves(analysis: Mapping[str, Any]) -> Drawing:
     )
     tests = [_row(test) for test in analysis["tests"]]
     table = Table("Log-rank tests", TITLES, tests) if tests else None
-    return Drawing(lead, [Group(panels=panels, table=table)])
+    groups = [Group(panels=panels)]
+    return Drawing(lead, [*groups, Group("Log-rank tests", table=table)] if table else groups)
 
 
 Lines = list[tuple[str, list[Mapping[str, Any]]]]
@@ -131,7 +134,7 @@ def _panel(
             INK if label == TOGETHER else next(colours),
             [point["edge"] for point in of],
             [point["survival"] for point in of],
-            [(point["low"], point["high"]) for point in of],
+            [(point["low"], point["high"]) for point in of if not point["site"]],
         )
         for label, of in lines
     ]
@@ -149,8 +152,9 @@ def _median(cell: Mapping[str, Any]) -> str:
         return f"{name.capitalize()}: {WITHOUT_CURVE}"
     if cell["median"] is None:
         return f"{name.capitalize()}: half have not had the event by {cell['edges'][-1]:g}."
-    low, high = (number(cell[f"median_{end}"]) for end in ("low", "high"))
-    return f"{name.capitalize()}: half have had the event by {cell['median']:g} ({low}, {high})."
+    low, high = (cell[f"median_{end}"] for end in ("low", "high"))
+    within = f"{MISSING if low is None else f'{low:g}'}, {MISSING if high is None else f'{high:g}'}"
+    return f"{name.capitalize()}: half have had the event by {cell['median']:g} ({within})."
 
 
 def _table(key: CellKey, lines: Lines) -> Table:

@@ -36,6 +36,9 @@ NOT_PROTECTED_FROM = (
     "Edges of quantiles that a site leaves out: they tell that fewer patients than the minimum lie "
     "on one side, and so between which two edges the value of some patient lies, not of which; "
     "these are never closer than a 100,000th of the range of the protocol.",
+    "Edges of survival curves that a site leaves out: they tell that few have the event or leave "
+    "without it beside them, and so between which two edges the time of some patient lies, not of "
+    "which; these are never closer than a hundredth of the last edge.",
     "That noisy numbers of one protocol are the same as before: it tells that no patient came, "
     "left or was measured anew; other numbers tell that some did, not who.",
     "Exact numbers of patients whose noisy ones leave as well: noise protects from who has nothing "

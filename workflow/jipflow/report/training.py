@@ -8,10 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from jipflow.curves import Curve, curve_plot
 from jipflow.files import read_json
 from jipflow.outcomes import Status
 from jipflow.palette import SEGMENT_COLOURS
-from jipflow.plots import Curve, Strip, curve_plot, strip_plot
+from jipflow.plots import Strip, strip_plot
 from jipflow.reasons import Reason
 from jipflow.report.pages import write_page
 from jipflow.settings.run import Settings
