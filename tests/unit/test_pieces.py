@@ -13,6 +13,7 @@ from jipflow.analyses.summary import Summary
 from jipflow.release.behind import Behind
 from jipflow.release.candidate import _behind
 from jipflow.release.cover import cells_of
+from jipflow.release.differences import are_few
 from jipflow.release.gate import DIFFERENCE, SATURATION, decide
 from jipflow.release.history import EARLIER, History
 from jipflow.release.noise import Noisy
@@ -152,6 +153,24 @@ def test_what_the_same_columns_say_in_many_cells_counts_once():
     history = History([after(found)])
     assert rules(decided(cells[8], history=history)) == {"8": EARLIER}
     assert rules(decided(*cells[:8], history=history)) == {str(i): None for i in range(8)}
+
+
+def test_equal_values_of_many_cells_are_compared_once(monkeypatch):
+    """A covariate of many outcomes is one variable; what withholds it holds for all of them."""
+    compared = []
+
+    def counted(*each):
+        compared.append(each)
+        return are_few(*each)
+
+    monkeypatch.setattr("jipflow.release.differences.are_few", counted)
+    cells = [regressed(drawn(10 + i), drawn(1), f"original_ngtdm_{i}") for i in range(8)]
+    assert rules(decided(*cells)) == {str(i): None for i in range(8)}
+    assert len(compared) == 8 + 1
+    changed = values([*drawn(1).numbers[:-1], 99.0])
+    cells += [regressed(drawn(10 + i), changed, f"original_ngtdm_{i}") for i in (8, 9)]
+    expected = {str(i): None if i < 8 else DIFFERENCE for i in range(10)}
+    assert rules(decided(*cells)) == expected
 
 
 def test_covariates_in_turn_over_releases():

@@ -187,6 +187,8 @@ def follow(values: Values, others: Sequence[Values]) -> list[Values]:
     They are of the cases by which these values differ from each of the others, and of the smallest
     sets into which all of them divide the cases.
     """
+    # Of several of the same cases the first tells the same sets apart as all of them.
+    others = list({other.cases: other for other in reversed(others)}.values())[::-1]
     found: dict[frozenset[str], Values] = {}
     for other in others:
         for more, less in ((values, other), (other, values)):

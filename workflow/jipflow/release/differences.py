@@ -256,7 +256,8 @@ def _unlike_in_few(cells: Sequence[Proposed], minimum: int) -> set[int]:
     """Choose the cells whose values are those of another one but in a few patients.
 
     The difference of two such means is of those few: a second focus that one of two segmentations
-    leaves out, voxels beyond the range of intensities that one of two volumes counts.
+    leaves out, voxels beyond the range of intensities that one of two volumes counts. Equal values,
+    such as of a covariate in many models, are looked at once.
     """
     import numpy as np
 
@@ -271,11 +272,14 @@ def _unlike_in_few(cells: Sequence[Proposed], minimum: int) -> set[int]:
         people = cells[members[0]].values.patients[orders[0]]
         of_patient = people[:, None] == np.unique(people.astype(str))[None]
         kept: list[int] = []
+        known: dict[bytes, bool] = {}
         for row, i in enumerate(members):
-            if are_few(table[row], table[kept], of_patient, minimum):
+            values = table[row].tobytes()
+            if values not in known:
+                known[values] = are_few(table[row], table[kept], of_patient, minimum)
+                kept += [] if known[values] else [row]
+            if known[values]:
                 withheld.add(i)
-            else:
-                kept.append(row)
     return withheld
 
 

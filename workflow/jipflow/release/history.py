@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import Place, Values, by_patient
-from jipflow.analyses.contract import LedgerCell, Proposed, Rule, kinds, rules_of_kinds
+from jipflow.analyses.contract import AnyAnalysis, LedgerCell, Proposed, Rule, kinds, rules_of_kinds
 from jipflow.analyses.forms import ReleasedCell
 from jipflow.exchange.message import canonical
 from jipflow.release.differences import are_few, exclude
@@ -177,13 +177,13 @@ class History:
         kind = kinds().get(name)
         # Of several rounds, a later one asks for those cells alone that go on.
         goes_on = kind is not None and kind.stated is not None
-        now = [_way(name, cell.analysis.heading(), self._limits) for cell in cells]
+        now = [_way(kind, cell.analysis.heading(), self._limits) for cell in cells]
         earlier: dict[bytes, dict[bytes, Variable]] = defaultdict(dict)
         for past in self._pasts:
             for cell in past.asked:
                 if cell.kind == name:
                     asked_for = variable(cell, past.volumes)
-                    way = _way(name, cell.heading, past.limits)
+                    way = _way(kind, cell.heading, past.limits)
                     earlier[way].setdefault(asked_for.identity, asked_for)
         if not earlier or {*now, *earlier} == {now[0]}:
             return
@@ -351,9 +351,10 @@ class History:
         return like if group is None else (group, self._regions.region(place, group))
 
 
-def _way(name: str, heading: Mapping[str, Any], limits: Mapping[str, float]) -> bytes:
+def _way(
+    kind: type[AnyAnalysis] | None, heading: Mapping[str, Any], limits: Mapping[str, float]
+) -> bytes:
     """Return what the protocol chose of that on which the own rules of a kind depend."""
-    kind = kinds().get(name)
     chosen = heading if kind is None or kind.heading_decides else {}
     return canonical({"heading": dict(chosen), "limits": dict(limits)})
 
