@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from jipflow.analyses.cells import CellKey
-from jipflow.analyses.contract import Withheld, kinds
+from jipflow.analyses.contract import Proposed, Withheld, kinds
 from jipflow.analyses.design import Design
 from jipflow.analyses.evaluated import Evaluated, Scattered, Start
 from jipflow.analyses.generalised import Content
@@ -72,6 +72,13 @@ class Rows:
         ids = np.array([f"p{i:03d}" for i in range(len(rows))], dtype=object)
         of, ones = tuple(range(-1, len(keys) - 1)), np.ones(len(keys))
         return Content(Design(ids, ids, keys, of, rows, 0 * ones, ones), point)
+
+    def proposed(self, number, start=None):
+        """Return a site's cell before the gate."""
+        content = self.content(number, start.point if start else None)
+        columns = self.analysis._columns(content.rows)
+        first = columns[0]
+        return Proposed(self.analysis, first.key, first.values, content, columns)
 
     def sent(self, number, start=None, points=()):
         """Return a site's cell, or the code of the rule that withholds it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,23 +16,29 @@ from jipflow.analyses.contract import (
     Finding,
     ImpossibleCell,
     Limits,
-    Proposed,
+    Passed,
     kinds,
 )
 from jipflow.analyses.evaluated import Evaluated
+from jipflow.analyses.generalised import RESTS_ON_FEW
 from jipflow.analyses.likelihoods import (
     Binomial,
     Point,
     _differ,
+    differ_beside,
     differ_in_few,
     evaluate,
     rest_on_few,
 )
+from jipflow.analyses.logistic import Logistic
 from jipflow.exchange.message import checked
 from jipflow.hub.merge import carried, merge
 from jipflow.hub.rounds import Outlook
+from jipflow.release.candidate import _behind
 from jipflow.release.contents import formats
 from jipflow.release.gate import SATURATION, decide
+from jipflow.release.history import History
+from jipflow.release.noise import Noisy
 from jipflow.release.saturation import Regions
 from jipflow.report.hub import write_hub_report
 from jipflow.settings.protocol import Disclosure
@@ -445,12 +452,73 @@ def test_all_rounds_count_as_equations_before_the_first(slopes, patients):
     left = []
     for n in (patients - 1, patients):
         rows = Rows("logistic", drawn("logistic", (n,), slopes), Disclosure(min_patients=5))
-        content = rows.content(0)
-        columns = rows.analysis._columns(content.rows)
-        cell = Proposed(rows.analysis, columns[0].key, columns[0].values, content, columns)
-        patient_of = {case: case for case in cell.cases}
-        (decision,) = decide([cell], patient_of, rows.disclosure, Regions())
+        (decision,) = decided(rows, rows.proposed(0))
         left.append(decision.released is not None)
         if not left[-1]:
             assert decision.findings[SATURATION] is Finding.WITHHELD
     assert left == [False, True]
+
+
+def decided(rows, *cells, pasts=()):
+    """Return the gate's decisions on cells, beside what left before."""
+    patient_of = {case: case for cell in cells for case in cell.cases}
+    return decide(cells, patient_of, rows.disclosure, Regions(), History(pasts))
+
+
+def past(decisions):
+    """Return what the ledger then knows, as it reads it again."""
+    return _behind(decisions, Noisy(), {}, {}, {}).past()
+
+
+def test_a_column_without_a_coefficient_makes_no_other_model():
+    """The hub states nearly the same of a model with a further column, whose coefficient is 0."""
+    rng = np.random.default_rng(3)
+    n = 100
+    x = np.concatenate([rng.normal(0, 0.3, n - 1), [4.0]])
+    outcome = (np.arange(n) % 2).astype(float)
+    one = Rows("logistic", [np.column_stack([x, outcome])])
+    more = Rows("logistic", [np.column_stack([x, rng.normal(0, 1, n), outcome])])
+    first = start_of(one, [0.1, 0.0])
+    second = start_of(more, [0.1, 0.2, 0.0])
+    sums = [rows.content(0).at(Binomial, s.point) for rows, s in ((one, first), (more, second))]
+    change = (sums[0].information - sums[1].information[:2, :2])[1, 1]
+    own = (sums[0].weights - sums[1].weights)[-1] * 4.0**2
+    assert own == pytest.approx(change, rel=0.1)
+    (alone,) = decided(more, more.proposed(0, second))
+    assert alone.released is not None
+    left = decided(one, one.proposed(0, first))
+    assert left[0].released is not None
+    (after,) = decided(more, more.proposed(0, second), pasts=[past(left)])
+    assert after.findings[RESTS_ON_FEW] is Finding.WITHHELD
+    both = decided(one, one.proposed(0, first), more.proposed(0, second))
+    assert [each.released is not None for each in both].count(True) == 1
+
+
+def test_those_who_are_left_beside_a_group_are_not_few():
+    """Of all less a group at one point, nearly all that is left is of five patients."""
+    rng = np.random.default_rng(5)
+    inside = np.column_stack([rng.normal(0, 1, 70), np.arange(70) % 2])
+    outside = np.column_stack([rng.normal(-7, 0.5, 30), np.arange(30) % 2])
+    outside[:5, 0] = rng.normal(0, 0.5, 5)
+    every, group = (
+        Rows("logistic", [rows]) for rows in (np.concatenate([inside, outside]), inside)
+    )
+    start = start_of(every, [0.0, 1.2])
+    cells = [rows.proposed(0, start) for rows in (every, group)]
+    (leaves,) = Logistic.check_all([(cells[1], 70)], TEN)
+    assert isinstance(leaves, Passed)
+    both = Logistic.check_all([(cells[0], 100), (cells[1], 70)], TEN)
+    assert [isinstance(each, Passed) for each in both] == [True, False]
+    assert both[1].rule == RESTS_ON_FEW
+
+
+def test_groups_that_share_nobody_are_not_compared():
+    sites = drawn("logistic", slopes=(0.8,))
+    rows = Rows("logistic", sites)
+    start = start_of(rows, [0.1, 0.3])
+    own = rows.content(0, start.point).fitted(Binomial)
+    other = replace(own, patients=np.array([f"q{i:03d}" for i in range(60)], dtype=object))
+    far = replace(own, sums=replace(own.sums, means=np.eye(60)[0] + own.sums.means))
+    assert differ_beside(own, far, TEN)
+    assert not differ_beside(own, replace(far, patients=other.patients), TEN)
+    assert not differ_beside(own, own, TEN)

@@ -309,6 +309,10 @@ def _nothing(cell: Proposed) -> Sequence[LedgerCell]:
     return ()
 
 
+def _no_models() -> Sequence[Sequence[LedgerCell]]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Known:
     """What is known beside the cells of a kind: other cells of the release, and earlier ones.
@@ -316,10 +320,13 @@ class Known:
     Attributes:
         proposed: cells of the kinds that were checked before, whether or not they leave.
         of: returns of a cell all that leave or have left with its very values.
+        models: returns the cells of several columns that leave or have left, of whatever kind and
+            values, each as its pieces in their order.
     """
 
     proposed: Sequence[Proposed] = ()
     of: Callable[[Proposed], Sequence[LedgerCell]] = _nothing
+    models: Callable[[], Sequence[Sequence[LedgerCell]]] = _no_models
 
 
 ALONE = Known()

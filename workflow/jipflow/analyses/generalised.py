@@ -27,11 +27,13 @@ from jipflow.analyses.contract import (
     Implied,
     ImpossibleCell,
     Known,
+    LedgerCell,
     Limits,
     Passed,
     Proposed,
     Rule,
     Withheld,
+    kinds,
 )
 from jipflow.analyses.design import PARAMETERS, Design, OfColumns, broken
 from jipflow.analyses.estimates import (
@@ -50,8 +52,10 @@ from jipflow.analyses.evaluated import MOST_BETA, Evaluated, Scattered, Start, e
 from jipflow.analyses.forms import FLOOR, LARGEST
 from jipflow.analyses.likelihoods import (
     Family,
+    Fitted,
     Point,
     Sums,
+    differ_beside,
     differ_in_few,
     evaluate,
     rest_on_few,
@@ -122,6 +126,15 @@ class Content:
     def at(self, family: Family, point: Point) -> Sums | None:
         """Return the likelihood at a point; None where no number has it."""
         return evaluate(family, self.rows.raw[:, :-1], self.outcome, point)
+
+    def fitted(self, family: Family) -> Fitted | None:
+        """Return the likelihood at the point that was stated, by patients; None likewise."""
+        import numpy as np
+
+        order = np.argsort(self.rows.patients.astype(str), kind="stable")
+        raw = self.rows.raw[order]
+        found = evaluate(family, raw[:, :-1], raw[:, -1], self.point) if self.point else None
+        return Fitted(self.rows.patients[order], raw[:, :-1], found) if found else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,20 +212,24 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
         disclosure: Disclosure,
         known: Known = ALONE,
     ) -> list[Passed | Withheld]:
-        """Apply the rules to all models, beside the points at which each left before."""
+        """Apply the rules to all models, beside all that left of them and of others before."""
         points: dict[str, set[Point]] = defaultdict(set)
+        left: list[Fitted] = []
+        if any(cell.content.point for cell, _ in cells):
+            left = [fitted for each in known.models() if (fitted := _fitted(each)) is not None]
         found = []
         for cell, _ in cells:
-            model = cell.pieces[0].model
+            model, content = cell.pieces[0].model, cell.content
             points[model] |= {
                 _point(earlier.released)
                 for earlier in known.of(cell)
                 if (earlier.model, earlier.number) == (model, 0) and "beta" in earlier.released
             }
             analysis: Generalised = cell.analysis  # type: ignore[assignment]
-            checked = analysis.beside(cell.content, points[model], disclosure)
-            if isinstance(checked, Passed) and cell.content.point is not None:
-                points[model].add(cell.content.point)
+            checked = analysis.beside(content, points[model], disclosure, left)
+            if isinstance(checked, Passed) and content.point is not None:
+                points[model].add(content.point)
+                left += [fitted for fitted in [content.fitted(analysis.family)] if fitted]
             found.append(checked)
         return found
 
@@ -221,7 +238,11 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
         return self.beside(content, set(), disclosure)
 
     def beside(
-        self, content: Content, points: set[Point], disclosure: Disclosure
+        self,
+        content: Content,
+        points: set[Point],
+        disclosure: Disclosure,
+        left: Sequence[Fitted] = (),
     ) -> Passed | Withheld:
         """Withhold numbers that tell of few patients, by themselves or beside others.
 
@@ -229,6 +250,7 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
             content: of the model.
             points: at which numbers of it have left or leave.
             disclosure: the limits that hold.
+            left: all models of outcomes that have left or leave.
         """
         rows, point = content.rows, content.point
         if not self.family.fits(content.outcome):
@@ -248,6 +270,9 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
             return Withheld(RESTS_ON_FEW)
         known = [other for other in others if other is not None]
         if differ_in_few(found, known, content.outcome, disclosure):
+            return Withheld(RESTS_ON_FEW)
+        own = content.fitted(self.family)
+        if own is None or any(differ_beside(own, each, disclosure) for each in left):
             return Withheld(RESTS_ON_FEW)
         return Passed(evaluated_at(point, found))
 
@@ -424,6 +449,19 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
     def conclude(self, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return all terms of all models."""
         return {"estimates": rows_of(cells)}
+
+
+def _fitted(model: Sequence[LedgerCell]) -> Fitted | None:
+    """Return a model that left as its pieces; None of one without a point or of another kind."""
+    import numpy as np
+
+    first = model[0]
+    kind = kinds().get(first.kind)
+    if kind is None or not issubclass(kind, Generalised) or "beta" not in first.released:
+        return None
+    raw = np.column_stack([piece.values.numbers for piece in model])
+    found = evaluate(kind.family, raw[:, :-1], raw[:, -1], _point(first.released))
+    return Fitted(first.values.case_ids, raw[:, :-1], found) if found else None
 
 
 def _point(released: Mapping[str, Any]) -> Point:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.design import pair_dominates
 from jipflow.settings.bounds import Bounds
@@ -76,6 +76,21 @@ class Sums:
         weighted = self.columns * self.weights[:, None]
         found: npt.NDArray[np.float64] = self.columns.T @ weighted
         return found
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A likelihood at a point, with the patients that it is of.
+
+    Attributes:
+        patients: pseudonyms, sorted, shape (rows,).
+        raw: columns as they were measured, shape (rows, terms - 1).
+        sums: the likelihood.
+    """
+
+    patients: npt.NDArray[np.object_]
+    raw: npt.NDArray[np.float64]
+    sums: Sums
 
 
 class Binomial:
@@ -252,6 +267,47 @@ def _differ(found: Sums, other: Sums, disclosure: Disclosure) -> bool:
         or _two_make(away * means[:, None], disclosure)
         or _two_make(products * weights[:, None], disclosure)
     )
+
+
+def differ_beside(found: Fitted, other: Fitted, disclosure: Disclosure) -> bool:
+    """Return whether few patients make what the numbers of two models differ by.
+
+    Models of one column and others with coefficients of 0 are one and the same to who subtracts
+    their numbers, and so are those of all patients and of a group at one point. Where they have
+    columns in common, their sums of products with these are compared as well.
+
+    Args:
+        found: a model.
+        other: another one; of patients whom both have, the same columns have the same values.
+        disclosure: the limits that hold.
+    """
+    import numpy as np
+
+    everyone, own = np.unique([*found.patients, *other.patients], return_inverse=True)
+    here, there = own[: len(found.patients)], own[len(found.patients) :]
+    common = np.intersect1d(here, there)
+    if not common.size:
+        return False
+
+    def all_of(values: npt.NDArray[np.float64], rows: npt.NDArray[np.intp]) -> Any:
+        every = np.zeros(len(everyone))
+        every[rows] = values
+        return every
+
+    means = all_of(found.sums.means, here) - all_of(other.sums.means, there)
+    weights = all_of(found.sums.weights, here) - all_of(other.sums.weights, there)
+    if _fewer_make(means, disclosure) or _fewer_make(weights, disclosure):
+        return True
+    for column in found.raw.T:
+        for like in other.raw.T:
+            own_values, values = all_of(column, here), all_of(like, there)
+            if np.array_equal(own_values[common], values[common]):
+                values[here] = column
+                away = values - np.median(values)
+                parts = np.column_stack([away * means, np.square(away) * weights])
+                if _two_make(parts, disclosure):
+                    return True
+    return False
 
 
 def _beside(found: Sums, factors: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

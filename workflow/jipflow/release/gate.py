@@ -131,7 +131,11 @@ def decide(
     for kind in kinds().values():
         cells = [d for d in enough if type(d.proposed.analysis) is kind]
         counted = [(d.proposed, patients[d.proposed.cases]) for d in cells]
-        known = Known([d.proposed for d in before], partial(_same_values, before[:], history))
+        known = Known(
+            [d.proposed for d in before],
+            partial(_same_values, before[:], history),
+            partial(_models, before[:], history),
+        )
         results = kind.check_all(counted, disclosure, known)
         for decision, checked in zip(cells, results, strict=True):
             _apply(decision, checked, patients[decision.proposed.cases])
@@ -200,6 +204,16 @@ def _same_values(
         if (piece.key, piece.cases) == (cell.key, cell.cases)
     ]
     return [*here, *history.same(by_patient(cell.values))]
+
+
+def _models(decisions: Sequence[Decision], history: History) -> list[list[LedgerCell]]:
+    """Return the cells of several columns that leave by the decisions, or have left."""
+    here = [
+        [Candidate(piece, decision.released).cell for piece in decision.proposed.pieces]
+        for decision in decisions
+        if decision.released and decision.proposed.columns
+    ]
+    return [*here, *history.models()]
 
 
 def _has_enough(decision: Decision, patients: int, minimum: int) -> bool:

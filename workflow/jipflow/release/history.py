@@ -145,6 +145,14 @@ class History:
         """Return the cells that left of these very values, a patient a row."""
         return self._by_identity.get(identity(values), ())
 
+    def models(self) -> list[list[LedgerCell]]:
+        """Return the cells of several columns that left, each as its pieces in their order."""
+        found: dict[tuple[int, str, str], dict[int, LedgerCell]] = defaultdict(dict)
+        for number, cell in self._cells:
+            if cell.model:
+                found[number, cell.analysis, cell.model].setdefault(cell.number, cell)
+        return [[pieces[i] for i in sorted(pieces)] for pieces in found.values()]
+
     @cached_property
     def _by_identity(self) -> dict[bytes, list[LedgerCell]]:
         found: dict[bytes, list[LedgerCell]] = defaultdict(list)
