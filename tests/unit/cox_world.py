@@ -129,7 +129,7 @@ def federation(analysis, frames, disclosure=FIVE):
         sent = {name: cell for name, cell in sent.items() if not isinstance(cell, str)}
         for cell in sent.values():
             analysis.verify(cell, Limits(disclosure.min_patients, 1, stated=stated))
-        merged = analysis.merge(sent, stated)
+        merged = analysis.merge(sent, stated) if sent else analysis.unanswered(stated)
         following = None
         if round_ < analysis.rounds and len(sent) >= 3:
             following = analysis.advance(round_, sent, stated)

@@ -183,13 +183,25 @@ def separated(seed, rows):
     return frame.assign(days=30.0 * (order + 1), dead=(order % 3 != 2) * 1.0)
 
 
-def test_separation_has_no_estimates():
-    """The likelihood rises for ever: sites withhold what then rests on few, or rounds end."""
-    analysis = cox(rounds=4)
-    found = [separated(i, 60) for i in range(3)]
-    merged = federation(analysis, found).merged
-    assert merged["terms"] == []
-    assert merged["reason"] in ("separation", "few_sites", "site_left")
+def test_events_in_the_order_of_a_feature_are_a_separation():
+    """The likelihood rises for ever, and sites withhold what then rests on few."""
+    ended = federation(cox(), [separated(i, 60) for i in range(3)])
+    assert (ended.by_site, ended.merged["terms"]) == ({}, [])
+    assert ended.merged["reason"] == "separation"
+
+
+def test_a_class_without_events_is_a_separation():
+    frames = [patients(i, 120) for i in range(3)]
+    found = [frame.assign(dead=frame["dead"] * frame["sex"]) for frame in frames]
+    ended = federation(cox(covariates=[SEX]), found)
+    assert (ended.merged["terms"], ended.merged["reason"]) == ([], "separation")
+
+
+def test_a_model_that_all_sites_withhold_in_a_later_round(frames):
+    analysis = cox()
+    stated = analysis.advance(1, released(frames, analysis))
+    found = analysis.unanswered(stated)
+    assert (found["n"], found["terms"], found["reason"]) == (stated.n, [], "site_left")
 
 
 def newtons(score, information, start=0.0, rounds=4):

@@ -224,7 +224,7 @@ def rest_on_few(found: Sums, disclosure: Disclosure) -> bool:
     return (
         worth < disclosure.min_patients
         or pair_dominates(np.sqrt(weights)[:, None] * found.columns, disclosure.largest_two)
-        or _two_make(_beside(found, found.residuals), disclosure)
+        or two_make(_beside(found, found.residuals), disclosure)
     )
 
 
@@ -262,10 +262,10 @@ def _differ(found: Sums, other: Sums, disclosure: Disclosure) -> bool:
     products = (away[:, :, None] * away[:, None]).reshape(len(away), -1)
     means, weights = found.means - other.means, found.weights - other.weights
     return (
-        _fewer_make(means, disclosure)
-        or _fewer_make(weights, disclosure)
-        or _two_make(away * means[:, None], disclosure)
-        or _two_make(products * weights[:, None], disclosure)
+        fewer_make(means, disclosure)
+        or fewer_make(weights, disclosure)
+        or two_make(away * means[:, None], disclosure)
+        or two_make(products * weights[:, None], disclosure)
     )
 
 
@@ -320,7 +320,7 @@ def _beside(found: Sums, factors: npt.NDArray[np.float64]) -> npt.NDArray[np.flo
     return products
 
 
-def _two_make(parts: npt.NDArray[np.float64], disclosure: Disclosure) -> bool:
+def two_make(parts: npt.NDArray[np.float64], disclosure: Disclosure) -> bool:
     """Return whether two rows make most of a column by magnitude; of one of zeros none do.
 
     The rules are those of `jipflow.analyses.spread.dominated`.
@@ -334,7 +334,7 @@ def _two_make(parts: npt.NDArray[np.float64], disclosure: Disclosure) -> bool:
     return bool(((most | known) & (total > 0)).any())
 
 
-def _fewer_make(parts: npt.NDArray[np.float64], disclosure: Disclosure) -> bool:
+def fewer_make(parts: npt.NDArray[np.float64], disclosure: Disclosure) -> bool:
     """Return whether fewer rows than the minimum make most of a sum, by `REST`; of zeros none."""
     import numpy as np
 

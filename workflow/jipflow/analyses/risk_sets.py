@@ -10,10 +10,12 @@ of Efron (1977, "The efficiency of Cox's likelihood function for censored data",
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jipflow.analyses.design import INDEPENDENT
+from jipflow.analyses.design import INDEPENDENT, pair_dominates
+from jipflow.analyses.likelihoods import fewer_make, two_make
 from jipflow.analyses.spread import steps_of
 from jipflow.settings.protocol import Disclosure
 
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
 WIDEST = 30.0
 """Largest difference of x β within a stratum: a patient who has the hazard of another times 1e13
 leaves nothing of the other in float64."""
+
+SEPARATE = 1e-2
+"""Combinations of residuals at several coefficients that leave a smaller share of their
+length are not looked at: Newton's last steps differ by less, and how many there are `saturation`
+limits."""
 
 ORDERS = 80
 """Binary logarithm of the fewest orders in which values and events can follow each other: who tries
@@ -200,19 +207,43 @@ def rest_on_few(stratum: Stratum, found: Sums, disclosure: Disclosure) -> bool:
     worth = np.square(found.expected.sum()) / np.square(found.expected).sum()
     return (
         bool(worth < disclosure.min_patients)
-        or _any_made_by_two(_residuals(stratum, stratum.events - found.expected), disclosure)
+        or two_make(_residuals(stratum, stratum.events - found.expected), disclosure)
         or _pair_makes(found, disclosure.largest_two)
     )
 
 
-def differ_in_few(stratum: Stratum, found: Sums, other: Sums, disclosure: Disclosure) -> bool:
-    """Return whether the numbers at two coefficients differ by what one or two patients add."""
+def differ_in_few(
+    stratum: Stratum, found: Sums, others: Sequence[Sums], disclosure: Disclosure
+) -> bool:
+    """Return whether few patients make what numbers at some coefficients are beside others.
+
+    They are compared with those at each other coefficients, and residuals (events less those
+    expected) with any combination of all of them, as pairs of patients: combinations of the scores
+    and of a covariate's sum are sums of the covariate by such weights.
+
+    Args:
+        stratum: of patients.
+        found: at the coefficients.
+        others: of the same patients, at other ones.
+        disclosure: the limits that hold.
+    """
+    import numpy as np
+
+    if any(_differ(stratum, found, other, disclosure) for other in others):
+        return True
+    residuals = [stratum.events - each.expected for each in (*others, found)]
+    every = np.column_stack([np.ones(stratum.events.size), *residuals])
+    return pair_dominates(every, disclosure.largest_two, SEPARATE)
+
+
+def _differ(stratum: Stratum, found: Sums, other: Sums, disclosure: Disclosure) -> bool:
+    """Return whether the numbers at two coefficients differ by what few patients add."""
     changed = found.expected - other.expected
     rows, columns = stratum.columns.shape
     return (
-        _any_made_by_two(changed[:, None], disclosure)
-        or _any_made_by_two(_residuals(stratum, changed), disclosure)
-        or _any_made_by_two((found.parts - other.parts).reshape(rows, columns**2), disclosure)
+        fewer_make(changed, disclosure)
+        or two_make(_residuals(stratum, changed), disclosure)
+        or two_make((found.parts - other.parts).reshape(rows, columns**2), disclosure)
     )
 
 
@@ -223,17 +254,6 @@ def _residuals(stratum: Stratum, factors: npt.NDArray[np.float64]) -> npt.NDArra
     away = stratum.columns - np.median(stratum.columns, axis=0)
     found: npt.NDArray[np.float64] = away * factors[:, None]
     return found
-
-
-def _any_made_by_two(parts: npt.NDArray[np.float64], disclosure: Disclosure) -> bool:
-    """Return whether one or two rows make most of a column, by magnitude; see `dominated`."""
-    import numpy as np
-
-    sizes = -np.sort(-np.abs(parts), axis=0)
-    total, rest = sizes.sum(axis=0), sizes[2:].sum(axis=0)
-    most = total - rest > disclosure.largest_two * total
-    known = rest < disclosure.p_percent / 100 * sizes[0]
-    return bool((most | known).any())
 
 
 def _pair_makes(found: Sums, limit: float) -> bool:

@@ -111,10 +111,10 @@ def beside(
     found = content.at(content.beta)
     if found is None or rest_on_few(content.stratum, found, disclosure):
         return Withheld(RESTS_ON_FEW)
-    for point in sorted(points - {content.beta}):
-        other = content.at(point)
-        if other is None or differ_in_few(content.stratum, found, other, disclosure):
-            return Withheld(RESTS_ON_FEW)
+    others = [content.at(point) for point in sorted(points - {content.beta})]
+    known = [other for other in others if other is not None]
+    if differ_in_few(content.stratum, found, known, disclosure):
+        return Withheld(RESTS_ON_FEW)
     if np.abs(found.score).max() > LARGEST or np.abs(found.information).max() > LARGEST_SCATTER:
         return Withheld(NUMBER_RANGE)
     return Passed(
