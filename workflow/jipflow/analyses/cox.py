@@ -229,12 +229,17 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         At 0 the score of a covariate is of its own values, and its information of these and those
         of one other. At other coefficients each number is of all covariates. Of a time nothing but
         its rank enters. Whoever knows the covariates has in the scores at 0 sums over the events,
-        beside the number of events.
+        beside the number of events; that and the scores of the further covariates are the same in
+        the models of all variables.
         """
         size = len(every.keys) - 2
         own = 1 + size + (self.rounds - 1) * (size * (size + 3) // 2)
-        equations = [own] * size + [0, 1 + size]
-        return [Column(key, every.values(i), equations[i]) for i, key in enumerate(every.keys)]
+        equations = [own] * size + [0, 1]
+        event, values = every.keys[-1], every.values(size + 1)
+        return [
+            *(Column(key, every.values(i), equations[i]) for i, key in enumerate(every.keys)),
+            Column(event, values, size, tuple(range(1, size + 2))),
+        ]
 
     def compute(self, values: Values, stated: Any = None) -> Any:
         """Refuse a variable by itself, which is no model."""
