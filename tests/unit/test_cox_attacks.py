@@ -137,6 +137,28 @@ def test_a_time_or_an_event_that_was_changed_between_rounds():
         assert asked(north, cox(), 0.3) == "earlier"
 
 
+def whether(left):
+    """Return what rule withheld each analysis; None where it left."""
+    return {id: cell if isinstance(cell, str) else None for id, cell in left.items()}
+
+
+@pytest.mark.parametrize(("key", "name"), [("time", "days"), ("event", "dead")])
+def test_times_or_events_of_two_names_that_differ_in_one_patient(key, name):
+    """What two models differ by would be of that patient, as of whom alone had a relapse."""
+    frame = patients(0, 80)
+    frame["other"] = frame[name]
+    frame.loc[7, "other"] = frame.loc[7, "days"] + 900 if key == "time" else 1 - frame.loc[7, name]
+    one, two = cox("a"), cox("b", **{key: "clinical.other"})
+    assert whether(Site(frame).asked(one, two)) == {"a": None, "b": "difference"}
+    north = Site(frame)
+    assert whether(north.asked(one)) == {"a": None}
+    assert whether(north.asked(two)) == {"b": "earlier"}
+    assert whether(Site(frame).asked(two)) == {"b": None}
+    # Of many who differ two models are two.
+    frame["other"] = patients(11, 80)[name]
+    assert whether(Site(frame).asked(one, two)) == {"a": None, "b": None}
+
+
 def scores_at_0(frame, features):
     """Return the score of a model of each feature at coefficients of 0."""
     times, events = frame["days"].to_numpy(), frame["dead"].to_numpy() == 1

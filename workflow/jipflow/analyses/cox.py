@@ -234,10 +234,13 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         """
         size = len(every.keys) - 2
         own = 1 + size + (self.rounds - 1) * (size * (size + 3) // 2)
-        equations = [own] * size + [0, 1]
-        event, values = every.keys[-1], every.values(size + 1)
+        # Times and events have one name, so that those of all models are compared.
+        time, event = (every.keys[-1]._replace(feature=name) for name in ("time", "event"))
+        values = every.values(size + 1)
         return [
-            *(Column(key, every.values(i), equations[i]) for i, key in enumerate(every.keys)),
+            *(Column(every.keys[i], every.values(i), own) for i in range(size)),
+            Column(time, every.values(size), 0),
+            Column(event, values, 1),
             Column(event, values, size, tuple(range(1, size + 2))),
         ]
 
