@@ -69,6 +69,7 @@ def test_the_kinds_are_the_modules_of_the_folder():
         "combat",
         "covariance",
         "cox",
+        "crosstab",
         "histogram",
         "kaplan_meier",
         "levene",

@@ -111,6 +111,7 @@ def test_groups_are_compared_by_log_rank_in_all_and_within_sites(by_sex):
     sites, _, _, result = by_sex
     found = analysis_of(result)
     pooled, within = found["tests"]
+    assert not pooled["same_sites"]
     edges = sorted(frozenset.intersection(*(frozenset(c["edges"]) for c in found["cells"])))
     names = {"women": "F", "men": "M"}
     left = [(site, names[cell["group"]]) for cell in found["cells"] for site in cell["sites"]]

@@ -11,7 +11,8 @@ have had the event; null where it is not reached), a ``reason`` where there is n
 ``by_site`` the same of each ``site``. The analysis has ``curves``, an edge a row, of all sites
 together and of each ``site``, with ``survival``, its standard error ``se`` by Greenwood and its
 interval of 95 % by log(-log); and ``tests``: the log-rank test over the groups of all sites, the
-same within sites (``strata``), or, without ``by``, over the sites.
+same within sites (``strata``), or, without ``by``, over the sites. ``same_sites`` says whether all
+groups are of the same sites, for else what differs between sites differs between groups.
 """
 
 from __future__ import annotations
@@ -313,7 +314,8 @@ class KaplanMeier(OfColumns, Analysis[Settings, Cell, Released]):
         for cell in cells:
             times[CellKey(**_about(cell))._replace(group="")][cell["group"]] = cell
         for key, groups in sorted(times.items()):
-            about = {name: value for name, value in key._asdict().items() if name != "group"}
+            about: dict[str, Any] = key._asdict()
+            del about["group"]
             sites: dict[str, dict[str, Counts]] = defaultdict(dict)
             for name, cell in groups.items():
                 for part in cell["by_site"]:
@@ -323,9 +325,11 @@ class KaplanMeier(OfColumns, Analysis[Settings, Cell, Released]):
                 yield {**about, "over": "sites", "strata": "", **log_rank([over])}
                 continue
             over = {name: counts_of(cell) for name, cell in groups.items()}
-            yield {**about, "over": "groups", "strata": "", **log_rank([over])}
+            same = len({tuple(cell["sites"]) for cell in groups.values()}) == 1
+            about |= {"over": "groups", "same_sites": same}
+            yield {**about, "strata": "", **log_rank([over])}
             strata = [sites[site] for site in sorted(sites)]
-            yield {**about, "over": "groups", "strata": "sites", **log_rank(strata)}
+            yield {**about, "strata": "sites", **log_rank(strata)}
 
     @staticmethod
     def part_names(analysis: Released) -> Mapping[str | int, str]:

@@ -36,6 +36,7 @@ REASONS = {
 }
 """Why there is no test, in words."""
 
+OTHER_SITES = "; these are not of the same sites, which may make the difference"
 WITHOUT_CURVE = "The sites have no edge in common, so there is no curve of all."
 
 
@@ -194,6 +195,8 @@ TITLES = [
 def _row(test: Mapping[str, Any]) -> Row:
     """Return the row of a test."""
     over = "groups, within sites" if test["strata"] else test["over"]
+    if not test.get("same_sites", True) and not test["strata"]:
+        over += OTHER_SITES
     return [
         TableCell(with_unit(test["feature"]), scope="row"),
         TableCell(over),
