@@ -296,7 +296,7 @@ def differ_beside(found: Fitted, other: Fitted, disclosure: Disclosure) -> bool:
 
     means = all_of(found.sums.means, here) - all_of(other.sums.means, there)
     weights = all_of(found.sums.weights, here) - all_of(other.sums.weights, there)
-    if _fewer_make(means, disclosure) or _fewer_make(weights, disclosure):
+    if fewer_make(means, disclosure) or fewer_make(weights, disclosure):
         return True
     for column in found.raw.T:
         for like in other.raw.T:
@@ -305,7 +305,7 @@ def differ_beside(found: Fitted, other: Fitted, disclosure: Disclosure) -> bool:
                 values[here] = column
                 away = values - np.median(values)
                 parts = np.column_stack([away * means, np.square(away) * weights])
-                if _two_make(parts, disclosure):
+                if two_make(parts, disclosure):
                     return True
     return False
 
