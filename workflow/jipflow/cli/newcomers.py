@@ -25,6 +25,22 @@ def demo(
     run_demo(out=out, patients=patients, cores=cores)
 
 
+@AUDIENCE.command("rehearse")
+def rehearse(
+    file: Annotated[Path, "rehearsal.yaml: a protocol, and folders in the place of sites"],
+    /,
+    *,
+    out: Annotated[Path, "folder for everything"],
+    cores: Annotated[int | None, "cores to use; all by default"] = None,
+) -> None:
+    """Run a protocol from end to end on one machine, hub included."""
+    from jipflow.cli import rehearsal
+
+    if cores is not None and cores < 1:
+        raise UsageError("--cores is at least 1")
+    rehearsal.rehearse(file=file, out=out, cores=cores)
+
+
 @AUDIENCE.command("phantom")
 def phantom(
     *,
