@@ -1,4 +1,4 @@
-"""Three sites of simulated patients, made from real ones, with outcomes that are simulated.
+"""Three sites of simulated patients, made from real ones, and how long they live.
 
 Each real patient of the sarcoma collection gives several simulated ones: the same PET and MR with
 another size, another uptake, another gain of the receiver, and noise; contours go with the images.
@@ -83,13 +83,13 @@ def write_sites(out: Path, images: Path, patients: int, protocol: str) -> None:
                     seed=int(random.integers(2**31)),
                 )
                 date = write_sibling(folder / "dicom", images / f"STS_{number}", sibling)
-                rows.append(outcome(sibling, date, random))
+                rows.append(drawn(sibling, date, random))
         with open(folder / "patients.csv", "w", encoding="utf-8", newline="") as stream:
             writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
         variables = {
-            "age": {"value": "age"},
+            "age": {"value": "age", "unit": "a"},
             "sex": {"value": "sex"},
             "dead": {"value": "dead"},
             "followed": {"date": "last_seen"},
@@ -178,7 +178,7 @@ def _change_pixels(dataset: Dataset, sibling: Sibling, random: np.random.Generat
             del dataset[keyword]
 
 
-def outcome(sibling: Sibling, date: datetime, random: np.random.Generator) -> dict[str, str]:
+def drawn(sibling: Sibling, date: datetime, random: np.random.Generator) -> dict[str, str]:
     """Draw what is known of a simulated patient beside the images.
 
     Survival has a constant hazard (Bender et al. 2005, "Generating survival times to simulate Cox
@@ -208,7 +208,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for everything")
     parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the collection")
     parser.add_argument("--patients", type=int, default=12, help="simulated ones of a real one")
-    parser.add_argument("--protocol", default="sarcoma-outcome", help="id or path")
+    parser.add_argument("--protocol", default="sarcoma-survival", help="id or path")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_sites(arguments.out.resolve(), arguments.images, arguments.patients, arguments.protocol)
