@@ -96,6 +96,7 @@ WAYS = (
     Way(r"jipflow models add ", None, "needs a model; test_models.py adds one"),
     Way(r"jipflow models (bundle|fetch .*--from) ", None, "likewise; test_models.py carries one"),
     Way(r"jipflow algorithm check ", None, "needs a container; test_algorithm_check.py has them"),
+    Way(r"jipflow rehearse ", None, "runs three sites; pipeline/test_demo.py runs as many"),
     Way(r"jipflow phantom ", SHORT),
     Way(r"\S*jipflow ", REAL),
     Way(r"(\w+=\S+ )*make ", (r"\bmake ", "make --dry-run ")),

@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from jipflow.cli.federation import Federation, Progress
+from jipflow.exchange.roster import FEWEST_SITES
 from jipflow.settings.reading import protocol_path, read_protocol
 from jipflow.settings.rehearsal import read_rehearsal
+from jipflow.settings.resources import ConfigError
 
 
 def rehearse(*, file: Path, out: Path, cores: int | None) -> None:
@@ -26,6 +28,8 @@ def rehearse(*, file: Path, out: Path, cores: int | None) -> None:
         StageError: a run failed; the message names its log.
     """
     rehearsal = read_rehearsal(file)
+    if len(rehearsal.sites) < FEWEST_SITES:
+        raise ConfigError(f"{file}: sites: a federation needs {FEWEST_SITES} at least; add some.")
     protocol = protocol_path(rehearsal.protocol)
     protocol_id = read_protocol(protocol)[0].protocol.id
     sites = {

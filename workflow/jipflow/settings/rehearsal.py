@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from jipflow.settings.part import Id, Part, Text
 from jipflow.settings.resources import ConfigError, read_mapping
@@ -23,7 +21,7 @@ class Rehearsal(Part):
     """Id of a shipped protocol, or the path of a file."""
     hub: Text = "Hub of the rehearsal"
     """Name of the hub on its report."""
-    sites: Annotated[dict[Id, dict[str, Any]], Field(min_length=3)]
+    sites: dict[Id, dict[str, Any]]
     """By the id of a site what its file has of sources, clinical data and other things; a
     rehearsal fills in its name, keys and exchange."""
 
