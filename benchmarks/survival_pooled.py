@@ -84,13 +84,13 @@ def _lived(analysis: dict[str, Any], rows: pd.DataFrame) -> Iterator[Number]:
 
 
 def _hazard(analysis: dict[str, Any], rows: pd.DataFrame) -> Iterator[Number]:
-    columns = ["age", "PT.original_firstorder_Mean", "PT.volume_ml", "followed", "dead", "maker"]
+    columns = ["age", "PT.volume_ml", "followed", "dead", "maker"]
     table = rows[columns].dropna().assign(age=lambda of: of["age"] / 10)
     table["PT.volume_ml"] /= 100
     fit = CoxPHFitter().fit(
         table, "followed", "dead", strata=["maker"], fit_options={"precision": 1e-12}
     )
-    names = {"volume_ml": "PT.volume_ml", "original_firstorder_Mean": columns[1], "age": "age"}
+    names = {"volume_ml": "PT.volume_ml", "age": "age"}
     for term in analysis["estimates"]:
         expected = fit.params_[names[term["term"]]]
         yield f"hazard: {term['term']}", term["estimate"], expected
