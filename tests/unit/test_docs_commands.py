@@ -103,6 +103,11 @@ WAYS = (
     Way(r"python -m pytest ", (r"pytest ", "pytest --collect-only --quiet ")),
     Way(r"python -m jipflow\.cli\.reference$", None, "writes docs; test_reference.py compares"),
     Way(r"python docs/images/report\.py$", None, "needs a demonstration; test_picture.py looks"),
+    Way(
+        r"python benchmarks/survival_",
+        None,
+        "of real images; peers/test_survival_sites.py makes some",
+    ),
     Way(r"python benchmarks/report\.py$", None, "writes docs from measurements"),
     Way(r"python -c ", REAL),
     Way(r"(cp -r|mkdir -p|ln -s) ", REAL),
