@@ -127,6 +127,10 @@ RECORDED = {
         "0b18e0889dd7340c6c93f3874a4f4f2da29e4efa24b827ce5bcd2a8d0b371174",
         "7b407fc9bef5463003da9ea47a84e88773849418c89335b9baa5f932dc328808",
     ),
+    "sarcoma-survival": (
+        "abbfe4290a02f134cc04f3f6f06248e3a517455f76e03b240edbfc1e0d993912",
+        "9537c97d62700598ae483d891601539a07c232851b0ba44eb4c3dda617a274cb",
+    ),
 }
 """Hashes that sites have sent: of a protocol, and of the parts that rules depend on."""
 
