@@ -29,7 +29,7 @@ from federation_world import protocol
 from jipflow.analyses.combat import Combat
 from jipflow.cli import joined
 from jipflow.files import read_json, sha256_file, write_json
-from jipflow.hub.merge import advance, merge
+from jipflow.hub.merge import advance, carried, merge
 from jipflow.hub.rounds import Outlook
 from jipflow.plots import number
 from jipflow.provenance import beside
@@ -177,9 +177,12 @@ def test_one_feature_has_no_priors(tmp_path):
     state, pasts = opened(made, settings)
     left, lost = found(later(made[0], pasts, round_=2, state=state))
     assert (left, lost) == ([], {FEATURES[0]: ["no_priors"]})
-    _, state, second, _ = two_rounds(made, settings)
+    first, state, second, _ = two_rounds(made, settings)
+    before = merge(accepted=first, settings=settings)
     result = merge(accepted=second, settings=settings, round_=2, state=state)
     assert result["analyses"][0]["cells"] == []
+    (cell,) = carried(result, [before], settings)["analyses"][0]["cells"]
+    assert (cell["step"], cell["after"]) == ("sums", None)
 
 
 def test_features_that_are_one_another_have_no_priors(tmp_path):
@@ -267,7 +270,7 @@ def test_the_pages_show_the_sites_before_and_after(adjusted, tmp_path):
             path=tmp_path / f"r{round_}.html",
         )
         page = (tmp_path / f"r{round_}.html").read_text(encoding="utf-8")
-        assert ("come next" in text_of(page)) == (round_ == 1)
+        assert ("second round is still to come" in text_of(page)) == (round_ == 1)
         assert page.count('class="site earlier"') == (3 * len(FEATURES) if round_ == 2 else 0)
         assert page.count('class="pooled earlier"') == (len(FEATURES) if round_ == 2 else 0)
         for cell in result["analyses"][0]["cells"]:

@@ -87,8 +87,11 @@ def draw_sites(cells: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Draw
         "with the p of its F test; SD ratio is the largest standard deviation of a site by the "
         "smallest."
     )
-    if not any(cell["step"] == HARMONISED for cell in cells):
-        lead += " The sums of all sites are here; the harmonised features come next."
+    if any(cell["after"] is None for cell in cells):
+        lead += (
+            " Where nothing stands after, the second round is still to come, or all sites have "
+            "withheld the feature in it."
+        )
     return Drawing(lead, [_group(title, found, sites) for title, found in sorted(groups.items())])
 
 
