@@ -271,6 +271,7 @@ def test_the_pages_show_the_sites_before_and_after(adjusted, tmp_path):
         )
         page = (tmp_path / f"r{round_}.html").read_text(encoding="utf-8")
         assert ("second round is still to come" in text_of(page)) == (round_ == 1)
+        assert "covariates (variable clinical.age; center 60; scale 10), (variable" in text_of(page)
         assert page.count('class="site earlier"') == (3 * len(FEATURES) if round_ == 2 else 0)
         assert page.count('class="pooled earlier"') == (len(FEATURES) if round_ == 2 else 0)
         for cell in result["analyses"][0]["cells"]:

@@ -65,7 +65,14 @@ def federated(table, sites, covariates):
 
 @pytest.mark.parametrize("covariates", [0, 1, 2])
 @pytest.mark.parametrize(
-    "more", [{}, {"mean": 1e8}, {"lost": 0.1}, {"sizes": (12, 90, 31, 45, 20, 17, 64)}]
+    "more",
+    [
+        {},
+        {"mean": 1e8},
+        {"lost": 0.1},
+        {"sizes": (12, 90, 31, 45, 20, 17, 64)},
+        {"sizes": range(12, 62)},
+    ],
 )
 def test_it_equals_the_pooled_one(covariates, more):
     table, sites, c = drawn(covariates=covariates, **more)

@@ -174,7 +174,7 @@ def _phrases(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             else:
                 yield title
         elif isinstance(value, list):
-            yield f"{title} {', '.join(map(str, value))}" if value else title
+            yield f"{title} {', '.join(map(_item, value))}" if value else title
         elif value is True:
             yield title
         elif value is not None and value is not False:
@@ -183,3 +183,8 @@ def _phrases(content: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def _first_line(part: Part) -> str:
     return (type(part).__doc__ or "").partition("\n")[0]
+
+
+def _item(value: Any) -> str:
+    """Return one of several values; what has keys of its own stands in brackets."""
+    return f"({'; '.join(_phrases(value))})" if isinstance(value, Mapping) else str(value)
