@@ -27,7 +27,14 @@ from pydantic import Field
 
 from jipflow.analyses import before_after
 from jipflow.analyses.cells import CellKey, Measured, Place, Values
-from jipflow.analyses.combat_cells import After, Shared, Sums, first_moments, verify_after
+from jipflow.analyses.combat_cells import (
+    CLOSE,
+    After,
+    Shared,
+    Sums,
+    first_moments,
+    verify_after,
+)
 from jipflow.analyses.contract import (
     ALONE,
     TOLERANCE,
@@ -339,7 +346,7 @@ def _unfit(cell: Proposed, known: Known) -> Rule | None:
     with np.errstate(all="ignore"):
         z, _ = standardised(rows, shared)
         # The residuals of all sites have the stated variance: those of one are no more.
-        exceeds = not z.var() * z.size <= shared.rows * (1 + TOLERANCE)
+        exceeds = not z.var() * z.size <= shared.rows * (1 + CLOSE)
     return STATED_DIFFERS if exceeds or shared.rows <= z.size else None
 
 
