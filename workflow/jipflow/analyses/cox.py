@@ -70,7 +70,7 @@ from jipflow.analyses.forms import (
 from jipflow.analyses.moments import EXACT
 from jipflow.analyses.newton import Step, newton
 from jipflow.analyses.scatter import Product, is_positive, ranges_of, units
-from jipflow.analyses.stratified import RULES, Content, beside, content_of
+from jipflow.analyses.stratified import RULES, Content, beside, content_of, fitted, left_of
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
 from jipflow.exchange.roster import FEWEST_SITES
@@ -255,8 +255,10 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         disclosure: Disclosure,
         known: Known = ALONE,
     ) -> list[Passed | Withheld]:
-        """Apply the rules to all models, beside the coefficients at which each left before."""
+        """Apply the rules to all models, beside all that left of them and of others before."""
         points: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+        before = [left_of(model) for model in known.models()] if cells else []
+        left = [found for each in before if each is not None for found in [fitted(each)] if found]
         found = []
         for cell, _ in cells:
             model = cell.pieces[0].model
@@ -265,9 +267,11 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
                 for earlier in known.of(cell)
                 if earlier.model == model and earlier.number == 0
             }
-            checked = beside(cell.content, points[model], cell.analysis.rounds, disclosure)
+            most = cell.analysis.rounds
+            checked = beside(cell.content, points[model], most, disclosure, left)
             if isinstance(checked, Passed):
                 points[model].add(cell.content.beta)
+                left += [own for own in [fitted(cell.content)] if own]
             found.append(checked)
         return found
 

@@ -46,11 +46,13 @@ class Stratum:
             (rows, columns).
         events: whether the time is that of an event, shape (rows,).
         group: number of the time of each row, 0 of the latest; shape (rows,).
+        order: position of each row before they were sorted, shape (rows,).
     """
 
     columns: npt.NDArray[np.float64]
     events: npt.NDArray[np.bool_]
     group: npt.NDArray[np.intp]
+    order: npt.NDArray[np.intp]
 
     @classmethod
     def of(
@@ -72,7 +74,7 @@ class Stratum:
         order = np.argsort(-times, kind="stable")
         group = (rising.max(initial=-1) - rising)[order]
         middle = columns.mean(axis=0) if times.size else 0.0
-        return cls((columns - middle)[order], events[order], group)
+        return cls((columns - middle)[order], events[order], group, order)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jipflow.analyses import design
-from jipflow.analyses.contract import Passed, Rule, Withheld
+from jipflow.analyses.contract import LedgerCell, Passed, Rule, Withheld
 from jipflow.analyses.design import Design, broken
 from jipflow.analyses.forms import LARGEST
 from jipflow.analyses.generalised import MANY_POINTS, RESTS_ON_FEW
+from jipflow.analyses.likelihoods import two_make
 from jipflow.analyses.moments import LARGEST_SCATTER, NUMBER_RANGE
 from jipflow.analyses.risk_sets import (
     Stratum,
@@ -27,6 +28,8 @@ from jipflow.settings.protocol import Disclosure
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+KIND = "cox"
 
 FEW_WITH_EVENT = Rule(
     "few_with_event",
@@ -71,6 +74,75 @@ class Content:
         return sums(self.stratum, np.array(beta))
 
 
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A model at some coefficients, with what each patient adds.
+
+    Attributes:
+        patients: pseudonyms, sorted, shape (rows,).
+        raw: columns as they were measured, shape (rows, columns).
+        residuals: events less those that are expected, shape (rows,).
+        parts: of the information of each column, shape (rows, columns).
+    """
+
+    patients: npt.NDArray[np.object_]
+    raw: npt.NDArray[np.float64]
+    residuals: npt.NDArray[np.float64]
+    parts: npt.NDArray[np.float64]
+
+
+def fitted(content: Content) -> Fitted | None:
+    """Return a model at its coefficients; None where these are too large."""
+    import numpy as np
+
+    found, stratum = content.at(content.beta), content.stratum
+    if found is None:
+        return None
+    before = np.argsort(stratum.order)
+    sorted_ = np.argsort(content.rows.patients.astype(str), kind="stable")
+    rows = before[sorted_]
+    return Fitted(
+        content.rows.patients[sorted_],
+        content.rows.raw[sorted_],
+        (stratum.events - found.expected)[rows],
+        np.diagonal(found.parts, axis1=1, axis2=2)[rows],
+    )
+
+
+def differ_beside(found: Fitted, other: Fitted, disclosure: Disclosure) -> bool:
+    """Return whether one or two patients make what the numbers of two models differ by.
+
+    A model with a further column whose coefficient is 0 is the same to who subtracts its numbers of
+    the columns that both have, and so may be a model of a group.
+
+    Args:
+        found: a model.
+        other: another one; of patients whom both have, the same columns have the same values.
+        disclosure: the limits that hold.
+    """
+    import numpy as np
+
+    everyone, place = np.unique([*found.patients, *other.patients], return_inverse=True)
+    here, there = place[: len(found.patients)], place[len(found.patients) :]
+    common = np.intersect1d(here, there)
+    if not common.size:
+        return False
+    values, values_there, ours, theirs = np.zeros((4, len(everyone)))
+    ours[here], theirs[there] = found.residuals, other.residuals
+    for i, column in enumerate(found.raw.T):
+        for j, like in enumerate(other.raw.T):
+            values[here], values_there[there] = column, like
+            if not np.array_equal(values[common], values_there[common]):
+                continue
+            away = np.where(np.isin(np.arange(len(everyone)), here), values, values_there)
+            parts = np.zeros((2, len(everyone)))
+            parts[0][here], parts[1][there] = found.parts[:, i], other.parts[:, j]
+            differences = [(away - np.median(away)) * (ours - theirs), parts[0] - parts[1]]
+            if two_make(np.column_stack(differences), disclosure):
+                return True
+    return False
+
+
 def content_of(every: Design, beta: Sequence[float] | None) -> Content:
     """Return a model of rows whose last two columns are the time and the event."""
     rows = replace(
@@ -85,8 +157,33 @@ def content_of(every: Design, beta: Sequence[float] | None) -> Content:
     return Content(rows, times, events, tuple(beta) if beta else (0.0,) * len(rows.keys))
 
 
+def left_of(model: Sequence[LedgerCell]) -> Content | None:
+    """Return a Cox model that left as its pieces; None of one of another kind.
+
+    Args:
+        model: as `Known.models` gives it.
+    """
+    import numpy as np
+
+    first = model[0]
+    if first.kind != KIND or first.number != 0:
+        return None
+    beta = tuple(first.released["beta"])
+    size = len(beta)
+    raw = np.column_stack([piece.values.numbers for piece in model[: size + 2]])
+    people = first.values.patients
+    keys = tuple(piece.key for piece in model[: size + 2])
+    ones = np.ones(size + 2)
+    every = Design(people, people, keys, tuple(range(-1, size + 1)), raw, 0 * ones, ones)
+    return content_of(every, beta)
+
+
 def beside(
-    content: Content, points: set[tuple[float, ...]], most: int, disclosure: Disclosure
+    content: Content,
+    points: set[tuple[float, ...]],
+    most: int,
+    disclosure: Disclosure,
+    left: Sequence[Fitted] = (),
 ) -> Passed | Withheld:
     """Withhold numbers that tell of few patients, by themselves or beside others.
 
@@ -95,6 +192,7 @@ def beside(
         points: coefficients at which numbers of it have left or leave.
         most: how many these may be.
         disclosure: the limits that hold.
+        left: all models that have left or leave, whatever their columns.
     """
     import numpy as np
 
@@ -114,6 +212,9 @@ def beside(
     others = [content.at(point) for point in sorted(points - {content.beta})]
     known = [other for other in others if other is not None]
     if differ_in_few(content.stratum, found, known, disclosure):
+        return Withheld(RESTS_ON_FEW)
+    own = fitted(content)
+    if own is None or any(differ_beside(own, each, disclosure) for each in left):
         return Withheld(RESTS_ON_FEW)
     if np.abs(found.score).max() > LARGEST or np.abs(found.information).max() > LARGEST_SCATTER:
         return Withheld(NUMBER_RANGE)
