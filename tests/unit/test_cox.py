@@ -118,6 +118,16 @@ def test_the_unit_is_the_protocols(frames):
     assert ten.by_site == one.by_site
 
 
+def test_many_small_sites():
+    found = [patients(100 + i, 24 + i) for i in range(20)]
+    ended = federation(cox(), found)
+    left = [found[int(name.removeprefix("site"))] for name in sorted(ended.by_site)]
+    assert 3 <= len(left) <= 20
+    beta, se = of_statsmodels(pooled(left, []))
+    np.testing.assert_allclose(numbers(ended, "estimate"), beta, rtol=1e-9)
+    np.testing.assert_allclose(numbers(ended, "se"), se, rtol=1e-9)
+
+
 @pytest.mark.parametrize("effect", [0.0, 0.6, 1.5])
 def test_rounds_are_few(effect):
     found = [patients(i, n, effect=effect) for i, n in enumerate(SIZES)]

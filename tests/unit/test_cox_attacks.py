@@ -10,7 +10,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cox_world import FEATURE, FIVE, KEY, SEX, Site, cox, measured, patients
+from cox_world import AGE, FEATURE, FIVE, KEY, SEX, Site, cox, measured, patients
 from jipflow.analyses.cox import Point
 from jipflow.analyses.risk_sets import WIDEST, Stratum, sums
 from jipflow.release.gate import decide
@@ -87,6 +87,20 @@ def test_two_coefficients_whose_scores_differ_by_two_patients():
     away = stratum.columns[:, 0] - np.median(stratum.columns)
     changed = np.abs((two.expected - one.expected) * away)
     assert np.sort(changed)[-2:].sum() > 0.9 * changed.sum()
+
+
+def test_a_further_covariate_of_coefficient_0_makes_no_other_model():
+    """The same two scores, one of them in a model with a further column whose coefficient is 0."""
+    frame = patients(0, 30)
+    frame[FEATURE] = np.random.default_rng(255).standard_t(2, 30)
+    one, more = cox("a", rounds=5), cox("b", rounds=5, covariates=[AGE])
+    stated = {"a": point(0.0), "b": point(0.05, 0.0)}
+    left = Site(frame).asked(one, more, stated=stated)
+    assert whether(left) == {"a": None, "b": "rests_on_few"}
+    north = Site(frame)
+    assert not isinstance(asked(north, one, 0.0), str)
+    assert asked(north, more, 0.05, 0.0) == "rests_on_few"
+    assert not isinstance(asked(Site(frame), more, 0.05, 0.0), str)
 
 
 def test_one_model_at_more_coefficients_than_rounds():
