@@ -67,7 +67,7 @@ def test_the_curve_of_three_sites_is_that_of_all_rows(together):
     (cell,) = analysis_of(result)["cells"]
     assert cell["n"] == sum(SITES.values()) - 3 * 6
     assert cell["sites"] == sorted(SITES)
-    assert cell["edges"] == [1095, 3650]
+    assert cell["edges"] == [730, 3650]
     table = raised(rows(sites), cell["edges"])
     fitted = KaplanMeierFitter().fit(table["time"], table["event"])
     points = [p for p in analysis_of(result)["curves"] if p["site"] == ""]

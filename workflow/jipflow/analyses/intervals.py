@@ -48,10 +48,13 @@ def merged(
     grid: Sequence[float],
     minimum: int,
 ) -> Intervals | None:
-    """Merge the intervals of a grid, from the right, until each may leave.
+    """Merge the intervals of a grid until each may leave.
 
-    How many have the event beyond the last edge that is shown follows beside the number of all
-    events, so it is nobody or the minimum as well. No interval is empty: the least time would show.
+    Edges are tried in an order that is the same at all sites (see `halving`), so that they show the
+    same ones as far as they can, and each is shown where the intervals between all edges so far may
+    leave. How many have the event beyond the last edge that is shown follows beside the number of
+    all events, so it is nobody or the minimum as well. No interval is empty: the least time would
+    show.
 
     Args:
         times: of each patient, shape (patients,).
@@ -68,25 +71,37 @@ def merged(
     place = np.searchsorted(np.asarray(grid, dtype=np.float64), times, side="left")
     had = np.bincount(place[events], minlength=size + 1).tolist()
     had_not = np.bincount(place[~events], minlength=size + 1).tolist()
-    last = size - 1
-    while last >= 0 and few(sum(had[last + 1 :]), minimum):
-        last -= 1
-    groups: list[tuple[int, int, int]] = []
-    end, some, others = last, 0, sum(had_not[last + 1 :])
-    for interval in range(last, -1, -1):
-        some, others = some + had[interval], others + had_not[interval]
-        if interval == 0 or enough(some, others, minimum):
-            groups.append((end, some, others))
-            end, some, others = interval - 1, 0, 0
-    while len(groups) > 1 and not enough(*groups[-1][1:], minimum):
-        _, some, others = groups.pop()
-        end, more, rest = groups.pop()
-        groups.append((end, some + more, others + rest))
-    if not groups or not enough(*groups[-1][1:], minimum):
-        return None
-    cuts, shown, left = (list(column) for column in zip(*reversed(groups), strict=True))
-    left[-1] += sum(had[last + 1 :])
-    return Intervals(cuts, shown, left)
+    found: Intervals | None = None
+    for edge in halving(size):
+        cuts = sorted([*(found.cuts if found else []), edge])
+        beyond = sum(had[cuts[-1] + 1 :])
+        shown, left = _between_cuts(had, cuts), _between_cuts(had_not, cuts)
+        left[-1] += sum(had_not[cuts[-1] + 1 :])
+        pairs = zip(shown, left, strict=True)
+        if not few(beyond, minimum) and all(enough(*pair, minimum) for pair in pairs):
+            found = Intervals(cuts, shown, [*left[:-1], left[-1] + beyond])
+    return found
+
+
+def halving(size: int) -> list[int]:
+    """Return positions in the order in which edges matter: the last, then those that halve.
+
+    Args:
+        size: of the grid.
+    """
+    order, parts = [size - 1], [(0, size)]
+    while parts:
+        start, end = parts.pop(0)
+        middle = (start + end) // 2
+        if start < middle:
+            order.append(middle - 1)
+            parts += [(start, middle), (middle, end)]
+    return order
+
+
+def _between_cuts(counts: Sequence[int], cuts: Sequence[int]) -> list[int]:
+    """Return sums of counts up to each cut."""
+    return [sum(counts[low + 1 : high + 1]) for low, high in itertools.pairwise([-1, *cuts])]
 
 
 def tell_beside(
