@@ -12,8 +12,8 @@ from scipy.stats import chi2_contingency
 
 from federation_world import accept, hub_settings, protocol, site
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Places
-from jipflow.analyses.contract import CellBelowMinimum, Finding, ImpossibleCell, Limits
-from jipflow.analyses.crosstab import Cell, Crosstab, Settings
+from jipflow.analyses.contract import CellBelowMinimum, Finding, ImpossibleCell, Limits, Passed
+from jipflow.analyses.crosstab import Cell, Content, Crosstab, Released, Settings
 from jipflow.hub.merge import merge
 from jipflow.hub.rounds import Outlook
 from jipflow.hub.tables import write_tables
@@ -184,6 +184,23 @@ def test_a_count_of_few_leaves_with_three_others_withheld(tmp_path):
     assert recorded["rules"]["few_in_table"] == "some counts withheld"
 
 
+def test_the_releaser_reads_every_count(tmp_path):
+    left, _, _ = built(with_table(tmp_path, FEW, counted("a", across=ACROSS)))
+    released = Released(
+        id="a", kind="crosstab", values=STAGES, across=ACROSS, cells=[Cell(**left["a", ""])]
+    )
+    (group,) = Crosstab.draw_release(released).groups
+    shown = [[str(cell.text) for cell in row] for row in group.table.rows]
+    withheld = '<span class="muted">withheld</span>'
+    assert shown == [
+        ["I", "30", "20", "50"],
+        ["II", withheld, withheld, ""],
+        ["III", withheld, withheld, ""],
+        ["All", "", "", "<b>94</b>"],
+    ]
+    assert Crosstab.part_names(released)[3] == "II, M"
+
+
 @pytest.mark.parametrize(
     ("table", "rule"),
     [
@@ -293,6 +310,22 @@ def cell(counts, n):
 def test_the_hub_takes_what_a_site_sends():
     ANALYSIS.verify(cell([[30, 20], [None, None], [None, None]], 94), LIMITS)
     ANALYSIS.verify(cell([[30, 20], [0, 6], [7, 9]], 72), LIMITS)
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("across", [{}, {"across": ACROSS}])
+def test_the_hub_takes_whatever_an_honest_site_sends(seed, across):
+    random = np.random.default_rng(seed)
+    analysis = Crosstab(Settings(**counted(**across)))
+    shape = (3, len(analysis.settings.columns))
+    table = random.poisson(random.choice([0, 3, 8, 20], shape))
+    minimum = int(random.integers(5, 9))
+    content_ = Content(table.tolist(), repeated=False)
+    found = analysis.check(content_, int(table.sum()), Disclosure(min_patients=minimum))
+    if isinstance(found, Passed):
+        sent = cell(found.numbers["counts"], int(table.sum()))
+        analysis.verify(sent, Limits(minimum, 1, 0, 2))
+        assert analysis.parts(sent) == found.parts
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ from lifelines.statistics import multivariate_logrank_test
 from statsmodels.duration.survfunc import survdiff
 
 from jipflow.analyses.cells import CellKey
-from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, Limits
-from jipflow.analyses.kaplan_meier import Cell, KaplanMeier, Settings
+from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, Limits, Passed
+from jipflow.analyses.design import Design
+from jipflow.analyses.kaplan_meier import Cell, KaplanMeier, Released, Settings
 from jipflow.hub.rounds import Outlook
 from jipflow.hub.tables import write_tables
 from jipflow.report.hub import write_hub_report
+from jipflow.settings.protocol import Disclosure
 from jipflow.settings.resources import ConfigError
 from survival_world import (
     GRID,
@@ -187,6 +189,26 @@ def test_a_site_sends_no_time_and_names_the_edges_that_it_merged(tmp_path):
     assert recorded["rules"]["few_events"] == "some edges withheld"
 
 
+def test_the_releaser_reads_every_interval(tmp_path):
+    made = followed_site(tmp_path)
+    left, _, _ = built(made)
+    sent = left["survival", ""]
+    released = Released(
+        id="survival", kind="kaplan_meier", event="clinical.dead", grid=GRID, cells=[]
+    )
+    (group,) = KaplanMeier.draw_release(
+        released.model_copy(update={"cells": [Cell(**sent)]})
+    ).groups
+    ((_, n, text),) = group.table.rows
+    assert n.text == str(sent["n"])
+    edges = [0, *(GRID[cut] for cut in sent["cuts"])]
+    for low, high, had, left_without in zip(
+        edges[:-1], edges[1:], sent["events"], sent["censored"], strict=True
+    ):
+        assert f"{low} to {high}: {had} with the event, {left_without} left without" in text.text
+    assert text.text.endswith("left without it or are observed beyond")
+
+
 def test_edges_that_are_shown_have_enough_on_either_side(tmp_path):
     made = followed_site(tmp_path, minimum=8)
     left, _, _ = built(made)
@@ -270,6 +292,14 @@ def test_bins_of_the_event_may_leave_beside_a_curve(tmp_path):
     assert len(left) == 2
 
 
+def test_a_curve_leaves_beside_a_cox_model_and_means_of_the_same_patients(tmp_path):
+    cox = {"id": "cox", "kind": "cox", "variables": ["clinical.age"]}
+    cox |= {"time": "clinical.days", "event": "clinical.dead"}
+    left, lost, _ = built(followed_site(tmp_path, text=content(curves(), cox, *DESCRIBED)))
+    assert lost == {}
+    assert {id for id, _ in left} == {"survival", "cox", "deaths", "times"}
+
+
 def test_an_attack_on_the_events_beyond_the_last_edge_gives_none(tmp_path):
     """All events are known from their mean, those up to the last edge from the curve."""
     text = content(curves(), DESCRIBED[0])
@@ -314,6 +344,24 @@ def test_the_hub_takes_what_a_site_sends():
     low, high = ANALYSIS.implies(cell(), LIMITS).mean
     assert low == pytest.approx((8 * 365 + 13 * 730) / 36)
     assert high == pytest.approx((15 * 365 + 8 * 730 + 7 * 1825 + 6 * 20000) / 36)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_hub_takes_whatever_an_honest_site_sends(seed):
+    random = np.random.default_rng(seed)
+    size, minimum = int(random.integers(12, 150)), int(random.integers(5, 12))
+    names = np.array([f"p{i:03d}" for i in range(size)], dtype=object)
+    raw = np.column_stack(
+        [np.ceil(random.exponential(800, size)), random.random(size) < random.random()]
+    )
+    rows = Design(names, names, (KEY, KEY), (-1, 0), raw, np.zeros(2), np.ones(2))
+    found = ANALYSIS.check(rows, size, Disclosure(min_patients=minimum))
+    if isinstance(found, Passed):
+        sent = Cell(**KEY._asdict(), n=size, **found.numbers)
+        ANALYSIS.verify(sent, Limits(minimum, 1, 0, 20000))
+        assert ANALYSIS.parts(sent) == found.parts
+        low, high = ANALYSIS.implies(sent, LIMITS).mean
+        assert low <= raw[:, 0].mean() <= high
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 from scipy.stats import chi2_contingency
 from scipy.stats.contingency import association
 
-from jipflow.analyses.margins import chi_square, counts_to_hide, few, one_value, tells
+from jipflow.analyses.margins import chi_square, counts_to_hide, one_value, tells
+from jipflow.analyses.spread import few
 
 
 def hidden(table, minimum=5):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import only
 from jipflow.analyses.contract import LedgerCell
+from jipflow.analyses.spread import few
 from jipflow.analyses.survival import Counts
 
 if TYPE_CHECKING:
@@ -30,11 +31,6 @@ class Intervals:
     cuts: list[int]
     events: list[int]
     censored: list[int]
-
-
-def few(number: int, minimum: int) -> bool:
-    """Return whether a number of patients is that of someone, but of fewer than the minimum."""
-    return 0 < number < minimum
 
 
 def enough(events: int, others: int, minimum: int) -> bool:

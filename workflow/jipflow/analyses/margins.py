@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jipflow.analyses.bins import bins_to_hide, hides
+from jipflow.analyses.spread import few
 
 Counts = Sequence[Sequence[int]]
 Shown = Sequence[Sequence[int | None]]
@@ -15,11 +16,6 @@ Positions = frozenset[tuple[int, int]]
 
 WITHHELD = "withheld"
 ONE_GROUP = "one_group"
-
-
-def few(number: int, minimum: int) -> bool:
-    """Return whether a number of patients is that of someone, but of fewer than the minimum."""
-    return 0 < number < minimum
 
 
 def counts_to_hide(table: Counts, minimum: int) -> Positions | None:

@@ -23,6 +23,11 @@ GUESSES = 10
 """Fewer ways than these in which whole numbers give the same mean and scatter count as known."""
 
 
+def few(number: int, minimum: int) -> bool:
+    """Return whether a number of patients is that of someone, but of fewer than the minimum."""
+    return 0 < number < minimum
+
+
 def few_differ(values: Values, minimum: int) -> bool:
     """Return whether all patients have one and the same value, or all but fewer than the minimum.
 
