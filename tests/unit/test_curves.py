@@ -33,6 +33,12 @@ def test_a_band_stands_from_its_edge_to_the_next():
     assert (width, height) == (pytest.approx((480 - 14 - 46) / 2, abs=0.1), pytest.approx(82))
 
 
+@pytest.mark.parametrize(("letters", "rows"), [(10, 1), (20, 2), (40, 4)])
+def test_long_names_have_rows_of_their_own(letters, rows):
+    svg = drawn(*(Steps(f"{i}" * letters, "#0072b2", [], [], []) for i in range(4)))
+    assert len(set(re.findall(r'<text class="label" x="[\d.]+" y="(\d+)"', svg))) == rows
+
+
 def test_names_are_escaped_and_stand_in_rows():
     svg = drawn(*(Steps(f"<{i}>", "var(--ink)", [], [], []) for i in range(5)))
     places = re.findall(r'<text class="label" x="([\d.]+)" y="(\d+)"[^>]*>&lt;(\d)&gt;', svg)

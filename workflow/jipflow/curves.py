@@ -18,8 +18,8 @@ from jipflow.plots import (
     tick_text,
 )
 
-LEGEND, ROW = 4, 16
-"""Most names in a row of a legend, and the height of a row."""
+LEGEND, ROW, LETTER = 4, 16, 7.0
+"""Most names in a row of a legend, the height of a row, and the width of a letter."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def step_plot(title: str, curves: Sequence[Steps], end: float) -> Markup:
         end: last edge of the scale.
     """
     left, right = 46, WIDTH - RIGHT
-    top = 24 + ROW * ((len(curves) - 1) // LEGEND)
+    top = 24 + ROW * ((len(curves) - 1) // _in_a_row(curves, right - left))
     bottom = top + 164
     upward = Axis(0, 1, left=bottom, right=top)
     across = Axis(0, end, left=left, right=right)
@@ -139,11 +139,18 @@ def _line(path: str, colour: str) -> str:
     return f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
 
 
+def _in_a_row(curves: Sequence[Curve | Steps], width: float) -> int:
+    """Return how many names of curves stand side by side."""
+    widest = 26 + LETTER * max(len(curve.label) for curve in curves)
+    return max(1, min(LEGEND, int(width / widest)))
+
+
 def _legend(curves: Sequence[Curve | Steps], left: float, right: float) -> Iterator[str]:
     """Yield the names of curves, in rows from the top."""
-    width = (right - left) / min(len(curves), LEGEND)
+    fit = _in_a_row(curves, right - left)
+    width = (right - left) / min(len(curves), fit)
     for place, curve in enumerate(curves):
-        row, column = divmod(place, LEGEND)
+        row, column = divmod(place, fit)
         x, y = left + column * width, 9 + row * ROW
         yield (
             f'<path d="M{x:.1f} {y}h14" stroke="{curve.colour}" stroke-width="3"/>'
