@@ -28,6 +28,7 @@ def patients(size, seed=0, prefix="p"):
     rows = pd.DataFrame({"case_id": [f"{prefix}{i:03d}" for i in range(size)]})
     rows["patient"] = rows["case_id"]
     rows["days"] = np.ceil(random.uniform(1, 3600, size))
+    rows["months"] = rows["days"] / 30.44
     rows["dead"] = np.arange(size) % 2.0
     rows["relapse"] = np.arange(size) // 2 % 2.0
     return rows
@@ -41,7 +42,7 @@ def asked(kind, rows, **more):
         "summary": lambda: Summary(SummarySettings(id="s", kind=kind, **more)),
     }[kind]()
     table = rows.reset_index(drop=True).assign(**dict(zip(Place._fields, CLINICAL, strict=True)))
-    return analysis.propose(Measured(table, Places.of([], ["days", "dead", "relapse"])))
+    return analysis.propose(Measured(table, Places.of([], ["days", "months", "dead", "relapse"])))
 
 
 def decided(cells, pasts=()):
@@ -77,6 +78,19 @@ def test_edges_or_events_that_change_from_release_to_release_have_no_answer(chan
     assert asked_twice(asked("kaplan_meier", ROWS), asked("kaplan_meier", ROWS, **change)) == (
         "earlier"
     )
+
+
+MONTHS = {"variables": ["clinical.months"], "grid": [6, 12, 24, 36, 60, 118]}
+
+
+def test_the_same_times_in_other_units_have_no_curve_of_their_own():
+    """Twelve months are 365.28 days: who is between these and 365 would be known."""
+    both = [*asked("kaplan_meier", ROWS), *asked("kaplan_meier", ROWS, id="in-months", **MONTHS)]
+    left, _ = decided(both)
+    assert left["in-months"].cuts
+    assert left["survival"] == "one_curve"
+    again = asked("kaplan_meier", ROWS, **MONTHS)
+    assert asked_twice(asked("kaplan_meier", ROWS), again) == "earlier"
 
 
 @pytest.mark.parametrize("one", [0, 17])
