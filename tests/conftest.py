@@ -14,12 +14,16 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GROUPS = (
+    ("sarcoma", r"pipeline/test_(pacs_site|sarcoma)\.py"),
     ("demo", r"pipeline/test_(demo|docs_snippets|messages|resume|slurm|tiny)\.py"),
-    ("PACS and site", r"pipeline/test_pacs_site\.py"),
-    ("sarcoma", r"pipeline/test_sarcoma\.py"),
-    ("training of a site", r"pipeline/test_train\.py"),
+    ("contours", r"pipeline/test_(clinical_run|deleted|module|stale)\.py"),
+    ("rounds", r"pipeline/test_four_rounds\.py"),
+    ("demo of the pages", r"pipeline/test_docs_numbers\.py"),
+    ("maps", r"pipeline/test_adc\.py"),
     ("readers", r"pipeline/test_readers\.py"),
-    ("module", r"pipeline/test_(deleted|module|stale)\.py"),
+    ("training of a site", r"pipeline/test_train\.py"),
+    ("exchange", r"peers/test_exchange\.py"),
+    ("exchange of a hub", r"pipeline/test_exchange_hub\.py"),
     ("growth", r"pipeline/test_growth\.py"),
     ("PACS", r"peers/test_pacs\.py"),
     ("PACS and stages", r"peers/test_pacs_stages\.py"),
@@ -56,9 +60,18 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start what takes longest first, so that no process is left alone with it at the end."""
+    """Start what takes longest first, so that no process is left alone with it at the end.
+
+    The demonstration takes the run of a site further that others compare with, so it is last of
+    them.
+    """
     order = {name: number for number, (name, _) in enumerate(GROUPS)}
-    items.sort(key=lambda item: order.get(group(item.nodeid), len(order)))
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        goes_on = "demo" in getattr(item, "fixturenames", ())
+        return order.get(group(item.nodeid), len(order)), goes_on
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -177,10 +177,10 @@ def test_another_protocol_uses_the_same_catalog(tiny_run):
     assert "catalog" not in rules
 
 
-def test_a_change_of_radiomics_reruns_just_what_depends_on_it(tiny_run, demo_folder):
+def test_a_change_of_radiomics_reruns_just_what_depends_on_it(tiny_run, tmp_path):
     protocol = yaml.safe_load((PROTOCOLS / "demo.yaml").read_text())
     protocol["radiomics"][0]["settings"] = "ibsi_ct"
-    path = demo_folder / "demo.yaml"
+    path = tmp_path / "demo.yaml"
     path.write_text(yaml.safe_dump(protocol))
     arguments = [a.replace("protocol=demo", f"protocol={path}") for a in tiny_run.arguments]
     rules = planned_rules(arguments)
