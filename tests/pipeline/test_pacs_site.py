@@ -1,4 +1,4 @@
-"""The cohort comes from a running PACS and the results go back to it."""
+"""The cohort comes from running PACSes and the results go back to one."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import shutil
 import struct
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pydicom
 import pytest
 
-from harness import ROOT, Sarcoma, Site, command, environment, make_site
+from harness import ONE_CORE, ROOT, Sarcoma, Site, command, environment, make_site
 from orthanc import Orthanc, private_network
 
 pytestmark = pytest.mark.long
@@ -23,23 +25,24 @@ PATIENTS = Sarcoma.PATIENTS["philips"]
 PROTOCOL = "sarcoma-ct"
 ARRIVAL = 12112
 
-SOURCES = {
-    "dicomweb": {"name": "pacs", "kind": "dicomweb", "url": "http://127.0.0.1:8042/dicom-web"},
-    "get": {
-        "name": "pacs",
+HELD = {"dicomweb": PATIENTS[:2], "get": PATIENTS[2:4], "move": PATIENTS[4:]}
+"""The patients of each PACS, by the way in which they are asked for."""
+
+
+def source(way: str, pacs: Orthanc, name: str, **limits: int) -> dict[str, Any]:
+    """An entry of ``sources``."""
+    if way == "dicomweb":
+        return {"name": name, "kind": "dicomweb", "url": pacs.url, **limits}
+    made = {
+        "name": name,
         "kind": "dimse",
-        "host": "127.0.0.1",
-        "port": 4242,
-        "called_aet": "ARCHIVE",
+        "host": pacs.host,
+        "port": pacs.port,
+        "called_aet": pacs.aet,
         "calling_aet": "JIPFLOW",
-    },
-}
-SOURCES["move"] = {
-    **SOURCES["get"],
-    "retrieve": "move",
-    "listen_port": ARRIVAL,
-    "listen_address": "127.0.0.1",
-}
+    }
+    moved = {"retrieve": "move", "listen_port": ARRIVAL, "listen_address": "127.0.0.1"}
+    return made | (moved if way == "move" else {}) | limits
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +55,29 @@ def images(shared_data: Path) -> list[Path]:
     ]
 
 
+def of_patients(images: Iterable[Path], numbers: Iterable[str]) -> list[Path]:
+    names = {f"STS_{number}" for number in numbers}
+    return [path for path in images if names & set(path.parts)]
+
+
 @pytest.fixture(scope="module")
-def pacs(images: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
-    with private_network():
-        folder = tmp_path_factory.mktemp("orthanc")
-        with Orthanc(folder, modalities={"JIPFLOW": ARRIVAL}) as orthanc:
-            orthanc.upload(images)
-            assert orthanc.count() == len(images)
-            yield orthanc
+def archives(
+    images: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Orthanc]]:
+    """A PACS for each way, with its patients."""
+    with private_network(), ExitStack() as stack:
+        made = {}
+        for number, (way, patients) in enumerate(HELD.items()):
+            pacs = Orthanc(
+                tmp_path_factory.mktemp(way),
+                http_port=8042 + number,
+                dicom_port=4242 + number,
+                modalities={"JIPFLOW": ARRIVAL},
+            )
+            made[way] = stack.enter_context(pacs)
+            pacs.upload(of_patients(images, patients))
+            assert pacs.count() == len(of_patients(images, patients))
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -78,14 +96,13 @@ def folder(from_files: Site, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def pacs_site(folder: Path, name: str, way: str, **limits) -> Site:
-    source = {**SOURCES[way], **limits}
+def pacs_site(folder: Path, name: str, sources: Sequence[dict[str, Any]], to: str) -> Site:
     return make_site(
         folder,
         name,
         PROTOCOL,
-        [source],
-        publish={"to": "pacs"},
+        sources,
+        publish={"to": to},
         identity={
             "secret_file": str(folder / "identity.key"),
             "signing_key_file": str(folder / "site.key"),
@@ -131,13 +148,30 @@ def published(pacs: Orthanc, site: Site) -> None:
         assert data_set(stored) == data_set(path.read_bytes()), name
 
 
-@pytest.mark.parametrize("way", list(SOURCES))
-def test_a_pacs_gives_what_a_folder_gives(way, pacs, images, folder, from_files):
-    site = pacs_site(folder, way, way)
-    site.run()
+def test_pacses_give_what_a_folder_gives(
+    archives: dict[str, Orthanc], images: list[Path], folder: Path, from_files: Site
+) -> None:
+    pacs = archives["get"]
+    held = pacs.count()
+    sources = [source(way, archive, way) for way, archive in archives.items()]
+    site = pacs_site(folder, "asks", sources, to="get")
+    site.run(*ONE_CORE)
     same_results(site, from_files)
+    for way, patients in HELD.items():
+        kept_as_sent(site, way, of_patients(images, patients))
 
-    kept = sorted((site.results / "retrieved" / "pacs").rglob("*.dcm"))
+    published(pacs, site)
+    assert pacs.count() == held + 2 * len(PATIENTS)
+    before = pacs.get("/changes?last").json()["Last"]
+    assert "Nothing to be done" in site.run().stdout
+    site.run("--forcerun", "publish", *ONE_CORE)
+    assert pacs.get("/changes?last").json()["Last"] == before
+    assert set(site.table("outcomes.parquet")["status"]) == {"ok"}
+
+
+def kept_as_sent(site: Site, way: str, images: Iterable[Path]) -> None:
+    """What was retrieved are the images of the cohort and contours, as the PACS has them."""
+    kept = sorted((site.results / "retrieved" / way).rglob("*.dcm"))
     originals = {
         str(header.SOPInstanceUID): path
         for path in images
@@ -146,6 +180,7 @@ def test_a_pacs_gives_what_a_folder_gives(way, pacs, images, folder, from_files)
     }
     assert {path.stem for path in kept} <= set(originals)
     cohort = {uid for uid, path in originals.items() if path.parts[-3] == "CT"}
+    assert cohort
     assert cohort <= {path.stem for path in kept}
     for path in kept:
         original = originals[path.stem]
@@ -155,14 +190,6 @@ def test_a_pacs_gives_what_a_folder_gives(way, pacs, images, folder, from_files)
             # By DIMSE Orthanc writes the lengths of sequences in its own way.
             assert pydicom.dcmread(path) == pydicom.dcmread(original)
 
-    published(pacs, site)
-    assert pacs.count() == len(images) + 2 * len(PATIENTS)
-    before = pacs.get("/changes?last").json()["Last"]
-    assert "Nothing to be done" in site.run().stdout
-    site.run("--forcerun", "publish")
-    assert pacs.get("/changes?last").json()["Last"] == before
-    assert set(site.table("outcomes.parquet")["status"]) == {"ok"}
-
 
 def test_the_pacs_dies_in_mid_retrieval_and_in_mid_publish(images, folder, from_files, tmp_path):
     with private_network():
@@ -170,7 +197,8 @@ def test_the_pacs_dies_in_mid_retrieval_and_in_mid_publish(images, folder, from_
         try:
             pacs.upload(p for p in images if p.parts[-3] == "CT")
             loaded = pacs.count()
-            site = pacs_site(folder, "cut", "dicomweb", bytes_per_second=2_500_000, parallel=1)
+            slow = source("dicomweb", pacs, "pacs", bytes_per_second=2_500_000, parallel=1)
+            site = pacs_site(folder, "cut", [slow], to="pacs")
             kept = site.results / "retrieved" / "pacs"
 
             cut_off(site, pacs, lambda: len(list(kept.rglob("*.dcm"))) >= 60)
@@ -184,7 +212,7 @@ def test_the_pacs_dies_in_mid_retrieval_and_in_mid_publish(images, folder, from_
 
             pacs.start()
             assert loaded < pacs.count() < loaded + 2 * len(PATIENTS)
-            site.run()
+            site.run(*ONE_CORE)
             same_results(site, from_files)
             published(pacs, site)
             assert pacs.count() == loaded + 2 * len(PATIENTS)
