@@ -15,11 +15,21 @@ import yaml
 from harness import ROOT, command, contours_only, environment
 from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.phantom.cohort import write_site
+from jipflow.settings.resources import RESOURCES
 
 SITES = ("north", "south", "west")
 HUB = "hub"
 PATIENTS = 24
 PROTOCOL = "contours"
+MEASURED = {
+    "segmentation": "gtv",
+    "role": "PT",
+    "settings": {
+        **yaml.safe_load((RESOURCES / "radiomics" / "ibsi_pet.yaml").read_text()),
+        "featureClass": {"firstorder": ["Mean"]},
+    },
+}
+"""Radiomics of the demonstration, of which rounds need one feature."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +141,7 @@ class Federation:
 def federation(base: Path, analyses: list[dict[str, Any]]) -> Federation:
     """Write three sites of synthetic patients and a hub, with a protocol of these analyses."""
     made = Federation(base)
-    protocol = contours_only() | {"analyses": analyses}
+    protocol = contours_only() | {"analyses": analyses, "radiomics": [MEASURED]}
     for party in (*SITES, HUB):
         (made.folder(party) / "protocol").mkdir(parents=True)
         made.inbox(party).mkdir(parents=True, exist_ok=True)
