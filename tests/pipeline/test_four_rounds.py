@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +21,10 @@ from jipflow.exchange.sealing import seal
 from jipflow.files import read_json
 from needs import unavailable
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+
+from combat_reference import combat
+
 MEAN = "original_firstorder_Mean"
 ANALYSES = [
     {"id": "describe", "kind": "summary", "variables": [f"PT.{MEAN}"]},
@@ -31,6 +38,7 @@ ANALYSES = [
         "bins": 2,
         "rounds": 4,
     },
+    {"id": "scanners", "kind": "combat", "variables": ["PT.original_glcm_*"]},
 ]
 STRANGER = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
 
@@ -125,8 +133,9 @@ def check_result(party: Federation) -> None:
     result = read_json(party.results(HUB) / "rounds" / "r04" / "result.json")
     tables = [pd.read_parquet(party.results(s) / "features" / "features.parquet") for s in SITES]
     values = pd.concat(tables)[MEAN].dropna().to_numpy()
-    (mean,), (middle,) = ([*a["cells"]] for a in result["analyses"])
-    assert [analysis["round"] for analysis in result["analyses"]] == [1, 4]
+    (mean,), (middle,), harmonised = ([*a["cells"]] for a in result["analyses"])
+    assert [analysis["round"] for analysis in result["analyses"]] == [1, 4, 2]
+    check_harmonised(party, tables, harmonised)
     assert mean["n"] == middle["n"] == values.size
     assert mean["mean"] == pytest.approx(values.mean(), rel=1e-12)
     assert mean["variance"] == pytest.approx(values.var(ddof=1), rel=1e-12)
@@ -137,6 +146,26 @@ def check_result(party: Federation) -> None:
     page = (party.results(HUB) / "rounds" / "r04" / "report.html").read_text()
     assert "Surely within" in page
     assert "<summary></summary>" not in page
+
+
+def check_harmonised(
+    party: Federation, tables: Sequence[pd.DataFrame], cells: Sequence[Mapping[str, Any]]
+) -> None:
+    """Each site has the features as ComBat on the pooled table has them, and the hub their sums."""
+    names = [cell["feature"] for cell in cells]
+    assert len(names) > 10
+    assert {cell["reason"] for cell in cells} == {None}
+    pooled = pd.concat(tables, keys=SITES).dropna(subset=names)
+    expected = combat(pooled[names].to_numpy(), pooled.index.get_level_values(0).to_numpy())
+    for number, site in enumerate(SITES):
+        rows = pooled.index.get_level_values(0) == site
+        assert [cell["by_site"][number]["site"] for cell in cells] == [site] * len(cells)
+        shifts = [cell["by_site"][number]["shift"] for cell in cells]
+        assert shifts == pytest.approx(expected.gamma[number], rel=1e-9)
+        kept = pd.read_parquet(party.results(site) / "harmonised" / "r02" / "scanners.parquet")
+        there = kept.set_index("case_id").loc[pooled.loc[site, "case_id"], names]
+        assert there.to_numpy() == pytest.approx(expected.table[rows], rel=1e-9)
+        assert not (party.results(site) / "harmonised" / "r01").exists()
 
 
 def test_nothing_in_the_folder_between_them_can_be_read(party):

@@ -242,3 +242,28 @@ def test_a_site_that_lies_gets_a_reason_and_stops_no_hub(honest):
     given = Shared.model_validate(shared.plain() | {"rows": 3 * cell.n})
     result = combat_of().merge(sites, given)
     assert result["reason"] == "out_of_range"
+
+
+LIES = {
+    "slopes": lambda cell: cell.update(products=[[1e199], [1e85, 1e-20], [0.0, 0.0, 10.0]]),
+    "a variance that rounds to nothing": lambda cell: cell.update(
+        products=[[5e-324], [0.0, 2.0], [0.0, 0.0, 10.0]]
+    ),
+    "more patients than there are": lambda cell: cell.update(n=10**9),
+    "means": lambda cell: cell.update(means=[1e100, -1e100, 0.5]),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_numbers_at_the_ends_of_the_format_state_nothing(honest, lie):
+    """Each is within the format; together they have no common parameters, or none that fit it."""
+    _, cell, _ = honest
+    content = copy.deepcopy(cell.plain())
+    LIES[lie](content)
+    sites = {"a": type(cell).model_validate(content), "b": cell, "c": cell}
+    if lie in ("slopes", "a variance that rounds to nothing"):
+        sites = dict.fromkeys("abc", sites["a"])
+    found = combat_of().merge(sites)
+    stated_ = combat_of().advance(1, sites)
+    assert stated_ is None
+    assert found["reason"] == ("collinear" if lie == "means" else "out_of_range")

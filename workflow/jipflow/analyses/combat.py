@@ -310,9 +310,11 @@ class Combat(SendsScatter, Analysis[Settings, Any, Released]):
         return {"effect": effect, "slopes": slopes}
 
     def advance(self, round_: int, by_site: Mapping[str, Any], given: Any = None) -> Shared | None:
-        """Return what all sites have in common; None where that cannot be estimated."""
+        """Return what all sites have in common; None where `merge` has a reason."""
+        sums = {site: cell.scatter for site, cell in by_site.items()}
         try:
-            found = common({site: cell.scatter for site, cell in by_site.items()})
+            found = common(sums)
+            site_effect(sums)
         except NotEstimated:
             return None
         return Shared(

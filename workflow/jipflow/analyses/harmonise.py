@@ -15,13 +15,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.estimates import COLLINEAR, LEAST_TOLERANCE, OUT_OF_RANGE, inverse
-from jipflow.analyses.moments import Moments, moments, two_sum
+from jipflow.analyses.forms import LARGEST
+from jipflow.analyses.moments import LARGEST_SCATTER, Moments, moments, two_sum
 from jipflow.analyses.scatter import Scatter, merge_scatters
 from jipflow.analyses.shrinkage import Batch, posterior
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+MOST_ROWS = 10**9
+"""Most rows of all sites that the hub states."""
 
 
 class NotEstimated(Exception):
@@ -76,11 +80,14 @@ def common(by_site: Mapping[str, Scatter]) -> Common:
         left = float(within[0, 0] - within[0, 1:] @ slopes)
         rest = float(together.rests[0] - together.rests[1:] @ slopes)
     mean, rest = two_sum(float(together.means[0]), rest)
-    if not np.isfinite([mean, rest, left, *slopes]).all():
+    if not (np.abs([mean, rest, *slopes]) <= LARGEST).all() or together.rows > MOST_ROWS:
         raise NotEstimated(OUT_OF_RANGE)
     if not left > LEAST_TOLERANCE * float(within[0, 0]):
         raise NotEstimated(COLLINEAR)
-    return Common(together.rows, mean, rest, together.means[1:], slopes, left / together.rows)
+    variance = left / together.rows
+    if not 0 < variance <= LARGEST_SCATTER:
+        raise NotEstimated(OUT_OF_RANGE)
+    return Common(together.rows, mean, rest, together.means[1:], slopes, variance)
 
 
 def within_sites(by_site: Mapping[str, Scatter]) -> npt.NDArray[np.float64]:
