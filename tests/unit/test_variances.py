@@ -97,6 +97,19 @@ def test_means_of_two_sites_go_no_further(tmp_path):
     assert advance(accepted=first, settings=settings) is None
 
 
+def test_sites_that_make_up_patients_stop_no_hub(tmp_path):
+    """Each number is within the format, and their sum is not."""
+    made, settings = three(tmp_path, entry("levene", by=MAKERS), sizes=MANY)
+    first = accepted(made, settings)
+    for one in first:
+        for cell in one.aggregates.analyses[0].cells:
+            object.__setattr__(cell, "n", 10**9)
+            object.__setattr__(cell, "rows", 10**9)
+    assert advance(accepted=first, settings=settings) is None
+    (analysis,) = merge(accepted=first, settings=settings)["analyses"]
+    assert analysis["ended"] == {"out_of_range": 2}
+
+
 def test_there_is_no_test_where_a_site_withheld_its_distances(tmp_path):
     made, settings = three(tmp_path, entry("levene", by=MAKERS), sizes=MANY)
     state = stated(settings, accepted(made, settings))

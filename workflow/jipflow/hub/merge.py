@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import ValidationError
+
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import AnyAnalysis, analyses_of
 from jipflow.analyses.forms import CountedCell, ReleasedCell, StatedCell
@@ -18,6 +20,9 @@ from jipflow.release.contents import Aggregates, State, formats
 
 FEW_SITES = "few_sites"
 """Why a cell is not continued: fewer than `FEWEST_SITES` released it."""
+
+OUT_OF_RANGE = "out_of_range"
+"""Likewise: what the next round needs is beyond the format, as of sites that made numbers up."""
 
 BySite = Mapping[str, ReleasedCell]
 
@@ -237,7 +242,11 @@ def _next(
         if len(by_site) < FEWEST_SITES:
             ended[FEW_SITES] += 1
             continue
-        cell = analysis.advance(round_, by_site, given.get(key))
+        try:
+            cell = analysis.advance(round_, by_site, given.get(key))
+        except ValidationError:
+            ended[OUT_OF_RANGE] += 1
+            continue
         if cell is not None:
             stated.append(cell)
     return stated, ended
