@@ -84,8 +84,8 @@ def draw_sites(cells: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> Draw
         "ComBat: mean ± standard deviation of each site and of all together (the diamond), before "
         "(open) and after (filled) the features were harmonised at the sites. Between sites is the "
         "share of a feature's variance that lies between them, beyond what the covariates explain, "
-        "with the p of its F test; SD ratio is the largest standard deviation of a site by the "
-        "smallest."
+        "with the p of its F test before: after, a test would say nothing. "
+        "SD ratio is the largest standard deviation of a site by the smallest."
     )
     if any(cell["after"] is None for cell in cells):
         lead += (
@@ -162,7 +162,9 @@ def _row(cell: Mapping[str, Any], sites: Sequence[str]) -> Row:
         reason = numeral(span(f"none: {REASONS[cell['reason']]}", "muted"))
         found += [reason, *(numeral(MISSING) for _ in range(3))]
     else:
-        found += [numeral(_share(cell["effect"][when])) for when in ("before", "after")]
+        before, after = (_share(cell["effect"][when]) for when in ("before", "after"))
+        p = number(_effect(cell, "before", "p"), 2)
+        found += [numeral(f"{before} (p {p})"), numeral(after)]
         for when in ("before", "after"):
             ratio = _effect(cell, when, "variance_ratio")
             found.append(numeral(number(None if ratio is None else math.sqrt(ratio), 3)))
@@ -175,9 +177,7 @@ def _mean(part: Mapping[str, float] | None) -> str:
 
 
 def _share(effect: Mapping[str, Any] | None) -> str:
-    if effect is None:
-        return MISSING
-    return f"{100 * effect['share']:.1f} % (p {number(effect['p'], 2)})"
+    return MISSING if effect is None else f"{100 * effect['share']:.1f} %"
 
 
 def _shift(part: Mapping[str, Any] | None) -> str:
