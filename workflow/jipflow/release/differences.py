@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from jipflow.analyses.alike import like_ones
 from jipflow.analyses.cells import Values, Whom, follow
 from jipflow.analyses.contract import Analysis, LedgerCell, Proposed, kinds, too_close
 from jipflow.analyses.spread import SPREAD
+from jipflow.release.classes import Classes, summed
 from jipflow.release.saturation import Regions, asked, family
 from jipflow.settings.protocol import Disclosure
 
@@ -143,7 +144,8 @@ def differing(
     `_unlike_in_few`).
 
     Where cells of like values are of several sets of patients, such as all and a group of them,
-    what follows for the others must be what could leave itself (see `_remainders`).
+    what follows for the others must be what could leave itself (see `_remainders`). Of the classes
+    by which models' columns divide the patients no few may follow (see `_by_classes`).
 
     Of cells that are compared, the set of cases that serves most is kept first (of equals the one
     with most cases, then the first by the cells' order), and each further one if it fits.
@@ -171,7 +173,20 @@ def differing(
     left = [i for i in range(len(cells)) if i not in withheld]
     withheld |= {left[i] for i in _unlike_in_few([cells[i] for i in left], minimum)}
     left = [i for i in range(len(cells)) if i not in withheld]
-    return withheld | {left[i] for i in _remainders([cells[i] for i in left], disclosure)}
+    withheld |= {left[i] for i in _remainders([cells[i] for i in left], disclosure)}
+    left = [i for i in range(len(cells)) if i not in withheld]
+    return withheld | {left[i] for i in _by_classes([cells[i] for i in left], minimum)}
+
+
+def _by_classes(cells: Sequence[Proposed], minimum: int) -> Iterator[int]:
+    """Yield the cells by whose classes of patients few follow; see `Classes`."""
+    if not any(cell.model for cell in cells):
+        return
+    known = Classes(minimum)
+    for i in sorted(range(len(cells)), key=lambda i: asked(cells[i])):
+        cell = cells[i]
+        if summed(cell) and not known.add(cell.values, cell.model, cell.key.group):
+            yield i
 
 
 def _remainders(cells: Sequence[Proposed], disclosure: Disclosure) -> set[int]:

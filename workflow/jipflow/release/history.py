@@ -17,6 +17,7 @@ from jipflow.analyses.cells import Place, Values, by_patient
 from jipflow.analyses.contract import AnyAnalysis, LedgerCell, Proposed, Rule, kinds, rules_of_kinds
 from jipflow.analyses.forms import ReleasedCell
 from jipflow.exchange.message import canonical
+from jipflow.release.classes import Classes, summed
 from jipflow.release.differences import are_few, exclude
 from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved
 from jipflow.release.saturation import Equations, Regions, alike_columns, asked, family
@@ -221,6 +222,7 @@ class History:
           values but in fewer than the minimum.
         * Its own kind finds that it tells of few beside them (`Analysis.tells_beside`).
         * The equations of a family of features in a region would be too many.
+        * Sums over few patients would follow from those over classes of models (see `Classes`).
 
         Args:
             cells: that the other rules let out.
@@ -235,7 +237,11 @@ class History:
         left = [i for i in range(len(cells)) if i not in found]
         found |= {left[i] for i in self._by_values([cells[i] for i in left], disclosure)}
         left = [i for i in range(len(cells)) if i not in found]
-        return found | {left[i] for i in self._by_equations([cells[i] for i in left])}
+        found |= {left[i] for i in self._by_equations([cells[i] for i in left])}
+        left = [i for i in range(len(cells)) if i not in found]
+        return found | {
+            left[i] for i in self._by_classes([cells[i] for i in left], disclosure.min_patients)
+        }
 
     def _by_patients(self, values: Sequence[Values], minimum: int) -> set[int]:
         """Choose the cells whose patients are those of an earlier one but for a few.
@@ -350,6 +356,21 @@ class History:
             if not kept[region].add(feature, function, new.equations, new.values.cases):
                 withheld.add(i)
         return withheld
+
+    def _by_classes(self, cells: Sequence[Candidate], minimum: int) -> Iterator[int]:
+        """Yield the cells by whose classes of patients, or beside whose groups, few follow."""
+        every = [*(cell for _, cell in self._cells), *(each.cell for each in cells)]
+        if not any(cell.model for cell in every):
+            return
+        known = Classes(minimum)
+        for _, cell in self._cells:
+            if summed(cell):
+                known.include(cell.values, cell.model, cell.key.group)
+        known.settle()
+        for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
+            cell = cells[i].cell
+            if summed(cell) and not known.add(cell.values, cell.model, cell.key.group):
+                yield i
 
     def _region(self, cell: LedgerCell, place: Place, like: int | None) -> Hashable:
         """Return of what the equations of a cell are counted together; None where of nothing."""
