@@ -14,6 +14,7 @@ from jipflow.settings.clinical import CsvMap, OmopMap
 from jipflow.settings.complete import complete_types
 from jipflow.settings.hub import Hub
 from jipflow.settings.protocol import Protocol
+from jipflow.settings.rehearsal import Rehearsal
 from jipflow.settings.resources import PROTOCOLS
 from jipflow.settings.schema import load
 from jipflow.settings.site import Site
@@ -60,6 +61,9 @@ def taken(content: dict[str, Any]) -> None:
     elif keys <= Site.model_fields.keys():
         for source in content.get("sources", SITE["sources"]):
             load(Site, {**SITE, **content, "sources": [source]}, "site")
+    elif "sites" in keys:
+        for site in load(Rehearsal, content, "rehearsal.yaml").sites.values():
+            taken(site)
     elif "variables" in keys:
         load(CsvMap if "patient" in keys else OmopMap, content, "clinical.yaml")
     elif keys <= {"parallel", "bytes_per_second", "hours"}:
