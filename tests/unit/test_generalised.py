@@ -34,6 +34,7 @@ from jipflow.analyses.logistic import Logistic
 from jipflow.exchange.message import checked
 from jipflow.hub.merge import carried, merge
 from jipflow.hub.rounds import Outlook
+from jipflow.hub.tables import write_tables
 from jipflow.release.candidate import _behind
 from jipflow.release.contents import formats
 from jipflow.release.gate import SATURATION, decide
@@ -370,8 +371,8 @@ def test_a_cell_that_is_done_stays_in_the_result(world):
     assert carried(results[-1], [], settings) == results[-1]
 
 
-def test_a_model_that_all_sites_withhold_has_a_reason(world):
-    _, made, settings, results, states, _ = world
+def test_a_model_that_all_sites_withhold_has_a_reason(tmp_path, world):
+    kind, made, settings, results, states, _ = world
     releases = accepted(made, settings, 2, states[0])
     for each in releases:
         analyses = [a.model_copy(update={"cells": []}) for a in each.aggregates.analyses]
@@ -380,6 +381,9 @@ def test_a_model_that_all_sites_withhold_has_a_reason(world):
     (cell,) = merged["analyses"][0]["cells"]
     assert (cell["sites"], cell["terms"], cell["reason"]) == ([], [], "site_left")
     assert carried(merged, results[:1], settings)["analyses"][0]["cells"] == [cell]
+    (row,) = kinds()[kind].draw_result(merged["analyses"][0], ["site0"]).groups[0].table.rows
+    assert "a site that was in an earlier round has withheld it" in str(row[4].text)
+    write_tables(merged, tmp_path / "tables")
 
 
 def test_pages_show_what_leaves_and_what_follows(tmp_path, world):
