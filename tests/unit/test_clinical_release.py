@@ -82,6 +82,25 @@ def test_a_missing_value_is_of_no_number(tmp_path):
     assert left["age", "clinical", "weight", ""]["n"] == 16
 
 
+def test_two_records_of_one_thing_that_differ_in_one_patient(tmp_path):
+    """As within two windows of days: the difference of their means would be that patient's."""
+    windows = [*VARIABLES, {"name": "weight_later", "type": "number", "unit": "kg"}]
+    text = protocol(
+        analyses=[described("a", "clinical.weight*")],
+        clinical=windows,
+        disclosure={"min_patients": 5},
+    )
+    made = world(tmp_path)
+    made.settings = site(tmp_path / "two", "north", content=text).settings
+    made.clinical["weight_later"] = made.clinical["weight"]
+    made.clinical.loc[7, "weight_later"] += 3.7
+    left, lost = built(made)
+    assert list(left) == [("a", "clinical", "weight", "")]
+    assert lost == {("a", "clinical", "weight_later", ""): ["difference"]}
+    made.clinical["weight_later"] = np.random.default_rng(8).normal(75, 9, 20)
+    assert len(built(made)[0]) == 2
+
+
 def test_a_star_never_crosses_from_features_to_variables(tmp_path):
     made = world(tmp_path, described("all", "CT.original_*", "clinical.we*"))
     left, lost = built(made)

@@ -234,8 +234,7 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         """
         size = len(every.keys) - 2
         own = 1 + size + (self.rounds - 1) * (size * (size + 3) // 2)
-        # Times and events have one name, so that those of all models are compared.
-        time, event = (every.keys[-1]._replace(feature=name) for name in ("time", "event"))
+        time, event = every.keys[-2:]
         values = every.values(size + 1)
         return [
             *(Column(every.keys[i], every.values(i), own) for i in range(size)),

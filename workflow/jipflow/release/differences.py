@@ -12,7 +12,7 @@ from jipflow.analyses.cells import Values, Whom, follow
 from jipflow.analyses.contract import Analysis, LedgerCell, Proposed, kinds, too_close
 from jipflow.analyses.spread import SPREAD
 from jipflow.release.classes import Classes, summed
-from jipflow.release.saturation import Regions, asked, family
+from jipflow.release.saturation import Regions, asked, kin
 from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:
@@ -139,8 +139,8 @@ def differing(
     region in one role: of thresholds side by side the number of patients who have a voxel above
     each would tell the maximum of one.
 
-    Of the same patients, two cells of a feature or of features of one family do not both leave
-    where they have the same values but in a few, up to a factor or an offset (see
+    Of the same patients, two cells of a feature, of features of one family or of clinical variables
+    do not both leave where they have the same values but in a few, up to a factor or an offset (see
     `_unlike_in_few`).
 
     Where cells of like values are of several sets of patients, such as all and a group of them,
@@ -278,8 +278,7 @@ def _unlike_in_few(cells: Sequence[Proposed], minimum: int) -> set[int]:
 
     groups: dict[tuple[str, frozenset[str]], list[int]] = {}
     for i in sorted(range(len(cells)), key=lambda i: asked(cells[i])):
-        feature = cells[i].key.feature
-        groups.setdefault((family(feature) or feature, cells[i].cases), []).append(i)
+        groups.setdefault((kin(cells[i].key), cells[i].cases), []).append(i)
     withheld = set()
     for members in groups.values():
         orders = [np.argsort(cells[i].values.case_ids) for i in members]

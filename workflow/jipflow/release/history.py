@@ -20,7 +20,7 @@ from jipflow.exchange.message import canonical
 from jipflow.release.classes import Classes, summed
 from jipflow.release.differences import are_few, exclude
 from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved
-from jipflow.release.saturation import Equations, Regions, alike_columns, asked, family
+from jipflow.release.saturation import Equations, Regions, alike_columns, asked, family, kin
 from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:
@@ -218,8 +218,8 @@ class History:
         * Among the cells that it is linked to in turn (see `Links`), its patients would distinguish
           groups of fewer than the minimum, or one whose own cell would not leave and whose sum
           follows from theirs.
-        * It is of the patients of an earlier cell of its feature or family of features, and has its
-          values but in fewer than the minimum.
+        * It is of the patients of an earlier cell of its feature or family of features, or of one
+          clinical variable as well as itself, and has its values but in fewer than the minimum.
         * Its own kind finds that it tells of few beside them (`Analysis.tells_beside`).
         * The equations of a family of features in a region would be too many.
         * Sums over few patients would follow from those over classes of models (see `Classes`).
@@ -389,8 +389,8 @@ def _way(
 
 
 def _kind(cell: LedgerCell) -> tuple[str, frozenset[str]]:
-    """Return what a cell measures, by its family of features, and of whom."""
-    return family(cell.key.feature) or cell.key.feature, cell.values.cases
+    """Return what a cell may be of one thing with, and of whom it is."""
+    return kin(cell.key), cell.values.cases
 
 
 def _of_past(place: Place, number: int) -> Place:

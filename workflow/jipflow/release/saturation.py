@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from jipflow.analyses.alike import like_ones
-from jipflow.analyses.cells import Measured, Place, Values
+from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Values
 from jipflow.analyses.contract import Proposed
 
 MARGIN = 2
@@ -55,6 +55,17 @@ def family(feature: str) -> str | None:
             image = feature.partition("_")[0]
             return name if name == SIZE else f"{name} {POINTWISE.get(image, image)}"
     return None
+
+
+def kin(key: CellKey) -> str:
+    """Return the same for variables that may be of one thing in all patients but a few.
+
+    These are features of one name or one family, and all clinical variables: two of these may be
+    records of one thing within other days, or one event with and without another.
+    """
+    if key.place == CLINICAL:
+        return CLINICAL.role
+    return family(key.feature) or key.feature
 
 
 @dataclass(frozen=True)
