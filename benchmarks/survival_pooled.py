@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import statsmodels.api as sm
 from lifelines import CoxPHFitter, KaplanMeierFitter
+from lifelines.statistics import multivariate_logrank_test
 from scipy import stats
 
 from jipflow.files import read_json
@@ -69,18 +70,19 @@ def _linear(analysis: dict[str, Any], rows: pd.DataFrame) -> Iterator[Number]:
 
 
 def _lived(analysis: dict[str, Any], rows: pd.DataFrame) -> Iterator[Number]:
-    """Compare the curves at the edges that all sites show: times are counted as these edges."""
-    for group, sex in (("men", "M"), ("women", "F")):
-        of = rows[rows["sex"] == sex]
-        curve = [each for each in analysis["curves"] if each["group"] == group]
-        edges = np.array([each["edge"] for each in curve])
-        later = edges[np.minimum(np.searchsorted(edges, of["followed"]), edges.size - 1)]
-        # Who is observed beyond the last edge has had no event by then.
-        event = (of["dead"] == 1) & (of["followed"] <= edges[-1])
-        fitted = KaplanMeierFitter().fit(later, event)
-        for each in curve:
-            expected = float(fitted.predict(each["edge"]))
-            yield f"lived: {group} at {each['edge']:g} days", each["survival"], expected
+    """Compare the curve at the edges that all sites show: times are counted as these edges."""
+    curve = [each for each in analysis["curves"] if not each["site"]]
+    edges = np.array([each["edge"] for each in curve])
+    later = edges[np.minimum(np.searchsorted(edges, rows["followed"]), edges.size - 1)]
+    # Who is observed beyond the last edge has had no event by then.
+    event = (rows["dead"] == 1) & (rows["followed"] <= edges[-1])
+    fitted = KaplanMeierFitter().fit(later, event)
+    for each in curve:
+        expected = float(fitted.predict(each["edge"]))
+        yield f"lived: at {each['edge']:g} days", each["survival"], expected
+    (tests,) = [each for each in analysis["tests"] if each["over"] == "sites"]
+    found = multivariate_logrank_test(later, rows["maker"], event)
+    yield "lived: log-rank of the sites", tests["statistic"], found.test_statistic
 
 
 def _hazard(analysis: dict[str, Any], rows: pd.DataFrame) -> Iterator[Number]:

@@ -42,6 +42,16 @@ def test_an_analysis_without_cells_is_a_table_without_rows(tmp_path: Path) -> No
     assert list(read(tmp_path, "x.csv").columns) == KEY
 
 
+def test_what_a_row_is_about_comes_first(tmp_path: Path) -> None:
+    """Files of a result have their keys in alphabetical order."""
+    curve = {"at_risk": 9, "edge": 730.0, "feature": "days", "role": "clinical", "site": ""}
+    analysis = {"id": "lived", "kind": "kaplan_meier", "cells": [], "curves": [curve]}
+    write_tables({"sites": [], "analyses": [analysis]}, tmp_path / "tables")
+    heading, row = (tmp_path / "tables" / "lived.curves.csv").read_text().splitlines()
+    assert heading == "role,feature,at_risk,edge,site"
+    assert row == "clinical,days,9,730.0,"
+
+
 def test_no_text_is_a_formula(tmp_path: Path) -> None:
     result = {"sites": [{"id": "north", "approver": "=HYPERLINK(A1)"}], "analyses": []}
     write_tables(result, tmp_path / TABLES)

@@ -72,12 +72,14 @@ def _behind(each: Behind) -> dict[str, Any]:
 
 
 def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write one table; its columns are those of all rows, in the order in which they come.
+    """Write one table; its columns are those of all rows, first those that say what a row is about.
 
-    Without any row it has the columns that say what a cell is about.
+    Without any row it has these alone.
     """
     flat = [dict(_columns(row)) for row in rows]
-    names = list(dict.fromkeys(name for row in flat for name in row)) or list(CellKey._fields)
+    there = dict.fromkeys(name for row in flat for name in row)
+    about = [name for name in CellKey._fields if name in there or not there]
+    names = [*about, *(name for name in there if name not in about)]
     with path.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
         writer.writeheader()
