@@ -68,6 +68,7 @@ class Anova(SendsMoments, Analysis[Settings, Cell, Released]):
 
     cell = Cell
     released = Released
+    title = "Analysis of variance"
     merging = (
         "Number, mean and sum of squared distances from the mean of each group were merged by the "
         "formula of Chan, Golub and LeVeque (1983); the groups' means were compared by a one-way "

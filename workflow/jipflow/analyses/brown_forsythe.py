@@ -58,6 +58,7 @@ class BrownForsythe(Analysis[Settings, Cell, Released]):
 
     cell = Cell
     released = Released
+    title = "Brown–Forsythe"
     merging = (
         "Each distance is from the median of its site; numbers, means and sums of squares of the"
         " distances were compared by a one-way analysis of variance (Brown and Forsythe 1974)."

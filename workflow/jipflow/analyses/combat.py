@@ -166,6 +166,7 @@ class Combat(SendsScatter, Analysis[Settings, Any, Released]):
     stated = Stated
     rules = (*RULES, SUMS_FIRST, STATED_DIFFERS, NO_PRIORS)
     equations = 2
+    title = "ComBat"
     merging = (
         "Features were harmonised between sites by ComBat (Johnson, Li and Rabinovic 2007; Fortin "
         "et al. 2018) with parametric empirical Bayes priors over the features of each segment: "

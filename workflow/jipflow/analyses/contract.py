@@ -359,6 +359,7 @@ class Analysis(ABC, Generic[S, C, R]):
         stated: model of what the hub says before a later round; None for a kind of one round.
         recorded: model of a cell in the disclosure record, which may name withheld parts.
         rules: the kind's own rules, in the order in which they are applied.
+        title: what readers call the kind, where that is not its name.
         merging: how the sites' numbers become one, in a sentence for a paper's methods.
         equations: numbers of a released cell that are sums over functions of its values, with all
             their digits, so that who solves them for the values has as many equations. The columns
@@ -376,6 +377,7 @@ class Analysis(ABC, Generic[S, C, R]):
     stated: ClassVar[type[StatedAnalysis] | None] = None
     recorded: ClassVar[type[RecordedCell]] = RecordedCell
     rules: ClassVar[tuple[Rule, ...]] = ()
+    title: ClassVar[str] = ""
     merging: ClassVar[str]
     equations: ClassVar[int] = 0
     has_bins: ClassVar[bool] = False
@@ -648,6 +650,11 @@ AnyAnalysis = Analysis[Any, Any, Any]
 def kinds() -> dict[str, type[AnyAnalysis]]:
     """Return every kind of analysis by its name, sorted: the modules of this folder."""
     return analysis_classes(Analysis)  # type: ignore[type-abstract]
+
+
+def title_of(kind: str) -> str:
+    """Return what readers call a kind of analysis."""
+    return kinds()[kind].title or kind.replace("_", " ").capitalize()
 
 
 def analyses_of(protocol: Protocol) -> list[AnyAnalysis]:

@@ -190,6 +190,7 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
     released = Released
     stated = Stated
     rules = RULES
+    title = "Cox regression"
     merging = (
         "Scores and information matrices of the partial likelihood (Cox 1972), ties by Efron "
         "(1977), of which each site is a stratum, were added at coefficients that the hub stated "

@@ -176,6 +176,7 @@ class Crosstab(OfColumns, Analysis[Settings, Cell, Released]):
     cell = Cell
     released = Released
     recorded = Recorded
+    title = "Cross table"
     merging = (
         "Counts of patients were added; a count that a site withheld has no total. Tables without "
         "such were tested by Pearson's chi-square, without a correction for continuity."

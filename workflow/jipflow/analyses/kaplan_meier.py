@@ -169,6 +169,7 @@ class KaplanMeier(OfColumns, Analysis[Settings, Cell, Released]):
     cell = Cell
     released = Released
     recorded = Recorded
+    title = "Kaplan–Meier"
     merging = (
         "Patients at risk, with the event and censored were added between the edges of the "
         "protocol that all sites show; survival was estimated by Kaplan and Meier (1958) with "

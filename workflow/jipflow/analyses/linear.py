@@ -83,6 +83,7 @@ class Linear(SendsScatter, Analysis[Settings, Cell, Released]):
 
     cell = Cell
     released = Released
+    title = "Linear regression"
     merging = (
         "Means and sums of products of deviations from the means, of the patients who have every "
         "variable of the model, were merged by the formula of Chan, Golub and LeVeque (1983); "

@@ -66,6 +66,7 @@ class Logistic(Generalised):
     released = Released
     stated = Stated
     family = Binomial
+    title = "Logistic regression"
     merging = (
         "Means and sums of products, then scores and information matrices of the binomial "
         "likelihood with logit link at coefficients that the hub stated, were added over sites; "

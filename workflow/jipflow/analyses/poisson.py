@@ -66,6 +66,7 @@ class PoissonRegression(Generalised):
     released = Released
     stated = Stated
     family = Poisson
+    title = "Poisson regression"
     merging = (
         "Means and sums of products, then scores and information matrices of the Poisson "
         "likelihood with log link at coefficients that the hub stated, were added over sites; "

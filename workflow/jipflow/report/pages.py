@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import CLINICAL, CLINICAL_WORDS
+from jipflow.analyses.contract import title_of
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import class_of, feature
 from jipflow.files import atomic_path
@@ -52,6 +53,7 @@ def environment() -> Environment:
         feature=feature,
         with_unit=with_unit,
         with_code=with_code,
+        title_of=title_of,
     )
     made.globals.update(
         clinical_role=CLINICAL.role,
