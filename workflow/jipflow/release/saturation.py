@@ -61,9 +61,10 @@ def kin(key: CellKey) -> str:
     """Return the same for variables that may be of one thing in all patients but a few.
 
     These are features of one name or one family, and all clinical variables: two of these may be
-    records of one thing within other days, or one event with and without another.
+    records of one thing within other days, or one event with and without another. Values of
+    categories (``<name>=<value>``) divide the patients, and are compared as classes.
     """
-    if key.place == CLINICAL:
+    if key.place == CLINICAL and "=" not in key.feature:
         return CLINICAL.role
     return family(key.feature) or key.feature
 
