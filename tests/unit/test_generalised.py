@@ -19,12 +19,15 @@ from jipflow.analyses.contract import (
     Passed,
     kinds,
 )
+from jipflow.analyses.design import pair_dominates
 from jipflow.analyses.evaluated import Evaluated
 from jipflow.analyses.generalised import RESTS_ON_FEW
 from jipflow.analyses.likelihoods import (
     Binomial,
     Point,
+    _are_nearly_one,
     _differ,
+    combine_to_few,
     differ_beside,
     differ_in_few,
     evaluate,
@@ -169,7 +172,7 @@ def test_two_points_that_differ_by_one_patient():
     first, second = (rows.content(0).at(Binomial, point) for point in points)
     made = np.abs(second.means - first.means) * np.abs(x)
     assert made[-1] > 0.6 * made.sum()
-    third = rows.content(0).at(Binomial, Point((0.1, 0.9), (0.0,), (1.0,)))
+    third = rows.content(0).at(Binomial, Point((0.1, 0.3), (0.0,), (1.0,)))
     changes = (second.score - first.score)[1]
     assert abs(changes) < 2 * made[-1]
     assert differ_in_few(second, [first], outcome, TEN)
@@ -496,6 +499,55 @@ def test_a_column_without_a_coefficient_makes_no_other_model():
     assert after.findings[RESTS_ON_FEW] is Finding.WITHHELD
     both = decided(one, one.proposed(0, first), more.proposed(0, second))
     assert [each.released is not None for each in both].count(True) == 1
+
+
+def test_three_models_of_one_column_are_one_at_three_points():
+    """A further column of coefficient 0 differs in each; any two of the models tell of no few."""
+    x = np.concatenate([np.linspace(-1, 1, 79), [3.0]])
+    outcome = (np.arange(80) % 2).astype(float)
+    further = np.random.default_rng(1).normal(0, 1, (3, 80))
+    models = [
+        Rows("logistic", [np.column_stack([x, other, outcome])], more={"rounds": 3})
+        for other in further
+    ]
+    pasts, left = [], []
+    for rows, slope in zip(models, (0.0, 0.3, 0.6), strict=True):
+        (found,) = decided(rows, rows.proposed(0, start_of(rows, [0.0, slope, 0.0])), pasts=pasts)
+        left.append(found.findings[RESTS_ON_FEW])
+        pasts += [past([found])] if found.released else []
+    assert left == [Finding.PASSED, Finding.PASSED, Finding.WITHHELD]
+
+
+def test_models_whose_further_columns_count_are_not_one():
+    rows = drawn("logistic", slopes=(0.8, -0.9, 0.0))[2]
+    every = [Rows("logistic", [np.delete(rows, i, axis=1)]) for i in (1, 2)]
+    points = [Point((0.1, 0.8, slope), (0.0,) * 2, (1.0,) * 2) for slope in (0.1, -0.9)]
+    own, other = (
+        each.content(0, point).fitted(Binomial) for each, point in zip(every, points, strict=True)
+    )
+    assert not _are_nearly_one(own, other)
+    assert _are_nearly_one(own, own)
+    few = replace(own, sums=replace(own.sums, means=np.eye(97)[0] + own.sums.means))
+    assert combine_to_few(own, [few], TEN)
+    assert not combine_to_few(own, [replace(few, patients=own.patients + "q")], TEN)
+
+
+def test_means_and_weights_of_which_a_combination_is_one_patient():
+    """Neither the means at both points nor the weights by themselves tell of few."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(0, 0.7, 79), [2.8]])
+    outcome = (rng.random(80) < 0.5).astype(float)
+    points = [Point(beta, (0.0,), (1.0,)) for beta in ((-4.0, 1.6), (-4.2, 1.2))]
+    first, second = (evaluate(Binomial, x[:, None], outcome, point) for point in points)
+    parts = [first.means, first.weights, second.means, second.weights]
+    known = np.column_stack([np.ones(80), *parts])
+    weight = np.where(x == 2.8, 1e4, 1.0)
+    made = known @ np.linalg.lstsq(known * weight[:, None], (x == 2.8) * weight, rcond=None)[0]
+    assert np.square(made[-1]) > 0.99 * np.square(made).sum()
+    assert not any(rest_on_few(each, TEN) for each in (first, second))
+    assert not _differ(second, first, TEN)
+    assert not pair_dominates(np.column_stack([known[:, [0, 1, 3]], outcome]), 0.9, 1e-3)
+    assert differ_in_few(second, [first], outcome, TEN)
 
 
 def test_those_who_are_left_beside_a_group_are_not_few():

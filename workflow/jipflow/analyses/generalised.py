@@ -55,6 +55,7 @@ from jipflow.analyses.likelihoods import (
     Fitted,
     Point,
     Sums,
+    combine_to_few,
     differ_beside,
     differ_in_few,
     evaluate,
@@ -273,6 +274,8 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
             return Withheld(RESTS_ON_FEW)
         own = content.fitted(self.family)
         if own is None or any(differ_beside(own, each, disclosure) for each in left):
+            return Withheld(RESTS_ON_FEW)
+        if combine_to_few(own, left, disclosure):
             return Withheld(RESTS_ON_FEW)
         return Passed(evaluated_at(point, found))
 

@@ -32,6 +32,14 @@ SEPARATE = 1e-3
 """Combinations of means at several points that leave a smaller share of their length are not looked
 at: Newton's last steps differ by less, and how many there are `saturation` limits."""
 
+SEPARATE_WEIGHTS = 2e-2
+"""The same where weights are combined as well, which are nearly functions of the means."""
+
+NEARLY = 1e-3
+"""Share of a linear predictor's variance: where columns of another model leave no more of it, the
+other columns hardly count, and the two are one model to who combines their numbers. What they add
+beyond hides a patient in such combinations, whose factors are large."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -54,12 +62,14 @@ class Sums:
 
     Attributes:
         columns: ones, and the columns in the units of the point; shape (rows, terms).
+        predictor: linear predictor of each row, shape (rows,).
         means: of the outcome by the model, shape (rows,).
         weights: its variances, likewise.
         residuals: outcome less its mean, likewise.
     """
 
     columns: npt.NDArray[np.float64]
+    predictor: npt.NDArray[np.float64]
     means: npt.NDArray[np.float64]
     weights: npt.NDArray[np.float64]
     residuals: npt.NDArray[np.float64]
@@ -203,7 +213,7 @@ def evaluate(
     if not (np.abs(eta) <= FARTHEST_ETA).all():
         return None
     means, weights = family.moments(eta)
-    return Sums(columns, means, weights, outcome - means)
+    return Sums(columns, eta, means, weights, outcome - means)
 
 
 def rest_on_few(found: Sums, disclosure: Disclosure) -> bool:
@@ -236,8 +246,8 @@ def differ_in_few(
 ) -> bool:
     """Return whether few patients make what the numbers at a point are beside those at others.
 
-    They are compared with those at each other point, and for sums of means with any combination of
-    all of them, as pairs of patients.
+    They are compared with those at each other point, and for sums of means and of weights with any
+    combination of all of them, as pairs of patients.
 
     Args:
         found: at the point.
@@ -245,13 +255,61 @@ def differ_in_few(
         outcome: of the patients, shape (rows,).
         disclosure: the limits that hold.
     """
-    import numpy as np
 
     if any(_differ(found, other, disclosure) for other in others):
         return True
-    means = [each.means for each in (*others, found)]
-    every = np.column_stack([np.ones(len(outcome)), outcome, *means])
-    return pair_dominates(every, disclosure.largest_two, SEPARATE)
+    return _are_of_few((*others, found), outcome, disclosure)
+
+
+def _are_of_few(
+    every: Sequence[Sums], outcome: npt.NDArray[np.float64], disclosure: Disclosure
+) -> bool:
+    """Return whether a combination of means and weights at points is that of two patients."""
+    import numpy as np
+
+    known = np.column_stack([np.ones(len(outcome)), outcome, *(each.means for each in every)])
+    if pair_dominates(known, disclosure.largest_two, SEPARATE):
+        return True
+    together = np.column_stack([known, *(each.weights for each in every)])
+    return pair_dominates(together, disclosure.largest_two, SEPARATE_WEIGHTS)
+
+
+def combine_to_few(found: Fitted, left: Sequence[Fitted], disclosure: Disclosure) -> bool:
+    """Return whether a combination of numbers of several models is that of two patients.
+
+    Models whose further columns hardly count are one model at several points, see
+    `differ_in_few`.
+
+    Args:
+        found: a model.
+        left: all that have left or leave.
+        disclosure: the limits that hold.
+    """
+    alike = [other.sums for other in left if _are_nearly_one(found, other)]
+    if not alike:
+        return False
+    outcome = found.sums.means + found.sums.residuals
+    return _are_of_few((*alike, found.sums), outcome, disclosure)
+
+
+def _are_nearly_one(found: Fitted, other: Fitted) -> bool:
+    """Return whether columns that two models of the same patients share make both predictors."""
+    import numpy as np
+
+    if not np.array_equal(found.patients, other.patients):
+        return False
+    shared = [c for c in found.raw.T if any(np.array_equal(c, like) for like in other.raw.T)]
+    if not shared:
+        return False
+    columns = np.column_stack(shared)
+    away = columns - columns.mean(axis=0)
+    basis = np.linalg.svd(away / np.linalg.norm(away, axis=0), full_matrices=False)[0]
+    for model in (found.sums, other.sums):
+        rest = model.predictor - model.predictor.mean()
+        left = rest - basis @ (basis.T @ rest)
+        if left @ left > NEARLY * (rest @ rest):
+            return False
+    return True
 
 
 def _differ(found: Sums, other: Sums, disclosure: Disclosure) -> bool:
