@@ -305,6 +305,8 @@ def are_few(
 ) -> bool:
     """Return whether values differ from any others in a few patients, up to a factor or an offset.
 
+    Nor may the sums of both be one number but in a few, as of who died and who lives.
+
     So they do as well where they differ a little in all, and all but few of the patients together
     less than `REST` of what the first differs: the difference of the means is then that of the few.
 
@@ -317,7 +319,7 @@ def are_few(
     import numpy as np
 
     size = np.maximum(np.abs(values).max(), np.abs(others).max(axis=1, initial=0.0))
-    compared = [(others - values, size)]
+    compared = [(others - values, size), (others + values, size)]
     if values.all() and others.all():
         ratio = others / values
         compared.append((ratio, np.abs(np.median(ratio, axis=1))))
