@@ -103,6 +103,19 @@ def test_a_further_covariate_of_coefficient_0_makes_no_other_model():
     assert not isinstance(asked(Site(frame), more, 0.05, 0.0), str)
 
 
+def test_further_covariates_of_coefficient_0_make_one_model_at_three_coefficients():
+    """A combination of the scores is nearly that of one patient, of whatever models they are."""
+    frame, random = patients(3, 90), np.random.default_rng(0)
+    frame[FEATURE] = np.r_[random.normal(0, 0.5, 89), 2.6]
+    north, left = Site(frame), {}
+    for i, beta in enumerate((0.0, 0.6, 1.2)):
+        frame[f"x{i}"] = random.normal(0, 1, 90)
+        model = cox(f"m{i}", rounds=2, covariates=[{"variable": f"clinical.x{i}"}])
+        stated = {f"m{i}": point(beta, 0.0)}
+        left |= whether(north.asked(model, stated=stated))
+    assert left == {"m0": None, "m1": None, "m2": "rests_on_few"}
+
+
 def test_one_model_at_more_coefficients_than_rounds():
     """Each gives equations; two analyses of one model, and releases, count together."""
     frame = patients(0, 60)

@@ -25,8 +25,8 @@ from jipflow.analyses.generalised import RESTS_ON_FEW
 from jipflow.analyses.likelihoods import (
     Binomial,
     Point,
-    _are_nearly_one,
     _differ,
+    are_nearly_one,
     combine_to_few,
     differ_beside,
     differ_in_few,
@@ -525,8 +525,8 @@ def test_models_whose_further_columns_count_are_not_one():
     own, other = (
         each.content(0, point).fitted(Binomial) for each, point in zip(every, points, strict=True)
     )
-    assert not _are_nearly_one(own, other)
-    assert _are_nearly_one(own, own)
+    assert not are_nearly_one(own, other)
+    assert are_nearly_one(own, own)
     few = replace(own, sums=replace(own.sums, means=np.eye(97)[0] + own.sums.means))
     assert combine_to_few(own, [few], TEN)
     assert not combine_to_few(own, [replace(few, patients=own.patients + "q")], TEN)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jipflow.analyses.design import pair_dominates
 from jipflow.settings.bounds import Bounds
@@ -101,6 +101,11 @@ class Fitted:
     patients: npt.NDArray[np.object_]
     raw: npt.NDArray[np.float64]
     sums: Sums
+
+    @property
+    def predictor(self) -> npt.NDArray[np.float64]:
+        """Linear predictor of each row, shape (rows,)."""
+        return self.sums.predictor
 
 
 class Binomial:
@@ -285,14 +290,30 @@ def combine_to_few(found: Fitted, left: Sequence[Fitted], disclosure: Disclosure
         left: all that have left or leave.
         disclosure: the limits that hold.
     """
-    alike = [other.sums for other in left if _are_nearly_one(found, other)]
+    alike = [other.sums for other in left if are_nearly_one(found, other)]
     if not alike:
         return False
     outcome = found.sums.means + found.sums.residuals
     return _are_of_few((*alike, found.sums), outcome, disclosure)
 
 
-def _are_nearly_one(found: Fitted, other: Fitted) -> bool:
+class Model(Protocol):
+    """A model at some coefficients, as `Fitted` has it."""
+
+    @property
+    def patients(self) -> npt.NDArray[np.object_]:
+        """Pseudonyms, sorted."""
+
+    @property
+    def raw(self) -> npt.NDArray[np.float64]:
+        """Columns as they were measured."""
+
+    @property
+    def predictor(self) -> npt.NDArray[np.float64]:
+        """Linear predictor of each row."""
+
+
+def are_nearly_one(found: Model, other: Model) -> bool:
     """Return whether columns that two models of the same patients share make both predictors."""
     import numpy as np
 
@@ -304,7 +325,7 @@ def _are_nearly_one(found: Fitted, other: Fitted) -> bool:
     columns = np.column_stack(shared)
     away = columns - columns.mean(axis=0)
     basis = np.linalg.svd(away / np.linalg.norm(away, axis=0), full_matrices=False)[0]
-    for model in (found.sums, other.sums):
+    for model in (found, other):
         rest = model.predictor - model.predictor.mean()
         left = rest - basis @ (basis.T @ rest)
         if left @ left > NEARLY * (rest @ rest):

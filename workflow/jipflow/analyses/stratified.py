@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from jipflow.analyses import design
 from jipflow.analyses.contract import LedgerCell, Passed, Rule, Withheld
-from jipflow.analyses.design import Design, broken
+from jipflow.analyses.design import Design, broken, pair_dominates
 from jipflow.analyses.forms import LARGEST
 from jipflow.analyses.generalised import MANY_POINTS, RESTS_ON_FEW
-from jipflow.analyses.likelihoods import two_make
+from jipflow.analyses.likelihoods import are_nearly_one, two_make
 from jipflow.analyses.moments import LARGEST_SCATTER, NUMBER_RANGE
 from jipflow.analyses.risk_sets import (
+    SEPARATE,
     Stratum,
     Sums,
     differ_in_few,
@@ -81,12 +82,16 @@ class Fitted:
     Attributes:
         patients: pseudonyms, sorted, shape (rows,).
         raw: columns as they were measured, shape (rows, columns).
+        endings: number of its time and whether it is that of the event, shape (rows, 2).
+        predictor: logarithm of the hazard of each row, but for a constant, shape (rows,).
         residuals: events less those that are expected, shape (rows,).
         parts: of the information of each column, shape (rows, columns).
     """
 
     patients: npt.NDArray[np.object_]
     raw: npt.NDArray[np.float64]
+    endings: npt.NDArray[np.float64]
+    predictor: npt.NDArray[np.float64]
     residuals: npt.NDArray[np.float64]
     parts: npt.NDArray[np.float64]
 
@@ -104,6 +109,8 @@ def fitted(content: Content) -> Fitted | None:
     return Fitted(
         content.rows.patients[sorted_],
         content.rows.raw[sorted_],
+        np.column_stack([stratum.group, stratum.events])[rows],
+        (stratum.columns @ np.array(content.beta))[rows],
         (stratum.events - found.expected)[rows],
         np.diagonal(found.parts, axis1=1, axis2=2)[rows],
     )
@@ -141,6 +148,30 @@ def differ_beside(found: Fitted, other: Fitted, disclosure: Disclosure) -> bool:
             if two_make(np.column_stack(differences), disclosure):
                 return True
     return False
+
+
+def combine_to_few(found: Fitted, left: Sequence[Fitted], disclosure: Disclosure) -> bool:
+    """Return whether a combination of scores of several models is nearly that of two patients.
+
+    Models of the same times and events whose further columns hardly count are one model at several
+    coefficients, see `jipflow.analyses.risk_sets.differ_in_few`.
+
+    Args:
+        found: a model.
+        left: all that have left or leave.
+        disclosure: the limits that hold.
+    """
+    import numpy as np
+
+    alike = [
+        other.residuals
+        for other in left
+        if np.array_equal(other.endings, found.endings) and are_nearly_one(found, other)
+    ]
+    if not alike:
+        return False
+    every = np.column_stack([np.ones(len(found.patients)), *alike, found.residuals])
+    return pair_dominates(every, disclosure.largest_two, SEPARATE)
 
 
 def content_of(every: Design, beta: Sequence[float] | None) -> Content:
@@ -215,6 +246,8 @@ def beside(
         return Withheld(RESTS_ON_FEW)
     own = fitted(content)
     if own is None or any(differ_beside(own, each, disclosure) for each in left):
+        return Withheld(RESTS_ON_FEW)
+    if combine_to_few(own, left, disclosure):
         return Withheld(RESTS_ON_FEW)
     if np.abs(found.score).max() > LARGEST or np.abs(found.information).max() > LARGEST_SCATTER:
         return Withheld(NUMBER_RANGE)
