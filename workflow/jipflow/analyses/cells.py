@@ -149,16 +149,29 @@ def scanners_of(rows: Iterable[Mapping[str, str]]) -> Scanners:
     return {(row["case_id"], row["role"]): row for row in rows}
 
 
-def groups_met(by: By, case: str, role: str, scanners: Scanners) -> list[str]:
-    """Return the groups that a case meets; it belongs to one where it meets only that.
+def groups_met(
+    by: By, cases: Sequence[str], patients: Sequence[str], role: str, scanners: Scanners
+) -> list[list[str]]:
+    """Return the groups that each case meets; it belongs to one where it meets only that.
+
+    A case meets the groups of its patient's other cases as well, unless it meets none itself:
+    groups are compared as different patients.
 
     Args:
         by: what the groups are of.
-        case: pseudonym of the case.
+        cases: pseudonyms of cases.
+        patients: pseudonym of the patient of each.
         role: of the variable.
         scanners: of the series.
     """
-    return by.met(scanners.get((case, by.role_of(role))))
+    own = [by.met(scanners.get((case, by.role_of(role)))) for case in cases]
+    of_patient: dict[str, set[str]] = defaultdict(set)
+    for patient, met in zip(patients, own, strict=True):
+        of_patient[patient].update(met)
+    return [
+        sorted(of_patient[patient]) if met else []
+        for patient, met in zip(patients, own, strict=True)
+    ]
 
 
 def by_patient(values: Values) -> Values:
@@ -268,7 +281,8 @@ class Measured:
 
         known = (place, by.identity(place.role))
         if known not in self._groups:
-            found = (groups_met(by, case, place.role, self._scanners) for case in self._cases[rows])
+            cases, patients = list(self._cases[rows]), list(self._patients[rows])
+            found = groups_met(by, cases, patients, place.role, self._scanners)
             names = [met[0] if len(met) == 1 else None for met in found]
             self._groups[known] = np.array(names, dtype=object)
         return self._groups[known]

@@ -171,8 +171,9 @@ def _groups(
             continue
         for role in sorted({variable.partition(".")[0] for variable in analysis.variables}):
             members: dict[str, list[str]] = {name: [] for name in (*analysis.groups, NONE, SEVERAL)}
-            for case in with_role.get(role, ()):
-                met = groups_met(by, case, role, scanners)
+            there = sorted(with_role.get(role, ()))
+            every = groups_met(by, there, [patient_of[case] for case in there], role, scanners)
+            for case, met in zip(there, every, strict=True):
                 members[NONE if not met else SEVERAL if len(met) > 1 else met[0]].append(case)
             for name, cases in members.items():
                 yield GroupBasis(

@@ -329,7 +329,8 @@ class By(Part):
 
     A case belongs to the group whose expression the whole text of its series' header meets, an
     empty text where the header lacks it, or the whole value of its clinical variable. A case of no
-    group or of several is left out, and so is one without the variable.
+    group or of several is left out, and so is one without the variable; a patient whose cases are
+    in several groups is left out of them all, for groups are compared as different patients.
     """
 
     of: Annotated[str, Field(pattern=rf"^(manufacturer|model|{ROLE}\.{VARIABLE})$")]
