@@ -145,7 +145,7 @@ def build(
     about = message.checked(known.aggregates, aggregates, "aggregates.json")
     message.checked(known.disclosure, record, "disclosure.json")
 
-    vocabulary = _vocabulary(settings, analyses, proposed) | known.words()
+    vocabulary = _vocabulary(settings, analyses, proposed) | known.words
     exempt = {settings.protocol_sha256, settings.version, aggregates_sha256}
     exempt |= {text for part in header["protocol"]["parts"].items() for text in part}
     exempt.add(settings.protocol.protocol.version)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
@@ -134,12 +134,13 @@ class Formats:
     disclosure: type[Disclosure]
     state: type[State]
 
-    def words(self) -> set[str]:
-        """Return every key and every fixed text of the two files that leave a site."""
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Every key and every fixed text of the two files that leave a site."""
         schemas = (self.aggregates.model_json_schema(), self.disclosure.model_json_schema())
         rules = all_rules()
         texts = {text for rule in rules for text in (rule.code, rule.meaning, *rule.findings)}
-        return texts.union(*map(_words, schemas))
+        return frozenset(texts.union(*map(_words, schemas)))
 
 
 def protocol_text(settings: Settings) -> ProtocolVersion:
