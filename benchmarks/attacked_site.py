@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "unit"))
 
 from federation_world import Site, protocol, site
-from jipflow.analyses.contract import Passed
 from jipflow.analyses.histogram import Histogram, bin_index
+from jipflow.analyses.rules import Passed
 from jipflow.analyses.summary import Summary
 from jipflow.outcomes import Outcome, write_outcomes
 from jipflow.release import gate

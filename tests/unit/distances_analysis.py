@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from jipflow.analyses.cells import Values
-from jipflow.analyses.contract import Analysis, ImpossibleCell, Limits, Passed, Withheld
+from jipflow.analyses.contract import Analysis, ImpossibleCell
 from jipflow.analyses.forms import (
     CountedCell,
     Enough,
@@ -15,6 +15,8 @@ from jipflow.analyses.forms import (
     StatedCell,
     Value,
 )
+from jipflow.analyses.proposals import Limits
+from jipflow.analyses.rules import Passed, Withheld
 from jipflow.blocks import Drawing
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jipflow.analyses.cells import CellKey, Values
-from jipflow.analyses.contract import Limits, Passed, Proposed
+from jipflow.analyses.proposals import Limits, Proposed
 from jipflow.analyses.quantiles import Asked, Quantiles, Settings, Split
+from jipflow.analyses.rules import Passed
 from jipflow.settings.protocol import Disclosure
 
 KEY = CellKey("CT", "organs", "liver", "volume_ml")

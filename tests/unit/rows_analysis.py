@@ -9,8 +9,10 @@ from jipflow.analyses.cells import (
     CellKey,
     Values,
 )
-from jipflow.analyses.contract import Analysis, ImpossibleCell, Limits, Passed, Rule, Withheld
+from jipflow.analyses.contract import Analysis, ImpossibleCell
 from jipflow.analyses.forms import CountedCell, Enough, ReleasedAnalysis
+from jipflow.analyses.proposals import Limits
+from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.blocks import Drawing, Group, Table, TableCell, code, head, numeral
 from jipflow.settings.part import Text
 from jipflow.settings.protocol import AnalysisSettings, Disclosure

@@ -24,9 +24,10 @@ from cox_world import (
     measured,
     patients,
 )
-from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, Limits
+from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.cox import Point
 from jipflow.analyses.newton import newton
+from jipflow.analyses.proposals import Limits
 from jipflow.release.gate import decide
 from jipflow.release.saturation import Regions
 

@@ -12,8 +12,10 @@ from scipy.stats import chi2_contingency
 
 from federation_world import accept, hub_settings, protocol, site
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Places
-from jipflow.analyses.contract import CellBelowMinimum, Finding, ImpossibleCell, Limits, Passed
+from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.crosstab import Cell, Content, Crosstab, Released, Settings
+from jipflow.analyses.proposals import Limits
+from jipflow.analyses.rules import Finding, Passed
 from jipflow.hub.merge import merge
 from jipflow.hub.rounds import Outlook
 from jipflow.hub.tables import write_tables

@@ -11,14 +11,7 @@ import pytest
 import statsmodels.api as sm
 
 from federation_world import MEAN
-from jipflow.analyses.contract import (
-    CellBelowMinimum,
-    Finding,
-    ImpossibleCell,
-    Limits,
-    Passed,
-    kinds,
-)
+from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, kinds
 from jipflow.analyses.design import pair_dominates
 from jipflow.analyses.evaluated import Evaluated
 from jipflow.analyses.generalised import RESTS_ON_FEW
@@ -34,6 +27,8 @@ from jipflow.analyses.likelihoods import (
     rest_on_few,
 )
 from jipflow.analyses.logistic import Logistic
+from jipflow.analyses.proposals import Limits
+from jipflow.analyses.rules import Finding, Passed
 from jipflow.exchange.message import checked
 from jipflow.hub.merge import carried, merge
 from jipflow.hub.rounds import Outlook

@@ -35,7 +35,7 @@ from federation_world import (
     unpack,
     zipped,
 )
-from jipflow.analyses.contract import Finding
+from jipflow.analyses.rules import Finding
 from jipflow.exchange import message
 from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import write_json

@@ -13,9 +13,11 @@ from lifelines.statistics import multivariate_logrank_test
 from statsmodels.duration.survfunc import survdiff
 
 from jipflow.analyses.cells import CellKey
-from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, Limits, Passed
+from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.design import Design
 from jipflow.analyses.kaplan_meier import Cell, KaplanMeier, Released, Settings
+from jipflow.analyses.proposals import Limits
+from jipflow.analyses.rules import Passed
 from jipflow.hub.rounds import Outlook
 from jipflow.hub.tables import write_tables
 from jipflow.report.hub import write_hub_report

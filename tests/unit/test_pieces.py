@@ -7,7 +7,8 @@ import pytest
 
 from jipflow.analyses import contract
 from jipflow.analyses.cells import CellKey, Measured, Place, Values, only
-from jipflow.analyses.contract import Column, Finding
+from jipflow.analyses.proposals import Column, Proposed
+from jipflow.analyses.rules import Finding
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.analyses.summary import Summary
 from jipflow.release.behind import Behind
@@ -57,7 +58,7 @@ def model(outcome, *others, id="products", feature=IDN, names=("volume_ml",)):
 
 def mean(of, feature=IDN):
     analysis = Summary(SummarySettings(id="describe", kind="summary", variables=["CT.*"]))
-    return contract.Proposed(analysis, key(feature), of, analysis.compute(of))
+    return Proposed(analysis, key(feature), of, analysis.compute(of))
 
 
 def decided(*cells, history=None):
@@ -136,7 +137,7 @@ def regressed(outcome, covariate, feature):
         Column(key("age"), covariate, 1),
         Column(key("age"), covariate, 2, (1,)),
     ]
-    return contract.Proposed(analysis, key(feature), outcome, [1.0], columns)
+    return Proposed(analysis, key(feature), outcome, [1.0], columns)
 
 
 def test_what_the_same_columns_say_in_many_cells_counts_once():

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, Limits, Withheld
+from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.proposals import Limits
 from jipflow.analyses.quantiles import NO_EDGE, Released
+from jipflow.analyses.rules import Withheld
 from jipflow.settings.protocol import Disclosure
 from quantile_world import FIVE, KEY, asked, federation, quantiles, sent, values_of
 

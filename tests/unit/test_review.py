@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 
 from federation_world import MEAN, NOW, protocol, show, site
-from jipflow.analyses.contract import Finding, analyses_of
+from jipflow.analyses.contract import analyses_of
+from jipflow.analyses.rules import Finding
 from jipflow.cli import main
 from jipflow.exchange import keys, message
 from jipflow.files import read_json

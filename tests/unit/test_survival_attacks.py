@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from jipflow.analyses.cells import CLINICAL, Measured, Place, Places
-from jipflow.analyses.contract import Finding
 from jipflow.analyses.histogram import Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
 from jipflow.analyses.kaplan_meier import KaplanMeier, Settings
+from jipflow.analyses.rules import Finding
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.analyses.summary import Summary
 from jipflow.release.candidate import _behind

@@ -12,7 +12,9 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import Values
-from jipflow.analyses.contract import LedgerCell, Rule, Shown, kinds
+from jipflow.analyses.contract import kinds
+from jipflow.analyses.proposals import LedgerCell, Shown
+from jipflow.analyses.rules import Rule
 
 if TYPE_CHECKING:
     import numpy as np

@@ -23,20 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jipflow.analyses.cells import Measured, Values
-from jipflow.analyses.contract import (
-    ALONE,
-    TOLERANCE,
-    Analysis,
-    CellBelowMinimum,
-    Column,
-    Implied,
-    ImpossibleCell,
-    Known,
-    Limits,
-    Passed,
-    Proposed,
-    Withheld,
-)
+from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.design import (
     PARAMETERS,
     Design,
@@ -69,6 +56,8 @@ from jipflow.analyses.forms import (
 )
 from jipflow.analyses.moments import EXACT
 from jipflow.analyses.newton import Step, newton
+from jipflow.analyses.proposals import ALONE, TOLERANCE, Column, Implied, Known, Limits, Proposed
+from jipflow.analyses.rules import Passed, Withheld
 from jipflow.analyses.scatter import Product, is_positive, ranges_of, units
 from jipflow.analyses.stratified import RULES, Content, beside, content_of, fitted, left_of
 from jipflow.analyses.units import with_unit

@@ -18,23 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jipflow.analyses import design
 from jipflow.analyses.cells import CellKey, Measured, Values
-from jipflow.analyses.contract import (
-    ALONE,
-    TOLERANCE,
-    Analysis,
-    CellBelowMinimum,
-    Column,
-    Implied,
-    ImpossibleCell,
-    Known,
-    LedgerCell,
-    Limits,
-    Passed,
-    Proposed,
-    Rule,
-    Withheld,
-    kinds,
-)
+from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell, kinds
 from jipflow.analyses.design import PARAMETERS, Design, OfColumns, broken
 from jipflow.analyses.estimates import (
     COLLINEAR,
@@ -63,6 +47,17 @@ from jipflow.analyses.likelihoods import (
 )
 from jipflow.analyses.moments import NUMBER_RANGE
 from jipflow.analyses.newton import Step, newton
+from jipflow.analyses.proposals import (
+    ALONE,
+    TOLERANCE,
+    Column,
+    Implied,
+    Known,
+    LedgerCell,
+    Limits,
+    Proposed,
+)
+from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.scatter import (
     in_range,
     is_positive,

@@ -33,22 +33,10 @@ from jipflow.analyses.cells import (
     CellKey,
     Values,
 )
-from jipflow.analyses.contract import (
-    ALONE,
-    Analysis,
-    CellBelowMinimum,
-    Implied,
-    ImpossibleCell,
-    Known,
-    LedgerCell,
-    Limits,
-    Passed,
-    Proposed,
-    Rule,
-    Shown,
-    Withheld,
-)
+from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.forms import Count, CountedCell, RecordedCell, ReleasedAnalysis, Value
+from jipflow.analyses.proposals import ALONE, Implied, Known, LedgerCell, Limits, Proposed, Shown
+from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import (
     Drawing,

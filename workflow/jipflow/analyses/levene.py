@@ -21,15 +21,7 @@ from typing import Any, Literal
 
 from jipflow.analyses import deviations
 from jipflow.analyses.cells import CellKey, Values
-from jipflow.analyses.contract import (
-    Analysis,
-    Implied,
-    ImpossibleCell,
-    LedgerCell,
-    Limits,
-    Passed,
-    Withheld,
-)
+from jipflow.analyses.contract import Analysis, ImpossibleCell
 from jipflow.analyses.forms import (
     FLOOR,
     Enough,
@@ -47,6 +39,8 @@ from jipflow.analyses.moments import (
     tell_beside,
     verify_moments,
 )
+from jipflow.analyses.proposals import Implied, LedgerCell, Limits
+from jipflow.analyses.rules import Passed, Withheld
 from jipflow.analyses.sent_moments import key_of
 from jipflow.blocks import Drawing
 from jipflow.exchange.roster import FEWEST_SITES

@@ -18,15 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from pydantic import Field
 
 from jipflow.analyses.cells import Values, follow
-from jipflow.analyses.contract import (
-    TOLERANCE,
-    CellBelowMinimum,
-    ImpossibleCell,
-    LedgerCell,
-    Limits,
-    Rule,
-)
+from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.forms import LARGEST, CountedCell, Enough, Value
+from jipflow.analyses.proposals import TOLERANCE, LedgerCell, Limits
+from jipflow.analyses.rules import Rule
 from jipflow.analyses.spread import SPREAD, dominated, few_differ, few_levels
 from jipflow.settings.part import AsGiven
 from jipflow.settings.protocol import Disclosure

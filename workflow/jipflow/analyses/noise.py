@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from jipflow.analyses.contract import Rule, kinds
+from jipflow.analyses.contract import kinds
+from jipflow.analyses.rules import Rule
 from jipflow.settings.resources import ConfigError
 
 if TYPE_CHECKING:

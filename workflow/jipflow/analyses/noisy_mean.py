@@ -24,9 +24,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Values, by_patient
-from jipflow.analyses.contract import Analysis, ImpossibleCell, Limits, Passed, Withheld
+from jipflow.analyses.contract import Analysis, ImpossibleCell
 from jipflow.analyses.forms import ReleasedAnalysis, ReleasedCell
 from jipflow.analyses.noise import BEYOND, NO_BUDGET, Parts, WithNoise, variance
+from jipflow.analyses.proposals import Limits
+from jipflow.analyses.rules import Passed, Withheld
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, bold, head, numeral, span
 from jipflow.plots import count, number

@@ -35,21 +35,7 @@ from jipflow.analyses.bins import (
     shown,
 )
 from jipflow.analyses.cells import CellKey, Values, by_patient
-from jipflow.analyses.contract import (
-    ALONE,
-    Analysis,
-    CellBelowMinimum,
-    Implied,
-    ImpossibleCell,
-    Known,
-    LedgerCell,
-    Limits,
-    Passed,
-    Proposed,
-    Rule,
-    Shown,
-    Withheld,
-)
+from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.forms import (
     CountedCell,
     Enough,
@@ -59,7 +45,9 @@ from jipflow.analyses.forms import (
     Value,
 )
 from jipflow.analyses.grid import FINEST, Grid, Leaf
+from jipflow.analyses.proposals import ALONE, Implied, Known, LedgerCell, Limits, Proposed, Shown
 from jipflow.analyses.ranks import Counts, Ranks, Search
+from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, bold, head, numeral, span
 from jipflow.plots import count, number

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from jipflow.analyses.contract import TOLERANCE, CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.forms import LARGEST, CountedCell, Value
 from jipflow.analyses.moments import (
     LARGEST_SCATTER,
@@ -24,6 +24,7 @@ from jipflow.analyses.moments import (
     least_scatter,
     two_sum,
 )
+from jipflow.analyses.proposals import TOLERANCE
 from jipflow.settings.bounds import Bounds, bounds
 from jipflow.settings.clinical import ROLE
 from jipflow.settings.covariates import Covariate

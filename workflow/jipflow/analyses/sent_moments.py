@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from jipflow.analyses.cells import CellKey, Values
-from jipflow.analyses.contract import Implied, LedgerCell, Limits, Passed, Rule, Withheld
 from jipflow.analyses.moments import (
     DOMINANCE,
     EXACT,
@@ -24,6 +23,8 @@ from jipflow.analyses.moments import (
     tell_beside,
     verify_moments,
 )
+from jipflow.analyses.proposals import Implied, LedgerCell, Limits
+from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
 from jipflow.plots import number

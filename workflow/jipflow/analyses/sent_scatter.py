@@ -11,16 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 from jipflow.analyses.cells import Measured, Values
-from jipflow.analyses.contract import (
-    AnyAnalysis,
-    CellBelowMinimum,
-    Implied,
-    Limits,
-    Passed,
-    Proposed,
-    Rule,
-    Withheld,
-)
+from jipflow.analyses.contract import AnyAnalysis, CellBelowMinimum
 from jipflow.analyses.design import (
     PARAMETERS,
     RULES,
@@ -31,6 +22,8 @@ from jipflow.analyses.design import (
 )
 from jipflow.analyses.estimates import term_names
 from jipflow.analyses.moments import EXACT, NUMBER_RANGE
+from jipflow.analyses.proposals import Implied, Limits, Proposed
+from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.scatter import (
     ScatterCell,
     in_range,

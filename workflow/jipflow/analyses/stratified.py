@@ -8,12 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from jipflow.analyses import design
-from jipflow.analyses.contract import LedgerCell, Passed, Rule, Withheld
 from jipflow.analyses.design import Design, broken, pair_dominates
 from jipflow.analyses.forms import LARGEST
 from jipflow.analyses.generalised import MANY_POINTS, RESTS_ON_FEW
 from jipflow.analyses.likelihoods import are_nearly_one, two_make
 from jipflow.analyses.moments import LARGEST_SCATTER, NUMBER_RANGE
+from jipflow.analyses.proposals import LedgerCell
 from jipflow.analyses.risk_sets import (
     SEPARATE,
     Stratum,
@@ -24,6 +24,7 @@ from jipflow.analyses.risk_sets import (
     rest_on_few,
     sums,
 )
+from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.settings.protocol import Disclosure
 
 if TYPE_CHECKING:

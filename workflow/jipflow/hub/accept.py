@@ -9,7 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jipflow.analyses.contract import Finding, kinds
+from jipflow.analyses.contract import kinds
+from jipflow.analyses.rules import Finding
 from jipflow.exchange.inbox import messages, one_line, read_message
 from jipflow.exchange.message import FILES, FRAME, LIMITS, digest
 from jipflow.exchange.refusals import Refusal, Refused

@@ -12,11 +12,7 @@ from jipflow.analyses.cells import CLINICAL, CellKey, Place, Whom, measured_plac
 from jipflow.analyses.contract import (
     AnyAnalysis,
     CellBelowMinimum,
-    Finding,
-    Implied,
     ImpossibleCell,
-    Limits,
-    Rule,
     analyses_of,
     rules_of_kinds,
     too_close,
@@ -29,6 +25,8 @@ from jipflow.analyses.forms import (
     StatedCell,
 )
 from jipflow.analyses.noise import WithNoise
+from jipflow.analyses.proposals import Implied, Limits
+from jipflow.analyses.rules import Finding, Rule
 from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import json_text
 from jipflow.release.contents import Aggregates, Disclosure, State

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import Values
-from jipflow.analyses.contract import LedgerCell, Proposed
+from jipflow.analyses.proposals import LedgerCell, Proposed
 from jipflow.release.linked import groups_of
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from pydantic_core import PydanticCustomError
 
 from jipflow import __version__
 from jipflow.analyses.cells import CellKey
-from jipflow.analyses.contract import AnyAnalysis, Rule, kinds
+from jipflow.analyses.contract import AnyAnalysis, kinds
 from jipflow.analyses.forms import FLOOR, RecordedCell, ReleasedAnalysis, StatedAnalysis, StatedCell
+from jipflow.analyses.rules import Rule
 from jipflow.exchange.message import (
     CONTENT,
     PAGE,

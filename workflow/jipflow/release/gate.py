@@ -17,19 +17,10 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from jipflow.analyses.cells import Values, by_patient
-from jipflow.analyses.contract import (
-    AnyAnalysis,
-    Finding,
-    Known,
-    LedgerCell,
-    Passed,
-    Proposed,
-    Rule,
-    Withheld,
-    kinds,
-    rules_of_kinds,
-)
+from jipflow.analyses.contract import AnyAnalysis, kinds, rules_of_kinds
 from jipflow.analyses.forms import FLOOR, ReleasedCell
+from jipflow.analyses.proposals import Known, LedgerCell, Proposed
+from jipflow.analyses.rules import Finding, Passed, Rule, Withheld
 from jipflow.reasons import StageError
 from jipflow.release.differences import clashing, differing
 from jipflow.release.history import EARLIER, NOTHING, Candidate, History

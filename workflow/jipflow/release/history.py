@@ -14,8 +14,10 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import Place, Values, by_patient
-from jipflow.analyses.contract import AnyAnalysis, LedgerCell, Proposed, Rule, kinds, rules_of_kinds
+from jipflow.analyses.contract import AnyAnalysis, kinds, rules_of_kinds
 from jipflow.analyses.forms import ReleasedCell
+from jipflow.analyses.proposals import LedgerCell, Proposed
+from jipflow.analyses.rules import Rule
 from jipflow.exchange.message import canonical
 from jipflow.release.classes import Classes, summed
 from jipflow.release.differences import are_few, exclude

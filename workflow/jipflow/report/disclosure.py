@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jipflow.analyses.contract import Finding, kinds
+from jipflow.analyses.contract import kinds
 from jipflow.analyses.forms import ReleasedAnalysis
 from jipflow.analyses.noise import has_noise
+from jipflow.analyses.rules import Finding
 from jipflow.analyses.units import clinical_units
 from jipflow.exchange import message
 from jipflow.reasons import StageError

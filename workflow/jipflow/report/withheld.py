@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jipflow.analyses.contract import Finding, kinds
+from jipflow.analyses.contract import kinds
 from jipflow.analyses.forms import RecordedCell, ReleasedAnalysis
+from jipflow.analyses.rules import Finding
 from jipflow.release.contents import Disclosure
 
 
