@@ -19,6 +19,16 @@ def site_of(folder):
     }
 
 
+def with_clinical(site, folder):
+    """Return a site that has all clinical variables of the shipped protocols in a CSV file."""
+    columns = {variable: {"value": variable} for variable in ("sex", "dead")}
+    columns |= {"age": {"value": "age", "unit": "a"}, "followed": {"date": "seen"}}
+    path = folder / "map.yaml"
+    path.write_text(yaml.safe_dump({"patient": "id", "variables": columns}))
+    source = {"kind": "csv", "file": str(folder / "patients.csv"), "map": str(path)}
+    return {**site, "clinical": source}
+
+
 def demo_protocol():
     return yaml.safe_load((PROTOCOLS / "demo.yaml").read_text())
 

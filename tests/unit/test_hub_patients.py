@@ -81,9 +81,9 @@ def test_a_kind_without_numbers_by_site_is_not_there(world, more):
 
 
 def test_an_analysis_of_an_earlier_round_is_there_as_well(world):
-    result = world[0]
+    result, _, settings = world
     later = {**result, "round": 2, "analyses": result["analyses"][:1]}
-    assert found(carried(later, [result])) == found(result)
+    assert found(carried(later, [result], settings)) == found(result)
 
 
 def test_features_of_as_many_patients_share_a_row(world):

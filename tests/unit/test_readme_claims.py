@@ -33,6 +33,15 @@ CLAIMS: dict[str, list[str]] = {
         "peers/test_pacs_stages.py",
         "pipeline/test_demo.py::test_merged_is_pooled",
     ],
+    "Over sites, means, tests, regressions, Cox models, survival curves and ComBat equal what the "
+    "same patients in one table give, to 1e-9 beside statsmodels, scipy and lifelines "
+    "([docs/benchmarks.md](docs/benchmarks.md#exactness)).": [
+        "unit/test_exactness.py",
+        "unit/test_linear.py::test_a_model_over_sites_equals_the_pooled_one",
+        "unit/test_cox_rounds.py::test_models_through_gates_and_ledgers_equal_one_place",
+        "unit/test_kaplan_meier.py",
+        "unit/test_combat.py",
+    ],
     "A person approves the release; a hub verifies the sites' sealed messages and merges them, in "
     "as many rounds as it takes.": [
         "unit/test_packing.py::test_nothing_leaves_unapproved",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from config_files import demo_protocol, loaded, site_of
+from config_files import demo_protocol, loaded, site_of, with_clinical
 from jipflow.files import canonical_digest
 from jipflow.settings import resources
 from jipflow.settings.reading import protocol_ids
@@ -137,11 +137,7 @@ RECORDED = {
 
 @pytest.mark.parametrize("name", protocol_ids())
 def test_the_hashes_of_the_shipped_protocols_are_those_that_sites_have_sent(site, name, tmp_path):
-    columns = {variable: {"value": variable} for variable in ("sex", "dead")}
-    columns |= {"age": {"value": "age", "unit": "a"}, "followed": {"date": "seen"}}
-    (tmp_path / "map.yaml").write_text(yaml.safe_dump({"patient": "id", "variables": columns}))
-    clinical = {"kind": "csv", "file": str(tmp_path / "a.csv"), "map": str(tmp_path / "map.yaml")}
-    settings = load_settings({**site, "clinical": clinical, "protocol": name})
+    settings = load_settings({**with_clinical(site, tmp_path), "protocol": name})
     parts = ("cohort", "segmentations", "radiomics", "analyses", "site.processing")
     found = canonical_digest([settings.sha256(key) for key in parts])
     assert (settings.protocol_sha256, found) == RECORDED[name]

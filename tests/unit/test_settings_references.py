@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import typed
-from config_files import demo_protocol, loaded, message, put, site_of
+from config_files import demo_protocol, loaded, message, put, site_of, with_clinical
 from jipflow.settings.protocol import in_order
 from jipflow.settings.reading import protocol_ids
 from jipflow.settings.resources import MODELS, ROOT
@@ -27,8 +27,8 @@ def protocol():
 
 
 @pytest.mark.parametrize("protocol_id", protocol_ids())
-def test_every_shipped_protocol_is_valid(site, protocol_id):
-    settings = load_settings({**site, "protocol": protocol_id})
+def test_every_shipped_protocol_is_valid(site, protocol_id, tmp_path):
+    settings = load_settings({**with_clinical(site, tmp_path), "protocol": protocol_id})
     assert settings.protocol_id == protocol_id
 
 
