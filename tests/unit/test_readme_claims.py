@@ -35,7 +35,8 @@ CLAIMS: dict[str, list[str]] = {
     ],
     "Over sites, means, tests, regressions, Cox models, survival curves and ComBat equal what the "
     "same patients in one table give, to 1e-9 beside statsmodels, scipy and lifelines; p values "
-    "far out in the tail of two kinds to 2e-7 ([docs/benchmarks.md](docs/benchmarks.md#exactness)).": [
+    "far out in the tail of two kinds to 2e-7 "
+    "([docs/benchmarks.md](docs/benchmarks.md#exactness)).": [
         "unit/test_exactness.py",
         "unit/test_linear.py::test_a_model_over_sites_equals_the_pooled_one",
         "unit/test_cox_rounds.py::test_models_through_gates_and_ledgers_equal_one_place",
