@@ -10,7 +10,7 @@ import pandas as pd
 from federation_world import MEAN, hub_settings, protocol, site
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Places
 from jipflow.analyses.cox import Cox, Settings
-from jipflow.analyses.proposals import Limits
+from jipflow.analyses.facts import Limits
 from jipflow.release.gate import decide
 from jipflow.release.history import Candidate, History, Past
 from jipflow.release.saturation import Regions

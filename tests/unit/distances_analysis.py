@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from jipflow.analyses.cells import Values
 from jipflow.analyses.contract import Analysis, ImpossibleCell
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.forms import (
     CountedCell,
     Enough,
@@ -15,7 +16,6 @@ from jipflow.analyses.forms import (
     StatedCell,
     Value,
 )
-from jipflow.analyses.proposals import Limits
 from jipflow.analyses.rules import Passed, Withheld
 from jipflow.blocks import Drawing
 from jipflow.settings.protocol import AnalysisSettings, Disclosure

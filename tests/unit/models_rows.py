@@ -9,11 +9,10 @@ from functools import cached_property
 import numpy as np
 
 from jipflow.analyses.cells import CellKey
-from jipflow.analyses.contract import kinds
+from jipflow.analyses.contract import Proposed, kinds
 from jipflow.analyses.design import Design
 from jipflow.analyses.evaluated import Evaluated, Scattered, Start
 from jipflow.analyses.generalised import Content
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.rules import Withheld
 from jipflow.hub.merge import carried, merge
 from jipflow.settings.protocol import Disclosure

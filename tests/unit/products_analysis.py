@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 
 from jipflow.analyses.cells import CellKey, Measured, Values, only
-from jipflow.analyses.contract import Analysis
+from jipflow.analyses.contract import Analysis, Proposed
+from jipflow.analyses.facts import Column, Limits
 from jipflow.analyses.forms import CountedCell, ReleasedAnalysis, Value
-from jipflow.analyses.proposals import Column, Limits, Proposed
 from jipflow.analyses.rules import Passed, Withheld
 from jipflow.blocks import Drawing
 from jipflow.settings.protocol import AnalysisSettings, Disclosure

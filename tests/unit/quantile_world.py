@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jipflow.analyses.cells import CellKey, Values
-from jipflow.analyses.proposals import Limits, Proposed
+from jipflow.analyses.contract import Proposed
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.quantiles import Asked, Quantiles, Settings, Split
 from jipflow.analyses.rules import Passed
 from jipflow.settings.protocol import Disclosure

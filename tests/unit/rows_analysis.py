@@ -10,8 +10,8 @@ from jipflow.analyses.cells import (
     Values,
 )
 from jipflow.analyses.contract import Analysis, ImpossibleCell
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.forms import CountedCell, Enough, ReleasedAnalysis
-from jipflow.analyses.proposals import Limits
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.blocks import Drawing, Group, Table, TableCell, code, head, numeral
 from jipflow.settings.part import Text

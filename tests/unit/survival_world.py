@@ -88,3 +88,16 @@ def raised(rows, edges):
     return pd.DataFrame(
         {"time": times, "event": (rows["dead"] == 1) & ~beyond, "sex": rows["sex"].to_numpy()}
     )
+
+
+def built(made):
+    """Return the cells that leave, the rules that withheld each other, and the record."""
+    made.write()
+    aggregates, record = made.build()
+    left = {(a["id"], c["group"]): c for a in aggregates["analyses"] for c in a["cells"]}
+    lost = {
+        (c["analysis"], c["group"]): [r for r, found in c["rules"].items() if found == "withheld"]
+        for c in record["cells"]
+        if not c["released"]
+    }
+    return left, lost, record

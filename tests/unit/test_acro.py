@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from jipflow.analyses.cells import CellKey, Values
+from jipflow.analyses.contract import Proposed
 from jipflow.analyses.moments import DOMINANCE, NUMBER_RANGE, ZERO_VARIANCE
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.rules import Finding
 from jipflow.analyses.spread import dominated
 from jipflow.analyses.summary import Settings, Summary

@@ -7,10 +7,10 @@ import pytest
 
 from federation_world import MEAN
 from jipflow.analyses.cells import CellKey, Values
+from jipflow.analyses.contract import Proposed
 from jipflow.analyses.design import Design
 from jipflow.analyses.linear import Linear
 from jipflow.analyses.linear import Settings as LinearSettings
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.rules import Finding
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.analyses.summary import Summary

@@ -20,8 +20,8 @@ from combat_world import (
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.combat import Combat, Settings, Shared
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.harmonise import scatter_after
-from jipflow.analyses.proposals import Limits
 from jipflow.analyses.shrinkage import Batch, posterior
 from jipflow.exchange.message import checked
 from jipflow.hub.merge import advance, merge

@@ -15,7 +15,7 @@ from federation_world import MEAN, protocol
 from jipflow.analyses.contract import ImpossibleCell, kinds
 from jipflow.analyses.covariance import Cell, Settings, correlated, described
 from jipflow.analyses.estimates import REASONS
-from jipflow.analyses.proposals import Limits
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.scatter import merge_scatters, scatter
 from jipflow.hub.merge import merge
 from jipflow.hub.rounds import Outlook

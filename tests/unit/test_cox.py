@@ -26,8 +26,8 @@ from cox_world import (
 )
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.cox import Point
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.newton import newton
-from jipflow.analyses.proposals import Limits
 from jipflow.release.gate import decide
 from jipflow.release.saturation import Regions
 

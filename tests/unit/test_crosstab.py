@@ -14,7 +14,7 @@ from federation_world import accept, hub_settings, protocol, site
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Places
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.crosstab import Cell, Content, Crosstab, Released, Settings
-from jipflow.analyses.proposals import Limits
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.rules import Finding, Passed
 from jipflow.hub.merge import merge
 from jipflow.hub.rounds import Outlook
@@ -27,6 +27,7 @@ from jipflow.release.saturation import Regions
 from jipflow.report.hub import write_hub_report
 from jipflow.settings.protocol import Disclosure
 from jipflow.settings.resources import ConfigError
+from survival_world import built
 
 STAGES, SEXES = ["I", "II", "III"], ["F", "M"]
 VARIABLES = [
@@ -147,18 +148,6 @@ def test_the_page_and_the_tables_show_the_counts(together, tmp_path):
         rows = [row for row in csv.DictReader(stream) if not row["site"]]
     assert [int(row["count"]) for row in rows] == [n for row in cell["counts"] for n in row]
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-def built(made):
-    made.write()
-    aggregates, record = made.build()
-    left = {(a["id"], c["group"]): c for a in aggregates["analyses"] for c in a["cells"]}
-    lost = {
-        (c["analysis"], c["group"]): [r for r, found in c["rules"].items() if found == "withheld"]
-        for c in record["cells"]
-        if not c["released"]
-    }
-    return left, lost, record
 
 
 def with_table(root, table, *analyses):

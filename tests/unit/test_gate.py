@@ -17,10 +17,10 @@ from jipflow.analyses.cells import (
     CellKey,
     Values,
 )
+from jipflow.analyses.contract import Proposed
 from jipflow.analyses.histogram import SMALL_BINS, Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
 from jipflow.analyses.moments import DOMINANCE, NUMBER_RANGE, ZERO_VARIANCE, Moments
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.rules import Finding
 from jipflow.analyses.sent_moments import Computed
 from jipflow.analyses.summary import Settings as SummarySettings

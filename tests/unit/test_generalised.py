@@ -14,6 +14,7 @@ from federation_world import MEAN
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, kinds
 from jipflow.analyses.design import pair_dominates
 from jipflow.analyses.evaluated import Evaluated
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.generalised import RESTS_ON_FEW
 from jipflow.analyses.likelihoods import (
     Binomial,
@@ -27,7 +28,6 @@ from jipflow.analyses.likelihoods import (
     rest_on_few,
 )
 from jipflow.analyses.logistic import Logistic
-from jipflow.analyses.proposals import Limits
 from jipflow.analyses.rules import Finding, Passed
 from jipflow.exchange.message import checked
 from jipflow.hub.merge import carried, merge

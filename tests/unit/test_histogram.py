@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jipflow.analyses.bins import SAME_BINS, bin_index, bins_to_hide, hides, tells
 from jipflow.analyses.cells import CellKey, Values
+from jipflow.analyses.contract import Proposed
 from jipflow.analyses.histogram import (
     MANY_BINS,
     ONE_BIN,
@@ -18,7 +19,6 @@ from jipflow.analyses.histogram import (
     Histogram,
     Settings,
 )
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.rules import Passed
 from jipflow.settings.protocol import Disclosure
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from jipflow.analyses import histogram, summary
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import ImpossibleCell
+from jipflow.analyses.facts import Implied, Limits
 from jipflow.analyses.moments import largest_scatter, least_scatter, moments
-from jipflow.analyses.proposals import Implied, Limits
 from jipflow.analyses.rules import Passed
 from jipflow.analyses.spread import SPREAD
 from jipflow.settings.bounds import bounds

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jipflow.analyses.cells import CellKey, Values
+from jipflow.analyses.facts import LedgerCell
 from jipflow.analyses.intervals import enough, halving, merged, tell_beside
-from jipflow.analyses.proposals import LedgerCell
 from jipflow.analyses.spread import few
 
 GRID = [100.0, 200.0, 300.0, 400.0]

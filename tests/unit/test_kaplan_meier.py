@@ -15,8 +15,8 @@ from statsmodels.duration.survfunc import survdiff
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
 from jipflow.analyses.design import Design
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.kaplan_meier import Cell, KaplanMeier, Released, Settings
-from jipflow.analyses.proposals import Limits
 from jipflow.analyses.rules import Passed
 from jipflow.hub.rounds import Outlook
 from jipflow.hub.tables import write_tables
@@ -28,6 +28,7 @@ from survival_world import (
     SEXES,
     SITES,
     VARIABLES,
+    built,
     content,
     curves,
     followed_site,
@@ -165,18 +166,6 @@ def test_the_page_and_the_tables_show_the_curves(name, request, tmp_path):
         assert len(found) == len(analysis_of(result)[table])
     assert "NaN" not in json.dumps(result)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
-
-
-def built(made):
-    made.write()
-    aggregates, record = made.build()
-    left = {(a["id"], c["group"]): c for a in aggregates["analyses"] for c in a["cells"]}
-    lost = {
-        (c["analysis"], c["group"]): [r for r, found in c["rules"].items() if found == "withheld"]
-        for c in record["cells"]
-        if not c["released"]
-    }
-    return left, lost, record
 
 
 def test_a_site_sends_no_time_and_names_the_edges_that_it_merged(tmp_path):

@@ -12,8 +12,8 @@ import statsmodels.api as sm
 from federation_world import ENERGY, MEAN, protocol
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, kinds
 from jipflow.analyses.estimates import term_names
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.linear import Cell, Settings, least_squares
-from jipflow.analyses.proposals import Limits
 from jipflow.analyses.scatter import merge_scatters, scatter
 from jipflow.exchange.refusals import Refused
 from jipflow.hub.check import Asked, check_contents

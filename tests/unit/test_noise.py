@@ -15,9 +15,9 @@ import pytest
 from federation_world import VOLUME, accept, hub_settings, protocol, site
 from jipflow.analyses import noise
 from jipflow.analyses.cells import CellKey, Values
-from jipflow.analyses.contract import ImpossibleCell, kinds
+from jipflow.analyses.contract import ImpossibleCell, Proposed, kinds
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.noisy_mean import HALF, Cell, NoisyMean, Settings
-from jipflow.analyses.proposals import Limits, Proposed
 from jipflow.cli import main
 from jipflow.hub.merge import merge
 from jipflow.hub.rounds import Outlook

@@ -7,7 +7,8 @@ import pytest
 
 from jipflow.analyses import contract
 from jipflow.analyses.cells import CellKey, Measured, Place, Values, only
-from jipflow.analyses.proposals import Column, Proposed
+from jipflow.analyses.contract import Proposed
+from jipflow.analyses.facts import Column
 from jipflow.analyses.rules import Finding
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.analyses.summary import Summary

@@ -12,10 +12,9 @@ import pytest
 
 from jipflow.analyses.bins import SAME_BINS, groups_of, shown
 from jipflow.analyses.cells import by_patient
-from jipflow.analyses.contract import ImpossibleCell
+from jipflow.analyses.contract import ImpossibleCell, Proposed
 from jipflow.analyses.histogram import Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.quantiles import NO_EDGE
 from jipflow.analyses.rules import Passed
 from jipflow.release.gate import decide

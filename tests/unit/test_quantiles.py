@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
-from jipflow.analyses.proposals import Limits
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.quantiles import NO_EDGE, Released
 from jipflow.analyses.rules import Withheld
 from jipflow.settings.protocol import Disclosure

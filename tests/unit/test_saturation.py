@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jipflow.analyses.cells import CellKey, Measured, Place, Values
+from jipflow.analyses.contract import Proposed
 from jipflow.analyses.histogram import Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.summary import Settings, Summary
 from jipflow.radiomics.ibsi import feature_table
 from jipflow.release.saturation import FAMILIES, Equations, Regions, family, saturated

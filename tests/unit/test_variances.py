@@ -15,9 +15,9 @@ from jipflow.analyses import brown_forsythe, levene
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, kinds
 from jipflow.analyses.deviations import check, equal_variances, from_centre
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.moments import Moments
 from jipflow.analyses.one_way import NOT_FINITE, ONE_GROUP
-from jipflow.analyses.proposals import Limits
 from jipflow.exchange.message import checked
 from jipflow.hub.merge import advance, merge
 from jipflow.hub.rounds import Outlook

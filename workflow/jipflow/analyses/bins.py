@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import Values
 from jipflow.analyses.contract import kinds
-from jipflow.analyses.proposals import LedgerCell, Shown
+from jipflow.analyses.facts import LedgerCell, Shown
 from jipflow.analyses.rules import Rule
 
 if TYPE_CHECKING:

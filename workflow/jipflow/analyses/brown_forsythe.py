@@ -18,9 +18,9 @@ from typing import Any, Literal
 from jipflow.analyses import deviations
 from jipflow.analyses.cells import Values
 from jipflow.analyses.contract import Analysis
+from jipflow.analyses.facts import Implied, LedgerCell, Limits
 from jipflow.analyses.forms import ReleasedAnalysis
 from jipflow.analyses.moments import broken, merged, tell_beside
-from jipflow.analyses.proposals import Implied, LedgerCell, Limits
 from jipflow.analyses.rules import Passed, Withheld
 from jipflow.blocks import Drawing
 from jipflow.settings.protocol import AnalysisSettings, Disclosure

@@ -35,9 +35,10 @@ from jipflow.analyses.combat_cells import (
     first_moments,
     verify_after,
 )
-from jipflow.analyses.contract import Analysis, ImpossibleCell
+from jipflow.analyses.contract import ALONE, Analysis, ImpossibleCell, Known, Proposed
 from jipflow.analyses.design import RULES, Design, design
 from jipflow.analyses.estimates import FEW_SITES, SITE_LEFT
+from jipflow.analyses.facts import TOLERANCE, LedgerCell, Limits
 from jipflow.analyses.forms import FLOOR, ReleasedAnalysis, StatedAnalysis, StatedCell
 from jipflow.analyses.harmonise import (
     Common,
@@ -57,7 +58,6 @@ from jipflow.analyses.moments import (
     least_scatter,
     merge_moments,
 )
-from jipflow.analyses.proposals import ALONE, TOLERANCE, Known, LedgerCell, Limits, Proposed
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.scatter import Scatter, merge_scatters, ranges_of, scatter
 from jipflow.analyses.sent_scatter import SendsScatter

@@ -19,9 +19,12 @@ A number is released in a *cell*: one feature of one segment, of all patients or
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from jipflow.analyses.cells import (
@@ -30,8 +33,10 @@ from jipflow.analyses.cells import (
     Place,
     Values,
     asks_for,
+    by_patient,
     expand,
 )
+from jipflow.analyses.facts import Column, Implied, LedgerCell, Limits, PieceOf, Shown
 from jipflow.analyses.forms import (
     CountedCell,
     RecordedCell,
@@ -40,13 +45,112 @@ from jipflow.analyses.forms import (
     StatedAnalysis,
     StatedCell,
 )
-from jipflow.analyses.proposals import ALONE, Implied, Known, LedgerCell, Limits, Proposed, Shown
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.settings.plugins import analysis_classes
 from jipflow.settings.protocol import AnalysisSettings, Disclosure, Protocol
 
 if TYPE_CHECKING:
     from jipflow.blocks import Drawing
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """One cell before the gate, with the people behind it.
+
+    A cell of several columns, such as a model, leaves whole or not at all. The rules of all cells
+    look at its `pieces`, one a column, as they look at cells of one variable.
+
+    Attributes:
+        analysis: what proposes it.
+        key: what it is about.
+        values: what it is computed from; of a cell of several columns, the first one's.
+        content: what the analysis computed, for its own `Analysis.check`.
+        columns: of a cell of several; the first has the key and the values of the cell.
+        of: of a piece, which cell it is of and which of its columns it is.
+    """
+
+    analysis: Analysis[Any, Any, Any]
+    key: CellKey
+    values: Values
+    content: Any
+    columns: Sequence[Column] = ()
+    of: PieceOf | None = None
+
+    @property
+    def equations(self) -> int:
+        """How many numbers of it are sums over functions of its values."""
+        return self.of.equations if self.of else self.analysis.equations
+
+    @property
+    def model(self) -> str:
+        """Of a piece, what tells its cell apart from those of other columns or values."""
+        return self.of.model if self.of else ""
+
+    @cached_property
+    def pieces(self) -> Sequence[Proposed]:
+        """The cell as cells of one variable: itself where it is one."""
+        if not self.columns:
+            return (self,)
+        models = {among: _digest(self, among) for among in {each.among for each in self.columns}}
+        return [
+            Proposed(
+                self.analysis,
+                column.key,
+                column.values,
+                self.content,
+                of=PieceOf(models[column.among], number, column.equations),
+            )
+            for number, column in enumerate(self.columns)
+        ]
+
+    @property
+    def cases(self) -> frozenset[str]:
+        """Cases whose values are in it."""
+        return self.values.cases
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """What cells are sorted by."""
+        return (self.analysis.settings.id, *self.key)
+
+
+def _digest(cell: Proposed, among: tuple[int, ...]) -> str:
+    """Return a hash of the kind of a cell and of the values of columns, of all if none is named."""
+    found = hashlib.sha256(cell.analysis.settings.kind.encode())
+    chosen = [cell.columns[i] for i in among] or [each for each in cell.columns if not each.among]
+    for column in chosen:
+        patients = by_patient(column.values)
+        found.update(b"\0\0".join([b"", "\0".join(patients.case_ids).encode()]))
+        found.update(b"\0\0" + patients.numbers.tobytes())
+    return found.hexdigest()
+
+
+def _nothing(cell: Proposed) -> Sequence[LedgerCell]:
+    return ()
+
+
+def _no_models() -> Sequence[Sequence[LedgerCell]]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known beside the cells of a kind: other cells of the release, and earlier ones.
+
+    Attributes:
+        proposed: cells of the kinds that were checked before, whether or not they leave.
+        of: returns of a cell all that leave or have left with its very values.
+        models: returns the cells of several columns that leave or have left, of whatever kind and
+            values, each as its pieces in their order.
+    """
+
+    proposed: Sequence[Proposed] = ()
+    of: Callable[[Proposed], Sequence[LedgerCell]] = _nothing
+    models: Callable[[], Sequence[Sequence[LedgerCell]]] = _no_models
+
+
+ALONE = Known()
+"""Of cells beside which nothing is known."""
 
 
 class ImpossibleCell(Exception):

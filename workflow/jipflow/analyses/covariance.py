@@ -25,10 +25,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Measured
-from jipflow.analyses.contract import Analysis
+from jipflow.analyses.contract import Analysis, Proposed
 from jipflow.analyses.estimates import FEW_SITES, LEVEL, MAX_PLOTS, OUT_OF_RANGE, REASONS
 from jipflow.analyses.forms import ReleasedAnalysis
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.scatter import Scatter, ScatterCell, merge_scatters
 from jipflow.analyses.sent_moments import key_of
 from jipflow.analyses.sent_scatter import SendsScatter, draw_sent, proposals

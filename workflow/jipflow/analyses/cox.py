@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jipflow.analyses.cells import Measured, Values
-from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.contract import (
+    ALONE,
+    Analysis,
+    CellBelowMinimum,
+    ImpossibleCell,
+    Known,
+    Proposed,
+)
 from jipflow.analyses.design import (
     PARAMETERS,
     Design,
@@ -44,6 +51,7 @@ from jipflow.analyses.estimates import (
     term_names,
     units_of,
 )
+from jipflow.analyses.facts import TOLERANCE, Column, Implied, Limits
 from jipflow.analyses.forms import (
     FLOOR,
     LARGEST,
@@ -56,9 +64,8 @@ from jipflow.analyses.forms import (
 )
 from jipflow.analyses.moments import EXACT
 from jipflow.analyses.newton import Step, newton
-from jipflow.analyses.proposals import ALONE, TOLERANCE, Column, Implied, Known, Limits, Proposed
 from jipflow.analyses.rules import Passed, Withheld
-from jipflow.analyses.scatter import Product, is_positive, ranges_of, units
+from jipflow.analyses.scatter import Product, is_positive, ranges_of, symmetric, units
 from jipflow.analyses.stratified import RULES, Content, beside, content_of, fitted, left_of
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
@@ -130,12 +137,7 @@ class Cell(CountedCell):
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
         """The information, shape (columns, columns)."""
-        import numpy as np
-
-        found = np.zeros((len(self.information),) * 2)
-        for i, row in enumerate(self.information):
-            found[i, : i + 1] = found[: i + 1, i] = row
-        return found
+        return symmetric(self.information)
 
 
 class Released(ReleasedAnalysis):

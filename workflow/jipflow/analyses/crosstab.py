@@ -25,12 +25,19 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Values, only
-from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.contract import (
+    ALONE,
+    Analysis,
+    CellBelowMinimum,
+    ImpossibleCell,
+    Known,
+    Proposed,
+)
 from jipflow.analyses.design import ONE_ROW, OfColumns
+from jipflow.analyses.facts import Column, LedgerCell, Limits
 from jipflow.analyses.forms import Count, CountedCell, RecordedCell, ReleasedAnalysis
 from jipflow.analyses.margins import chi_square, counts_to_hide, one_value, tells
 from jipflow.analyses.margins_page import draw_tables, draw_tests
-from jipflow.analyses.proposals import ALONE, Column, Known, LedgerCell, Limits, Proposed
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.blocks import Drawing
 from jipflow.settings.clinical import ROLE, VARIABLE, ClinicalVariable, Value

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from jipflow.analyses import moments
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Values, only
+from jipflow.analyses.facts import Column, LedgerCell
 from jipflow.analyses.forms import LARGEST
 from jipflow.analyses.moments import DOMINANCE, FEW_LEVELS, NUMBER_RANGE, ZERO_VARIANCE
-from jipflow.analyses.proposals import Column, LedgerCell
 from jipflow.analyses.rules import Rule
 from jipflow.analyses.spread import dominated
 from jipflow.settings.protocol import AnalysisSettings, By, Disclosure

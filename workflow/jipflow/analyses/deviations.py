@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from jipflow.analyses import moments as of_moments
 from jipflow.analyses.cells import Values
+from jipflow.analyses.facts import Implied, LedgerCell, Limits
 from jipflow.analyses.moments import EXACT, Moments, MomentsCell, moments
 from jipflow.analyses.one_way import one_way
-from jipflow.analyses.proposals import Implied, LedgerCell, Limits
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.sent_moments import key_of
 from jipflow.analyses.spread import dominated

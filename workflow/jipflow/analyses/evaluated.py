@@ -13,7 +13,7 @@ from jipflow.analyses.estimates import INTERCEPT, term_names
 from jipflow.analyses.forms import LARGEST, Count, CountedCell, Enough, StatedCell, Value
 from jipflow.analyses.likelihoods import Point, Sums
 from jipflow.analyses.moments import EXACT
-from jipflow.analyses.scatter import Product, ScatterCell
+from jipflow.analyses.scatter import Product, ScatterCell, symmetric
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
 from jipflow.plots import number
@@ -60,12 +60,7 @@ class Evaluated(CountedCell):
     @property
     def matrix(self) -> npt.NDArray[np.float64]:
         """The information, shape (terms, terms)."""
-        import numpy as np
-
-        found = np.zeros((len(self.information),) * 2)
-        for i, row in enumerate(self.information):
-            found[i, : i + 1] = found[: i + 1, i] = row
-        return found
+        return symmetric(self.information)
 
 
 class Start(StatedCell):

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jipflow.analyses import design
 from jipflow.analyses.cells import CellKey, Measured, Values
-from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell, kinds
+from jipflow.analyses.contract import (
+    ALONE,
+    Analysis,
+    CellBelowMinimum,
+    ImpossibleCell,
+    Known,
+    Proposed,
+    kinds,
+)
 from jipflow.analyses.design import PARAMETERS, Design, OfColumns, broken
 from jipflow.analyses.estimates import (
     COLLINEAR,
@@ -33,6 +41,7 @@ from jipflow.analyses.estimates import (
     term_names,
 )
 from jipflow.analyses.evaluated import MOST_BETA, Evaluated, Scattered, Start, evaluated_at
+from jipflow.analyses.facts import TOLERANCE, Column, Implied, LedgerCell, Limits
 from jipflow.analyses.forms import FLOOR, LARGEST
 from jipflow.analyses.likelihoods import (
     Family,
@@ -47,16 +56,6 @@ from jipflow.analyses.likelihoods import (
 )
 from jipflow.analyses.moments import NUMBER_RANGE
 from jipflow.analyses.newton import Step, newton
-from jipflow.analyses.proposals import (
-    ALONE,
-    TOLERANCE,
-    Column,
-    Implied,
-    Known,
-    LedgerCell,
-    Limits,
-    Proposed,
-)
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.scatter import (
     in_range,

@@ -33,9 +33,16 @@ from jipflow.analyses.cells import (
     CellKey,
     Values,
 )
-from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.contract import (
+    ALONE,
+    Analysis,
+    CellBelowMinimum,
+    ImpossibleCell,
+    Known,
+    Proposed,
+)
+from jipflow.analyses.facts import Implied, LedgerCell, Limits, Shown
 from jipflow.analyses.forms import Count, CountedCell, RecordedCell, ReleasedAnalysis, Value
-from jipflow.analyses.proposals import ALONE, Implied, Known, LedgerCell, Limits, Proposed, Shown
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import only
-from jipflow.analyses.proposals import LedgerCell
+from jipflow.analyses.facts import LedgerCell
 from jipflow.analyses.spread import few
 from jipflow.analyses.survival import Counts
 

@@ -29,11 +29,18 @@ from jipflow.analyses import moments
 from jipflow.analyses.alike import like_an_earlier
 from jipflow.analyses.bins import shown
 from jipflow.analyses.cells import CellKey, Measured, Values
-from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.contract import (
+    ALONE,
+    Analysis,
+    CellBelowMinimum,
+    ImpossibleCell,
+    Known,
+    Proposed,
+)
 from jipflow.analyses.design import ONE_ROW, Design, OfColumns, design
+from jipflow.analyses.facts import Implied, LedgerCell, Limits
 from jipflow.analyses.forms import Count, CountedCell, RecordedCell, ReleasedAnalysis
 from jipflow.analyses.intervals import enough, merged, tell_beside
-from jipflow.analyses.proposals import ALONE, Implied, Known, LedgerCell, Limits, Proposed
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.survival import (
     NO_COMMON_EDGE,

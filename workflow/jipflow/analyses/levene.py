@@ -22,6 +22,7 @@ from typing import Any, Literal
 from jipflow.analyses import deviations
 from jipflow.analyses.cells import CellKey, Values
 from jipflow.analyses.contract import Analysis, ImpossibleCell
+from jipflow.analyses.facts import Implied, LedgerCell, Limits
 from jipflow.analyses.forms import (
     FLOOR,
     Enough,
@@ -39,7 +40,6 @@ from jipflow.analyses.moments import (
     tell_beside,
     verify_moments,
 )
-from jipflow.analyses.proposals import Implied, LedgerCell, Limits
 from jipflow.analyses.rules import Passed, Withheld
 from jipflow.analyses.sent_moments import key_of
 from jipflow.blocks import Drawing

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from jipflow.analyses.cells import Measured
-from jipflow.analyses.contract import Analysis
+from jipflow.analyses.contract import Analysis, Proposed
 from jipflow.analyses.estimates import (
     COLLINEAR,
     FEW_PATIENTS,
@@ -35,7 +35,6 @@ from jipflow.analyses.estimates import (
     units_of,
 )
 from jipflow.analyses.forms import ReleasedAnalysis
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.scatter import Scatter, ScatterCell, merge_scatters, units
 from jipflow.analyses.sent_scatter import SendsScatter, draw_sent, proposals
 from jipflow.blocks import Drawing

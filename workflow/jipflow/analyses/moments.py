@@ -19,8 +19,8 @@ from pydantic import Field
 
 from jipflow.analyses.cells import Values, follow
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.facts import TOLERANCE, LedgerCell, Limits
 from jipflow.analyses.forms import LARGEST, CountedCell, Enough, Value
-from jipflow.analyses.proposals import TOLERANCE, LedgerCell, Limits
 from jipflow.analyses.rules import Rule
 from jipflow.analyses.spread import SPREAD, dominated, few_differ, few_levels
 from jipflow.settings.part import AsGiven

@@ -25,9 +25,9 @@ from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Values, by_patient
 from jipflow.analyses.contract import Analysis, ImpossibleCell
+from jipflow.analyses.facts import Limits
 from jipflow.analyses.forms import ReleasedAnalysis, ReleasedCell
 from jipflow.analyses.noise import BEYOND, NO_BUDGET, Parts, WithNoise, variance
-from jipflow.analyses.proposals import Limits
 from jipflow.analyses.rules import Passed, Withheld
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, bold, head, numeral, span

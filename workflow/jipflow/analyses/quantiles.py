@@ -35,7 +35,15 @@ from jipflow.analyses.bins import (
     shown,
 )
 from jipflow.analyses.cells import CellKey, Values, by_patient
-from jipflow.analyses.contract import Analysis, CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.contract import (
+    ALONE,
+    Analysis,
+    CellBelowMinimum,
+    ImpossibleCell,
+    Known,
+    Proposed,
+)
+from jipflow.analyses.facts import Implied, LedgerCell, Limits, Shown
 from jipflow.analyses.forms import (
     CountedCell,
     Enough,
@@ -45,7 +53,6 @@ from jipflow.analyses.forms import (
     Value,
 )
 from jipflow.analyses.grid import FINEST, Grid, Leaf
-from jipflow.analyses.proposals import ALONE, Implied, Known, LedgerCell, Limits, Proposed, Shown
 from jipflow.analyses.ranks import Counts, Ranks, Search
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.units import with_unit

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell
+from jipflow.analyses.facts import TOLERANCE
 from jipflow.analyses.forms import LARGEST, CountedCell, Value
 from jipflow.analyses.moments import (
     LARGEST_SCATTER,
@@ -24,7 +25,6 @@ from jipflow.analyses.moments import (
     least_scatter,
     two_sum,
 )
-from jipflow.analyses.proposals import TOLERANCE
 from jipflow.settings.bounds import Bounds, bounds
 from jipflow.settings.clinical import ROLE
 from jipflow.settings.covariates import Covariate
@@ -52,12 +52,22 @@ class ScatterCell(CountedCell):
         """The same as arrays; the lists fit each other, see `verify_scatter`."""
         import numpy as np
 
-        size = len(self.means)
-        products = np.zeros((size, size))
-        for i, row in enumerate(self.products):
-            products[i, : i + 1] = products[: i + 1, i] = row
         means, rests = (np.array(of, dtype=np.float64) for of in (self.means, self.mean_rests))
-        return Scatter(self.n, means, rests, products)
+        return Scatter(self.n, means, rests, symmetric(self.products))
+
+
+def symmetric(rows: Sequence[Sequence[float]]) -> npt.NDArray[np.float64]:
+    """Return a symmetric matrix of which each row is given up to the diagonal.
+
+    Args:
+        rows: the first has one number, each next one more.
+    """
+    import numpy as np
+
+    found = np.zeros((len(rows), len(rows)))
+    for i, row in enumerate(rows):
+        found[i, : i + 1] = found[: i + 1, i] = row
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from jipflow.analyses.cells import CellKey, Values
+from jipflow.analyses.facts import Implied, LedgerCell, Limits
 from jipflow.analyses.moments import (
     DOMINANCE,
     EXACT,
@@ -23,7 +24,6 @@ from jipflow.analyses.moments import (
     tell_beside,
     verify_moments,
 )
-from jipflow.analyses.proposals import Implied, LedgerCell, Limits
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
 from jipflow.analyses.cells import Measured, Values
-from jipflow.analyses.contract import AnyAnalysis, CellBelowMinimum
+from jipflow.analyses.contract import AnyAnalysis, CellBelowMinimum, Proposed
 from jipflow.analyses.design import (
     PARAMETERS,
     RULES,
@@ -21,8 +21,8 @@ from jipflow.analyses.design import (
     design,
 )
 from jipflow.analyses.estimates import term_names
+from jipflow.analyses.facts import Implied, Limits
 from jipflow.analyses.moments import EXACT, NUMBER_RANGE
-from jipflow.analyses.proposals import Implied, Limits, Proposed
 from jipflow.analyses.rules import Passed, Rule, Withheld
 from jipflow.analyses.scatter import (
     ScatterCell,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from jipflow.analyses import design
 from jipflow.analyses.design import Design, broken, pair_dominates
+from jipflow.analyses.facts import LedgerCell
 from jipflow.analyses.forms import LARGEST
 from jipflow.analyses.generalised import MANY_POINTS, RESTS_ON_FEW
 from jipflow.analyses.likelihoods import are_nearly_one, two_make
 from jipflow.analyses.moments import LARGEST_SCATTER, NUMBER_RANGE
-from jipflow.analyses.proposals import LedgerCell
 from jipflow.analyses.risk_sets import (
     SEPARATE,
     Stratum,

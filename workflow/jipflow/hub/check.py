@@ -17,6 +17,7 @@ from jipflow.analyses.contract import (
     rules_of_kinds,
     too_close,
 )
+from jipflow.analyses.facts import Implied, Limits
 from jipflow.analyses.forms import (
     CountedCell,
     RecordedCell,
@@ -25,7 +26,6 @@ from jipflow.analyses.forms import (
     StatedCell,
 )
 from jipflow.analyses.noise import WithNoise
-from jipflow.analyses.proposals import Implied, Limits
 from jipflow.analyses.rules import Finding, Rule
 from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.files import json_text

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Place, Values
-from jipflow.analyses.proposals import LedgerCell
+from jipflow.analyses.facts import LedgerCell
 from jipflow.exchange.message import FileEntry, Sha256, canonical, checked, describe
 from jipflow.files import atomic_path
 from jipflow.release.history import Past

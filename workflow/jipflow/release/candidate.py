@@ -17,10 +17,9 @@ from jipflow.analyses.cells import (
     measured_places,
     scanners_of,
 )
-from jipflow.analyses.contract import AnyAnalysis, analyses_of
+from jipflow.analyses.contract import AnyAnalysis, Proposed, analyses_of
 from jipflow.analyses.forms import StatedCell
 from jipflow.analyses.noise import WithNoise
-from jipflow.analyses.proposals import Proposed
 from jipflow.analyses.rules import Finding
 from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import Values
-from jipflow.analyses.proposals import LedgerCell, Proposed
+from jipflow.analyses.contract import Proposed
+from jipflow.analyses.facts import LedgerCell
 from jipflow.release.linked import groups_of
 
 if TYPE_CHECKING:

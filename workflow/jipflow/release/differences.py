@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.alike import like_ones
 from jipflow.analyses.cells import Values, Whom, follow
-from jipflow.analyses.contract import Analysis, kinds, too_close
-from jipflow.analyses.proposals import LedgerCell, Proposed
+from jipflow.analyses.contract import Analysis, Proposed, kinds, too_close
+from jipflow.analyses.facts import LedgerCell
 from jipflow.analyses.spread import SPREAD
 from jipflow.release.classes import Classes, summed
 from jipflow.release.saturation import Regions, asked, kin

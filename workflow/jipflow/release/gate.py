@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from jipflow.analyses.cells import Values, by_patient
-from jipflow.analyses.contract import AnyAnalysis, kinds, rules_of_kinds
+from jipflow.analyses.contract import AnyAnalysis, Known, Proposed, kinds, rules_of_kinds
+from jipflow.analyses.facts import LedgerCell
 from jipflow.analyses.forms import FLOOR, ReleasedCell
-from jipflow.analyses.proposals import Known, LedgerCell, Proposed
 from jipflow.analyses.rules import Finding, Passed, Rule, Withheld
 from jipflow.reasons import StageError
 from jipflow.release.differences import clashing, differing

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import Place, Values, by_patient
-from jipflow.analyses.contract import AnyAnalysis, kinds, rules_of_kinds
+from jipflow.analyses.contract import AnyAnalysis, Proposed, kinds, rules_of_kinds
+from jipflow.analyses.facts import LedgerCell
 from jipflow.analyses.forms import ReleasedCell
-from jipflow.analyses.proposals import LedgerCell, Proposed
 from jipflow.analyses.rules import Rule
 from jipflow.exchange.message import canonical
 from jipflow.release.classes import Classes, summed

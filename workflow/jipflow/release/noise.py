@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jipflow.analyses.cells import Values
+from jipflow.analyses.contract import Proposed
+from jipflow.analyses.facts import TOLERANCE, LedgerCell
 from jipflow.analyses.noise import NO_BUDGET, Parts, WithNoise, with_noise
-from jipflow.analyses.proposals import TOLERANCE, LedgerCell, Proposed
 from jipflow.analyses.rules import Finding
 from jipflow.exchange.message import canonical
 from jipflow.release.gate import Decision, all_rules

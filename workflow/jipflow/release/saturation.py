@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from jipflow.analyses.alike import like_ones
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Values
-from jipflow.analyses.proposals import Proposed
+from jipflow.analyses.contract import Proposed
 
 MARGIN = 2
 """How many fewer equations than patients are released: a patient knows one value, and one more

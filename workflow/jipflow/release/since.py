@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import analyses_of
-from jipflow.analyses.proposals import LedgerCell
+from jipflow.analyses.facts import LedgerCell
 from jipflow.exchange.message import PAGE, Round, Time, describe
 from jipflow.files import write_json
 from jipflow.release.approval import Signed
