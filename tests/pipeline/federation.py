@@ -26,10 +26,10 @@ MEASURED = {
     "role": "PT",
     "settings": {
         **yaml.safe_load((RESOURCES / "radiomics" / "ibsi_pet.yaml").read_text()),
-        "featureClass": {"firstorder": ["Mean"]},
+        "featureClass": {"firstorder": ["Mean"], "glcm": []},
     },
 }
-"""Radiomics of the demonstration, of which rounds need one feature."""
+"""Radiomics of the demonstration, of which rounds need the mean and a family for ComBat."""
 
 
 @dataclass(frozen=True)

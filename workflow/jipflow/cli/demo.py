@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from jipflow.cli.federation import Federation, Progress
 from jipflow.files import read_json
 from jipflow.phantom.cohort import SERIES_DEFECTS, write_site
+from jipflow.settings.resources import read_mapping
 
 SITES = ("north", "south", "west")
 PROTOCOL = "demo"
@@ -31,15 +33,7 @@ def run_demo(*, out: Path, patients: int, cores: int | None) -> None:
         defective = f"{len(SERIES_DEFECTS)} with a defective series"
         progress.begin(f"site {site}: {patients} sound synthetic patients and {defective}")
         _make_patients(out / "sites" / site, site, patients)
-    sites = {
-        site: {
-            "site": {"id": site, "name": f"{site.title()} Hospital (synthetic)"},
-            "sources": [
-                {"name": "archive", "kind": "folder", "path": str(out / "sites" / site / "dicom")}
-            ],
-        }
-        for site in SITES
-    }
+    sites = {site: _site(out / "sites" / site, site) for site in SITES}
     hub = "Coordinating hub (synthetic)"
     federation = Federation(out, PROTOCOL, PROTOCOL, sites, hub, progress, cores)
     federation.run()
@@ -54,6 +48,17 @@ def _make_patients(folder: Path, site: str, patients: int) -> None:
     for part in ("dicom", "truth"):
         shutil.rmtree(folder / part, ignore_errors=True)
     write_site(folder, site, patients, SEED)
+
+
+def _site(folder: Path, site: str) -> dict[str, Any]:
+    """Return what the site's file says, as an earlier run or a person has left it."""
+    path = folder / "site.yaml"
+    if path.is_file():
+        return read_mapping(path)
+    return {
+        "site": {"id": site, "name": f"{site.title()} Hospital (synthetic)"},
+        "sources": [{"name": "archive", "kind": "folder", "path": str(folder / "dicom")}],
+    }
 
 
 def _summary(federation: Federation) -> list[str]:
