@@ -541,6 +541,24 @@ def test_what_was_acknowledged_before_the_pacs_was_killed_is_there_afterwards(
         assert archive.send(large.files[remaining[0]]).sop_instance_uid == remaining[0]
 
 
+@pytest.mark.parametrize("asked", ["find", "store"])
+def test_a_connection_that_the_pacs_ended_before_it_was_asked_is_down(
+    pacs: Orthanc, fresh: list[Path], asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may end between the moment when it is lent and the first message."""
+    with open_archive(source("get", pacs)) as archive:
+        for name in ("send_c_find", "send_c_store"):
+            first = getattr(pynetdicom.association.Association, name)
+
+            def ended(self: Any, *arguments: Any, first: Any = first) -> Any:
+                self.abort()
+                return first(self, *arguments)
+
+            monkeypatch.setattr(pynetdicom.association.Association, name, ended)
+        with pytest.raises(ArchiveDown, match="before it was asked anything"):
+            archive.send(fresh[0]) if asked == "store" else archive.contains("1.2", "1.3", "1.4")
+
+
 def test_a_pacs_that_is_not_there_counts_as_down(
     way: str, pacs: Orthanc, fresh: list[Path]
 ) -> None:

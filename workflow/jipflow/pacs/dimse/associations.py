@@ -29,6 +29,9 @@ from jipflow.settings.site import Dimse
 from jipflow.syntaxes import UNCOMPRESSED
 from jipflow.uids import stable_uid
 
+NOT_ESTABLISHED = "must be established before sending"
+"""What pynetdicom's error says where the other side has ended an association since it was lent."""
+
 # C-STORE sends the bytes of a file's data set as they are.
 _config.STORE_SEND_CHUNKED_DATASET = True
 # What goes wrong is raised here with what to do; what passes names patients.
@@ -191,9 +194,14 @@ class Associations:
                 watched.check()
                 with self._lock:
                     self._idle.append(watched)
-            except BaseException:
+            except BaseException as error:
                 if watched is not None:
                     watched.association.abort()
+                if isinstance(error, RuntimeError) and NOT_ESTABLISHED in str(error):
+                    raise ArchiveDown(
+                        f"source {self._source.name!r}: the PACS ended the connection before it "
+                        "was asked anything; try again."
+                    ) from None
                 raise
             finally:
                 with self._lock:
