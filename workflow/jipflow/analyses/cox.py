@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from jipflow.analyses.cells import Measured, Values
+from jipflow.analyses.cells import Measured
 from jipflow.analyses.contract import (
     ALONE,
     Analysis,
@@ -234,10 +234,6 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
             Column(event, values, 1),
             Column(event, values, size, tuple(range(1, size + 2))),
         ]
-
-    def compute(self, values: Values, stated: Any = None) -> Any:
-        """Refuse a variable by itself, which is no model."""
-        raise NotImplementedError("a model is proposed with all of its columns")
 
     @classmethod
     def check_all(

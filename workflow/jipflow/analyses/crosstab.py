@@ -229,10 +229,6 @@ class Crosstab(OfColumns, Analysis[Settings, Cell, Released]):
         repeated = len(set(first.patients)) < first.patients.size
         return Proposed(self, key, first, Content(counts.tolist(), repeated), columns)
 
-    def compute(self, values: Values, stated: Any = None) -> Any:
-        """Refuse a category by itself: a table is proposed with its counts."""
-        raise NotImplementedError("a table is proposed with the indicators of its counts")
-
     def check(self, content: Content, patients: int, disclosure: Disclosure) -> Passed | Withheld:
         """Withhold counts of few and those from which they follow, or the table."""
         if content.repeated:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jipflow.analyses import moments
 from jipflow.analyses.cells import CLINICAL, CellKey, Measured, Place, Values, only
@@ -148,6 +148,10 @@ class OfColumns:
     def reads(self: HasSettings) -> Sequence[CellKey]:
         """Return the further variables, each once."""
         return list(dict.fromkeys(key_of(each) for each in self.settings.further()))
+
+    def compute(self, values: Values, stated: Any = None) -> Any:
+        """Refuse a column by itself: a cell is proposed with all of them."""
+        raise NotImplementedError("a cell of several columns is proposed with all of them")
 
     def tells_beside(
         self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure

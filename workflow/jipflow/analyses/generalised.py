@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jipflow.analyses import design
-from jipflow.analyses.cells import CellKey, Measured, Values
+from jipflow.analyses.cells import CellKey, Measured
 from jipflow.analyses.contract import (
     ALONE,
     Analysis,
@@ -195,10 +195,6 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
         later = (self.rounds - 1) * (size * (size + 3) // 2)
         equations = [1 + size + later] * (size - 1) + [1 + size]
         return [Column(key, rows.values(i), equations[i]) for i, key in enumerate(rows.keys)]
-
-    def compute(self, values: Values, stated: Any = None) -> Any:
-        """Refuse a variable by itself, which is no model."""
-        raise NotImplementedError("a model is proposed with all of its columns")
 
     @classmethod
     def check_all(

@@ -28,7 +28,7 @@ from pydantic import Field
 from jipflow.analyses import moments
 from jipflow.analyses.alike import like_an_earlier
 from jipflow.analyses.bins import shown
-from jipflow.analyses.cells import CellKey, Measured, Values
+from jipflow.analyses.cells import CellKey, Measured
 from jipflow.analyses.contract import (
     ALONE,
     Analysis,
@@ -184,10 +184,6 @@ class KaplanMeier(OfColumns, Analysis[Settings, Cell, Released]):
             time, event = rows.columns(0)[0], rows.columns(1)[EVENT]
             found.append(Proposed(self, key, time.values, rows, (time, event)))
         return found
-
-    def compute(self, values: Values, stated: Any = None) -> Any:
-        """Refuse a time by itself, which is no curve."""
-        raise NotImplementedError("a curve is proposed with the time and the event")
 
     def check(self, content: Design, patients: int, disclosure: Disclosure) -> Passed | Withheld:
         """Merge intervals until none tells of few, or withhold the curve."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
-from jipflow.analyses.cells import Measured, Values
+from jipflow.analyses.cells import Measured
 from jipflow.analyses.contract import AnyAnalysis, CellBelowMinimum, Proposed
 from jipflow.analyses.design import (
     PARAMETERS,
@@ -62,10 +62,6 @@ class SendsScatter(OfColumns):
         """Means, their rests and a triangle of products."""
         size = 1 + len(term_names(self.settings.further()))
         return 2 * size + size * (size + 1) // 2
-
-    def compute(self, values: Values, stated: Any = None) -> Any:
-        """Refuse a variable by itself, which has no scatter with others."""
-        raise NotImplementedError("a cell of several columns is proposed with all of them")
 
     def check(self, content: Design, patients: int, disclosure: Disclosure) -> Passed | Withheld:
         """Withhold columns whose sums tell of few patients, and numbers beyond the format."""
