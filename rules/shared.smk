@@ -14,7 +14,7 @@ try:
     from jipflow.cli.attempts import Tries
     from jipflow.exchange.transport import unsent
     from jipflow.files import json_text, stored_text
-    from jipflow.lock import drop_locks, hold
+    from jipflow.lock import hold
     from jipflow.place import sentence
     from jipflow.provenance import difference
     from jipflow.reasons import StageError
@@ -96,13 +96,11 @@ def hold_results(wildcards):
     """Input function that names no file: keeps other runs off the results before the first job.
 
     A dry run, and what else makes nothing, holds nothing; jobs are held by the run they are of.
-    Snakemake's own lock of these results, which one that was killed left here, is over with it.
     """
     makes = workflow.executor_plugin is not None and not workflow.dryrun
     if makes and workflow.is_main_process:
         try:
             hold(Path(ALL_RESULTS), FINDINGS, logger.info)
-            drop_locks(Path(workflow.persistence.path, "locks"), Path(ALL_RESULTS))
         except (StageError, OSError) as error:
             text = error if isinstance(error, StageError) else sentence(error)
             stop_with(str(text))

@@ -61,7 +61,7 @@ def write(site: Site, lines: list[str]) -> None:
 def test_clinical_data_in_a_run(site):
     lines = rows(site)
     write(site, lines)
-    site.run("--nolock", *ONE_CORE)
+    site.run(*ONE_CORE)
     table = site.table("clinical/clinical.parquet")
     assert sorted(table["weight"]) == [70.0, 71.0]
     assert list(table["sex"]) == ["F", "F"]
@@ -76,11 +76,11 @@ def test_clinical_data_in_a_run(site):
     assert again["clinical"] == 1
     assert not again.keys() & {"cohort", "prepare", "measure"}
     (site.folder / "d.csv").rename(site.folder / "away.csv")
-    failed = site.run("--nolock", *ONE_CORE, check=False)
+    failed = site.run(*ONE_CORE, check=False)
     assert failed.returncode
     assert "d.csv" in failed.stdout + (site.out / "logs" / "clinical.log").read_text()
     (site.folder / "away.csv").rename(site.folder / "d.csv")
-    site.run("--nolock", *ONE_CORE)
+    site.run(*ONE_CORE)
     assert site.table("clinical/missing.parquet")["reason"].unique().tolist() == ["no_record"]
     page = (site.out / "report" / "index.html").read_text()
     assert "<code>no_record</code>" in page

@@ -52,7 +52,7 @@ def write_hub(server: Server, folder: Path) -> Path:
 def run_hub(server: Server, config: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         # Snakemake reads the locks of all runs of a checkout, which others remove meanwhile.
-        command("hub", "--configfile", str(config), "--nolock"),
+        command("hub", "--configfile", str(config)),
         cwd=ROOT,
         env={**environment(), **server.environment},
         stdout=subprocess.PIPE,

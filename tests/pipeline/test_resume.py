@@ -68,6 +68,8 @@ def resumed(tiny_run, tmp_path_factory):
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert not (site.out / "verdict.json").exists()
+    # Snakemake's own lock is of a whole clone: the end of one run would take another's away.
+    assert not list((ROOT / ".snakemake").glob("locks/*"))
     site.run()
     return site
 

@@ -1,8 +1,9 @@
 """One run at a time on a results folder, from whichever clone or machine it is started.
 
-Snakemake's own lock lies in the folder that it is started in, and says nothing to a run that is
-started elsewhere. Jobs that outlive a run that was killed hold the next one up until they have
-ended, since both would write the same files.
+Snakemake's own lock lies in the folder that it is started in: it says nothing to a run that is
+started elsewhere, outlives a kill, and the end of a run removes those of all others of that folder.
+``profiles/default`` leaves it out. Jobs that outlive a run that was killed hold the next one up
+until they have ended, since both would write the same files.
 """
 
 from __future__ import annotations
@@ -113,20 +114,6 @@ def _check_run(path: Path, run: str | None) -> None:
             f"the run that started this job was killed, and {_owner(record)} has {path.parent}: "
             "this job has changed nothing."
         )
-
-
-def drop_locks(folder: Path, results: Path) -> None:
-    """Remove the locks of Snakemake's that a run of these results left when it was killed.
-
-    Args:
-        folder: of Snakemake's locks, ``.snakemake/locks``: files that list a path a line.
-        results: the results folder, which this process holds.
-    """
-    held = Path(results).resolve()
-    for path in folder.glob("*.lock"):
-        lines = path.read_text(encoding="utf-8").splitlines()
-        if any(Path(line).resolve().is_relative_to(held) for line in lines):
-            path.unlink(missing_ok=True)
 
 
 def release(results: Path) -> None:
