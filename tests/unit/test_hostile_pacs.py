@@ -29,10 +29,10 @@ from hostile_pacs import (
     serving,
     source_of,
 )
+from jipflow.inflate import is_within
 from jipflow.pacs import archive as archives
 from jipflow.pacs.archive import ArchiveDown, Rejected
 from jipflow.pacs.dicomweb.archive import DicomwebArchive
-from jipflow.pacs.inflate import is_within
 from jipflow.settings.resources import ConfigError
 
 FIND, FETCH, SEND, DESCRIBE, LIST = "find", "fetch", "send", "describe", "list"

@@ -22,6 +22,7 @@ from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 
+from jipflow.inflate import is_within
 from jipflow.place import raise_place_error
 
 Stop = Callable[[BaseTag, str | None, int], bool]
@@ -32,6 +33,17 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 """Tags that have a length and no value representation (PS3.5 7.5)."""
 PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})
+START = 2048
+"""Bytes within which a file says how it is encoded: preamble and file meta (PS3.10 section 7.1)."""
+MOST_INFLATED = 1 << 30
+"""Most bytes of a data set that is deflated; a thousandth of it may stand in the file."""
+TEXTS = frozenset(
+    {VR.AE, VR.AS, VR.CS, VR.DA, VR.DT, VR.LO, VR.LT, VR.PN, VR.SH, VR.ST, VR.TM, VR.UC, VR.UI}
+    | {VR.UR, VR.UT, VR.DS, VR.IS}
+)
+LONGEST = 1 << 20
+"""Most bytes of an element of text that is read. One with a backslash becomes a value a character,
+which takes a hundred times as much memory; contours, the longest texts of use, have half of it."""
 META = 0x0002
 SOP_INSTANCE_UID = 0x00080018
 LENGTHS = {True: "<I", False: ">I"}
@@ -61,6 +73,10 @@ class Place(NamedTuple):
     begin: int
     end: int
     is_open: bool
+
+
+class TooLarge(ValueError):
+    """A file would take much more memory than its size lets expect."""
 
 
 class Lost(Exception):
@@ -96,6 +112,7 @@ def read(path: Path | str, *, stop: Stop | None = None, defer: int | None = None
 
     Raises:
         OSError: the file cannot be read.
+        TooLarge: it is deflated, and more than `MOST_INFLATED`.
         Exception: what pydicom raises for a file that it cannot parse and that cannot be repaired.
     """
     with open(path, "rb") as stream:
@@ -104,6 +121,7 @@ def read(path: Path | str, *, stop: Stop | None = None, defer: int | None = None
 
 def read_from(stream: BinaryIO, *, stop: Stop | None = None, defer: int | None = None) -> Read:
     """Read what `read` does, from an open file at its begin."""
+    check_deflated(stream)
     tags: list[BaseTag] = []
 
     def listing(tag: BaseTag, vr: str | None, length: int) -> bool:
@@ -113,19 +131,71 @@ def read_from(stream: BinaryIO, *, stop: Stop | None = None, defer: int | None =
     try:
         dataset = read_partial(stream, listing, defer_size=defer, force=True)
         if not odd_elements(dataset) and not _is_cut(dataset):
-            return Read(dataset, _without_twice(dataset, tags))
+            return Read(dataset, [*_without_twice(dataset, tags), *_without_overlong(dataset)])
     except Exception as error:  # pydicom raises whatever its parser met
         raise_place_error(error)
         stream.seek(0)
         content, damaged = _repaired(stream.read())
         if not damaged:
             raise
-        return Read(read_partial(BytesIO(content), stop, force=True), damaged)
+        return _of_repaired(content, stop, damaged)
     stream.seek(0)
     content, damaged = _repaired(stream.read())
     if not damaged:
-        return Read(dataset, [])
-    return Read(read_partial(BytesIO(content), stop, force=True), damaged)
+        return Read(dataset, _without_overlong(dataset))
+    return _of_repaired(content, stop, damaged)
+
+
+def _of_repaired(content: bytes, stop: Stop | None, damaged: list[str]) -> Read:
+    dataset = read_partial(BytesIO(content), stop, force=True)
+    return Read(dataset, damaged + _without_overlong(dataset))
+
+
+def is_deflated(start: bytes) -> bool:
+    """Return whether a file names the deflated transfer syntax (PS3.5 annex A.5).
+
+    Args:
+        start: its first `START` bytes, or all.
+    """
+    return DeflatedExplicitVRLittleEndian.encode() in start
+
+
+def check_deflated(stream: BinaryIO) -> None:
+    """Check that a file is no small one that inflates to an enormous one.
+
+    Args:
+        stream: an open file at its begin, where it is left.
+
+    Raises:
+        TooLarge: it has more than `MOST_INFLATED` bytes.
+    """
+    deflated = is_deflated(stream.read(START))
+    stream.seek(0)
+    if deflated and not is_within(stream.read(), MOST_INFLATED):
+        raise TooLarge(f"its deflated data set has more than {MOST_INFLATED >> 20} MiB")
+    stream.seek(0)
+
+
+def _without_overlong(dataset: Dataset) -> list[str]:
+    """Leave out the texts that are longer than any is; returns a sentence for each."""
+    overlong = [
+        element.tag
+        for element in dataset.values()
+        if isinstance(element, RawDataElement)
+        and element.value is not None
+        and len(element.value) > LONGEST
+        and (element.VR or _dictionary_vr(element.tag)) in TEXTS
+    ]
+    for tag in overlong:
+        del dataset[tag]
+    return [f"{name_of(tag)} has more than {LONGEST} bytes; it was left out" for tag in overlong]
+
+
+def _dictionary_vr(tag: BaseTag) -> str:
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return VR.UN
 
 
 def _without_twice(dataset: Dataset, tags: Sequence[BaseTag]) -> list[str]:

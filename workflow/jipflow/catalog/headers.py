@@ -128,7 +128,10 @@ def read_fast(path: str) -> dict[str, Any]:
         ValueError: a number or a text cannot be decoded.
         OSError: the file is gone.
     """
-    if os.path.getsize(path) < SMALLEST:
+    with open(path, "rb") as stream:
+        start = stream.read(datasets.START)
+    # dicomsdl inflates what is deflated, however large it becomes.
+    if len(start) < SMALLEST or datasets.is_deflated(start):
         raise Doubt
     element = dicomsdl.open_file(path, LAST_TAG).getDataElement
     charset = element(0x00080005).toBytes().rstrip(b"\0 ")
@@ -137,12 +140,16 @@ def read_fast(path: str) -> dict[str, Any]:
     for name, tag, vr in _TEXTS:
         found = element(tag)
         raw = found.toBytes()
+        if len(raw) > datasets.LONGEST:
+            raise Doubt
         text = raw.decode("latin-1").strip(PADDING)
         if text and (codec is None or "\\" in text or not (raw.isascii() and text.isprintable())):
             text = _decoded_text(found, raw, vr, codec)
         row[name] = text
     for name, tag, read in _NUMBERS:
         raw = element(tag).toBytes()
+        if len(raw) > datasets.LONGEST:
+            raise Doubt
         row[name] = read(raw) if raw else None
     spacing = element(0x00280030).toBytes()
     if not spacing.strip(b"\0 "):

@@ -31,6 +31,7 @@ BROKEN = (
     AttributeError,
     NotImplementedError,
     OverflowError,
+    RecursionError,
     struct.error,
 )
 """What pydicom raises where a file or a value in it is damaged."""

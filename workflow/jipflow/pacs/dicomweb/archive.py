@@ -13,6 +13,7 @@ import requests
 from dicomweb_client import DICOMwebClient
 from pydicom.dataset import Dataset
 
+from jipflow.inflate import is_within
 from jipflow.pacs.archive import (
     COUNT,
     MOST_RESULTS,
@@ -39,7 +40,6 @@ from jipflow.pacs.dicomweb.answers import (
 from jipflow.pacs.dicomweb.errors import TooLarge, http_errors
 from jipflow.pacs.dicomweb.multipart import CHUNK, LIMIT, MultipartFile, parts
 from jipflow.pacs.dicomweb.session import open_session
-from jipflow.pacs.inflate import is_within
 from jipflow.pacs.limits import Limits
 from jipflow.place import raise_place_error
 from jipflow.settings.site import DicomWeb

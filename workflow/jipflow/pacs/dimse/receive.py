@@ -13,12 +13,12 @@ from pynetdicom import build_context, evt
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import AllStoragePresentationContexts
 
+from jipflow.inflate import is_within
 from jipflow.pacs.archive import MOST_UNASKED, ArchiveDown, Rejected
 from jipflow.pacs.dimse.associations import application_entity, prepare
 from jipflow.pacs.dimse.incoming import cut
 from jipflow.pacs.dimse.messages import NOT_AUTHORIZED, OUT_OF_RESOURCES, SUCCESS
 from jipflow.pacs.dimse.tls import server_context
-from jipflow.pacs.inflate import is_within
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.site import Dimse
 from jipflow.syntaxes import TRANSFER_SYNTAXES
