@@ -30,6 +30,7 @@ from jipflow.annotate.inbox import NOTHING
 from jipflow.files import sha256_file
 from jipflow.images.masks import Region, cropped
 from jipflow.images.nifti import TOLERANCE, stated_grid
+from jipflow.images.read import BROKEN
 from jipflow.images.volume import Volume
 from jipflow.objects.annotation import Annotation, Target, fits
 from jipflow.place import raise_place_error
@@ -38,7 +39,6 @@ from jipflow.segment.engine import Inputs
 from jipflow.segment.engines.annotated.settings import AnnotatedSegmentation
 from jipflow.segment.engines.imported.engine import (
     READERS,
-    UNREADABLE,
     import_regions,
     read_object,
     target_of,
@@ -179,7 +179,7 @@ class Desk:
         except CaseFault as fault:
             raise_place_error(fault)
             return Reading(reader, name, provenance, fault=fault)
-        except UNREADABLE as error:
+        except BROKEN as error:
             raise_place_error(error)
             why = f"{self._where}: it is not as DICOM asks ({error}); send it again."
             return Reading(reader, name, provenance, fault=CaseFault(Reason.UNREADABLE, why))
@@ -382,7 +382,7 @@ def _sniff(path: Path) -> tuple[Dataset, str]:
     try:
         header = datasets.read(path, stop=datasets.at_pixels).dataset
         sop_class = str(header["SOPClassUID"].value)
-    except UNREADABLE as error:
+    except BROKEN as error:
         raise CaseFault(
             Reason.UNREADABLE, f"it cannot be read as DICOM ({error}); send it again."
         ) from error

@@ -13,7 +13,7 @@ from pydicom.uid import UID
 from jipflow import datasets
 from jipflow.cases import Series
 from jipflow.images.masks import Region
-from jipflow.images.read import complete_syntax
+from jipflow.images.read import BROKEN, complete_syntax
 from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
 from jipflow.notes import Notes
@@ -48,7 +48,6 @@ UNDEFINED_LENGTH = 0xFFFFFFFF
 """Of a sequence that ends with a delimiter (PS3.5 section 7.5)."""
 DEFERRED = 2**20
 """Bytes from which on an element of a segmentation is left in the file until it is needed."""
-UNREADABLE = (*DAMAGE, ValueError, TypeError, KeyError, AttributeError)
 
 
 class Imported(Engine[settings.Imported]):
@@ -393,7 +392,7 @@ def read_object(path: Path, kind: str) -> Annotation:
         absent = [name for name in needed if not dataset.get(name)]
         item = reader(dataset, path)
         item.names()
-    except UNREADABLE as error:
+    except BROKEN as error:
         raise unreadable(path, error) from error
     sop_class = str(dataset.get("SOPClassUID") or "")
     if sop_class and sop_class not in classes:

@@ -1,0 +1,182 @@
+"""What a site and a hub accept from outside, each as a function of bytes that ends well whatever
+the bytes are: with a result, or with the refusal that its readers turn into a reason.
+
+`mutated` damages a sound file; `benchmarks/fuzz.py` has atheris choose bytes by what they reach.
+"""
+
+from __future__ import annotations
+
+import gzip
+import random
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import yaml
+
+import typed
+from config_files import demo_protocol, site_of
+from jipflow.cases import Series
+from jipflow.catalog.headers import read_header
+from jipflow.clinical.table import read_table
+from jipflow.exchange.envelope import opened
+from jipflow.exchange.refusals import Refused
+from jipflow.images.series import read_series_volume
+from jipflow.phantom import dicom
+from jipflow.phantom.grid import PhantomGrid
+from jipflow.reasons import CaseFault, StageError
+from jipflow.segment.containers.contract import Parcel, read_result
+from jipflow.segment.engines.imported.engine import import_regions, target_of
+from jipflow.settings.clinical import CsvMap
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.run import load_settings
+from series_factory import ct_datasets, write
+
+GRID = PhantomGrid((4, 10, 12), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
+EDGES = (0, 1, 2, 127, 128, 255, 256, 32767, 32768, 65535, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1)
+"""Numbers that readers of lengths and counts go wrong at."""
+WORDS = (
+    b"nan",
+    b"-inf",
+    b"1e999",
+    b"-1",
+    b"\\",
+    b"\0",
+    b"\xff\xfe",
+    b"../",
+    b"'",
+    b'"',
+    b"{",
+    b"*a",
+)
+
+Target = Callable[[bytes], None]
+
+
+def mutated(content: bytes, chance: random.Random) -> bytes:
+    """Return a file with one to four changes, as disks, senders and attackers make them."""
+    data = bytearray(content)
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(data) + 1)
+        length = chance.choice((1, 2, 4, 8, 64, 1024))
+        kind = chance.randrange(7)
+        if kind == 0:
+            data[place : place + length] = chance.randbytes(length)
+        elif kind == 1:
+            del data[place : place + length]
+        elif kind == 2:
+            begin = chance.randrange(len(data) + 1)
+            data[place:place] = data[begin : begin + length]
+        elif kind == 3:
+            form = chance.choice(("<H", "<I", ">I"))
+            number = chance.choice(EDGES) & (0xFFFF if form == "<H" else 0xFFFFFFFF)
+            data[place : place + struct.calcsize(form)] = struct.pack(form, number)
+        elif kind == 4:
+            word = chance.choice(WORDS)
+            data[place : place + len(word)] = word
+        elif kind == 5 and place < len(data):
+            data[place] ^= 1 << chance.randrange(8)
+        elif kind == 6 and chance.random() < 0.2:
+            del data[place:]
+    return bytes(data)
+
+
+class World:
+    """A patient's files, and the targets that read damaged ones in their place.
+
+    Args:
+        folder: gets the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.file = folder / "fuzzed"
+        images = dicom.ct_series(np.zeros(GRID.shape, np.int16), GRID)
+        self.paths = write(images, folder / "ct")
+        self.series = Series(str(images[0].SeriesInstanceUID), "CT", tuple(self.paths))
+        mask = np.zeros(GRID.shape, bool)
+        mask[1:3, 3:7, 4:9] = True
+        structure = dicom.to_bytes(dicom.rtstruct({"GTV": mask}, GRID, images))
+        self.target = target_of("case1", self.series, read_series_volume(self.series).grid)
+        labels = gzip.compress(self._label_map(mask), mtime=0)
+        protocol = yaml.safe_dump(demo_protocol()).encode()
+        self.seeds: dict[str, tuple[bytes, Target]] = {
+            "header": (dicom.to_bytes(ct_datasets()[0]), self.header),
+            "image": (self.paths[1].read_bytes(), self.image),
+            "rtstruct": (structure, self.rtstruct),
+            "nifti": (gzip.decompress(labels), self.nifti),
+            "gzip": (labels, self.zipped_nifti),
+            "table": (b"id;born;sex\n1;1950-02-28;f\n2;1961-11-03;m\n", self.table),
+            "protocol": (protocol, self.protocol),
+        }
+
+    def _label_map(self, mask: np.ndarray) -> bytes:
+        grid = self.target.grid
+        affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine[:, [2, 1, 0, 3]]
+        image = nibabel.Nifti1Image(mask.T.astype(np.uint8), affine)
+        return bytes(image.to_bytes())
+
+    def header(self, content: bytes) -> None:
+        """A file below a source of the catalog: a row, whatever it is."""
+        self.file.write_bytes(content)
+        row = read_header(str(self.file))
+        assert row.get("kind") in {None, "", "not_dicom", "unreadable"}, row
+
+    def image(self, content: bytes) -> None:
+        """A slice of a series."""
+        self.paths[1].write_bytes(content)
+        with refused(CaseFault):
+            volume = read_series_volume(self.series)
+            assert np.isfinite(volume.array).all()
+
+    def rtstruct(self, content: bytes) -> None:
+        """Contours of the archive."""
+        self.file.write_bytes(content)
+        segments = [{"name": "gtv", "match": "GTV.*", "term": "lesion", "required": True}]
+        spec = {"id": "gtv", "engine": "imported", "from": "RTSTRUCT", "role": "CT"}
+        with refused(CaseFault):
+            wanted = typed.segmentation(spec | {"segments": segments})
+            list(import_regions([self.file], wanted, self.target, []))
+
+    def nifti(self, content: bytes) -> None:
+        """What an algorithm in a container leaves."""
+        self.zipped_nifti(gzip.compress(content, 1, mtime=0))
+
+    def zipped_nifti(self, content: bytes) -> None:
+        self.file.write_bytes(content)
+        grid = self.target.grid
+        parcel = Parcel("case", grid, {"segmentation": self.file.name, "error": "error.txt"})
+        with refused(CaseFault):
+            read_result(self.folder, parcel, {1}, "case1")
+
+    def table(self, content: bytes) -> None:
+        """Clinical data in a CSV file."""
+        self.file.write_bytes(content)
+        variables = {"sex": {"value": "sex"}, "born": {"date": "born"}}
+        mapped = CsvMap.model_validate({"patient": "id", "separator": ";", "variables": variables})
+        with refused(StageError):
+            read_table(self.file, mapped, ["sex", "born"], lambda patient: True)
+
+    def protocol(self, content: bytes) -> None:
+        """A protocol of a hub."""
+        path = self.folder / "fuzzed.yaml"
+        path.write_bytes(content)
+        with refused(ConfigError):
+            load_settings({**site_of(self.folder), "protocol": str(path)})
+
+    def message(self, content: bytes) -> None:
+        """A message, unsealed."""
+        with refused(Refused):
+            opened(content, None, ["release"])
+
+
+@contextmanager
+def refused(*refusals: type[Exception]) -> Iterator[None]:
+    """Let the refusals of a reader end the block; warnings of parsers say nothing here."""
+    with warnings.catch_warnings(), suppress(*refusals):
+        warnings.simplefilter("ignore")
+        yield
