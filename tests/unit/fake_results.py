@@ -14,6 +14,7 @@ import pandas as pd
 
 import typed
 from jipflow.cases import Case, Series
+from jipflow.catalog.cohort import CASE_COLUMNS
 from jipflow.exchange.refusals import Refusal
 from jipflow.files import write_json, write_parquet
 from jipflow.hub.decisions import Accepted, RejectedBundle
@@ -365,14 +366,14 @@ def _write_catalog(folder: Path, cases: int) -> None:
 
 
 def _write_cohort(results: Path, ids: list[str]) -> None:
-    lines = ["case_id\tpatient\tshard\trole\tseries_uid\tmodality\tmanufacturer\tmodel\tinstances"]
+    lines = ["\t".join(CASE_COLUMNS)]
     for number, identifier in enumerate(ids):
         if number == 3:
             continue
         manufacturer, model = SCANNERS[number % 3]
         lines += [
             f"{identifier}\tp{identifier[1:]}\ts00000\t{role}\t{UID}.{number}\t{role}"
-            f"\t{manufacturer}\t{model}\t96"
+            f"\t{manufacturer}\t{model}\t{role} routine\t96"
             for role in ("CT", "PT")
         ]
     path = results / "cohort" / "cases.tsv"

@@ -124,7 +124,7 @@ class Site:
     settings: Settings
     approver_key: Path
     scanners: dict = field(default_factory=dict)
-    """Manufacturer and model by case; those of others are not known."""
+    """Manufacturer, model and Protocol Name by case, as far as they are known."""
     clinical: pd.DataFrame | None = None
     """Clinical variables, a row a case, where the protocol has any."""
     path: Path | None = None
@@ -138,8 +138,10 @@ class Site:
         self.root.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(self.root / "features.parquet", index=False)
         cases = self.table[["case_id", "patient"]].drop_duplicates().assign(role="CT")
-        scanners = [self.scanners.get(case, ("", "")) for case in cases["case_id"]]
-        cases[["manufacturer", "model"]] = np.array(scanners, dtype=object).reshape(-1, 2)
+        headers = ("manufacturer", "model", "protocol_name")
+        for place, header in enumerate(headers):
+            texts = [(*self.scanners.get(case, ()), "", "", "") for case in cases["case_id"]]
+            cases[header] = [text[place] for text in texts]
         cases.to_csv(self.root / "cases.tsv", sep="\t", index=False)
         if self.clinical is not None:
             self.clinical.to_parquet(self.root / "clinical.parquet", index=False)

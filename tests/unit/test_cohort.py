@@ -319,17 +319,24 @@ def test_a_header_cannot_add_lines_or_cells_to_the_table_of_cases(world):
     odd = ["ACME\ns00009\tx", 'AC\tME "q"', "a\rb", "a\x85b\u2028c", '"half', "Ma\u00df \x1b[31m"]
     rows = [
         row(
-            f"p{number}", f"1.{number}", "CT", number, Manufacturer=text, ManufacturerModelName=text
+            f"p{number}",
+            f"1.{number}",
+            "CT",
+            number,
+            Manufacturer=text,
+            ManufacturerModelName=text,
+            ProtocolName=text,
         )
         for number, text in enumerate(odd)
     ]
     world.select(rows, CT=CT)
     lines = (world.folder / "cohort" / "cases.tsv").read_text().splitlines()
-    assert [line.count("\t") for line in lines] == [8] * 7
+    assert [line.count("\t") for line in lines] == [9] * 7
     assert {line.split("\t")[2] for line in lines[1:]} == {"s00001", "s00002", "s00003"}
-    assert sorted(world.cases["model"]) == [
-        *('"half', 'AC ME "q"', "ACME s00009 x", "Maß  [31m", "a b", "a b c"),
-    ]
+    for column in ("model", "protocol_name"):
+        assert sorted(world.cases[column]) == [
+            *('"half', 'AC ME "q"', "ACME s00009 x", "Maß  [31m", "a b", "a b c"),
+        ]
 
 
 def two_studies():

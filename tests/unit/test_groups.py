@@ -123,6 +123,19 @@ def test_no_text_of_a_header_leaves(tmp_path):
         assert '"group": "ge"' in text
 
 
+def test_groups_by_how_a_series_was_acquired(tmp_path):
+    """A technician may have put a patient's name into the name of the protocol of acquisition."""
+    by = {"of": "protocol_name", "groups": {"mprage": "(?i)(t1_)?mprage.*", "tfe": "3D T1 TFE"}}
+    named = ["t1_mprage_sag", "MPRAGE iso Doe^Jane"] * 4 + ["3D T1 TFE"] * 7
+    named += ["", " ", "T2 Doe^Jane", "3D T1 TFE Doe^Jane"]
+    made = world(tmp_path, [(GE, "", name) for name in named], described(by=by))
+    left, lost = built(made)
+    assert lost == {}
+    assert {key[2]: cell["n"] for key, cell in left.items()} == {"mprage": 8, "tfe": 7}
+    released = [path.read_text() for path in made.release.iterdir()]
+    assert not any("Doe" in text or "TFE" in text or "MPRAGE" in text for text in released)
+
+
 def test_a_group_of_few_is_withheld(tmp_path):
     left, lost = built(world(tmp_path, scanners(4, 12), described(by=MAKERS)))
     assert {key[2] for key in left} == {"siemens"}

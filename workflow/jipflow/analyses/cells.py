@@ -137,9 +137,9 @@ class Values:
 
 
 Scanners = Mapping[tuple[str, str], Mapping[str, str]]
-"""By case and role, what groups are made by: of a series, what its header says of the scanner, a
-text by ``manufacturer`` and by ``model``; of the role ``clinical``, the values of the case's
-clinical variables that are categories, by ``clinical.<name>``."""
+"""By case and role, what groups are made by: of a series, what its header says of scanner and
+acquisition, a text by ``manufacturer``, ``model`` and ``protocol_name``; of the role ``clinical``,
+the values of the case's clinical variables that are categories, by ``clinical.<name>``."""
 
 NO_SCANNERS: Scanners = MappingProxyType({})
 

@@ -38,6 +38,7 @@ CASE_COLUMNS = (
     "modality",
     "manufacturer",
     "model",
+    "protocol_name",
     "instances",
 )
 SHARD_SCHEMA = pa.schema(
@@ -158,7 +159,7 @@ def _filter(connection: duckdb.DuckDBPyConnection, where: str | list[str]) -> li
     connection.execute(
         "CREATE TABLE members AS SELECT SeriesInstanceUID, coalesce(PatientID, '') AS PatientID,"
         f" StudyInstanceUID, {MEASURED} AS Modality, Manufacturer, ManufacturerModelName,"
-        " NumberOfInstances"
+        " ProtocolName, NumberOfInstances"
         " FROM catalog WHERE SeriesInstanceUID IN (SELECT SeriesInstanceUID FROM passed)"
         " ORDER BY SeriesInstanceUID"
     )
@@ -403,6 +404,7 @@ def _case_rows(
             "modality": _in_line(choice.series["Modality"]),
             "manufacturer": _in_line(choice.series["Manufacturer"]),
             "model": _in_line(choice.series["ManufacturerModelName"]),
+            "protocol_name": _in_line(choice.series["ProtocolName"]),
             "instances": choice.series["NumberOfInstances"],
         }
         for case, roles in chosen.items()

@@ -325,7 +325,7 @@ NO_GROUPS = frozenset(
 
 
 class By(Part):
-    """Groups of patients by the scanner or a clinical variable, each of which has its own cells.
+    """Groups of patients by scanner, acquisition or clinical variable, each with cells of its own.
 
     A case belongs to the group whose expression the whole text of its series' header meets, an
     empty text where the header lacks it, or the whole value of its clinical variable. A case of no
@@ -333,9 +333,10 @@ class By(Part):
     in several groups is left out of them all, for groups are compared as different patients.
     """
 
-    of: Annotated[str, Field(pattern=rf"^(manufacturer|model|{ROLE}\.{VARIABLE})$")]
-    """Header of the series: manufacturer, Manufacturer (0008,0070), or model, Manufacturer's Model
-    Name (0008,1090); or clinical.<name> of a category among the protocol's clinical variables."""
+    of: Annotated[str, Field(pattern=rf"^(manufacturer|model|protocol_name|{ROLE}\.{VARIABLE})$")]
+    """Header of the series: manufacturer, Manufacturer (0008,0070), model, Manufacturer's Model
+    Name (0008,1090), or protocol_name, Protocol Name (0018,1030), which says how it was acquired;
+    or clinical.<name> of a category among the protocol's clinical variables."""
     role: Maybe[Role] = None
     """Role of the series; without it that of the variable."""
     groups: Annotated[dict[GroupName, Expression], Field(min_length=1)]
@@ -368,8 +369,9 @@ class By(Part):
         """Return the groups that a case meets, sorted; it belongs to one where it meets only that.
 
         Args:
-            texts: what the header of its series says, by ``manufacturer`` and ``model``, or its
-                clinical variables by ``clinical.<name>``; None where it has no such series.
+            texts: what the header of its series says, by ``manufacturer``, ``model`` and
+                ``protocol_name``, or its clinical variables by ``clinical.<name>``; None where it
+                has no such series.
         """
         text = None if texts is None else texts.get(self.of)
         if text is None:
