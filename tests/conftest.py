@@ -15,10 +15,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 GROUPS = (
     ("sarcoma", r"pipeline/test_(pacs_site|sarcoma)\.py"),
-    ("demo", r"pipeline/test_(demo|docs_snippets|messages|resume|slurm|tiny)\.py"),
+    ("demo", r"pipeline/test_(demo|docs_numbers|docs_snippets|messages|resume|slurm|tiny)\.py"),
     ("contours", r"pipeline/test_(clinical_run|deleted|module|stale)\.py"),
     ("rounds", r"pipeline/test_four_rounds\.py"),
-    ("demo of the pages", r"pipeline/test_docs_numbers\.py"),
     ("maps", r"pipeline/test_adc\.py"),
     ("readers", r"pipeline/test_readers\.py"),
     ("training of a site", r"pipeline/test_train\.py"),
