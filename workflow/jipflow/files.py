@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
         else:
             partial.unlink(missing_ok=True)
+
+
+def write_new_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read, unless there is one, so that no job reads half.
+
+    Of several jobs that start at once the first one's file stays.
+
+    Args:
+        path: the file, in a folder that is there.
+        data: its content.
+
+    Raises:
+        FileExistsError: the file is there already.
+    """
+    descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(partial, path)
+    finally:
+        os.unlink(partial)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jipflow.files import write_new_private
 from jipflow.reasons import StageError
 
 if TYPE_CHECKING:
@@ -61,12 +62,9 @@ def new_key(path: Path) -> str:
         serialization.NoEncryption(),
     )
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new_private(path, pem)
     except FileExistsError:
         raise KeyFault(f"{path} exists already; give another name or use that key.") from None
-    with os.fdopen(descriptor, "wb") as stream:
-        os.fchmod(descriptor, 0o600)
-        stream.write(pem)
     return public_text(key)
 
 
@@ -113,9 +111,16 @@ def load_key(path: Path) -> Ed25519PrivateKey:
 
 
 def load_or_create_key(path: Path) -> Ed25519PrivateKey:
-    """Read a private key, and make it first where there is none."""
+    """Read a private key, and make it first where there is none.
+
+    Of several jobs that start at once the first one's key stays.
+    """
     if not Path(path).exists():
-        new_key(path)
+        try:
+            new_key(path)
+        except KeyFault:
+            if not Path(path).exists():
+                raise
     return load_key(path)
 
 

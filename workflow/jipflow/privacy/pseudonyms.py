@@ -9,14 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import os
 import secrets
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from jipflow.files import read_json, write_json
+from jipflow.files import read_json, write_json, write_new_private
 from jipflow.reasons import StageError
 
 FINGERPRINT = "identity.json"
@@ -41,7 +39,8 @@ def site_secret(path: Path, results: Path) -> bytes:
     check_secret(path, results)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if _read_secret(path) is None:
-        _make_secret(path)
+        with suppress(FileExistsError):
+            write_new_private(path, f"{secrets.token_hex(SECRET_BYTES)}\n".encode("ascii"))
     secret = _read_secret(path)
     if secret is None:
         raise StageError(f"{path} is a link to a file that does not exist; correct it.")
@@ -134,23 +133,6 @@ def _read_secret(path: Path) -> bytes | None:
             "backup. A new secret would give every case a new pseudonym."
         )
     return secret
-
-
-def _make_secret(path: Path) -> None:
-    """Write a new secret beside the path and link it there, so that no job ever sees half of it.
-
-    Of several jobs that start at once the first one's secret stays.
-    """
-    descriptor, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(secrets.token_hex(SECRET_BYTES) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        with suppress(FileExistsError):
-            os.link(partial, path)
-    finally:
-        os.unlink(partial)
 
 
 def pseudonym(secret: bytes, purpose: str, *parts: str) -> str:

@@ -179,6 +179,9 @@ class Identity(Part):
     ledger_folder: LocalPath = "secrets/ledger"
     """Which patients stood behind every number that ever left the site, of whatever protocol. Back
     it up and move it with the secret; without it nothing is released."""
+    audit_file: LocalPath = "secrets/audit.jsonl"
+    """What was read, released, erased and exported at this site, a signed line each; see
+    [audit.md](audit.md). Back it up with the ledger; if it is not whole no job goes on."""
 
 
 class Addressee(Part):

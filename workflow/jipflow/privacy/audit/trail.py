@@ -1,0 +1,334 @@
+"""The audit trail of a site: a file of signed lines that is only appended to.
+
+A line that was changed, removed, moved or put in breaks the chain (`jipflow.privacy.audit.lines`).
+That lines at the end are missing shows from the outside: the results and each entry of the ledger
+keep number and hash of a line.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jipflow import __version__
+from jipflow.exchange import keys
+from jipflow.exchange.message import FIRST, canonical, checked, digest, now_text
+from jipflow.files import read_json, write_json
+from jipflow.privacy.audit.events import (
+    FACTS,
+    Decision,
+    Event,
+    Facts,
+    LineCut,
+    SiteKeyChanged,
+    TrailResumed,
+)
+from jipflow.privacy.audit.lines import (
+    Anchor,
+    Entry,
+    Line,
+    Signed,
+    TrailFault,
+    check_anchor,
+    fault,
+    parsed,
+    read_lines,
+)
+from jipflow.reasons import StageError
+from jipflow.settings.resources import ConfigError
+from jipflow.settings.run import Settings
+
+OWN = frozenset({Event.LINE_CUT, Event.SITE_KEY_CHANGED, Event.TRAIL_RESUMED})
+"""What the trail notes of itself."""
+
+LAST = "audit.json"
+"""Name of the file of a results folder that says which line of the trail was the last."""
+
+
+class Trail:
+    """The audit trail of a site, of all its protocols.
+
+    Args:
+        path: of the file; it need not be there.
+        key_file: the site's signing key, which is made on first use.
+        results: folder for the results of all protocols, which says what the last line was.
+    """
+
+    def __init__(self, path: Path, key_file: Path, results: Path) -> None:
+        self.path = Path(path)
+        self.key_file = Path(key_file)
+        self.results = Path(results)
+
+    def lines(self) -> list[Line]:
+        """Read every line, from the last resumption on.
+
+        Raises:
+            TrailFault: one was changed, removed, moved or put in, or the last one is cut off.
+            OSError: the file cannot be read.
+        """
+        lines = read_trail(self.path)
+        check_anchor(self.path, lines, self._anchor(), str(self.results / LAST))
+        return lines
+
+    def last(self) -> Anchor | None:
+        """Return what others keep of the last line; None where there is none."""
+        lines = self.lines()
+        return lines[-1].anchor if lines else None
+
+    def record(self, event: Event, facts: Mapping[str, Any]) -> bool:
+        """Append what has happened, unless the last line about the same subject says so already.
+
+        The line is on the disk when this returns. Of several processes one writes at a time.
+
+        Args:
+            event: what has happened.
+            facts: of the event, those of its class in `FACTS`.
+
+        Returns:
+            Whether anything was appended.
+
+        Raises:
+            ValueError: the event is one that the trail notes of itself.
+            TrailFault: the trail is not as it was written; nothing is appended.
+            ConfigError: the facts are not those of the event.
+            OSError: it cannot be written, as on a full disk; nothing is appended.
+        """
+        if event in OWN:
+            raise ValueError(f"{event} is noted by the trail itself")
+        new = checked(FACTS[event], facts, f"audit trail: {event}")
+        with _alone(self.path) as descriptor:
+            lines, cut = self._found(_content(descriptor))
+            if _is_known(lines, event, new):
+                self._keep(lines[-1].anchor)
+                return False
+            happened: list[tuple[Event, Facts]] = []
+            if cut:
+                happened.append((Event.LINE_CUT, LineCut(bytes=len(cut), sha256=digest(cut))))
+            self._append(descriptor, lines[-1:], [*happened, (event, new)], b"\n" if cut else b"")
+        return True
+
+    def resume(self, *, name: str, key_file: Path, reason: str) -> Decision:
+        """Let a trail go on that is not whole; what was found stays in the file as it is.
+
+        Args:
+            name: of the person who decides.
+            key_file: the person's private key.
+            reason: what has happened and why it may go on.
+
+        Raises:
+            StageError: nothing is wrong with it.
+            ConfigError: name or reason is none.
+        """
+        with _alone(self.path) as descriptor:
+            content = _content(descriptor)
+            try:
+                self._found(content)
+            except TrailFault as wrong:
+                found = str(wrong)[:4000]
+            else:
+                raise StageError(f"Nothing is wrong with the audit trail {self.path}.")
+            end = b"\n" if content and not content.endswith(b"\n") else b""
+            key = keys.load_key(key_file)
+            decided = {
+                "person": name,
+                "key": keys.public_text(key),
+                "reason": reason,
+                "found": found,
+                "bytes": len(content + end),
+                "sha256": digest(content + end),
+            }
+            decision = checked(Decision, decided, "resumption")
+            signature = keys.sign(key, canonical(decision.plain()))
+            facts = TrailResumed(decision=decision, signature=signature)
+            self._append(descriptor, [], [(Event.TRAIL_RESUMED, facts)], end, self._free(content))
+        return decision
+
+    def _found(self, content: bytes) -> tuple[list[Line], bytes]:
+        """Return the lines of the file and what a writer that was cut off has left."""
+        lines, cut = read_lines(content, self.path)
+        check_anchor(self.path, lines, self._anchor(), str(self.results / LAST))
+        return lines, cut
+
+    def _anchor(self) -> Anchor | None:
+        """Return which line was the last, as the results keep it; None where they keep none."""
+        path = self.results / LAST
+        try:
+            return checked(Anchor, read_json(path), str(path))
+        except FileNotFoundError:
+            return None
+        except (ValueError, ConfigError):
+            raise fault(self.path, f"{path} is damaged") from None
+
+    def _free(self, content: bytes) -> int:
+        """Return a number that no line of a trail that is not whole had, as far as can be seen."""
+        try:
+            anchor = self._anchor()
+        except TrailFault:
+            anchor = None
+        seen = [line.entry.number for line in map(parsed, content.split(b"\n")) if line]
+        return max([*seen, anchor.number if anchor else 0], default=0) + 1
+
+    def _append(
+        self,
+        descriptor: int,
+        before: Sequence[Line],
+        happened: Sequence[tuple[Event, Facts]],
+        start: bytes = b"",
+        number: int = 1,
+    ) -> None:
+        """Write entries, first that the site's key is another one, if so.
+
+        Args:
+            descriptor: of the file, which no other process has.
+            before: the last line; none of a trail that begins.
+            happened: events and their facts.
+            start: bytes before the first line.
+            number: of the first line of a trail that begins.
+        """
+        key = keys.load_or_create_key(self.key_file)
+        public = keys.public_text(key)
+        if before and before[0].entry.key != public:
+            change = SiteKeyChanged(old=before[0].entry.key, new=public)
+            happened = [(Event.SITE_KEY_CHANGED, change), *happened]
+        last = before[0] if before else None
+        written = start
+        for event, facts in happened:
+            now = now_text()
+            entry = Entry(
+                number=last.entry.number + 1 if last else number,
+                previous=last.sha256 if last else FIRST,
+                time=now,
+                clock_set_back=last is not None and now < last.entry.time,
+                actor=_actor(),
+                version=__version__,
+                key=public,
+                event=event,
+                facts=facts.plain(),
+            )
+            signature = keys.sign(key, canonical(entry.plain()))
+            text = canonical(Signed(entry=entry, signature=signature).plain())
+            last = Line(entry, signature, facts, digest(text))
+            written += text + b"\n"
+        assert last is not None
+        _write(descriptor, written)
+        self._keep(last.anchor)
+
+    def _keep(self, last: Anchor) -> None:
+        """Have the results keep which line is the last."""
+        if self._anchor() != last:
+            write_json(self.results / LAST, last.plain())
+
+
+def site_trail(settings: Settings, results: Path) -> Trail:
+    """Return the audit trail of a site.
+
+    Args:
+        settings: of a run.
+        results: folder for the results of all protocols.
+    """
+    identity = settings.site.identity
+    return Trail(Path(identity.audit_file), Path(identity.signing_key_file), results)
+
+
+def record(trail: Trail, event: Event, facts: Mapping[str, Any]) -> bool:
+    """Append what has happened to a trail; see `Trail.record`."""
+    return trail.record(event, facts)
+
+
+def read_trail(path: Path) -> list[Line]:
+    """Read a trail, from the last resumption on; none where there is no file.
+
+    Args:
+        path: the file, which is not written.
+
+    Raises:
+        TrailFault: a line was changed, removed, moved or put in, or the last one is cut off.
+        OSError: the file cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return []
+    try:
+        # A line that is being written is whole when its writer has given the file up.
+        fcntl.lockf(descriptor, fcntl.LOCK_SH)
+        content = _content(descriptor)
+    finally:
+        os.close(descriptor)
+    lines, cut = read_lines(content, path)
+    if cut:
+        number = content.count(b"\n") + 1
+        raise fault(
+            path,
+            f"line {number} is cut off. If a job was killed while it wrote, the next job of the "
+            "site notes that and goes on",
+        )
+    return lines
+
+
+def _is_known(lines: Sequence[Line], event: Event, new: Facts) -> bool:
+    """Return whether the last line about the same subject has the same facts."""
+    for line in reversed(lines):
+        same = line.entry.event == event and all(
+            getattr(line.facts, name) == getattr(new, name) for name in new.subject
+        )
+        if same:
+            return line.facts == new
+    return False
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[int]:
+    """Give the file to read and append to, while no other process has it; it is made if need be."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    there = path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        yield descriptor
+        if not there:
+            _sync_folder(path.parent)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a file's name survive a power cut as its content does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _content(descriptor: int) -> bytes:
+    """Read a file whole; another descriptor of it, once closed, would give up the lock."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Append bytes, all or none, as far as the process lives to see to it."""
+    size = os.fstat(descriptor).st_size
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
+    except BaseException:
+        with suppress(OSError):
+            os.ftruncate(descriptor, size)
+        raise
+
+
+def _actor() -> str:
+    """Return the account that this process runs as; the environment is not asked."""
+    number = os.geteuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"uid {number}"
