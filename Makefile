@@ -76,7 +76,9 @@ model: setup results/model/phantom
 		protocol=phantom-train results=results/model \
 		'site={id: training, name: Training of the demo model}' \
 		'sources=[{name: phantom, kind: folder, path: results/model/phantom/dicom}]' \
-		'identity={secret_file: results/model/secrets/identity.key}'
+		'identity={secret_file: results/model/secrets/identity.key, \
+			signing_key_file: results/model/secrets/site.key, \
+			audit_file: results/model/secrets/audit.jsonl}'
 
 clean:
 	rm -rf results/demo $(VENV)

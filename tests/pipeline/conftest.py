@@ -32,6 +32,7 @@ def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
             "secret_file": str(folder / "secrets" / "identity.key"),
             "signing_key_file": str(folder / "secrets" / "site.key"),
             "ledger_folder": str(folder / "secrets" / "ledger"),
+            "audit_file": str(folder / "secrets" / "audit.jsonl"),
         },
         processing={"shard_size": 5, "device": "cpu"},
         hub={"id": "hub", "key": public_text(load_or_create_key(hub / "secrets" / "hub.key"))},

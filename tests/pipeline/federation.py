@@ -131,6 +131,7 @@ class Federation:
                 "secret_file": str(folder / "secrets" / "identity.key"),
                 "signing_key_file": str(self.key(party)),
                 "ledger_folder": str(folder / "secrets" / "ledger"),
+                "audit_file": str(folder / "secrets" / "audit.jsonl"),
             },
             "hub": {"id": HUB, "key": self.public(HUB)},
             "exchange": {"inbox": str(self.inbox(party)), "outbox": str(self.inbox(HUB))},

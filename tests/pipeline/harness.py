@@ -127,6 +127,7 @@ def make_site(
             "secret_file": str(folder / f"{name}-secrets" / "identity.key"),
             "signing_key_file": str(folder / f"{name}-secrets" / "site.key"),
             "ledger_folder": str(folder / f"{name}-secrets" / "ledger"),
+            "audit_file": str(folder / f"{name}-secrets" / "audit.jsonl"),
         },
         "hub": {"id": "hub", "key": public_text(HUB_KEY)},
         **settings,

@@ -107,6 +107,7 @@ def pacs_site(folder: Path, name: str, sources: Sequence[dict[str, Any]], to: st
             "secret_file": str(folder / "identity.key"),
             "signing_key_file": str(folder / "site.key"),
             "ledger_folder": str(folder / "ledger"),
+            "audit_file": str(folder / "audit.jsonl"),
         },
         processing={"shard_size": 3, "device": "cpu"},
     )

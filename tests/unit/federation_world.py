@@ -235,6 +235,7 @@ def site(root, name, patients=12, seed=0, minimum=5, content=None):
                 "secret_file": str(root / name / "keys" / "identity.key"),
                 "signing_key_file": str(root / name / "keys" / "site.key"),
                 "ledger_folder": str(root / name / "keys" / "ledger"),
+                "audit_file": str(root / name / "keys" / "audit.jsonl"),
             },
             "disclosure": {"min_patients": minimum},
         },

@@ -138,15 +138,15 @@ def test_lines_missing_at_the_end_are_found_by_what_the_results_keep(
     lines = trail.path.read_bytes().splitlines(keepends=True)
     trail.path.write_bytes(b"".join(lines[:left]))
     assert len(read_trail(trail.path)) == left
-    with pytest.raises(TrailFault, match=r"line 4 is missing, which .*audit\.json speaks of"):
+    with pytest.raises(TrailFault, match=r"entry 4 is missing, which .*audit\.json speaks of"):
         trail.lines()
-    with pytest.raises(TrailFault, match="line 4 is missing"):
+    with pytest.raises(TrailFault, match="entry 4 is missing"):
         record(trail, Event.SOURCES_CATALOGUED, catalogued(9))
 
 
 def test_a_file_that_is_gone_is_found(trail: Trail) -> None:
     trail.path.unlink()
-    with pytest.raises(TrailFault, match="line 4 is missing"):
+    with pytest.raises(TrailFault, match="entry 4 is missing"):
         trail.lines()
 
 
@@ -155,7 +155,7 @@ def test_a_trail_of_another_key_is_another_one(trail: Trail, tmp_path: Path) -> 
     other.results = tmp_path / "elsewhere"
     write(other, 1, 2, 3, 4)
     trail.path.write_bytes(other.path.read_bytes())
-    with pytest.raises(TrailFault, match="line 4 is another one than"):
+    with pytest.raises(TrailFault, match="entry 4 is another one than"):
         trail.lines()
 
 
@@ -186,8 +186,9 @@ def test_a_line_that_was_cut_off_is_reported_then_noted(trail: Trail, rest: byte
     before = trail.path.read_bytes()
     trail.path.write_bytes(before + rest)
     with pytest.raises(TrailFault, match="line 5 is cut off"):
-        trail.lines()
+        read_trail(trail.path)
     trail.key_file.unlink()
+    assert [line.entry.number for line in trail.lines()] == [1, 2, 3, 4, 5, 6]
     write(trail, 5)
     assert trail.path.read_bytes().startswith(before + rest + b"\n")
     assert [line.entry.event for line in trail.lines()[4:]] == [
@@ -200,7 +201,7 @@ def test_a_line_that_was_cut_off_is_reported_then_noted(trail: Trail, rest: byte
 
 def test_a_line_that_others_know_was_not_cut_off_by_a_kill(trail: Trail) -> None:
     trail.path.write_bytes(trail.path.read_bytes()[:-1])
-    with pytest.raises(TrailFault, match="line 4 is missing"):
+    with pytest.raises(TrailFault, match="entry 4 is missing"):
         record(trail, Event.SOURCES_CATALOGUED, catalogued(9))
 
 

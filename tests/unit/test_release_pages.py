@@ -69,7 +69,10 @@ def send(results: Path, settings: Settings) -> Path:
     site = settings.site.model_copy(
         update={
             "identity": settings.site.identity.model_copy(
-                update={"signing_key_file": str(results.parent / "site.key")}
+                update={
+                    "signing_key_file": str(results.parent / "site.key"),
+                    "audit_file": str(results.parent / "audit.jsonl"),
+                }
             )
         }
     )

@@ -146,6 +146,7 @@ class Federation:
                 "secret_file": str(secrets / "identity.key"),
                 "signing_key_file": str(secrets / "site.key"),
                 "ledger_folder": str(secrets / "ledger"),
+                "audit_file": str(secrets / "audit.jsonl"),
             },
             "hub": {"id": "hub", "key": public_text(load_or_create_key(self._hub_key))},
             "exchange": {

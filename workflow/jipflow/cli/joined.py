@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from jipflow.cli.audited import note_ledger, note_roster
 from jipflow.cli.making import Record, check_made, recorded, records
 from jipflow.cli.stages import AUDIENCE, AllCases, Features, Results, SettingsFile
 
@@ -108,6 +109,8 @@ def receive(
     found = receive_for(read, results)
     for entry in found.refused:
         print(f"refused {entry.file}: {entry.reason}: {entry.detail}")
+    note_ledger(read, results.parent)
+    note_roster(read, results, found)
     write_json(standing, found.plain())
     state = heard_state(read, results)
     with recorded(record, read, "receive", outputs=[standing], state=state):

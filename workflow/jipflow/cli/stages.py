@@ -7,6 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
+from jipflow.cli.audited import (
+    note_catalog,
+    note_clinical,
+    note_publication,
+    note_query,
+    note_retrieval,
+    note_secret,
+)
 from jipflow.cli.command import RUN_A_SITE, Audience
 from jipflow.cli.making import Record, finish, read_all, recorded, records
 
@@ -47,7 +55,9 @@ def catalog(
     folders = [source for source in read.site.sources if isinstance(source, Folder)]
     tables = [out / f"{name}.parquet" for name in ("series", "instances", "lost")]
     with recorded(record, read, "catalog", outputs=tables):
-        print(json.dumps(run(sources=folders, out_dir=out, threads=threads)))
+        summary = run(sources=folders, out_dir=out, threads=threads)
+        note_catalog(read, out, summary)
+        print(json.dumps(summary))
 
 
 @AUDIENCE.command("query")
@@ -66,6 +76,7 @@ def query(
     tables = [out / "series.parquet", out / "instances.parquet"]
     with recorded(record, read, "query", outputs=tables):
         run(settings=read, store=store.resolve(), out_dir=out)
+        note_query(read, out)
 
 
 @AUDIENCE.command("cohort")
@@ -88,6 +99,7 @@ def cohort(
     tables = [out / "cases.tsv", out / "outcomes.parquet", results / FINGERPRINT]
     with recorded(record, read, "cohort", inputs=made, outputs=tables):
         run(settings=read, catalog_dirs=catalog, out_dir=out, results=results)
+        note_secret(read, results)
 
 
 @AUDIENCE.command("clinical")
@@ -108,7 +120,9 @@ def clinical(
     made = [beside(cases), *(folder / NAME for folder in catalog), *input_files(read)]
     tables = [out / "clinical.parquet", out / "missing.parquet"]
     with recorded(record, read, "clinical", inputs=made, outputs=tables):
-        print(json.dumps(run(settings=read, cases=cases, catalog_dirs=catalog, out_dir=out)))
+        missing = run(settings=read, cases=cases, catalog_dirs=catalog, out_dir=out)
+        note_clinical(read, out, missing)
+        print(json.dumps(missing))
 
 
 @AUDIENCE.command("retrieve")
@@ -119,7 +133,9 @@ def retrieve(*, settings: SettingsFile, cases: Cases, outcomes: Outcomes, record
 
     read = read_settings(settings)
     with recorded(record, read, "retrieve", inputs=[cases], outputs=[outcomes]):
-        finish(outcomes, run(shard_file=cases, settings=read))
+        made = run(shard_file=cases, settings=read)
+        note_retrieval(read, cases, made)
+        finish(outcomes, made)
 
 
 @AUDIENCE.command("prepare")
@@ -380,6 +396,7 @@ def publish(
     with recorded(record, read, "publish", inputs=records(made), outputs=[outcomes]):
         earlier = read_all(made)
         sent = run(made=earlier, settings=read, results=results, receipts=receipts)
+        note_publication(read, results, receipts, sent)
         finish(outcomes, sent, earlier)
 
 

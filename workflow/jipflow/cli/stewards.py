@@ -1,11 +1,15 @@
-"""What the person calls who answers for what leaves a site: keys and approvals."""
+"""What the person calls who answers for what leaves a site: keys, approvals, ledger and trail."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from jipflow.cli.command import Audience
+from jipflow.cli.command import REPEATED, Audience, UsageError
+
+if TYPE_CHECKING:
+    from jipflow.release.ledger import Ledger
 
 AUDIENCE = Audience("To sign and approve what leaves a site")
 
@@ -66,6 +70,101 @@ def ledger_resume(
     resumption = kept.resume(name=name, key_file=key, reason=because)
     print(f"the ledger {ledger} goes on by the word of {resumption.person.name}")
     print(f"what was wrong: {resumption.found}")
+
+
+TrailFile = Annotated[Path, "the audit trail: identity.audit_file of the site"]
+SiteKeys = Annotated[
+    Sequence[str],
+    "each public key that the site has had, as `jipflow keys show` prints it, the present one last",
+    REPEATED,
+]
+KeptBy = Annotated[
+    Path | None, "folder for the results of all protocols, which knows the last line"
+]
+AlsoLedger = Annotated[Path | None, "the ledger, whose entries know lines; takes --secret as well"]
+AlsoSecret = Annotated[Path | None, "the site's secret, without which the ledger cannot be read"]
+
+
+@AUDIENCE.command("audit verify")
+def audit_verify(
+    trail: TrailFile,
+    *,
+    key: SiteKeys,
+    results: KeptBy = None,
+    ledger: AlsoLedger = None,
+    secret: AlsoSecret = None,
+) -> None:
+    """Check the site's audit trail, and name the first line that is not as it was written."""
+    from jipflow.report.audit import examine
+
+    found = examine(trail, key, _kept_ledger(ledger, results, secret), results)
+    print("\n".join(found.sentences()))
+    if found.fault is not None:
+        raise found.fault
+
+
+@AUDIENCE.command("audit page")
+def audit_page(
+    trail: TrailFile,
+    out: Annotated[Path, "the page that is written"],
+    *,
+    key: SiteKeys,
+    results: KeptBy = None,
+    ledger: AlsoLedger = None,
+    secret: AlsoSecret = None,
+) -> None:
+    """Check the site's audit trail, and write it as a page; of one that is not whole, too."""
+    from jipflow.report.audit import examine, write_audit_page
+
+    found = examine(trail, key, _kept_ledger(ledger, results, secret), results)
+    write_audit_page(found, out)
+    print(f"page: {out.absolute()}")
+    if found.fault is not None:
+        raise found.fault
+
+
+@AUDIENCE.command("audit resume")
+def audit_resume(
+    trail: TrailFile,
+    *,
+    results: AllResults,
+    site_key: Annotated[Path, "the site's key: identity.signing_key_file"],
+    name: Annotated[str, "your name"],
+    key: Annotated[Path, "your private key"],
+    because: Annotated[str, "what has happened, and why the trail may go on"],
+    ledger: AlsoLedger = None,
+    secret: AlsoSecret = None,
+) -> None:
+    """Let an audit trail that is lost or damaged go on, in writing.
+
+    What was found stays in the file; nothing before this line is proved any more.
+    """
+    from jipflow.exchange.keys import load_key
+    from jipflow.privacy.audit.trail import Trail
+    from jipflow.release.audited import ledger_anchors
+
+    load_key(site_key)
+    known = _kept_ledger(ledger, results, secret)
+    decision = Trail(trail, site_key, results).resume(
+        name=name,
+        key_file=key,
+        reason=because,
+        anchors=ledger_anchors(known.entries()) if known else {},
+    )
+    print(f"the audit trail {trail} goes on by the word of {decision.person}")
+    print(f"what was wrong: {decision.found}")
+
+
+def _kept_ledger(ledger: Path | None, results: Path | None, secret: Path | None) -> Ledger | None:
+    """Return the ledger that a trail is compared with, where one is named."""
+    from jipflow.privacy.pseudonyms import known_secret
+    from jipflow.release.ledger import Ledger
+
+    if ledger is None and secret is None:
+        return None
+    if ledger is None or secret is None or results is None:
+        raise UsageError("--ledger, --secret and --results go together")
+    return Ledger(ledger, known_secret(secret), results)
 
 
 @AUDIENCE.command("release review")

@@ -31,6 +31,7 @@ from jipflow.exchange.message import (
     describe,
 )
 from jipflow.files import read_json, sha256_file, write_json
+from jipflow.privacy.audit.lines import Anchor
 from jipflow.privacy.pseudonyms import fingerprint, known_secret
 from jipflow.reasons import StageError
 from jipflow.release.approval import MOST_PERSONS, names_of
@@ -40,7 +41,7 @@ from jipflow.release.draws import Draws
 from jipflow.release.history import Past
 from jipflow.release.private import alone_in, write_private
 from jipflow.settings.hub import Approver
-from jipflow.settings.part import Part
+from jipflow.settings.part import Maybe, Part
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import Settings
 
@@ -106,6 +107,8 @@ class Entry(Part):
     """Fingerprint of the secret behind the pseudonyms."""
     release: Packed | None = None
     resumed: Signed | None = None
+    audit: Maybe[Anchor] = None
+    """The last line of the site's audit trail before it, where there was one."""
 
 
 class Sealed(Part):
@@ -184,7 +187,12 @@ class Ledger:
         return [kept.entry.release for kept in self.entries() if kept.entry.release]
 
     def append(
-        self, manifest: Manifest, approvals: Sequence[Approval], bundle: bytes, behind: Behind
+        self,
+        manifest: Manifest,
+        approvals: Sequence[Approval],
+        bundle: bytes,
+        behind: Behind,
+        audit: Anchor | None = None,
     ) -> None:
         """Add a release, before its bundle is written; one that is there already is left as it is.
 
@@ -193,6 +201,7 @@ class Ledger:
             approvals: what persons have stated about it.
             bundle: its bytes.
             behind: what stands behind it.
+            audit: the last line of the site's audit trail.
 
         Raises:
             LedgerFault: as by `entries`.
@@ -205,7 +214,7 @@ class Ledger:
         )
         with self._alone():
             if packed not in self.packed():
-                self._write(behind, release=packed)
+                self._write(behind, release=packed, audit=audit)
 
     def resume(self, *, name: str, key_file: Path, reason: str) -> Resumption:
         """Let a ledger go on that is not as it was.
@@ -363,7 +372,12 @@ class Ledger:
         return {digest: path for digest, path in packed.items() if digest not in known}
 
     def _write(
-        self, behind: Behind | None, *, release: Packed | None = None, resumed: Signed | None = None
+        self,
+        behind: Behind | None,
+        *,
+        release: Packed | None = None,
+        resumed: Signed | None = None,
+        audit: Anchor | None = None,
     ) -> None:
         """Write an entry: its files first, then itself, then what the results keep of it."""
         files = self._files()
@@ -378,6 +392,8 @@ class Ledger:
             release=release,
             resumed=resumed,
         )
+        if audit is not None:
+            entry = entry.model_copy(update={"audit": audit})
         if behind is not None:
             for name, data in ((CELLS, behind.cells), (VALUES, behind.values)):
                 write_private(path.with_suffix(f".{name}"), data)

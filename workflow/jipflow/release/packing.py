@@ -12,7 +12,9 @@ from jipflow.exchange import keys, message
 from jipflow.exchange.message import PAGE, FileEntry, Manifest, ProtocolVersion
 from jipflow.exchange.sealing import SUFFIX, seal
 from jipflow.files import atomic_path, canonical_digest, read_json, sha256_file, write_json
+from jipflow.privacy.audit.trail import site_trail
 from jipflow.reasons import StageError
+from jipflow.release.audited import record_ledger
 from jipflow.release.behind import Behind, read_behind
 from jipflow.release.contents import Release, ReleaseError, read_built, read_release
 from jipflow.release.cover import approvals_for
@@ -91,7 +93,7 @@ def bundle(
     folders: Folders,
     now: datetime | None = None,
 ) -> Path:
-    """Pack an approved release, after its entry in the site's ledger, and seal it to the hub.
+    """Pack an approved release, after its entries in ledger and audit trail, and seal it.
 
     The same release is packed once for each roster and each message of the hub: called
     again, this seals the same message again if it is no longer in the outbox, or was sealed to
@@ -112,12 +114,15 @@ def bundle(
             round, was built before another release that has been packed since, or the hub has not
             opened a round, has ended it, or does not have this site on its roster.
         LedgerFault: what left before is not known.
+        TrailFault: the site's audit trail is not as it was written.
     """
     release = read_release(folders.release)
     _check_settings(release, settings, folders.release)
     hub_key, key = _check_standing(release, standing, settings)
     behind = _read_behind(folders)
     entries = ledger.entries()
+    trail = site_trail(settings, ledger.results)
+    record_ledger(trail, entries)
     signed = approvals_for(
         release_dir=folders.release,
         terms=Terms.of(settings),
@@ -132,7 +137,8 @@ def bundle(
     manifest = _manifest(release, files, standing, settings, packed, folders, now)
     raw = message.pack(manifest, key, {name: files[name] for name in message.FILES["release"]})
     _check_ledger(entries, manifest, folders.release)
-    ledger.append(manifest, signed, raw, behind)
+    ledger.append(manifest, signed, raw, behind, trail.last())
+    record_ledger(trail, ledger.entries())
     name = message.bundle_name(
         manifest.protocol.id, manifest.sender, manifest.round, manifest.attempt
     )

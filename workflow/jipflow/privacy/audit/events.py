@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from jipflow.exchange.message import ProtocolVersion, Round, Sha256, Time
+from jipflow.exchange.message import Round, Sha256, Time
 from jipflow.settings.hub import PublicKey
 from jipflow.settings.part import Id, Part, Unique
 
@@ -228,7 +228,9 @@ class ReleasePacked(Facts):
     """Of the entry."""
     written: Time
     """When the entry was written."""
-    protocol: ProtocolVersion
+    protocol: Id
+    protocol_version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+    protocol_sha256: Sha256
     round: Round
     attempt: Annotated[int, Field(ge=1)]
     recipient: Id
@@ -240,7 +242,7 @@ class ReleasePacked(Facts):
         """Return the facts for a person."""
         persons = " and ".join(f"{each.person} on {each.issued[:10]}" for each in self.approvals)
         return (
-            f"{self.cells} cells of {self.protocol.id} {self.protocol.version} packed for "
+            f"{self.cells} cells of {self.protocol} {self.protocol_version} packed for "
             f"{self.recipient}, round {self.round}, attempt {self.attempt}, approved by {persons}"
         )
 

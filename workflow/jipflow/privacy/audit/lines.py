@@ -100,6 +100,11 @@ class Line:
         start = f"{entry.number:06d} {entry.time}{clock} {entry.actor} "
         return f"{start}{event}: {self.facts.sentence()}"
 
+    @property
+    def resumes(self) -> bool:
+        """Whether the trail goes on with it by a person's word."""
+        return self.entry.event == Event.TRAIL_RESUMED
+
 
 def check_anchor(path: Path, lines: Sequence[Line], anchor: Anchor | None, keeper: str) -> None:
     """Check that a line is there of which others have kept number and hash.
@@ -114,14 +119,33 @@ def check_anchor(path: Path, lines: Sequence[Line], anchor: Anchor | None, keepe
         TrailFault: it is not there, or another one.
     """
     start = lines[0] if lines else None
-    resumed = start is not None and start.entry.event == Event.TRAIL_RESUMED
-    if anchor is None or (start and resumed and anchor.number < start.entry.number):
+    let_go = anchor and start and start.resumes and anchor.number < start.entry.number
+    if anchor is None or let_go:
         return
     found = [line for line in lines if line.entry.number == anchor.number]
     if not found:
-        raise fault(path, f"line {anchor.number} is missing, which {keeper} speaks of")
+        raise fault(path, f"entry {anchor.number} is missing, which {keeper} speaks of")
     if found[0].anchor != anchor:
-        raise fault(path, f"line {anchor.number} is another one than {keeper} speaks of")
+        raise fault(path, f"entry {anchor.number} is another one than {keeper} speaks of")
+
+
+def check_keys(path: Path, lines: Sequence[Line], public: Sequence[str]) -> None:
+    """Check that no other keys than the site's have signed, and the present one the last line.
+
+    Args:
+        path: of the trail.
+        lines: of it.
+        public: the keys that the site has had, in their order, the present one last.
+
+    Raises:
+        TrailFault: another key has signed.
+    """
+    for line in lines:
+        if line.entry.key not in public:
+            signer = f"{line.entry.key}, which is none of the keys that you named as the site's"
+            raise fault(path, f"entry {line.entry.number} is signed by {signer}")
+    if lines and lines[-1].entry.key != public[-1]:
+        raise fault(path, f"its last entry is not signed by {public[-1]}, but an earlier key")
 
 
 def fault(path: Path, what: str) -> TrailFault:

@@ -18,7 +18,7 @@ from typing import Any
 from jipflow import __version__
 from jipflow.exchange import keys
 from jipflow.exchange.message import FIRST, canonical, checked, digest, now_text
-from jipflow.files import read_json, write_json
+from jipflow.files import json_text, read_json, write_json
 from jipflow.privacy.audit.events import (
     FACTS,
     Decision,
@@ -65,15 +65,17 @@ class Trail:
         self.results = Path(results)
 
     def lines(self) -> list[Line]:
-        """Read every line, from the last resumption on.
+        """Read every line, from the last resumption on; what a killed writer has left is noted.
 
         Raises:
-            TrailFault: one was changed, removed, moved or put in, or the last one is cut off.
-            OSError: the file cannot be read.
+            TrailFault: one was changed, removed, moved or put in.
+            OSError: the file cannot be read, or the note not be written.
         """
-        lines = read_trail(self.path)
-        check_anchor(self.path, lines, self._anchor(), str(self.results / LAST))
-        return lines
+        if not self.path.exists():
+            check_results(self.path, [], self.results)
+            return []
+        with _alone(self.path) as descriptor:
+            return self._whole(descriptor)
 
     def last(self) -> Anchor | None:
         """Return what others keep of the last line; None where there is none."""
@@ -102,23 +104,23 @@ class Trail:
             raise ValueError(f"{event} is noted by the trail itself")
         new = checked(FACTS[event], facts, f"audit trail: {event}")
         with _alone(self.path) as descriptor:
-            lines, cut = self._found(_content(descriptor))
+            lines = self._whole(descriptor)
             if _is_known(lines, event, new):
                 self._keep(lines[-1].anchor)
                 return False
-            happened: list[tuple[Event, Facts]] = []
-            if cut:
-                happened.append((Event.LINE_CUT, LineCut(bytes=len(cut), sha256=digest(cut))))
-            self._append(descriptor, lines[-1:], [*happened, (event, new)], b"\n" if cut else b"")
+            self._append(descriptor, lines[-1:], event, new)
         return True
 
-    def resume(self, *, name: str, key_file: Path, reason: str) -> Decision:
+    def resume(
+        self, *, name: str, key_file: Path, reason: str, anchors: Mapping[str, Anchor] | None = None
+    ) -> Decision:
         """Let a trail go on that is not whole; what was found stays in the file as it is.
 
         Args:
             name: of the person who decides.
             key_file: the person's private key.
             reason: what has happened and why it may go on.
+            anchors: which lines others than the results speak of, by who does.
 
         Raises:
             StageError: nothing is wrong with it.
@@ -126,8 +128,11 @@ class Trail:
         """
         with _alone(self.path) as descriptor:
             content = _content(descriptor)
+            others = anchors or {}
             try:
-                self._found(content)
+                lines, _ = self._found(content)
+                for keeper, anchor in others.items():
+                    check_anchor(self.path, lines, anchor, keeper)
             except TrailFault as wrong:
                 found = str(wrong)[:4000]
             else:
@@ -145,59 +150,62 @@ class Trail:
             decision = checked(Decision, decided, "resumption")
             signature = keys.sign(key, canonical(decision.plain()))
             facts = TrailResumed(decision=decision, signature=signature)
-            self._append(descriptor, [], [(Event.TRAIL_RESUMED, facts)], end, self._free(content))
+            number = self._free(content, list(others.values()))
+            self._append(descriptor, [], Event.TRAIL_RESUMED, facts, end, number)
         return decision
+
+    def _whole(self, descriptor: int) -> list[Line]:
+        """Return the lines; first what a writer that was cut off has left is noted, if so."""
+        lines, cut = self._found(_content(descriptor))
+        if not cut:
+            return lines
+        noted = LineCut(bytes=len(cut), sha256=digest(cut))
+        self._append(descriptor, lines[-1:], Event.LINE_CUT, noted, b"\n")
+        return self._found(_content(descriptor))[0]
 
     def _found(self, content: bytes) -> tuple[list[Line], bytes]:
         """Return the lines of the file and what a writer that was cut off has left."""
         lines, cut = read_lines(content, self.path)
-        check_anchor(self.path, lines, self._anchor(), str(self.results / LAST))
+        check_results(self.path, lines, self.results)
         return lines, cut
 
-    def _anchor(self) -> Anchor | None:
-        """Return which line was the last, as the results keep it; None where they keep none."""
-        path = self.results / LAST
-        try:
-            return checked(Anchor, read_json(path), str(path))
-        except FileNotFoundError:
-            return None
-        except (ValueError, ConfigError):
-            raise fault(self.path, f"{path} is damaged") from None
-
-    def _free(self, content: bytes) -> int:
+    def _free(self, content: bytes, anchors: Sequence[Anchor]) -> int:
         """Return a number that no line of a trail that is not whole had, as far as can be seen."""
-        try:
-            anchor = self._anchor()
-        except TrailFault:
-            anchor = None
         seen = [line.entry.number for line in map(parsed, content.split(b"\n")) if line]
-        return max([*seen, anchor.number if anchor else 0], default=0) + 1
+        seen += [anchor.number for anchor in anchors]
+        with suppress(TrailFault):
+            kept = _anchor(self.path, self.results)
+            seen += [kept.number] if kept else []
+        return max(seen, default=0) + 1
 
     def _append(
         self,
         descriptor: int,
         before: Sequence[Line],
-        happened: Sequence[tuple[Event, Facts]],
+        event: Event,
+        facts: Facts,
         start: bytes = b"",
         number: int = 1,
     ) -> None:
-        """Write entries, first that the site's key is another one, if so.
+        """Write an entry, and first one that the site's key is another, if so.
 
         Args:
             descriptor: of the file, which no other process has.
             before: the last line; none of a trail that begins.
-            happened: events and their facts.
+            event: what has happened.
+            facts: of the event.
             start: bytes before the first line.
             number: of the first line of a trail that begins.
         """
         key = keys.load_or_create_key(self.key_file)
         public = keys.public_text(key)
-        if before and before[0].entry.key != public:
-            change = SiteKeyChanged(old=before[0].entry.key, new=public)
-            happened = [(Event.SITE_KEY_CHANGED, change), *happened]
+        happened = [(event, facts)]
         last = before[0] if before else None
+        if last and last.entry.key != public:
+            change = SiteKeyChanged(old=last.entry.key, new=public)
+            happened.insert(0, (Event.SITE_KEY_CHANGED, change))
         written = start
-        for event, facts in happened:
+        for what, content in happened:
             now = now_text()
             entry = Entry(
                 number=last.entry.number + 1 if last else number,
@@ -207,21 +215,23 @@ class Trail:
                 actor=_actor(),
                 version=__version__,
                 key=public,
-                event=event,
-                facts=facts.plain(),
+                event=what,
+                facts=content.plain(),
             )
             signature = keys.sign(key, canonical(entry.plain()))
             text = canonical(Signed(entry=entry, signature=signature).plain())
-            last = Line(entry, signature, facts, digest(text))
+            last = Line(entry, signature, content, digest(text))
             written += text + b"\n"
         assert last is not None
         _write(descriptor, written)
         self._keep(last.anchor)
 
     def _keep(self, last: Anchor) -> None:
-        """Have the results keep which line is the last."""
-        if self._anchor() != last:
-            write_json(self.results / LAST, last.plain())
+        """Have the results keep which line is the last, whatever they kept before."""
+        path = self.results / LAST
+        text = json_text(last.plain())
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            write_json(path, last.plain())
 
 
 def site_trail(settings: Settings, results: Path) -> Trail:
@@ -250,16 +260,7 @@ def read_trail(path: Path) -> list[Line]:
         TrailFault: a line was changed, removed, moved or put in, or the last one is cut off.
         OSError: the file cannot be read.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
-        return []
-    try:
-        # A line that is being written is whole when its writer has given the file up.
-        fcntl.lockf(descriptor, fcntl.LOCK_SH)
-        content = _content(descriptor)
-    finally:
-        os.close(descriptor)
+    content = _settled(path)
     lines, cut = read_lines(content, path)
     if cut:
         number = content.count(b"\n") + 1
@@ -269,6 +270,53 @@ def read_trail(path: Path) -> list[Line]:
             "site notes that and goes on",
         )
     return lines
+
+
+def signed_lines(path: Path) -> list[Line]:
+    """Return every line of a trail that has a signature, whole or not; their order proves nothing.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return [line for line in map(parsed, _settled(path).split(b"\n")) if line]
+
+
+def _settled(path: Path) -> bytes:
+    """Read a trail, when no process writes a line of it; nothing where there is no file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return b""
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH)
+        return _content(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_results(path: Path, lines: Sequence[Line], results: Path) -> None:
+    """Check that a trail has the line that results speak of, if they speak of one.
+
+    Args:
+        path: of the trail.
+        lines: of it.
+        results: folder for the results of all protocols.
+
+    Raises:
+        TrailFault: it does not.
+    """
+    check_anchor(path, lines, _anchor(path, results), str(results / LAST))
+
+
+def _anchor(path: Path, results: Path) -> Anchor | None:
+    """Return which line was the last, as results keep it; None where they keep none."""
+    kept = results / LAST
+    try:
+        return checked(Anchor, read_json(kept), str(kept))
+    except FileNotFoundError:
+        return None
+    except (ValueError, ConfigError):
+        raise fault(path, f"{kept} is damaged") from None
 
 
 def _is_known(lines: Sequence[Line], event: Event, new: Facts) -> bool:

@@ -1,0 +1,200 @@
+"""What commands of the workflow note in the site's audit trail: one function a command.
+
+Each is called when the work is done and before its record is written, so that a job that is killed
+in between runs again and notes it then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jipflow.outcomes import Outcome
+    from jipflow.privacy.audit.events import Event
+    from jipflow.release.rounds import Standing
+    from jipflow.settings.run import Settings
+
+
+def note_catalog(settings: Settings, out: Path, summary: Mapping[str, Any]) -> None:
+    """Note that the site's folders were read.
+
+    Args:
+        settings: of the run.
+        out: folder of the catalog, in that for the results of all protocols.
+        summary: what `jipflow.catalog.scan.run` returns.
+    """
+    from jipflow.files import sha256_file
+    from jipflow.privacy.audit.events import Event
+
+    counts = ("files", "dicom_files")
+    facts = {
+        "sources": {
+            name: {key: source[key] for key in counts}
+            for name, source in summary["sources"].items()
+        },
+        "series": summary["series"],
+        "sha256": sha256_file(out / "series.parquet"),
+    }
+    if facts["sources"]:
+        _note(settings, out.absolute().parent, Event.SOURCES_CATALOGUED, facts)
+
+
+def note_query(settings: Settings, out: Path) -> None:
+    """Note that the site's PACS were asked.
+
+    Args:
+        settings: of the run.
+        out: folder of the catalog of a protocol.
+    """
+    from pyarrow.parquet import read_metadata
+
+    from jipflow.files import sha256_file
+    from jipflow.privacy.audit.events import Event
+
+    facts = {
+        "protocol": settings.protocol_id,
+        "sources": sorted(source.name for source in settings.site.archives),
+        "series": read_metadata(out / "series.parquet").num_rows,
+        "instances": read_metadata(out / "instances.parquet").num_rows,
+        "sha256": sha256_file(out / "series.parquet"),
+    }
+    _note(settings, out.absolute().parents[1], Event.ARCHIVES_QUERIED, facts)
+
+
+def note_secret(settings: Settings, results: Path) -> None:
+    """Note which secret makes the pseudonyms.
+
+    Args:
+        settings: of the run.
+        results: folder for the results of all protocols.
+    """
+    from jipflow.privacy.audit.events import Event
+    from jipflow.privacy.pseudonyms import fingerprint, known_secret
+
+    secret = known_secret(Path(settings.site.identity.secret_file))
+    _note(settings, results, Event.SECRET_IN_USE, {"fingerprint": fingerprint(secret)})
+
+
+def note_clinical(settings: Settings, out: Path, missing: Mapping[str, int]) -> None:
+    """Note that clinical data were read.
+
+    Args:
+        settings: of the run.
+        out: folder of a protocol's clinical variables.
+        missing: what `jipflow.clinical.stage.run` returns.
+    """
+    from jipflow.clinical.stage import input_files
+    from jipflow.files import sha256_file
+    from jipflow.privacy.audit.events import Event
+
+    assert settings.site.clinical is not None
+    names = [variable.name for variable in settings.protocol.clinical_variables]
+    facts = {
+        "protocol": settings.protocol_id,
+        "kind": settings.site.clinical.kind,
+        "cases": missing["cases"],
+        "variables": len(names),
+        "values": sum(missing["cases"] - missing[name] for name in names),
+        "files": [sha256_file(path) for path in input_files(settings)],
+    }
+    _note(settings, out.absolute().parents[1], Event.CLINICAL_READ, facts)
+
+
+def note_retrieval(settings: Settings, cases: Path, outcomes: Sequence[Outcome]) -> None:
+    """Note that series of a shard were retrieved, where any of it lie in a PACS.
+
+    Args:
+        settings: of the run.
+        cases: ``cohort/shards/<shard>.parquet``.
+        outcomes: of the stage.
+    """
+    import pandas as pd
+
+    from jipflow.files import sha256_file
+    from jipflow.outcomes import Status
+    from jipflow.privacy.audit.events import Event
+
+    table = pd.read_parquet(cases, columns=["source", "series_uid"])
+    table = table[table["source"].isin([source.name for source in settings.site.archives])]
+    facts = {
+        "protocol": settings.protocol_id,
+        "shard": cases.stem,
+        "sources": sorted(set(table["source"])),
+        "series": int(table["series_uid"].nunique()),
+        "failed": sum(outcome.status is not Status.OK for outcome in outcomes),
+        "sha256": sha256_file(cases),
+    }
+    if len(table):
+        _note(settings, cases.absolute().parents[3], Event.SERIES_RETRIEVED, facts)
+
+
+def note_publication(
+    settings: Settings, results: Path, receipts: Path, outcomes: Sequence[Outcome]
+) -> None:
+    """Note that DICOM objects of a shard were sent to a PACS.
+
+    Args:
+        settings: of the run.
+        results: of the protocol.
+        receipts: what the PACS acknowledged, a line an object.
+        outcomes: of the stage.
+    """
+    from jipflow.files import sha256_file
+    from jipflow.outcomes import Status
+    from jipflow.privacy.audit.events import Event
+
+    assert settings.site.publish is not None
+    facts = {
+        "protocol": settings.protocol_id,
+        "shard": receipts.stem,
+        "to": settings.site.publish.to,
+        "objects": len(receipts.read_bytes().splitlines()),
+        "failed": sum(o.status is Status.FAILED and not o.follows for o in outcomes),
+        "sha256": sha256_file(receipts),
+    }
+    _note(settings, results.absolute().parent, Event.OBJECTS_PUBLISHED, facts)
+
+
+def note_roster(settings: Settings, results: Path, standing: Standing) -> None:
+    """Note which roster of the hub is in force, once there is one.
+
+    Args:
+        settings: of the run.
+        results: of the protocol.
+        standing: what was received.
+    """
+    from jipflow.privacy.audit.events import Event
+
+    roster = standing.roster
+    if roster is None:
+        return
+    facts = {
+        "protocol": settings.protocol_id,
+        "hub": standing.hub,
+        "number": roster.number,
+        "sites": len(roster.members),
+        "sha256": roster.sha256,
+    }
+    _note(settings, results.absolute().parent, Event.ROSTER_IN_FORCE, facts)
+
+
+def note_ledger(settings: Settings, results: Path) -> None:
+    """Note what the site's ledger holds and the trail does not, such as its resumption.
+
+    Args:
+        settings: of the run.
+        results: folder for the results of all protocols.
+    """
+    from jipflow.privacy.audit.trail import site_trail
+    from jipflow.release.audited import record_ledger
+    from jipflow.release.ledger import site_ledger
+
+    record_ledger(site_trail(settings, results), site_ledger(settings, results).entries())
+
+
+def _note(settings: Settings, results: Path, event: Event, facts: Mapping[str, Any]) -> None:
+    from jipflow.privacy.audit.trail import record, site_trail
+
+    record(site_trail(settings, results), event, facts)
