@@ -94,7 +94,7 @@ def audit_verify(
     ledger: AlsoLedger = None,
     secret: AlsoSecret = None,
 ) -> None:
-    """Check the site's audit trail, and name the first line that is not as it was written."""
+    """Check the site's audit trail, and name the first line that is wrong."""
     from jipflow.report.audit import examine
 
     found = examine(trail, key, _kept_ledger(ledger, results, secret), results)
@@ -113,7 +113,10 @@ def audit_page(
     ledger: AlsoLedger = None,
     secret: AlsoSecret = None,
 ) -> None:
-    """Check the site's audit trail, and write it as a page; of one that is not whole, too."""
+    """Check the site's audit trail, and write it as a page.
+
+    One that is not whole is written, too, with what is wrong.
+    """
     from jipflow.report.audit import examine, write_audit_page
 
     found = examine(trail, key, _kept_ledger(ledger, results, secret), results)
