@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from shutil import copytree
 
@@ -57,6 +58,13 @@ def write(site: Site, lines: list[str]) -> None:
     (site.folder / "d.csv").write_text("\n".join(["pid,weight,seen,sex", *lines]) + "\n")
 
 
+def read_of(site: Site) -> list[int]:
+    """How many clinical values were found each time, by the audit trail."""
+    identity = yaml.safe_load((site.folder / "site.yaml").read_text())["identity"]
+    entries = [json.loads(line)["entry"] for line in open(identity["audit_file"], "rb")]
+    return [e["facts"]["values"] for e in entries if e["event"] == "clinical_read"]
+
+
 @pytest.mark.long
 def test_clinical_data_in_a_run(site):
     lines = rows(site)
@@ -75,6 +83,7 @@ def test_clinical_data_in_a_run(site):
     again = planned(site)
     assert again["clinical"] == 1
     assert not again.keys() & {"cohort", "prepare", "measure"}
+    assert read_of(site) == [4]
     (site.folder / "d.csv").rename(site.folder / "away.csv")
     failed = site.run(*ONE_CORE, check=False)
     assert failed.returncode
@@ -85,3 +94,4 @@ def test_clinical_data_in_a_run(site):
     page = (site.out / "report" / "index.html").read_text()
     assert "<code>no_record</code>" in page
     assert planned(site) == {}
+    assert read_of(site) == [4, 2]

@@ -90,7 +90,10 @@ def test_the_second_time_is_quick_and_changes_nothing(demo):
     report = last_round(folder) / "report.html"
     stamps = {p: p.stat().st_mtime_ns for p in (folder / "results").rglob("*.parquet")}
     before = report.read_bytes()
+    trails = {p: p.read_bytes() for p in sorted((folder / "sites").glob("*/secrets/audit.jsonl"))}
+    assert len(trails) == 3
     assert run_demo(folder).returncode == 0
+    assert {p: p.read_bytes() for p in trails} == trails
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
     assert report.read_bytes() == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -186,3 +187,17 @@ def test_the_ledger_has_every_round(party):
         assert [line.split("round ")[1][0] for line in lines.splitlines()] == (
             ["1", "1", "2", "3", "4"] if site == "west" else ["1", "2", "3", "4"]
         )
+
+
+def test_the_audit_trail_has_every_release_and_fits_the_ledger(party):
+    for site in SITES:
+        folder = Path(party.folder(site), "secrets")
+        trail = folder / "audit.jsonl"
+        key = party.jipflow(site, "keys", "show", str(folder / "site.key")).strip()
+        where = ("--results", str(party.results(site).parent), "--ledger", str(folder / "ledger"))
+        secret = ("--secret", str(folder / "identity.key"))
+        words = party.jipflow(site, "audit", "verify", str(trail), "--key", key, *where, *secret)
+        assert "The trail is whole" in words
+        assert "was not looked for" not in words
+        events = [json.loads(line)["entry"]["event"] for line in trail.read_text().splitlines()]
+        assert events.count("release_packed") == (5 if site == "west" else 4)

@@ -165,7 +165,11 @@ def test_pacses_give_what_a_folder_gives(
     assert pacs.count() == held + 2 * len(PATIENTS)
     before = pacs.get("/changes?last").json()["Last"]
     assert "Nothing to be done" in site.run().stdout
+    trail = (folder / "audit.jsonl").read_bytes()
+    events = {json.loads(line)["entry"]["event"] for line in trail.splitlines()}
+    assert {"archives_queried", "series_retrieved", "objects_published"} <= events
     site.run("--forcerun", "publish", *ONE_CORE)
+    assert (folder / "audit.jsonl").read_bytes() == trail
     assert pacs.get("/changes?last").json()["Last"] == before
     assert set(site.table("outcomes.parquet")["status"]) == {"ok"}
 

@@ -146,8 +146,11 @@ def test_lines_missing_at_the_end_are_found_by_what_the_results_keep(
 
 def test_a_file_that_is_gone_is_found(trail: Trail) -> None:
     trail.path.unlink()
-    with pytest.raises(TrailFault, match="entry 4 is missing"):
+    with pytest.raises(TrailFault, match=r"it is not there, and .*audit\.json speaks of it"):
         trail.lines()
+    with pytest.raises(TrailFault, match="it is not there"):
+        record(trail, Event.SOURCES_CATALOGUED, catalogued(4))
+    assert not trail.path.exists()
 
 
 def test_a_trail_of_another_key_is_another_one(trail: Trail, tmp_path: Path) -> None:

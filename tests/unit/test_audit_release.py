@@ -19,6 +19,7 @@ from jipflow.privacy.audit.trail import LAST, Trail, site_trail
 from jipflow.release import packing
 from jipflow.release.audited import record_ledger
 from jipflow.release.ledger import Kept
+from jipflow.report.audit import PARTS
 
 SAYS = {number: f"{number}" * 64 for number in range(1, 5)}
 """Hash of what the hub has sent before each attempt, which makes it another one."""
@@ -181,6 +182,10 @@ def test_a_trail_that_is_not_there_is_none(north: Any, capsys: Any) -> None:
     (north.root / "results" / LAST).unlink()
     assert verify(north) == 1
     assert "No such file" in capsys.readouterr().err
+
+
+def test_every_event_has_a_part_of_the_page() -> None:
+    assert sorted(event for _, events in PARTS.values() for event in events) == sorted(Event)
 
 
 def test_the_page_has_every_entry_and_no_script_of_a_persons_words(

@@ -180,6 +180,30 @@ def note_roster(settings: Settings, results: Path, standing: Standing) -> None:
     _note(settings, results.absolute().parent, Event.ROSTER_IN_FORCE, facts)
 
 
+def note_export(results: Path, form: str, files: Sequence[Path], items: int) -> None:
+    """Note that data of a protocol were written for another system of the site.
+
+    Args:
+        results: of the protocol; the effective settings lie there.
+        form: what was written, such as ``omop``.
+        files: that were written, each with another name.
+        items: rows of tables, or images.
+    """
+    from jipflow.files import canonical_digest, sha256_file
+    from jipflow.privacy.audit.events import Event
+    from jipflow.settings.run import read_settings
+
+    settings = read_settings(results / "settings.json")
+    facts = {
+        "protocol": settings.protocol_id,
+        "format": form,
+        "files": len(files),
+        "items": items,
+        "sha256": canonical_digest({path.name: sha256_file(path) for path in files}),
+    }
+    _note(settings, results.absolute().parent, Event.DATA_EXPORTED, facts)
+
+
 def note_ledger(settings: Settings, results: Path) -> None:
     """Note what the site's ledger holds and the trail does not, such as its resumption.
 

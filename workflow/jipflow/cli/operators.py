@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+from jipflow.cli.audited import note_export
 from jipflow.cli.command import Audience, UsageError
 
 AUDIENCE = Audience("To run a site")
@@ -107,6 +108,8 @@ def omop_export(
         ConceptMap(read_concepts(concepts) if concepts else {}),
     )
     made = export(results=results, out=out, maps=maps, first_id=first_id, form=format)
+    tables = [out / f"{table}.{format}" for table in made.rows]
+    note_export(results, "omop", tables, sum(made.rows.values()))
     for table, rows in made.rows.items():
         print(f"{out / table}.{format}: {rows} rows")
     for reason, series in sorted(made.left_out.items()):

@@ -14,30 +14,36 @@ from jipflow.release.audited import check_ledger
 from jipflow.release.ledger import Ledger
 from jipflow.report.pages import write_page
 
-PARTS: Mapping[str, tuple[Event, ...]] = {
-    "Left, or was handed on": (
-        Event.RELEASE_PACKED,
-        Event.DATA_EXPORTED,
-        Event.OBJECTS_PUBLISHED,
+PARTS: Mapping[str, tuple[str, tuple[Event, ...]]] = {
+    "Handed on": (
+        "Packed for the hub, exported for other systems of the site, or sent to its PACS.",
+        (Event.RELEASE_PACKED, Event.DATA_EXPORTED, Event.OBJECTS_PUBLISHED),
     ),
-    "Was erased": (Event.PATIENTS_ERASED,),
-    "Keys, rosters and the trail itself": (
-        Event.SECRET_IN_USE,
-        Event.SITE_KEY_CHANGED,
-        Event.ROSTER_IN_FORCE,
-        Event.LEDGER_RESUMED,
-        Event.TRAIL_RESUMED,
-        Event.LINE_CUT,
+    "Erased": ("How much; of whom is not kept.", (Event.PATIENTS_ERASED,)),
+    "Keys and trail": (
+        "Secrets, keys and rosters that came into use, and what happened to ledger and trail.",
+        (
+            Event.SECRET_IN_USE,
+            Event.SITE_KEY_CHANGED,
+            Event.ROSTER_IN_FORCE,
+            Event.LEDGER_RESUMED,
+            Event.TRAIL_RESUMED,
+            Event.LINE_CUT,
+        ),
     ),
-    "Was read": (
-        Event.SOURCES_CATALOGUED,
-        Event.ARCHIVES_QUERIED,
-        Event.SERIES_RETRIEVED,
-        Event.CLINICAL_READ,
-        Event.CONSENT_READ,
+    "Read": (
+        "From the site's folders, PACS, clinical data and consents. What was read again as it was "
+        "has no second entry.",
+        (
+            Event.SOURCES_CATALOGUED,
+            Event.ARCHIVES_QUERIED,
+            Event.SERIES_RETRIEVED,
+            Event.CLINICAL_READ,
+            Event.CONSENT_READ,
+        ),
     ),
 }
-"""The events of each part of the page, what matters most first."""
+"""The parts of the page, what matters most first: what each is of, and its events."""
 
 NOT_COMPARED = "That entries are missing at the end was not looked for: name {}."
 NOT_STOPPED = (
@@ -65,7 +71,10 @@ class Examined:
     def sentences(self) -> list[str]:
         """Return what was found, a sentence each."""
         if self.fault is not None:
-            return [f"{len(self.lines)} lines have a signature."]
+            return [
+                f"Lines with a signature of the key that they name: {len(self.lines)}, which are "
+                "shown here. Their order and number prove nothing."
+            ]
         if not self.lines:
             return ["The trail is empty."]
         first, last = self.lines[0].entry, self.lines[-1].entry
@@ -130,8 +139,8 @@ def write_audit_page(found: Examined, path: Path) -> None:
         found=found,
         last=found.lines[-1] if found.lines else None,
         parts={
-            title: [line for line in found.lines if line.entry.event in events]
-            for title, events in PARTS.items()
+            title: (lead, [line for line in found.lines if line.entry.event in events])
+            for title, (lead, events) in PARTS.items()
         },
         sentences=found.sentences(),
         not_stopped=NOT_STOPPED,

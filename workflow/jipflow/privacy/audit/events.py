@@ -200,13 +200,15 @@ class DataExported(Facts):
     format: Id
     """What was written, such as ``omop``."""
     files: Count
-    rows: Count
+    items: Count
+    """Rows of tables, or images."""
     sha256: Sha256
-    """Hash of the canonical JSON of the files' hashes by name, or of the one file."""
+    """Of the canonical JSON of the hash of each file by its name."""
 
     def sentence(self) -> str:
         """Return the facts for a person."""
-        return f"{self.protocol} exported as {self.format}: {self.files} files, {self.rows} rows"
+        what = f"{self.files} files, {self.items} rows or images"
+        return f"{self.protocol} exported as {self.format}: {what}"
 
 
 class ApprovedBy(Part):

@@ -152,7 +152,7 @@ def fault(path: Path, what: str) -> TrailFault:
     """Return the error of a trail that is not whole."""
     return TrailFault(
         f"The audit trail {path} is not whole: {what}. Restore it from its backup; if there is "
-        "none, a person decides in writing with: jipflow audit resume"
+        "none, a person decides in writing that it goes on: jipflow audit resume."
     )
 
 

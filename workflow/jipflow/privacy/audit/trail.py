@@ -71,8 +71,8 @@ class Trail:
             TrailFault: one was changed, removed, moved or put in.
             OSError: the file cannot be read, or the note not be written.
         """
+        self._check_there()
         if not self.path.exists():
-            check_results(self.path, [], self.results)
             return []
         with _alone(self.path) as descriptor:
             return self._whole(descriptor)
@@ -103,6 +103,7 @@ class Trail:
         if event in OWN:
             raise ValueError(f"{event} is noted by the trail itself")
         new = checked(FACTS[event], facts, f"audit trail: {event}")
+        self._check_there()
         with _alone(self.path) as descriptor:
             lines = self._whole(descriptor)
             if _is_known(lines, event, new):
@@ -153,6 +154,15 @@ class Trail:
             number = self._free(content, list(others.values()))
             self._append(descriptor, [], Event.TRAIL_RESUMED, facts, end, number)
         return decision
+
+    def _check_there(self) -> None:
+        """Check that there is a file, if the results speak of one; else none shall be made."""
+        if not self.path.exists() and _anchor(self.path, self.results) is not None:
+            raise fault(
+                self.path,
+                f"it is not there, and {self.results / LAST} speaks of it; a relative path counts "
+                "from the folder that the runs are started in",
+            )
 
     def _whole(self, descriptor: int) -> list[Line]:
         """Return the lines; first what a writer that was cut off has left is noted, if so."""
