@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from shutil import copytree
 
 import pandas as pd
@@ -61,7 +62,8 @@ def write(site: Site, lines: list[str]) -> None:
 def read_of(site: Site) -> list[int]:
     """How many clinical values were found each time, by the audit trail."""
     identity = yaml.safe_load((site.folder / "site.yaml").read_text())["identity"]
-    entries = [json.loads(line)["entry"] for line in open(identity["audit_file"], "rb")]
+    trail = Path(identity["audit_file"]).read_bytes()
+    entries = [json.loads(line)["entry"] for line in trail.splitlines()]
     return [e["facts"]["values"] for e in entries if e["event"] == "clinical_read"]
 
 

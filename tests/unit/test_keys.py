@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -35,6 +36,23 @@ def test_a_key_is_never_replaced(tmp_path):
     with pytest.raises(keys.KeyFault, match="exists already"):
         keys.new_key(path)
     assert path.read_bytes() == before
+
+
+def test_of_jobs_that_start_at_once_the_first_ones_key_is_that_of_all(tmp_path, monkeypatch):
+    """The other job makes its key when this one has just seen that there is none."""
+    path = tmp_path / "site.key"
+    seen = Path.exists
+    made = []
+
+    def exists(self):
+        found = seen(self)
+        if not made:
+            made.append(keys.new_key(path))
+        return found
+
+    monkeypatch.setattr(Path, "exists", exists)
+    assert keys.public_text(keys.load_or_create_key(path)) == made[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["site.key"]
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644])
