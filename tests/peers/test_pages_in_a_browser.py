@@ -14,6 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 import fake_results as fake
+from jipflow.privacy.audit.events import Event
+from jipflow.privacy.audit.trail import Trail
+from jipflow.report.audit import examine, write_audit_page
 from jipflow.report.hub import write_hub_report
 from jipflow.report.release import write_release_page
 from jipflow.report.site.page import write_report
@@ -76,6 +79,13 @@ def pages(tmp_path_factory):
         settings=fake.hub(folder),
         path=folder / "hub.html",
     )
+    trail = Trail(folder / "audit.jsonl", folder / "site.key", folder)
+    for number in range(3):
+        trail.record(Event.SECRET_IN_USE, {"fingerprint": f"{number:064x}"})
+    (folder / "site.key").unlink()
+    trail.record(Event.SECRET_IN_USE, {"fingerprint": "f" * 64})
+    public = [line.entry.key for line in trail.lines()]
+    write_audit_page(examine(trail.path, public), folder / "audit.html")
     return folder
 
 
@@ -89,7 +99,7 @@ def release_pages(results, settings, folder, suffix):
 
 
 @pytest.mark.parametrize(
-    "name", ["site", "disclosure", "disclosure-many", "release", "release-many", "hub"]
+    "name", ["site", "disclosure", "disclosure-many", "release", "release-many", "hub", "audit"]
 )
 def test_the_page_fits_every_width(browser, pages, name):
     frames = "".join(
@@ -128,6 +138,6 @@ def test_the_page_fits_every_width(browser, pages, name):
         assert broken == 0
         assert letters > 500
         assert (beyond, unfilled) == (0, 0), f"{name}: no number is seen, or no folder filled in"
-        assert tables > 0 or name.startswith("release")
-        assert folders > 0 or name in {"site", "hub"}
+        assert tables > 0 or name.startswith(("release", "audit"))
+        assert folders > 0 or name in {"site", "hub", "audit"}
         assert pictures > 0 or name != "site"

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from jipflow.exchange import keys
+from jipflow.exchange.message import canonical
 from jipflow.privacy.audit import trail as trails
 from jipflow.privacy.audit.events import FACTS, Event
-from jipflow.privacy.audit.lines import TrailFault
+from jipflow.privacy.audit.lines import Signed, TrailFault
 from jipflow.privacy.audit.trail import LAST, Trail, read_trail, record
 from jipflow.reasons import StageError
 from jipflow.settings.resources import ConfigError
@@ -172,6 +173,29 @@ def test_a_line_of_another_key_in_the_middle_is_found(trail: Trail, tmp_path: Pa
     ]
     trail.path.write_bytes(own + lines[5])
     with pytest.raises(TrailFault, match="line 5 is entry 6"):
+        read_trail(trail.path)
+
+
+def test_a_line_that_only_names_another_key_is_found(trail: Trail, tmp_path: Path) -> None:
+    keys.new_key(tmp_path / "thief.key")
+    thief = keys.load_key(tmp_path / "thief.key")
+    last = trail.lines()[-1]
+    changes = {"number": 5, "previous": last.sha256, "key": keys.public_text(thief)}
+    entry = last.entry.model_copy(update=changes)
+    signed = Signed(entry=entry, signature=keys.sign(thief, canonical(entry.plain())))
+    trail.path.write_bytes(trail.path.read_bytes() + canonical(signed.plain()) + b"\n")
+    with pytest.raises(TrailFault, match="line 5 is signed by another key than the line before"):
+        read_trail(trail.path)
+
+
+def test_a_line_that_the_site_wrote_in_another_copy_does_not_fit(trail: Trail) -> None:
+    lines = trail.path.read_bytes().splitlines(keepends=True)
+    copy = Trail(trail.path.with_name("copy.jsonl"), trail.key_file, trail.results / "other")
+    copy.path.write_bytes(b"".join(lines[:2]))
+    write(copy, 9)
+    other = copy.path.read_bytes().splitlines(keepends=True)[2]
+    trail.path.write_bytes(b"".join([*lines[:2], other, lines[3]]))
+    with pytest.raises(TrailFault, match="line 4 is entry 4, and does not follow entry 3"):
         read_trail(trail.path)
 
 
