@@ -8,12 +8,16 @@ from jipflow.release.rounds import heard_state, read_standing
 from jipflow.annotate.inbox import inbox_files, inbox_state
 from jipflow.outputs import missing_outputs, named, unexpected
 from jipflow.privacy.pseudonyms import check_secret
+from jipflow.privacy.rights import check_results
 
 try:
     SITE_SETTINGS = load_settings(config, *CONFIG_FILES)
     ALL_RESULTS = Path(results_folder(config))
 except ConfigError as error:
     stop_with(str(error))
+
+# Of this process and of all that it starts. That of a job on another machine reads this file, too.
+os.umask(SITE_SETTINGS.site.permissions.mask)
 
 SITE_ID = SITE_SETTINGS.site.site.id
 # One spelling, by which Snakemake knows files again.
@@ -76,6 +80,7 @@ check_paths()
 if workflow.is_main_process:
     try:
         check_secret(Path(SITE_SETTINGS.site.identity.secret_file), ALL_RESULTS)
+        check_results(ALL_RESULTS, SITE_SETTINGS.site.permissions.mask)
     except StageError as error:
         stop_with(str(error))
     except OSError as error:

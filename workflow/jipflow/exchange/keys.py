@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jipflow.files import write_new_private
+from jipflow.privacy.rights import why_replaceable
 from jipflow.reasons import StageError
 
 if TYPE_CHECKING:
@@ -94,13 +95,8 @@ def load_key(path: Path) -> Ed25519PrivateKey:
                 f"chmod 600 {path}"
             )
         pem = stream.read()
-    folder = path.resolve().parent
-    folder_mode = stat.S_IMODE(folder.stat().st_mode)
-    if folder_mode & 0o022 and not folder_mode & stat.S_ISVTX:
-        raise KeyFault(
-            f"{folder} has mode {folder_mode:04o}, so others may replace the key; fix with: "
-            f"chmod go-w {folder}"
-        )
+    if why := why_replaceable(path.resolve().parent):
+        raise KeyFault(f"{path}: {why}")
     try:
         key = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError):

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from jipflow.files import read_json, write_json, write_new_private
+from jipflow.privacy.rights import why_replaceable
 from jipflow.reasons import StageError
 
 FINGERPRINT = "identity.json"
@@ -123,6 +124,8 @@ def _read_secret(path: Path) -> bytes | None:
         ) from None
     if mode & 0o077:
         raise StageError(f"{path}: others may read the site's secret; run: chmod 600 {path}")
+    if why := why_replaceable(path.parent):
+        raise StageError(f"{path}: {why}")
     try:
         secret = bytes.fromhex(text.strip())
     except ValueError:

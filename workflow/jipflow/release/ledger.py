@@ -33,6 +33,7 @@ from jipflow.exchange.message import (
 from jipflow.files import read_json, sha256_file, write_json
 from jipflow.privacy.audit.lines import Anchor
 from jipflow.privacy.pseudonyms import fingerprint, known_secret
+from jipflow.privacy.rights import check_private
 from jipflow.reasons import StageError
 from jipflow.release.approval import MOST_PERSONS, names_of
 from jipflow.release.approval import Signed as Approval
@@ -175,8 +176,10 @@ class Ledger:
         Raises:
             LedgerFault: one is missing, was changed, or is of another secret; or the results speak
                 of an entry, or have a bundle, that the ledger does not know.
+            StageError: others may read it.
             OSError: a file cannot be read.
         """
+        check_private(self.folder, "the ledger")
         found = self._read()
         self._check_last()
         self._check_bundles(found)

@@ -160,6 +160,8 @@ def _seal(raw: bytes, hub_key: str, path: Path, bundles: Path) -> None:
         return
     with atomic_path(path) as partial:
         partial.write_bytes(seal(raw, hub_key))
+        # Whoever carries it may have another account, and reads nothing of what is sealed.
+        partial.chmod(0o644)
     write_json(note, {"key": hub_key, "sha256": sha256_file(path)})
 
 

@@ -223,6 +223,19 @@ class Exchange(Part):
         return inbox.folder, outbox.folder
 
 
+class Permissions(Part):
+    """Who may read what a run writes."""
+
+    umask: Annotated[str, Field(pattern=r"^0?0[0-7]7$")] = "077"
+    """Rights that no file of a run gets, as of the shell's umask. 077 leaves all to the account
+    that runs jipflow, 027 lets its group read, 007 lets its group write; others never may."""
+
+    @property
+    def mask(self) -> int:
+        """The number that the digits write."""
+        return int(self.umask, 8)
+
+
 class Processing(Part):
     """How cases are processed."""
 
@@ -304,6 +317,7 @@ class Site(Part):
     identity: Identity = Field(default_factory=Identity)
     hub: Addressee = Field(default_factory=Addressee)
     exchange: Exchange = Field(default_factory=Exchange)
+    permissions: Permissions = Field(default_factory=Permissions)
     processing: Processing = Field(default_factory=Processing)
     annotation: Annotation = Field(default_factory=Annotation)
     containers: Containers = Field(default_factory=Containers)
