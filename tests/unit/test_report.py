@@ -24,6 +24,7 @@ from jipflow import plots
 from jipflow.files import read_json, sha256_file, write_json, write_parquet
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
+from jipflow.privacy.redaction import Redactor
 from jipflow.reasons import Decision, Reason, StageError
 from jipflow.release.contents import formats, read_release
 from jipflow.release.sent import Sent
@@ -41,7 +42,6 @@ from jipflow.report.site.page import write_report
 from jipflow.report.site.provenance import model_files
 from jipflow.report.site.readers import reader_groups
 from jipflow.report.site.reasons import decision_tally
-from jipflow.report.site.redaction import Redactor
 from jipflow.report.site.run import read_run
 from jipflow.report.site.stability import stability_groups
 from jipflow.report.withheld import disclosure_summary

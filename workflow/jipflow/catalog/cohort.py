@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,14 @@ class Choice:
     fitting: str
 
 
-def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path, results: Path) -> None:
+def run(
+    *,
+    settings: Settings,
+    catalog_dirs: Sequence[Path],
+    out_dir: Path,
+    results: Path,
+    redact: Callable[[str], str] = str,
+) -> None:
     """Select the cohort and deal its cases to shards.
 
     Writes into `out_dir`: ``cases.tsv`` (one row per case and role), ``flow.json``,
@@ -114,6 +121,7 @@ def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path, resu
             folders, of its PACS, or of both. A series in both is taken from the first.
         out_dir: folder of the cohort.
         results: folder for the results of all protocols, which keeps the secret's fingerprint.
+        redact: takes what may identify a patient out of a message.
     """
     cohort = settings.protocol.cohort
     secret = site_secret(Path(settings.site.identity.secret_file), results)
@@ -135,7 +143,8 @@ def run(*, settings: Settings, catalog_dirs: Sequence[Path], out_dir: Path, resu
         )
         _write_shards(connection, out_dir / "shards", _role_entries(chosen, shards))
     rows = _case_rows(chosen, shards)
-    write_outcomes(out_dir / "outcomes.parquet", outcomes)
+    written = [replace(outcome, message=redact(outcome.message)) for outcome in outcomes]
+    write_outcomes(out_dir / "outcomes.parquet", written)
     write_json(out_dir / "flow.json", {"steps": flow})
     with atomic_path(out_dir / "cases.tsv") as partial:
         pd.DataFrame(rows, columns=list(CASE_COLUMNS)).to_csv(partial, sep="\t", index=False)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import nullcontext
 
-from jipflow.cli.menu import answer, find
+from jipflow.cli.menu import answer, find, is_job
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         return answer(words)
     from jipflow.cli.attempts import found_before, remember
+    from jipflow.cli.redacted import redact, redacted_output
     from jipflow.settings.resources import check_repository
     from jipflow.workers import silence_libraries
 
@@ -31,16 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"jipflow: {message}", file=sys.stderr)
         return 1
     silence_libraries()
-    try:
-        check_repository()
-        command.run(words[len(command.words) :])
-    except KeyboardInterrupt:
-        print("jipflow: interrupted", file=sys.stderr)
-        return 130
-    except Exception as error:
-        remember(words, error)
-        print(f"jipflow: {_message(error)}", file=sys.stderr)
-        return 1
+    # Only jobs of a site work on what names patients, and print into logs.
+    with redacted_output(words) if is_job(command) else nullcontext():
+        try:
+            check_repository()
+            command.run(words[len(command.words) :])
+        except KeyboardInterrupt:
+            print("jipflow: interrupted", file=sys.stderr)
+            return 130
+        except Exception as error:
+            remember(words, error, redact(str(error)))
+            print(f"jipflow: {_message(error)}", file=sys.stderr)
+            return 1
     return 0
 
 

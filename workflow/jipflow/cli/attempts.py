@@ -60,18 +60,19 @@ def found_before(words: Sequence[str]) -> str | None:
         return None
 
 
-def remember(words: Sequence[str], error: BaseException) -> None:
+def remember(words: Sequence[str], error: BaseException, message: str) -> None:
     """Keep the message of an error that the next try would only find again.
 
     Args:
         words: what was typed after ``jipflow``.
         error: that ended the command.
+        message: of the error, without what may identify a patient.
     """
     path = _path(words)
     if path is not None and is_lasting(error) and words[0] not in ELSEWHERE:
         # Without it the next try takes its time.
         with suppress(OSError), atomic_path(path) as partial:
-            partial.write_text(str(error), encoding="utf-8")
+            partial.write_text(message, encoding="utf-8")
 
 
 def is_lasting(error: BaseException) -> bool:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
 
+from jipflow.cli.redacted import redact
+
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from jipflow.outcomes import Outcome
 
 
@@ -77,8 +82,17 @@ def read_all(paths: Sequence[Path]) -> list[Outcome]:
     return [outcome for path in paths for outcome in read_outcomes(path)]
 
 
+def redacted_messages(table: pa.Table) -> pa.Table:
+    """Return a table without what may identify a patient in its column ``message``."""
+    import pyarrow as pa
+
+    place = table.column_names.index("message")
+    texts = [text and redact(text) for text in table["message"].to_pylist()]
+    return table.set_column(place, table.field(place), pa.array(texts, table.field(place).type))
+
+
 def finish(path: Path, outcomes: Sequence[Outcome], earlier: Sequence[Outcome] = ()) -> None:
-    """Write a stage's outcomes and print a line for each.
+    """Write a stage's outcomes and print a line for each, without what may identify a patient.
 
     Args:
         path: the file.
@@ -87,7 +101,8 @@ def finish(path: Path, outcomes: Sequence[Outcome], earlier: Sequence[Outcome] =
     """
     from jipflow.outcomes import waiting_with, write_outcomes
 
-    outcomes = waiting_with(outcomes, earlier)
+    written = [replace(each, message=redact(each.message)) for each in outcomes]
+    outcomes = waiting_with(written, earlier)
     for outcome in outcomes:
         reason = f" {outcome.reason}: {outcome.message}" if outcome.reason else ""
         print(f"{outcome.case_id} {outcome.stage} {outcome.item}: {outcome.status.value}{reason}")

@@ -41,6 +41,12 @@ def find(words: Sequence[str]) -> Command | None:
     return COMMANDS.get(" ".join(words[:2])) or COMMANDS.get(" ".join(words[:1]))
 
 
+def is_job(command: Command) -> bool:
+    """Return whether a command is called by the workflow at a site."""
+    jobs = (joined.AUDIENCE, training.AUDIENCE)
+    return any(command is each for audience in jobs for each in audience.commands)
+
+
 def answer(words: Sequence[str]) -> int:
     """Answer what is no command: a request for help or for the version, or a mistake.
 

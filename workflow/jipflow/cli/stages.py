@@ -16,7 +16,8 @@ from jipflow.cli.audited import (
     note_secret,
 )
 from jipflow.cli.command import RUN_A_SITE, Audience
-from jipflow.cli.making import Record, finish, read_all, recorded, records
+from jipflow.cli.making import Record, finish, read_all, recorded, records, redacted_messages
+from jipflow.cli.redacted import redact
 
 HINT = (
     f"The workflow calls this with the settings that it writes, when a site is run:\n  {RUN_A_SITE}"
@@ -98,7 +99,7 @@ def cohort(
     made = [folder / NAME for folder in catalog]
     tables = [out / "cases.tsv", out / "outcomes.parquet", results / FINGERPRINT]
     with recorded(record, read, "cohort", inputs=made, outputs=tables):
-        run(settings=read, catalog_dirs=catalog, out_dir=out, results=results)
+        run(settings=read, catalog_dirs=catalog, out_dir=out, results=results, redact=redact)
         note_secret(read, results)
 
 
@@ -338,7 +339,7 @@ def measure(
             threads=threads,
         )
         write_parquet(features, made.features)
-        write_parquet(failures, made.failures)
+        write_parquet(failures, redacted_messages(made.failures))
         write_parquet(perturbed, made.perturbed)
         finish(outcomes, made.outcomes, earlier)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from jipflow.privacy.packed import Closed, inside, is_text, opened
-from jipflow.privacy.spellings import LONG, encoded, in_base64, is_long, spellings
+from jipflow.privacy.spellings import LONG, as_word, encoded, in_base64, is_long, spellings
 
 if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = 4 << 20
+WINDOW = 4
+"""Bytes by which a string is first looked for."""
 DEEPEST = 8
 """Containers within containers that are opened."""
 
@@ -206,8 +209,8 @@ class _Needles:
         return cls(free, exact, words, max([4 * 64, *lengths]))
 
     @cached_property
-    def _by_start(self) -> tuple[_Starts, _Starts]:
-        return _Starts.of(self.free), _Starts.of(self.exact)
+    def _by_run(self) -> tuple[_Strings, _Strings]:
+        return _Strings.of(self.free), _Strings.of(self.exact)
 
     def in_block(
         self, block: bytes, *, text: bool, first: bool = True, last: bool = True
@@ -220,7 +223,7 @@ class _Needles:
             first: whether nothing stands before the block.
             last: whether nothing stands behind it.
         """
-        free, exact = self._by_start
+        free, exact = self._by_run
         found = free.in_block(block.lower(), first=first, last=last) | exact.in_block(block)
         if text and self.words:
             written = block.decode("utf-8", "replace")
@@ -232,42 +235,49 @@ class _Needles:
 
 
 def _words(texts: Iterable[str]) -> re.Pattern[str]:
-    """Return the pattern of short texts as words of their own.
+    """Return the pattern of short texts as words of their own."""
+    return re.compile("|".join(map(as_word, texts)), re.IGNORECASE)
 
-    A script without upper and lower case, such as Chinese, sets no blanks between words, so that
-    such a text counts wherever it stands.
-    """
-    parts = []
-    for text in texts:
-        spaced = any(letter.islower() or letter.isupper() or letter.isdigit() for letter in text)
-        part = re.escape(text)
-        parts.append(rf"(?<![^\W_]){part}(?![^\W_])" if spaced else part)
-    return re.compile("|".join(parts), re.IGNORECASE)
+
+def _codes(block: bytes) -> np.ndarray:
+    """Return a number below 2^24 for each run of `WINDOW` bytes of a block."""
+    import numpy as np
+
+    size = max(0, len(block) - WINDOW + 1)
+    values = np.frombuffer(block, np.uint8)
+    codes = np.zeros(size, np.uint32)
+    for place in range(WINDOW):
+        # A multiplicative hash (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+        codes = (codes + values[place : place + size]) * np.uint32(2654435761)
+    return codes >> np.uint32(8)
 
 
 @dataclass(frozen=True)
-class _Starts:
-    """Strings by their first three bytes, so that the time to search does not grow with them.
+class _Strings:
+    """Strings by a few of their bytes, so that the time to search hardly grows with their number.
 
     Attributes:
-        table: whether a string starts by three bytes, of which the index is the number they write.
-        strings: the strings of each such number, with the token that each stands for.
+        table: whether a string has a run of bytes, by the number of the run.
+        strings: by such a number the strings, where in each the run stands, and the token.
     """
 
     table: np.ndarray
-    strings: dict[int, list[tuple[bytes, str]]]
+    strings: dict[int, list[tuple[bytes, int, str]]]
 
     @classmethod
-    def of(cls, strings: Mapping[bytes, str]) -> _Starts:
+    def of(cls, strings: Mapping[bytes, str]) -> _Strings:
         import numpy as np
 
+        runs = {string: _codes(string).tolist() for string in strings}
+        # Of each string the run that fewest others have: UIDs begin alike.
+        common = Counter(code for codes in runs.values() for code in set(codes))
         table = np.zeros(1 << 24, bool)
-        by_start: dict[int, list[tuple[bytes, str]]] = {}
+        by_code: dict[int, list[tuple[bytes, int, str]]] = {}
         for string, token in strings.items():
-            start = int.from_bytes(string[:3], "big")
-            table[start] = True
-            by_start.setdefault(start, []).append((string, token))
-        return cls(table, by_start)
+            place, code = min(enumerate(runs[string]), key=lambda run: common[run[1]])
+            table[code] = True
+            by_code.setdefault(code, []).append((string, place, token))
+        return cls(table, by_code)
 
     def in_block(self, block: bytes, *, first: bool = True, last: bool = True) -> set[str]:
         """Return the tokens whose strings stand in a block.
@@ -277,13 +287,11 @@ class _Starts:
         import numpy as np
 
         found: set[str] = set()
-        if len(block) < 3 or not self.strings:
-            return found
-        values = np.frombuffer(block, np.uint8).astype(np.uint32)
-        starts = (values[:-2] << 16) | (values[1:-1] << 8) | values[2:]
-        for place in np.flatnonzero(self.table[starts]).tolist():
-            for string, token in self.strings[int(starts[place])]:
-                if token in found or not block.startswith(string, place):
+        codes = _codes(block)
+        for run in np.flatnonzero(self.table[codes]).tolist():
+            for string, offset, token in self.strings[int(codes[run])]:
+                place = run - offset
+                if place < 0 or token in found or not block.startswith(string, place):
                     continue
                 end = place + len(string)
                 if not string.isdigit() or (

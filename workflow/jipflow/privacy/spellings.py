@@ -25,13 +25,28 @@ ENCODINGS = (
 
 
 def name_parts(name: str) -> list[str]:
-    """Return the words of a person's name (PS3.5 6.2, VR PN) that have two letters or more.
+    """Return the words of a person's name (PS3.5 6.2, VR PN) but for initials.
 
     Args:
         name: components between ``^``, groups between ``=``; each may be several words.
     """
     words = re.split(r"[\^=\s,;/\\]+", name)
-    return [word for word in dict.fromkeys(words) if sum(map(str.isalnum, word)) > 1]
+    found = [word for word in dict.fromkeys(words) if any(map(str.isalnum, word))]
+    return [word for word in found if sum(map(str.isalnum, word)) > 1 or not is_spaced(word)]
+
+
+def is_spaced(text: str) -> bool:
+    """Return whether a text is of a script that sets blanks between words, or of digits.
+
+    One without upper and lower case, such as Chinese, sets none.
+    """
+    return any(letter.islower() or letter.isupper() or letter.isdigit() for letter in text)
+
+
+def as_word(text: str) -> str:
+    """Return the pattern of a text as a word of its own, where its script has such."""
+    part = re.escape(text)
+    return rf"(?<![^\W_]){part}(?![^\W_])" if is_spaced(text) else part
 
 
 def date_spellings(text: str) -> list[str]:
@@ -124,3 +139,22 @@ def in_base64(text: str) -> list[bytes]:
         if len(core) > LONG:
             found += [core, core.translate(bytes.maketrans(b"+/", b"-_"))]
     return list(dict.fromkeys(found))
+
+
+def quoted(text: str) -> set[str]:
+    """Return a text as it is, and as Python and JSON quote it."""
+    whole = text.encode("utf-8", "surrogateescape")
+    return {text, repr(text)[1:-1], ascii(text)[1:-1], repr(whole)[2:-1], json.dumps(text)[1:-1]}
+
+
+def in_messages(text: str) -> set[str]:
+    """Return a text as messages quote it: in other forms, escaped, or decoded as another's."""
+    found: set[str] = set()
+    for spelling in spellings(text):
+        whole = spelling.encode("utf-8", "surrogateescape")
+        found |= {*quoted(spelling), whole.decode("latin-1"), quote(whole)}
+        try:
+            found.add(repr(spelling.encode("latin-1"))[2:-1])
+        except UnicodeEncodeError:
+            continue
+    return found - {""}

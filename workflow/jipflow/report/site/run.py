@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from jipflow.files import read_json
 from jipflow.outcomes import Outcome, read_outcomes
 from jipflow.palette import segment_colour
+from jipflow.privacy.redaction import Redactor
 from jipflow.reasons import Reason
-from jipflow.report.site.redaction import Redactor
 from jipflow.settings.protocol import SegmentationSettings, annotated
 from jipflow.settings.run import Settings
 

@@ -1,0 +1,158 @@
+"""What names a patient is in no message of a job, however it is written."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jipflow.cli.redacted import redacted_output
+from jipflow.privacy.identifying import identifying_values
+from jipflow.privacy.redaction import Redactor
+from series_factory import ct_datasets, write
+
+ARCHIVE = Path("/data/Archiv Süd")
+FILES = [ARCHIVE / "O'Donoghue Fión" / "CT 1" / "Müller,1.dcm", ARCHIVE / "Q7" / "IM_0004"]
+SECRET = bytes(32)
+IDS = ("Q7", "12", "Äß", "PZ-88-0417", "A/B_7", "李4")
+VALUES = (
+    "Müllerová^Žofie",
+    "Иванова^Прасковья",
+    "Wang^Xiao=王^小东",
+    "ACC 9-5512",
+    "19531204",
+    "O'Donoghue",
+)
+
+
+@pytest.fixture(scope="module")
+def redactor():
+    return Redactor(IDS, VALUES, [ARCHIVE], FILES, SECRET)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize(
+    "write", [str, lambda f: repr(str(f)), lambda f: ascii(str(f)), lambda f: json.dumps(str(f))]
+)
+def test_a_path_below_an_archive_is_gone_and_the_sentence_stays(redactor, file, write):
+    text = redactor(f"case x: {write(file)} cannot be read; copy it again from the archive.")
+    assert text.startswith("case x: ")
+    assert "‹file " in text
+    for part in ("Donoghue", "Fi", "ller", "Q7", "IM_0004", "Archiv", "dcm"):
+        assert part not in text
+
+
+def test_what_is_ours_stays(redactor):
+    text = (
+        "/results/demo/work/s00001/volumes/3ujhkemebw5jrri5/CT.nrrd: No space left on device; "
+        "46 of 12 slices, 1.25 mm, Transfer Syntax 1.2.840.10008.1.2.4.90, highdicom 0.28.2"
+    )
+    assert redactor(text) == text
+
+
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "patient Q7.",
+        "'12'",
+        "PatientID 12",
+        "Äß",
+        "[PZ-88-0417]",
+        "A/B_7",
+        "scan_Q7_old",
+        "李4",
+        "MÜLLEROVÁ",
+        "Mu\u0308llerova\u0301",
+        "Mullerova",
+        repr("Müllerová".encode()),
+        ascii("Müllerová"),
+        repr("Žofie".encode()),
+        "M\u00c3\u00bcllerov\u00c3\u00a1",
+        "Иванова",
+        "王",
+        "Wang^Xiao=王^小东",
+        "ACC 9-5512",
+        "1953-12-04",
+        "04.12.1953",
+        "GTV_O'Donoghue_1",
+        "1.2.276.0.7230010.3.1.4.8323329",
+    ],
+)
+def test_what_names_a_patient_is_gone(redactor, quoted):
+    text = redactor(f"Value {quoted} of the header is wrong")
+    assert "‹" in text
+    assert text.startswith("Value ")
+    assert text.endswith(" of the header is wrong")
+    assert quoted.strip("'[]. ") not in text
+
+
+def test_a_code_is_of_the_file_and_of_the_secret(redactor):
+    first, second = (redactor(f"{file}: x") for file in FILES)
+    assert first != second
+    assert redactor(f"{FILES[0]}: y").partition(":")[0] == first.partition(":")[0]
+    other = Redactor((), (), [ARCHIVE], FILES, bytes(31) + b"1")
+    assert other(f"{FILES[0]}: x") != first
+    assert Redactor((), (), [ARCHIVE])(f"{FILES[0]}: x") == "‹file›: x"
+
+
+def test_what_a_header_says_of_persons(tmp_path):
+    dataset = ct_datasets()[0]
+    dataset.PatientID = "Q7"
+    dataset.PatientName = "Müllerová^Žofie"
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.AccessionNumber = "ACC1"
+    dataset.OtherPatientIDs = ["X1", "X2"]
+    dataset.OperatorsName = "Anna^A"
+    (path,) = write([dataset], tmp_path / "series")
+    (tmp_path / "broken").write_bytes(b"DICM" * 90)
+    identifiers, values = identifying_values([tmp_path / "broken", path, tmp_path / "gone"])
+    assert identifiers == {"Q7", "X1", "X2"}
+    assert {"Müllerová^Žofie", "ACC1", "Anna^A"} <= values
+
+
+JOB = """
+import os, subprocess, sys
+from jipflow.cli.redacted import redact, redacted_output
+with redacted_output(sys.argv[1:]):
+    print("out /archive/Q7/1.dcm")
+    sys.stderr.write("no end of line /archive/Q7/2.dcm")
+    os.write(2, b"\\nfrom C /archive/Q7/3.dcm \\xff\\n")
+    subprocess.run(["echo", "of a child 1.2.276.0.7230010.3.1"])
+    subprocess.Popen(["sleep", "5"])
+    assert "Q7" not in redact("/archive/Q7")
+print("after /archive/Q7")
+"""
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_whatever_a_job_prints_goes_through(tmp_path, merged):
+    site = {
+        "identity": {"secret_file": "none"},
+        "sources": [{"kind": "folder", "path": "/archive"}],
+    }
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"site": site}))
+    logs = [tmp_path / "out", tmp_path / ("out" if merged else "err")]
+    with logs[0].open("ab") as out, logs[1].open("ab") as err:
+        words = ["prepare", "--settings", str(settings)]
+        command = [sys.executable, "-c", JOB, *words]
+        subprocess.run(command, stdout=out, stderr=out if merged else err, check=True, timeout=20)
+    written = "".join(path.read_text() for path in dict.fromkeys(logs))
+    assert sorted(written.splitlines()) == sorted(
+        [
+            "out ‹file›",
+            "no end of line ‹file›",
+            "from C ‹file› \\xff",
+            "of a child ‹UID›",
+            "after /archive/Q7",
+        ]
+    )
+
+
+def test_without_settings_every_path_is_taken_out(capfd):
+    with redacted_output(["prepare", "--settings", "/missing.json"]):
+        subprocess.run(["echo", "cannot read /data/Doe/1.dcm"], check=True)
+    assert capfd.readouterr().out == "cannot read ‹path›\n"
