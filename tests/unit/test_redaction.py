@@ -7,10 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from jipflow.cli import main
 from jipflow.cli.redacted import redacted_output
+from jipflow.files import write_parquet
 from jipflow.privacy.identifying import identifying_values
+from jipflow.privacy.pseudonyms import pseudonym, site_secret
 from jipflow.privacy.redaction import Redactor
 from series_factory import ct_datasets, write
 
@@ -156,3 +160,42 @@ def test_without_settings_every_path_is_taken_out(capfd):
     with redacted_output(["prepare", "--settings", "/missing.json"]):
         subprocess.run(["echo", "cannot read /data/Doe/1.dcm"], check=True)
     assert capfd.readouterr().out == "cannot read ‹path›\n"
+
+
+def test_whoever_has_the_secret_and_the_catalog_finds_the_patient_again(tmp_path, capsys):
+    key, results = tmp_path / "keys" / "k", tmp_path / "results"
+    secret = site_secret(key, results)
+    rows = [
+        ("Q7", "1.2.1", "1.2.1.1", "CT"),
+        ("Q7", "1.2.1", "1.2.1.2", "PT"),
+        ("P2", "1.3", "1.3.1", "CT"),
+    ]
+    names = ["PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality"]
+    series = pd.DataFrame(rows, columns=names)
+    write_parquet(results / "catalog" / "series.parquet", series.assign(StudyDate="20200102"))
+    instances = [(f"{row[2]}", f"{row[2]}.9", f"/data/{row[0]}/{row[2]}.dcm") for row in rows]
+    columns = ["SeriesInstanceUID", "SOPInstanceUID", "path"]
+    table = pd.DataFrame(instances, columns=columns)
+    write_parquet(results / "catalog" / "instances.parquet", table)
+    files = [Path(row[2]) for row in instances]
+    message = Redactor((), (), [Path("/data")], files, secret)(
+        "/data/Q7/1.2.1.2.dcm: of 1.2.826.0.1.3680043: no"
+    )
+    file = message.split("›")[0].removeprefix("‹file ")
+    case, patient = pseudonym(secret, "case", "Q7", "1.2.1"), pseudonym(secret, "patient", "P2")
+    options = ("--results", str(results), "--secret", str(key))
+    assert main(["whois", case, patient, file, *options]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        case,
+        "  case  Q7  1.2.1  1.2.1.1  CT of 20200102",
+        "  case  Q7  1.2.1  1.2.1.2  PT of 20200102",
+        patient,
+        "  patient  P2  1.3  1.3.1  CT of 20200102",
+        file,
+        "  file  Q7  1.2.1  1.2.1.2  /data/Q7/1.2.1.2.dcm",
+    ]
+    assert main(["whois", "aaaaaaaa", *options]) == 1
+    site_secret(tmp_path / "other" / "k", tmp_path / "elsewhere")
+    other = ("--results", str(results), "--secret", str(tmp_path / "other" / "k"))
+    assert main(["whois", case, *other]) == 1
+    assert "another secret" in capsys.readouterr().err

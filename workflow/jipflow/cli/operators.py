@@ -35,6 +35,34 @@ def config_show(
     print(yaml.safe_dump(settings.plain(), sort_keys=False), end="")
 
 
+@AUDIENCE.command("whois")
+def whois(
+    *code: Annotated[str, "pseudonyms, or codes such as qy7m2ub4 of ‹file qy7m2ub4›"],
+    results: Annotated[Path, "folder for the results of all protocols"] = Path("results"),
+    secret: Annotated[Path, "the site's secret"] = Path("secrets/identity.key"),
+) -> None:
+    """Print whose a pseudonym is, or which file a message is about: it names patients."""
+    from jipflow.catalog.whose import trace
+    from jipflow.privacy.pseudonyms import check_secret, known_secret
+    from jipflow.reasons import StageError
+
+    if not code:
+        raise UsageError("name pseudonyms or codes")
+    check_secret(secret, results)
+    found = trace(code, results, known_secret(secret))
+    for each, traced in found.items():
+        print(each)
+        for one in traced:
+            known = "  ".join(filter(None, (one.patient, one.study, one.series)))
+            print(f"  {one.kind}  {known}  {one.what}")
+    missing = [each for each, traced in found.items() if not traced]
+    if missing:
+        raise StageError(
+            f"{results} has no catalog in which {', '.join(missing)} is of anything: name the "
+            "results that it comes from by --results."
+        )
+
+
 @AUDIENCE.command("models fetch")
 def models_fetch(
     *name: Annotated[str, "names of models"],

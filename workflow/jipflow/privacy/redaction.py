@@ -39,6 +39,17 @@ _NUMBER = re.compile(
 Mark = Callable[[str, str], str]
 
 
+def code_of(secret: bytes, kind: str, text: str) -> str:
+    """Return the code of a word that stands in place of an identifier.
+
+    Args:
+        secret: of the site.
+        kind: ``file`` or ``UID``.
+        text: the path or the UID.
+    """
+    return pseudonym(secret, f"{kind} of a message", text)[:LETTERS]
+
+
 def marker(secret: bytes | None) -> Mark:
     """Return what gives the word that stands in place of an identifier.
 
@@ -49,7 +60,7 @@ def marker(secret: bytes | None) -> Mark:
     def mark(kind: str, text: str) -> str:
         if secret is None:
             return f"‹{kind}›"
-        return f"‹{kind} {pseudonym(secret, f'{kind} of a message', text)[:LETTERS]}›"
+        return f"‹{kind} {code_of(secret, kind, text)}›"
 
     return mark
 

@@ -176,13 +176,13 @@ class _Needles:
     Attributes:
         free: token by the lower case of a string whose case is free.
         exact: token by a string in base64.
-        words: a pattern of each short token, for text.
+        words: the lower case of each short token's spellings, and their pattern, for text.
         longest: bytes of the longest of all.
     """
 
     free: dict[bytes, str]
     exact: dict[bytes, str]
-    words: dict[str, re.Pattern[str]]
+    words: dict[str, tuple[list[str], re.Pattern[str]]]
     longest: int
 
     @classmethod
@@ -190,7 +190,7 @@ class _Needles:
         """Return the needles of tokens."""
         free: dict[bytes, str] = {}
         exact: dict[bytes, str] = {}
-        words: dict[str, re.Pattern[str]] = {}
+        words: dict[str, tuple[list[str], re.Pattern[str]]] = {}
         for name, token in tokens.items():
             if not token.strip():
                 raise ValueError(f"the token {name} is blank, which is in every file")
@@ -200,7 +200,7 @@ class _Needles:
                 exact |= dict.fromkeys(in_base64(text), name)
             short = [text for text in texts if not is_long(text)]
             if short:
-                words[name] = _words(short)
+                words[name] = [text.lower() for text in short], _words(short)
                 # What escapes make of it may be long enough.
                 written = [each.lower() for text in short for each in encoded(text)]
                 escaped = [each for each in written if each.isascii() and len(each) > LONG]
@@ -227,9 +227,13 @@ class _Needles:
         found = free.in_block(block.lower(), first=first, last=last) | exact.in_block(block)
         if text and self.words:
             written = block.decode("utf-8", "replace")
+            small = written.lower()
             start, end = 0 if first else 4, len(written) - (0 if last else 4)
-            for name, pattern in self.words.items():
-                if any(m.start() >= start and m.end() <= end for m in pattern.finditer(written)):
+            for name, (texts, pattern) in self.words.items():
+                # The pattern takes long; most texts are nowhere.
+                if any(text in small for text in texts) and any(
+                    m.start() >= start and m.end() <= end for m in pattern.finditer(written)
+                ):
                     found.add(name)
         return found
 
