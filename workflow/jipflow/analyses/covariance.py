@@ -10,8 +10,9 @@ reference is a variable of 0 and 1.
 A cell of the result has ``n``; in ``variables`` ``variable``, ``mean``, ``variance`` and ``sd`` of
 each; in ``pairs`` of each two, ``first`` and ``second``, ``covariance`` and ``correlation`` with
 ``low``, ``high`` and ``p``; in ``by_site`` ``n`` and the ``correlations`` of each ``site``, in the
-order of the pairs; where there are none ``reason`` says why. The analysis has ``variables`` and
-``pairs`` of all cells. They equal those of all rows in one place to 1e-9.
+order of the pairs, null of a value of a category that nobody has there; where there are none
+``reason`` says why. The analysis has ``variables`` and ``pairs`` of all cells. They equal those of
+all rows in one place to 1e-9.
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Measured
 from jipflow.analyses.contract import Analysis, Proposed
-from jipflow.analyses.estimates import FEW_SITES, LEVEL, MAX_PLOTS, OUT_OF_RANGE, REASONS
+from jipflow.analyses.estimates import (
+    COLLINEAR,
+    FEW_SITES,
+    LEVEL,
+    MAX_PLOTS,
+    OUT_OF_RANGE,
+    REASONS,
+)
 from jipflow.analyses.forms import ReleasedAnalysis
 from jipflow.analyses.scatter import Scatter, ScatterCell, merge_scatters
 from jipflow.analyses.sent_moments import key_of
@@ -154,6 +162,8 @@ def described(together: Scatter, names: Sequence[str]) -> dict[str, Any]:
     import numpy as np
 
     df = together.rows - 1
+    if not np.diag(together.products).all():
+        return without(COLLINEAR)
     correlations = _correlations(together)
     if not (np.isfinite(together.products).all() and np.isfinite(correlations).all()):
         return without(OUT_OF_RANGE)
@@ -215,9 +225,10 @@ def _correlations(found: Scatter) -> npt.NDArray[np.float64]:
         return np.clip(found.products / length[:, None] / length[None], -1, 1)
 
 
-def _upper(matrix: npt.NDArray[np.float64]) -> list[float]:
-    """Return each two columns' number, in the order of the pairs."""
-    return [float(matrix[i, j]) for i, j in combinations(range(len(matrix)), 2)]
+def _upper(matrix: npt.NDArray[np.float64]) -> list[float | None]:
+    """Return each two columns' number, in the order of the pairs; none of one without variance."""
+    numbers = (float(matrix[i, j]) for i, j in combinations(range(len(matrix)), 2))
+    return [value if math.isfinite(value) else None for value in numbers]
 
 
 def _rows_of(name: str, cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

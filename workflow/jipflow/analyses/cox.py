@@ -295,15 +295,19 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
             raise CellBelowMinimum
         if size > PARAMETERS * cell.events:
             raise CellBelowMinimum
-        ranges, _ = ranges_of(self.settings.covariates, 1)
+        ranges, categories = ranges_of(self.settings.covariates, 1)
+        absent = _absent(cell, categories)
         for i, (low, high) in enumerate([(limits.lowest, limits.highest), *ranges]):
+            if i in absent:
+                continue
             # A mean lies within the range, and a variance is at most a quarter of its square.
             farthest = (high - low) * (1 + TOLERANCE)
             if abs(cell.score[i]) > cell.events * farthest:
                 raise ImpossibleCell
             if not 0 < cell.information[i][i] <= cell.events * farthest * farthest / 4:
                 raise ImpossibleCell
-        if not is_positive(cell.matrix):
+        kept = [i for i in range(size) if i not in absent]
+        if not is_positive(cell.matrix[kept][:, kept]):
             raise ImpossibleCell
 
     def implies(self, cell: Cell, limits: Limits) -> Implied:
@@ -434,6 +438,17 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
 def _why_left(given: Point) -> str:
     """Return why a site that was in an earlier round is in the later one no more."""
     return SEPARATION if given.grows and len(given.steps) >= SETTLED else SITE_LEFT
+
+
+def _absent(cell: Cell, categories: Sequence[Sequence[int]]) -> set[int]:
+    """Return the positions of the indicators of values of categories that nobody has at a site."""
+    numbers = abs(cell.matrix).sum(axis=0) + [abs(score) for score in cell.score]
+    found: set[int] = set()
+    for columns in categories:
+        none = {i for i in columns if numbers[i] == 0}
+        # Where all patients have one value no model leaves.
+        found |= none if len(none) < len(columns) else set()
+    return found
 
 
 def _totals(by_site: Mapping[str, Cell]) -> dict[str, int]:

@@ -268,7 +268,8 @@ def broken(rows: Design, disclosure: Disclosure, parameters: int, of: int) -> Ru
         return NUMBER_RANGE
     if len(set(rows.patients)) < rows.patients.size:
         return ONE_ROW
-    found = {moments.broken(rows.values(number), disclosure) for number in range(len(rows.keys))}
+    there = present(rows)
+    found = {moments.broken(rows.values(number), disclosure) for number in there}
     for rule in (ZERO_VARIANCE, DOMINANCE, FEW_LEVELS):
         if rule in found:
             return rule
@@ -277,6 +278,23 @@ def broken(rows: Design, disclosure: Disclosure, parameters: int, of: int) -> Ru
     if _few_in_combination(rows, disclosure):
         return FEW_IN_COMBINATION
     return TOO_MANY_PARAMETERS if parameters > PARAMETERS * of else None
+
+
+def present(rows: Design) -> list[int]:
+    """Return the columns that are not those of a value of a category that nobody here has.
+
+    Such a column is 0 in everyone, and its sums say no more than that. Where patients have one
+    value of a category alone, that would be known of each of them: then all its columns count.
+    """
+    import numpy as np
+
+    found = []
+    for variable in dict.fromkeys(rows.of):
+        columns = [i for i, of in enumerate(rows.of) if of == variable]
+        inside = rows.raw[:, columns]
+        several = len(columns) > 1 and len(np.unique(inside, axis=0)) > 1
+        found += [i for i in columns if not several or rows.raw[:, i].any()]
+    return found
 
 
 def _classes(rows: Design) -> Iterator[tuple[int, npt.NDArray[np.bool_]]]:
@@ -305,7 +323,7 @@ def _few_in(
     cases = frozenset(rows.case_ids[inside])
     if len(cases) < disclosure.min_patients:
         return True
-    others = (i for i, of in enumerate(rows.of) if of != variable)
+    others = (i for i in present(rows) if rows.of[i] != variable)
     return any(moments.broken(only(rows.values(i), cases), disclosure) for i in others)
 
 

@@ -298,7 +298,7 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
         if self.family.is_indicator:
             categories.append([1 + len(ranges)])
         own = (limits.lowest, limits.highest)
-        verify_scatter(cell, [own, *ranges, self.family.range])
+        verify_scatter(cell, [own, *ranges, self.family.range], categories)
         verify_indicators(cell, categories, limits.minimum)
         events = cell.n * (cell.means[-1] + cell.mean_rests[-1])
         if abs(events - round(events)) > TOLERANCE * max(cell.n, events):
@@ -389,6 +389,8 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
         n, products = together.rows, together.products
         intercept, variance = self.family.start(float(together.means[-1] + together.rests[-1]))
         scales = np.sqrt(np.diag(products)[:-1] / (n - 1))
+        if not np.diag(products)[:-1].all():
+            return COLLINEAR
         usable = (scales > 0) & (scales <= LARGEST)
         if not (np.isfinite(products).all() and usable.all() and variance > 0):
             return OUT_OF_RANGE

@@ -319,7 +319,8 @@ def are_nearly_one(found: Model, other: Model) -> bool:
 
     if not np.array_equal(found.patients, other.patients):
         return False
-    shared = [c for c in found.raw.T if any(np.array_equal(c, like) for like in other.raw.T)]
+    varied = [column for column in found.raw.T if np.ptp(column)]
+    shared = [c for c in varied if any(np.array_equal(c, like) for like in other.raw.T)]
     if not shared:
         return False
     columns = np.column_stack(shared)

@@ -266,13 +266,16 @@ def _pair_makes(found: Sums, limit: float) -> bool:
     """
     import numpy as np
 
-    length = np.sqrt(np.diag(found.information))
-    if not (length > 0).all():
+    # A column that is the same in everyone adds nothing; one that differs has an information.
+    there = found.parts.any(axis=(0, 2))
+    information, own_parts = found.information[there][:, there], found.parts[:, there][:, :, there]
+    length = np.sqrt(np.diag(information))
+    if not (length.size and (length > 0).all()):
         return True
-    values, vectors = np.linalg.eigh(found.information / length / length[:, None])
+    values, vectors = np.linalg.eigh(information / length / length[:, None])
     kept = values > INDEPENDENT * values[-1]
     units = vectors[:, kept] / np.sqrt(values[kept]) / length[:, None]
-    parts = units.T @ found.parts @ units
+    parts = units.T @ own_parts @ units
     own = np.linalg.eigvalsh(parts)[:, -1]
     for high in np.flatnonzero(own > limit / 2):
         others = np.delete(np.arange(own.size), high)
@@ -313,7 +316,8 @@ def few_orders(events: npt.NDArray[np.bool_], columns: npt.NDArray[np.float64]) 
 
     for column in columns.T:
         steps = steps_of(column)
-        if steps is None:
+        # The score of a value of a category that nobody has is 0, whatever the order.
+        if steps is None or not steps.any():
             continue
         highest = int(steps.max())
         _, counts = np.unique(np.column_stack([steps, events]), axis=0, return_counts=True)

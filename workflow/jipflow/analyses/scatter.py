@@ -145,12 +145,16 @@ def _merge_pair(a: Scatter, b: Scatter) -> Scatter:
     return Scatter(rows, means, rests, a.products + b.products + between)
 
 
-def verify_scatter(cell: ScatterCell, ranges: Sequence[Bounds]) -> None:
+def verify_scatter(
+    cell: ScatterCell, ranges: Sequence[Bounds], categories: Sequence[Sequence[int]] = ()
+) -> None:
     """Refuse means and a scatter that no rows have.
 
     Args:
         cell: as a site sent it.
         ranges: between which values each column lies.
+        categories: of each, the positions of the indicators of all values but its reference; of one
+            value that nobody has at the site all numbers are 0.
 
     Raises:
         ImpossibleCell: numbers contradict each other, or the bounds.
@@ -160,7 +164,10 @@ def verify_scatter(cell: ScatterCell, ranges: Sequence[Bounds]) -> None:
     fits = len(cell.means) == len(cell.mean_rests) == len(cell.products) == size
     if not fits or any(len(row) != i + 1 for i, row in enumerate(cell.products)):
         raise ImpossibleCell
+    absent = _absent(cell, categories)
     for i, (lowest, highest) in enumerate(ranges):
+        if i in absent:
+            continue
         mean, m2 = cell.means[i], cell.products[i][i]
         if mean + cell.mean_rests[i] != mean:
             raise ImpossibleCell
@@ -169,8 +176,17 @@ def verify_scatter(cell: ScatterCell, ranges: Sequence[Bounds]) -> None:
             raise ImpossibleCell
         if m2 <= least_scatter(mean):
             raise CellBelowMinimum
-    if not is_positive(cell.scatter.products):
+    kept = [i for i in range(size) if i not in absent]
+    if not is_positive(cell.scatter.products[kept][:, kept]):
         raise ImpossibleCell
+
+
+def _absent(cell: ScatterCell, categories: Sequence[Sequence[int]]) -> set[int]:
+    """Return the positions of the indicators of values that nobody has at a site."""
+    found = cell.scatter
+    numbers = abs(found.means) + abs(found.rests) + abs(found.products).sum(axis=0)
+    several = [columns for columns in categories if len(columns) > 1]
+    return {i for columns in several for i in columns if numbers[i] == 0}
 
 
 def is_positive(products: npt.NDArray[np.float64]) -> bool:
@@ -199,7 +215,8 @@ def verify_indicators(cell: ScatterCell, categories: Sequence[Sequence[int]], mi
 
     Raises:
         ImpossibleCell: an indicator has other values than 0 and 1, or a patient has two values.
-        CellBelowMinimum: fewer than the minimum have a value, or two, or the reference.
+        CellBelowMinimum: fewer than the minimum have a value, or two, or the reference, or all have
+            one value.
     """
     import numpy as np
 
@@ -215,6 +232,8 @@ def verify_indicators(cell: ScatterCell, categories: Sequence[Sequence[int]], mi
             if (np.abs(table - np.rint(table)) > near).any() or (table < -near).any():
                 raise ImpossibleCell
             if (np.rint(table)[table > 0.5] < minimum).any():
+                raise CellBelowMinimum
+            if others is columns and (table.diagonal() > 0.5).sum() < 2:
                 raise CellBelowMinimum
 
 

@@ -34,7 +34,7 @@ from jipflow.analyses.scatter import (
 )
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
-from jipflow.plots import number
+from jipflow.plots import MISSING, number
 from jipflow.settings.covariates import Covariate
 from jipflow.settings.protocol import AnalysisSettings, Disclosure
 
@@ -75,7 +75,7 @@ class SendsScatter(OfColumns):
         """Refuse a scatter that no rows have, classes of few, and too many columns."""
         ranges, categories = ranges_of(self.settings.further(), 1)
         ranges = [(limits.lowest, limits.highest), *ranges]
-        verify_scatter(cell, ranges)
+        verify_scatter(cell, ranges, categories)
         verify_indicators(cell, categories, limits.minimum)
         if len(ranges) > PARAMETERS * cell.n:
             raise CellBelowMinimum
@@ -129,14 +129,20 @@ def _sent(cell: ScatterCell, names: Sequence[str]) -> Iterator[Row]:
     found = cell.scatter
     length = [math.sqrt(found.products[i, i]) for i in range(len(names))]
     for i, name in enumerate(names):
-        correlations = (found.products[i, j] / length[i] / length[j] for j in range(i))
+        # Of a value of a category that nobody has at the site all numbers are 0.
+        correlations = (
+            number(found.products[i, j] / length[i] / length[j], 3)
+            if length[i] and length[j]
+            else MISSING
+            for j in range(i)
+        )
         about = [TableCell(with_unit(cell.feature), scope="row"), numeral(str(cell.n))]
         yield [
             *(about if i == 0 else (TableCell(""), TableCell(""))),
             TableCell(name),
             numeral(number(cell.means[i], 7)),
             numeral(number(length[i] / math.sqrt(cell.n - 1), 5), "num muted"),
-            TableCell("; ".join(number(value, 3) for value in correlations)),
+            TableCell("; ".join(correlations)),
             numeral("; ".join(number(value, 7) for value in cell.products[i]), f"num{EXACT}"),
             numeral(number(cell.mean_rests[i], 2), f"num{EXACT}"),
         ]
