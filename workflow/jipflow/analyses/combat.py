@@ -59,7 +59,13 @@ from jipflow.analyses.moments import (
     merge_moments,
 )
 from jipflow.analyses.rules import Passed, Rule, Withheld
-from jipflow.analyses.scatter import Scatter, merge_scatters, ranges_of, scatter
+from jipflow.analyses.scatter import (
+    Scatter,
+    are_same,
+    merge_scatters,
+    ranges_of,
+    scatter,
+)
 from jipflow.analyses.sent_scatter import SendsScatter
 from jipflow.analyses.shrinkage import NoPriors
 from jipflow.blocks import Drawing
@@ -249,6 +255,10 @@ class Combat(SendsScatter, Analysis[Settings, Any, Released]):
         super().verify(cell, limits)
         if cell.step == "harmonised" and isinstance(limits.stated, Shared):
             verify_after(cell, limits.stated.common)
+
+    def continues(self, cell: Any, before: Any) -> bool:
+        """Return whether the sums are those of the first round, but for rounding."""
+        return before is not None and are_same(cell.scatter, before.scatter)
 
     def merge(self, by_site: Mapping[str, Any], given: Any = None) -> dict[str, Any]:
         """Merge sums and moments, and say how far the sites differ."""

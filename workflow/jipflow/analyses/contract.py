@@ -390,6 +390,18 @@ class Analysis(ABC, Generic[S, C, R]):
         rows = (cell.n, cell.n * limits.cases) if isinstance(cell, CountedCell) else (0, math.inf)
         return Implied((limits.lowest, limits.highest), rows)
 
+    def continues(self, cell: Any, before: Any) -> bool:
+        """Return whether a site's cell may be of the very values of which it sent one before.
+
+        What rounds give together is of the same patients, so that a kind whose later rounds go on
+        from the numbers of the first overrides it. A hub leaves out a cell that does not.
+
+        Args:
+            cell: of a later round.
+            before: what the site sent of it in the round before; None where it sent nothing.
+        """
+        return True
+
     def parts(self, cell: C) -> dict[Rule, list[str | int]]:
         """Return what was withheld of a released cell by each rule that has parts.
 

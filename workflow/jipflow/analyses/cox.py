@@ -310,6 +310,10 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         if not is_positive(cell.matrix[kept][:, kept]):
             raise ImpossibleCell
 
+    def continues(self, cell: Cell, before: Cell | None) -> bool:
+        """Return whether patients and events are as many as before."""
+        return before is not None and (cell.n, cell.events) == (before.n, before.events)
+
     def implies(self, cell: Cell, limits: Limits) -> Implied:
         """Return that each patient has one value."""
         return Implied((limits.lowest, limits.highest), (cell.n, cell.n))

@@ -50,7 +50,7 @@ REASONS: Mapping[str, str] = {
     NO_CONVERGENCE: "the steps did not converge",
     FEW_SITES: "fewer than three sites have released it",
     FEW_PATIENTS: "too few patients for so many terms",
-    SITE_LEFT: "a site that was in an earlier round has withheld it",
+    SITE_LEFT: "a site that was in an earlier round has withheld it, or has other patients",
     OUT_OF_RANGE: "sites sent numbers that no data give together",
 }
 """Why a model has no estimates, in words."""

@@ -321,6 +321,10 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
         if size > PARAMETERS * cell.n:
             raise CellBelowMinimum
 
+    def continues(self, cell: Scattered | Evaluated, before: Any) -> bool:
+        """Return whether the patients are as many as before."""
+        return before is not None and cell.n == before.n
+
     def implies(self, cell: Scattered | Evaluated, limits: Limits) -> Implied:
         """Return the mean of the variable where it is sent, and the patients."""
         if isinstance(cell, Scattered):

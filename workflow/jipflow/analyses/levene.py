@@ -163,6 +163,10 @@ class Levene(Analysis[Settings, Cell, Released]):
             centre = limits.stated.mean if isinstance(limits.stated, Centre) else None
             deviations.verify(cell, limits, centre)
 
+    def continues(self, cell: Cell, before: Cell | None) -> bool:
+        """Return whether the values are as many as those of which the mean was."""
+        return before is not None and (cell.n, cell.rows) == (before.n, before.rows)
+
     def implies(self, cell: Cell, limits: Limits) -> Implied:
         """Return the mean of values as it is, and how many there are."""
         if cell.of == "values":

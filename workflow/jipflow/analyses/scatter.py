@@ -145,6 +145,25 @@ def _merge_pair(a: Scatter, b: Scatter) -> Scatter:
     return Scatter(rows, means, rests, a.products + b.products + between)
 
 
+def are_same(one: Scatter, other: Scatter) -> bool:
+    """Return whether two scatters of the same columns are one, but for rounding.
+
+    Means may differ by `TOLERANCE` of a standard deviation, and sums of products by as much of the
+    lengths of both columns: another processor adds in another order.
+    """
+    import numpy as np
+
+    if one.rows != other.rows or one.means.shape != other.means.shape:
+        return False
+    length = np.sqrt(np.diag(other.products))
+    apart = np.abs((one.means - other.means) + (one.rests - other.rests))
+    changed = np.abs(one.products - other.products)
+    return bool(
+        (apart * math.sqrt(other.rows) <= TOLERANCE * length).all()
+        and (changed <= TOLERANCE * np.outer(length, length)).all()
+    )
+
+
 def verify_scatter(
     cell: ScatterCell, ranges: Sequence[Bounds], categories: Sequence[Sequence[int]] = ()
 ) -> None:

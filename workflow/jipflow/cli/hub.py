@@ -62,6 +62,9 @@ def hub_accept(
         )
         for entry in refused:
             print(f"rejected {entry.file}: {entry.reason}: {entry.detail}")
+        for message in taken:
+            for cell in message.left_out:
+                print(f"left out of {message.file}: {cell}: not of the values of the round before")
         write_accepted(accepted, taken)
         write_rejected(rejected, refused)
 

@@ -16,6 +16,7 @@ from jipflow.exchange.message import (
     FILES,
     FRAME,
     LIMITS,
+    WITHOUT_EXPONENT,
     FileName,
     Kind,
     Manifest,
@@ -25,6 +26,7 @@ from jipflow.exchange.message import (
     checked,
     describe,
     digest,
+    whole,
     zipped,
 )
 from jipflow.exchange.refusals import Refusal, Refused
@@ -34,6 +36,7 @@ from jipflow.settings.resources import ConfigError
 P = TypeVar("P", bound=Part)
 
 LARGEST_WHOLE = 2**63 - 1
+LONGEST_WHOLE = len("-") + len(str(WITHOUT_EXPONENT)) - 1
 
 
 @dataclass(frozen=True)
@@ -145,16 +148,17 @@ def strict_json(data: bytes) -> Any:
             raise ValueError("a number is not finite")
         return number
 
-    def whole(text: str) -> int:
-        if len(text) > len(str(LARGEST_WHOLE)) or abs(int(text)) > LARGEST_WHOLE:
+    def bounded(text: str) -> int | float:
+        number = whole(text) if len(text) <= LONGEST_WHOLE else LARGEST_WHOLE + 1
+        if isinstance(number, int) and abs(number) > LARGEST_WHOLE:
             raise ValueError("a whole number is beyond 64 bits")
-        return int(text)
+        return number
 
     try:
         content = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=unique,
-            parse_int=whole,
+            parse_int=bounded,
             parse_float=finite,
             parse_constant=finite,
         )

@@ -155,6 +155,13 @@ class End(Part):
     """In a person's words."""
 
 
+EXACT = 2**53 - 1
+"""Largest whole number that canonical JSON writes of an int (RFC 7493, section 2.2)."""
+
+WITHOUT_EXPONENT = 10**21
+"""Floats below are written without an exponent (ECMA-262, Number::toString)."""
+
+
 def checked(model: type[P], content: Any, source: str) -> P:
     """Return content of a message as its model.
 
@@ -181,6 +188,18 @@ def canonical(content: Any) -> bytes:
     import rfc8785
 
     return rfc8785.dumps(content)
+
+
+def whole(text: str) -> int | float:
+    """Return a whole number of JSON, which may be how `canonical` writes a float.
+
+    Canonical JSON writes floats below 1e21 without an exponent. One beyond 2⁵³ would be an int that
+    it cannot write again, and that NumPy does not count as a number beyond 64 bits.
+    """
+    number = int(text)
+    if EXACT < abs(number) < WITHOUT_EXPONENT and canonical(float(number)) == text.encode():
+        return float(number)
+    return number
 
 
 def describe(data: bytes) -> FileEntry:

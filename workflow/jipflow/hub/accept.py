@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from jipflow.exchange.inbox import messages, one_line, read_message
 from jipflow.exchange.message import FILES, FRAME, LIMITS, digest
 from jipflow.exchange.refusals import Refusal, Refused
 from jipflow.exchange.sealing import unseal
+from jipflow.hub.before import going_on
 from jipflow.hub.check import Asked
 from jipflow.hub.decisions import Accepted, RejectedBundle
 from jipflow.hub.memory import Remembered, remember, remembered
@@ -22,7 +23,7 @@ from jipflow.hub.merge import merge
 from jipflow.hub.settings import HubSettings
 from jipflow.hub.verify import Open, verify
 from jipflow.release.approval import names_of
-from jipflow.release.contents import Disclosure
+from jipflow.release.contents import Aggregates, Disclosure
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -74,12 +75,14 @@ class Reader:
         now: the round that is open.
         key: of the hub's machine.
         settled: hashes of the messages that counted in earlier rounds.
+        before: the numbers of the messages that counted in the round before, by site.
     """
 
     settings: HubSettings
     now: Open
     key: Ed25519PrivateKey
     settled: Collection[str] = ()
+    before: Mapping[str, Aggregates] = field(default_factory=dict)
 
     @cached_property
     def largest(self) -> int:
@@ -230,6 +233,10 @@ def _message(file: str, sha256: str, raw: bytes, reader: Reader) -> Accepted:
     """Return a message that can be verified, merged and drawn."""
     release = verify(raw, reader.settings, reader.now)
     manifest = release.envelope.manifest
+    aggregates, left_out = release.aggregates, []
+    if reader.now.round > 1:
+        before = reader.before.get(manifest.sender)
+        aggregates, left_out = going_on(aggregates, before, reader.settings.protocol)
     message = Accepted(
         file=one_line(file),
         sha256=sha256,
@@ -238,8 +245,9 @@ def _message(file: str, sha256: str, raw: bytes, reader: Reader) -> Accepted:
         approver=names_of(release.approvals),
         issued=manifest.issued,
         version=manifest.version,
-        aggregates=release.aggregates,
+        aggregates=aggregates,
         disclosure=_kept(release.disclosure),
+        left_out=left_out,
     )
     alone = merge(
         accepted=[message],

@@ -28,6 +28,8 @@ class Accepted:
         aggregates: the numbers.
         disclosure: the record of the site's gate, of whose cells those are left of which parts
             were withheld.
+        left_out: cells of a later round that do not go on from what the site sent before, and are
+            not among the numbers.
     """
 
     file: str
@@ -39,6 +41,7 @@ class Accepted:
     version: str
     aggregates: Aggregates
     disclosure: Disclosure
+    left_out: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry of ``accepted.json``."""

@@ -13,6 +13,7 @@ from jipflow.exchange.message import End, checked, now_text
 from jipflow.exchange.roster import FEWEST_SITES, first_roster, next_roster
 from jipflow.files import canonical_digest
 from jipflow.hub.accept import Reader
+from jipflow.hub.before import answers
 from jipflow.hub.decisions import Accepted
 from jipflow.hub.memory import remembered
 from jipflow.hub.merge import advance
@@ -169,7 +170,8 @@ def reader(settings: HubSettings, thread: Thread, key: Ed25519PrivateKey) -> Rea
     for earlier in range(1, now.round):
         folder = thread.received(earlier)
         settled.update(kept.sha256 for kept in remembered(folder).values())
-    return Reader(settings, now, key, settled)
+    before = answers(thread.received(now.round - 1)) if now.round > 1 else {}
+    return Reader(settings, now, key, settled, before)
 
 
 def outlook(

@@ -9,6 +9,7 @@ What sites sent and was accepted lies beside, by round (`jipflow.hub.memory`).
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from jipflow.exchange.message import (
     describe,
     digest,
     pack,
+    whole,
 )
 from jipflow.exchange.roster import Roster
 from jipflow.exchange.sealing import SUFFIX, seal
@@ -139,7 +141,8 @@ class Thread:
             if sha256_file(path) != name["sha256"]:
                 raise ThreadFault(f"{path} was changed; {again}")
             try:
-                event = checked(Event, read_json(path), str(path))
+                content = json.loads(path.read_bytes(), parse_int=whole)
+                event = checked(Event, content, str(path))
             except (ValueError, ConfigError) as error:
                 raise ThreadFault(f"{path} is not as it was written: {error}; {again}") from None
             if (event.kind, event.round) != (name["kind"], int(name["round"])):

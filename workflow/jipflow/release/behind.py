@@ -17,7 +17,7 @@ from pydantic import Field
 
 from jipflow.analyses.cells import CellKey, Place, Values
 from jipflow.analyses.facts import LedgerCell
-from jipflow.exchange.message import FileEntry, Sha256, canonical, checked, describe
+from jipflow.exchange.message import FileEntry, Sha256, canonical, checked, describe, whole
 from jipflow.files import atomic_path
 from jipflow.release.history import Past
 from jipflow.settings.part import Id, Part
@@ -137,7 +137,7 @@ class Behind:
 
         import pyarrow.parquet as pq
 
-        kept = checked(Kept, json.loads(self.cells), CELLS)
+        kept = checked(Kept, json.loads(self.cells, parse_int=whole), CELLS)
         table = pq.read_table(io.BytesIO(self.values)).to_pandas()
         patients = table["patient"].to_numpy(dtype=object)
         columns = [
