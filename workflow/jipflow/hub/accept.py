@@ -233,7 +233,8 @@ def _message(file: str, sha256: str, raw: bytes, reader: Reader) -> Accepted:
     """Return a message that can be verified, merged and drawn."""
     release = verify(raw, reader.settings, reader.now)
     manifest = release.envelope.manifest
-    aggregates, left_out = release.aggregates, []
+    aggregates = release.aggregates
+    left_out: list[str] = []
     if reader.now.round > 1:
         before = reader.before.get(manifest.sender)
         aggregates, left_out = going_on(aggregates, before, reader.settings.protocol)
