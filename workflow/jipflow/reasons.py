@@ -147,6 +147,16 @@ class Reason(Coded):
         "Segments overlap, which a label map cannot hold",
     )
     PUBLISH_REJECTED = ("publish_rejected", "The PACS refused the object")
+    BURNED_IN_TEXT = (
+        "burned_in_text",
+        "The pixels show text, or are of a kind that often does, and no region of the site's table "
+        "covers it",
+    )
+    RECOGNISABLE_FACE = (
+        "recognisable_face",
+        "The image shows a head, or may, and nothing says that its face is to be cut away",
+    )
+    FACE_NOT_CUT = ("face_not_cut", "The face could not be cut away for sure")
     FEATURE_FAILED = ("feature_failed", "The feature's calculation raised an error")
     NOT_FINITE = ("not_finite", "The feature's value is not a finite number")
     UNDEFINED_FEATURE = (

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from jipflow.settings import resources
 from jipflow.settings.addresses import ExchangePlace, Way, way
 from jipflow.settings.clinical import AnyClinical
+from jipflow.settings.export import Export
 from jipflow.settings.hub import PublicKey
 from jipflow.settings.names import among
 from jipflow.settings.part import AsGiven, Id, LocalPath, Maybe, Part, Positive, Text, Unique
@@ -324,6 +325,8 @@ class Site(Part):
     """How algorithms in containers run."""
     disclosure: Stricter = Field(default_factory=Stricter)
     """A site may only be stricter than the protocol."""
+    export: Export = Field(default_factory=Export)
+    """What leaves of images, once a person exports them."""
     models: Maybe[OwnModels] = None
     """The models that only this site has; without it they are those of models/models.yaml, if it is
     there."""
