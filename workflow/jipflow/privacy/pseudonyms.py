@@ -151,3 +151,19 @@ def pseudonym(secret: bytes, purpose: str, *parts: str) -> str:
     )
     digest = hmac.new(secret, message, hashlib.sha256).digest()
     return base64.b32encode(digest).decode("ascii").lower()[:PSEUDONYM_CHARACTERS]
+
+
+def pseudonym_uid(secret: bytes, uid: str) -> str:
+    """Return the UID that stands for another one: HMAC-SHA256 as a UUID under the root 2.25.
+
+    The UUID is of version 8, whose bits are free (RFC 9562 section 5.8; PS3.5 B.2).
+
+    Args:
+        secret: from `site_secret`.
+        uid: without padding.
+    """
+    digest = hmac.new(secret, b"jipflow: uid\0" + uid.encode(), hashlib.sha256).digest()
+    bits = int.from_bytes(digest[:16], "big")
+    bits = bits & ~(0xF << 76) | 0x8 << 76
+    bits = bits & ~(0x3 << 62) | 0x2 << 62
+    return f"2.25.{bits}"

@@ -1,0 +1,93 @@
+"""What identifies a patient, gathered from the headers of all that is known of the patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pydicom.datadict import dictionary_has_tag, keyword_for_tag
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from jipflow.place import raise_place_error
+from jipflow.privacy.profile import attribute_rules
+from jipflow.privacy.text import Identifiers, name_words, place_words, plain_number
+
+COUNTED = frozenset(
+    (
+        *("StudyID", "RequestedProcedureID", "ScheduledProcedureStepID"),
+        *("PerformedProcedureStepID", "FillerOrderNumberImagingServiceRequest"),
+        *("PlacerOrderNumberImagingServiceRequest", "ServiceEpisodeID", "AdmissionID"),
+    )
+)
+"""Numbers that often count from 1; up to three characters of them identify nobody."""
+
+NUMBERED = ("ID", "IDs", "Number", "Telephone", "Login", "AET", "Address")
+"""Ends of names of attributes whose values are found whatever stands between their characters."""
+
+_TEXT = frozenset(("LO", "SH", "UC", "AE"))
+_LEAST = 4
+
+
+def identifiers_of(headers: Iterable[Dataset]) -> Identifiers:
+    """Return what identifies the patient by these headers.
+
+    That are all names of persons, wherever they stand, and the values of those attributes that
+    Table E.1-1 of PS3.15 removes or replaces and no option keeps: numbers of patients, visits and
+    orders, institutions, addresses.
+
+    Args:
+        headers: of objects of one patient.
+    """
+    names: set[str] = set()
+    numbers: set[str] = set()
+    places: set[str] = set()
+    for header in headers:
+        for element in _elements(header):
+            name = element.keyword
+            for value in _texts(element):
+                if element.VR == "PN":
+                    names |= name_words(value)
+                elif _is_number(name):
+                    number = plain_number(value)
+                    if len(number) >= (_LEAST if name in COUNTED else 1):
+                        numbers.add(number)
+                else:
+                    places |= place_words(value)
+    numbers -= {"", "0", "none", "unknown", "anonymous", "anon", "na"}
+    return Identifiers(frozenset(names), frozenset(numbers), frozenset(places))
+
+
+def _is_number(name: str) -> bool:
+    return name in COUNTED or any(part in name for part in NUMBERED)
+
+
+def _elements(header: Dataset) -> Iterator[DataElement]:
+    """Yield the elements of all levels that identify."""
+    rules = attribute_rules()
+    for tag in list(header.keys()):
+        if tag.is_private or not dictionary_has_tag(tag):
+            continue
+        try:
+            element = header[tag]
+        except Exception as error:  # pydicom raises whatever its parser met
+            raise_place_error(error)
+            continue
+        if element.VR == "SQ":
+            for item in element.value or []:
+                yield from _elements(item)
+        elif element.VR == "PN" or (
+            element.VR in _TEXT
+            and tag in rules
+            and not rules[tag].options
+            and keyword_for_tag(tag) != "ContextGroupVersion"
+        ):
+            yield element
+
+
+def _texts(element: DataElement) -> Iterator[str]:
+    value = element.value
+    if value in (None, ""):
+        return
+    several = isinstance(value, MultiValue | list)
+    yield from (str(each) for each in (value if several else [value]) if str(each).strip())

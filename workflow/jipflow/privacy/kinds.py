@@ -1,0 +1,85 @@
+"""What may stand in an element that leaves, by its value representation and its name."""
+
+from __future__ import annotations
+
+import re
+
+TEXT = frozenset(("LO", "LT", "SH", "ST", "UC", "UT"))
+"""Value representations of free text (PS3.5 6.2)."""
+
+NUMBERS = frozenset(("AT", "FD", "FL", "OD", "OF", "OL", "OV", "SL", "SS", "SV", "UL", "US", "UV"))
+"""Value representations of binary numbers and tags, which hold no text that anyone reads."""
+
+BINARY = frozenset(
+    (
+        *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
+        *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "LUTData"),
+        *("RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData"),
+        *("BluePaletteColorLookupTableData", "AlphaPaletteColorLookupTableData"),
+        *("SegmentedRedPaletteColorLookupTableData", "SegmentedGreenPaletteColorLookupTableData"),
+        *("SegmentedBluePaletteColorLookupTableData", "TrianglePointIndexList"),
+        *("EdgePointIndexList", "VertexPointIndexList", "PrimitivePointIndexList"),
+    )
+)
+"""Attributes of bytes and words that stay: pixels, lookup tables, indices of surfaces."""
+
+DEVICE = frozenset(
+    (
+        *("Manufacturer", "ManufacturerModelName", "ManufacturerRelatedModelGroup"),
+        *("SoftwareVersions", "DeviceID", "GridID", "DetectorManufacturerName"),
+        *("DetectorManufacturerModelName", "DetectorDescription", "DetectorMode"),
+        *("ConvolutionKernel", "FilterType", "CollimatorGridName", "ReceiveCoilName"),
+        *("ReceiveCoilManufacturerName", "TransmitCoilName", "TransmitCoilManufacturerName"),
+        *("MultiCoilElementName", "MultiCoilConfiguration", "ImagedNucleus", "SequenceName"),
+        *("PulseSequenceName", "ImageFilter", "AcquisitionMode", "DoseModeName"),
+        *("ApplicableSafetyStandardDescription", "ApplicationName", "ApplicationVersion"),
+        *("ApplicationManufacturer", "TriggerSourceOrType", "CardiacFramingType"),
+        *("TypeOfFilters", "PVCRejection", "AttenuationCorrectionMethod", "ReconstructionMethod"),
+        *("ScatterCorrectionMethod", "DetectorLinesOfResponseUsed", "EnergyWindowName"),
+        *("PositionReferenceIndicator", "StackID", "RescaleType", "ModalityLUTType"),
+        *("SegmentAlgorithmName", "AlgorithmName", "AlgorithmVersion", "ManufacturerModelVersion"),
+        *("DimensionDescriptionLabel", "LUTLabel"),
+    )
+)
+"""Texts outside Table E.1-1 that a machine writes; identifiers and dates are taken out of them."""
+
+DESCRIPTIONS = frozenset(
+    (
+        *("Radiopharmaceutical", "Radionuclide", "RadiopharmaceuticalRoute"),
+        *("ContrastBolusRoute", "InterventionDrugName", "ReconstructionDescription"),
+        *("AcquisitionProtocolName", "SegmentLabel", "SegmentDescription", "TrackingID"),
+        *("ContentDescription", "LUTExplanation", "WindowCenterWidthExplanation"),
+        *("FrameOfInterestDescription", "FieldOfViewDescription", "ViewName", "TargetLabel"),
+        *("RTImageLabel", "FrameOfReferenceTransformationComment", "TextValue", "FrameLabel"),
+        *("MeasurementPrecisionDescriptionTrial", "CompletionFlagDescription"),
+        *("PatientSpeciesDescription",),
+    )
+)
+"""Texts outside Table E.1-1 that a person may have typed; of their words those of imaging stay."""
+
+NARRATIVES = frozenset(("LT", "ST", "UT"))
+"""Value representations of prose. What is left of it without unknown words says little."""
+PROSE = frozenset(
+    (
+        *("SegmentDescription", "DerivationDescription", "ContributionDescription"),
+        *("ROIDescription", "StructureSetDescription", "TextValue", "TrackingID"),
+        *("ROIObservationDescription", "UniqueDeviceIdentifier", "DetectorDescription"),
+        *("DetectorMode", "PatientSpeciesDescription", "LongDeviceDescription"),
+    )
+)
+"""Attributes of these that stay, cleaned."""
+
+CODES = frozenset(("CodeValue", "LongCodeValue", "CodingSchemeDesignator", "CodingSchemeVersion"))
+"""Attributes of codes (PS3.3 8.8) beside their meaning."""
+
+DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+WHOLE = re.compile(r"[+-]?\d{1,12}")
+_NUMBER = rb"[+-]?(?:[0-9]{1,12}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
+PLAIN_NUMBERS = re.compile(rb" *%b[ \0]*(?:\\ *%b[ \0]*)*" % (_NUMBER, _NUMBER))
+"""The bytes of numbers as text, several with backslashes between them."""
+AGE = re.compile(r"(\d{3})([DWMY])")
+CODE_STRING = re.compile(r"[A-Za-z0-9 _.+/*-]{0,32}")
+"""A CS, and what makers write as one, in lower case or with signs and longer than PS3.5 6.2 has."""
+
+OLDEST = 89
+"""Years above which an age is that of few, and is stated as one more (45 CFR 164.514 (b)(2)(i))."""
