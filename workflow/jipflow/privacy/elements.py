@@ -299,6 +299,8 @@ class Elements:
 
         def value_of(value: str) -> str | None:
             text = value.strip(" \0")
+            if element.keyword == "CodingSchemeDesignator" and text not in kinds.CODING_SCHEMES:
+                return kinds.LOCAL_SCHEME
             plain = not any(map(str.isspace, text)) and self.text.device(text) == text
             return text if plain else None
 

@@ -65,6 +65,7 @@ PROSE = frozenset(
         *("ROIDescription", "StructureSetDescription", "TextValue", "TrackingID"),
         *("ROIObservationDescription", "UniqueDeviceIdentifier", "DetectorDescription"),
         *("DetectorMode", "PatientSpeciesDescription", "LongDeviceDescription"),
+        "AcquisitionProtocolDescription",
     )
 )
 """Attributes of these that stay, cleaned."""
@@ -74,6 +75,23 @@ CODES = frozenset(("CodeValue", "LongCodeValue", "CodingSchemeDesignator", "Codi
 
 DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
 WHOLE = re.compile(r"[+-]?\d{1,12}")
+CODING_SCHEMES = frozenset(
+    (
+        *("99JIPFLOW", "99PMSBLSCR", "99QIICR", "99SDM", "ACR", "ASTM-SIGPURPOSE", "BARI", "BI"),
+        *("BRANDED", "C4", "C5", "CADSR", "CD2", "CDCREC", "CDT", "CPM", "CPT4", "CPT5", "CSAO"),
+        *("CTV3", "CVX", "DC", "DCM", "DCMUID", "E", "E5", "E6", "E7", "FMA", "HCPT", "HGNC"),
+        *("HL7", "HPC", "HPO", "I10", "I10C", "I10P", "I11", "I9", "I9C", "I9P", "IBSI", "ICDO3"),
+        *("IEEE10101", "ISO3166_1", "ISO639_1", "ISO639_2", "ISO_OID", "ITIS_TSN", "JC8", "JJ1017"),
+        *("LB", "LN", "MA", "MDC", "MDDX", "MGI", "MMWR", "MSH", "MVX", "NCIt", "NDA", "NDC"),
+        *("NEU", "NICIP", "NICIP_SCT", "NIRS", "NPI", "NYUMCCG", "OBX", "OCD", "PATHLEX"),
+        *("POS", "PUBCHEM_CID", "RADELEMENT", "RADLEX", "RFC3066", "RFC5646", "RO", "RXNORM"),
+        *("SCPECG", "SCT", "SNM3", "SRT", "UBERON", "UCUM", "UMLS", "UNS", "UPC", "UUID"),
+    )
+)
+"""Coding scheme designators of PS3.16 chapter 8, and private ones that are of no site."""
+LOCAL_SCHEME = "99LOCAL"
+"""Stands for other private schemes, whose designators may name a site."""
+
 _NUMBER = rb"[+-]?(?:[0-9]{1,12}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
 PLAIN_NUMBERS = re.compile(rb" *%b[ \0]*(?:\\ *%b[ \0]*)*" % (_NUMBER, _NUMBER))
 """The bytes of numbers as text, several with backslashes between them."""
