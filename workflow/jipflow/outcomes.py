@@ -31,7 +31,7 @@ class Outcome:
     Attributes:
         case_id: pseudonym of the case.
         stage: ``cohort``, ``retrieve``, ``prepare``, ``segment``, ``annotate``, ``encode``,
-            ``measure``, ``document``, ``publish``, ``overlay`` or ``train``.
+            ``measure``, ``document``, ``publish``, ``overlay``, ``train`` or ``export``.
         item: the role at ``retrieve`` and ``prepare``, the segmentation's id later, empty at
             ``cohort``.
         status: ok, waiting (for a person), failed or excluded.

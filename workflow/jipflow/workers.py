@@ -11,9 +11,9 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from typing import TypeVar
 
-from jipflow.cases import Case
 from jipflow.reasons import PlaceError
 
+Unit = TypeVar("Unit")
 Result = TypeVar("Result")
 
 
@@ -49,12 +49,12 @@ def _end_after_parent() -> None:
 
 
 def for_each_case(
-    cases: Sequence[Case], function: Callable[[Case], list[Result]], threads: int
+    cases: Sequence[Unit], function: Callable[[Unit], list[Result]], threads: int
 ) -> list[Result]:
     """Apply a stage's function to each case in up to `threads` processes.
 
     Args:
-        cases: the shard's cases.
+        cases: the shard's cases, or groups of cases that are worked on together.
         function: a module-level function, or a `functools.partial` of one, so that it can be sent
             to another process; returns the results of the case's items.
         threads: processes; 1 runs in this one.

@@ -224,3 +224,21 @@ def release_approve(
     print(f"approved: {release / NAME}, with {summary.released} of {summary.cells} cells")
     for line in terms_lines(signed, read_terms(release).approvers):
         print(line)
+
+
+@AUDIENCE.command("export")
+def export(
+    *,
+    results: Annotated[Path, "results folder of the protocol"],
+    out: Annotated[Path, "folder for the DICOM files; new, or of an export before"],
+    threads: Annotated[int, "processes"] = 1,
+) -> None:
+    """Write a protocol's cohort as de-identified DICOM."""
+    from jipflow.export.stage import OUTCOMES, REPORT
+    from jipflow.export.stage import export as export_cohort
+
+    made = export_cohort(results=results, out=out, threads=threads)
+    print(f"{out}: {made.files} files of {made.patients} patients, {made.written} items of cases")
+    for reason, items in made.refused.items():
+        print(f"not exported, {reason}: {items} items")
+    print(f"what was done: {out / REPORT}; each item: {results / OUTCOMES}")

@@ -32,6 +32,8 @@ OPEN = ("ContentSequence", "VerifyingObserverSequence")
 """Sequences that PS3.15 has replaced by a dummy, which their cleaned items are."""
 DUMMY_CODE = ("PersonIdentificationCodeSequence",)
 """Sequences of codes of persons, which others demand."""
+MACHINE = {("DCM", "111001"), ("DCM", "111002"), ("DCM", "111003")}
+"""Content items that are the name, the parameters and the version of an algorithm (PS3.16)."""
 SHORTEST = 3
 """Letters of the shortest identifier that is looked for in a CS; those of words such as CT or AX
 are too common there, where no person types."""
@@ -336,7 +338,8 @@ class Elements:
         concept = (str(name.get("CodingSchemeDesignator")), str(name.get("CodeValue")))
         rule = content_rules().get(concept)
         if rule is None or rule.options:
-            return self.walk(item, device=rule is not None and rule.option("device") == "K")
+            kept = rule is not None and rule.option("device") == "K"
+            return self.walk(item, device=kept or concept in MACHINE)
         if rule.basic == "X":
             self._noted("ContentSequence", Done.REMOVED)
             return None

@@ -91,3 +91,12 @@ def _texts(element: DataElement) -> Iterator[str]:
         return
     several = isinstance(value, MultiValue | list)
     yield from (str(each) for each in (value if several else [value]) if str(each).strip())
+
+
+def identifiers_of_place(name: str) -> Identifiers:
+    """Return what identifies a place by its name.
+
+    Args:
+        name: of an institution.
+    """
+    return Identifiers(places=frozenset(place_words(name)))
