@@ -1,0 +1,158 @@
+"""Heads: which series are taken for one, and whether the face goes and the brain stays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.dataset import Dataset
+
+from head_phantom import FACE, GRID, HU, T1, as_volume, head, tissues
+from jipflow.images.volume import Grid, Volume
+from jipflow.phantom import dicom
+from jipflow.privacy.deface import Shear, deface, find_shear, shows_skull
+from jipflow.privacy.heads import Deface, decide_head
+from jipflow.privacy.pixels import Refusal
+from jipflow.reasons import CaseFault, Reason
+from series_factory import ct_datasets, enhanced
+
+PATH = Path("image.dcm")
+
+
+@pytest.mark.parametrize("part", ["CHEST", "ABDOMEN", "EXTREMITY", "LSPINE", "L_SPINE", "PELVIS"])
+@pytest.mark.parametrize("heads", ["refuse", "deface", "absent"])
+def test_a_region_without_a_face_leaves(part: str, heads: Any) -> None:
+    series = ct_datasets()
+    for dataset in series:
+        dataset.BodyPartExamined = part
+    assert decide_head(series, heads) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("BodyPartExamined", part) for part in ("HEAD", "BRAIN", "HEADNECK", "CSPINE", "NECK")),
+        ("SeriesDescription", "AX T1 Brain"),
+        ("StudyDescription", "MRT Schädel nativ"),
+        ("ProtocolName", "02_Routine_Head"),
+        ("RecognizableVisualFeatures", "YES"),
+    ],
+)
+def test_a_head_stays_or_loses_its_face(name: str, value: str) -> None:
+    series = ct_datasets()
+    setattr(series[3], name, value)
+    for heads in ("refuse", "absent"):
+        found = decide_head(series, heads)  # type: ignore[arg-type]
+        assert isinstance(found, Refusal)
+        assert found.reason == Reason.RECOGNISABLE_FACE
+        assert value not in found.message
+    assert decide_head(series, "deface") == Deface()
+
+
+@pytest.mark.parametrize("part", [None, "", "WHOLEBODY", "PARTIALBODY", "BODY"])
+def test_a_series_that_does_not_say_what_it_shows_stays_unless_a_person_does(part: Any) -> None:
+    series = ct_datasets()
+    for dataset in series:
+        dataset.BodyPartExamined = part
+    assert isinstance(decide_head(series, "refuse"), Refusal)
+    assert decide_head(series, "absent") is None
+    assert isinstance(decide_head(series, "absent", skull=True), Refusal)
+
+
+def test_a_long_scan_of_the_trunk_may_reach_the_face() -> None:
+    series = ct_datasets()
+    series[-1].ImagePositionPatient[2] = series[0].ImagePositionPatient[2] + 900
+    assert isinstance(decide_head(series, "refuse"), Refusal)
+
+
+def test_objects_without_planes_show_no_head() -> None:
+    assert decide_head([Dataset()], "refuse") is None
+
+
+@pytest.mark.parametrize(("values", "modality"), [(HU, "CT"), (T1, "MR")])
+def test_all_of_the_face_goes_and_no_brain(values: dict[str, int], modality: str) -> None:
+    shear = find_shear(as_volume(head(values)), modality, "series")
+    z, y, _ = GRID.axes()
+    removed = np.broadcast_to(shear.removes(y, z), GRID.shape)
+    where = tissues()
+    assert not removed[where["brain"]].any()
+    for part in FACE:
+        assert removed[where[part]].mean() > (0.9 if "eye" in part else 0.999), part
+
+
+def test_what_is_removed_has_the_lowest_value_in_the_instance_and_no_other_pixel_changes() -> None:
+    volume = head(HU)
+    series = dicom.ct_series(volume, GRID)
+    before = np.stack([dataset.pixel_array for dataset in series])
+    shear = find_shear(as_volume(volume), "CT", "series")
+    z, y, _ = GRID.axes()
+    removed = np.broadcast_to(shear.removes(y, z), GRID.shape)
+    assert 0.1 < removed.mean() < 0.6
+    for dataset, stored, gone in zip(series[::10], before[::10], removed[::10], strict=True):
+        deface(PATH, dataset, shear)
+        assert dataset.RecognizableVisualFeatures == "NO"
+        np.testing.assert_array_equal(dataset.pixel_array, np.where(gone, stored.min(), stored))
+
+
+def test_each_frame_of_a_multi_frame_image_is_cut_where_it_lies() -> None:
+    series = ct_datasets()
+    image = enhanced(series, pydicom.uid.EnhancedCTImageStorage)
+    before = image.pixel_array
+    z = np.array([float(d.ImagePositionPatient[2]) for d in series])
+    deface(PATH, image, Shear(((0.0, float(z[2]) + 1),), -1000.0))
+    lowest = before.min()
+    gone = (z <= z[2])[:, None, None]
+    np.testing.assert_array_equal(image.pixel_array, np.where(gone, lowest, before))
+
+
+def test_without_a_brain_nothing_is_cut_and_the_series_stays() -> None:
+    trunk = np.full((12, 40, 40), 40, np.int16)
+    trunk[:, :4] = 0
+    for modality in ("CT", "MR", "PT"):
+        with pytest.raises(CaseFault) as caught:
+            find_shear(Volume(trunk, Grid(trunk.shape, np.diag([4.0, 4, 4, 1]))), modality, "name")
+        assert caught.value.reason == Reason.FACE_NOT_CUT
+
+
+def test_a_face_that_the_brain_runs_into_stays() -> None:
+    run = T1 | {"skull": 600, "soft": 550, "eye": 500}
+    with pytest.raises(CaseFault):
+        find_shear(as_volume(head(run)), "MR", "series")
+
+
+def test_a_skull_shows_in_ct() -> None:
+    assert shows_skull(as_volume(head(HU)))
+
+
+def test_an_instance_that_does_not_say_where_it_lies_stays() -> None:
+    dataset = ct_datasets()[0]
+    del dataset.PixelSpacing
+    with pytest.raises(CaseFault):
+        deface(PATH, dataset, Shear(((0.0, 0.0),), -1000.0))
+
+
+@pytest.mark.parametrize("name", ["brain1", "brain2"])
+def test_the_face_of_a_real_head_goes(name: str, shared_data: Path) -> None:
+    image = sitk.ReadImage(str(shared_data / "pyradiomics" / f"{name}_image.nrrd"))
+    volume = Volume.from_image(image)
+    shear = find_shear(volume, "MR", name)
+    tumour = sitk.GetArrayFromImage(
+        sitk.ReadImage(str(shared_data / "pyradiomics" / f"{name}_label.nrrd"))
+    )
+    zyx = np.argwhere(tumour > 0)
+    places = np.column_stack([zyx, np.ones(len(zyx))]) @ volume.grid.affine[:3].T
+    assert not shear.removes(places[:, 1], places[:, 2]).any()
+    # The lowest slice is at the height of the mouth's roof, its front half the face.
+    corner = volume.grid.affine @ [0, 0, 0, 1]
+    far = volume.grid.affine @ [0, volume.grid.shape[1] - 1, 0, 1]
+    front = np.linspace(min(corner[1], far[1]), (corner[1] + far[1]) / 2, 20)
+    assert shear.removes(front, np.full(20, corner[2])).all()
+
+
+def test_a_thorax_shows_no_skull(shared_data: Path) -> None:
+    image = sitk.ReadImage(str(shared_data / "totalsegmentator" / "example_ct.nii.gz"))
+    assert not shows_skull(Volume.from_image(image))
