@@ -151,12 +151,12 @@ def _colour_jpeg(dataset: Dataset) -> Iterable[Frame]:
 
 
 def _lowest(frames: Sequence[Frame], photometric: str) -> Frame:
-    """Return what stands for nothing: the lowest stored value of each sample."""
-    samples = frames[0].shape[2:] or (1,)
-    lowest = np.min([frame.reshape(-1, *samples).min(axis=0) for frame in frames], axis=0)
+    """Return what stands for nothing: the lowest stored value, of colours one without hue."""
+    lowest = np.full(frames[0].shape[2:], min(frame.min() for frame in frames), frames[0].dtype)
     if photometric.startswith("YBR"):
+        lowest[0] = min(frame[..., 0].min() for frame in frames)
         lowest[1:] = 1 << (frames[0].dtype.itemsize * 8 - 1)
-    return lowest if frames[0].ndim == 3 else lowest[0]
+    return lowest
 
 
 def _write(dataset: Dataset, name: str, frames: Sequence[Frame]) -> None:

@@ -1,0 +1,178 @@
+"""Tokens where programs do not look: against the standard, misspelt, or in places of their own."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from deidentification_items import Action, Item, Planted
+from deidentification_plant import Planter, drawn_text
+
+A = Action
+
+
+def everywhere(planter: Planter) -> None:
+    """Plant what any image can hold."""
+    _codes(planter)
+    _spellings(planter)
+    _against_the_standard(planter)
+    _deep(planter)
+    _places(planter)
+
+
+def _codes(planter: Planter) -> None:
+    """Names in code strings and in meanings of public codes."""
+    p = planter.person
+    planter.put(("PatientOrientation",), ["L", "P"])
+    planter.require(A.TAG_RETAINED, ("PatientOrientation",), ["L", "P"])
+    place = ("AnatomicRegionSequence", 0)
+    planter._code(place, "10200004", "SCT", f"Liver {p.last}")
+    planter.require(A.TEXT_REMOVED, (*place, "CodeMeaning"), p.last)
+    planter.require(A.TAG_RETAINED, (*place, "CodeValue"), "10200004")
+    place = ("ViewCodeSequence", 0)
+    planter._code(place, p.number, f"99{p.last[:8].upper()}", "axial")
+    planter.require(A.TEXT_REMOVED, place, f"{p.number} 99{p.last[:8].upper()}")
+    item = ("AcquisitionContextSequence", 0)
+    planter.put((*item, "ValueType"), "TEXT")
+    planter._code((*item, "ConceptNameCodeSequence", 0), "121106", "DCM", "Comment")
+    planter.put((*item, "TextValue"), f"{p.first} {p.stranger}", f"{p.first} {p.stranger}")
+    planter.put(("ContributingEquipmentSequence", 0, "InstitutionName"), p.hospital, p.hospital)
+    planter.put(("ContributingEquipmentSequence", 0, "OperatorsName"), p.operator, p.operator)
+    planter.put(("ContributingEquipmentSequence", 0, "Manufacturer"), "Sonomaker")
+    # Of two letters each code string may be a name by chance, and none of them can be left out.
+    if len(p.last) > 3:
+        planter.put(("ImageLaterality",), p.last[:12].upper().replace("Ü", "UE"), p.last[:5])
+
+
+def _spellings(planter: Planter) -> None:
+    """Identifiers in other spellings, and dates as people write them."""
+    p = planter.person
+    year, month, day = p.day[:4], p.day[4:6], p.day[6:]
+    plain = p.last.replace("ü", "ue").replace("Ü", "Ue")
+    for keyword, text, gone, stays in (
+        ("ReasonForTheRequestedProcedure", f"Thorax {plain.upper()}", plain, "Thorax"),
+        ("ReasonForStudy", f"liver {p.first.lower()}{p.last.lower()}", p.last, "liver"),
+        ("PerformedProcedureStepID", f"{p.last}{p.first}", f"{p.last} {p.first}", ""),
+        ("ScheduledProcedureStepDescription", f"Abdomen {p.serial}", p.serial, "Abdomen"),
+        ("SeriesDescriptionCodeSequence", "", "", ""),
+        ("ContrastBolusAgent", f"contrast {day}.{month}.{year}", f"{day}.{month}.{year}", ""),
+        ("AcquisitionComments", f"{int(day)}/{int(month)}/{year}", f"/{year}", ""),
+        ("StudyComments", f"seen March {int(day)}, {year} by {p.stranger}", p.stranger, ""),
+        ("ImageComments", f"{p.first[0]}. {p.last}, {p.phone}", f"{p.last} {p.phone}", ""),
+        ("DerivationDescription", f"MPR for {p.last} {year}-{month}-{day}", p.last, "MPR"),
+        ("ServiceEpisodeDescription", f"Tumor board {p.stranger}", p.stranger, ""),
+        ("ReasonForPerformedProcedureCodeSequence", "", "", ""),
+        ("CurrentPatientLocation", f"Station {p.stranger}", p.stranger, ""),
+        ("ClinicalTrialProtocolName", f"Studie {p.hospital}", p.hospital, ""),
+    ):
+        if text:
+            planter.put((keyword,), text, gone, stays)
+    planter.put(
+        ("OtherPatientNames",),
+        [f"{p.last}^{p.first}", f"{p.stranger}^{p.first}"],
+        f"{p.last} {p.first} {p.stranger}",
+    )
+
+
+def _against_the_standard(planter: Planter) -> None:
+    """Elements whose value representation is another than the standard's, or whose value is none.
+
+    They are what converters and old archives leave, and readers read them all the same.
+    """
+    p, ds = planter.person, planter.dataset
+    name = f"{p.last} {p.first}".encode()
+    for tag, vr, value, gone in (
+        # A name as bytes, an address as UN, a number that is none, a time that is a name.
+        ((0x0010, 0x1005), "UN", name + b" " * (len(name) % 2), f"{p.last} {p.first}"),
+        ((0x0010, 0x1040), "UN", p.address.encode().ljust(40), p.address.split()[0]),
+        ((0x0018, 0x1130), "LO", f"{p.last}", p.last),
+        ((0x0010, 0x0032), "LO", f"{p.last}", p.last),
+        ((0x0028, 0x9110), "LO", p.number, p.number),
+        # Group lengths and elements that no edition of the standard has.
+        ((0x0010, 0xFF01), "LO", p.last, p.last),
+        ((0x0088, 0x0906), "ST", f"Notiz {p.last}", p.last),
+        ((0x7001, 0x0010), "LO", p.last, p.last),
+        ((0x0011, 0x0001), "LO", p.number, p.number),
+        # Retired: the patient's name in the interpretation, the study and the results.
+        ((0x4008, 0x010B), "ST", f"Befund {p.last}", p.last),
+        ((0x4008, 0x0102), "PN", p.doctor, p.doctor),
+        ((0x0032, 0x1033), "LO", p.hospital, p.hospital),
+        ((0x0038, 0x0500), "LO", p.last, p.last),
+    ):
+        ds[tag] = DataElement(tag, vr, value)
+        planter.require(A.TEXT_REMOVED, (tag,), gone)
+
+
+def _deep(planter: Planter) -> None:
+    """Private elements and unknown ones within sequences of the standard."""
+    p, ds = planter.person, planter.dataset
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator = "113040", "DCM"
+    item.CodeMeaning = "Lossy Compression"
+    block = item.private_block(0x0011, "ACME", create=True)
+    block.add_new(0x01, "LO", p.last)
+    item.add_new((0x0008, 0xFF02), "UN", p.number.encode() + b"\0")
+    ds.DerivationCodeSequence = [item]
+    place = ("DerivationCodeSequence", 0)
+    planter.require(A.TEXT_REMOVED, (*place, (0x0011, 0x1001)), p.last)
+    planter.require(A.TEXT_REMOVED, (*place, (0x0008, 0xFF02)), p.number)
+    planter.require(A.TAG_RETAINED, (*place, "CodeValue"), "113040")
+    inner = Dataset()
+    inner.add_new((0x0009, 0x0010), "LO", "ACME")
+    inner.add_new((0x0009, 0x1001), "PN", p.name)
+    outer = Dataset()
+    outer.ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
+    outer.ReferencedSOPInstanceUID = f"1.2.276.0.98.{p.birth}.{p.serial}"
+    outer.add_new((0x0040, 0xFF03), "SQ", Sequence([inner]))
+    ds.ReferencedImageSequence = [outer]
+    place = ("ReferencedImageSequence", 0)
+    planter.require(A.TEXT_REMOVED, (*place, (0x0040, 0xFF03)), p.last)
+    uid = (*place, "ReferencedSOPInstanceUID")
+    planter.require(A.UID_CHANGED, uid, outer.ReferencedSOPInstanceUID)
+    planter.require(A.UID_CONSISTENT, uid, outer.ReferencedSOPInstanceUID)
+    # A group of one study whose name is another patient's.
+    other = Dataset()
+    other.ReferencedSOPClassUID = "1.2.840.10008.3.1.2.1.1"
+    other.ReferencedSOPInstanceUID = f"1.2.276.0.97.{p.serial}"
+    ds.ReferencedPatientSequence = [other]
+    place = ("ReferencedPatientSequence", 0, "ReferencedSOPInstanceUID")
+    planter.require(A.UID_CHANGED, place, other.ReferencedSOPInstanceUID)
+    ds.ReferencedStudySequence = [copy.deepcopy(other)]
+    ds.ReferencedStudySequence[0].ReferencedSOPInstanceUID = ds.StudyInstanceUID
+    place = ("ReferencedStudySequence", 0, "ReferencedSOPInstanceUID")
+    planter.require(A.UID_CHANGED, place, str(ds.StudyInstanceUID))
+
+
+def _places(planter: Planter) -> None:
+    """Dates and ages in places that are rarely filled."""
+    p, ds = planter.person, planter.dataset
+    for keyword in ("DateOfLastCalibration", "PerformedProcedureStepEndDate"):
+        setattr(ds, keyword, p.day)
+        planter.require(A.DATE_SHIFTED, (keyword,), p.day)
+    ds.StudyVerifiedDate = ds.StudyReadDate = p.day
+    planter.require(A.TEXT_REMOVED, ("StudyVerifiedDate",), p.day)
+    planter.require(A.TEXT_REMOVED, ("StudyReadDate",), p.day)
+    ds.LastMenstrualDate = p.birth
+    planter.require(A.TEXT_REMOVED, ("LastMenstrualDate",), p.birth)
+    ds.PatientBirthTime = "031500"
+    planter.require(A.TEXT_REMOVED, ("PatientBirthTime",), "031500")
+
+
+def only_kept_whole(file: Planted) -> None:
+    """Require of a file that is to stay that nothing of it leaves, and no more."""
+    removing = {A.TEXT_REMOVED, A.PIXELS_HIDDEN}
+    file.items[:] = [item for item in file.items if item.action in removing]
+
+
+def burned(dataset: Dataset, text: str, area: tuple[slice, slice]) -> Item:
+    """Burn a text into monochrome pixels and return what is required of it."""
+    values = dataset.pixel_array.copy()
+    rows, columns = area
+    shape = rows.stop - rows.start, columns.stop - columns.start
+    values[rows, columns][drawn_text(text, *shape) > 0] = np.iinfo(np.int16).max // 8
+    dataset.PixelData = values.tobytes()
+    return Item(A.PIXELS_HIDDEN, ("PixelData",), area)
