@@ -156,3 +156,10 @@ def test_the_face_of_a_real_head_goes(name: str, shared_data: Path) -> None:
 def test_a_thorax_shows_no_skull(shared_data: Path) -> None:
     image = sitk.ReadImage(str(shared_data / "totalsegmentator" / "example_ct.nii.gz"))
     assert not shows_skull(Volume.from_image(image))
+
+
+def test_a_head_whose_top_lies_beyond_the_image_stays() -> None:
+    volume = as_volume(head(T1))
+    low = Volume(volume.array[:46], Grid((46, *GRID.shape[1:]), volume.grid.affine))
+    with pytest.raises(CaseFault):
+        find_shear(low, "MR", "series")

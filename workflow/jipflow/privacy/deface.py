@@ -52,6 +52,9 @@ CAVITY_CM2 = 15.0
 BONE_HU = 200.0
 SOFT_HU = (-20.0, 110.0)
 
+LARGEST_TOP = 0.4
+"""Share of the largest axial section that the topmost one of MR has at most: else the top of the
+head lies beyond the image, and a neck may be taken for brain."""
 BRAIN_HEIGHT = 135.0
 """What lies farther than this below the top of the head, in mm, is no brain."""
 ERODED = 14.0
@@ -213,6 +216,9 @@ def _brain(values: NDArray[np.float32]) -> Mask:
     head = ndimage.binary_closing(np.pad(head, reach), iterations=reach)
     head = head[reach:-reach, reach:-reach, reach:-reach]
     head = np.stack([ndimage.binary_fill_holes(section) for section in head])
+    sections = head.sum(axis=(1, 2))
+    if sections[-1] > LARGEST_TOP * sections.max():
+        return np.zeros_like(head)
     depth = _depth(np.pad(head, ((0, 0), (1, 1), (1, 1))))[:, 1:-1, 1:-1]
     # Half of the way in there is brain alone, whatever the weighting makes of fat.
     usual = np.median(values[depth > depth.max() / 2])
