@@ -216,7 +216,9 @@ def _holds(output: Written, place: Place, word: str | bytes) -> bool:
 
 
 def _in(text: str, word: str) -> bool:
-    return word.casefold() in text.casefold()
+    """Return whether a text holds a word, also if it is UTF-8 that was read as Latin-1."""
+    again = text.encode("latin-1", "ignore").decode("utf-8", "ignore")
+    return any(word.casefold() in each.casefold() for each in (text, again))
 
 
 def _in_bytes(data: bytes, word: str | bytes) -> bool:
@@ -285,23 +287,25 @@ def _consistent(
     """Return the shift of each patient, the new UID of each UID, and each new Patient ID.
 
     The first one that was written counts, as the mapping by which the others are measured. Two
-    UIDs or patients that became one are not consistent.
+    dates, UIDs or patients that became one are not consistent.
     """
-    shifts: dict[str, timedelta] = {}
+    dates: dict[str, dict[str, str]] = {}
     uids: dict[str, str] = {}
     patients: dict[str, str] = {}
     for file in planted:
         output = outputs.get(file.path)
-        if output is None:
-            continue
-        for item in file.items:
-            new = output.at(item.place) if item.place[0] not in ("file", "preamble") else None
-            if item.action == Action.DATE_SHIFTED and (shift := _shift(new, item.value)):
-                shifts.setdefault(item.patient, shift)
-            elif item.action == Action.UID_CONSISTENT and new:
+        for item in file.items if output else ():
+            if item.action == Action.DATE_SHIFTED and (new := output.at(item.place)):
+                dates.setdefault(item.patient, {}).setdefault(item.value[:8], str(new)[:8])
+            elif item.action == Action.UID_CONSISTENT and (new := output.at(item.place)):
                 uids.setdefault(item.value, str(new))
-            elif item.action == Action.PATID_CONSISTENT and new:
+            elif item.action == Action.PATID_CONSISTENT and (new := output.at(item.place)):
                 patients.setdefault(item.patient, str(new))
+    shifts = {}
+    for patient, moved in dates.items():
+        old, new = next(iter(_apart(moved).items()), ("", ""))
+        if shift := _shift(new, old):
+            shifts[patient] = shift
     return shifts, _apart(uids), _apart(patients)
 
 

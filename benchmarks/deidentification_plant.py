@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,11 @@ class Person:
     hospital: str
     day: str
     age: str
+
+    def day_after(self, days: int) -> str:
+        """A date so many days after the study, DA."""
+        day = datetime.strptime(self.day, "%Y%m%d") + timedelta(days)
+        return day.strftime("%Y%m%d")
 
     @property
     def serial(self) -> str:
@@ -311,12 +317,14 @@ class Planter:
         """Dates (DA, DT), which are to move alike, and that of the birth, which is to go."""
         p, ds = self.person, self.dataset
         self.put(("PatientBirthDate",), p.birth, p.birth)
-        for keyword in (
-            *("StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"),
-            *("InstanceCreationDate", "PerformedProcedureStepStartDate"),
+        for keyword, later in (
+            *(("StudyDate", 0), ("SeriesDate", 0), ("AcquisitionDate", 0), ("ContentDate", 1)),
+            *(("InstanceCreationDate", 2), ("PerformedProcedureStepStartDate", 0)),
+            *(("PerformedProcedureStepEndDate", 1), ("DateOfLastCalibration", -40)),
         ):
-            setattr(ds, keyword, p.day)
-            self.require(A.DATE_SHIFTED, (keyword,), p.day)
+            value = p.day_after(later)
+            setattr(ds, keyword, value)
+            self.require(A.DATE_SHIFTED, (keyword,), value)
         ds.AcquisitionDateTime = f"{p.day}101500.123456+0100"
         self.require(A.DATE_SHIFTED, ("AcquisitionDateTime",), ds.AcquisitionDateTime)
         for keyword in ("RadiopharmaceuticalInformationSequence",):

@@ -23,9 +23,8 @@ KEY = bytes(range(32))
 def jipflow(files: Sequence[Path], folder: Path) -> Written:
     """De-identify with jipflow, as `jipflow export` does file by file."""
     from jipflow.privacy.deidentify import deidentify
-    from jipflow.privacy.identifiers import identifiers_of
-
     from jipflow.privacy.hide import hide
+    from jipflow.privacy.identifiers import identifiers_of
     from jipflow.privacy.pixels import Hide, Refusal, decide_pixels
     from jipflow.settings.export import Export
 
@@ -97,6 +96,15 @@ def deid(files: Sequence[Path], folder: Path) -> Written:
     return _each(files, folder, one)
 
 
+def nothing(files: Sequence[Path], folder: Path) -> Written:
+    """Copy files as they are, which shows that what is to go is found where it stands."""
+
+    def one(path: Path, target: Path) -> None:
+        shutil.copyfile(path, target)
+
+    return _each(files, folder, one)
+
+
 def _each(files: Sequence[Path], folder: Path, one: Callable[[Path, Path], None]) -> Written:
     """De-identify file by file under the files' own names; None where the program fails."""
     written: Written = {}
@@ -118,4 +126,5 @@ TOOLS: dict[str, Tool] = {
     "jipflow": jipflow,
     "dicom-anonymizer": dicom_anonymizer,
     "deid": deid,
+    "files as they are": nothing,
 }

@@ -45,7 +45,8 @@ def _codes(planter: Planter) -> None:
     planter.put(("ContributingEquipmentSequence", 0, "Manufacturer"), "Sonomaker")
     # Of two letters each code string may be a name by chance, and none of them can be left out.
     if len(p.last) > 3:
-        planter.put(("ImageLaterality",), p.last[:12].upper().replace("Ü", "UE"), p.last[:5])
+        name = p.last[:12].upper().replace("Ü", "UE")
+        planter.put(("ImageLaterality",), name, name)
 
 
 def _spellings(planter: Planter) -> None:
@@ -58,19 +59,16 @@ def _spellings(planter: Planter) -> None:
         ("ReasonForStudy", f"liver {p.first.lower()}{p.last.lower()}", p.last, "liver"),
         ("PerformedProcedureStepID", f"{p.last}{p.first}", f"{p.last} {p.first}", ""),
         ("ScheduledProcedureStepDescription", f"Abdomen {p.serial}", p.serial, "Abdomen"),
-        ("SeriesDescriptionCodeSequence", "", "", ""),
         ("ContrastBolusAgent", f"contrast {day}.{month}.{year}", f"{day}.{month}.{year}", ""),
-        ("AcquisitionComments", f"{int(day)}/{int(month)}/{year}", f"/{year}", ""),
+        ("RequestedProcedureComments", f"{int(day)}/{int(month)}/{year}", f"/{year}", ""),
         ("StudyComments", f"seen March {int(day)}, {year} by {p.stranger}", p.stranger, ""),
-        ("ImageComments", f"{p.first[0]}. {p.last}, {p.phone}", f"{p.last} {p.phone}", ""),
+        ("VisitComments", f"{p.first[0]}. {p.last}, {p.phone}", f"{p.last} {p.phone}", ""),
         ("DerivationDescription", f"MPR for {p.last} {year}-{month}-{day}", p.last, "MPR"),
         ("ServiceEpisodeDescription", f"Tumor board {p.stranger}", p.stranger, ""),
-        ("ReasonForPerformedProcedureCodeSequence", "", "", ""),
         ("CurrentPatientLocation", f"Station {p.stranger}", p.stranger, ""),
         ("ClinicalTrialProtocolName", f"Studie {p.hospital}", p.hospital, ""),
     ):
-        if text:
-            planter.put((keyword,), text, gone, stays)
+        planter.put((keyword,), text, gone, stays)
     planter.put(
         ("OtherPatientNames",),
         [f"{p.last}^{p.first}", f"{p.stranger}^{p.first}"],
@@ -90,8 +88,7 @@ def _against_the_standard(planter: Planter) -> None:
         ((0x0010, 0x1005), "UN", name + b" " * (len(name) % 2), f"{p.last} {p.first}"),
         ((0x0010, 0x1040), "UN", p.address.encode().ljust(40), p.address.split()[0]),
         ((0x0018, 0x1130), "LO", f"{p.last}", p.last),
-        ((0x0010, 0x0032), "LO", f"{p.last}", p.last),
-        ((0x0028, 0x9110), "LO", p.number, p.number),
+        ((0x0028, 0x1055), "LO", p.number, p.number),
         # Group lengths and elements that no edition of the standard has.
         ((0x0010, 0xFF01), "LO", p.last, p.last),
         ((0x0088, 0x0906), "ST", f"Notiz {p.last}", p.last),
@@ -150,9 +147,6 @@ def _deep(planter: Planter) -> None:
 def _places(planter: Planter) -> None:
     """Dates and ages in places that are rarely filled."""
     p, ds = planter.person, planter.dataset
-    for keyword in ("DateOfLastCalibration", "PerformedProcedureStepEndDate"):
-        setattr(ds, keyword, p.day)
-        planter.require(A.DATE_SHIFTED, (keyword,), p.day)
     ds.StudyVerifiedDate = ds.StudyReadDate = p.day
     planter.require(A.TEXT_REMOVED, ("StudyVerifiedDate",), p.day)
     planter.require(A.TEXT_REMOVED, ("StudyReadDate",), p.day)
