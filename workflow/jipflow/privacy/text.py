@@ -30,6 +30,8 @@ TECHNICAL = re.compile(r"[a-z]?\d{1,3}(?:[a-z]{0,3}|[a-z]\d{1,2})", re.IGNORECAS
 _WORD = re.compile(r"[^\W_]+")
 _PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 _LONGEST_NUMBER = 3
+_SHORTEST_BEGINNING = 5
+"""Letters of the beginning of a name that are taken for it at the end of a text."""
 
 
 def fold(text: str) -> tuple[str, list[int]]:
@@ -197,6 +199,11 @@ class TextCleaner:
             yield re.compile(rf"[^\W_]*(?:{'|'.join(long)})[^\W_]*")
         if short:
             yield re.compile(rf"(?<![^\W_])(?:{'|'.join(short)})(?![^\W_])")
+        # Values are cut off at 16 or 64 characters, and names within them.
+        begun = {name[:n] for name in names for n in range(_SHORTEST_BEGINNING, len(name))}
+        cut = sorted(begin for begin in begun if begin not in self.words)
+        if cut:
+            yield re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, cut))})\W*\Z")
         numbers = sorted(known.numbers, key=lambda number: (-len(number), number))
         if numbers:
             loose = ["[\\W_]*".join(map(re.escape, number)) for number in numbers]
