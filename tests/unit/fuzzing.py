@@ -7,6 +7,7 @@ the bytes are: with a result, or with the refusal that its readers turn into a r
 from __future__ import annotations
 
 import gzip
+import io
 import random
 import struct
 import warnings
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import torch
 import yaml
 
 import typed
@@ -26,6 +28,7 @@ from jipflow.clinical.table import read_table
 from jipflow.exchange.envelope import opened
 from jipflow.exchange.refusals import Refused
 from jipflow.images.series import read_series_volume
+from jipflow.models.checkpoints import read_checkpoint
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.reasons import CaseFault, StageError
@@ -34,6 +37,7 @@ from jipflow.segment.engines.imported.engine import import_regions, target_of
 from jipflow.settings.clinical import CsvMap
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import load_settings
+from seg_archive import NODE, TUMOUR, Archive, stacked
 from series_factory import ct_datasets, write
 
 GRID = PhantomGrid((4, 10, 12), (3.0, 2.0, 2.0), (-10.0, -12.0, 5.0))
@@ -112,6 +116,8 @@ class World:
             "gzip": (labels, self.zipped_nifti),
             "table": (b"id;born;sex\n1;1950-02-28;f\n2;1961-11-03;m\n", self.table),
             "protocol": (protocol, self.protocol),
+            "seg": (self._segmentation(), self.seg),
+            "checkpoint": (self._checkpoint(), self.checkpoint),
         }
 
     def _label_map(self, mask: np.ndarray) -> bytes:
@@ -119,6 +125,23 @@ class World:
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine[:, [2, 1, 0, 3]]
         image = nibabel.Nifti1Image(mask.T.astype(np.uint8), affine)
         return bytes(image.to_bytes())
+
+    def _segmentation(self) -> bytes:
+        self.drawn = Archive(self.folder / "drawn")
+        seg = self.drawn.seg(stacked(TUMOUR, NODE))
+        return self.drawn.write(seg).read_bytes()
+
+    @staticmethod
+    def _checkpoint() -> bytes:
+        content = {
+            "network_weights": {"layer.weight": torch.zeros(4, 3)},
+            "trainer_name": "nnUNetTrainer",
+            "init_args": {"configuration": "3d_fullres", "fold": 0},
+            "logging": {"mean_fg_dice": [np.float64(0.5)]},
+        }
+        stream = io.BytesIO()
+        torch.save(content, stream)
+        return stream.getvalue()
 
     def header(self, content: bytes) -> None:
         """A file below a source of the catalog: a row, whatever it is."""
@@ -141,6 +164,18 @@ class World:
         with refused(CaseFault):
             wanted = typed.segmentation(spec | {"segments": segments})
             list(import_regions([self.file], wanted, self.target, []))
+
+    def seg(self, content: bytes) -> None:
+        """Masks of the archive."""
+        self.file.write_bytes(content)
+        with refused(CaseFault):
+            self.drawn.regions(self.file)
+
+    def checkpoint(self, content: bytes) -> None:
+        """Weights of a model."""
+        self.file.write_bytes(content)
+        with refused(StageError):
+            read_checkpoint(self.file)
 
     def nifti(self, content: bytes) -> None:
         """What an algorithm in a container leaves."""

@@ -62,3 +62,10 @@ def test_an_affine_that_is_no_geometry_is_no_place(index, value):
     affine[index] = value
     with pytest.raises(ValueError, match="no geometry"):
         stated_grid(header(sform=affine))
+
+
+def test_a_unit_of_space_that_nobody_knows_is_no_place():
+    made = header(sform=AFFINE)
+    made["xyzt_units"] = 7
+    with pytest.raises(ValueError, match="has a unit of space that NIfTI does not know"):
+        stated_grid(made)

@@ -43,7 +43,10 @@ def stated_grid(header: Any) -> Grid:
     if len(shape) != 3:
         raise ValueError(f"has {len(shape)} dimensions and not 3")
     forms = [header.get_sform(coded=True), header.get_qform(coded=True)]
-    scale = MM.get(header.get_xyzt_units()[0], 1.0)
+    try:
+        scale = MM.get(header.get_xyzt_units()[0], 1.0)
+    except KeyError:
+        raise ValueError("has a unit of space that NIfTI does not know") from None
     to_lps = np.diag([scale, scale, scale, 1.0]) @ RAS_TO_LPS
     stated = [to_lps @ affine for affine, code in forms if code]
     if not stated:

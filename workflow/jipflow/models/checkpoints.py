@@ -55,7 +55,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         StageError: it holds anything else, or is cut off.
     """
     with only_data(path):
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # The unpickler raises whatever a damaged byte leads it to.
+            raise StageError(_unreadable(path, error)) from None
     if not isinstance(content, Mapping):
         raise StageError(f"{path} is not a checkpoint of nnU-Net v2: it holds no mapping.")
     missing = {"network_weights", "trainer_name", "init_args"} - set(content)

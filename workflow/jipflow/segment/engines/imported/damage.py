@@ -10,7 +10,14 @@ from pydicom.errors import InvalidDicomError
 from jipflow.place import raise_place_error
 from jipflow.reasons import CaseFault, Reason
 
-DAMAGE = (InvalidDicomError, OSError, EOFError, RecursionError, struct.error)
+DAMAGE = (
+    InvalidDicomError,
+    OSError,
+    EOFError,
+    RecursionError,
+    NotImplementedError,
+    struct.error,
+)
 """What pydicom raises for a damaged file, at once or when it parses a nested element."""
 
 
