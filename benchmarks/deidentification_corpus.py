@@ -24,7 +24,7 @@ from pydicom.uid import (
 
 from deidentification_items import FILE_NAME, SPARE_BITS, Action, Item, Planted
 from deidentification_plant import PEOPLE, Person, Planter, drawn_text
-from deidentification_traps import burned, everywhere, only_kept_whole
+from deidentification_traps import burned, everywhere, only_kept_whole, values
 from jipflow.phantom import dicom
 from jipflow.phantom.elements import code_item, reference_item
 from jipflow.phantom.grid import PhantomGrid
@@ -72,6 +72,8 @@ def synthetic(folder: Path, people: tuple[Person, ...] = PEOPLE) -> list[Planted
             planter.everything()
             if name not in ("sr", "gsps", "rtstruct"):
                 everywhere(planter)
+            if name == "ct_values":
+                values(planter)
             _content(planter, name)
             file.items.append(Item(A.TEXT_REMOVED, FILE_NAME, person.last))
             planted.append(file)
@@ -140,6 +142,7 @@ def _objects(person: Person) -> Iterator[tuple[str, Dataset]]:
     yield "mr", _mr(series[0], study)
     yield "ct_tail", dicom.ct_series(hu, GRID, study, number=12)[0]
     yield "ct_overlay", _overlaid(dicom.ct_series(hu, GRID, study, number=13)[0], person)
+    yield "ct_values", dicom.ct_series(hu, GRID, study, number=11)[0]
     yield "ct_latin", _latin(dicom.ct_series(hu, GRID, study, number=14)[0])
     for number, (name, change) in enumerate(SHOWING_TEXT.items(), 15):
         image = dicom.ct_series(hu, GRID, study, number=number)[0]

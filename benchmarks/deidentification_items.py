@@ -96,10 +96,7 @@ class Written:
             elif isinstance(step, tuple) and len(step) == 1:
                 found = _content(found, step[0])
             elif isinstance(found, Dataset):
-                element = found.get(step) if not isinstance(step, tuple) else found.get_item(step)
-                if isinstance(step, tuple) and element is not None:
-                    element = found[step]
-                found = getattr(element, "value", element)
+                found = _value(found, step)
             else:
                 return None
             if found is None:
@@ -113,6 +110,15 @@ class Written:
             return self.dataset.pixel_array
         except Exception:
             return None
+
+
+def _value(dataset: Dataset, tag: Any) -> Any:
+    """Return a value of a data set, as bytes where it is none of its value representation."""
+    try:
+        return dataset[tag].value if tag in dataset else None
+    except Exception:
+        element = dataset.get_item(tag)
+        return None if element is None else element.value
 
 
 def _content(dataset: Any, code: str) -> Dataset | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -65,17 +66,17 @@ class Person:
     @property
     def serial(self) -> str:
         """Digits of the Patient ID."""
-        return self.number.split("-")[1]
+        return re.sub(r"\D", "", self.number)
 
     @property
     def last(self) -> str:
         """Family name in ASCII."""
-        return self.name.split("=")[0].split("^")[0]
+        return re.split("[,^=]", self.name)[0]
 
     @property
     def first(self) -> str:
         """Given name."""
-        return self.name.split("=")[0].split("^")[1]
+        return re.split("[,^=]", self.name)[1].strip()
 
 
 PEOPLE = (
@@ -98,6 +99,11 @@ PEOPLE = (
         *("Ng^Bao", "NG-20443", "20010930", "K99120N"),
         *("Hafenzeile 3 Suderby", "+49-40-555311", "Oh^Min", "Vogelsang^Pia"),
         *("Drachenfels", "Klinik Suderby", "20190501", "017Y"),
+    ),
+    Person(
+        *("Sternberger, Wilhelmine", "q2-440917x", "19610831", "2022/11-0815"),
+        *("Roßmarkt 9 Kaltental", "0711 555-614", "Prof. Eichendorff", "Iffland"),
+        *("Schnackenburg", "Kreiskrankenhaus Kaltental", "20221130", "061Y"),
     ),
 )
 
@@ -389,7 +395,8 @@ class Planter:
         ds.file_meta.PrivateInformationCreatorUID = "1.2.276.0.99.1"
         ds.file_meta.PrivateInformation = p.last.encode().ljust(32, b"\0")
         self.require(A.TEXT_REMOVED, META, f"SANKTFORST {p.last}")
-        for gone in (p.number, p.birth, p.accession, p.last, p.first, p.phone, p.stranger):
+        phone = p.phone.split()[-1]
+        for gone in (p.number, p.birth, p.accession, p.last, p.first, phone, p.stranger):
             # Shorter ones stand in any file by chance.
             if len(gone) > 5:
                 self.require(A.TEXT_REMOVED, ANYWHERE, gone)

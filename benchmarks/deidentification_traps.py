@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 
 import numpy as np
-from pydicom.dataelem import DataElement
+from pydicom.config import IGNORE
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 from deidentification_items import Action, Item, Planted
 from deidentification_plant import Planter, drawn_text
@@ -22,6 +24,54 @@ def everywhere(planter: Planter) -> None:
     _against_the_standard(planter)
     _deep(planter)
     _places(planter)
+    _devices(planter)
+
+
+def values(planter: Planter) -> None:
+    """Plant numbers, times and UIDs that are none, as typed into free fields and converted."""
+    p, ds = planter.person, planter.dataset
+    for tag, vr, text, gone in (
+        ((0x0018, 0x1315), "CS", f"{p.last} {p.first}"[:20], p.last),
+        ((0x0018, 0x1110), "DS", f"80 {p.last[-6:]}", p.last[-6:]),
+        ((0x0020, 0x1002), "IS", p.number, p.number),
+        ((0x0008, 0x0034), "TM", p.last, p.last),
+        ((0x0008, 0x0024), "DA", p.last, p.last),
+        ((0x0018, 0x9151), "DT", f"{p.birth} {p.last}", f"{p.birth} {p.last}"),
+        ((0x0010, 0x2203), "CS", p.last, p.last),
+        ((0x0010, 0x21A0), "CS", p.last, p.last),
+    ):
+        data = text.encode() + b" " * (len(text.encode()) % 2)
+        ds[tag] = RawDataElement(Tag(tag), vr, len(data), data, 0, False, True)
+        if len(gone) > 3:
+            planter.require(A.TEXT_REMOVED, (tag,), gone)
+    for keyword, uid in (
+        ("SynchronizationFrameOfReferenceUID", p.number),
+        ("IrradiationEventUID", f"1.2.276.0.96.{p.birth}.{p.serial}"),
+    ):
+        ds[keyword] = DataElement(keyword, "UI", uid, validation_mode=IGNORE)
+        planter.require(A.UID_CHANGED, (keyword,), uid)
+
+
+def _devices(planter: Planter) -> None:
+    """Texts of devices, of which research needs most, with a name, a number or a place in them."""
+    p = planter.person
+    plain = p.last.replace("ü", "u").replace("Ü", "U")
+    for keyword, text, gone, stays in (
+        ("SoftwareVersions", f"VB10A {p.last}", p.last, "VB10A"),
+        ("StationName", f"CT {p.hospital.split()[1]}", p.hospital.split()[1], ""),
+        ("ConvolutionKernel", f"B31f {plain}", plain, "B31f"),
+        ("ReceiveCoilName", f"HeadNeck {p.number}", p.number, ""),
+        ("SequenceName", f"epfid2d1 {p.accession}", p.accession, ""),
+        ("FilterType", f"WEDGE {p.last}s", p.last, "WEDGE"),
+        ("DetectorID", p.last, p.last, ""),
+        ("DeviceDescription", f"gekauft von {p.doctor.split('^')[0]}", p.doctor.split("^")[0], ""),
+        ("CollimatorGridName", p.last[:9], p.last[:9], ""),
+    ):
+        if planter.dataset.get(keyword):
+            # What was to stay is another text now.
+            items = planter.file.items
+            items[:] = [i for i in items if (i.action, i.place) != (A.TAG_RETAINED, (keyword,))]
+        planter.put((keyword,), text, gone if len(gone) > 3 else "", stays)
 
 
 def _codes(planter: Planter) -> None:
