@@ -9,6 +9,9 @@ from pydicom.sr.codedict import codes
 
 from jipflow.privacy.text import TextCleaner
 
+LONGEST = 64
+"""Characters of the longest Code Meaning, which is a LO (PS3.5 6.2)."""
+
 
 def coded(value: str, scheme: str, meaning: str) -> Dataset:
     """Return an item of a code sequence (PS3.3 8.8)."""
@@ -47,5 +50,6 @@ def meanings() -> dict[tuple[str, str], str]:
                 code = getattr(known, name)
             except (AttributeError, KeyError, RuntimeError):
                 continue
-            found[code.scheme_designator, code.value] = code.meaning
+            if len(code.meaning) <= LONGEST:
+                found[code.scheme_designator, code.value] = code.meaning
     return found

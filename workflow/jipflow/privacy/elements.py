@@ -34,6 +34,8 @@ DUMMY_CODE = ("PersonIdentificationCodeSequence",)
 """Sequences of codes of persons, which others demand."""
 MACHINE = {("DCM", "111001"), ("DCM", "111002"), ("DCM", "111003")}
 """Content items that are the name, the parameters and the version of an algorithm (PS3.16)."""
+LONGEST_DEFINED = 32
+"""Characters of the longest UID that the standard defines, and some more."""
 SHORTEST = 3
 """Letters of the shortest identifier that is looked for in a CS; those of words such as CT or AX
 are too common there, where no person types."""
@@ -261,7 +263,8 @@ class Elements:
 
         def other(value: str) -> str:
             uid = value.strip(" \0")
-            if not uid or uid in UID_dictionary or (kept and _is_uid(uid)):
+            defined = uid in UID_dictionary or (rule is None and _is_of_the_standard(uid))
+            if not uid or defined or (kept and _is_uid(uid)):
                 return uid
             return pseudonym_uid(self.key, uid)
 
@@ -321,7 +324,8 @@ class Elements:
                 kept = self._content(item) if is_content else self.walk(item, device=machine)
                 if kept is not None:
                     items.append(kept)
-        elif rule is not None and rule.basic == "X":
+        elif rule is not None and "X" in rule.profile.split("/"):
+            # Where a sequence may be empty, it may as a rule be left out.
             return self._gone(name)
         elif name in DUMMY_CODE:
             items = [coded(REMOVED, "99JIPFLOW", REMOVED)]
@@ -404,6 +408,14 @@ def _is_numeric(element: DataElement) -> bool:
 
 def _is_uid(text: str) -> bool:
     return len(text) <= 64 and all(part.isdigit() for part in text.split("."))
+
+
+def _is_of_the_standard(uid: str) -> bool:
+    """Return whether a UID is below the root of DICOM's own, as of a SOP class newer than pydicom.
+
+    No instance has such a UID (PS3.5 9).
+    """
+    return _is_uid(uid) and uid.startswith("1.2.840.10008.") and len(uid) <= LONGEST_DEFINED
 
 
 def _dummy_or_empty(vr: str) -> str:
