@@ -14,11 +14,13 @@ from pydicom.dataset import Dataset
 from head_phantom import FACE, GRID, HU, T1, as_volume, head, tissues
 from jipflow.images.volume import Grid, Volume
 from jipflow.phantom import dicom
+from jipflow.phantom.grid import PhantomGrid
 from jipflow.privacy.deface import Shear, deface, find_shear, shows_skull
+from jipflow.privacy.faces import face_cuts
 from jipflow.privacy.heads import Deface, decide_head
 from jipflow.privacy.pixels import Refusal
 from jipflow.reasons import CaseFault, Reason
-from series_factory import ct_datasets, enhanced
+from series_factory import ct_datasets, enhanced, series_of, write
 
 PATH = Path("image.dcm")
 
@@ -163,3 +165,28 @@ def test_a_head_whose_top_lies_beyond_the_image_stays() -> None:
     low = Volume(volume.array[:46], Grid((46, *GRID.shape[1:]), volume.grid.affine))
     with pytest.raises(CaseFault):
         find_shear(low, "MR", "series")
+
+
+def test_a_pet_is_cut_as_the_ct_in_its_space(tmp_path: Path) -> None:
+    study = dicom.Study(body_part="HEAD")
+    ct = series_of(write(dicom.ct_series(head(HU), GRID, study), tmp_path / "ct"))
+    low = PhantomGrid((3, 8, 8), (40.0, 25.0, 25.0), GRID.origin)
+    pt = series_of(write(dicom.pt_series(np.ones(low.shape), low, study), tmp_path / "pt"))
+    assert ct.modality == "CT"
+    cuts = face_cuts([pt, ct], "deface")
+    assert isinstance(cuts[ct.series_uid], Shear)
+    assert cuts[pt.series_uid] == cuts[ct.series_uid]
+    alone = face_cuts([pt], "deface")[pt.series_uid]
+    assert isinstance(alone, CaseFault)
+    assert alone.reason == Reason.FACE_NOT_CUT
+    stays = face_cuts([pt], "refuse")[pt.series_uid]
+    assert isinstance(stays, CaseFault)
+    assert stays.reason == Reason.RECOGNISABLE_FACE
+
+
+def test_a_skull_counts_whatever_the_header_says_and_a_trunk_leaves(tmp_path: Path) -> None:
+    chest = dicom.Study(body_part="CHEST")
+    shown = series_of(write(dicom.ct_series(head(HU), GRID, chest), tmp_path / "head"))
+    assert isinstance(face_cuts([shown], "absent")[shown.series_uid], CaseFault)
+    trunk = series_of(write(ct_datasets(), tmp_path / "trunk"))
+    assert face_cuts([trunk], "refuse") == {trunk.series_uid: None}
