@@ -26,8 +26,10 @@ from jipflow.images.read import complete_uids, read_instance, readable
 from jipflow.objects.seg_writer import seg_path
 from jipflow.objects.sr import sr_path
 from jipflow.outcomes import Made, Outcome, Status, attempt, blocked, write_outcomes
+from jipflow.privacy.deface import Shear, deface
 from jipflow.privacy.deidentify import METHODS, deidentify
 from jipflow.privacy.elements import Tally
+from jipflow.privacy.faces import face_cuts
 from jipflow.privacy.hide import hide
 from jipflow.privacy.identifiers import identifiers_of, identifiers_of_place
 from jipflow.privacy.pixels import Hide, Refusal, decide_pixels
@@ -46,6 +48,7 @@ REPORT = "export.json"
 OUTCOMES = Path(STAGE, "outcomes.parquet")
 """The outcome of each item, below the results: why it did not leave may name its file."""
 PIXELS_CLEANED = "113101"
+FACE_CUT = "113102"
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ class _Run:
     def __init__(self, work: Work, known: Identifiers, done: Tally) -> None:
         self.work, self.known, self.done = work, known, done
         self.written: dict[str, Outcome] = {}
+        self.cuts: dict[str, dict[str, Shear | CaseFault | None]] = {}
 
     def case(self, case: Case) -> list[Outcome]:
         """Return the outcomes of a case's series and of what the run made of them."""
@@ -276,19 +280,24 @@ class _Run:
         Raises:
             CaseFault: one may not leave, or cannot be read.
         """
+        cut = self._face_cut(case, series_uid)
         for path in paths:
             with readable(path):
                 dataset = read_instance(path, pixels=True)
                 if series_uid is not None:
                     complete_uids(dataset, series_uid)
             self._check_whose(case, path, dataset, series_uid)
+            cleaned = clean_pixels(path, dataset, self.work.settings.site.export)
+            if cut is not None:
+                deface(path, dataset, cut)
+                cleaned = (*cleaned, FACE_CUT)
             clean = deidentify(
                 dataset,
                 self.work.secret,
                 patient=case.patient,
                 known=self.known,
                 words=self.work.words,
-                pixels=clean_pixels(path, dataset, self.work.settings.site.export),
+                pixels=cleaned,
                 done=done,
             )
             uids = (clean.StudyInstanceUID, clean.SeriesInstanceUID, clean.SOPInstanceUID)
@@ -303,6 +312,22 @@ class _Run:
             with open(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "wb") as stream:
                 clean.save_as(stream, enforce_file_format=True)
         return Made(tuple(made))
+
+    def _face_cut(self, case: Case, series_uid: str | None) -> Shear | None:
+        """Return how the face of a role's series is cut away; None where it shows no head.
+
+        Raises:
+            CaseFault: it shows a head, or may, and stays.
+        """
+        if series_uid not in {series.series_uid for series in case.roles.values()}:
+            return None
+        if case.case_id not in self.cuts:
+            heads = self.work.settings.site.export.heads
+            self.cuts[case.case_id] = face_cuts(case.roles.values(), heads)
+        cut = self.cuts[case.case_id][str(series_uid)]
+        if isinstance(cut, CaseFault):
+            raise cut
+        return cut
 
     def _check_whose(
         self, case: Case, path: Path, dataset: Dataset, series_uid: str | None
