@@ -16,7 +16,7 @@ from jipflow.images.volume import Grid, Volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
 from jipflow.privacy.deface import Shear, deface, find_shear, shows_skull
-from jipflow.privacy.faces import face_cuts
+from jipflow.privacy.faces import face_cuts, outlines_face
 from jipflow.privacy.heads import Deface, decide_head
 from jipflow.privacy.pixels import Refusal
 from jipflow.reasons import CaseFault, Reason
@@ -190,3 +190,13 @@ def test_a_skull_counts_whatever_the_header_says_and_a_trunk_leaves(tmp_path: Pa
     assert isinstance(face_cuts([shown], "absent")[shown.series_uid], CaseFault)
     trunk = series_of(write(ct_datasets(), tmp_path / "trunk"))
     assert face_cuts([trunk], "refuse") == {trunk.series_uid: None}
+
+
+def test_regions_that_may_outline_a_face_are_found_by_name() -> None:
+    for name, found in (("BODY", True), ("External_1", True), ("Haut", True), ("GTV_Mass", False)):
+        roi, segment = Dataset(), Dataset()
+        roi.ROIName, segment.SegmentLabel = name, name
+        drawn, coded = Dataset(), Dataset()
+        drawn.StructureSetROISequence, coded.SegmentSequence = [roi], [segment]
+        assert [outlines_face(drawn), outlines_face(coded)] == [found, found]
+    assert not outlines_face(Dataset())

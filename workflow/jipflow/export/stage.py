@@ -29,7 +29,7 @@ from jipflow.outcomes import Made, Outcome, Status, attempt, blocked, write_outc
 from jipflow.privacy.deface import Shear, deface
 from jipflow.privacy.deidentify import METHODS, deidentify
 from jipflow.privacy.elements import Tally
-from jipflow.privacy.faces import face_cuts
+from jipflow.privacy.faces import face_cuts, outlines_face
 from jipflow.privacy.hide import hide
 from jipflow.privacy.identifiers import identifiers_of, identifiers_of_place
 from jipflow.privacy.pixels import Hide, Refusal, decide_pixels
@@ -190,7 +190,7 @@ def _cases(results: Path, settings: Settings) -> list[Case]:
 def _each(cases: Sequence[Case], work: Work) -> list[Patient]:
     """Export the cases of one patient."""
     done: Tally = Counter()
-    run = _Run(work, _known(cases, work), done)
+    run = _Run(cases, work, _known(cases, work), done)
     return [Patient([outcome for case in cases for outcome in run.case(case)], done)]
 
 
@@ -215,8 +215,8 @@ def _series(case: Case) -> Iterator[Series]:
 class _Run:
     """The export of one patient, whose series are written once however many cases share them."""
 
-    def __init__(self, work: Work, known: Identifiers, done: Tally) -> None:
-        self.work, self.known, self.done = work, known, done
+    def __init__(self, cases: Sequence[Case], work: Work, known: Identifiers, done: Tally) -> None:
+        self.cases, self.work, self.known, self.done = cases, work, known, done
         self.written: dict[str, Outcome] = {}
         self.cuts: dict[str, dict[str, Shear | CaseFault | None]] = {}
 
@@ -287,6 +287,7 @@ class _Run:
                 if series_uid is not None:
                     complete_uids(dataset, series_uid)
             self._check_whose(case, path, dataset, series_uid)
+            self._check_regions(path, dataset)
             cleaned = clean_pixels(path, dataset, self.work.settings.site.export)
             if cut is not None:
                 deface(path, dataset, cut)
@@ -321,13 +322,31 @@ class _Run:
         """
         if series_uid not in {series.series_uid for series in case.roles.values()}:
             return None
-        if case.case_id not in self.cuts:
-            heads = self.work.settings.site.export.heads
-            self.cuts[case.case_id] = face_cuts(case.roles.values(), heads)
-        cut = self.cuts[case.case_id][str(series_uid)]
+        cut = self._cuts(case)[str(series_uid)]
         if isinstance(cut, CaseFault):
             raise cut
         return cut
+
+    def _cuts(self, case: Case) -> dict[str, Shear | CaseFault | None]:
+        if case.case_id not in self.cuts:
+            heads = self.work.settings.site.export.heads
+            self.cuts[case.case_id] = face_cuts(case.roles.values(), heads)
+        return self.cuts[case.case_id]
+
+    def _check_regions(self, path: Path, dataset: Dataset) -> None:
+        """Refuse regions that may outline a face, where an image of the patient shows a head.
+
+        Raises:
+            CaseFault: they do.
+        """
+        if outlines_face(dataset) and any(
+            cut is not None for case in self.cases for cut in self._cuts(case).values()
+        ):
+            raise CaseFault(
+                Reason.RECOGNISABLE_FACE,
+                f"{path}: has a region that by its name may outline a face, and an image of the "
+                "patient shows a head, or may; leave it out.",
+            )
 
     def _check_whose(
         self, case: Case, path: Path, dataset: Dataset, series_uid: str | None

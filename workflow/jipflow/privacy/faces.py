@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from pydicom.dataset import Dataset
@@ -19,6 +20,29 @@ from jipflow.settings.export import Heads
 
 FINDING = ("CT", "MR")
 """Modalities of images in which a brain is looked for."""
+
+SURFACE = re.compile(
+    r"BODY|EXTERN|SKIN|OUTLINE|PATIENT|FACE|HEAD|HAUT|K(OE|Ö)RPER|KONTUR|GESICHT|KOPF|PEAU|CORPS"
+)
+"""Names of regions whose outline may be that of a face."""
+
+
+def outlines_face(dataset: Dataset) -> bool:
+    """Return whether a structure set or segmentation has a region that may outline a face.
+
+    Args:
+        dataset: such an object; any other has none.
+    """
+    return any(SURFACE.search(label.upper()) for label in _labels(dataset))
+
+
+def _labels(dataset: Dataset) -> Iterator[str]:
+    for sequence, names in (
+        ("StructureSetROISequence", ("ROIName", "ROIDescription")),
+        ("SegmentSequence", ("SegmentLabel", "SegmentDescription")),
+    ):
+        for item in dataset.get(sequence) or []:
+            yield from (str(item.get(name) or "") for name in names)
 
 
 def face_cuts(series: Iterable[Series], heads: Heads) -> dict[str, Shear | CaseFault | None]:
