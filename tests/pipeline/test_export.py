@@ -1,0 +1,161 @@
+"""A finished run exported: what leaves names no patient, what stays is on record."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+
+import pandas as pd
+import pydicom
+import pytest
+
+from harness import ROOT, Site
+from jipflow.export.stage import OUTCOMES, REPORT, export
+from jipflow.files import read_json, sha256_file
+from jipflow.outcomes import Status, read_outcomes
+from jipflow.reasons import StageError
+
+PET, CONTOURS, SEG, SR = "PT", "RTSTRUCT", "SEG", "SR"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A run, one of its PET slices has text burned in, and what was exported of it."""
+
+    site: Site
+    source: Path
+    out: Path
+
+    def objects(self) -> list[pydicom.Dataset]:
+        return [pydicom.dcmread(path) for path in sorted(self.out.rglob("*.dcm"))]
+
+
+@pytest.fixture(scope="module")
+def made(contours_run, two_patients, tmp_path_factory, monkeypatch_module) -> Made:
+    folder = tmp_path_factory.mktemp("export")
+    shutil.copytree(contours_run.results, folder / "results")
+    shutil.copytree(two_patients, folder / "dicom")
+    site = replace(contours_run, results=folder / "results")
+    for path in (site.out / "cohort" / "shards").glob("*.parquet"):
+        table = pd.read_parquet(path)
+        table["path"] = [p.replace(str(two_patients), str(folder / "dicom")) for p in table["path"]]
+        table.to_parquet(path)
+    second = sorted(set(_cases(site)["case_id"]))[1]
+    (slice_file, *_) = sorted(_cases(site).query("case_id == @second and role == 'PT'")["path"])
+    image = pydicom.dcmread(slice_file)
+    image.BurnedInAnnotation = "YES"
+    image.save_as(slice_file)
+    export(results=site.out, out=folder / "out")
+    return Made(site, folder / "dicom", folder / "out")
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    """The folder that a run is started in, of which the settings name paths."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        yield patch
+
+
+def _cases(site: Site) -> pd.DataFrame:
+    shards = sorted((site.out / "cohort" / "shards").glob("*.parquet"))
+    return pd.concat([pd.read_parquet(path) for path in shards])
+
+
+def test_a_series_that_may_show_text_stays_with_its_reason_and_all_that_is_of_it(made):
+    outcomes = read_outcomes(made.site.out / OUTCOMES)
+    first, second = sorted({outcome.case_id for outcome in outcomes})
+    kinds = {(o.case_id, o.item.split()[0]): (o.status, o.reason) for o in outcomes}
+    whole = dict.fromkeys((PET, CONTOURS, SEG, SR), (Status.OK, ""))
+    assert {kind: kinds[first, kind] for kind in whole} == whole
+    assert kinds[second, PET] == (Status.FAILED, "burned_in_text")
+    assert kinds[second, SEG] == kinds[second, SR] == (Status.FAILED, "depends_on_failed")
+    assert kinds[second, CONTOURS] == (Status.OK, "")
+    assert len(outcomes) == 8
+    report = read_json(made.out / REPORT)
+    assert report["refused"] == {"burned_in_text": 1, "depends_on_failed": 2}
+    assert report["items"] == 5
+    assert report["files"] == len(made.objects())
+
+
+def test_no_byte_and_no_name_of_what_leaves_is_of_a_patient(made):
+    headers = [pydicom.dcmread(path) for path in made.source.rglob("*") if path.is_file()]
+    identifying = {
+        str(header.get(name))
+        for header in headers
+        for name in ("PatientName", "PatientID", "AccessionNumber", "InstitutionName")
+        if header.get(name)
+    }
+    identifying |= {str(h.get(n)) for h in headers for n in ("StudyDate", "SOPInstanceUID")}
+    assert len(identifying) > 40
+    for path in made.out.rglob("*"):
+        content = str(path.relative_to(made.out)).encode()
+        content += path.read_bytes() if path.is_file() else b""
+        assert [text for text in identifying if text.encode() in content] == []
+
+
+def test_references_hold_between_images_contours_segmentation_and_report(made):
+    objects = made.objects()
+    outcomes = {o.item.split()[0]: o for o in read_outcomes(made.site.out / OUTCOMES) if o.outputs}
+    images = {str(o.SOPInstanceUID) for o in objects if o.Modality == PET}
+    assert len(images) == len(outcomes[PET].outputs) > 10
+    study = {str(o.StudyInstanceUID) for o in objects if o.Modality == PET}
+    for modality in (CONTOURS, SEG, SR):
+        (one,) = [o for o in objects if o.Modality == modality and str(o.StudyInstanceUID) in study]
+        named = {str(e.value) for e in one.iterall() if e.keyword == "ReferencedSOPInstanceUID"}
+        assert named & images
+    (seg,) = [o for o in objects if o.Modality == SEG]
+    (report,) = [o for o in objects if o.Modality == SR]
+    tracked = {str(segment.TrackingUID) for segment in seg.SegmentSequence}
+    assert tracked & {str(e.value) for e in report.iterall() if e.keyword == "UID"}
+    assert str(seg.SOPInstanceUID) in str(report)
+    assert {o.PatientID for o in objects if str(o.StudyInstanceUID) in study} == {seg.PatientID}
+
+
+def test_files_lie_by_pseudonyms_are_for_their_owner_and_have_the_hashes_on_record(made):
+    for path in made.out.rglob("*.dcm"):
+        header = pydicom.dcmread(path)
+        uids = (header.StudyInstanceUID, header.SeriesInstanceUID, f"{header.SOPInstanceUID}.dcm")
+        assert path.relative_to(made.out).parts == (header.PatientID, *uids)
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        date(int(header.StudyDate[:4]), int(header.StudyDate[4:6]), int(header.StudyDate[6:]))
+    for outcome in read_outcomes(made.site.out / OUTCOMES):
+        for name, digest in zip(outcome.outputs, outcome.sha256, strict=True):
+            assert sha256_file(made.out / name) == digest
+
+
+def test_pixels_are_those_of_the_archive(made):
+    stored = {pydicom.dcmread(p).get("PixelData") for p in made.source.rglob("*") if p.is_file()}
+    images = [o for o in made.objects() if o.Modality == PET]
+    assert all(image.PixelData in stored for image in images)
+
+
+def test_an_export_again_gives_the_same_bytes_and_another_folder_is_not_replaced(made):
+    before = {path: sha256_file(path) for path in made.out.rglob("*") if path.is_file()}
+    export(results=made.site.out, out=made.out)
+    assert {path: sha256_file(path) for path in made.out.rglob("*") if path.is_file()} == before
+    other = made.out.parent / "other"
+    other.mkdir()
+    (other / "letter.txt").write_text("mine")
+    with pytest.raises(StageError, match="is not empty"):
+        export(results=made.site.out, out=other)
+    assert (other / "letter.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["release", "../exchange/out/x", "../.."])
+def test_a_folder_that_runs_read_or_send_is_refused(made, name):
+    with pytest.raises(StageError, match="name a folder of its own"):
+        export(results=made.site.out, out=made.site.out / name)
+
+
+def test_the_report_names_what_was_done_and_no_patient(made):
+    report = read_json(made.out / REPORT)
+    assert report["profile"] == "DICOM PS3.15 2026d annex E"
+    assert report["elements"]["emptied"]["PatientName"] == report["files"]
+    pseudonyms = {path.relative_to(made.out).parts[0] for path in made.out.rglob("*.dcm")}
+    assert len(pseudonyms) == 2
+    assert not [name for name in pseudonyms if name in json.dumps(report)]
