@@ -15,12 +15,12 @@ from head_phantom import FACE, GRID, HU, T1, as_volume, head, tissues
 from jipflow.images.volume import Grid, Volume
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
-from jipflow.privacy.deface import Shear, deface, find_shear, shows_skull
+from jipflow.privacy.deface import Shear, deface, find_shear, reaches_face, shows_skull
 from jipflow.privacy.faces import face_cuts, outlines_face
 from jipflow.privacy.heads import Deface, decide_head
 from jipflow.privacy.pixels import Refusal
 from jipflow.reasons import CaseFault, Reason
-from series_factory import ct_datasets, enhanced, series_of, write
+from series_factory import ct_datasets, ct_grid, enhanced, series_of, write
 
 PATH = Path("image.dcm")
 
@@ -200,3 +200,22 @@ def test_regions_that_may_outline_a_face_are_found_by_name() -> None:
         drawn.StructureSetROISequence, coded.SegmentSequence = [roi], [segment]
         assert [outlines_face(drawn), outlines_face(coded)] == [found, found]
     assert not outlines_face(Dataset())
+
+
+def test_contours_and_segments_of_a_face_are_found() -> None:
+    images = ct_datasets()
+    shape = (6, 8, 10)
+    mask = np.zeros(shape, bool)
+    mask[2:4, 3:5, 3:6] = True
+    contours = dicom.rtstruct({"GTV": mask}, ct_grid(), images)
+    segments = Dataset()
+    segments.update(enhanced(ct_datasets(), pydicom.uid.EnhancedCTImageStorage))
+    segments.file_meta = images[0].file_meta
+    segments.SegmentSequence = [Dataset()]
+    segments.PixelData = mask.astype("<u2").tobytes()
+    z = float(images[2].ImagePositionPatient[2])
+    for where, found in ((z - 1, False), (z + 1, True)):
+        shear = Shear(((0.0, where),), -1000.0)
+        assert reaches_face(PATH, contours, shear) is found
+        assert reaches_face(PATH, segments, shear) is found
+    assert not reaches_face(PATH, Dataset(), Shear(((0.0, z + 1),), -1000.0))

@@ -26,7 +26,7 @@ from jipflow.images.read import complete_uids, read_instance, readable
 from jipflow.objects.seg_writer import seg_path
 from jipflow.objects.sr import sr_path
 from jipflow.outcomes import Made, Outcome, Status, attempt, blocked, write_outcomes
-from jipflow.privacy.deface import Shear, deface
+from jipflow.privacy.deface import Shear, deface, reaches_face
 from jipflow.privacy.deidentify import METHODS, deidentify
 from jipflow.privacy.elements import Tally
 from jipflow.privacy.faces import face_cuts, outlines_face
@@ -339,13 +339,13 @@ class _Run:
         Raises:
             CaseFault: they do.
         """
-        if outlines_face(dataset) and any(
-            cut is not None for case in self.cases for cut in self._cuts(case).values()
-        ):
+        cuts = [cut for case in self.cases for cut in self._cuts(case).values() if cut is not None]
+        named = bool(cuts) and outlines_face(dataset)
+        if named or any(isinstance(c, Shear) and reaches_face(path, dataset, c) for c in cuts):
             raise CaseFault(
                 Reason.RECOGNISABLE_FACE,
-                f"{path}: has a region that by its name may outline a face, and an image of the "
-                "patient shows a head, or may; leave it out.",
+                f"{path}: has a region that by its name or place may outline a face, and an image "
+                "of the patient shows a head, or may; leave it out.",
             )
 
     def _check_whose(

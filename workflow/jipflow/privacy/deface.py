@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
+from jipflow.images.pixels import decode
 from jipflow.images.read import frame_headers
 from jipflow.images.volume import Volume
 from jipflow.privacy.hide import Frame, change_pixels
@@ -144,6 +145,32 @@ def deface(path: Path, dataset: Dataset, shear: Shear) -> None:
 
     change_pixels(path, dataset, overwrite)
     dataset.RecognizableVisualFeatures = "NO"
+
+
+def reaches_face(path: Path, dataset: Dataset, shear: Shear) -> bool:
+    """Return whether contours or segments reach into what is cut away, and may outline a face.
+
+    Args:
+        path: the object's file, for messages.
+        dataset: a structure set or a segmentation with its pixels; any other object does not reach.
+        shear: the planes, in the object's frame of reference.
+
+    Raises:
+        CaseFault: the pixels of a segmentation cannot be decoded, or do not say where they lie.
+    """
+    for roi in dataset.get("ROIContourSequence") or []:
+        for contour in roi.get("ContourSequence") or []:
+            points = np.asarray(contour.get("ContourData") or [], np.float64).reshape(-1, 3)
+            if shear.removes(points[:, 1], points[:, 2]).any():
+                return True
+    if "SegmentSequence" not in dataset:
+        return False
+    held = Dataset()
+    held.update(dataset)
+    held.file_meta = dataset.file_meta
+    frames = decode(path, held)
+    removed = (_removed(path, header, shear) for header in frame_headers(dataset))
+    return any((frame[gone] != 0).any() for frame, gone in zip(frames, removed, strict=True))
 
 
 def _removed(path: Path, header: Dataset, shear: Shear) -> Mask:
