@@ -80,8 +80,9 @@ def main() -> None:
             "Correct actions over required ones, as MIDI-B counts them (arXiv 2507.23608); its "
             "data and answers are not used. A file that is not written counts as MIDI-B has it: "
             "what was to go is gone, what was to stay is missed. Stricter than there: dates of a "
-            "patient are to move by the same days, and UIDs and patient IDs that became one are "
-            "not consistent.",
+            "patient are to move by the same days, of which constant dates and no dates are none, "
+            "and UIDs and patient IDs that became one are not consistent. By MIDI-B's own rule, "
+            "that the date is another, nearly all of both peers' would count.",
             f"{made} synthetic files of {len(PEOPLE)} invented patients: CT (native, RLE, with a "
             "tail behind its pixels), PET, MR, RTSTRUCT, SEG, SR, presentation state, ultrasound "
             "and a screen with a name burned in"
