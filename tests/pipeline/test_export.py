@@ -44,8 +44,9 @@ def made(contours_run, two_patients, tmp_path_factory, monkeypatch_module) -> Ma
         table = pd.read_parquet(path)
         table["path"] = [p.replace(str(two_patients), str(folder / "dicom")) for p in table["path"]]
         table.to_parquet(path)
-    second = sorted(set(_cases(site)["case_id"]))[1]
-    (slice_file, *_) = sorted(_cases(site).query("case_id == @second and role == 'PT'")["path"])
+    files = _cases(site)
+    second = files[(files["case_id"] == files["case_id"].max()) & (files["role"] == PET)]
+    slice_file = min(second["path"])
     image = pydicom.dcmread(slice_file)
     image.BurnedInAnnotation = "YES"
     image.save_as(slice_file)

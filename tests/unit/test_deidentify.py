@@ -121,7 +121,7 @@ def test_a_name_is_in_no_byte_whatever_attribute_held_it(everywhere):
         for element in made.iterall()
         if element.VR != "SQ" and TOKEN[:10] in str(element.value).upper()
     ]
-    # A lookup table and indices of surfaces are bytes that cannot be told from others.
+    # A lookup table and indices of surfaces are bytes like any other.
     assert {name for name, _ in kept} <= {
         *("LUTData", "TrianglePointIndexList", "EdgePointIndexList", "VertexPointIndexList"),
         *("PrimitivePointIndexList", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),

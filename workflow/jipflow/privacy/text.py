@@ -203,7 +203,7 @@ class TextCleaner:
         begun = {name[:n] for name in names for n in range(_SHORTEST_BEGINNING, len(name))}
         cut = sorted(begin for begin in begun if begin not in self.words)
         if cut:
-            yield re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, cut))})\W*\Z")
+            yield re.compile(rf"(?<![^\W_])(?:{'|'.join(map(re.escape, cut))})(?=\W*\Z)")
         numbers = sorted(known.numbers, key=lambda number: (-len(number), number))
         if numbers:
             loose = ["[\\W_]*".join(map(re.escape, number)) for number in numbers]
