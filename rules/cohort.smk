@@ -2,7 +2,10 @@ checkpoint cohort:
     """Select the series of the protocol, group them into cases and deal these to shards."""
     input:
         again=stale(
-            "cohort", f"{RESULTS}/cohort/provenance.json", inputs=catalog_records
+            "cohort",
+            f"{RESULTS}/cohort/provenance.json",
+            inputs=catalog_records,
+            state=consenting,
         ),
         series=[f"{folder}/series.parquet" for folder in CATALOGS],
         instances=[f"{folder}/instances.parquet" for folder in CATALOGS],

@@ -1,5 +1,6 @@
 from functools import cache
 
+from jipflow.catalog.consented import cohort_state
 from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
 from jipflow.settings.run import load_settings, settings_text
@@ -130,6 +131,11 @@ def catalog_records(wildcards):
         *([Path(RESULTS, "pacs")] if ARCHIVES else []),
     ]
     return [folder / "provenance.json" for folder in folders]
+
+
+def consenting(wildcards):
+    """The hash of who consents today, where the protocol asks for consent."""
+    return cohort_state(SITE_SETTINGS)
 
 
 def shard_records(*stages):

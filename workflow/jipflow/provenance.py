@@ -159,7 +159,7 @@ def difference(
     if other := _of_settings(made, settings):
         return other
     if made.state != state:
-        return "what people sent has changed since"
+        return "what people sent or decided has changed since"
     changed = _of_libraries(made) if here else ""
     return changed or _of_inputs(made, path) or _cut_off(made, path)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydicom.uid import ParametricMapStorage
 
+from jipflow.catalog.consented import keep_consented
 from jipflow.catalog.lost import Lost, find_lost, with_lost
 from jipflow.catalog.query import count_series, open_catalogs, store_series
 from jipflow.columns import GIVEN, IMAGES
 from jipflow.expressions import filter_steps
 from jipflow.files import atomic_path, scratch_folder, write_json
 from jipflow.outcomes import Outcome, Status, write_outcomes
+from jipflow.privacy.consent import read_consents
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
 from jipflow.reasons import Reason
 from jipflow.settings.protocol import CaseOf, SeriesRole
@@ -122,11 +125,22 @@ def run(
         out_dir: folder of the cohort.
         results: folder for the results of all protocols, which keeps the secret's fingerprint.
         redact: takes what may identify a patient out of a message.
+
+    Raises:
+        StageError: the list of consents, where the protocol asks for it, is none or contradicts
+            itself.
+        OSError: a file cannot be read.
     """
     cohort = settings.protocol.cohort
     secret = site_secret(Path(settings.site.identity.secret_file), results)
     with scratch_folder(out_dir) as spill, open_catalogs(catalog_dirs, spill) as connection:
-        flow = _filter(connection, cohort.where)
+        found = _step(connection, "found", "Series found", ["TRUE"])
+        consented = []
+        if cohort.consent is not None:
+            assert settings.site.consent is not None
+            consents = read_consents(Path(settings.site.consent.file), cohort.consent.scope)
+            consented = [keep_consented(connection, consents, cohort.consent, date.today())]
+        flow = [found, *consented, *_filter(connection, cohort.where)]
         candidates, outcomes = _candidates(connection, cohort.case.by, secret)
         chosen, excluded = _choose_roles(connection, candidates, cohort.case)
         outcomes += excluded
@@ -154,16 +168,16 @@ def _filter(connection: duckdb.DuckDBPyConnection, where: str | list[str]) -> li
     """Make the table ``members`` of the series that pass the filter; count what each step keeps.
 
     Returns:
-        The steps of the flow.
+        The steps of the flow, from the images on.
     """
     steps = filter_steps(where)
-    labels = [("found", "Series found"), ("images", "Image series, no contours or segmentations")]
+    labels = [("images", "Image series, no contours or segmentations")]
     labels += [(f"where-{number}", step) for number, step in enumerate(steps, start=1)]
     conditions = ["TRUE", IMAGES, *steps]
-    flow = []
-    for number, (step, label) in enumerate(labels, start=1):
-        series, patients = count_series(connection, conditions[:number])
-        flow.append({"step": step, "label": label, "series": series, "patients": patients})
+    flow = [
+        _step(connection, step, label, conditions[:number])
+        for number, (step, label) in enumerate(labels, start=2)
+    ]
     store_series(connection, "passed", conditions)
     connection.execute(
         "CREATE TABLE members AS SELECT SeriesInstanceUID, coalesce(PatientID, '') AS PatientID,"
@@ -173,6 +187,14 @@ def _filter(connection: duckdb.DuckDBPyConnection, where: str | list[str]) -> li
         " ORDER BY SeriesInstanceUID"
     )
     return flow
+
+
+def _step(
+    connection: duckdb.DuckDBPyConnection, step: str, label: str, conditions: Sequence[str]
+) -> dict[str, Any]:
+    """Return a step of the flow: what meets all of some conditions."""
+    series, patients = count_series(connection, conditions)
+    return {"step": step, "label": label, "series": series, "patients": patients}
 
 
 def _candidates(
@@ -388,7 +410,7 @@ def _assign(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
         with open(path, encoding="utf-8", newline="") as stream:
             known = {row["case_id"]: row["shard"] for row in csv.DictReader(stream, delimiter="\t")}
     new = [case_id for case_id in case_ids if case_id not in known]
-    opened = len(Counter(known.values()))
+    opened = max((int(shard[1:]) for shard in known.values()), default=0)
     for position, case_id in enumerate(new):
         known[case_id] = f"s{opened + position // size + 1:05d}"
     if new or not path.is_file():

@@ -36,6 +36,12 @@ def why_no_case(results: Path) -> str:
                 f"none of the {found} series has a file that can be read; see the reasons in the "
                 "report, and copy them again from the archive."
             )
+        if step["step"] == "consent":
+            return (
+                f"none of the {before['patients']} patients consents, by the site's list and the "
+                "rule cohort.consent of the protocol; see that the list names patients as "
+                "PatientID does, with leading zeros, and the scope as the protocol does."
+            )
         if step["step"] == "images":
             return (
                 f"none of the {found} series is an image: they are contours, segmentations or "

@@ -77,6 +77,30 @@ def note_secret(settings: Settings, results: Path) -> None:
     _note(settings, results, Event.SECRET_IN_USE, {"fingerprint": fingerprint(secret)})
 
 
+def note_consent(settings: Settings, out: Path) -> None:
+    """Note that the list of consents was read, where the protocol asks for it.
+
+    Args:
+        settings: of the run.
+        out: folder of the cohort of a protocol.
+    """
+    from jipflow.files import read_json, sha256_file
+    from jipflow.privacy.audit.events import Event
+    from jipflow.privacy.consent import read_consents
+
+    rule, site = settings.protocol.cohort.consent, settings.site.consent
+    if rule is None or site is None:
+        return
+    found, consented = read_json(out / "flow.json")["steps"][:2]
+    facts = {
+        "protocol": settings.protocol_id,
+        "sha256": sha256_file(Path(site.file)),
+        "patients": len(read_consents(Path(site.file), rule.scope)),
+        "left_out": found["patients"] - consented["patients"],
+    }
+    _note(settings, out.absolute().parents[1], Event.CONSENT_READ, facts)
+
+
 def note_clinical(settings: Settings, out: Path, missing: Mapping[str, int]) -> None:
     """Note that clinical data were read.
 

@@ -10,6 +10,7 @@ from typing import Annotated
 from jipflow.cli.audited import (
     note_catalog,
     note_clinical,
+    note_consent,
     note_publication,
     note_query,
     note_retrieval,
@@ -91,6 +92,7 @@ def cohort(
 ) -> None:
     """Select cases and deal them to shards."""
     from jipflow.catalog.cohort import run
+    from jipflow.catalog.consented import cohort_state
     from jipflow.privacy.pseudonyms import FINGERPRINT
     from jipflow.provenance import NAME
     from jipflow.settings.run import read_settings
@@ -98,9 +100,11 @@ def cohort(
     read = read_settings(settings)
     made = [folder / NAME for folder in catalog]
     tables = [out / "cases.tsv", out / "outcomes.parquet", results / FINGERPRINT]
-    with recorded(record, read, "cohort", inputs=made, outputs=tables):
+    state = cohort_state(read)
+    with recorded(record, read, "cohort", inputs=made, outputs=tables, state=state):
         run(settings=read, catalog_dirs=catalog, out_dir=out, results=results, redact=redact)
         note_secret(read, results)
+        note_consent(read, out)
 
 
 @AUDIENCE.command("clinical")

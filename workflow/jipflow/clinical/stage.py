@@ -6,11 +6,12 @@ import csv
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 from pathlib import Path
 
 import pyarrow as pa
 
+from jipflow.catalog.consented import study_date
 from jipflow.catalog.query import open_catalogs
 from jipflow.clinical.records import Record, Records
 from jipflow.clinical.table import read_link, read_table
@@ -138,16 +139,8 @@ def _cases(cases: Path, catalog_dirs: Sequence[Path], out_dir: Path) -> dict[str
     for uid, patient_id, study in rows:
         for case_id in series[uid]:
             found[case_id].patient_id = patient_id.strip()
-            found[case_id].dates.add(_study_date(study or ""))
+            found[case_id].dates.add(study_date(study or ""))
     return dict(sorted(found.items()))
-
-
-def _study_date(text: str) -> date | None:
-    """Return Study Date (0008,0020), of value representation DA (PS3.5 section 6.2)."""
-    try:
-        return datetime.strptime(text.strip().replace(".", ""), "%Y%m%d").date()
-    except ValueError:
-        return None
 
 
 def _read(

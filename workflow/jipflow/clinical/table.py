@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date, datetime
 from pathlib import Path
 
 from jipflow.clinical.records import Record, Records
 from jipflow.reasons import StageError
+from jipflow.rows import read_rows
 from jipflow.settings.clinical import CsvMap, MappedColumn
-from jipflow.settings.names import among
 
-SEPARATORS = (",", ";", "\t", "|")
 LINK_COLUMNS = ("PatientID", "identifier")
-UNNAMED = (
-    ", nor any other that is read: its first line must have the names of the columns, with the "
-    "map's separator between them."
-)
+FIX = "name its encoding in the map (encoding)"
 
 
 def read_table(
@@ -44,7 +39,7 @@ def read_table(
     needed = {mapped.patient: "patient"}
     for name, entry in columns.items():
         needed |= dict.fromkeys(_columns(entry), f"variables.{name}")
-    rows = _rows(path, mapped.separator, mapped.encoding, needed)
+    rows = read_rows(path, needed, separator=mapped.separator, encoding=mapped.encoding, fix=FIX)
     for row, broken in rows:
         patient = row[mapped.patient].strip()
         if not patient or not wanted(patient):
@@ -70,7 +65,7 @@ def read_link(path: Path) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = defaultdict(list)
     needed = dict.fromkeys(LINK_COLUMNS, "patients")
-    for number, (row, broken) in enumerate(_rows(path, None, "utf-8", needed), start=2):
+    for number, (row, broken) in enumerate(read_rows(path, needed), start=2):
         if broken:
             raise StageError(f"{path}: row {number} has another number of cells; fix it.")
         patient, identifier = (row[name].strip() for name in LINK_COLUMNS)
@@ -82,42 +77,6 @@ def read_link(path: Path) -> dict[str, list[str]]:
 def _columns(entry: MappedColumn) -> list[str]:
     named = [entry.value, entry.date, entry.unit_column, *(entry.only or ())]
     return [column for column in named if column is not None]
-
-
-def _rows(
-    path: Path, separator: str | None, encoding: str, needed: Mapping[str, str]
-) -> Iterator[tuple[dict[str, str], bool]]:
-    """Yield each row by column, and whether it has another number of cells than the first line."""
-    encoding = "utf-8-sig" if encoding == "utf-8" else encoding
-    with open(path, encoding=encoding, newline="") as stream:
-        try:
-            first = stream.readline()
-            between = separator or max(SEPARATORS, key=first.count)
-            stream.seek(0)
-            lines = csv.reader(stream, delimiter=between, strict=True)
-            header = [name.strip() for name in next(lines, [])]
-            _check_header(path, header, needed)
-            for line in lines:
-                if any(cell.strip() for cell in line):
-                    filled = line + [""] * (len(header) - len(line))
-                    yield dict(zip(header, filled, strict=False)), len(line) != len(header)
-        except UnicodeDecodeError:
-            raise StageError(
-                f"{path} is not encoded as {encoding}; name its encoding in the map (encoding)."
-            ) from None
-        except csv.Error as error:
-            raise StageError(f"{path} is no table that can be read: {error}; fix it.") from None
-
-
-def _check_header(path: Path, header: list[str], needed: Mapping[str, str]) -> None:
-    for column, key in needed.items():
-        if column not in header:
-            # A first line without any name of the map may be that of a patient.
-            named = any(name in header for name in needed)
-            rest = among(column, header, "it has") if named else UNNAMED
-            raise StageError(f"{path} has no column {column!r}, which {key} names{rest}")
-        if header.count(column) > 1:
-            raise StageError(f"{path} has the column {column!r} twice; rename one.")
 
 
 def _is_of(row: Mapping[str, str], entry: MappedColumn) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 DEPENDENCE: Mapping[str, tuple[str, ...]] = {
     "catalog": ("folders",),
     "query": ("archives", "cohort", "segmentations"),
-    "cohort": ("cohort", "site.processing"),
+    "cohort": ("cohort", "site.processing", "consent list"),
     "clinical": ("clinical", "clinical source"),
     "retrieve": (),
     "prepare": ("suv", "volumes"),

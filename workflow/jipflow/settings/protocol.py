@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from jipflow.patterns import PatternError, check_pattern, meets
 from jipflow.settings.clinical import ROLE, VARIABLE, ClinicalVariable
+from jipflow.settings.consent import ConsentRule
 from jipflow.settings.covariates import Covariate
 from jipflow.settings.names import among
 from jipflow.settings.part import (
@@ -105,6 +106,8 @@ class Cohort(Part):
     """DuckDB expressions over the series catalog, applied in order; each is a step of the cohort's
     flow."""
     case: CaseOf
+    consent: Maybe[ConsentRule] = None
+    """Only patients who consent; without it nobody is asked. See [consent.md](consent.md)."""
 
 
 def _expression(value: str) -> str:

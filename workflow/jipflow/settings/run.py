@@ -169,6 +169,11 @@ _GATHERED: dict[str, Callable[[Settings], str]] = {
     "clinical source": lambda settings: canonical_digest(
         settings.site.clinical.plain() if settings.site.clinical else {}
     ),
+    "consent list": lambda settings: canonical_digest(
+        settings.site.consent.plain()
+        if settings.site.consent and settings.protocol.cohort.consent
+        else {}
+    ),
     "volumes": lambda settings: canonical_digest(
         {k: role.volume.plain() for k, role in settings.protocol.roles.items() if role.volume}
     ),
@@ -202,6 +207,7 @@ def load_settings(config: Mapping[str, Any], source: str = SOURCE) -> Settings:
     protocol, named = read_protocol(path, site.registry if site.models else None)
     check_site(site, source)
     _check_clinical(site, protocol, source)
+    _check_consent(site, protocol, source)
     return _settings(site.located(), protocol, named)
 
 
@@ -215,6 +221,15 @@ def _check_clinical(site: Site, protocol: Protocol, source: str) -> None:
         )
     if variables and site.clinical is not None:
         check_map(site.clinical, variables)
+
+
+def _check_consent(site: Site, protocol: Protocol, source: str) -> None:
+    rule = protocol.cohort.consent
+    if rule is not None and site.consent is None:
+        raise ConfigError(
+            f"{source}: the protocol takes only patients who have consented to {rule.scope!r}; say "
+            "by `consent` where the site's list is, see docs/consent.md."
+        )
 
 
 def settings_of(

@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 from jipflow.settings import resources
 from jipflow.settings.addresses import ExchangePlace, Way, way
 from jipflow.settings.clinical import AnyClinical
+from jipflow.settings.consent import ConsentList
 from jipflow.settings.export import Export
 from jipflow.settings.hub import PublicKey
 from jipflow.settings.names import among
@@ -313,6 +314,8 @@ class Site(Part):
     """Where the images are."""
     clinical: Maybe[AnyClinical] = None
     """Where the clinical data are, which a protocol may ask for; see [clinical.md](clinical.md)."""
+    consent: Maybe[ConsentList] = None
+    """The list of consents, which a protocol may ask for; see [consent.md](consent.md)."""
     publish: Publish | None = None
     """Sends the DICOM objects that a run makes to a PACS; off where it is absent."""
     identity: Identity = Field(default_factory=Identity)
