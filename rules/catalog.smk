@@ -5,7 +5,11 @@ rule catalog:
     """
     input:
         hold_results,
-        again=stale("catalog", str(Path(ALL_RESULTS, "catalog", "provenance.json"))),
+        again=stale(
+            "catalog",
+            str(Path(ALL_RESULTS, "catalog", "provenance.json")),
+            state=erased,
+        ),
     output:
         series="<catalog>/series.parquet",
         instances="<catalog>/instances.parquet",

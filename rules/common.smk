@@ -8,6 +8,7 @@ from jipflow.release.packing import packed_state
 from jipflow.release.rounds import heard_state, read_standing
 from jipflow.annotate.inbox import inbox_files, inbox_state
 from jipflow.outputs import missing_outputs, named, unexpected
+from jipflow.privacy.erased import erased_state
 from jipflow.privacy.pseudonyms import check_secret
 from jipflow.privacy.rights import check_results
 
@@ -131,6 +132,11 @@ def catalog_records(wildcards):
         *([Path(RESULTS, "pacs")] if ARCHIVES else []),
     ]
     return [folder / "provenance.json" for folder in folders]
+
+
+def erased(wildcards):
+    """The hash of who was erased at the site."""
+    return erased_state(SITE_SETTINGS.site.identity, ALL_RESULTS)
 
 
 def consenting(wildcards):

@@ -5,7 +5,7 @@ rule query:
     """
     input:
         hold_results,
-        again=stale("query", f"{RESULTS}/pacs/provenance.json"),
+        again=stale("query", f"{RESULTS}/pacs/provenance.json", state=erased),
     output:
         series="<results>/pacs/series.parquet",
         instances="<results>/pacs/instances.parquet",

@@ -32,7 +32,10 @@ from jipflow.catalog.walk import LINK, FoundFile, Walk
 from jipflow.columns import COLUMNS
 from jipflow.expressions import quoted
 from jipflow.files import canonical_digest, scratch_folder, write_json
+from jipflow.privacy.erased import Erased
 from jipflow.settings.site import Folder
+
+NOBODY = Erased()
 
 CHUNK = 64
 """Files that a process reads before it answers."""
@@ -76,7 +79,9 @@ SHARED = (
 """The files whose SOP Instance UID is in several series, and in how many others."""
 
 
-def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, Any]:
+def run(
+    *, sources: Sequence[Folder], out_dir: Path, threads: int, erased: Erased = NOBODY
+) -> dict[str, Any]:
     """Catalog every DICOM file below the sources.
 
     Writes into `out_dir`:
@@ -89,7 +94,7 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
     * ``lost.parquet``: a row for each series of which files cannot be read, as `LOST` has it.
     * ``mended.parquet``: path, reason: files that were taken in though something is missing.
     * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
-      mended, series, patients. Its ``sources`` counts files and dicom_files of each.
+      mended, series, patients, erased (files of patients who were erased). Its ``sources`` counts files and dicom_files of each.
     * ``hashes.parquet``: a row for each file that has the series, the SOP Instance UID and the size
       of another one, with its SHA-256: only those of the same content are copies.
     * ``headers.parquet``: what was read, one row per file. The next scan does not read a file again
@@ -103,6 +108,7 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
         sources: the site's folder sources, each with name and path.
         out_dir: folder of the catalog.
         threads: processes that read headers.
+        erased: patients whose files are left out and counted; no table has any of them.
 
     Returns:
         The counts of ``summary.json``, and ``read``: how many files were read this time.
@@ -111,28 +117,31 @@ def run(*, sources: Sequence[Folder], out_dir: Path, threads: int) -> dict[str, 
         StageError: the place does not let all be read that the sources hold; nothing is written.
     """
     with scratch_folder(out_dir) as work:
-        read = _write_headers(
-            sources, out_dir / "headers.parquet", work / "headers.parquet", threads
+        read, left_out = _write_headers(
+            sources, out_dir / "headers.parquet", work / "headers.parquet", threads, erased
         )
         summary = _write_tables(
             work, threads, [source.name for source in sources], out_dir / "hashes.parquet"
         )
         for path in sorted(work.glob("*.parquet")):
             os.replace(path, out_dir / path.name)
+    summary["erased"] = left_out
     write_json(out_dir / "summary.json", summary)
     return {**summary, "read": read}
 
 
-def _write_headers(sources: Sequence[Folder], previous: Path, path: Path, threads: int) -> int:
+def _write_headers(
+    sources: Sequence[Folder], previous: Path, path: Path, threads: int, erased: Erased
+) -> tuple[int, int]:
     """Write the table of headers, with the rows of the previous one where it still holds.
 
     Returns:
-        How many files were read.
+        How many files were read, and how many are of patients who were erased.
 
     Raises:
         StageError: as `run`.
     """
-    read = 0
+    read = left_out = 0
     walk = Walk(sources)
     tally = {source.name: Tally(source) for source in sources}
     known = Previous(previous, [source.name for source in sources])
@@ -149,11 +158,13 @@ def _write_headers(sources: Sequence[Folder], previous: Path, path: Path, thread
             while waiting and (
                 len(waiting) > 4 * threads + 4 or isinstance(waiting[0], pa.RecordBatch)
             ):
-                table.add(_counted(_finished(pool, waiting.popleft()), tally))
+                left_out += table.add_but(
+                    erased, _counted(_finished(pool, waiting.popleft()), tally)
+                )
         while waiting:
-            table.add(_counted(_finished(pool, waiting.popleft()), tally))
+            left_out += table.add_but(erased, _counted(_finished(pool, waiting.popleft()), tally))
     check_place(tally.values(), walk.empty, previous)
-    return read
+    return read, left_out
 
 
 def _counted(batch: pa.RecordBatch, tally: Mapping[str, Tally]) -> pa.RecordBatch:
@@ -298,6 +309,16 @@ class RowGroups:
     def __exit__(self, *error: object) -> None:
         self._write(self._rows)
         self._writer.close()
+
+    def add_but(self, erased: Erased, batch: pa.RecordBatch) -> int:
+        """Append rows but those of erased patients; return how many these are."""
+        if erased.hashes:
+            kept = [patient not in erased for patient in batch["PatientID"].to_pylist()]
+            whole, batch = batch, batch.filter(pa.array(kept, pa.bool_()))
+            self.add(batch)
+            return len(whole) - len(batch)
+        self.add(batch)
+        return 0
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Append rows."""

@@ -50,14 +50,18 @@ def catalog(
 ) -> None:
     """Read the headers of all files of the site's folders."""
     from jipflow.catalog.scan import run
+    from jipflow.privacy.erased import erased_state, read_erased
     from jipflow.settings.run import read_settings
     from jipflow.settings.site import Folder
 
     read = read_settings(settings)
     folders = [source for source in read.site.sources if isinstance(source, Folder)]
     tables = [out / f"{name}.parquet" for name in ("series", "instances", "lost")]
-    with recorded(record, read, "catalog", outputs=tables):
-        summary = run(sources=folders, out_dir=out, threads=threads)
+    identity, results = read.site.identity, out.absolute().parent
+    state = erased_state(identity, results)
+    with recorded(record, read, "catalog", outputs=tables, state=state):
+        erased = read_erased(identity, results)
+        summary = run(sources=folders, out_dir=out, threads=threads, erased=erased)
         note_catalog(read, out, summary)
         print(json.dumps(summary))
 
@@ -72,12 +76,16 @@ def query(
 ) -> None:
     """Ask the PACS for the series of the cohort."""
     from jipflow.pacs.query import run
+    from jipflow.privacy.erased import erased_state, read_erased
     from jipflow.settings.run import read_settings
 
     read = read_settings(settings)
     tables = [out / "series.parquet", out / "instances.parquet"]
-    with recorded(record, read, "query", outputs=tables):
-        run(settings=read, store=store.resolve(), out_dir=out)
+    identity, results = read.site.identity, out.absolute().parents[1]
+    state = erased_state(identity, results)
+    with recorded(record, read, "query", outputs=tables, state=state):
+        erased = read_erased(identity, results)
+        run(settings=read, store=store.resolve(), out_dir=out, erased=erased)
         note_query(read, out)
 
 

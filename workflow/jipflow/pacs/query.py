@@ -34,10 +34,13 @@ from jipflow.files import write_json, write_parquet
 from jipflow.pacs.archive import COUNT, Archive, ArchiveDown, Rejected, checked_uid, is_of_object
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.narrow import exactly, narrow
+from jipflow.privacy.erased import Erased
 from jipflow.reasons import StageError
 from jipflow.settings.protocol import Cohort
 from jipflow.settings.run import Settings
 from jipflow.settings.site import DicomWeb, Dimse
+
+NOBODY = Erased()
 
 LOGGER = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ class PacsCatalog:
         return frame.astype({name: types[kind] for name, kind in COLUMNS.items()})
 
 
-def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
+def run(*, settings: Settings, store: Path, out_dir: Path, erased: Erased = NOBODY) -> None:
     """Write the catalog of what the site's PACS have for a protocol.
 
     Writes into `out_dir`:
@@ -113,6 +116,7 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
         settings: of the site and the protocol.
         store: absolute folder of the retrieved files.
         out_dir: folder of the catalog.
+        erased: patients whose series are left out and counted.
 
     Raises:
         StageError: a PACS does not answer, or refuses a query for series.
@@ -133,6 +137,7 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
                 source.match,
             )
             found[source.name], answers = _ask(archive, source, queries, taken)
+            _leave_out(found[source.name], erased)
             chosen[source.name] = _choose(archive, source, found[source.name], wanted)
         report[source.name] = {"queries": answers}
     patients = {
@@ -152,9 +157,17 @@ def run(*, settings: Settings, store: Path, out_dir: Path) -> None:
             "series": len(each.rows),
             "listed": len(chosen[name]),
             "described": each.counts.pop("described", 0),
+            "erased": each.counts.pop("erased", 0),
             "remarks": dict(sorted(each.counts.items())),
         }
     write_json(out_dir / "queries.json", {"sources": report})
+
+
+def _leave_out(found: PacsCatalog, erased: Erased) -> None:
+    """Take out the series of patients who were erased, and count them."""
+    for uid in [uid for uid, row in found.rows.items() if row["PatientID"] in erased]:
+        del found.rows[uid], found.known[uid]
+        found.counts["erased"] += 1
 
 
 def _filter(cohort: Cohort) -> Filter:

@@ -13,8 +13,8 @@ from typing import Literal
 
 from jipflow.exchange.message import Sha256, canonical, checked
 from jipflow.files import read_json
+from jipflow.privacy.private import alone_in, write_private
 from jipflow.reasons import StageError
-from jipflow.release.private import alone_in, write_private
 from jipflow.settings.part import Part
 from jipflow.settings.resources import ConfigError
 

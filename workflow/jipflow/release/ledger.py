@@ -32,6 +32,7 @@ from jipflow.exchange.message import (
 )
 from jipflow.files import read_json, sha256_file, write_json
 from jipflow.privacy.audit.lines import Anchor
+from jipflow.privacy.private import alone_in, write_private
 from jipflow.privacy.pseudonyms import fingerprint, known_secret
 from jipflow.privacy.rights import check_private
 from jipflow.reasons import StageError
@@ -40,7 +41,6 @@ from jipflow.release.approval import Signed as Approval
 from jipflow.release.behind import CELLS, VALUES, Behind, read_behind
 from jipflow.release.draws import Draws
 from jipflow.release.history import Past
-from jipflow.release.private import alone_in, write_private
 from jipflow.settings.hub import Approver
 from jipflow.settings.part import Maybe, Part
 from jipflow.settings.resources import ConfigError
