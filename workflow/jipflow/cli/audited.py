@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jipflow.erasure.erase import Erasure
     from jipflow.outcomes import Outcome
     from jipflow.privacy.audit.events import Event
     from jipflow.release.rounds import Standing
     from jipflow.settings.run import Settings
+    from jipflow.settings.site import Site
 
 
 def note_catalog(settings: Settings, out: Path, summary: Mapping[str, Any]) -> None:
@@ -240,6 +242,29 @@ def note_ledger(settings: Settings, results: Path) -> None:
     from jipflow.release.ledger import site_ledger
 
     record_ledger(site_trail(settings, results), site_ledger(settings, results).entries())
+
+
+def note_erasure(site: Site, results: Path, made: Erasure) -> None:
+    """Note that patients were erased, and not whom.
+
+    Args:
+        site: its settings.
+        results: folder for the results of all protocols.
+        made: what was erased.
+    """
+    from jipflow.privacy.audit.events import Event
+    from jipflow.privacy.audit.trail import Trail, record
+
+    identity = site.identity
+    facts = {
+        "erasure": made.token,
+        "protocols": sorted(made.protocols),
+        "patients": made.patients,
+        "cases": made.cases,
+        "files": len(made.removed) + len(made.rewritten),
+    }
+    trail = Trail(Path(identity.audit_file), Path(identity.signing_key_file), results)
+    record(trail, Event.PATIENTS_ERASED, facts)
 
 
 def _note(settings: Settings, results: Path, event: Event, facts: Mapping[str, Any]) -> None:

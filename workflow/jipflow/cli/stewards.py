@@ -170,6 +170,43 @@ def _kept_ledger(ledger: Path | None, results: Path | None, secret: Path | None)
     return Ledger(ledger, known_secret(secret), results)
 
 
+@AUDIENCE.command("erase")
+def erase(
+    patients: Annotated[Path, "file with a PatientID a line; - reads them from standard input"],
+    *,
+    configfile: Annotated[Path, "site.yaml"],
+    results: Annotated[Path | None, "folder for the results of all protocols"] = None,
+    also: Annotated[Sequence[Path], "other folders with data of patients, such as exports"] = (),
+) -> None:
+    """Erase all that was made of patients at the site, keep them away, and search what is left.
+
+    Images in the sources stay. PatientIDs are no arguments, which other users of a machine see.
+    """
+    import sys
+
+    from jipflow.cli.audited import note_erasure
+    from jipflow.erasure.erase import erase as carry_out
+    from jipflow.reasons import StageError
+    from jipflow.settings.folders import results_folder
+    from jipflow.settings.resources import read_mapping
+    from jipflow.settings.schema import load
+    from jipflow.settings.site import Site
+
+    content = read_mapping(configfile)
+    folder = results or Path(results_folder(content))
+    own = {k: v for k, v in content.items() if k not in {"results", "protocol", "pathvars"}}
+    site = load(Site, own, str(configfile))
+    text = sys.stdin.read() if str(patients) == "-" else patients.read_text(encoding="utf-8-sig")
+    made = carry_out(site=site, results=folder, patients=text.splitlines(), also=also)
+    print("\n".join(made.sentences()))
+    note_erasure(site, folder, made)
+    if made.found.hits:
+        raise StageError(
+            f"{len(made.found.hits)} places still name the patients: see above. Remove these files "
+            "or what names the patients in them, and run the same command again."
+        )
+
+
 @AUDIENCE.command("release review")
 def release_review(
     release: Annotated[Path, "folder of the release, such as release/r01"],

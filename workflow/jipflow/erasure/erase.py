@@ -1,0 +1,293 @@
+"""Removes all that was made of a patient at a site, and searches for what is left.
+
+Files of the patient's cases are removed; tables and lists of many patients are written again
+without the patient's rows, and the records beside them are removed, so that the next run makes
+them anew. Who is erased is put on the site's list first (`jipflow.privacy.erased`), so that no run
+brings the patient back. What names the patient is kept in a private file until nothing is left:
+once the catalog has no row of the patient any more, an erasure that was killed could not go on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jipflow.erasure.marks import Marks, find_marks
+from jipflow.erasure.tables import REWRITERS, rewrite
+from jipflow.files import json_text, read_json
+from jipflow.lock import JOBS, hold, release
+from jipflow.lock import NAME as LOCK
+from jipflow.privacy.erased import KEPT, add_erased
+from jipflow.privacy.private import write_private
+from jipflow.privacy.pseudonyms import check_secret, known_secret
+from jipflow.privacy.search import Search, search
+from jipflow.provenance import NAME as RECORD
+from jipflow.reasons import StageError
+from jipflow.release.ledger import Ledger
+from jipflow.settings.site import Site
+
+JOURNAL = "erasing.json"
+"""What names the patients of an erasure that has not ended, in the folder of the ledger."""
+
+STAY = frozenset(
+    {
+        "bundles",
+        "exchange",
+        "rounds",
+        "settings.json",
+        "identity.json",
+        "ledger.json",
+        KEPT,
+        LOCK,
+        JOBS,
+    }
+)
+"""What leaves or keeps a site's word: aggregates and messages, in which nobody stands. They are
+searched and never changed."""
+
+MODELS = (".pth", ".pt", ".onnx")
+
+
+@dataclass
+class Erasure:
+    """What an erasure did and found.
+
+    Attributes:
+        token: drawn at random for the erasure, under which the audit trail knows it.
+        patients: how many.
+        cases: of the patients, that results have had.
+        protocols: of whose results files were removed or changed.
+        removed: files that were removed.
+        rewritten: files of many patients, and how many entries were taken out of each.
+        published: objects that were sent to a PACS: name of the source and SOPInstanceUID.
+        released: a line for each release with the patients behind it, and in how many cells.
+        models: files of models that were trained with the patients.
+        found: what the search afterwards has found.
+    """
+
+    token: str
+    patients: int = 0
+    cases: int = 0
+    protocols: set[str] = field(default_factory=set)
+    removed: list[Path] = field(default_factory=list)
+    rewritten: dict[Path, int] = field(default_factory=dict)
+    published: list[tuple[str, str]] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    models: list[Path] = field(default_factory=list)
+    found: Search = field(default_factory=Search)
+
+    def sentences(self) -> list[str]:
+        """Say what was done and found, a line each; no line names a patient."""
+        lines = [
+            f"{self.patients} patients, {self.cases} cases: {len(self.removed)} files removed,"
+            f" {sum(self.rewritten.values())} entries taken out of {len(self.rewritten)} others"
+        ]
+        lines += [
+            f"sent to the PACS {to}, have it deleted there: {uid}" for to, uid in self.published
+        ]
+        lines += [f"left the site: {line}" for line in self.released]
+        lines += [f"trained with the patients, and not removed: {path}" for path in self.models]
+        found = self.found
+        lines.append(
+            f"searched: {found.files} files of {found.size} bytes, and {found.unpacked} in them"
+        )
+        lines += [
+            f"not opened: {path} {place}: {why}" for (path, place), why in found.closed.items()
+        ]
+        lines += [f"left: {hit.path} {hit.place}: {hit.token}".strip() for hit in found.hits]
+        return lines if found.hits else [*lines, "nothing that names the patients is left"]
+
+
+def erase(
+    *, site: Site, results: Path, patients: Sequence[str], also: Sequence[Path] = ()
+) -> Erasure:
+    """Erase patients from a site's results.
+
+    Args:
+        site: its settings.
+        results: folder for the results of all protocols.
+        patients: PatientIDs.
+        also: other folders that data of patients were written into, such as of an OMOP export.
+
+    Raises:
+        StageError: a run has the results, or the site's secret is not the one behind them.
+        OSError: a file cannot be read or removed; the same command goes on.
+    """
+    named = {patient.strip() for patient in patients} - {""}
+    if not named:
+        raise StageError("There is no PatientID to erase; give one a line.")
+    secret_file = Path(site.identity.secret_file)
+    check_secret(secret_file, results)
+    secret = known_secret(secret_file)
+    journal = Path(site.identity.ledger_folder) / JOURNAL
+    hold(results)
+    try:
+        add_erased(site.identity, results, sorted(named))
+        made, marks = _begun(journal, named)
+        marks.add(find_marks(results, marks.patients, secret))
+        made.patients = len(marks.patients)
+        # What is known of releases, models and objects is gone with the files that say it.
+        made.published = sorted({*made.published, *_published(results, marks)})
+        made.models = sorted({*made.models, *_models(results, marks)})
+        made.cases = max(made.cases, _cases(results, marks))
+        _keep(journal, made, marks)
+        places = [results, *_inbox(site), *also]
+        for place in places:
+            _clean(place, results, marks, made, Path(site.identity.ledger_folder))
+        made.released = _released(Ledger(journal.parent, secret, results), marks)
+        made.found = search([place for place in places if place.exists()], marks.tokens())
+        if not made.found.hits:
+            journal.unlink()
+    finally:
+        release(results)
+    return made
+
+
+def _begun(journal: Path, named: set[str]) -> tuple[Erasure, Marks]:
+    """Return an erasure, with what is known of one that has not ended."""
+    try:
+        kept = read_json(journal)
+    except FileNotFoundError:
+        return Erasure(secrets.token_hex(32)), Marks(named)
+    marks = Marks.of(kept["marks"])
+    marks.patients |= named
+    made = Erasure(kept["token"])
+    made.published = [(to, uid) for to, uid in kept["published"]]
+    made.models = [Path(path) for path in kept["models"]]
+    made.cases = kept["cases"]
+    return made, marks
+
+
+def _keep(journal: Path, made: Erasure, marks: Marks) -> None:
+    content = {
+        "token": made.token,
+        "marks": marks.plain(),
+        "published": [list(each) for each in made.published],
+        "cases": made.cases,
+        "models": [str(path) for path in made.models],
+    }
+    write_private(journal, json_text(content).encode())
+
+
+def _inbox(site: Site) -> list[Path]:
+    return [Path(site.annotation.inbox)] if site.annotation.inbox else []
+
+
+def _clean(place: Path, results: Path, marks: Marks, made: Erasure, ledger: Path) -> None:
+    """Remove or rewrite all files below a folder that name the patients."""
+    for path in _files(place, ledger):
+        if not os.path.lexists(path):
+            continue  # a record, which went with a file of its job
+        inside = path.relative_to(place)
+        records = _records(inside, results) if place == results else []
+        if place == results and not STAY.isdisjoint(inside.parts[:2]):
+            continue
+        if path.name.startswith(".partial-") or marks.in_text(str(inside)):
+            _remove(path, records, made)
+        elif not _rewritten(path, records, marks, made):
+            continue
+        if place == results and len(inside.parts) > 1 and inside.parts[0] != "catalog":
+            made.protocols.add(inside.parts[0])
+    for folder, _, _ in os.walk(place, topdown=False):
+        if Path(folder) != place and not any(Path(folder).iterdir()):
+            Path(folder).rmdir()
+
+
+def _rewritten(path: Path, records: Sequence[Path], marks: Marks, made: Erasure) -> bool:
+    """Take the patients out of a file, or remove it where it is no table; return whether it was."""
+    if path.suffix in REWRITERS:
+        try:
+            gone = rewrite(path, marks, lambda: _remove_records(records))
+        except ValueError:
+            gone = 0
+        if gone:
+            made.rewritten[path] = gone
+            return True
+    if not search([path], marks.tokens()).hits:
+        return False
+    _remove(path, records, made)
+    return True
+
+
+def _files(place: Path, ledger: Path) -> list[Path]:
+    """Return the files and links below a folder, without those of the ledger."""
+    found = []
+    for folder, folders, names in os.walk(place):
+        folders[:] = [f for f in folders if Path(folder, f).resolve() != ledger.resolve()]
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        found += [Path(folder, name) for name in (*names, *links)]
+    return sorted(found)
+
+
+def _records(inside: Path, results: Path) -> list[Path]:
+    """Return the records of the jobs that wrote a file: without them, the jobs run again.
+
+    Args:
+        inside: the file, relative to the results.
+        results: folder for the results of all protocols.
+    """
+    protocol, *parts = inside.parts
+    folder = results / protocol
+    if parts[:1] and parts[0] in ("release", "behind", "harmonised"):
+        return [folder / "release" / f"{parts[1]}.{RECORD}"]
+    if "train" in parts[:2]:
+        return sorted((folder / "train").glob(f"*.{RECORD}"))
+    return [(results / inside).with_name(RECORD)]
+
+
+def _remove(path: Path, records: Sequence[Path], made: Erasure) -> None:
+    _remove_records(records)
+    path.unlink(missing_ok=True)
+    made.removed.append(path)
+
+
+def _remove_records(records: Sequence[Path]) -> None:
+    for record in records:
+        record.unlink(missing_ok=True)
+
+
+def _cases(results: Path, marks: Marks) -> int:
+    """Return how many cases of the patients the results of all protocols have had."""
+    found = set()
+    for path in results.glob("*/cohort/assignment.tsv"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            found.add((path, line.partition("\t")[0]))
+    return sum(case in marks.pseudonyms for _, case in found)
+
+
+def _published(results: Path, marks: Marks) -> list[tuple[str, str]]:
+    """Return what was sent to a PACS: the source's name and the SOPInstanceUID."""
+    found = []
+    for path in sorted(results.glob("*/published/*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if marks.in_text(line):
+                sent = json.loads(line)
+                found.append((str(sent["to"]), str(sent["sop_instance_uid"])))
+    return found
+
+
+def _models(results: Path, marks: Marks) -> list[Path]:
+    """Return the files of models that were trained with cases of the patients."""
+    tokens = {name: text for name, text in marks.tokens().items() if name.startswith("pseudonym")}
+    found = []
+    for protocol in sorted(path for path in results.glob("*") if path.is_dir()):
+        folders = [f for f in (protocol / "train", protocol / "work" / "train") if f.is_dir()]
+        if folders and search(folders, tokens).hits:
+            files = [path for folder in folders for path in folder.rglob("*")]
+            found += sorted(path for path in files if path.suffix in MODELS)
+    return found
+
+
+def _released(ledger: Ledger, marks: Marks) -> list[str]:
+    """Return a line for each release that the patients stand behind."""
+    found = []
+    for kept in ledger.entries():
+        cells = kept.past.left if kept.past else []
+        behind = sum(not marks.pseudonyms.isdisjoint(cell.values.cases) for cell in cells)
+        if behind:
+            found.append(f"{kept.line()}; of these cells {behind} have the patients behind them")
+    return found

@@ -1,0 +1,184 @@
+"""What names a patient in a site's results: PatientID, pseudonyms, UIDs, paths."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jipflow.privacy.pseudonyms import pseudonym
+
+WORD = re.compile(r"(?<![0-9])[0-9]+(?:\.[0-9]+)+|(?<![a-z2-7])[a-z2-7]{16}(?![a-z2-7])")
+"""UIDs, and pseudonyms as `jipflow.privacy.pseudonyms` makes them."""
+
+SHORTEST = 4
+"""Characters of a PatientID from which it is looked for outside the columns that hold it."""
+
+HOLDS_ID = frozenset({"patientid", "patient_id"})
+"""Lower case of the columns that hold PatientIDs."""
+
+
+@dataclass
+class Marks:
+    """What names patients.
+
+    Attributes:
+        patients: PatientIDs.
+        pseudonyms: of the patients and of their cases and series.
+        uids: of their studies, series, instances and of the objects made of them; none that
+            another patient has as well.
+        paths: of their files.
+    """
+
+    patients: set[str] = field(default_factory=set)
+    pseudonyms: set[str] = field(default_factory=set)
+    uids: set[str] = field(default_factory=set)
+    paths: set[str] = field(default_factory=set)
+
+    def add(self, other: Marks) -> None:
+        """Take over what another one has."""
+        for name, values in asdict(other).items():
+            getattr(self, name).update(values)
+
+    def plain(self) -> dict[str, list[str]]:
+        """Return the same as JSON has it."""
+        return {name: sorted(values) for name, values in asdict(self).items()}
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Marks:
+        """Return what `plain` has made."""
+        return cls(**{name: set(values) for name, values in plain.items()})
+
+    def in_text(self, text: str) -> bool:
+        """Return whether a text names one of the patients."""
+        if text in self.paths:
+            return True
+        if any(w in self.uids or w in self.pseudonyms for w in WORD.findall(text)):
+            return True
+        return any(
+            re.search(rf"(?<![^\W_]){re.escape(patient)}(?![^\W_])", text)
+            for patient in self.patients
+            if patient in text and self._stands_out(patient)
+        )
+
+    def in_cell(self, column: str, text: str) -> bool:
+        """Return whether a cell of a table names one of the patients."""
+        if column.lower() in HOLDS_ID and text.strip() in self.patients:
+            return True
+        return self.in_text(text)
+
+    @staticmethod
+    def _stands_out(patient: str) -> bool:
+        """Whether a PatientID is met in a text by no chance, as a number or a short one is."""
+        return len(patient) >= SHORTEST and not patient.isdigit()
+
+    def tokens(self) -> dict[str, str]:
+        """Return what a search looks for, by names that say nothing of whom it is."""
+        found = {}
+        for kind, values in (
+            ("PatientID", {p for p in self.patients if len(p) >= SHORTEST}),
+            ("pseudonym", self.pseudonyms),
+            ("UID", self.uids),
+        ):
+            found |= {f"{kind} {n}": value for n, value in enumerate(sorted(values), start=1)}
+        return found
+
+
+def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
+    """Gather from a site's catalogs and cohorts what names patients.
+
+    Args:
+        results: folder for the results of all protocols.
+        patients: PatientIDs, without blanks around them.
+        secret: of the site.
+
+    Raises:
+        OSError: a table cannot be read.
+    """
+    marks = Marks(set(patients))
+    marks.pseudonyms = {pseudonym(secret, "patient", patient) for patient in marks.patients}
+    marks.pseudonyms |= {pseudonym(secret, "case", patient) for patient in marks.patients}
+    others: set[str] = set()
+    tables = [results / "catalog", *sorted(results.glob("*/pacs"))]
+    for folder in tables:
+        for name in ("headers", "series", "lost"):
+            for row in _rows(folder / f"{name}.parquet", "PatientID"):
+                uids = {row[k] for k in row if k.endswith("InstanceUID") and row[k]}
+                patient = (row["PatientID"] or "").strip()
+                if patient not in marks.patients:
+                    others |= uids
+                    continue
+                marks.uids |= uids
+                marks.paths |= {row["path"]} if row.get("path") else set()
+                study, series = row.get("StudyInstanceUID") or "", row["SeriesInstanceUID"] or ""
+                marks.pseudonyms |= {
+                    # The case has PatientID as the header has it.
+                    pseudonym(secret, "case", row["PatientID"], study),
+                    pseudonym(secret, "case", row["PatientID"]),
+                    pseudonym(secret, "patient", row["PatientID"]),
+                    pseudonym(secret, "series", series),
+                }
+    marks.uids -= others
+    for folder in tables:
+        for row in _rows(folder / "instances.parquet", "SeriesInstanceUID"):
+            if row["SeriesInstanceUID"] in marks.uids:
+                marks.uids |= {row["SOPInstanceUID"]} - others
+                marks.paths.add(row["path"])
+    _of_cohorts(results, marks)
+    return marks
+
+
+def _of_cohorts(results: Path, marks: Marks) -> None:
+    """Add what cohorts and receipts know, also of images that no catalog lists any more."""
+    import csv
+    import json
+
+    for path in sorted(results.glob("*/cohort/cases.tsv")):
+        with open(path, encoding="utf-8", newline="") as stream:
+            for row in csv.DictReader(stream, delimiter="\t"):
+                if row["patient"] in marks.pseudonyms:
+                    marks.pseudonyms.add(row["case_id"])
+    for path in sorted(results.glob("*/cohort/shards/*.parquet")):
+        for row in _rows(path, "case_id"):
+            if row["case_id"] in marks.pseudonyms and row["role"]:
+                marks.uids |= {row["series_uid"], row["sop_uid"]}
+                marks.paths.add(row["path"])
+    for path in sorted(results.glob("*/published/*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                sent = json.loads(line)
+            except ValueError:
+                continue
+            if marks.in_text(str(sent.get("output", ""))):
+                marks.uids.add(str(sent["sop_instance_uid"]))
+    for folder in ("seg", "sr"):
+        for case in sorted(marks.pseudonyms):
+            for path in sorted(results.glob(f"*/{folder}/{case}/*.dcm")):
+                marks.uids |= _uids(path)
+
+
+def _uids(path: Path) -> set[str]:
+    """Return the UIDs of an object that was made of a case: its own and that of its series."""
+    import pydicom
+
+    header = pydicom.dcmread(path, specific_tags=["SOPInstanceUID", "SeriesInstanceUID"])
+    return {str(header.SOPInstanceUID), str(header.SeriesInstanceUID)}
+
+
+def _rows(path: Path, needed: str) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a table with the columns that say of whom they are."""
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        return
+    wanted = {
+        *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "path"),
+        *("case_id", "role", "series_uid", "sop_uid"),
+    }
+    with pq.ParquetFile(path) as table:
+        names = [name for name in table.schema_arrow.names if name in wanted]
+        if needed in names:
+            for batch in table.iter_batches(columns=names):
+                yield from batch.to_pylist()
