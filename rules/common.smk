@@ -50,6 +50,9 @@ ANNOTATIONS = [
 CLINICAL = (
     ["<results>/clinical/clinical.parquet"] if SITE_SETTINGS.protocol.clinical else []
 )
+MISSING = (
+    ["<results>/clinical/missing.parquet"] if SITE_SETTINGS.protocol.clinical else []
+)
 STAGES = [
     *(["retrieve"] if ARCHIVES else []),
     *["prepare", *SEGMENTING, "encode", "measure", "document", "overlay"],

@@ -33,7 +33,9 @@ rule candidate:
         again=stale("candidate", f"{RESULTS}/release/r{{round}}.provenance.json"),
         state=of_round("rounds/r{round}/state.json"),
         features="<results>/features/features.parquet",
+        failures="<results>/features/failures.parquet",
         clinical=CLINICAL,
+        missing=MISSING,
         cases="<results>/cohort/cases.tsv",
         outcomes="<results>/outcomes.parquet",
         verdict="<results>/verdict.json",
@@ -66,7 +68,8 @@ rule candidate:
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow release build --settings {params.file:q}"
-        " --features {input.features:q} --clinical {input.clinical:q}"
+        " --features {input.features:q} --failures {input.failures:q}"
+        " --clinical {input.clinical:q} --missing {input.missing:q}"
         " --cases {input.cases:q} --outcomes {input.outcomes:q} --verdict {input.verdict:q}"
         " --state {input.state:q}"
         " --out {params.folder:q} --bundles {params.bundles:q} --behind {params.behind:q}"

@@ -34,6 +34,7 @@ from jipflow.release.rounds import Standing
 from jipflow.settings.digests import protocol_parts
 from jipflow.settings.hub import Hub, Member
 from jipflow.settings.run import Settings, settings_of
+from jipflow.tables import FAILURE_COLUMNS, MISSING_COLUMNS
 
 MEAN, ENERGY, VOLUME = "original_firstorder_Mean", "original_firstorder_Energy", "volume_ml"
 HUB_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -127,6 +128,12 @@ class Site:
     """Manufacturer, model and Protocol Name by case, as far as they are known."""
     clinical: pd.DataFrame | None = None
     """Clinical variables, a row a case, where the protocol has any."""
+    gaps: dict = field(default_factory=dict)
+    """Why a clinical variable of a case has no value; `no_record` of others."""
+    failures: list = field(default_factory=list)
+    """Why features have none: case, segment, feature and reason."""
+    absent: dict = field(default_factory=dict)
+    """Cases that have no row of features, with the reason of their outcome."""
     path: Path | None = None
     """Of the message that was sent last."""
 
@@ -137,7 +144,10 @@ class Site:
     def write(self, failed=()):
         self.root.mkdir(parents=True, exist_ok=True)
         self.table.to_parquet(self.root / "features.parquet", index=False)
-        cases = self.table[["case_id", "patient"]].drop_duplicates().assign(role="CT")
+        cases = self.table[["case_id", "patient"]].drop_duplicates()
+        for case in self.absent:
+            cases.loc[len(self.table) + len(cases)] = (case, f"pseudo{case}")
+        cases["role"] = "CT"
         headers = ("manufacturer", "model", "protocol_name")
         for place, header in enumerate(headers):
             texts = [(*self.scanners.get(case, ()), "", "", "") for case in cases["case_id"]]
@@ -145,8 +155,22 @@ class Site:
         cases.to_csv(self.root / "cases.tsv", sep="\t", index=False)
         if self.clinical is not None:
             self.clinical.to_parquet(self.root / "clinical.parquet", index=False)
+            gaps = [
+                (row["case_id"], name, self.gaps.get((row["case_id"], name), "no_record"), "")
+                for row in self.clinical.to_dict("records")
+                for name in row.keys() - {"case_id", "patient"}
+                if pd.isna(row[name])
+            ]
+            table = pd.DataFrame(gaps, columns=MISSING_COLUMNS, dtype=object)
+            table.to_parquet(self.root / "missing.parquet", index=False)
+        rows = [(case, "CT", "organs", *of, "") for case, *of in self.failures]
+        table = pd.DataFrame(rows, columns=FAILURE_COLUMNS, dtype=object)
+        table.to_parquet(self.root / "failures.parquet", index=False)
+        reasons = dict.fromkeys(failed, "x") | self.absent
         outcomes = [
-            Outcome(case, "measure", "organs", *(("failed", "x") if case in failed else ()))
+            Outcome(
+                case, "measure", "organs", *(("failed", reasons[case]) if case in reasons else ())
+            )
             for case in cases["case_id"]
         ]
         write_outcomes(self.root / "outcomes.parquet", outcomes)
@@ -175,7 +199,9 @@ class Site:
             ledger=self.ledger,
             behind_dir=self.behind,
             out_dir=self.release,
+            failures=self.root / "failures.parquet",
             clinical=None if self.clinical is None else self.root / "clinical.parquet",
+            missing=None if self.clinical is None else self.root / "missing.parquet",
             **of_round,
         )
         show(self.release, self.behind, entries)

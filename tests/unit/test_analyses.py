@@ -75,6 +75,7 @@ def test_the_kinds_are_the_modules_of_the_folder():
         "levene",
         "linear",
         "logistic",
+        "missing",
         "noisy_mean",
         "poisson",
         "quantiles",

@@ -96,8 +96,8 @@ RECORDED = {
         "5d3acb54e9604eb41eeb38be52f976b978a568d426283a09586afc223aef9710",
     ),
     "demo": (
-        "fdea41bb82a70f018f113c797cf45a11c366f16b9cf09e944a238e9155786d66",
-        "526352c5c80faefef2909525f0a9b19dcafe00b90b01ab423113abf22b6acddf",
+        "27f87cde5519e54c2be760c0437bc6671684620d4fa9e0c11f3216d6070d5bc8",
+        "59ce4cbe1b35587df7079ea56e419e8594b53d6bd170c94e21b804e08338acdb",
     ),
     "demo-burden": (
         "b2c8e989dae2b91010986fb8e01c987759903b7f29bf15e3029663806068b9bb",
@@ -128,8 +128,8 @@ RECORDED = {
         "7b407fc9bef5463003da9ea47a84e88773849418c89335b9baa5f932dc328808",
     ),
     "sarcoma-survival": (
-        "7c1769e6fe77ae2a8fc274af4cb0b960488222c6570ebf160be394e18bc9c219",
-        "a7392b889f5e285d06fcc52367382dd79925cacd326f81116accd734ed6fd9be",
+        "9c4ccffc6095704d015b492c39017c3b44bf174b6b5c2942b9983bf6dec8fb4b",
+        "b74bf8d3c9f144f88568d3c9de2459f6c3ef0c9f2e13f7830e5c9129672fb4b5",
     ),
 }
 """Hashes that sites have sent: of a protocol, and of the parts that rules depend on."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jipflow.absences import Absence
 from jipflow.settings.clinical import ROLE
 
 if TYPE_CHECKING:
@@ -223,6 +224,19 @@ def follow(values: Values, others: Sequence[Values]) -> list[Values]:
     return [only(of, cases) for cases, of in found.items() if cases not in known]
 
 
+@dataclass(frozen=True)
+class Cohort:
+    """All cases, whether or not anything was measured of them.
+
+    Attributes:
+        patient_of: patient of each case.
+        absence: returns why a case has no value of a cell.
+    """
+
+    patient_of: Mapping[str, str]
+    absence: Callable[[str, CellKey], Absence]
+
+
 class Measured:
     """What a site measured, as analyses read it.
 
@@ -231,6 +245,7 @@ class Measured:
             a column a feature.
         places: everything that the protocol measures, whether or not a patient has it.
         scanners: of the series.
+        cohort: all cases; None where nobody asks for those without a value.
     """
 
     def __init__(
@@ -238,8 +253,10 @@ class Measured:
         table: pd.DataFrame,
         places: Sequence[Place],
         scanners: Scanners = NO_SCANNERS,
+        cohort: Cohort | None = None,
     ) -> None:
         self.places = places
+        self.cohort = cohort
         self._scanners = scanners
         self.features: Sequence[str] = list(table.select_dtypes("number").columns)
         self._table = table

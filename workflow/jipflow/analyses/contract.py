@@ -32,6 +32,7 @@ from jipflow.analyses.cells import (
     Measured,
     Place,
     Values,
+    Whom,
     asks_for,
     by_patient,
     expand,
@@ -187,6 +188,8 @@ class Analysis(ABC, Generic[S, C, R]):
         has_bins: whether a cell shows bins of its values, see `shown`.
         heading_decides: whether what the own rules find depends on values and on the heading that
             the protocol chose, so that who asks again with another one learns of the values.
+        counts_sets: whether its cells say how many patients are in sets, and nothing of values.
+            They give way to the cells of all other kinds.
 
     Args:
         settings: the entry of the protocol.
@@ -202,6 +205,7 @@ class Analysis(ABC, Generic[S, C, R]):
     equations: ClassVar[int] = 0
     has_bins: ClassVar[bool] = False
     heading_decides: ClassVar[bool] = False
+    counts_sets: ClassVar[bool] = False
 
     def __init__(self, settings: S) -> None:
         self.settings = settings
@@ -231,6 +235,17 @@ class Analysis(ABC, Generic[S, C, R]):
     def reads(self) -> Sequence[CellKey]:
         """Return the variables that every cell is computed from beside its own, each once."""
         return ()
+
+    def whom(self, key: CellKey) -> Whom | None:
+        """Return of which patients a cell or a column says that it is.
+
+        None where its number of patients may be near to those of others: as of parts of a set,
+        which share nobody.
+
+        Args:
+            key: of the cell, or of the column.
+        """
+        return Whom.of(self.settings.by, key)
 
     @property
     def rounds(self) -> int:

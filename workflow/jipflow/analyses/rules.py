@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jipflow.analyses.cells import Values
+    from jipflow.analyses.facts import Column
 
 
 class Finding(StrEnum):
@@ -65,8 +66,11 @@ class Passed:
         parts: what rules withheld of it, by rule; each rule that has parts is there.
         stays: what the cell's values have become, which the site keeps for itself; None where the
             kind makes no values.
+        columns: those of a cell of several that leave, where it can leave without others; empty
+            where all of them do.
     """
 
     numbers: Mapping[str, Any]
     parts: Mapping[Rule, Sequence[str | int]] = field(default_factory=dict)
     stays: Values | None = None
+    columns: Sequence[Column] = ()

@@ -9,8 +9,13 @@ from typing import Annotated
 
 from jipflow.cli.audited import note_ledger, note_roster
 from jipflow.cli.making import Record, check_made, recorded, records
-from jipflow.cli.stages import AUDIENCE, AllCases, Features, Results, SettingsFile
+from jipflow.cli.stages import AUDIENCE, AllCases, Failures, Features, Results, SettingsFile
 
+MissingTable = Annotated[
+    Sequence[Path],
+    "clinical/missing.parquet, where the protocol has clinical variables",
+    {"nargs": "*"},
+]
 BehindFolder = Annotated[Path, "folder of what stands behind the release"]
 ClinicalTable = Annotated[
     Sequence[Path],
@@ -122,6 +127,7 @@ def release_build(
     *,
     settings: SettingsFile,
     features: Features,
+    failures: Failures,
     cases: AllCases,
     outcomes: Annotated[Path, "outcomes.parquet of the run"],
     verdict: Annotated[Path, "verdict.json"],
@@ -132,6 +138,7 @@ def release_build(
     results: Results,
     record: Record,
     clinical: ClinicalTable = (),
+    missing: MissingTable = (),
 ) -> None:
     """Write a candidate release."""
     from jipflow.exchange.message import CONTENT, PAGE
@@ -152,8 +159,9 @@ def release_build(
     from jipflow.settings.run import read_settings
 
     read = read_settings(settings)
-    tables = {beside(features): [features, outcomes, verdict], beside(cases): [cases]}
-    tables |= {beside(table): [table] for table in clinical}
+    tables = {beside(features): [features, failures, outcomes, verdict], beside(cases): [cases]}
+    for table in (*clinical, *missing):
+        tables.setdefault(beside(table), []).append(table)
     check_made(read, tables)
     files = [out / name for name in CONTENT]
     asked = read_state(state)
@@ -168,7 +176,9 @@ def release_build(
             ledger=site_ledger(read, results.parent),
             behind_dir=behind,
             out_dir=out,
+            failures=failures,
             clinical=next(iter(clinical), None),
+            missing=next(iter(missing), None),
             staying_dir=staying,
             round_=asked.round,
             state=asked,

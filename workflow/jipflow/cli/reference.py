@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
+from jipflow.absences import OF_CLINICAL, OF_FEATURES
 from jipflow.analyses.contract import kinds
 from jipflow.analyses.forms import CountedCell, KeyedCell, StatedCell
 from jipflow.cli.keys import keys_of, sections, table
@@ -81,6 +82,10 @@ or the segment. So has a feature without a value, in `features/failures.parquet`
 stable. What to do about them is in the [site guide](site-guide.md#when-cases-fail)."""
 
 
+ABSENCES_INTRO = """\
+What may leave a site, as numbers of patients: an analysis of the kind `missing` puts the codes \
+above together. Of a clinical variable:"""
+
 FLAGS_INTRO = """\
 A segment that is not what the protocol expects (`expect`) is made and measured all the same. Its \
 outcome at the stage `segment` has `<segment>:<flag>`, and the report shows what was found beside \
@@ -124,6 +129,11 @@ def pages() -> dict[str, str]:
             "Why a clinical variable of a case has no value, in `clinical/missing.parquet`. What "
             "to do about them is in [clinical data](clinical.md#when-values-are-missing).",
             table(("code", "meaning"), ((f"`{g.value}`", f"{g.meaning}.") for g in Gap)),
+            "## Why patients have no value",
+            ABSENCES_INTRO,
+            table(("reason", "meaning"), ((f"`{a.value}`", f"{a.meaning}.") for a in OF_CLINICAL)),
+            "Of a feature:",
+            table(("reason", "meaning"), ((f"`{a.value}`", f"{a.meaning}.") for a in OF_FEATURES)),
             "## Flags of segments",
             FLAGS_INTRO,
             table(("flag", "meaning"), ((f"`{f.value}`", f"{f.meaning}.") for f in Flag)),

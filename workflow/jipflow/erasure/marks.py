@@ -76,7 +76,7 @@ class Marks:
 
     def tokens(self) -> dict[str, str]:
         """Return what a search looks for, by names that say nothing of whom it is."""
-        found = {}
+        found: dict[str, str] = {}
         for kind, values in (
             ("PatientID", {p for p in self.patients if len(p) >= SHORTEST}),
             ("pseudonym", self.pseudonyms),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jipflow.analyses.cells import (
     CellKey,
+    Cohort,
     Measured,
     Place,
     Scanners,
@@ -24,6 +25,7 @@ from jipflow.analyses.rules import Finding
 from jipflow.exchange import message
 from jipflow.files import json_text, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
+from jipflow.release.absent import read_reasons
 from jipflow.release.behind import Behind
 from jipflow.release.clinical import read_clinical
 from jipflow.release.contents import ReleaseError, State, Verdict, formats, protocol_text
@@ -60,7 +62,9 @@ def build(
     ledger: Ledger,
     behind_dir: Path,
     out_dir: Path,
+    failures: Path,
     clinical: Path | None = None,
+    missing: Path | None = None,
     staying_dir: Path | None = None,
     round_: int = 1,
     state: State | None = None,
@@ -83,8 +87,10 @@ def build(
         ledger: of the site.
         behind_dir: folder for what stands behind the candidate.
         out_dir: folder of the candidate.
+        failures: ``failures.parquet``: why features are null.
         clinical: ``clinical.parquet``, where the protocol has clinical variables. They count
             whether or not anything was measured of their case.
+        missing: ``missing.parquet``, likewise: why they are null.
         staying_dir: folder for what values have become (see `jipflow.release.staying`); None where
             nobody wants it.
         round_: that the release is of.
@@ -103,6 +109,17 @@ def build(
 
     _check_verdict(read_json(verdict))
     patient_of, scanners = _read_cases(cases)
+    roles: dict[str, set[str]] = {}
+    for case, role in scanners:
+        roles.setdefault(case, set()).add(role)
+    reasons = read_reasons(
+        protocol=settings.protocol,
+        roles=roles,
+        features=features,
+        failures=failures,
+        outcomes=outcomes,
+        missing=missing,
+    )
     table = _read_features(features, patient_of, outcomes)
     if clinical is not None:
         found = read_clinical(clinical, settings.protocol, patient_of)
@@ -110,7 +127,8 @@ def build(
         scanners = {**scanners, **found.texts}
     elif settings.protocol.clinical:
         raise ReleaseError("The clinical variables of the protocol were not read; run clinical.")
-    measured = Measured(table, measured_places(settings.protocol), scanners)
+    cohort = Cohort(patient_of, reasons.absence)
+    measured = Measured(table, measured_places(settings.protocol), scanners, cohort)
     given = given_cells(settings, round_, state)
     analyses = [each for each in analyses_of(settings.protocol) if each.settings.id in given]
     proposed = [
@@ -301,6 +319,13 @@ def _behind(
         for piece in d.proposed.pieces
         for rule, found in d.findings.items()
         if found == Finding.WITHHELD and rule != MIN_PATIENTS
+    ]
+    withheld += [
+        (rule.code, Candidate(piece, None).cell)
+        for d in decisions
+        for piece in d.kept_back
+        for rule in d.proposed.analysis.rules
+        if rule.parts
     ]
     by_place = [{place: by_patient(v) for place, v in of.items()} for of in (volumes, means)]
     return Behind.of(Past(leaving, by_place[0], by_place[1], withheld, limits, noisy.cells))

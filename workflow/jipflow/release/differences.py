@@ -40,16 +40,18 @@ class Kept:
         minimum: fewest patients of a group.
 
     Attributes:
-        sets: of whom each set of cases is.
+        sets: of whom each set of cases is; None where its number of patients may be near to others.
         groups: the smallest sets that they tell apart.
     """
 
     patient_of: Mapping[str, str]
     minimum: int
-    sets: dict[frozenset[str], frozenset[Whom]] = field(default_factory=dict)
+    sets: dict[frozenset[str], frozenset[Whom] | None] = field(default_factory=dict)
     groups: list[frozenset[str]] = field(default_factory=list)
 
-    def add(self, cases: frozenset[str], whom: frozenset[Whom] = frozenset([Whom()])) -> bool:
+    def add(
+        self, cases: frozenset[str], whom: frozenset[Whom] | None = frozenset([Whom()])
+    ) -> bool:
         """Add a set if each group that the sets distinguish has enough patients; return whether.
 
         Nor may its number of patients be `too_close` to that of another: whoever sees these alone,
@@ -58,7 +60,7 @@ class Kept:
 
         Args:
             cases: the set.
-            whom: of which patients its cells say that they are.
+            whom: of which patients its cells say that they are, as in `sets`.
         """
         if cases in self.sets:
             return True
@@ -88,11 +90,13 @@ class Kept:
     def _too_close(
         self,
         cases: frozenset[str],
-        whom: frozenset[Whom],
+        whom: frozenset[Whom] | None,
         others: frozenset[str],
-        of: frozenset[Whom],
+        of: frozenset[Whom] | None,
     ) -> bool:
         """Return whether the numbers of patients of two sets look as if these differed by few."""
+        if whom is None or of is None:
+            return False
         apart = bool(of) and all(one.apart(other) for one in whom for other in of)
         return not apart and too_close(self._size(cases), self._size(others), self.minimum)
 
@@ -149,7 +153,8 @@ def differing(
     by which models' columns divide the patients no few may follow (see `_by_classes`).
 
     Of cells that are compared, the set of cases that serves most is kept first (of equals the one
-    with most cases, then the first by the cells' order), and each further one if it fits.
+    with most cases, then the first by the cells' order), and each further one if it fits. Cells
+    that count sets of patients serve nobody, so that they take no other cell from a release.
 
     Args:
         cells: that the other rules let out.
@@ -344,12 +349,17 @@ def _misfits(
     groups: dict[frozenset[str], list[int]] = {}
     for i in members:
         groups.setdefault(cells[i].cases, []).append(i)
+    serves = {
+        cases: sum(not cells[i].analysis.counts_sets for i in members)
+        for cases, members in groups.items()
+    }
     ranked = sorted(
-        groups, key=lambda cases: (-len(groups[cases]), -len(cases), cells[groups[cases][0]].order)
+        groups, key=lambda cases: (-serves[cases], -len(cases), cells[groups[cases][0]].order)
     )
     kept = Kept(patient_of, minimum)
     whom = {
-        cases: frozenset(Whom.of(cells[i].analysis.settings.by, cells[i].key) for i in members)
+        cases: frozenset(filter(None, (cells[i].analysis.whom(cells[i].key) for i in members)))
+        or None
         for cases, members in groups.items()
     }
     return {i for cases in ranked if not kept.add(cases, whom[cases]) for i in groups[cases]}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -67,6 +67,7 @@ class Decision:
         released: what may leave of it, or None.
         parts: what rules withheld of a released cell, by rule.
         stays: what its values have become, whether or not the cell leaves; None without.
+        kept_back: columns of which its own rules let nothing leave, though the cell may.
     """
 
     proposed: Proposed
@@ -74,6 +75,7 @@ class Decision:
     released: ReleasedCell | None = None
     parts: Mapping[Rule, Sequence[str | int]] = field(default_factory=dict)
     stays: Values | None = None
+    kept_back: Sequence[Proposed] = ()
 
     def withhold(self, rule: Rule) -> None:
         """Take the cell back because of a rule."""
@@ -236,6 +238,10 @@ def _apply(decision: Decision, checked: Passed | Withheld, patients: int) -> Non
         partly = bool(checked.parts.get(rule))
         decision.findings[rule] = rule.partly if partly else Finding.PASSED
     decision.parts, decision.stays = checked.parts, checked.stays
+    if checked.columns:
+        shown = {column.key for column in checked.columns}
+        decision.kept_back = [p for p in decision.proposed.pieces if p.key not in shown]
+        decision.proposed = replace(decision.proposed, columns=checked.columns)
     decision.released = _released(decision.proposed, patients, checked)
 
 

@@ -225,6 +225,8 @@ class History:
         * Its own kind finds that it tells of few beside them (`Analysis.tells_beside`).
         * The equations of a family of features in a region would be too many.
         * Sums over few patients would follow from those over classes of models (see `Classes`).
+        * It counts sets of patients that distinguish few, with all sets that such cells ever
+          counted, of whatever variable.
 
         Args:
             cells: that the other rules let out.
@@ -236,6 +238,8 @@ class History:
         if not any(past.asked for past in self._pasts):
             return set()
         found = self._by_patients([cell.values for cell in cells], disclosure.min_patients)
+        left = [i for i in range(len(cells)) if i not in found]
+        found |= {left[i] for i in self._by_sets([cells[i] for i in left], disclosure.min_patients)}
         left = [i for i in range(len(cells)) if i not in found]
         found |= {left[i] for i in self._by_values([cells[i] for i in left], disclosure)}
         left = [i for i in range(len(cells)) if i not in found]
@@ -262,6 +266,28 @@ class History:
             if any(0 < len(patients ^ known) < minimum for known in earlier)
         }
         return {i for i, v in enumerate(values) if v.cases in few}
+
+    def _by_sets(self, cells: Sequence[Candidate], minimum: int) -> Iterator[int]:
+        """Yield the cells that count sets of patients by which few are distinguished.
+
+        No values say which of these belong together, so that all of them do. Beside each other, the
+        new ones are compared as all cells are (see `differences.differing`).
+        """
+        known = kinds()
+        counting = {name for name, kind in known.items() if kind.counts_sets}
+        earlier = {cell.values.cases for _, cell in self._cells if cell.kind in counting}
+        kept: dict[tuple[str, str], list[frozenset[str]]] = defaultdict(list)
+        for i in sorted(range(len(cells)), key=lambda i: asked(cells[i].proposed)):
+            cell, patients = cells[i].cell, cells[i].values.cases
+            if cell.kind not in counting or not earlier or patients in earlier:
+                continue
+            beside = kept[cell.key.role, cell.key.segmentation]
+            before = set(groups_of([*earlier, *beside]))
+            new = set(groups_of([*earlier, *beside, patients])) - before
+            if any(len(group) < minimum for group in new):
+                yield i
+            else:
+                beside.append(patients)
 
     def _by_values(self, cells: Sequence[Candidate], disclosure: Disclosure) -> Iterator[int]:
         """Yield the cells that tell of few patients beside others that are like them."""

@@ -286,4 +286,4 @@ def alike_columns(columns: Sequence[tuple[str, str, Values]]) -> dict[int, int]:
 def asked(cell: Proposed) -> tuple[object, ...]:
     """Return what cells are sorted by where not all of them may leave."""
     analysis = cell.analysis
-    return (analysis.settings.id, analysis.rank(cell.key), cell.key)
+    return (analysis.counts_sets, analysis.settings.id, analysis.rank(cell.key), cell.key)
