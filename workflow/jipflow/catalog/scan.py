@@ -94,8 +94,8 @@ def run(
     * ``lost.parquet``: a row for each series of which files cannot be read, as `LOST` has it.
     * ``mended.parquet``: path, reason: files that were taken in though something is missing.
     * ``summary.json``: counts: files, dicom_files, not_dicom, unreadable, duplicates, links,
-      mended, series, patients, and erased, the files of patients who were erased. Its
-      ``sources`` counts files and dicom_files of each.
+      mended, series, patients. Its ``sources`` counts files and dicom_files of each, its
+      ``erased`` the files of patients who were erased.
     * ``hashes.parquet``: a row for each file that has the series, the SOP Instance UID and the size
       of another one, with its SHA-256: only those of the same content are copies.
     * ``headers.parquet``: what was read, one row per file. The next scan does not read a file again
