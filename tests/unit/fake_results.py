@@ -252,6 +252,7 @@ def add_release(results: Path, site: Settings) -> Release:
         features=results / "features" / "features.parquet",
         cases=results / "cohort" / "cases.tsv",
         outcomes=results / "outcomes.parquet",
+        failures=results / "features" / "failures.parquet",
         verdict=results / "verdict.json",
         ledger=ledger_of(results),
         behind_dir=results / "behind",

@@ -120,7 +120,7 @@ def test_a_run_writes_the_table_below_the_results_and_records_it(tmp_path, monke
     write_json(tmp_path / "state.json", state.plain())
     monkeypatch.setattr(joined, "check_made", lambda *_: None)
     release, record = results / "release" / "r02", tmp_path / "made.json"
-    given = {name: one.root / f"{name}.parquet" for name in ("features", "outcomes")}
+    given = {name: one.root / f"{name}.parquet" for name in ("features", "outcomes", "failures")}
     for table in (given["features"], one.root / "cases.tsv"):
         write_json(beside(table), {})
     joined.release_build(

@@ -247,7 +247,7 @@ def after(made, state):
     kept = SimpleNamespace(past=past, sha256="0" * 64, entry=SimpleNamespace(release=None))
     build(
         settings=made.settings,
-        **{name: made.root / f"{name}.parquet" for name in ("features", "outcomes")},
+        **{name: made.root / f"{name}.parquet" for name in ("features", "outcomes", "failures")},
         cases=made.root / "cases.tsv",
         verdict=made.root / "verdict.json",
         ledger=SimpleNamespace(entries=lambda: [kept], draws=SimpleNamespace(drawn=lambda *_: {})),
