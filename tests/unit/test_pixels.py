@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     UID,
     CTImageStorage,
@@ -245,6 +245,48 @@ def test_an_overlay_in_spare_bits_and_a_tail_are_taken_out(tmp_path: Path) -> No
     assert decide_pixels(dataset, NONE) == Hide(())
     hide(PATH, dataset, ())
     assert dataset.PixelData == plain.tobytes()
+
+
+def commented(stream: bytes, syntax: UID) -> bytes:
+    """A codestream with a name in a comment, in application data and behind its end."""
+    if syntax == JPEG2000Lossless:
+        place = stream.index(b"\xff\x52")
+        return stream[:place] + b"\xff\x64\0\x0c\0\x01DOE^JANE" + stream[place:] + b"DOE^JANE"
+    application = b"\xff\xe1\0\x0eExif\0\0DOE^J\0"
+    return stream[:2] + b"\xff\xfe\0\x0aDOE^JANE" + application + stream[2:] + b"DOE^JANE"
+
+
+@pytest.mark.parametrize("syntax", [JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless])
+def test_comments_of_compressed_frames_are_taken_out_without_a_loss(
+    syntax: UID, tmp_path: Path
+) -> None:
+    dataset = in_syntax(ct_datasets((2, 32, 40))[0], syntax, tmp_path)
+    before = dataset.pixel_array.copy()
+    stream = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    encapsulated(dataset, [commented(stream, syntax)], syntax)
+    assert decide_pixels(dataset, NONE) == Hide(())
+    hide(PATH, dataset, ())
+    assert decide_pixels(dataset, NONE) is None
+    assert b"DOE" not in dataset.PixelData
+    assert "BurnedInAnnotation" not in dataset
+    dataset = read_again(dataset, tmp_path)
+    assert dataset.file_meta.TransferSyntaxUID == syntax
+    np.testing.assert_array_equal(dataset.pixel_array, before)
+
+
+def test_colours_of_jpeg_stay_when_its_comments_go(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).integers(1, 255, (2, 16, 16, 3)).astype(np.uint8)
+    dataset = colours(values, "JPEG")
+    frames = list(generate_frames(dataset.PixelData, number_of_frames=2))
+    plain = [imagecodecs.jpeg8_decode(frame) for frame in frames]
+    encapsulated(
+        dataset, [commented(frame, JPEGBaseline8Bit) for frame in frames], JPEGBaseline8Bit
+    )
+    hide(PATH, dataset, ())
+    after = list(generate_frames(dataset.PixelData, number_of_frames=2))
+    assert b"DOE" not in b"".join(after)
+    assert all(frame.endswith((b"\xff\xd9", b"\xff\xd9\0")) for frame in after)
+    np.testing.assert_array_equal([imagecodecs.jpeg8_decode(frame) for frame in after], plain)
 
 
 def test_pixels_that_cannot_be_decoded_are_a_fault_and_never_left_as_they_are() -> None:

@@ -30,7 +30,8 @@ from pydicom.uid import (
 from jipflow.images import jpeg
 from jipflow.images.pixels import DECODERS, decode
 from jipflow.images.read import PIXELS
-from jipflow.privacy.pixels import Region
+from jipflow.privacy.pixels import Region, holds_overlay
+from jipflow.privacy.streams import clean_streams
 from jipflow.reasons import CaseFault, Reason
 from jipflow.syntaxes import JPEG
 
@@ -51,8 +52,9 @@ Frame = NDArray[Any]
 def hide(path: Path, dataset: Dataset, regions: Sequence[Region]) -> None:
     """Set regions of every frame to the lowest value that the instance stores.
 
-    Of colours in luminance and chrominance it is the lowest luminance without colour. Burned In
-    Annotation (0028,0301) becomes NO.
+    Without a region only what is no part of the pixels' values is taken out, of compressed frames
+    without a decoder. Of colours in luminance and chrominance the lowest value is the lowest
+    luminance without colour. Burned In Annotation (0028,0301) becomes NO.
 
     Args:
         path: the instance's file, for messages.
@@ -67,8 +69,12 @@ def hide(path: Path, dataset: Dataset, regions: Sequence[Region]) -> None:
         for region in regions:
             frame[region.rows, region.columns] = lowest
 
+    encapsulated = UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated
+    if not regions and encapsulated and not holds_overlay(dataset) and clean_streams(dataset):
+        return
     change_pixels(path, dataset, overwrite)
-    dataset.BurnedInAnnotation = "NO"
+    if regions:
+        dataset.BurnedInAnnotation = "NO"
 
 
 def change_pixels(

@@ -17,10 +17,20 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, ExplicitVRBigEndian
 
 from jipflow.images.read import PIXELS
+from jipflow.privacy.streams import holds_comments
 from jipflow.reasons import Reason
 from jipflow.settings.export import Export, PixelRegions
-from jipflow.syntaxes import MODALITIES, SEGMENTATIONS
+from jipflow.syntaxes import (
+    HIGH_THROUGHPUT_JPEG_2000,
+    JPEG,
+    JPEG_2000,
+    JPEG_LS,
+    MODALITIES,
+    SEGMENTATIONS,
+)
 
+STREAMS = (*JPEG, *JPEG_LS, *JPEG_2000, *HIGH_THROUGHPUT_JPEG_2000)
+"""Transfer syntaxes whose frames have segments beside the picture."""
 DOCUMENTS = ("EncapsulatedDocument",)
 
 WITHOUT_TEXT = (*MODALITIES, *SEGMENTATIONS)
@@ -107,18 +117,17 @@ def decide_pixels(dataset: Dataset, settings: Export) -> Refusal | Hide | None:
 
 
 def holds_more(dataset: Dataset) -> bool:
-    """Return whether pixel data hold more than values: overlays in spare bits, or a tail.
+    """Return whether pixel data hold more than values: overlays, comments, what follows them.
 
     Args:
-        dataset: the instance; of encapsulated pixels only the header is asked.
+        dataset: the instance; one without pixels holds nothing.
     """
-    # Overlay Bit Position (60xx,0102) other than 0: retired from PS3.3 C.9.2, still in archives.
-    places = [dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2)]
-    if any(place is not None and place.value for place in places):
-        return True
     words = dataset.get("PixelData")
-    if not words or UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
-        return False
+    if holds_overlay(dataset) or not words:
+        return holds_overlay(dataset)
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    if syntax.is_encapsulated:
+        return syntax in STREAMS and holds_comments(dataset)
     pixels = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("NumberOfFrames") or 1)
     samples = pixels * int(dataset.get("SamplesPerPixel") or 1)
     if len(words) > -(-samples * int(dataset.BitsAllocated) // 8 // 2) * 2 + 1:
@@ -132,6 +141,15 @@ def holds_more(dataset: Dataset) -> bool:
     )
     left = int(dataset.BitsAllocated) - 1 - int(dataset.HighBit)
     return bool((np.right_shift(np.left_shift(values, left), left) != values).any())
+
+
+def holds_overlay(dataset: Dataset) -> bool:
+    """Return whether an overlay lies in spare bits of the pixels.
+
+    By Overlay Bit Position (60xx,0102), retired from PS3.3 C.9.2, but still in archives.
+    """
+    places = [dataset.get((group, 0x0102)) for group in range(0x6000, 0x6020, 2)]
+    return any(place is not None and bool(place.value) for place in places)
 
 
 def _refusal(why: str) -> Refusal:
