@@ -83,9 +83,9 @@ def main() -> None:
             "patient are to move by the same days, of which constant dates and no dates are none, "
             "and UIDs and patient IDs that became one are not consistent. By MIDI-B's own rule, "
             "that the date is another, nearly all of both peers' would count.",
-            f"{made} synthetic files of {len(PEOPLE)} invented patients: CT (native, RLE, with a "
-            "tail behind its pixels), PET, MR, RTSTRUCT, SEG, SR, presentation state, ultrasound "
-            "and a screen with a name burned in"
+            f"{made} synthetic files of {len(PEOPLE)} invented patients: CT (native, RLE, JPEG-LS "
+            "with a comment, with a tail behind its pixels), PET, MR, RTSTRUCT, SEG, SR, "
+            "presentation state, ultrasound and a screen with a name burned in"
             + (
                 f"; and {len(planted) - made} copies of real CT, MR, PET, RTSTRUCT, SEG and SR "
                 "files with the same planted in them."

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
     ImplicitVRLittleEndian,
+    JPEGLSLossless,
     MRImageStorage,
     RLELossless,
     SecondaryCaptureImageStorage,
@@ -142,6 +144,8 @@ def _objects(person: Person) -> Iterator[tuple[str, Dataset]]:
     yield "mr", _mr(series[0], study)
     yield "ct_tail", dicom.ct_series(hu, GRID, study, number=12)[0]
     yield "ct_overlay", _overlaid(dicom.ct_series(hu, GRID, study, number=13)[0], person)
+    image = dicom.ct_series(hu, GRID, study, number=10)[0]
+    yield "ct_comment", _commented(image, person)
     yield "ct_values", dicom.ct_series(hu, GRID, study, number=11)[0]
     yield "ct_latin", _latin(dicom.ct_series(hu, GRID, study, number=14)[0])
     for number, (name, change) in enumerate(SHOWING_TEXT.items(), 15):
@@ -157,6 +161,17 @@ def _objects(person: Person) -> Iterator[tuple[str, Dataset]]:
     yield "gsps", _presentation(series[0], study, person)
     yield "us", _screen(UltrasoundImageStorage, "US", study, person)
     yield "sc", _screen(SecondaryCaptureImageStorage, "OT", study, person)
+
+
+def _commented(ds: Dataset, person: Person) -> Dataset:
+    """A CT image in JPEG-LS with a comment in its codestream."""
+    ds.compress(JPEGLSLossless, generate_instance_uid=False)
+    stream = next(generate_frames(ds.PixelData, number_of_frames=1))
+    comment = f"{person.last} {person.number}".encode()
+    segment = b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment
+    ds.PixelData = encapsulate([stream[:2] + segment + stream[2:]])
+    ds["PixelData"].is_undefined_length = True
+    return ds
 
 
 def _overlaid(ds: Dataset, person: Person) -> Dataset:
@@ -356,6 +371,8 @@ def _content(planter: Planter, name: str) -> None:
     elif name == "ct_overlay":
         drawn = np.frombuffer(ds.PixelData, "<u2") >> 15
         require(A.PIXELS_HIDDEN, SPARE_BITS, drawn)
+    elif name == "ct_comment":
+        require(A.TEXT_REMOVED, ("PixelData",), f"{p.last} {p.number}")
     elif name == "ct_tail":
         require(A.TEXT_REMOVED, ("PixelData",), planter.file.path.stem.encode("ascii", "replace"))
     elif name == "gsps":
