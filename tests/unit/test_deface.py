@@ -39,6 +39,8 @@ def test_a_region_without_a_face_leaves(part: str, heads: Any) -> None:
     [
         *(("BodyPartExamined", part) for part in ("HEAD", "BRAIN", "HEADNECK", "CSPINE", "NECK")),
         ("SeriesDescription", "AX T1 Brain"),
+        ("SeriesDescription", "CT cervical spine"),
+        ("SeriesDescription", "c-spine lateral"),
         ("StudyDescription", "MRT Schädel nativ"),
         ("ProtocolName", "02_Routine_Head"),
         ("RecognizableVisualFeatures", "YES"),
@@ -63,6 +65,19 @@ def test_a_series_that_does_not_say_what_it_shows_stays_unless_a_person_does(par
     assert isinstance(decide_head(series, "refuse"), Refusal)
     assert decide_head(series, "absent") is None
     assert isinstance(decide_head(series, "absent", skull=True), Refusal)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("MR Pelvis cervical cancer", "THORACIC SPINE", "PET neuroendocrine", "femoral head"),
+        *("accidental finding", "fracture of femoral neck", "head of pancreas"),
+    ],
+)
+def test_other_heads_and_necks_are_none(text: str) -> None:
+    series = ct_datasets()
+    series[0].SeriesDescription = text
+    assert decide_head(series, "refuse") is None
 
 
 def test_a_long_scan_of_the_trunk_may_reach_the_face() -> None:

@@ -17,13 +17,15 @@ LONGEST_TRUNK_MM = 800.0
 middle of the thighs, and a scan of chest, abdomen and pelvis takes 600 to 750 mm."""
 
 HEAD = re.compile(
-    r"HEAD|SKULL|BRAIN|CEREBR|CRANI|NEURO|\bFAC(E|IAL)\b|MAXILL|ORBIT|\bEYES?\b|SINUS|\bJAWS?\b"
-    r"|MANDIB|DENTAL|TEETH|\bTMJ?\b|\bEARS?\b|\bIA[CM]S?\b|PETROUS|TEMPORAL BONE|PITUITARY|SELLA"
-    r"|NECK|CERVICAL|[CK] ?SPINE|PAROTID|NASO|PHARYN|LARYN|THYROID|TONGUE|SALIVARY"
+    r"(?<!FEMORAL )(?<!HUMERAL )(?<!RADIAL )(?<!PANCREATIC )HEAD(?! OF )"
+    r"|(?<!FEMORAL )(?<!BLADDER )NECK|SKULL|BRAIN|CEREBR|CRANI|\bNEURO(RAD|\b)"
+    r"|\bFAC(E|IAL)\b|MAXILL|ORBIT|\bEYES?\b|SINUS|\bJAWS?\b|MANDIB|\bDENTAL|TEETH|\bTMJ?\b"
+    r"|\bEARS?\b|\bIA[CM]S?\b|PETROUS|TEMPORAL BONE|PITUITARY|SELLA|\bC ?SPINE"
+    r"|CERVICAL (SPINE|VERT|NODE|LYMPH)|PAROTID|NASO|PHARYN|LARYN|THYROID|TONGUE|SALIVARY"
     r"|KOPF|SCH(AE|Ä)DEL|HIRN|GESICHT|\bHALS|\bNNH\b|\bHWS\b|T(E|Ê)TE\b|CR(A|Â)NE|CABEZA|\bTESTA\b"
 )
 """Names of regions that show a face or a part of it: the terms of Body Part Examined (PS3.16
-annex L), and what sites write into descriptions."""
+annex L), and what sites write into descriptions. Other heads and necks are not among them."""
 
 ELSEWHERE = re.compile(
     r"^(CHEST|THORAX|LUNGS?|HEART|CARDIAC|CORONARY|MEDIASTINUM|BREASTS?|MAMMA|RIBS?|STERNUM"
