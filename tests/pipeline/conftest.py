@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from harness import ONE_CORE, Sarcoma, Site, contours_only, make_site
+from identifiers import plant
 from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.phantom.cohort import write_site
 
@@ -47,10 +48,11 @@ def tiny_run(phantom_site: Path, demo_folder: Path) -> Site:
 
 @pytest.fixture(scope="session")
 def two_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images of two synthetic patients without a defect."""
+    """The images of two synthetic patients without a defect, whose headers and paths name them."""
     folder = tmp_path_factory.mktemp("phantom")
     write_site(folder, "small", 2, 7, defects=False)
-    return folder / "dicom"
+    plant(folder / "dicom", folder / "archive")
+    return folder / "archive"
 
 
 @pytest.fixture(scope="session")

@@ -15,11 +15,22 @@ from jipflow.reasons import StageError
 
 IDENTIFYING = (
     "catalog/*.parquet",
-    "*/pacs/*.parquet",
-    "*/cohort/*.tsv",
+    "*/pacs/*",
+    "*/cohort/cases.tsv",
     "*/cohort/shards/*.parquet",
+    "*/published/*.jsonl",
 )
 """Tables below the results of all protocols by which a pseudonym leads to a patient."""
+
+IMAGES = (
+    "retrieved/*/*/*",
+    "*/seg/*/*.dcm",
+    "*/sr/*/*.dcm",
+    "*/worklist/*/*/*",
+    "*/inbox/*/*/*/*",
+)
+"""DICOM objects and copies of images there, which name their patient as in the archive. No other
+file below the results names one."""
 
 
 def open_rights(path: Path, umask: int) -> int:
@@ -96,7 +107,8 @@ def check_results(results: Path, umask: int) -> None:
     """
     if not results.is_dir() or not open_rights(results, umask & 0o011):
         return
-    for path in sorted(found for pattern in IDENTIFYING for found in results.glob(pattern)):
+    tables = (found for pattern in IDENTIFYING for found in results.glob(pattern))
+    for path in sorted(path for path in tables if path.is_file()):
         between = [each for each in path.parents if each.is_relative_to(results)]
         passable = all(open_rights(folder, umask & 0o011) for folder in between)
         if passable and (rights := open_rights(path, umask)):
