@@ -43,7 +43,7 @@ def check(site: Site, wanted: dict[str, str], tmp_path: Path) -> set[str]:
     assert elsewhere.hits == []
     assert elsewhere.closed == {}
     assert elsewhere.files > 50
-    assert elsewhere.unpacked > 100_000
+    assert elsewhere.unpacked > 20_000
     return {wanted[hit.token] for hit in search(allowed, wanted).hits}
 
 

@@ -29,6 +29,7 @@ VALUES = (
     "ACC 9-5512",
     "19531204",
     "O'Donoghue",
+    *("CT", "1"),
 )
 
 
@@ -52,7 +53,8 @@ def test_a_path_below_an_archive_is_gone_and_the_sentence_stays(redactor, file, 
 def test_what_is_ours_stays(redactor):
     text = (
         "/results/demo/work/s00001/volumes/3ujhkemebw5jrri5/CT.nrrd: No space left on device; "
-        "46 of 12 slices, 1.25 mm, Transfer Syntax 1.2.840.10008.1.2.4.90, highdicom 0.28.2"
+        "46 of 12 slices, CT and 10^8, m^2, 1.25 mm, "
+        "Transfer Syntax 1.2.840.10008.1.2.4.90, highdicom 0.28.2"
     )
     assert redactor(text) == text
 
@@ -82,6 +84,7 @@ def test_what_is_ours_stays(redactor):
         "1953-12-04",
         "04.12.1953",
         "GTV_O'Donoghue_1",
+        "Nobody^Known-Here^^Dr.",
         "1.2.276.0.7230010.3.1.4.8323329",
     ],
 )

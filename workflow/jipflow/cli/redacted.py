@@ -104,10 +104,18 @@ def _of_tables(words: Sequence[str]) -> tuple[set[str], list[Path], list[Path]]:
         files += [Path(row["path"]) for row in rows]
         for row in rows:
             first.setdefault(row["series_uid"], Path(row["path"]))
+    for made in _given(words, "--made"):
+        outcomes = pq.read_table(made, columns=["outputs"])["outputs"].to_pylist()
+        for output in (output for outputs in outcomes for output in outputs):
+            first.setdefault(output, made.absolute().parents[3] / output)
     folders = [*_given(words, "--catalog"), *_given(words, "--out")]
-    for results in _given(words, "--results"):
-        folders += [results / "pacs", results.parent / "catalog"]
-    for table in {folder / "series.parquet" for folder in folders if not first}:
+    results = [
+        *_given(words, "--results"),
+        *(p.absolute().parents[2] for p in _given(words, "--cases")),
+    ]
+    for folder in results:
+        folders += [folder / "pacs", folder / "catalog", folder.parent / "catalog"]
+    for table in {folder / "series.parquet" for folder in folders}:
         if table.is_file():
             column = pq.read_table(table, columns=["PatientID"])["PatientID"]
             identifiers |= {text for text in pc.unique(column).to_pylist() if text}

@@ -27,6 +27,8 @@ IDENTIFIERS = frozenset({"PatientID", "OtherPatientIDs"})
 def identifying_values(paths: Iterable[Path]) -> tuple[set[str], set[str]]:
     """Return identifiers of patients, and other values of persons, of the headers of files.
 
+    A name has a ``^`` in it.
+
     Args:
         paths: DICOM files; one that cannot be read says nothing, and a message about it neither.
     """
@@ -40,10 +42,13 @@ def identifying_values(paths: Iterable[Path]) -> tuple[set[str], set[str]]:
             for element in dataset.iterall():
                 if element.VR != "PN" and element.keyword not in KEYWORDS:
                     continue
-                several = element.VM > 1
-                texts = map(str, element.value) if several else [str(element.value or "")]
+                many = element.VM > 1
+                texts = set(map(str, element.value)) if many else {str(element.value or "")}
+                if element.VR == "PN":
+                    # By its mark a name without components is one, too.
+                    texts = {text if "^" in text else f"{text}^" for text in texts}
                 (identifiers if element.keyword in IDENTIFIERS else values).update(texts)
         # Whatever a damaged header has pydicom raise: what of it is known stays known.
         except Exception:
             continue
-    return identifiers - {""}, values - {""}
+    return identifiers - {""}, values - {"", "^"}

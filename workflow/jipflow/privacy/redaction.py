@@ -36,6 +36,9 @@ _NUMBER = re.compile(
     r"""(?:(?<=')|(?<=")|(?<=(?i:patient)\s)|(?<=(?i:PatientID)[\s=:]))(\d{1,3})\b"""
 )
 
+# A name as DICOM writes it, such as another machine may quote it.
+_NAME = re.compile(r"[^\W\d_](?:[^\W_]|[-.'])*\^(?=[^\W\d_]|\^)(?:[^\W_]|[-.'^=])*")
+
 Mark = Callable[[str, str], str]
 
 
@@ -107,6 +110,7 @@ class Redactor:
         text = _UID.sub(lambda found: self._mark("UID", found[0]), text)
         if self._values is not None:
             text = self._values.sub("‹patient›", text)
+        text = _NAME.sub("‹patient›", text)
         text = _NUMBER.sub(lambda n: "‹patient›" if n[1] in self._ids else n[0], text)
         return _WORD.sub(self._word, text)
 
@@ -160,11 +164,12 @@ def _pattern(values: Iterable[str]) -> re.Pattern[str] | None:
     """Return the pattern of values of headers and, of names, their words; None without any.
 
     The case of a value of four letters or more is free; of a shorter one, which may be a word of a
-    sentence, it is not.
+    sentence, it is not, and only a name's words may be so short: an institution may be called CT.
     """
     texts: set[str] = set()
     for value in values:
-        for part in (value.strip(), *(name_parts(value) if "^" in value else ())):
+        words = name_parts(value) if "^" in value else []
+        for part in (*words, *([value.strip()] if len(value.strip()) > 3 else ())):
             texts |= in_messages(part)
     texts = {
         text
