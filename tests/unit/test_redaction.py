@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from jipflow.cli import main
+from jipflow.cli.making import finish, redacted_messages
 from jipflow.cli.redacted import redacted_output
-from jipflow.files import write_parquet
+from jipflow.files import write_json, write_parquet
+from jipflow.outcomes import Outcome, Status, read_outcomes
 from jipflow.privacy.identifying import identifying_values
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
 from jipflow.privacy.redaction import Redactor
+from jipflow.reasons import StageError
 from series_factory import ct_datasets, write
 
 ARCHIVE = Path("/data/Archiv Süd")
@@ -202,3 +207,56 @@ def test_whoever_has_the_secret_and_the_catalog_finds_the_patient_again(tmp_path
     other = ("--results", str(results), "--secret", str(tmp_path / "other" / "k"))
     assert main(["whois", case, *other]) == 1
     assert "another secret" in capsys.readouterr().err
+
+
+@pytest.fixture
+def job(tmp_path):
+    """What is typed for a job of a shard whose one patient is in a header and in a catalog."""
+    dataset = ct_datasets()[0]
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.PatientName = "Müllerová^Žofie"
+    (path,) = write([dataset], tmp_path / "archive")
+    results = tmp_path / "results"
+    shard = results / "demo" / "cohort" / "shards" / "s00001.parquet"
+    write_parquet(shard, pd.DataFrame({"series_uid": ["1.2"], "path": [str(path)]}))
+    write_parquet(results / "catalog" / "series.parquet", pd.DataFrame({"PatientID": ["Q7"]}))
+    site_secret(tmp_path / "keys" / "k", results)
+    site = {
+        "identity": {"secret_file": str(tmp_path / "keys" / "k")},
+        "sources": [{"kind": "folder", "path": str(tmp_path / "archive")}],
+    }
+    write_json(tmp_path / "settings.json", {"site": site})
+    return ["prepare", "--settings", str(tmp_path / "settings.json"), "--cases", str(shard)]
+
+
+def test_the_tables_that_a_job_writes_name_nobody(tmp_path, job):
+    message = f"{tmp_path}/archive/0000.dcm: Müllerová is no Q7; see {tmp_path}/results/x"
+    outcome = Outcome("a" * 16, "prepare", "CT", Status.FAILED, "unreadable", message)
+    table = pa.table({"message": [message, None], "feature": ["Müllerová", ""]})
+    with redacted_output(job):
+        finish(tmp_path / "o.parquet", [outcome])
+        table = redacted_messages(table)
+    (written,) = read_outcomes(tmp_path / "o.parquet")
+    assert re.fullmatch(
+        rf"‹file [a-z2-7]{{8}}›: ‹patient› is no ‹patient›; see {tmp_path}/results/x",
+        written.message,
+    )
+    assert table["message"].to_pylist() == [written.message, None]
+
+
+def test_what_is_kept_of_an_error_for_the_next_try_names_nobody(tmp_path, job, monkeypatch):
+    monkeypatch.setenv("JIPFLOW_RUN", str(tmp_path / "run"))
+    Path(job[-1]).write_text(f"no table of {tmp_path}/archive/Q7")
+    command = [*job, "--volumes", "v", "--outcomes", "o", "--record", str(tmp_path / "r.json")]
+    monkeypatch.setattr("jipflow.settings.run.read_settings", fails(f"{tmp_path}/archive/Q7: bad"))
+    assert main(command) == 1
+    (kept,) = (tmp_path / "run").iterdir()
+    assert "Q7" not in kept.read_text()
+    assert kept.read_text().endswith("›: bad")
+
+
+def fails(message):
+    def function(*_):
+        raise StageError(message)
+
+    return function
