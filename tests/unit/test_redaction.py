@@ -26,7 +26,7 @@ from series_factory import ct_datasets, write
 ARCHIVE = Path("/data/Archiv Süd")
 FILES = [ARCHIVE / "O'Donoghue Fión" / "CT 1" / "Müller,1.dcm", ARCHIVE / "Q7" / "IM_0004"]
 SECRET = bytes(32)
-IDS = ("Q7", "12", "Äß", "PZ-88-0417", "A/B_7", "李4")
+IDS = ("Q7", "12", "Äß", "PZ-88-0417", "A/B_7", "李4", "PAT 01:2")
 VALUES = (
     "Müllerová^Žofie",
     "Иванова^Прасковья",
@@ -74,6 +74,7 @@ def test_what_is_ours_stays(redactor):
         "[PZ-88-0417]",
         "A/B_7",
         "scan_Q7_old",
+        "PAT 01:2",
         "李4",
         "MÜLLEROVÁ",
         "Mu\u0308llerova\u0301",

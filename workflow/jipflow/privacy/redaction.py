@@ -92,6 +92,8 @@ class Redactor:
     ) -> None:
         self._ids = {text for identifier in patient_ids for text in in_messages(identifier.strip())}
         self._ids -= {""}
+        # What is no word of a message is looked for as it is.
+        self._phrases = [text for text in self._ids if not _WORD.fullmatch(text)]
         self._mark = marker(secret)
         self._archives = None if archives is None else _below(archives)
         self._files = list(files)
@@ -111,6 +113,9 @@ class Redactor:
         if self._values is not None:
             text = self._values.sub("‹patient›", text)
         text = _NAME.sub("‹patient›", text)
+        for phrase in self._phrases:
+            if phrase in text:
+                text = re.sub(as_word(phrase), "‹patient›", text)
         text = _NUMBER.sub(lambda n: "‹patient›" if n[1] in self._ids else n[0], text)
         return _WORD.sub(self._word, text)
 
