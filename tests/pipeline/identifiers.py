@@ -69,7 +69,8 @@ def tokens(archive: Path, common: frozenset[str] = frozenset()) -> dict[str, str
         for value in values:
             found["value"] |= set(name_parts(value) if "^" in value else [value])
         found["path"] |= {path.name for path in files}
-        if Path(folder) != archive:
+        # A folder named after the day of a scan names nobody; notes of SUV have that day.
+        if Path(folder) != archive and not Path(folder).name.isdigit():
             found["path"].add(Path(folder).name)
         for path in files[:1]:
             dataset = pydicom.dcmread(path, force=True, stop_before_pixels=True)
