@@ -173,7 +173,7 @@ def test_commands_that_are_called_by_hand_refuse_what_is_out_of_date(site):
     names = ("outcomes", "features", "failures", "perturbed")
     tables = [word for name in names for word in (f"--{name}", stage / f"{name}.parquet")]
     written = [("--outcomes", "outcomes.parquet"), ("--verdict", "verdict.json")]
-    written += [("--cases", "cohort/cases.tsv")]
+    written += [("--cases", "cohort/cases.tsv"), ("--failures", "features/failures.parquet")]
     joined = [word for flag, name in written for word in (flag, site.out / name)]
     made = release / "r01.provenance.json"
     state = ("--state", site.out / "rounds" / "r01" / "state.json")

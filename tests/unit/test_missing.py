@@ -19,6 +19,8 @@ from jipflow.analyses.missing import Cell, Missing, Released, Settings
 from jipflow.analyses.rules import Finding
 from jipflow.analyses.summary import Settings as SummarySettings
 from jipflow.analyses.summary import Summary
+from jipflow.exchange.refusals import Refused
+from jipflow.hub.check import Asked, _check_together
 from jipflow.hub.merge import merge
 from jipflow.hub.rounds import Outlook
 from jipflow.outcomes import Outcome, Status
@@ -48,9 +50,15 @@ SPLEEN = CellKey("CT", "organs", "spleen", "volume_ml")
 AGE = CellKey(*CLINICAL, "age")
 
 
-def world(root, name="north", patients=40, seed=0, analyses=(DESCRIBE, LACKING), few=0):
-    """Return a site of whose patients the last 6 have no usable image, and others no spleen."""
-    content = protocol(analyses=list(analyses), clinical=VARIABLES)
+def world(root, name="north", patients=40, seed=0, few=0, **more):
+    """Return a site of whose patients the last 6 have no usable image, and others no spleen.
+
+    Args:
+        few: have a spleen and no liver.
+        more: keys of both analyses.
+    """
+    analyses = [each | more for each in (DESCRIBE, LACKING)]
+    content = protocol(analyses=analyses, clinical=VARIABLES)
     made = site(root, name, patients, seed, content=content)
     cases = list(made.table["case_id"].unique())
     no_spleen = made.table["case_id"].isin(cases[:8]) & (made.table["segment"] == "spleen")
@@ -99,7 +107,7 @@ def test_a_site_counts_its_patients_by_reason(tmp_path):
     assert {key: (cell["n"], shown(cell)) for key, cell in left.items()} == {
         ("liver", "volume_ml"): (40, {"image_refused": 6}),
         ("spleen", "volume_ml"): (32, {"image_refused": 6, "no_region": 8}),
-        ("patient", "age"): (32, {"no_record": 6, "no_date": 8}),
+        ("patient", "age"): (32, {"not_recorded": 6, "no_date": 8}),
         ("patient", "sex"): (46, {}),
     }
     assert left["patient", "sex"]["counts"] == dict.fromkeys(OF_CLINICAL)
@@ -231,7 +239,7 @@ def test_a_number_of_few_does_not_follow_from_the_others():
     """Ten have no entry and three no record: neither the 13 nor the cohort leaves."""
     why = lacking(10)
     for i in range(10, 13):
-        why[f"c{i}"]["a"] = Absence.NO_RECORD
+        why[f"c{i}"]["a"] = Absence.NOT_RECORDED
     found, _ = gated(asked(why))
     cell = found["missing", "a"].plain()
     assert shown(cell) == {"no_entry": 10}
@@ -250,7 +258,7 @@ def test_a_patient_with_any_value_has_one():
 
 
 def test_a_patient_counts_by_the_case_that_was_closest_to_a_value():
-    why = {"c0": {"a": Absence.NO_DATE}, "c1": {"a": Absence.NO_RECORD}, "c2": {}}
+    why = {"c0": {"a": Absence.NO_DATE}, "c1": {"a": Absence.NOT_RECORDED}, "c2": {}}
     (cell,) = asked(why, patient_of={"c1": "c0"})
     assert {reason: set(of.cases) for reason, of in cell.content.lacking.items()} == {
         Absence.NO_DATE: {"c0", "c1"}
@@ -269,7 +277,7 @@ def test_reasons_of_two_variables_that_differ_in_one_patient_do_not_both_leave()
     """Fourteen lack both; of one of these the reason is another one."""
     why = lacking(14, 14)
     for i in range(7, 14):
-        why[f"c{i}"]["a"] = why[f"c{i}"]["b"] = Absence.NO_RECORD
+        why[f"c{i}"]["a"] = why[f"c{i}"]["b"] = Absence.NOT_RECORDED
     assert all(not isinstance(of(gated(asked(why))[0], name), str) for name in "ab")
     why["c7"]["b"] = Absence.NO_ENTRY
     found, _ = gated(asked(why))
@@ -381,9 +389,20 @@ def test_another_name_of_the_variable_hides_nothing():
     whole = lacking(20, of=100)
     _, all_ = gated(asked(whole))
     renamed = {
-        f"c{i}": ({"b": Absence.NO_RECORD} if i < 18 else {}) for i in [*range(18), *range(20, 60)]
+        f"c{i}": ({"b": Absence.NOT_RECORDED} if i < 18 else {})
+        for i in [*range(18), *range(20, 60)]
     }
     assert of(gated(asked(renamed), [all_])[0], "b") == "earlier"
+
+
+@pytest.mark.parametrize(("few", "withheld"), [(0, False), (3, True), (5, False)])
+def test_a_variable_that_all_have_does_not_give_the_few_who_lack_another(tmp_path, few, withheld):
+    """All 46 have a sex: less 40 - few who have a liver, and six without an image, few are left."""
+    left, lost = numbers(world(tmp_path, few=few, segments=["liver"]))
+    assert lost == ({("missing", "liver", "volume_ml"): ["difference"]} if withheld else {})
+    assert left["patient", "sex"]["n"] == 46
+    if few == 5:
+        assert shown(left["liver", "volume_ml"]) == {"image_refused": 6, "no_region": 5}
 
 
 LIMITS = Limits(5, 1)
@@ -457,6 +476,25 @@ def test_the_hub_adds_what_sites_show(together):
     assert cell["counts"]["no_image"] is None
     assert cell["withheld"]["no_image"] == cell["sites"]
     assert "no_region" not in cell["withheld"]
+
+
+def test_the_hub_refuses_totals_that_differ_by_few():
+    cells = {("missing", SPLEEN): sent(SPLEEN, n=24, no_image=6)}
+    asked_for = Asked(
+        analyses={"missing": ANALYSIS},
+        places=[],
+        features={},
+        minimum=5,
+        cases=1,
+        clinical={"age": (0, 120)},
+    )
+    for n in (25, 30, 35):
+        _check_together({**cells, ("missing", AGE): sent(n=n)}, asked_for, 5)
+    for n in (27, 33):
+        with pytest.raises(Refused, match=f"30 patients beside {n}"):
+            _check_together({**cells, ("missing", AGE): sent(n=n)}, asked_for, 5)
+    with pytest.raises(Refused, match="30 patients beside 32"):
+        _check_together({**cells, ("missing", AGE): sent(n=20, no_date=12)}, asked_for, 5)
 
 
 def test_a_sum_is_of_the_sites_that_show_it():

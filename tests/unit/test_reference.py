@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from jipflow.absences import Absence
 from jipflow.cli.reference import DOCS, pages, schemas, write
 from jipflow.reasons import Decision, Flag, Gap, Reason
 from jipflow.settings.protocol import Protocol
@@ -130,7 +131,7 @@ def test_defaults_are_those_that_a_run_fills_in(name):
 
 def test_every_reason_gap_flag_and_decision_is_explained():
     assert {code: cells for code, (cells,) in rows(pages()["reasons.md"]).items()} == {
-        coded.value: [f"{coded.meaning}."] for coded in (*Reason, *Gap, *Flag, *Decision)
+        coded.value: [f"{coded.meaning}."] for coded in (*Reason, *Gap, *Absence, *Flag, *Decision)
     }
 
 

@@ -17,7 +17,7 @@ class Absence(Coded):
 
     OTHER = ("other", "A reason of none of these sorts")
 
-    NO_RECORD = ("no_record", "The clinical data have no record of the patient")
+    NOT_RECORDED = ("not_recorded", "The clinical data have no record of the patient")
     NO_ENTRY = ("no_entry", "No record of the patient has a value")
     NO_DATE = ("no_date", "No record is within the protocol's days around the study, or is dated")
     NOT_ALLOWED = ("not_allowed", "What is recorded is no value that the protocol allows")
@@ -29,7 +29,7 @@ class Absence(Coded):
     UNDEFINED = ("undefined", "The feature has no value for the region")
 
 
-OF_CLINICAL = (Absence.NO_RECORD, Absence.NO_ENTRY, Absence.NO_DATE, Absence.NOT_ALLOWED)
+OF_CLINICAL = (Absence.NOT_RECORDED, Absence.NO_ENTRY, Absence.NO_DATE, Absence.NOT_ALLOWED)
 """Why a clinical variable has no value."""
 
 OF_FEATURES = (
@@ -39,7 +39,7 @@ OF_FEATURES = (
 """Why a feature has no value."""
 
 _OF_GAPS: Mapping[Absence, tuple[Gap, ...]] = {
-    Absence.NO_RECORD: (Gap.NOT_LINKED, Gap.NO_RECORD, Gap.ROW_UNREADABLE),
+    Absence.NOT_RECORDED: (Gap.NOT_LINKED, Gap.NO_RECORD, Gap.ROW_UNREADABLE),
     Absence.NO_ENTRY: (Gap.VALUE_MISSING,),
     Absence.NO_DATE: (Gap.NO_STUDY_DATE, Gap.DATE_UNREADABLE, Gap.OUTSIDE_WINDOW),
     Absence.NOT_ALLOWED: (

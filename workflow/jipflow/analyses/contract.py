@@ -247,6 +247,14 @@ class Analysis(ABC, Generic[S, C, R]):
         """
         return Whom.of(self.settings.by, key)
 
+    def together(self, cell: C) -> int | None:
+        """Return how many patients all sets of a cell have together; None where it has one set.
+
+        Args:
+            cell: as it leaves, of a kind that counts sets of patients.
+        """
+        return None
+
     @property
     def rounds(self) -> int:
         """The most rounds that the analysis takes."""

@@ -138,7 +138,8 @@ class Missing(Analysis[Settings, Cell, Released]):
         shown = {r for r in reasons if numbers.get(r, 0) >= disclosure.min_patients}
         counts = {r.value: numbers[r] if r in shown else None for r in reasons}
         hidden = [name for name, count in counts.items() if count is None]
-        return Passed({"counts": counts}, {FEW_MISSING: hidden}, columns=_sets(content, shown))
+        columns = [*_sets(content, shown), *_together(content, shown)]
+        return Passed({"counts": counts}, {FEW_MISSING: hidden}, columns=columns)
 
     def withholds(self, values: Values, disclosure: Disclosure) -> bool:
         """Return that any group of the minimum may be counted."""
@@ -150,6 +151,11 @@ class Missing(Analysis[Settings, Cell, Released]):
             raise ImpossibleCell
         if any(count is not None and count < limits.minimum for count in cell.counts.values()):
             raise CellBelowMinimum
+
+    def together(self, cell: Cell) -> int | None:
+        """Return how many have a value or a reason that is shown; None where none is."""
+        shown = [count for count in cell.counts.values() if count is not None]
+        return cell.n + sum(shown) if shown else None
 
     def parts(self, cell: Cell) -> dict[Rule, list[str | int]]:
         """Return the reasons whose numbers are null."""
@@ -264,3 +270,15 @@ def _sets(content: Content, shown: Collection[Absence]) -> list[Column]:
             if reason in content.lacking and reason in shown
         ),
     ]
+
+
+def _together(content: Content, shown: Collection[Absence]) -> Iterator[Column]:
+    """Yield all of `_sets` as one, whose number is the sum of theirs, where they are several."""
+    import numpy as np
+
+    parts = [content.having, *(of for reason, of in content.lacking.items() if reason in shown)]
+    if len(parts) > 1:
+        ids = np.concatenate([part.case_ids for part in parts])
+        patients = np.concatenate([part.patients for part in parts])
+        every = Values(np.ones(ids.size), patients, ids, frozenset(ids))
+        yield Column(content.key._replace(feature="missing=together"), every, 0)

@@ -233,6 +233,13 @@ def _check_together(released: Released, asked: Asked, minimum: int) -> None:
         if n > numbers_of.get((key, frozenset()), n):
             detail = f"{_words('a model', key)} has more patients than its variable"
             raise Refused(Refusal.IMPOSSIBLE_CELL, detail)
+    found = {name: asked.analyses[name[0]].together(cell) for name, cell in released.items()}
+    totals = {name: total for name, total in found.items() if total is not None}
+    for name, total in totals.items():
+        for n in sorted({*numbers_of.values(), *totals.values()}):
+            if too_close(n, total, minimum):
+                detail = f"{_words(*name)}: {total} patients beside {n}"
+                raise Refused(Refusal.CELL_BELOW_MINIMUM, detail)
     for (role, segmentation), numbers in families.items():
         for (fewer, one), (more, other) in itertools.combinations(sorted(numbers), 2):
             if too_close(fewer, more, minimum) and not one.apart(other):

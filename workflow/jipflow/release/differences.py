@@ -181,7 +181,42 @@ def differing(
     left = [i for i in range(len(cells)) if i not in withheld]
     withheld |= {left[i] for i in _remainders([cells[i] for i in left], disclosure)}
     left = [i for i in range(len(cells)) if i not in withheld]
-    return withheld | {left[i] for i in _by_classes([cells[i] for i in left], minimum)}
+    withheld |= {left[i] for i in _by_classes([cells[i] for i in left], minimum)}
+    left = [i for i in range(len(cells)) if i not in withheld]
+    return withheld | {left[i] for i in _together([cells[i] for i in left], patient_of, minimum)}
+
+
+def _together(
+    cells: Sequence[Proposed], patient_of: Mapping[str, str], minimum: int
+) -> Iterator[int]:
+    """Yield the cells of sets that together are nearly as many patients as another number.
+
+    Where a variable that all have says how large the cohort is, what is left of it beside those
+    with a value and those of the reasons that are shown would be the few of a withheld reason. So
+    it does not matter what the other number is about.
+    """
+
+    def size(cases: frozenset[str]) -> int:
+        return len({patient_of[case] for case in cases})
+
+    counting: dict[tuple[str, str], list[int]] = defaultdict(list)
+    divisions: dict[tuple[object, ...], frozenset[str]] = defaultdict(frozenset)
+    for i, cell in enumerate(cells):
+        if cell.analysis.counts_sets:
+            counting[cell.analysis.settings.id, cell.model].append(i)
+        else:
+            divisions[cell.analysis.settings.id, cell.key._replace(group="")] |= cell.cases
+    if not counting:
+        return
+    sets = {cell.cases for cell in cells if not cell.analysis.counts_sets}
+    sets |= {*divisions.values(), *(cells[members[0]].cases for members in counting.values())}
+    known = {size(cases) for cases in sets}
+    for members in sorted(counting.values(), key=lambda members: asked(cells[members[0]])):
+        total = max(size(cells[i].cases) for i in members)
+        if len(members) > 1 and any(too_close(total, n, minimum) for n in known):
+            yield from members
+        else:
+            known.add(total)
 
 
 def _by_classes(cells: Sequence[Proposed], minimum: int) -> Iterator[int]:
