@@ -308,6 +308,15 @@ def test_no_mean_is_withheld_for_the_sake_of_a_count(seed):
     assert {key: cell for key, cell in beside.items() if key[0] == "summary"} == alone
 
 
+def test_a_mean_leaves_beside_many_counts_of_nearly_its_patients():
+    """Two variables that three patients more have would else outweigh the one that has a mean."""
+    why = lacking(13, 10, 10)
+    mean = Summary(SummarySettings(id="zz", kind="summary", variables=["clinical.a"]))
+    found, _ = gated([*asked(why, mean), *asked(why)])
+    assert found["summary", "a"].n == 27
+    assert [of(found, name) for name in "abc"] == [{"no_entry": 13}, "difference", "difference"]
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_whoever_has_all_numbers_finds_no_few(seed):
     """The smallest sets of patients that all released numbers tell apart have the minimum."""
