@@ -37,7 +37,13 @@ def world(tmp_path):
     """Results of four patients: one has no person, one no date; one feature has no value."""
     secret_file = tmp_path / "secrets" / "identity.key"
     settings = fake.settings()
-    identity = settings.site.identity.model_copy(update={"secret_file": str(secret_file)})
+    identity = settings.site.identity.model_copy(
+        update={
+            "secret_file": str(secret_file),
+            "signing_key_file": str(tmp_path / "secrets" / "site.key"),
+            "audit_file": str(tmp_path / "secrets" / "audit.jsonl"),
+        }
+    )
     site = settings.site.model_copy(update={"identity": identity})
     settings = settings.model_copy(update={"site": site})
     secret = site_secret(secret_file, tmp_path / "results")
