@@ -117,9 +117,10 @@ def publication(settings: Settings, results: Path) -> dict[str, Any]:
 def export(settings: Settings, results: Path) -> dict[str, Any]:
     write_settings(results / "demo" / "settings.json", settings)
     files = [written(results.parent / "out" / name, PATIENT) for name in ("a.csv", "b.csv")]
-    audited.note_export(results / "demo", "omop", files, 12)
+    audited.note_export(results / "demo", "omop", files, files=2, items=12)
     hashed = canonical_digest({path.name: sha256_file(path) for path in files})
-    return {"protocol": "demo", "format": "omop", "files": 2, "items": 12, "sha256": hashed}
+    counts = {"files": 2, "items": 12, "patients": None, "sha256": hashed}
+    return {"protocol": "demo", "format": "omop", **counts}
 
 
 NOTES = [catalog, query, secret, clinical, retrieval, publication, export]

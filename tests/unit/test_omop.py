@@ -106,6 +106,13 @@ def export(world, *more, out="import"):
     return world / out
 
 
+def test_an_export_stands_in_the_audit_trail(world):
+    export(world)
+    entry = json.loads((world / "secrets" / "audit.jsonl").read_text())["entry"]
+    assert entry["event"] == "data_exported"
+    assert entry["facts"]["files"] == len(list((world / "import").glob("*.csv")))
+
+
 def values(connection):
     """Return the values of the warehouse as features.parquet has them, with the person."""
     return connection.execute(

@@ -206,14 +206,24 @@ def note_roster(settings: Settings, results: Path, standing: Standing) -> None:
     _note(settings, results.absolute().parent, Event.ROSTER_IN_FORCE, facts)
 
 
-def note_export(results: Path, form: str, files: Sequence[Path], items: int) -> None:
+def note_export(
+    results: Path,
+    form: str,
+    listed: Sequence[Path],
+    *,
+    files: int,
+    items: int,
+    patients: int | None = None,
+) -> None:
     """Note that data of a protocol were written for another system of the site.
 
     Args:
         results: of the protocol; the effective settings lie there.
         form: what was written, such as ``omop``.
-        files: that were written, each with another name.
+        listed: the files that were written, or the report that names them, each with another name.
+        files: how many were written.
         items: rows of tables, or images.
+        patients: of whom there are any; None where that is not counted.
     """
     from jipflow.files import canonical_digest, sha256_file
     from jipflow.privacy.audit.events import Event
@@ -223,9 +233,10 @@ def note_export(results: Path, form: str, files: Sequence[Path], items: int) -> 
     facts = {
         "protocol": settings.protocol_id,
         "format": form,
-        "files": len(files),
+        "files": files,
         "items": items,
-        "sha256": canonical_digest({path.name: sha256_file(path) for path in files}),
+        "patients": patients,
+        "sha256": canonical_digest({path.name: sha256_file(path) for path in listed}),
     }
     _note(settings, results.absolute().parent, Event.DATA_EXPORTED, facts)
 

@@ -137,7 +137,7 @@ def omop_export(
     )
     made = export(results=results, out=out, maps=maps, first_id=first_id, form=format)
     tables = [out / f"{table}.{format}" for table in made.rows]
-    note_export(results, "omop", tables, sum(made.rows.values()))
+    note_export(results, "omop", tables, files=len(tables), items=sum(made.rows.values()))
     for table, rows in made.rows.items():
         print(f"{out / table}.{format}: {rows} rows")
     for reason, series in sorted(made.left_out.items()):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from jipflow.cli.audited import note_export
 from jipflow.cli.command import REPEATED, Audience, UsageError
 
 if TYPE_CHECKING:
@@ -275,6 +276,8 @@ def export(
     from jipflow.export.stage import export as export_cohort
 
     made = export_cohort(results=results, out=out, threads=threads)
+    counts = {"files": made.files, "items": made.files, "patients": made.patients}
+    note_export(results, "dicom", [out / REPORT], **counts)
     print(f"{out}: {made.files} files of {made.patients} patients, {made.written} items of cases")
     for reason, items in made.refused.items():
         print(f"not exported, {reason}: {items} items")

@@ -202,12 +202,15 @@ class DataExported(Facts):
     files: Count
     items: Count
     """Rows of tables, or images."""
+    patients: Count | None
+    """Of whom there are any; None where the export does not count them."""
     sha256: Sha256
-    """Of the canonical JSON of the hash of each file by its name."""
+    """Of the canonical JSON of the hash by its name of each file, or of the export's report."""
 
     def sentence(self) -> str:
         """Return the facts for a person."""
-        what = f"{self.files} files, {self.items} rows or images"
+        of = "" if self.patients is None else f" of {self.patients} patients"
+        what = f"{self.files} files, {self.items} rows or images{of}"
         return f"{self.protocol} exported as {self.format}: {what}"
 
 
