@@ -9,13 +9,16 @@ from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pydicom
 import pytest
 
 from harness import ROOT, Site
+from jipflow.cases import Case, Series, read_cases
 from jipflow.export.stage import OUTCOMES, REPORT, export
 from jipflow.files import read_json, sha256_file
+from jipflow.images.series import read_series_volume
 from jipflow.outcomes import Status, read_outcomes
 from jipflow.reasons import StageError
 
@@ -133,6 +136,22 @@ def test_pixels_are_those_of_the_archive(made):
     stored = {pydicom.dcmread(p).get("PixelData") for p in made.source.rglob("*") if p.is_file()}
     images = [o for o in made.objects() if o.Modality == PET]
     assert all(image.PixelData in stored for image in images)
+
+
+def test_the_suv_of_what_leaves_is_that_of_the_archive(made):
+    outcomes = read_outcomes(made.site.out / OUTCOMES)
+    (pet,) = [o for o in outcomes if o.item == PET and o.outputs]
+    (case,) = [c for c in _read(made.site) if c.case_id == pet.case_id]
+    left = tuple(made.out / name for name in sorted(pet.outputs))
+    series = Series(left[0].parent.name, PET, left)
+    ours, theirs = read_series_volume(case.roles[PET]), read_series_volume(series)
+    assert np.array_equal(ours.array, theirs.array)
+    assert np.array_equal(ours.grid.affine, theirs.grid.affine)
+
+
+def _read(site: Site) -> list[Case]:
+    shards = sorted((site.out / "cohort" / "shards").glob("*.parquet"))
+    return [case for shard in shards for case in read_cases(shard, {})]
 
 
 def test_an_export_again_gives_the_same_bytes_and_another_folder_is_not_replaced(made):

@@ -149,6 +149,32 @@ def test_what_images_need_stays():
     assert (made.AccessionNumber, made.PatientBirthDate) == ("", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "left"),
+    [
+        ("BodyPartExamined", "CHEST", "CHEST"),
+        ("BodyPartExamined", "MEIER KNEE", "KNEE"),
+        ("BodyPartExamined", TOKEN, None),
+        ("ScanOptions", "HELICAL MODE", "HELICAL MODE"),
+        ("ScanOptions", f"{TOKEN} MODE", None),
+        ("ScanOptions", "20200229", None),
+        ("ScanOptions", "(born 1931)", None),
+    ],
+)
+def test_code_strings_are_kept_if_they_are_such_and_name_nobody(name, value, left):
+    source = image()
+    source[name] = DataElement(name, dictionary_VR(name), value, validation_mode=0)
+    assert (deidentify(source, KEY).get(name) or None) == left
+
+
+def test_numbers_as_text_that_are_none_go():
+    raw = written(read_again(image(KVP="120", SliceThickness="1.5")))
+    source = pydicom.dcmread(BytesIO(raw.replace(b"DS\x04\x00120 ", b"DS\x04\x00ROE ")))
+    made = deidentify(source, KEY)
+    assert not made.get("KVP")
+    assert made.SliceThickness == 1.5
+
+
 def test_the_object_states_what_was_done():
     made = read_again(deidentify(image(), KEY, pixels=["113101"]))
     assert made.PatientIdentityRemoved == "YES"

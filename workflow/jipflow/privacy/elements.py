@@ -13,7 +13,6 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
-from pydicom.tag import BaseTag
 from pydicom.uid import UID_dictionary
 
 from jipflow.place import raise_place_error
@@ -82,8 +81,9 @@ class Elements:
             if tag.is_private:
                 private.append(tag)
                 continue
-            if self._is_plain(source, tag):
-                made[tag] = source.get_item(tag)
+            plain = _plain_numbers(source.get_item(tag))
+            if plain is not None:
+                made[tag] = plain
                 continue
             try:
                 kept = self._element(source, source[tag], device)
@@ -96,22 +96,6 @@ class Elements:
             made[element.tag] = element
         self.done["private", Done.REMOVED] += sum(tag not in made for tag in private)
         return made
-
-    def _is_plain(self, source: Dataset, tag: BaseTag) -> bool:
-        """Return whether an element is one of numbers that no table names, not parsed yet.
-
-        Contours are thousands of numbers, which would be parsed and written one by one.
-        """
-        raw = source.get_item(tag)
-        return (
-            isinstance(raw, RawDataElement)
-            and int(tag) not in attribute_rules()
-            and dictionary_has_tag(tag)
-            and dictionary_VR(tag) in ("DS", "IS")
-            and raw.VR in (None, dictionary_VR(tag))
-            and isinstance(raw.value, bytes)
-            and kinds.PLAIN_NUMBERS.fullmatch(raw.value) is not None
-        )
 
     def _noted(self, name: str, what: Done) -> None:
         self.done[name or "unknown", what] += 1
@@ -275,7 +259,13 @@ class Elements:
     ) -> DataElement | None:
         if rule is not None and not rule.options:
             return self._by_profile(element, vr, rule.basic)
-        return self._cleaned(element, vr, rule, self._term)
+        typed = element.keyword == "BodyPartExamined"
+        return self._cleaned(element, vr, rule, self._region if typed else self._term)
+
+    def _region(self, value: str) -> str | None:
+        """Return the words of imaging of a body part, which persons type though it is a CS."""
+        text = self._term(value)
+        return None if text is None else self.text.description(text)
 
     def _term(self, value: str) -> str | None:
         """Return a value of CS that a machine may have written; None where it names someone."""
@@ -367,6 +357,20 @@ class Elements:
         if not values or not all(values):
             return None
         return DataElement(element.tag, vr, values if len(values) > 1 else values[0])
+
+
+def _plain_numbers(raw: DataElement | RawDataElement) -> RawDataElement | None:
+    """Return an element that is not parsed yet, if it is numbers as text, which no table names.
+
+    Contours are thousands of numbers, which would be parsed and written one by one.
+    """
+    tag = raw.tag
+    if not isinstance(raw, RawDataElement) or int(tag) in attribute_rules():
+        return None
+    vr = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
+    if vr not in ("DS", "IS") or raw.VR not in (None, vr) or not isinstance(raw.value, bytes):
+        return None
+    return raw._replace(VR=vr) if kinds.PLAIN_NUMBERS.fullmatch(raw.value) else None
 
 
 def _representation(element: DataElement) -> str | None:
