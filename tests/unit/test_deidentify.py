@@ -167,6 +167,20 @@ def test_code_strings_are_kept_if_they_are_such_and_name_nobody(name, value, lef
     assert (deidentify(source, KEY).get(name) or None) == left
 
 
+def test_an_object_stays_one_whatever_the_patient_s_name_is():
+    source = image(PatientName="Original^Axial^Text", ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+    made = deidentify(source, KEY)
+    assert list(made.ImageType) == ["ORIGINAL", "PRIMARY", "AXIAL"]
+
+
+def test_an_address_is_looked_for_word_by_word():
+    source = image(SeriesDescription="Thorax Hauptplatz 5.0")
+    source.InstitutionAddress = "Hauptplatz 17, Kreuzberg"
+    source.StationName = "HAUPTPLATZ-2"
+    made = deidentify(source, KEY)
+    assert (made.SeriesDescription, made.StationName) == ("Thorax 5.0", "2")
+
+
 def test_numbers_as_text_that_are_none_go():
     raw = written(read_again(image(KVP="120", SliceThickness="1.5")))
     source = pydicom.dcmread(BytesIO(raw.replace(b"DS\x04\x00120 ", b"DS\x04\x00ROE ")))

@@ -286,6 +286,7 @@ class _Run:
                 dataset = read_instance(path, pixels=True)
                 if series_uid is not None:
                     complete_uids(dataset, series_uid)
+            _check_named(path, dataset)
             self._check_whose(case, path, dataset, series_uid)
             self._check_regions(path, dataset)
             cleaned = clean_pixels(path, dataset, self.work.settings.site.export)
@@ -364,6 +365,20 @@ class _Run:
                 f"{path}: is of another patient or series than when the catalog was made; run the "
                 "workflow again with --forcerun catalog.",
             )
+
+
+def _check_named(path: Path, dataset: Dataset) -> None:
+    """Refuse an object without the UIDs that its file and folders are named by.
+
+    Raises:
+        CaseFault: one is missing.
+    """
+    names = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+    missing = [name for name in names if not dataset.get(name)]
+    if missing:
+        raise CaseFault(
+            Reason.UNREADABLE, f"{path}: has no {' and no '.join(missing)}; fix it in the archive."
+        )
 
 
 def clean_pixels(path: Path, dataset: Dataset, settings: Export) -> tuple[str, ...]:

@@ -270,6 +270,8 @@ class Elements:
     def _term(self, value: str) -> str | None:
         """Return a value of CS that a machine may have written; None where it names someone."""
         text = value.strip(" \0")
+        if text in kinds.TERMS:
+            return text
         sound = kinds.CODE_STRING.fullmatch(text) and not COMPACT.search(text)
         return text if sound and self.text.names_no_one(text, least=SHORTEST) else None
 

@@ -22,10 +22,10 @@ COUNTED = frozenset(
 )
 """Numbers that often count from 1; up to three characters of them identify nobody."""
 
-NUMBERED = ("ID", "IDs", "Number", "Telephone", "Login", "AET", "Address")
-"""Ends of names of attributes whose values are found whatever stands between their characters."""
+NUMBERED = ("ID", "Number", "Telephone", "Login")
+"""Parts of names of attributes whose values are found whatever stands between their characters."""
 
-_TEXT = frozenset(("LO", "SH", "UC", "AE"))
+_TEXT = frozenset(("LO", "SH", "ST", "UC", "AE"))
 _LEAST = 4
 
 

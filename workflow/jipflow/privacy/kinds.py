@@ -99,5 +99,18 @@ AGE = re.compile(r"(\d{3})([DWMY])")
 CODE_STRING = re.compile(r"[A-Za-z0-9 _.+/*-]{0,32}")
 """A CS, and what makers write as one, in lower case or with signs and longer than PS3.5 6.2 has."""
 
+TERMS = frozenset(
+    (
+        *("CT", "MR", "PT", "NM", "SEG", "SR", "RTSTRUCT", "REG", "YES", "NO", "PATIENT"),
+        *("ORIGINAL", "DERIVED", "PRIMARY", "SECONDARY", "AXIAL", "MONOCHROME1", "MONOCHROME2"),
+        *("HFS", "HFP", "FFS", "FFP", "BINARY", "FRACTIONAL", "LABELMAP", "MANUAL", "AUTOMATIC"),
+        *("SEMIAUTOMATIC", "CONTAINER", "TEXT", "CODE", "NUM", "IMAGE", "COMPOSITE", "UIDREF"),
+        *("DATE", "TIME", "DATETIME", "PNAME", "CONTAINS", "SEPARATE", "CONTINUOUS"),
+        *("HAS PROPERTIES", "HAS OBS CONTEXT", "HAS ACQ CONTEXT", "HAS CONCEPT MOD"),
+        *("INFERRED FROM", "SELECTED FROM", "CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "POINT"),
+    )
+)
+"""Values of CS without which an object is none, whatever a patient's name is."""
+
 OLDEST = 89
 """Years above which an age is that of few, and is stated as one more (45 CFR 164.514 (b)(2)(i))."""
