@@ -12,6 +12,7 @@ import pytest
 
 from cox_world import AGE, FEATURE, FIVE, KEY, SEX, Site, cox, measured, patients
 from jipflow.analyses.cox import Point
+from jipflow.analyses.design import pair_dominates
 from jipflow.analyses.risk_sets import WIDEST, Stratum, sums
 from jipflow.release.gate import decide
 from jipflow.release.saturation import Regions
@@ -120,7 +121,7 @@ def test_one_model_at_more_coefficients_than_rounds():
     """Each gives equations; two analyses of one model, and releases, count together."""
     frame = patients(0, 60)
     analysis = cox(rounds=3)
-    betas = [0.0, 0.1, 0.2, 0.3, 0.4]
+    betas = [0.0, 0.3, 0.33, 0.2, 0.4]
     north = Site(frame)
     found = [asked(north, analysis, beta) for beta in betas]
     assert [each if isinstance(each, str) else None for each in found] == [
@@ -128,13 +129,34 @@ def test_one_model_at_more_coefficients_than_rounds():
         *["many_points"] * 2,
     ]
     # What left before leaves again.
-    assert asked(north, analysis, 0.1) == found[1]
+    assert asked(north, analysis, 0.3) == found[1]
     several = [cox(f"m{i}", rounds=3) for i in range(5)]
     stated = {f"m{i}": point(beta) for i, beta in enumerate(betas)}
     left = Site(frame).asked(*several, stated=stated)
     assert [isinstance(left[f"m{i}"], str) for i in range(5)] == [False] * 3 + [True] * 2
     # A site that remembers nothing answers at all of them.
     assert not any(isinstance(asked(Site(frame), analysis, beta), str) for beta in betas)
+
+
+@pytest.mark.parametrize("step", [0.02, 0.05])
+def test_coefficients_that_are_evenly_spaced_give_no_high_powers_of_the_greatest_value(step):
+    """What changes of what changes, and so on, is a sum by powers, nearly that of one or two."""
+    frame = patients(1, 60)
+    stratum = stratum_of(frame)
+    betas = [step * i for i in range(6)]
+    at = [sums(stratum, np.array([beta])) for beta in betas]
+    spread = np.column_stack([np.ones(60), *(stratum.events - each.expected for each in at)])
+    # Without the rule: a combination of the six scores is of two patients, to a few percent.
+    assert pair_dominates(spread, 0.97, 1e-11)
+    north = Site(frame)
+    left = [asked(north, cox(), beta) for beta in betas]
+    kept = [i for i, each in enumerate(left) if not isinstance(each, str)]
+    assert {left[i] for i in range(6) if i not in kept} == {"rests_on_few"}
+    assert not pair_dominates(spread[:, [0, *(i + 1 for i in kept)]], 0.9, 1e-11)
+    # Steps that become shorter as Newton's do leave.
+    north = Site(frame)
+    for beta in (0.0, 0.5, 0.62, 0.63, 0.63005):
+        assert not isinstance(asked(north, cox(), beta), str)
 
 
 def test_a_protocol_of_more_rounds_has_more_equations():

@@ -190,9 +190,25 @@ def test_points_of_which_a_combination_is_one_patient():
     assert differ_in_few(sums[2], sums[:2], outcome, TEN)
 
 
+@pytest.mark.parametrize("kind", ["logistic", "poisson"])
+def test_points_that_are_evenly_spaced_do_not_all_leave(kind):
+    """What changes of what changes between them is a sum by high powers of the covariate."""
+    rows = Rows(kind, drawn(kind, slopes=(0.8,)), TEN)
+    points = [start_of(rows, [0.1, 0.3 + 0.05 * i]) for i in range(4)]
+    content = rows.content(0)
+    sums = [content.at(rows.analysis.family, each.point) for each in points]
+    known = [np.ones(60), content.outcome]
+    known += [of for each in sums for of in (each.means, each.weights)]
+    assert pair_dominates(np.column_stack(known), 0.9, 1e-11)
+    found = [rows.sent(0, each, [p.point for p in points[:i]]) for i, each in enumerate(points)]
+    assert isinstance(found[0], Evaluated)
+    assert found[-1] == "rests_on_few"
+
+
 def test_no_more_points_than_rounds_leave_of_a_model():
     rows = Rows("logistic", drawn("logistic", slopes=(0.8,)))
-    starts = [start_of(rows, [0.1, 0.1 + 0.05 * i]) for i in range(6)]
+    slopes = (0.9, 0.5, 0.408, 0.40005, 0.4, 0.3)
+    starts = [start_of(rows, [0.1, slope]) for slope in slopes]
     points = [each.point for each in starts[:5]]
     assert isinstance(rows.sent(0, starts[4], points[:4]), Evaluated)
     assert rows.sent(0, starts[5], points) == "many_points"

@@ -256,18 +256,30 @@ class Generalised(OfColumns, Analysis[Any, Any, Any]):
         if point not in points and len(points) >= self.rounds - 1:
             return Withheld(MANY_POINTS)
         found = content.at(self.family, point)
-        others = [content.at(self.family, each) for each in sorted(points - {point}, key=repr)]
         if found is None or rest_on_few(found, disclosure):
             return Withheld(RESTS_ON_FEW)
-        known = [other for other in others if other is not None]
-        if differ_in_few(found, known, content.outcome, disclosure):
-            return Withheld(RESTS_ON_FEW)
-        own = content.fitted(self.family)
-        if own is None or any(differ_beside(own, each, disclosure) for each in left):
-            return Withheld(RESTS_ON_FEW)
-        if combine_to_few(own, left, disclosure):
+        # The same numbers once more tell nothing new.
+        if point not in points and self._beside_others(content, found, points, disclosure, left):
             return Withheld(RESTS_ON_FEW)
         return Passed(evaluated_at(point, found))
+
+    def _beside_others(
+        self,
+        content: Content,
+        found: Sums,
+        points: set[Point],
+        disclosure: Disclosure,
+        left: Sequence[Fitted],
+    ) -> bool:
+        """Return whether few patients make what numbers are beside all that have left or leave."""
+        others = [content.at(self.family, each) for each in sorted(points, key=repr)]
+        known = [other for other in others if other is not None]
+        if differ_in_few(found, known, content.outcome, disclosure):
+            return True
+        own = content.fitted(self.family)
+        if own is None or any(differ_beside(own, each, disclosure) for each in left):
+            return True
+        return combine_to_few(own, left, disclosure)
 
     def check_stated(self, cell: Start, round_: int) -> None:
         """Refuse coefficients that are not of the model, and too few patients.

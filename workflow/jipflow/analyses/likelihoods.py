@@ -8,6 +8,7 @@ Generalized Linear Models, 2nd edition, Chapman and Hall 1989, section 2.5).
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,15 @@ at: Newton's last steps differ by less, and how many there are `saturation` limi
 
 SEPARATE_WEIGHTS = 2e-2
 """The same where weights are combined as well, which are nearly functions of the means."""
+
+EXACTLY = 1e-11
+"""The same where points come near to each other otherwise than Newton's do: numbers leave with all
+their digits, so that whoever chose the points has a combination as small as that."""
+
+NEAR = 1.0
+"""Root mean square of what linear predictors at two points differ by, below which Newton's method
+converges quadratically: the next step is no longer than the square of the last one, nor its half.
+"""
 
 NEARLY = 1e-3
 """Share of a linear predictor's variance: where columns of another model leave no more of it, the
@@ -263,20 +273,46 @@ def differ_in_few(
 
     if any(_differ(found, other, disclosure) for other in others):
         return True
-    return _are_of_few((*others, found), outcome, disclosure)
+    return _are_of_few(found, others, outcome, disclosure)
+
+
+def converge(predictor: npt.NDArray[np.float64], others: Sequence[npt.NDArray[np.float64]]) -> bool:
+    """Return whether other points come nearer to one as the steps of Newton's method do.
+
+    At points that are as far from each other as they are near, such as 0, h and 2h, differences of
+    differences of numbers are sums by high powers of the covariates, which are the greatest one's.
+
+    Args:
+        predictor: linear predictor at the point, shape (rows,); of a Cox model its mean is 0.
+        others: at the other ones.
+    """
+    import numpy as np
+
+    squares = (float(np.square(predictor - other).mean()) for other in others)
+    distances = sorted(map(math.sqrt, squares), reverse=True)
+    near = [distance for distance in distances if distance < NEAR]
+    return all(
+        closer <= min(further**2, further / 2) for further, closer in itertools.pairwise(near)
+    )
 
 
 def _are_of_few(
-    every: Sequence[Sums], outcome: npt.NDArray[np.float64], disclosure: Disclosure
+    found: Sums,
+    others: Sequence[Sums],
+    outcome: npt.NDArray[np.float64],
+    disclosure: Disclosure,
 ) -> bool:
     """Return whether a combination of means and weights at points is that of two patients."""
     import numpy as np
 
+    every = (*others, found)
+    usual = converge(found.predictor, [other.predictor for other in others])
     known = np.column_stack([np.ones(len(outcome)), outcome, *(each.means for each in every)])
-    if pair_dominates(known, disclosure.largest_two, SEPARATE):
+    if pair_dominates(known, disclosure.largest_two, SEPARATE if usual else EXACTLY):
         return True
     together = np.column_stack([known, *(each.weights for each in every)])
-    return pair_dominates(together, disclosure.largest_two, SEPARATE_WEIGHTS)
+    separate = SEPARATE_WEIGHTS if usual else EXACTLY
+    return pair_dominates(together, disclosure.largest_two, separate)
 
 
 def combine_to_few(found: Fitted, left: Sequence[Fitted], disclosure: Disclosure) -> bool:
@@ -294,7 +330,7 @@ def combine_to_few(found: Fitted, left: Sequence[Fitted], disclosure: Disclosure
     if not alike:
         return False
     outcome = found.sums.means + found.sums.residuals
-    return _are_of_few((*alike, found.sums), outcome, disclosure)
+    return _are_of_few(found.sums, alike, outcome, disclosure)
 
 
 class Model(Protocol):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.design import INDEPENDENT, pair_dominates
-from jipflow.analyses.likelihoods import fewer_make, two_make
+from jipflow.analyses.likelihoods import EXACTLY, converge, fewer_make, two_make
 from jipflow.analyses.spread import steps_of
 from jipflow.settings.protocol import Disclosure
 
@@ -86,12 +86,14 @@ class Sums:
         information: second derivatives, negative; shape (columns, columns).
         expected: events that are expected of each row, shape (rows,).
         parts: what each row adds to the information, shape (rows, columns, columns).
+        predictor: logarithm of the hazard of each row, but for a constant, shape (rows,).
     """
 
     score: npt.NDArray[np.float64]
     information: npt.NDArray[np.float64]
     expected: npt.NDArray[np.float64]
     parts: npt.NDArray[np.float64]
+    predictor: npt.NDArray[np.float64]
 
 
 def sums(stratum: Stratum, beta: npt.NDArray[np.float64]) -> Sums | None:
@@ -121,7 +123,7 @@ def sums(stratum: Stratum, beta: npt.NDArray[np.float64]) -> Sums | None:
     expected = sets.shares(np.ones(mean.shape[0]))
     apart = x[:, :, None] * sets.shares(mean)[:, None, :]
     parts = expected[:, None, None] * squares - apart - apart.swapaxes(1, 2) + sets.shares(crossed)
-    return Sums(score, information, expected, parts)
+    return Sums(score, information, expected, parts, predictor)
 
 
 class _RiskSets:
@@ -221,7 +223,9 @@ def differ_in_few(
 
     They are compared with those at each other coefficients, and residuals (events less those
     expected) with any combination of all of them, as pairs of patients: combinations of the scores
-    and of a covariate's sum are sums of the covariate by such weights.
+    and of a covariate's sum are sums of the covariate by such weights. At coefficients that come
+    near to each other otherwise than Newton's do, any combination counts however small, also of
+    informations.
 
     Args:
         stratum: of patients.
@@ -235,7 +239,14 @@ def differ_in_few(
         return True
     residuals = [stratum.events - each.expected for each in (*others, found)]
     every = np.column_stack([np.ones(stratum.events.size), *residuals])
-    return pair_dominates(every, disclosure.largest_two, SEPARATE)
+    if converge(found.predictor, [other.predictor for other in others]):
+        return pair_dominates(every, disclosure.largest_two, SEPARATE)
+    parts = np.stack([each.parts for each in (*others, found)], axis=-1)
+    columns = range(parts.shape[1])
+    return any(
+        pair_dominates(combined, disclosure.largest_two, EXACTLY)
+        for combined in (every, *(parts[:, i, j] for i in columns for j in range(i + 1)))
+    )
 
 
 def _differ(stratum: Stratum, found: Sums, other: Sums, disclosure: Disclosure) -> bool:

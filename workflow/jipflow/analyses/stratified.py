@@ -12,7 +12,7 @@ from jipflow.analyses.design import Design, broken, pair_dominates
 from jipflow.analyses.facts import LedgerCell
 from jipflow.analyses.forms import LARGEST
 from jipflow.analyses.generalised import MANY_POINTS, RESTS_ON_FEW
-from jipflow.analyses.likelihoods import are_nearly_one, two_make
+from jipflow.analyses.likelihoods import EXACTLY, are_nearly_one, converge, two_make
 from jipflow.analyses.moments import LARGEST_SCATTER, NUMBER_RANGE
 from jipflow.analyses.risk_sets import (
     SEPARATE,
@@ -165,14 +165,16 @@ def combine_to_few(found: Fitted, left: Sequence[Fitted], disclosure: Disclosure
     import numpy as np
 
     alike = [
-        other.residuals
+        other
         for other in left
         if np.array_equal(other.endings, found.endings) and are_nearly_one(found, other)
     ]
     if not alike:
         return False
-    every = np.column_stack([np.ones(len(found.patients)), *alike, found.residuals])
-    return pair_dominates(every, disclosure.largest_two, SEPARATE)
+    residuals = [each.residuals for each in (*alike, found)]
+    every = np.column_stack([np.ones(len(found.patients)), *residuals])
+    usual = converge(found.predictor, [other.predictor for other in alike])
+    return pair_dominates(every, disclosure.largest_two, SEPARATE if usual else EXACTLY)
 
 
 def content_of(every: Design, beta: Sequence[float] | None) -> Content:
@@ -241,14 +243,8 @@ def beside(
     found = content.at(content.beta)
     if found is None or rest_on_few(content.stratum, found, disclosure):
         return Withheld(RESTS_ON_FEW)
-    others = [content.at(point) for point in sorted(points - {content.beta})]
-    known = [other for other in others if other is not None]
-    if differ_in_few(content.stratum, found, known, disclosure):
-        return Withheld(RESTS_ON_FEW)
-    own = fitted(content)
-    if own is None or any(differ_beside(own, each, disclosure) for each in left):
-        return Withheld(RESTS_ON_FEW)
-    if combine_to_few(own, left, disclosure):
+    # The same numbers once more tell nothing new.
+    if content.beta not in points and _beside_others(content, found, points, disclosure, left):
         return Withheld(RESTS_ON_FEW)
     if np.abs(found.score).max() > LARGEST or np.abs(found.information).max() > LARGEST_SCATTER:
         return Withheld(NUMBER_RANGE)
@@ -260,3 +256,21 @@ def beside(
             "information": [row[: i + 1].tolist() for i, row in enumerate(found.information)],
         }
     )
+
+
+def _beside_others(
+    content: Content,
+    found: Sums,
+    points: set[tuple[float, ...]],
+    disclosure: Disclosure,
+    left: Sequence[Fitted],
+) -> bool:
+    """Return whether few patients make what numbers are beside all that have left or leave."""
+    others = [content.at(point) for point in sorted(points)]
+    known = [other for other in others if other is not None]
+    if differ_in_few(content.stratum, found, known, disclosure):
+        return True
+    own = fitted(content)
+    if own is None or any(differ_beside(own, each, disclosure) for each in left):
+        return True
+    return combine_to_few(own, left, disclosure)

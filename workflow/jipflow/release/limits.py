@@ -43,6 +43,9 @@ NOT_PROTECTED_FROM = (
     "left or was measured anew; other numbers tell that some did, not who.",
     "Exact numbers of patients whose noisy ones leave as well: noise protects from who has nothing "
     "else of them.",
+    "Differences of what models send at coefficients that come near to each other as Newton's "
+    "steps do: small combinations of several, whose digits are few, tell about where the greatest "
+    "values lie.",
     "Coefficients of a Cox model that a hub chooses as large as the gate lets it: they tell about "
     "where the values of those with the greatest lie, who are as many as the minimum.",
 )
