@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from jipflow.analyses.cells import CLINICAL, Measured, Place, Places
+from jipflow.analyses.crosstab import Crosstab
+from jipflow.analyses.crosstab import Settings as CrosstabSettings
 from jipflow.analyses.histogram import Histogram
 from jipflow.analyses.histogram import Settings as HistogramSettings
 from jipflow.analyses.kaplan_meier import KaplanMeier, Settings
@@ -150,3 +152,50 @@ def test_all_events_beside_the_curve_of_the_same_patients_leave():
     mean = asked("summary", ROWS, variables=["clinical.dead"])
     assert asked_twice(mean, asked("kaplan_meier", ROWS)).n == 80
     assert asked_twice(asked("kaplan_meier", ROWS), mean).n == 80
+
+
+def by_months(rows, days, others=0):
+    """Return patients with whether they died by a day, and how many more it names so."""
+    early = (rows["days"] <= days) & (rows["dead"] == 1)
+    late = rows.index[~early][:others]
+    return rows.assign(early=(early | rows.index.isin(late)) * 1.0)
+
+
+def tables(rows):
+    analysis = Crosstab(
+        CrosstabSettings(
+            id="table", kind="crosstab", variables=["clinical.early"], values=["no", "yes"]
+        )
+    )
+    table = rows.reset_index(drop=True).assign(**dict(zip(Place._fields, CLINICAL, strict=True)))
+    return analysis.propose(Measured(table, Places.of([], ["days", "dead", "early"])))
+
+
+@pytest.mark.parametrize("others", [2, 4])
+def test_a_category_that_differs_in_few_from_those_who_died_by_an_edge(others):
+    """Deaths within 25 months beside a curve with an edge at 24: the times of those between."""
+    rows = by_months(ROWS, 730, others)
+    curve, table = asked("kaplan_meier", rows), tables(rows)
+    left, _ = decided([*curve, *table])
+    # Without the rule: two counts, whose difference is how many died between the two.
+    assert left["table"] == "difference" or left["survival"] == "difference"
+    assert asked_twice(curve, table) == "earlier"
+    assert asked_twice(table, curve) == "earlier"
+
+
+@pytest.mark.parametrize("others", [0, 5])
+def test_a_category_of_those_who_died_by_an_edge_or_of_many_others_stays(others):
+    rows = by_months(ROWS, 730, others)
+    left, _ = decided([*asked("kaplan_meier", rows), *tables(rows)])
+    assert not any(isinstance(each, str) for each in left.values())
+    assert asked_twice(tables(rows), asked("kaplan_meier", rows)).cuts
+
+
+def test_a_category_of_all_that_differs_in_few_from_a_curve_of_a_group():
+    """The few are in the group, whatever the others' values are."""
+    group = ROWS.iloc[:60]
+    early = (ROWS["days"] <= 1095) & (ROWS["dead"] == 1) & (ROWS.index < 60)
+    rows = ROWS.assign(early=early * 1.0)
+    assert asked_twice(tables(rows), asked("kaplan_meier", group)).cuts
+    rows.loc[rows.index[~early][:2], "early"] = 1.0
+    assert asked_twice(tables(rows), asked("kaplan_meier", group)) == "earlier"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -23,6 +24,7 @@ from jipflow.analyses.forms import FLOOR, ReleasedCell
 from jipflow.analyses.rules import Finding, Passed, Rule, Withheld
 from jipflow.reasons import StageError
 from jipflow.release.differences import clashing, differing
+from jipflow.release.edges import Edges
 from jipflow.release.history import EARLIER, NOTHING, Candidate, History
 from jipflow.release.saturation import Regions, asked, saturated
 from jipflow.settings.protocol import Disclosure
@@ -137,6 +139,11 @@ def decide(
     left.settle(history.conflicting(left.candidates(), disclosure), EARLIER)
     left = _Pieces(decisions)
     left.settle(differing(left.proposed(), patient_of, disclosure, regions), DIFFERENCE)
+    known_edges = history.edges(minimum)
+    left = _Pieces(decisions)
+    left.settle(left.beside_edges(known_edges), EARLIER)
+    left = _Pieces(decisions)
+    left.settle(left.beside_edges(known_edges, together=True), DIFFERENCE)
     left = _Pieces(decisions)
     leaving = [candidate.cell for candidate in left.candidates()]
     left.settle(clashing(leaving, [asked(piece) for piece in left.proposed()]), DIFFERENCE)
@@ -163,6 +170,26 @@ class _Pieces:
     def candidates(self) -> list[Candidate]:
         """Return the pieces with what would leave of their cells."""
         return [Candidate(piece, decision.released) for decision, piece in self._all]
+
+    def beside_edges(self, known: Edges, together: bool = False) -> set[int]:
+        """Choose the cells whose classes and those by the edges of curves differ in few.
+
+        Args:
+            known: what has left; cells that are not chosen are added to it where they are compared
+                with each other.
+            together: whether they are.
+        """
+        cells: dict[int, list[int]] = defaultdict(list)
+        for i, (decision, _) in enumerate(self._all):
+            cells[id(decision)].append(i)
+        found = set()
+        for members in sorted(cells.values(), key=lambda of: asked(self._all[of[0]][1])):
+            pieces = [Candidate(self._all[i][1], self._all[i][0].released).cell for i in members]
+            if known.tell_of_few(pieces):
+                found.add(members[0])
+            elif together:
+                known.include(pieces)
+        return found
 
     def settle(self, withheld: Collection[int], rule: Rule) -> None:
         """Note what a rule found that looks at all pieces: one that it withholds takes its cell."""

@@ -21,6 +21,7 @@ from jipflow.analyses.rules import Rule
 from jipflow.exchange.message import canonical
 from jipflow.release.classes import Classes, summed
 from jipflow.release.differences import are_few, exclude
+from jipflow.release.edges import Edges
 from jipflow.release.linked import Links, Variable, groups_of, identity, linked, only, solved
 from jipflow.release.saturation import Equations, Regions, alike_columns, asked, family, kin
 from jipflow.settings.protocol import Disclosure
@@ -155,6 +156,13 @@ class History:
             if cell.model:
                 found[number, cell.analysis, cell.model].setdefault(cell.number, cell)
         return [[pieces[i] for i in sorted(pieces)] for pieces in found.values()]
+
+    def edges(self, minimum: int) -> Edges:
+        """Return the classes by the edges of curves, and others, that have left."""
+        known = Edges(minimum)
+        for pieces in (*self.models(), *([cell] for _, cell in self._cells if not cell.model)):
+            known.include(pieces)
+        return known
 
     @cached_property
     def _by_identity(self) -> dict[bytes, list[LedgerCell]]:
