@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pandas as pd
@@ -188,6 +189,33 @@ def test_what_has_no_estimates_has_a_reason(columns, reason):
     ones = np.ones(found.shape[1] - 1)
     fit = least_squares(scatter(found), ["x"] * ones.size, 0 * ones, ones)
     assert (fit["terms"], fit["reason"]) == ([], reason)
+
+
+def solved(rows):
+    """Return the slopes of the first of three columns on the others, without rounding."""
+    exact = [[Fraction(value) for value in column] for column in rows.T.tolist()]
+    y, x, z = ([value - sum(column) / len(column) for value in column] for column in exact)
+    xx, xz, zz, xy, zy = (
+        sum(a * b for a, b in zip(*pair, strict=True))
+        for pair in ((x, x), (x, z), (z, z), (x, y), (z, y))
+    )
+    below = xx * zz - xz * xz
+    return [float((zz * xy - xz * zy) / below), float((xx * zy - xz * xy) / below)]
+
+
+@pytest.mark.parametrize("apart", [1e-2, 3e-3, 3e-4, 1e-4, 1e-6])
+def test_nearly_collinear_columns_have_coefficients_to_1e_9_or_none(apart):
+    """What sums lose in rounding, the tolerance of a column divides."""
+    reasons = []
+    for seed in range(6):
+        y, x, z = np.random.default_rng(seed).normal(size=(3, 60))
+        rows = np.column_stack([5 * (x + 0.3 * z) + y, x, x + apart * z])
+        sites = {"a": scatter(rows[:20]), "b": scatter(rows[20:35]), "c": scatter(rows[35:])}
+        fit = least_squares(merge_scatters(sites), ["x", "z"], np.zeros(2), np.ones(2))
+        reasons.append(fit["reason"])
+        if fit["reason"] is None:
+            close([term["estimate"] for term in fit["terms"][1:]], solved(rows))
+    assert set(reasons) == {None if apart > 1e-3 else "collinear"}
 
 
 def test_numbers_at_the_end_of_the_format_crash_no_hub(tmp_path):

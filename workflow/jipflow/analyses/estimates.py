@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 """Coverage of the confidence intervals."""
 
-LEAST_TOLERANCE = 1e-8
+LEAST_TOLERANCE = 1e-6
 """A column is collinear where the others leave less than this share of its sum of squares: its
-tolerance, 1 / VIF. Its coefficient would have lost half of the digits of float64."""
+tolerance, 1 / VIF. Sums lose 1e-16 of themselves in rounding, and coefficients as much divided by
+the tolerance: below this they would differ from those of one place by more than 1e-9."""
 
 INTERCEPT = "intercept"
 """Name of the term that every model has whose columns are all zero."""
