@@ -55,6 +55,7 @@ from jipflow.analyses.moments import (
     ZERO_VARIANCE,
     Moments,
     in_range,
+    keeps_digits,
     least_scatter,
     merge_moments,
 )
@@ -379,6 +380,8 @@ def _passed(cell: Proposed, found: Harmonised) -> Passed | Withheld:
         return Withheld(NUMBER_RANGE)
     if found.moments.m2 <= least_scatter(found.moments.mean):
         return Withheld(ZERO_VARIANCE)
+    if not keeps_digits(found.moments):
+        return Withheld(NUMBER_RANGE)
     values = cell.values
     numbers = {
         "step": "harmonised",

@@ -111,6 +111,8 @@ def check(content: Computed, disclosure: Disclosure) -> Passed | Withheld:
     broken = [rule for rule in RULES if rule in found]
     if broken:
         return Withheld(broken[0])
+    if not of_moments.keeps_digits(content.moments):
+        return Withheld(of_moments.NUMBER_RANGE)
     return Passed({"of": content.of, **asdict(content.moments)})
 
 

@@ -35,6 +35,10 @@ F = TypeVar("F", float, "npt.NDArray[np.float64]")
 LARGEST_SCATTER = 1e200
 """Bound of what squared differences of means are added to, likewise; see `LARGEST`."""
 
+LEAST_SCATTER = 1e-280
+"""Below, squares of deviations are near the least number of float64, 2.2e-308 (IEEE 754), and lose
+their digits, or are none."""
+
 EXACT = " exact"
 """Class of a column that the releaser's page shows on demand."""
 
@@ -107,6 +111,11 @@ def in_range(found: Moments) -> bool:
     """Return whether moments are within the range of the format."""
     finite = math.isfinite(found.mean) and math.isfinite(found.mean_rest)
     return finite and abs(found.mean) <= LARGEST and 0 <= found.m2 <= LARGEST_SCATTER
+
+
+def keeps_digits(found: Moments) -> bool:
+    """Return whether the scatter of values that are not all equal has all its digits."""
+    return found.m2 >= LEAST_SCATTER
 
 
 def broken(values: Values, disclosure: Disclosure) -> Rule | None:

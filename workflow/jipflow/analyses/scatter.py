@@ -21,6 +21,7 @@ from jipflow.analyses.facts import TOLERANCE
 from jipflow.analyses.forms import LARGEST, CountedCell, Value
 from jipflow.analyses.moments import (
     LARGEST_SCATTER,
+    LEAST_SCATTER,
     largest_scatter,
     least_scatter,
     two_sum,
@@ -118,9 +119,15 @@ def scatter(columns: npt.NDArray[np.float64]) -> Scatter:
 
 
 def in_range(found: Scatter) -> bool:
-    """Return whether the numbers are within the range of the format."""
+    """Return whether the numbers are within the range of the format, and have all their digits.
+
+    Of a column that is 0 in everyone all numbers are 0.
+    """
     import numpy as np
 
+    squares = np.diag(found.products)
+    if ((squares < LEAST_SCATTER) & ((squares > 0) | (found.means != 0))).any():
+        return False
     parts = ((found.means, LARGEST), (found.rests, LARGEST), (found.products, LARGEST_SCATTER))
     return all(bool((np.abs(part) <= most).all()) for part, most in parts)
 

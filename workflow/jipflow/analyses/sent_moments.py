@@ -20,6 +20,7 @@ from jipflow.analyses.moments import (
     MomentsCell,
     broken,
     in_range,
+    keeps_digits,
     moments,
     tell_beside,
     verify_moments,
@@ -78,6 +79,8 @@ class SendsMoments:
         if found is None or not in_range(found):
             return Withheld(NUMBER_RANGE)
         rule = broken(content.values, disclosure)
+        if rule is None and not keeps_digits(found):
+            rule = NUMBER_RANGE
         return Withheld(rule) if rule else Passed(asdict(found))
 
     def tells_beside(

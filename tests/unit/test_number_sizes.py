@@ -1,18 +1,23 @@
-"""Numbers beyond 2⁵³, which canonical JSON writes without an exponent, stay floats on their way."""
+"""Numbers beyond 2⁵³ stay floats on their way; those too small to be squared do not leave."""
 
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from jipflow.analyses.cells import CellKey
+from jipflow.analyses.contract import kinds
 from jipflow.analyses.facts import LedgerCell
+from jipflow.analyses.rules import Withheld
+from jipflow.analyses.scatter import in_range, scatter
 from jipflow.exchange.envelope import strict_json
 from jipflow.exchange.message import canonical, whole
 from jipflow.release.behind import Behind
 from jipflow.release.history import Past
+from jipflow.settings.protocol import Disclosure
 from models_world import values
 
 FLOATS = [2.0**53, 1e17, 727238115767299200.0, -1e20, 9.99e20, 1e21, 2.5e300, 0.5]
@@ -49,3 +54,31 @@ def test_a_ledger_gives_back_floats():
     (found,) = Behind.of(Past([cell])).past().cells
     assert found.released == released
     assert type(found.released["centers"][0]) is float
+
+
+FIVE = Disclosure(min_patients=5)
+
+
+def of_kind(kind, **more):
+    content = {"id": "a", "kind": kind, "variables": ["CT.volume_ml"], **more}
+    module = sys.modules[kinds()[kind].__module__]
+    return kinds()[kind](module.Settings.model_validate(content))
+
+
+@pytest.mark.parametrize(("unit", "rule"), [(1e-120, None), (1e-157, "number_range")])
+@pytest.mark.parametrize("kind", ["summary", "anova", "levene", "brown_forsythe"])
+def test_units_so_small_that_squares_lose_their_digits(kind, unit, rule):
+    """Their scatter would be wrong in the third digit, or 0, and the hub refuse the site."""
+    numbers = unit * np.random.default_rng(0).normal(5, 1, 40)
+    analysis = of_kind(kind)
+    found = analysis.check(analysis.compute(values(numbers)), 40, FIVE)
+    assert (found.rule.code if isinstance(found, Withheld) else None) == rule
+
+
+def test_columns_so_small_that_squares_lose_their_digits():
+    columns = np.random.default_rng(0).normal(5, 1, (40, 2))
+    assert in_range(scatter(columns))
+    assert in_range(scatter(columns * [1.0, 1e-120]))
+    assert in_range(scatter(columns * [1.0, 0.0]))
+    for unit in (1e-157, 1e-170):
+        assert not in_range(scatter(columns * [1.0, unit]))
