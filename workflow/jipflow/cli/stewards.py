@@ -183,6 +183,7 @@ def erase(
 
     Images in the sources stay. PatientIDs are no arguments, which other users of a machine see.
     """
+    import os
     import sys
 
     from jipflow.cli.audited import note_erasure
@@ -197,6 +198,7 @@ def erase(
     folder = results or Path(results_folder(content))
     own = {k: v for k, v in content.items() if k not in {"results", "protocol", "pathvars"}}
     site = load(Site, own, str(configfile))
+    os.umask(site.permissions.mask)
     text = sys.stdin.read() if str(patients) == "-" else patients.read_text(encoding="utf-8-sig")
     made = carry_out(site=site, results=folder, patients=text.splitlines(), also=also)
     print("\n".join(made.sentences()))

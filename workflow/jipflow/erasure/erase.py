@@ -179,18 +179,25 @@ def _inbox(site: Site) -> list[Path]:
 
 def _clean(place: Path, results: Path, marks: Marks, made: Erasure, ledger: Path) -> None:
     """Remove or rewrite all files below a folder that name the patients."""
+    if not place.exists():
+        return
+    hits = {hit.path for hit in search([place], marks.tokens()).hits}
     for path in _files(place, ledger):
-        if not os.path.lexists(path):
-            continue  # a record, which went with a file of its job
         inside = path.relative_to(place)
-        records = _records(inside, results) if place == results else []
-        if place == results and not STAY.isdisjoint(inside.parts[:2]):
-            continue
+        ours = place == results
+        if not os.path.lexists(path) or (ours and not STAY.isdisjoint(inside.parts[:2])):
+            continue  # where it is gone, it was the record of a file that was changed
+        records = _records(inside, results) if ours else []
         if path.name.startswith(".partial-") or marks.in_text(str(inside)):
             _remove(path, records, made)
-        elif not _rewritten(path, records, marks, made):
+        elif path in hits or path.suffix in REWRITERS:
+            if not _rewritten(path, records, marks, made):
+                if path not in hits:
+                    continue
+                _remove(path, records, made)
+        else:
             continue
-        if place == results and len(inside.parts) > 1 and inside.parts[0] != "catalog":
+        if ours and len(inside.parts) > 1 and inside.parts[0] != "catalog":
             made.protocols.add(inside.parts[0])
     for folder, _, _ in os.walk(place, topdown=False):
         if Path(folder) != place and not any(Path(folder).iterdir()):
@@ -198,19 +205,16 @@ def _clean(place: Path, results: Path, marks: Marks, made: Erasure, ledger: Path
 
 
 def _rewritten(path: Path, records: Sequence[Path], marks: Marks, made: Erasure) -> bool:
-    """Take the patients out of a file, or remove it where it is no table; return whether it was."""
-    if path.suffix in REWRITERS:
-        try:
-            gone = rewrite(path, marks, lambda: _remove_records(records))
-        except ValueError:
-            gone = 0
-        if gone:
-            made.rewritten[path] = gone
-            return True
-    if not search([path], marks.tokens()).hits:
+    """Take the patients out of a table or list; return whether it had any of them."""
+    if path.suffix not in REWRITERS or path.is_symlink():
         return False
-    _remove(path, records, made)
-    return True
+    try:
+        gone = rewrite(path, marks, lambda: _remove_records(records))
+    except ValueError:
+        return False
+    if gone:
+        made.rewritten[path] = gone
+    return bool(gone)
 
 
 def _files(place: Path, ledger: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,12 +31,15 @@ class Marks:
         uids: of their studies, series, instances and of the objects made of them; none that
             another patient has as well.
         paths: of their files.
+        unclear: those of the UIDs that a longer UID of another patient begins with. They are
+            looked for as whole UIDs, in tables and lists, and not among bytes.
     """
 
     patients: set[str] = field(default_factory=set)
     pseudonyms: set[str] = field(default_factory=set)
     uids: set[str] = field(default_factory=set)
     paths: set[str] = field(default_factory=set)
+    unclear: set[str] = field(default_factory=set)
 
     def add(self, other: Marks) -> None:
         """Take over what another one has."""
@@ -80,7 +84,7 @@ class Marks:
         for kind, values in (
             ("PatientID", {p for p in self.patients if len(p) >= SHORTEST}),
             ("pseudonym", self.pseudonyms),
-            ("UID", self.uids),
+            ("UID", self.uids - self.unclear),
         ):
             found |= {f"{kind} {n}": value for n, value in enumerate(sorted(values), start=1)}
         return found
@@ -126,7 +130,14 @@ def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
             if row["SeriesInstanceUID"] in marks.uids:
                 marks.uids |= {row["SOPInstanceUID"]} - others
                 marks.paths.add(row["path"])
+            elif row["SOPInstanceUID"] not in marks.uids:
+                others.add(row["SOPInstanceUID"])
     _of_cohorts(results, marks)
+    ordered = sorted(others)
+    for uid in marks.uids:
+        place = bisect_right(ordered, uid)
+        if place < len(ordered) and ordered[place].startswith(uid):
+            marks.unclear.add(uid)
     return marks
 
 

@@ -1,0 +1,226 @@
+"""An erasure leaves nothing that names the patient, goes on where it was killed, and says so."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from federation_world import site as federated
+from jipflow.cli import main
+from jipflow.erasure.erase import JOURNAL, _released, erase
+from jipflow.erasure.marks import Marks, find_marks
+from jipflow.files import read_json, write_json, write_parquet
+from jipflow.privacy.erased import read_erased
+from jipflow.privacy.pseudonyms import known_secret, pseudonym
+from jipflow.privacy.search import search
+from jipflow.reasons import StageError
+from jipflow.release.ledger import LedgerFault
+from jipflow.settings.schema import load
+from jipflow.settings.site import Site
+from test_cohort import World, row
+
+GONE, STAYS = "MRN-77812", "MRN-77813"
+SERIES = "1.2.826.0.1.3680043.8.498.11"
+
+
+class Results:
+    """Results of two patients whose cases share a shard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "results"
+        (folder / "world").mkdir()
+        world = World(folder / "world")
+        world.select(
+            [
+                row(GONE, "1.2.826.7.1", "CT", 1, SeriesInstanceUID=SERIES),
+                row(STAYS, "1.2.826.7.2", "CT", 2, SeriesInstanceUID=f"{SERIES}1"),
+            ],
+            CT={"where": "Modality = 'CT'"},
+        )
+        self.out = self.root / "demo"
+        self.root.mkdir()
+        for name, place in (("catalog", self.root), ("cohort", self.out)):
+            place.mkdir(exist_ok=True)
+            (world.folder / name).rename(place / name)
+        (world.folder / "identity.json").rename(self.root / "identity.json")
+        identity = {
+            "secret_file": str(folder / "world" / "secret" / "identity.key"),
+            "signing_key_file": str(folder / "secrets" / "site.key"),
+            "audit_file": str(folder / "secrets" / "audit.jsonl"),
+            "ledger_folder": str(folder / "secrets" / "ledger"),
+        }
+        self.config = {**world.settings.site.plain(), "identity": identity}
+        self.site = load(Site, self.config, "site")
+        self.secret = known_secret(Path(identity["secret_file"]))
+        self.journal = folder / "secrets" / "ledger" / JOURNAL
+        self.case = pseudonym(self.secret, "case", GONE, "1.2.826.7.1")
+        self.other = pseudonym(self.secret, "case", STAYS, "1.2.826.7.2")
+        self._derivatives()
+
+    def _derivatives(self) -> None:
+        shard = self.out / "shards" / "s00001" / "measure"
+        cases = [self.case, self.other]
+        for folder in (shard, self.out / "features"):
+            table = pd.DataFrame({"case_id": cases, "volume": [1.5, 2.5]})
+            write_parquet(folder / "features.parquet", table)
+            write_json(folder / "provenance.json", {})
+        person = [pseudonym(self.secret, "patient", each) for each in (GONE, STAYS)]
+        values = pd.DataFrame({"patient": person, "v0": [1.5, 2.5]})
+        write_parquet(self.out / "behind" / "r01" / "values.parquet", values)
+        write_json(self.out / "release" / "r01.provenance.json", {})
+        for case in cases:
+            for name in (f"overlays/{case}/organs.png", f"worklist/organs/{case}/README.txt"):
+                self._write(name, "as it was")
+        self._write("report/index.html", f"<p>{self.case}</p>")
+        self._write("report/provenance.json", "{}")
+        self._write("logs/measure/s00001.log", "".join(f"{c} measure: ok\n" for c in cases))
+        lines = [
+            {
+                "sop_instance_uid": f"2.25.{n}123456789",
+                "to": "pacs",
+                "output": f"seg/{c}/organs.dcm",
+            }
+            for n, c in enumerate(cases, start=1)
+        ]
+        self._write("published/s00001.jsonl", "".join(json.dumps(each) + "\n" for each in lines))
+        self._write("train/split.json", json.dumps({"train": cases, "seed": 1}))
+        self._write("train/fold-0.pth", "weights")
+        self._write("verdict.json", "{}")
+
+    def _write(self, name: str, text: str) -> None:
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def erase(self, *patients: str):
+        return erase(site=self.site, results=self.root, patients=patients or (GONE,))
+
+
+@pytest.fixture
+def made(tmp_path):
+    return Results(tmp_path)
+
+
+def test_nothing_that_names_the_patient_is_left_and_the_others_stay(made):
+    tokens = find_marks(made.root, {GONE}, made.secret).tokens()
+    assert len({hit.path for hit in search([made.root], tokens).hits}) > 12
+    done = made.erase()
+    assert not done.found.hits
+    assert not search([made.root], tokens).hits
+    assert (done.patients, done.cases, done.protocols) == (1, 1, {"demo"})
+    assert list(pd.read_parquet(made.out / "features" / "features.parquet")["volume"]) == [2.5]
+    assert set(pd.read_parquet(made.root / "catalog" / "series.parquet")["PatientID"]) == {STAYS}
+    assert len(pd.read_parquet(made.root / "catalog" / "instances.parquet")) == 2
+    assert (made.out / "overlays" / made.other / "organs.png").read_text() == "as it was"
+    assert not (made.out / "overlays" / made.case).exists()
+    log = (made.out / "logs" / "measure" / "s00001.log").read_text()
+    assert log == f"{made.other} measure: ok\n"
+    assert read_json(made.out / "train" / "split.json") == {"train": [made.other], "seed": 1}
+    assert GONE in read_erased(made.site.identity, made.root)
+    assert not made.journal.exists()
+
+
+def test_what_was_changed_is_made_again_by_the_next_run(made):
+    made.erase()
+    records = {str(path.relative_to(made.out)) for path in made.out.rglob("*provenance.json")}
+    assert records == set()
+    assert (made.out / "verdict.json").exists()
+
+
+def test_what_the_steward_must_see_to_is_said_and_names_nobody(made):
+    lines = made.erase().sentences()
+    assert "sent to the PACS pacs, have it deleted there: 2.25.1123456789" in lines
+    assert any(line.endswith("train/fold-0.pth") for line in lines)
+    assert (made.out / "train" / "fold-0.pth").exists()
+    assert lines[-1] == "nothing that names the patients is left"
+    for name in (GONE, made.case, SERIES):
+        assert name not in "\n".join(lines)
+
+
+def test_an_erasure_that_did_not_end_goes_on(made):
+    entry = made.journal.parent / "000001.json"
+    entry.parent.mkdir(parents=True)
+    entry.write_text("{}")
+    entry.chmod(0o600)
+    with pytest.raises(LedgerFault, match="000001"):
+        made.erase()
+    assert made.journal.stat().st_mode & 0o077 == 0
+    # The catalog knows nothing of the patient any more, and a file is still there.
+    left = made.out / "inbox" / "organs" / "note.txt"
+    left.parent.mkdir(parents=True)
+    left.write_text(f"of {SERIES}")
+    entry.unlink()
+    done = made.erase()
+    assert left.read_text() == ""
+    assert done.published
+    assert not done.found.hits
+    assert not made.journal.exists()
+
+
+def test_what_is_left_is_named_and_the_command_fails(made, tmp_path, capsys, monkeypatch):
+    left = made.out / "bundles" / "demo.txt"
+    left.parent.mkdir()
+    left.write_text(f"by mistake {made.case}")
+    config = tmp_path / "site.yaml"
+    config.write_text(yaml.safe_dump(made.config))
+    typed = ["erase", "-", "--configfile", str(config), "--results", str(made.root)]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{GONE}\n\n"))
+    assert main(typed) == 1
+    printed = capsys.readouterr()
+    assert f"left: {left}" in printed.out
+    assert "1 places still name the patients" in printed.err
+    assert made.journal.exists()
+    left.unlink()
+    patients = tmp_path / "patients.txt"
+    patients.write_text(GONE)
+    assert main(["erase", str(patients), *typed[2:]]) == 0
+    trail = (tmp_path / "secrets" / "audit.jsonl").read_text()
+    assert len(set(re.findall(r'"erasure":"([0-9a-f]{64})"', trail))) == 1
+    assert GONE not in trail
+
+
+def test_a_run_and_an_erasure_keep_off_each_other(made):
+    code = (
+        "import sys; from pathlib import Path; from jipflow.lock import hold;"
+        "hold(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(made.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as run:
+        assert run.stdout.readline() == "held\n"
+        with pytest.raises(StageError, match="is in use by"):
+            made.erase()
+        run.stdin.close()
+    assert (made.out / "overlays" / made.case).exists()
+
+
+def test_uids_of_two_patients_and_numbers_that_meet_by_chance_erase_nobody_else(made, tmp_path):
+    assert not Marks({"77"}).in_text("77 of 77")
+    assert not Marks({"1234567"}).in_text("volume 1234567")
+    assert Marks({"1234567"}).in_cell("patient_id", " 1234567 ")
+    assert not Marks(uids={SERIES}).in_text(f"series {SERIES}1.")
+    assert Marks(uids={SERIES}).in_text(f"series {SERIES}.")
+    with pytest.raises(StageError, match="no PatientID"):
+        made.erase(" ")
+
+
+def test_releases_stay_in_the_ledger_and_are_listed(tmp_path):
+    north = federated(tmp_path, "north", patients=20)
+    north.send(tmp_path / "outbox", 1)
+    cells = next(iter(north.ledger.entries())).past.left
+    patient = sorted(cells[0].values.cases)[0]
+    behind = sum(patient in cell.values.cases for cell in cells)
+    (line,) = _released(north.ledger, Marks(pseudonyms={patient}))
+    assert f"of these cells {behind} have the patients behind them" in line
+    assert _released(north.ledger, Marks(pseudonyms={"another"})) == []
