@@ -135,7 +135,7 @@ def test_what_was_changed_is_made_again_by_the_next_run(made):
     assert (made.out / "verdict.json").exists()
 
 
-def test_what_the_steward_must_see_to_is_said_and_names_nobody(made):
+def test_what_the_steward_must_see_to_is_listed_and_names_nobody(made):
     lines = made.erase().sentences()
     assert "sent to the PACS pacs, have it deleted there: 2.25.1123456789" in lines
     assert any(line.endswith("train/fold-0.pth") for line in lines)
