@@ -131,7 +131,10 @@ def build_after(made, pasts, **of_round):
     )
     build(
         settings=made.settings,
-        **{name: made.root / f"{name}.parquet" for name in ("features", "outcomes", "failures", "clinical")},
+        **{
+            name: made.root / f"{name}.parquet"
+            for name in ("features", "outcomes", "failures", "clinical")
+        },
         cases=made.root / "cases.tsv",
         verdict=made.root / "verdict.json",
         ledger=ledger,
