@@ -179,7 +179,7 @@ def erase(
     results: Annotated[Path | None, "folder for the results of all protocols"] = None,
     also: Annotated[Sequence[Path], "other folders with data of patients, such as exports"] = (),
 ) -> None:
-    """Erase what was made of patients at the site, keep them away, and search what is left.
+    """Erase what was made of patients, keep them away, and search for what is left.
 
     Images in the sources stay. PatientIDs are no arguments, which other users of a machine see.
     """

@@ -18,6 +18,8 @@ NOT_PROTECTED_FROM = (
     "Numbers of patients of different regions or roles, which may differ by a few: they tell "
     "how many have a region or an image, and of thresholds that lie far apart, in how many "
     "the maximum lies between.",
+    "The size of a cohort that somebody knows from elsewhere: less a number of patients with a "
+    "value it is the number of those without one, however few.",
     "Numbers with all their digits: where values are known to lie on a grid, as counts of "
     "voxels do, mean and variance exclude more than rounded ones would.",
     "Values that hardly differ between patients: the mean is then near to that of each.",
