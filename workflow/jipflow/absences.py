@@ -68,7 +68,8 @@ _OF_REASONS: Mapping[Absence, tuple[Reason, ...]] = {
         *(Reason.DUPLICATE_SLICES, Reason.MISSING_SLICES, Reason.IRREGULAR_SPACING),
         *(Reason.TOO_FEW_SLICES, Reason.GEOMETRY_REFUSED, Reason.MISSING_RESCALE),
         *(Reason.UNSUPPORTED_UNITS, Reason.MISSING_SUV_FIELD, Reason.IMPLAUSIBLE_SUV_FIELD),
-        *(Reason.CONTRADICTORY_SUV_FIELDS, Reason.TOO_LARGE),
+        *(Reason.CONTRADICTORY_SUV_FIELDS, Reason.TOO_LARGE, Reason.BURNED_IN_TEXT),
+        *(Reason.RECOGNISABLE_FACE, Reason.FACE_NOT_CUT),
     ),
     Absence.NOT_SEGMENTED: (
         *(Reason.NO_CONTOURS, Reason.AMBIGUOUS_CONTOURS, Reason.OTHER_FRAME_OF_REFERENCE),
