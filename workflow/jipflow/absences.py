@@ -52,8 +52,6 @@ _OF_REASONS: Mapping[Absence, tuple[Reason, ...]] = {
     Absence.OTHER: (
         *(Reason.DEPENDS_ON_FAILED, Reason.DEPENDS_ON_WAITING, Reason.PUBLISH_REJECTED),
         Reason.UNEXPECTED_ERROR,
-        # Of an export, which makes no features.
-        *(Reason.BURNED_IN_TEXT, Reason.RECOGNISABLE_FACE, Reason.FACE_NOT_CUT),
     ),
     Absence.NO_IMAGE: (
         *(Reason.MISSING_PATIENT_ID, Reason.MISSING_ROLE, Reason.SEVERAL_SERIES_FOR_ROLE),
