@@ -16,8 +16,9 @@ import pytest
 
 from harness import ROOT, Site
 from jipflow.cases import Case, Series, read_cases
+from jipflow.cli import main
 from jipflow.export.stage import OUTCOMES, REPORT, export
-from jipflow.files import read_json, sha256_file
+from jipflow.files import read_json, sha256_file, write_json
 from jipflow.images.series import read_series_volume
 from jipflow.outcomes import Status, read_outcomes
 from jipflow.reasons import StageError
@@ -53,7 +54,13 @@ def made(contours_run, two_patients, tmp_path_factory, monkeypatch_module) -> Ma
     image = pydicom.dcmread(slice_file)
     image.BurnedInAnnotation = "YES"
     image.save_as(slice_file)
-    export(results=site.out, out=folder / "out")
+    settings = read_json(site.out / "settings.json")
+    identity = settings["site"]["identity"]
+    # Other tests count the events of the run's own trail.
+    identity["audit_file"] = shutil.copy2(identity["audit_file"], str(folder / "audit.jsonl"))
+    write_json(site.out / "settings.json", settings)
+    words = ["export", "--results", str(site.out), "--out", str(folder / "out")]
+    assert main(words) == 0
     return Made(site, folder / "dicom", folder / "out")
 
 
@@ -130,6 +137,13 @@ def test_files_lie_by_pseudonyms_are_for_their_owner_and_have_the_hashes_on_reco
     for outcome in read_outcomes(made.site.out / OUTCOMES):
         for name, digest in zip(outcome.outputs, outcome.sha256, strict=True):
             assert sha256_file(made.out / name) == digest
+
+
+def test_the_export_is_noted_in_the_audit_trail(made):
+    trail = Path(read_json(made.site.out / "settings.json")["site"]["identity"]["audit_file"])
+    lines = [json.loads(line)["entry"] for line in trail.read_text().splitlines()]
+    (noted,) = [line["facts"] for line in lines if line["event"] == "data_exported"]
+    assert (noted["format"], noted["files"]) == ("dicom", len(made.objects()) + 1)
 
 
 def test_pixels_are_those_of_the_archive(made):
