@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import date
 
 import pytest
@@ -10,6 +11,8 @@ from config_files import site_of
 from jipflow.catalog import cohort
 from jipflow.catalog.consented import cohort_state
 from jipflow.catalog.nothing import why_no_case
+from jipflow.cli.audited import note_consent
+from jipflow.privacy.audit.trail import site_trail
 from jipflow.privacy.consent import Days, allows, consent_state, read_consents
 from jipflow.reasons import StageError
 from jipflow.settings.consent import ConsentRule
@@ -42,6 +45,9 @@ class Asking(World):
         path = self.folder / "consent.csv"
         path.write_text(text)
         content = {**self.settings.site.plain(), "consent": {"file": str(path)}}
+        keys = {"signing_key_file": "site.key", "audit_file": "audit.jsonl"}
+        secret = self.folder / "secret"
+        content["identity"] |= {key: str(secret / name) for key, name in keys.items()}
         site = load(Site, content, "site")
         chosen = {
             "where": "true",
@@ -85,6 +91,16 @@ def test_who_has_not_consented_is_counted_and_not_named(asking):
     )
     assert b"BERT" not in written
     assert b"CARL" not in written
+
+
+def test_the_audit_trail_has_how_many_were_left_out(asking):
+    asking.freeze(scans("ANNA", "BERT"), HEAD + consent("ANNA") + consent("ELSEWHERE"))
+    out = asking.folder / "sarcoma-ct" / "cohort"
+    shutil.copytree(asking.folder / "cohort", out)
+    note_consent(asking.asked, out)
+    (line,) = site_trail(asking.asked, asking.folder).lines()
+    sentence = "consents of 2 patients read for sarcoma-ct: 1 patients left out"
+    assert line.facts.sentence() == sentence
 
 
 def test_a_withdrawal_takes_the_case_out_and_leaves_the_others_where_they_are(asking):
