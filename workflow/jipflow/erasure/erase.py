@@ -59,6 +59,7 @@ class Erasure:
     Attributes:
         token: drawn at random for the erasure, under which the audit trail knows it.
         patients: how many.
+        unknown: how many of them no catalog has: they may be written otherwise there.
         cases: of the patients, that results have had.
         protocols: of whose results files were removed or changed.
         removed: files that were removed.
@@ -71,6 +72,7 @@ class Erasure:
 
     token: str
     patients: int = 0
+    unknown: int = 0
     cases: int = 0
     protocols: set[str] = field(default_factory=set)
     removed: list[Path] = field(default_factory=list)
@@ -86,6 +88,11 @@ class Erasure:
             f"{self.patients} patients, {self.cases} cases: {len(self.removed)} files removed,"
             f" {sum(self.rewritten.values())} entries taken out of {len(self.rewritten)} others"
         ]
+        if self.unknown:
+            lines.append(
+                f"in no catalog: {self.unknown} of them; see that each PatientID is written as in "
+                "the images, with leading zeros"
+            )
         lines += [
             f"sent to the PACS {to}, have it deleted there: {uid}" for to, uid in self.published
         ]
@@ -130,6 +137,7 @@ def erase(
         made, marks = _begun(journal, named)
         marks.add(find_marks(results, marks.patients, secret))
         made.patients = len(marks.patients)
+        made.unknown = len(marks.patients - marks.met)
         # What is known of releases, models and objects is gone with the files that say it.
         made.published = sorted({*made.published, *_published(results, marks)})
         made.models = sorted({*made.models, *_models(results, marks)})

@@ -27,6 +27,7 @@ class Marks:
 
     Attributes:
         patients: PatientIDs.
+        met: those of them that a catalog has.
         pseudonyms: of the patients and of their cases and series.
         uids: of their studies, series, instances and of the objects made of them; none that
             another patient has as well.
@@ -36,6 +37,7 @@ class Marks:
     """
 
     patients: set[str] = field(default_factory=set)
+    met: set[str] = field(default_factory=set)
     pseudonyms: set[str] = field(default_factory=set)
     uids: set[str] = field(default_factory=set)
     paths: set[str] = field(default_factory=set)
@@ -114,6 +116,7 @@ def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
                 if patient not in marks.patients:
                     others |= uids
                     continue
+                marks.met.add(patient)
                 marks.uids |= uids
                 marks.paths |= {row["path"]} if row.get("path") else set()
                 study, series = row.get("StudyInstanceUID") or "", row["SeriesInstanceUID"] or ""
