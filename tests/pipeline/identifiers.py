@@ -43,7 +43,8 @@ UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfRefer
 def plant(source: Path, target: Path) -> None:
     """Copy an archive of two patients; headers and names of folders and files name these."""
     people: dict[str, dict[str, str]] = {}
-    for number, path in enumerate(sorted(source.rglob("*.dcm"))):
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    for number, path in enumerate(files):
         dataset = pydicom.dcmread(path)
         person = people.setdefault(dataset.PatientID, PEOPLE[len(people)])
         for keyword, value in (ALL | person).items():

@@ -143,6 +143,17 @@ def test_every_container_is_opened(tmp_path, kind):
     assert (result.size, result.unpacked > 0) == (path.stat().st_size, kind != "text")
 
 
+def test_a_short_name_in_a_header(tmp_path):
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.PatientName = "Li^Äß"
+    dataset.OtherPatientIDs = ["X1", "Q7"]
+    dataset.save_as(tmp_path / "x")
+    assert found(tmp_path / "x") == {"short", "short diacritic"}
+
+
 def test_images_that_the_workflow_writes(tmp_path):
     image = sitk.GetImageFromArray(np.zeros((2, 9, 9), np.int16))
     image.SetMetaData("patient", "Müllerova Q7")

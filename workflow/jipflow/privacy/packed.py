@@ -216,6 +216,7 @@ def _nifti(stream: BinaryIO) -> Content:
 def _dicom(stream: BinaryIO) -> Content:
     """Values of elements as text, in their own character set; those of bytes where deflated."""
     import pydicom
+    from pydicom.multival import MultiValue
     from pydicom.uid import DeflatedExplicitVRLittleEndian
 
     dataset = pydicom.dcmread(stream, force=True)
@@ -227,8 +228,7 @@ def _dicom(stream: BinaryIO) -> Content:
             if deflated:
                 yield f"element {element.tag}", io.BytesIO(value)
         elif element.VR != "SQ":
-            values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else value
-            lines += map(str, values)
+            lines += map(str, value if isinstance(value, MultiValue) else [value])
     yield "elements", io.BytesIO("\n".join(lines).encode("utf-8", "surrogatepass"))
 
 
