@@ -46,7 +46,9 @@ def plant(source: Path, target: Path) -> None:
     files = sorted(path for path in source.rglob("*") if path.is_file())
     for number, path in enumerate(files):
         dataset = pydicom.dcmread(path)
-        person = people.setdefault(dataset.PatientID, PEOPLE[len(people)])
+        if dataset.PatientID not in people:
+            people[dataset.PatientID] = PEOPLE[len(people)]
+        person = people[dataset.PatientID]
         for keyword, value in (ALL | person).items():
             setattr(dataset, keyword, value)
         name = person["PatientName"].partition("^")[0]
