@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -26,16 +27,19 @@ from jipflow.cases import Series
 from jipflow.catalog.headers import read_header
 from jipflow.clinical.table import read_table
 from jipflow.exchange.envelope import opened
+from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.exchange.refusals import Refused
+from jipflow.hub.settings import load_hub_settings
 from jipflow.images.series import read_series_volume
 from jipflow.models.checkpoints import read_checkpoint
 from jipflow.phantom import dicom
 from jipflow.phantom.grid import PhantomGrid
+from jipflow.privacy.consent import read_consents
 from jipflow.reasons import CaseFault, StageError
 from jipflow.segment.containers.contract import Parcel, read_result
 from jipflow.segment.engines.imported.engine import import_regions, target_of
 from jipflow.settings.clinical import CsvMap
-from jipflow.settings.resources import ConfigError
+from jipflow.settings.resources import ConfigError, read_mapping
 from jipflow.settings.run import load_settings
 from seg_archive import NODE, TUMOUR, Archive, stacked
 from series_factory import ct_datasets, write
@@ -59,6 +63,8 @@ WORDS = (
 )
 
 Target = Callable[[bytes], None]
+
+CONSENT = b"PatientID,scope,from,until\n1,research,2020-01-31,\n2,research,2021-02-01,2023-04-05\n"
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
@@ -116,6 +122,9 @@ class World:
             "gzip": (labels, self.zipped_nifti),
             "table": (b"id;born;sex\n1;1950-02-28;f\n2;1961-11-03;m\n", self.table),
             "protocol": (protocol, self.protocol),
+            "site": (yaml.safe_dump(site_of(folder)).encode(), self.site),
+            "hub": (yaml.safe_dump(self._hub()).encode(), self.hub),
+            "consent": (CONSENT, self.consent),
             "seg": (self._segmentation(), self.seg),
             "checkpoint": (self._checkpoint(), self.checkpoint),
         }
@@ -125,6 +134,15 @@ class World:
         affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ grid.affine[:, [2, 1, 0, 3]]
         image = nibabel.Nifti1Image(mask.T.astype(np.uint8), affine)
         return bytes(image.to_bytes())
+
+    def _hub(self) -> dict[str, object]:
+        keys = (public_text(load_or_create_key(self.folder / f"{n}.key")) for n in range(3))
+        roster = [
+            {"site": f"site{n}", "key": key, "approvers": [{"name": "Ada Roe", "key": key}]}
+            for n, key in enumerate(keys)
+        ]
+        names = {name: str(self.folder / name) for name in ("inbox", "outbox", "results")}
+        return {"hub": {"id": "hub", "name": "Hub"}, "protocol": "demo", "roster": roster} | names
 
     def _segmentation(self) -> bytes:
         self.drawn = Archive(self.folder / "drawn")
@@ -202,6 +220,26 @@ class World:
         path.write_bytes(content)
         with refused(ConfigError):
             load_settings({**site_of(self.folder), "protocol": str(path)})
+
+    def site(self, content: bytes) -> None:
+        """What a person writes of a site."""
+        self._configuration(content, load_settings)
+
+    def hub(self, content: bytes) -> None:
+        """What a person writes of a hub."""
+        self._configuration(content, load_hub_settings)
+
+    def _configuration(self, content: bytes, load: Callable[[Any], object]) -> None:
+        path = self.folder / "configuration.yaml"
+        path.write_bytes(content)
+        with refused(ConfigError):
+            load(read_mapping(path))
+
+    def consent(self, content: bytes) -> None:
+        """A site's list of consents."""
+        self.file.write_bytes(content)
+        with refused(StageError):
+            read_consents(self.file, "research")
 
     def message(self, content: bytes) -> None:
         """A message, unsealed."""

@@ -9,7 +9,7 @@ import pytest
 from federation_world import plain
 from fuzzing import World, mutated
 
-ROUNDS = 60
+ROUNDS = 40
 FOUND = [
     ("rtstruct", 198),
     ("seg", 195),
@@ -40,7 +40,20 @@ def hold_out(target, sound, kind):
 
 @pytest.mark.parametrize(
     "kind",
-    ["header", "image", "rtstruct", "seg", "nifti", "gzip", "table", "protocol", "checkpoint"],
+    [
+        "header",
+        "image",
+        "rtstruct",
+        "seg",
+        "nifti",
+        "gzip",
+        "table",
+        "protocol",
+        "checkpoint",
+        "site",
+        "hub",
+        "consent",
+    ],
 )
 def test_damaged_files_end_as_a_result_or_a_refusal(world, kind):
     sound, target = world.seeds[kind]
