@@ -164,9 +164,13 @@ def test_an_erasure_that_did_not_end_goes_on(made):
     left = made.out / "inbox" / "organs" / "note.txt"
     left.parent.mkdir(parents=True)
     left.write_text(f"of {SERIES}")
+    # A table that was half written when the process was killed.
+    half = made.out / "cohort" / "shards" / ".partial-here-0-s00001.parquet"
+    half.write_bytes(b"PAR1")
     entry.unlink()
     done = made.erase()
     assert left.read_text() == ""
+    assert not half.exists()
     assert done.published
     assert not done.found.hits
     assert not made.journal.exists()
@@ -192,6 +196,15 @@ def test_what_is_left_is_named_and_the_command_fails(made, tmp_path, capsys, mon
     trail = (tmp_path / "secrets" / "audit.jsonl").read_text()
     assert len(set(re.findall(r'"erasure":"([0-9a-f]{64})"', trail))) == 1
     assert GONE not in trail
+
+
+def test_a_table_that_is_damaged_is_not_taken_for_clean(made):
+    path = made.out / "cohort" / "shards" / "s00001.parquet"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(StageError, match="is damaged"):
+        made.erase()
+    path.unlink()
+    assert not made.erase().found.hits
 
 
 def test_a_run_and_an_erasure_keep_off_each_other(made):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jipflow.privacy.pseudonyms import pseudonym
+from jipflow.reasons import StageError
 
 WORD = re.compile(r"(?<![0-9])[0-9]+(?:\.[0-9]+)+|(?<![a-z2-7])[a-z2-7]{16}(?![a-z2-7])")
 """UIDs, and pseudonyms as `jipflow.privacy.pseudonyms` makes them."""
@@ -101,6 +102,7 @@ def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
         secret: of the site.
 
     Raises:
+        StageError: a table is damaged.
         OSError: a table cannot be read.
     """
     marks = Marks(set(patients))
@@ -185,13 +187,20 @@ def _rows(path: Path, needed: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table with the columns that say of whom they are."""
     import pyarrow.parquet as pq
 
-    if not path.is_file():
+    if not path.is_file() or path.name.startswith(".partial-"):
         return
     wanted = {
         *("PatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "path"),
         *("case_id", "role", "series_uid", "sop_uid"),
     }
-    with pq.ParquetFile(path) as table:
+    try:
+        opened = pq.ParquetFile(path)
+    except ValueError:
+        raise StageError(
+            f"{path} is damaged, so that it does not say whom it names: remove it, which the next "
+            "run makes again, and run the same command again."
+        ) from None
+    with opened as table:
         names = [name for name in table.schema_arrow.names if name in wanted]
         if needed in names:
             for batch in table.iter_batches(columns=names):
