@@ -94,6 +94,8 @@ class Results:
         self._write("train/split.json", json.dumps({"train": cases, "seed": 1}))
         self._write("train/fold-0.pth", "weights")
         self._write("verdict.json", "{}")
+        (self.out / "work" / self.case).mkdir(parents=True)
+        (self.out / "work" / "empty").mkdir()
 
     def _write(self, name: str, text: str) -> None:
         path = self.out / name
@@ -126,6 +128,8 @@ def test_nothing_that_names_the_patient_is_left_and_the_others_stay(made):
     assert read_json(made.out / "train" / "split.json") == {"train": [made.other], "seed": 1}
     assert GONE in read_erased(made.site.identity, made.root)
     assert not made.journal.exists()
+    assert (made.out / "work" / "empty").is_dir()
+    assert not (made.out / "work" / made.case).exists()
 
 
 def test_what_was_changed_is_made_again_by_the_next_run(made):
@@ -205,6 +209,36 @@ def test_a_table_that_is_damaged_is_not_taken_for_clean(made):
         made.erase()
     path.unlink()
     assert not made.erase().found.hits
+
+
+def test_what_is_linked_is_searched_as_well(made, tmp_path):
+    disk, whole = tmp_path / "disk", tmp_path / "whole"
+    (made.out / "overlays").rename(disk)
+    (made.out / "overlays").symlink_to(disk)
+    made.root.rename(whole)
+    made.root.symlink_to(whole)
+    with pytest.raises(StageError, match="--also"):
+        made.erase()
+    assert (disk / made.case).exists()
+    done = erase(site=made.site, results=made.root, patients=[GONE], also=[disk])
+    assert not (disk / made.case).exists()
+    assert (disk / made.other).exists()
+    assert done.found.files > 12
+    assert not done.found.hits
+
+
+def test_the_sites_own_images_and_lists_stay_where_they_lie_in_the_results(made):
+    archive, consent = made.root / "example" / "archive", made.root / "consent.csv"
+    (archive / GONE).mkdir(parents=True)
+    (archive / GONE / "1.dcm").write_bytes(GONE.encode())
+    consent.write_text(f"PatientID,scope,from,until\n{GONE},research,2020-01-01,2026-01-01\n")
+    source = {"name": "a", "kind": "folder", "path": str(archive)}
+    content = {**made.config, "sources": [source], "consent": {"file": str(consent)}}
+    made.site = load(Site, content, "site")
+    assert not made.erase().found.hits
+    assert (archive / GONE / "1.dcm").exists()
+    assert GONE in consent.read_text()
+    assert not (made.out / "overlays" / made.case).exists()
 
 
 def test_a_run_and_an_erasure_keep_off_each_other(made):

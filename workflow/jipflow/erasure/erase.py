@@ -28,7 +28,7 @@ from jipflow.privacy.search import Search, search
 from jipflow.provenance import NAME as RECORD
 from jipflow.reasons import StageError
 from jipflow.release.ledger import Ledger
-from jipflow.settings.site import Site
+from jipflow.settings.site import Folder, Site
 
 JOURNAL = "erasing.json"
 """What names the patients of an erasure that has not ended, in the folder of the ledger."""
@@ -127,6 +127,11 @@ def erase(
     named = {patient.strip() for patient in patients} - {""}
     if not named:
         raise StageError("There is no PatientID to erase; give one a line.")
+    # A link is not followed, neither here nor by the search.
+    results = results.resolve()
+    places = [path.resolve() for path in (results, *_inbox(site), *also)]
+    _check_links(places)
+    own = _own(site)
     secret_file = Path(site.identity.secret_file)
     check_secret(secret_file, results)
     secret = known_secret(secret_file)
@@ -143,16 +148,30 @@ def erase(
         made.models = sorted({*made.models, *_models(results, marks)})
         made.cases = max(made.cases, _cases(results, marks))
         _keep(journal, made, marks)
-        places = [results, *_inbox(site), *also]
         for place in places:
-            _clean(place, results, marks, made, Path(site.identity.ledger_folder))
+            _clean(place, results, marks, made, own)
         made.released = _released(Ledger(journal.parent, secret, results), marks)
         made.found = search([place for place in places if place.exists()], marks.tokens())
+        made.found.hits = [hit for hit in made.found.hits if not _is_own(hit.path, own)]
         if not made.found.hits:
             journal.unlink()
     finally:
         release(results)
     return made
+
+
+def _check_links(places: Sequence[Path]) -> None:
+    """Check that folders that are linked are among those that are erased and searched."""
+    for place in places:
+        for folder, names, _ in os.walk(place):
+            for link in (Path(folder, name) for name in names):
+                target = link.resolve()
+                if link.is_symlink() and not any(target.is_relative_to(p) for p in places):
+                    raise StageError(
+                        f"{link} is a link to {target}, which is neither erased nor searched. "
+                        "Name that folder by --also as well; all that names the patients there is "
+                        "removed. Images of the archive must not lie in it."
+                    )
 
 
 def _begun(journal: Path, named: set[str]) -> tuple[Erasure, Marks]:
@@ -185,12 +204,12 @@ def _inbox(site: Site) -> list[Path]:
     return [Path(site.annotation.inbox)] if site.annotation.inbox else []
 
 
-def _clean(place: Path, results: Path, marks: Marks, made: Erasure, ledger: Path) -> None:
+def _clean(place: Path, results: Path, marks: Marks, made: Erasure, own: set[Path]) -> None:
     """Remove or rewrite all files below a folder that name the patients."""
     if not place.exists():
         return
     hits = {hit.path for hit in search([place], marks.tokens()).hits}
-    for path in _files(place, ledger):
+    for path in _files(place, own):
         inside = path.relative_to(place)
         ours = place == results
         if not os.path.lexists(path) or (ours and not STAY.isdisjoint(inside.parts[:2])):
@@ -207,9 +226,13 @@ def _clean(place: Path, results: Path, marks: Marks, made: Erasure, ledger: Path
             continue
         if ours and len(inside.parts) > 1 and inside.parts[0] != "catalog":
             made.protocols.add(inside.parts[0])
+    emptied = {parent for path in made.removed for parent in path.parents}
     for folder, _, _ in os.walk(place, topdown=False):
-        if Path(folder) != place and not any(Path(folder).iterdir()):
-            Path(folder).rmdir()
+        path = Path(folder)
+        if path == place or _is_own(path, own) or any(path.iterdir()):
+            continue
+        if path in emptied or marks.in_text(path.name):
+            path.rmdir()
 
 
 def _rewritten(path: Path, records: Sequence[Path], marks: Marks, made: Erasure) -> bool:
@@ -225,14 +248,30 @@ def _rewritten(path: Path, records: Sequence[Path], marks: Marks, made: Erasure)
     return bool(gone)
 
 
-def _files(place: Path, ledger: Path) -> list[Path]:
-    """Return the files and links below a folder, without those of the ledger."""
+def _own(site: Site) -> set[Path]:
+    """Return files and folders that are the site's own and stay, wherever they lie."""
+    named = [site.identity.ledger_folder]
+    named += [source.path for source in site.sources if isinstance(source, Folder)]
+    named += [site.consent.file] if site.consent else []
+    if site.clinical:
+        for key in ("map", "patients", "file", "database"):
+            path = getattr(site.clinical, key, None)
+            named += [path] if path and "://" not in path else []
+    return {Path(path).resolve() for path in named}
+
+
+def _is_own(path: Path, own: set[Path]) -> bool:
+    return not own.isdisjoint((path, *path.parents))
+
+
+def _files(place: Path, own: set[Path]) -> list[Path]:
+    """Return the files and links below a folder, without the site's own."""
     found = []
     for folder, folders, names in os.walk(place):
-        folders[:] = [f for f in folders if Path(folder, f).resolve() != ledger.resolve()]
+        folders[:] = [name for name in folders if Path(folder, name) not in own]
         links = [name for name in folders if Path(folder, name).is_symlink()]
         found += [Path(folder, name) for name in (*names, *links)]
-    return sorted(found)
+    return sorted(path for path in found if path not in own)
 
 
 def _records(inside: Path, results: Path) -> list[Path]:
