@@ -149,7 +149,7 @@ def test_what_the_steward_must_see_to_is_listed_and_names_nobody(made):
         assert name not in "\n".join(lines)
 
 
-def test_a_patient_id_that_no_image_has_is_told_of(made):
+def test_a_patient_id_that_no_image_has_is_named(made):
     lines = made.erase(GONE, f"0{STAYS}").sentences()
     assert any(line.startswith("in no catalog: 1 of them") for line in lines)
     assert (made.out / "overlays" / made.other / "organs.png").exists()
