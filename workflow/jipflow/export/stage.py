@@ -21,7 +21,7 @@ from pydicom.dataset import Dataset
 import jipflow
 from jipflow import datasets
 from jipflow.cases import Case, Series, read_cases
-from jipflow.files import atomic_path, read_json, write_json
+from jipflow.files import atomic_path, canonical_digest, read_json, write_json
 from jipflow.images.read import complete_uids, read_instance, readable
 from jipflow.objects.seg_writer import seg_path
 from jipflow.objects.sr import sr_path
@@ -128,7 +128,7 @@ def export(*, results: Path, out: Path, threads: int = 1) -> Exported:
         outcomes = [outcome for patient in patients for outcome in patient.outcomes]
         done = sum((patient.done for patient in patients), Counter())
         made = _counted(outcomes)
-        write_json(partial_out / REPORT, _report(settings, made, done))
+        write_json(partial_out / REPORT, _report(settings, made, done, outcomes))
     write_outcomes(results / OUTCOMES, outcomes)
     return made
 
@@ -419,8 +419,15 @@ def _counted(outcomes: Sequence[Outcome]) -> Exported:
     return Exported(len(patients), len(files), len(written), dict(sorted(refused.items())))
 
 
-def _report(settings: Settings, made: Exported, done: Tally) -> dict[str, Any]:
-    """Return what is written beside the files: what was done, in numbers."""
+def _report(
+    settings: Settings, made: Exported, done: Tally, outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+    """Return what is written beside the files: what was done in numbers, and one hash of them."""
+    hashes = {
+        output: digest
+        for outcome in outcomes
+        for output, digest in zip(outcome.outputs, outcome.sha256, strict=True)
+    }
     elements: dict[str, dict[str, int]] = defaultdict(dict)
     for (name, what), count in sorted(done.items()):
         if count:
@@ -432,6 +439,7 @@ def _report(settings: Settings, made: Exported, done: Tally) -> dict[str, Any]:
         "methods": METHODS,
         "patients": made.patients,
         "files": made.files,
+        "sha256": canonical_digest(hashes),
         "items": made.written,
         "refused": made.refused,
         "elements": elements,
