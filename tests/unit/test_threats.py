@@ -1,4 +1,4 @@
-"""docs/threats.md and docs/release.md: the tests that they name exist."""
+"""docs/threats.md, docs/release.md and docs/steward-guide.md: the tests that they name exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("page", ["threats.md", "release.md"])
+@pytest.mark.parametrize("page", ["threats.md", "release.md", "steward-guide.md"])
 def test_every_test_that_a_table_names_exists(page):
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / page).read_text()))
     files = (ROOT / "tests" / "unit").glob("test_*.py")
