@@ -530,6 +530,7 @@ def test_the_page_shows_a_site_that_withheld_as_withheld_and_never_as_0(together
     section = section[: section.index("</section>")]
     assert "Missing values" in section
     assert ">0<" not in section
+    assert section.count("The image is not whole, or nothing that can be measured.") == 1
     assert f"<td>west</td>{7 * WITHHELD}</tr>" in re.sub(r">\s+<", "><", section)
     with (tmp_path / "tables" / "missing.by_site.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))

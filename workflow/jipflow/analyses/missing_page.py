@@ -27,7 +27,7 @@ def draw_numbers(
     cells: Sequence[tuple[CellKey, Mapping[str, Numbers | None]]],
     reasons: Mapping[str, Sequence[Absence]],
 ) -> Drawing:
-    """Show the numbers of cells, a table for each segment.
+    """Show the numbers of cells, a table for each segment, the first with what the reasons mean.
 
     Features of a segment that have the same numbers share their rows.
 
@@ -47,12 +47,16 @@ def draw_numbers(
         else:
             same.append(key.feature)
     groups = []
+    unexplained = {tuple(of) for of in reasons.values()}
     for title, variables in sorted(alike.items()):
         heads = [head("Variable"), *([head("Site")] if _of_sites(cells) else [])]
         heads += [head("With a value", "num")]
         heads += [head(_words(reason), "num") for reason in reasons[title]]
         lines = [line for features, rows in variables for line in _lines(features, rows)]
-        table = Table(f"Missing values of {title}", heads, lines, _explained(reasons[title]))
+        own = tuple(reasons[title])
+        note = _explained(own) if own in unexplained else Markup("")
+        unexplained.discard(own)
+        table = Table(f"Missing values of {title}", heads, lines, note)
         groups.append(Group(title, table=table))
     return Drawing(lead, groups)
 
