@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+from pydicom.dataelem import DataElement
 
 from jipflow.cli import main
 from jipflow.cli.making import finish, redacted_messages
@@ -124,6 +125,17 @@ def test_what_a_header_says_of_persons(tmp_path):
     identifiers, values = identifying_values([tmp_path / "broken", path, tmp_path / "gone"])
     assert identifiers == {"Q7", "X1", "X2"}
     assert {"Müllerová^Žofie", "ACC1", "Anna^A"} <= values
+
+
+def test_a_damaged_value_hides_nobody_behind_it(tmp_path):
+    dataset = ct_datasets()[0]
+    dataset.PatientID, dataset[0x00080040] = "Q7", DataElement(0x00080040, "US", 1)
+    (path,) = write([dataset], tmp_path / "series")
+    whole = path.read_bytes()
+    damaged = whole.replace(b"\x08\0\x40\0US\x02\0", b"\x08\0\x40\0UL\x02\0")
+    assert damaged != whole
+    path.write_bytes(damaged)
+    assert identifying_values([path])[0] == {"Q7"}
 
 
 JOB = """

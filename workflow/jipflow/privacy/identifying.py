@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydicom.dataelem import DataElement
+    from pydicom.dataset import Dataset
 
 KEYWORDS = frozenset(
     {
@@ -39,16 +44,31 @@ def identifying_values(paths: Iterable[Path]) -> tuple[set[str], set[str]]:
     for path in paths:
         try:
             dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-            for element in dataset.iterall():
-                if element.VR != "PN" and element.keyword not in KEYWORDS:
-                    continue
-                many = element.VM > 1
-                texts = set(map(str, element.value)) if many else {str(element.value or "")}
-                if element.VR == "PN":
-                    # By its mark a name without components is one, too.
-                    texts = {text if "^" in text else f"{text}^" for text in texts}
-                (identifiers if element.keyword in IDENTIFIERS else values).update(texts)
-        # Whatever a damaged header has pydicom raise: what of it is known stays known.
+        # Whatever a damaged file has pydicom raise.
         except Exception:
             continue
+        for element in _elements(dataset):
+            if element.VR != "PN" and element.keyword not in KEYWORDS:
+                continue
+            many = element.VM > 1
+            texts = set(map(str, element.value)) if many else {str(element.value or "")}
+            if element.VR == "PN":
+                # By its mark a name without components is one, too.
+                texts = {text if "^" in text else f"{text}^" for text in texts}
+            (identifiers if element.keyword in IDENTIFIERS else values).update(texts)
     return identifiers - {""}, values - {"", "^"}
+
+
+def _elements(dataset: Dataset) -> Iterator[DataElement]:
+    """Yield the elements of all levels that can be read, whatever stands before them."""
+    for tag in sorted(dataset.keys()):
+        try:
+            element = dataset[tag]
+        # Whatever a damaged value has pydicom raise: messages about it name the patient, too.
+        except Exception:
+            continue
+        if element.VR == "SQ":
+            for item in element.value or []:
+                yield from _elements(item)
+        else:
+            yield element
