@@ -247,6 +247,21 @@ def test_an_overlay_in_spare_bits_and_a_tail_are_taken_out(tmp_path: Path) -> No
     assert dataset.PixelData == plain.tobytes()
 
 
+def test_what_lies_below_the_values_never_leaves() -> None:
+    dataset = ct_datasets()[0]
+    plain = dataset.pixel_array.copy()
+    dataset.HighBit = 15
+    dataset.BitsStored = 12
+    shifted = (plain.astype("<u2") & 0xFFF) << 4
+    dataset.PixelData = shifted.tobytes()
+    assert decide_pixels(dataset, NONE) is None
+    dataset.PixelData = (shifted | plain % 2).astype("<u2").tobytes()
+    assert decide_pixels(dataset, NONE) == Hide(())
+    with pytest.raises(CaseFault) as fault:
+        hide(PATH, dataset, ())
+    assert fault.value.reason is Reason.PIXEL_FORMAT
+
+
 def commented(stream: bytes, syntax: UID) -> bytes:
     """A codestream with a name in a comment, in application data and behind its end."""
     if syntax == JPEG2000Lossless:

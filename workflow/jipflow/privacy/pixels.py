@@ -140,7 +140,9 @@ def holds_more(dataset: Dataset) -> bool:
         words[: len(words) // 4 * 4], f"{order}{kind}{dataset.BitsAllocated // 8}"
     )
     left = int(dataset.BitsAllocated) - 1 - int(dataset.HighBit)
-    return bool((np.right_shift(np.left_shift(values, left), left) != values).any())
+    below = (1 << max(0, int(dataset.HighBit) + 1 - int(dataset.BitsStored))) - 1
+    above = np.right_shift(np.left_shift(values, left), left) != values
+    return bool(above.any() or (values & below).any())
 
 
 def holds_overlay(dataset: Dataset) -> bool:
