@@ -158,6 +158,8 @@ def test_what_images_need_stays():
         ("ScanOptions", "HELICAL MODE", "HELICAL MODE"),
         ("ScanOptions", f"{TOKEN} MODE", None),
         ("ScanOptions", "20200229", None),
+        ("ScanOptions", "SCAN 2020-02-29", None),
+        ("ScanOptions", "1.2.840.113619.2.5.4711", None),
         ("ScanOptions", "(born 1931)", None),
     ],
 )
@@ -251,6 +253,34 @@ def test_unknown_and_private_elements_go_and_safe_private_ones_stay(syntax):
     assert 0x00100046 not in made
     assert done["private", Done.REMOVED] == 4
     assert TOKEN.encode() not in written(made)
+
+
+@pytest.mark.parametrize(
+    ("concept", "unit", "value", "left"),
+    [
+        ("121033", "a", "97", "90"),
+        ("121033", "mo", "1164", "1080"),
+        ("121033", "a", "88", "88"),
+        ("121206", "a", "97", "97"),
+    ],
+)
+def test_an_age_that_a_report_measures_is_capped_too(concept, unit, value, left):
+    measured = Dataset()
+    measured.NumericValue = value
+    measured.MeasurementUnitsCodeSequence = [coded(unit, "UCUM", "unit")]
+    item = Dataset()
+    item.ValueType = "NUM"
+    item.ConceptNameCodeSequence = [coded(concept, "DCM", "x")]
+    item.MeasuredValueSequence = [measured]
+    made = read_again(deidentify(read_again(image(ContentSequence=[item])), KEY))
+    assert str(made.ContentSequence[0].MeasuredValueSequence[0].NumericValue) == left
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_an_identifier_is_no_number_of_a_series(again):
+    source = image(PatientID="4711081", SeriesNumber="4711081", AcquisitionNumber="4711082")
+    made = deidentify(read_again(source) if again else source, KEY)
+    assert (made.SeriesNumber, made.AcquisitionNumber) == (None, 4711082)
 
 
 def test_overlays_curves_icons_and_documents_go():

@@ -91,6 +91,64 @@ def test_of_a_machine_s_text_all_but_identifiers_stay(cleaner, text, left):
     assert cleaner.device(text) == left
 
 
+def cleaner_of(**values: str) -> TextCleaner:
+    header = Dataset()
+    for name, value in values.items():
+        setattr(header, name, value)
+    return TextCleaner(identifiers_of([header]), 100, vocabulary())
+
+
+@pytest.mark.parametrize(
+    "name", ["Mu\u0308ller^Bo\u0308", "M\u00c3\u00bcller^B\u00c3\u00b6", "M\u00fcller^B\u00f6"]
+)
+@pytest.mark.parametrize(
+    "text", ["MUELLER 3", "BOE 3", "Mu\u0308ller 3", "m\u00fcller 3", "MULLER 3"]
+)
+def test_an_umlaut_is_one_letter_or_two_or_a_letter_and_a_mark(name, text):
+    assert cleaner_of(PatientName=name).device(text) == "3"
+
+
+def test_a_name_in_place_of_a_title_is_one():
+    assert cleaner_of(PatientName="^^^Zwackel").device("Zwackel 3") == "3"
+    assert cleaner_of(PatientName="Zwackel^^^Major").device("Major 3") == "Major 3"
+
+
+@pytest.mark.parametrize("number", ["4711081^^^KBH&1.2.3&ISO", "0004711081", "KBH 4711081"])
+def test_a_number_is_found_without_its_issuer_and_its_zeros(number):
+    assert cleaner_of(PatientID=number).device("syngo 4711081") == "syngo"
+
+
+def test_the_day_of_birth_is_taken_out_and_not_moved():
+    known = cleaner_of(PatientBirthDate="19310704")
+    for text in ("19310704", "1931-07-04", "04.07.1931", "4.7.1931", "07/04/1931"):
+        assert known.description(f"liver {text}") == "liver"
+        assert known.device(f"syngo {text}") == "syngo"
+
+
+def test_a_date_of_the_patient_s_moves_in_a_machine_s_text_too():
+    known = cleaner_of(StudyDate="20200229")
+    assert known.device("ep2d_20200229 B20200301") == "ep2d_20191121 B20200301"
+
+
+def test_a_uid_is_taken_out_of_texts_and_a_version_stays():
+    text = "of 1.2.840.113619.2.55.3.604688119.971 by 12.345.6, 1.2.840.10008.1.2.1"
+    assert cleaner_of().device(text) == "of by 12.345.6, 1.2.840.10008.1.2.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("liver 095Y", "liver"),
+        ("liver 95 years", "liver"),
+        ("liver 101yo", "liver"),
+        ("liver 90Y", "liver 90Y"),
+        ("liver 88 years", "liver 88 years"),
+    ],
+)
+def test_an_age_above_90_goes_from_a_description(text, left):
+    assert cleaner_of().description(text) == left
+
+
 def test_particles_and_titles_are_no_names():
     assert name_words("van der Berg^Ann MD=ヤマダ^タロウ") >= {"berg", "ann", "ヤマタ"}
     assert not name_words("Mr^Dr^^Prof") & {"mr", "dr", "prof"}
@@ -140,7 +198,10 @@ def test_what_is_no_time_goes(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["5/3/20", "03/05/2020", "3.5.20", "May 3, 2020", "3-MAY-2020", "3. Mai 2020", "Mai 2020"],
+    [
+        *("5/3/20", "03/05/2020", "3.5.20", "May 3, 2020", "3-MAY-2020", "3. Mai 2020", "Mai 2020"),
+        *("29 02 2020", "2020 02 29", "29.02.", "29Feb", "3-mar"),
+    ],
 )
 def test_dates_that_read_in_several_ways_are_taken_out(text):
     assert dates_in(f"on {text} at noon", 100) == [(3, 3 + len(text), "")]
@@ -151,7 +212,7 @@ def test_dates_in_texts_keep_their_form():
     news = [new for _, _, new in dates_in(text, 100)]
     assert news == ["2019-11-21", "21.11.2019", "20191121", "20191121101112"]
     assert dates_in("20200229", 100, compact=False) == []
-    assert dates_in("120200229 3.5 1.2.840.10008.1.2", 100) == []
+    assert dates_in("120200229 3.5 1.2.840.10008.1.2 05.0 11.02 10.04.1 5marker 3 mar", 100) == []
 
 
 def test_the_move_belongs_to_patient_and_key():

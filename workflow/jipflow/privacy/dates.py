@@ -76,6 +76,7 @@ def _moved(year: int, month: int, day: int, days: int) -> date | None:
 
 
 _YEAR, _MONTH, _DAY = r"(?:19|20)\d\d", r"(?:0?[1-9]|1[0-2])", r"(?:0?[1-9]|[12]\d|3[01])"
+_PADDED = r"(?:0[1-9]|[12]\d|3[01])"
 _NAMES = (
     r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec|j[aä]n|m[aä]r|mrz|mai|okt|dez|f[eé]v|avr"
     r"|jui|ao[uû]|d[eé]c|ene|abr|ago|set|dic)[^\W\d_]*\.?"
@@ -89,7 +90,11 @@ _UNSURE = re.compile(
     rf"(?<!\d)\d{{1,2}}\s?([-/.])\s?\d{{1,2}}\s?\1\s?(?:{_YEAR}|\d\d)(?!\d)"
     rf"|(?<!\d)(?:{_DAY}[. -]{{0,2}}{_NAMES}[ ,.-]{{0,2}}(?:{_YEAR}|\d\d)(?!\d)"
     rf"|(?<![^\W\d_]){_NAMES} ?{_DAY}(?:st|nd|rd|th)?,? ?{_YEAR}(?!\d)"
-    rf"|(?<![^\W\d_]){_NAMES}[ -]?{_YEAR}(?!\d))",
+    rf"|(?<![^\W\d_]){_NAMES}[ -]?{_YEAR}(?!\d))"
+    rf"|(?<!\d)(?:{_YEAR} {_PADDED} {_PADDED}|{_PADDED} {_PADDED} {_YEAR})(?!\d)"
+    rf"|(?<![\d.]){_PADDED}\.(?:0[1-9]|1[0-2])\.(?!\d)"
+    rf"|(?<![^\W_]){_DAY}[.-]?(?:jan|feb|mar|mrz|apr|ma[yi]|ju[nl]|aug|sep|o[ck]t|nov|de[cz])"
+    r"(?![^\W_])",
     re.IGNORECASE,
 )
 
@@ -98,7 +103,8 @@ def dates_in(text: str, days: int, *, compact: bool = True) -> list[tuple[int, i
     """Return the places of the dates of a text, and what stands there instead.
 
     Dates of eight digits, year first, or day first with dots, dashes or underscores are moved back.
-    Others, such as 5/3/20 or May 2020, are taken out: they can be read in several ways.
+    Others, such as 5/3/20, May 2020, 29.02. or 29Feb, are taken out: they can be read in several
+    ways, or lack a year.
 
     Args:
         text: any.

@@ -17,8 +17,9 @@ from pydicom.uid import UID_dictionary
 
 from jipflow.place import raise_place_error
 from jipflow.privacy import kinds
+from jipflow.privacy.ages import CONCEPTS, cap_measured_age, capped_age
 from jipflow.privacy.codes import clean_meaning, coded
-from jipflow.privacy.dates import COMPACT, ZONE, kept_time, moved_date, moved_date_time
+from jipflow.privacy.dates import ZONE, dates_in, kept_time, moved_date, moved_date_time
 from jipflow.privacy.private_elements import safe_elements
 from jipflow.privacy.profile import Rule, attribute_rules, content_rules
 from jipflow.privacy.pseudonyms import pseudonym_uid
@@ -35,6 +36,8 @@ MACHINE = {("DCM", "111001"), ("DCM", "111002"), ("DCM", "111003")}
 """Content items that are the name, the parameters and the version of an algorithm (PS3.16)."""
 LONGEST_DEFINED = 32
 """Characters of the longest UID that the standard defines, and some more."""
+LONG_NUMBER = 6
+"""Digits of an identifier for which a whole number is taken; shorter ones count."""
 SHORTEST = 3
 """Letters of the shortest identifier that is looked for in a CS; those of words such as CT or AX
 are too common there, where no person types."""
@@ -82,7 +85,7 @@ class Elements:
                 private.append(tag)
                 continue
             plain = _plain_numbers(source.get_item(tag))
-            if plain is not None:
+            if plain is not None and not (plain.VR == "IS" and self._identifies(plain.value)):
                 made[tag] = plain
                 continue
             try:
@@ -96,6 +99,15 @@ class Elements:
             made[element.tag] = element
         self.done["private", Done.REMOVED] += sum(tag not in made for tag in private)
         return made
+
+    def _identifies(self, whole: bytes | None) -> bool:
+        """Return whether one of whole numbers is an identifier of the patient of 6 digits or more.
+
+        Some systems number series by what they number patients and orders by.
+        """
+        known = self.text.identifiers.numbers
+        numbers = (value.strip(b" \0").decode("latin-1") for value in (whole or b"").split(b"\\"))
+        return any(len(number) >= LONG_NUMBER and number in known for number in numbers)
 
     def _noted(self, name: str, what: Done) -> None:
         self.done[name or "unknown", what] += 1
@@ -221,7 +233,8 @@ class Elements:
 
         def number(value: str) -> str | None:
             text = value.strip(" \0")
-            return text if pattern.fullmatch(text) else None
+            sound = pattern.fullmatch(text) and not (vr == "IS" and self._identifies(text.encode()))
+            return text if sound else None
 
         before = _values(element)
         if all(number(value) == value.strip(" \0") for value in before):
@@ -272,20 +285,13 @@ class Elements:
         text = value.strip(" \0")
         if text in kinds.TERMS:
             return text
-        sound = kinds.CODE_STRING.fullmatch(text) and not COMPACT.search(text)
+        sound = kinds.CODE_STRING.fullmatch(text) and not _holds_date(text)
         return text if sound and self.text.names_no_one(text, least=SHORTEST) else None
 
     def _age(
         self, element: DataElement, vr: str, rule: Rule | None, device: bool
     ) -> DataElement | None:
-        def capped(value: str) -> str | None:
-            found = kinds.AGE.fullmatch(value.strip(" \0"))
-            if not found:
-                return None
-            old = found[2] == "Y" and int(found[1]) > kinds.OLDEST
-            return f"{kinds.OLDEST + 1:03}Y" if old else found[0]
-
-        return self._cleaned(element, vr, rule, capped)
+        return self._cleaned(element, vr, rule, capped_age)
 
     def _code(self, source: Dataset, element: DataElement, vr: str) -> DataElement | None:
         """Return an attribute of a code; where it says more than a code does, a dummy."""
@@ -335,7 +341,10 @@ class Elements:
         rule = content_rules().get(concept)
         if rule is None or rule.options:
             kept = rule is not None and rule.option("device") == "K"
-            return self.walk(item, device=kept or concept in MACHINE)
+            made = self.walk(item, device=kept or concept in MACHINE)
+            if concept in CONCEPTS and cap_measured_age(made):
+                self._noted("NumericValue", Done.REPLACED)
+            return made
         if rule.basic == "X":
             self._noted("ContentSequence", Done.REMOVED)
             return None
@@ -359,6 +368,11 @@ class Elements:
         if not values or not all(values):
             return None
         return DataElement(element.tag, vr, values if len(values) > 1 else values[0])
+
+
+def _holds_date(text: str) -> bool:
+    """Return whether a CS holds a date; what is shorter than 8 characters may be none."""
+    return any(end - begin >= 8 for begin, end, _ in dates_in(text, 0))
 
 
 def _plain_numbers(raw: DataElement | RawDataElement) -> RawDataElement | None:

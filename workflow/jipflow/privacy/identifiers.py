@@ -11,7 +11,7 @@ from pydicom.multival import MultiValue
 
 from jipflow.place import raise_place_error
 from jipflow.privacy.profile import attribute_rules
-from jipflow.privacy.text import Identifiers, name_words, place_words, plain_number
+from jipflow.privacy.text import Identifiers, day_forms, name_words, number_forms, place_words
 
 COUNTED = frozenset(
     (
@@ -21,6 +21,9 @@ COUNTED = frozenset(
     )
 )
 """Numbers that often count from 1; up to three characters of them identify nobody."""
+
+BIRTH = "PatientBirthDate"
+"""A date that is looked for in texts to be taken out: moved it would tell an exact age."""
 
 NUMBERED = ("ID", "Number", "Telephone", "Login")
 """Parts of names of attributes whose values are found whatever stands between their characters."""
@@ -32,9 +35,9 @@ _LEAST = 4
 def identifiers_of(headers: Iterable[Dataset]) -> Identifiers:
     """Return what identifies the patient by these headers.
 
-    That are all names of persons, wherever they stand, and the values of those attributes that
-    Table E.1-1 of PS3.15 removes or replaces and no option keeps: numbers of patients, visits and
-    orders, institutions, addresses.
+    That are all names of persons and dates, wherever they stand, and the values of those attributes
+    that Table E.1-1 of PS3.15 removes or replaces and no option keeps: numbers of patients, visits
+    and orders, institutions, addresses.
 
     Args:
         headers: of objects of one patient.
@@ -42,20 +45,24 @@ def identifiers_of(headers: Iterable[Dataset]) -> Identifiers:
     names: set[str] = set()
     numbers: set[str] = set()
     places: set[str] = set()
+    dates: set[str] = set()
     for header in headers:
         for element in _elements(header):
             name = element.keyword
             for value in _texts(element):
                 if element.VR == "PN":
                     names |= name_words(value)
+                elif element.VR in ("DA", "DT") and name != BIRTH:
+                    dates.add(value.replace(".", "")[:8])
+                elif name == BIRTH:
+                    numbers |= day_forms(value)
                 elif _is_number(name):
-                    number = plain_number(value)
-                    if len(number) >= (_LEAST if name in COUNTED else 1):
-                        numbers.add(number)
+                    least = _LEAST if name in COUNTED else 1
+                    numbers |= {form for form in number_forms(value) if len(form) >= least}
                 else:
                     places |= place_words(value)
     numbers -= {"", "0", "none", "unknown", "anonymous", "anon", "na"}
-    return Identifiers(frozenset(names), frozenset(numbers), frozenset(places))
+    return Identifiers(*map(frozenset, (names, numbers, places, dates)))
 
 
 def _is_number(name: str) -> bool:
@@ -76,7 +83,7 @@ def _elements(header: Dataset) -> Iterator[DataElement]:
         if element.VR == "SQ":
             for item in element.value or []:
                 yield from _elements(item)
-        elif element.VR == "PN" or (
+        elif element.VR in ("PN", "DA", "DT") or (
             element.VR in _TEXT
             and tag in rules
             and not rules[tag].options

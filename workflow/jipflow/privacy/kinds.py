@@ -95,7 +95,6 @@ LOCAL_SCHEME = "99LOCAL"
 _NUMBER = rb"[+-]?(?:[0-9]{1,12}(?:\.[0-9]{0,20})?|\.[0-9]{1,20})(?:[eE][+-]?[0-9]{1,3})?"
 PLAIN_NUMBERS = re.compile(rb" *%b[ \0]*(?:\\ *%b[ \0]*)*" % (_NUMBER, _NUMBER))
 """The bytes of numbers as text, several with backslashes between them."""
-AGE = re.compile(r"(\d{3})([DWMY])")
 CODE_STRING = re.compile(r"[A-Za-z0-9 _.+/*-]{0,32}")
 """A CS, and what makers write as one, in lower case or with signs and longer than PS3.5 6.2 has."""
 
@@ -111,6 +110,3 @@ TERMS = frozenset(
     )
 )
 """Values of CS without which an object is none, whatever a patient's name is."""
-
-OLDEST = 89
-"""Years above which an age is that of few, and is stated as one more (45 CFR 164.514 (b)(2)(i))."""

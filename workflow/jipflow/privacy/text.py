@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from jipflow.privacy.ages import IN_TEXT
 from jipflow.privacy.dates import dates_in
 
 TRANSLITERATED = {"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae", "œ": "oe"}
@@ -30,6 +31,22 @@ TECHNICAL = re.compile(r"[a-z]?\d{1,3}(?:[a-z]{0,3}|[a-z]\d{1,2})", re.IGNORECAS
 _WORD = re.compile(r"[^\W_]+")
 _PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
 _LONGEST_NUMBER = 3
+_SHORTEST_PART = 5
+"""Characters of a part of an identifier, from which it is taken for the whole."""
+_UID = re.compile(r"(?<![\w.])(?=[\d.]{20})(?!1\.2\.840\.10008\.)[0-2](?:\.\d+){3,}(?!\w)")
+"""UIDs but for DICOM's own; what is shorter may be a version."""
+_WORD = re.compile(r"[^\W_]+")
+_PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
+_LONGEST_NUMBER = 3
+_SHORTEST_PART = 5
+"""Characters of a part of an identifier, from which it is taken for the whole."""
+_UID = re.compile(r"(?<![\w.])(?=[\d.]{20})(?!1\.2\.840\.10008\.)[0-2](?:\.\d+){3,}(?!\w)")
+"""UIDs but for DICOM's own; what is shorter may be a version."""
+_OLD = re.compile(
+    r"(?<![^\W_])(?:0?9[1-9]|1[0-2]\d)[\s-]?(?:y|yo|y/o|yrs?|years?|j|jahre?)(?![^\W_])",
+    re.IGNORECASE,
+)
+"""Ages above 90 years (45 CFR 164.514 (b)(2)(i)); 90Y is an isotope, too."""
 _SHORTEST_BEGINNING = 5
 """Letters of the beginning of a name that are taken for it at the end of a text."""
 
@@ -67,16 +84,21 @@ class Identifiers:
             alone; found whatever stands between these.
         places: words and wholes of names of institutions and the like, folded; a word that is one
             of imaging, too, is found only as part of the whole.
+        dates: of examinations, eight digits; one that stayed would tell by how much others moved.
     """
 
     names: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
+    dates: frozenset[str] = frozenset()
 
     def __or__(self, other: Identifiers) -> Identifiers:
         """Return those of both."""
         return Identifiers(
-            self.names | other.names, self.numbers | other.numbers, self.places | other.places
+            self.names | other.names,
+            self.numbers | other.numbers,
+            self.places | other.places,
+            self.dates | other.dates,
         )
 
 
@@ -88,8 +110,9 @@ def name_words(text: str) -> set[str]:
     """
     found: set[str] = set()
     for group in text.split("="):
-        parts = group.split("^")[:3]
-        for part in parts:
+        parts = group.split("^")
+        # A name may stand where titles belong, if nothing stands where it belongs.
+        for part in parts[:3] if any(part.strip() for part in parts[:3]) else parts[3:]:
             for spelling in _spellings(part):
                 found |= set(_WORD.findall(spelling))
                 found |= {"".join(_WORD.findall(spelling))}
@@ -103,14 +126,50 @@ def _is_name(word: str) -> bool:
 
 def _spellings(text: str) -> set[str]:
     """Return a text folded, with umlauts as one letter and as two, and read in wrong encodings."""
-    low = text.casefold()
-    both = {low, "".join(TRANSLITERATED.get(letter, letter) for letter in low)}
+    read = {text}
     for right, wrong in (("utf-8", "latin-1"), ("latin-1", "utf-8")):
         try:
-            both.add(text.encode(right).decode(wrong))
+            read.add(text.encode(right).decode(wrong))
         except UnicodeError:
             continue
-    return {folded(spelling) for spelling in both}
+    # An umlaut may be written as a letter and a mark, which no table of letters has.
+    low = {unicodedata.normalize("NFC", each).casefold() for each in read}
+    two = {"".join(TRANSLITERATED.get(letter, letter) for letter in each) for each in low}
+    return {folded(spelling) for spelling in low | two}
+
+
+def number_forms(text: str) -> set[str]:
+    """Return an identifier as `plain_number`, and how else it may be written.
+
+    That are its components, such as those of a CX of HL7 (``4711108^^^HOSPITAL``), and it without
+    zeros in front, if these are five characters or more with a digit.
+
+    Args:
+        text: the identifier.
+    """
+    whole = plain_number(text)
+    parts = {plain_number(part) for part in re.split(r"[\s^&]", text)}
+    parts |= {part.lstrip("0") for part in parts | {whole}}
+    long = {part for part in parts if len(part) >= _SHORTEST_PART and re.search(r"\d", part)}
+    return {whole} | long
+
+
+def day_forms(text: str) -> set[str]:
+    """Return the digits of a day (VR DA) in the orders that people write; nothing where it is none.
+
+    Args:
+        text: eight digits, or these with dots.
+    """
+    found = re.fullmatch(r"(\d{4})\.?(\d\d)\.?(\d\d)", text.strip(" \0"))
+    if found is None:
+        return set()
+    year, month, day = found.groups()
+    short = month.lstrip("0"), day.lstrip("0")
+    return {
+        order
+        for m, d in ((month, day), short)
+        for order in (year + m + d, d + m + year, m + d + year)
+    }
 
 
 def plain_number(text: str) -> str:
@@ -144,18 +203,27 @@ class TextCleaner:
         object.__setattr__(self, "_patterns", list(self._identifying()))
 
     def names_no_one(self, text: str, *, least: int = 2) -> bool:
-        """Return whether no identifier of at least so many letters is in a text."""
+        """Return whether no identifier of at least so many letters, nor a UID, is in a text."""
         return all(end - begin < least for begin, end in self._found(text))
 
     def device(self, text: str) -> str:
-        """Return a text that a machine wrote, without identifiers and dates with separators."""
+        """Return a text that a machine wrote, without identifiers, with dates moved.
+
+        Eight digits are often part of a number; they are a date if the patient has one such.
+        """
         spans = [(begin, end, "") for begin, end in self._found(text)]
         spans += dates_in(text, self.days, compact=False)
+        spans += [
+            span
+            for span in dates_in(text, self.days)
+            if text[span[0] : span[0] + 8] in self.identifiers.dates
+        ]
         return _tidy(_replaced(text, spans)) if spans else text.strip(" \0")
 
     def description(self, text: str) -> str:
         """Return a text that a person may have written: of its words only those of imaging."""
         spans = [(begin, end, "") for begin, end in self._found(text)]
+        spans += [(*match.span(), "") for match in IN_TEXT.finditer(text)]
         spans += dates_in(text, self.days)
         taken = [(begin, end) for begin, end, _ in spans]
         for match in _WORD.finditer(text):
@@ -181,9 +249,9 @@ class TextCleaner:
         )
 
     def _found(self, text: str) -> list[tuple[int, int]]:
-        """Return where identifiers are, whole words for those within words."""
+        """Return where identifiers and UIDs are, whole words for those within words."""
         low, places = fold(text)
-        spans = []
+        spans = [match.span() for match in _UID.finditer(text)]
         for pattern in self._patterns:
             for match in pattern.finditer(low):
                 if match.start() < match.end():
