@@ -7,11 +7,14 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from federation_world import site as federated
 from jipflow.cli import main
@@ -267,6 +270,63 @@ def test_uids_of_two_patients_and_numbers_that_meet_by_chance_erase_nobody_else(
     assert Marks(uids={SERIES}).in_text(f"series {SERIES}.")
     with pytest.raises(StageError, match="no PatientID"):
         made.erase(" ")
+
+
+@pytest.mark.parametrize(
+    ("gone", "stays"),
+    [
+        ("PAT-12", "PAT-123"),
+        ("SUBJ-1", "SUBJ-1-02"),
+        ("pat-000012", "PAT-000012"),
+        ("1000", "1001"),
+        ("HEAD", "MRN-2"),
+    ],
+)
+def test_a_patient_id_that_files_of_others_have_as_well_erases_nobody_else(
+    tmp_path, monkeypatch, gone, stays
+):
+    monkeypatch.setattr("test_erase.GONE", gone)
+    monkeypatch.setattr("test_erase.STAYS", stays)
+    made = Results(tmp_path)
+    (made.out / "inbox").mkdir()
+    images = [made.out / "inbox" / name for name in ("own.dcm", "other.dcm")]
+    for path, patient in zip(images, (gone, stays), strict=True):
+        image = Dataset()
+        image.PatientID = patient
+        image.file_meta = FileMetaDataset()
+        image.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        image.file_meta.MediaStorageSOPClassUID = image.SOPClassUID = CTImageStorage
+        image.file_meta.MediaStorageSOPInstanceUID = image.SOPInstanceUID = generate_uid()
+        image.save_as(path, enforce_file_format=True)
+    made._write(f"overlays/{made.other}/note.html", f"{stays}: HEAD, 1000 voxels")
+    made._write("settings.json", '{"memory": 1000, "part": "HEAD"}')
+    done = made.erase()
+    assert not done.found.hits
+    assert [path.exists() for path in images] == [False, True]
+    assert (made.out / "overlays" / made.other / "note.html").exists()
+    assert set(pd.read_parquet(made.root / "catalog" / "series.parquet")["PatientID"]) == {stays}
+    assert "PatientID that others' files have by chance: 1;" in "\n".join(done.sentences())
+
+
+def test_one_patient_id_is_the_same_however_it_is_composed_and_padded(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_erase.GONE", unicodedata.normalize("NFD", "M\u00fcller-7\u00fc "))
+    made = Results(tmp_path)
+    done = made.erase("\u00a0M\u00fcller-7\u00fc\0")
+    assert (done.unknown, done.found.hits) == (0, [])
+    assert set(pd.read_parquet(made.root / "catalog" / "series.parquet")["PatientID"]) == {STAYS}
+    erased = read_erased(made.site.identity, made.root)
+    assert [
+        unicodedata.normalize(form, "M\u00fcller-7\u00fc") in erased for form in ("NFC", "NFD")
+    ] == [
+        True,
+        True,
+    ]
+
+
+def test_results_that_are_not_there_are_no_results_without_the_patient(made):
+    with pytest.raises(StageError, match="no results in"):
+        erase(site=made.site, results=made.root.with_name("reslts"), patients=[GONE])
+    assert GONE not in read_erased(made.site.identity, made.root)
 
 
 def test_releases_stay_in_the_ledger_and_are_listed(tmp_path):

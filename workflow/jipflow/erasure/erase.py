@@ -23,7 +23,7 @@ from jipflow.lock import JOBS, hold, release
 from jipflow.lock import NAME as LOCK
 from jipflow.privacy.erased import KEPT, add_erased
 from jipflow.privacy.private import write_private
-from jipflow.privacy.pseudonyms import check_secret, known_secret
+from jipflow.privacy.pseudonyms import check_secret, known_secret, one_form
 from jipflow.privacy.search import Search, search
 from jipflow.provenance import NAME as RECORD
 from jipflow.reasons import StageError
@@ -60,6 +60,8 @@ class Erasure:
         token: drawn at random for the erasure, under which the audit trail knows it.
         patients: how many.
         unknown: how many of them no catalog has: they may be written otherwise there.
+        vague: of how many the PatientID is within another patient's, or a short one or a word, so
+            that no bytes were searched for it.
         cases: of the patients, that results have had.
         protocols: of whose results files were removed or changed.
         removed: files that were removed.
@@ -73,6 +75,7 @@ class Erasure:
     token: str
     patients: int = 0
     unknown: int = 0
+    vague: int = 0
     cases: int = 0
     protocols: set[str] = field(default_factory=set)
     removed: list[Path] = field(default_factory=list)
@@ -92,6 +95,11 @@ class Erasure:
             lines.append(
                 f"in no catalog: {self.unknown} of them; see that each PatientID is written as in "
                 "the images, with leading zeros"
+            )
+        if self.vague:
+            lines.append(
+                f"PatientID that others' files have by chance: {self.vague}; looked for in columns,"
+                " names and DICOM headers alone, and otherwise by pseudonym and UID"
             )
         lines += [
             f"sent to the PACS {to}, have it deleted there: {uid}" for to, uid in self.published
@@ -124,11 +132,13 @@ def erase(
         StageError: a run has the results, or the site's secret is not the one behind them.
         OSError: a file cannot be read or removed; the same command goes on.
     """
-    named = {patient.strip() for patient in patients} - {""}
+    named = {one_form(patient) for patient in patients} - {""}
     if not named:
         raise StageError("There is no PatientID to erase; give one a line.")
     # A link is not followed, neither here nor by the search.
     results = results.resolve()
+    if not results.is_dir():
+        raise StageError(f"There are no results in {results}; name their folder by --results.")
     places = [path.resolve() for path in (results, *_inbox(site), *also)]
     _check_links(places)
     own = _own(site)
@@ -143,6 +153,7 @@ def erase(
         marks.add(find_marks(results, marks.patients, secret))
         made.patients = len(marks.patients)
         made.unknown = len(marks.patients - marks.met)
+        made.vague = len(marks.vague())
         # What is known of releases, models and objects is gone with the files that say it.
         made.published = sorted({*made.published, *_published(results, marks)})
         made.models = sorted({*made.models, *_models(results, marks)})
@@ -217,9 +228,9 @@ def _clean(place: Path, results: Path, marks: Marks, made: Erasure, own: set[Pat
         records = _records(inside, results) if ours else []
         if path.name.startswith(".partial-") or marks.in_text(str(inside)):
             _remove(path, records, made)
-        elif path in hits or path.suffix in REWRITERS:
+        elif path in hits or path.suffix in REWRITERS or _is_image_of(path, marks):
             if not _rewritten(path, records, marks, made):
-                if path not in hits:
+                if path not in hits and not _is_image_of(path, marks):
                     continue
                 _remove(path, records, made)
         else:
@@ -233,6 +244,21 @@ def _clean(place: Path, results: Path, marks: Marks, made: Erasure, own: set[Pat
             continue
         if path in emptied or marks.in_text(path.name):
             path.rmdir()
+
+
+def _is_image_of(path: Path, marks: Marks) -> bool:
+    """Return whether a file is DICOM of one whose PatientID is looked for in no bytes."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    vague = marks.vague()
+    if not vague or path.is_symlink():
+        return False
+    try:
+        header = pydicom.dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True)
+    except (InvalidDicomError, ValueError):
+        return False
+    return one_form(str(header.get("PatientID") or "")) in vague
 
 
 def _rewritten(path: Path, records: Sequence[Path], marks: Marks, made: Erasure) -> bool:

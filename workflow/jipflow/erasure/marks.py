@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jipflow.privacy.pseudonyms import pseudonym
+from jipflow.privacy.pseudonyms import one_form, pseudonym
 from jipflow.reasons import StageError
 
 WORD = re.compile(r"(?<![0-9])[0-9]+(?:\.[0-9]+)+|(?<![a-z2-7])[a-z2-7]{16}(?![a-z2-7])")
@@ -17,6 +17,9 @@ WORD = re.compile(r"(?<![0-9])[0-9]+(?:\.[0-9]+)+|(?<![a-z2-7])[a-z2-7]{16}(?![a
 
 SHORTEST = 4
 """Characters of a PatientID from which it is looked for outside the columns that hold it."""
+
+SHORTEST_NUMBER = 6
+"""The same of one of digits alone: shorter ones are counts, sizes and years in any file."""
 
 HOLDS_ID = frozenset({"patientid", "patient_id"})
 """Lower case of the columns that hold PatientIDs."""
@@ -33,8 +36,10 @@ class Marks:
         uids: of their studies, series, instances and of the objects made of them; none that
             another patient has as well.
         paths: of their files.
-        unclear: those of the UIDs that a longer UID of another patient begins with. They are
-            looked for as whole UIDs, in tables and lists, and not among bytes.
+        unclear: those of the UIDs that a longer UID of another patient begins with, and of the
+            PatientIDs that are within another patient's or differ by case alone. They are looked
+            for as a whole, in tables and lists, and not among bytes.
+        longer: these PatientIDs of other patients.
     """
 
     patients: set[str] = field(default_factory=set)
@@ -43,6 +48,7 @@ class Marks:
     uids: set[str] = field(default_factory=set)
     paths: set[str] = field(default_factory=set)
     unclear: set[str] = field(default_factory=set)
+    longer: set[str] = field(default_factory=set)
 
     def add(self, other: Marks) -> None:
         """Take over what another one has."""
@@ -64,6 +70,9 @@ class Marks:
             return True
         if any(w in self.uids or w in self.pseudonyms for w in WORD.findall(text)):
             return True
+        text = one_form(text)
+        for other in self.longer:
+            text = text.replace(other, " ")
         return any(
             re.search(rf"(?<![^\W_]){re.escape(patient)}(?![^\W_])", text)
             for patient in self.patients
@@ -72,20 +81,30 @@ class Marks:
 
     def in_cell(self, column: str, text: str) -> bool:
         """Return whether a cell of a table names one of the patients."""
-        if column.lower() in HOLDS_ID and text.strip() in self.patients:
-            return True
+        if column.lower() in HOLDS_ID:
+            return one_form(text) in self.patients or self.in_text(text)
         return self.in_text(text)
 
     @staticmethod
     def _stands_out(patient: str) -> bool:
-        """Whether a PatientID is met in a text by no chance, as a number or a short one is."""
-        return len(patient) >= SHORTEST and not patient.isdigit()
+        """Whether a PatientID is met in a text by no chance, as a number or a word is."""
+        return len(patient) >= SHORTEST and not patient.isdigit() and not patient.isalpha()
+
+    def vague(self) -> set[str]:
+        """Return the PatientIDs that bytes of other patients have by chance."""
+        return {
+            patient
+            for patient in self.patients
+            if patient in self.unclear
+            or patient.isalpha()
+            or len(patient) < (SHORTEST_NUMBER if patient.isdigit() else SHORTEST)
+        }
 
     def tokens(self) -> dict[str, str]:
         """Return what a search looks for, by names that say nothing of whom it is."""
         found: dict[str, str] = {}
         for kind, values in (
-            ("PatientID", {p for p in self.patients if len(p) >= SHORTEST}),
+            ("PatientID", self.patients - self.vague()),
             ("pseudonym", self.pseudonyms),
             ("UID", self.uids - self.unclear),
         ):
@@ -98,7 +117,7 @@ def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
 
     Args:
         results: folder for the results of all protocols.
-        patients: PatientIDs, without blanks around them.
+        patients: PatientIDs, as `jipflow.privacy.pseudonyms.one_form` has them.
         secret: of the site.
 
     Raises:
@@ -109,14 +128,16 @@ def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
     marks.pseudonyms = {pseudonym(secret, "patient", patient) for patient in marks.patients}
     marks.pseudonyms |= {pseudonym(secret, "case", patient) for patient in marks.patients}
     others: set[str] = set()
+    named: set[str] = set()
     tables = [results / "catalog", *sorted(results.glob("*/pacs"))]
     for folder in tables:
         for name in ("headers", "series", "lost"):
             for row in _rows(folder / f"{name}.parquet", "PatientID"):
                 uids = {row[k] for k in row if k.endswith("InstanceUID") and row[k]}
-                patient = (row["PatientID"] or "").strip()
+                patient = one_form(row["PatientID"] or "")
                 if patient not in marks.patients:
                     others |= uids
+                    named.add(patient)
                     continue
                 marks.met.add(patient)
                 marks.uids |= uids
@@ -138,6 +159,10 @@ def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
             elif row["SOPInstanceUID"] not in marks.uids:
                 others.add(row["SOPInstanceUID"])
     _of_cohorts(results, marks)
+    for patient in marks.patients:
+        longer = {other for other in named if patient.casefold() in other.casefold()}
+        marks.longer |= longer
+        marks.unclear |= {patient} if longer else set()
     ordered = sorted(others)
     for uid in marks.uids:
         place = bisect_right(ordered, uid)

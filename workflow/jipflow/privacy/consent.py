@@ -12,6 +12,7 @@ from datetime import date
 from pathlib import Path
 
 from jipflow.files import canonical_digest
+from jipflow.privacy.pseudonyms import one_form
 from jipflow.reasons import StageError
 from jipflow.rows import read_rows
 from jipflow.settings.consent import ConsentRule
@@ -63,7 +64,7 @@ def read_consents(path: Path, scope: str) -> dict[str, list[Days]]:
     for number, (row, broken) in enumerate(read_rows(path, needed), start=2):
         if broken:
             raise StageError(f"{path}: row {number} has another number of cells; fix it.")
-        patient, named, first, last = (row[name].strip() for name in COLUMNS)
+        patient, named, first, last = (one_form(row[name]) for name in COLUMNS)
         if not patient or not named:
             empty = "PatientID" if not patient else "scope"
             raise StageError(f"{path}: row {number} has no {empty}; fix it.")
@@ -101,7 +102,7 @@ def allows(
         rule: the protocol's.
         today: the day on which the cohort is frozen.
     """
-    held = [days for days in consents.get(patient.strip(), ()) if today in days]
+    held = [days for days in consents.get(one_form(patient), ()) if today in days]
     if rule.studies == "any":
         return bool(held)
     return study is not None and any(study in days for days in held)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from jipflow.files import read_json, write_json
 from jipflow.privacy.private import alone_in, write_private
-from jipflow.privacy.pseudonyms import known_secret, pseudonym
+from jipflow.privacy.pseudonyms import known_secret, one_form, pseudonym
 from jipflow.reasons import StageError
 from jipflow.settings.site import Identity
 
@@ -93,7 +93,7 @@ def add_erased(identity: Identity, results: Path, patients: Iterable[str]) -> No
 
 
 def _hash(secret: bytes, patient: str) -> str:
-    return pseudonym(secret, "erased patient", patient.strip())
+    return pseudonym(secret, "erased patient", one_form(patient))
 
 
 def _digest(lines: Iterable[str]) -> str:

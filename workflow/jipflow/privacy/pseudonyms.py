@@ -11,6 +11,8 @@ import hashlib
 import hmac
 import secrets
 import stat
+import string
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,6 +65,14 @@ def known_secret(path: Path) -> bytes:
     if secret is None:
         raise StageError(f"{path} is missing: restore it, or correct identity.secret_file.")
     return secret
+
+
+def one_form(patient: str) -> str:
+    """Return a PatientID in one form, however its letters are composed and whatever pads it.
+
+    Unicode writes an umlaut as one character or as two (UAX #15); both are the same ID.
+    """
+    return unicodedata.normalize("NFC", patient.strip("\0" + string.whitespace)).strip()
 
 
 def check_secret(path: Path, results: Path) -> None:
