@@ -183,6 +183,24 @@ def test_an_erasure_that_did_not_end_goes_on(made):
     assert not made.journal.exists()
 
 
+def test_an_erasure_that_the_audit_trail_does_not_take_is_noted_by_the_next_try(
+    made, tmp_path, capsys
+):
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(made.config))
+    (tmp_path / "who.txt").write_text(f"{GONE}\n")
+    trail = tmp_path / "secrets" / "audit.jsonl"
+    trail.parent.mkdir(exist_ok=True)
+    trail.write_text("no line\n{}\n")
+    command = ["erase", str(tmp_path / "who.txt"), "--configfile", str(tmp_path / "site.yaml")]
+    command += ["--results", str(made.root)]
+    assert main(command) == 1
+    assert "audit resume" in capsys.readouterr().err
+    trail.unlink()
+    assert main(command) == 0
+    noted = json.loads(trail.read_text())["entry"]["facts"]
+    assert (noted["patients"], noted["cases"], noted["protocols"]) == (1, 1, ["demo"])
+
+
 def test_what_is_left_is_named_and_the_command_fails(made, tmp_path, capsys, monkeypatch):
     left = made.out / "bundles" / "demo.txt"
     left.parent.mkdir()

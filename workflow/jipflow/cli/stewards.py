@@ -200,9 +200,14 @@ def erase(
     site = load(Site, own, str(configfile))
     os.umask(site.permissions.mask)
     text = sys.stdin.read() if str(patients) == "-" else patients.read_text(encoding="utf-8-sig")
-    made = carry_out(site=site, results=folder, patients=text.splitlines(), also=also)
+    made = carry_out(
+        site=site,
+        results=folder,
+        patients=text.splitlines(),
+        also=also,
+        note=lambda done: note_erasure(site, folder, done),
+    )
     print("\n".join(made.sentences()))
-    note_erasure(site, folder, made)
     if made.found.hits:
         raise StageError(
             f"{len(made.found.hits)} places still name the patients: see above. Remove these files "

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,7 +118,12 @@ class Erasure:
 
 
 def erase(
-    *, site: Site, results: Path, patients: Sequence[str], also: Sequence[Path] = ()
+    *,
+    site: Site,
+    results: Path,
+    patients: Sequence[str],
+    also: Sequence[Path] = (),
+    note: Callable[[Erasure], object] = lambda made: None,
 ) -> Erasure:
     """Erase patients from a site's results.
 
@@ -127,6 +132,8 @@ def erase(
         results: folder for the results of all protocols.
         patients: PatientIDs.
         also: other folders that data of patients were written into, such as of an OMOP export.
+        note: gets what was done before it is forgotten, so that an erasure which could not be
+            noted goes on and is.
 
     Raises:
         StageError: a run has the results, or the site's secret is not the one behind them.
@@ -161,9 +168,11 @@ def erase(
         _keep(journal, made, marks)
         for place in places:
             _clean(place, results, marks, made, own)
+        _keep(journal, made, marks)
         made.released = _released(Ledger(journal.parent, secret, results), marks)
         made.found = search([place for place in places if place.exists()], marks.tokens())
         made.found.hits = [hit for hit in made.found.hits if not _is_own(hit.path, own)]
+        note(made)
         if not made.found.hits:
             journal.unlink()
     finally:
@@ -197,6 +206,9 @@ def _begun(journal: Path, named: set[str]) -> tuple[Erasure, Marks]:
     made.published = [(to, uid) for to, uid in kept["published"]]
     made.models = [Path(path) for path in kept["models"]]
     made.cases = kept["cases"]
+    made.protocols = set(kept["protocols"])
+    made.removed = [Path(path) for path in kept["removed"]]
+    made.rewritten = {Path(path): entries for path, entries in kept["rewritten"].items()}
     return made, marks
 
 
@@ -207,6 +219,9 @@ def _keep(journal: Path, made: Erasure, marks: Marks) -> None:
         "published": [list(each) for each in made.published],
         "cases": made.cases,
         "models": [str(path) for path in made.models],
+        "protocols": sorted(made.protocols),
+        "removed": [str(path) for path in made.removed],
+        "rewritten": {str(path): entries for path, entries in made.rewritten.items()},
     }
     write_private(journal, json_text(content).encode())
 
@@ -270,7 +285,7 @@ def _rewritten(path: Path, records: Sequence[Path], marks: Marks, made: Erasure)
     except ValueError:
         return False
     if gone:
-        made.rewritten[path] = gone
+        made.rewritten[path] = made.rewritten.get(path, 0) + gone
     return bool(gone)
 
 
