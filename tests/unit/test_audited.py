@@ -10,11 +10,13 @@ import pandas as pd
 import pytest
 
 from jipflow.cli import audited
+from jipflow.erasure.erase import Erasure
 from jipflow.files import canonical_digest, sha256_file
 from jipflow.outcomes import Outcome, Status
 from jipflow.privacy.audit.trail import Trail, site_trail
+from jipflow.privacy.erased import Erased
 from jipflow.privacy.pseudonyms import site_secret
-from jipflow.reasons import Reason
+from jipflow.reasons import Reason, StageError
 from jipflow.settings.run import Settings, load_settings, write_settings
 
 PATIENT = "NORTH-0017"
@@ -148,3 +150,13 @@ def test_a_shard_of_which_nothing_lies_in_a_pacs_is_not_noted(
     )
     audited.note_retrieval(settings, shard, [])
     assert site_trail(settings, tmp_path / "results").lines() == []
+
+
+def test_new_results_do_not_let_back_whom_the_trail_knows_to_be_erased(settings, tmp_path):
+    site, results = settings.site, tmp_path / "results"
+    audited.note_erasure(site, results, Erasure("0" * 64, patients=2))
+    new = tmp_path / "new"
+    audited.check_erased(settings, new, Erased(b"s", frozenset({"a", "b"})))
+    for hashes in ({"a"}, set()):
+        with pytest.raises(StageError, match="Restore it from the backup"):
+            audited.check_erased(settings, new, Erased(b"s", frozenset(hashes)))

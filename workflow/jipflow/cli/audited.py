@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jipflow.erasure.erase import Erasure
     from jipflow.outcomes import Outcome
     from jipflow.privacy.audit.events import Event
+    from jipflow.privacy.erased import Erased
     from jipflow.release.rounds import Standing
     from jipflow.settings.run import Settings
     from jipflow.settings.site import Site
@@ -253,6 +254,34 @@ def note_ledger(settings: Settings, results: Path) -> None:
     from jipflow.release.ledger import site_ledger
 
     record_ledger(site_trail(settings, results), site_ledger(settings, results).entries())
+
+
+def check_erased(settings: Settings, results: Path, erased: Erased) -> None:
+    """Check that the list of who was erased is not shorter than the audit trail has it.
+
+    Results that are new do not know how long it was.
+
+    Args:
+        settings: of the run.
+        results: folder for the results of all protocols.
+        erased: the list.
+
+    Raises:
+        StageError: patients were erased of whom the list does not know, or the trail is not whole.
+    """
+    from jipflow.privacy.audit.events import PatientsErased
+    from jipflow.privacy.audit.trail import site_trail
+    from jipflow.reasons import StageError
+
+    facts = [line.facts for line in site_trail(settings, results).lines()]
+    noted = max((fact.patients for fact in facts if isinstance(fact, PatientsErased)), default=0)
+    if len(erased.hashes) < noted:
+        identity = settings.site.identity
+        raise StageError(
+            f"erased.txt in {identity.ledger_folder} lacks patients who were erased, of whom the "
+            f"audit trail {identity.audit_file} speaks. Restore it from the backup, lest they come "
+            "back."
+        )
 
 
 def note_erasure(site: Site, results: Path, made: Erasure) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jipflow.cli.audited import (
+    check_erased,
     note_catalog,
     note_clinical,
     note_consent,
@@ -61,6 +62,7 @@ def catalog(
     state = erased_state(identity, results)
     with recorded(record, read, "catalog", outputs=tables, state=state):
         erased = read_erased(identity, results)
+        check_erased(read, results, erased)
         summary = run(sources=folders, out_dir=out, threads=threads, erased=erased)
         note_catalog(read, out, summary)
         print(json.dumps(summary))
@@ -85,6 +87,7 @@ def query(
     state = erased_state(identity, results)
     with recorded(record, read, "query", outputs=tables, state=state):
         erased = read_erased(identity, results)
+        check_erased(read, results, erased)
         run(settings=read, store=store.resolve(), out_dir=out, erased=erased)
         note_query(read, out)
 

@@ -7,18 +7,22 @@ was and its hash, so that a list that is lost or was shortened lets nobody back.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jipflow.files import read_json, write_json
 from jipflow.privacy.private import alone_in, write_private
-from jipflow.privacy.pseudonyms import known_secret, one_form, pseudonym
+from jipflow.privacy.pseudonyms import PSEUDONYM_CHARACTERS, known_secret, one_form, pseudonym
 from jipflow.reasons import StageError
 from jipflow.settings.site import Identity
 
 NAME = "erased.txt"
 """The list, in the folder of the ledger."""
+
+LINE = re.compile(rf"[a-z2-7]{{{PSEUDONYM_CHARACTERS}}}")
+"""A hash, as `jipflow.privacy.pseudonyms` makes it."""
 
 KEPT = "erased.json"
 """Name of the file of a results folder that says how long the list was."""
@@ -107,6 +111,13 @@ def _lines(identity: Identity, results: Path) -> list[str]:
         lines = path.read_text(encoding="ascii").split()
     except FileNotFoundError:
         lines = []
+    except UnicodeDecodeError:
+        lines = ["?"]
+    if not all(LINE.fullmatch(line) for line in lines):
+        raise StageError(
+            f"{path} is not as the site left it: a line is no hash. Restore it from the backup, "
+            "lest patients who were erased come back."
+        )
     kept = Path(results) / KEPT
     try:
         known = read_json(kept)
