@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from datetime import date
 
 import pytest
 
 from config_files import site_of
 from jipflow.catalog import cohort
-from jipflow.catalog.consented import cohort_state
+from jipflow.catalog.consented import check_unchanged, cohort_state
 from jipflow.catalog.nothing import why_no_case
 from jipflow.cli.audited import note_consent
 from jipflow.privacy.audit.trail import site_trail
@@ -115,6 +116,9 @@ def test_a_withdrawal_takes_the_case_out_and_leaves_the_others_where_they_are(as
     assert len(before) == len(after) + 1
     assert after.items() < before.items()
     assert cohort_state(asking.asked) != state
+    check_unchanged(asking.asked, cohort_state(asking.asked))
+    with pytest.raises(StageError, match="was changed while it was read"):
+        check_unchanged(asking.asked, state)
 
 
 def test_of_a_study_outside_the_days_only_the_rule_during_asks(asking):
@@ -130,6 +134,15 @@ def test_of_a_study_outside_the_days_only_the_rule_during_asks(asking):
 def test_a_cohort_without_consent_says_so(asking):
     asking.freeze(scans("A", "B"), HEAD + consent("elsewhere"))
     assert "none of the 2 patients consents" in why_no_case(asking.folder)
+
+
+def test_an_umlaut_is_the_same_in_the_list_and_in_the_images(written):
+    name = {form: unicodedata.normalize(form, "M\u00fc-7") for form in ("NFC", "NFD")}
+    ended = consent(name["NFD"], "2026-01-01", "2026-03-31")
+    consents = read_consents(written(HEAD + ended), SCOPE)
+    assert all(allows(consents, each, None, RULE, TODAY) for each in name.values())
+    with pytest.raises(StageError, match="rows 2 and 3 are of one patient"):
+        read_consents(written(HEAD + ended + consent(name["NFC"], "2026-01-01")), SCOPE)
 
 
 def test_days_count_from_the_first_to_the_last(written):

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from jipflow.catalog.query import count_series
 from jipflow.privacy.consent import Consents, allows, consent_state
+from jipflow.reasons import StageError
 from jipflow.settings.consent import ConsentRule
 from jipflow.settings.run import Settings
 
@@ -67,6 +68,27 @@ def cohort_state(settings: Settings) -> str:
     if rule is None or site is None:
         return ""
     return consent_state(Path(site.file), rule, date.today())
+
+
+def check_unchanged(settings: Settings, state: str) -> None:
+    """Check that the same patients consent as before the cohort was chosen.
+
+    Otherwise the record would name another list than the one that was read, and a later run might
+    take the cohort for one of the list as it is by then.
+
+    Args:
+        settings: of the run.
+        state: of `cohort_state` before.
+
+    Raises:
+        StageError: others consent by now.
+    """
+    if cohort_state(settings) != state:
+        assert settings.site.consent is not None
+        raise StageError(
+            f"{settings.site.consent.file} was changed while it was read, or the day has ended; "
+            "run the same command again."
+        )
 
 
 def study_date(text: str) -> date | None:

@@ -103,7 +103,7 @@ def cohort(
 ) -> None:
     """Select cases and deal them to shards."""
     from jipflow.catalog.cohort import run
-    from jipflow.catalog.consented import cohort_state
+    from jipflow.catalog.consented import check_unchanged, cohort_state
     from jipflow.privacy.pseudonyms import FINGERPRINT
     from jipflow.provenance import NAME
     from jipflow.settings.run import read_settings
@@ -116,6 +116,7 @@ def cohort(
         run(settings=read, catalog_dirs=catalog, out_dir=out, results=results, redact=redact)
         note_secret(read, results)
         note_consent(read, out)
+        check_unchanged(read, state)
 
 
 @AUDIENCE.command("clinical")
