@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from datetime import timedelta
 
 import pytest
@@ -356,6 +358,16 @@ def test_no_pseudonym_is_in_a_review(north):
         text = (north.release / name).read_text()
         for column in ("case_id", "patient"):
             assert not [one for one in north.table[column] if one in text]
+
+
+def test_the_page_is_its_owner_s_alone_whatever_the_shell_s_umask(north):
+    before = os.umask(0o022)
+    try:
+        assert main(["release", "review", str(north.release)]) == 0
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((north.release / "index.html").stat().st_mode) == 0o600
 
 
 def test_the_command_writes_the_page_and_prints_it_in_short(north, capsys, monkeypatch):

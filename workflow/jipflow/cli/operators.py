@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from jipflow.cli.audited import note_export
 from jipflow.cli.command import Audience, UsageError
+from jipflow.cli.rights import rights_of
 
 AUDIENCE = Audience("To run a site")
 
@@ -135,7 +136,8 @@ def omop_export(
         read_studies(studies, database) if studies else {},
         ConceptMap(read_concepts(concepts) if concepts else {}),
     )
-    made = export(results=results, out=out, maps=maps, first_id=first_id, form=format)
+    with rights_of(results):
+        made = export(results=results, out=out, maps=maps, first_id=first_id, form=format)
     tables = [out / f"{table}.{format}" for table in made.rows]
     note_export(results, "omop", tables, files=len(tables), items=sum(made.rows.values()))
     for table, rows in made.rows.items():

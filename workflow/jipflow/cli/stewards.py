@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from jipflow.cli.audited import note_export
 from jipflow.cli.command import REPEATED, Audience, UsageError
+from jipflow.cli.rights import rights_of
 
 if TYPE_CHECKING:
     from jipflow.release.ledger import Ledger
@@ -121,7 +122,8 @@ def audit_page(
     from jipflow.report.audit import examine, write_audit_page
 
     found = examine(trail, key, _kept_ledger(ledger, results, secret), results)
-    write_audit_page(found, out)
+    with rights_of(out.parent):
+        write_audit_page(found, out)
     print(f"page: {out.absolute()}")
     if found.fault is not None:
         raise found.fault
@@ -226,7 +228,9 @@ def release_review(
 
     from jipflow.report.release import PAGE, write_release_page
 
-    found = write_release_page(release, release.absolute().parents[1] / "bundles")
+    results = release.absolute().parents[1]
+    with rights_of(results):
+        found = write_release_page(release, results / "bundles")
     page = (release / PAGE).absolute()
     print(f"the release {found.progress.state.value}")
     for sentence in found.sentences():
@@ -256,15 +260,17 @@ def release_approve(
     from jipflow.report.release import write_release_page
     from jipflow.report.review import terms_lines
 
-    signed = approve(
-        release_dir=release,
-        name=name,
-        key_file=key,
-        rounds=rounds or None,
-        until=until or None,
-        empty=empty,
-    )
-    write_release_page(release, release.absolute().parents[1] / "bundles")
+    results = release.absolute().parents[1]
+    with rights_of(results):
+        signed = approve(
+            release_dir=release,
+            name=name,
+            key_file=key,
+            rounds=rounds or None,
+            until=until or None,
+            empty=empty,
+        )
+        write_release_page(release, results / "bundles")
     summary = read_release(release).disclosure.summary
     print(f"approved: {release / NAME}, with {summary.released} of {summary.cells} cells")
     for line in terms_lines(signed, read_terms(release).approvers):
@@ -282,7 +288,8 @@ def export(
     from jipflow.export.stage import OUTCOMES, REPORT
     from jipflow.export.stage import export as export_cohort
 
-    made = export_cohort(results=results, out=out, threads=threads)
+    with rights_of(results):
+        made = export_cohort(results=results, out=out, threads=threads)
     counts = {"files": made.files, "items": made.files, "patients": made.patients}
     note_export(results, "dicom", [out / REPORT], **counts)
     print(f"{out}: {made.files} files of {made.patients} patients, {made.written} items of cases")
