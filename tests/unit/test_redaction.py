@@ -20,7 +20,7 @@ from jipflow.files import write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, read_outcomes
 from jipflow.privacy.identifying import identifying_values
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
-from jipflow.privacy.redaction import Redactor
+from jipflow.privacy.redaction import Redactor, code_of
 from jipflow.reasons import StageError
 from series_factory import ct_datasets, write
 
@@ -220,6 +220,18 @@ def test_whoever_has_the_secret_and_the_catalog_finds_the_patient_again(tmp_path
     other = ("--results", str(results), "--secret", str(tmp_path / "other" / "k"))
     assert main(["whois", case, *other]) == 1
     assert "another secret" in capsys.readouterr().err
+
+
+def test_a_file_that_a_reader_sent_is_found_again(tmp_path, capsys):
+    key, results = tmp_path / "keys" / "k", tmp_path / "results"
+    secret = site_secret(key, results)
+    sent = results / "demo" / "inbox" / "read" / "case1" / "ada" / "Doe" / "cut.dcm"
+    sent.parent.mkdir(parents=True)
+    sent.write_bytes(b"")
+    options = ("--results", str(results), "--secret", str(key))
+    for name in ("cut.dcm", "Doe/cut.dcm"):
+        assert main(["whois", code_of(secret, "file", name), *options]) == 0
+        assert str(sent) in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -44,8 +44,8 @@ def trace(codes: Iterable[str], results: Path, secret: bytes) -> dict[str, list[
         secret: of the site.
 
     Returns:
-        For each code the series of the patient or case, or the file or UID; empty where the
-        catalogs hold nothing of the kind.
+        For each code the series of the patient or case, or the file or UID; empty where neither
+        the catalogs nor readers' files have anything of the kind.
     """
     found: dict[str, set[Traced]] = {code: set() for code in codes}
     for folder in (results / "catalog", *sorted(results.glob("*/pacs"))):
@@ -53,7 +53,22 @@ def trace(codes: Iterable[str], results: Path, secret: bytes) -> dict[str, list[
             for code, traced in _in_catalog(folder, secret):
                 if code in found:
                     found[code].add(traced)
+    for code, traced in _of_readers(results, secret):
+        if code in found:
+            found[code].add(traced)
     return {code: sorted(traced) for code, traced in found.items()}
+
+
+def _of_readers(results: Path, secret: bytes) -> Iterator[tuple[str, Traced]]:
+    """Iterate over the codes of the files that readers put into ``<protocol>/inbox``.
+
+    Messages name them below their reader's folder: ``<segmentation>/<case>/<reader>/``.
+    """
+    for inbox in sorted(results.glob("*/inbox")):
+        for path in sorted(inbox.rglob("*")):
+            below = Path(*path.relative_to(inbox).parts[3:])
+            for text in {path.name, str(below)} if path.is_file() else ():
+                yield code_of(secret, "file", text), Traced("file", "", "", "", str(path))
 
 
 def _in_catalog(folder: Path, secret: bytes) -> Iterator[tuple[str, Traced]]:
