@@ -193,7 +193,7 @@ def test_the_audit_trail_has_every_release_and_fits_the_ledger(party):
     for site in SITES:
         folder = Path(party.folder(site), "secrets")
         trail = folder / "audit.jsonl"
-        key = party.jipflow(site, "keys", "show", str(folder / "site.key")).strip()
+        key = party.jipflow(site, "keys", "show", str(party.key(site))).strip()
         where = ("--results", str(party.results(site).parent), "--ledger", str(folder / "ledger"))
         secret = ("--secret", str(folder / "identity.key"))
         words = party.jipflow(site, "audit", "verify", str(trail), "--key", key, *where, *secret)

@@ -34,6 +34,9 @@ CALLED = {
 APART = {ROOT / "benchmarks" / "acro_reference.py"}
 """Runs in an environment of its own, without jipflow."""
 
+NAMED = {"dicomanonymizer": "dicom-anonymizer"}
+"""Distributions of modules that have another name, which a test may run without."""
+
 
 def normal(name: str) -> str:
     """A distribution's name as PEP 503 compares them."""
@@ -75,7 +78,7 @@ def imported(folder: str) -> dict[str, set[str]]:
                 names = [node.module or ""]
             for top in {name.partition(".")[0] for name in names}:
                 if top not in sys.stdlib_module_names and top not in ours:
-                    (distribution,) = {normal(name) for name in known.get(top, [top])}
+                    (distribution,) = {normal(name) for name in known.get(top, [NAMED.get(top, top)])}
                     found.setdefault(distribution, set()).add(str(path.relative_to(ROOT)))
     return found
 
