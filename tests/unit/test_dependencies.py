@@ -78,7 +78,9 @@ def imported(folder: str) -> dict[str, set[str]]:
                 names = [node.module or ""]
             for top in {name.partition(".")[0] for name in names}:
                 if top not in sys.stdlib_module_names and top not in ours:
-                    (distribution,) = {normal(name) for name in known.get(top, [NAMED.get(top, top)])}
+                    (distribution,) = {
+                        normal(name) for name in known.get(top, [NAMED.get(top, top)])
+                    }
                     found.setdefault(distribution, set()).add(str(path.relative_to(ROOT)))
     return found
 
