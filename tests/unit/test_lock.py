@@ -15,6 +15,7 @@ from jipflow.reasons import StageError
 
 HOLD = """
 import sys
+from pathlib import Path
 from jipflow.lock import hold
 print(hold(Path(sys.argv[1])), flush=True)
 sys.stdin.readline()
@@ -113,6 +114,7 @@ def test_a_mark_that_is_damaged_is_no_owner(tmp_path):
 
 WORK = """
 import sys
+from pathlib import Path
 from jipflow.lock import at_work
 with at_work(Path(sys.argv[1])):
     print("at work", flush=True)
