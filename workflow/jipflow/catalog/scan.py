@@ -232,6 +232,11 @@ def _finished(
     return pa.RecordBatch.from_pylist(rows, SCHEMA)
 
 
+def _is_of(erased: Erased, patient: str | None, path: str) -> bool:
+    """Whether a file is of an erased patient: by its header, or by a folder where it has none."""
+    return patient in erased or (not patient and any(part in erased for part in Path(path).parts))
+
+
 def _lost(path: str) -> dict[str, Any]:
     return skip(UNREADABLE, "the process that read it crashed; the file is damaged")
 
@@ -314,7 +319,8 @@ class RowGroups:
     def add_but(self, erased: Erased, batch: pa.RecordBatch) -> int:
         """Append rows but those of erased patients; return how many these are."""
         if erased.hashes:
-            kept = [patient not in erased for patient in batch["PatientID"].to_pylist()]
+            rows = batch.select(["PatientID", "path"]).to_pylist()
+            kept = [not _is_of(erased, row["PatientID"], row["path"]) for row in rows]
             whole, batch = batch, batch.filter(pa.array(kept, pa.bool_()))
             self.add(batch)
             return len(whole) - len(batch)
