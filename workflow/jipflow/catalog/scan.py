@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from functools import lru_cache
 from importlib import metadata
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -233,8 +236,16 @@ def _finished(
 
 
 def _is_of(erased: Erased, patient: str | None, path: str) -> bool:
-    """Whether a file is of an erased patient: by its header, or by a folder where it has none."""
-    return patient in erased or (not patient and any(part in erased for part in Path(path).parts))
+    """Whether a file is of an erased patient: by its header, or by its path where it has none."""
+    return patient in erased or (not patient and any(_named(erased, p) for p in Path(path).parts))
+
+
+@lru_cache(maxsize=100_000)
+def _named(erased: Erased, part: str) -> bool:
+    """Whether a PatientID stands in the name of a file or folder, between its words."""
+    words = [(word.start(), word.end()) for word in re.finditer(r"[^\W_]+", part)]
+    runs = combinations_with_replacement(words, 2)
+    return part in erased or any(part[first[0] : last[1]] in erased for first, last in runs)
 
 
 def _lost(path: str) -> dict[str, Any]:
