@@ -272,11 +272,14 @@ class Elements:
     ) -> DataElement | None:
         if rule is not None and not rule.options:
             return self._by_profile(element, vr, rule.basic)
+        if element.keyword == "ContentLabel":
+            # It may not be empty (PS3.3 table 10-12).
+            return self._cleaned(element, vr, rule, lambda v: self._region(v) or REMOVED)
         typed = element.keyword == "BodyPartExamined"
         return self._cleaned(element, vr, rule, self._region if typed else self._term)
 
     def _region(self, value: str) -> str | None:
-        """Return the words of imaging of a body part, which persons type though it is a CS."""
+        """Return the words of imaging of a CS that persons type, such as a body part."""
         text = self._term(value)
         return None if text is None else self.text.description(text)
 
