@@ -29,6 +29,7 @@ from jipflow.provenance import NAME as RECORD
 from jipflow.reasons import StageError
 from jipflow.release.ledger import Ledger
 from jipflow.settings.site import Folder, Site
+from jipflow.words import number_of
 
 JOURNAL = "erasing.json"
 """What names the patients of an erasure that has not ended, in the folder of the ledger."""
@@ -88,7 +89,8 @@ class Erasure:
     def sentences(self) -> list[str]:
         """Say what was done and found, a line each; no line names a patient."""
         lines = [
-            f"{self.patients} patients, {self.cases} cases: {len(self.removed)} files removed,"
+            f"{number_of(self.patients, 'patient')}, {number_of(self.cases, 'case')}:"
+            f" {number_of(len(self.removed), 'file')} removed,"
             f" {sum(self.rewritten.values())} entries taken out of {len(self.rewritten)} others"
         ]
         if self.unknown:

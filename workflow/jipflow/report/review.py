@@ -13,6 +13,7 @@ from jipflow.release.gate import all_rules
 from jipflow.release.history import EARLIER
 from jipflow.release.since import Before, Covered, Review, Seen
 from jipflow.report.withheld import disclosure_summary, withheld_parts
+from jipflow.words import number_of
 
 NAMED = 4
 """Most analyses or rules that a sentence names, the last for all others."""
@@ -87,8 +88,8 @@ def _leaving(release: Release) -> Iterator[str]:
     ]
     named = _listed(_largest(by_analysis, "of other analyses"))
     yield (
-        f"{_count(numbers, 'number')} in {_count(len(cells), 'cell')} would leave {header.site} "
-        f"for the hub `{header.recipient}` in round {header.round}: {named}."
+        f"{number_of(numbers, 'number')} in {number_of(len(cells), 'cell')} would leave "
+        f"{header.site} for the hub `{header.recipient}` in round {header.round}: {named}."
     )
     counts = [cell.n for cell in cells if isinstance(cell, CountedCell)]
     if not counts:
@@ -110,7 +111,7 @@ def _noise(review: Review) -> Iterator[str]:
         f"{noise.budget:g} (epsilon, for ever); every patient keeps at least {noise.left:g}."
     )
     if noise.left_out:
-        out = _count(noise.left_out, "patient")
+        out = number_of(noise.left_out, "patient")
         yield f"{out} had too little left and would be left out of a cell, which does not show."
 
 
@@ -132,7 +133,7 @@ def _asked(release: Release, review: Review) -> Iterator[str]:
         cells = sum(review.asked.values())
         counts = [(count, f"of `{name}`") for name, count in sorted(review.asked.items()) if count]
         named = f": {_listed(_largest(counts, 'of other analyses'))}" if counts else ""
-        yield f"The hub asks in this round for {_count(cells, 'cell')}{named}."
+        yield f"The hub asks in this round for {number_of(cells, 'cell')}{named}."
 
 
 def _staying(disclosure: Disclosure) -> Iterator[str]:
@@ -144,7 +145,7 @@ def _staying(disclosure: Disclosure) -> Iterator[str]:
     verb = "stays" if summary["withheld"] == 1 else "stay"
     whole = summary["withheld"] + summary["kept"]
     yield (
-        f"{summary['withheld']} of {_count(whole, 'cell')} {verb} at the site: "
+        f"{summary['withheld']} of {number_of(whole, 'cell')} {verb} at the site: "
         f"{_listed(_largest(counts, 'for other reasons'))}."
     )
 
@@ -170,7 +171,7 @@ def _before(before: Before, disclosure: Disclosure) -> Iterator[str]:
     if not before.releases:
         yield "Nothing has left the site before, by its ledger."
         return
-    left = f"{_count(before.releases, 'release')} left the site before"
+    left = f"{number_of(before.releases, 'release')} left the site before"
     last = f", the last on {before.last[:10]}" if before.last else ""
     known = {each: count for each, count in before.cells.items() if count}
     if known.keys() == {Seen.SAME}:
@@ -186,7 +187,7 @@ def _before(before: Before, disclosure: Disclosure) -> Iterator[str]:
     else:
         what = "no cell would leave"
     kept = disclosure.summary.withheld.get(EARLIER.code, 0)
-    stays = f"{_count(kept, 'cell')} {_stays(kept)} because of what left (`earlier`)"
+    stays = f"{number_of(kept, 'cell')} {_stays(kept)} because of what left (`earlier`)"
     yield f"{left}{last}: {what}{f'; {stays}' if kept else ''}."
 
 
@@ -235,10 +236,6 @@ def _largest(counts: Sequence[tuple[int, str]], others: str) -> list[str]:
 
 def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def terms_lines(signed: Sequence[Signed], needed: int) -> list[str]:

@@ -15,6 +15,7 @@ from pydantic import Field
 from jipflow.exchange.message import Round, Sha256, Time
 from jipflow.settings.hub import PublicKey
 from jipflow.settings.part import Id, Part, Unique
+from jipflow.words import number_of
 
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 """A number that JSON has exactly."""
@@ -209,8 +210,8 @@ class DataExported(Facts):
 
     def sentence(self) -> str:
         """Return the facts for a person."""
-        of = "" if self.patients is None else f" of {self.patients} patients"
-        what = f"{self.files} files, {self.items} rows or images{of}"
+        of = "" if self.patients is None else f" of {number_of(self.patients, 'patient')}"
+        what = f"{number_of(self.files, 'file')}, {self.items} rows or images{of}"
         return f"{self.protocol} exported as {self.format}: {what}"
 
 
@@ -247,8 +248,9 @@ class ReleasePacked(Facts):
         """Return the facts for a person."""
         persons = " and ".join(f"{each.person} on {each.issued[:10]}" for each in self.approvals)
         return (
-            f"{self.cells} cells of {self.protocol} {self.protocol_version} packed for "
-            f"{self.recipient}, round {self.round}, attempt {self.attempt}, approved by {persons}"
+            f"{number_of(self.cells, 'cell')} of {self.protocol} {self.protocol_version} packed "
+            f"for {self.recipient}, round {self.round}, attempt {self.attempt}, "
+            f"approved by {persons}"
         )
 
 
@@ -267,7 +269,8 @@ class PatientsErased(Facts):
     def sentence(self) -> str:
         """Return the facts for a person."""
         return (
-            f"{self.patients} patients erased: {self.cases} cases, {self.files} files of "
+            f"{number_of(self.patients, 'patient')} erased: {number_of(self.cases, 'case')}, "
+            f"{number_of(self.files, 'file')} of "
             f"{', '.join(self.protocols) or 'no protocol'}"
         )
 
