@@ -78,9 +78,10 @@ def test_a_deflated_file_is_read_up_to_its_limit(deflated, monkeypatch):
         read_instance(deflated, pixels=True)
 
 
-def test_a_text_longer_than_any_is_left_out(tmp_path):
+@pytest.mark.parametrize("vr", [b"UT", b"UC", b"UN"])
+def test_a_text_longer_than_any_is_left_out(tmp_path, vr):
     value = b"a\\" * (datasets.LONGEST // 2 + 1)
-    element = struct.pack("<HH2sHI", 0x0008, 0x103E, b"UT", 0, len(value)) + value
+    element = struct.pack("<HH2sHI", 0x0008, 0x103E, vr, 0, len(value)) + value
     path = with_bytes(tmp_path / "long.dcm", DESCRIPTION, element)
     row = read_header(str(path))
     assert row["SeriesDescription"] == ""

@@ -184,16 +184,22 @@ def _without_overlong(dataset: Dataset) -> list[str]:
         if isinstance(element, RawDataElement)
         and element.value is not None
         and len(element.value) > LONGEST
-        and (element.VR or _dictionary_vr(element.tag)) in TEXTS
+        and _true_vr(element) in TEXTS
     ]
     for tag in overlong:
         del dataset[tag]
     return [f"{name_of(tag)} has more than {LONGEST} bytes; it was left out" for tag in overlong]
 
 
-def _dictionary_vr(tag: BaseTag) -> str:
+def _true_vr(element: RawDataElement) -> str:
+    """Return an element's value representation, the dictionary's where the file has none.
+
+    A text too long for its own is written as UN (PS3.5 6.2.2).
+    """
+    if element.VR not in (None, VR.UN):
+        return str(element.VR)
     try:
-        return dictionary_VR(tag)
+        return dictionary_VR(element.tag)
     except KeyError:
         return VR.UN
 
