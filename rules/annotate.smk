@@ -21,8 +21,6 @@ rule annotate:
         record="<shard>/annotate/provenance.json",
     log:
         "<logs>/annotate/{shard}.log",
-    benchmark:
-        "<benchmarks>/annotate/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

@@ -19,8 +19,6 @@ rule catalog:
         record="<catalog>/provenance.json",
     log:
         "<catalog>/catalog.log",
-    benchmark:
-        "<catalog>/catalog.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

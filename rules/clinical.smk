@@ -14,8 +14,6 @@ rule clinical:
         record="<results>/clinical/provenance.json",
     log:
         "<logs>/clinical.log",
-    benchmark:
-        "<benchmarks>/clinical.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

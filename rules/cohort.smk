@@ -16,8 +16,6 @@ checkpoint cohort:
         record="<results>/cohort/provenance.json",
     log:
         "<logs>/cohort.log",
-    benchmark:
-        "<benchmarks>/cohort.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

@@ -31,8 +31,6 @@ rule collect:
         record="<results>/features/provenance.json",
     log:
         "<logs>/collect.log",
-    benchmark:
-        "<benchmarks>/collect.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

@@ -71,7 +71,6 @@ pathvars:
     work=f"{RESULTS}/work",
     shard=f"{RESULTS}/shards/{{shard}}",
     logs=f"{RESULTS}/logs",
-    benchmarks=f"{RESULTS}/benchmarks",
 
 
 wildcard_constraints:

@@ -15,8 +15,6 @@ rule document:
         record="<shard>/document/provenance.json",
     log:
         "<logs>/document/{shard}.log",
-    benchmark:
-        "<benchmarks>/document/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

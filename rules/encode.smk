@@ -14,8 +14,6 @@ rule encode:
         record="<shard>/encode/provenance.json",
     log:
         "<logs>/encode/{shard}.log",
-    benchmark:
-        "<benchmarks>/encode/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

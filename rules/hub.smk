@@ -25,7 +25,6 @@ if OUTWAY.address:
 pathvars:
     results=RESULTS,
     logs=f"{RESULTS}/logs",
-    benchmarks=f"{RESULTS}/benchmarks",
 
 
 check_paths()
@@ -86,8 +85,6 @@ rule hub_accept:
         record=f"{OF_ROUND}/hub_accept.provenance.json",
     log:
         "<logs>/hub_accept.log",
-    benchmark:
-        "<benchmarks>/hub_accept.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -111,8 +108,6 @@ rule hub_merge:
         record=f"{OF_ROUND}/hub_merge.provenance.json",
     log:
         "<logs>/hub_merge.log",
-    benchmark:
-        "<benchmarks>/hub_merge.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -150,8 +145,6 @@ rule hub_report:
         record=f"{OF_ROUND}/hub_report.provenance.json",
     log:
         "<logs>/hub_report.log",
-    benchmark:
-        "<benchmarks>/hub_report.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

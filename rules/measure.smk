@@ -14,8 +14,6 @@ rule measure:
         record="<shard>/measure/provenance.json",
     log:
         "<logs>/measure/{shard}.log",
-    benchmark:
-        "<benchmarks>/measure/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

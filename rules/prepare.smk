@@ -11,8 +11,6 @@ rule prepare:
         record="<shard>/prepare/provenance.json",
     log:
         "<logs>/prepare/{shard}.log",
-    benchmark:
-        "<benchmarks>/prepare/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

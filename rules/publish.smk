@@ -12,8 +12,6 @@ rule publish:
         record="<shard>/publish/provenance.json",
     log:
         "<logs>/publish/{shard}.log",
-    benchmark:
-        "<benchmarks>/publish/{shard}.tsv"
     localrule: True
     conda:
         "../envs/jipflow.yaml"

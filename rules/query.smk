@@ -13,8 +13,6 @@ rule query:
         record="<results>/pacs/provenance.json",
     log:
         "<logs>/query.log",
-    benchmark:
-        "<benchmarks>/query.tsv"
     localrule: True
     conda:
         "../envs/jipflow.yaml"

@@ -55,8 +55,6 @@ rule candidate:
         record=f"{RELEASE}.provenance.json",
     log:
         "<logs>/candidate/r{round}.log",
-    benchmark:
-        "<benchmarks>/candidate/r{round}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

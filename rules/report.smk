@@ -14,8 +14,6 @@ rule overlay:
         record="<shard>/overlay/provenance.json",
     log:
         "<logs>/overlay/{shard}.log",
-    benchmark:
-        "<benchmarks>/overlay/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -60,8 +58,6 @@ rule report:
         record="<results>/report/provenance.json",
     log:
         "<logs>/report.log",
-    benchmark:
-        "<benchmarks>/report.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:

@@ -14,8 +14,6 @@ rule retrieve:
         record="<shard>/retrieve/provenance.json",
     log:
         "<logs>/retrieve/{shard}.log",
-    benchmark:
-        "<benchmarks>/retrieve/{shard}.tsv"
     localrule: True
     conda:
         "../envs/jipflow.yaml"

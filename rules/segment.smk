@@ -13,8 +13,6 @@ rule segment:
         record="<shard>/segment/provenance.json",
     log:
         "<logs>/segment/{shard}.log",
-    benchmark:
-        "<benchmarks>/segment/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     resources:

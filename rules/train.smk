@@ -41,8 +41,6 @@ rule train_data:
         record="<shard>/train/provenance.json",
     log:
         "<logs>/train_data/{shard}.log",
-    benchmark:
-        "<benchmarks>/train_data/{shard}.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -70,8 +68,6 @@ rule train_plan:
         record="<train>/plan.provenance.json",
     log:
         "<logs>/train_plan.log",
-    benchmark:
-        "<benchmarks>/train_plan.tsv"
     conda:
         "../envs/jipflow.yaml"
     params:
@@ -98,8 +94,6 @@ rule train_fit:
         record="<train>/fit_{fold}.provenance.json",
     log:
         "<logs>/train_fit/{fold}.log",
-    benchmark:
-        "<benchmarks>/train_fit/{fold}.tsv"
     conda:
         "../envs/jipflow.yaml"
     resources:
@@ -129,8 +123,6 @@ rule train_evaluate:
         record="<train>/evaluate_{part}.provenance.json",
     log:
         "<logs>/train_evaluate/{part}.log",
-    benchmark:
-        "<benchmarks>/train_evaluate/{part}.tsv"
     conda:
         "../envs/jipflow.yaml"
     resources:

@@ -20,7 +20,10 @@ GROUPS = (
         r"pipeline/test_(demo|docs_numbers|docs_snippets|erase_run|messages|resume|slurm|tiny)\.py"
         r"|pipeline/test_identifiers\.py::.*(series_fail|tiny_run)",
     ),
-    ("contours", r"pipeline/test_(clinical_run|deleted|export|identifiers|module|stale)\.py"),
+    (
+        "contours",
+        r"pipeline/test_(clinical_run|deleted|export|identifiers|module|server|stale)\.py",
+    ),
     ("rounds", r"pipeline/test_four_rounds\.py"),
     ("maps", r"pipeline/test_adc\.py"),
     ("readers", r"pipeline/test_readers\.py"),

@@ -234,12 +234,10 @@ def build(results: Path, cases: int = 14, pictures: bool = True, seed: int = 7) 
         results / "verdict.json", {**verdict, "max_failed_fraction": 0.5, "acceptable": True}
     )
     for rule, seconds in (("segment", 31.4), ("measure", 12.25), ("prepare", 4.5), ("cohort", 0.4)):
-        path = results / "benchmarks" / rule / "s00000.tsv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time\n"
-            f"{seconds}\t0:00:{seconds:.0f}\t{'-' if seconds < 1 else seconds * 40}"
-            "\t-\t-\t-\t-\t-\t-\t-\n"
+        folder = results / "cohort" if rule == "cohort" else results / "shards" / "s00000" / rule
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cost.tsv").write_text(
+            f"seconds\tcpu_seconds\tpeak_mb\n{seconds}\t{seconds}\t{seconds * 40}\n"
         )
     return results
 

@@ -1,7 +1,19 @@
-"""Runs the command line as ``python -m jipflow``."""
+"""Where ``jipflow`` begins: its work is done by the server of a run, or in this process."""
 
 import sys
 
-from jipflow.cli import main
+from jipflow.forked import ask
 
-sys.exit(main())
+
+def main() -> int:
+    """Run what was typed; return the exit code, see `jipflow.cli.main`."""
+    code = ask(sys.argv[1:])
+    if code is not None:
+        return code
+    from jipflow.cli import main as run
+
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

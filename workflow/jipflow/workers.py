@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from functools import partial
+from multiprocessing import forkserver, get_context, parent_process
 from threading import Thread
 from typing import TypeVar
 
@@ -48,6 +50,34 @@ def _end_after_parent() -> None:
         os._exit(1)
 
 
+def begin_forkserver() -> None:
+    """Fork the server that forks this process's workers, which then load no library again.
+
+    For a process that has loaded them and in which none has begun to work, so that no lock of a
+    library is held. Without it, `multiprocessing` starts a new interpreter for that server, as it
+    does when this one has ended.
+    """
+    listener = socket.socket(socket.AF_UNIX)
+    # An abstract name of Linux's choice, which goes with the socket.
+    listener.bind("")
+    listener.listen()
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(writing)
+        try:
+            forkserver.main(listener.fileno(), reading, [])
+        finally:
+            os._exit(0)
+    os.close(reading)
+    vars(forkserver._forkserver).update(
+        _forkserver_address=listener.getsockname(),
+        _forkserver_alive_fd=writing,
+        _forkserver_pid=process,
+    )
+    listener.close()
+
+
 def for_each_case(
     cases: Sequence[Unit], function: Callable[[Unit], list[Result]], threads: int
 ) -> list[Result]:
@@ -70,6 +100,8 @@ def for_each_case(
     else:
         # A fork of a process in which a library has started threads may hang.
         context = get_context("forkserver")
+        # Of no use to a server that is a fork itself.
+        context.set_forkserver_preload([_home(function)])
         try:
             with ProcessPoolExecutor(
                 min(threads, len(cases)), mp_context=context, initializer=begin_worker
@@ -83,3 +115,10 @@ def for_each_case(
                 "command again."
             ) from None
     return [result for batch in batches for result in batch]
+
+
+def _home(function: Callable[..., object]) -> str:
+    """Return the module of a function."""
+    while isinstance(function, partial):
+        function = function.func
+    return function.__module__

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from jipflow.cli.menu import answer, find, is_job
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, begin: Callable[[], object] = lambda: None) -> int:
     """Run one command.
 
     Args:
         argv: what is typed after ``jipflow``; that of this process by default.
+        begin: called before a command does its work, when what is printed is redacted already.
 
     Returns:
         0; 1 after an error, 2 where there is no such command, 130 after Ctrl-C. A message on
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with redacted_output(words) if is_job(command) else nullcontext():
         try:
             check_repository()
+            begin()
             command.run(words[len(command.words) :])
         except KeyboardInterrupt:
             print("jipflow: interrupted", file=sys.stderr)

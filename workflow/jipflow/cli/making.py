@@ -46,7 +46,7 @@ def recorded(
     outputs: Iterable[Path],
     state: str = "",
 ) -> Iterator[None]:
-    """Write what a job computed its files with, when the block has ended well.
+    """Write what a job computed its files with and what that took, when the block has ended well.
 
     While it runs, no other run begins on these results, even if the job's own is killed.
 
@@ -59,10 +59,11 @@ def recorded(
         state: hash of what else decides.
     """
     from jipflow.cli.attempts import RUN
+    from jipflow.costs import measured
     from jipflow.lock import at_work
     from jipflow.provenance import Making
 
-    with at_work(record, os.environ.get(RUN)):
+    with at_work(record, os.environ.get(RUN)), measured(record):
         making = Making(stage, settings.parts(stage), inputs, state)
         yield
         making.finish(record, outputs)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jipflow import plots
+from jipflow.costs import ENDING
 from jipflow.outcomes import Outcome
 from jipflow.report.site.run import STAGES, Run, read_tsv
 
@@ -22,16 +23,25 @@ RULES = (
 )
 """The rules that end before the report begins, so that a report made again is the same."""
 
+PLACES = {
+    "catalog": "../catalog",
+    "query": "pacs",
+    "cohort": "cohort",
+    "clinical": "clinical",
+    "collect": "features",
+}
+"""Where a rule that has one job leaves its record, below the results of the protocol."""
+
 
 @dataclass(frozen=True)
 class JobCost:
-    """Jobs of a rule: total and longest time in s, peak memory in MB; None if never measured."""
+    """Jobs of a rule: total and longest time in s, peak memory in MiB."""
 
     rule: str
     jobs: int
     total: float
     longest: float
-    peak_mb: float | None
+    peak_mb: float
 
 
 @dataclass(frozen=True)
@@ -55,33 +65,20 @@ class Timing:
 
 
 def section(run: Run) -> Timing:
-    """Sum up the benchmarks of the jobs and the outcomes of the items."""
+    """Sum up the costs of the jobs and the outcomes of the items."""
     return Timing(list(job_costs(run.results)), list(item_costs(run.outcomes)))
 
 
 def job_costs(results: Path) -> Iterator[JobCost]:
-    """Sum up Snakemake's benchmark files by rule."""
-    folder = results / "benchmarks"
+    """Sum up what the jobs of each rule took."""
     for rule in RULES:
-        files = [folder / f"{rule}.tsv", *sorted((folder / rule).glob("*.tsv"))]
-        if rule == "catalog":
-            files = [results.parent / "catalog" / "catalog.tsv", *files]
+        folders = [PLACES[rule]] if rule in PLACES else sorted(results.glob(f"shards/*/{rule}"))
+        files = [results / folder / ENDING for folder in folders]
         rows = [row for file in files if file.is_file() for row in read_tsv(file)]
-        memory = [value for row in rows if (value := _measured(row.get("max_rss"))) is not None]
-        seconds = [float(row["s"]) for row in rows]
         if rows:
-            yield JobCost(
-                rule, len(rows), math.fsum(seconds), max(seconds), max(memory, default=None)
-            )
-
-
-def _measured(text: str | None) -> float | None:
-    """Return a number of a benchmark file, None where the job was too short to be measured."""
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+            seconds = [float(row["seconds"]) for row in rows]
+            memory = max(float(row["peak_mb"]) for row in rows)
+            yield JobCost(rule, len(rows), math.fsum(seconds), max(seconds), memory)
 
 
 def item_costs(outcomes: Iterable[Outcome]) -> Iterator[ItemCost]:

@@ -1,0 +1,217 @@
+"""A command is done by a copy of the server, as the command itself would have done it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jipflow.forked import SERVER, SOCKET, ask
+
+WORK = """
+import json, os, signal, sys, time
+from pathlib import Path
+import forked_count
+
+def run(words):
+    if words[0] == "look":
+        print(json.dumps([words, sys.argv, os.getcwd(), os.environ.get("COLOUR"), os.umask(0)]))
+        print("aside", file=sys.stderr)
+        return 0
+    if words[0] == "leave":
+        sys.exit(words[1])
+    if words[0] == "raise":
+        raise ValueError(words[1])
+    if words[0] == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if words[0] == "handle":
+        try:
+            Path(words[1]).write_text(str(os.getpid()))
+            time.sleep(60)
+        except KeyboardInterrupt:
+            return 130
+    if words[0] == "wait":
+        Path(words[1]).write_text(str(os.getpid()))
+        time.sleep(60)
+    return int(words[1])
+"""
+
+SERVE = """
+import sys
+from pathlib import Path
+from jipflow.forked import serve
+from forked_work import run
+serve(Path(sys.argv[1]), ["not_there", "forked_count", "json"], run)
+"""
+
+ASK = """
+import sys
+from jipflow.forked import ask
+code = ask(sys.argv[1:])
+sys.exit(99 if code is None else code)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    (tmp_path / "forked_work.py").write_text(WORK)
+    (tmp_path / "forked_count.py").write_text(
+        f"open({str(tmp_path / 'loaded')!r}, 'a').write('once ')"
+    )
+    return folder
+
+
+@pytest.fixture
+def environment(tmp_path, folder):
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    return {**os.environ, "PYTHONPATH": path, SERVER: str(folder)}
+
+
+@pytest.fixture
+def server(folder, environment):
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, folder], stdin=subprocess.PIPE, env=environment
+    ) as process:
+        wait_for(folder / SOCKET)
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(path: Path) -> str:
+    for _ in range(600):
+        if path.exists() and (path.is_socket() or path.read_text()):
+            return "" if path.is_socket() else path.read_text()
+        time.sleep(0.05)
+    raise AssertionError(f"{path.name} did not come")
+
+
+def typed(environment, *words, **options):
+    return subprocess.run(
+        [sys.executable, "-c", ASK, *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **options,
+    )
+
+
+def started(environment, *words):
+    return subprocess.Popen([sys.executable, "-c", ASK, *words], env=environment)
+
+
+def is_gone(process: int) -> bool:
+    for _ in range(600):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_the_copy_is_where_and_what_the_command_is(server, environment, tmp_path):
+    asked = typed({**environment, "COLOUR": "red"}, "look", "a b", cwd=tmp_path, umask=0o027)
+    words = ["look", "a b"]
+    assert json.loads(asked.stdout) == [words, ["jipflow", *words], str(tmp_path), "red", 0o027]
+    assert asked.stderr == "aside\n"
+    assert asked.returncode == 0
+
+
+def test_modules_are_loaded_once_for_all(server, environment, tmp_path):
+    for _ in range(3):
+        typed(environment, "look")
+    assert (tmp_path / "loaded").read_text() == "once "
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["return", "7"], 7),
+        (["leave", "with a sentence"], 1),
+        (["raise", "an error"], 1),
+        (["crash"], 128 + signal.SIGSEGV),
+    ],
+)
+def test_the_command_ends_as_the_copy_does(server, environment, words, code):
+    asked = typed(environment, *words)
+    assert asked.returncode == code
+    if words[0] == "raise":
+        assert "ValueError: an error" in asked.stderr
+    if words[0] == "crash":
+        assert asked.stderr == "jipflow: ended by SIGSEGV.\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_command_ends_the_copy(server, environment, tmp_path, number):
+    asking = started(environment, "wait", tmp_path / "pid")
+    process = int(wait_for(tmp_path / "pid"))
+    asking.send_signal(number)
+    assert asking.wait(30) == 128 + number
+    assert is_gone(process)
+
+
+def test_the_copy_can_handle_an_interruption(server, environment, tmp_path):
+    asking = started(environment, "handle", tmp_path / "pid")
+    wait_for(tmp_path / "pid")
+    asking.send_signal(signal.SIGINT)
+    assert asking.wait(30) == 130
+
+
+def test_a_copy_does_not_outlive_its_command(server, environment, tmp_path):
+    asking = started(environment, "wait", tmp_path / "pid")
+    process = int(wait_for(tmp_path / "pid"))
+    asking.kill()
+    asking.wait()
+    assert is_gone(process)
+
+
+def test_a_copy_does_not_outlive_the_server(server, environment, tmp_path):
+    asking = started(environment, "wait", tmp_path / "pid")
+    process = int(wait_for(tmp_path / "pid"))
+    server.kill()
+    assert asking.wait(30) == 128 + signal.SIGKILL
+    assert is_gone(process)
+
+
+def test_the_server_ends_with_its_run_after_the_last_copy(server, environment, folder, tmp_path):
+    asking = started(environment, "wait", tmp_path / "pid")
+    process = int(wait_for(tmp_path / "pid"))
+    server.stdin.close()
+    time.sleep(0.3)
+    assert server.poll() is None
+    assert typed(environment, "return", "7").returncode == 99
+    os.kill(process, signal.SIGTERM)
+    assert asking.wait(30) == 128 + signal.SIGTERM
+    assert server.wait(30) == 0
+    assert not folder.exists()
+
+
+def test_without_a_server_nothing_is_done(monkeypatch, tmp_path):
+    monkeypatch.delenv(SERVER, raising=False)
+    assert ask(["look"]) is None
+    monkeypatch.setenv(SERVER, str(tmp_path))
+    assert ask(["look"]) is None
+
+
+def test_a_server_of_another_installation_does_nothing(server, environment, tmp_path):
+    other = tmp_path / "other" / "jipflow"
+    other.mkdir(parents=True)
+    for name in ("__init__.py", "forked.py"):
+        source = Path(sys.modules["jipflow"].__file__).with_name(name)
+        (other / name).write_text(source.read_text())
+    path = os.pathsep.join([str(other.parent), environment["PYTHONPATH"]])
+    assert typed({**environment, "PYTHONPATH": path}, "return", "7").returncode == 99

@@ -1,0 +1,56 @@
+"""The process that a run's jobs are copies of: ``python -m jipflow.cli.server FOLDER SETTINGS``."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+from jipflow.cli import hub, joined, main, training
+from jipflow.cli.command import Handler
+from jipflow.files import read_json
+from jipflow.forked import serve
+from jipflow.settings.plugins import ENGINES
+from jipflow.workers import begin_forkserver, silence_libraries
+
+
+def modules(settings: dict[str, Any]) -> list[str]:
+    """Return the modules that the jobs of a run import, in the order in which they first do.
+
+    Args:
+        settings: the effective settings of a site or a hub, as the run writes them.
+    """
+    if "protocol" not in settings:
+        return _imported_by([each.handler for each in hub.AUDIENCE.commands])
+    protocol = settings["protocol"]
+    commands = joined.AUDIENCE.commands
+    if protocol.get("training"):
+        commands = [*commands, *training.AUDIENCE.commands]
+    engines = {each["engine"] for each in protocol["segmentations"]} - {"annotated"}
+    own = [f"{ENGINES}.{engine}.engine" for engine in sorted(engines)]
+    return _imported_by([each.handler for each in commands]) + own
+
+
+def _imported_by(handlers: list[Handler]) -> list[str]:
+    return list(dict.fromkeys(name for handler in handlers for name in _imports(handler)))
+
+
+def _imports(handler: Handler) -> Iterator[str]:
+    """Yield the modules that a command's function imports when it is called."""
+    for node in ast.walk(ast.parse(dedent(inspect.getsource(handler)))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def run_copy(words: Sequence[str]) -> int:
+    """Run a job's command in a copy of the server; its workers are copies, too."""
+    return main(words, begin_forkserver if "--threads" in words else lambda: None)
+
+
+if __name__ == "__main__":
+    silence_libraries()
+    serve(Path(sys.argv[1]), modules(read_json(Path(sys.argv[2]))), run_copy)

@@ -1,0 +1,98 @@
+"""Time and memory of a job and of all processes that it starts, written beside its record.
+
+Snakemake's own ``benchmark`` watches the processes below the shell of a rule, in which no work is
+done where a job is a copy of the run's server (`jipflow.forked`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+
+import psutil
+
+from jipflow.files import atomic_path
+from jipflow.provenance import NAME
+
+ENDING = "cost.tsv"
+"""End of the file's name, where that of a record ends with `provenance.NAME`."""
+
+COLUMNS = ("seconds", "cpu_seconds", "peak_mb")
+
+FIRST, LONGEST, GROWTH = 0.2, 10.0, 1.5
+"""Seconds between two looks: at the beginning, at most, and how they grow from look to look."""
+
+
+@contextmanager
+def measured(record: Path) -> Iterator[None]:
+    """Measure what the block takes, and write it when the block has ended well.
+
+    ``seconds`` count from the start of this process, ``cpu_seconds`` are of all its processes, and
+    ``peak_mb`` is the most memory in MiB that these held together, as often as it was looked:
+    memory that several share counts once (the proportional set size of Linux).
+
+    Args:
+        record: of the job; nothing is written where its name does not end with `provenance.NAME`.
+    """
+    watch = _Watch()
+    with watch.running():
+        yield
+    if record.name.endswith(NAME):
+        values = (watch.seconds(), watch.cpu_seconds(), watch.peak / 2**20)
+        with atomic_path(cost_file(record)) as partial:
+            lines = ["\t".join(COLUMNS), "\t".join(f"{value:.2f}" for value in values)]
+            partial.write_text("\n".join([*lines, ""]), encoding="ascii")
+
+
+def cost_file(record: Path) -> Path:
+    """Return the file of what the job of a record took."""
+    return record.with_name(record.name.removesuffix(NAME) + ENDING)
+
+
+class _Watch:
+    """Looks at this process and those below it."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._own = psutil.Process()
+        self._over = Event()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        thread = Thread(target=self._look_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+            self._look()
+
+    def seconds(self) -> float:
+        """Return the age of this process."""
+        return time.time() - self._own.create_time()
+
+    def cpu_seconds(self) -> float:
+        """Return what the processes that live, and those that they waited for, have computed."""
+        return sum(sum(each.cpu_times()[:4]) for each in self._processes())
+
+    def _processes(self) -> list[psutil.Process]:
+        return [self._own, *self._own.children(recursive=True)]
+
+    def _look_on(self) -> None:
+        pause = FIRST
+        while not self._over.wait(pause):
+            self._look()
+            pause = min(pause * GROWTH, LONGEST)
+
+    def _look(self) -> None:
+        held = 0
+        for process in self._processes():
+            # It may have ended since.
+            with suppress(psutil.Error):
+                memory = process.memory_full_info()
+                held += getattr(memory, "pss", memory.rss)
+        self.peak = max(self.peak, held)

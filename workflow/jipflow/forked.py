@@ -1,0 +1,286 @@
+"""Commands of a run as copies of one process that has the libraries loaded.
+
+A run on one machine calls ``jipflow`` some twenty times, each time for a job, and each time Python
+would load the same libraries for half a second to four seconds. So the run starts a server, which
+loads them once. A command hands over to it what was typed, where, in which environment and to which
+files it prints; the server forks, the copy does the work, and the command ends as the copy does.
+Where there is no server, or one of another installation, the command does the work itself.
+
+Neither outlives the other: a copy ends with its command and with the server, a signal to the
+command is passed on, and the server ends with the run that started it, after its last copy.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import jipflow
+
+SERVER = "JIPFLOW_SERVER"
+"""Environment variable that names the folder of the server's socket."""
+
+SOCKET = "socket"
+TAKEN, NOT_MINE = b"y", b"n"
+"""What a copy answers first: it does the work, or it is of another installation."""
+
+CODE = struct.Struct("i")
+"""How the copy ended, as `os.waitstatus_to_exitcode` gives it."""
+
+LENGTH = struct.Struct("Q")
+"""Bytes of what is handed over."""
+
+PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+KILLED = 128 + signal.SIGKILL
+"""Exit code of a command whose copy was killed, as a shell would give it."""
+
+Run = Callable[[Sequence[str]], int]
+
+
+def _installation() -> list[str]:
+    return [sys.prefix, sys.version, str(jipflow.__file__)]
+
+
+def ask(words: Sequence[str]) -> int | None:
+    """Have the server of this run carry out a command, and wait until it is done.
+
+    Args:
+        words: what was typed after ``jipflow``.
+
+    Returns:
+        The exit code; None where no server takes it, and nothing was done.
+    """
+    folder = os.environ.get(SERVER)
+    if not folder:
+        return None
+    request = {
+        "of": _installation(),
+        "words": list(words),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "umask": _umask(),
+    }
+    content = json.dumps(request).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(os.path.join(folder, SOCKET))
+            socket.send_fds(connection, [LENGTH.pack(len(content))], [0, 1, 2])
+            connection.sendall(content)
+            if connection.recv(1) != TAKEN:
+                return None
+        except OSError:
+            return None
+        _pass_signals_on(connection)
+        with suppress(OSError):
+            found = connection.recv(CODE.size, socket.MSG_WAITALL)
+            if len(found) == CODE.size:
+                return _ended(CODE.unpack(found)[0])
+    print("jipflow: the process that did the work was killed.", file=sys.stderr)
+    return KILLED
+
+
+def _umask() -> int:
+    """Return this process's mask, which can only be read by setting another."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _pass_signals_on(connection: socket.socket) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):
+            connection.send(bytes([number]))
+
+    for number in PASSED_ON:
+        signal.signal(number, pass_on)
+
+
+def _ended(code: int) -> int:
+    """Return the exit code of the command, and say so where a signal ended its copy."""
+    if code >= 0:
+        return code
+    print(f"jipflow: ended by {signal.Signals(-code).name}.", file=sys.stderr)
+    return 128 - code
+
+
+def new_folder() -> Path:
+    """Make the folder of a server's socket, which only this account can enter."""
+    return Path(tempfile.mkdtemp(prefix="jipflow-"))
+
+
+def serve(folder: Path, modules: Sequence[str], run: Run, alive: int = 0) -> None:
+    """Carry out commands in copies of this process until the run that started it ends.
+
+    It loads a module whenever no command waits.
+
+    Args:
+        folder: of the socket; it is removed at the end.
+        modules: that commands need; one that cannot be loaded is left to the command that needs it.
+        run: carries out a command, and gives its exit code.
+        alive: descriptor of a pipe whose other end the run holds.
+    """
+    server = _Server(folder, modules, alive)
+    try:
+        taken = server.next_command()
+    finally:
+        if server.is_original:
+            shutil.rmtree(folder, ignore_errors=True)
+    if taken is not None:
+        _end(run, taken)
+
+
+def _end(run: Run, words: Sequence[str]) -> NoReturn:
+    """Carry out a command, and end this process as an interpreter ends.
+
+    All but that it takes no library down, which has no use and takes time.
+    """
+    code = 1
+    try:
+        code = run(words)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    except BaseException as error:
+        traceback.print_exception(error)
+    finally:
+        for ending in (threading._shutdown, atexit._run_exitfuncs, _flush):  # type: ignore[attr-defined]
+            with suppress(Exception):
+                ending()
+        os._exit(code)
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+
+
+class _Server:
+    """The process that loads modules and forks, until it is a copy itself."""
+
+    def __init__(self, folder: Path, modules: Sequence[str], alive: int) -> None:
+        self._folder = folder
+        self._modules = deque(modules)
+        self._alive = alive
+        self._process = os.getpid()
+        self._running: dict[int, socket.socket] = {}
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(folder / SOCKET))
+        self._listener.listen(128)
+        # Copies hold the reading end: it closes when this process ends, however that ends.
+        self._watched, self._held = os.pipe()
+        self._woken, waking = os.pipe()
+        os.set_blocking(waking, False)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(waking, warn_on_full_buffer=False)
+
+    @property
+    def is_original(self) -> bool:
+        """Whether this process is the server, not a copy."""
+        return os.getpid() == self._process
+
+    def next_command(self) -> list[str] | None:
+        """Wait for commands; return the words of one in its copy, None at the end."""
+        serving = [self._listener.fileno(), self._alive]
+        while serving or self._running:
+            ready, _, _ = select.select(
+                [*serving, self._woken], [], [], 0 if self._modules else None
+            )
+            if self._woken in ready:
+                os.read(self._woken, 1 << 16)
+                self._reap()
+            if self._alive in ready:
+                serving = []
+                self._modules.clear()
+                self._listener.close()
+            elif self._listener.fileno() in ready:
+                connection, _ = self._listener.accept()
+                words = self._fork(connection)
+                if words is not None:
+                    return words
+            elif not ready and self._modules:
+                self._load(self._modules.popleft())
+        return None
+
+    @staticmethod
+    def _load(module: str) -> None:
+        with suppress(Exception):
+            importlib.import_module(module)
+        # What is loaded stays, and copies that do not count it share its memory.
+        gc.collect()
+        gc.freeze()
+
+    def _reap(self) -> None:
+        """Tell the commands of copies that have ended how they ended."""
+        while self._running:
+            process, status = os.waitpid(-1, os.WNOHANG)
+            if not process:
+                return
+            with self._running.pop(process) as connection, suppress(OSError):
+                connection.send(CODE.pack(os.waitstatus_to_exitcode(status)))
+
+    def _fork(self, connection: socket.socket) -> list[str] | None:
+        """Fork a copy for a command; return its words in the copy, None in the server."""
+        process = os.fork()
+        if process:
+            self._running[process] = connection
+            return None
+        for each in (self._listener, *self._running.values()):
+            each.close()
+        os.close(self._held)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        return self._take_over(connection)
+
+    def _take_over(self, connection: socket.socket) -> list[str]:
+        """Become the process of a command; return what was typed."""
+        try:
+            head, streams, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
+            (length,) = LENGTH.unpack(head)
+            request = json.loads(connection.recv(length, socket.MSG_WAITALL))
+        except (OSError, ValueError, struct.error):
+            # The command has ended before it had handed everything over.
+            os._exit(1)
+        if request["of"] != _installation():
+            connection.send(NOT_MINE)
+            os._exit(0)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        os.umask(request["umask"])
+        os.chdir(request["folder"])
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        words: list[str] = request["words"]
+        sys.argv = ["jipflow", *words]
+        connection.send(TAKEN)
+        threading.Thread(target=self._end_with_others, args=(connection,), daemon=True).start()
+        return words
+
+    def _end_with_others(self, connection: socket.socket) -> None:
+        """Receive the signals of the command; end when the command or the server has ended."""
+        while True:
+            ready, _, _ = select.select([connection.fileno(), self._watched], [], [])
+            signals = connection.recv(64) if connection.fileno() in ready else b""
+            if not signals:
+                os._exit(1)
+            for number in signals:
+                os.kill(os.getpid(), number)
