@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pydicom.dataelem import DataElement
+    from pydicom.dataelem import DataElement, RawDataElement
     from pydicom.dataset import Dataset
 
 KEYWORDS = frozenset(
@@ -25,6 +25,9 @@ KEYWORDS = frozenset(
 )
 """Attributes that PS3.15 table E.1-1 has de-identification remove or replace since they are of a
 person, beside every one of VR PN."""
+
+HOLDERS = frozenset({"PN", "SQ", "UN"})
+"""VRs of names, of what has elements within it, and of what a private dictionary may name so."""
 
 IDENTIFIERS = frozenset({"PatientID", "OtherPatientIDs"})
 
@@ -59,10 +62,23 @@ def identifying_values(paths: Iterable[Path]) -> tuple[set[str], set[str]]:
     return identifiers - {""}, values - {"", "^"}
 
 
+def _may_name(element: DataElement | RawDataElement) -> bool:
+    """Return whether an element may be of a person or hold one that is, before its value is read.
+
+    A structure set has a million coordinates, whose reading takes seconds.
+    """
+    from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
+
+    known = dictionary_VR(element.tag) if dictionary_has_tag(element.tag) else "UN"
+    return (element.VR or known) in HOLDERS or keyword_for_tag(element.tag) in KEYWORDS
+
+
 def _elements(dataset: Dataset) -> Iterator[DataElement]:
     """Yield the elements of all levels that can be read, whatever stands before them."""
     for tag in sorted(dataset.keys()):
         try:
+            if not _may_name(dataset.get_item(tag)):
+                continue
             element = dataset[tag]
         # Whatever a damaged value has pydicom raise: messages about it name the patient, too.
         except Exception:
