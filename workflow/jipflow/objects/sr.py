@@ -90,10 +90,8 @@ def build_sr(
     features = sorted({name for row in rows for name in row} - set(FEATURE_COLUMNS))
     names = {feature: name_feature(feature, parameters, modality, suv) for feature in features}
     algorithm = _algorithm(parameters, digest, rows[0]["versions"])
-    groups = [
-        _group(row, names, segments[row["segment"]], seg, algorithm)
-        for row in sorted(rows, key=lambda row: int(segments[row["segment"]].SegmentNumber))
-    ]
+    ordered = sorted(rows, key=lambda row: int(segments[row["segment"]].SegmentNumber))
+    groups = [_group(segments[row["segment"]], seg, algorithm) for row in ordered]
     dataset = highdicom.sr.Comprehensive3DSR(
         evidence=_evidence(seg),
         content=_report(groups, procedures),
@@ -112,6 +110,9 @@ def build_sr(
         # highdicom does not know the empty first value that Japanese headers have.
         specific_character_set=None,
     )
+    # highdicom copies and searches the whole tree, so its many leaves come afterwards.
+    for group, row in zip(groups, ordered, strict=True):
+        _add(group[0].ContentSequence, list(_measurements(row, names)))
     if "SpecificCharacterSet" in seg:
         dataset.SpecificCharacterSet = seg.SpecificCharacterSet
     dataset.CodingSchemeIdentificationSequence = [_scheme()]
@@ -174,13 +175,9 @@ def _aggregation(setting: Setting) -> list[str]:
 
 
 def _group(
-    row: Mapping[str, Any],
-    names: Mapping[str, FeatureName],
-    segment: Dataset,
-    seg: Dataset,
-    algorithm: highdicom.sr.AlgorithmIdentification,
+    segment: Dataset, seg: Dataset, algorithm: highdicom.sr.AlgorithmIdentification
 ) -> highdicom.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """Return the measurement group of a segment."""
+    """Return the measurement group of a segment, without its measurements."""
     return highdicom.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=highdicom.sr.TrackingIdentifier(
             uid=segment.TrackingUID, identifier=segment.TrackingID
@@ -197,8 +194,19 @@ def _group(
         finding_type=_code(segment.SegmentedPropertyTypeCodeSequence[0]),
         finding_sites=list(_sites(segment)),
         algorithm_id=algorithm,
-        measurements=list(_measurements(row, names)),
     )
+
+
+def _add(
+    content: highdicom.sr.ContentSequence, measurements: list[highdicom.sr.Measurement]
+) -> None:
+    """Put measurements where a group has them, before what says which segment was measured."""
+    concepts = [CodedConcept.from_dataset(item.ConceptNameCodeSequence[0]) for item in content]
+    place = concepts.index(codes.DCM.ReferencedSegment)
+    for measurement in measurements:
+        for item in measurement:
+            content.insert(place, item)
+            place += 1
 
 
 def _sites(segment: Dataset) -> Iterator[highdicom.sr.FindingSite]:
