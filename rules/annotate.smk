@@ -23,6 +23,7 @@ rule annotate:
         "<logs>/annotate/{shard}.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: shard_threads
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

@@ -206,6 +206,18 @@ def cases_by_shard(path, modified_ns):
     return found
 
 
+def shard_threads(wildcards):
+    """Cores of a shard's stage: one a case, up to 4 or to the shard's share of the run's cores.
+
+    Snakemake gives no more than the run has.
+    """
+    if not AFTER_COHORT.is_file():
+        return 4
+    shards = cases_by_shard(AFTER_COHORT, AFTER_COHORT.stat().st_mtime_ns)
+    share = -(-(workflow.cores or 0) // len(shards))
+    return min(len(shards.get(wildcards.shard, range(4))), max(4, share))
+
+
 def came_back(look):
     """Input function: what a look at the inbox gives for the cases of the shard."""
 

@@ -17,6 +17,7 @@ rule document:
         "<logs>/document/{shard}.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: shard_threads
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

@@ -16,6 +16,7 @@ rule encode:
         "<logs>/encode/{shard}.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: shard_threads
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

@@ -16,6 +16,7 @@ rule measure:
         "<logs>/measure/{shard}.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: shard_threads
     params:
         file=settings_file,
     shell:

@@ -13,6 +13,7 @@ rule prepare:
         "<logs>/prepare/{shard}.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: shard_threads
     params:
         file=settings_file,
     shell:

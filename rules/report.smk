@@ -16,6 +16,7 @@ rule overlay:
         "<logs>/overlay/{shard}.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: shard_threads
     params:
         file=settings_file,
         overlays=lambda wildcards: f"{RESULTS}/overlays",
@@ -30,7 +31,7 @@ rule overlay:
 rule report:
     """Write the site's report.
 
-    It shows the overlays and the benchmarks as well, which are there when outcomes are collected.
+    It shows the overlays and what jobs took as well, which are there when outcomes are collected.
     """
     input:
         again=stale("report", f"{RESULTS}/report/provenance.json"),

@@ -15,6 +15,7 @@ rule segment:
         "<logs>/segment/{shard}.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: shard_threads
     resources:
         gpu=int(SITE_SETTINGS.uses_gpu),
     params:

@@ -43,6 +43,7 @@ rule train_data:
         "<logs>/train_data/{shard}.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: shard_threads
     params:
         file=settings_file,
     shell:
