@@ -22,7 +22,7 @@ GROUPS = (
     ),
     (
         "contours",
-        r"pipeline/test_(clinical_run|deleted|export|identifiers|module|server|stale)\.py",
+        r"pipeline/test_(clinical_run|deleted|erase_pacs|export|identifiers|module|server|stale)\.py",
     ),
     ("rounds", r"pipeline/test_four_rounds\.py"),
     ("maps", r"pipeline/test_adc\.py"),

@@ -66,6 +66,15 @@ def test_no_limit_is_looser_than_its_floor(site, key, value):
         ({"sources": [PACS], "publish": {"to": "disk"}}, ["publish.to", "'disk'", "pacs"]),
         ({"publish": {"to": "pacs"}}, ["publish.to", "none"]),
         ({"sources": [{**PACS, "url": "https://me:pw@pacs"}]}, ["sources[0].url"]),
+        (
+            {"sources": [{**PACS, "deletion": {"by": "orthanc"}}]},
+            ["'pacs': deletion: url is missing", "Orthanc's REST interface"],
+        ),
+        (
+            {"sources": [{**PACS, "deletion": {"by": "rejection_note", "user": "me"}}]},
+            ["'pacs': deletion: a rejection note", "remove user"],
+        ),
+        ({"sources": [{**PACS, "deletion": {"by": "hand"}}]}, ["'hand'", "rejection_note"]),
         ({"sources": [{**PACS, "hours": "19-6"}]}, ["sources[0].hours", "19:00-06:00"]),
         ({"sources": [{**PACS, "password": "x"}]}, ["'password'", "'password_env'"]),
         ({"sources": [{"name": "a", "kind": "dimse", "host": "pacs"}]}, ["'port' is missing"]),

@@ -8,13 +8,17 @@ NAMESPACE = uuid.UUID("5f0b7f0c-6a5e-5d0e-9f0c-0f3a1c6f5d11")
 """Namespace of the UUIDs behind our UIDs (RFC 9562 section 5.5; PS3.5 B.2)."""
 
 
+ROOT = "2.25."
+"""Of all our UIDs, each a UUID (PS3.5 B.2)."""
+
+
 def stable_uid(*parts: str) -> str:
     """Return the UID that stands for these parts, the same on every run.
 
     A name-based UUID (RFC 9562, version 5) under the root 2.25 of PS3.5 B.2.
     """
     name = "".join(f"{len(part)}:{part}" for part in parts)
-    return f"2.25.{uuid.uuid5(NAMESPACE, name).int}"
+    return f"{ROOT}{uuid.uuid5(NAMESPACE, name).int}"
 
 
 def study_stand_in(patient_id: str, study_date: str, study_time: str) -> str:

@@ -190,7 +190,6 @@ def erase(
 
     from jipflow.cli.audited import note_erasure
     from jipflow.erasure.erase import erase as carry_out
-    from jipflow.reasons import StageError
     from jipflow.settings.folders import results_folder
     from jipflow.settings.resources import read_mapping
     from jipflow.settings.schema import load
@@ -210,11 +209,7 @@ def erase(
         note=lambda done: note_erasure(site, folder, done),
     )
     print("\n".join(made.sentences()))
-    if made.found.hits:
-        raise StageError(
-            f"{len(made.found.hits)} places still name the patients: see above. Remove these files "
-            "or what names the patients in them, and run the same command again."
-        )
+    made.check()
 
 
 @AUDIENCE.command("release review")

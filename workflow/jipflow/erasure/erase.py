@@ -9,14 +9,15 @@ once the catalog has no row of the patient any more, an erasure that was killed 
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from jipflow.erasure.marks import Marks, find_marks
+from jipflow.erasure.published import Published, delete, find_published
 from jipflow.erasure.tables import REWRITERS, rewrite
 from jipflow.files import json_text, read_json
 from jipflow.lock import JOBS, hold, release
@@ -67,7 +68,9 @@ class Erasure:
         protocols: of whose results files were removed or changed.
         removed: files that were removed.
         rewritten: files of many patients, and how many entries were taken out of each.
-        published: objects that were sent to a PACS: name of the source and SOPInstanceUID.
+        published: objects that were sent to a PACS, or may have been.
+        deleted: those of them that the PACS lists no more.
+        undone: those of them that a PACS was asked to delete in vain, with what is in the way.
         released: a line for each release with the patients behind it, and in how many cells.
         models: files of models that were trained with the patients.
         found: what the search afterwards has found.
@@ -81,7 +84,9 @@ class Erasure:
     protocols: set[str] = field(default_factory=set)
     removed: list[Path] = field(default_factory=list)
     rewritten: dict[Path, int] = field(default_factory=dict)
-    published: list[tuple[str, str]] = field(default_factory=list)
+    published: list[Published] = field(default_factory=list)
+    deleted: set[Published] = field(default_factory=set)
+    undone: dict[Published, str] = field(default_factory=dict)
     released: list[str] = field(default_factory=list)
     models: list[Path] = field(default_factory=list)
     found: Search = field(default_factory=Search)
@@ -103,9 +108,7 @@ class Erasure:
                 f"PatientID that others' files have by chance: {self.vague}; looked for in columns,"
                 " names and DICOM headers alone, and otherwise by pseudonym and UID"
             )
-        lines += [
-            f"sent to the PACS {to}, have it deleted there: {uid}" for to, uid in self.published
-        ]
+        lines += self._of_archives()
         lines += [f"left the site: {line}" for line in self.released]
         lines += [f"trained with the patients, and not removed: {path}" for path in self.models]
         found = self.found
@@ -116,7 +119,40 @@ class Erasure:
             f"not opened: {path} {place}: {why}" for (path, place), why in found.closed.items()
         ]
         lines += [f"left: {hit.path} {hit.place}: {hit.token}".strip() for hit in found.hits]
-        return lines if found.hits else [*lines, "nothing that names the patients is left"]
+        clean = not found.hits and not self.undone
+        return [*lines, "nothing that names the patients is left"] if clean else lines
+
+    def _of_archives(self) -> list[str]:
+        """Say what became of objects in the PACS."""
+        counts = Counter(each.to for each in self.deleted)
+        lines = [
+            f"deleted in the PACS {to}, which lists none of them: {number_of(count, 'object')}"
+            for to, count in sorted(counts.items())
+        ]
+        lines += [f"still in the PACS {e.to}: {e.sop_uid}: {why}" for e, why in self.undone.items()]
+        return lines + [
+            f"sent to the PACS {each.to}, have it deleted there: {each.sop_uid}"
+            for each in self.published
+            if each.acknowledged and each not in self.deleted and each not in self.undone
+        ]
+
+    def check(self) -> None:
+        """Check that the erasure has ended.
+
+        Raises:
+            StageError: something is left, here or in a PACS.
+        """
+        if self.found.hits:
+            raise StageError(
+                f"{len(self.found.hits)} places still name the patients: see above. Remove these "
+                "files or what names the patients in them, and run the same command again."
+            )
+        if self.undone:
+            raise StageError(
+                f"still in a PACS: {number_of(len(self.undone), 'object')} of the patients, see "
+                "above. Have its administrator let jipflow delete there, correct deletion of the "
+                "source, or have them deleted by hand, and run the same command again."
+            )
 
 
 def erase(
@@ -164,18 +200,19 @@ def erase(
         made.unknown = len(marks.patients - marks.met)
         made.vague = len(marks.vague())
         # What is known of releases, models and objects is gone with the files that say it.
-        made.published = sorted({*made.published, *_published(results, marks)})
+        made.published = _joined(made.published, find_published(results, marks, site))
         made.models = sorted({*made.models, *_models(results, marks)})
         made.cases = max(made.cases, _cases(results, marks))
         _keep(journal, made, marks)
         for place in places:
             _clean(place, results, marks, made, own)
         _keep(journal, made, marks)
+        _delete_published(site, journal, made, marks)
         made.released = _released(Ledger(journal.parent, secret, results), marks)
         made.found = search([place for place in places if place.exists()], marks.tokens())
         made.found.hits = [hit for hit in made.found.hits if not _is_own(hit.path, own)]
         note(made)
-        if not made.found.hits:
+        if not made.found.hits and not made.undone:
             journal.unlink()
     finally:
         release(results)
@@ -205,7 +242,8 @@ def _begun(journal: Path, named: set[str]) -> tuple[Erasure, Marks]:
     marks = Marks.of(kept["marks"])
     marks.patients |= named
     made = Erasure(kept["token"])
-    made.published = [(to, uid) for to, uid in kept["published"]]
+    made.published = [Published(**each) for each in kept["published"]]
+    made.deleted = {Published(**each) for each in kept["deleted"]}
     made.models = [Path(path) for path in kept["models"]]
     made.cases = kept["cases"]
     made.protocols = set(kept["protocols"])
@@ -218,7 +256,8 @@ def _keep(journal: Path, made: Erasure, marks: Marks) -> None:
     content = {
         "token": made.token,
         "marks": marks.plain(),
-        "published": [list(each) for each in made.published],
+        "published": [each.plain() for each in made.published],
+        "deleted": [each.plain() for each in sorted(made.deleted)],
         "cases": made.cases,
         "models": [str(path) for path in made.models],
         "protocols": sorted(made.protocols),
@@ -353,15 +392,24 @@ def _cases(results: Path, marks: Marks) -> int:
     return sum(case in marks.pseudonyms for _, case in found)
 
 
-def _published(results: Path, marks: Marks) -> list[tuple[str, str]]:
-    """Return what was sent to a PACS: the source's name and the SOPInstanceUID."""
-    found = []
-    for path in sorted(results.glob("*/published/*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if marks.in_text(line):
-                sent = json.loads(line)
-                found.append((str(sent["to"]), str(sent["sop_instance_uid"])))
-    return found
+def _joined(known: Iterable[Published], found: Iterable[Published]) -> list[Published]:
+    """Return what was sent, each object once: as the first try of the erasure knew it."""
+    each = {(one.to, one.sop_uid): one for one in (*found, *known)}
+    return sorted(each.values())
+
+
+def _delete_published(site: Site, journal: Path, made: Erasure, marks: Marks) -> None:
+    """Delete in the PACS what was sent there; each one is noted, so that a kill loses none."""
+
+    def done(published: Published, why: str) -> None:
+        if why:
+            made.undone[published] = why
+            return
+        made.deleted.add(published)
+        _keep(journal, made, marks)
+
+    left = [each for each in made.published if each not in made.deleted]
+    delete(site, left, marks.patients, journal.parent, done)
 
 
 def _models(results: Path, marks: Marks) -> list[Path]:

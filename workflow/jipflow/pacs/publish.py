@@ -18,6 +18,7 @@ from jipflow.outcomes import Made, Outcome, Status, attempt, blocked
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, is_of_object
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.limits import sole_mover
+from jipflow.privacy.erased import Erased, read_erased
 from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.run import Settings
 
@@ -45,6 +46,8 @@ class Sent:
         output: the file, relative to the results.
         at: when it was acknowledged, in UTC (ISO 8601).
         note: what the PACS remarked, or that it had the object already.
+        series_instance_uid: of its series; empty in receipts that are older than this key.
+        study_instance_uid: of its study, likewise.
     """
 
     sop_instance_uid: str
@@ -53,6 +56,8 @@ class Sent:
     output: str
     at: str
     note: str
+    series_instance_uid: str = ""
+    study_instance_uid: str = ""
 
 
 class Receipts:
@@ -117,6 +122,7 @@ def run(
     """
     publish = settings.site.publish
     assert publish is not None
+    erased = read_erased(settings.site.identity, results.parent)
     (source,) = (s for s in settings.site.archives if s.name == publish.to)
     known = Receipts(receipts)
     kinds: list[str] = [kind for kind in MAKERS if kind in publish.objects]
@@ -129,7 +135,7 @@ def run(
                 for kind in kinds
                 if (outcome := by_stage.get((case_id, item, MAKERS[kind]))) is not None
             }
-            work = partial(_publish, archive, parts, results, known)
+            work = partial(_publish, archive, parts, results, known, erased)
             outcome = attempt(case_id, STAGE, item, work, results)
             lost = [kind for kind, part in parts.items() if part.status is not Status.OK]
             if lost and outcome.status is Status.OK:
@@ -139,18 +145,30 @@ def run(
 
 
 def _publish(
-    archive: Archive, parts: dict[str, Outcome], results: Path, receipts: Receipts
+    archive: Archive,
+    parts: dict[str, Outcome],
+    results: Path,
+    receipts: Receipts,
+    erased: Erased,
 ) -> Made:
     """Send what a case's outcomes name, and note what happened to each object."""
     notes = []
     for part in parts.values():
         for output, sha256 in zip(part.outputs, part.sha256, strict=True):
-            notes.append(f"{output} {_send(archive, output, sha256, results, receipts)}")
+            note = _send(archive, output, sha256, results, receipts, erased)
+            notes.append(f"{output} {note}")
     return Made(note="; ".join(notes) or "nothing to send")
 
 
-def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: Receipts) -> str:
-    """Send an object unless the PACS has it; return what happened.
+def _send(
+    archive: Archive,
+    output: str,
+    sha256: str,
+    results: Path,
+    receipts: Receipts,
+    erased: Erased,
+) -> str:
+    """Send an object unless the PACS has it, or its patient was erased; return what happened.
 
     Raises:
         CaseFault: the PACS refuses it.
@@ -165,7 +183,9 @@ def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: R
         raise StageError(
             f"{output} was changed after it was made; make it again: --forcerun encode."
         )
-    header = pydicom.dcmread(path, specific_tags=list(UIDS), stop_before_pixels=True)
+    header = pydicom.dcmread(path, specific_tags=[*UIDS, "PatientID"], stop_before_pixels=True)
+    if header.get("PatientID") in erased:
+        return "is of a patient who was erased, and is not sent"
     study, series, sop = (str(header.get(name) or "") for name in UIDS)
     sent = receipts.find(archive.name, sop)
     if sent is not None and sent.sha256 == sha256:
@@ -183,7 +203,7 @@ def _send(archive: Archive, output: str, sha256: str, results: Path, receipts: R
     except ArchiveDown as error:
         raise StageError(f"{output}: {error}") from error
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    receipts.add(Sent(sop, sha256, archive.name, output, now, note))
+    receipts.add(Sent(sop, sha256, archive.name, output, now, note, series, study))
     if note == THERE_ALREADY:
         return note
     return "sent" + (f" ({note})" if note else "")

@@ -146,11 +146,11 @@ def _training(settings: Settings, keys: Iterable[str] | None = None) -> str:
 
 
 def _sources(settings: Settings, *, archives: bool) -> str:
-    """Return the hash of the folders, or of the PACS without the limits of their use."""
-    limits = {"parallel", "bytes_per_second", "hours", "timeout"}
+    """Return the hash of the folders, or of the PACS without how they are used."""
+    use = {"parallel", "bytes_per_second", "hours", "timeout", "deletion"}
     site = settings.site
     chosen = [s.plain() for s in site.sources if (s in site.archives) == archives]
-    return canonical_digest([{key: s[key] for key in s.keys() - limits} for s in chosen])
+    return canonical_digest([{key: s[key] for key in s.keys() - use} for s in chosen])
 
 
 _GATHERED: dict[str, Callable[[Settings], str]] = {

@@ -21,6 +21,7 @@ from jipflow.settings.registry import OwnModels
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import check_unique
 
+Url = Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Aet = Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
@@ -72,6 +73,38 @@ class Folder(Source):
     """Folder that is searched with all its subfolders."""
 
 
+class Access(Part):
+    """How a server lets jipflow in that is asked by HTTP."""
+
+    token_env: Maybe[Variable] = None
+    """Environment variable that holds a bearer token."""
+    token_file: Maybe[LocalPath] = None
+    """File of mode 0600 that holds a bearer token."""
+    user: Maybe[Text] = None
+    """User of HTTP basic authentication."""
+    password_env: Maybe[Variable] = None
+    """Environment variable that holds the user's password."""
+    password_file: Maybe[LocalPath] = None
+    """File of mode 0600 that holds the user's password."""
+    ca_file: Maybe[LocalPath] = None
+    """Certificates (PEM) that the server's is checked against; without it those that the system
+    trusts."""
+
+
+class Deletion(Access):
+    """How objects that jipflow has sent are deleted in the PACS, once their patient is erased."""
+
+    url: Maybe[Url] = None
+    """Base address of the DICOMweb services, or of Orthanc's REST interface, that delete; without
+    it the source's own. Credentials of the source are sent to its own address alone."""
+    by: Literal["dicomweb", "orthanc", "rejection_note"]
+    """By DELETE of an instance's DICOMweb address, by Orthanc's REST interface, or by a rejection
+    note (IHE IOCM), which is stored like any object and has the PACS hide what it names."""
+    title: Literal["data_retention", "patient_safety", "quality"] = "data_retention"
+    """Title of a rejection note (DICOM CID 7011): Data Retention Policy Expired (113039), Rejected
+    for Patient Safety Reasons (113037), or Rejected for Quality Reasons (113001)."""
+
+
 class Archive(Source):
     """A PACS."""
 
@@ -93,27 +126,17 @@ class Archive(Source):
     timeout: Annotated[int, Field(ge=1)] = 60
     """Seconds without an answer after which the PACS counts as down. An answer as a whole may take
     five times as long, and one more second for each 10,000 bytes."""
+    deletion: Maybe[Deletion] = None
+    """How objects that jipflow has sent are deleted in the PACS, once their patient is erased;
+    without it they are listed. See [consent.md](consent.md#objects-in-the-pacs)."""
 
 
-class DicomWeb(Archive):
+class DicomWeb(Access, Archive):
     """A PACS asked by DICOMweb."""
 
     kind: Literal["dicomweb"]
-    url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]
+    url: Url
     """Base address of the PACS's DICOMweb services."""
-    token_env: Maybe[Variable] = None
-    """Environment variable that holds a bearer token."""
-    token_file: Maybe[LocalPath] = None
-    """File of mode 0600 that holds a bearer token."""
-    user: Maybe[Text] = None
-    """User of HTTP basic authentication."""
-    password_env: Maybe[Variable] = None
-    """Environment variable that holds the user's password."""
-    password_file: Maybe[LocalPath] = None
-    """File of mode 0600 that holds the user's password."""
-    ca_file: Maybe[LocalPath] = None
-    """Certificates (PEM) that the server's is checked against; without it those that the system
-    trusts."""
 
 
 class Tls(Part):
@@ -369,12 +392,30 @@ def check_site(site: Site, context: str) -> None:
     for source in site.sources:
         if isinstance(source, Folder):
             _check_folder(source, context)
+    for archive in site.archives:
+        _check_deletion(archive, context)
     archives = [source.name for source in site.archives]
     if site.publish is not None and site.publish.to not in archives:
         raise ConfigError(
             f"{context}: publish.to: {site.publish.to!r} is not a source of kind dicomweb or "
             f"dimse{among(site.publish.to, archives)}"
         )
+
+
+def _check_deletion(source: DicomWeb | Dimse, context: str) -> None:
+    deletion = source.deletion
+    if deletion is None:
+        return
+    named = f"{context}: source {source.name!r}: deletion"
+    web = deletion.model_dump(exclude={"by", "title"}, exclude_none=True)
+    if deletion.by == "rejection_note" and web:
+        raise ConfigError(
+            f"{named}: a rejection note goes the way of all objects; remove {', '.join(web)}."
+        )
+    own = deletion.by == "dicomweb" and isinstance(source, DicomWeb)
+    if deletion.by != "rejection_note" and deletion.url is None and not own:
+        what = "DICOMweb services" if deletion.by == "dicomweb" else "Orthanc's REST interface"
+        raise ConfigError(f"{named}: url is missing: the address of {what}.")
 
 
 def _check_folder(source: Folder, context: str) -> None:
