@@ -80,8 +80,10 @@ def world(tmp_path):
     outcomes.append(Outcome("case0", "measure", "gtv", Status.FAILED, "no_contours", "none"))
     catalog = tmp_path / "results" / "catalog"
     table = pd.DataFrame(series).reindex(columns=list(COLUMNS))
+    place = {"SOPInstanceUID": ["1.4.0"], "path": ["/data/dicom/0/a"]}
+    instances = pd.DataFrame({"SeriesInstanceUID": ["1.2.0"]} | place)
     write_parquet(catalog / "series.parquet", table)
-    write_parquet(catalog / "instances.parquet", pd.DataFrame({"SeriesInstanceUID": ["1.2.0"]}))
+    write_parquet(catalog / "instances.parquet", instances)
     names = ["case_id", "patient", "role", "series_uid", "study_uid", "modality", "source", "path"]
     write_parquet(results / "cohort/shards/s00001.parquet", pd.DataFrame(shard, columns=names))
     write_parquet(results / "features" / "features.parquet", pd.DataFrame(rows))

@@ -1,5 +1,7 @@
 """One run at a time on a results folder, from whichever clone or machine it is started.
 
+So it is with what a person starts that needs the results as a run left them, such as an export.
+
 Snakemake's own lock lies in the folder that it is started in: it says nothing to a run that is
 started elsewhere, outlives a kill, and the end of a run removes those of all others of that folder.
 ``profiles/default`` leaves it out. Jobs that outlive a run that was killed hold the next one up
@@ -38,7 +40,12 @@ _held: dict[Path, int] = {}
 """Descriptors of the locks of this process: the system gives them up when it ends, however."""
 
 
-def hold(results: Path, run: str = "", tell: Callable[[str], object] = print) -> bool:
+def hold(
+    results: Path,
+    run: str = "",
+    tell: Callable[[str], object] = print,
+    doing: str = "the run",
+) -> bool:
     """Keep other runs off a results folder until this process ends.
 
     Where jobs of a run that was killed go on, it waits for them.
@@ -52,6 +59,7 @@ def hold(results: Path, run: str = "", tell: Callable[[str], object] = print) ->
         results: it is made.
         run: name of the run, which its jobs give to `at_work`.
         tell: gets a sentence where jobs are waited for.
+        doing: what has the folder, as others are told.
 
     Returns:
         Whether the run before this one was killed and left its mark.
@@ -66,7 +74,7 @@ def hold(results: Path, run: str = "", tell: Callable[[str], object] = print) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        killed = _take(descriptor, path, {**_own_record(), "run": run})
+        killed = _take(descriptor, path, {**_own_record(), "run": run, "doing": doing})
         _outlast_jobs(path.with_name(JOBS), tell)
     except BaseException:
         os.close(descriptor)
@@ -74,6 +82,25 @@ def hold(results: Path, run: str = "", tell: Callable[[str], object] = print) ->
     _held[path] = descriptor
     atexit.register(release, results)
     return killed
+
+
+@contextmanager
+def alone(results: Path, doing: str) -> Iterator[None]:
+    """Keep runs, and commands that hold a results folder likewise, off it while the block runs.
+
+    Args:
+        results: of all protocols.
+        doing: the command, as others are told.
+
+    Raises:
+        StageError: another one has it, or may have it.
+        OSError: the folder cannot be written.
+    """
+    hold(results, doing=doing)
+    try:
+        yield
+    finally:
+        release(results)
 
 
 @contextmanager
@@ -129,8 +156,8 @@ def _take(descriptor: int, path: Path, own: dict[str, str]) -> bool:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         raise StageError(
-            f"{path.parent} is in use by {_owner(_record(descriptor))}: wait until that run is "
-            "over, or end it there."
+            f"{path.parent} is in use by {_owner(_record(descriptor))}: wait until it is over, or "
+            "end it there."
         ) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
@@ -144,7 +171,7 @@ def _take(descriptor: int, path: Path, own: dict[str, str]) -> bool:
     if record and not _is_over(record, own):
         raise StageError(
             f"{path.parent} is in use by {_owner(record)}, as far as can be seen from here: wait "
-            f"until that run is over. If it was killed, or its machine is gone: rm "
+            f"until it is over. If it was killed, or its machine is gone: rm "
             f"{shlex.quote(str(path))}, and run the same command again."
         )
     os.ftruncate(descriptor, 0)
@@ -219,6 +246,6 @@ def _owner(record: dict[str, str]) -> str:
     if not record:
         return "another run"
     return (
-        f"the run of process {record.get('pid')} on {record.get('host')}, started "
-        f"{record.get('started')} in {record.get('folder')}"
+        f"{record.get('doing', 'the run')} of process {record.get('pid')} on "
+        f"{record.get('host')}, started {record.get('started')} in {record.get('folder')}"
     )

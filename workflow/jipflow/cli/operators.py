@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from jipflow.cli.audited import note_export
 from jipflow.cli.command import Audience, UsageError
-from jipflow.cli.rights import rights_of
+from jipflow.cli.rights import alone_with
 
 AUDIENCE = Audience("To run a site")
 
@@ -136,10 +136,10 @@ def omop_export(
         read_studies(studies, database) if studies else {},
         ConceptMap(read_concepts(concepts) if concepts else {}),
     )
-    with rights_of(results):
+    with alone_with(results, "jipflow omop export"):
         made = export(results=results, out=out, maps=maps, first_id=first_id, form=format)
-    tables = [out / f"{table}.{format}" for table in made.rows]
-    note_export(results, "omop", tables, files=len(tables), items=sum(made.rows.values()))
+        tables = [out / f"{table}.{format}" for table in made.rows]
+        note_export(results, "omop", tables, files=len(tables), items=sum(made.rows.values()))
     for table, rows in made.rows.items():
         print(f"{out / table}.{format}: {rows} rows")
     for reason, series in sorted(made.left_out.items()):

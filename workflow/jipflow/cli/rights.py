@@ -9,6 +9,25 @@ from pathlib import Path
 
 
 @contextmanager
+def alone_with(results: Path, doing: str) -> Iterator[None]:
+    """As `rights_of`, while no run goes on there, no erasure and no other such command.
+
+    Args:
+        results: of the protocol, of a run that has ended.
+        doing: the command, as others are told who wait for it.
+
+    Raises:
+        StageError: something has the results, or there are none.
+    """
+    from jipflow.lock import alone
+    from jipflow.settings.run import read_settings
+
+    read_settings(results / "settings.json")
+    with rights_of(results), alone(results.absolute().parent, doing):
+        yield
+
+
+@contextmanager
 def rights_of(results: Path) -> Iterator[None]:
     """Let what is written meanwhile have the rights of the run's files, whatever the shell's umask.
 

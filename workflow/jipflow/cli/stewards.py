@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from jipflow.cli.audited import note_export
 from jipflow.cli.command import REPEATED, Audience, UsageError
-from jipflow.cli.rights import rights_of
+from jipflow.cli.rights import alone_with, rights_of
 
 if TYPE_CHECKING:
     from jipflow.release.ledger import Ledger
@@ -283,10 +283,10 @@ def export(
     from jipflow.export.stage import OUTCOMES, REPORT
     from jipflow.export.stage import export as export_cohort
 
-    with rights_of(results):
+    with alone_with(results, "jipflow export"):
         made = export_cohort(results=results, out=out, threads=threads)
-    counts = {"files": made.files, "items": made.files, "patients": made.patients}
-    note_export(results, "dicom", [out / REPORT], **counts)
+        counts = {"files": made.files, "items": made.files, "patients": made.patients}
+        note_export(results, "dicom", [out / REPORT], **counts)
     print(f"{out}: {made.files} files of {made.patients} patients, {made.written} items of cases")
     for reason, items in made.refused.items():
         print(f"not exported, {reason}: {items} items")

@@ -20,7 +20,7 @@ from jipflow.erasure.marks import Marks, find_marks
 from jipflow.erasure.published import Published, delete, find_published
 from jipflow.erasure.tables import REWRITERS, rewrite
 from jipflow.files import json_text, read_json
-from jipflow.lock import JOBS, hold, release
+from jipflow.lock import JOBS, alone
 from jipflow.lock import NAME as LOCK
 from jipflow.privacy.erased import KEPT, add_erased
 from jipflow.privacy.private import write_private
@@ -174,7 +174,8 @@ def erase(
             noted goes on and is.
 
     Raises:
-        StageError: a run has the results, or the site's secret is not the one behind them.
+        StageError: a run or an export has the results, or the site's secret is not the one behind
+            them.
         OSError: a file cannot be read or removed; the same command goes on.
     """
     named = {one_form(patient) for patient in patients} - {""}
@@ -191,8 +192,7 @@ def erase(
     check_secret(secret_file, results)
     secret = known_secret(secret_file)
     journal = Path(site.identity.ledger_folder) / JOURNAL
-    hold(results)
-    try:
+    with alone(results, "jipflow erase"):
         add_erased(site.identity, results, sorted(named))
         made, marks = _begun(journal, named)
         marks.add(find_marks(results, marks.patients, secret))
@@ -214,8 +214,6 @@ def erase(
         note(made)
         if not made.found.hits and not made.undone:
             journal.unlink()
-    finally:
-        release(results)
     return made
 
 
