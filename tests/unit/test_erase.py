@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pandas as pd
@@ -324,6 +325,44 @@ def test_a_patient_id_that_files_of_others_have_as_well_erases_nobody_else(
     assert (made.out / "overlays" / made.other / "note.html").exists()
     assert set(pd.read_parquet(made.root / "catalog" / "series.parquet")["PatientID"]) == {stays}
     assert "PatientID that others' files have by chance: 1;" in "\n".join(done.sentences())
+
+
+@pytest.mark.parametrize(
+    ("gone", "stays", "of_a_program"),
+    [
+        ("PAT-12", "PAT-123", True),
+        ("Q7", "Q71", True),
+        ("1000", "1001", False),
+        ("HEAD", "M", False),
+    ],
+)
+def test_a_text_with_a_word_that_is_such_an_id_is_for_a_person_to_look_at(
+    tmp_path, monkeypatch, gone, stays, of_a_program
+):
+    monkeypatch.setattr("test_erase.GONE", gone)
+    monkeypatch.setattr("test_erase.STAYS", stays)
+    made = Results(tmp_path)
+    page = made.out / "overlays" / made.other / "note.html"
+    page.write_text(f"<p>beside {gone}, and {stays}</p>")
+    made._write("inbox/organs/reader.md", f"{gone}: drawn twice")
+    made._write("inbox/organs/other.md", f"{stays} and {stays}{gone}9")
+    archive = made.out / "inbox" / "organs" / "notes.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("note", f"see {gone.lower()}")
+    for number in range(30):
+        made._write(f"inbox/organs/z{number:02d}.md", f"({gone})")
+    done = made.erase()
+    first = [archive, made.out / "inbox" / "organs" / "reader.md"]
+    assert done.look_at[:2] == first
+    assert (page in done.look_at) == of_a_program
+    assert len(done.look_at) == 32 + of_a_program
+    lines = done.sentences()
+    assert f"look at {archive}: it has a word that is such a PatientID" in lines
+    assert f"look at {12 + of_a_program} more files that have one" in lines
+    assert lines[-1].startswith("nothing that names the patients is left, but look at 3")
+    assert all(path.exists() for path in first)
+    # It is no part of the erasure, which has ended: a person says whether the word is the patient.
+    assert not made.journal.exists()
 
 
 def test_one_patient_id_is_the_same_however_it_is_composed_and_padded(tmp_path, monkeypatch):

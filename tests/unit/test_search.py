@@ -278,3 +278,19 @@ def test_a_file_that_is_not_there_or_cannot_be_read_ends_the_search(tmp_path):
 def test_words_of_a_name():
     words = ["De", "Vries", "Jan-Piet", "山田", "太郎"]
     assert name_parts("De Vries^Jan-Piet^A=山田^太郎") == words
+
+
+def test_a_word_is_found_as_one_of_its_own_however_long_and_in_text_alone(tmp_path):
+    contents = {
+        "note.txt": b"of pat-000012, twice",
+        "longer.txt": b"of PAT-0000123",
+        "bytes.bin": b"\0 PAT-000012 \0",
+        "packed.gz": gzip.compress(b"(PAT-000012)"),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    found = search([tmp_path], {}, {"word 1": "PAT-000012"}).hits
+    assert [(hit.path.name, hit.token) for hit in found] == [
+        ("note.txt", "word 1"),
+        ("packed.gz", "word 1"),
+    ]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jipflow.erasure.erase import Erasure
+    from jipflow.erasure.account import Erasure
     from jipflow.outcomes import Outcome
     from jipflow.privacy.audit.events import Event
     from jipflow.privacy.erased import Erased

@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from jipflow.erasure.account import Erasure
 from jipflow.erasure.marks import Marks, find_marks
 from jipflow.erasure.published import Published, delete, find_published
 from jipflow.erasure.tables import REWRITERS, rewrite
@@ -25,12 +24,11 @@ from jipflow.lock import NAME as LOCK
 from jipflow.privacy.erased import KEPT, add_erased
 from jipflow.privacy.private import write_private
 from jipflow.privacy.pseudonyms import check_secret, known_secret, one_form
-from jipflow.privacy.search import Search, search
+from jipflow.privacy.search import Hit, search
 from jipflow.provenance import NAME as RECORD
 from jipflow.reasons import StageError
 from jipflow.release.ledger import Ledger
 from jipflow.settings.site import Folder, Site
-from jipflow.words import number_of
 
 JOURNAL = "erasing.json"
 """What names the patients of an erasure that has not ended, in the folder of the ledger."""
@@ -53,106 +51,8 @@ searched and never changed."""
 
 MODELS = (".pth", ".pt", ".onnx")
 
-
-@dataclass
-class Erasure:
-    """What an erasure did and found.
-
-    Attributes:
-        token: drawn at random for the erasure, under which the audit trail knows it.
-        patients: how many.
-        unknown: how many of them no catalog has: they may be written otherwise there.
-        vague: of how many the PatientID is within another patient's, or a short one or a word, so
-            that no bytes were searched for it.
-        cases: of the patients, that results have had.
-        protocols: of whose results files were removed or changed.
-        removed: files that were removed.
-        rewritten: files of many patients, and how many entries were taken out of each.
-        published: objects that were sent to a PACS, or may have been.
-        deleted: those of them that the PACS lists no more.
-        undone: those of them that a PACS was asked to delete in vain, with what is in the way.
-        released: a line for each release with the patients behind it, and in how many cells.
-        models: files of models that were trained with the patients.
-        found: what the search afterwards has found.
-    """
-
-    token: str
-    patients: int = 0
-    unknown: int = 0
-    vague: int = 0
-    cases: int = 0
-    protocols: set[str] = field(default_factory=set)
-    removed: list[Path] = field(default_factory=list)
-    rewritten: dict[Path, int] = field(default_factory=dict)
-    published: list[Published] = field(default_factory=list)
-    deleted: set[Published] = field(default_factory=set)
-    undone: dict[Published, str] = field(default_factory=dict)
-    released: list[str] = field(default_factory=list)
-    models: list[Path] = field(default_factory=list)
-    found: Search = field(default_factory=Search)
-
-    def sentences(self) -> list[str]:
-        """Say what was done and found, a line each; no line names a patient."""
-        lines = [
-            f"{number_of(self.patients, 'patient')}, {number_of(self.cases, 'case')}:"
-            f" {number_of(len(self.removed), 'file')} removed,"
-            f" {sum(self.rewritten.values())} entries taken out of {len(self.rewritten)} others"
-        ]
-        if self.unknown:
-            lines.append(
-                f"in no catalog: {self.unknown} of them; see that each PatientID is written as in "
-                "the images, with leading zeros"
-            )
-        if self.vague:
-            lines.append(
-                f"PatientID that others' files have by chance: {self.vague}; looked for in columns,"
-                " names and DICOM headers alone, and otherwise by pseudonym and UID"
-            )
-        lines += self._of_archives()
-        lines += [f"left the site: {line}" for line in self.released]
-        lines += [f"trained with the patients, and not removed: {path}" for path in self.models]
-        found = self.found
-        lines.append(
-            f"searched: {found.files} files of {found.size} bytes, and {found.unpacked} in them"
-        )
-        lines += [
-            f"not opened: {path} {place}: {why}" for (path, place), why in found.closed.items()
-        ]
-        lines += [f"left: {hit.path} {hit.place}: {hit.token}".strip() for hit in found.hits]
-        clean = not found.hits and not self.undone
-        return [*lines, "nothing that names the patients is left"] if clean else lines
-
-    def _of_archives(self) -> list[str]:
-        """Say what became of objects in the PACS."""
-        counts = Counter(each.to for each in self.deleted)
-        lines = [
-            f"deleted in the PACS {to}, which lists none of them: {number_of(count, 'object')}"
-            for to, count in sorted(counts.items())
-        ]
-        lines += [f"still in the PACS {e.to}: {e.sop_uid}: {why}" for e, why in self.undone.items()]
-        return lines + [
-            f"sent to the PACS {each.to}, have it deleted there: {each.sop_uid}"
-            for each in self.published
-            if each.acknowledged and each not in self.deleted and each not in self.undone
-        ]
-
-    def check(self) -> None:
-        """Check that the erasure has ended.
-
-        Raises:
-            StageError: something is left, here or in a PACS.
-        """
-        if self.found.hits:
-            raise StageError(
-                f"{len(self.found.hits)} places still name the patients: see above. Remove these "
-                "files or what names the patients in them, and run the same command again."
-            )
-        if self.undone:
-            raise StageError(
-                f"still in a PACS: {number_of(len(self.undone), 'object')} of the patients, see "
-                "above. Have its administrator let jipflow delete there, correct deletion of the "
-                "source, or have them deleted by hand, and run the same command again."
-            )
+TABLES = frozenset({".parquet", ".tsv", ".csv", ".json", ".jsonl"})
+"""Suffixes of what is taken apart by cell or entry."""
 
 
 def erase(
@@ -209,12 +109,39 @@ def erase(
         _keep(journal, made, marks)
         _delete_published(site, journal, made, marks)
         made.released = _released(Ledger(journal.parent, secret, results), marks)
-        made.found = search([place for place in places if place.exists()], marks.tokens())
-        made.found.hits = [hit for hit in made.found.hits if not _is_own(hit.path, own)]
+        there = [place for place in places if place.exists()]
+        made.found = search(there, marks.tokens(), marks.words())
+        hits = [hit for hit in made.found.hits if not _is_own(hit.path, own)]
+        made.found.hits = [hit for hit in hits if "word" not in hit.token]
+        by_hand = [*places[1:], *results.glob("*/inbox")]
+        made.look_at = _to_look_at([hit for hit in hits if "word" in hit.token], by_hand)
         note(made)
         if not made.found.hits and not made.undone:
             journal.unlink()
     return made
+
+
+def _to_look_at(hits: Sequence[Hit], by_hand: Sequence[Path]) -> list[Path]:
+    """Return the files of which a person must say whether a word in them is a patient's ID.
+
+    Cells of tables were compared as a whole. Letters or digits alone are looked for where people
+    write; in what a run writes they are counts and words of the programs.
+
+    Args:
+        hits: of words.
+        by_hand: folders into which people write.
+    """
+    return sorted(
+        {
+            hit.path
+            for hit in hits
+            if any(hit.path.is_relative_to(folder) for folder in by_hand)
+            or (
+                not hit.token.startswith("common")
+                and (hit.place == "name" or hit.path.suffix not in TABLES)
+            )
+        }
+    )
 
 
 def _check_links(places: Sequence[Path]) -> None:

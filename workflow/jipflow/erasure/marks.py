@@ -100,6 +100,17 @@ class Marks:
             or len(patient) < (SHORTEST_NUMBER if patient.isdigit() else SHORTEST)
         }
 
+    def words(self) -> dict[str, str]:
+        """Return the vague PatientIDs, of which a person says whether a word is the patient.
+
+        They are named likewise; those of letters or digits alone, which stand in what programs
+        write, begin with ``common``.
+        """
+        return {
+            f"{'common ' if each.isalpha() or each.isdigit() else ''}word {n}": each
+            for n, each in enumerate(sorted(self.vague()), start=1)
+        }
+
     def tokens(self) -> dict[str, str]:
         """Return what a search looks for, by names that say nothing of whom it is."""
         found: dict[str, str] = {}

@@ -65,7 +65,9 @@ class Search:
     closed: dict[tuple[Path, str], str] = field(default_factory=dict)
 
 
-def search(places: Iterable[Path], tokens: Mapping[str, str]) -> Search:
+def search(
+    places: Iterable[Path], tokens: Mapping[str, str], words: Mapping[str, str] | None = None
+) -> Search:
     """Search files, and folders with all below them, for tokens.
 
     Letters' case is free, and each token is looked for in many encodings and escapes
@@ -77,12 +79,13 @@ def search(places: Iterable[Path], tokens: Mapping[str, str]) -> Search:
     Args:
         places: files and folders; a folder's hidden files are searched too.
         tokens: text by the name that stands for it in the hits.
+        words: likewise, but each is found as a word of its own, however long it is.
 
     Raises:
         OSError: a file cannot be read. It would not have been searched.
         ValueError: a token is blank.
     """
-    needles = _Needles.of(tokens)
+    needles = _Needles.of(tokens, words or {})
     found = Search()
     for path in _files(places):
         _search_names(path, needles, found)
@@ -176,7 +179,8 @@ class _Needles:
     Attributes:
         free: token by the lower case of a string whose case is free.
         exact: token by a string in base64.
-        words: the lower case of each short token's spellings, and their pattern, for text.
+        words: the lower case of the spellings of each short token, or word, and their pattern, for
+            text.
         longest: bytes of the longest of all.
     """
 
@@ -186,11 +190,14 @@ class _Needles:
     longest: int
 
     @classmethod
-    def of(cls, tokens: Mapping[str, str]) -> _Needles:
-        """Return the needles of tokens."""
+    def of(cls, tokens: Mapping[str, str], whole: Mapping[str, str]) -> _Needles:
+        """Return the needles of tokens, and of those that are words of their own."""
         free: dict[bytes, str] = {}
         exact: dict[bytes, str] = {}
         words: dict[str, tuple[list[str], re.Pattern[str]]] = {}
+        for name, token in whole.items():
+            texts = spellings(token.strip())
+            words[name] = [text.lower() for text in texts], _words(texts)
         for name, token in tokens.items():
             if not token.strip():
                 raise ValueError(f"the token {name} is blank, which is in every file")
