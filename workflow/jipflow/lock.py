@@ -76,6 +76,10 @@ def hold(
     try:
         killed = _take(descriptor, path, {**_own_record(), "run": run, "doing": doing})
         _outlast_jobs(path.with_name(JOBS), tell)
+    except OSError as error:
+        os.close(descriptor)
+        error.filename = error.filename or str(path)
+        raise
     except BaseException:
         os.close(descriptor)
         raise

@@ -86,8 +86,8 @@ def erase(
     if not results.is_dir():
         raise StageError(f"There are no results in {results}; name their folder by --results.")
     places = [path.resolve() for path in (results, *_inbox(site), *also)]
-    _check_links(places)
     own = _own(site)
+    _check_links(places, own)
     secret_file = Path(site.identity.secret_file)
     check_secret(secret_file, results)
     secret = known_secret(secret_file)
@@ -144,17 +144,21 @@ def _to_look_at(hits: Sequence[Hit], by_hand: Sequence[Path]) -> list[Path]:
     )
 
 
-def _check_links(places: Sequence[Path]) -> None:
-    """Check that folders that are linked are among those that are erased and searched."""
+def _check_links(places: Sequence[Path], own: set[Path]) -> None:
+    """Check that what is linked is among what is erased and searched, or the site's own."""
     for place in places:
-        for folder, names, _ in os.walk(place):
-            for link in (Path(folder, name) for name in names):
+        for folder, folders, names in os.walk(place):
+            for link in (Path(folder, name) for name in (*folders, *names)):
+                if not link.is_symlink():
+                    continue
                 target = link.resolve()
-                if link.is_symlink() and not any(target.is_relative_to(p) for p in places):
+                among = any(target.is_relative_to(each) for each in places)
+                if target.exists() and not among and not _is_own(target, own):
                     raise StageError(
                         f"{link} is a link to {target}, which is neither erased nor searched. "
-                        "Name that folder by --also as well; all that names the patients there is "
-                        "removed. Images of the archive must not lie in it."
+                        f"Name {'it' if target.is_dir() else 'its folder'} by --also as well; all "
+                        "that names the patients there is removed. Images of the archive must not "
+                        "lie in it."
                     )
 
 
@@ -162,18 +166,24 @@ def _begun(journal: Path, named: set[str]) -> tuple[Erasure, Marks]:
     """Return an erasure, with what is known of one that has not ended."""
     try:
         kept = read_json(journal)
+        made, marks = Erasure(kept["token"]), Marks.of(kept["marks"])
+        made.published = [Published(**each) for each in kept["published"]]
+        made.deleted = {Published(**each) for each in kept["deleted"]}
+        made.models = [Path(path) for path in kept["models"]]
+        made.cases = kept["cases"]
+        made.protocols = set(kept["protocols"])
+        made.removed = [Path(path) for path in kept["removed"]]
+        made.rewritten = {Path(path): entries for path, entries in kept["rewritten"].items()}
     except FileNotFoundError:
         return Erasure(secrets.token_hex(32)), Marks(named)
-    marks = Marks.of(kept["marks"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise StageError(
+            f"{journal} is damaged, or of another version: it has what an erasure that has not "
+            "ended knows of its patients. Restore it from the backup; without one move it away, "
+            "name the patients of that erasure as well, and see by eye to what was sent to a PACS "
+            "and to models."
+        ) from None
     marks.patients |= named
-    made = Erasure(kept["token"])
-    made.published = [Published(**each) for each in kept["published"]]
-    made.deleted = {Published(**each) for each in kept["deleted"]}
-    made.models = [Path(path) for path in kept["models"]]
-    made.cases = kept["cases"]
-    made.protocols = set(kept["protocols"])
-    made.removed = [Path(path) for path in kept["removed"]]
-    made.rewritten = {Path(path): entries for path, entries in kept["rewritten"].items()}
     return made, marks
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jipflow.place import raise_place_error
 from jipflow.privacy.pseudonyms import one_form, pseudonym
 from jipflow.reasons import StageError
 
@@ -185,7 +186,6 @@ def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
 def _of_cohorts(results: Path, marks: Marks) -> None:
     """Add what cohorts and receipts know, also of images that no catalog lists any more."""
     import csv
-    import json
 
     for path in sorted(results.glob("*/cohort/cases.tsv")):
         with open(path, encoding="utf-8", newline="") as stream:
@@ -198,25 +198,58 @@ def _of_cohorts(results: Path, marks: Marks) -> None:
                 marks.uids |= {row["series_uid"], row["sop_uid"]}
                 marks.paths.add(row["path"])
     for path in sorted(results.glob("*/published/*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                sent = json.loads(line)
-            except ValueError:
-                continue
+        for _, sent in receipts(path):
             if marks.in_text(str(sent.get("output", ""))):
                 marks.uids.add(str(sent["sop_instance_uid"]))
     for folder in ("seg", "sr"):
         for case in sorted(marks.pseudonyms):
             for path in sorted(results.glob(f"*/{folder}/{case}/*.dcm")):
-                marks.uids |= _uids(path)
+                _, series, sop = uids_of(path)
+                marks.uids |= {series, sop} - {""}
 
 
-def _uids(path: Path) -> set[str]:
-    """Return the UIDs of an object that was made of a case: its own and that of its series."""
+def receipts(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each receipt of what was sent to a PACS, as its line and as what that says.
+
+    The last line may be half written, of a run that was killed.
+
+    Raises:
+        StageError: another line is damaged.
+    """
+    import json
+
+    lines = path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            sent = json.loads(line)
+            str(sent["sop_instance_uid"]), str(sent["to"])
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                return
+            raise StageError(
+                f"{path}: line {number} is damaged; remove it, see by eye to what it stood for in "
+                "the PACS, and run the same command again."
+            ) from None
+        yield line, sent
+
+
+def uids_of(path: Path) -> tuple[str, str, str]:
+    """Return the UIDs of study, series and instance of an object that was made of a case.
+
+    They are empty where it is damaged, or never was DICOM.
+    """
     import pydicom
 
-    header = pydicom.dcmread(path, specific_tags=["SOPInstanceUID", "SeriesInstanceUID"])
-    return {str(header.SOPInstanceUID), str(header.SeriesInstanceUID)}
+    names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    try:
+        header = pydicom.dcmread(path, specific_tags=list(names), stop_before_pixels=True)
+        study, series, sop = (str(header.get(name) or "") for name in names)
+    except Exception as error:  # pydicom raises whatever its parser met
+        raise_place_error(error)
+        return "", "", ""
+    return study, series, sop
 
 
 def _rows(path: Path, needed: str) -> Iterator[dict[str, Any]]:

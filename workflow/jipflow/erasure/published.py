@@ -7,7 +7,6 @@ and of which the PACS says so, too. An object counts as deleted once the PACS li
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from typing import Any
 from pydicom.dataset import Dataset
 from pydicom.uid import Comprehensive3DSRStorage
 
-from jipflow.erasure.marks import Marks
+from jipflow.erasure.marks import Marks, receipts, uids_of
 from jipflow.files import scratch_folder
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected
 from jipflow.pacs.connect import open_archive
@@ -71,13 +70,9 @@ def find_published(results: Path, marks: Marks, site: Site) -> list[Published]:
     """
     found: dict[tuple[str, str], Published] = {}
     for path in sorted(results.glob("*/published/*.jsonl")):
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line, sent in receipts(path):
             if not marks.in_text(line):
                 continue
-            try:
-                sent = json.loads(line)
-            except ValueError:
-                continue  # half a line, of a run that was killed
             to, sop = str(sent["to"]), str(sent["sop_instance_uid"])
             uids = str(sent.get("study_instance_uid", "")), str(sent.get("series_instance_uid", ""))
             if not all(uids):
@@ -87,25 +82,17 @@ def find_published(results: Path, marks: Marks, site: Site) -> list[Published]:
     for case in sorted(marks.pseudonyms) if to else []:
         for kind in MAKERS:
             for path in sorted(results.glob(f"*/{kind}/{case}/*.dcm")):
-                study, series, sop = _uids(path)
-                found.setdefault((to, sop), Published(to, sop, study, series, False))
+                study, series, sop = uids_of(path)
+                if study and series and sop:
+                    found.setdefault((to, sop), Published(to, sop, study, series, False))
     return sorted(found.values())
 
 
 def _uids_of_file(path: Path, sop_uid: str) -> tuple[str, str]:
     if not path.is_file():
         return "", ""
-    study, series, sop = _uids(path)
+    study, series, sop = uids_of(path)
     return (study, series) if sop == sop_uid else ("", "")
-
-
-def _uids(path: Path) -> tuple[str, str, str]:
-    import pydicom
-
-    names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    header = pydicom.dcmread(path, specific_tags=list(names), stop_before_pixels=True)
-    study, series, sop = (str(header[name].value) for name in names)
-    return study, series, sop
 
 
 def delete(
