@@ -116,7 +116,10 @@ class Federation:
             "inbox": str(self.inbox(HUB)),
             "outbox": str(self.exchange / "sites"),
             "results": str(self.folder(HUB) / "results"),
-            "identity": {"signing_key_file": str(self.key(HUB))},
+            "identity": {
+                "signing_key_file": str(self.key(HUB)),
+                "audit_file": str(self.key(HUB).with_name("audit.jsonl")),
+            },
             "roster": roster,
         }
         (self.folder(HUB) / f"{HUB}.yaml").write_text(yaml.safe_dump(content))

@@ -232,7 +232,7 @@ def open_round(folder: Path, protocol: str, sites: Sequence[Site]) -> Path:
         "protocol": str(sites[0].protocol_file or protocol),
         "inbox": str(inbox),
         "outbox": str(folder / f"outbox-{protocol}"),
-        "identity": {"signing_key_file": str(key)},
+        "identity": {"signing_key_file": str(key), "audit_file": str(folder / "hub.jsonl")},
         "results": str(folder / "hub"),
         "roster": [member(site) for site in sites],
     }

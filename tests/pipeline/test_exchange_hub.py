@@ -41,7 +41,10 @@ def write_hub(server: Server, folder: Path) -> Path:
         "protocol": "demo",
         "inbox": server.address("in"),
         "outbox": server.address("out"),
-        "identity": {"signing_key_file": str(folder / "hub.key")},
+        "identity": {
+            "signing_key_file": str(folder / "hub.key"),
+            "audit_file": str(folder / "audit.jsonl"),
+        },
         "results": str(folder / "hub"),
         "roster": roster,
     }

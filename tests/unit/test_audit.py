@@ -169,7 +169,7 @@ def test_a_line_of_another_key_in_the_middle_is_found(trail: Trail, tmp_path: Pa
     write(Trail(trail.path, tmp_path / "thief.key", trail.results), 5)
     lines = trail.path.read_bytes().splitlines(keepends=True)
     assert [line.entry.event for line in trail.lines()][4:] == [
-        *(Event.SITE_KEY_CHANGED, Event.SOURCES_CATALOGUED)
+        *(Event.KEY_CHANGED, Event.SOURCES_CATALOGUED)
     ]
     trail.path.write_bytes(own + lines[5])
     with pytest.raises(TrailFault, match="line 5 is entry 6"):
@@ -204,7 +204,7 @@ def test_a_new_key_of_the_site_is_noted_first(trail: Trail) -> None:
     trail.key_file.unlink()
     write(trail, 5)
     changed = trail.lines()[4]
-    assert changed.entry.event == Event.SITE_KEY_CHANGED
+    assert changed.entry.event == Event.KEY_CHANGED
     assert changed.facts.plain() == {"old": old, "new": changed.entry.key}
 
 
@@ -219,7 +219,7 @@ def test_a_line_that_was_cut_off_is_reported_then_noted(trail: Trail, rest: byte
     write(trail, 5)
     assert trail.path.read_bytes().startswith(before + rest + b"\n")
     assert [line.entry.event for line in trail.lines()[4:]] == [
-        *(Event.SITE_KEY_CHANGED, Event.LINE_CUT, Event.SOURCES_CATALOGUED)
+        *(Event.KEY_CHANGED, Event.LINE_CUT, Event.SOURCES_CATALOGUED)
     ]
     trail.path.write_bytes(trail.path.read_bytes().replace(rest + b"\n", rest + b"x\n"))
     with pytest.raises(TrailFault, match="line 5 is not as it was written"):

@@ -31,7 +31,7 @@ def hub(tmp_path_factory):
     key.chmod(0o600)
     content = made.hub | {
         "protocol": str(folder / "demo.yaml"),
-        "identity": {"signing_key_file": str(key)},
+        "identity": {"signing_key_file": str(key), "audit_file": str(folder / "audit.jsonl")},
     }
     (folder / "hub.yaml").write_text(yaml.safe_dump(content))
     south.rename(folder / "later.age")

@@ -25,7 +25,7 @@ def hub(tmp_path):
     (tmp_path / "demo.yaml").write_text(yaml.safe_dump(made.content))
     made.hub |= {
         "protocol": str(tmp_path / "demo.yaml"),
-        "identity": {"signing_key_file": str(key)},
+        "identity": {"signing_key_file": str(key), "audit_file": str(tmp_path / "audit.jsonl")},
     }
     made.results = tmp_path / "hub" / "demo"
     write(made)

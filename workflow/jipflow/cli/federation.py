@@ -177,7 +177,10 @@ class Federation:
                 "protocol": self.protocol,
                 "inbox": str(self.out / "exchange" / "hub"),
                 "outbox": str(self.out / "exchange" / "sites"),
-                "identity": {"signing_key_file": str(self._hub_key)},
+                "identity": {
+                    "signing_key_file": str(self._hub_key),
+                    "audit_file": str(self._hub_key.with_name("audit.jsonl")),
+                },
                 "results": str(self.out / "hub" / "results"),
                 "roster": roster,
             },

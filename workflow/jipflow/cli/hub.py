@@ -20,6 +20,7 @@ AUDIENCE = Audience(
 def hub_open(*, settings: SettingsFile, record: Record) -> None:
     """Open the first round, and put what the hub says to the sites into the outbox."""
     from jipflow.exchange.keys import load_or_create_key
+    from jipflow.hub.audited import record_thread
     from jipflow.hub.rounds import hub_state, hub_thread, open_first
     from jipflow.hub.settings import read_hub_settings
 
@@ -27,6 +28,7 @@ def hub_open(*, settings: SettingsFile, record: Record) -> None:
     thread = hub_thread(read)
     open_first(read, thread)
     thread.speak(load_or_create_key(Path(read.hub.identity.signing_key_file)))
+    record_thread(read, thread)
     for path in thread.send(read.outbox):
         print(f"for its site: {path}")
     with recorded(record, read, "hub_open", outputs=[], state=hub_state(read, thread)):
@@ -45,6 +47,7 @@ def hub_accept(
     """Verify the messages of the inbox."""
     from jipflow.exchange.keys import load_key
     from jipflow.hub.accept import accept
+    from jipflow.hub.audited import record_decisions
     from jipflow.hub.decisions import write_accepted, write_rejected
     from jipflow.hub.rounds import accept_state, check_round, hub_thread, reader
     from jipflow.hub.settings import read_hub_settings
@@ -65,6 +68,7 @@ def hub_accept(
         for message in taken:
             for cell in message.left_out:
                 print(f"left out of {message.file}: {cell}: not of the values of the round before")
+        record_decisions(read, round_, taken, refused)
         write_accepted(accepted, taken)
         write_rejected(rejected, refused)
 
@@ -82,6 +86,7 @@ def hub_merge(
 ) -> None:
     """Merge what was accepted."""
     from jipflow.files import read_json, write_json
+    from jipflow.hub.audited import record_result
     from jipflow.hub.decisions import read_accepted
     from jipflow.hub.merge import carried, merge
     from jipflow.hub.rounds import hub_thread, state_of
@@ -90,13 +95,15 @@ def hub_merge(
     read = read_hub_settings(settings)
     check_made(read, {path: [accepted] for path in made_of})
     with recorded(record, read, "hub_merge", inputs=[*made_of, *before], outputs=[out]):
+        taken = read_accepted(accepted)
         result = merge(
-            accepted=read_accepted(accepted),
+            accepted=taken,
             settings=read,
             round_=round_,
             state=state_of(hub_thread(read), round_),
         )
         write_json(out, carried(result, [read_json(path) for path in before], read))
+        record_result(read, round_, taken, out)
 
 
 @AUDIENCE.command("hub close")
@@ -114,6 +121,7 @@ def hub_close(
 
     from jipflow.exchange.keys import load_key
     from jipflow.files import write_json
+    from jipflow.hub.audited import record_thread
     from jipflow.hub.decisions import read_accepted
     from jipflow.hub.rounds import close, hub_thread, outlook
     from jipflow.hub.settings import read_hub_settings
@@ -128,6 +136,7 @@ def hub_close(
         if opened:
             key = load_key(Path(read.hub.identity.signing_key_file))
             thread.speak(key)
+            record_thread(read, thread)
             for path in thread.send(read.outbox):
                 print(f"for its site: {path}")
         write_json(out, {**asdict(waits), "opened": opened})

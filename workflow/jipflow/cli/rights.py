@@ -32,12 +32,15 @@ def rights_of(results: Path) -> Iterator[None]:
     """Let what is written meanwhile have the rights of the run's files, whatever the shell's umask.
 
     Args:
-        results: of the protocol; where no settings lie there, the owner alone gets any right.
+        results: of the protocol; where no settings of a site lie there, the owner alone gets any
+            right.
     """
+    from jipflow.files import read_json
     from jipflow.settings.run import read_settings
 
     settings = results / "settings.json"
-    mask = read_settings(settings).site.permissions.mask if settings.is_file() else 0o077
+    of_site = settings.is_file() and "site" in read_json(settings)
+    mask = read_settings(settings).site.permissions.mask if of_site else 0o077
     before = os.umask(mask)
     try:
         yield

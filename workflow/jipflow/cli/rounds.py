@@ -58,6 +58,8 @@ def rounds_end(hub: HubFile, *, because: Because) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[HubSettings]:
     """Give the settings of a hub, while no run goes on there."""
+    from jipflow.hub.audited import record_thread
+    from jipflow.hub.rounds import hub_thread
     from jipflow.hub.settings import load_hub_settings
     from jipflow.lock import hold, release
     from jipflow.settings.resources import read_mapping
@@ -66,6 +68,8 @@ def _alone(path: Path) -> Iterator[HubSettings]:
     results = Path(settings.results)
     hold(results)
     try:
+        # Nothing changes beside an audit trail that is not whole.
+        record_thread(settings, hub_thread(settings))
         yield settings
     finally:
         release(results)
@@ -74,10 +78,12 @@ def _alone(path: Path) -> Iterator[HubSettings]:
 def _send(settings: HubSettings) -> None:
     """Put what the hub says now into the outbox."""
     from jipflow.exchange.keys import load_key
+    from jipflow.hub.audited import record_thread
     from jipflow.hub.rounds import hub_thread
 
     thread = hub_thread(settings)
     thread.speak(load_key(Path(settings.hub.identity.signing_key_file)))
+    record_thread(settings, thread)
     for path in thread.send(settings.outbox):
         print(f"for its site: {path}")
     address = settings.ways()[1].address

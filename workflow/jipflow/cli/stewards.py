@@ -11,7 +11,10 @@ from jipflow.cli.command import REPEATED, Audience, UsageError
 from jipflow.cli.rights import alone_with, rights_of
 
 if TYPE_CHECKING:
+    from jipflow.hub.settings import HubSettings
+    from jipflow.privacy.audit.lines import Line
     from jipflow.release.ledger import Ledger
+    from jipflow.report.audit import Examined
 
 AUDIENCE = Audience("To sign and approve what leaves a site")
 
@@ -74,10 +77,10 @@ def ledger_resume(
     print(f"what was wrong: {resumption.found}")
 
 
-TrailFile = Annotated[Path, "the audit trail: identity.audit_file of the site"]
+TrailFile = Annotated[Path, "the audit trail: identity.audit_file of the site or hub"]
 SiteKeys = Annotated[
     Sequence[str],
-    "each public key that the site has had, as `jipflow keys show` prints it, the present one last",
+    "each public key that it has had, as `jipflow keys show` prints it, the present one last",
     REPEATED,
 ]
 KeptBy = Annotated[
@@ -85,6 +88,7 @@ KeptBy = Annotated[
 ]
 AlsoLedger = Annotated[Path | None, "the ledger, whose entries know lines; takes --secret as well"]
 AlsoSecret = Annotated[Path | None, "the site's secret, without which the ledger cannot be read"]
+OfHub = Annotated[Path | None, "hub.yaml, of a hub's trail: its results and messages are compared"]
 
 
 @AUDIENCE.command("audit verify")
@@ -95,11 +99,10 @@ def audit_verify(
     results: KeptBy = None,
     ledger: AlsoLedger = None,
     secret: AlsoSecret = None,
+    hub: OfHub = None,
 ) -> None:
-    """Check the site's audit trail, and name the first line that is wrong."""
-    from jipflow.report.audit import examine
-
-    found = examine(trail, key, _kept_ledger(ledger, results, secret), results)
+    """Check the audit trail of a site or hub, and name the first line that is wrong."""
+    found = _examined(trail, key, results, ledger, secret, hub)
     print("\n".join(found.sentences()))
     if found.fault is not None:
         raise found.fault
@@ -114,14 +117,15 @@ def audit_page(
     results: KeptBy = None,
     ledger: AlsoLedger = None,
     secret: AlsoSecret = None,
+    hub: OfHub = None,
 ) -> None:
-    """Check the site's audit trail, and write it as a page.
+    """Check the audit trail of a site or hub, and write it as a page.
 
     One that is not whole is written, too, with what is wrong.
     """
-    from jipflow.report.audit import examine, write_audit_page
+    from jipflow.report.audit import write_audit_page
 
-    found = examine(trail, key, _kept_ledger(ledger, results, secret), results)
+    found = _examined(trail, key, results, ledger, secret, hub)
     with rights_of(out.parent):
         write_audit_page(found, out)
     print(f"page: {out.absolute()}")
@@ -133,32 +137,72 @@ def audit_page(
 def audit_resume(
     trail: TrailFile,
     *,
-    results: AllResults,
-    site_key: Annotated[Path, "the site's key: identity.signing_key_file"],
+    results: KeptBy = None,
+    site_key: Annotated[Path | None, "the site's key: identity.signing_key_file"] = None,
     name: Annotated[str, "your name"],
     key: Annotated[Path, "your private key"],
     because: Annotated[str, "what has happened, and why the trail may go on"],
     ledger: AlsoLedger = None,
     secret: AlsoSecret = None,
+    hub: OfHub = None,
 ) -> None:
     """Let an audit trail that is lost or damaged go on, in writing.
 
     What was found stays in the file; nothing before this line is proved any more.
     """
     from jipflow.exchange.keys import load_key
+    from jipflow.hub.audited import check_hub
     from jipflow.privacy.audit.trail import Trail
     from jipflow.release.audited import ledger_anchors
 
+    known, settings = _kept_ledger(ledger, results, secret), _hub_alone(hub, results, ledger)
+    if settings is not None:
+        results = Path(settings.hub.results)
+        site_key = site_key or Path(settings.hub.identity.signing_key_file)
+    if results is None or site_key is None:
+        raise UsageError("name --results and --site-key, or --hub of a hub's trail")
     load_key(site_key)
-    known = _kept_ledger(ledger, results, secret)
+
+    def check(lines: Sequence[Line]) -> None:
+        if settings is not None:
+            check_hub(trail, lines, settings)
+
     decision = Trail(trail, site_key, results).resume(
         name=name,
         key_file=key,
         reason=because,
         anchors=ledger_anchors(known.entries()) if known else {},
+        check=check,
     )
     print(f"the audit trail {trail} goes on by the word of {decision.person}")
     print(f"what was wrong: {decision.found}")
+
+
+def _examined(
+    trail: Path,
+    key: Sequence[str],
+    results: Path | None,
+    ledger: Path | None,
+    secret: Path | None,
+    hub: Path | None,
+) -> Examined:
+    """Return a trail that is checked with what is named."""
+    from jipflow.report.audit import examine
+
+    known, settings = _kept_ledger(ledger, results, secret), _hub_alone(hub, results, ledger)
+    return examine(trail, key, known, results, settings)
+
+
+def _hub_alone(hub: Path | None, results: Path | None, ledger: Path | None) -> HubSettings | None:
+    """Return the settings of a hub, where they are named, and nothing of a site is."""
+    from jipflow.hub.settings import load_hub_settings
+    from jipflow.settings.resources import read_mapping
+
+    if hub is None:
+        return None
+    if results is not None or ledger is not None:
+        raise UsageError("--hub names the hub's results; --results and --ledger are a site's")
+    return load_hub_settings(read_mapping(hub), str(hub))
 
 
 def _kept_ledger(ledger: Path | None, results: Path | None, secret: Path | None) -> Ledger | None:

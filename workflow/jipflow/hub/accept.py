@@ -22,7 +22,6 @@ from jipflow.hub.memory import Remembered, remember, remembered
 from jipflow.hub.merge import merge
 from jipflow.hub.settings import HubSettings
 from jipflow.hub.verify import Open, verify
-from jipflow.release.approval import names_of
 from jipflow.release.contents import Aggregates, Disclosure
 
 if TYPE_CHECKING:
@@ -243,7 +242,15 @@ def _message(file: str, sha256: str, raw: bytes, reader: Reader) -> Accepted:
         sha256=sha256,
         site=manifest.sender,
         attempt=manifest.attempt,
-        approver=names_of(release.approvals),
+        key=reader.now.roster.keys()[manifest.sender],
+        approvals=[
+            {
+                "person": each.statement.person.name,
+                "key": each.statement.person.key,
+                "issued": each.statement.issued,
+            }
+            for each in release.approvals
+        ],
         issued=manifest.issued,
         version=manifest.version,
         aggregates=aggregates,

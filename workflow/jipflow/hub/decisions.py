@@ -22,7 +22,8 @@ class Accepted:
         sha256: its hash.
         site: who sent it.
         attempt: counts what the site sent in this round.
-        approver: names of the persons who approved it.
+        key: of the site's machine, which has signed it.
+        approvals: of each person who approved it name, key and when.
         issued: when it was packed (UTC).
         version: jipflow's version at the site.
         aggregates: the numbers.
@@ -36,12 +37,18 @@ class Accepted:
     sha256: str
     site: str
     attempt: int
-    approver: str
+    key: str
+    approvals: Sequence[Mapping[str, str]]
     issued: str
     version: str
     aggregates: Aggregates
     disclosure: Disclosure
     left_out: Sequence[str] = ()
+
+    @property
+    def approver(self) -> str:
+        """Names of the persons who approved it."""
+        return " and ".join(each["person"] for each in self.approvals)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the entry of ``accepted.json``."""

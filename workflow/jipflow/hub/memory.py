@@ -52,8 +52,8 @@ class Remembered:
         return raw
 
 
-def remembered(folder: Path) -> dict[str, Remembered]:
-    """Return the latest accepted message of each site.
+def copies(folder: Path) -> list[Remembered]:
+    """Return every message of a round that ever counted, by site and attempt.
 
     Args:
         folder: of the copies; there may be none yet.
@@ -61,6 +61,15 @@ def remembered(folder: Path) -> dict[str, Remembered]:
     Raises:
         MemoryFault: a file that the hub did not write, or two of one attempt.
     """
+    return [entry for _, entry in sorted(_by_attempt(folder).items())]
+
+
+def remembered(folder: Path) -> dict[str, Remembered]:
+    """Return the latest accepted message of each site; as `copies`."""
+    return {site: entry for (site, _), entry in sorted(_by_attempt(folder).items())}
+
+
+def _by_attempt(folder: Path) -> dict[tuple[str, int], Remembered]:
     found: dict[tuple[str, int], Remembered] = {}
     for path in sorted(folder.glob("[!.]*")):
         name = _NAME.fullmatch(path.name)
@@ -74,7 +83,7 @@ def remembered(folder: Path) -> dict[str, Remembered]:
                 f"{other.path} and {path} are of one attempt, as two runs at once can leave them; "
                 "move away the one that result.json was not made from."
             )
-    return {site: entry for (site, _), entry in sorted(found.items())}
+    return found
 
 
 def remember(folder: Path, site: str, attempt: int, raw: bytes) -> None:

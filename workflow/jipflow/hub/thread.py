@@ -154,6 +154,11 @@ class Thread:
         return found
 
     @property
+    def hashes(self) -> list[str]:
+        """The hash of each event, of its file."""
+        return [digest(_written(event)) for event in self.events]
+
+    @property
     def round(self) -> int:
         """The round that is open, or the last one; 0 where none was opened."""
         return self.events[-1].round if self.events else 0

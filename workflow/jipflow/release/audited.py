@@ -24,8 +24,7 @@ def record_ledger(trail: Trail, entries: Sequence[Kept]) -> None:
         OSError: it cannot be written.
     """
     _check_anchors(trail.path, trail.lines(), entries)
-    for kept in entries:
-        trail.record(*_facts(kept))
+    trail.record_all(map(_facts, entries))
 
 
 def check_ledger(path: Path, lines: Sequence[Line], entries: Sequence[Kept]) -> None:

@@ -1,4 +1,4 @@
-"""The audit trail of a site for the person who answers for it: checked, and as a page."""
+"""The audit trail of a site or hub for who answers for it: checked, and as a page."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from jipflow.privacy.audit.events import Event
+from jipflow.hub.audited import check_hub
+from jipflow.hub.settings import HubSettings
+from jipflow.privacy.audit.events import AT_HUB, Event
 from jipflow.privacy.audit.lines import Line, TrailFault, check_keys
 from jipflow.privacy.audit.trail import check_results, read_trail, signed_lines
 from jipflow.release.audited import check_ledger
 from jipflow.release.ledger import Ledger
 from jipflow.report.pages import write_page
 
-PARTS: Mapping[str, tuple[str, tuple[Event, ...]]] = {
+Parts = Mapping[str, tuple[str, tuple[Event, ...]]]
+"""The parts of a page, what matters most first: what each is of, and its events."""
+
+SITE_PARTS: Parts = {
     "Handed on": (
         "Packed for the hub, exported for other systems of the site, or sent to its PACS.",
         (Event.RELEASE_PACKED, Event.DATA_EXPORTED, Event.OBJECTS_PUBLISHED),
@@ -24,7 +29,7 @@ PARTS: Mapping[str, tuple[str, tuple[Event, ...]]] = {
         "Secrets, keys and rosters that came into use, and what happened to ledger and trail.",
         (
             Event.SECRET_IN_USE,
-            Event.SITE_KEY_CHANGED,
+            Event.KEY_CHANGED,
             Event.ROSTER_IN_FORCE,
             Event.LEDGER_RESUMED,
             Event.TRAIL_RESUMED,
@@ -43,12 +48,31 @@ PARTS: Mapping[str, tuple[str, tuple[Event, ...]]] = {
         ),
     ),
 }
-"""The parts of the page, what matters most first: what each is of, and its events."""
+
+HUB_PARTS: Parts = {
+    "Accepted and merged": (
+        "Messages of sites that count, and results that were made of them. What counts again as it "
+        "did has no second entry.",
+        (Event.RELEASE_ACCEPTED, Event.ROUND_MERGED),
+    ),
+    "Refused": (
+        "Files of the inbox that do not count. rejected.json of the round has their names.",
+        (Event.MESSAGE_REFUSED,),
+    ),
+    "Said to sites": (
+        "Rounds that were opened or ended, and the messages that say so.",
+        (Event.ROUND_OPENED, Event.ROUNDS_ENDED, Event.MESSAGE_WRITTEN),
+    ),
+    "Keys and trail": (
+        "Rosters and keys that came into use, and what happened to the trail.",
+        (Event.ROSTER_CHANGED, Event.KEY_CHANGED, Event.TRAIL_RESUMED, Event.LINE_CUT),
+    ),
+}
 
 NOT_COMPARED = "That entries are missing at the end was not looked for: name {}."
 NOT_STOPPED = (
-    "Who has the site's key and can write the trail, the results and the ledger can write another "
-    "trail: only a copy that is kept elsewhere, or its last hash, shows that."
+    "Who has the key that signs and can write the trail, the results and what else is compared can "
+    "write another trail: only a copy that is kept elsewhere, or its last hash, shows that."
 )
 
 
@@ -60,13 +84,18 @@ class Examined:
         path: of it.
         lines: that it has; where it is not whole, all that have a signature.
         fault: what is wrong with it; None where nothing is.
-        compared: what it was compared with: results, ledger.
+        compared: what it was compared with: results and ledger of a site, the settings of a hub.
     """
 
     path: Path
     lines: Sequence[Line]
     fault: TrailFault | None
     compared: Sequence[str]
+
+    @property
+    def of_hub(self) -> bool:
+        """Whether it is a hub's."""
+        return any(line.entry.event in AT_HUB for line in self.lines)
 
     def sentences(self) -> list[str]:
         """Return what was found, a sentence each."""
@@ -92,26 +121,34 @@ class Examined:
         found += [f"The clock was set back before {back} of them."] if back else []
         cut = sum(line.entry.event == Event.LINE_CUT for line in self.lines)
         found += [f"A writer was cut off {cut} times, which the line after it says."] if cut else []
-        missing = [name for name in ("--results", "--ledger") if name not in self.compared]
+        wanted = ["--hub"] if self.of_hub else ["--results", "--ledger"]
+        missing = [name for name in wanted if name not in self.compared]
         return [*found, *([NOT_COMPARED.format(" and ".join(missing))] if missing else [])]
 
 
 def examine(
-    path: Path, public: Sequence[str], ledger: Ledger | None = None, results: Path | None = None
+    path: Path,
+    public: Sequence[str],
+    ledger: Ledger | None = None,
+    results: Path | None = None,
+    hub: HubSettings | None = None,
 ) -> Examined:
     """Check a trail as far as can be with what is given.
 
     Args:
         path: of the trail.
-        public: the keys that the site has had, in their order, the present one last.
+        public: the keys that the site or hub has had, in their order, the present one last.
         ledger: of the site; None where it is not compared with it.
         results: folder for the results of all protocols; None likewise.
+        hub: settings of the hub, of a hub's trail.
 
     Raises:
         LedgerFault: the ledger is not as it was written.
+        ThreadFault: what a hub has sent is not as it was written.
+        MemoryFault: what a hub has accepted is not as it was left.
         OSError: a file cannot be read; the trail is missing.
     """
-    given = {"--results": results, "--ledger": ledger}
+    given = {"--results": results, "--ledger": ledger, "--hub": hub}
     compared = [name for name, value in given.items() if value is not None]
     try:
         lines = read_trail(path)
@@ -120,6 +157,9 @@ def examine(
             check_results(path, lines, results)
         if ledger is not None:
             check_ledger(path, lines, ledger.entries())
+        if hub is not None:
+            check_results(path, lines, Path(hub.hub.results))
+            check_hub(path, lines, hub)
     except TrailFault as fault:
         return Examined(path, signed_lines(path), fault, compared)
     path.stat()
@@ -140,7 +180,7 @@ def write_audit_page(found: Examined, path: Path) -> None:
         last=found.lines[-1] if found.lines else None,
         parts={
             title: (lead, [line for line in found.lines if line.entry.event in events])
-            for title, (lead, events) in PARTS.items()
+            for title, (lead, events) in (HUB_PARTS if found.of_hub else SITE_PARTS).items()
         },
         sentences=found.sentences(),
         not_stopped=NOT_STOPPED,

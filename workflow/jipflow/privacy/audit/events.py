@@ -1,4 +1,4 @@
-"""What the audit trail of a site speaks of: a closed list of events, and the facts of each.
+"""What an audit trail speaks of: a closed list of events, and the facts of each.
 
 Facts are counts, names of sources and protocols, hashes, keys, and the names of the persons who
 decided. There is no field that a patient's identifier or pseudonym would fit into.
@@ -13,16 +13,27 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from jipflow.exchange.message import Round, Sha256, Time
+from jipflow.privacy.audit.at_hub import (
+    MessageRefused,
+    MessageWritten,
+    ReleaseAccepted,
+    RosterChanged,
+    RoundMerged,
+    RoundOpened,
+    RoundsEnded,
+)
+from jipflow.privacy.audit.facts import (
+    ApprovedBy,
+    Count,
+    Facts,
+    Person,
+    Shard,
+    SignatureText,
+    Sources,
+)
 from jipflow.settings.hub import PublicKey
-from jipflow.settings.part import Id, Part, Unique
+from jipflow.settings.part import Id, Part
 from jipflow.words import number_of
-
-Count = Annotated[int, Field(ge=0, lt=2**53)]
-"""A number that JSON has exactly."""
-Sources = Annotated[list[Id], Field(min_length=1), Unique]
-Shard = Annotated[str, Field(pattern=r"^s[0-9]{5}$")]
-Person = Annotated[str, Field(min_length=1, max_length=100)]
-SignatureText = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
 
 
 class Event(StrEnum):
@@ -40,21 +51,16 @@ class Event(StrEnum):
     LEDGER_RESUMED = "ledger_resumed"
     ROSTER_IN_FORCE = "roster_in_force"
     SECRET_IN_USE = "secret_in_use"
-    SITE_KEY_CHANGED = "site_key_changed"
+    ROSTER_CHANGED = "roster_changed"
+    ROUND_OPENED = "round_opened"
+    ROUNDS_ENDED = "rounds_ended"
+    MESSAGE_WRITTEN = "message_written"
+    RELEASE_ACCEPTED = "release_accepted"
+    MESSAGE_REFUSED = "message_refused"
+    ROUND_MERGED = "round_merged"
+    KEY_CHANGED = "key_changed"
     LINE_CUT = "line_cut"
     TRAIL_RESUMED = "trail_resumed"
-
-
-class Facts(Part):
-    """The facts of an event."""
-
-    subject: ClassVar[tuple[str, ...]] = ()
-    """The fields that say what it is about: as long as the last line about it has the same facts,
-    nothing has happened."""
-
-    def sentence(self) -> str:
-        """Return the facts for a person."""
-        raise NotImplementedError
 
 
 class FolderRead(Part):
@@ -215,14 +221,6 @@ class DataExported(Facts):
         return f"{self.protocol} exported as {self.format}: {what}"
 
 
-class ApprovedBy(Part):
-    """A person's approval."""
-
-    person: Person
-    key: PublicKey
-    issued: Time
-
-
 class ReleasePacked(Facts):
     """What persons had approved was packed, and may leave."""
 
@@ -318,7 +316,7 @@ class SecretInUse(Facts):
         return f"pseudonyms made with the secret of fingerprint {self.fingerprint[:16]}"
 
 
-class SiteKeyChanged(Facts):
+class KeyChanged(Facts):
     """From this line on another key signs."""
 
     old: PublicKey
@@ -326,7 +324,7 @@ class SiteKeyChanged(Facts):
 
     def sentence(self) -> str:
         """Return the facts for a person."""
-        return f"the site's key was {self.old}, and is {self.new}"
+        return f"the key that signs was {self.old}, and is {self.new}"
 
 
 class LineCut(Facts):
@@ -382,8 +380,28 @@ FACTS: Mapping[Event, type[Facts]] = {
     Event.LEDGER_RESUMED: LedgerResumed,
     Event.ROSTER_IN_FORCE: RosterInForce,
     Event.SECRET_IN_USE: SecretInUse,
-    Event.SITE_KEY_CHANGED: SiteKeyChanged,
+    Event.ROSTER_CHANGED: RosterChanged,
+    Event.ROUND_OPENED: RoundOpened,
+    Event.ROUNDS_ENDED: RoundsEnded,
+    Event.MESSAGE_WRITTEN: MessageWritten,
+    Event.RELEASE_ACCEPTED: ReleaseAccepted,
+    Event.MESSAGE_REFUSED: MessageRefused,
+    Event.ROUND_MERGED: RoundMerged,
+    Event.KEY_CHANGED: KeyChanged,
     Event.LINE_CUT: LineCut,
     Event.TRAIL_RESUMED: TrailResumed,
 }
 """What is stated of each event."""
+
+AT_HUB = frozenset(
+    {
+        Event.ROSTER_CHANGED,
+        Event.ROUND_OPENED,
+        Event.ROUNDS_ENDED,
+        Event.MESSAGE_WRITTEN,
+        Event.RELEASE_ACCEPTED,
+        Event.MESSAGE_REFUSED,
+        Event.ROUND_MERGED,
+    }
+)
+"""What happens at a hub alone."""

@@ -19,9 +19,9 @@ from jipflow.privacy.audit.events import (
     FACTS,
     Event,
     Facts,
+    KeyChanged,
     LineCut,
     SignatureText,
-    SiteKeyChanged,
     TrailResumed,
 )
 from jipflow.reasons import StageError
@@ -190,7 +190,7 @@ def read_lines(content: bytes, path: Path) -> tuple[list[Line], bytes]:
 
 def _explains(line: Line, broken: bytes) -> bool:
     """Return whether a line may stand behind what is no line."""
-    if line.entry.event == Event.SITE_KEY_CHANGED:
+    if line.entry.event == Event.KEY_CHANGED:
         return True
     return line.facts == LineCut(bytes=len(broken) or 1, sha256=digest(broken))
 
@@ -214,7 +214,7 @@ def _wrong_place(lines: Sequence[Line], line: Line, cut: bool) -> str:
     last = lines[-1]
     if entry.number != last.entry.number + 1 or entry.previous != last.sha256:
         return f"is entry {entry.number}, and does not follow entry {last.entry.number}"
-    changed = facts == SiteKeyChanged(old=last.entry.key, new=entry.key)
+    changed = facts == KeyChanged(old=last.entry.key, new=entry.key)
     if changed != (entry.key != last.entry.key):
         return "is signed by another key than the line before it"
     return ""

@@ -1,8 +1,8 @@
-"""The audit trail of a site: a file of signed lines that is only appended to.
+"""The audit trail of a site or a hub: a file of signed lines that is only appended to.
 
 A line that was changed, removed, moved or put in breaks the chain (`jipflow.privacy.audit.lines`).
 That lines at the end are missing shows from the outside: the results and each entry of the ledger
-keep number and hash of a line.
+keep number and hash of a line, and a hub's messages are each in a line.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,8 @@ from jipflow.privacy.audit.events import (
     Decision,
     Event,
     Facts,
+    KeyChanged,
     LineCut,
-    SiteKeyChanged,
     TrailResumed,
 )
 from jipflow.privacy.audit.lines import (
@@ -43,7 +43,7 @@ from jipflow.reasons import StageError
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.run import Settings
 
-OWN = frozenset({Event.LINE_CUT, Event.SITE_KEY_CHANGED, Event.TRAIL_RESUMED})
+OWN = frozenset({Event.LINE_CUT, Event.KEY_CHANGED, Event.TRAIL_RESUMED})
 """What the trail notes of itself."""
 
 LAST = "audit.json"
@@ -51,11 +51,11 @@ LAST = "audit.json"
 
 
 class Trail:
-    """The audit trail of a site, of all its protocols.
+    """The audit trail of a site or a hub, of all its protocols.
 
     Args:
         path: of the file; it need not be there.
-        key_file: the site's signing key, which is made on first use.
+        key_file: the signing key of the site or hub, which is made on first use.
         results: folder for the results of all protocols, which says what the last line was.
     """
 
@@ -100,20 +100,39 @@ class Trail:
             ConfigError: the facts are not those of the event.
             OSError: it cannot be written, as on a full disk; nothing is appended.
         """
-        if event in OWN:
-            raise ValueError(f"{event} is noted by the trail itself")
-        new = checked(FACTS[event], facts, f"audit trail: {event}")
+        return self.record_all([(event, facts)]) == 1
+
+    def record_all(self, happened: Iterable[tuple[Event, Mapping[str, Any]]]) -> int:
+        """Append what has happened, all or nothing; as `record` does of one event.
+
+        Returns:
+            How many lines were appended, beside those of the trail itself.
+        """
+        new: list[tuple[Event, Facts]] = []
+        for event, facts in happened:
+            if event in OWN:
+                raise ValueError(f"{event} is noted by the trail itself")
+            new.append((event, checked(FACTS[event], facts, f"audit trail: {event}")))
+        if not new:
+            return 0
         self._check_there()
         with _alone(self.path) as descriptor:
             lines = self._whole(descriptor)
-            if _is_known(lines, event, new):
+            unknown = list(_unknown(lines, new))
+            if unknown:
+                self._append(descriptor, lines[-1:], unknown)
+            elif lines:
                 self._keep(lines[-1].anchor)
-                return False
-            self._append(descriptor, lines[-1:], event, new)
-        return True
+        return len(unknown)
 
     def resume(
-        self, *, name: str, key_file: Path, reason: str, anchors: Mapping[str, Anchor] | None = None
+        self,
+        *,
+        name: str,
+        key_file: Path,
+        reason: str,
+        anchors: Mapping[str, Anchor] | None = None,
+        check: Callable[[Sequence[Line]], object] = lambda lines: None,
     ) -> Decision:
         """Let a trail go on that is not whole; what was found stays in the file as it is.
 
@@ -122,6 +141,7 @@ class Trail:
             key_file: the person's private key.
             reason: what has happened and why it may go on.
             anchors: which lines others than the results speak of, by who does.
+            check: raises a `TrailFault` where the lines are not all that there must be.
 
         Raises:
             StageError: nothing is wrong with it.
@@ -134,6 +154,7 @@ class Trail:
                 lines, _ = self._found(content)
                 for keeper, anchor in others.items():
                     check_anchor(self.path, lines, anchor, keeper)
+                check(lines)
             except TrailFault as wrong:
                 found = str(wrong)[:4000]
             else:
@@ -152,7 +173,7 @@ class Trail:
             signature = keys.sign(key, canonical(decision.plain()))
             facts = TrailResumed(decision=decision, signature=signature)
             number = self._free(content, list(others.values()))
-            self._append(descriptor, [], Event.TRAIL_RESUMED, facts, end, number)
+            self._append(descriptor, [], [(Event.TRAIL_RESUMED, facts)], end, number)
         return decision
 
     def _check_there(self) -> None:
@@ -170,7 +191,7 @@ class Trail:
         if not cut:
             return lines
         noted = LineCut(bytes=len(cut), sha256=digest(cut))
-        self._append(descriptor, lines[-1:], Event.LINE_CUT, noted, b"\n")
+        self._append(descriptor, lines[-1:], [(Event.LINE_CUT, noted)], b"\n")
         return self._found(_content(descriptor))[0]
 
     def _found(self, content: bytes) -> tuple[list[Line], bytes]:
@@ -192,28 +213,25 @@ class Trail:
         self,
         descriptor: int,
         before: Sequence[Line],
-        event: Event,
-        facts: Facts,
+        happened: Sequence[tuple[Event, Facts]],
         start: bytes = b"",
         number: int = 1,
     ) -> None:
-        """Write an entry, and first one that the site's key is another, if so.
+        """Write entries, and first one that another key signs than before, if so.
 
         Args:
             descriptor: of the file, which no other process has.
             before: the last line; none of a trail that begins.
-            event: what has happened.
-            facts: of the event.
+            happened: events with their facts; one at least.
             start: bytes before the first line.
             number: of the first line of a trail that begins.
         """
         key = keys.load_or_create_key(self.key_file)
         public = keys.public_text(key)
-        happened = [(event, facts)]
         last = before[0] if before else None
         if last and last.entry.key != public:
-            change = SiteKeyChanged(old=last.entry.key, new=public)
-            happened.insert(0, (Event.SITE_KEY_CHANGED, change))
+            change = KeyChanged(old=last.entry.key, new=public)
+            happened = [(Event.KEY_CHANGED, change), *happened]
         written = start
         for what, content in happened:
             now = now_text()
@@ -329,15 +347,21 @@ def _anchor(path: Path, results: Path) -> Anchor | None:
         raise fault(path, f"{kept} is damaged") from None
 
 
-def _is_known(lines: Sequence[Line], event: Event, new: Facts) -> bool:
-    """Return whether the last line about the same subject has the same facts."""
-    for line in reversed(lines):
-        same = line.entry.event == event and all(
-            getattr(line.facts, name) == getattr(new, name) for name in new.subject
-        )
-        if same:
-            return line.facts == new
-    return False
+def _unknown(
+    lines: Sequence[Line], new: Iterable[tuple[Event, Facts]]
+) -> Iterator[tuple[Event, Facts]]:
+    """Yield what the last line about the same subject does not say already."""
+    last = {_about(line.entry.event, line.facts): line.facts for line in lines}
+    for event, facts in new:
+        about = _about(event, facts)
+        if last.get(about) != facts:
+            last[about] = facts
+            yield event, facts
+
+
+def _about(event: Event, facts: Facts) -> tuple[Any, ...]:
+    """Return what an event is about, as its subject says."""
+    return event, *(getattr(facts, name) for name in facts.subject)
 
 
 @contextmanager
