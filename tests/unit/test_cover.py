@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +17,7 @@ from jipflow.release.approval import Signed
 from jipflow.release.behind import read_behind
 from jipflow.release.contents import ReleaseError, read_release
 from jipflow.release.cover import Later, approvals_for, cells_of, covers
+from jipflow.release.revocation import revoked_in
 from jipflow.release.terms import Terms
 
 LAST_DAY = "2027-01-31"
@@ -195,6 +197,7 @@ def held(world, now=NOW):
         terms=Terms.of(world.settings),
         candidate=past(world),
         entries=world.ledger.entries(),
+        revoked=revoked_in(Path(world.settings.site.identity.audit_file)),
         now=now,
     )
 

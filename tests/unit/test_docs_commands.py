@@ -93,6 +93,7 @@ WAYS = (
     Way(r"for .*snakemake", None, "compares two commits by two runs of minutes"),
     Way(r".*\bsnakemake ", DRY),
     Way(r"jipflow audit ", None, "needs a site's trail; test_audit_release.py has some"),
+    Way(r"jipflow release revoke ", None, "needs an approval; test_revocation.py has some"),
     Way(r"jipflow export ", None, "needs a run that has ended; pipeline/test_export.py has one"),
     Way(r"jipflow whois ", None, "needs a run's pseudonyms; test_redaction.py makes some"),
     Way(r"jipflow erase ", None, "needs a site's results; test_erase.py has some"),

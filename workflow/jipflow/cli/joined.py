@@ -148,6 +148,7 @@ def release_build(
     from jipflow.release.candidate import build
     from jipflow.release.contents import read_release, record_built
     from jipflow.release.ledger import site_ledger
+    from jipflow.release.revocation import revoked_in
     from jipflow.release.rounds import read_state
     from jipflow.release.sent import sent_before
     from jipflow.release.since import read_review
@@ -202,7 +203,7 @@ def release_build(
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
         )
         record_built(out, read_behind(behind), entries)
-        write_release_page(out, bundles)
+        write_release_page(out, bundles, revoked=revoked_in(Path(read.site.identity.audit_file)))
 
 
 @AUDIENCE.command("release bundle")
@@ -218,6 +219,7 @@ def release_bundle(
     from jipflow.exchange.message import CONTENT
     from jipflow.release.ledger import site_ledger
     from jipflow.release.packing import Folders, bundle, packed_state
+    from jipflow.release.revocation import revoked_in
     from jipflow.release.rounds import read_standing
     from jipflow.report.release import write_release_page
     from jipflow.settings.run import read_settings
@@ -231,4 +233,5 @@ def release_bundle(
     print(path)
     state = packed_state(read, results)
     with recorded(record, read, "bundle", inputs=[made], outputs=[path], state=state):
-        write_release_page(folders.release, folders.bundles)
+        revoked = revoked_in(Path(read.site.identity.audit_file))
+        write_release_page(folders.release, folders.bundles, revoked=revoked)

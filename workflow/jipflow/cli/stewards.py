@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jipflow.hub.settings import HubSettings
     from jipflow.privacy.audit.lines import Line
     from jipflow.release.ledger import Ledger
+    from jipflow.release.revocation import Revoked
     from jipflow.report.audit import Examined
 
 AUDIENCE = Audience("To sign and approve what leaves a site")
@@ -269,7 +270,7 @@ def release_review(
 
     results = release.absolute().parents[1]
     with rights_of(results):
-        found = write_release_page(release, results / "bundles")
+        found = write_release_page(release, results / "bundles", revoked=_revoked(results))
     page = (release / PAGE).absolute()
     print(f"the release {found.progress.state.value}")
     for sentence in found.sentences():
@@ -309,11 +310,66 @@ def release_approve(
             until=until or None,
             empty=empty,
         )
-        write_release_page(release, results / "bundles")
+        write_release_page(release, results / "bundles", revoked=_revoked(results))
     summary = read_release(release).disclosure.summary
     print(f"approved: {release / NAME}, with {summary.released} of {summary.cells} cells")
     for line in terms_lines(signed, read_terms(release).approvers):
         print(line)
+
+
+@AUDIENCE.command("release revoke")
+def release_revoke(
+    release: Annotated[Path, "folder of the release that you have read, such as release/r01"],
+    *,
+    name: Annotated[str, "your name, as in the approval"],
+    key: Annotated[Path, "your private key"],
+    because: Annotated[str, "why, in your words"],
+) -> None:
+    """Take back your approval of a release, and of the later rounds that you approved with it.
+
+    Nothing leaves by it any more. What has left by it is listed.
+    """
+    from jipflow.privacy.audit.trail import site_trail
+    from jipflow.release.ledger import site_ledger
+    from jipflow.release.revocation import revoke
+    from jipflow.report.release import write_release_page
+    from jipflow.settings.run import read_settings
+
+    results = release.absolute().parents[1]
+    settings = read_settings(results / "settings.json")
+    ledger = site_ledger(settings, results.parent)
+    with rights_of(results):
+        made = revoke(
+            release_dir=release,
+            trail=site_trail(settings, results.parent),
+            entries=ledger.entries(),
+            name=name,
+            key_file=key,
+            reason=because,
+        )
+        write_release_page(release, results / "bundles", revoked=_revoked(results))
+    for each in made.statements:
+        print(
+            f"revoked: the approval of rounds {each.round} to {each.last_round} of "
+            f"{each.protocol.id}, which {each.person.name} gave on {each.issued[:10]}"
+        )
+    for kept in made.left:
+        print(f"has left by it: {kept.line()}")
+    if made.left:
+        print("the hub keeps what it has; another attempt can replace it in the open round alone")
+    else:
+        print("nothing has left by it")
+
+
+def _revoked(results: Path) -> Revoked:
+    """Return what persons have revoked at the site of a protocol's results."""
+    from jipflow.release.revocation import revoked_in
+    from jipflow.settings.run import read_settings
+
+    settings = results / "settings.json"
+    if not settings.is_file():
+        return {}
+    return revoked_in(Path(read_settings(settings).site.identity.audit_file))
 
 
 @AUDIENCE.command("export")

@@ -22,6 +22,7 @@ from jipflow.release.approval import (
 from jipflow.release.contents import Header, ReleaseError, read_release
 from jipflow.release.history import Past
 from jipflow.release.ledger import Kept, Packed
+from jipflow.release.revocation import Revoked, why_revoked
 from jipflow.release.terms import Terms
 
 Cells = Mapping[tuple[str, CellKey], str]
@@ -184,7 +185,12 @@ def left_before(entries: Sequence[Kept], header: Header) -> tuple[Packed, Past] 
 
 
 def covering(
-    header: Header, terms: Terms, candidate: Past, entries: Sequence[Kept], now: datetime
+    header: Header,
+    terms: Terms,
+    candidate: Past,
+    entries: Sequence[Kept],
+    now: datetime,
+    revoked: Revoked,
 ) -> tuple[list[Signed], list[str]]:
     """Return the statements of the round before a candidate's, and why they do not reach it.
 
@@ -194,13 +200,36 @@ def covering(
         candidate: what stands behind it.
         entries: of the site's ledger.
         now: time.
+        revoked: what persons have taken back.
     """
     found = left_before(entries, header)
     if found is None:
         return [], [f"Nothing left in round {header.round - 1}."]
     packed, past = found
+    taken_back = why_revoked(packed.approvals, revoked)
+    if taken_back:
+        return packed.approvals, [taken_back]
     later = Later(header, terms, cells_of(candidate), cells_of(past))
     return packed.approvals, covers(packed.approvals, later, now)
+
+
+def check_not_revoked(release_dir: Path, signed: Sequence[Signed], revoked: Revoked) -> None:
+    """Check that no person has taken back one of the statements by which a release may leave.
+
+    Args:
+        release_dir: folder of the release.
+        signed: the statements.
+        revoked: what persons have taken back.
+
+    Raises:
+        ReleaseError: one has.
+    """
+    taken_back = why_revoked(signed, revoked)
+    if taken_back:
+        raise ReleaseError(
+            f"{taken_back.rstrip('.')}. Remove {release_dir / NAME} if it is there; if the release "
+            f"shall leave all the same, read {release_dir / PAGE}, then: {command(release_dir)}"
+        )
 
 
 def approvals_for(
@@ -209,6 +238,7 @@ def approvals_for(
     terms: Terms,
     candidate: Past,
     entries: Sequence[Kept],
+    revoked: Revoked,
     now: datetime | None = None,
 ) -> list[Signed]:
     """Return the statements by which a candidate may leave: its own, or those of an earlier round.
@@ -218,6 +248,7 @@ def approvals_for(
         terms: of the settings as they are.
         candidate: what stands behind it.
         entries: of the site's ledger.
+        revoked: what persons have taken back.
         now: time, the clock's by default.
 
     Raises:
@@ -225,10 +256,12 @@ def approvals_for(
     """
     moment = now or datetime.now(UTC)
     header: Header = read_release(release_dir).disclosure
-    signed, why = covering(header, terms, candidate, entries, moment)
+    signed, why = covering(header, terms, candidate, entries, moment, revoked)
     try:
         # Persons who have read this round may have approved less than those before.
-        return read_approvals(release_dir, terms.approvers, moment)
+        own = read_approvals(release_dir, terms.approvers, moment)
+        check_not_revoked(release_dir, own, revoked)
+        return own
     except ReleaseError as error:
         if header.round > 1 and not why:
             return signed

@@ -17,8 +17,9 @@ from jipflow.reasons import StageError
 from jipflow.release.audited import record_ledger
 from jipflow.release.behind import Behind, read_behind
 from jipflow.release.contents import Release, ReleaseError, read_built, read_release
-from jipflow.release.cover import approvals_for
+from jipflow.release.cover import approvals_for, check_not_revoked
 from jipflow.release.ledger import Kept, Ledger, Packed, site_ledger
+from jipflow.release.revocation import revoked_in
 from jipflow.release.rounds import Standing
 from jipflow.release.terms import Terms, read_terms
 from jipflow.settings.resources import ConfigError
@@ -72,6 +73,7 @@ def packed_state(settings: Settings, results: Path) -> str:
             {str(p.relative_to(results)): sha256_file(p) for p in sorted(files) if p.is_file()},
             sorted((p.name, p.stat().st_size) for p in outbox.glob(f"{stem}*{SUFFIX}")),
             sorted(path.name for path in (results / "bundles").glob(f"{stem}*.zip")),
+            sorted(revoked_in(Path(settings.site.identity.audit_file))),
         ]
     )
 
@@ -128,6 +130,7 @@ def bundle(
         terms=Terms.of(settings),
         candidate=behind.past(),
         entries=entries,
+        revoked=revoked_in(trail.path),
         now=now,
     )
     files = {str(name): data for name, data in release.files.items()}
@@ -139,6 +142,8 @@ def bundle(
     _check_ledger(entries, manifest, folders.release)
     ledger.append(manifest, signed, raw, behind, trail.last())
     record_ledger(trail, ledger.entries())
+    # A person may have taken it back meanwhile, and the ledger told them that it has left.
+    check_not_revoked(folders.release, signed, revoked_in(trail.path))
     name = message.bundle_name(
         manifest.protocol.id, manifest.sender, manifest.round, manifest.attempt
     )
@@ -180,6 +185,7 @@ def why_not_approved(settings: Settings, results: Path, round_: int) -> str:
             terms=Terms.of(settings),
             candidate=_read_behind(folders).past(),
             entries=site_ledger(settings, results.parent).entries(),
+            revoked=revoked_in(Path(settings.site.identity.audit_file)),
         )
     except (StageError, ConfigError) as error:
         return str(error)

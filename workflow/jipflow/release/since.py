@@ -27,12 +27,14 @@ from jipflow.release.cover import covering
 from jipflow.release.history import Past
 from jipflow.release.ledger import Kept
 from jipflow.release.noise import NO_NOISE, Noisy, spent_by
+from jipflow.release.revocation import NOBODY
 from jipflow.release.terms import Terms
 from jipflow.settings.part import Id, Part
 from jipflow.settings.run import Settings
 
 ALWAYS = datetime(1, 1, 1, tzinfo=UTC)
-"""A time at which no approval is over: a build does not depend on its day."""
+"""A time at which no approval is over: a build does not depend on its day, nor on what persons have
+revoked, which a page says when it is written."""
 
 EXAMPLES = 3
 """Most cells that are named of each sort."""
@@ -170,7 +172,7 @@ def review_of(
     covered = None
     asked = None
     if header.round > 1:
-        signed, why = covering(header, Terms.of(settings), candidate, entries, ALWAYS)
+        signed, why = covering(header, Terms.of(settings), candidate, entries, ALWAYS, NOBODY)
         covered = Covered(signed=signed, why=why)
         asked = {each.id: len(each.cells) for each in state.analyses} if state else None
     return Review(

@@ -21,8 +21,14 @@ Parts = Mapping[str, tuple[str, tuple[Event, ...]]]
 
 SITE_PARTS: Parts = {
     "Handed on": (
-        "Packed for the hub, exported for other systems of the site, or sent to its PACS.",
-        (Event.RELEASE_PACKED, Event.DATA_EXPORTED, Event.OBJECTS_PUBLISHED),
+        "Packed for the hub, exported for other systems of the site, or sent to its PACS; and "
+        "approvals that were revoked.",
+        (
+            Event.RELEASE_PACKED,
+            Event.APPROVAL_REVOKED,
+            Event.DATA_EXPORTED,
+            Event.OBJECTS_PUBLISHED,
+        ),
     ),
     "Erased": ("How much; of whom is not kept.", (Event.PATIENTS_ERASED,)),
     "Keys and trail": (

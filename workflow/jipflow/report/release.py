@@ -12,6 +12,8 @@ from jipflow.exchange.message import CONTENT, canonical, describe
 from jipflow.reasons import StageError
 from jipflow.release.approval import NAME, Signed, command, names_of, read_approvals
 from jipflow.release.contents import Release, read_release
+from jipflow.release.cover import check_not_revoked
+from jipflow.release.revocation import NOBODY, Revoked, why_revoked
 from jipflow.release.sent import Sent, sent_before
 from jipflow.release.since import Review, read_review
 from jipflow.release.terms import Terms, read_terms
@@ -41,12 +43,14 @@ class Progress:
         state: in a word.
         signed: the statements by which it may leave; of one person where a second is missing.
         problem: why an approval does not hold, or empty.
+        revoked: who has revoked the approval of an earlier round, when and why; empty if nobody.
         bundle: the bundle of what was approved; None where it is not packed.
     """
 
     state: State
     signed: tuple[Signed, ...] = ()
     problem: str = ""
+    revoked: str = ""
     bundle: Sent | None = None
 
     @property
@@ -82,10 +86,12 @@ class Standing:
         return [*found, approved, reach_sentence(self.review, round_, signed)]
 
     def _over(self) -> str:
-        """Return that an approval covered the candidate when it was built, and is over."""
+        """Return that an approval covered the candidate when it was built, and does no more."""
         covered = self.review.covered
         if covered is None or covered.why or self._by_earlier:
             return ""
+        if self.progress.revoked:
+            return f"{self.progress.revoked.rstrip('.')}. "
         return f"That approval ended on {covered.signed[0].statement.until}. "
 
     @property
@@ -114,13 +120,16 @@ class Standing:
         return f"{names_of(signed)} approved it, {'lastly ' if signed[1:] else ''}on {last[:10]}."
 
 
-def standing_of(folder: Path, bundles: Path, now: datetime | None = None) -> Standing:
+def standing_of(
+    folder: Path, bundles: Path, now: datetime | None = None, revoked: Revoked = NOBODY
+) -> Standing:
     """Read a candidate with all that a person needs to know of it.
 
     Args:
         folder: of the release.
         bundles: folder of what was packed.
         now: time, the clock's by default.
+        revoked: what persons have taken back.
 
     Raises:
         ReleaseError: there is no candidate, or its files do not belong together.
@@ -129,22 +138,25 @@ def standing_of(folder: Path, bundles: Path, now: datetime | None = None) -> Sta
     header = release.aggregates
     sent = sent_before(bundles, header.protocol.id, header.site, header.round)
     terms, review = read_terms(folder), read_review(folder)
-    found = progress(folder, release, terms, review, sent, now)
+    found = progress(folder, release, terms, review, sent, revoked, now)
     return Standing(release, terms, review, found, sent)
 
 
-def write_release_page(folder: Path, bundles: Path, now: datetime | None = None) -> Standing:
+def write_release_page(
+    folder: Path, bundles: Path, now: datetime | None = None, revoked: Revoked = NOBODY
+) -> Standing:
     """Write ``index.html``: a release in a few sentences, what has become of it and comes next.
 
     Args:
         folder: of the release.
         bundles: folder of what was packed.
         now: time, the clock's by default.
+        revoked: what persons have taken back.
 
     Raises:
         ReleaseError: there is no candidate, or its files do not belong together.
     """
-    found = standing_of(folder, bundles, now)
+    found = standing_of(folder, bundles, now, revoked)
     header = found.release.aggregates
     signed = found.progress.signed
     write_page(
@@ -167,7 +179,8 @@ def progress(
     terms: Terms,
     review: Review,
     sent: Sequence[Sent],
-    now: datetime | None = None,
+    revoked: Revoked,
+    now: datetime | None,
 ) -> Progress:
     """Find out what has become of a release.
 
@@ -177,16 +190,21 @@ def progress(
         terms: of the settings that it was built by.
         review: what its build noted for a reader.
         sent: what was packed, by attempt.
+        revoked: what persons have taken back.
         now: time, the clock's by default.
     """
     moment = now or datetime.now(UTC)
     covered = review.covered
-    if covered and not covered.why and not any(s.statement.ended(moment) for s in covered.signed):
-        return _packed(release, covered.signed, sent, State.COVERED)
+    taken_back = ""
+    if covered and not covered.why:
+        taken_back = why_revoked(covered.signed, revoked)
+        if not taken_back and not any(s.statement.ended(moment) for s in covered.signed):
+            return _packed(release, covered.signed, sent, State.COVERED)
     if not (folder / NAME).is_file():
-        return Progress(State.BUILT)
+        return Progress(State.BUILT, revoked=taken_back)
     try:
         signed = read_approvals(folder, terms.approvers, moment)
+        check_not_revoked(folder, signed, revoked)
     except (StageError, ConfigError) as error:
         half = _of_one(folder, moment) if terms.approvers > 1 else ()
         if half:

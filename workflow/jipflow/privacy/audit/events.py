@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ from jipflow.privacy.audit.at_hub import (
     RoundOpened,
     RoundsEnded,
 )
+from jipflow.privacy.audit.decisions import Decision, Revocation
 from jipflow.privacy.audit.facts import (
     ApprovedBy,
     Count,
@@ -47,6 +48,7 @@ class Event(StrEnum):
     OBJECTS_PUBLISHED = "objects_published"
     DATA_EXPORTED = "data_exported"
     RELEASE_PACKED = "release_packed"
+    APPROVAL_REVOKED = "approval_revoked"
     PATIENTS_ERASED = "patients_erased"
     LEDGER_RESUMED = "ledger_resumed"
     ROSTER_IN_FORCE = "roster_in_force"
@@ -252,6 +254,23 @@ class ReleasePacked(Facts):
         )
 
 
+class ApprovalRevoked(Facts):
+    """Nothing leaves any more by what a person had approved."""
+
+    revocation: Revocation
+    signature: SignatureText
+    """By the person's key, of the revocation's canonical JSON."""
+
+    def sentence(self) -> str:
+        """Return the facts for a person."""
+        made = self.revocation
+        later = f" up to round {made.last_round}" if made.last_round > made.round else ""
+        return (
+            f"approval of {made.protocol}, round {made.round}{later}, revoked by {made.person} on "
+            f"{made.issued[:10]}: {made.reason}"
+        )
+
+
 class PatientsErased(Facts):
     """Data of patients were erased; of whom is not kept."""
 
@@ -338,22 +357,6 @@ class LineCut(Facts):
         return f"{self.bytes} bytes before this line are of a writer that was cut off"
 
 
-class Decision(Part):
-    """That a trail goes on which is not whole: what a person signs."""
-
-    decides: Literal["jipflow-audit-resumption-1"] = "jipflow-audit-resumption-1"
-    person: Person
-    key: PublicKey
-    reason: Annotated[str, Field(min_length=10, max_length=2000)]
-    """What has happened and why the trail may go on, in the person's words."""
-    found: Annotated[str, Field(max_length=4000)]
-    """What was wrong with it."""
-    bytes: Count
-    """How long the file is that was found."""
-    sha256: Sha256
-    """Of these bytes, which stay before the line that says so."""
-
-
 class TrailResumed(Facts):
     """A person has let the trail go on from this line, for what stands before is not whole."""
 
@@ -376,6 +379,7 @@ FACTS: Mapping[Event, type[Facts]] = {
     Event.OBJECTS_PUBLISHED: ObjectsPublished,
     Event.DATA_EXPORTED: DataExported,
     Event.RELEASE_PACKED: ReleasePacked,
+    Event.APPROVAL_REVOKED: ApprovalRevoked,
     Event.PATIENTS_ERASED: PatientsErased,
     Event.LEDGER_RESUMED: LedgerResumed,
     Event.ROSTER_IN_FORCE: RosterInForce,

@@ -19,9 +19,9 @@ from jipflow import __version__
 from jipflow.exchange import keys
 from jipflow.exchange.message import FIRST, canonical, checked, digest, now_text
 from jipflow.files import json_text, read_json, write_json
+from jipflow.privacy.audit.decisions import Decision
 from jipflow.privacy.audit.events import (
     FACTS,
-    Decision,
     Event,
     Facts,
     KeyChanged,
@@ -300,13 +300,20 @@ def read_trail(path: Path) -> list[Line]:
     return lines
 
 
-def signed_lines(path: Path) -> list[Line]:
+def signed_lines(path: Path, event: Event | None = None) -> list[Line]:
     """Return every line of a trail that has a signature, whole or not; their order proves nothing.
+
+    Args:
+        path: of the file; there may be none.
+        event: of the lines; all by default.
 
     Raises:
         OSError: the file cannot be read.
     """
-    return [line for line in map(parsed, _settled(path).split(b"\n")) if line]
+    named = b"" if event is None else f'"{event}"'.encode()
+    texts = (text for text in _settled(path).split(b"\n") if named in text)
+    found = [line for line in map(parsed, texts) if line]
+    return [line for line in found if event in {None, line.entry.event}]
 
 
 def _settled(path: Path) -> bytes:
