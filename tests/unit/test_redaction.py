@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 import pytest
+import yaml
 from pydicom.dataelem import DataElement
 
 from jipflow.cli import main
@@ -18,6 +21,8 @@ from jipflow.cli.making import finish, redacted_messages
 from jipflow.cli.redacted import redacted_output
 from jipflow.files import write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, read_outcomes
+from jipflow.privacy.audit.events import Event
+from jipflow.privacy.audit.trail import read_trail
 from jipflow.privacy.identifying import identifying_values
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
 from jipflow.privacy.redaction import Redactor, code_of
@@ -183,6 +188,24 @@ def test_without_settings_every_path_is_taken_out(capfd):
     assert capfd.readouterr().out == "cannot read ‹path›\n"
 
 
+def asking(tmp_path, secret, **settings):
+    """The options of whois at a site."""
+    (tmp_path / "dicom").mkdir(exist_ok=True)
+    content = {
+        "site": {"id": "north", "name": "North"},
+        "sources": [{"name": "a", "kind": "folder", "path": str(tmp_path / "dicom")}],
+        "identity": {
+            "secret_file": str(secret),
+            "signing_key_file": str(tmp_path / "keys" / "site.key"),
+            "audit_file": str(tmp_path / "keys" / "audit.jsonl"),
+        },
+        "results": str(tmp_path / "results"),
+        **settings,
+    }
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(content))
+    return "--configfile", str(tmp_path / "site.yaml")
+
+
 def test_whoever_has_the_secret_and_the_catalog_finds_the_patient_again(tmp_path, capsys):
     key, results = tmp_path / "keys" / "k", tmp_path / "results"
     secret = site_secret(key, results)
@@ -204,7 +227,7 @@ def test_whoever_has_the_secret_and_the_catalog_finds_the_patient_again(tmp_path
     )
     file = message.split("›")[0].removeprefix("‹file ")
     case, patient = pseudonym(secret, "case", "Q7", "1.2.1"), pseudonym(secret, "patient", "P2")
-    options = ("--results", str(results), "--secret", str(key))
+    options = asking(tmp_path, key)
     assert main(["whois", case, patient, file, *options]) == 0
     assert capsys.readouterr().out.splitlines() == [
         case,
@@ -217,21 +240,68 @@ def test_whoever_has_the_secret_and_the_catalog_finds_the_patient_again(tmp_path
     ]
     assert main(["whois", "aaaaaaaa", *options]) == 1
     site_secret(tmp_path / "other" / "k", tmp_path / "elsewhere")
-    other = ("--results", str(results), "--secret", str(tmp_path / "other" / "k"))
-    assert main(["whois", case, *other]) == 1
+    assert main(["whois", case, *asking(tmp_path, tmp_path / "other" / "k")]) == 1
     assert "another secret" in capsys.readouterr().err
 
 
-def test_a_file_that_a_reader_sent_is_found_again(tmp_path, capsys):
+def lines_of(tmp_path):
+    return read_trail(tmp_path / "keys" / "audit.jsonl")
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_file_that_a_reader_sent_is_found_again(tmp_path, capsys, shared):
     key, results = tmp_path / "keys" / "k", tmp_path / "results"
     secret = site_secret(key, results)
-    sent = results / "demo" / "inbox" / "read" / "case1" / "ada" / "Doe" / "cut.dcm"
+    inbox = tmp_path / "shared" / "demo" if shared else results / "demo" / "inbox"
+    sent = inbox / "read" / "case1" / "ada" / "Doe" / "cut.dcm"
     sent.parent.mkdir(parents=True)
     sent.write_bytes(b"")
-    options = ("--results", str(results), "--secret", str(key))
+    own = {"annotation": {"inbox": str(tmp_path / "shared")}} if shared else {}
+    options = asking(tmp_path, key, **own)
     for name in ("cut.dcm", "Doe/cut.dcm"):
         assert main(["whois", code_of(secret, "file", name), *options]) == 0
         assert str(sent) in capsys.readouterr().out
+
+
+def test_a_file_of_an_archive_that_is_in_no_catalog_is_found_again(tmp_path, capsys):
+    key = tmp_path / "keys" / "k"
+    secret = site_secret(key, tmp_path / "results")
+    options = asking(tmp_path, key)
+    path = tmp_path / "dicom" / "Doe" / "notes.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("no DICOM")
+    redact = Redactor((), (), [tmp_path / "dicom"], [], secret)
+    for text in (f"{path}: no DICOM", f"{path.parent} cannot be read"):
+        code = redact(text).split("›")[0].removeprefix("‹file ")
+        assert main(["whois", code, *options]) == 0
+        assert str(path.parent) in capsys.readouterr().out
+
+
+def test_each_use_leaves_a_line_of_who_asked_what_and_no_name(tmp_path, capsys):
+    key, results = tmp_path / "keys" / "k", tmp_path / "results"
+    secret = site_secret(key, results)
+    series = {"PatientID": ["Q7"], "StudyInstanceUID": ["1.2"], "SeriesInstanceUID": ["1.2.1"]}
+    table = pd.DataFrame(series | {"Modality": ["CT"], "StudyDate": ["20200102"]})
+    write_parquet(results / "catalog" / "series.parquet", table)
+    columns = ["SeriesInstanceUID", "SOPInstanceUID", "path"]
+    write_parquet(results / "catalog" / "instances.parquet", pd.DataFrame(columns=columns))
+    patient, options = pseudonym(secret, "patient", "Q7"), asking(tmp_path, key)
+    assert main(["whois", patient, *options]) == 0
+    assert main(["whois", patient, "schneider", *options]) == 1
+    first, second = lines_of(tmp_path)
+    assert first.entry.event == Event.PSEUDONYM_RESOLVED
+    assert first.entry.actor == pwd.getpwuid(os.geteuid()).pw_name
+    assert first.facts.plain()["codes"] == second.facts.plain()["codes"] == [patient]
+    assert second.facts.plain()["unknown"] == 1
+    trail = (tmp_path / "keys" / "audit.jsonl").read_bytes()
+    assert b"schneider" not in trail
+    assert b"Q7" not in trail
+    capsys.readouterr()
+    (tmp_path / "keys" / "audit.jsonl").write_bytes(trail.replace(b"unknown", b"unknewn"))
+    assert main(["whois", patient, *options]) == 1
+    printed = capsys.readouterr()
+    assert "Q7" not in printed.out + printed.err
+    assert "line 1 is not as it was written" in printed.err
 
 
 @pytest.fixture

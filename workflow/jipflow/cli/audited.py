@@ -307,6 +307,28 @@ def note_erasure(site: Site, results: Path, made: Erasure) -> None:
     record(trail, Event.PATIENTS_ERASED, facts)
 
 
+def note_whois(site: Site, results: Path, found: Mapping[str, Sequence[object]]) -> None:
+    """Note that somebody asked who is behind pseudonyms and codes.
+
+    What was typed and is none of them may be a patient's name, and is counted alone.
+
+    Args:
+        site: its settings.
+        results: folder for the results of all protocols.
+        found: what stands behind each code that was typed.
+    """
+    import secrets
+
+    from jipflow.privacy.audit.events import Event
+    from jipflow.privacy.audit.trail import Trail, record
+
+    identity = site.identity
+    known = sorted(code for code, traced in found.items() if traced)
+    facts = {"use": secrets.token_hex(32), "codes": known, "unknown": len(found) - len(known)}
+    trail = Trail(Path(identity.audit_file), Path(identity.signing_key_file), results)
+    record(trail, Event.PSEUDONYM_RESOLVED, facts)
+
+
 def _note(settings: Settings, results: Path, event: Event, facts: Mapping[str, Any]) -> None:
     from jipflow.privacy.audit.trail import record, site_trail
 

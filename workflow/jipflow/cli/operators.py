@@ -39,18 +39,30 @@ def config_show(
 @AUDIENCE.command("whois")
 def whois(
     *code: Annotated[str, "pseudonyms, or codes such as qy7m2ub4 of ‹file qy7m2ub4›"],
-    results: Annotated[Path, "folder for the results of all protocols"] = Path("results"),
-    secret: Annotated[Path, "the site's secret"] = Path("secrets/identity.key"),
+    configfile: Annotated[Path, "site.yaml"],
+    results: Annotated[Path | None, "folder for the results of all protocols"] = None,
 ) -> None:
-    """Print whose a pseudonym is, or which file a message is about: it names patients."""
-    from jipflow.catalog.whose import trace
+    """Print whose a pseudonym is, or which file a message is about: it names patients.
+
+    The audit trail has a line of each use.
+    """
+    import os
+
+    from jipflow.catalog.whose import Places, trace
+    from jipflow.cli.audited import note_whois
     from jipflow.privacy.pseudonyms import check_secret, known_secret
     from jipflow.reasons import StageError
+    from jipflow.settings.run import load_site
 
     if not code:
         raise UsageError("name pseudonyms or codes")
-    check_secret(secret, results)
-    found = trace(code, results, known_secret(secret))
+    site, folder = load_site(configfile, results)
+    os.umask(site.permissions.mask)
+    secret = Path(site.identity.secret_file)
+    check_secret(secret, folder)
+    found = trace(code, Places.of(site, folder), known_secret(secret))
+    # First, so that nobody is named whose asking is not noted.
+    note_whois(site, folder, found)
     for each, traced in found.items():
         print(each)
         for one in traced:
@@ -59,7 +71,7 @@ def whois(
     missing = [each for each, traced in found.items() if not traced]
     if missing:
         raise StageError(
-            f"{results} has no catalog in which {', '.join(missing)} is of anything: name the "
+            f"{folder} has no catalog in which {', '.join(missing)} is of anything: name the "
             "results that it comes from by --results."
         )
 

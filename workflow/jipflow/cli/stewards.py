@@ -235,15 +235,9 @@ def erase(
 
     from jipflow.cli.audited import note_erasure
     from jipflow.erasure.erase import erase as carry_out
-    from jipflow.settings.folders import results_folder
-    from jipflow.settings.resources import read_mapping
-    from jipflow.settings.schema import load
-    from jipflow.settings.site import Site
+    from jipflow.settings.run import load_site
 
-    content = read_mapping(configfile)
-    folder = results or Path(results_folder(content))
-    own = {k: v for k, v in content.items() if k not in {"results", "protocol", "pathvars"}}
-    site = load(Site, own, str(configfile))
+    site, folder = load_site(configfile, results)
     os.umask(site.permissions.mask)
     text = sys.stdin.read() if str(patients) == "-" else patients.read_text(encoding="utf-8-sig")
     made = carry_out(

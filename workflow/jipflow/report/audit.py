@@ -30,6 +30,10 @@ SITE_PARTS: Parts = {
             Event.OBJECTS_PUBLISHED,
         ),
     ),
+    "Named": (
+        "Who asked which patient or file is behind a pseudonym or a code, by the account.",
+        (Event.PSEUDONYM_RESOLVED,),
+    ),
     "Erased": ("How much; of whom is not kept.", (Event.PATIENTS_ERASED,)),
     "Keys and trail": (
         "Secrets, keys and rosters that came into use, and what happened to ledger and trail.",

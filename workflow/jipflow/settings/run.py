@@ -14,6 +14,7 @@ from jipflow.settings.clinical import check_map
 from jipflow.settings.complete import complete_types
 from jipflow.settings.dependence import DEPENDENCE, PLANNING
 from jipflow.settings.digests import named_content, protocol_sha256
+from jipflow.settings.folders import results_folder
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import (
     Disclosure,
@@ -32,7 +33,7 @@ from jipflow.settings.reading import (
     registry_paths,
     with_named,
 )
-from jipflow.settings.resources import ConfigError
+from jipflow.settings.resources import ConfigError, read_mapping
 from jipflow.settings.schema import load
 from jipflow.settings.site import Site, check_site
 from jipflow.settings.training import DESCRIBING
@@ -209,6 +210,25 @@ def load_settings(config: Mapping[str, Any], source: str = SOURCE) -> Settings:
     _check_clinical(site, protocol, source)
     _check_consent(site, protocol, source)
     return _settings(site.located(), protocol, named)
+
+
+def load_site(path: Path, results: Path | None = None) -> tuple[Site, Path]:
+    """Read a site's configuration for a command that is of no protocol.
+
+    Args:
+        path: ``site.yaml``.
+        results: folder for the results of all protocols; by default the one that it names.
+
+    Returns:
+        The site, and the folder.
+
+    Raises:
+        ConfigError: something is wrong; names the key and the fix.
+    """
+    content = read_mapping(path)
+    folder = results or Path(results_folder(content))
+    own = {k: v for k, v in content.items() if k not in {"results", "protocol", "pathvars"}}
+    return load(Site, own, str(path)), folder
 
 
 def _check_clinical(site: Site, protocol: Protocol, source: str) -> None:

@@ -1,7 +1,8 @@
 """What an audit trail speaks of: a closed list of events, and the facts of each.
 
 Facts are counts, names of sources and protocols, hashes, keys, and the names of the persons who
-decided. There is no field that a patient's identifier or pseudonym would fit into.
+decided. There is no field that a patient's identifier would fit into, and pseudonyms stand there of
+`PseudonymResolved` alone, which have been somebody's question.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Event(StrEnum):
     RELEASE_PACKED = "release_packed"
     APPROVAL_REVOKED = "approval_revoked"
     PATIENTS_ERASED = "patients_erased"
+    PSEUDONYM_RESOLVED = "pseudonym_resolved"
     LEDGER_RESUMED = "ledger_resumed"
     ROSTER_IN_FORCE = "roster_in_force"
     SECRET_IN_USE = "secret_in_use"
@@ -292,6 +294,23 @@ class PatientsErased(Facts):
         )
 
 
+class PseudonymResolved(Facts):
+    """Somebody asked who or what is behind pseudonyms or codes of messages, and was told."""
+
+    subject: ClassVar[tuple[str, ...]] = ("use",)
+
+    use: Sha256
+    """Drawn at random for each use, so that none is a repetition."""
+    codes: list[Annotated[str, Field(pattern=r"^[a-z2-7]{8,32}$")]]
+    unknown: Count
+    """What was typed and is behind nothing; it may have been a name."""
+
+    def sentence(self) -> str:
+        """Return the facts for a person."""
+        unknown = f", and {self.unknown} that are unknown" if self.unknown else ""
+        return f"asked who or what is behind {', '.join(self.codes) or 'no known code'}{unknown}"
+
+
 class LedgerResumed(Facts):
     """A person has let a ledger go on that was not whole."""
 
@@ -381,6 +400,7 @@ FACTS: Mapping[Event, type[Facts]] = {
     Event.RELEASE_PACKED: ReleasePacked,
     Event.APPROVAL_REVOKED: ApprovalRevoked,
     Event.PATIENTS_ERASED: PatientsErased,
+    Event.PSEUDONYM_RESOLVED: PseudonymResolved,
     Event.LEDGER_RESUMED: LedgerResumed,
     Event.ROSTER_IN_FORCE: RosterInForce,
     Event.SECRET_IN_USE: SecretInUse,
