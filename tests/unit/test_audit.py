@@ -81,6 +81,7 @@ def test_each_subject_has_a_last_line_of_its_own(tmp_path: Path) -> None:
 def test_two_erasures_of_as_many_are_two_lines_and_one_tried_again_is_one(tmp_path: Path) -> None:
     trail = trail_in(tmp_path)
     erased = {"protocols": ["lung"], "patients": 1, "cases": 2, "files": 9}
+    erased |= {"listed": 1, "list_sha256": "a" * 64}
     wrote = [
         record(trail, Event.PATIENTS_ERASED, {"erasure": name * 64, **erased}) for name in "abba"
     ]

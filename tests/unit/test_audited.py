@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from jipflow.erasure.erase import Erasure
 from jipflow.files import canonical_digest, sha256_file
 from jipflow.outcomes import Outcome, Status
 from jipflow.privacy.audit.trail import Trail, site_trail
-from jipflow.privacy.erased import Erased
+from jipflow.privacy.erased import add_erased, read_erased
 from jipflow.privacy.pseudonyms import site_secret
 from jipflow.reasons import Reason, StageError
 from jipflow.settings.run import Settings, load_settings, write_settings
@@ -34,7 +36,7 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "map.yaml").write_text("{patient: pid, variables: {sex: {value: sex}}}")
     (tmp_path / "data.csv").write_text(f"pid,sex\n{PATIENT},F\n")
     files = {"file": str(tmp_path / "data.csv"), "map": str(tmp_path / "map.yaml")}
-    secrets = tmp_path / "secrets"
+    keys = tmp_path / "secrets"
     made = load_settings(
         {
             "site": {"id": "north", "name": "North"},
@@ -45,14 +47,15 @@ def settings(tmp_path: Path) -> Settings:
             "publish": {"to": "pacs"},
             "clinical": {"kind": "csv", **files},
             "identity": {
-                "secret_file": str(secrets / "identity.key"),
-                "signing_key_file": str(secrets / "site.key"),
-                "audit_file": str(secrets / "audit.jsonl"),
+                "secret_file": str(keys / "identity.key"),
+                "signing_key_file": str(keys / "site.key"),
+                "ledger_folder": str(keys / "ledger"),
+                "audit_file": str(keys / "audit.jsonl"),
             },
             "protocol": "demo",
         }
     )
-    site_secret(secrets / "identity.key", tmp_path / "results")
+    site_secret(keys / "identity.key", tmp_path / "results")
     return made
 
 
@@ -84,7 +87,7 @@ def query(settings: Settings, results: Path) -> dict[str, Any]:
     return {"protocol": "demo", "sources": ["pacs"], "series": 2, "instances": 3, **hashed}
 
 
-def secret(settings: Settings, results: Path) -> dict[str, Any]:
+def the_secret(settings: Settings, results: Path) -> dict[str, Any]:
     audited.note_secret(settings, results)
     return {"fingerprint": pd.read_json(results / "identity.json", typ="series")["secret"]}
 
@@ -125,7 +128,7 @@ def export(settings: Settings, results: Path) -> dict[str, Any]:
     return {"protocol": "demo", "format": "omop", **counts}
 
 
-NOTES = [catalog, query, secret, clinical, retrieval, publication, export]
+NOTES = [catalog, query, the_secret, clinical, retrieval, publication, export]
 
 
 @pytest.mark.parametrize("note", NOTES, ids=lambda note: note.__name__)
@@ -152,11 +155,60 @@ def test_a_shard_of_which_nothing_lies_in_a_pacs_is_not_noted(
     assert site_trail(settings, tmp_path / "results").lines() == []
 
 
-def test_new_results_do_not_let_back_whom_the_trail_knows_to_be_erased(settings, tmp_path):
-    site, results = settings.site, tmp_path / "results"
-    audited.note_erasure(site, results, Erasure("0" * 64, patients=2))
-    new = tmp_path / "new"
-    audited.check_erased(settings, new, Erased(b"s", frozenset({"a", "b"})))
-    for hashes in ({"a"}, set()):
-        with pytest.raises(StageError, match="Restore it from the backup"):
-            audited.check_erased(settings, new, Erased(b"s", frozenset(hashes)))
+def erased(settings, results, *patients):
+    """Erase patients from a site's list, and note it, as `jipflow erase` does."""
+    token = secrets.token_hex(32)
+    add_erased(settings.site.identity, results, patients)
+    audited.note_erasure(settings.site, results, Erasure(token, patients=len(patients)))
+
+
+def listed(settings, *edits):
+    """Return the list after edits, as new results read it."""
+    path = Path(settings.site.identity.ledger_folder) / "erased.txt"
+    lines = path.read_text().split()
+    for edit in edits:
+        lines = edit(lines)
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return read_erased(settings.site.identity, path.parent / "new")
+
+
+def test_new_results_do_not_let_back_whom_any_erasure_was_of(settings, tmp_path):
+    results = tmp_path / "results"
+    for patients in (("P1", "P2", "P3"), ("P4",), ("P2", "P5")):
+        erased(settings, results, *patients)
+    known = listed(settings)
+    audited.check_erased(settings, results, known)
+    # One who is put on the list before the job that erases has noted it.
+    audited.check_erased(settings, results, replace(known, lines=(*known.lines, "a" * 16)))
+
+
+@pytest.mark.parametrize("left", [0, 1, 3, 4])
+def test_lines_that_are_missing_at_the_end_are_found_after_several_erasures(
+    settings, tmp_path, left
+):
+    results = tmp_path / "results"
+    for patients in (("P1", "P2", "P3"), ("P4",), ("P5",)):
+        erased(settings, results, *patients)
+    short = listed(settings, lambda lines: lines[:left])
+    with pytest.raises(StageError, match="Restore it from the backup"):
+        audited.check_erased(settings, results, short)
+
+
+@pytest.mark.parametrize("place", range(5))
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda lines, place: [*lines[:place], *lines[place + 1 :]],
+        lambda lines, place: [*lines[:place], "b" * 16, *lines[place + 1 :]],
+        lambda lines, place: [*lines[:place], *lines[place + 1 :], "b" * 16],
+        lambda lines, place: [*lines[:place], "b" * 16, *lines[place:]],
+    ],
+    ids=["removed", "replaced", "removed and another added", "put in"],
+)
+def test_any_edit_of_the_list_is_found_after_several_erasures(settings, tmp_path, place, edit):
+    results = tmp_path / "results"
+    for patients in (("P1", "P2", "P3"), ("P4",), ("P5",)):
+        erased(settings, results, *patients)
+    changed = listed(settings, lambda lines: edit(lines, place))
+    with pytest.raises(StageError, match="Restore it from the backup"):
+        audited.check_erased(settings, results, changed)

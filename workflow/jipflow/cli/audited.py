@@ -257,9 +257,9 @@ def note_ledger(settings: Settings, results: Path) -> None:
 
 
 def check_erased(settings: Settings, results: Path, erased: Erased) -> None:
-    """Check that the list of who was erased is not shorter than the audit trail has it.
+    """Check that the list of who was erased begins with what each erasure of the trail has left.
 
-    Results that are new do not know how long it was.
+    Results that are new do not know what it was.
 
     Args:
         settings: of the run.
@@ -274,11 +274,11 @@ def check_erased(settings: Settings, results: Path, erased: Erased) -> None:
     from jipflow.reasons import StageError
 
     facts = [line.facts for line in site_trail(settings, results).lines()]
-    noted = max((fact.patients for fact in facts if isinstance(fact, PatientsErased)), default=0)
-    if len(erased.hashes) < noted:
+    noted = [fact for fact in facts if isinstance(fact, PatientsErased)]
+    if not all(erased.begins_with(fact.listed, fact.list_sha256) for fact in noted):
         identity = settings.site.identity
         raise StageError(
-            f"erased.txt in {identity.ledger_folder} lacks patients who were erased, of whom the "
+            f"erased.txt in {identity.ledger_folder} is not what an erasure has left, of which the "
             f"audit trail {identity.audit_file} speaks. Restore it from the backup, lest they come "
             "back."
         )
@@ -294,9 +294,13 @@ def note_erasure(site: Site, results: Path, made: Erasure) -> None:
     """
     from jipflow.privacy.audit.events import Event
     from jipflow.privacy.audit.trail import Trail, record
+    from jipflow.privacy.erased import read_erased
 
     identity = site.identity
+    listed, sha256 = read_erased(identity, results).state()
     facts = {
+        "listed": listed,
+        "list_sha256": sha256,
         "erasure": made.token,
         "protocols": sorted(made.protocols),
         "patients": made.patients,

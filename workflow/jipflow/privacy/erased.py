@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from jipflow.files import read_json, write_json
@@ -34,15 +35,28 @@ class Erased:
 
     Attributes:
         secret: of the site; empty where nobody was erased.
-        hashes: of the patients.
+        lines: hashes of the patients, in the order in which they were erased.
     """
 
     secret: bytes = b""
-    hashes: frozenset[str] = frozenset()
+    lines: tuple[str, ...] = ()
+
+    @cached_property
+    def hashes(self) -> frozenset[str]:
+        """The hashes of the patients."""
+        return frozenset(self.lines)
+
+    def begins_with(self, number: int, digest: str) -> bool:
+        """Return whether its first lines are so many, of this hash, as `state` returned them."""
+        return len(self.lines) >= number and _digest(self.lines[:number]) == digest
+
+    def state(self) -> tuple[int, str]:
+        """Return how many lines it has, and their hash."""
+        return len(self.lines), _digest(self.lines)
 
     def __contains__(self, patient: object) -> bool:
         """Whether a PatientID is one of them; blanks around it do not count."""
-        return bool(self.hashes) and _hash(self.secret, str(patient or "")) in self.hashes
+        return bool(self.lines) and _hash(self.secret, str(patient or "")) in self.hashes
 
 
 def read_erased(identity: Identity, results: Path) -> Erased:
@@ -59,7 +73,7 @@ def read_erased(identity: Identity, results: Path) -> Erased:
     lines = _lines(identity, results)
     if not lines:
         return Erased()
-    return Erased(known_secret(Path(identity.secret_file)), frozenset(lines))
+    return Erased(known_secret(Path(identity.secret_file)), tuple(lines))
 
 
 def erased_state(identity: Identity, results: Path) -> str:

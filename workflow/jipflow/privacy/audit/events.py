@@ -284,6 +284,10 @@ class PatientsErased(Facts):
     patients: Count
     cases: Count
     files: Count
+    listed: Count
+    """Patients on the list of who was erased, since then."""
+    list_sha256: Sha256
+    """Of the list, whose lines are keyed hashes."""
 
     def sentence(self) -> str:
         """Return the facts for a person."""
