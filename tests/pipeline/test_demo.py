@@ -25,6 +25,7 @@ def run_demo(folder):
         capture_output=True,
         text=True,
         check=False,
+        umask=0o022,
     )
 
 
@@ -60,6 +61,13 @@ def test_each_site_says_what_became_of_its_release(demo):
         assert bundle.name in page
         assert f"Data steward of {site} approved them at" in page
         assert str(folder) not in page
+
+
+def test_what_a_site_writes_is_its_account_s_alone_whatever_the_shell_s_umask(demo):
+    folder, _ = demo
+    paths = [path for site in SITES for path in (folder / "results" / site).rglob("*")]
+    opened = {path for path in paths if not path.is_symlink() and path.stat().st_mode & 0o077}
+    assert {path for path in opened if path.suffix != ".age"} == set()
 
 
 def test_merged_is_pooled(demo):

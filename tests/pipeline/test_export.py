@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import stat
@@ -61,7 +62,12 @@ def made(contours_run, two_patients, tmp_path_factory, monkeypatch_module) -> Ma
     identity["audit_file"] = shutil.copy2(identity["audit_file"], str(folder / "audit.jsonl"))
     write_json(site.out / "settings.json", settings)
     words = ["export", "--results", str(site.out), "--out", str(folder / "out")]
-    assert main(words) == 0
+    (site.results / "audit.json").unlink()
+    before = os.umask(0o022)
+    try:
+        assert main(words) == 0
+    finally:
+        os.umask(before)
     return Made(site, folder / "dicom", folder / "out")
 
 
@@ -149,6 +155,12 @@ def test_files_lie_by_pseudonyms_are_for_their_owner_and_have_the_hashes_on_reco
     for outcome in read_outcomes(made.site.out / OUTCOMES):
         for name, digest in zip(outcome.outputs, outcome.sha256, strict=True):
             assert sha256_file(made.out / name) == digest
+
+
+def test_what_the_command_writes_is_its_owner_s_alone_whatever_the_shell_s_umask(made):
+    written = [made.out, *made.out.rglob("*"), made.site.out / OUTCOMES]
+    written.append(made.site.results / "audit.json")
+    assert {path.name for path in written if path.stat().st_mode & 0o077} == set()
 
 
 def test_the_export_is_noted_in_the_audit_trail(made):

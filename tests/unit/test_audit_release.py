@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from jipflow.files import read_json
 from jipflow.privacy.audit.events import AT_HUB, Event
 from jipflow.privacy.audit.lines import TrailFault
 from jipflow.privacy.audit.trail import LAST, Trail, site_trail
+from jipflow.reasons import StageError
 from jipflow.release import packing
 from jipflow.release.audited import record_ledger
 from jipflow.release.ledger import Kept
@@ -184,6 +186,26 @@ def test_a_trail_that_is_not_there_is_none(north: Any, capsys: Any) -> None:
     assert "No such file" in capsys.readouterr().err
 
 
+def test_an_older_copy_of_all_secrets_with_the_ledger_stops_every_release(
+    north: Any, capsys: Any
+) -> None:
+    folder = trail_of(north).path.parent
+    older = folder.with_name("older")
+    shutil.copytree(folder, older)
+    north.send(north.root / "outbox", 3, previous=SAYS[3])
+    shutil.rmtree(folder)
+    older.rename(folder)
+    assert verify(north, *ledger(north)) == 1
+    assert "entry 3 is missing" in capsys.readouterr().err
+    with pytest.raises(StageError):
+        north.send(north.root / "outbox", 4, previous=SAYS[4])
+    # Who has put back what the results keep of both as well is found by what they packed.
+    (north.root / "results" / LAST).unlink()
+    (north.root / "results" / "ledger.json").unlink()
+    with pytest.raises(StageError, match="bundle"):
+        north.send(north.root / "outbox", 4, previous=SAYS[4])
+
+
 def test_every_event_has_a_part_of_the_page_of_a_site_or_a_hub() -> None:
     drawn = [
         {event for _, events in parts.values() for event in events}
@@ -217,6 +239,23 @@ def test_the_page_has_every_entry_and_no_script_of_a_persons_words(
     assert "&lt;script&gt;alert(1)" in resumed
     assert "<script>alert" not in resumed
     capsys.readouterr()
+
+
+def test_the_page_and_what_a_resumption_writes_are_the_owner_s_alone(
+    north: Any, tmp_path: Path
+) -> None:
+    page, path, kept = tmp_path / "a.html", trail_of(north).path, north.root / "results" / LAST
+    before = os.umask(0o022)
+    try:
+        assert verify(north, str(page), command="page") == 0
+        path.write_bytes(path.read_bytes().replace(b'"attempt":1', b'"attempt":4'))
+        who = ["--name", "Ada Roe", "--key", str(north.approver_key), "--because", REASON]
+        key_file = ["--site-key", north.settings.site.identity.signing_key_file]
+        where = ["--results", str(kept.parent)]
+        assert main(["audit", "resume", str(path), *where, *key_file, *who]) == 0
+    finally:
+        os.umask(before)
+    assert [each.stat().st_mode & 0o077 for each in (page, kept)] == [0, 0]
 
 
 def test_what_the_results_keep_may_be_damaged_until_a_person_decides(north: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import stat
 from importlib.util import find_spec
@@ -113,6 +114,16 @@ def test_an_export_stands_in_the_audit_trail(world):
     entry = json.loads((world / "secrets" / "audit.jsonl").read_text())["entry"]
     assert entry["event"] == "data_exported"
     assert entry["facts"]["files"] == len(list((world / "import").glob("*.csv")))
+
+
+def test_what_is_written_is_its_owner_s_alone_whatever_the_shell_s_umask(world):
+    before = os.umask(0o022)
+    try:
+        out = export(world)
+    finally:
+        os.umask(before)
+    written = [out, *out.iterdir(), world / "results" / "audit.json"]
+    assert {path.name for path in written if path.stat().st_mode & 0o077} == set()
 
 
 def values(connection):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 from datetime import timedelta
 from pathlib import Path
 
@@ -190,10 +192,33 @@ def test_what_is_taken_back_while_a_job_packs_does_not_leave(north, tmp_path, mo
     assert not (tmp_path / "late").exists()
 
 
-def test_the_command_lists_what_has_left(north, capsys):
-    release = north.root / "results" / "demo" / "release" / "r01"
-    shutil.copytree(north.release, release)
-    write_settings(release.parents[1] / "settings.json", north.settings)
+@pytest.fixture
+def release(north):
+    """The release where a run has it."""
+    folder = north.root / "results" / "demo" / "release" / "r01"
+    shutil.copytree(north.release, folder)
+    write_settings(folder.parents[1] / "settings.json", north.settings)
+    return folder
+
+
+def test_approving_and_revoking_write_for_the_owner_alone(north, release):
+    (release / NAME).unlink()
+    kept = north.root / "results" / "audit.json"
+    kept.unlink()
+    given = [str(release), "--name", "Ada Roe", "--key", str(north.approver_key)]
+    before = os.umask(0o022)
+    try:
+        assert main(["release", "approve", *given]) == 0
+        pages = [release / NAME, release / "index.html"]
+        assert [stat.S_IMODE(path.stat().st_mode) for path in pages] == [0o600] * 2
+        assert main(["release", "revoke", *given, "--because", WHY]) == 0
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (pages[1], kept)] == [0o600] * 2
+
+
+def test_the_command_lists_what_has_left(north, release, capsys):
     given = ["--name", "Ada Roe", "--key", str(north.approver_key), "--because"]
     assert main(["release", "revoke", str(release), *given, "no"]) == 1
     assert "revocation: reason" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from jipflow.cli.rights import rights_of
 from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.files import atomic_path, read_json
 from jipflow.hub.rounds import hub_thread
@@ -194,13 +195,14 @@ class Federation:
         try:
             read_approvals(release, 1)
         except StageError:
-            approve(
-                release_dir=release,
-                name=_approver(site),
-                key_file=key,
-                rounds=ROUNDS,
-                until=UNTIL,
-            )
+            with rights_of(self.results(site)):
+                approve(
+                    release_dir=release,
+                    name=_approver(site),
+                    key_file=key,
+                    rounds=ROUNDS,
+                    until=UNTIL,
+                )
         self._pack(site)
 
     def _pack(self, site: str) -> None:

@@ -73,7 +73,8 @@ def ledger_resume(
     from jipflow.release.ledger import Ledger
 
     kept = Ledger(ledger, known_secret(secret), results)
-    resumption = kept.resume(name=name, key_file=key, reason=because)
+    with rights_of(results):
+        resumption = kept.resume(name=name, key_file=key, reason=because)
     print(f"the ledger {ledger} goes on by the word of {resumption.person.name}")
     print(f"what was wrong: {resumption.found}")
 
@@ -168,13 +169,14 @@ def audit_resume(
         if settings is not None:
             check_hub(trail, lines, settings)
 
-    decision = Trail(trail, site_key, results).resume(
-        name=name,
-        key_file=key,
-        reason=because,
-        anchors=ledger_anchors(known.entries()) if known else {},
-        check=check,
-    )
+    with rights_of(results):
+        decision = Trail(trail, site_key, results).resume(
+            name=name,
+            key_file=key,
+            reason=because,
+            anchors=ledger_anchors(known.entries()) if known else {},
+            check=check,
+        )
     print(f"the audit trail {trail} goes on by the word of {decision.person}")
     print(f"what was wrong: {decision.found}")
 
