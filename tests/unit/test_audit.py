@@ -249,6 +249,76 @@ def test_a_full_disk_fails_the_job_and_leaves_the_trail_whole(trail: Trail) -> N
     assert len(trail.lines()) == 5
 
 
+def test_of_several_lines_at_once_a_full_disk_leaves_none(trail: Trail) -> None:
+    before = trail.path.read_bytes()
+    several = [(Event.SOURCES_CATALOGUED, catalogued(number)) for number in range(5, 9)]
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for two lines and a half.
+    room = len(before) + len(before.splitlines()[-1]) * 5 // 2
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(OSError, match="large"):
+            trail.record_all(several)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert trail.path.read_bytes() == before
+    assert trail.record_all(several) == 4
+    assert len(trail.lines()) == 8
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from jipflow.privacy.audit import trail as trails
+from jipflow.privacy.audit.events import Event
+folder, place = Path(sys.argv[1]), sys.argv[2]
+def die(*given):
+    os.kill(os.getpid(), signal.SIGKILL)
+if place == "before the results keep it":
+    trails.write_json = die
+elif place == "within a line":
+    write = os.write
+    def half(descriptor, data):
+        write(descriptor, bytes(data)[: len(data) // 2])
+        die()
+    trails.os.write = half
+else:
+    trails.os.fsync = die
+trail = trails.Trail(folder / "secrets" / "audit.jsonl", folder / "secrets" / "site.key",
+                     folder / "results")
+trails.record(trail, Event.SECRET_IN_USE, {"fingerprint": "a" * 64})
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "noted"),
+    [
+        ("before the results keep it", []),
+        ("before it is on the disk", []),
+        ("within a line", [Event.LINE_CUT]),
+    ],
+)
+def test_a_job_that_is_killed_while_it_writes_runs_again(
+    trail: Trail, tmp_path: Path, place: str, noted: list[Event]
+) -> None:
+    job = [sys.executable, "-c", KILLED, str(tmp_path), place]
+    assert subprocess.run(job, check=False).returncode == -signal.SIGKILL
+    record(trail, Event.SECRET_IN_USE, {"fingerprint": "a" * 64})
+    lines = trail.lines()
+    assert [line.entry.event for line in lines[4:]] == [*noted, Event.SECRET_IN_USE]
+    assert json.loads((trail.results / LAST).read_text()) == lines[-1].anchor.plain()
+
+
+def test_an_older_copy_of_the_trail_is_found(trail: Trail) -> None:
+    older = trail.path.read_bytes()
+    write(trail, 5)
+    trail.path.write_bytes(older)
+    with pytest.raises(TrailFault, match="entry 5 is missing"):
+        write(trail, 6)
+
+
 def test_a_clock_that_was_set_back_is_noted(trail: Trail, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trails, "now_text", lambda: "2001-01-01T00:00:00Z")
     write(trail, 5, 6)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
 
+from jipflow.exchange.keys import load_key, new_key
 from jipflow.pacs.credentials import private_file
 from jipflow.privacy.pseudonyms import known_secret, site_secret
 from jipflow.privacy.rights import check_private, check_results, closing
@@ -101,3 +103,49 @@ def test_a_umask_that_opens_files_to_all_is_refused(umask):
 
 def test_the_default_is_the_owner_alone():
     assert Permissions().mask == 0o077
+
+
+def linked(folder, *names):
+    """Return a link in each named folder, to the one before; the first to a secret."""
+    target = folder / "own" / "identity.key"
+    site_secret(target, folder / "results")
+    for name in names:
+        link = folder / name / "link"
+        link.parent.mkdir()
+        link.symlink_to(target)
+        target = link
+    return target
+
+
+def test_a_link_to_a_secret_may_not_be_replaced_by_others_either(tmp_path):
+    path = linked(tmp_path, "first", "second")
+    known_secret(path)
+    for name in ("own", "first", "second"):
+        (tmp_path / name).chmod(0o770)
+        with pytest.raises(StageError, match=rf"{name} has mode 0770.*chmod go-w"):
+            known_secret(path)
+        (tmp_path / name).chmod(0o700)
+    known_secret(path)
+
+
+def test_a_folder_that_others_may_only_read_replaces_nothing(tmp_path):
+    path = linked(tmp_path)
+    path.parent.chmod(0o755)
+    assert known_secret(path)
+    new_key(path.with_name("site.key"))
+    assert load_key(path.with_name("site.key"))
+
+
+def test_a_secret_that_belongs_to_another_account_is_refused(tmp_path, monkeypatch):
+    path = linked(tmp_path)
+    key = path.with_name("site.key")
+    new_key(key)
+    if os.geteuid():
+        # Nobody but root can read a closed file of another account.
+        monkeypatch.setattr(os, "geteuid", lambda: 0xFFFF)
+    else:
+        for each in (path, key):
+            os.chown(each, 0xFFFE, 0xFFFE)
+    for read in (lambda: known_secret(path), lambda: load_key(key)):
+        with pytest.raises(StageError, match="belongs to another account"):
+            read()

@@ -95,7 +95,7 @@ def load_key(path: Path) -> Ed25519PrivateKey:
                 f"chmod 600 {path}"
             )
         pem = stream.read()
-    if why := why_replaceable(path.resolve().parent):
+    if why := why_replaceable(path):
         raise KeyFault(f"{path}: {why}")
     try:
         key = serialization.load_pem_private_key(pem, password=None)

@@ -74,7 +74,7 @@ def private_file(path: Path, context: str) -> Path:
         raise ConfigError(f"{context}: {named} is not a file; fix the path.")
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise ConfigError(f"{context}: {path} can be read by others; run: chmod 600 {path}")
-    if why := why_replaceable(path.parent):
+    if why := why_replaceable(path):
         raise ConfigError(f"{context}: {why}")
     if not os.access(path, os.R_OK):
         raise ConfigError(f"{context}: {path} cannot be read by this user; run as its owner.")

@@ -134,7 +134,7 @@ def _read_secret(path: Path) -> bytes | None:
         ) from None
     if mode & 0o077:
         raise StageError(f"{path}: others may read the site's secret; run: chmod 600 {path}")
-    if why := why_replaceable(path.parent):
+    if why := why_replaceable(path):
         raise StageError(f"{path}: {why}")
     try:
         secret = bytes.fromhex(text.strip())

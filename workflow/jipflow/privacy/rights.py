@@ -7,6 +7,7 @@ it: jipflow changes no rights of files that it has not made.
 
 from __future__ import annotations
 
+import os
 import shlex
 import stat
 from pathlib import Path
@@ -33,6 +34,10 @@ IMAGES = (
 file below the results names one."""
 
 
+_MOST_LINKS = 40
+"""As many as Linux follows."""
+
+
 def open_rights(path: Path, umask: int) -> int:
     """Return the rights of a file or folder that a umask would not have given."""
     return stat.S_IMODE(path.stat().st_mode) & umask
@@ -56,12 +61,33 @@ def closing(path: Path, umask: int, *, whole: bool = False) -> str:
     return f"chmod {'-R ' if whole else ''}{','.join(taken)} {shlex.quote(str(path))}"
 
 
-def why_replaceable(folder: Path) -> str:
-    """Return why others may replace the files of a folder, with the fix; empty if they may not.
+def why_replaceable(path: Path) -> str:
+    """Return why others may replace a secret file, with the fix; empty if they may not.
 
     Args:
-        folder: of a secret. Others may write to one with the sticky bit, such as /tmp, but not
-            replace a file there that is not theirs.
+        path: of the file, or of a link to it: who may replace the link decides which file is read.
+    """
+    owner = path.stat().st_uid
+    if owner not in {os.geteuid(), 0}:
+        return (
+            f"it belongs to another account (uid {owner}), which can change it; have this account "
+            "own it, or use another file"
+        )
+    step = path
+    for _ in range(_MOST_LINKS):
+        if why := _why_open(step.parent):
+            return why
+        if not step.is_symlink():
+            return ""
+        step = step.parent / step.readlink()
+    return "it is a link to a link without an end; name the file itself"
+
+
+def _why_open(folder: Path) -> str:
+    """Return why others may replace the files of a folder.
+
+    They may write to one with the sticky bit, such as /tmp, but not replace a file there that is
+    not theirs.
     """
     folder = folder.resolve()
     mode = stat.S_IMODE(folder.stat().st_mode)
