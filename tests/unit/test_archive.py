@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import tarfile
 
 import pytest
@@ -121,3 +123,14 @@ def test_what_is_no_image_archive_is_named(tmp_path):
         read_image(path)
     with pytest.raises(FileNotFoundError):
         read_image(tmp_path / "none.tar")
+
+
+def test_whatever_the_umask_of_a_run_any_account_reads_an_image(tmp_path):
+    layer = layer_of({"usr/bin/says": b"x"}, [hard("opt/own/says", "usr/bin/says")])
+    before = os.umask(0o077)
+    try:
+        unpack(write_archive(tmp_path / "i.tar", [layer]), tmp_path / "root")
+    finally:
+        os.umask(before)
+    paths = [tmp_path / "root", *(tmp_path / "root").rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o755}

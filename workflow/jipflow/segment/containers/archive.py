@@ -20,6 +20,9 @@ from typing import IO
 from jipflow.place import raise_place_error
 from jipflow.reasons import StageError
 
+OPEN = 0o755
+"""Mode of folders of an image for which it has none."""
+
 WHITEOUT = ".wh."
 """Prefix of a name that removes what lower layers have under the rest of it (OCI image layer
 filesystem changeset, section "Whiteouts")."""
@@ -85,6 +88,8 @@ def unpack(path: Path, folder: Path) -> ContainerImage:
     """
     image = read_image(path)
     folder.mkdir(parents=True)
+    # Whatever the umask of the run: as root the algorithm runs as another account.
+    folder.chmod(OPEN)
     with _archive(path) as archive:
         for name in image.layers:
             with tarfile.open(fileobj=_member(archive, name)) as layer:
@@ -170,8 +175,8 @@ def _extract(layer: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> N
         return
     if not (member.isdir() and target.is_dir() and not target.is_symlink()):
         _remove(target)
+    _make_parents(target, root)
     if member.islnk():
-        target.parent.mkdir(parents=True, exist_ok=True)
         os.link(_target(folder, member.linkname), target, follow_symlinks=False)
         return
     # A folder that its owner cannot write to could be neither filled nor removed.
@@ -182,6 +187,14 @@ def _extract(layer: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> N
     # As an attribute, which Python 3.11.2 of Debian 12 passes over: it has no filters.
     layer.extraction_filter = _as_it_is
     layer.extract(plain, root)
+
+
+def _make_parents(target: Path, root: Path) -> None:
+    """Make the folders above a member that no layer names: docker may leave them out."""
+    for folder in reversed([each for each in target.parents if each.is_relative_to(root)]):
+        if not folder.is_dir():
+            folder.mkdir()
+            folder.chmod(OPEN)
 
 
 def _as_it_is(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo:

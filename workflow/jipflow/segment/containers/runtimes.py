@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from jipflow.place import TEXTS
 from jipflow.reasons import StageError
-from jipflow.segment.containers.archive import read_image, unpack
+from jipflow.segment.containers.archive import OPEN, read_image, unpack
 
 NOBODY = 65534
 """User and group of algorithms where jipflow runs as root."""
@@ -257,6 +257,7 @@ class Apptainer(Runtime):
 
 
 MOUNTS = """
+umask 022
 mount -t tmpfs -o mode=755 tmpfs "$1"
 cd "$1"
 mkdir image input output tmp dev dev/shm dev/pts
@@ -305,11 +306,15 @@ class Charliecloud(Runtime):
         self.root = self.folder / "image"
         self.configuration = unpack(self.image, self.root)
         for name in ("dev", "proc", "sys", "tmp", "input", "output", "etc"):
-            self._place(name).mkdir(exist_ok=True)
+            place = self._place(name)
+            if not place.is_dir():
+                place.mkdir()
+                place.chmod(OPEN)
         for name in ("passwd", "group", "hosts", "resolv.conf"):
             place = self._place(f"etc/{name}")
             place.unlink(missing_ok=True)
             place.touch()
+            place.chmod(0o644)
         place = self.root / "etc" / "passwd"
         place.write_text(f"algorithm:x:{NOBODY}:{NOBODY}::/tmp:/bin/sh\n")
         if gpu:
