@@ -210,6 +210,39 @@ def test_a_folder_that_runs_read_or_send_is_refused(made, name):
         export(results=made.site.out, out=made.site.out / name)
 
 
+@pytest.mark.parametrize(
+    ("protocol", "site_says", "reason"),
+    [
+        (None, "deface", "recognisable_face"),
+        ("refuse", "deface", "recognisable_face"),
+        ("deface", "refuse", "recognisable_face"),
+        # A PET without a CT or MR shows no brain.
+        ("deface", "deface", "face_not_cut"),
+    ],
+)
+def test_a_face_is_cut_away_where_the_protocol_says_so_and_the_site_does_not_refuse(
+    made, tmp_path, protocol, site_says, reason
+):
+    results = shutil.copytree(made.site.results, tmp_path / "results") / made.site.out.name
+    files = _cases(made.site)
+    first = files[(files["case_id"] == files["case_id"].min()) & (files["role"] == PET)]
+    image = pydicom.dcmread(min(first["path"]))
+    image.BodyPartExamined = "HEAD"
+    image.save_as(tmp_path / "head.dcm")
+    for path in (results / "cohort" / "shards").glob("*.parquet"):
+        table = pd.read_parquet(path)
+        table["path"] = table["path"].replace(min(first["path"]), str(tmp_path / "head.dcm"))
+        table.to_parquet(path)
+    settings = read_json(results / "settings.json")
+    if protocol:
+        settings["protocol"]["export"] = {"heads": protocol}
+    settings["site"]["export"]["heads"] = site_says
+    write_json(results / "settings.json", settings)
+    export(results=results, out=tmp_path / "out")
+    outcomes = read_outcomes(results / OUTCOMES)
+    assert {o.reason for o in outcomes if o.item == PET} == {reason, "burned_in_text"}
+
+
 def test_the_report_names_what_was_done_and_no_patient(made):
     report = read_json(made.out / REPORT)
     assert report["profile"] == "DICOM PS3.15 2026d annex E"

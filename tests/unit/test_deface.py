@@ -26,12 +26,13 @@ PATH = Path("image.dcm")
 
 
 @pytest.mark.parametrize("part", ["CHEST", "ABDOMEN", "EXTREMITY", "LSPINE", "L_SPINE", "PELVIS"])
-@pytest.mark.parametrize("heads", ["refuse", "deface", "absent"])
+@pytest.mark.parametrize("heads", ["refuse", "deface"])
 def test_a_region_without_a_face_leaves(part: str, heads: Any) -> None:
     series = ct_datasets()
     for dataset in series:
         dataset.BodyPartExamined = part
     assert decide_head(series, heads) is None
+    assert decide_head(series, heads, unstated=False) is None
 
 
 @pytest.mark.parametrize(
@@ -49,12 +50,13 @@ def test_a_region_without_a_face_leaves(part: str, heads: Any) -> None:
 def test_a_head_stays_or_loses_its_face(name: str, value: str) -> None:
     series = ct_datasets()
     setattr(series[3], name, value)
-    for heads in ("refuse", "absent"):
-        found = decide_head(series, heads)  # type: ignore[arg-type]
+    for unstated in (True, False):
+        found = decide_head(series, "refuse", unstated=unstated)
         assert isinstance(found, Refusal)
         assert found.reason == Reason.RECOGNISABLE_FACE
         assert value not in found.message
     assert decide_head(series, "deface") == Deface()
+    assert decide_head(series, "deface", unstated=False) == Deface()
 
 
 @pytest.mark.parametrize("part", [None, "", "WHOLEBODY", "PARTIALBODY", "BODY"])
@@ -63,8 +65,11 @@ def test_a_series_that_does_not_say_what_it_shows_stays_unless_a_person_does(par
     for dataset in series:
         dataset.BodyPartExamined = part
     assert isinstance(decide_head(series, "refuse"), Refusal)
-    assert decide_head(series, "absent") is None
-    assert isinstance(decide_head(series, "absent", skull=True), Refusal)
+    assert decide_head(series, "deface") == Deface()
+    for heads, shown in (("refuse", Refusal), ("deface", Deface)):
+        assert decide_head(series, heads, unstated=False) is None  # type: ignore[arg-type]
+        found = decide_head(series, heads, unstated=False, skull=True)  # type: ignore[arg-type]
+        assert isinstance(found, shown)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +207,8 @@ def test_a_pet_is_cut_as_the_ct_in_its_space(tmp_path: Path) -> None:
 def test_a_skull_counts_whatever_the_header_says_and_a_trunk_leaves(tmp_path: Path) -> None:
     chest = dicom.Study(body_part="CHEST")
     shown = series_of(write(dicom.ct_series(head(HU), GRID, chest), tmp_path / "head"))
-    assert isinstance(face_cuts([shown], "absent")[shown.series_uid], CaseFault)
+    stays = face_cuts([shown], "refuse", unstated=False)[shown.series_uid]
+    assert isinstance(stays, CaseFault)
     trunk = series_of(write(ct_datasets(), tmp_path / "trunk"))
     assert face_cuts([trunk], "refuse") == {trunk.series_uid: None}
 

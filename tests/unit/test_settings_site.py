@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from config_files import PACS, demo_protocol, loaded, message, site_of
-from jipflow.settings.resources import ROOT
+from jipflow.settings.resources import ROOT, ConfigError
 from jipflow.settings.run import load_settings
 
 
@@ -48,6 +48,33 @@ def test_of_each_limit_the_stricter_of_site_and_protocol_holds(
     for given, holds in ((tighter, tighter), (looser, default)):
         settings = loaded({**site, "disclosure": {key: given}}, protocol, tmp_path)
         assert getattr(settings.disclosure, key) == holds
+
+
+@pytest.mark.parametrize(
+    ("protocol", "site_says", "holds"),
+    [
+        (None, {}, "refuse"),
+        (None, {"heads": "deface"}, "refuse"),
+        ("refuse", {"heads": "deface"}, "refuse"),
+        ("deface", {}, "deface"),
+        ("deface", {"heads": "deface"}, "deface"),
+        ("deface", {"heads": "refuse"}, "refuse"),
+        ("deface", {"unstated_heads": False}, "deface"),
+    ],
+)
+def test_of_heads_the_protocol_decides_and_a_site_can_only_refuse(
+    site, tmp_path, protocol, site_says, holds
+):
+    content = demo_protocol() | ({"export": {"heads": protocol}} if protocol else {})
+    settings = loaded({**site, "export": site_says}, content, tmp_path)
+    assert settings.heads == holds
+
+
+def test_no_protocol_and_no_site_lets_heads_leave_as_they_are(site, tmp_path):
+    for says in ("keep", "absent"):
+        assert "export.heads" in message({**site, "export": {"heads": says}})
+        with pytest.raises(ConfigError, match=r"export\.heads"):
+            loaded(site, demo_protocol() | {"export": {"heads": says}}, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -330,8 +330,12 @@ class _Run:
 
     def _cuts(self, case: Case) -> dict[str, Shear | CaseFault | None]:
         if case.case_id not in self.cuts:
-            heads = self.work.settings.site.export.heads
-            self.cuts[case.case_id] = face_cuts(case.roles.values(), heads)
+            settings = self.work.settings
+            self.cuts[case.case_id] = face_cuts(
+                case.roles.values(),
+                settings.heads,
+                unstated=settings.site.export.unstated_heads,
+            )
         return self.cuts[case.case_id]
 
     def _check_regions(self, path: Path, dataset: Dataset) -> None:

@@ -45,14 +45,17 @@ def _labels(dataset: Dataset) -> Iterator[str]:
             yield from (str(item.get(name) or "") for name in names)
 
 
-def face_cuts(series: Iterable[Series], heads: Heads) -> dict[str, Shear | CaseFault | None]:
+def face_cuts(
+    series: Iterable[Series], heads: Heads, *, unstated: bool = True
+) -> dict[str, Shear | CaseFault | None]:
     """Return how the face of each series is cut away.
 
     That of a PET is cut as that of a CT or MR in its frame of reference, in which a brain is found.
 
     Args:
         series: of one case.
-        heads: what the site says of heads.
+        heads: what is done with heads, the stricter of protocol and site.
+        unstated: whether images that do not say what they show may be of a head.
 
     Returns:
         By series UID the planes, the fault for which it stays, or None where it shows no head.
@@ -61,8 +64,7 @@ def face_cuts(series: Iterable[Series], heads: Heads) -> dict[str, Shear | CaseF
     frames: dict[str, Shear] = {}
     for one in sorted(series, key=lambda one: one.modality not in FINDING):
         try:
-            headers = _headers(one)
-            cuts[one.series_uid] = _cut(one, headers, heads, frames)
+            cuts[one.series_uid] = _cut(one, _headers(one), heads, frames, unstated)
         except CaseFault as fault:
             cuts[one.series_uid] = fault
     return cuts
@@ -77,7 +79,11 @@ def _headers(series: Series) -> list[Dataset]:
 
 
 def _cut(
-    series: Series, headers: list[Dataset], heads: Heads, frames: dict[str, Shear]
+    series: Series,
+    headers: list[Dataset],
+    heads: Heads,
+    frames: dict[str, Shear],
+    unstated: bool,
 ) -> Shear | None:
     """Return the planes for a series; None where it shows no head.
 
@@ -90,7 +96,8 @@ def _cut(
         # What is no volume shows no skull that could be found; its headers decide.
         with suppress(CaseFault):
             volume = read_series_volume(series)
-    found = decide_head(headers, heads, skull=volume is not None and shows_skull(volume))
+    skull = volume is not None and shows_skull(volume)
+    found = decide_head(headers, heads, unstated=unstated, skull=skull)
     if found is None:
         return None
     if isinstance(found, Refusal):

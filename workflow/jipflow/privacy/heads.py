@@ -53,13 +53,14 @@ class Deface:
 
 
 def decide_head(
-    headers: Sequence[Dataset], heads: Heads, *, skull: bool = False
+    headers: Sequence[Dataset], heads: Heads, *, unstated: bool = True, skull: bool = False
 ) -> Refusal | Deface | None:
     """Decide whether a series may leave as to the face that it may show.
 
     Args:
         headers: of its image planes, laid out as single-frame ones.
-        heads: what the site says of heads.
+        heads: what is done with heads, the stricter of protocol and site.
+        unstated: whether images that do not say what they show may be of a head.
         skull: whether the pixels show one, as `jipflow.privacy.deface.shows_skull` finds.
 
     Returns:
@@ -70,16 +71,16 @@ def decide_head(
         return None
     sure = "its pixels show a skull" if skull else _head(planes)
     doubt = sure or _doubt(planes)
-    if doubt is None or (heads == "absent" and not sure):
+    if doubt is None or (not unstated and not sure):
         return None
     if heads == "deface":
         return Deface()
-    remedy = (
-        "leave it out, or have faces cut away by export.heads: deface"
-        if sure
-        else "leave it out, or have faces cut away by export.heads: deface; if none of your "
-        "series without a region is of a head, state so by export.heads: absent"
-    )
+    remedy = "leave it out, or have faces cut away by export.heads: deface of protocol and site"
+    if not sure:
+        remedy += (
+            "; if none of your series without a region is of a head, state so by "
+            "export.unstated_heads: false"
+        )
     return Refusal(Reason.RECOGNISABLE_FACE, f"shows a head, or may, for {doubt}; {remedy}.")
 
 

@@ -1,4 +1,4 @@
-"""What a site says of the images that leave it: where makers burn text in, and what of heads."""
+"""What protocol and site say of images that leave: what of heads, and where makers burn text in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from jipflow.settings.part import Maybe, Part, Text
 Pixel = Annotated[int, Field(ge=0)]
 Length = Annotated[int, Field(ge=1)]
 
-Heads = Literal["refuse", "deface", "absent"]
+Heads = Literal["refuse", "deface"]
+
+
+class ExportRule(Part):
+    """What leaves of images, once a person exports them."""
+
+    heads: Heads
+    """What of images that show a head, or may: they stay, or their face is cut away."""
 
 
 class Rectangle(Part):
@@ -62,6 +69,9 @@ class Export(Part):
     pixel_regions: list[PixelRegions] = Field(default=[])
     """Where text is burned into the images of a maker's model. Images of a kind that often shows
     text leave only if one of these is of them."""
-    heads: Heads = "refuse"
-    """What of images that show a head, or may: they stay, or their face is cut away, or `absent`,
-    by which a person states that images which do not say what they show are of no head."""
+    heads: Heads = "deface"
+    """What of images that show a head, or may: by `refuse` they stay even where the protocol lets
+    them leave without their face."""
+    unstated_heads: bool = True
+    """Whether images that do not say what they show may be of a head; by `false` a person states
+    that at this site none of them is."""

@@ -14,6 +14,7 @@ from jipflow.patterns import PatternError, check_pattern, meets
 from jipflow.settings.clinical import ROLE, VARIABLE, ClinicalVariable
 from jipflow.settings.consent import ConsentRule
 from jipflow.settings.covariates import Covariate
+from jipflow.settings.export import ExportRule
 from jipflow.settings.names import among
 from jipflow.settings.part import (
     AsGiven,
@@ -485,6 +486,9 @@ class Protocol(Part):
     analyses: list[AnyAnalysis] = Field(default=[])
     """What a release is computed from; without any there is no release."""
     disclosure: Disclosure = Field(default_factory=Disclosure)
+    export: Maybe[ExportRule] = None
+    """What leaves of images, once a person exports them; without it heads stay. See
+    [export.md](export.md#pixels)."""
     tolerance: Tolerance = Field(default_factory=Tolerance)
     terms: Maybe[dict[TermName, TermSettings]] = None
     """Terms of the protocol's own, beside those of workflow/resources/terms.yaml. They may stand in

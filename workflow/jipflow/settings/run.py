@@ -14,6 +14,7 @@ from jipflow.settings.clinical import check_map
 from jipflow.settings.complete import complete_types
 from jipflow.settings.dependence import DEPENDENCE, PLANNING
 from jipflow.settings.digests import named_content, protocol_sha256
+from jipflow.settings.export import Heads
 from jipflow.settings.folders import results_folder
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import (
@@ -70,6 +71,13 @@ class Settings(Part):
     def disclosure(self) -> Disclosure:
         """What may leave: of each limit the stricter of protocol and site."""
         return self.protocol.disclosure.stricter(**self.site.disclosure.limits())
+
+    @property
+    def heads(self) -> Heads:
+        """What is done with heads in an export: the stricter of protocol and site."""
+        rule = self.protocol.export
+        allowed = rule is not None and rule.heads == self.site.export.heads == "deface"
+        return "deface" if allowed else "refuse"
 
     @property
     def uses_gpu(self) -> bool:

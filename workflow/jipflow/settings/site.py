@@ -352,7 +352,8 @@ class Site(Part):
     disclosure: Stricter = Field(default_factory=Stricter)
     """A site may only be stricter than the protocol."""
     export: Export = Field(default_factory=Export)
-    """What leaves of images, once a person exports them."""
+    """What leaves of images, once a person exports them; of heads the site may only be stricter
+    than the protocol."""
     models: Maybe[OwnModels] = None
     """The models that only this site has; without it they are those of models/models.yaml, if it is
     there."""
