@@ -6,7 +6,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
+import subprocess
+import sys
+import time
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -19,7 +23,8 @@ import pytest
 from harness import ROOT, Site
 from jipflow.cases import Case, Series, read_cases
 from jipflow.cli import main
-from jipflow.export.stage import OUTCOMES, REPORT, export
+from jipflow.export.folder import PARTIAL, REPORT
+from jipflow.export.stage import OUTCOMES, export
 from jipflow.files import canonical_digest, read_json, sha256_file, write_json
 from jipflow.images.series import read_series_volume
 from jipflow.outcomes import Status, read_outcomes
@@ -166,7 +171,7 @@ def test_what_the_command_writes_is_its_owner_s_alone_whatever_the_shell_s_umask
 def test_the_export_is_noted_in_the_audit_trail(made):
     trail = Path(read_json(made.site.out / "settings.json")["site"]["identity"]["audit_file"])
     lines = [json.loads(line)["entry"] for line in trail.read_text().splitlines()]
-    (noted,) = [line["facts"] for line in lines if line["event"] == "data_exported"]
+    (noted, *_) = [line["facts"] for line in lines if line["event"] == "data_exported"]
     assert (noted["format"], noted["files"]) == ("dicom", len(made.objects()))
 
 
@@ -193,15 +198,36 @@ def _read(site: Site) -> list[Case]:
 
 
 def test_an_export_again_gives_the_same_bytes_and_another_folder_is_not_replaced(made):
-    before = {path: sha256_file(path) for path in made.out.rglob("*") if path.is_file()}
+    before = _hashes(made.out)
     export(results=made.site.out, out=made.out)
-    assert {path: sha256_file(path) for path in made.out.rglob("*") if path.is_file()} == before
+    assert _hashes(made.out) == before
     other = made.out.parent / "other"
     other.mkdir()
     (other / "letter.txt").write_text("mine")
     with pytest.raises(StageError, match="is not empty"):
         export(results=made.site.out, out=other)
     assert (other / "letter.txt").read_text() == "mine"
+
+
+def test_an_export_that_was_killed_is_made_anew_by_the_same_command(made):
+    out = made.out.parent / "again"
+    words = ["export", "--results", str(made.site.out), "--out", str(out), "--threads", "2"]
+    command = [sys.executable, "-m", "jipflow", *words]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while running.poll() is None and not list(out.parent.glob(f"{PARTIAL}*/*/*/*/*.dcm")):
+        time.sleep(0.01)
+    running.kill()
+    assert running.wait() == -signal.SIGKILL
+    assert list(out.parent.glob(f"{PARTIAL}*"))
+    assert not out.exists()
+    assert main(words) == 0
+    assert not list(out.parent.glob(f"{PARTIAL}*"))
+    assert _hashes(out) == _hashes(made.out)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): sha256_file(path) for path in files}
 
 
 @pytest.mark.parametrize("name", ["release", "../exchange/out/x", "../.."])

@@ -376,7 +376,8 @@ def export(
     threads: Annotated[int, "processes"] = 1,
 ) -> None:
     """Write a protocol's cohort as de-identified DICOM."""
-    from jipflow.export.stage import OUTCOMES, REPORT
+    from jipflow.export.folder import REPORT
+    from jipflow.export.stage import OUTCOMES
     from jipflow.export.stage import export as export_cohort
 
     with alone_with(results, "jipflow export"):

@@ -21,7 +21,8 @@ from pydicom.dataset import Dataset
 import jipflow
 from jipflow import datasets
 from jipflow.cases import Case, Series, read_cases
-from jipflow.files import atomic_path, canonical_digest, read_json, write_json
+from jipflow.export.folder import REPORT, check_folder, whole_folder
+from jipflow.files import canonical_digest, write_json
 from jipflow.images.read import complete_uids, read_instance, readable
 from jipflow.objects.seg_writer import seg_path
 from jipflow.objects.sr import sr_path
@@ -39,12 +40,9 @@ from jipflow.privacy.text import Identifiers
 from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.export import Export
 from jipflow.settings.run import Settings, read_settings
-from jipflow.settings.site import Folder
 from jipflow.workers import for_each_case
 
 STAGE = "export"
-REPORT = "export.json"
-"""Name of the file beside the patients' folders that says what was done; it names no patient."""
 OUTCOMES = Path(STAGE, "outcomes.parquet")
 """The outcome of each item, below the results: why it did not leave may name its file."""
 PIXELS_CLEANED = "113101"
@@ -105,7 +103,7 @@ def export(*, results: Path, out: Path, threads: int = 1) -> Exported:
     Args:
         results: the protocol's results folder, of a run that has ended.
         out: folder for the files; it is made as a whole or not at all. One that an export made
-            before is replaced.
+            before is replaced, and what one left that was killed is removed.
         threads: processes.
 
     Raises:
@@ -120,8 +118,7 @@ def export(*, results: Path, out: Path, threads: int = 1) -> Exported:
     by_patient: dict[str, list[Case]] = defaultdict(list)
     for case in _cases(results, settings):
         by_patient[case.patient].append(case)
-    with atomic_path(out) as partial_out:
-        partial_out.mkdir(mode=0o700)
+    with whole_folder(out, results) as partial_out:
         work = Work(settings, secret, results, partial_out, words_of(settings))
         groups = [by_patient[patient] for patient in sorted(by_patient)]
         patients = for_each_case(groups, partial(_each, work=work), threads)
@@ -131,33 +128,6 @@ def export(*, results: Path, out: Path, threads: int = 1) -> Exported:
         write_json(partial_out / REPORT, _report(settings, made, done, outcomes))
     write_outcomes(results / OUTCOMES, outcomes)
     return made
-
-
-def check_folder(out: Path, settings: Settings, results: Path) -> None:
-    """Refuse a folder that holds something else, or whose files are sent or read by a run.
-
-    Raises:
-        StageError: it is not empty and no export made it; it is, or lies in, the results, an
-            exchange folder or a source.
-    """
-    real = out.resolve()
-    taken = [results.parent, *settings.site.exchange.folders(results.parent)]
-    taken += [Path(s.path) for s in settings.site.sources if isinstance(s, Folder)]
-    for folder in taken:
-        if real.is_relative_to(folder.resolve()) or folder.resolve().is_relative_to(real):
-            raise StageError(
-                f"{out}: is, holds or lies in {folder}, which the site's runs read or send; name "
-                "a folder of its own."
-            )
-    if out.is_dir() and any(out.iterdir()) and not _is_export(out):
-        raise StageError(f"{out}: is not empty, and no export made it; name a new folder.")
-
-
-def _is_export(folder: Path) -> bool:
-    try:
-        return "jipflow" in read_json(folder / REPORT)
-    except (OSError, ValueError):
-        return False
 
 
 def words_of(settings: Settings) -> frozenset[str]:
