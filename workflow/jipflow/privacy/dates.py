@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Collection
 from datetime import date, timedelta
 
 MOST_DAYS = 3653
@@ -87,7 +88,7 @@ COMPACT = re.compile(
 _YEAR_FIRST = re.compile(rf"(?<!\d)({_YEAR})([-/._])({_MONTH})\2({_DAY})(?!\d)")
 _DAY_FIRST = re.compile(rf"(?<!\d)({_DAY})([-._])({_MONTH})\2({_YEAR})(?!\d)")
 _UNSURE = re.compile(
-    rf"(?<!\d)\d{{1,2}}\s?([-/.])\s?\d{{1,2}}\s?\1\s?(?:{_YEAR}|\d\d)(?!\d)"
+    rf"(?<!\d)\d{{1,2}}\s?([-/.])\s?\d{{1,2}}\s?\1\s?{_YEAR}(?!\d)"
     rf"|(?<!\d)(?:{_DAY}[. -]{{0,2}}{_NAMES}[ ,.-]{{0,2}}(?:{_YEAR}|\d\d)(?!\d)"
     rf"|(?<![^\W\d_]){_NAMES} ?{_DAY}(?:st|nd|rd|th)?,? ?{_YEAR}(?!\d)"
     rf"|(?<![^\W\d_]){_NAMES}[ -]?{_YEAR}(?!\d))"
@@ -99,17 +100,41 @@ _UNSURE = re.compile(
 )
 
 
-def dates_in(text: str, days: int, *, compact: bool = True) -> list[tuple[int, int, str]]:
+_SHORT = re.compile(
+    r"(?<!\d)(?=(?P<all>(\d{1,2})\s?(?P<mark>[-/.])\s?(\d{1,2})\s?(?P=mark)\s?(\d\d))(?!\d))"
+)
+"""Three numbers that may be a date whose year has two digits, also one within another."""
+_BEFORE = re.compile(
+    r"(?P<version>(?<![^\W\d_])(?:v|ver|version|vers|rev|release)[ .]?)?(?P<numbers>(?:\d+\.)*)\Z",
+    re.IGNORECASE,
+)
+_BEHIND = re.compile(r"(?:\.\d+)*")
+"""What makes three numbers with dots between them a part of a version."""
+
+
+def dates_in(
+    text: str,
+    days: int,
+    *,
+    compact: bool = True,
+    known: Collection[str] = (),
+    version: bool = False,
+) -> list[tuple[int, int, str]]:
     """Return the places of the dates of a text, and what stands there instead.
 
     Dates of eight digits, year first, or day first with dots, dashes or underscores are moved back.
     Others, such as 5/3/20, May 2020, 29.02. or 29Feb, are taken out: they can be read in several
-    ways, or lack a year.
+    ways, or lack a year. Numbers of which no order gives a day, such as 3.41.59, are no date. More
+    than three with dots between them, such as 2.1.10.4, and those behind a ``v`` are a version,
+    unless they are a day of the patient, or have two digits each, as a date and a time have.
 
     Args:
         text: any.
         days: by how many they are moved back.
         compact: whether eight digits without separators may be a date.
+        known: days of the patient, eight digits.
+        version: whether the text is a version as a whole, in which three numbers are a date only if
+            they are a day of the patient, or have two digits each, of which one is 0.
 
     Returns:
         Begin, end and replacement of each, in order, none within another.
@@ -125,7 +150,45 @@ def dates_in(text: str, days: int, *, compact: bool = True) -> list[tuple[int, i
             _add(found, match.span(), new)
     for match in _UNSURE.finditer(text):
         _add(found, match.span(), "")
+    for match in _SHORT.finditer(text):
+        if _is_short_date(text, match, known, version):
+            _add(found, match.span("all"), "")
     return [(begin, end, new) for (begin, end), new in sorted(found.items())]
+
+
+def _is_short_date(text: str, match: re.Match[str], known: Collection[str], version: bool) -> bool:
+    """Return whether three numbers may be a day, a month and a year of two digits."""
+    numbers = match.group(2, 4, 5)
+    readings = _readings(*numbers)
+    if not readings.isdisjoint(known):
+        return True
+    padded = bool(readings) and all(len(number) == 2 for number in numbers)
+    if version:
+        return padded and any(number.startswith("0") for number in numbers)
+    if padded or not readings or match["mark"] != ".":
+        return bool(readings)
+    begin, end = match.span("all")
+    before, behind = _BEFORE.search(text[:begin]), _BEHIND.match(text, end)
+    assert before
+    assert behind
+    return not before["version"] and "." not in before["numbers"] + behind[0]
+
+
+def _readings(first: str, second: str, third: str) -> set[str]:
+    """Return the days, eight digits, that three numbers of two digits may mean.
+
+    A day or a month may be 00 where it is not known.
+    """
+    a, b, c = int(first), int(second), int(third)
+    orders = [(c, b, a), (c, a, b)]
+    if len(first) == len(second) == 2:
+        orders.append((a, b, c))
+    return {
+        f"{century + year}{month:02}{day:02}"
+        for year, month, day in orders
+        for century in (1900, 2000)
+        if month <= 12 and day <= 31 and ((month and day) or len(first) == len(second) == 2)
+    }
 
 
 def _written(match: re.Match[str], pattern: re.Pattern[str], moved: date) -> str:

@@ -212,6 +212,8 @@ class Elements:
         if vr in kinds.NARRATIVES and name not in kinds.PROSE:
             return self._by_profile(element, vr, rule.basic if rule else "X")
         clean = self.text.device if machine or device else self.text.description
+        if machine and name in kinds.VERSIONS:
+            clean = self.text.version
         return self._cleaned(element, vr, rule, clean)
 
     def _time(
@@ -307,7 +309,8 @@ class Elements:
             text = value.strip(" \0")
             if element.keyword == "CodingSchemeDesignator" and text not in kinds.CODING_SCHEMES:
                 return kinds.LOCAL_SCHEME
-            plain = not any(map(str.isspace, text)) and self.text.device(text) == text
+            clean = self.text.version if element.keyword in kinds.VERSIONS else self.text.device
+            plain = not any(map(str.isspace, text)) and clean(text) == text
             return text if plain else None
 
         return self._cleaned(element, vr, None, value_of)

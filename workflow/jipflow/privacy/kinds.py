@@ -43,6 +43,14 @@ DEVICE = frozenset(
 )
 """Texts outside Table E.1-1 that a machine writes; identifiers and dates are taken out of them."""
 
+VERSIONS = frozenset(
+    (
+        *("SoftwareVersions", "ApplicationVersion", "AlgorithmVersion", "ManufacturerModelVersion"),
+        "CodingSchemeVersion",
+    )
+)
+"""Texts of machines that are versions, whose numbers look like dates."""
+
 DESCRIPTIONS = frozenset(
     (
         *("Radiopharmaceutical", "Radionuclide", "RadiopharmaceuticalRoute"),

@@ -35,18 +35,6 @@ _SHORTEST_PART = 5
 """Characters of a part of an identifier, from which it is taken for the whole."""
 _UID = re.compile(r"(?<![\w.])(?=[\d.]{20})(?!1\.2\.840\.10008\.)[0-2](?:\.\d+){3,}(?!\w)")
 """UIDs but for DICOM's own; what is shorter may be a version."""
-_WORD = re.compile(r"[^\W_]+")
-_PIECES = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+|[^\W\d_a-zA-Z]+")
-_LONGEST_NUMBER = 3
-_SHORTEST_PART = 5
-"""Characters of a part of an identifier, from which it is taken for the whole."""
-_UID = re.compile(r"(?<![\w.])(?=[\d.]{20})(?!1\.2\.840\.10008\.)[0-2](?:\.\d+){3,}(?!\w)")
-"""UIDs but for DICOM's own; what is shorter may be a version."""
-_OLD = re.compile(
-    r"(?<![^\W_])(?:0?9[1-9]|1[0-2]\d)[\s-]?(?:y|yo|y/o|yrs?|years?|j|jahre?)(?![^\W_])",
-    re.IGNORECASE,
-)
-"""Ages above 90 years (45 CFR 164.514 (b)(2)(i)); 90Y is an isotope, too."""
 _SHORTEST_BEGINNING = 5
 """Letters of the beginning of a name that are taken for it at the end of a text."""
 
@@ -211,20 +199,32 @@ class TextCleaner:
 
         Eight digits are often part of a number; they are a date if the patient has one such.
         """
+        return self._of_machine(text, version=False)
+
+    def version(self, text: str) -> str:
+        """Return a version as `device` does; dotted numbers in it are dates less often."""
+        return self._of_machine(text, version=True)
+
+    def _of_machine(self, text: str, *, version: bool) -> str:
         spans = [(begin, end, "") for begin, end in self._found(text)]
-        spans += dates_in(text, self.days, compact=False)
+        spans += dates_in(text, self.days, compact=False, known=self._days, version=version)
         spans += [
             span
-            for span in dates_in(text, self.days)
+            for span in dates_in(text, self.days, version=version)
             if text[span[0] : span[0] + 8] in self.identifiers.dates
         ]
         return _tidy(_replaced(text, spans)) if spans else text.strip(" \0")
+
+    @property
+    def _days(self) -> frozenset[str]:
+        """Days of the patient, eight digits; those of birth are among the numbers."""
+        return self.identifiers.dates | self.identifiers.numbers
 
     def description(self, text: str) -> str:
         """Return a text that a person may have written: of its words only those of imaging."""
         spans = [(begin, end, "") for begin, end in self._found(text)]
         spans += [(*match.span(), "") for match in IN_TEXT.finditer(text)]
-        spans += dates_in(text, self.days)
+        spans += dates_in(text, self.days, known=self._days)
         taken = [(begin, end) for begin, end, _ in spans]
         for match in _WORD.finditer(text):
             begin, end = match.span()
