@@ -26,7 +26,15 @@ from pydicom.uid import (
 
 from deidentification_items import FILE_NAME, SPARE_BITS, Action, Item, Planted
 from deidentification_plant import PEOPLE, Person, Planter, drawn_text
-from deidentification_traps import burned, everywhere, only_kept_whole, values
+from deidentification_traps import (
+    burned,
+    everywhere,
+    garbled,
+    in_numbers,
+    only_kept_whole,
+    values,
+    versions,
+)
 from jipflow.phantom import dicom
 from jipflow.phantom.elements import code_item, reference_item
 from jipflow.phantom.grid import PhantomGrid
@@ -76,6 +84,12 @@ def synthetic(folder: Path, people: tuple[Person, ...] = PEOPLE) -> list[Planted
                 everywhere(planter)
             if name == "ct_values":
                 values(planter)
+            if name == "ct_numbers":
+                in_numbers(planter)
+            if name == "mr":
+                versions(planter)
+            if name in ("ct_garbled", "ct_unstated"):
+                file.patches = garbled(planter)
             _content(planter, name)
             file.items.append(Item(A.TEXT_REMOVED, FILE_NAME, person.last))
             planted.append(file)
@@ -121,6 +135,12 @@ def _write(file: Planted, name: str) -> None:
         dataset.PixelData += b"%b\0" % file.path.stem.encode("ascii", "replace")
         dataset.PixelData += b"\0" * (len(dataset.PixelData) % 2)
     dataset.save_as(file.path, enforce_file_format=True)
+    if file.patches:
+        content = file.path.read_bytes()
+        for mark, form in file.patches:
+            assert content.count(mark) == 1
+            content = content.replace(mark, form)
+        file.path.write_bytes(content)
 
 
 def _objects(person: Person) -> Iterator[tuple[str, Dataset]]:
@@ -148,6 +168,11 @@ def _objects(person: Person) -> Iterator[tuple[str, Dataset]]:
     yield "ct_comment", _commented(image, person)
     yield "ct_values", dicom.ct_series(hu, GRID, study, number=11)[0]
     yield "ct_latin", _latin(dicom.ct_series(hu, GRID, study, number=14)[0])
+    yield "ct_numbers", dicom.ct_series(hu, GRID, study, number=21)[0]
+    yield "ct_garbled", dicom.ct_series(hu, GRID, study, number=22)[0]
+    image = dicom.ct_series(hu, GRID, study, number=23)[0]
+    image.SpecificCharacterSet = "ISO_IR 100"
+    yield "ct_unstated", image
     for number, (name, change) in enumerate(SHOWING_TEXT.items(), 15):
         image = dicom.ct_series(hu, GRID, study, number=number)[0]
         for keyword, value in change.items():

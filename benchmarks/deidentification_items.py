@@ -72,11 +72,19 @@ class Item:
 
 @dataclass
 class Planted:
-    """A file with what is planted in it."""
+    """A file with what is planted in it.
+
+    Attributes:
+        path: of the file.
+        dataset: that it is written from.
+        items: what is planted.
+        patches: bytes that stand in the file once, and what replaces them.
+    """
 
     path: Path
     dataset: Dataset
     items: list[Item] = field(default_factory=list)
+    patches: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class Written:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import struct
 
 import numpy as np
 from pydicom.config import IGNORE
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 
-from deidentification_items import Action, Item, Planted
+from deidentification_items import ANYWHERE, Action, Item, Planted
 from deidentification_plant import Planter, drawn_text
 
 A = Action
@@ -50,6 +52,127 @@ def values(planter: Planter) -> None:
     ):
         ds[keyword] = DataElement(keyword, "UI", uid, validation_mode=IGNORE)
         planter.require(A.UID_CHANGED, (keyword,), uid)
+
+
+def in_numbers(planter: Planter) -> None:
+    """Plant texts and days in elements of numbers and bytes, beside numbers that are to stay."""
+    p, ds = planter.person, planter.dataset
+    name = f"{p.last} {p.first}"
+    for tag, vr, text in (
+        ((0x0018, 0x9087), "FD", name),
+        ((0x0018, 0x1310), "US", name),
+        ((0x0018, 0x9322), "FD", f"{p.stranger} "),
+        ((0x0018, 0x9306), "FD", p.birth),
+        ((0x0018, 0x9307), "UN", f"{p.stranger}^Ida"),
+        ((0x0018, 0x9219), "SS", p.number),
+        ((0x0018, 0x6020), "SL", name),
+        ((0x0020, 0x9157), "UL", p.day),
+        ((0x0028, 0x0009), "AT", name),
+        ((0x0066, 0x0016), "OF", name),
+        ((0x0028, 0x3006), "OW", f"{name} {p.number}"),
+        ((0x0010, 0x4000), "OB", name),
+        ((0x0008, 0x103E), "OB", name),
+    ):
+        size = {"FD": 8, "UN": 8, "US": 2, "SS": 2, "OW": 2, "OB": 2}.get(vr, 4)
+        data = text.encode()
+        data += b" " * (-len(data) % size)
+        ds[tag] = RawDataElement(Tag(tag), vr, len(data), data, 0, False, True)
+        _forget(planter, tag)
+        # Four letters and fewer are numbers by chance.
+        for gone in text.replace("^", " ").split():
+            if len(gone) > 4:
+                planter.require(A.TEXT_REMOVED, ANYWHERE, gone.encode())
+    for tag, vr, data in (
+        ((0x0018, 0x1130), "DS", p.day.encode()),
+        ((0x0018, 0x1152), "IS", p.birth.encode()),
+        ((0x0018, 0x9313), "FD", struct.pack("<d", float(p.day))),
+    ):
+        ds[tag] = RawDataElement(Tag(tag), vr, len(data), data, 0, False, True)
+        _forget(planter, tag)
+        planter.require(A.TEXT_REMOVED, (tag,), p.birth if vr == "IS" else p.day)
+    for keyword, vr, value in (
+        ("RevolutionTime", "FD", 0.75),
+        ("TotalCollimationWidth", "FD", 38.4),
+        ("PixelPaddingValue", "SS", -2000),
+        ("ChannelSensitivity", "DS", "1.25"),
+        ("RedPaletteColorLookupTableDescriptor", "US", [256, 0, 16]),
+    ):
+        ds[keyword] = DataElement(keyword, vr, value)
+        planter.require(A.TAG_RETAINED, (keyword,), value)
+
+
+def _forget(planter: Planter, tag: tuple[int, int]) -> None:
+    """Require no longer what was planted at a tag before."""
+    items = planter.file.items
+    items[:] = [item for item in items if item.place not in ((tag,), (keyword_for_tag(tag),))]
+
+
+def versions(planter: Planter) -> None:
+    """Plant versions, which look like dates and stay, and dates beside them."""
+    p = planter.person
+    day = f"{int(p.day[6:])}.{int(p.day[4:6])}.{p.day[2:4]}"
+    for keyword, text, gone, stays in (
+        ("SoftwareVersions", "syngo 2.1.10.4", "", "2.1.10.4"),
+        ("ManufacturerModelVersion", "2.1.10", "", "2.1.10"),
+        ("AlgorithmVersion", f"3.1.12 of {day}", day, "3.1.12"),
+        (
+            "ReconstructionMethod",
+            f"MLEM v1.12.3 {p.day[6:]}.{p.day[4:6]}.{p.day[:4]}",
+            f"{p.day[6:]}.{p.day[4:6]}.{p.day[:4]}",
+            "v1.12.3",
+        ),
+        ("AttenuationCorrectionMethod", f"measured 4.12.11.2 {day}", day, "measured 4.12.11.2"),
+    ):
+        planter.file.items[:] = [i for i in planter.file.items if i.place != (keyword,)]
+        planter.put((keyword,), text, gone, stays)
+
+
+def garbled(planter: Planter) -> list[tuple[bytes, bytes]]:
+    """Plant names in other character sets than the file states, beside what stays.
+
+    Returns:
+        What stands in place of each until the file is written, and what it is replaced by.
+    """
+    p, ds = planter.person, planter.dataset
+    stated = "ISO_IR 192" if "ISO_IR 192" in str(ds.SpecificCharacterSet) else "ISO_IR 100"
+    read = {"ISO_IR 192": "utf-8", "ISO_IR 100": "latin-1"}[stated]
+    ds.SpecificCharacterSet = stated
+    texts = " ".join((p.name, p.doctor, p.operator)).replace("^", " ").replace("=", " ").split()
+    foreign = [word for word in dict.fromkeys(texts) if not word.isascii() and len(word) > 2]
+    forms = [
+        form
+        for word in foreign
+        for encoding in ("utf-8", "latin-1", "shift_jis", "euc_jp", "cp850", "iso2022_jp")
+        for form in _garbled(word, encoding)
+    ]
+    places = (
+        *("ReceiveCoilManufacturerName", "TransmitCoilManufacturerName", "ReconstructionMethod"),
+        *("ScatterCorrectionMethod", "MultiCoilElementName", "ApplicationName", "ImageFilter"),
+        *("AcquisitionMode", "EnergyWindowName", "TypeOfFilters", "StackID", "DoseModeName"),
+        *("GridID", "ImagedNucleus", "PulseSequenceName", "LUTLabel"),
+    )
+    patches = []
+    for number, (form, keyword) in enumerate(zip(forms, places, strict=False)):
+        mark = f"@{number:02}".encode().ljust(len(form), b"@")
+        planter.put((keyword,), f"K7 {mark.decode()}", "", "K7")
+        patches.append((mark, form))
+        planter.require(A.TEXT_REMOVED, ANYWHERE, form)
+        # What is escaped is read as what it was meant to be.
+        if b"\x1b" not in form:
+            planter.require(A.TEXT_REMOVED, (keyword,), form.decode(read, "replace"))
+    return patches
+
+
+def _garbled(word: str, encoding: str) -> list[bytes]:
+    """Return a word as it stands after a wrong reading, at least three bytes."""
+    try:
+        right = word.encode(encoding)
+    except UnicodeError:
+        return []
+    twice = right.decode("latin-1").encode("utf-8")
+    lost = [] if right.isascii() else [right.decode("ascii", "replace").encode("utf-8")]
+    tells = sum(letter.isascii() for letter in word) > 2
+    return [form for form in (right, twice, *(lost if tells else [])) if len(form) > 2]
 
 
 def _devices(planter: Planter) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
-from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
@@ -20,6 +20,7 @@ from jipflow.privacy import kinds
 from jipflow.privacy.ages import CONCEPTS, cap_measured_age, capped_age
 from jipflow.privacy.codes import clean_meaning, coded
 from jipflow.privacy.dates import ZONE, dates_in, kept_time, moved_date, moved_date_time
+from jipflow.privacy.numbers import NumberSearch, plain_numbers
 from jipflow.privacy.private_elements import safe_elements
 from jipflow.privacy.profile import Rule, attribute_rules, content_rules
 from jipflow.privacy.pseudonyms import pseudonym_uid
@@ -36,8 +37,6 @@ MACHINE = {("DCM", "111001"), ("DCM", "111002"), ("DCM", "111003")}
 """Content items that are the name, the parameters and the version of an algorithm (PS3.16)."""
 LONGEST_DEFINED = 32
 """Characters of the longest UID that the standard defines, and some more."""
-LONG_NUMBER = 6
-"""Digits of an identifier for which a whole number is taken; shorter ones count."""
 SHORTEST = 3
 """Letters of the shortest identifier that is looked for in a CS; those of words such as CT or AX
 are too common there, where no person types."""
@@ -70,6 +69,7 @@ class Elements:
 
     def __init__(self, key: bytes, days: int, text: TextCleaner, done: Tally) -> None:
         self.key, self.days, self.text, self.done = key, days, text, done
+        self.numbers = NumberSearch(text.identifiers)
 
     def walk(self, source: Dataset, *, device: bool = False) -> Dataset:
         """Return the elements of a data set or an item that stay.
@@ -84,8 +84,8 @@ class Elements:
             if tag.is_private:
                 private.append(tag)
                 continue
-            plain = _plain_numbers(source.get_item(tag))
-            if plain is not None and not (plain.VR == "IS" and self._identifies(plain.value)):
+            plain = plain_numbers(source.get_item(tag))
+            if plain is not None and not self.numbers.in_text(plain.value or b""):
                 made[tag] = plain
                 continue
             try:
@@ -99,15 +99,6 @@ class Elements:
             made[element.tag] = element
         self.done["private", Done.REMOVED] += sum(tag not in made for tag in private)
         return made
-
-    def _identifies(self, whole: bytes | None) -> bool:
-        """Return whether one of whole numbers is an identifier of the patient of 6 digits or more.
-
-        Some systems number series by what they number patients and orders by.
-        """
-        known = self.text.identifiers.numbers
-        numbers = (value.strip(b" \0").decode("latin-1") for value in (whole or b"").split(b"\\"))
-        return any(len(number) >= LONG_NUMBER and number in known for number in numbers)
 
     def _noted(self, name: str, what: Done) -> None:
         self.done[name or "unknown", what] += 1
@@ -130,11 +121,11 @@ class Elements:
             return self._gone(name)
         if vr == "SQ":
             return self._sequence(element, rule, device)
-        if name in kinds.BINARY and rule is None:
+        if name in kinds.PIXELS:
             return element
-        if vr in kinds.NUMBERS:
+        if vr in kinds.NUMBERS or (name in kinds.BINARY and rule is None):
             kept = rule is None or rule.options or rule.basic not in ("X", "Z", "D")
-            return element if kept else self._gone(name)
+            return element if kept and not self.numbers.in_element(element) else self._gone(name)
         if name in kinds.CODES or name == "CodeMeaning":
             return self._code(source, element, vr)
         clean = self._by_representation.get(vr)
@@ -235,7 +226,7 @@ class Elements:
 
         def number(value: str) -> str | None:
             text = value.strip(" \0")
-            sound = pattern.fullmatch(text) and not (vr == "IS" and self._identifies(text.encode()))
+            sound = pattern.fullmatch(text) and not self.numbers.in_text(text.encode())
             return text if sound else None
 
         before = _values(element)
@@ -364,7 +355,7 @@ class Elements:
         """Return what stays of a private element that the list of safe ones has."""
         vr = element.VR
         if vr in kinds.NUMBERS:
-            return element
+            return None if self.numbers.in_element(element) else element
         clean = {"CS": self._term, "DT": lambda v: moved_date_time(v, self.days)}.get(vr)
         if vr in ("DS", "IS"):
             return self._number(element, vr, None, False) if _is_numeric(element) else None
@@ -379,20 +370,6 @@ class Elements:
 def _holds_date(text: str) -> bool:
     """Return whether a CS holds a date; what is shorter than 8 characters may be none."""
     return any(end - begin >= 8 for begin, end, _ in dates_in(text, 0))
-
-
-def _plain_numbers(raw: DataElement | RawDataElement) -> RawDataElement | None:
-    """Return an element that is not parsed yet, if it is numbers as text, which no table names.
-
-    Contours are thousands of numbers, which would be parsed and written one by one.
-    """
-    tag = raw.tag
-    if not isinstance(raw, RawDataElement) or int(tag) in attribute_rules():
-        return None
-    vr = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
-    if vr not in ("DS", "IS") or raw.VR not in (None, vr) or not isinstance(raw.value, bytes):
-        return None
-    return raw._replace(VR=vr) if kinds.PLAIN_NUMBERS.fullmatch(raw.value) else None
 
 
 def _representation(element: DataElement) -> str | None:

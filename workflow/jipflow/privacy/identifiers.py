@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from pydicom.datadict import dictionary_has_tag, keyword_for_tag
-from pydicom.dataelem import DataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from jipflow.place import raise_place_error
+from jipflow.privacy.garbled import decodings, foreign_words, repaired
 from jipflow.privacy.profile import attribute_rules
 from jipflow.privacy.text import Identifiers, day_forms, name_words, number_forms, place_words
 
@@ -46,10 +47,14 @@ def identifiers_of(headers: Iterable[Dataset]) -> Identifiers:
     numbers: set[str] = set()
     places: set[str] = set()
     dates: set[str] = set()
+    foreign: set[str] = set()
     for header in headers:
-        for element in _elements(header):
+        for element, data in _elements(header):
             name = element.keyword
-            for value in _texts(element):
+            others = decodings(data)
+            for value in (*_texts(element), *sorted(others)):
+                if element.VR == "PN" or not _is_number(name):
+                    foreign |= foreign_words([value, repaired(value)])
                 if element.VR == "PN":
                     names |= name_words(value)
                 elif element.VR in ("DA", "DT") and name != BIRTH:
@@ -62,19 +67,21 @@ def identifiers_of(headers: Iterable[Dataset]) -> Identifiers:
                 else:
                     places |= place_words(value)
     numbers -= {"", "0", "none", "unknown", "anonymous", "anon", "na"}
-    return Identifiers(*map(frozenset, (names, numbers, places, dates)))
+    return Identifiers(*map(frozenset, (names, numbers, places, dates, foreign)))
 
 
 def _is_number(name: str) -> bool:
     return name in COUNTED or any(part in name for part in NUMBERED)
 
 
-def _elements(header: Dataset) -> Iterator[DataElement]:
-    """Yield the elements of all levels that identify."""
+def _elements(header: Dataset) -> Iterator[tuple[DataElement, bytes]]:
+    """Yield the elements of all levels that identify, and their bytes where these are known."""
     rules = attribute_rules()
     for tag in list(header.keys()):
         if tag.is_private or not dictionary_has_tag(tag):
             continue
+        raw = header.get_item(tag)
+        data = raw.value if isinstance(raw, RawDataElement) else None
         try:
             element = header[tag]
         except Exception as error:  # pydicom raises whatever its parser met
@@ -89,7 +96,14 @@ def _elements(header: Dataset) -> Iterator[DataElement]:
             and not rules[tag].options
             and keyword_for_tag(tag) != "ContextGroupVersion"
         ):
-            yield element
+            yield element, _bytes(element) if data is None else data
+
+
+def _bytes(element: DataElement) -> bytes:
+    """Return the bytes that a name of a person was read from; nothing where they are not known."""
+    several = element.value if isinstance(element.value, MultiValue) else [element.value]
+    written = [getattr(value, "original_string", b"") for value in several]
+    return b"\\".join(value for value in written if isinstance(value, bytes))
 
 
 def _texts(element: DataElement) -> Iterator[str]:

@@ -10,9 +10,11 @@ TEXT = frozenset(("LO", "LT", "SH", "ST", "UC", "UT"))
 NUMBERS = frozenset(("AT", "FD", "FL", "OD", "OF", "OL", "OV", "SL", "SS", "SV", "UL", "US", "UV"))
 """Value representations of binary numbers and tags, which hold no text that anyone reads."""
 
+PIXELS = frozenset(("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+"""Attributes of pixels, which are decided on elsewhere."""
+
 BINARY = frozenset(
     (
-        *("PixelData", "FloatPixelData", "DoubleFloatPixelData"),
         *("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "LUTData"),
         *("RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData"),
         *("BluePaletteColorLookupTableData", "AlphaPaletteColorLookupTableData"),
@@ -21,7 +23,7 @@ BINARY = frozenset(
         *("EdgePointIndexList", "VertexPointIndexList", "PrimitivePointIndexList"),
     )
 )
-"""Attributes of bytes and words that stay: pixels, lookup tables, indices of surfaces."""
+"""Attributes of bytes and words that stay: lookup tables, indices of surfaces."""
 
 DEVICE = frozenset(
     (

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from jipflow.privacy.ages import IN_TEXT
 from jipflow.privacy.dates import dates_in
+from jipflow.privacy.garbled import BROKEN, garbled, repaired, rereadings
 
 TRANSLITERATED = {"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "æ": "ae", "œ": "oe"}
 """Letters that are written as two where a keyboard or a character set lacks them."""
@@ -73,12 +74,15 @@ class Identifiers:
         places: words and wholes of names of institutions and the like, folded; a word that is one
             of imaging, too, is found only as part of the whole.
         dates: of examinations, eight digits; one that stayed would tell by how much others moved.
+        foreign: words of names and places with letters beyond ASCII as they are written, which may
+            stand elsewhere in another character set.
     """
 
     names: frozenset[str] = frozenset()
     numbers: frozenset[str] = frozenset()
     places: frozenset[str] = frozenset()
     dates: frozenset[str] = frozenset()
+    foreign: frozenset[str] = frozenset()
 
     def __or__(self, other: Identifiers) -> Identifiers:
         """Return those of both."""
@@ -87,6 +91,7 @@ class Identifiers:
             self.numbers | other.numbers,
             self.places | other.places,
             self.dates | other.dates,
+            self.foreign | other.foreign,
         )
 
 
@@ -130,7 +135,8 @@ def number_forms(text: str) -> set[str]:
     """Return an identifier as `plain_number`, and how else it may be written.
 
     That are its components, such as those of a CX of HL7 (``4711108^^^HOSPITAL``), and it without
-    zeros in front, if these are five characters or more with a digit.
+    zeros in front, if these are five characters or more with a digit, and six digits or more of it
+    without what stands around them.
 
     Args:
         text: the identifier.
@@ -138,6 +144,7 @@ def number_forms(text: str) -> set[str]:
     whole = plain_number(text)
     parts = {plain_number(part) for part in re.split(r"[\s^&]", text)}
     parts |= {part.lstrip("0") for part in parts | {whole}}
+    parts |= set(re.findall(r"[1-9]\d{5,}", whole))
     long = {part for part in parts if len(part) >= _SHORTEST_PART and re.search(r"\d", part)}
     return {whole} | long
 
@@ -186,9 +193,11 @@ class TextCleaner:
     days: int
     words: Collection[str]
     _patterns: list[re.Pattern[str]] = field(init=False, repr=False, compare=False)
+    _garbled: list[re.Pattern[str]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_patterns", list(self._identifying()))
+        object.__setattr__(self, "_garbled", [BROKEN, *garbled(self.identifiers.foreign)])
 
     def names_no_one(self, text: str, *, least: int = 2) -> bool:
         """Return whether no identifier of at least so many letters, nor a UID, is in a text."""
@@ -206,6 +215,7 @@ class TextCleaner:
         return self._of_machine(text, version=True)
 
     def _of_machine(self, text: str, *, version: bool) -> str:
+        text = repaired(text.strip(" \0"))
         spans = [(begin, end, "") for begin, end in self._found(text)]
         spans += dates_in(text, self.days, compact=False, known=self._days, version=version)
         spans += [
@@ -213,7 +223,7 @@ class TextCleaner:
             for span in dates_in(text, self.days, version=version)
             if text[span[0] : span[0] + 8] in self.identifiers.dates
         ]
-        return _tidy(_replaced(text, spans)) if spans else text.strip(" \0")
+        return _tidy(_replaced(text, spans)) if spans else text
 
     @property
     def _days(self) -> frozenset[str]:
@@ -222,6 +232,7 @@ class TextCleaner:
 
     def description(self, text: str) -> str:
         """Return a text that a person may have written: of its words only those of imaging."""
+        text = repaired(text.strip(" \0"))
         spans = [(begin, end, "") for begin, end in self._found(text)]
         spans += [(*match.span(), "") for match in IN_TEXT.finditer(text)]
         spans += dates_in(text, self.days, known=self._days)
@@ -236,7 +247,7 @@ class TextCleaner:
                 dates = [s for s in spans if s[2] and s[0] <= begin and end <= s[1]]
                 if not dates:
                     spans.append((begin, end, ""))
-        return _tidy(_replaced(text, spans)) if spans else text.strip(" \0")
+        return _tidy(_replaced(text, spans)) if spans else text
 
     def _is_of_imaging(self, word: str) -> bool:
         low = folded(word)
@@ -250,13 +261,21 @@ class TextCleaner:
 
     def _found(self, text: str) -> list[tuple[int, int]]:
         """Return where identifiers and UIDs are, whole words for those within words."""
-        low, places = fold(text)
         spans = [match.span() for match in _UID.finditer(text)]
-        for pattern in self._patterns:
-            for match in pattern.finditer(low):
-                if match.start() < match.end():
-                    spans.append((places[match.start()], places[match.end() - 1] + 1))
+        spans += [match.span() for one in self._garbled for match in one.finditer(text)]
+        spans += self._known(text)
+        spans += [(begin, end) for begin, end, again in rereadings(text) if self._known(again)]
         return spans
+
+    def _known(self, text: str) -> list[tuple[int, int]]:
+        """Return where identifiers are, as a text has them."""
+        low, places = fold(text)
+        return [
+            (places[match.start()], places[match.end() - 1] + 1)
+            for pattern in self._patterns
+            for match in pattern.finditer(low)
+            if match.start() < match.end()
+        ]
 
     def _identifying(self) -> Iterable[re.Pattern[str]]:
         known = self.identifiers
