@@ -36,6 +36,53 @@ def config_show(
     print(yaml.safe_dump(settings.plain(), sort_keys=False), end="")
 
 
+@AUDIENCE.command("manifest")
+def manifest(
+    file: Annotated[Path, "download manifest of IDC (.s5cmd, .csv) or TCIA (.tcia, .csv)"],
+    /,
+    *,
+    out: Annotated[Path | None, "file for the filter, instead of printing it"] = None,
+    catalog: Annotated[Path | None, "folder of a catalog, which it is compared with"] = None,
+    index: Annotated[Path | None, "IDC's index, which knows the UUIDs of s5cmd manifests"] = None,
+) -> None:
+    """Make a protocol's cohort filter of the series of a download manifest."""
+    import sys
+
+    from jipflow.catalog.manifest import condition, read_manifest, resolve, series_of
+    from jipflow.files import atomic_path
+    from jipflow.reasons import StageError
+    from jipflow.words import number_of
+
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    found = read_manifest(file)
+    unknown = resolve(found, index, catalog)
+    if unknown:
+        raise StageError(
+            f"{file} names {number_of(len(unknown), 'folder')} of IDC's buckets "
+            f"({min(unknown)}, …) of which nothing here tells the SeriesInstanceUID. Give IDC's "
+            "index by --index (idc_index.parquet of the package idc-index-data, of the version of "
+            "the manifest), or a catalog by --catalog in whose paths the folders have their names."
+        )
+    lines = [f"    {line}" for line in condition(found.series).splitlines()]
+    text = "\n".join(["cohort:", "  where: |", *lines]) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        with atomic_path(out) as partial:
+            partial.write_text(text, encoding="utf-8")
+    tell(f"{file}: {len(found.series)} series")
+    if catalog is not None:
+        there = series_of(catalog)
+        missing = sorted(found.series - there)
+        tell(f"{catalog}: {len(found.series) - len(missing)} of them are there")
+        tell(f"missing there: {len(missing)}")
+        for uid in missing:
+            tell(f"  {uid}")
+        tell(f"there, and not in the manifest: {len(there - found.series)}")
+
+
 @AUDIENCE.command("whois")
 def whois(
     *code: Annotated[str, "pseudonyms, or codes such as qy7m2ub4 of ‹file qy7m2ub4›"],
