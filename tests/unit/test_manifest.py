@@ -68,7 +68,7 @@ def test_each_kind_is_read_by_what_it_holds(tmp_path, text, series, folders):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         (f"cp s3://b/{ONE}/* .\nrm -rf /\n", "line 2: is no command `cp s3://BUCKET/SERIES/*"),
         (f"cp s3://b/{ONE}/* .\ncp s3://b/everything/* .\n", "line 2: names neither a SeriesInst"),
@@ -91,8 +91,8 @@ def test_each_kind_is_read_by_what_it_holds(tmp_path, text, series, folders):
         (f"{TCIA}{'1' * 10_001}\n", "line 7: has more than 10,000 characters"),
     ],
 )
-def test_a_malformed_line_is_refused_by_its_number(tmp_path, text, said):
-    with pytest.raises(StageError, match=re.escape(said)):
+def test_a_malformed_line_is_refused_by_its_number(tmp_path, text, message):
+    with pytest.raises(StageError, match=re.escape(message)):
         read_manifest(written(tmp_path, text))
 
 
@@ -155,7 +155,7 @@ def test_the_filter_takes_these_series_and_no_others(tmp_path, capsys):
     assert yaml.safe_load(out.read_text())["cohort"]["where"] == where
 
 
-def test_what_is_missing_in_a_catalog_and_what_is_there_besides_is_said(tmp_path, capsys):
+def test_what_is_missing_in_a_catalog_and_what_is_there_besides_is_printed(tmp_path, capsys):
     path = written(tmp_path, f"{TCIA}{ONE}\n{THREE}\n")
     folder = catalog(tmp_path, {ONE: "/data/4.dcm", TWO: "/data/5.dcm"})
     assert main(["manifest", str(path), "--catalog", str(folder)]) == 0
