@@ -193,7 +193,7 @@ def resolve(manifest: Manifest, index: Path | None, catalog: Path | None) -> set
         manifest: it is completed.
         index: IDC's index, such as ``idc_index.parquet`` of the package idc-index-data, or a CSV
             with its columns ``crdc_series_uuid`` and ``SeriesInstanceUID``.
-        catalog: folder of a catalog; a file in a folder that is called by a UUID has told its
+        catalog: folder of a catalog; a file in a folder that is called by a UUID states its
             SeriesInstanceUID there.
 
     Raises:
