@@ -30,3 +30,22 @@ checkpoint cohort:
         " --catalog {params.catalogs:q} --out {params.folder:q}"
         " --results {params.results:q} --record {output.record:q}"
         " > {log:q} 2>&1"
+
+
+rule apart:
+    """Set the instances apart of a case that a try is of, or of what is left of its shard."""
+    input:
+        again=apart_again,
+        shard=whole_shard,
+    output:
+        cases="<results>/cohort/apart/{shard}.parquet",
+    log:
+        "<logs>/apart/{shard}.log",
+    localrule: True
+    conda:
+        "../envs/jipflow.yaml"
+    params:
+        cases=lambda wildcards: sorted(jobs().cases[wildcards.shard]),
+    shell:
+        "jipflow apart --shard {input.shard:q} --case {params.cases:q} --out {output.cases:q}"
+        " > {log:q} 2>&1"

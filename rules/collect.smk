@@ -3,8 +3,9 @@ rule collect:
     input:
         again=stale(
             "collect",
-            f"{RESULTS}/features/provenance.json",
+            f"{JOINED}/features/provenance.json",
             inputs=shard_records(*STAGES),
+            state=lambda wildcards: SUBSET.state if SUBSET else "",
         ),
         cohort="<results>/cohort/outcomes.parquet",
         outcomes=shards(
@@ -21,14 +22,14 @@ rule collect:
         readings=annotations("readings"),
         agreement=annotations("agreement"),
     output:
-        outcomes="<results>/outcomes.parquet",
-        features="<results>/features/features.parquet",
-        failures="<results>/features/failures.parquet",
-        stability="<results>/features/stability.parquet",
-        quality="<results>/features/quality.parquet",
-        verdict="<results>/verdict.json",
+        outcomes="<joined>/outcomes.parquet",
+        features="<joined>/features/features.parquet",
+        failures="<joined>/features/failures.parquet",
+        stability="<joined>/features/stability.parquet",
+        quality="<joined>/features/quality.parquet",
+        verdict="<joined>/verdict.json",
         annotations=ANNOTATIONS,
-        record="<results>/features/provenance.json",
+        record="<joined>/features/provenance.json",
     log:
         "<logs>/collect.log",
     conda:
@@ -36,9 +37,10 @@ rule collect:
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,
+        subset=lambda wildcards: SUBSET.words if SUBSET else [],
     shell:
         "jipflow collect --settings {params.file:q}"
-        " --results {params.results:q}"
+        " --results {params.results:q} --only {params.subset:q}"
         " --outcomes {input.cohort:q} {input.outcomes:q}"
         " --quality {input.quality:q} --features {input.features:q}"
         " --failures {input.failures:q} --perturbed {input.perturbed:q}"
@@ -52,11 +54,11 @@ rule accept:
     The report stands before that, so that it can say what went wrong.
     """
     input:
-        again=stale("accept", f"{RESULTS}/accepted"),
-        verdict="<results>/verdict.json",
-        report="<results>/report/index.html",
+        again=stale("accept", f"{JOINED}/accepted"),
+        verdict="<joined>/verdict.json",
+        report="<joined>/report/index.html",
     output:
-        record="<results>/accepted",
+        record="<joined>/accepted",
     log:
         "<logs>/accept.log",
     localrule: True

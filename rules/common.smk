@@ -11,10 +11,19 @@ from jipflow.outputs import missing_outputs, named, unexpected
 from jipflow.privacy.erased import erased_state
 from jipflow.privacy.pseudonyms import check_secret
 from jipflow.privacy.rights import check_results
+from jipflow.subset import (
+    FOLDER,
+    is_current,
+    jobs_of,
+    read_members,
+    read_subset,
+    whole_of,
+)
 
 try:
     SITE_SETTINGS = load_settings(config, *CONFIG_FILES)
     ALL_RESULTS = Path(results_folder(config))
+    SUBSET = read_subset(config)
 except ConfigError as error:
     stop_with(str(error))
 
@@ -24,6 +33,8 @@ os.umask(SITE_SETTINGS.site.permissions.mask)
 SITE_ID = SITE_SETTINGS.site.site.id
 # One spelling, by which Snakemake knows files again.
 RESULTS = str(Path(ALL_RESULTS, SITE_SETTINGS.protocol_id))
+# The tables of all shards and the report; those of a try on some cases never lie where a release is made.
+JOINED = f"{RESULTS}/{FOLDER}" if SUBSET else RESULTS
 INWAY, OUTWAY = SITE_SETTINGS.site.exchange.ways(ALL_RESULTS)
 # What puts messages into the folder that is sent.
 PACKED = ["<results>/bundles/provenance.json"]
@@ -42,7 +53,7 @@ AUTOMATIC = "<work>/{shard}/automatic" if ANNOTATED else "<work>/{shard}/masks"
 SEGMENTING = ["segment", *(["annotate"] if ANNOTATED else [])]
 SEGMENTED = [f"<shard>/{stage}/outcomes.parquet" for stage in SEGMENTING]
 ANNOTATIONS = [
-    f"<results>/features/{table}.parquet"
+    f"<joined>/features/{table}.parquet"
     for table in ("readings", "agreement")
     if ANNOTATED
 ]
@@ -60,21 +71,22 @@ STAGES = [
 ]
 TARGETS = [
     "<results>/settings.json",
-    "<results>/report/index.html",
-    "<results>/accepted",
+    "<joined>/report/index.html",
+    *([] if SUBSET else ["<results>/accepted"]),
 ]
 
 
 pathvars:
     results=RESULTS,
     catalog=str(Path(ALL_RESULTS, "catalog")),
+    joined=JOINED,
     work=f"{RESULTS}/work",
     shard=f"{RESULTS}/shards/{{shard}}",
     logs=f"{RESULTS}/logs",
 
 
 wildcard_constraints:
-    shard=r"s\d{5}",
+    shard=r"s\d{5}(?:-[a-z2-7]{16})?",
     round=r"\d{2}",
 
 
@@ -166,12 +178,24 @@ def shards(pattern, **others):
 
     @looking
     def paths(wildcards):
-        with open(checkpoints.cohort.get().output.cases) as stream:
-            column = next(stream).rstrip("\n").split("\t").index("shard")
-            names = sorted({line.rstrip("\n").split("\t")[column] for line in stream})
-        return expand(pattern, shard=names, **others)
+        return expand(pattern, shard=sorted(jobs().cases), **others)
 
     return paths
+
+
+@cache
+def jobs_now(modified_ns):
+    """What this run processes of a cohort of that time; one look, so that it never changes."""
+    return jobs_of(Path(RESULTS), SUBSET)
+
+
+def jobs():
+    """The shards and parts of shards that this run processes, with the cases of each."""
+    path = checkpoints.cohort.get().output.cases
+    try:
+        return jobs_now(os.stat(path).st_mtime_ns)
+    except ConfigError as error:
+        stop_with(str(error))
 
 
 @cache
@@ -191,19 +215,28 @@ def shard_cases(wildcards):
     if workflow.is_main_process:
         try_again(wildcards.shard)
     cohort = Path(checkpoints.cohort.get().output.cases).parent
-    return cohort / "shards" / f"{wildcards.shard}.parquet"
+    return jobs().instances(cohort, wildcards.shard)
 
 
-@cache
-def cases_by_shard(path, modified_ns):
-    """The case_ids of each shard, read once however many shards ask."""
-    found = {}
-    with open(path) as stream:
-        names = next(stream).rstrip("\n").split("\t")
-        for line in stream:
-            row = dict(zip(names, line.rstrip("\n").split("\t"), strict=True))
-            found.setdefault(row["shard"], set()).add(row["case_id"])
-    return found
+def whole_shard(wildcards):
+    """Input function: the instances of the shard that a part is of.
+
+    Its time says nothing of the part's own cases, which `apart_again` compares.
+    """
+    cohort = Path(checkpoints.cohort.get().output.cases).parent
+    return ancient(cohort / "shards" / f"{whole_of(wildcards.shard)}.parquet")
+
+
+@looking
+def apart_again(wildcards):
+    """Input function that names no file, and has the instances of a part written again."""
+    path = Path(RESULTS, "cohort", "apart", f"{wildcards.shard}.parquet")
+    cases = jobs().cases[wildcards.shard]
+    shard = path.parents[1] / "shards" / f"{whole_of(wildcards.shard)}.parquet"
+    if workflow.is_main_process and path.is_file():
+        if not is_current(path, shard, cases):
+            run_again(path, f"apart of {wildcards.shard}", "its cases have changed")
+    return []
 
 
 def shard_threads(wildcards):
@@ -223,8 +256,7 @@ def came_back(look):
 
     @looking
     def found(wildcards):
-        path = Path(checkpoints.cohort.get().output.cases)
-        case_ids = cases_by_shard(path, path.stat().st_mtime_ns)[wildcards.shard]
+        case_ids = jobs().cases[wildcards.shard]
         return look(SITE_SETTINGS.inbox(Path(RESULTS)), ANNOTATED, sorted(case_ids))
 
     return found
@@ -252,7 +284,7 @@ def of_round(name):
     return path
 
 
-if SITE_SETTINGS.protocol.analyses:
+if SITE_SETTINGS.protocol.analyses and not SUBSET:
     TARGETS.append(of_round("release/r{round}/disclosure.html"))
 
 
@@ -283,3 +315,18 @@ def no_training(wildcards):
         f"protocol {SITE_SETTINGS.protocol_id!r} has no section training; add one, see "
         "docs/training.md."
     )
+
+
+def whole_only(wildcards):
+    """Input function of what is never made of some cases alone."""
+    stop_with(
+        "case and shards: a release or a model is of the whole cohort, and none is made of a "
+        "subset of its cases; leave case and shards out."
+    )
+
+
+if SUBSET and workflow.is_main_process and AFTER_COHORT.is_file():
+    try:
+        SUBSET.chosen(read_members(AFTER_COHORT))
+    except ConfigError as error:
+        stop_with(str(error))

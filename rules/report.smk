@@ -34,29 +34,29 @@ rule report:
     It shows the overlays and what jobs took as well, which are there when outcomes are collected.
     """
     input:
-        again=stale("report", f"{RESULTS}/report/provenance.json"),
+        again=stale("report", f"{JOINED}/report/provenance.json"),
         summary="<catalog>/summary.json",
         skipped="<catalog>/skipped.parquet",
         series=[f"{folder}/series.parquet" for folder in CATALOGS],
         queries=["<results>/pacs/queries.json"] if ARCHIVES else [],
         flow="<results>/cohort/flow.json",
         cases="<results>/cohort/cases.tsv",
-        outcomes="<results>/outcomes.parquet",
-        features="<results>/features/features.parquet",
-        failures="<results>/features/failures.parquet",
-        stability="<results>/features/stability.parquet",
-        quality="<results>/features/quality.parquet",
-        verdict="<results>/verdict.json",
+        outcomes="<joined>/outcomes.parquet",
+        features="<joined>/features/features.parquet",
+        failures="<joined>/features/failures.parquet",
+        stability="<joined>/features/stability.parquet",
+        quality="<joined>/features/quality.parquet",
+        verdict="<joined>/verdict.json",
         annotations=ANNOTATIONS,
         clinical=CLINICAL,
     output:
         page=report(
-            "<results>/report/index.html",
+            "<joined>/report/index.html",
             caption="../workflow/report/site.rst",
             category="Report",
             labels={"site": SITE_ID, "protocol": SITE_SETTINGS.protocol_id},
         ),
-        record="<results>/report/provenance.json",
+        record="<joined>/report/provenance.json",
     log:
         "<logs>/report.log",
     conda:

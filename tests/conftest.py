@@ -22,7 +22,8 @@ GROUPS = (
     ),
     (
         "contours",
-        r"pipeline/test_(clinical_run|deleted|erase_pacs|export|identifiers|module|server|stale)\.py",
+        r"pipeline/test_(clinical_run|deleted|erase_pacs|export|identifiers|module)\.py"
+        r"|pipeline/test_(server|stale|subset)\.py",
     ),
     ("rounds", r"pipeline/test_four_rounds\.py"),
     ("maps", r"pipeline/test_adc\.py"),

@@ -121,7 +121,7 @@ def test_a_wrong_site_is_explained(site, change, parts):
 @pytest.mark.parametrize(
     ("key", "places"),
     [
-        ("shard_size", "below 'processing'."),
+        ("shard_size", "below 'processing'; or did you mean 'shards'?"),
         ("path", "below 'sources'."),
         ("cert_file", "below 'sources.tls'."),
         ("id", "below 'site' or 'hub'."),

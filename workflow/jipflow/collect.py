@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.outputs import remove_leftovers
 from jipflow.reasons import Reason, StageError
 from jipflow.settings.protocol import Tolerance
+from jipflow.subset import Subset, read_members
 from jipflow.tables import (
     AGREEMENT_COLUMNS,
     AGREEMENT_KEYS,
@@ -53,60 +54,85 @@ class Shards:
     quality: Sequence[Path] = ()
 
 
-def written(shards: Shards, results: Path) -> list[Path]:
+def written(shards: Shards, out: Path) -> list[Path]:
     """Return the tables that `run` writes of these, without the worklist for persons."""
     persons = ("readings", "agreement") if shards.readings else ()
     names = ("features", "failures", "stability", "quality", *persons)
-    tables = [results / "features" / f"{name}.parquet" for name in names]
-    return [results / "outcomes.parquet", *tables, results / "verdict.json"]
+    tables = [out / "features" / f"{name}.parquet" for name in names]
+    return [out / "outcomes.parquet", *tables, out / "verdict.json"]
 
 
-def run(*, shards: Shards, tolerance: Tolerance, results: Path) -> dict[str, Any]:
+def run(
+    *,
+    shards: Shards,
+    tolerance: Tolerance,
+    results: Path,
+    out: Path | None = None,
+    subset: Subset | None = None,
+) -> dict[str, Any]:
     """Join the tables of all shards and check the run against the tolerance.
 
     Writes ``outcomes.parquet``, ``verdict.json``, and ``features.parquet``, ``failures.parquet``,
-    ``stability.parquet`` and ``quality.parquet`` in ``features``, into `results`; where persons
+    ``stability.parquet`` and ``quality.parquet`` in ``features``, into `out`; where persons
     read cases, also ``readings.parquet`` and ``agreement.parquet`` in ``features``, and
-    ``worklist/worklist.tsv``. Removes DICOM objects and overlays that no outcome lists any more.
+    ``worklist/worklist.tsv``. Removes DICOM objects and overlays that no outcome lists any more,
+    but where the tables are of a subset.
 
     Args:
         shards: what is joined.
         tolerance: the protocol's.
         results: the protocol's results folder.
+        out: where the tables are written; by default `results`.
+        subset: the cases that the tables are of; None for all.
 
     Returns:
-        The verdict.
+        The verdict; of a subset with how many of the cohort's cases it is of.
     """
+    out = out or results
+    members = read_members(results / "cohort" / "cases.tsv") if subset else {}
+    cases = subset.chosen(members) if subset else None
     outcomes = [o for path in shards.outcomes for o in read_outcomes(path)]
-    write_outcomes(results / "outcomes.parquet", outcomes)
-    folder = results / "features"
-    features = _join(shards.features, FEATURE_COLUMNS, list(FEATURE_KEYS))
-    failures = _join(shards.failures, FAILURE_COLUMNS, list(FAILURE_COLUMNS))
-    perturbed = _join(shards.perturbed, PERTURBED_KEYS, list(PERTURBED_KEYS))
+    outcomes = [o for o in outcomes if cases is None or o.case_id in cases]
+    write_outcomes(out / "outcomes.parquet", outcomes)
+    folder = out / "features"
+    features = _join(shards.features, FEATURE_COLUMNS, FEATURE_KEYS, cases)
+    failures = _join(shards.failures, FAILURE_COLUMNS, FAILURE_COLUMNS, cases)
+    perturbed = _join(shards.perturbed, PERTURBED_KEYS, PERTURBED_KEYS, cases)
     write_parquet(folder / "features.parquet", features)
     write_parquet(folder / "failures.parquet", failures)
     write_parquet(folder / "stability.parquet", stability(features, perturbed))
-    quality = _join(shards.quality, QUALITY_COLUMNS, list(QUALITY_COLUMNS[:3]))
+    quality = _join(shards.quality, QUALITY_COLUMNS, QUALITY_COLUMNS[:3], cases)
     write_parquet(folder / "quality.parquet", quality)
     if shards.readings:
-        readings = _join(shards.readings, READING_COLUMNS, list(READING_KEYS))
-        agreement = _join(shards.agreement, AGREEMENT_COLUMNS, list(AGREEMENT_KEYS))
+        readings = _join(shards.readings, READING_COLUMNS, READING_KEYS, cases)
+        agreement = _join(shards.agreement, AGREEMENT_COLUMNS, AGREEMENT_KEYS, cases)
         write_parquet(folder / "readings.parquet", readings)
         write_parquet(folder / "agreement.parquet", agreement)
-        _write_worklist(results / "worklist" / "worklist.tsv", outcomes)
-    remove_leftovers(results, outcomes)
+        _write_worklist(out / "worklist" / "worklist.tsv", outcomes)
     result = verdict(outcomes, tolerance)
-    write_json(results / "verdict.json", result)
+    if cases is None:
+        remove_leftovers(results, outcomes)
+    else:
+        result["subset"] = {"cases": len(cases), "of": len(members)}
+    write_json(out / "verdict.json", result)
     return result
 
 
-def _join(paths: Sequence[Path], columns: Sequence[str], order: list[str]) -> pd.DataFrame:
+def _join(
+    paths: Sequence[Path],
+    columns: Sequence[str],
+    order: Sequence[str],
+    cases: Collection[str] | None,
+) -> pd.DataFrame:
+    """Join tables and sort their rows; of some cases alone where these are given."""
     tables = [table for table in map(pd.read_parquet, paths) if len(table)]
+    if cases is not None:
+        tables = [of for table in tables if len(of := table[table["case_id"].isin(cases)])]
     if not tables:
         return pd.DataFrame(columns=list(columns)).astype("str")
     joined = pd.concat(tables, ignore_index=True)
     extra = sorted(set(joined.columns) - set(columns))
-    return joined[[*columns, *extra]].sort_values(order).reset_index(drop=True)
+    return joined[[*columns, *extra]].sort_values(list(order)).reset_index(drop=True)
 
 
 def _write_worklist(path: Path, outcomes: Iterable[Outcome]) -> None:

@@ -14,6 +14,12 @@ from typing import TypeVar
 from jipflow.place import place_error, sentence
 from jipflow.reasons import CaseFault, Decision, Reason, StageError
 
+STAGES = (
+    *("cohort", "retrieve", "prepare", "segment", "annotate", "encode", "measure", "document"),
+    *("publish", "overlay"),
+)
+"""The stages of a run that write outcomes, in their order."""
+
 
 class Status(StrEnum):
     """What happened to an item of a case at a stage."""

@@ -134,7 +134,7 @@ def note_retrieval(settings: Settings, cases: Path, outcomes: Sequence[Outcome])
 
     Args:
         settings: of the run.
-        cases: ``cohort/shards/<shard>.parquet``.
+        cases: the instances of a shard or of a part of one, named after it.
         outcomes: of the stage.
     """
     import pandas as pd
@@ -142,12 +142,13 @@ def note_retrieval(settings: Settings, cases: Path, outcomes: Sequence[Outcome])
     from jipflow.files import sha256_file
     from jipflow.outcomes import Status
     from jipflow.privacy.audit.events import Event
+    from jipflow.subset import whole_of
 
     table = pd.read_parquet(cases, columns=["source", "series_uid"])
     table = table[table["source"].isin([source.name for source in settings.site.archives])]
     facts = {
         "protocol": settings.protocol_id,
-        "shard": cases.stem,
+        "shard": whole_of(cases.stem),
         "sources": sorted(set(table["source"])),
         "series": int(table["series_uid"].nunique()),
         "failed": sum(outcome.status is not Status.OK for outcome in outcomes),
@@ -171,11 +172,12 @@ def note_publication(
     from jipflow.files import sha256_file
     from jipflow.outcomes import Status
     from jipflow.privacy.audit.events import Event
+    from jipflow.subset import whole_of
 
     assert settings.site.publish is not None
     facts = {
         "protocol": settings.protocol_id,
-        "shard": receipts.stem,
+        "shard": whole_of(receipts.stem),
         "to": settings.site.publish.to,
         "objects": len(receipts.read_bytes().splitlines()),
         "failed": sum(o.status is Status.FAILED and not o.follows for o in outcomes),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,23 @@ ClinicalTable = Annotated[
 ShardTables = Annotated[Sequence[Path], "tables of the shards of that name", {"nargs": "*"}]
 
 
+@AUDIENCE.command("apart")
+def apart(
+    *,
+    shard: Annotated[Path, "instances of the shard: cohort/shards/<shard>.parquet"],
+    case: Annotated[Sequence[str], "case_ids of its cases that are taken"],
+    out: Annotated[Path, "instances of these, which are written"],
+) -> None:
+    """Set the instances of some cases of a shard apart."""
+    from jipflow.cli.attempts import RUN
+    from jipflow.files import write_parquet
+    from jipflow.lock import at_work
+    from jipflow.subset import instances_of
+
+    with at_work(out, os.environ.get(RUN)):
+        write_parquet(out, instances_of(shard, case))
+
+
 @AUDIENCE.command("collect")
 def collect(
     *,
@@ -37,13 +55,17 @@ def collect(
     perturbed: ShardTables,
     readings: ShardTables = (),
     agreement: ShardTables = (),
+    only: Annotated[Sequence[str], "case_ids and shards of a first try; all by default"] = (),
     record: Record,
 ) -> None:
     """Join the tables of all shards."""
     from jipflow.collect import Shards, run, written
     from jipflow.provenance import beside
     from jipflow.settings.run import read_settings
+    from jipflow.subset import FOLDER, subset_of
 
+    subset = subset_of(only) if only else None
+    out = results / FOLDER if subset else results
     read = read_settings(settings)
     tables: dict[Path, list[Path]] = {}
     for table in [*outcomes, *quality, *features, *failures, *perturbed, *readings, *agreement]:
@@ -58,9 +80,12 @@ def collect(
         agreement=agreement,
         quality=quality,
     )
-    made = written(shards, results)
-    with recorded(record, read, "collect", inputs=tables, outputs=made):
-        print(json.dumps(run(shards=shards, tolerance=read.protocol.tolerance, results=results)))
+    made = written(shards, out)
+    state = subset.state if subset else ""
+    tolerance = read.protocol.tolerance
+    with recorded(record, read, "collect", inputs=tables, outputs=made, state=state):
+        found = run(shards=shards, tolerance=tolerance, results=results, out=out, subset=subset)
+        print(json.dumps(found))
 
 
 @AUDIENCE.command("accept")
@@ -94,7 +119,7 @@ def report(
     read = read_settings(settings)
     tables = [features, cases, *clinical]
     with recorded(record, read, "report", inputs=records(tables), outputs=[out]):
-        write_report(results=results, settings=read, path=out)
+        write_report(results=results, settings=read, path=out, joined=features.parents[1])
 
 
 @AUDIENCE.command("receive")

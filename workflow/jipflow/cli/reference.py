@@ -43,12 +43,15 @@ SITE_INTRO = """\
 known; a wrong one stops the run before any job starts. `jipflow config show --configfile \
 my-site.yaml --protocol ID` checks a file and prints it with every default.
 
-Two more keys choose what is run. They may stand in the file or after `--config`:
+Four more keys choose what is run. They may stand in the file or after `--config`:
 
 | key | type | default | meaning |
 | --- | --- | --- | --- |
 | `protocol` | text | required | An id under `config/protocols/` or the path of a YAML file. |
 | `results` | text | `results` | Folder for the results. |
+| `case` | text | all | Pseudonyms of cases, with commas between them: \
+[a first try](repair.md#a-first-try-on-a-few-cases) on these alone. |
+| `shards` | text | all | Numbers of shards, likewise. |
 
 Paths are relative to the folder that `snakemake` is started in."""
 

@@ -19,6 +19,7 @@ IDENTIFYING = (
     "*/pacs/*",
     "*/cohort/cases.tsv",
     "*/cohort/shards/*.parquet",
+    "*/cohort/apart/*.parquet",
     "*/published/*.jsonl",
 )
 """Tables below the results of all protocols by which a pseudonym leads to a patient."""

@@ -199,6 +199,11 @@ def _header(settings: Settings, round_: int) -> dict[str, Any]:
 
 
 def _check_verdict(verdict: Mapping[str, Any]) -> None:
+    if subset := verdict.get("subset"):
+        raise ReleaseError(
+            f"The tables are of a subset, {subset['cases']} of {subset['of']} cases, of which no "
+            "release is built: run the same without case and shards first."
+        )
     if verdict.get("acceptable") is not True:
         raise ReleaseError(
             f"The run is not acceptable: {verdict.get('failed')} of {verdict.get('cases')} cases "

@@ -33,7 +33,11 @@ LOG_END = 65_536
 
 
 def site_ending(
-    settings: Settings, results: Path, targets: Collection[str], typed: Sequence[str]
+    settings: Settings,
+    results: Path,
+    targets: Collection[str],
+    typed: Sequence[str],
+    joined: Path | None = None,
 ) -> str:
     """Return what a run at a site prints when it has ended well; empty for a part of a run.
 
@@ -42,21 +46,28 @@ def site_ending(
         results: the protocol's results folder.
         targets: what was asked for; nothing stands for all.
         typed: what was typed after ``snakemake``.
+        joined: folder of the tables of all shards: by default `results`, else that of a subset.
     """
+    joined = joined or results
     asked = set(targets) or {"all"}
     if asked == {"train"} and settings.protocol.training:
         return _trained(settings, results.absolute() / "train" / "index.html")
-    if not asked <= WHOLE or not (results / "verdict.json").is_file():
+    if not asked <= WHOLE or not (joined / "verdict.json").is_file():
         return ""
-    folder = results.absolute()
+    folder, tables = results.absolute(), joined.absolute()
     protocol = settings.protocol.protocol
     lines = [f"jipflow: {settings.site.site.id}, {protocol.id} {protocol.version}"]
-    lines += _cases(folder)
+    lines += _cases(tables)
     lines += [
-        f"  report:    {folder / 'report' / 'index.html'}",
-        f"  features:  {folder / 'features' / 'features.parquet'}",
+        f"  report:    {tables / 'report' / 'index.html'}",
+        f"  features:  {tables / 'features' / 'features.parquet'}",
     ]
-    if settings.protocol.analyses and (folder / "rounds" / "standing.json").is_file():
+    if tables != folder:
+        lines.append(
+            "  next:      the same command without case and shards, which goes on with the others; "
+            "no release is built of a subset"
+        )
+    elif settings.protocol.analyses and (folder / "rounds" / "standing.json").is_file():
         standing = read_standing(folder / "rounds" / "standing.json")
         _, outway = settings.site.exchange.ways(results.parent)
         pack = "send" if outway.address else "bundle"
@@ -79,6 +90,8 @@ def _trained(settings: Settings, page: Path) -> str:
 
 def _cases(folder: Path) -> Iterator[str]:
     verdict = read_json(folder / "verdict.json")
+    if subset := verdict.get("subset"):
+        yield f"  subset:    {subset['cases']} of {subset['of']} cases"
     yield (
         f"  cases:     {verdict['cases']}: {verdict['ok']} ok, {verdict['failed']} failed, "
         f"{verdict['waiting']} waiting for a person; {verdict['excluded']} more excluded"

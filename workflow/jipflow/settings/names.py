@@ -6,6 +6,9 @@ import re
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 
+SUBSET_KEYS = ("case", "shards")
+"""What names the cases of a first try in the configuration of a run; see `jipflow.subset`."""
+
 MOST = 30
 """Most names that a sentence lists."""
 

@@ -16,6 +16,7 @@ from jipflow.settings.dependence import DEPENDENCE, PLANNING
 from jipflow.settings.digests import named_content, protocol_sha256
 from jipflow.settings.export import Heads
 from jipflow.settings.folders import results_folder
+from jipflow.settings.names import SUBSET_KEYS
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import (
     Disclosure,
@@ -41,6 +42,10 @@ from jipflow.settings.training import DESCRIBING
 
 SOURCE = "site configuration"
 """What messages name where nothing else is known."""
+
+
+OF_A_RUN = {"results", "protocol", "pathvars", *SUBSET_KEYS}
+"""Keys of a run's configuration that are not of the site."""
 
 
 class Settings(Part):
@@ -194,13 +199,13 @@ def load_settings(config: Mapping[str, Any], source: str = SOURCE) -> Settings:
 
     Args:
         config: content of ``site.yaml`` and the key ``protocol``: an id under
-            ``config/protocols`` or the path of a YAML file. ``results`` is ignored here.
+            ``config/protocols`` or the path of a YAML file. ``results`` and what names a subset of
+            the cases are ignored here.
         source: what the configuration was read from, for messages.
 
     Raises:
         ConfigError: something is wrong.
     """
-    ignored = {"results", "pathvars", "protocol"}
     reference = config.get("protocol")
     if reference is None:
         raise ConfigError(
@@ -211,8 +216,8 @@ def load_settings(config: Mapping[str, Any], source: str = SOURCE) -> Settings:
         # A protocol in place of the site's file has a part of that name.
         load(Site, config, source)
     path = protocol_path(str(reference))
-    given = {key: value for key, value in config.items() if key not in ignored}
-    site = load(Site, given, source, ("protocol", "results"))
+    given = {key: value for key, value in config.items() if key not in OF_A_RUN}
+    site = load(Site, given, source, ("protocol", "results", *SUBSET_KEYS))
     protocol, named = read_protocol(path, site.registry if site.models else None)
     check_site(site, source)
     _check_clinical(site, protocol, source)
@@ -235,7 +240,7 @@ def load_site(path: Path, results: Path | None = None) -> tuple[Site, Path]:
     """
     content = read_mapping(path)
     folder = results or Path(results_folder(content))
-    own = {k: v for k, v in content.items() if k not in {"results", "protocol", "pathvars"}}
+    own = {key: value for key, value in content.items() if key not in OF_A_RUN}
     return load(Site, own, str(path)), folder
 
 

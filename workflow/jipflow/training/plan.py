@@ -22,6 +22,7 @@ from jipflow.outcomes import Outcome, Status
 from jipflow.reasons import StageError
 from jipflow.settings.run import Settings
 from jipflow.settings.training import Training
+from jipflow.subset import part
 from jipflow.training.data import label_values
 from jipflow.training.folders import (
     PLANS,
@@ -108,6 +109,8 @@ def plan(
     assert training
     table = pd.read_csv(cases, sep="\t", dtype=str, keep_default_na=False)
     shards = dict(zip(table["case_id"], table["shard"], strict=True))
+    parts = {case: part(shard, case) for case, shard in shards.items()}
+    shards |= {case: name for case, name in parts.items() if (raw(work) / name).is_dir()}
     patient = dict(zip(table["case_id"], table["patient"], strict=True))
     made = {o.case_id: o for o in outcomes if o.status is Status.OK}
     chosen = split(

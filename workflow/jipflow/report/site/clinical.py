@@ -33,6 +33,8 @@ def section(run: Run) -> list[Variable]:
     values, missing = (read_table(folder / f"{name}.parquet") for name in ("clinical", "missing"))
     if not run.settings.protocol.clinical or values is None or missing is None:
         return []
+    if run.subset:
+        values, missing = (t[t["case_id"].isin(run.case_ids)] for t in (values, missing))
     meanings = {gap.value: gap.meaning for gap in Gap}
     found = []
     for variable in run.settings.protocol.clinical:

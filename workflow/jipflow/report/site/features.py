@@ -81,7 +81,7 @@ class Features:
 
 def section(run: Run) -> Features:
     """Draw and sum up the features."""
-    missing = missing_values(read_table(run.results / "features" / "failures.parquet"))
+    missing = missing_values(read_table(run.joined / "features" / "failures.parquet"))
     features = run.features
     if features is None or features.empty:
         return Features([], [], 0, missing[:MAX_MISSING_ROWS], len(missing))

@@ -60,6 +60,8 @@ class Overlays:
 def section(run: Run) -> Overlays:
     """Embed the overlays, each made small enough for all to fit the page's budget."""
     files = _files(run.results / "overlays", [spec.id for spec in run.segmentations])
+    if run.subset:
+        files = [file for file in files if file.parent.name in run.case_ids]
     limit = PICTURE_BUDGET // max(1, min(len(files), MAX_PICTURES))
     roles = {spec.id: spec.role for spec in run.segmentations}
     volumes, flagged = _volumes(run.features), _flagged(run.quality)

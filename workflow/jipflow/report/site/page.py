@@ -45,19 +45,23 @@ SECTIONS: Mapping[str, Callable[[Run], Any]] = {
 """What each section's template finds under the section's name."""
 
 
-def write_report(*, results: Path, settings: Settings, path: Path) -> None:
+def write_report(
+    *, results: Path, settings: Settings, path: Path, joined: Path | None = None
+) -> None:
     """Write the report of a run at a site.
 
     The page holds pseudonyms only: no patient's name or identifier, no path, no UID. The same
     files give the same bytes.
 
     Args:
-        results: the protocol's results folder; ``outcomes.parquet``, ``verdict.json`` and
-            ``cohort/`` must be there, what else is missing is stated on the page.
+        results: the protocol's results folder; ``cohort/`` must be there, what else is missing is
+            stated on the page.
         settings: the run's settings.
         path: the HTML file.
+        joined: folder of ``outcomes.parquet``, ``verdict.json`` and ``features/``, of which the
+            first two must be there; by default `results`.
     """
-    run = read_run(results, settings)
+    run = read_run(results, settings, joined)
     write_page(
         path,
         "site.html.j2",
@@ -65,6 +69,7 @@ def write_report(*, results: Path, settings: Settings, path: Path) -> None:
         site=settings.site.site,
         version=settings.version,
         annotated=run.annotated,
+        subset=run.subset,
         redact=run.redact,
         meaning=meaning,
         **{name: section(run) for name, section in SECTIONS.items()},

@@ -38,8 +38,8 @@ class Group:
 def section(run: Run) -> list[Group]:
     """Sum up the readings by segmentation."""
     return reader_groups(
-        read_table(run.results / "features" / "readings.parquet"),
-        read_table(run.results / "features" / "agreement.parquet"),
+        read_table(run.joined / "features" / "readings.parquet"),
+        read_table(run.joined / "features" / "agreement.parquet"),
     )
 
 

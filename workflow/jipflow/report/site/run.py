@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.files import read_json
+from jipflow.outcomes import STAGES as OUTCOME_STAGES
 from jipflow.outcomes import Outcome, read_outcomes
 from jipflow.palette import segment_colour
 from jipflow.privacy.redaction import Redactor
@@ -20,18 +21,7 @@ from jipflow.settings.run import Settings
 if TYPE_CHECKING:
     import pandas as pd
 
-STAGES = {
-    "cohort": "Cohort",
-    "retrieve": "Retrieve",
-    "prepare": "Prepare",
-    "segment": "Segment",
-    "annotate": "Annotate",
-    "encode": "Encode",
-    "measure": "Measure",
-    "document": "Document",
-    "publish": "Publish",
-    "overlay": "Overlay",
-}
+STAGES = {stage: stage.capitalize() for stage in OUTCOME_STAGES}
 """The stages that write outcomes, in their order, with the names that people read."""
 
 INTENSITY_UNITS = {"CT": "HU", "PT": "SUV"}
@@ -44,14 +34,17 @@ class Run:
 
     Attributes:
         results: the protocol's results folder.
+        joined: folder of the tables of all shards: the same, or that of a subset.
         settings: the run's settings.
         verdict: content of ``verdict.json``.
         outcomes: every item of every case at every stage.
-        images: the rows of ``cohort/cases.tsv``, one a case and role, sorted by these.
+        images: the rows of ``cohort/cases.tsv``, one a case and role, sorted by these; of the
+            subset alone, where it is one.
         redact: takes what may identify a patient out of a message.
     """
 
     results: Path
+    joined: Path
     settings: Settings
     verdict: Mapping[str, Any]
     outcomes: list[Outcome]
@@ -61,12 +54,23 @@ class Run:
     @cached_property
     def features(self) -> pd.DataFrame | None:
         """The table of features."""
-        return read_table(self.results / "features" / "features.parquet")
+        return read_table(self.joined / "features" / "features.parquet")
 
     @cached_property
     def quality(self) -> pd.DataFrame | None:
         """The table of what each segment is like."""
-        return read_table(self.results / "features" / "quality.parquet")
+        return read_table(self.joined / "features" / "quality.parquet")
+
+    @property
+    def subset(self) -> Mapping[str, int] | None:
+        """How many of how many cases a first try is of; None for the whole cohort."""
+        found: Mapping[str, int] | None = self.verdict.get("subset")
+        return found
+
+    @cached_property
+    def case_ids(self) -> set[str]:
+        """The cases that the page is about."""
+        return {image["case_id"] for image in self.images}
 
     @property
     def segmentations(self) -> Sequence[SegmentationSettings]:
@@ -101,21 +105,28 @@ class Run:
         return f"SUV {suv.lower()}" if unit == "SUV" and suv != "BW" else unit
 
 
-def read_run(results: Path, settings: Settings) -> Run:
+def read_run(results: Path, settings: Settings, joined: Path | None = None) -> Run:
     """Read what the sections share.
 
     Args:
-        results: the protocol's results folder; ``outcomes.parquet``, ``verdict.json`` and
-            ``cohort/`` must be there.
+        results: the protocol's results folder; ``cohort/`` must be there.
         settings: the run's settings.
+        joined: folder of ``outcomes.parquet`` and ``verdict.json``; by default `results`.
     """
+    joined = joined or results
     catalogs = (results.parent / "catalog", results / "pacs")
     images = read_tsv(results / "cohort" / "cases.tsv")
+    outcomes = read_outcomes(joined / "outcomes.parquet")
+    verdict = read_json(joined / "verdict.json")
+    if "subset" in verdict:
+        cases = {outcome.case_id for outcome in outcomes}
+        images = [row for row in images if row["case_id"] in cases]
     return Run(
         results=results,
+        joined=joined,
         settings=settings,
-        verdict=read_json(results / "verdict.json"),
-        outcomes=read_outcomes(results / "outcomes.parquet"),
+        verdict=verdict,
+        outcomes=outcomes,
         images=sorted(images, key=lambda row: (row["case_id"], row["role"])),
         redact=Redactor({p for c in catalogs for p in _patient_ids(c / "series.parquet")}),
     )

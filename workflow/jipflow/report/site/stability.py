@@ -49,7 +49,7 @@ class Stability:
 
 def section(run: Run) -> Stability:
     """Group the table of stability by segment."""
-    table = read_table(run.results / "features" / "stability.parquet")
+    table = read_table(run.joined / "features" / "stability.parquet")
     return Stability(list(BANDS), stability_groups(table))
 
 
