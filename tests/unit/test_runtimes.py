@@ -209,6 +209,21 @@ def test_charliecloud_is_closed_in_by_namespaces(uid, image, programs, tmp_path,
     assert "/mnt/image" not in command
 
 
+def test_nobody_reaches_the_image_where_a_site_keeps_its_files_to_itself(image, programs, tmp_path):
+    programs("unshare")
+    before = os.umask(0o077)
+    try:
+        runtime = Charliecloud(image, tmp_path / "runtime")
+        runtime.prepare(False)
+        assert os.umask(0o077) == 0o077
+    finally:
+        os.umask(before)
+    root = tmp_path / "runtime" / "image"
+    places = [root, *root.rglob("*")]
+    assert len(places) > 8
+    assert [p for p in places if ~p.stat().st_mode & (0o005 if p.is_dir() else 0o004)] == []
+
+
 def test_the_first_runtime_that_is_installed_and_able_is_taken(programs, monkeypatch):
     found = set()
     monkeypatch.setattr(runtimes.shutil, "which", lambda name: name if name in found else None)
