@@ -177,7 +177,7 @@ def test_a_shard_takes_a_core_a_case_up_to_its_share(tiny_run):
     share = math.ceil(16 / len(sizes))
     asked = ("--dry-run", "--cores", "16", "--forcerun", "prepare")
     planned = tiny_run.run(*asked, profile="local").stdout
-    jobs = [job for job in planned.split("\n\n") if "rule measure:" in job]
+    jobs = [job for job in re.split(r"^\[", planned, flags=re.M) if "rule measure:" in job]
     threads = {
         re.search(r"wildcards: shard=(\w+)", job)[1]: int(re.search(r"threads: (\d+)", job)[1])
         for job in jobs
