@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,7 +87,7 @@ def extract(volume: Volume, parts: Sequence[Part], parameters: Radiomics) -> lis
             results[number] = _nothing(settings)
             continue
         try:
-            regions[number] = _region(source, *_outline(source, part), settings)
+            regions[number] = _begun(source, *_outline(source, part), settings)
         except _NoRegion as error:
             results[number].failures.append(Failure("*", error.reason, str(error)))
     _measure_regions(source, regions, results, settings)
@@ -127,7 +128,7 @@ def extract_perturbed(
         for name, (changed, place) in changes:
             result[name] = Extraction()
             try:
-                regions[len(extractions)] = _region(source, changed, place, settings)
+                regions[len(extractions)] = _begun(source, changed, place, settings)
             except _NoRegion as error:
                 result[name].failures.append(Failure("*", error.reason, str(error)))
             extractions.append(result[name])
@@ -143,11 +144,13 @@ class _Region:
         box: the smallest around it.
         outline: its voxels within the box.
         kept: those whose intensities count.
+        original: what was measured on the image as it is; nothing where that is not asked for.
     """
 
     box: Box
     outline: NDArray[np.bool_]
     kept: NDArray[np.bool_]
+    original: Extraction = field(default_factory=Extraction)
 
 
 class _NoRegion(Exception):
@@ -222,17 +225,46 @@ def _outline(source: SampledSeries, part: Part) -> tuple[NDArray[np.bool_], Box]
     return mask[tight], (z, y, x)
 
 
-def _region(
+def _begun(
     source: SampledSeries, outline: NDArray[np.bool_], box: Box, settings: Mapping[str, Any]
 ) -> _Region:
-    """Take the image of a region, and out of the region what its intensities exclude.
+    """Take the image of a region, once for all that is measured on it as it is.
 
     Raises:
         _NoRegion: no voxel is left, or one is no number.
     """
     if not outline.any():
         raise _NoRegion(Reason.EMPTY_SEGMENT, "The outline has no voxel.")
-    image = source.box(box)
+    options = settings["imageType"].get("Original")
+    around = options is not None and "localintensity" in settings["featureClass"]
+    z, y, x = (math.ceil(PEAK_RADIUS / s) if around else 0 for s in source.grid.spacing)
+    wide = source.grid.widened(box, (z, y, x))
+    surroundings = source.box(wide)
+    z, y, x = (part.start - whole.start for part, whole in zip(box, wide, strict=True))
+    depth, height, width = outline.shape
+    image = np.ascontiguousarray(surroundings[z : z + depth, y : y + height, x : x + width])
+    region = _region(source, image, outline, box, settings)
+    if options is not None:
+        area = _original(source, image, region, settings, options)
+        if around:
+            area = replace(area, surroundings=surroundings, offset=(z, y, x))
+        with _quiet():
+            _measure(region.original, "original", area, settings["featureClass"])
+    return region
+
+
+def _region(
+    source: SampledSeries,
+    image: NDArray[np.float64],
+    outline: NDArray[np.bool_],
+    box: Box,
+    settings: Mapping[str, Any],
+) -> _Region:
+    """Take out of a region what its intensities exclude.
+
+    Raises:
+        _NoRegion: no voxel is left, or one is no number.
+    """
     odd = int((~np.isfinite(image[outline])).sum())
     if odd and math.isnan(source.scale):
         raise _NoRegion(
@@ -280,16 +312,37 @@ def _measure_regions(
     settings: Mapping[str, Any],
 ) -> None:
     """Add the features of all images to each region's results."""
-    # pyradiomics repeats on the console what is recorded here, under the name of a class's module.
-    for name in ("radiomics", "jipflow.radiomics"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
     for number, region in regions.items():
         results[number].voxels = int(region.kept.sum())
         results[number].box = _box_text(region.box)
+    with _quiet():
+        for kind, options in settings["imageType"].items():
+            if kind == "Original":
+                for number, region in regions.items():
+                    results[number].values |= region.original.values
+                    results[number].failures += region.original.failures
+            else:
+                _measure_images(source, regions, results, kind, options, settings)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep from the console what is recorded of each feature."""
+    # pyradiomics repeats it, under the name of a class's module.
+    for name in ("radiomics", "jipflow.radiomics"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for kind, options in settings["imageType"].items():
-            _measure_images(source, regions, results, kind, options, settings)
+        yield
+
+
+def _setting(settings: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the features of one kind of image."""
+    bins = {key: options[key] for key in ("binWidth", "binCount") if key in options}
+    setting = {**settings["setting"], **bins}
+    if "binWidth" in bins and "binCount" not in bins:
+        setting.pop("binCount", None)
+    return setting
 
 
 def _measure_images(
@@ -300,20 +353,13 @@ def _measure_images(
     options: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> None:
-    """Add the features of one kind of image to each region's results."""
-    classes = settings["featureClass"]
-    bins = {key: options[key] for key in ("binWidth", "binCount") if key in options}
-    setting = {**settings["setting"], **bins}
-    if "binWidth" in bins and "binCount" not in bins:
-        setting.pop("binCount", None)
-    if kind == "Original":
-        for number, region in regions.items():
-            area = _original(source, region, settings["processing"], setting)
-            if "localintensity" in classes:
-                area = _with_surroundings(source, area, region.box)
-            _measure(results[number], "original", area, classes)
-        return
-    classes = {name: features for name, features in classes.items() if name not in ORIGINAL_ONLY}
+    """Add the features of one kind of filtered image to each region's results."""
+    setting = _setting(settings, options)
+    classes = {
+        name: features
+        for name, features in settings["featureClass"].items()
+        if name not in ORIGINAL_ONLY
+    }
     margin = reach_of_filter(kind, options, source.grid.spacing)
     boxes = {number: region.box for number, region in regions.items()}
     for members, box in _groups(boxes, source.grid, margin):
@@ -334,30 +380,24 @@ def _measure_images(
 
 def _original(
     source: SampledSeries,
+    image: NDArray[np.float64],
     region: _Region,
-    processing: Mapping[str, Any],
-    setting: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> Area:
-    """Return the original image of a region."""
+    """Return the image of a region as it is."""
+    processing = settings["processing"]
     low, high = processing.get("resegment", {}).get("range", (None, None))
     return Area(
-        source.box(region.box),
+        image,
         region.kept,
         region.outline,
         source.grid.spacing,
-        setting,
+        _setting(settings, options),
         lowest=low,
         highest=high,
         ivh=processing.get("ivh"),
     )
-
-
-def _with_surroundings(source: SampledSeries, area: Area, box: Box) -> Area:
-    """Return an area with what lies around it, for the intensity peaks."""
-    z, y, x = (math.ceil(PEAK_RADIUS / s) for s in source.grid.spacing)
-    wide = source.grid.widened(box, (z, y, x))
-    z, y, x = (p.start - w.start for p, w in zip(box, wide, strict=True))
-    return replace(area, surroundings=source.box(wide), offset=(z, y, x))
 
 
 def _groups(
