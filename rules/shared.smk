@@ -1,5 +1,4 @@
 # What the rules of a site and of the hub share.
-import atexit
 import os
 import sys
 import shutil
@@ -15,7 +14,7 @@ try:
     from jipflow.cli.attempts import Tries
     from jipflow.exchange.transport import unsent
     from jipflow.files import json_text, stored_text
-    from jipflow.forked import SERVER, new_folder
+    from jipflow.forked import start
     from jipflow.lock import hold
     from jipflow.place import sentence
     from jipflow.provenance import difference
@@ -110,27 +109,9 @@ def hold_results(wildcards):
 
 
 def start_server():
-    """Start what the jobs of this run are copies of, if they run on this machine; see `forked`."""
+    """Start what the jobs of this run are copies of, if they run on this machine."""
     if workflow.local_exec:
-        folder = new_folder()
-        words = [sys.executable, "-m", "jipflow.cli.server", str(folder), str(SETTINGS)]
-        # Its input ends with this process, however that ends, and so does the server.
-        server = subprocess.Popen(
-            words,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        os.environ[SERVER] = str(folder)
-        atexit.register(end_server, server, folder)
-
-
-def end_server(server, folder):
-    """End the server of this run, of which no job is left."""
-    server.terminate()
-    server.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+        start([sys.executable, "-m", "jipflow.cli.server"], str(SETTINGS))
 
 
 def settings_file(wildcards, output):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from jipflow.cli.server import modules
 from jipflow.forked import SERVER, SOCKET, ask
 
 WORK = """
@@ -47,7 +49,14 @@ import sys
 from pathlib import Path
 from jipflow.forked import serve
 from forked_work import run
-serve(Path(sys.argv[1]), ["not_there", "forked_count", "json"], run)
+serve(int(sys.argv[1]), Path(sys.argv[2]), ["not_there", "forked_count", "json"], run)
+"""
+
+START = """
+import subprocess, sys
+from jipflow.forked import start
+start([sys.executable, "-c", sys.argv[1]])
+sys.exit(subprocess.run([sys.executable, "-c", sys.argv[2], "return", "7"]).returncode)
 """
 
 ASK = """
@@ -77,10 +86,16 @@ def environment(tmp_path, folder):
 
 @pytest.fixture
 def server(folder, environment):
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE, folder], stdin=subprocess.PIPE, env=environment
-    ) as process:
-        wait_for(folder / SOCKET)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / SOCKET))
+        listener.listen()
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(listener.fileno()), folder],
+            stdin=subprocess.PIPE,
+            env=environment,
+            pass_fds=[listener.fileno()],
+        )
+    with process:
         try:
             yield process
         finally:
@@ -89,8 +104,8 @@ def server(folder, environment):
 
 def wait_for(path: Path) -> str:
     for _ in range(600):
-        if path.exists() and (path.is_socket() or path.read_text()):
-            return "" if path.is_socket() else path.read_text()
+        if path.exists() and (text := path.read_text()):
+            return text
         time.sleep(0.05)
     raise AssertionError(f"{path.name} did not come")
 
@@ -198,6 +213,39 @@ def test_the_server_ends_with_its_run_after_the_last_copy(server, environment, f
     assert asking.wait(30) == 128 + signal.SIGTERM
     assert server.wait(30) == 0
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("temporary", 7), ("n" * 100, 99)], ids=["short", "too long for a socket"]
+)
+def test_a_run_starts_its_server_and_leaves_nothing_of_it(environment, tmp_path, name, code):
+    (tmp_path / name).mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", START, SERVE, ASK],
+        env={**environment, "TMPDIR": str(tmp_path / name), SERVER: ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert list((tmp_path / name).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu", "loaded"),
+    [("cpu", True, True), ("auto", False, True), ("auto", True, False), ("cuda", False, False)],
+)
+def test_networks_are_loaded_beforehand_where_they_compute_on_no_gpu(tmp_path, device, gpu, loaded):
+    if gpu:
+        (tmp_path / "nvidia0").touch()
+    settings = {
+        "site": {"processing": {"device": device}},
+        "protocol": {"segmentations": [{"engine": "nnunet"}], "training": {}},
+    }
+    engine = "jipflow.segment.engines.nnunet.engine"
+    assert (engine in modules(settings, tmp_path)) == loaded
+    assert "jipflow.radiomics.measure" in modules(settings, tmp_path)
 
 
 def test_without_a_server_nothing_is_done(monkeypatch, tmp_path):

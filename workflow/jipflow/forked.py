@@ -22,6 +22,7 @@ import shutil
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -121,23 +122,56 @@ def _ended(code: int) -> int:
     return 128 - code
 
 
-def new_folder() -> Path:
-    """Make the folder of a server's socket, which only this account can enter."""
-    return Path(tempfile.mkdtemp(prefix="jipflow-"))
+def start(command: Sequence[str], *arguments: str) -> None:
+    """Start the server of this process's run, and end it with this process.
+
+    Commands can be handed over at once: they wait until it has begun. Where the place lets none be
+    started, jobs do without.
+
+    Args:
+        command: starts a process that calls `serve` with the socket, the folder and the arguments,
+            which are added to it.
+        arguments: others.
+    """
+    with suppress(OSError):
+        # Only this account can enter it.
+        folder = Path(tempfile.mkdtemp(prefix="jipflow-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(folder / SOCKET))
+            listener.listen(128)
+            server = subprocess.Popen(
+                [*command, str(listener.fileno()), str(folder), *arguments],
+                # It ends with this process, however that ends, and so does the server.
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
+        atexit.register(_stop, server)
+        os.environ[SERVER] = str(folder)
 
 
-def serve(folder: Path, modules: Sequence[str], run: Run, alive: int = 0) -> None:
+def _stop(server: subprocess.Popen[bytes]) -> None:
+    """End a server of which no job is left."""
+    server.terminate()
+    server.wait()
+
+
+def serve(listener: int, folder: Path, modules: Sequence[str], run: Run, alive: int = 0) -> None:
     """Carry out commands in copies of this process until the run that started it ends.
 
     It loads a module whenever no command waits.
 
     Args:
+        listener: descriptor of the socket.
         folder: of the socket; it is removed at the end.
         modules: that commands need; one that cannot be loaded is left to the command that needs it.
         run: carries out a command, and gives its exit code.
         alive: descriptor of a pipe whose other end the run holds.
     """
-    server = _Server(folder, modules, alive)
+    server = _Server(listener, modules, alive)
     try:
         taken = server.next_command()
     finally:
@@ -174,15 +208,12 @@ def _flush() -> None:
 class _Server:
     """The process that loads modules and forks, until it is a copy itself."""
 
-    def __init__(self, folder: Path, modules: Sequence[str], alive: int) -> None:
-        self._folder = folder
+    def __init__(self, listener: int, modules: Sequence[str], alive: int) -> None:
         self._modules = deque(modules)
         self._alive = alive
         self._process = os.getpid()
         self._running: dict[int, socket.socket] = {}
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(str(folder / SOCKET))
-        self._listener.listen(128)
+        self._listener = socket.socket(fileno=listener)
         # Copies hold the reading end: it closes when this process ends, however that ends.
         self._watched, self._held = os.pipe()
         self._woken, waking = os.pipe()

@@ -1,4 +1,4 @@
-"""The process that a run's jobs are copies of: ``python -m jipflow.cli.server FOLDER SETTINGS``."""
+"""The process that a run's jobs are copies of; `jipflow.forked.start` starts it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,27 @@ from jipflow.forked import serve
 from jipflow.settings.plugins import ENGINES
 from jipflow.workers import begin_forkserver, silence_libraries
 
+GPUS = ("nvidia[0-9]*", "kfd", "dxg")
+"""What is in /dev where there is a GPU that PyTorch may use."""
 
-def modules(settings: dict[str, Any]) -> list[str]:
+
+def modules(settings: dict[str, Any], devices: Path = Path("/dev")) -> list[str]:
     """Return the modules that the jobs of a run import, in the order in which they first do.
+
+    Those of networks only where these compute on no GPU, for what a process has begun with a GPU is
+    of no use to its copies.
 
     Args:
         settings: the effective settings of a site or a hub, as the run writes them.
+        devices: the folder of the machine's devices.
     """
     if "protocol" not in settings:
         return _imported_by([each.handler for each in hub.AUDIENCE.commands])
-    protocol = settings["protocol"]
+    protocol, device = settings["protocol"], settings["site"]["processing"]["device"]
     commands = joined.AUDIENCE.commands
+    has_gpu = any(file for name in GPUS for file in devices.glob(name))
+    if device == "cuda" or (device == "auto" and has_gpu):
+        return _imported_by([each.handler for each in commands])
     if protocol.get("training"):
         commands = [*commands, *training.AUDIENCE.commands]
     engines = {each["engine"] for each in protocol["segmentations"]} - {"annotated"}
@@ -53,4 +63,5 @@ def run_copy(words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     silence_libraries()
-    serve(Path(sys.argv[1]), modules(read_json(Path(sys.argv[2]))), run_copy)
+    listener, folder, file = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+    serve(listener, folder, modules(read_json(file)), run_copy)
