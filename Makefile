@@ -9,7 +9,10 @@ BIN := $(VENV)/bin
 # `make PYTHON=/path/to/python3.12 ...`.
 SUITS := import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(shell $(p) -c '$(SUITS)' >/dev/null 2>&1 && command -v $(p))))
-INSTALLED := $(VENV)/.installed
+# Extras of the package: test is all that tests and the demo need, nothing what every site needs.
+EXTRAS := test
+comma := ,
+INSTALLED := $(VENV)/.installed-$(or $(subst $(comma),-,$(EXTRAS)),none)
 
 help:
 	@echo "make demo      run three synthetic sites and the hub; prints the path of the reports"
@@ -19,6 +22,7 @@ help:
 	@echo "make test-all  the long tests, which make test leaves out: real PACS, SLURM, containers"
 	@echo "make lint      ruff, mypy, snakefmt and snakemake --lint"
 	@echo "make bench     compare with named peers; writes docs/benchmarks.md (about an hour)"
+	@echo "make setup     what these need, in .venv; for a site less: make setup EXTRAS= or EXTRAS=nnunet"
 	@echo "make model     train a model like the demo's (about half an hour on two cores)"
 	@echo "make clean     remove results of the demo and the virtual environment"
 
@@ -29,9 +33,9 @@ $(INSTALLED): pyproject.toml envs/constraints.txt envs/jipflow.post-deploy.sh
 	@$(or $(PYTHON),false) -c '$(SUITS)' 2>/dev/null || { \
 		echo "jipflow needs Python 3.11, 3.12 or 3.13 with venv (Debian: python3-venv): install one or say make PYTHON=/path/to/python3.12"; exit 1; }
 	@echo "[setup 1/4] virtual environment in $(VENV) with $(PYTHON)"
-	@cmp --silent $@ <($(PYTHON) -V) && clear= || clear=--clear; \
-		rm -f $@; $(PYTHON) -m venv $$clear $(VENV)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" envs/jipflow.post-deploy.sh test
+	@grep -qsxF "$$($(PYTHON) -V)" $(VENV)/.installed* && clear= || clear=--clear; \
+		rm -f $(VENV)/.installed*; $(PYTHON) -m venv $$clear $(VENV)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" envs/jipflow.post-deploy.sh $(EXTRAS)
 	@$(PYTHON) -V > $@
 
 demo: setup

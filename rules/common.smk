@@ -3,6 +3,7 @@ from functools import cache
 from jipflow.catalog.consented import cohort_state
 from jipflow.settings.folders import results_folder
 from jipflow.settings.protocol import annotated
+from jipflow.settings.extras import check_segmentations, check_training, needed_extra
 from jipflow.settings.run import load_settings, settings_text
 from jipflow.release.packing import packed_state
 from jipflow.release.rounds import heard_state, read_standing
@@ -22,6 +23,8 @@ from jipflow.subset import (
 
 try:
     SITE_SETTINGS = load_settings(config, *CONFIG_FILES)
+    if workflow.is_main_process and OWN_LIBRARIES:
+        check_segmentations(SITE_SETTINGS.protocol)
     ALL_RESULTS = Path(results_folder(config))
     SUBSET = read_subset(config)
 except ConfigError as error:
@@ -50,6 +53,8 @@ ARRIVED = ["<work>/{shard}/arrived"] if ARCHIVES else []
 # What persons draw or correct; the masks of all others then stand apart.
 ANNOTATED = [spec.id for spec in annotated(SITE_SETTINGS.protocol.segmentations)]
 AUTOMATIC = "<work>/{shard}/automatic" if ANNOTATED else "<work>/{shard}/masks"
+# What conda makes for the jobs that run networks; that of TotalSegmentator has nnU-Net, too.
+NETWORKS = needed_extra(SITE_SETTINGS.protocol) or "jipflow"
 SEGMENTING = ["segment", *(["annotate"] if ANNOTATED else [])]
 SEGMENTED = [f"<shard>/{stage}/outcomes.parquet" for stage in SEGMENTING]
 ANNOTATIONS = [
@@ -307,6 +312,17 @@ def fits(part):
     """The names of the models that predict a part: a fold, or what is held out of all."""
     folds = SITE_SETTINGS.protocol.training.fold_names()
     return [f"fit_{fold}" for fold in (folds if part == "held_out" else [part])]
+
+
+@looking
+def can_train(wildcards):
+    """Input function that names no file, and ends a run that could not train."""
+    if workflow.is_main_process and OWN_LIBRARIES:
+        try:
+            check_training(SITE_SETTINGS.protocol)
+        except ConfigError as error:
+            stop_with(str(error))
+    return []
 
 
 def no_training(wildcards):

@@ -14,7 +14,7 @@ rule segment:
     log:
         "<logs>/segment/{shard}.log",
     conda:
-        "../envs/jipflow.yaml"
+        f"../envs/{NETWORKS}.yaml"
     threads: shard_threads
     resources:
         gpu=int(SITE_SETTINGS.uses_gpu),

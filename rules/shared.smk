@@ -57,6 +57,9 @@ CONFIG_FILES = [", ".join(str(path) for path in CONFIG_FILES)] if CONFIG_FILES e
 # of another protocol, changes none that a job reads.
 STORE = Path(".snakemake", "jipflow").absolute()
 
+# Jobs in an environment of their own (--sdm conda) have its libraries, not those of this process.
+OWN_LIBRARIES = not workflow.deployment_settings.deployment_method
+
 # Where envs/jipflow.post-deploy.sh installs from.
 os.environ.update(JIPFLOW_REPOSITORY=str(ROOT))
 
@@ -181,9 +184,7 @@ def fetch_again(wildcards):
 def check_record(record, stage, parts, **now):
     """Have the job of a record run again where the record does not hold."""
     if workflow.is_main_process:
-        # Jobs in an environment of their own (--sdm conda) have its libraries, not these.
-        own = not workflow.deployment_settings.deployment_method
-        reason = difference(record, stage, parts, here=own, **now)
+        reason = difference(record, stage, parts, here=OWN_LIBRARIES, **now)
         if reason and record.exists():
             run_again(record, stage, reason)
         elif reason:

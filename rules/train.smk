@@ -21,6 +21,7 @@ wildcard_constraints:
 rule train:
     """Train a model on the segmentations of the cohort, and register it; see docs/training.md."""
     input:
+        can_train,
         "<train>/index.html",
         "<train>/register.provenance.json",
         REGISTRY,
@@ -70,7 +71,7 @@ rule train_plan:
     log:
         "<logs>/train_plan.log",
     conda:
-        "../envs/jipflow.yaml"
+        "../envs/nnunet.yaml"
     params:
         file=settings_file,
         work=subpath(output.split, parent=True),
@@ -96,7 +97,7 @@ rule train_fit:
     log:
         "<logs>/train_fit/{fold}.log",
     conda:
-        "../envs/jipflow.yaml"
+        "../envs/nnunet.yaml"
     resources:
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
@@ -125,7 +126,7 @@ rule train_evaluate:
     log:
         "<logs>/train_evaluate/{part}.log",
     conda:
-        "../envs/jipflow.yaml"
+        "../envs/nnunet.yaml"
     resources:
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
@@ -163,7 +164,7 @@ rule train_report:
     log:
         "<logs>/train_report.log",
     conda:
-        "../envs/jipflow.yaml"
+        "../envs/nnunet.yaml"
     params:
         file=settings_file,
         work=subpath(input.split, parent=True),
@@ -191,7 +192,7 @@ rule train_register:
     log:
         "<logs>/train_register.log",
     conda:
-        "../envs/jipflow.yaml"
+        "../envs/nnunet.yaml"
     params:
         file=settings_file,
         work=subpath(input.split, parent=True),

@@ -57,13 +57,16 @@ def two_patients(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def contours_run(two_patients: Path, tmp_path_factory: pytest.TempPathFactory) -> Site:
-    """A finished run of two shards with a case each, in seconds; to be copied."""
+    """A finished run of two shards with a case each, in seconds; to be copied.
+
+    It is of a site that has no nnU-Net; those who take it up have it, which runs nothing again.
+    """
     folder = tmp_path_factory.mktemp("contours")
     path = folder / "contours.yaml"
     path.write_text(yaml.safe_dump(contours_only()))
     site = make_site(folder, "site", "contours", [two_patients], processing={"shard_size": 1})
     site = replace(site, protocol_file=path)
-    site.run(*ONE_CORE)
+    site.run(*ONE_CORE, networks=False)
     return site
 
 

@@ -33,13 +33,20 @@ ONE_CORE = ("--cores", "1")
 
 
 def snakemake(
-    *arguments: str, profile: str = "demo", timeout: float = 900, check: bool = True
+    *arguments: str,
+    profile: str = "demo",
+    timeout: float = 900,
+    check: bool = True,
+    networks: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run snakemake in the repository with a profile; returns its output."""
+    """Run snakemake in the repository with a profile; returns its output.
+
+    Without networks it is as where the extras nnunet and totalsegmentator are not installed.
+    """
     result = subprocess.run(
         command(*arguments, profile=profile),
         cwd=ROOT,
-        env=environment(),
+        env=environment() if networks else without_networks(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -58,6 +65,13 @@ def command(*arguments: str, profile: str = "demo") -> list[str]:
 def environment() -> dict[str, str]:
     """The environment without what would tell a nested snakemake of this test's own."""
     return {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}
+
+
+def without_networks() -> dict[str, str]:
+    """The environment of a site that has installed neither nnU-Net nor PyTorch."""
+    found = environment()
+    paths = [str(ROOT / "tests" / "without_networks"), found.get("PYTHONPATH", "")]
+    return found | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def jipflow(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -31,6 +31,15 @@ CALLED = {
 }
 """Dependencies that no module of the package imports, and who does or calls them."""
 
+OPTIONAL = {
+    "exchange": "To exchange",
+    "nnunet": "For nnU-Net",
+    "noise": "For analyses",
+    "omop": "For clinical data",
+    "totalsegmentator": "For the engine",
+}
+"""Extras that a site may want, and how the heading of each begins."""
+
 APART = {ROOT / "benchmarks" / "acro_reference.py"}
 """Runs in an environment of its own, without jipflow."""
 
@@ -98,12 +107,10 @@ def test_each_direct_dependency_is_pinned_and_justified(group):
     assert wanted <= PINS.keys()
     headings = {
         "run": "To run",
-        "test": ("To test", "For the engine", "To exchange", "For analyses", "For clinical data"),
+        "test": ("To test", *OPTIONAL.values()),
         "bench": "To measure",
-        "exchange": "To exchange",
-        "noise": "For analyses",
-        "omop": "For clinical data",
-        "totalsegmentator": "For the engine",
+        **OPTIONAL,
+        "totalsegmentator": (OPTIONAL["nnunet"], OPTIONAL["totalsegmentator"]),
     }[group]
     names = rows(*([headings] if isinstance(headings, str) else headings))
     assert {normal(name) for name in names} == wanted
@@ -118,8 +125,7 @@ def test_what_installs_pyradiomics_is_pinned():
 
 def test_every_import_of_the_package_is_declared_and_every_dependency_imported():
     found = imported("workflow/jipflow")
-    extras = ("totalsegmentator", "exchange", "noise", "omop")
-    optional = {normal(name) for extra in extras for name in EXTRAS[extra]}
+    optional = {normal(name) for extra in OPTIONAL for name in EXTRAS[extra]}
     assert {k: v for k, v in found.items() if k not in DECLARED | optional} == {}
     assert DECLARED - found.keys() == CALLED.keys()
 

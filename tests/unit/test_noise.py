@@ -426,7 +426,7 @@ def test_the_gate_of_exact_cells_lets_none_with_noise_through():
 def test_without_opendp_an_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "opendp.prelude", None)
     noise._laplace.cache_clear()
-    with pytest.raises(ConfigError, match=r"jipflow\[noise\]"):
+    with pytest.raises(ConfigError, match=r"pip install .*\[noise\]"):
         noise.with_noise(3, 2.0)
 
 

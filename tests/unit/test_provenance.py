@@ -106,6 +106,27 @@ def test_another_version_of_a_library_is_named(results, monkeypatch):
         provenance.libraries.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("versions", "counts"),
+    [((None, "2.13.0"), False), (("2.13.0", None), False), (("2.12.1", "2.13.0"), True)],
+    ids=["installed since", "removed since", "another version"],
+)
+def test_nnunet_that_a_site_installs_later_changes_no_imported_contour(
+    tmp_path, monkeypatch, versions, counts
+):
+    here = {"numpy": "2.4.6", "scipy": "1.17.1"}
+    then, now = (here | ({"torch": version} if version else {}) for version in versions)
+    record, table = tmp_path / "provenance.json", tmp_path / "outcomes.parquet"
+    table.write_text("outcomes")
+    monkeypatch.setattr(provenance, "libraries", lambda stage: then)
+    provenance.Making("segment", {}, []).finish(record, [table])
+    monkeypatch.setattr(provenance, "libraries", lambda stage: now)
+    expected = "it was computed with torch 2.12.1, here it is 2.13.0" if counts else ""
+    assert provenance.difference(record, "segment", {}) == expected
+    monkeypatch.setattr(provenance, "libraries", lambda stage: {**now, "scipy": "9"})
+    assert "scipy" in provenance.difference(record, "segment", {})
+
+
 def test_each_library_that_a_stage_names_is_installed():
     """A name that is misspelt would never be seen to change."""
     for stage in provenance.LIBRARIES:

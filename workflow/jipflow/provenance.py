@@ -31,6 +31,7 @@ FORCED = "run the same snakemake command again with --forceall."
 _DECODERS = ("imagecodecs", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm")
 _ARRAYS = ("numpy", "scipy", "SimpleITK")
 _NETWORKS = (*_ARRAYS, "torch", "nnunetv2")
+_OPTIONAL = {"torch", "nnunetv2", "TotalSegmentator", "batchgeneratorsv2"}
 
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "prepare": ("numpy", "SimpleITK", "pydicom", *_DECODERS),
@@ -229,9 +230,14 @@ def _of_libraries(made: Provenance) -> str:
 
 
 def _versions(name: str, made: Provenance, now: Mapping[str, str]) -> str:
-    """Say which version of a library a job had, and which is here; nothing where it is the same."""
+    """Say which version of a library a job had, and which is here; nothing where it is the same.
+
+    No network runs where its libraries are missing: what is made there is of other engines.
+    """
     then, here = made.libraries.get(name), now.get(name)
-    return "" if then == here else f"{name} {then or 'missing'}, here it is {here or 'missing'}"
+    if then == here or (name in _OPTIONAL and not (then and here)):
+        return ""
+    return f"{name} {then or 'missing'}, here it is {here or 'missing'}"
 
 
 def _differs(key: str, made: Provenance, settings: Mapping[str, str]) -> bool:

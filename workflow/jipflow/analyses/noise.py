@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from jipflow.analyses.contract import kinds
 from jipflow.analyses.rules import Rule
+from jipflow.settings.extras import install_command
 from jipflow.settings.resources import ConfigError
 
 if TYPE_CHECKING:
@@ -96,8 +97,7 @@ def _laplace(scale: float) -> Callable[[int], int]:
         import opendp.prelude as dp
     except ImportError:
         raise ConfigError(
-            "Analyses with noise need OpenDP, which is not installed; install jipflow with its "
-            "extra, as by pip install 'jipflow[noise]'."
+            f"analyses with noise need opendp, not installed here; say: {install_command('noise')}"
         ) from None
     dp.enable_features("contrib")
     space = dp.atom_domain(T="i64"), dp.absolute_distance(T="i64")

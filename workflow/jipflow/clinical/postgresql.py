@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jipflow.reasons import PlaceError, StageError
 from jipflow.settings.clinical import Omop
+from jipflow.settings.extras import install_command
 from jipflow.settings.resources import ConfigError
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def opened(source: Omop) -> Iterator[Rows]:
         from sqlalchemy.pool import NullPool
     except ImportError as error:
         raise ConfigError(
-            f"clinical.database: PostgreSQL needs {error.name}; install jipflow[omop]."
+            f"clinical.database: PostgreSQL needs {error.name}, not installed here; say: "
+            f"{install_command('omop')}"
         ) from None
     url = make_url(source.database).set(drivername="postgresql+psycopg")
     if source.password_env is not None:

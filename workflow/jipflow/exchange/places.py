@@ -24,6 +24,7 @@ from jipflow.exchange.transport import Listed, NotThere, Place
 from jipflow.pacs.credentials import private_file
 from jipflow.reasons import PlaceError
 from jipflow.settings.addresses import Address
+from jipflow.settings.extras import install_command
 from jipflow.settings.resources import ConfigError
 
 CHUNK = 1 << 18
@@ -175,8 +176,8 @@ def _provider(address: Address) -> Any:
         plugin = StoragePluginRegistry().get_plugin(address.kind)
     except InvalidPluginException:
         raise ConfigError(
-            f"{address.url}: the package snakemake-storage-plugin-{address.kind} is not installed; "
-            "run: pip install -c envs/constraints.txt -e '.[exchange]'"
+            f"{address.url}: the package snakemake-storage-plugin-{address.kind} is not "
+            f"installed; say: {install_command('exchange')}"
         ) from None
     found: dict[str, str | int] = {
         each.name: value

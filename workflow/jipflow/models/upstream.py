@@ -15,6 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from jipflow.reasons import StageError
+from jipflow.settings.extras import install_command
 
 if TYPE_CHECKING:
     import torch
@@ -90,17 +91,19 @@ def check_version() -> None:
     if found != VERSION:
         raise StageError(
             f"jipflow needs nnU-Net {VERSION}, of which it uses the inside; the version installed "
-            f"here: {found}. Install that one: pip install -c envs/constraints.txt {PACKAGE}."
+            f"here: {found}. Install that one: {install_command('nnunet')}"
         )
 
 
-check_version()
-
-
 def __getattr__(name: str) -> Any:
-    """Import a name of `HOMES` when it is asked for (PEP 562)."""
+    """Import a name of `HOMES` when it is asked for (PEP 562).
+
+    Raises:
+        StageError: nnU-Net is not installed, or in another version.
+    """
     if name not in HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    check_version()
     found = getattr(import_module(f"{PACKAGE}.{HOMES[name]}"), name)
     globals()[name] = found
     return found

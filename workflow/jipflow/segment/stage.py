@@ -21,6 +21,7 @@ from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.channels import frames_note
 from jipflow.segment.engine import Engine, Inputs, Machine, engine_class
 from jipflow.segment.quality import Quality, assess
+from jipflow.settings.extras import check_segmentations
 from jipflow.settings.protocol import (
     ModelSegmentation,
     SegmentationSettings,
@@ -77,8 +78,10 @@ def run(
         threads: processes, or threads of a neural network on the CPU.
 
     Raises:
+        ConfigError: what an engine computes with is not installed.
         StageError: an engine cannot run at all.
     """
+    check_segmentations(settings.protocol)
     masks.mkdir(parents=True, exist_ok=True)
     found = Segmented()
     outcomes = found.outcomes

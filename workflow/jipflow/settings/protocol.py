@@ -172,9 +172,11 @@ class SegmentationSettings(Part):
 
     Attributes:
         by_person: whether a person makes it, after all that is made without one.
+        extra: of the package, whose libraries it computes with; empty where it needs none.
     """
 
     by_person: ClassVar[bool] = False
+    extra: ClassVar[str] = ""
 
     id: Id
     """Name of the segmentation in paths and tables."""

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from jipflow.files import read_json
-from jipflow.models.upstream import remove_all_but_largest_component_from_segmentation
+from jipflow.models import upstream
 from jipflow.reasons import StageError
 
-KNOWN = remove_all_but_largest_component_from_segmentation.__name__
+KNOWN = "remove_all_but_largest_component_from_segmentation"
+"""Of `upstream`: the one that nnU-Net has."""
 
 
 def read_postprocessing(path: Path | None) -> list[list[int]]:
@@ -64,5 +65,5 @@ def keep_largest(labels: np.ndarray[Any, Any], steps: Sequence[Sequence[int]]) -
         steps: values that are looked at as one.
     """
     for values in steps:
-        labels = remove_all_but_largest_component_from_segmentation(labels, list(values))
+        labels = upstream.remove_all_but_largest_component_from_segmentation(labels, list(values))
     return labels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,8 @@ class NnUNetSegment(LabelledSegment):
 
 class NnUNetSegmentation(ModelSegmentation):
     """Regions that a model of nnU-Net v2 finds."""
+
+    extra: ClassVar[str] = "nnunet"
 
     engine: Literal["nnunet"]
     inputs: Annotated[list[Role], Unique] = Field(default=[])

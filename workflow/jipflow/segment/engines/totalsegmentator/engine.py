@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from jipflow.models.tasks import read_tasks
 from jipflow.reasons import StageError
 from jipflow.segment.engine import Engine, Inputs, regions_of_labels
 from jipflow.segment.engines.totalsegmentator.settings import TotalSegmentation
+from jipflow.settings.extras import install_command
 from jipflow.workers import begin_worker
 
 PACKAGE = "TotalSegmentator"
@@ -48,16 +49,10 @@ class TotalSegmentator(Engine[TotalSegmentation]):
         """Verify the weights and start the process that runs them.
 
         Raises:
-            StageError: TotalSegmentator is not installed, the weights are not the pinned ones, a
-                licence number is missing, or there is no GPU where the site asks for one.
+            StageError: the weights are not the pinned ones, a licence number is missing, or there
+                is no GPU where the site asks for one.
         """
-        try:
-            self.version = version(PACKAGE)
-        except PackageNotFoundError:
-            raise StageError(
-                f"{PACKAGE} is not installed; install it with its pinned libraries: "
-                "pip install -c envs/constraints.txt -e '.[totalsegmentator]'."
-            ) from None
+        self.version = version(PACKAGE)
         model = registered_model(self.spec.model, self.machine.models)
         verify(model)
         self.task = read_tasks()[self.spec.task]
@@ -96,7 +91,7 @@ class TotalSegmentator(Engine[TotalSegmentation]):
         except BrokenProcessPool:
             raise StageError(
                 f"{PACKAGE} cannot be started; the log above says why. Installing it again may "
-                "help: pip install -c envs/constraints.txt -e '.[totalsegmentator]'."
+                f"help: {install_command('totalsegmentator')}"
             ) from None
 
     def read(self, inputs: Inputs) -> Volume:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -56,6 +56,8 @@ Given = Annotated[
 
 class TotalSegmentation(ModelSegmentation):
     """Regions that TotalSegmentator finds."""
+
+    extra: ClassVar[str] = "totalsegmentator"
 
     engine: Literal["totalsegmentator"]
     task: Text
