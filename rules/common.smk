@@ -251,9 +251,9 @@ def shard_threads(wildcards):
     """
     if not AFTER_COHORT.is_file():
         return 4
-    shards = cases_by_shard(AFTER_COHORT, AFTER_COHORT.stat().st_mtime_ns)
-    share = -(-(workflow.cores or 0) // len(shards))
-    return min(len(shards.get(wildcards.shard, range(4))), max(4, share))
+    cases = jobs_now(os.stat(AFTER_COHORT).st_mtime_ns).cases
+    share = -(-(workflow.cores or 0) // max(1, len(cases)))
+    return min(len(cases.get(wildcards.shard, range(4))), max(4, share))
 
 
 def came_back(look):
