@@ -19,6 +19,7 @@ import shlex
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -147,6 +148,80 @@ def _check_run(path: Path, run: str | None) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who has a results folder, as far as can be seen from here.
+
+    Attributes:
+        state: ``run`` (a run goes on), ``elsewhere`` (one of another machine has left no sign of
+            its end), ``killed`` (one of this machine did not end well), ``jobs`` (likewise, and
+            jobs of it go on) or ``free``.
+        host: machine of the run; this and the next ones are empty where nothing is known.
+        pid: its process.
+        started: when, in ISO 8601 with the offset from UTC.
+        folder: that it was started in.
+    """
+
+    state: str
+    host: str = ""
+    pid: str = ""
+    started: str = ""
+    folder: str = ""
+
+    def sentence(self) -> str:
+        """Return the same for a person."""
+        whose = f"the run of process {self.pid} on {self.host}, started {self.started}"
+        if not self.pid:
+            whose = "a run"
+        return {
+            "run": f"held by {whose} in {self.folder}" if self.pid else "held by a run",
+            "elsewhere": f"held by {whose}, as far as can be seen from here",
+            "killed": f"free; {whose} was killed",
+            "jobs": f"held by jobs that outlive {whose}, which was killed",
+            "free": "free",
+        }[self.state]
+
+
+def holder(results: Path) -> Holder:
+    """Return who has a results folder; nothing is written, and no lock is taken.
+
+    Args:
+        results: folder for the results of all protocols; it need not be there.
+
+    Raises:
+        OSError: a lock cannot be read.
+    """
+    folder = Path(results).resolve()
+    taken, record = _seen(folder / NAME)
+    known = {key: str(record.get(key, "")) for key in ("host", "pid", "started", "folder")}
+    if taken:
+        return Holder("run", **known)
+    if not record:
+        return Holder("free")
+    if not _is_over(record, _own_record()):
+        return Holder("elsewhere", **known)
+    return Holder("jobs" if _seen(folder / JOBS)[0] else "killed", **known)
+
+
+def _seen(path: Path) -> tuple[bool, dict[str, str]]:
+    """Return whether another process has a lock, and what its file says."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False, {}
+    try:
+        return _asked(descriptor)[0] != fcntl.F_UNLCK, _record(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _asked(descriptor: int) -> tuple[int, int]:
+    """Return the kind of lock that keeps one for writing from us, and the process that has it."""
+    asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, process = struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    return kind, process
+
+
 def release(results: Path) -> None:
     """Let other runs have a results folder that this process holds; nothing if it does not."""
     descriptor = _held.pop(Path(results).resolve() / NAME, None)
@@ -202,8 +277,7 @@ def _outlast_jobs(path: Path, tell: Callable[[str], object]) -> None:
 
 def _holder(descriptor: int) -> str:
     """Name a process that keeps a lock from us; one of another machine has no number here."""
-    asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    *_, process = struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    _, process = _asked(descriptor)
     return f"process {process} among them" if process > 0 else "on another machine"
 
 

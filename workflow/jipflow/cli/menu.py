@@ -13,6 +13,7 @@ from jipflow.cli import (
     modellers,
     newcomers,
     operators,
+    repairs,
     rounds,
     stewards,
     training,
@@ -20,7 +21,7 @@ from jipflow.cli import (
 from jipflow.cli.command import RUN_A_HUB, RUN_A_SITE, Audience, Command
 
 PEOPLE = (
-    *(newcomers.AUDIENCE, operators.AUDIENCE, modellers.AUDIENCE),
+    *(newcomers.AUDIENCE, operators.AUDIENCE, repairs.AUDIENCE, modellers.AUDIENCE),
     *(stewards.AUDIENCE, rounds.AUDIENCE),
 )
 WORKFLOW = (joined.AUDIENCE, training.AUDIENCE, hub.AUDIENCE, carriers.AUDIENCE)
