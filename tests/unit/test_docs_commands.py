@@ -97,6 +97,7 @@ WAYS = (
     Way(r"jipflow export ", None, "needs a run that has ended; pipeline/test_export.py has one"),
     Way(r"jipflow whois ", None, "needs a run's pseudonyms; test_redaction.py makes some"),
     Way(r"jipflow erase ", None, "needs a site's results; test_erase.py has some"),
+    Way(r"jipflow retry ", None, "needs a run; pipeline/test_repair.py has one"),
     Way(r"jipflow manifest ", None, "needs a manifest; test_manifest.py has some"),
     Way(r"jipflow omop export ", None, "needs a warehouse's maps; test_omop.py has some"),
     Way(r"jipflow models add ", None, "needs a model; test_models.py adds one"),

@@ -155,7 +155,9 @@ def _add_argument(parser: argparse.ArgumentParser, parameter: inspect.Parameter)
     if parameter.kind is parameter.KEYWORD_ONLY:
         if not required and default not in (None, False, ()):
             text = f"{text} (default: {default})"
-        keywords |= {"required": True} if required else {"default": default}
+        # What is typed several times is appended to a list.
+        given = list(default) if default == () and "append" in keywords.values() else default
+        keywords |= {"required": True} if required else {"default": given}
         parser.add_argument(_flag(parameter.name), dest=parameter.name, help=text, **keywords)
     else:
         if parameter.kind is parameter.VAR_POSITIONAL:

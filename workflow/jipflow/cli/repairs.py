@@ -1,16 +1,19 @@
-"""What the person calls who looks after runs: how they stand."""
+"""What the person calls who looks after runs: how they stand, what is tried again."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
-from jipflow.cli.command import Audience
+from jipflow.cli.command import REPEATED, Audience, UsageError
 
-AUDIENCE = Audience("To see how a run stands")
+AUDIENCE = Audience("To see and repair a run")
 
 AllResults = Annotated[Path, "folder for the results of all protocols"]
 OneProtocol = Annotated[str | None, "id of the only protocol; all by default"]
+Apply = Annotated[bool, "remove them; without it nothing is changed"]
 
 
 @AUDIENCE.command("status")
@@ -29,3 +32,65 @@ def status(
 
     found = read_standing(results, protocol)
     print(json_text(found.plain()).rstrip() if json else "\n".join(sentences(found)))
+
+
+@AUDIENCE.command("retry")
+def retry(
+    *,
+    results: AllResults = Path("results"),
+    protocol: OneProtocol = None,
+    stage: Annotated[Sequence[str], "of this stage alone; may be repeated", REPEATED] = (),
+    reason: Annotated[Sequence[str], "of this reason code alone; may be repeated", REPEATED] = (),
+    case: Annotated[Sequence[str], "of this case alone; may be repeated", REPEATED] = (),
+    excluded: Annotated[bool, "those that the cohort left out, too"] = False,
+    apply: Apply = False,
+) -> None:
+    """Print what failed and would run again, and let the next run do so by --apply.
+
+    Only outcomes are removed. The other cases of a shard are computed again to the same bytes.
+    """
+    from jipflow.reasons import StageError
+    from jipflow.repair.retry import Choice, find_again, remove
+    from jipflow.repair.standing import protocols_of
+    from jipflow.words import number_of
+
+    choice = Choice(stage, reason, case, excluded)
+    with _alone(results, apply):
+        folders = protocols_of(results, protocol)
+        if protocol is None and len(folders) > 1:
+            names = ", ".join(folder.name for folder in folders)
+            raise UsageError(f"{results} has several protocols; name one by --protocol: {names}")
+        if not folders:
+            raise StageError(f"{results} has no results of a run; name their folder by --results.")
+        found = find_again(folders[0], choice)
+        for again in found:
+            print(again.sentence())
+        if not found:
+            print("nothing that failed is meant: nothing would run")
+        elif apply:
+            files = list(remove(found))
+            print(f"{number_of(len(files), 'file')} removed; the same snakemake command runs these")
+        else:
+            print("nothing was removed; --apply lets the next run try these again")
+
+
+@contextmanager
+def _alone(results: Path, apply: bool) -> Iterator[None]:
+    """Keep runs off the results while they are changed.
+
+    Raises:
+        StageError: a run has them.
+    """
+    from jipflow.lock import hold, release
+    from jipflow.reasons import StageError
+
+    if not results.is_dir():
+        raise StageError(f"There are no results in {results}; name their folder by --results.")
+    if not apply:
+        yield
+        return
+    hold(results)
+    try:
+        yield
+    finally:
+        release(results)

@@ -1,0 +1,73 @@
+"""A real run as `jipflow status` and `retry` see it, and what Snakemake does then."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from harness import JOINED, ONE_CORE, jipflow, planned
+from jipflow.files import sha256_file
+from jipflow.outcomes import Status, read_outcomes, write_outcomes
+
+
+@pytest.fixture(scope="module")
+def site(contours_run, tmp_path_factory):
+    """A copy of the finished run of two shards with a case each."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(contours_run.results, folder / "results")
+    return replace(contours_run, results=folder / "results")
+
+
+def standing(site):
+    printed = jipflow("status", "--results", str(site.results), "--json").stdout
+    return json.loads(printed)["protocols"]["contours"]
+
+
+def test_what_failed_runs_again_and_gives_what_a_run_without_a_failure_gives(site, contours_run):
+    before = standing(site)
+    assert (before["cases"], before["ok"], before["failed"], before["open"]) == (2, 2, 0, 0)
+    assert (before["shards_done"], before["release"]["state"]) == (2, "candidate")
+    # As where the cause was in nothing that jipflow watches.
+    path, other = sorted(site.out.glob("shards/*/segment/outcomes.parquet"))
+    (outcome,) = read_outcomes(path)
+    failed = replace(outcome, status=Status.FAILED, reason="no_contours", message="none")
+    written = path.stat()
+    write_outcomes(path, [failed])
+    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
+    untouched = {p: p.stat().st_mtime_ns for p in other.parents[1].rglob("*")}
+    assert planned(site) == {}
+    assert (standing(site)["failed"], standing(site)["ok"]) == (1, 1)
+
+    shown = jipflow("retry", "--results", str(site.results), "--reason", "no_contours").stdout
+    first, rest = shown.splitlines()
+    shard = path.parents[1].name
+    assert first.startswith(f"segment of {shard}: 1 item of 1 case (no_contours 1); runs: ")
+    runs = first.partition("runs: ")[2].split(", ")
+    assert rest.startswith("nothing was removed")
+    assert planned(site) == {}
+
+    jipflow("retry", "--results", str(site.results), "--apply")
+    assert (standing(site)["failed"], standing(site)["open"]) == (0, 1)
+    assert planned(site) == {**dict.fromkeys(runs, 1), **JOINED}
+    site.run(*ONE_CORE)
+    assert standing(site)["ok"] == 2
+    assert {p: p.stat().st_mtime_ns for p in untouched} == untouched
+    timings = ["seconds", "max_rss_mb"]
+    pd.testing.assert_frame_equal(
+        site.table("outcomes.parquet").drop(columns=timings),
+        contours_run.table("outcomes.parquet").drop(columns=timings),
+    )
+    names = [
+        str(p.relative_to(contours_run.out))
+        for folder in ("seg", "sr", "overlays", "features")
+        for p in (contours_run.out / folder).rglob("*.*")
+        if p.name != "provenance.json"
+    ]
+    assert len(names) > 8
+    for name in names:
+        assert sha256_file(site.out / name) == sha256_file(contours_run.out / name), name

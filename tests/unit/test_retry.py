@@ -1,0 +1,125 @@
+"""What failed is tried again: which outcomes are meant, what runs, and what is removed."""
+
+from __future__ import annotations
+
+import pytest
+
+from jipflow.cli import main
+from jipflow.files import sha256_file
+from jipflow.reasons import StageError
+from jipflow.repair.retry import Choice, find_again
+from repair_world import STAGES, write_cohort, write_shard
+from test_standing import a_run
+
+FAILED = {"bbb": ("segment", "no_contours"), "ddd": ("prepare", "missing_slices")}
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two shards that are done, in each of which a case failed."""
+    folder = tmp_path / "lung"
+    shards = {"s00001": ["aaa", "bbb", "ccc"], "s00002": ["ddd", "eee"]}
+    write_cohort(folder, shards, ["xxx"])
+    for shard, cases in shards.items():
+        write_shard(folder, shard, cases, FAILED)
+    return tmp_path
+
+
+def meant(results, **choice):
+    return [(each.stage, each.job) for each in find_again(results / "lung", Choice(**choice))]
+
+
+def test_all_that_failed_is_meant_or_what_is_named(results):
+    both = [("segment", "s00001"), ("prepare", "s00002")]
+    assert meant(results) == both
+    assert meant(results, stages=["segment"]) == both[:1]
+    assert meant(results, reasons=["missing_slices"]) == both[1:]
+    assert meant(results, cases=["bbb"]) == both[:1]
+    assert meant(results, cases=["bbb"], stages=["prepare"]) == []
+    assert meant(results, excluded=True) == [("cohort", ""), *both]
+    assert meant(results, excluded=True, reasons=["missing_role"]) == [("cohort", "")]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"stages": ["mesure"]}, "no outcome has the stage 'mesure'; did you mean 'measure'"),
+        ({"reasons": ["no_contour"]}, "has the reason 'no_contour'; did you mean 'no_contours'"),
+        ({"cases": ["aab"]}, "no outcome has the case 'aab'; did you mean 'aaa'"),
+        ({"reasons": ["missing_role"]}, "'missing_role' is of cases that the cohort left out; add"),
+        ({"cases": ["xxx"]}, "'xxx' is of cases that the cohort left out; add --excluded"),
+    ],
+)
+def test_names_of_nothing_are_refused(results, choice, message):
+    with pytest.raises(StageError, match=message):
+        meant(results, **choice)
+
+
+def test_what_runs_is_what_leads_back_to_it_and_what_makes_its_volumes_again(results):
+    def runs(**choice):
+        (again,) = find_again(results / "lung", Choice(**choice))
+        return again.follows
+
+    # Volumes and masks of a shard that is done are gone.
+    assert runs(cases=["bbb"]) == STAGES
+    assert runs(cases=["ddd"]) == STAGES
+    for name in ("volumes", "masks"):
+        (results / "lung" / "work" / "s00001" / name).mkdir(parents=True)
+    assert runs(cases=["bbb"]) == STAGES[1:]
+
+
+def printed(capsys, results, *words):
+    code = main(["retry", "--results", str(results), *words])
+    captured = capsys.readouterr()
+    return code, captured.out + captured.err
+
+
+def test_nothing_is_removed_without_apply(results, capsys):
+    before = {path: sha256_file(path) for path in results.rglob("*.*") if path.is_file()}
+    assert printed(capsys, results) == (
+        0,
+        "segment of s00001: 1 item of 1 case (no_contours 1); runs: prepare, segment, encode, "
+        "measure, document, overlay; 2 other cases with the same result\n"
+        "prepare of s00002: 1 item of 1 case (missing_slices 1); runs: prepare, segment, encode, "
+        "measure, document, overlay; 1 other case with the same result\n"
+        "nothing was removed; --apply lets the next run try these again\n",
+    )
+    assert {path: sha256_file(path) for path in before} == before
+
+
+def test_the_outcomes_of_just_these_jobs_are_removed(results, capsys):
+    before = {path for path in results.rglob("*") if path.is_file()}
+    code, text = printed(capsys, results, "--reason", "no_contours", "--apply")
+    assert code == 0
+    assert text.endswith("2 files removed; the same snakemake command runs these\n")
+    gone = before - set(results.rglob("*"))
+    place = results / "lung" / "shards" / "s00001" / "segment"
+    assert gone == {place / "outcomes.parquet", place / "provenance.json"}
+    assert printed(capsys, results, "--stage", "overlay") == (
+        0,
+        "nothing that failed is meant: nothing would run\n",
+    )
+
+
+def test_a_run_keeps_them_and_a_look_is_free(results, capsys):
+    before = sorted(results.rglob("*"))
+    with a_run(results) as run:
+        code, text = printed(capsys, results, "--apply")
+        assert code == 1
+        assert f"is in use by the run of process {run.pid}" in text
+        assert printed(capsys, results)[0] == 0
+    assert [path for path in before if not path.exists()] == []
+
+
+def test_of_several_protocols_one_is_named(results, capsys):
+    write_cohort_of_another(results)
+    with pytest.raises(SystemExit):
+        main(["retry", "--results", str(results)])
+    assert "name one by --protocol: liver, lung" in capsys.readouterr().err
+    assert printed(capsys, results, "--protocol", "lung")[0] == 0
+    assert printed(capsys, results / "none")[1].startswith("jipflow: There are no results in ")
+
+
+def write_cohort_of_another(results):
+    (results / "liver").mkdir()
+    write_cohort(results / "liver", {"s00001": ["aaa"]})

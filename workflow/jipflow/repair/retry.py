@@ -1,0 +1,199 @@
+"""What failed, to be tried again: the outcomes are removed that keep Snakemake from doing so."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jipflow.outcomes import Status
+from jipflow.provenance import NAME as RECORD
+from jipflow.provenance import read_provenance
+from jipflow.reasons import StageError
+from jipflow.repair.standing import FOLLOWS, Row, rows_of, shard_jobs
+from jipflow.settings.names import among
+from jipflow.words import number_of
+
+COHORT = "cohort"
+
+READS = {
+    "prepare": {"arrived"},
+    "segment": {"arrived", "volumes"},
+    "annotate": {"arrived", "volumes", "automatic"},
+    "encode": {"arrived", "masks"},
+    "measure": {"volumes", "masks"},
+    "overlay": {"volumes", "masks"},
+    "train": {"volumes", "masks"},
+}
+"""What a stage reads below ``work/<shard>``, which goes when the shard is done."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which outcomes are meant: all that failed, but for what is given.
+
+    Attributes:
+        stages: of these alone; empty for all.
+        reasons: codes, likewise.
+        cases: case_ids, likewise.
+        excluded: those that the cohort left out, too.
+    """
+
+    stages: Collection[str] = ()
+    reasons: Collection[str] = ()
+    cases: Collection[str] = ()
+    excluded: bool = False
+
+    def takes(self, stage: str, row: Row) -> bool:
+        """Return whether an outcome is meant."""
+        wanted = {Status.FAILED.value, *([Status.EXCLUDED.value] if self.excluded else [])}
+        return (
+            row.status in wanted
+            and row.reason not in FOLLOWS
+            and (not self.stages or stage in self.stages)
+            and (not self.reasons or row.reason in self.reasons)
+            and (not self.cases or row.case_id in self.cases)
+        )
+
+
+@dataclass(frozen=True)
+class Again:
+    """A job that is to run again.
+
+    Attributes:
+        stage: its stage.
+        job: the shard; empty for the cohort, which has none.
+        folder: of its outcomes.
+        items: outcomes that were meant.
+        others: cases that are computed again with it, with the same result.
+        follows: stages of the shard that run again with it.
+    """
+
+    stage: str
+    job: str
+    folder: Path
+    items: tuple[Row, ...]
+    others: int
+    follows: tuple[str, ...]
+
+    def sentence(self) -> str:
+        """Say what is tried again."""
+        job = f"{self.stage} of {self.job}" if self.job else self.stage
+        reasons = Counter(row.reason for row in self.items)
+        listed = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
+        cases = number_of(len({row.case_id for row in self.items}), "case")
+        text = f"{job}: {number_of(len(self.items), 'item')} of {cases} ({listed})"
+        if self.follows:
+            text += f"; runs: {', '.join(self.follows)}"
+        if self.others:
+            text += f"; {number_of(self.others, 'other case')} with the same result"
+        return text
+
+
+def find_again(protocol: Path, choice: Choice) -> list[Again]:
+    """Return the jobs whose outcomes are meant.
+
+    Args:
+        protocol: the protocol's results folder.
+        choice: which outcomes.
+
+    Raises:
+        StageError: a stage, reason or case is named that the results do not have.
+    """
+    tables: dict[tuple[str, str], tuple[Path, list[Row]]] = {}
+    for job in shard_jobs(protocol).cases:
+        for path in sorted((protocol / "shards" / job).glob("*/outcomes.parquet")):
+            tables[path.parent.name, job] = path.parent, rows_of(path)
+    left_out = rows_of(protocol / COHORT / "outcomes.parquet")
+    if choice.excluded:
+        tables[COHORT, ""] = protocol / COHORT, left_out
+    else:
+        _check_excluded(choice, left_out)
+    _check_names(choice, tables)
+    meant = {
+        key: tuple(row for row in rows if choice.takes(key[0], row))
+        for key, (_, rows) in tables.items()
+    }
+    found = []
+    for (stage, job), items in sorted(meant.items(), key=lambda each: (each[0][1], each[0][0])):
+        if items:
+            folder, rows = tables[stage, job]
+            others = {row.case_id for row in rows} - {row.case_id for row in items}
+            follows = _runs(protocol, job, stage) if job else ()
+            found.append(Again(stage, job, folder, items, len(others) if job else 0, follows))
+    return found
+
+
+def _check_excluded(choice: Choice, left_out: Sequence[Row]) -> None:
+    """Refuse names that are of cases which the cohort left out, where these are not meant."""
+    of_them = [row for row in left_out if row.status == Status.EXCLUDED]
+    known = {name for row in of_them for name in (row.case_id, row.reason)} | {COHORT}
+    for name in (*choice.stages, *choice.reasons, *choice.cases):
+        if name in known:
+            raise StageError(
+                f"{name!r} is of cases that the cohort left out; add --excluded to choose the "
+                "cohort again, and --forcerun catalog to the next run where files have changed."
+            )
+
+
+def _check_names(choice: Choice, tables: dict[tuple[str, str], tuple[Path, list[Row]]]) -> None:
+    """Refuse names that stand in no outcome, with those that are like them."""
+    rows = [row for _, listed in tables.values() for row in listed]
+    failed = {row.reason for row in rows if row.reason} - FOLLOWS
+    for word, given, known in (
+        ("stage", choice.stages, {stage for stage, _ in tables}),
+        ("reason", choice.reasons, failed),
+        ("case", choice.cases, {row.case_id for row in rows}),
+    ):
+        for name in given:
+            if name not in known:
+                raise StageError(f"no outcome has the {word} {name!r}{among(name, sorted(known))}")
+
+
+def _runs(protocol: Path, job: str, stage: str) -> tuple[str, ...]:
+    """Return the stages of a shard that run when the outcomes of one are not there.
+
+    They are those whose records lead back to it, and those that make again what these need.
+    """
+    shard, work = protocol / "shards" / job, protocol / "work" / job
+    made = {path.parent.name: read_provenance(path) for path in shard.glob(f"*/{RECORD}")}
+    inputs = {
+        name: {Path(text).parent.name for text in record.inputs if text.endswith(RECORD)}
+        for name, record in made.items()
+        if record is not None
+    }
+    masks = "annotate" if "annotate" in made else "segment"
+    makers = {"arrived": "retrieve", "volumes": "prepare", "automatic": "segment", "masks": masks}
+    again = {stage}
+    while True:
+        more = {name for name, read in inputs.items() if read & again}
+        more |= {
+            makers[name]
+            for each in again
+            for name in READS.get(each, set())
+            if makers[name] in made and not (work / name).exists()
+        }
+        if more <= again:
+            return tuple(name for name in _in_order(again))
+        again |= more
+
+
+def _in_order(stages: Collection[str]) -> Sequence[str]:
+    from jipflow.outcomes import STAGES
+
+    place = {name: number for number, name in enumerate(STAGES)}
+    return sorted(stages, key=lambda name: (place.get(name, len(place)), name))
+
+
+def remove(jobs: Sequence[Again]) -> Iterator[Path]:
+    """Remove the outcomes of jobs and what says what they were computed with; yield each file.
+
+    The record goes first: without it Snakemake runs the job again, whatever else is there.
+    """
+    for job in jobs:
+        for name in (RECORD, "outcomes.parquet"):
+            path = job.folder / name
+            if path.is_file():
+                path.unlink()
+                yield path
