@@ -1,4 +1,4 @@
-"""A real run as `jipflow status` and `retry` see it, and what Snakemake does then."""
+"""A real run as `jipflow status`, `retry` and `clean` see it, and what Snakemake does then."""
 
 from __future__ import annotations
 
@@ -71,3 +71,21 @@ def test_what_failed_runs_again_and_gives_what_a_run_without_a_failure_gives(sit
     assert len(names) > 8
     for name in names:
         assert sha256_file(site.out / name) == sha256_file(contours_run.out / name), name
+
+
+def test_after_a_cleaning_nothing_is_computed_again(site):
+    for name in ("work/s00001/volumes/a.nrrd", "shards/s00007/prepare/outcomes.parquet"):
+        (site.out / name).parent.mkdir(parents=True, exist_ok=True)
+        (site.out / name).touch()
+    before = {p: sha256_file(p) for p in site.results.rglob("*") if p.is_file()}
+    printed = jipflow("clean", "--results", str(site.results), "--apply").stdout
+    assert "shards: shards of cases" in printed
+    gone = {path for path in before if not path.exists()}
+    assert {str(path.relative_to(site.out).parent.parent) for path in gone} == {
+        "work/s00001",
+        "shards/s00007",
+    }
+    assert {path: sha256_file(path) for path in before.keys() - gone if path.name != ".lock"} == {
+        path: digest for path, digest in before.items() if path not in gone and path.name != ".lock"
+    }
+    assert planned(site) == {}

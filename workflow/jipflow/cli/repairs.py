@@ -1,4 +1,4 @@
-"""What the person calls who looks after runs: how they stand, what is tried again."""
+"""What the person calls who looks after runs: how they stand, what is tried again or removed."""
 
 from __future__ import annotations
 
@@ -74,6 +74,50 @@ def retry(
             print("nothing was removed; --apply lets the next run try these again")
 
 
+@AUDIENCE.command("clean")
+def clean(
+    *,
+    results: AllResults = Path("results"),
+    protocol: OneProtocol = None,
+    only: Annotated[
+        Sequence[str],
+        "of this kind alone: shards, work, partial, subset, candidates, or retrieved, which is "
+        "never meant unless it is named; may be repeated",
+        REPEATED,
+    ] = (),
+    apply: Apply = False,
+) -> None:
+    """Print what can be removed, with its size, and remove it by --apply.
+
+    It is what runs make again, or nobody needs any more.
+
+    What has left the site, the ledger, the audit trail, keys and readers' work always stay.
+    """
+    from jipflow.repair.clean import ASKED, KINDS, find_removable, remove
+    from jipflow.settings.names import among
+
+    for kind in only:
+        if kind not in KINDS:
+            raise UsageError(f"there is no kind {kind!r}{among(kind, list(KINDS))}")
+    with _alone(results, apply):
+        found = find_removable(results, only or KINDS.keys() - ASKED, protocol)
+        for kind, (meaning, _) in KINDS.items():
+            of_kind = [each for each in found if each.kind == kind]
+            if of_kind:
+                print(f"{kind}: {meaning}")
+            for each in of_kind:
+                if apply:
+                    remove(each)
+                print(f"  {_readable(each.bytes):>9}  {each.path}")
+        total = _readable(sum(each.bytes for each in found))
+        if not found:
+            print("nothing can be removed")
+        elif apply:
+            print(f"removed: {total}")
+        else:
+            print(f"can be removed: {total}; --apply removes it")
+
+
 @contextmanager
 def _alone(results: Path, apply: bool) -> Iterator[None]:
     """Keep runs off the results while they are changed.
@@ -94,3 +138,13 @@ def _alone(results: Path, apply: bool) -> Iterator[None]:
         yield
     finally:
         release(results)
+
+
+def _readable(size: int) -> str:
+    """Return a number of bytes for a person, in units of 1000."""
+    value = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
