@@ -15,7 +15,7 @@ STAYS = (
     *("exchange/in/message.age", "exchange/out/.partial-x-message.age"),
     *("lung/bundles/lung-north-r01-a1.zip", "lung/bundles/provenance.json"),
     *("lung/release/r01/aggregates.json", "lung/release/r02/approval.json"),
-    *("lung/release/r04/aggregates.json", "lung/behind/r03/cells.json"),
+    *("lung/release/r04/.partial-x-approval.json", "lung/behind/r03/cells.json"),
     *("lung/worklist/gtv/aaa/README.txt", "lung/inbox/gtv/aaa/reader/contours.dcm"),
     *("lung/seg/aaa/gtv.dcm", "lung/features/features.parquet", "lung/published/s00009.jsonl"),
     *("lung/rounds/r01/state.json", "lung/work/train/split.json"),

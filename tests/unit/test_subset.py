@@ -132,6 +132,8 @@ def test_tables_of_a_subset_lie_apart_and_no_release_is_built_of_them(results):
         results / "shards" / "s00001" / "prepare" / "outcomes.parquet",
         [Outcome(case, "prepare", "CT") for case in ("aaa", "bbb", "ccc")],
     )
+    assignment = ["case_id\tshard", *(f"{case}\t{shard}" for case, shard in SHARDS.items())]
+    (results / "cohort" / "assignment.tsv").write_text("\n".join(assignment) + "\n")
     (results / "seg" / "ddd").mkdir(parents=True)
     (results / "seg" / "ddd" / "gtv.dcm").touch()
     shards = Shards(outcomes=sorted(results.rglob("outcomes.parquet")))

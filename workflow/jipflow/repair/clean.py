@@ -23,7 +23,7 @@ ROUND = re.compile(r"r(\d{2,})")
 
 UNTOUCHED = frozenset(
     {
-        *("bundles", "exchange", "rounds", "release", "behind", "harmonised", "published"),
+        *("bundles", "rounds", "release", "behind", "harmonised", "published"),
         *("inbox", "worklist"),
     }
 )
