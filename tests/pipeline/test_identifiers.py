@@ -35,7 +35,9 @@ def check(site: Site, wanted: dict[str, str], tmp_path: Path) -> set[str]:
     """Check that no token stands where it may not; return those that stand where they may."""
     allowed = named(site.results)
     others = {path for path in site.results.rglob("*") if path.is_file()} - allowed
-    secrets = {"secret": next(site.folder.rglob("identity.key")).read_text().strip()}
+    secret, key = (next(site.folder.rglob(f"{name}.key")) for name in ("identity", "site"))
+    # Of the key the line between those that say what it is (RFC 7468).
+    secrets = {"secret": secret.read_text().strip(), "key": key.read_text().splitlines()[1]}
     elsewhere = search(
         [*others, *site.folder.glob("printed.txt"), snakemakes_own(site.configfile, tmp_path)],
         wanted | secrets,
