@@ -8,6 +8,9 @@ try:
 except (ConfigError, StageError) as error:
     stop_with(str(error))
 
+# Of this process and of all that it starts, as at a site.
+os.umask(HUB_SETTINGS.hub.permissions.mask)
+
 RESULTS = ALL_RESULTS = str(Path(HUB_SETTINGS.results))
 SETTINGS = stored_settings(json_text(HUB_SETTINGS.plain()))
 AFTER_COHORT = None

@@ -43,7 +43,8 @@ def run(folder):
     command = [sys.executable, "-m", "snakemake", "hub", "--configfile", str(folder / "hub.yaml")]
     command += ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(folder)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
-    subprocess.run([*command, "--cores", "1"], check=True, env=environment, capture_output=True)
+    options = {"env": environment, "umask": 0o022}
+    subprocess.run([*command, "--cores", "1"], check=True, capture_output=True, **options)
 
 
 def counting(folder):
@@ -68,6 +69,8 @@ def test_no_name_of_a_file_keeps_other_bundles_from_being_merged(hub):
     assert sorted(reasons) == ["not_a_file"] + ["not_sealed"] * (len(ODD) + 1)
     result = json.loads((hub / "hub" / "demo" / "rounds" / "r01" / "result.json").read_text())
     assert [entry["id"] for entry in result["sites"]] == ["north", "south"]
+    written = (hub / "hub" / "demo" / "rounds").rglob("*")
+    assert {path for path in written if path.stat().st_mode & 0o077} == set()
     for path in (hub / "inbox").iterdir():
         path.unlink()
     run(hub)

@@ -12,8 +12,9 @@ from jipflow.pacs.credentials import private_file
 from jipflow.privacy.pseudonyms import known_secret, site_secret
 from jipflow.privacy.rights import check_private, check_results, closing
 from jipflow.reasons import StageError
+from jipflow.settings.permissions import Permissions
 from jipflow.settings.resources import ConfigError
-from jipflow.settings.site import Permissions
+from thread_world import Hub
 
 
 @pytest.fixture
@@ -149,3 +150,18 @@ def test_a_secret_that_belongs_to_another_account_is_refused(tmp_path, monkeypat
     for read in (lambda: known_secret(path), lambda: load_key(key)):
         with pytest.raises(StageError, match="belongs to another account"):
             read()
+
+
+def test_a_hub_s_sealed_messages_may_be_carried_by_any_account(tmp_path):
+    before = os.umask(0o077)
+    try:
+        hub = Hub(tmp_path / "hub")
+        hub.add("round", 1)
+        hub.messages("north")
+        made = hub.thread.send(tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in made} == {0o644}
+    assert {path.parent.stat().st_mode & 0o777 for path in made} == {0o755}
+    own = [path for path in (tmp_path / "hub").rglob("*") if path not in made]
+    assert {path for path in own if path.stat().st_mode & 0o077} == set()

@@ -58,6 +58,8 @@ def rounds_end(hub: HubFile, *, because: Because) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[HubSettings]:
     """Give the settings of a hub, while no run goes on there."""
+    import os
+
     from jipflow.hub.audited import record_thread
     from jipflow.hub.rounds import hub_thread
     from jipflow.hub.settings import load_hub_settings
@@ -65,6 +67,7 @@ def _alone(path: Path) -> Iterator[HubSettings]:
     from jipflow.settings.resources import read_mapping
 
     settings = load_hub_settings(read_mapping(path), str(path))
+    os.umask(settings.hub.permissions.mask)
     results = Path(settings.results)
     hold(results)
     try:

@@ -306,8 +306,11 @@ class Thread:
             sealed = seal(known.read(), key)
             # First the note: a whole file always has one, and is not written again.
             write_json(self._note(path), {"bytes": len(sealed), "sha256": digest(sealed)})
+            _make_passable(path.parent, outbox)
             with atomic_path(path) as partial:
                 partial.write_bytes(sealed)
+                # Whoever carries it may have another account, and reads nothing of what is sealed.
+                partial.chmod(0o644)
             made.append(path)
         return made
 
@@ -331,6 +334,15 @@ class Thread:
     def digest(self) -> str:
         """Return the hash of all events."""
         return canonical_digest([event.plain() for event in self.events])
+
+
+def _make_passable(folder: Path, outbox: Path) -> None:
+    """Make the folder of a site's messages, whatever the umask, so that others can carry them."""
+    outbox.parent.mkdir(parents=True, exist_ok=True)
+    for each in (outbox, folder):
+        if not each.is_dir():
+            each.mkdir()
+            each.chmod(0o755)
 
 
 def _written(event: Event) -> bytes:

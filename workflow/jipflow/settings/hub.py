@@ -9,6 +9,7 @@ from pydantic import Field
 
 from jipflow.settings.addresses import ExchangePlace, Way, way
 from jipflow.settings.part import Id, LocalPath, Maybe, Part, Text
+from jipflow.settings.permissions import Permissions
 from jipflow.settings.registry import OwnModels
 
 PublicKey = Annotated[str, Field(pattern=r"^ed25519:[0-9a-f]{64}$")]
@@ -69,6 +70,8 @@ class Hub(Part):
     identity: HubIdentity = Field(default_factory=HubIdentity)
     results: LocalPath = "results/hub"
     """Folder for the hub's results."""
+    permissions: Permissions = Field(default_factory=Permissions)
+    """Who may read what the hub writes, but the sealed messages, which all may carry."""
     roster: Annotated[list[Member], Field(min_length=1)]
     """The sites of the federation with their public keys, as `jipflow keys show` prints them."""
     models: Maybe[OwnModels] = None

@@ -17,6 +17,7 @@ from jipflow.settings.export import Export
 from jipflow.settings.hub import PublicKey
 from jipflow.settings.names import among
 from jipflow.settings.part import AsGiven, Id, LocalPath, Maybe, Part, Positive, Text, Unique
+from jipflow.settings.permissions import Permissions
 from jipflow.settings.registry import OwnModels
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import check_unique
@@ -246,19 +247,6 @@ class Exchange(Part):
         """
         inbox, outbox = self.ways(results)
         return inbox.folder, outbox.folder
-
-
-class Permissions(Part):
-    """Who may read what a run writes."""
-
-    umask: Annotated[str, Field(pattern=r"^0?0[0-7]7$")] = "077"
-    """Rights that no file of a run gets, as of the shell's umask. 077 leaves all to the account
-    that runs jipflow, 027 lets its group read, 007 lets its group write; others never may."""
-
-    @property
-    def mask(self) -> int:
-        """The number that the digits write."""
-        return int(self.umask, 8)
 
 
 class Processing(Part):
