@@ -32,7 +32,7 @@ from jipflow.privacy.deidentify import METHODS, deidentify
 from jipflow.privacy.elements import Tally
 from jipflow.privacy.faces import face_cuts, outlines_face
 from jipflow.privacy.hide import hide
-from jipflow.privacy.identifiers import identifiers_of, identifiers_of_place
+from jipflow.privacy.identifiers import identifiers_of, identifiers_of_place, lost_identity
 from jipflow.privacy.pixels import Hide, Refusal, decide_pixels
 from jipflow.privacy.profile import EDITION
 from jipflow.privacy.pseudonyms import check_secret, known_secret, pseudonym
@@ -252,11 +252,12 @@ class _Run:
         """
         cut = self._face_cut(case, series_uid)
         for path in paths:
+            damaged: list[str] = []
             with readable(path):
-                dataset = read_instance(path, pixels=True)
+                dataset = read_instance(path, pixels=True, damaged=damaged)
                 if series_uid is not None:
                     complete_uids(dataset, series_uid)
-            _check_named(path, dataset)
+            _check_named(path, dataset, damaged)
             self._check_whose(case, path, dataset, series_uid)
             self._check_regions(path, dataset)
             cleaned = clean_pixels(path, dataset, self.work.settings.site.export)
@@ -341,12 +342,25 @@ class _Run:
             )
 
 
-def _check_named(path: Path, dataset: Dataset) -> None:
-    """Refuse an object without the UIDs that its file and folders are named by.
+def _check_named(path: Path, dataset: Dataset, damaged: Sequence[str]) -> None:
+    """Refuse an object without the UIDs that its file is named by, or without one of who it is of.
+
+    What cannot be read of the patient cannot be looked for in texts.
+
+    Args:
+        path: the file.
+        dataset: that it holds.
+        damaged: what of it could not be read.
 
     Raises:
         CaseFault: one is missing.
     """
+    lost = lost_identity(damaged)
+    if lost is not None:
+        raise CaseFault(
+            Reason.UNREADABLE,
+            f"{path}: {lost}, so that nobody knows whom its texts may name; fix it in the archive.",
+        )
     names = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
     missing = [name for name in names if not dataset.get(name)]
     if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
@@ -18,7 +19,7 @@ from pydicom.uid import UID_dictionary
 from jipflow.place import raise_place_error
 from jipflow.privacy import kinds
 from jipflow.privacy.ages import CONCEPTS, cap_measured_age, capped_age
-from jipflow.privacy.codes import clean_meaning, coded
+from jipflow.privacy.codes import clean_meaning, coded, meanings
 from jipflow.privacy.dates import ZONE, dates_in, kept_time, moved_date, moved_date_time
 from jipflow.privacy.numbers import NumberSearch, plain_numbers
 from jipflow.privacy.private_elements import safe_elements
@@ -37,6 +38,11 @@ MACHINE = {("DCM", "111001"), ("DCM", "111002"), ("DCM", "111003")}
 """Content items that are the name, the parameters and the version of an algorithm (PS3.16)."""
 LONGEST_DEFINED = 32
 """Characters of the longest UID that the standard defines, and some more."""
+LONG_WORD = re.compile(
+    r"(?<![^\W\d_])(?!SUV(?:bw|lbm|ibw|bsa)\b|Janma\)|(?:CT|MR|PE?T|US|XR|NM))[^\W\d_]{5}"
+)
+"""Letters side by side from which on a code without a digit may be a name, unless it is a unit of
+CID 85 (PS3.16) or begins as a modality does."""
 SHORTEST = 3
 """Letters of the shortest identifier that is looked for in a CS; those of words such as CT or AX
 are too common there, where no person types."""
@@ -70,6 +76,7 @@ class Elements:
     def __init__(self, key: bytes, days: int, text: TextCleaner, done: Tally) -> None:
         self.key, self.days, self.text, self.done = key, days, text, done
         self.numbers = NumberSearch(text.identifiers)
+        self.object: Dataset | None = None
 
     def walk(self, source: Dataset, *, device: bool = False) -> Dataset:
         """Return the elements of a data set or an item that stay.
@@ -78,6 +85,8 @@ class Elements:
             source: is not changed.
             device: whether its texts are of a device.
         """
+        if self.object is None:
+            self.object = source
         made = Dataset()
         private = []
         for tag in sorted(source.keys()):
@@ -122,7 +131,8 @@ class Elements:
         if vr == "SQ":
             return self._sequence(element, rule, device)
         if name in kinds.PIXELS:
-            return element
+            # Those of an item are a picture that nobody has decided on.
+            return element if source is self.object else self._gone(name)
         if vr in kinds.NUMBERS or (name in kinds.BINARY and rule is None):
             kept = rule is None or rule.options or rule.basic not in ("X", "Z", "D")
             return element if kept and not self.numbers.in_element(element) else self._gone(name)
@@ -253,8 +263,8 @@ class Elements:
 
         def other(value: str) -> str:
             uid = value.strip(" \0")
-            defined = uid in UID_dictionary or (rule is None and _is_of_the_standard(uid))
-            if not uid or defined or (kept and _is_uid(uid)):
+            known = (rule is None and _is_of_the_standard(uid)) or (kept and _is_uid(uid))
+            if not uid or uid in UID_dictionary or (known and not self.numbers.in_uid(uid)):
                 return uid
             return pseudonym_uid(self.key, uid)
 
@@ -265,8 +275,8 @@ class Elements:
     ) -> DataElement | None:
         if rule is not None and not rule.options:
             return self._by_profile(element, vr, rule.basic)
-        if element.keyword == "ContentLabel":
-            # It may not be empty (PS3.3 table 10-12).
+        if element.keyword in ("ContentLabel", "GraphicLayer"):
+            # They may not be empty (PS3.3 tables 10-12 and C.10-7).
             return self._cleaned(element, vr, rule, lambda v: self._region(v) or REMOVED)
         typed = element.keyword == "BodyPartExamined"
         return self._cleaned(element, vr, rule, self._region if typed else self._term)
@@ -302,9 +312,16 @@ class Elements:
                 return kinds.LOCAL_SCHEME
             clean = self.text.version if element.keyword in kinds.VERSIONS else self.text.device
             plain = not any(map(str.isspace, text)) and clean(text) == text
-            return text if plain else None
+            return text if plain and self._is_code(source, text) else None
 
         return self._cleaned(element, vr, None, value_of)
+
+    def _is_code(self, source: Dataset, value: str) -> bool:
+        """Return whether a value is a code by its digits or its scheme, or has words of imaging."""
+        scheme = str(source.get("CodingSchemeDesignator") or "")
+        known = (scheme, value) in meanings() or value in kinds.CODING_SCHEMES
+        names = LONG_WORD.search(value) and not any(map(str.isdigit, value))
+        return known or not names or self.text.description(value) == value
 
     def _sequence(
         self, element: DataElement, rule: Rule | None, device: bool

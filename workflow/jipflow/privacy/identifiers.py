@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pydicom.datadict import dictionary_has_tag, keyword_for_tag
+from pydicom.datadict import dictionary_has_tag, dictionary_VR, keyword_for_tag
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from jipflow.datasets import name_of
 from jipflow.place import raise_place_error
 from jipflow.privacy.garbled import decodings, foreign_words, repaired
 from jipflow.privacy.profile import attribute_rules
@@ -68,6 +69,21 @@ def identifiers_of(headers: Iterable[Dataset]) -> Identifiers:
                     places |= place_words(value)
     numbers -= {"", "0", "none", "unknown", "anonymous", "anon", "na"}
     return Identifiers(*map(frozenset, (names, numbers, places, dates, foreign)))
+
+
+def lost_identity(damaged: Iterable[str]) -> str | None:
+    """Return what of a file could not be read that says who the patient is; None where all could.
+
+    Args:
+        damaged: sentences that begin with an element's tag, as of `jipflow.datasets.read`.
+    """
+    telling = {
+        name_of(tag)
+        for tag in attribute_rules()
+        if dictionary_has_tag(tag)
+        and (dictionary_VR(tag) == "PN" or _is_number(keyword_for_tag(tag)))
+    }
+    return next((text for text in damaged if text.split()[0] in telling), None)
 
 
 def _is_number(name: str) -> bool:

@@ -37,6 +37,7 @@ _FORMATS = {
     "AT": "H",
 }
 _LONG = re.compile(rb"(?<![\d.])\d{6,}")
+_POWER = re.compile(rb"\d[eE]\+?0*[1-9]")
 
 
 def plain_numbers(raw: DataElement | RawDataElement) -> RawDataElement | None:
@@ -71,12 +72,20 @@ class NumberSearch:
         Args:
             numbers: with backslashes between them.
         """
-        if not _LONG.search(numbers):
+        if not _LONG.search(numbers) and not _POWER.search(numbers):
             return False
         return any(self._is_known(value) for value in numbers.split(b"\\"))
 
+    def in_uid(self, uid: str) -> bool:
+        """Return whether a UID holds a day or an identifier of 6 digits or more."""
+        known = self.identifiers.numbers | self.identifiers.dates
+        return any(len(n) >= LONG_NUMBER and n.isdigit() and n in uid for n in known)
+
     def _is_known(self, value: bytes) -> bool:
-        whole = value.strip(b" +\0").decode("latin-1").partition(".")
+        text = value.strip(b" +\0").decode("latin-1")
+        if "e" in text.lower() and kinds.DECIMAL.fullmatch(text):
+            text = f"{float(text):f}"
+        whole = text.partition(".")
         number = whole[0].lstrip("0")
         known = self.identifiers.numbers | self.identifiers.dates
         return len(number) >= LONG_NUMBER and not whole[2].strip("0") and number in known
@@ -90,6 +99,8 @@ class NumberSearch:
         values = list(element.value) if several else [element.value]
         if element.is_empty:
             return False
+        if not all(isinstance(value, int | float) for value in values):
+            return True
         if len(values) < LONGEST_TEXT and any(map(self._is_number, values)):
             return True
         if element.VR == "AT":

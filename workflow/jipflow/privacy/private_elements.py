@@ -36,7 +36,11 @@ def safe_elements(
         if block < 0x10 or safe is None:
             continue
         element = _read(source, tag, safe.vr)
-        kept = None if element is None else clean(element)
+        try:
+            kept = None if element is None else clean(element)
+        except Exception as error:  # a value may be of any kind
+            raise_place_error(error)
+            kept = None
         if kept is None:
             continue
         if (tag.group, block) not in reserved:
