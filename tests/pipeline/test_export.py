@@ -28,7 +28,10 @@ from jipflow.export.stage import OUTCOMES, export
 from jipflow.files import canonical_digest, read_json, sha256_file, write_json
 from jipflow.images.series import read_series_volume
 from jipflow.outcomes import Status, read_outcomes
+from jipflow.privacy.erased import add_erased
+from jipflow.privacy.pseudonyms import known_secret, pseudonym
 from jipflow.reasons import StageError
+from jipflow.settings.run import read_settings
 
 PET, CONTOURS, SEG, SR = "PT", "RTSTRUCT", "SEG", "SR"
 
@@ -278,3 +281,23 @@ def test_the_report_names_what_was_done_and_no_patient(made):
     pseudonyms = {path.relative_to(made.out).parts[0] for path in made.out.rglob("*.dcm")}
     assert len(pseudonyms) == 2
     assert not [name for name in pseudonyms if name in json.dumps(report)]
+
+
+def test_nothing_leaves_of_an_erased_patient_whose_results_came_back(made, tmp_path):
+    results, secrets = tmp_path / "results", tmp_path / "secrets"
+    shutil.copytree(made.site.results, results)
+    file = results / made.site.protocol / "settings.json"
+    content = read_json(file)
+    identity = content["site"]["identity"]
+    shutil.copytree(Path(identity["secret_file"]).parent, secrets)
+    for key, path in identity.items():
+        identity[key] = str(secrets / Path(path).name)
+    write_json(file, content)
+    add_erased(read_settings(file).site.identity, results, ["Q7"])
+    exported = export(results=file.parent, out=tmp_path / "out")
+    assert exported.patients == 1
+    secret = known_secret(secrets / "identity.key")
+    (left,) = (path.name for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert left == pseudonym(secret, "patient", "Äß-4")
+    cases = {outcome.case_id for outcome in read_outcomes(file.parent / OUTCOMES)}
+    assert len(cases) == 1

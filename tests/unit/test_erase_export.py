@@ -8,10 +8,13 @@ import sys
 import time
 from contextlib import contextmanager
 
+import pandas as pd
 import pytest
 
 from jipflow.cli import main
 from jipflow.erasure.erase import erase
+from jipflow.files import read_json, write_json
+from jipflow.privacy.erased import add_erased
 from jipflow.reasons import StageError
 from jipflow.settings.run import read_settings
 from test_omop import FIRST, world
@@ -85,6 +88,20 @@ def test_no_export_begins_during_an_erasure(world, kind, capsys):
         erasure.stdin.close()
     if kind == "omop export":
         assert main(typed(world, kind)) == 0
+
+
+def test_no_table_has_an_erased_patient_whose_results_came_back(world):
+    file = world / "results" / "demo" / "settings.json"
+    content = read_json(file)
+    content["site"]["identity"]["ledger_folder"] = str(world / "secrets" / "ledger")
+    write_json(file, content)
+    assert main(typed(world, "omop export")) == 0
+    persons = [*pd.read_csv(world / "given" / "image_occurrence.csv")["person_id"]]
+    add_erased(read_settings(file).site.identity, world / "results", ["P1"])
+    assert main(typed(world, "omop export")) == 0
+    left = [*pd.read_csv(world / "given" / "image_occurrence.csv")["person_id"]]
+    assert (set(persons), set(left)) == ({1, 2}, {2})
+    assert {*pd.read_csv(world / "given" / "measurement.csv")["person_id"]} == {2}
 
 
 def test_results_that_are_not_there_get_no_lock(tmp_path, capsys):

@@ -60,7 +60,7 @@ def hold(
         results: it is made.
         run: name of the run, which its jobs give to `at_work`.
         tell: gets a sentence where jobs are waited for.
-        doing: what has the folder, as others are told.
+        doing: what has the folder, as messages to others name it.
 
     Returns:
         Whether the run before this one was killed and left its mark.
@@ -95,7 +95,7 @@ def alone(results: Path, doing: str) -> Iterator[None]:
 
     Args:
         results: of all protocols.
-        doing: the command, as others are told.
+        doing: the command, as messages to others name it.
 
     Raises:
         StageError: another one has it, or may have it.

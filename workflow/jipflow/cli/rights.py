@@ -14,7 +14,7 @@ def alone_with(results: Path, doing: str) -> Iterator[None]:
 
     Args:
         results: of the protocol, of a run that has ended.
-        doing: the command, as others are told who wait for it.
+        doing: the command, as messages to others name it.
 
     Raises:
         StageError: something has the results, or there are none.

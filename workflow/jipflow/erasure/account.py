@@ -1,4 +1,4 @@
-"""What an erasure did and found, and what of it the data steward is told."""
+"""What an erasure did and found, in sentences for the data steward."""
 
 from __future__ import annotations
 

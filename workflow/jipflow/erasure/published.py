@@ -215,10 +215,17 @@ def _located(
 ) -> list[Published]:
     """Return the objects with study and series, as far as a receipt, a file or the PACS knows.
 
-    Where nothing here says it, the PACS is asked for what it has of the patients.
+    Where nothing here says it, or the PACS does not list it there, it is asked for what it has of
+    the patients: studies are merged, and series moved.
     """
-    known = [each for each in objects if each.study_uid]
-    missing = {each.sop_uid: each for each in objects if not each.study_uid}
+
+    def is_there(each: Published) -> bool:
+        return bool(each.study_uid) and archive.contains(
+            each.study_uid, each.series_uid, each.sop_uid
+        )
+
+    known = [each for each in objects if is_there(each)]
+    missing = {each.sop_uid: each for each in objects if each not in known}
     for patient in patients if missing else ():
         for modality in MODALITIES:
             keys = {"PatientID": exactly("PatientID", patient), "Modality": modality}
@@ -232,4 +239,4 @@ def _located(
                     if sop in missing:
                         each = missing.pop(sop)
                         known.append(Published(each.to, sop, study, series, each.acknowledged))
-    return sorted(known)
+    return sorted([*known, *(each for each in missing.values() if each.study_uid)])

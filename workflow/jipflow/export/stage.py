@@ -30,6 +30,7 @@ from jipflow.outcomes import Made, Outcome, Status, attempt, blocked, write_outc
 from jipflow.privacy.deface import Shear, deface, reaches_face
 from jipflow.privacy.deidentify import METHODS, deidentify
 from jipflow.privacy.elements import Tally
+from jipflow.privacy.erased import Erased, read_erased
 from jipflow.privacy.faces import face_cuts, outlines_face
 from jipflow.privacy.hide import hide
 from jipflow.privacy.identifiers import identifiers_of, identifiers_of_place, lost_identity
@@ -76,6 +77,7 @@ class Work:
         results: the protocol's results folder.
         out: folder that the patients' folders are written into.
         words: of the protocol, which descriptions may keep.
+        erased: patients of whom nothing leaves, even where results came back from a backup.
     """
 
     settings: Settings
@@ -83,6 +85,7 @@ class Work:
     results: Path
     out: Path
     words: frozenset[str]
+    erased: Erased
 
 
 @dataclass(frozen=True)
@@ -115,11 +118,12 @@ def export(*, results: Path, out: Path, threads: int = 1) -> Exported:
     secret_file = Path(settings.site.identity.secret_file)
     check_secret(secret_file, results.parent)
     secret = known_secret(secret_file)
+    erased = read_erased(settings.site.identity, results.parent)
     by_patient: dict[str, list[Case]] = defaultdict(list)
     for case in _cases(results, settings):
         by_patient[case.patient].append(case)
     with whole_folder(out, results) as partial_out:
-        work = Work(settings, secret, results, partial_out, words_of(settings))
+        work = Work(settings, secret, results, partial_out, words_of(settings), erased)
         groups = [by_patient[patient] for patient in sorted(by_patient)]
         patients = for_each_case(groups, partial(_each, work=work), threads)
         outcomes = [outcome for patient in patients for outcome in patient.outcomes]
@@ -160,8 +164,21 @@ def _cases(results: Path, settings: Settings) -> list[Case]:
 def _each(cases: Sequence[Case], work: Work) -> list[Patient]:
     """Export the cases of one patient."""
     done: Tally = Counter()
+    if work.erased.hashes and _is_erased(cases, work):
+        return [Patient([], done)]
     run = _Run(cases, work, _known(cases, work), done)
     return [Patient([outcome for case in cases for outcome in run.case(case)], done)]
+
+
+def _is_erased(cases: Sequence[Case], work: Work) -> bool:
+    """Return whether the patient of cases was erased, by a header of each series."""
+    for path in (series.paths[0] for case in cases for series in _series(case)):
+        if path.is_file():
+            with suppress(CaseFault), readable(path):
+                header = datasets.read(path, stop=datasets.at_pixels).dataset
+                if header.get("PatientID") in work.erased:
+                    return True
+    return False
 
 
 def _known(cases: Sequence[Case], work: Work) -> Identifiers:

@@ -26,6 +26,7 @@ from jipflow.objects.feature_codes import FeatureName, name_feature
 from jipflow.objects.terms import Term, coded
 from jipflow.omop.maps import ConceptMap
 from jipflow.outcomes import passed, read_outcomes
+from jipflow.privacy.erased import read_erased
 from jipflow.privacy.pseudonyms import known_secret, pseudonym
 from jipflow.reasons import StageError
 from jipflow.settings.run import Settings, read_settings
@@ -185,6 +186,10 @@ def _series(results: Path, settings: Settings, secret: bytes) -> pd.DataFrame:
                 f"case {row['case_id']}: the catalog has series {row['series_uid']} no more, or "
                 "of another patient; run the workflow again."
             )
+    erased = read_erased(settings.site.identity, results.parent)
+    stay = [row["PatientID"] not in erased for row in rows]
+    found = found[stay].reset_index(drop=True)
+    rows = [row for row, stays in zip(rows, stay, strict=True) if stays]
     found["wadors_uri"] = [_address(sources.get(row["source"]), row) for row in rows]
     found["local_path"] = [
         str(Path(row["path"]).parent) if isinstance(sources.get(row["source"]), Folder) else None
