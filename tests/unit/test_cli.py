@@ -67,7 +67,8 @@ def test_stages_shows_what_rules_call(capsys):
 def test_help_of_a_group_shows_what_people_call_first(capsys):
     names, page = shown("release", capsys=capsys)
     names = [name.strip() for name in names]
-    assert names == ["release review", "release approve", "release build", "release bundle"]
+    people = ["release review", "release approve", "release revoke"]
+    assert names == [*people, "release build", "release bundle"]
     assert page.index("approve what leaves") < page.index("Called by the workflow")
     assert shown("keys", capsys=capsys)[1].count("Called by") == 0
 

@@ -321,7 +321,7 @@ def release_revoke(
     key: Annotated[Path, "your private key"],
     because: Annotated[str, "why, in your words"],
 ) -> None:
-    """Take back your approval of a release, and of the later rounds that you approved with it.
+    """Take back your approval of a release, and of later rounds that it is for.
 
     Nothing leaves by it any more. What has left by it is listed.
     """

@@ -1,4 +1,4 @@
-"""The hub's audit trail: what it is told of rounds, messages and results, and what may not lack."""
+"""The hub's audit trail: what is noted of rounds, messages and results, and what may not lack."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def bundle(
     _check_ledger(entries, manifest, folders.release)
     ledger.append(manifest, signed, raw, behind, trail.last())
     record_ledger(trail, ledger.entries())
-    # A person may have taken it back meanwhile, and the ledger told them that it has left.
+    # A person may have taken it back meanwhile, and the ledger answered that it has left.
     check_not_revoked(folders.release, signed, revoked_in(trail.path))
     name = message.bundle_name(
         manifest.protocol.id, manifest.sender, manifest.round, manifest.attempt

@@ -69,7 +69,7 @@ HUB_PARTS: Parts = {
         "Files of the inbox that do not count. rejected.json of the round has their names.",
         (Event.MESSAGE_REFUSED,),
     ),
-    "Said to sites": (
+    "Sent to sites": (
         "Rounds that were opened or ended, and the messages that say so.",
         (Event.ROUND_OPENED, Event.ROUNDS_ENDED, Event.MESSAGE_WRITTEN),
     ),

@@ -51,7 +51,7 @@ class HubIdentity(Part):
     """Ed25519 key that signs the hub's messages, and that the sites' are sealed to; made on first
     use with mode 0600. Back it up: the sites' settings name it."""
     audit_file: LocalPath = "secrets/hub-audit.jsonl"
-    """What this hub received, accepted, refused, merged and said, a signed line each; see
+    """What this hub received, accepted, refused, merged and answered, a signed line each; see
     [audit.md](audit.md). Back it up with the results."""
 
 

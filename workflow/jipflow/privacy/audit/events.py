@@ -299,7 +299,7 @@ class PatientsErased(Facts):
 
 
 class PseudonymResolved(Facts):
-    """Somebody asked who or what is behind pseudonyms or codes of messages, and was told."""
+    """Somebody asked who or what is behind pseudonyms or codes of messages, and was answered."""
 
     subject: ClassVar[tuple[str, ...]] = ("use",)
 
