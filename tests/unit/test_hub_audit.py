@@ -184,7 +184,7 @@ def test_verify_and_the_page_are_those_of_a_site(hub: Hub, capsys: Any, tmp_path
     assert "line 9 is not as it was written" in capsys.readouterr().err
 
 
-def test_nothing_is_said_beside_a_trail_that_is_not_whole(hub: Hub, capsys: Any) -> None:
+def test_nothing_is_answered_beside_a_trail_that_is_not_whole(hub: Hub, capsys: Any) -> None:
     path = hub.folder / "audit.jsonl"
     path.write_bytes(path.read_bytes().replace(b"not_sealed", b"other_seal"))
     before = hub.world.thread.digest()
