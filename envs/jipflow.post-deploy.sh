@@ -14,6 +14,6 @@ PYTHONPATH="$PWD/envs/pyradiomics" install --no-build-isolation pyradiomics || {
     echo "[setup] pyradiomics needs a C compiler and the headers of this Python (Debian: gcc and python3-dev)"
     exit 1
 }
-echo "[setup 4/4] jipflow and its libraries, 3 to 7 GB, a few minutes"
+echo "[setup 4/4] jipflow${1:+ with $1} and its libraries, 1 to 7 GB, a few minutes"
 install --no-build-isolation --editable ".${1:+[$1]}"
 echo "[setup] done"

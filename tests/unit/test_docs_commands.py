@@ -77,6 +77,7 @@ REAL = (r"$^", "")
 SHORT = (r"$", " --patients 1 --no-defects")
 DRY = (r"\bsnakemake ", "snakemake --dry-run ")
 WAYS = (
+    Way(r"apptainer ", None, "needs apptainer; test_environments.py holds its recipe"),
     Way(
         r"jipflow rounds (roster|end) ",
         None,
