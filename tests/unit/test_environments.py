@@ -84,6 +84,23 @@ def test_the_script_of_an_extra_installs_it(tmp_path):
         assert last.endswith(f"--editable .[{name}]")
 
 
+def test_a_newer_python_has_what_the_setup_of_pyradiomics_calls(tmp_path):
+    """Python 3.12 has neither of both names; see envs/pyradiomics."""
+    (tmp_path / "setup.cfg").write_text("[versioneer]\nVCS = git\n")
+    code = (
+        "import configparser; vars(configparser).pop('SafeConfigParser', None)\n"
+        "import runpy; runpy.run_path(__import__('sys').argv[1])\n"
+        "parser = configparser.SafeConfigParser()\n"
+        "with open('setup.cfg') as file: parser.readfp(file)\n"
+        "print(parser.get('versioneer', 'VCS'))\n"
+    )
+    compatible = ENVS / "pyradiomics" / "sitecustomize.py"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(compatible)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr) == ("git\n", "")
+
+
 def test_jobs_that_run_networks_have_an_environment_with_them():
     segment = (ROOT / "rules" / "segment.smk").read_text(encoding="utf-8")
     assert 'f"../envs/{NETWORKS}.yaml"' in segment
