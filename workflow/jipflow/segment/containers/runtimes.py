@@ -304,14 +304,6 @@ class Charliecloud(Runtime):
         self.folder.mkdir(parents=True, exist_ok=True)
         _demand([*self._enclosed(gpu, *[self.folder] * 4), "true"], self.environment())
         self.root = self.folder / "image"
-        # An image holds nothing of a patient, and where this is root its program is nobody.
-        before = os.umask(0o022)
-        try:
-            self._lay_out(gpu)
-        finally:
-            os.umask(before)
-
-    def _lay_out(self, gpu: bool) -> None:
         self.configuration = unpack(self.image, self.root)
         for name in ("dev", "proc", "sys", "tmp", "input", "output", "etc"):
             place = self._place(name)
