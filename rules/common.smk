@@ -217,10 +217,24 @@ def try_again(shard):
 @looking
 def shard_cases(wildcards):
     """Input function: the shard's instances, a file that changes only with its own cases."""
+    cohort = Path(checkpoints.cohort.get().output.cases).parent
     if workflow.is_main_process:
         try_again(wildcards.shard)
-    cohort = Path(checkpoints.cohort.get().output.cases).parent
+        join_again(cohort, wildcards.shard)
     return jobs().instances(cohort, wildcards.shard)
+
+
+@cache
+def join_again(cohort, shard):
+    """Have a shard run again as a whole of which what was set apart is gone."""
+    left = cohort / "apart" / f"{shard}.parquet"
+    if left.is_file() and jobs().instances(cohort, shard) != left:
+        whole = cohort / "shards" / left.name
+        if not is_current(left, whole, jobs().cases[shard]):
+            for stage in ("retrieve", "prepare"):
+                path = Path(RESULTS, "shards", shard, stage, "provenance.json")
+                if path.is_file():
+                    run_again(path, f"{stage} of {shard}", "a part of it is gone")
 
 
 def whole_shard(wildcards):

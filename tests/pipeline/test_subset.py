@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from harness import ANEW, ONE_CORE, Site, planned, planned_jobs
+from harness import ANEW, JOINED, ONE_CORE, Site, planned, planned_jobs
 
 STAGES = ("prepare", "segment", "encode", "measure", "document", "overlay")
 
@@ -139,6 +139,16 @@ def test_its_tables_are_those_of_a_run_that_never_had_a_subset(reference, whole)
         reference.table("outcomes.parquet").drop(columns=timings),
         check_exact=True,
     )
+
+
+def test_a_case_whose_part_is_gone_is_computed_with_its_shard(whole, tmp_path):
+    shutil.copytree(whole[0].results, tmp_path / "results")
+    site = replace(whole[0], results=tmp_path / "results")
+    (part,) = (site.out / "cohort" / "apart").glob("s*-*.parquet")
+    part.unlink()
+    jobs, output = planned_jobs(site)
+    assert jobs == {**dict.fromkeys(STAGES, 1), **JOINED}
+    assert "prepare of s00001 runs again: a part of it is gone." in output
 
 
 def test_a_shard_that_was_computed_is_not_split(reference, tmp_path):
