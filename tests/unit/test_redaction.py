@@ -286,7 +286,13 @@ def test_each_use_leaves_a_line_of_who_asked_what_and_no_name(tmp_path, capsys):
     columns = ["SeriesInstanceUID", "SOPInstanceUID", "path"]
     write_parquet(results / "catalog" / "instances.parquet", pd.DataFrame(columns=columns))
     patient, options = pseudonym(secret, "patient", "Q7"), asking(tmp_path, key)
-    assert main(["whois", patient, *options]) == 0
+    before = os.umask(0o022)
+    try:
+        assert main(["whois", patient, *options]) == 0
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert (results / "audit.json").stat().st_mode & 0o077 == 0
     assert main(["whois", patient, "schneider", *options]) == 1
     first, second = lines_of(tmp_path)
     assert first.entry.event == Event.PSEUDONYM_RESOLVED

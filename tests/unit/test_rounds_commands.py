@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -77,7 +79,13 @@ def test_rounds_are_ended_in_writing(hub, capsys, tmp_path):
     assert code == 1
     assert "because" in text
     command = ("rounds", "end", tmp_path / "hub.yaml", "--because", "The edges were wrong.")
-    assert called(capsys, *command)[1] == 0
+    before = os.umask(0o022)
+    try:
+        assert called(capsys, *command)[1] == 0
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert (hub.results.parent / "audit.json").stat().st_mode & 0o077 == 0
     text, _ = called(capsys, "rounds", "show", hub.results)
     assert "ended in round 1: The edges were wrong." in text
     text, code = called(capsys, *command)

@@ -93,10 +93,9 @@ def whois(
 
     The audit trail has a line of each use.
     """
-    import os
-
     from jipflow.catalog.whose import Places, trace
     from jipflow.cli.audited import note_whois
+    from jipflow.cli.rights import masked
     from jipflow.privacy.pseudonyms import check_secret, known_secret
     from jipflow.reasons import StageError
     from jipflow.settings.run import load_site
@@ -104,12 +103,12 @@ def whois(
     if not code:
         raise UsageError("name pseudonyms or codes")
     site, folder = load_site(configfile, results)
-    os.umask(site.permissions.mask)
     secret = Path(site.identity.secret_file)
     check_secret(secret, folder)
     found = trace(code, Places.of(site, folder), known_secret(secret))
     # First, so that nobody is named whose asking is not noted.
-    note_whois(site, folder, found)
+    with masked(site.permissions.mask):
+        note_whois(site, folder, found)
     for each, traced in found.items():
         print(each)
         for one in traced:

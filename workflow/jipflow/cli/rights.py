@@ -41,6 +41,17 @@ def rights_of(results: Path) -> Iterator[None]:
     settings = results / "settings.json"
     of_site = settings.is_file() and "site" in read_json(settings)
     mask = read_settings(settings).site.permissions.mask if of_site else 0o077
+    with masked(mask):
+        yield
+
+
+@contextmanager
+def masked(mask: int) -> Iterator[None]:
+    """Let what is written meanwhile lack rights, whatever the shell's umask.
+
+    Args:
+        mask: bits of the rights.
+    """
     before = os.umask(mask)
     try:
         yield

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from jipflow.cli.command import Audience
+from jipflow.cli.rights import masked
 
 if TYPE_CHECKING:
     from jipflow.hub.settings import HubSettings
@@ -58,8 +59,6 @@ def rounds_end(hub: HubFile, *, because: Because) -> None:
 @contextmanager
 def _alone(path: Path) -> Iterator[HubSettings]:
     """Give the settings of a hub, while no run goes on there."""
-    import os
-
     from jipflow.hub.audited import record_thread
     from jipflow.hub.rounds import hub_thread
     from jipflow.hub.settings import load_hub_settings
@@ -67,15 +66,15 @@ def _alone(path: Path) -> Iterator[HubSettings]:
     from jipflow.settings.resources import read_mapping
 
     settings = load_hub_settings(read_mapping(path), str(path))
-    os.umask(settings.hub.permissions.mask)
     results = Path(settings.results)
-    hold(results)
-    try:
-        # Nothing changes beside an audit trail that is not whole.
-        record_thread(settings, hub_thread(settings))
-        yield settings
-    finally:
-        release(results)
+    with masked(settings.hub.permissions.mask):
+        hold(results)
+        try:
+            # Nothing changes beside an audit trail that is not whole.
+            record_thread(settings, hub_thread(settings))
+            yield settings
+        finally:
+            release(results)
 
 
 def _send(settings: HubSettings) -> None:

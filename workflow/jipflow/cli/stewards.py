@@ -232,23 +232,23 @@ def erase(
 
     Images in the sources stay. PatientIDs are no arguments, which other users of a machine see.
     """
-    import os
     import sys
 
     from jipflow.cli.audited import note_erasure
+    from jipflow.cli.rights import masked
     from jipflow.erasure.erase import erase as carry_out
     from jipflow.settings.run import load_site
 
     site, folder = load_site(configfile, results)
-    os.umask(site.permissions.mask)
     text = sys.stdin.read() if str(patients) == "-" else patients.read_text(encoding="utf-8-sig")
-    made = carry_out(
-        site=site,
-        results=folder,
-        patients=text.splitlines(),
-        also=also,
-        note=lambda done: note_erasure(site, folder, done),
-    )
+    with masked(site.permissions.mask):
+        made = carry_out(
+            site=site,
+            results=folder,
+            patients=text.splitlines(),
+            also=also,
+            note=lambda done: note_erasure(site, folder, done),
+        )
     print("\n".join(made.sentences()))
     made.check()
 
