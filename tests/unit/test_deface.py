@@ -150,6 +150,25 @@ def test_a_skull_shows_in_ct() -> None:
     assert shows_skull(as_volume(head(HU)))
 
 
+def test_a_skull_with_gaps_is_one_and_its_face_goes() -> None:
+    """As of a patient, whose skull was open in most slices: a sinus, thin bone, an operation."""
+    volume = head(HU)
+    where = tissues()
+    z, y, x = GRID.axes()
+    slit = (abs(x - 36) < 8) & (y < 0)
+    burr = (abs(x + 50) < 8) & (y > 0) & (z > 0)
+    sinus = (abs(x) < 12) & (y < -70) & (abs(z + 10) < 25)
+    gaps = where["skull"] & ~where["brain"] & (slit | burr | sinus)
+    volume[gaps] = HU["soft"]
+    opened = as_volume(volume)
+    assert shows_skull(opened)
+    shear = find_shear(opened, "CT", "series")
+    removed = np.broadcast_to(shear.removes(y, z), GRID.shape)
+    assert not removed[where["brain"]].any()
+    for part in FACE:
+        assert removed[where[part]].mean() > (0.9 if "eye" in part else 0.999), part
+
+
 def test_an_instance_that_does_not_say_where_it_lies_stays() -> None:
     dataset = ct_datasets()[0]
     del dataset.PixelSpacing

@@ -50,6 +50,12 @@ axial plane."""
 
 CAVITY_CM2 = 15.0
 """Area that bone encloses in an axial slice of a skull."""
+DIRECTIONS = 16
+"""In which bone is looked for from a voxel."""
+MEETING = 14
+"""In how many of them it is met from within a skull. What is enclosed so had 1420 ml in a CT of a
+patient's head, and at most 9 ml in those of 17 trunks and limbs; what bone closes off within its
+slice had 170 ml in that head."""
 BONE_HU = 200.0
 SOFT_HU = (-20.0, 110.0)
 
@@ -219,18 +225,43 @@ def _upright(volume: Volume) -> tuple[NDArray[np.float32], Numbers]:
 
 
 def _cavity(hu: NDArray[np.float32]) -> Mask:
-    """Return what bone encloses in axial slices of CT: brain and the fluid around it."""
+    """Return what bone encloses in axial slices of CT: brain and the fluid around it.
+
+    The skull of a patient has gaps: sutures, sinuses, thin bone, and holes that surgeons leave. So
+    enclosed is a voxel from which bone is met in `MEETING` of `DIRECTIONS` within its slice.
+    """
     from scipy import ndimage
 
-    bone = ndimage.binary_closing(np.pad(hu > BONE_HU, 2), np.ones((1, 3, 3)), iterations=2)
-    bone = bone[2:-2, 2:-2, 2:-2]
+    bone = hu > BONE_HU
+    enclosed = _enclosed(bone) & ~bone
     inside = np.zeros_like(bone)
-    for k, section in enumerate(bone):
-        regions, _ = ndimage.label(ndimage.binary_fill_holes(section) & ~section)
+    for k, section in enumerate(enclosed):
+        regions, _ = ndimage.label(section)
         large = np.flatnonzero(np.bincount(regions.ravel()) * STEP**2 / 100 >= CAVITY_CM2)
         inside[k] = np.isin(regions, large[large > 0])
     inside &= (hu > SOFT_HU[0]) & (hu < SOFT_HU[1])
     return _largest(ndimage.binary_opening(inside, iterations=2))
+
+
+def _enclosed(bone: Mask) -> Mask:
+    """Return from where bone is met in most directions of an axial slice, on a grid of 4 mm."""
+    from scipy import ndimage
+
+    depth, *plane = bone.shape
+    size = -(-max(plane) // 2) * 2
+    square = np.zeros((depth, size, size), np.uint8)
+    square[:, : plane[0], : plane[1]] = bone
+    coarse = square.reshape(depth, size // 2, 2, size // 2, 2).max(axis=(2, 4))
+    met = np.zeros(coarse.shape, np.uint8)
+    for angle in np.arange(DIRECTIONS // 2) * 360 / DIRECTIONS:
+        turned = ndimage.rotate(coarse, angle, axes=(1, 2), order=0)
+        for way in (1, -1):
+            seen = np.maximum.accumulate(turned[..., ::way], axis=2)[..., ::way]
+            back = ndimage.rotate(seen, -angle, axes=(1, 2), reshape=False, order=0)
+            begin = (back.shape[1] - size // 2) // 2
+            met += back[:, begin : begin + size // 2, begin : begin + size // 2]
+    fine = np.repeat(np.repeat(met >= MEETING, 2, axis=1), 2, axis=2)
+    return np.asarray(fine[:, : plane[0], : plane[1]], bool)
 
 
 def _brain(values: NDArray[np.float32]) -> Mask:
