@@ -93,9 +93,12 @@ def main() -> None:
                 else "."
             ),
             "Planted: names, identifiers, dates and places in every value representation that "
-            "holds text, in sequences in sequences, private elements and their creator, repeating "
-            "groups, overlays, curves, icons, content items, file names, the preamble and the file "
-            "meta information. Of each file's bytes seven identifiers are looked for as a whole.",
+            "holds text, and in those of numbers and bytes, in other character sets than the file "
+            "states, read wrongly once or twice or with letters lost, in sequences in sequences, "
+            "private elements and their creator, repeating groups, overlays, curves, icons, "
+            "content items, file names, the preamble and the file meta information; beside them "
+            "versions that look like dates, which stay. Of each file's bytes seven identifiers "
+            "are looked for as a whole.",
             "The corpus is of the authors of jipflow, who had seen what it missed and corrected "
             "it: the score says that nothing planted is missed, not that nothing ever would be.",
             "dicom-anonymizer by its table of 2026c, private elements removed; deid by the recipe "
