@@ -55,6 +55,18 @@ def test_an_object_that_is_damaged_is_removed_like_any(made, content):
     assert [each.sop_uid for each in done.published] == ["2.25.1123456789"]
 
 
+def test_a_damaged_file_of_a_reader_does_not_stop_the_erasure_of_a_common_id(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_erase.GONE", "1000")
+    made = Results(tmp_path)
+    # The length of the file meta information, in two bytes and not in four.
+    damaged = bytes(128) + b"DICM\x02\x00\x00\x00UL\x02\x00\x01\x00"
+    made._write("inbox/organs/note.txt", "a note")
+    path = made.out / "inbox" / "organs" / "1.dcm"
+    path.write_bytes(damaged)
+    assert not made.erase("1000").found.hits
+    assert path.read_bytes() == damaged
+
+
 def test_a_receipt_that_is_damaged_stops_the_erasure_but_half_a_line_at_the_end(made):
     path = made.out / "published" / "s00001.jsonl"
     whole = path.read_text()
@@ -111,8 +123,8 @@ def test_a_folder_that_may_not_be_written_is_named_and_the_erasure_goes_on(made,
 @pytest.mark.long
 def test_an_erasure_that_is_killed_at_any_change_of_a_file_ends_as_if_it_were_not(made, tmp_path):
     def state():
-        files = [path for path in made.root.rglob("*") if path.is_file()]
-        return {path: path.read_bytes() for path in files if path.name != ".lock"}
+        paths = [path for path in made.root.rglob("*") if path.name != ".lock"]
+        return {path: path.is_file() and path.read_bytes() for path in paths}
 
     copy = tmp_path / "copy"
     shutil.copytree(made.root, copy)
@@ -132,6 +144,9 @@ def test_an_erasure_that_is_killed_at_any_change_of_a_file_ends_as_if_it_were_no
         assert state() == expected, step
         assert again.published == whole.published
         assert (again.models, again.cases) == (whole.models, whole.cases)
+        other = again.changed() ^ whole.changed()
+        assert all(path.name.startswith(".partial-") for path in other), step
+        assert again.protocols == whole.protocols
         assert not made.journal.exists()
     assert step > 25
 

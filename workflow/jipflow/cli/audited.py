@@ -307,7 +307,7 @@ def note_erasure(site: Site, results: Path, made: Erasure) -> None:
         "protocols": sorted(made.protocols),
         "patients": made.patients,
         "cases": made.cases,
-        "files": len(made.removed) + len(made.rewritten),
+        "files": len(made.changed()),
     }
     trail = Trail(Path(identity.audit_file), Path(identity.signing_key_file), results)
     record(trail, Event.PATIENTS_ERASED, facts)

@@ -27,6 +27,7 @@ class Erasure:
             that no bytes were searched for it.
         cases: of the patients, that results have had.
         protocols: of whose results files were removed or changed.
+        planned: files that name the patients, noted before the first of them was changed.
         removed: files that were removed.
         rewritten: files of many patients, and how many entries were taken out of each.
         published: objects that were sent to a PACS, or may have been.
@@ -45,6 +46,7 @@ class Erasure:
     vague: int = 0
     cases: int = 0
     protocols: set[str] = field(default_factory=set)
+    planned: set[Path] = field(default_factory=set)
     removed: list[Path] = field(default_factory=list)
     rewritten: dict[Path, int] = field(default_factory=dict)
     published: list[Published] = field(default_factory=list)
@@ -54,6 +56,10 @@ class Erasure:
     models: list[Path] = field(default_factory=list)
     found: Search = field(default_factory=Search)
     look_at: list[Path] = field(default_factory=list)
+
+    def changed(self) -> set[Path]:
+        """Return the files that were removed or changed, by whichever try of the erasure."""
+        return {*self.planned, *self.removed, *self.rewritten}
 
     def sentences(self) -> list[str]:
         """Say what was done and found, a line each; no line names a patient."""

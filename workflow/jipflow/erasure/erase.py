@@ -21,6 +21,7 @@ from jipflow.erasure.tables import REWRITERS, rewrite
 from jipflow.files import json_text, read_json
 from jipflow.lock import JOBS, alone
 from jipflow.lock import NAME as LOCK
+from jipflow.place import raise_place_error
 from jipflow.privacy.erased import KEPT, add_erased
 from jipflow.privacy.private import write_private
 from jipflow.privacy.pseudonyms import check_secret, known_secret, one_form
@@ -105,7 +106,7 @@ def erase(
         made.cases = max(made.cases, _cases(results, marks))
         _keep(journal, made, marks)
         for place in places:
-            _clean(place, results, marks, made, own)
+            _clean(place, results, marks, made, own, lambda: _keep(journal, made, marks))
         _keep(journal, made, marks)
         _delete_published(site, journal, made, marks)
         made.released = _released(Ledger(journal.parent, secret, results), marks)
@@ -172,6 +173,7 @@ def _begun(journal: Path, named: set[str]) -> tuple[Erasure, Marks]:
         made.models = [Path(path) for path in kept["models"]]
         made.cases = kept["cases"]
         made.protocols = set(kept["protocols"])
+        made.planned = {Path(path) for path in kept["planned"]}
         made.removed = [Path(path) for path in kept["removed"]]
         made.rewritten = {Path(path): entries for path, entries in kept["rewritten"].items()}
     except FileNotFoundError:
@@ -196,6 +198,7 @@ def _keep(journal: Path, made: Erasure, marks: Marks) -> None:
         "cases": made.cases,
         "models": [str(path) for path in made.models],
         "protocols": sorted(made.protocols),
+        "planned": sorted(map(str, made.planned)),
         "removed": [str(path) for path in made.removed],
         "rewritten": {str(path): entries for path, entries in made.rewritten.items()},
     }
@@ -206,29 +209,41 @@ def _inbox(site: Site) -> list[Path]:
     return [Path(site.annotation.inbox)] if site.annotation.inbox else []
 
 
-def _clean(place: Path, results: Path, marks: Marks, made: Erasure, own: set[Path]) -> None:
+def _clean(
+    place: Path,
+    results: Path,
+    marks: Marks,
+    made: Erasure,
+    own: set[Path],
+    keep: Callable[[], object],
+) -> None:
     """Remove or rewrite all files below a folder that name the patients."""
     if not place.exists():
         return
+    ours = place == results
     hits = {hit.path for hit in search([place], marks.tokens()).hits}
-    for path in _files(place, own):
+    files = [path for path in _files(place, own) if not (ours and _stays(path, results))]
+    named = {path for path in files if _is_named(path.relative_to(place), marks)}
+    made.planned |= named | hits.intersection(files)
+    keep()
+    for path in files:
+        if not os.path.lexists(path):
+            continue  # it was the record of a file that was changed
         inside = path.relative_to(place)
-        ours = place == results
-        if not os.path.lexists(path) or (ours and not STAY.isdisjoint(inside.parts[:2])):
-            continue  # where it is gone, it was the record of a file that was changed
         records = _records(inside, results) if ours else []
-        if path.name.startswith(".partial-") or marks.in_text(str(inside)):
+        if path in named or (
+            not _rewritten(path, records, marks, made)
+            and (path in hits or _is_image_of(path, marks))
+        ):
             _remove(path, records, made)
-        elif path in hits or path.suffix in REWRITERS or _is_image_of(path, marks):
-            if not _rewritten(path, records, marks, made):
-                if path not in hits and not _is_image_of(path, marks):
-                    continue
-                _remove(path, records, made)
-        else:
-            continue
-        if ours and len(inside.parts) > 1 and inside.parts[0] != "catalog":
-            made.protocols.add(inside.parts[0])
-    emptied = {parent for path in made.removed for parent in path.parents}
+    if ours:
+        inside_results = [p.relative_to(results) for p in made.changed() if place in p.parents]
+        made.protocols |= {
+            path.parts[0]
+            for path in inside_results
+            if len(path.parts) > 1 and path.parts[0] != "catalog"
+        }
+    emptied = {parent for path in made.changed() for parent in path.parents}
     for folder, _, _ in os.walk(place, topdown=False):
         path = Path(folder)
         if path == place or _is_own(path, own) or any(path.iterdir()):
@@ -237,17 +252,26 @@ def _clean(place: Path, results: Path, marks: Marks, made: Erasure, own: set[Pat
             path.rmdir()
 
 
+def _stays(path: Path, results: Path) -> bool:
+    return not STAY.isdisjoint(path.relative_to(results).parts[:2])
+
+
+def _is_named(inside: Path, marks: Marks) -> bool:
+    """Whether the path of a file names a patient, or a job that was killed left it half written."""
+    return inside.name.startswith(".partial-") or marks.in_text(str(inside))
+
+
 def _is_image_of(path: Path, marks: Marks) -> bool:
     """Return whether a file is DICOM of one whose PatientID is looked for in no bytes."""
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
     vague = marks.vague()
     if not vague or path.is_symlink():
         return False
     try:
         header = pydicom.dcmread(path, specific_tags=["PatientID"], stop_before_pixels=True)
-    except (InvalidDicomError, ValueError):
+    except Exception as error:  # pydicom raises whatever its parser met
+        raise_place_error(error)
         return False
     return one_form(str(header.get("PatientID") or "")) in vague
 
