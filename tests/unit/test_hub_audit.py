@@ -1,4 +1,4 @@
-"""The hub's audit trail: what it received, accepted, refused, merged and answered, and what lacks."""
+"""The hub's trail: what it received, accepted, refused, merged and answered, and what lacks."""
 
 from __future__ import annotations
 
