@@ -5,6 +5,7 @@ rule segment:
         cases=shard_cases,
         arrived=ARRIVED,
         prepared="<shard>/prepare/outcomes.parquet",
+        retrieved=RETRIEVED,
         volumes="<work>/{shard}/volumes",
     output:
         masks=until_read(directory(AUTOMATIC)),
@@ -23,6 +24,7 @@ rule segment:
     shell:
         "jipflow segment --settings {params.file:q}"
         " --cases {input.cases:q} --prepared {input.prepared:q}"
+        " --retrieved {input.retrieved:q}"
         " --volumes {input.volumes:q} --masks {output.masks:q}"
         " --quality {output.quality:q} --outcomes {output.outcomes:q}"
         " --record {output.record:q}"

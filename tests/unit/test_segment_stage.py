@@ -194,3 +194,52 @@ def test_a_model_of_one_modality_sees_no_other(tmp_path, modality):
     (outcome,) = found.outcomes
     assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.WRONG_MODALITY)
     assert f"is {modality or 'of no modality'}, and the model takes CT" in outcome.message
+
+
+GTV = {
+    "id": "gtv",
+    "engine": "imported",
+    "from": "RTSTRUCT",
+    "role": "CT",
+    "segments": [{"name": "gtv", "match": "GTV", "term": "lesion"}],
+}
+
+
+@pytest.fixture
+def contoured(tmp_path):
+    """Runs the stage on a case whose structure set a PACS has and did not give, a SEG beside it."""
+    images = dicom.ct_series(np.zeros(SMALL.shape, np.int16), SMALL)
+    series = series_of(write(images, tmp_path / "CT"))
+    volume = read_series_volume(series)
+    write_volume(volume_path(tmp_path / "volumes", "c", "CT"), volume)
+    drawn = Series("1.2", "RTSTRUCT", (tmp_path / "retrieved" / "1.dcm",))
+    case = Case("c", "p", "s1", {"CT": series}, (drawn,))
+
+    def run(spec, lost):
+        return stage.run(
+            cases=[case],
+            prepared={("c", "CT")},
+            lost=lost,
+            settings=typed.settings([spec]),
+            volumes=tmp_path / "volumes",
+            masks=tmp_path / "masks",
+            threads=1,
+        ).outcomes
+
+    return run
+
+
+def test_contours_that_a_pacs_did_not_give_are_no_fault_of_the_place(contoured):
+    (outcome,) = contoured(GTV, {("c", "annotations")})
+    assert (outcome.status, outcome.reason) == (Status.FAILED, Reason.DEPENDS_ON_FAILED)
+    assert "all of the RTSTRUCT of the archive is not there" in outcome.message
+
+
+def test_contours_that_are_gone_from_a_disk_are_one_of_the_place(contoured):
+    with pytest.raises(StageError, match=r"1\.dcm: No such file.*is mounted"):
+        contoured(GTV, set())
+
+
+def test_what_needs_no_contours_does_not_wait_for_them(contoured):
+    (outcome,) = contoured(SPEC, {("c", "annotations")})
+    assert outcome.status is Status.OK

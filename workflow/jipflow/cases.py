@@ -33,6 +33,10 @@ class Wanted:
     within: float | None = None
 
 
+ANNOTATIONS = "annotations"
+"""Item of an outcome of `retrieve` that is about a case's RTSTRUCT, SEG and REG."""
+
+
 @dataclass(frozen=True)
 class Series:
     """One DICOM series of a case, as the catalog saw it.

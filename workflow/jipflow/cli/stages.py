@@ -29,6 +29,7 @@ AUDIENCE = Audience("Called by the workflow at a site", HINT)
 SettingsFile = Annotated[Path, "effective settings: settings.json, which a run writes"]
 Cases = Annotated[Path, "the shard's cases: cohort/shards/<shard>.parquet"]
 AllCases = Annotated[Path, "cohort/cases.tsv"]
+Retrieved = Annotated[Sequence[Path], "outcomes of retrieve"]
 Prepared = Annotated[Path, "outcomes of prepare"]
 Segmented = Annotated[Sequence[Path], "outcomes of segment and annotate"]
 Volumes = Annotated[Path, "folder of <case_id>/<role>.nrrd"]
@@ -160,7 +161,7 @@ def prepare(
     *,
     settings: SettingsFile,
     cases: Cases,
-    retrieved: Annotated[Sequence[Path], "outcomes of retrieve"] = (),
+    retrieved: Retrieved = (),
     volumes: Volumes,
     outcomes: Outcomes,
     record: Record,
@@ -193,6 +194,7 @@ def segment(
     settings: SettingsFile,
     cases: Cases,
     prepared: Prepared,
+    retrieved: Retrieved = (),
     volumes: Volumes,
     masks: Masks,
     quality: Quality,
@@ -203,16 +205,17 @@ def segment(
     """Segment volumes."""
     from jipflow.cases import read_cases
     from jipflow.files import write_parquet
-    from jipflow.outcomes import passed, read_outcomes
+    from jipflow.outcomes import failed, passed, read_outcomes
     from jipflow.segment.quality import quality_table
     from jipflow.segment.stage import run
     from jipflow.settings.run import read_settings
 
-    read, made_of = read_settings(settings), [cases, *records([prepared])]
+    read, made_of = read_settings(settings), [cases, *records([prepared, *retrieved])]
     with recorded(record, read, "segment", inputs=made_of, outputs=[quality, outcomes]):
         made = run(
             cases=read_cases(cases, read.wanted),
             prepared=passed(read_outcomes(prepared)),
+            lost=failed(read_all(retrieved)),
             settings=read,
             volumes=volumes,
             masks=masks,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pydicom
 
+from jipflow.cases import ANNOTATIONS
 from jipflow.files import atomic_path
 from jipflow.outcomes import Made, Outcome, attempt
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, checked_uid, is_of_object
@@ -25,7 +26,6 @@ from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.run import Settings
 
 STAGE = "retrieve"
-ITEM_OF_ANNOTATIONS = "annotations"
 PAUSES = (2.0, 10.0)
 """Seconds before each time that a series is asked for again."""
 
@@ -95,7 +95,7 @@ def run(*, shard_file: Path, settings: Settings) -> list[Outcome]:
     for (case_id, role), rows in table.groupby(["case_id", "role"]):
         series = [arrivals[uid] for uid in sorted(set(rows["series_uid"]))]
         work = partial(_check, series)
-        item = str(role) or ITEM_OF_ANNOTATIONS
+        item = str(role) or ANNOTATIONS
         outcome = attempt(str(case_id), STAGE, item, work, shard_file.parent)
         outcome.seconds = sum(arrival.seconds for arrival in series)
         outcomes.append(outcome)

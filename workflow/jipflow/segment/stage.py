@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jipflow.cases import Case
+from jipflow.cases import ANNOTATIONS, Case
 from jipflow.files import scratch_folder
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.outcomes import Made, Outcome, Status, Trial, blocked
@@ -59,6 +59,7 @@ def run(
     *,
     cases: Sequence[Case],
     prepared: set[tuple[str, str]],
+    lost: Collection[tuple[str, str]] = (),
     settings: Settings,
     volumes: Path,
     masks: Path,
@@ -72,6 +73,7 @@ def run(
     Args:
         cases: the shard's cases.
         prepared: (case_id, role) of the volumes that are there.
+        lost: (case_id, item) of what a PACS did not give or not whole.
         settings: of the site and the protocol.
         volumes: folder of ``<case_id>/<role>.nrrd``.
         masks: folder for ``<case_id>/<segmentation>/``.
@@ -100,6 +102,7 @@ def run(
                 outcomes.append(wrong)
                 continue
             missing = [
+                *_not_given(case, spec, lost),
                 *(f"the volume of role {r}" for r in roles if (case.case_id, r) not in prepared),
                 *(
                     f"the segmentation {s!r}"
@@ -130,6 +133,16 @@ def run(
                     outcomes.append(item.outcome)
                     found.quality += item.quality
     return found
+
+
+def _not_given(
+    case: Case, spec: SegmentationSettings, lost: Collection[tuple[str, str]]
+) -> Iterator[str]:
+    """Yield what a PACS has of a case and did not give, of the kinds that a segmentation takes."""
+    if (case.case_id, ANNOTATIONS) in lost:
+        for series in case.annotations:
+            if series.modality in spec.annotations() and not all(p.is_file() for p in series.paths):
+                yield f"all of the {series.modality} of the archive"
 
 
 def _modalities(spec: SegmentationSettings, settings: Settings) -> dict[str, str]:
