@@ -94,8 +94,7 @@ def _shards(results: Path, folders: Collection[Path]) -> Iterator[Path]:
         if not (folder / "cohort" / "provenance.json").is_file() or not jobs.cases:
             continue  # a cohort that is being chosen, or that lost all at once, says nothing
         places = [folder / "shards", folder / "work", folder / "cohort" / "apart"]
-        for above in (folder / "logs", folder / "benchmarks"):
-            places += sorted(path for path in _listed(above) if path.is_dir())
+        places += sorted(path for path in _listed(folder / "logs") if path.is_dir())
         for place in places:
             for path in _named(place, SHARD):
                 if path.name.partition(".")[0] not in jobs.cases:
