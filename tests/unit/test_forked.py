@@ -30,6 +30,9 @@ def run(words):
         sys.exit(words[1])
     if words[0] == "raise":
         raise ValueError(words[1])
+    if words[0] == "print":
+        print("x")
+        return 0
     if words[0] == "crash":
         os.kill(os.getpid(), signal.SIGSEGV)
     if words[0] == "handle":
@@ -81,7 +84,8 @@ def folder(tmp_path):
 @pytest.fixture
 def environment(tmp_path, folder):
     path = os.pathsep.join([str(tmp_path), *sys.path])
-    return {**os.environ, "PYTHONPATH": path, SERVER: str(folder)}
+    held_back = {"PYTHONUNBUFFERED": ""}
+    return {**os.environ, "PYTHONPATH": path, SERVER: str(folder), **held_back}
 
 
 @pytest.fixture
@@ -168,6 +172,28 @@ def test_the_command_ends_as_the_copy_does(server, environment, words, code):
         assert "ValueError: an error" in asked.stderr
     if words[0] == "crash":
         assert asked.stderr == "jipflow: ended by SIGSEGV.\n"
+
+
+def test_what_cannot_be_printed_is_no_success(server, environment):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", ASK, "print"]
+        done = subprocess.run(command, env=environment, stdout=full, timeout=60, check=False)
+    assert done.returncode == 120
+
+
+def test_without_a_free_process_the_command_does_its_work_itself(folder, environment):
+    """As where the account has all the processes that it may have."""
+    forbidden = "import os\ndef fork():\n    raise BlockingIOError\nos.fork = fork\n"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / SOCKET))
+        listener.listen()
+        descriptor = listener.fileno()
+        command = [sys.executable, "-c", forbidden + SERVE, str(descriptor), folder]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, env=environment, pass_fds=[descriptor]
+        ) as process:
+            assert [typed(environment, "return", "7").returncode for _ in range(2)] == [99, 99]
+            process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

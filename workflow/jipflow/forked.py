@@ -53,11 +53,17 @@ PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 KILLED = 128 + signal.SIGKILL
 """Exit code of a command whose copy was killed, as a shell would give it."""
 
+UNPRINTED = 120
+"""Exit code of Python where what was printed last cannot be written."""
+
 Run = Callable[[Sequence[str]], int]
 
 
-def _installation() -> list[str]:
-    return [sys.prefix, sys.version, str(jipflow.__file__)]
+def _installation() -> list[str | int]:
+    """Return what tells this installation from others, a container's at the same path too."""
+    file = str(jipflow.__file__)
+    status = os.stat(file)
+    return [sys.prefix, sys.version, file, status.st_dev, status.st_ino]
 
 
 def ask(words: Sequence[str]) -> int | None:
@@ -194,15 +200,15 @@ def _end(run: Run, words: Sequence[str]) -> NoReturn:
     except BaseException as error:
         traceback.print_exception(error)
     finally:
-        for ending in (threading._shutdown, atexit._run_exitfuncs, _flush):  # type: ignore[attr-defined]
+        for ending in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
             with suppress(Exception):
                 ending()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            code = code or UNPRINTED
         os._exit(code)
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
 
 
 class _Server:
@@ -264,12 +270,21 @@ class _Server:
             process, status = os.waitpid(-1, os.WNOHANG)
             if not process:
                 return
-            with self._running.pop(process) as connection, suppress(OSError):
-                connection.send(CODE.pack(os.waitstatus_to_exitcode(status)))
+            connection = self._running.pop(process, None)
+            # A library may have started others.
+            if connection is not None:
+                with connection, suppress(OSError):
+                    connection.send(CODE.pack(os.waitstatus_to_exitcode(status)))
 
     def _fork(self, connection: socket.socket) -> list[str] | None:
         """Fork a copy for a command; return its words in the copy, None in the server."""
-        process = os.fork()
+        try:
+            process = os.fork()
+        except OSError:
+            # The command does its work itself, as it can.
+            with connection, suppress(OSError):
+                connection.send(NOT_MINE)
+            return None
         if process:
             self._running[process] = connection
             return None
