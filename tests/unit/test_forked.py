@@ -9,23 +9,41 @@ import socket
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from jipflow.cli.server import modules
+from jipflow.cli.server import modules, run_copy
 from jipflow.forked import SERVER, SOCKET, ask
 
 WORK = """
-import json, os, signal, sys, time
+import json, os, signal, sys, tempfile, time
 from pathlib import Path
+from jipflow.workers import begin_forkserver, for_each_case
 import forked_count
+
+def wait(path):
+    path.write_text(str(os.getpid()))
+    time.sleep(60)
+    return []
 
 def run(words):
     if words[0] == "look":
         print(json.dumps([words, sys.argv, os.getcwd(), os.environ.get("COLOUR"), os.umask(0)]))
         print("aside", file=sys.stderr)
         return 0
+    if words[0] == "look around":
+        hour = time.localtime(0).tm_hour
+        print(json.dumps([os.environ.get("ADDED"), tempfile.gettempdir(), hour]))
+        return 0
+    if words[0] == "share":
+        begin_forkserver()
+        try:
+            for_each_case([Path(word) for word in words[1:]], wait, 2)
+        except KeyboardInterrupt:
+            return 130
     if words[0] == "leave":
         sys.exit(words[1])
     if words[0] == "raise":
@@ -52,7 +70,7 @@ import sys
 from pathlib import Path
 from jipflow.forked import serve
 from forked_work import run
-serve(int(sys.argv[1]), Path(sys.argv[2]), ["not_there", "forked_count", "json"], run)
+serve(int(sys.argv[1]), Path(sys.argv[2]), ["not_there", "forked_count", "forked_library"], run)
 """
 
 START = """
@@ -77,6 +95,13 @@ def folder(tmp_path):
     (tmp_path / "forked_work.py").write_text(WORK)
     (tmp_path / "forked_count.py").write_text(
         f"open({str(tmp_path / 'loaded')!r}, 'a').write('once ')"
+    )
+    (tmp_path / "forked_library.py").write_text(
+        "import os, tempfile, time\n"
+        "os.environ['ADDED'] = 'by a library'\n"
+        "tempfile.gettempdir()\n"
+        "time.localtime()\n"
+        f"open({str(tmp_path / 'ready')!r}, 'w').write('yes')\n"
     )
     return folder
 
@@ -156,6 +181,15 @@ def test_modules_are_loaded_once_for_all(server, environment, tmp_path):
     assert (tmp_path / "loaded").read_text() == "once "
 
 
+def test_what_libraries_read_and_set_when_they_load_is_the_commands(server, environment, tmp_path):
+    wait_for(tmp_path / "ready")
+    own = {"TMPDIR": str(tmp_path), "TZ": "UTC-5"}
+    asked = typed({**environment, **own}, "look around")
+    assert json.loads(asked.stdout) == ["by a library", str(tmp_path), 5]
+    asked = typed({**environment, **own, "ADDED": "by a person"}, "look around")
+    assert json.loads(asked.stdout)[0] == "by a person"
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -210,6 +244,30 @@ def test_the_copy_can_handle_an_interruption(server, environment, tmp_path):
     wait_for(tmp_path / "pid")
     asking.send_signal(signal.SIGINT)
     assert asking.wait(30) == 130
+
+
+def test_a_terminal_interrupts_the_workers_of_a_copy_too(server, environment, tmp_path):
+    paths = [tmp_path / name for name in "ab"]
+    asking = started(environment, "share", *paths)
+    for path in paths:
+        wait_for(path)
+    asking.send_signal(signal.SIGINT)
+    assert asking.wait(30) == 130
+
+
+def test_a_signal_that_the_command_ignores_does_not_reach_the_copy(server, environment, tmp_path):
+    """As where nohup has started the run."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        asking = started(environment, "wait", tmp_path / "pid")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process = int(wait_for(tmp_path / "pid"))
+    asking.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert asking.poll() is None
+    os.kill(process, signal.SIGTERM)
+    assert asking.wait(30) == 128 + signal.SIGTERM
 
 
 def test_a_copy_does_not_outlive_its_command(server, environment, tmp_path):
@@ -272,6 +330,16 @@ def test_networks_are_loaded_beforehand_where_they_compute_on_no_gpu(tmp_path, d
     engine = "jipflow.segment.engines.nnunet.engine"
     assert (engine in modules(settings, tmp_path)) == loaded
     assert "jipflow.radiomics.measure" in modules(settings, tmp_path)
+
+
+def test_a_copy_computes_with_the_threads_of_its_job(monkeypatch):
+    """Libraries have read the number when they loaded, in the server."""
+    import_module("scipy.linalg")
+    with threadpool_limits(2):
+        for threads in (3, 1):
+            monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+            assert run_copy(["--version"]) == 0
+            assert {each["num_threads"] for each in threadpool_info()} == {threads}
 
 
 def test_without_a_server_nothing_is_done(monkeypatch, tmp_path):

@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -50,6 +51,9 @@ LENGTH = struct.Struct("Q")
 """Bytes of what is handed over."""
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
+"""Those of them that a terminal gives to all processes of a job."""
+
 KILLED = 128 + signal.SIGKILL
 """Exit code of a command whose copy was killed, as a shell would give it."""
 
@@ -117,7 +121,9 @@ def _pass_signals_on(connection: socket.socket) -> None:
             connection.send(bytes([number]))
 
     for number in PASSED_ON:
-        signal.signal(number, pass_on)
+        # As of a run in the background, or by nohup.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, pass_on)
 
 
 def _ended(code: int) -> int:
@@ -218,6 +224,7 @@ class _Server:
         self._modules = deque(modules)
         self._alive = alive
         self._process = os.getpid()
+        self._environment = dict(os.environ)
         self._running: dict[int, socket.socket] = {}
         self._listener = socket.socket(fileno=listener)
         # Copies hold the reading end: it closes when this process ends, however that ends.
@@ -308,8 +315,8 @@ class _Server:
         if request["of"] != _installation():
             connection.send(NOT_MINE)
             os._exit(0)
-        os.environ.clear()
-        os.environ.update(request["environment"])
+        self._enter(request["environment"])
+        os.setpgid(0, 0)
         os.umask(request["umask"])
         os.chdir(request["folder"])
         for number, stream in enumerate(streams):
@@ -321,6 +328,16 @@ class _Server:
         threading.Thread(target=self._end_with_others, args=(connection,), daemon=True).start()
         return words
 
+    def _enter(self, environment: dict[str, str]) -> None:
+        """Take a command's environment, with what libraries have added to it when they loaded."""
+        before = self._environment
+        added = {name: value for name, value in os.environ.items() if before.get(name) != value}
+        os.environ.clear()
+        os.environ.update({**added, **environment})
+        # What was read of the server's when a library loaded is read again.
+        tempfile.tempdir = None
+        time.tzset()
+
     def _end_with_others(self, connection: socket.socket) -> None:
         """Receive the signals of the command; end when the command or the server has ended."""
         while True:
@@ -329,4 +346,5 @@ class _Server:
             if not signals:
                 os._exit(1)
             for number in signals:
-                os.kill(os.getpid(), number)
+                send = os.killpg if number in OF_TERMINAL else os.kill
+                send(os.getpid(), number)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from jipflow.cli import hub, joined, main, training
 from jipflow.cli.command import Handler
@@ -57,7 +60,14 @@ def _imports(handler: Handler) -> Iterator[str]:
 
 
 def run_copy(words: Sequence[str]) -> int:
-    """Run a job's command in a copy of the server; its workers are copies, too."""
+    """Run a job's command in a copy of the server; its workers are copies, too.
+
+    Snakemake gives a job's threads in its environment, which libraries read when they load. Another
+    number adds in another order, and changes last digits.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal():
+        threadpool_limits(int(threads))
     return main(words, begin_forkserver if "--threads" in words else lambda: None)
 
 
