@@ -6,6 +6,7 @@ done where a job is a copy of the run's server (`jipflow.forked`).
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +33,8 @@ def measured(record: Path) -> Iterator[None]:
 
     ``seconds`` count from the start of this process, ``cpu_seconds`` are of all its processes, and
     ``peak_mb`` is the most memory in MiB that these held together, as often as it was looked:
-    memory that several share counts once (the proportional set size of Linux).
+    memory that several share counts once (the proportional set size of Linux). A process that ends
+    while it is looked at, or is not to be seen, counts no more, and fails no job.
 
     Args:
         record: of the job; nothing is written where its name does not end with `provenance.NAME`.
@@ -41,8 +43,14 @@ def measured(record: Path) -> Iterator[None]:
     with watch.running():
         yield
     if record.name.endswith(NAME):
-        values = (watch.seconds(), watch.cpu_seconds(), watch.peak / 2**20)
-        with atomic_path(cost_file(record)) as partial:
+        file = cost_file(record)
+        try:
+            values = (watch.seconds(), watch.cpu_seconds(), watch.peak / 2**20)
+        except OSError:
+            # No file can be opened to look; the job may have ended well all the same.
+            file.unlink(missing_ok=True)
+            return
+        with atomic_path(file) as partial:
             lines = ["\t".join(COLUMNS), "\t".join(f"{value:.2f}" for value in values)]
             partial.write_text("\n".join([*lines, ""]), encoding="ascii")
 
@@ -57,7 +65,6 @@ class _Watch:
 
     def __init__(self) -> None:
         self.peak = 0
-        self._own = psutil.Process()
         self._over = Event()
 
     @contextmanager
@@ -72,15 +79,20 @@ class _Watch:
             self._look()
 
     def seconds(self) -> float:
-        """Return the age of this process."""
-        return time.time() - self._own.create_time()
+        """Return the age of this process, by a clock that nobody sets."""
+        # proc(5): the 22nd field, and the 20th after the name, is when it began.
+        fields = Path("/proc/self/stat").read_bytes().rpartition(b")")[2].split()
+        began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - began
 
     def cpu_seconds(self) -> float:
         """Return what the processes that live, and those that they waited for, have computed."""
-        return sum(sum(each.cpu_times()[:4]) for each in self._processes())
-
-    def _processes(self) -> list[psutil.Process]:
-        return [self._own, *self._own.children(recursive=True)]
+        found = 0.0
+        for process in _family():
+            # It may have ended since.
+            with suppress(psutil.Error):
+                found += sum(process.cpu_times()[:4])
+        return found
 
     def _look_on(self) -> None:
         pause = FIRST
@@ -89,10 +101,25 @@ class _Watch:
             pause = min(pause * GROWTH, LONGEST)
 
     def _look(self) -> None:
-        held = 0
-        for process in self._processes():
-            # It may have ended since.
-            with suppress(psutil.Error):
-                memory = process.memory_full_info()
-                held += getattr(memory, "pss", memory.rss)
-        self.peak = max(self.peak, held)
+        with suppress(OSError):
+            self.peak = max(self.peak, sum(map(_memory, _family())))
+
+
+def _family() -> list[psutil.Process]:
+    """Return this process and those below it.
+
+    `psutil.Process.children` fails where the system hides the processes of others (hidepid).
+    """
+    parents = {each: each.info["ppid"] for each in psutil.process_iter(["ppid"])}
+    found = [psutil.Process()]
+    for process in found:
+        found += [each for each, parent in parents.items() if parent == process.pid]
+    return found
+
+
+def _memory(process: psutil.Process) -> int:
+    """Return the memory of a process in bytes; 0 of one that has ended."""
+    with suppress(psutil.Error):
+        memory = process.memory_full_info()
+        return int(getattr(memory, "pss", memory.rss))
+    return 0
