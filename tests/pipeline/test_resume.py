@@ -101,8 +101,8 @@ def test_the_same_files_to_the_last_byte(tiny_run, resumed):
         str(path.relative_to(tiny_run.out))
         for folder in ("seg", "sr", "overlays", "release", "cohort")
         for path in (tiny_run.out / folder).rglob("*")
-        # It leads back to outcomes, in which the seconds differ.
-        if path.is_file() and path.relative_to(tiny_run.out) != RECORD
+        # The record leads back to outcomes, in which the seconds differ, as they do in costs.
+        if path.is_file() and path.relative_to(tiny_run.out) != RECORD and path.name != "cost.tsv"
     }
     assert len(names) > 30
     different = [

@@ -43,6 +43,13 @@ def test_time_that_is_slept_is_no_computing_time(tmp_path):
     assert cost["seconds"] > 1.0
 
 
+def test_nothing_is_put_beside_releases(tmp_path):
+    (tmp_path / "release").mkdir()
+    with measured(tmp_path / "release" / "r01.provenance.json"):
+        pass
+    assert not list((tmp_path / "release").iterdir())
+
+
 def test_a_job_that_fails_leaves_none(tmp_path):
     with pytest.raises(ValueError, match="no"), measured(tmp_path / "provenance.json"):
         raise ValueError("no")

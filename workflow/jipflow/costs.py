@@ -21,6 +21,9 @@ from jipflow.provenance import NAME
 ENDING = "cost.tsv"
 """End of the file's name, where that of a record ends with `provenance.NAME`."""
 
+RELEASES = "release"
+"""Folder of the releases of a protocol."""
+
 COLUMNS = ("seconds", "cpu_seconds", "peak_mb")
 
 FIRST, LONGEST, GROWTH = 0.2, 10.0, 1.5
@@ -37,12 +40,13 @@ def measured(record: Path) -> Iterator[None]:
     while it is looked at, or is not to be seen, counts no more, and fails no job.
 
     Args:
-        record: of the job; nothing is written where its name does not end with `provenance.NAME`.
+        record: of the job; nothing is written where its name does not end with `provenance.NAME`,
+            nor beside releases, where nothing lies that a person does not read before approving.
     """
     watch = _Watch()
     with watch.running():
         yield
-    if record.name.endswith(NAME):
+    if record.name.endswith(NAME) and record.parent.name != RELEASES:
         file = cost_file(record)
         try:
             values = (watch.seconds(), watch.cpu_seconds(), watch.peak / 2**20)
