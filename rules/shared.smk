@@ -40,8 +40,9 @@ def stop_with(message):
     raise SystemExit(1)
 
 
+IS_MODULE = not workflow.modifier.is_main_snakefile()
 # Snakemake takes the last of two keys; a workflow that uses this one has files of its own.
-CONFIG_FILES = workflow.configfiles if workflow.modifier.is_main_snakefile() else []
+CONFIG_FILES = [] if IS_MODULE else workflow.configfiles
 
 try:
     check_repository()
@@ -105,6 +106,9 @@ def hold_results(wildcards):
     if makes and workflow.is_main_process:
         try:
             hold(Path(ALL_RESULTS), FINDINGS, logger.info)
+            if IS_MODULE:
+                # What a module does when a run starts is not done.
+                start_server()
         except (StageError, OSError) as error:
             text = error if isinstance(error, StageError) else sentence(error)
             stop_with(str(text))

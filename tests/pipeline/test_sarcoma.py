@@ -1,4 +1,4 @@
-"""Fifteen real patients at three sites and the hub: CT, MR and PET with their contours."""
+"""Fifteen real patients at three sites and the hub: CT and PET with their contours; MR at one."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ REFERENCE = {"sarcoma-ct": "CT", "sarcoma-mr": "MR_T1", "sarcoma-pet": "PET"}
     ],
 )
 def round_of_three(request, sarcoma):
-    """Run one protocol at the three sites and merge at the hub."""
+    """Run one protocol at the three sites, or at the last of them, and merge at the hub."""
     protocol, folder = request.param, sarcoma.folder
-    sites = sarcoma.run(protocol, *sarcoma.PATIENTS)
+    sites = sarcoma.run(protocol, *list(sarcoma.PATIENTS)[-1 if protocol == "sarcoma-mr" else 0 :])
     hub = open_round(folder, protocol, list(sites.values()))
     for site in sites.values():
         approve_and_send(site, folder / f"inbox-{protocol}")
@@ -50,7 +50,7 @@ def test_every_series_has_an_outcome_a_seg_and_features(round_of_three):
         assert features.filter(like="original_").notna().all(axis=None)
         assert site.table("features/failures.parquet").empty
         segs += sorted((site.out / "seg").rglob("*.dcm"))
-    assert len(segs) == 15
+    assert len(segs) == 5 * len(sites)
     assert seg_errors(segs) == []
 
 
@@ -73,28 +73,28 @@ def test_the_encoded_masks_are_the_reference_masks(round_of_three, shared_data):
             one, other = mask.array[..., 0] > 0, reference.array > 0
             dice[str(seg.PatientID)] = 2 * (one & other).sum() / (one.sum() + other.sum())
     print(f"{protocol}: worst Dice against the reference masks {min(dice.values()):.6f}")
-    assert len(dice) == 15
+    assert len(dice) == 5 * len(sites)
     assert dice == dict.fromkeys(dice, 1.0)
 
 
 def test_the_hub_gives_what_pooling_the_patients_gives(round_of_three):
     _, sites, hub = round_of_three
     pooled = pd.concat([site.table("features/features.parquet") for site in sites.values()])
-    assert len(pooled) == 15
+    assert len(pooled) == 5 * len(sites)
     assert json.loads((hub / "rejected.json").read_text()) == []
     result = json.loads((hub / "result.json").read_text())
     (cells,) = [a["cells"] for a in result["analyses"] if a["kind"] == "summary"]
     assert len(cells) > 75
     for cell in cells:
         values = pooled[cell["feature"]].to_numpy()
-        if cell["n"] != 15:
+        if cell["n"] != len(pooled):
             values = pd.concat(
                 [sites[s].table("features/features.parquet") for s in cell["sites"]]
             )[cell["feature"]].to_numpy()
         assert cell["n"] == len(values)
         assert cell["mean"] == pytest.approx(values.mean(), rel=1e-9, abs=1e-12)
         assert cell["variance"] == pytest.approx(values.var(ddof=1), rel=1e-9, abs=1e-12)
-    assert max(cell["n"] for cell in cells) == 15
+    assert max(cell["n"] for cell in cells) == len(pooled)
 
 
 def test_nothing_of_a_patient_is_in_what_leaves(round_of_three, sarcoma):

@@ -60,6 +60,9 @@ KILLED = 128 + signal.SIGKILL
 UNPRINTED = 120
 """Exit code of Python where what was printed last cannot be written."""
 
+_started: list[subprocess.Popen[bytes]] = []
+"""The server of this process."""
+
 Run = Callable[[Sequence[str]], int]
 
 
@@ -135,7 +138,7 @@ def _ended(code: int) -> int:
 
 
 def start(command: Sequence[str], *arguments: str) -> None:
-    """Start the server of this process's run, and end it with this process.
+    """Start the server of this process's run, unless it has one, and end it with this process.
 
     Commands can be handed over at once: they wait until it has begun. Where the place lets none be
     started, jobs do without.
@@ -145,6 +148,8 @@ def start(command: Sequence[str], *arguments: str) -> None:
             which are added to it.
         arguments: others.
     """
+    if _started:
+        return
     with suppress(OSError):
         # Only this account can enter it.
         folder = Path(tempfile.mkdtemp(prefix="jipflow-"))
@@ -161,6 +166,7 @@ def start(command: Sequence[str], *arguments: str) -> None:
                 pass_fds=[listener.fileno()],
                 start_new_session=True,
             )
+        _started.append(server)
         atexit.register(_stop, server)
         os.environ[SERVER] = str(folder)
 
