@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,6 +72,20 @@ class Case:
     shard: str
     roles: dict[str, Series]
     annotations: tuple[Series, ...] = ()
+
+
+def is_lost(case: Case, item: str, series: Series, lost: Collection[tuple[str, str]]) -> bool:
+    """Return whether a PACS has a series of a case and did not give all of it.
+
+    A file that is not there for any other reason is a matter of the place.
+
+    Args:
+        case: the case.
+        item: role of the series, or `ANNOTATIONS`.
+        series: of the case.
+        lost: (case_id, item) of outcomes of `retrieve` that failed.
+    """
+    return (case.case_id, item) in lost and not all(path.is_file() for path in series.paths)
 
 
 def read_cases(path: Path, wanted: Mapping[str, Wanted]) -> list[Case]:

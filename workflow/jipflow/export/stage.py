@@ -20,13 +20,22 @@ from pydicom.dataset import Dataset
 
 import jipflow
 from jipflow import datasets
-from jipflow.cases import Case, Series, read_cases
+from jipflow.cases import ANNOTATIONS, Case, Series, is_lost, read_cases
 from jipflow.export.folder import REPORT, check_folder, whole_folder
 from jipflow.files import canonical_digest, write_json
 from jipflow.images.read import complete_uids, read_instance, readable
 from jipflow.objects.seg_writer import seg_path
 from jipflow.objects.sr import sr_path
-from jipflow.outcomes import Made, Outcome, Status, attempt, blocked, write_outcomes
+from jipflow.outcomes import (
+    Made,
+    Outcome,
+    Status,
+    attempt,
+    blocked,
+    failed,
+    read_outcomes,
+    write_outcomes,
+)
 from jipflow.privacy.deface import Shear, deface, reaches_face
 from jipflow.privacy.deidentify import METHODS, deidentify
 from jipflow.privacy.elements import Tally
@@ -78,6 +87,7 @@ class Work:
         out: folder that the patients' folders are written into.
         words: of the protocol, which descriptions may keep.
         erased: patients of whom nothing leaves, even where results came back from a backup.
+        lost: (case_id, item) of what a PACS did not give or not whole.
     """
 
     settings: Settings
@@ -86,6 +96,7 @@ class Work:
     out: Path
     words: frozenset[str]
     erased: Erased
+    lost: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,8 @@ def export(*, results: Path, out: Path, threads: int = 1) -> Exported:
     for case in _cases(results, settings):
         by_patient[case.patient].append(case)
     with whole_folder(out, results) as partial_out:
-        work = Work(settings, secret, results, partial_out, words_of(settings), erased)
+        words = words_of(settings)
+        work = Work(settings, secret, results, partial_out, words, erased, _lost(results))
         groups = [by_patient[patient] for patient in sorted(by_patient)]
         patients = for_each_case(groups, partial(_each, work=work), threads)
         outcomes = [outcome for patient in patients for outcome in patient.outcomes]
@@ -159,6 +171,11 @@ def _cases(results: Path, settings: Settings) -> list[Case]:
         raise StageError(f"{results}: its cohort has no case; run the workflow first.")
     cases = [case for shard in shards for case in read_cases(shard, settings.wanted)]
     return sorted(cases, key=lambda case: case.case_id)
+
+
+def _lost(results: Path) -> frozenset[tuple[str, str]]:
+    found = (results / "shards").glob("*/retrieve/outcomes.parquet")
+    return frozenset(lost for path in found for lost in failed(read_outcomes(path)))
 
 
 def _each(cases: Sequence[Case], work: Work) -> list[Patient]:
@@ -234,7 +251,11 @@ class _Run:
         before = self.written.get(series.series_uid)
         if before is not None:
             return replace(before, case_id=case.case_id, item=item, seconds=0.0)
-        outcome = self._item(case, item, series.paths, series.series_uid)
+        if is_lost(case, item if item in case.roles else ANNOTATIONS, series, self.work.lost):
+            what = f"all of the {series.modality} of the archive"
+            outcome = blocked(case.case_id, STAGE, item, what)
+        else:
+            outcome = self._item(case, item, series.paths, series.series_uid)
         self.written[series.series_uid] = outcome
         return outcome
 
@@ -318,9 +339,14 @@ class _Run:
 
     def _cuts(self, case: Case) -> dict[str, Shear | CaseFault | None]:
         if case.case_id not in self.cuts:
-            settings = self.work.settings
-            self.cuts[case.case_id] = face_cuts(
-                case.roles.values(),
+            settings, lost = self.work.settings, self.work.lost
+            unseen = [s for role, s in case.roles.items() if is_lost(case, role, s, lost)]
+            unknown = CaseFault(
+                Reason.DEPENDS_ON_FAILED, f"case {case.case_id}: an image may show a head."
+            )
+            cuts: dict[str, Shear | CaseFault | None] = {s.series_uid: unknown for s in unseen}
+            self.cuts[case.case_id] = cuts | face_cuts(
+                [series for series in case.roles.values() if series not in unseen],
                 settings.heads,
                 unstated=settings.site.export.unstated_heads,
             )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jipflow.cases import ANNOTATIONS, Case
+from jipflow.cases import ANNOTATIONS, Case, is_lost
 from jipflow.files import scratch_folder
 from jipflow.images.masks import Region, absent_note, pack, write_segmentation
 from jipflow.outcomes import Made, Outcome, Status, Trial, blocked
@@ -139,10 +139,9 @@ def _not_given(
     case: Case, spec: SegmentationSettings, lost: Collection[tuple[str, str]]
 ) -> Iterator[str]:
     """Yield what a PACS has of a case and did not give, of the kinds that a segmentation takes."""
-    if (case.case_id, ANNOTATIONS) in lost:
-        for series in case.annotations:
-            if series.modality in spec.annotations() and not all(p.is_file() for p in series.paths):
-                yield f"all of the {series.modality} of the archive"
+    for series in case.annotations:
+        if series.modality in spec.annotations() and is_lost(case, ANNOTATIONS, series, lost):
+            yield f"all of the {series.modality} of the archive"
 
 
 def _modalities(spec: SegmentationSettings, settings: Settings) -> dict[str, str]:
