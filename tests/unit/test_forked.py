@@ -16,7 +16,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from jipflow.cli.server import modules, run_copy
-from jipflow.forked import SERVER, SOCKET, ask
+from jipflow.forked import LENGTH, SERVER, SOCKET, _installation, ask
 
 WORK = """
 import json, os, signal, sys, tempfile, time
@@ -275,6 +275,26 @@ def test_a_copy_does_not_outlive_its_command(server, environment, tmp_path):
     process = int(wait_for(tmp_path / "pid"))
     asking.kill()
     asking.wait()
+    assert is_gone(process)
+
+
+def test_nor_a_command_that_is_killed_before_it_has_read_the_answer(
+    server, environment, folder, tmp_path
+):
+    """The system then says that the connection was reset, not that it has ended."""
+    request = {
+        "of": _installation(),
+        "words": ["wait", str(tmp_path / "pid")],
+        "environment": environment,
+        "folder": str(tmp_path),
+        "umask": 0o022,
+    }
+    content = json.dumps(request).encode()
+    with socket.socket(socket.AF_UNIX) as connection, open(os.devnull, "r+b") as nothing:
+        connection.connect(str(folder / SOCKET))
+        socket.send_fds(connection, [LENGTH.pack(len(content))], [nothing.fileno()] * 3)
+        connection.sendall(content)
+        process = int(wait_for(tmp_path / "pid"))
     assert is_gone(process)
 
 

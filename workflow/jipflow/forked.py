@@ -346,11 +346,15 @@ class _Server:
 
     def _end_with_others(self, connection: socket.socket) -> None:
         """Receive the signals of the command; end when the command or the server has ended."""
-        while True:
-            ready, _, _ = select.select([connection.fileno(), self._watched], [], [])
-            signals = connection.recv(64) if connection.fileno() in ready else b""
-            if not signals:
-                os._exit(1)
-            for number in signals:
-                send = os.killpg if number in OF_TERMINAL else os.kill
-                send(os.getpid(), number)
+        try:
+            while signals := self._signals(connection):
+                for number in signals:
+                    send = os.killpg if number in OF_TERMINAL else os.kill
+                    send(os.getpid(), number)
+        finally:
+            # A command that is killed before it has read an answer resets the connection.
+            os._exit(1)
+
+    def _signals(self, connection: socket.socket) -> bytes:
+        ready, _, _ = select.select([connection.fileno(), self._watched], [], [])
+        return connection.recv(64) if connection.fileno() in ready else b""
