@@ -115,3 +115,10 @@ def test_changed_code_does_not_carry_the_number_of_a_release() -> None:
     released = [line[4:].split("]")[0] for line in changes.splitlines() if line.startswith("## [0")]
     assert released
     assert not waiting or jipflow.__version__ not in released
+
+
+def test_no_change_is_listed_twice() -> None:
+    """As where two branches meet that have each worded a line anew."""
+    changes = (version.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    beginnings = [line[:60] for line in changes.splitlines() if line.startswith("- ")]
+    assert [each for each in beginnings if beginnings.count(each) > 1] == []
