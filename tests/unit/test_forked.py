@@ -12,6 +12,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
+import psutil
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -39,7 +40,7 @@ def run(words):
         print(json.dumps([os.environ.get("ADDED"), tempfile.gettempdir(), hour]))
         return 0
     if words[0] == "share":
-        begin_forkserver()
+        begin_forkserver(Path(os.environ["JIPFLOW_SERVER"]))
         try:
             for_each_case([Path(word) for word in words[1:]], wait, 2)
         except KeyboardInterrupt:
@@ -253,6 +254,20 @@ def test_a_terminal_interrupts_the_workers_of_a_copy_too(server, environment, tm
         wait_for(path)
     asking.send_signal(signal.SIGINT)
     assert asking.wait(30) == 130
+
+
+def test_no_other_account_can_reach_what_forks_the_workers(server, environment, folder, tmp_path):
+    """Whoever does has it run any code (CVE-2022-42919): abstract sockets are open to all."""
+    asking = started(environment, "share", tmp_path / "a", tmp_path / "b")
+    forking = psutil.Process(int(wait_for(tmp_path / "a"))).parent()
+    held = {os.readlink(path) for path in Path(f"/proc/{forking.pid}/fd").iterdir()}
+    lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    names = {line[7] for line in lines if len(line) > 7 and f"socket:[{line[6]}]" in held}
+    assert names
+    assert {str(Path(name).parent) for name in names} == {str(folder)}
+    asking.send_signal(signal.SIGINT)
+    assert asking.wait(30) == 130
+    assert [path.name for path in folder.iterdir()] == [SOCKET]
 
 
 def test_a_signal_that_the_command_ignores_does_not_reach_the_copy(server, environment, tmp_path):

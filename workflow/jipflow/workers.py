@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import forkserver, get_context, parent_process
+from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
@@ -50,16 +52,25 @@ def _end_after_parent() -> None:
         os._exit(1)
 
 
-def begin_forkserver() -> None:
+def begin_forkserver(folder: Path) -> None:
     """Fork the server that forks this process's workers, which then load no library again.
 
     For a process that has loaded them and in which none has begun to work, so that no lock of a
     library is held. Without it, `multiprocessing` starts a new interpreter for that server, as it
     does when this one has ended.
+
+    Args:
+        folder: that no other account can enter; a socket of the server comes there. Who reaches it
+            has the server run what it likes (CVE-2022-42919).
     """
+    path = folder / str(os.getpid())
     listener = socket.socket(socket.AF_UNIX)
-    # An abstract name of Linux's choice, which goes with the socket.
-    listener.bind("")
+    try:
+        path.unlink(missing_ok=True)
+        listener.bind(str(path))
+    except OSError:
+        listener.close()
+        return
     listener.listen()
     reading, writing = os.pipe()
     process = os.fork()
@@ -70,8 +81,9 @@ def begin_forkserver() -> None:
         finally:
             os._exit(0)
     os.close(reading)
+    atexit.register(path.unlink, missing_ok=True)
     vars(forkserver._forkserver).update(
-        _forkserver_address=listener.getsockname(),
+        _forkserver_address=str(path),
         _forkserver_alive_fd=writing,
         _forkserver_pid=process,
     )

@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -16,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from jipflow.cli import hub, joined, main, training
 from jipflow.cli.command import Handler
 from jipflow.files import read_json
-from jipflow.forked import serve
+from jipflow.forked import SERVER, serve
 from jipflow.settings.plugins import ENGINES
 from jipflow.workers import begin_forkserver, silence_libraries
 
@@ -68,7 +69,9 @@ def run_copy(words: Sequence[str]) -> int:
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal():
         threadpool_limits(int(threads))
-    return main(words, begin_forkserver if "--threads" in words else lambda: None)
+    if "--threads" not in words:
+        return main(words)
+    return main(words, partial(begin_forkserver, Path(os.environ[SERVER])))
 
 
 if __name__ == "__main__":
