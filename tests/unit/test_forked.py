@@ -203,6 +203,8 @@ def test_what_libraries_read_and_set_when_they_load_is_the_commands(server, envi
 def test_the_command_ends_as_the_copy_does(server, environment, words, code):
     asked = typed(environment, *words)
     assert asked.returncode == code
+    if words[0] == "leave":
+        assert asked.stderr == "with a sentence\n"
     if words[0] == "raise":
         assert "ValueError: an error" in asked.stderr
     if words[0] == "crash":
@@ -293,24 +295,46 @@ def test_a_copy_does_not_outlive_its_command(server, environment, tmp_path):
     assert is_gone(process)
 
 
+def handed_over(connection, environment, folder, words, stream):
+    """Hand a command over as `ask` does, and read no answer."""
+    request = {
+        "of": _installation(),
+        "words": words,
+        "environment": environment,
+        "folder": str(folder.parent),
+        "umask": 0o022,
+    }
+    content = json.dumps(request).encode()
+    connection.connect(str(folder / SOCKET))
+    socket.send_fds(connection, [LENGTH.pack(len(content))], [stream.fileno()] * 3)
+    connection.sendall(content)
+
+
 def test_nor_a_command_that_is_killed_before_it_has_read_the_answer(
     server, environment, folder, tmp_path
 ):
     """The system then says that the connection was reset, not that it has ended."""
-    request = {
-        "of": _installation(),
-        "words": ["wait", str(tmp_path / "pid")],
-        "environment": environment,
-        "folder": str(tmp_path),
-        "umask": 0o022,
-    }
-    content = json.dumps(request).encode()
+    words = ["wait", str(tmp_path / "pid")]
     with socket.socket(socket.AF_UNIX) as connection, open(os.devnull, "r+b") as nothing:
-        connection.connect(str(folder / SOCKET))
-        socket.send_fds(connection, [LENGTH.pack(len(content))], [nothing.fileno()] * 3)
-        connection.sendall(content)
+        handed_over(connection, environment, folder, words, nothing)
         process = int(wait_for(tmp_path / "pid"))
     assert is_gone(process)
+
+
+def test_a_command_that_is_killed_before_there_is_an_answer_has_nothing_done(
+    server, environment, folder, tmp_path
+):
+    server.send_signal(signal.SIGSTOP)
+    words = ["wait", str(tmp_path / "pid")]
+    with open(tmp_path / "printed", "w+b") as printed:
+        with socket.socket(socket.AF_UNIX) as connection:
+            handed_over(connection, environment, folder, words, printed)
+        server.send_signal(signal.SIGCONT)
+        assert typed(environment, "return", "7").returncode == 7
+        server.stdin.close()
+        assert server.wait(30) == 0
+        assert (tmp_path / "printed").read_bytes() == b""
+    assert not (tmp_path / "pid").exists()
 
 
 def test_a_copy_does_not_outlive_the_server(server, environment, tmp_path):

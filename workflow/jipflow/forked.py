@@ -209,6 +209,8 @@ def _end(run: Run, words: Sequence[str]) -> NoReturn:
         code = run(words)
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
     except BaseException as error:
         traceback.print_exception(error)
     finally:
@@ -330,7 +332,11 @@ class _Server:
             os.close(stream)
         words: list[str] = request["words"]
         sys.argv = ["jipflow", *words]
-        connection.send(TAKEN)
+        try:
+            connection.send(TAKEN)
+        except OSError:
+            # The command has ended since.
+            os._exit(1)
         threading.Thread(target=self._end_with_others, args=(connection,), daemon=True).start()
         return words
 
