@@ -1,4 +1,4 @@
-"""Fifteen real patients at three sites and the hub: CT and PET with their contours; MR at one."""
+"""Fifteen real patients at three sites and the hub: CT, PET and, at two, MR."""
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ REFERENCE = {"sarcoma-ct": "CT", "sarcoma-mr": "MR_T1", "sarcoma-pet": "PET"}
     ],
 )
 def round_of_three(request, sarcoma):
-    """Run one protocol at the three sites, or at the last of them, and merge at the hub."""
+    """Run one protocol at the sites and merge at the hub."""
     protocol, folder = request.param, sarcoma.folder
-    sites = sarcoma.run(protocol, *list(sarcoma.PATIENTS)[-1 if protocol == "sarcoma-mr" else 0 :])
+    # MR takes the longest, and its third maker adds nothing that CT has not.
+    sites = sarcoma.run(protocol, *list(sarcoma.PATIENTS)[-2 if protocol == "sarcoma-mr" else 0 :])
     hub = open_round(folder, protocol, list(sites.values()))
     for site in sites.values():
         approve_and_send(site, folder / f"inbox-{protocol}")
