@@ -266,7 +266,7 @@ def shard_threads(wildcards):
     if not AFTER_COHORT.is_file():
         return 4
     cases = jobs_now(os.stat(AFTER_COHORT).st_mtime_ns).cases
-    share = -(-(workflow.cores or 0) // max(1, len(cases)))
+    share = -(-(workflow.resource_settings.cores or 0) // max(1, len(cases)))
     return min(len(cases.get(wildcards.shard, range(4))), max(4, share))
 
 
