@@ -121,7 +121,7 @@ def test_its_tables_are_those_of_a_run_that_never_had_a_subset(reference, whole)
         str(path.relative_to(reference.out))
         for folder in ("seg", "sr", "overlays", "features", "cohort", "release/r01")
         for path in (reference.out / folder).rglob("*")
-        # Records lead back to outcomes, in which seconds differ as in costs; pages name their folder.
+        # Records lead back to outcomes, whose seconds differ as costs do; pages name their folder.
         if path.is_file()
         and path.suffix != ".html"
         and path.name not in {"provenance.json", "cost.tsv", "built.json"}
