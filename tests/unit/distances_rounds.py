@@ -71,7 +71,7 @@ def _accepted(one, settings, round_=1, state=None):
         )
     )
     check_contents(aggregates, disclosure, Asked.by(settings.protocol, round_, state))
-    return Accepted("x.zip", "0" * 64, one.name, 1, "Ada Roe", "", "1.0.0", aggregates, disclosure)
+    return Accepted("x.zip", "0" * 64, one.name, 1, "", [], "", "1.0.0", aggregates, disclosure)
 
 
 def _reason(one, state, edit) -> str:

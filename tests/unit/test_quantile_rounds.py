@@ -50,7 +50,7 @@ def answer(one, settings, round_=1, state=None):
     sent = known.aggregates.model_validate(aggregates)
     record = known.disclosure.model_validate(disclosure)
     check_contents(sent, record, Asked.by(settings.protocol, round_, state))
-    return Accepted("a.zip", "0" * 64, one.name, 1, "Ada Roe", "", "1.0.0", sent, record)
+    return Accepted("a.zip", "0" * 64, one.name, 1, "", [], "", "1.0.0", sent, record)
 
 
 @pytest.fixture(scope="module")
