@@ -405,5 +405,5 @@ def test_a_password_stands_in_the_environment_alone(reader, hospital, server, mo
 
 def test_postgresql_needs_the_extra(hospital, monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(ConfigError, match=r"install jipflow\[omop\]"):
+    with pytest.raises(ConfigError, match=r"pip install .* '\.\[omop\]'"):
         asked(hospital, "postgresql://reader@localhost/omop", GOOD)

@@ -92,16 +92,16 @@ def test_a_day_of_the_patient_stays_nowhere(day, birth, mark, before, behind, bo
 
 
 def may_be_date(numbers: list[int]) -> bool:
-    """Whether three neighbours may be a date that is written with two digits each, or a year."""
+    """Whether three neighbours may be a date that is written with two digits each."""
     texts = [str(number) for number in numbers]
     for three in itertools.pairwise(itertools.pairwise(texts)):
         parts = [three[0][0], *three[1]]
-        if all(len(part) == 2 for part in parts) or any(len(part) == 4 for part in parts):
+        if all(len(part) == 2 for part in parts):
             return True
     return False
 
 
-@given(st.lists(st.integers(0, 9999), min_size=4, max_size=5), st.sampled_from(["", "v", "VB "]))
+@given(st.lists(st.integers(0, 999), min_size=4, max_size=5), st.sampled_from(["", "v", "VB "]))
 @example([2, 1, 10, 4], "")
 @example([3, 0, 25, 1], "v")
 def test_a_version_of_four_numbers_stays(numbers, before):
@@ -109,7 +109,7 @@ def test_a_version_of_four_numbers_stays(numbers, before):
     text = before + ".".join(map(str, numbers))
     assert cleaner().device(text) == text
     assert cleaner().version(text) == text
-    if max(numbers) < 1000 and not before.strip():
+    if not before.strip():
         assert cleaner().description(text) == text
 
 
