@@ -83,6 +83,13 @@ class Server:
             )
         _wait(self.port, self.process, log)
 
+    def carried(self, word: str) -> int:
+        """Bytes that the running server has written for a fetch, or read for a send, so far."""
+        assert self.process
+        lines = Path(f"/proc/{self.process.pid}/io").read_text().splitlines()
+        counts = dict(line.split(": ") for line in lines)
+        return int(counts["wchar" if word == "fetch" else "rchar"])
+
     def stop(self) -> None:
         if self.process:
             self.process.kill()

@@ -152,9 +152,11 @@ def test_a_server_that_dies_half_way_leaves_no_half_and_the_same_command_heals(
     with running(kind, tmp_path / "served", "--bwlimit", "4M") as server:
         source, target = (server.inbox, ours) if word == "fetch" else (ours, server.inbox)
         write(source, large=LARGE)
+        begin = server.carried(word)
         process = begun(word, server.address(), ours, server.environment)
-        time.sleep(3)
-        assert process.poll() is None, process.communicate()
+        while server.carried(word) < begin + len(LARGE) // 5:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
         server.stop()
         _, err = process.communicate(timeout=100)
         assert process.returncode == 1

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
+import pandas as pd
 import pytest
 
-from jipflow.files import atomic_path, json_text, read_json, scratch_folder, stored_text, write_json
+from jipflow.files import (
+    atomic_path,
+    json_text,
+    read_frame,
+    read_json,
+    scratch_folder,
+    stored_text,
+    write_json,
+    write_parquet,
+)
 
 
 def test_a_text_has_a_name_of_its_own_and_is_written_once(tmp_path):
@@ -85,3 +98,24 @@ def test_numbers_that_json_cannot_hold_are_refused(tmp_path, number):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"a": number})
     assert list(tmp_path.iterdir()) == []
+
+
+READS = """
+import os, sys
+import pandas, pyarrow, pyarrow.parquet
+from jipflow.files import read_frame
+with open(sys.argv[1], "rb") as file:
+    held = pyarrow.BufferReader(file.read())
+before = os.listdir("/proc/self/task")
+read_frame(held)
+assert os.listdir("/proc/self/task") == before
+"""
+
+
+def test_a_table_is_read_without_a_thread_that_outlives_it(tmp_path):
+    path = tmp_path / "table.parquet"
+    table = pd.DataFrame({"b": range(9), "a": ["x"] * 9, "c": [0.5] * 9})
+    write_parquet(path, table)
+    subprocess.run([sys.executable, "-c", READS, str(path)], check=True)
+    pd.testing.assert_frame_equal(read_frame(path), table)
+    pd.testing.assert_frame_equal(read_frame(path, ["a", "b"]), table[["a", "b"]])

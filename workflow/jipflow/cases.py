@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from jipflow.files import read_frame
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -100,10 +102,9 @@ def read_cases(path: Path, wanted: Mapping[str, Wanted]) -> list[Case]:
     Returns:
         The cases, sorted by case_id.
     """
-    import pandas as pd
 
     cases = []
-    for _, rows in pd.read_parquet(path).groupby("case_id"):
+    for _, rows in read_frame(path).groupby("case_id"):
         roles: dict[str, Series] = {}
         annotations: list[Series] = []
         for _, files in rows.groupby(["role", "series_uid"]):

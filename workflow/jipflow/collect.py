@@ -11,7 +11,7 @@ import pandas as pd
 
 from jipflow.agreement import intraclass_correlation
 from jipflow.catalog.nothing import why_no_case
-from jipflow.files import atomic_path, read_json, write_json, write_parquet
+from jipflow.files import atomic_path, read_frame, read_json, write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, read_outcomes, write_outcomes
 from jipflow.outputs import remove_leftovers
 from jipflow.reasons import Reason, StageError
@@ -125,7 +125,7 @@ def _join(
     cases: Collection[str] | None,
 ) -> pd.DataFrame:
     """Join tables and sort their rows; of some cases alone where these are given."""
-    tables = [table for table in map(pd.read_parquet, paths) if len(table)]
+    tables = [table for table in map(read_frame, paths) if len(table)]
     if cases is not None:
         tables = [of for table in tables if len(of := table[table["case_id"].isin(cases)])]
     if not tables:

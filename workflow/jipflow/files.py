@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,6 +155,27 @@ def stored_text(folder: Path, text: str) -> Path:
 def read_json(path: Path) -> Any:
     """Read a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def read_parquet(path: Path | pa.BufferReader, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a Parquet file, or what a buffer holds of one; of some columns alone, in their order.
+
+    A process that has read with Arrow's threads may abort or hang when it ends
+    (https://github.com/apache/arrow/issues/34314 and 50482), so that no thread is used.
+
+    Raises:
+        OSError, ValueError: it is not there, or damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        table = file.read(columns and list(columns), use_threads=False)
+    return table.select(list(columns)) if columns else table
+
+
+def read_frame(path: Path | pa.BufferReader, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read as `read_parquet` does, as a data frame."""
+    return read_parquet(path, columns).to_pandas(use_threads=False)
 
 
 def write_parquet(path: Path, table: pd.DataFrame | pa.Table) -> None:

@@ -11,6 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from jipflow.files import read_parquet
 from jipflow.place import place_error, sentence
 from jipflow.reasons import CaseFault, Decision, Reason, StageError
 
@@ -96,9 +97,7 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
 
 def read_outcomes(path: Path) -> list[Outcome]:
     """Read outcomes written by `write_outcomes`."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(path).to_pylist()
+    rows = read_parquet(path).to_pylist()
     return [Outcome(**{**row, "status": Status(row["status"])}) for row in rows]
 
 

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from jipflow.files import read_parquet
 from jipflow.outcomes import Outcome, Status
 from jipflow.reasons import Reason
 
@@ -62,12 +63,10 @@ def _is_there(path: str) -> bool:
 def _written(outcomes: Path) -> list[str]:
     """Return what the outcomes list, sorted."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     waits = outcomes.parent.name == "annotate"
     columns = ["outputs", *(["case_id", "item", "status"] if waits else [])]
-    # One of thousands of small files: threads cost more than they save.
-    table = pq.ParquetFile(outcomes).read(columns, use_threads=False)
+    table = read_parquet(outcomes, columns)
     written = pc.list_flatten(table["outputs"]).to_pylist()
     if waits:
         written += [
@@ -137,12 +136,11 @@ def unexpected(shard: Path) -> list[Path]:
     Args:
         shard: ``shards/<shard>``.
     """
-    import pyarrow.parquet as pq
 
     found = []
     for path in sorted(shard.glob("*/outcomes.parquet")):
         try:
-            reasons = pq.ParquetFile(path).read(["reason"], use_threads=False)["reason"].to_pylist()
+            reasons = read_parquet(path, ["reason"])["reason"].to_pylist()
         except DAMAGED:
             reasons = [Reason.UNEXPECTED_ERROR.value]
         if Reason.UNEXPECTED_ERROR.value in reasons:

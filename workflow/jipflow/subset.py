@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.files import canonical_digest
+from jipflow.files import canonical_digest, read_parquet
 from jipflow.settings.names import SUBSET_KEYS, among
 from jipflow.settings.resources import ConfigError
 
@@ -189,18 +189,16 @@ def instances_of(shard: Path, cases: Collection[str]) -> pa.Table:
     """
     import pyarrow as pa
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
-    table = pq.read_table(shard)
+    table = read_parquet(shard)
     return table.filter(pc.is_in(table["case_id"], pa.array(sorted(cases), pa.string())))
 
 
 def is_current(file: Path, shard: Path, cases: Collection[str]) -> bool:
     """Return whether a file of `instances_of` is as it would be written now."""
-    import pyarrow.parquet as pq
 
     try:
-        return bool(pq.read_table(file).equals(instances_of(shard, cases)))
+        return bool(read_parquet(file).equals(instances_of(shard, cases)))
     except ValueError:
         return False
 

@@ -22,7 +22,7 @@ from jipflow.catalog.lost import Lost, find_lost, with_lost
 from jipflow.catalog.query import count_series, open_catalogs, store_series
 from jipflow.columns import GIVEN, IMAGES
 from jipflow.expressions import filter_steps
-from jipflow.files import atomic_path, scratch_folder, write_json
+from jipflow.files import atomic_path, read_parquet, scratch_folder, write_json
 from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.privacy.consent import read_consents
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
@@ -502,7 +502,7 @@ def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, roles: pa
     ):
         written.add(shard)
         path = folder / f"{shard}.parquet"
-        if not path.is_file() or not pq.read_table(path).equals(table):
+        if not path.is_file() or not read_parquet(path).equals(table):
             with atomic_path(path) as partial:
                 pq.write_table(table, partial)
     for path in folder.glob("*.parquet"):

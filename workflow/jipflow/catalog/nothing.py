@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jipflow.files import read_json
+from jipflow.files import read_json, read_parquet
 from jipflow.outcomes import read_outcomes
 from jipflow.reasons import Reason
 
@@ -79,9 +79,7 @@ FIXES = {
 
 def _skipped(path: Path) -> str:
     """Say what the files are that were skipped, the most frequent first."""
-    import pyarrow.parquet as pq
-
-    rows = pq.read_table(path, columns=["kind", "reason"]).to_pylist()
+    rows = read_parquet(path, ["kind", "reason"]).to_pylist()
     kinds = Counter(_kind(row["kind"], row["reason"]) for row in rows)
     texts = []
     for kind, count in kinds.most_common(SHOWN):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from jipflow.catalog.headers import UNREADABLE, read_header, read_surely, skip
 from jipflow.catalog.pool import ReadingPool
+from jipflow.files import read_parquet
 from jipflow.reasons import StageError
 
 CHUNK = 256
@@ -30,7 +29,7 @@ def check_unchanged(shard: Path, threads: int) -> None:
     Raises:
         StageError: a file holds another instance or series.
     """
-    table = pq.read_table(shard, columns=["path", "sop_uid", "series_uid", "modified_ns"])
+    table = read_parquet(shard, ["path", "sop_uid", "series_uid", "modified_ns"])
     # Those of a PACS have no time, and are compared with its list when they come.
     known = {
         row["path"]: (row["sop_uid"], row["series_uid"])

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jipflow.files import read_parquet
 from jipflow.privacy.pseudonyms import pseudonym
 from jipflow.privacy.redaction import code_of
 from jipflow.settings.site import Folder, Site
@@ -115,7 +116,7 @@ def _in_catalog(folder: Path, secret: bytes) -> Iterator[tuple[str, Traced]]:
     import pyarrow.parquet as pq
 
     of_series: dict[str, tuple[str, str, str]] = {}
-    for row in pq.read_table(folder / "series.parquet", columns=list(SERIES)).to_pylist():
+    for row in read_parquet(folder / "series.parquet", list(SERIES)).to_pylist():
         patient, study, series, modality, day = (row[name] or "" for name in SERIES)
         of_series[series] = known = (patient, study, series)
         what = f"{modality} of {day}"

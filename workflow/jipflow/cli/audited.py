@@ -137,14 +137,13 @@ def note_retrieval(settings: Settings, cases: Path, outcomes: Sequence[Outcome])
         cases: the instances of a shard or of a part of one, named after it.
         outcomes: of the stage.
     """
-    import pandas as pd
 
-    from jipflow.files import sha256_file
+    from jipflow.files import read_frame, sha256_file
     from jipflow.outcomes import Status
     from jipflow.privacy.audit.events import Event
     from jipflow.subset import whole_of
 
-    table = pd.read_parquet(cases, columns=["source", "series_uid"])
+    table = read_frame(cases, ["source", "series_uid"])
     table = table[table["source"].isin([source.name for source in settings.site.archives])]
     facts = {
         "protocol": settings.protocol_id,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from jipflow.files import read_json
+from jipflow.files import read_json, read_parquet
 
 Redact = Callable[[str], str]
 
@@ -94,18 +94,17 @@ def _is_below(path: Path, folders: Sequence[Path]) -> bool:
 def _of_tables(words: Sequence[str]) -> tuple[set[str], list[Path], list[Path]]:
     """Return identifiers and files in a job's tables, and the first file of each series."""
     import pyarrow.compute as pc
-    import pyarrow.parquet as pq
 
     identifiers: set[str] = set()
     files: list[Path] = []
     first: dict[str, Path] = {}
     for shard in (path for path in _given(words, "--cases") if path.suffix == ".parquet"):
-        rows = pq.read_table(shard, columns=["series_uid", "path"]).to_pylist()
+        rows = read_parquet(shard, ["series_uid", "path"]).to_pylist()
         files += [Path(row["path"]) for row in rows]
         for row in rows:
             first.setdefault(row["series_uid"], Path(row["path"]))
     for made in _given(words, "--made"):
-        outcomes = pq.read_table(made, columns=["outputs"])["outputs"].to_pylist()
+        outcomes = read_parquet(made, ["outputs"])["outputs"].to_pylist()
         for output in (output for outputs in outcomes for output in outputs):
             first.setdefault(output, made.absolute().parents[3] / output)
     folders = [*_given(words, "--catalog"), *_given(words, "--out")]
@@ -117,7 +116,7 @@ def _of_tables(words: Sequence[str]) -> tuple[set[str], list[Path], list[Path]]:
         folders += [folder / "pacs", folder / "catalog", folder.parent / "catalog"]
     for table in {folder / "series.parquet" for folder in folders}:
         if table.is_file():
-            column = pq.read_table(table, columns=["PatientID"])["PatientID"]
+            column = read_parquet(table, ["PatientID"])["PatientID"]
             identifiers |= {text for text in pc.unique(column).to_pylist() if text}
     return identifiers, files, list(first.values())
 

@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pydicom
 
 from jipflow import datasets
 from jipflow.cases import Case
-from jipflow.files import atomic_path
+from jipflow.files import atomic_path, read_frame
 from jipflow.objects.seg_writer import seg_path
 from jipflow.objects.sr import build_sr, reported_procedures, sr_path
 from jipflow.outcomes import Made, Outcome, attempt, blocked
@@ -138,7 +137,9 @@ def _document(
 def _rows(path: Path, case_id: str, segmentation: str, role: str) -> list[dict[str, Any]]:
     """Read the rows of one segmentation from the features or the failures."""
     wanted = {"case_id": case_id, "segmentation": segmentation, "role": role}
-    table = pd.read_parquet(path, filters=[(key, "==", value) for key, value in wanted.items()])
+    table = read_frame(path)
+    for key, value in wanted.items():
+        table = table[table[key] == value]
     return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 

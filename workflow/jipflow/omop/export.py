@@ -21,7 +21,7 @@ import pandas as pd
 import jipflow
 from jipflow.catalog.query import open_catalogs
 from jipflow.expressions import quoted
-from jipflow.files import canonical_digest, scratch_folder
+from jipflow.files import canonical_digest, read_frame, scratch_folder
 from jipflow.objects.feature_codes import FeatureName, name_feature
 from jipflow.objects.terms import Term, coded
 from jipflow.omop.maps import ConceptMap
@@ -126,7 +126,7 @@ def export(*, results: Path, out: Path, maps: Maps, first_id: int, form: Form = 
     return Exported(
         rows=rows,
         left_out=dict(Counter(left_out["reason"])),
-        failed=len(pd.read_parquet(results / "features" / "failures.parquet")),
+        failed=len(read_frame(results / "features" / "failures.parquet")),
         without_procedure=_count(
             connection, "image_occurrence WHERE procedure_occurrence_id IS NULL"
         ),
@@ -259,7 +259,7 @@ def _date(text: Any) -> str | None:
 
 def _features(results: Path, settings: Settings) -> pd.DataFrame:
     """Read the regions whose measurement was ok, and check that they were measured as now set."""
-    table = pd.read_parquet(results / "features" / "features.parquet")
+    table = read_frame(results / "features" / "features.parquet")
     outcomes = read_outcomes(results / "outcomes.parquet")
     measured = passed(o for o in outcomes if o.stage == "measure")
     pairs = zip(table["case_id"], table["segmentation"], strict=True)

@@ -15,7 +15,7 @@ import pandas as pd
 import pydicom
 
 from jipflow.cases import ANNOTATIONS
-from jipflow.files import atomic_path
+from jipflow.files import atomic_path, read_frame
 from jipflow.outcomes import Made, Outcome, attempt
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, checked_uid, is_of_object
 from jipflow.pacs.connect import open_archive
@@ -81,7 +81,7 @@ def run(*, shard_file: Path, settings: Settings) -> list[Outcome]:
         StageError: a PACS does not answer, or files cannot be written here.
     """
     sources = {s.name: s for s in settings.site.archives}
-    table = pd.read_parquet(shard_file)
+    table = read_frame(shard_file)
     table = table[table["source"].isin(sources)]
     arrivals: dict[str, Arrival] = {}
     secret = known_secret(Path(settings.site.identity.secret_file)) if len(table) else b""

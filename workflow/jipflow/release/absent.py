@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jipflow.absences import OF_CLINICAL, OF_CODE, OF_FEATURES, Absence
 from jipflow.analyses.cells import CLINICAL, CellKey
+from jipflow.files import read_frame
 from jipflow.outcomes import Outcome, Status, passed, read_outcomes
 from jipflow.release.contents import ReleaseError
 from jipflow.settings.protocol import Protocol
@@ -100,13 +101,12 @@ def read_reasons(
         outcomes: ``outcomes.parquet`` of all stages.
         missing: ``missing.parquet``, where the protocol has clinical variables.
     """
-    import pandas as pd
 
     keys = ["case_id", "role", "segmentation", "segment"]
-    failed = pd.read_parquet(failures, columns=[*keys, "feature", "reason"])
+    failed = read_frame(failures, [*keys, "feature", "reason"])
     gaps: dict[tuple[str, str], str] = {}
     if missing is not None:
-        table = pd.read_parquet(missing)
+        table = read_frame(missing)
         gaps = {(c, v): r for c, v, r in table[["case_id", "variable", "reason"]].to_numpy()}
     every = read_outcomes(outcomes)
     return Reasons(
@@ -115,7 +115,7 @@ def read_reasons(
         ended=_ended(every),
         failures={tuple(row[:-1]): row[-1] for row in failed.to_numpy()},
         done=passed(each for each in every if each.stage == "measure"),
-        measured=set(map(tuple, pd.read_parquet(features, columns=keys).to_numpy())),
+        measured=set(map(tuple, read_frame(features, keys).to_numpy())),
         gaps=gaps,
     )
 

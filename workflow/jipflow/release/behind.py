@@ -18,7 +18,7 @@ from pydantic import Field
 from jipflow.analyses.cells import CellKey, Place, Values
 from jipflow.analyses.facts import LedgerCell
 from jipflow.exchange.message import FileEntry, Sha256, canonical, checked, describe, whole
-from jipflow.files import atomic_path
+from jipflow.files import atomic_path, read_frame
 from jipflow.release.history import Past
 from jipflow.settings.part import Id, Part
 
@@ -135,10 +135,10 @@ class Behind:
         """
         import json
 
-        import pyarrow.parquet as pq
-
         kept = checked(Kept, json.loads(self.cells, parse_int=whole), CELLS)
-        table = pq.read_table(io.BytesIO(self.values)).to_pandas()
+        import pyarrow as pa
+
+        table = read_frame(pa.BufferReader(self.values))
         patients = table["patient"].to_numpy(dtype=object)
         columns = [
             _column(patients, table[name].to_numpy(dtype=float)) for name in table.columns[1:]

@@ -23,7 +23,7 @@ from jipflow.analyses.forms import StatedCell
 from jipflow.analyses.noise import WithNoise
 from jipflow.analyses.rules import Finding
 from jipflow.exchange import message
-from jipflow.files import json_text, read_json, write_json
+from jipflow.files import json_text, read_frame, read_json, write_json
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.absent import read_reasons
 from jipflow.release.behind import Behind
@@ -231,9 +231,7 @@ def _read_cases(cases: Path) -> tuple[dict[str, str], Scanners]:
 
 def _read_features(features: Path, patient_of: Mapping[str, str], outcomes: Path) -> pd.DataFrame:
     """Read the measured rows of the cohort, sorted, and check that they belong to it."""
-    import pandas as pd
-
-    table = pd.read_parquet(features)
+    table = read_frame(features)
     key = ["case_id", "role", "segmentation", "segment"]
     table = table.sort_values(key, ignore_index=True)
     strangers = table[~table["case_id"].isin(list(patient_of))]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import CLINICAL, Scanners
+from jipflow.files import read_frame
 from jipflow.release.contents import ReleaseError
 from jipflow.settings.clinical import ROLE
 from jipflow.settings.protocol import Protocol
@@ -43,9 +44,7 @@ def read_clinical(path: Path, protocol: Protocol, patient_of: Mapping[str, str])
     Raises:
         ReleaseError: it is of other cases, patients or variables; names the file and the case.
     """
-    import pandas as pd
-
-    table = pd.read_parquet(path)
+    table = read_frame(path)
     names = [variable.name for variable in protocol.clinical_variables]
     if list(table.columns) != [*CLINICAL_KEYS, *names]:
         raise ReleaseError(f"{path}: it has other variables than the protocol; run clinical again.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import Scanners, groups_met, measured_places, scanners_of
+from jipflow.files import read_frame
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.clinical import Clinical, read_clinical
 from jipflow.settings.clinical import ROLE
@@ -130,7 +131,6 @@ def basis(
         outcomes: ``outcomes.parquet`` of all stages.
         clinical: ``clinical.parquet``, where the protocol has clinical variables.
     """
-    import pandas as pd
 
     with open(cases, encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
@@ -152,7 +152,7 @@ def basis(
         cases=len(patient_of),
         excluded=len({o.case_id for o in ended if o.stage == "cohort"} - patient_of.keys()),
         places=list(
-            _places(settings.protocol, pd.read_parquet(features), patient_of, with_role, measured)
+            _places(settings.protocol, read_frame(features), patient_of, with_role, measured)
         ),
         groups=list(_groups(settings.protocol, patient_of, with_role, scanners)),
         variables=[] if found is None else list(_variables(settings.protocol, found, patient_of)),

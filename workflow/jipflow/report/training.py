@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from jipflow.curves import Curve, curve_plot
-from jipflow.files import read_json
+from jipflow.files import read_frame, read_json
 from jipflow.outcomes import Status
 from jipflow.palette import SEGMENT_COLOURS
 from jipflow.plots import Strip, strip_plot
@@ -32,7 +32,7 @@ def write_training_report(*, folder: Path, work: Path, settings: Settings) -> No
         work: holds ``progress_<fold>.json``.
         settings: of the site and the protocol.
     """
-    table = pd.read_parquet(folder / "evaluation.parquet")
+    table = read_frame(folder / "evaluation.parquet")
     summary = read_json(folder / "summary.json")
     training = settings.protocol.training
     assert training

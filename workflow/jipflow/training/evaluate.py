@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from jipflow.agreement import overlap
-from jipflow.files import read_json, write_json, write_parquet
+from jipflow.files import read_frame, read_json, write_json, write_parquet
 from jipflow.images.volume import Grid, read_volume
 from jipflow.outcomes import Outcome, Status, Trial
 from jipflow.reasons import Reason
@@ -165,7 +165,7 @@ def summarise(
     """
     training = settings.protocol.training
     assert training
-    table = pd.concat([pd.read_parquet(path) for path in tables], ignore_index=True)
+    table = pd.concat([read_frame(path) for path in tables], ignore_index=True)
     table = table.sort_values(["part", "case_id", "label"], ignore_index=True)
     write_parquet(evaluation, table)
     chosen = read_json(work / "split.json")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jipflow.files import read_json
-from jipflow.report.site.run import Run, read_table
+from jipflow.report.site.run import Run, optional_frame
 
 MAX_SKIPPED_ROWS = 200
 
@@ -86,7 +86,7 @@ def section(run: Run) -> Catalog:
 
 
 def _unreadable(folder: Path, redact: Redact) -> Iterator[Skipped]:
-    skipped = read_table(folder / "skipped.parquet")
+    skipped = optional_frame(folder / "skipped.parquet")
     for row, entry in enumerate([] if skipped is None else skipped.to_dict("records")):
         if entry["kind"] == "unreadable":
             suffix = Path(entry["path"]).suffix[:8] or "none"

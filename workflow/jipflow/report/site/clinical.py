@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from jipflow.reasons import Gap
-from jipflow.report.site.run import Run, read_table
+from jipflow.report.site.run import Run, optional_frame
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,9 @@ class Variable:
 def section(run: Run) -> list[Variable]:
     """Count by variable and reason; nothing where the protocol has no clinical variables."""
     folder = run.results / "clinical"
-    values, missing = (read_table(folder / f"{name}.parquet") for name in ("clinical", "missing"))
+    values, missing = (
+        optional_frame(folder / f"{name}.parquet") for name in ("clinical", "missing")
+    )
     if not run.settings.protocol.clinical or values is None or missing is None:
         return []
     if run.subset:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jipflow import plots
-from jipflow.report.site.run import Run, meaning, read_table
+from jipflow.report.site.run import Run, meaning, optional_frame
 from jipflow.tables import FEATURE_COLUMNS
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Features:
 
 def section(run: Run) -> Features:
     """Draw and sum up the features."""
-    missing = missing_values(read_table(run.joined / "features" / "failures.parquet"))
+    missing = missing_values(optional_frame(run.joined / "features" / "failures.parquet"))
     features = run.features
     if features is None or features.empty:
         return Features([], [], 0, missing[:MAX_MISSING_ROWS], len(missing))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jipflow.report.site.run import Run, read_table
+from jipflow.report.site.run import Run, optional_frame
 from jipflow.tables import AGREEMENT_VALUES
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class Group:
 def section(run: Run) -> list[Group]:
     """Sum up the readings by segmentation."""
     return reader_groups(
-        read_table(run.joined / "features" / "readings.parquet"),
-        read_table(run.joined / "features" / "agreement.parquet"),
+        optional_frame(run.joined / "features" / "readings.parquet"),
+        optional_frame(run.joined / "features" / "agreement.parquet"),
     )
 
 

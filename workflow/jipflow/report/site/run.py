@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.files import read_json
+from jipflow.files import read_frame, read_json, read_parquet
 from jipflow.outcomes import STAGES as OUTCOME_STAGES
 from jipflow.outcomes import Outcome, read_outcomes
 from jipflow.palette import segment_colour
@@ -54,12 +54,12 @@ class Run:
     @cached_property
     def features(self) -> pd.DataFrame | None:
         """The table of features."""
-        return read_table(self.joined / "features" / "features.parquet")
+        return optional_frame(self.joined / "features" / "features.parquet")
 
     @cached_property
     def quality(self) -> pd.DataFrame | None:
         """The table of what each segment is like."""
-        return read_table(self.joined / "features" / "quality.parquet")
+        return optional_frame(self.joined / "features" / "quality.parquet")
 
     @property
     def subset(self) -> Mapping[str, int] | None:
@@ -132,13 +132,11 @@ def read_run(results: Path, settings: Settings, joined: Path | None = None) -> R
     )
 
 
-def read_table(path: Path) -> pd.DataFrame | None:
+def optional_frame(path: Path) -> pd.DataFrame | None:
     """Read a Parquet table; None where the run did not write it."""
     if not path.is_file():
         return None
-    import pandas as pd
-
-    return pd.read_parquet(path)
+    return read_frame(path)
 
 
 def read_tsv(path: Path) -> list[dict[str, str]]:
@@ -164,7 +162,6 @@ def meaning(reason: str) -> str:
 def _patient_ids(path: Path) -> set[str]:
     if not path.is_file():
         return set()
-    import pyarrow.parquet as pq
 
-    column = pq.read_table(path, columns=["PatientID"]).column(0)
+    column = read_parquet(path, ["PatientID"]).column(0)
     return {identifier for identifier in column.unique().to_pylist() if identifier}

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jipflow.report.site.run import Run, read_table
+from jipflow.report.site.run import Run, optional_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,7 +49,7 @@ class Stability:
 
 def section(run: Run) -> Stability:
     """Group the table of stability by segment."""
-    table = read_table(run.joined / "features" / "stability.parquet")
+    table = optional_frame(run.joined / "features" / "stability.parquet")
     return Stability(list(BANDS), stability_groups(table))
 
 
