@@ -115,10 +115,13 @@ def hold_results(wildcards):
     return []
 
 
-def start_server():
-    """Start what the jobs of this run are copies of, if they run on this machine."""
+def start_server(*rules):
+    """Start what the jobs of this run, of these rules, are copies of, if they run here.
+
+    Where no rule is named, they may be of any.
+    """
     if workflow.local_exec:
-        start([sys.executable, "-m", "jipflow.cli.server"], str(SETTINGS))
+        start([sys.executable, "-m", "jipflow.cli.server"], str(SETTINGS), *rules)
 
 
 def settings_file(wildcards, output):

@@ -23,7 +23,7 @@ GROUPS = (
     (
         "contours",
         r"pipeline/test_(clinical_run|deleted|erase_pacs|export|identifiers|module)\.py"
-        r"|pipeline/test_(repair|server|stale|subset)\.py",
+        r"|pipeline/test_(repair|server|stale|subset_run)\.py",
     ),
     ("rounds", r"pipeline/test_four_rounds\.py"),
     ("maps", r"pipeline/test_adc\.py"),

@@ -387,8 +387,23 @@ def test_networks_are_loaded_beforehand_where_they_compute_on_no_gpu(tmp_path, d
         "protocol": {"segmentations": [{"engine": "nnunet"}], "training": {}},
     }
     engine = "jipflow.segment.engines.nnunet.engine"
-    assert (engine in modules(settings, tmp_path)) == loaded
-    assert "jipflow.radiomics.measure" in modules(settings, tmp_path)
+    for rules in ((), ("cohort",), ("measure", "segment")):
+        assert (engine in modules(settings, rules, tmp_path)) == loaded
+        assert "jipflow.radiomics.measure" in modules(settings, rules, tmp_path)
+
+
+def test_nothing_is_loaded_that_no_job_of_the_run_needs(tmp_path):
+    settings = {
+        "site": {"processing": {"device": "cpu"}},
+        "protocol": {"segmentations": [{"engine": "nnunet"}], "training": {}},
+    }
+    found = modules(settings, ("measure", "report"), tmp_path)
+    assert "jipflow.radiomics.measure" in found
+    found += modules(settings, ("bundle",), tmp_path)
+    assert not any(".engines." in name or ".training." in name for name in found)
+    assert "jipflow.radiomics.measure" not in modules(settings, ("bundle",), tmp_path)
+    settings["protocol"]["training"] = {"epochs": 1}
+    assert any(".training." in name for name in modules(settings, ("train_fit",), tmp_path))
 
 
 def test_a_copy_computes_with_the_threads_of_its_job(monkeypatch):

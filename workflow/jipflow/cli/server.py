@@ -6,7 +6,7 @@ import ast
 import inspect
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -25,7 +25,9 @@ GPUS = ("nvidia[0-9]*", "kfd", "dxg")
 """What is in /dev where there is a GPU that PyTorch may use."""
 
 
-def modules(settings: dict[str, Any], devices: Path = Path("/dev")) -> list[str]:
+def modules(
+    settings: dict[str, Any], rules: Collection[str] = (), devices: Path = Path("/dev")
+) -> list[str]:
     """Return the modules that the jobs of a run import, in the order in which they first do.
 
     Those of networks only where these compute on no GPU, for what a process has begun with a GPU is
@@ -33,20 +35,28 @@ def modules(settings: dict[str, Any], devices: Path = Path("/dev")) -> list[str]
 
     Args:
         settings: the effective settings of a site or a hub, as the run writes them.
+        rules: of the jobs that are to run; any where none is named.
         devices: the folder of the machine's devices.
     """
     if "protocol" not in settings:
         return _imported_by([each.handler for each in hub.AUDIENCE.commands])
     protocol, device = settings["protocol"], settings["site"]["processing"]["device"]
-    commands = joined.AUDIENCE.commands
+    # What becomes of a cohort is known when it is chosen.
+    every = not rules or "cohort" in rules
+    handlers = [
+        each.handler
+        for each in joined.AUDIENCE.commands
+        if every or each.name in rules or each.handler.__module__ == joined.__name__
+    ]
     has_gpu = any(file for name in GPUS for file in devices.glob(name))
     if device == "cuda" or (device == "auto" and has_gpu):
-        return _imported_by([each.handler for each in commands])
-    if protocol.get("training"):
-        commands = [*commands, *training.AUDIENCE.commands]
+        return _imported_by(handlers)
+    if protocol.get("training") and (every or any(each.startswith("train_") for each in rules)):
+        handlers += [each.handler for each in training.AUDIENCE.commands]
+    if not every and "segment" not in rules:
+        return _imported_by(handlers)
     engines = {each["engine"] for each in protocol["segmentations"]} - {"annotated"}
-    own = [f"{ENGINES}.{engine}.engine" for engine in sorted(engines)]
-    return _imported_by([each.handler for each in commands]) + own
+    return _imported_by(handlers) + [f"{ENGINES}.{each}.engine" for each in sorted(engines)]
 
 
 def _imported_by(handlers: list[Handler]) -> list[str]:
@@ -76,5 +86,5 @@ def run_copy(words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     silence_libraries()
-    listener, folder, file = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-    serve(listener, folder, modules(read_json(file)), run_copy)
+    listener, folder, file, *rules = sys.argv[1:]
+    serve(int(listener), Path(folder), modules(read_json(Path(file)), rules), run_copy)
