@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import date, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import duckdb
-import pyarrow as pa
-
-from jipflow.catalog.query import count_series
 from jipflow.privacy.consent import Consents, allows, consent_state
 from jipflow.reasons import StageError
 from jipflow.settings.consent import ConsentRule
 from jipflow.settings.run import Settings
+
+if TYPE_CHECKING:
+    import duckdb
 
 
 def keep_consented(
@@ -31,6 +30,10 @@ def keep_consented(
     Returns:
         The step of the flow.
     """
+    import pyarrow as pa
+
+    from jipflow.catalog.query import count_series
+
     seen = connection.execute(
         "SELECT DISTINCT PatientID, StudyDate FROM (SELECT PatientID, StudyDate FROM catalog"
         " UNION ALL SELECT PatientID, StudyDate FROM lost)"
