@@ -57,14 +57,37 @@ def snakemake(
 
     Without networks it is as where the extras nnunet and totalsegmentator are not installed.
     """
-    words = command(*arguments, profile=profile)
-    given = environment() if networks else without_networks()
+    result = run_snakemake(
+        *arguments,
+        "--profile",
+        f"profiles/{profile}",
+        given=environment() if networks else without_networks(),
+        timeout=timeout,
+    )
+    if check and result.returncode:
+        raise AssertionError(f"snakemake failed:\n{result.stdout[-6000:]}")
+    return result
+
+
+def run_snakemake(
+    *arguments: str,
+    folder: Path = ROOT,
+    given: dict[str, str] | None = None,
+    timeout: float = 900,
+) -> subprocess.CompletedProcess[str]:
+    """Run what is typed after ``snakemake`` in a folder; return how it ended and what it printed.
+
+    Args:
+        given: the environment.
+    """
+    given = given or environment()
+    words = [sys.executable, "-m", "snakemake"]
     if given.get("PYTHONPATH") == STARTED_WITH:
-        words[1:3] = ["-c", ASK]
+        words[1:] = ["-c", ASK]
         given[SERVER] = str(_copies())
-    result = subprocess.run(
-        words,
-        cwd=ROOT,
+    return subprocess.run(
+        [*words, *arguments],
+        cwd=folder,
         env=given,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -72,9 +95,6 @@ def snakemake(
         timeout=timeout,
         check=False,
     )
-    if check and result.returncode:
-        raise AssertionError(f"snakemake failed:\n{result.stdout[-6000:]}")
-    return result
 
 
 @cache

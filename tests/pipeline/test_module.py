@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from harness import ONE_CORE, ROOT, contours_only, environment, make_site
+from harness import ONE_CORE, ROOT, contours_only, make_site, run_snakemake
 
 SNAKEFILE = """
 shell.prefix("export OWNER=parent; ")
@@ -52,16 +51,7 @@ rule sites:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "snakemake", *ONE_CORE, *arguments],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    return run_snakemake(*ONE_CORE, *arguments, folder=folder)
 
 
 def write_workflow(folder: Path, dicom: Path) -> None:
