@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,8 +18,8 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+import snakemake_copies
 from jipflow.exchange.keys import load_or_create_key, public_text
-from jipflow.forked import SERVER, SOCKET
 from jipflow.hub.rounds import hub_thread, open_first
 from jipflow.hub.settings import load_hub_settings
 from jipflow.settings.resources import PROTOCOLS
@@ -34,13 +30,6 @@ HUB_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 """Of the hub that every site under test knows."""
 
 STARTED_WITH = os.environ.get("PYTHONPATH")
-ASK = """
-import sys
-from jipflow.forked import ask
-code = ask(sys.argv[1:])
-sys.exit("not taken over" if code is None else code)
-"""
-"""Has a copy of a process that has loaded Snakemake carry out what is typed after it."""
 
 ONE_CORE = ("--cores", "1")
 """For a run beside other tests: its jobs start no processes that import it all anew."""
@@ -81,12 +70,11 @@ def run_snakemake(
         given: the environment.
     """
     given = given or environment()
-    words = [sys.executable, "-m", "snakemake"]
+    own = [sys.executable, "-m", "snakemake"]
     if given.get("PYTHONPATH") == STARTED_WITH:
-        words[1:] = ["-c", ASK]
-        given[SERVER] = str(_copies())
+        own = [str(snakemake_copies.program())]
     return subprocess.run(
-        [*words, *arguments],
+        [*own, *arguments],
         cwd=folder,
         env=given,
         stdout=subprocess.PIPE,
@@ -95,28 +83,6 @@ def run_snakemake(
         timeout=timeout,
         check=False,
     )
-
-
-@cache
-def _copies() -> Path:
-    """Start what runs of Snakemake are copies of; return the folder of its socket."""
-    folder = Path(tempfile.mkdtemp(prefix="snakemake-copies-"))
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / SOCKET))
-        listener.listen()
-        script = Path(__file__).with_name("snakemake_copies.py")
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(listener.fileno()), str(folder)],
-            # It ends with this process, however that ends.
-            stdin=subprocess.PIPE,
-            env=environment(),
-            pass_fds=[listener.fileno()],
-            start_new_session=True,
-        )
-    atexit.register(process.wait)
-    assert process.stdin
-    atexit.register(process.stdin.close)
-    return folder
 
 
 def command(*arguments: str, profile: str = "demo") -> list[str]:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 
 import fake_results as fake
+import snakemake_copies
 from jipflow.exchange.keys import new_key
 from jipflow.privacy.pseudonyms import site_secret
 
@@ -251,8 +252,9 @@ def follow(command: str, clone: Path) -> None:
         FOLLOWED.add(same)
     line = moved(line, clone.parent)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MAKE"))}
+    copies = f"{snakemake_copies.program().parent}:" if way.change == DRY else ""
     environment |= {
-        "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
+        "PATH": f"{copies}{Path(sys.executable).parent}:{environment['PATH']}",
         "PYTHONPATH": str(ROOT / "workflow"),
         "HOME": str(clone.parent / "home"),
     }
