@@ -77,6 +77,7 @@ STAGES = [
 TARGETS = [
     "<results>/settings.json",
     "<joined>/report/index.html",
+    "<joined>/crate/run.zip",
     *([] if SUBSET else ["<results>/accepted"]),
 ]
 

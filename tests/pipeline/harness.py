@@ -231,10 +231,10 @@ def contours_only() -> dict[str, Any]:
     return protocol
 
 
-JOINED = {"collect": 1, "report": 1, "accept": 1, "candidate": 1}
+JOINED = {"collect": 1, "report": 1, "crate": 1, "accept": 1, "candidate": 1}
 """Jobs that follow from any job of a shard."""
 
-ANEW = {"collect": 1, "report": 1, "accept": 1, "receive": 1}
+ANEW = {"collect": 1, "report": 1, "crate": 1, "accept": 1, "receive": 1}
 """The same where the protocol is another: which round of it is open decides on the candidate."""
 
 

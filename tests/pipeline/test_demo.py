@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from zipfile import ZipFile
 
 import pandas as pd
 import pytest
@@ -61,6 +62,20 @@ def test_each_site_says_what_became_of_its_release(demo):
         assert bundle.name in page
         assert f"Data steward of {site} approved them at" in page
         assert str(folder) not in page
+
+
+def test_each_release_has_a_crate_of_what_left_and_nothing_else(demo):
+    folder, _ = demo
+    for site in SITES:
+        results = folder / "results" / site / "demo"
+        (bundle,) = (results / "bundles").glob("*.zip")
+        with ZipFile(bundle) as sent, ZipFile(results / "crate" / bundle.name) as crate:
+            assert crate.namelist() == ["ro-crate-metadata.json", *sent.namelist()]
+            assert all(crate.read(name) == sent.read(name) for name in sent.namelist())
+        with ZipFile(results / "crate" / "run.zip") as crate:
+            described = crate.read("ro-crate-metadata.json").decode()
+        assert "#job/demo/shards/s00001/measure" in described
+        assert str(folder) not in described
 
 
 def test_what_a_site_writes_is_its_account_s_alone_whatever_the_shell_s_umask(demo):

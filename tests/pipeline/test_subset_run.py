@@ -69,7 +69,8 @@ def test_one_case_of_a_shard_is_processed_and_nothing_says_that_it_is_all(tried)
     (case,) = (word.removeprefix("case=") for word in tried.chosen)
     assert [path.name for path in (tried.out / "shards").iterdir()] == [f"s00001-{case}"]
     assert [path.name for path in (tried.out / "seg").iterdir()] == [case]
-    for name in ("outcomes.parquet", "features", "verdict.json", "report", "accepted", "release"):
+    joined = ("outcomes.parquet", "features", "verdict.json", "report", "crate", "accepted")
+    for name in (*joined, "release"):
         assert not (tried.out / name).exists()
     assert set(tried.table("subset/outcomes.parquet")["case_id"]) == {case}
     assert set(tried.table("subset/features/features.parquet")["case_id"]) == {case}
@@ -158,5 +159,5 @@ def test_a_shard_that_was_computed_is_not_split(reference, tmp_path):
     case = min(pd.read_csv(site.out / "cohort" / "cases.tsv", sep="\t")["case_id"])
     for chosen, joined in ((f"case={case}", 1), ("shards=1", 1)):
         jobs, _ = planned_jobs(of(site, chosen))
-        assert jobs == {"collect": joined, "report": 1}
+        assert jobs == {"collect": joined, "report": 1, "crate": 1}
     assert planned(site) == {}

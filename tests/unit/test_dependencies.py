@@ -40,8 +40,8 @@ OPTIONAL = {
 }
 """Extras that a site may want, and how the heading of each begins."""
 
-APART = {ROOT / "benchmarks" / "acro_reference.py"}
-"""Runs in an environment of its own, without jipflow."""
+APART = {ROOT / "benchmarks" / name for name in ("acro_reference.py", "crate_judge.py")}
+"""Each runs in an environment of its own, without jipflow."""
 
 NAMED = {"dicomanonymizer": "dicom-anonymizer"}
 """Distributions of modules that have another name, which a test may run without."""

@@ -263,7 +263,7 @@ def test_a_part_of_the_settings_changes_the_stages_that_depend_on_it_alone(tmp_p
         after = parts()
         return {stage for stage in after if after[stage] != before[stage]}
 
-    whole = {"report", "receive", "candidate", "bundle"}
+    whole = {"report", "crate", "receive", "candidate", "bundle"}
     before = parts()
     protocol["radiomics"][0]["settings"] = "ibsi_mr"
     assert changed(before) == {"measure", "document", *whole}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 from jipflow.cli.audited import note_ledger, note_roster
-from jipflow.cli.making import Record, check_made, recorded, records
+from jipflow.cli.making import MadeOf, Record, check_made, recorded, records
 from jipflow.cli.stages import AUDIENCE, AllCases, Failures, Features, Results, SettingsFile
 
 MissingTable = Annotated[
@@ -120,6 +120,29 @@ def report(
     tables = [features, cases, *clinical]
     with recorded(record, read, "report", inputs=records(tables), outputs=[out]):
         write_report(results=results, settings=read, path=out, joined=features.parents[1])
+
+
+@AUDIENCE.command("crate")
+def crate(
+    *,
+    settings: SettingsFile,
+    made_of: MadeOf,
+    results: Annotated[Path, "results folder of all protocols"],
+    out: Annotated[Path, "the crate, a zip"],
+    record: Record,
+) -> None:
+    """Describe a run as a Research Object Crate."""
+    from jipflow.crates.run import run_crate
+    from jipflow.files import atomic_path
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    check_made(read, {path: [] for path in made_of})
+    with (
+        recorded(record, read, "crate", inputs=made_of, outputs=[out]),
+        atomic_path(out) as partial,
+    ):
+        partial.write_bytes(run_crate(read, results, made_of))
 
 
 @AUDIENCE.command("receive")
@@ -241,7 +264,9 @@ def release_bundle(
     record: Record,
 ) -> None:
     """Pack an approved release, and seal it to the hub."""
+    from jipflow.crates.released import release_crate
     from jipflow.exchange.message import CONTENT
+    from jipflow.files import atomic_path
     from jipflow.release.ledger import site_ledger
     from jipflow.release.packing import Folders, bundle, packed_state
     from jipflow.release.revocation import revoked_in
@@ -256,7 +281,10 @@ def release_bundle(
     ledger = site_ledger(read, results.parent)
     path = bundle(settings=read, standing=now, ledger=ledger, folders=folders)
     print(path)
+    crate = results / "crate" / path.name
+    with atomic_path(crate) as partial:
+        partial.write_bytes(release_crate(path.read_bytes()))
     state = packed_state(read, results)
-    with recorded(record, read, "bundle", inputs=[made], outputs=[path], state=state):
+    with recorded(record, read, "bundle", inputs=[made], outputs=[path, crate], state=state):
         revoked = revoked_in(Path(read.site.identity.audit_file))
         write_release_page(folders.release, folders.bundles, revoked=revoked)

@@ -21,6 +21,7 @@ DEPENDENCE: Mapping[str, tuple[str, ...]] = {
     "collect": ("tolerance",),
     "accept": (),
     "report": ("whole protocol", "whole site"),
+    "crate": ("whole protocol", "site.site"),
     "candidate": ("whole protocol", "site.site", "site.disclosure", "site.hub"),
     "receive": ("whole protocol", "site.site", "site.hub", "site.exchange", "site.identity"),
     "bundle": ("whole protocol", "site.site", "site.hub", "site.exchange", "site.identity"),

@@ -17,8 +17,13 @@ def protocol_sha256(protocol: Protocol, named: Named) -> str:
     its models, the codes of its terms and the parameters of its radiomics. Where a term of its own
     is written does not matter.
     """
+    return canonical_digest(protocol_content(protocol, named))
+
+
+def protocol_content(protocol: Protocol, named: Named) -> dict[str, Any]:
+    """Return what `protocol_sha256` is of; it holds nothing of a site."""
     content = _content(protocol)
-    return canonical_digest({"protocol": content, **named_content(named, content)})
+    return {"protocol": content, **named_content(named, content)}
 
 
 def protocol_parts(protocol: Protocol, named: Named) -> dict[str, str]:
