@@ -246,6 +246,31 @@ def print_ending(text):
         print(f"\n{text}\n", file=sys.stderr, flush=True)
 
 
+def begin_log():
+    """Log what jobs do from here on, for programs."""
+    from jipflow.repair.events import FILE, RunLog
+
+    run = Path(FINDINGS).name
+    try:
+        logger.addHandler(RunLog(Path(RESULTS, FILE), run, len(workflow.dag)))
+    except OSError as error:
+        stop_with(sentence(error))
+
+
+def end_log(state):
+    """Log the end of the run, and run the command that a site has named for then."""
+    from jipflow.repair.after_run import tell, told
+    from jipflow.repair.events import RunLog
+
+    for each in logger.handlers:
+        if isinstance(each, RunLog):
+            each.finish(state)
+    if not is_hub(config) and SITE_SETTINGS.site.after_run:
+        about = told(Path(ALL_RESULTS), SITE_ID, SITE_SETTINGS.protocol_id, state)
+        if wrong := tell(SITE_SETTINGS.site.after_run, about):
+            logger.warning(wrong)
+
+
 def failed_jobs():
     """The rule and the log of each job that failed."""
     for job in workflow.scheduler.failed:

@@ -16,11 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
 import fake_results as fake
 from jipflow.privacy.audit.events import Event
 from jipflow.privacy.audit.trail import Trail
+from jipflow.repair.standing import read_standing
 from jipflow.report.audit import examine, write_audit_page
 from jipflow.report.hub import write_hub_report
 from jipflow.report.release import write_release_page
 from jipflow.report.site.page import write_report
+from jipflow.report.watch import write_watch_page
 from needs import unavailable
+from repair_world import write_cohort, write_shard
 
 pytestmark = pytest.mark.long
 
@@ -86,6 +89,12 @@ def pages(tmp_path_factory):
     trail.record(Event.SECRET_IN_USE, {"fingerprint": "f" * 64})
     public = [line.entry.key for line in trail.lines()]
     write_audit_page(examine(trail.path, public), folder / "audit.html")
+    cases = {"s00001": ["aaa", "bbb"], "s00002": ["ccc"]}
+    (folder / "watched" / "lung").mkdir(parents=True)
+    write_cohort(folder / "watched" / "lung", cases)
+    failed = {"bbb": ("prepare", "missing_slices")}
+    write_shard(folder / "watched" / "lung", "s00001", cases["s00001"], failed)
+    write_watch_page(read_standing(folder / "watched"), folder / "watch.html", 10)
     return folder
 
 
@@ -99,7 +108,11 @@ def release_pages(results, settings, folder, suffix):
 
 
 @pytest.mark.parametrize(
-    "name", ["site", "disclosure", "disclosure-many", "release", "release-many", "hub", "audit"]
+    "name",
+    [
+        *("site", "disclosure", "disclosure-many", "release", "release-many", "hub", "audit"),
+        "watch",
+    ],
 )
 def test_the_page_fits_every_width(browser, pages, name):
     frames = "".join(
@@ -138,6 +151,6 @@ def test_the_page_fits_every_width(browser, pages, name):
         assert broken == 0
         assert letters > 500
         assert (beyond, unfilled) == (0, 0), f"{name}: no number is seen, or no folder filled in"
-        assert tables > 0 or name.startswith(("release", "audit"))
-        assert folders > 0 or name in {"site", "hub", "audit"}
+        assert tables > 0 or name.startswith(("release", "audit", "watch"))
+        assert folders > 0 or name in {"site", "hub", "audit", "watch"}
         assert pictures > 0 or name != "site"

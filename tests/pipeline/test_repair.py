@@ -12,7 +12,7 @@ import pytest
 
 from harness import JOINED, ONE_CORE, jipflow, planned
 from jipflow.files import sha256_file
-from jipflow.outcomes import Status, read_outcomes, write_outcomes
+from jipflow.outcomes import STAGES, Status, read_outcomes, write_outcomes
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,25 @@ def test_what_failed_runs_again_and_gives_what_a_run_without_a_failure_gives(sit
     assert len(names) > 8
     for name in names:
         assert sha256_file(site.out / name) == sha256_file(contours_run.out / name), name
+
+
+def test_a_run_logs_its_jobs_and_tells_its_counts_to_the_command_of_the_site(site):
+    lines = [json.loads(line) for line in (site.out / "logs" / "run.jsonl").open()]
+    first, last = sorted({line["run"] for line in lines}, key=[e["run"] for e in lines].index)
+    made = [line for line in lines if line["run"] == first]
+    assert made[0]["event"] == "run_started"
+    assert made[-1].items() >= {"event": "run_ended", "jobs_failed": 0}.items()
+    ended = [(line["rule"], line.get("shard")) for line in made if line["event"] == "job_ended"]
+    assert {("segment", "s00001"), ("segment", "s00002"), ("collect", None)} <= set(ended)
+    assert len(ended) == made[-1]["jobs_ended"]
+    again = [line for line in lines if line["run"] == last and line["event"] == "job_ended"]
+    assert {line.get("shard") for line in again if line["rule"] in STAGES} == {"s00001"}
+    text = (site.out / "logs" / "run.jsonl").read_text()
+    cases = pd.read_csv(site.out / "cohort" / "cases.tsv", sep="\t")["case_id"]
+    assert not any(name in text for name in (*cases, str(site.results)))
+    told = json.loads((site.folder / "told.json").read_text())
+    assert told.items() >= {"state": "ended", "site": "site", "ok": 2, "failed": 0}.items()
+    assert not any(name in json.dumps(told) for name in (*cases, str(site.results)))
 
 
 def test_after_a_cleaning_nothing_is_computed_again(site):

@@ -107,6 +107,7 @@ WAYS = (
     Way(r"jipflow algorithm check ", None, "needs a container; test_algorithm_check.py has them"),
     Way(r"jipflow rehearse ", None, "runs three sites; pipeline/test_demo.py runs as many"),
     Way(r"jipflow phantom ", SHORT),
+    Way(r"jipflow watch ", (r"$", " --once")),
     Way(r"\S*jipflow ", REAL),
     Way(r"(\w+=\S+ )*make ", (r"\bmake ", "make --dry-run ")),
     Way(r"python -m pytest ", (r"pytest ", "pytest --collect-only --quiet ")),

@@ -558,7 +558,7 @@ def test_numbers(value: float | None, digits: int, text: str) -> None:
     ],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert pages.duration(seconds) == text
+    assert plots.duration(seconds) == text
 
 
 def test_axes_hold_their_values() -> None:

@@ -13,7 +13,8 @@ import pytest
 from jipflow.files import write_json
 from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.reasons import StageError
-from jipflow.repair.standing import protocols_of, read_standing, sentences
+from jipflow.repair.sentences import sentences
+from jipflow.repair.standing import protocols_of, read_standing
 from repair_world import STAGES, write_cohort, write_shard, write_stage
 
 HOLD = """

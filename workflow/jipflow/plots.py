@@ -35,6 +35,21 @@ def count(value: int | None) -> str:
     return MISSING if value is None else f"{value:,}".replace(",", THIN_SPACE)
 
 
+def duration(seconds: float | None) -> str:
+    """Format a time for reading: ``0.42 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``."""
+    if seconds is None or not math.isfinite(seconds):
+        return MISSING
+    if seconds < 9.95:
+        return f"{seconds:.2g} s" if seconds < 0.995 else f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 @dataclass(frozen=True)
 class Strip:
     """The values of one row of a strip plot.

@@ -28,10 +28,38 @@ def status(
     It says who has the results, reads files alone, also while a run goes on, and writes nothing.
     """
     from jipflow.files import json_text
-    from jipflow.repair.standing import read_standing, sentences
+    from jipflow.repair.sentences import sentences
+    from jipflow.repair.standing import read_standing
 
     found = read_standing(results, protocol)
     print(json_text(found.plain()).rstrip() if json else "\n".join(sentences(found)))
+
+
+@AUDIENCE.command("watch")
+def watch(
+    *,
+    results: AllResults = Path("results"),
+    protocol: OneProtocol = None,
+    every: Annotated[int, "seconds between two looks"] = 10,
+    once: Annotated[bool, "look once, as a timer of the system calls it"] = False,
+    page: Annotated[Path | None, "file of a page that browsers load again by themselves"] = None,
+    metrics: Annotated[
+        Path | None, "file for node exporter's textfile collector, which takes those in .prom"
+    ] = None,
+) -> None:
+    """Print how runs stand, again and again, until the run is over.
+
+    What `jipflow status` counts, with the work that is left; before a run it waits for one.
+    """
+    from jipflow.cli.watching import keep_watch
+
+    if every < 1:
+        raise UsageError("--every takes a number of seconds from 1")
+    if metrics is not None and metrics.suffix != ".prom":
+        raise UsageError(
+            "--metrics takes a file that ends with .prom; the collector reads no other"
+        )
+    keep_watch(results, protocol, 0 if once else every, page, metrics)
 
 
 @AUDIENCE.command("retry")

@@ -11,7 +11,8 @@ from jipflow.outcomes import Status
 from jipflow.provenance import NAME as RECORD
 from jipflow.provenance import read_provenance
 from jipflow.reasons import StageError
-from jipflow.repair.standing import FOLLOWS, Row, rows_of, shard_jobs
+from jipflow.repair.counted import FOLLOWS, Row, rows_of
+from jipflow.repair.standing import shard_jobs
 from jipflow.settings.names import among
 from jipflow.words import number_of
 

@@ -8,35 +8,29 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+import time
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from jipflow.files import read_json
 from jipflow.lock import Holder, holder
 from jipflow.outcomes import STAGES, Status
-from jipflow.reasons import Reason, StageError
+from jipflow.provenance import NAME as RECORD
+from jipflow.reasons import StageError
+from jipflow.repair.counted import Counted, counted
+from jipflow.repair.estimate import Estimate, Work, estimate
 from jipflow.settings.names import among
 from jipflow.subset import Jobs, jobs_of
-from jipflow.words import number_of
-
-FOLLOWS = frozenset({Reason.DEPENDS_ON_FAILED.value, Reason.DEPENDS_ON_WAITING.value})
-"""Reasons that merely repeat an earlier outcome of the case."""
 
 LOG_END = 4096
 """Bytes at the end of a log in which the message of a job that failed stands."""
 
 
-class Row(NamedTuple):
-    """An outcome, as far as it says what became of an item."""
-
-    case_id: str
-    item: str
-    status: str
-    reason: str
+NO_COHORT = Estimate(None, None, "there is no cohort yet")
 
 
 @dataclass
@@ -50,6 +44,7 @@ class StageStanding:
         excluded: cases.
         blocked: cases that did not come to the stage, since they failed or wait before it.
         jobs: shards that have been through the stage.
+        left: cases of the others.
     """
 
     ok: int = 0
@@ -58,6 +53,7 @@ class StageStanding:
     excluded: int = 0
     blocked: int = 0
     jobs: int = 0
+    left: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +87,7 @@ class ProtocolStanding:
         stopped: stage and shard of each job that has begun and not ended, and does not go on.
         subset: how many of how many cases the last try was of; None where there was none.
         release: the newest candidate; None where there is none.
+        estimate: how much is done, and how long the rest will take.
     """
 
     protocol: str
@@ -108,6 +105,7 @@ class ProtocolStanding:
     stopped: list[tuple[str, str]] = field(default_factory=list)
     subset: dict[str, int] | None = None
     release: dict[str, Any] | None = None
+    estimate: Estimate = NO_COHORT
 
 
 @dataclass
@@ -170,24 +168,6 @@ def read_standing(results: Path, wanted: str | None = None) -> Standing:
     return Standing(results, lock, found)
 
 
-def rows_of(path: Path) -> list[Row]:
-    """Return the outcomes of a file; none where it is not there, or is none.
-
-    A job that runs again removes it first, and a power cut may have left a damaged one.
-    """
-    import pyarrow.parquet as pq
-
-    columns = ["case_id", "item", "status", "reason"]
-    try:
-        with pq.ParquetFile(path) as table:
-            read = table.read(columns, use_threads=False)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
-        return []
-    return [
-        Row(*values) for values in zip(*(read[name].to_pylist() for name in columns), strict=True)
-    ]
-
-
 def shard_jobs(protocol: Path) -> Jobs:
     """Return the shards that the cohort of a protocol is processed in; none where there is none."""
     try:
@@ -200,21 +180,16 @@ def _protocol(folder: Path, lock: Holder) -> ProtocolStanding:
     found = ProtocolStanding(folder.name)
     jobs = shard_jobs(folder).cases
     stages = _stages(folder)
-    rows = {("cohort", ""): rows_of(folder / "cohort" / "outcomes.parquet")}
-    ended: dict[str, set[str]] = {}
+    tables = {("cohort", ""): counted(folder / "cohort" / "outcomes.parquet")}
+    ended: dict[str, dict[str, float]] = {}
     for job in jobs:
-        there = _entries(folder / "shards" / job)
-        ended[job] = {
-            stage
-            for stage in there
-            if (folder / "shards" / job / stage / "provenance.json").is_file()
-        }
+        ended[job] = _ended(folder / "shards" / job)
         for stage in ended[job]:
-            rows[stage, job] = rows_of(folder / "shards" / job / stage / "outcomes.parquet")
-    complete = {job for job in jobs if stages and stages <= ended[job]}
-    found.stages = _by_stage(rows)
-    found.reasons = _by_reason(rows)
-    worst = _worst_of_cases(rows)
+            tables[stage, job] = counted(folder / "shards" / job / stage / "outcomes.parquet")
+    complete = {job for job in jobs if stages and stages <= ended[job].keys()}
+    found.stages = _by_stage(tables, stages, jobs)
+    found.reasons = _by_reason(tables)
+    worst = _worst_of_cases(tables)
     for job, cases in jobs.items():
         for case in cases:
             status = worst.get(case, Status.OK.value)
@@ -225,12 +200,48 @@ def _protocol(folder: Path, lock: Holder) -> ProtocolStanding:
             else:
                 found.open += 1
     found.cases = sum(map(len, jobs.values()))
-    found.excluded = sum(row.status == Status.EXCLUDED for row in rows["cohort", ""])
+    found.excluded = tables["cohort", ""].excluded
     found.shards, found.shards_done = len(jobs), len(complete)
     found.running, found.stopped = _begun(folder, ended, lock)
     found.subset = _of_json(folder / "subset" / "verdict.json").get("subset")
     found.release = _release(folder)
+    if jobs:
+        began = _began(folder, lock)
+        found.estimate = estimate(
+            {stage: _work(stage, tables, jobs) for stage in STAGES if stage in stages},
+            sum(
+                tables[stage, job].seconds
+                for job, times in ended.items()
+                for stage, end in times.items()
+                if began is not None and end >= began
+            ),
+            None if began is None else time.time() - began,
+        )
     return found
+
+
+def _ended(folder: Path) -> dict[str, float]:
+    """Return the stages that a shard has been through, and when each ended, in seconds of Unix."""
+    found = {}
+    for stage in _entries(folder):
+        try:
+            record = os.stat(f"{folder}/{stage}/{RECORD}")
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found[stage] = record.st_mtime
+    return found
+
+
+def _began(folder: Path, lock: Holder) -> float | None:
+    """Return when the run that goes on began with the first stage; None where none goes on."""
+    if lock.state not in {"run", "elsewhere"}:
+        return None
+    try:
+        started = datetime.fromisoformat(lock.started).timestamp()
+        chosen = os.stat(folder / "cohort" / RECORD).st_mtime
+    except (ValueError, FileNotFoundError, NotADirectoryError):
+        return None
+    return max(started, chosen)
 
 
 def _entries(folder: Path) -> list[str]:
@@ -265,50 +276,61 @@ def _stages(folder: Path) -> set[str]:
     return stages
 
 
-def _by_stage(rows: Mapping[tuple[str, str], list[Row]]) -> dict[str, StageStanding]:
-    """Count the cases of each stage."""
-    found: dict[str, StageStanding] = {}
-    cases: dict[str, dict[str, int]] = defaultdict(dict)
-    order = [Status.OK, "blocked", Status.EXCLUDED, Status.WAITING, Status.FAILED]
-    for (stage, _), listed in rows.items():
-        found.setdefault(stage, StageStanding()).jobs += 1
-        for row in listed:
-            rank = 1 if row.reason in FOLLOWS else order.index(row.status)
-            cases[stage][row.case_id] = max(rank, cases[stage].get(row.case_id, 0))
-    for stage, ranks in cases.items():
-        for rank, number in Counter(ranks.values()).items():
-            setattr(found[stage], str(order[rank]), number)
-    place = {stage: number for number, stage in enumerate(STAGES)}
-    return dict(sorted(found.items(), key=lambda each: place.get(each[0], len(place))))
+def _by_stage(
+    tables: Mapping[tuple[str, str], Counted],
+    stages: Collection[str],
+    jobs: Mapping[str, Collection[str]],
+) -> dict[str, StageStanding]:
+    """Count the cases of each stage, of those to come as well."""
+    found = {stage: StageStanding() for stage in STAGES if stage in {"cohort", *stages}}
+    for (stage, _), table in tables.items():
+        standing = found.setdefault(stage, StageStanding())
+        standing.jobs += 1
+        for rank, number in table.cases.items():
+            setattr(standing, rank, getattr(standing, rank) + number)
+    for stage in found.keys() - {"cohort"}:
+        found[stage].left = _work(stage, tables, jobs).left
+    return found
 
 
-def _by_reason(rows: Mapping[tuple[str, str], list[Row]]) -> list[ReasonStanding]:
+def _work(
+    stage: str, tables: Mapping[tuple[str, str], Counted], jobs: Mapping[str, Collection[str]]
+) -> Work:
+    seconds, cases, left = 0.0, 0, 0
+    for job, members in jobs.items():
+        table = tables.get((stage, job))
+        if table is None:
+            left += len(members)
+        else:
+            seconds, cases = seconds + table.seconds, cases + len(members)
+    return Work(seconds, cases, left)
+
+
+def _by_reason(tables: Mapping[tuple[str, str], Counted]) -> list[ReasonStanding]:
+    cases: Counter[tuple[str, str, str]] = Counter()
     items: Counter[tuple[str, str, str]] = Counter()
-    cases: dict[tuple[str, str, str], set[str]] = defaultdict(set)
-    for (stage, _), listed in rows.items():
-        for row in listed:
-            if row.reason and row.reason not in FOLLOWS:
-                key = stage, row.status, row.reason
-                items[key] += 1
-                cases[key].add(row.case_id)
-    found = [ReasonStanding(*key, len(cases[key]), number) for key, number in items.items()]
+    for (stage, _), table in tables.items():
+        for (status, reason), (of_cases, of_items) in table.reasons.items():
+            cases[stage, status, reason] += of_cases
+            items[stage, status, reason] += of_items
+    found = [ReasonStanding(*key, number, items[key]) for key, number in cases.items()]
     return sorted(found, key=lambda each: (-each.cases, each.stage, each.reason))
 
 
-def _worst_of_cases(rows: Mapping[tuple[str, str], list[Row]]) -> dict[str, str]:
+def _worst_of_cases(tables: Mapping[tuple[str, str], Counted]) -> dict[str, str]:
     """Return the worst status of each case that is not ok."""
     worst: dict[str, str] = {}
-    for listed in rows.values():
-        for row in listed:
-            if row.status == Status.FAILED:
-                worst[row.case_id] = row.status
-            elif row.status == Status.WAITING:
-                worst.setdefault(row.case_id, row.status)
+    for table in tables.values():
+        for case, status in table.stopped.items():
+            if status == Status.FAILED:
+                worst[case] = status
+            else:
+                worst.setdefault(case, status)
     return worst
 
 
 def _begun(
-    folder: Path, ended: Mapping[str, set[str]], lock: Holder
+    folder: Path, ended: Mapping[str, Collection[str]], lock: Holder
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """Return stage and shard of the jobs that go on, and of those that stopped, by their logs.
 
@@ -363,51 +385,3 @@ def _release(folder: Path) -> dict[str, Any] | None:
         "made": changed.isoformat(sep=" ", timespec="seconds"),
         "bundles": sorted(bundles),
     }
-
-
-def sentences(standing: Standing) -> Iterator[str]:
-    """Yield the lines that say to a person how a results folder stands."""
-    yield f"results: {standing.results}"
-    yield f"lock: {standing.lock.sentence()}"
-    if not standing.protocols:
-        yield "no run yet: nothing of a protocol is here"
-    for each in standing.protocols:
-        yield ""
-        yield from _of_protocol(each)
-
-
-def _of_protocol(each: ProtocolStanding) -> Iterator[str]:
-    if not each.cases and not each.stages["cohort"].excluded:
-        yield f"{each.protocol}: no cohort yet"
-    else:
-        yield (
-            f"{each.protocol}: {number_of(each.cases, 'case')}: {each.ok} ok, "
-            f"{each.failed} failed, {each.waiting} waiting for a person, {each.open} to do; "
-            f"{each.excluded} more excluded"
-        )
-        yield f"  shards: {each.shards_done} of {each.shards} done"
-    for word, jobs in (("running", each.running), ("stopped", each.stopped)):
-        if jobs:
-            yield f"  {word}: {', '.join(f'{stage} of {job}' for stage, job in jobs)}"
-    names = ("ok", "failed", "waiting", "excluded", "blocked", "jobs")
-    if any(stage.jobs for name, stage in each.stages.items() if name != "cohort"):
-        yield f"  {'stage':10}{''.join(f'{name:>10}' for name in names)}"
-        for name, stage in each.stages.items():
-            counts = asdict(stage)
-            yield f"  {name:10}{''.join(f'{counts[key]:>10}' for key in names)}"
-    for reason in each.reasons:
-        items = f" ({number_of(reason.items, 'item')})" if reason.items > reason.cases else ""
-        yield (
-            f"  {reason.status} at {reason.stage}: {reason.reason}, "
-            f"{number_of(reason.cases, 'case')}{items}"
-        )
-    if each.subset:
-        yield f"  last try: subset, {each.subset['cases']} of {each.subset['of']} cases"
-    if each.release:
-        packed = f" as {', '.join(each.release['bundles'])}" if each.release["bundles"] else ""
-        yield (
-            f"  last release: round {each.release['round']}, {each.release['state']}{packed}, made "
-            f"{each.release['made']}"
-        )
-    else:
-        yield "  last release: none"

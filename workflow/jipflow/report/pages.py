@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import math
 import re
 from functools import cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from jipflow.analyses.contract import title_of
 from jipflow.analyses.units import with_unit
 from jipflow.blocks import class_of, feature
 from jipflow.files import atomic_path
-from jipflow.plots import MISSING, THIN_SPACE, count, number
+from jipflow.plots import MISSING, THIN_SPACE, count, duration, number
 from jipflow.settings.resources import RESOURCES
 from jipflow.version import full_version
 
@@ -106,18 +105,3 @@ def with_code(text: str) -> Markup:
 def share(part: float, whole: float) -> str:
     """Format a part of a whole in per cent; a dash where the whole is nothing."""
     return MISSING if whole == 0 else f"{100 * part / whole:.0f}{THIN_SPACE}%"
-
-
-def duration(seconds: float | None) -> str:
-    """Format a time for reading: ``0.42 s``, ``12 s``, ``3 min 20 s``, ``2 h 05 min``."""
-    if seconds is None or not math.isfinite(seconds):
-        return MISSING
-    if seconds < 9.95:
-        return f"{seconds:.2g} s" if seconds < 0.995 else f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

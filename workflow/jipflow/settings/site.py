@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from jipflow.settings import resources
 from jipflow.settings.addresses import ExchangePlace, Way, way
+from jipflow.settings.after_run import AfterRun
 from jipflow.settings.clinical import AnyClinical
 from jipflow.settings.consent import ConsentList
 from jipflow.settings.export import Export
@@ -345,6 +346,9 @@ class Site(Part):
     models: Maybe[OwnModels] = None
     """The models that only this site has; without it they are those of models/models.yaml, if it is
     there."""
+
+    after_run: Maybe[AfterRun] = None
+    """A command that is run when a run is over; none where it is absent."""
 
     @property
     def registry(self) -> Path:

@@ -1,0 +1,71 @@
+"""The command that a site has run when a run is over."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jipflow.repair.standing import read_standing
+from jipflow.settings.after_run import AfterRun
+
+COUNTS = ("cases", "ok", "failed", "waiting", "open", "excluded", "shards", "shards_done")
+
+OF_THE_RUN = ("JIPFLOW_RUN", "JIPFLOW_SERVER")
+"""Variables that only a job of the run has a use for."""
+
+
+def told(results: Path, site: str, protocol: str, state: str) -> dict[str, Any]:
+    """Return what the command is told: counts by stage and reason, and no case.
+
+    Args:
+        results: folder for the results of all protocols.
+        site: id of the site.
+        protocol: id of the protocol.
+        state: ``ended`` or ``failed``.
+    """
+    about: dict[str, Any] = {"state": state, "site": site, "protocol": protocol}
+    found = [each for each in read_standing(results).protocols if each.protocol == protocol]
+    for each in found:
+        about |= {name: getattr(each, name) for name in COUNTS}
+        about["stages"] = {name: asdict(stage) for name, stage in each.stages.items()}
+        about["reasons"] = [asdict(reason) for reason in each.reasons]
+    return about
+
+
+def tell(command: AfterRun, about: dict[str, Any]) -> str:
+    """Run the command, with what it is told as JSON on its standard input.
+
+    What is one value is in its environment, too, as ``JIPFLOW_STATE`` or ``JIPFLOW_FAILED``.
+
+    Args:
+        command: of the site.
+        about: what it is told.
+
+    Returns:
+        What went wrong, in a sentence; empty where nothing did. It changes nothing of the run.
+    """
+    own = {key: value for key, value in os.environ.items() if key not in OF_THE_RUN}
+    given = {
+        f"JIPFLOW_{key.upper()}": str(value)
+        for key, value in about.items()
+        if isinstance(value, str | int)
+    }
+    name = command.command[0]
+    try:
+        ended = subprocess.run(
+            command.command,
+            env=own | given,
+            input=json.dumps(about) + "\n",
+            text=True,
+            timeout=command.seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"after_run: {name} was ended after {command.seconds} s."
+    except OSError as error:
+        return f"after_run: {name} cannot be run: {error.strerror}."
+    return f"after_run: {name} ended with status {ended.returncode}." if ended.returncode else ""
