@@ -131,7 +131,7 @@ def test_what_a_power_cut_left_is_made_again(site):
         (site.out / name).write_bytes(b"")
     jobs, output = planned_jobs(site)
     assert jobs.keys() >= {"cohort", "settings"}
-    assert "cohort runs again: its table cases.tsv was cut off." in output
+    assert "cohort runs again: its file cases.tsv was cut off or changed." in output
     assert "settings runs again" in output
     assert "Traceback" not in output
 

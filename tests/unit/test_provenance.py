@@ -196,9 +196,32 @@ def test_a_table_that_was_changed_is_found_and_how_to_go_on(results):
         check(results)
 
 
-def test_a_table_that_a_power_cut_left_empty_is_made_again(results):
-    (results / "shards" / "s1" / "measure" / "t").write_bytes(b"")
-    assert differs(results) == "its table t was cut off"
+@pytest.mark.parametrize("left", [b"", b"segm", b"more than measure of ever was in it" * 9])
+def test_a_table_of_another_length_is_made_again(results, left):
+    (results / "shards" / "s1" / "measure" / "t").write_bytes(left)
+    assert differs(results) == "its file t was cut off or changed"
+
+
+def test_so_is_another_file_of_the_job_and_a_folder_that_waits_for_other_jobs(tmp_path):
+    record = tmp_path / "shards" / "s1" / "encode" / "provenance.json"
+    seg, masks = tmp_path / "seg" / "case" / "gtv.dcm", tmp_path / "work" / "s1" / "masks"
+    for path in (seg, masks / "case" / "layer.nrrd", masks / "case" / "segments.json"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(100))
+    Making("measure", {}, []).finish(record, [], [seg], [masks])
+    assert difference(record, "measure", {}) == ""
+    os.truncate(seg, 99)
+    assert difference(record, "measure", {}) == "its file gtv.dcm was cut off or changed"
+    # Whether it is there at all is looked at where its shard is known.
+    seg.unlink()
+    assert difference(record, "measure", {}) == ""
+    os.truncate(masks / "case" / "layer.nrrd", 50)
+    gone = "its file case/layer.nrrd is gone, or was cut off or changed"
+    assert difference(record, "measure", {}) == gone
+    (masks / "case" / "layer.nrrd").unlink()
+    assert difference(record, "measure", {}) == gone
+    shutil.rmtree(masks)
+    assert difference(record, "measure", {}) == ""
 
 
 def test_a_table_that_no_record_names_is_refused(results):

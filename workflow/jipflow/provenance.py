@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -60,6 +60,10 @@ class Provenance:
         outputs: SHA-256 of each table that the job wrote; by path likewise.
         libraries: version of each of the stage's `LIBRARIES` that is installed.
         state: hash of what else decided, such as the files of an inbox; else empty.
+        sizes: bytes of each file that the job wrote and that stays, its tables among them; by path
+            likewise.
+        passing: the same of folders that go once the jobs have run that read them; by path
+            likewise, and then by the path below it.
     """
 
     stage: str
@@ -69,6 +73,8 @@ class Provenance:
     outputs: dict[str, str]
     libraries: dict[str, str]
     state: str = ""
+    sizes: dict[str, int] = field(default_factory=dict)
+    passing: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
 class Making:
@@ -89,13 +95,22 @@ class Making:
         self.inputs = {path: sha256_file(path) for path in inputs}
         self.state = state
 
-    def finish(self, path: Path, outputs: Iterable[Path]) -> None:
+    def finish(
+        self,
+        path: Path,
+        outputs: Iterable[Path],
+        others: Iterable[Path] = (),
+        passing: Iterable[Path] = (),
+    ) -> None:
         """Write the record; a job's last file.
 
         Args:
             path: the record.
             outputs: the tables that the job wrote.
+            others: other files of it that stay, such as DICOM objects.
+            passing: folders that go once the jobs have run that read them.
         """
+        outputs = list(outputs)
         made = Provenance(
             stage=self.stage,
             version=__version__,
@@ -104,8 +119,16 @@ class Making:
             outputs={_name(file, path): sha256_file(file) for file in outputs},
             libraries=dict(libraries(self.stage)),
             state=self.state,
+            sizes={_name(file, path): file.stat().st_size for file in (*outputs, *others)},
+            passing={_name(folder, path): _sizes(folder) for folder in passing},
         )
         write_json(path, asdict(made))
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the bytes of each file below a folder."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.stat().st_size for file in files}
 
 
 @cache
@@ -252,12 +275,30 @@ def _of_inputs(made: Provenance, path: Path) -> str:
 
 
 def _cut_off(made: Provenance, path: Path) -> str:
-    """Say which table a power cut has left empty: it may come to the disk after its record."""
-    for name in made.outputs:
-        file = _place(name, path)
-        if file.is_file() and not file.stat().st_size:
-            return f"its table {name} was cut off"
+    """Say which file is not as long as its job left it.
+
+    So a power cut leaves one that came to the disk after its record, and so does a copy that broke
+    off. One that stays and is gone is Snakemake's matter, or `outputs.missing_outputs`'.
+    """
+    base = os.path.abspath(path.parent)
+    for name, size in made.sizes.items():
+        if _size(f"{base}/{name}") not in (size, None):
+            return f"its file {os.path.basename(name)} was cut off or changed"
+    for folder, files in made.passing.items():
+        place = os.path.normpath(f"{base}/{folder}")
+        if os.path.isdir(place):
+            for name, size in files.items():
+                if _size(f"{place}/{name}") != size:
+                    return f"its file {name} is gone, or was cut off or changed"
     return ""
+
+
+def _size(path: str) -> int | None:
+    """Return the bytes of a file, None where there is none; a folder may be a link, as `_place`."""
+    try:
+        return os.stat(os.path.normpath(path)).st_size
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _digest(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydicom.uid import ParametricMapStorage
 
+from jipflow.catalog.assignment import assigned
 from jipflow.catalog.consented import keep_consented
 from jipflow.catalog.lost import Lost, find_lost, with_lost
 from jipflow.catalog.query import count_series, open_catalogs, store_series
@@ -150,7 +150,7 @@ def run(
         _note_lost(lost, chosen, {o.case_id: o for o in outcomes}, candidates)
         outcomes += _cases_of_lost(lost, candidates, cohort.case.by, secret)
         flow.append(_count_cases(chosen))
-        shards = _assign(
+        shards = assigned(
             out_dir / "assignment.tsv",
             sorted(case.case_id for case in chosen),
             settings.site.processing.shard_size,
@@ -395,30 +395,6 @@ def _count_cases(chosen: dict[Candidate, dict[str, Choice]]) -> dict[str, Any]:
 
 def _excluded(case_id: str, reason: Reason, message: str) -> Outcome:
     return Outcome(case_id, STAGE, "", Status.EXCLUDED, reason.value, message)
-
-
-def _assign(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
-    """Return each case's shard; cases not seen before open new shards.
-
-    Args:
-        path: the append-only table of case_id and shard.
-        case_ids: the cases of this run, sorted.
-        size: most cases a new shard takes.
-    """
-    known: dict[str, str] = {}
-    if path.is_file():
-        with open(path, encoding="utf-8", newline="") as stream:
-            known = {row["case_id"]: row["shard"] for row in csv.DictReader(stream, delimiter="\t")}
-    new = [case_id for case_id in case_ids if case_id not in known]
-    opened = max((int(shard[1:]) for shard in known.values()), default=0)
-    for position, case_id in enumerate(new):
-        known[case_id] = f"s{opened + position // size + 1:05d}"
-    if new or not path.is_file():
-        with atomic_path(path) as partial:
-            pd.DataFrame(known.items(), columns=["case_id", "shard"]).to_csv(
-                partial, sep="\t", index=False
-            )
-    return {case_id: known[case_id] for case_id in case_ids}
 
 
 def _case_rows(

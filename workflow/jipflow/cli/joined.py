@@ -166,8 +166,8 @@ def receive(
     note_roster(read, results, found)
     write_json(standing, found.plain())
     state = heard_state(read, results)
-    with recorded(record, read, "receive", outputs=[standing], state=state):
-        pass
+    with recorded(record, read, "receive", outputs=[standing], state=state) as others:
+        others += results.glob("rounds/r*/state.json")
 
 
 @AUDIENCE.command("release build")
@@ -194,7 +194,7 @@ def release_build(
     from jipflow.provenance import beside
     from jipflow.release.behind import read_behind
     from jipflow.release.candidate import build
-    from jipflow.release.contents import read_release, record_built
+    from jipflow.release.contents import BUILT, REVIEW, TERMS, read_release, record_built
     from jipflow.release.ledger import site_ledger
     from jipflow.release.revocation import revoked_in
     from jipflow.release.rounds import read_state
@@ -214,7 +214,7 @@ def release_build(
     check_made(read, tables)
     files = [out / name for name in CONTENT]
     asked = read_state(state)
-    with recorded(record, read, "candidate", inputs=[*tables, state], outputs=files):
+    with recorded(record, read, "candidate", inputs=[*tables, state], outputs=files) as others:
         staying = results / STAYING / f"r{asked.round:02d}"
         entries = build(
             settings=read,
@@ -251,6 +251,7 @@ def release_build(
             sent=sent_before(bundles, header.protocol.id, header.site, header.round),
         )
         record_built(out, read_behind(behind), entries)
+        others += [out / name for name in (PAGE, TERMS, REVIEW, BUILT)]
         write_release_page(out, bundles, revoked=revoked_in(Path(read.site.identity.audit_file)))
 
 

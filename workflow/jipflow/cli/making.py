@@ -44,8 +44,9 @@ def recorded(
     *,
     inputs: Iterable[Path] = (),
     outputs: Iterable[Path],
+    passing: Iterable[Path] = (),
     state: str = "",
-) -> Iterator[None]:
+) -> Iterator[list[Path]]:
     """Write what a job computed its files with and what that took, when the block has ended well.
 
     While it runs, no other run begins on these results, even if the job's own is killed.
@@ -56,7 +57,11 @@ def recorded(
         stage: the job's stage.
         inputs: records of earlier stages, and files that have none.
         outputs: tables that are there at the end of the block.
+        passing: folders that go once the jobs have run that read them.
         state: hash of what else decides.
+
+    Yields:
+        A list to which the block adds what other files it has written that stay.
     """
     from jipflow.cli.attempts import RUN
     from jipflow.costs import measured
@@ -65,8 +70,9 @@ def recorded(
 
     with at_work(record, os.environ.get(RUN)), measured(record):
         making = Making(stage, settings.parts(stage), inputs, state)
-        yield
-        making.finish(record, outputs)
+        others: list[Path] = []
+        yield others
+        making.finish(record, outputs, others, passing)
 
 
 def check_made(settings: Parted, tables: Mapping[Path, Iterable[Path]]) -> None:
@@ -90,6 +96,11 @@ def redacted_messages(table: pa.Table) -> pa.Table:
     place = table.column_names.index("message")
     texts = [text and redact(text) for text in table["message"].to_pylist()]
     return table.set_column(place, table.field(place), pa.array(texts, table.field(place).type))
+
+
+def files_of(outcomes: Iterable[Outcome], root: Path) -> list[Path]:
+    """Return the files that outcomes list, below the folder that these are named relative to."""
+    return [root / name for outcome in outcomes for name in outcome.outputs]
 
 
 def finish(path: Path, outcomes: Sequence[Outcome], earlier: Sequence[Outcome] = ()) -> None:

@@ -18,7 +18,15 @@ from jipflow.cli.audited import (
     note_secret,
 )
 from jipflow.cli.command import RUN_A_SITE, Audience
-from jipflow.cli.making import Record, finish, read_all, recorded, records, redacted_messages
+from jipflow.cli.making import (
+    Record,
+    files_of,
+    finish,
+    read_all,
+    recorded,
+    records,
+    redacted_messages,
+)
 from jipflow.cli.redacted import redact
 
 HINT = (
@@ -61,11 +69,12 @@ def catalog(
     tables = [out / f"{name}.parquet" for name in ("series", "instances", "lost")]
     identity, results = read.site.identity, out.absolute().parent
     state = erased_state(identity, results)
-    with recorded(record, read, "catalog", outputs=tables, state=state):
+    with recorded(record, read, "catalog", outputs=tables, state=state) as others:
         erased = read_erased(identity, results)
         check_erased(read, results, erased)
         summary = run(sources=folders, out_dir=out, threads=threads, erased=erased)
         note_catalog(read, out, summary)
+        others += [out / "skipped.parquet", out / "summary.json"]
         print(json.dumps(summary))
 
 
@@ -113,10 +122,11 @@ def cohort(
     made = [folder / NAME for folder in catalog]
     tables = [out / "cases.tsv", out / "outcomes.parquet", results / FINGERPRINT]
     state = cohort_state(read)
-    with recorded(record, read, "cohort", inputs=made, outputs=tables, state=state):
+    with recorded(record, read, "cohort", inputs=made, outputs=tables, state=state) as others:
         run(settings=read, catalog_dirs=catalog, out_dir=out, results=results, redact=redact)
         note_secret(read, results)
         note_consent(read, out)
+        others += [out / "flow.json", out / "assignment.tsv", *(out / "shards").glob("*.parquet")]
         check_unchanged(read, state)
 
 
@@ -176,7 +186,7 @@ def prepare(
     from jipflow.settings.run import read_settings
 
     read, made_of = read_settings(settings), [cases, *records(retrieved)]
-    with recorded(record, read, "prepare", inputs=made_of, outputs=[outcomes]):
+    with recorded(record, read, "prepare", inputs=made_of, outputs=[outcomes], passing=[volumes]):
         check_unchanged(cases, threads)
         made = run(
             cases=read_cases(cases, read.wanted),
@@ -211,7 +221,9 @@ def segment(
     from jipflow.settings.run import read_settings
 
     read, made_of = read_settings(settings), [cases, *records([prepared, *retrieved])]
-    with recorded(record, read, "segment", inputs=made_of, outputs=[quality, outcomes]):
+    with recorded(
+        record, read, "segment", inputs=made_of, outputs=[quality, outcomes], passing=[masks]
+    ):
         made = run(
             cases=read_cases(cases, read.wanted),
             prepared=passed(read_outcomes(prepared)),
@@ -263,6 +275,7 @@ def annotate(
         "annotate",
         inputs=[cases, *records([prepared, segmented])],
         outputs=[readings, agreement, quality, outcomes],
+        passing=[masks],
         state=inbox_state(inbox, persons, sorted(case.case_id for case in shard)),
     ):
         made = run(
@@ -310,7 +323,7 @@ def encode(
     from jipflow.settings.run import read_settings
 
     read, made_of = read_settings(settings), [cases, *records(segmented)]
-    with recorded(record, read, "encode", inputs=made_of, outputs=[outcomes]):
+    with recorded(record, read, "encode", inputs=made_of, outputs=[outcomes]) as others:
         earlier = read_all(segmented)
         made = run(
             cases=read_cases(cases, read.wanted),
@@ -320,6 +333,7 @@ def encode(
             results=results,
             threads=threads,
         )
+        others += files_of(made, results)
         finish(outcomes, made, earlier)
 
 
@@ -384,7 +398,7 @@ def document(
     from jipflow.settings.run import read_settings
 
     read, made_of = read_settings(settings), [cases, *records([encoded, measured])]
-    with recorded(record, read, "document", inputs=made_of, outputs=[outcomes]):
+    with recorded(record, read, "document", inputs=made_of, outputs=[outcomes]) as others:
         of_encode, of_measure = read_outcomes(encoded), read_outcomes(measured)
         made = run(
             cases=read_cases(cases, read.wanted),
@@ -395,6 +409,7 @@ def document(
             results=results,
             threads=threads,
         )
+        others += files_of(made, results)
         finish(outcomes, made, [*of_encode, *of_measure])
 
 
@@ -439,7 +454,7 @@ def overlay(
     from jipflow.settings.run import read_settings
 
     read, made_of = read_settings(settings), [cases, *records(segmented)]
-    with recorded(record, read, "overlay", inputs=made_of, outputs=[outcomes]):
+    with recorded(record, read, "overlay", inputs=made_of, outputs=[outcomes]) as others:
         made = run(
             cases=read_cases(cases, read.wanted),
             settings=read,
@@ -448,4 +463,5 @@ def overlay(
             overlays=out,
             threads=threads,
         )
+        others += files_of(made, out.parent)
         finish(outcomes, made)

@@ -1,0 +1,51 @@
+"""A case keeps its shard for ever, also where the table that says so was cut off."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jipflow.catalog.assignment import assigned
+
+CASES = ["aaa", "bbb", "ccc", "ddd", "eee"]
+
+
+@pytest.fixture
+def cohort(tmp_path):
+    """A cohort whose cases came in an order of their own; ``eee`` has left it since."""
+    path = tmp_path / "assignment.tsv"
+    for cases in (["ddd", "eee"], ["aaa", "ddd", "eee"], CASES):
+        shards = assigned(path, cases, 2)
+    assert shards == {
+        **dict.fromkeys(["ddd", "eee"], "s00001"),
+        **{"aaa": "s00002", "bbb": "s00003", "ccc": "s00003"},
+    }
+    (tmp_path / "shards").mkdir()
+    for shard in set(shards.values()):
+        of_it = [case for case in CASES if shards[case] == shard]
+        pq.write_table(pa.table({"case_id": of_it}), tmp_path / "shards" / f"{shard}.parquet")
+    rows = [f"{case}\tx\t{shards[case]}" for case in CASES[:-1]]
+    (tmp_path / "cases.tsv").write_text("\n".join(["case_id\tpatient\tshard", *rows]) + "\n")
+    return path, shards
+
+
+@pytest.mark.parametrize("left", [0, 5, 16, 30, 37, -1, None])
+def test_a_table_that_was_cut_off_is_written_again_as_it_was(cohort, left):
+    path, shards = cohort
+    content = path.read_bytes()
+    path.unlink() if left is None else path.write_bytes(content[:left])
+    assert assigned(path, CASES[:-1], 2) == {case: shards[case] for case in CASES[:-1]}
+    assert path.read_bytes() == content
+
+
+def test_a_number_is_never_given_again(cohort):
+    path, shards = cohort
+    path.write_bytes(b"")
+    path.with_name("cases.tsv").write_bytes(b"")
+    (path.parent / "shards" / "s00003.parquet").write_bytes(b"PAR1")
+    found = assigned(path, CASES, 2)
+    assert {case: found[case] for case in ("aaa", "ddd", "eee")} == {
+        case: shards[case] for case in ("aaa", "ddd", "eee")
+    }
+    assert (found["bbb"], found["ccc"]) == ("s00004", "s00004")

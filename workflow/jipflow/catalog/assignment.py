@@ -1,0 +1,72 @@
+"""Which shard a case is in: for ever, so that a growing cohort computes nothing again."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jipflow.files import atomic_path
+
+SHARD_NAME = re.compile(r"s\d{5}")
+
+
+def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
+    """Return each case's shard; cases not seen before open new shards.
+
+    What a table has lost that was cut off is read from the cohort's other files, so that its cases
+    keep their shards; a number that a shard has had is never given again.
+
+    Args:
+        path: ``assignment.tsv``, the append-only table of case_id and shard, in the cohort's
+            folder.
+        case_ids: the cases of this run, sorted.
+        size: most cases a new shard takes.
+    """
+    known, whole = _read(path)
+    opened = max((int(shard[1:]) for shard in known.values()), default=0)
+    if not whole:
+        files = {file.stem: file for file in sorted((path.parent / "shards").glob("s*.parquet"))}
+        opened = max([opened, *(int(shard[1:]) for shard in files)])
+        known = _read(path.with_name("cases.tsv"))[0] | known
+        for shard, file in files.items():
+            known = dict.fromkeys(_cases_in(file), shard) | known
+    new = [case_id for case_id in case_ids if case_id not in known]
+    for position, case_id in enumerate(new):
+        known[case_id] = f"s{opened + position // size + 1:05d}"
+    if new or not whole:
+        # In the order in which shards were opened, as they are when nothing is restored.
+        rows = sorted(known.items(), key=lambda row: (row[1], row[0]))
+        with atomic_path(path) as partial:
+            pd.DataFrame(rows, columns=["case_id", "shard"]).to_csv(partial, sep="\t", index=False)
+    return {case_id: known[case_id] for case_id in case_ids}
+
+
+def _read(path: Path) -> tuple[dict[str, str], bool]:
+    """Read the shard of each case from a table, and say whether the table is whole.
+
+    Of one that was cut off the rows are read that are left.
+    """
+    if not path.is_file():
+        return {}, False
+    text = path.read_text(encoding="utf-8", errors="replace")
+    rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
+    known = {
+        str(row["case_id"]): row["shard"]
+        for row in rows
+        if SHARD_NAME.fullmatch(row.get("shard") or "")
+    }
+    return known, text.endswith("\n") and len(known) == len(rows)
+
+
+def _cases_in(shard: Path) -> list[str]:
+    """Return the cases of a shard's file; none where it is damaged."""
+    try:
+        found = pq.read_table(shard, columns=["case_id"])["case_id"]
+    except pa.ArrowInvalid:
+        return []
+    return sorted(set(found.to_pylist()))
