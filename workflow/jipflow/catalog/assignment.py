@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from jipflow.files import atomic_path
+from jipflow.files import atomic_path, read_parquet
 
 SHARD_NAME = re.compile(r"s\d{5}")
 
@@ -66,7 +65,7 @@ def _read(path: Path) -> tuple[dict[str, str], bool]:
 def _cases_in(shard: Path) -> list[str]:
     """Return the cases of a shard's file; none where it is damaged."""
     try:
-        found = pq.read_table(shard, columns=["case_id"])["case_id"]
+        found = read_parquet(shard, ["case_id"])["case_id"]
     except pa.ArrowInvalid:
         return []
     return sorted(set(found.to_pylist()))
