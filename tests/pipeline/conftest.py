@@ -64,10 +64,10 @@ def contours_run(two_patients: Path, tmp_path_factory: pytest.TempPathFactory) -
     folder = tmp_path_factory.mktemp("contours")
     path = folder / "contours.yaml"
     path.write_text(yaml.safe_dump(contours_only()))
-    told = {"command": ["sh", "-c", 'cat > "$0"', str(folder / "told.json")]}
+    given = {"command": ["sh", "-c", 'cat > "$0"', str(folder / "given.json")]}
     processing = {"shard_size": 1}
     site = make_site(
-        folder, "site", "contours", [two_patients], processing=processing, after_run=told
+        folder, "site", "contours", [two_patients], processing=processing, after_run=given
     )
     site = replace(site, protocol_file=path)
     site.run(*ONE_CORE, networks=False)

@@ -87,9 +87,9 @@ def test_a_run_logs_its_jobs_and_tells_its_counts_to_the_command_of_the_site(sit
     text = (site.out / "logs" / "run.jsonl").read_text()
     cases = pd.read_csv(site.out / "cohort" / "cases.tsv", sep="\t")["case_id"]
     assert not any(name in text for name in (*cases, str(site.results)))
-    told = json.loads((site.folder / "told.json").read_text())
-    assert told.items() >= {"state": "ended", "site": "site", "ok": 2, "failed": 0}.items()
-    assert not any(name in json.dumps(told) for name in (*cases, str(site.results)))
+    given = json.loads((site.folder / "given.json").read_text())
+    assert given.items() >= {"state": "ended", "site": "site", "ok": 2, "failed": 0}.items()
+    assert not any(name in json.dumps(given) for name in (*cases, str(site.results)))
 
 
 def test_after_a_cleaning_nothing_is_computed_again(site):

@@ -40,7 +40,7 @@ OPTIONAL = {
 }
 """Extras that a site may want, and how the heading of each begins."""
 
-APART = {ROOT / "benchmarks" / name for name in ("acro_reference.py", "crate_judge.py")}
+APART = {ROOT / "benchmarks" / name for name in ("acro_reference.py", "crate_validator.py")}
 """Each runs in an environment of its own, without jipflow."""
 
 NAMED = {"dicomanonymizer": "dicom-anonymizer"}

@@ -17,7 +17,7 @@ from jipflow.cli.watching import keep_watch
 from jipflow.lock import Holder
 from jipflow.outcomes import Outcome
 from jipflow.repair import counted, standing
-from jipflow.repair.after_run import tell, told
+from jipflow.repair.after_run import counts_after, tell
 from jipflow.repair.estimate import Work, estimate
 from jipflow.repair.events import RunLog
 from jipflow.repair.metrics import metrics_text
@@ -208,11 +208,11 @@ def test_a_log_that_cannot_be_written_says_so_once(tmp_path, capsys):
 
 
 def test_the_command_after_a_run_gets_counts_and_no_case(results, tmp_path):
-    script = tmp_path / "told.sh"
+    script = tmp_path / "given.sh"
     script.write_text('cat > "$1"\nenv | grep ^JIPFLOW_ > "$2"\n')
     out = [str(tmp_path / "stdin.json"), str(tmp_path / "env")]
     command = AfterRun(command=["sh", str(script), *out])
-    assert tell(command, told(results, "north", "lung", "ended")) == ""
+    assert tell(command, counts_after(results, "north", "lung", "ended")) == ""
     given = json.loads(Path(out[0]).read_text())
     assert given.items() >= {"state": "ended", "cases": 6, "failed": 1, "open": 3}.items()
     assert given["stages"]["segment"]["blocked"] == 1
@@ -227,7 +227,7 @@ def test_the_command_after_a_run_gets_counts_and_no_case(results, tmp_path):
 
 
 def test_a_command_that_fails_changes_nothing_and_is_named(results):
-    about = told(results, "north", "lung", "failed")
+    about = counts_after(results, "north", "lung", "failed")
     assert tell(AfterRun(command=["false"]), about) == "after_run: false ended with status 1."
     assert "cannot be run" in tell(AfterRun(command=["/nowhere/tell"]), about)
     slow = AfterRun(command=["sleep", "9"], seconds=1)
@@ -235,7 +235,7 @@ def test_a_command_that_fails_changes_nothing_and_is_named(results):
 
 
 def test_before_the_first_cohort_the_command_is_told_how_the_run_ended(tmp_path):
-    assert told(tmp_path, "north", "lung", "failed") == {
+    assert counts_after(tmp_path, "north", "lung", "failed") == {
         "state": "failed",
         "site": "north",
         "protocol": "lung",

@@ -18,8 +18,8 @@ OF_THE_RUN = ("JIPFLOW_RUN", "JIPFLOW_SERVER")
 """Variables that only a job of the run has a use for."""
 
 
-def told(results: Path, site: str, protocol: str, state: str) -> dict[str, Any]:
-    """Return what the command is told: counts by stage and reason, and no case.
+def counts_after(results: Path, site: str, protocol: str, state: str) -> dict[str, Any]:
+    """Return what the command is given: counts by stage and reason, and no case.
 
     Args:
         results: folder for the results of all protocols.
@@ -37,13 +37,13 @@ def told(results: Path, site: str, protocol: str, state: str) -> dict[str, Any]:
 
 
 def tell(command: AfterRun, about: dict[str, Any]) -> str:
-    """Run the command, with what it is told as JSON on its standard input.
+    """Run the command, with what it is given as JSON on its standard input.
 
     What is one value is in its environment, too, as ``JIPFLOW_STATE`` or ``JIPFLOW_FAILED``.
 
     Args:
         command: of the site.
-        about: what it is told.
+        about: what it is given.
 
     Returns:
         What went wrong, in a sentence; empty where nothing did. It changes nothing of the run.

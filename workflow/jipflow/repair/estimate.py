@@ -27,8 +27,8 @@ class Estimate:
 
     Attributes:
         done: share of the work, from 0 to 1; None where a stage is unknown that is left.
-        seconds: that are left; None where it cannot be said.
-        why: it cannot be said; else empty.
+        seconds: that are left; None where it is not known.
+        why: it is not known; else empty.
     """
 
     done: float | None

@@ -1,4 +1,4 @@
-"""How runs stand, said to a person."""
+"""How runs stand, in sentences for a person."""
 
 from __future__ import annotations
 

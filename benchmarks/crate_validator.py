@@ -6,7 +6,7 @@ version has them, and they are put into its cache::
 
     python -m venv .venv-peers/crates
     .venv-peers/crates/bin/pip install roc-validator==0.13.0 rocrate==0.13.0
-    .venv-peers/crates/bin/python benchmarks/crate_judge.py results/demo/.../crate/*.zip
+    .venv-peers/crates/bin/python benchmarks/crate_validator.py results/demo/.../crate/*.zip
 
 It ends with 1 where a crate breaks what a profile requires. This file must not import jipflow.
 """
@@ -50,7 +50,7 @@ def fill_cache(path: Path) -> None:
         session.cache.save_response(CachedResponse.from_response(answer), key)
 
 
-def judge(crate: Path, cache: Path) -> int:
+def checked(crate: Path, cache: Path) -> int:
     """Print what is found of a crate; return how often it breaks what is required."""
     given = {
         "rocrate_uri": str(crate),
@@ -82,7 +82,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache = Path(folder, "names")
         fill_cache(cache)
-        sys.exit(min(1, sum(judge(Path(name), cache) for name in sys.argv[1:])))
+        sys.exit(min(1, sum(checked(Path(name), cache) for name in sys.argv[1:])))
 
 
 if __name__ == "__main__":
