@@ -123,7 +123,7 @@ def test_every_entity_that_a_crate_names_is_in_it(settings, results):
     assert all(name.startswith(OUTSIDE[0]) for name in missing), missing
 
 
-def test_what_a_job_took_is_said_where_it_was_measured(settings, results):
+def test_what_a_job_took_stands_where_it_was_measured(settings, results):
     found = graph(run_crate(settings, results, last(results)))
     measured = found["#job/demo/shards/s00001/measure"]
     assert measured["endTime"] == "2027-01-15T08:00:00+00:00"

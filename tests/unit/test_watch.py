@@ -88,7 +88,7 @@ def test_what_an_earlier_run_made_is_work_but_no_pace(a_run_of_a_minute):
         ({}, 9.0, "there are no settings yet"),
     ],
 )
-def test_where_nothing_can_be_said_of_the_rest_it_says_why(stages, elapsed, why):
+def test_where_the_rest_is_not_known_it_gives_the_reason(stages, elapsed, why):
     found = estimate(stages, 3.0, elapsed)
     assert found.seconds is None
     assert found.why.startswith(why)
@@ -234,7 +234,7 @@ def test_a_command_that_fails_changes_nothing_and_is_named(results):
     assert tell(slow, about) == "after_run: sleep was ended after 1 s."
 
 
-def test_before_the_first_cohort_the_command_is_told_how_the_run_ended(tmp_path):
+def test_before_the_first_cohort_the_command_is_given_how_the_run_ended(tmp_path):
     assert counts_after(tmp_path, "north", "lung", "failed") == {
         "state": "failed",
         "site": "north",
