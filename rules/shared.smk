@@ -15,8 +15,8 @@ try:
     from jipflow.exchange.transport import unsent
     from jipflow.files import json_text, stored_text
     from jipflow.forked import start
-    from jipflow.lock import hold
-    from jipflow.place import sentence
+    from jipflow.lock import away, hold
+    from jipflow.place import InALine, sentence
     from jipflow.provenance import difference
     from jipflow.reasons import StageError
     from jipflow.settings.command_line import check_names, check_reached
@@ -69,6 +69,10 @@ search_path = os.environ.get("PATH", os.defpath).split(os.pathsep)
 beside = str(Path(sys.executable).parent)
 if beside not in search_path:
     os.environ.update(PATH=os.pathsep.join([*search_path, beside]))
+
+
+if workflow.is_main_process and not IS_MODULE:
+    logger.addFilter(InALine())
 
 
 # What a job has found that no other try can change is in files here, until the run ends. The name is

@@ -282,6 +282,7 @@ def test_the_full_disk_that_a_log_has_no_room_for_is_named(tmp_path):
 
 def test_a_failure_without_a_job_is_still_an_end(tmp_path):
     assert failure_ending([], tmp_path / "old.html").count("\n") == 1
+    assert failure_ending([], place="The disk is away.").splitlines()[1] == "  The disk is away."
     many = [(f"r{n}", str(tmp_path / f"{n}.log")) for n in range(12)]
     assert "2 more jobs failed" in failure_ending(many)
 

@@ -7,11 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
 from jipflow import lock
-from jipflow.reasons import StageError
+from jipflow.reasons import PlaceError, StageError
 
 HOLD = """
 import sys
@@ -177,6 +179,30 @@ def test_a_job_that_comes_late_of_a_run_that_was_killed_changes_nothing(tmp_path
     lock.release(tmp_path)
     with lock.at_work(file, "first"):
         pass
+
+
+def test_a_run_whose_results_went_away_with_their_disk_says_so(tmp_path):
+    results = tmp_path / "results"
+    assert lock.away(results) == ""
+    lock.hold(results)
+    assert lock.away(results) == ""
+    # As a mount that goes leaves the folder below it, with what was written into it since.
+    results.rename(tmp_path / "disk")
+    for _ in range(2):
+        assert lock.away(results).startswith(f"{results} is no longer what it was when this run")
+        results.mkdir(exist_ok=True)
+        (results / ".lock").touch()
+    lock.release(results)
+
+
+def test_a_job_whose_results_went_away_with_their_disk_writes_nothing_below_the_empty_folder():
+    # Above a folder of pytest's lies a file of this name, too.
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "protocol", "provenance.json")
+        with pytest.raises(PlaceError, match=r"see whether its disk is mounted, and run the same"):
+            lock.at_work(file, "first").__enter__()
+        with lock.at_work(file):
+            pass
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])

@@ -20,6 +20,8 @@ import pandas as pd
 import pydicom
 import pytest
 from PIL import Image
+from snakemake.exceptions import WorkflowError, print_exception
+from snakemake.logging import logger
 
 from jipflow.cases import Case
 from jipflow.catalog import scan
@@ -28,7 +30,7 @@ from jipflow.catalog.pool import ReadingPool
 from jipflow.files import atomic_path, write_parquet
 from jipflow.images.volume import Grid, Volume, read_volume, write_volume
 from jipflow.outcomes import Made, Status, attempt
-from jipflow.place import place_error, sentence
+from jipflow.place import InALine, place_error, sentence
 from jipflow.reasons import CaseFault, Reason, StageError
 from jipflow.settings.site import Folder
 from jipflow.workers import for_each_case
@@ -379,3 +381,33 @@ def within(seconds, true):
     while not true() and time.monotonic() < end:
         time.sleep(0.05)
     return true()
+
+
+@pytest.fixture
+def of_snakemake(caplog):
+    """What Snakemake prints of an error that ends it, with its traceback as a rule."""
+    line = InALine()
+    logger.addFilter(line)
+    logger.addHandler(caplog.handler)
+
+    def printed(error):
+        caplog.clear()
+        try:
+            raise error
+        except Exception as caught:
+            print_exception(caught)
+        return caplog.messages[-1]
+
+    yield printed
+    logger.removeHandler(caplog.handler)
+    logger.removeFilter(line)
+
+
+def test_an_error_of_the_place_that_ends_snakemake_is_a_line(of_snakemake):
+    error = OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/results/standing.json")
+    assert of_snakemake(error) == (
+        "/data/results/standing.json: Read-only file system; see why the disk is read-only, and "
+        "run the same command again."
+    )
+    assert "Traceback" in of_snakemake(ValueError("a mistake"))
+    assert of_snakemake(WorkflowError("no such rule")).startswith("WorkflowError:\nno such rule")

@@ -18,18 +18,20 @@ import os
 import shlex
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jipflow.reasons import StageError
+from jipflow.reasons import PlaceError, StageError
 
 NAME = ".lock"
 """Held by the run."""
 
 JOBS = ".jobs"
 """Held by each of its jobs, together."""
+
+MOUNT = "see whether its disk is mounted, and run the same command again."
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """What the system says of a lock on a disk that has none."""
@@ -118,10 +120,16 @@ def at_work(file: Path, run: str | None = None) -> Iterator[None]:
 
     Raises:
         StageError: the run that started the job is over, and another has the folder.
+        PlaceError: the folder that the run holds is away.
     """
     parents = Path(file).absolute().parents
     folder = next((parent for parent in parents if (parent / NAME).is_file()), None)
     if folder is None:
+        if run is not None:
+            raise PlaceError(
+                f"{Path(file).parent}: the results that this run began with are not there any "
+                f"more, for no folder above has their {NAME}; {MOUNT}"
+            )
         yield
         return
     descriptor = os.open(folder / JOBS, os.O_RDWR | os.O_CREAT, 0o644)
@@ -220,6 +228,21 @@ def _asked(descriptor: int) -> tuple[int, int]:
     asked = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     kind, _, _, _, process = struct.unpack(FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
     return kind, process
+
+
+def away(results: Path) -> str:
+    """Say that a results folder that this process holds is away, and what to do; else nothing.
+
+    Args:
+        results: of all protocols; another one's mount, or the folder below it, may be there now.
+    """
+    path = Path(results).resolve() / NAME
+    if path not in _held:
+        return ""
+    with suppress(OSError):
+        if os.path.samestat(os.stat(path), os.fstat(_held[path])):
+            return ""
+    return f"{path.parent} is no longer what it was when this run began; {MOUNT}"
 
 
 def release(results: Path) -> None:

@@ -7,9 +7,11 @@ same command goes on when the place is well again.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
@@ -107,6 +109,21 @@ def sentence(error: BaseException) -> str:
         )
     text = str(error).strip().partition("\n")[0].rstrip(".")
     return f"{type(error).__name__}: {text}; fix the machine, and run the same command again."
+
+
+class InALine(logging.Filter):
+    """Has Snakemake say in a line what the place did wrong that ends Snakemake itself.
+
+    It prints an error of its own work, such as to remove a file from a disk that is read-only, with
+    the traceback of all that it was doing.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Give a record of an error that is being handled the sentence of its cause."""
+        error = sys.exc_info()[1]
+        if hasattr(record, "exception") and isinstance(error, OSError) and _is_of_place(error):
+            record.msg, record.args = sentence(error), ()
+        return True
 
 
 def shortage(path: Path) -> str:

@@ -220,14 +220,17 @@ def hub_ending(settings: HubSettings, results: Path, round_: int) -> str:
     return "\n".join(lines)
 
 
-def failure_ending(failed: Iterable[tuple[str, str | None]], report: Path | None = None) -> str:
+def failure_ending(
+    failed: Iterable[tuple[str, str | None]], report: Path | None = None, place: str = ""
+) -> str:
     """Return what a run prints that ended with an error: the last message of each job that failed.
 
     Args:
         failed: rule and log of each job.
         report: the page that says why a run was not accepted.
+        place: what is wrong with the results folder itself, logs and all; empty for nothing.
     """
-    lines = ["jipflow: the run ended with an error."]
+    lines = ["jipflow: the run ended with an error.", *([f"  {place}"] if place else [])]
     jobs = sorted({(rule, log or "") for rule, log in failed})
     for rule, log in jobs[:SHOWN]:
         lines.append(f"  {rule}: {last_message(Path(log)) if log else 'it has no log'}")
