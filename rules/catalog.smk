@@ -21,6 +21,10 @@ rule catalog:
         "<catalog>/catalog.log",
     conda:
         "../envs/jipflow.yaml"
+    threads: 4
+    resources:
+        mem_mb=each_try(2000),
+        runtime=each_try(120),
     params:
         file=settings_file,
         folder=lambda wildcards, output: str(Path(output.series).parent),

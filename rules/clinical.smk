@@ -16,6 +16,9 @@ rule clinical:
         "<logs>/clinical.log",
     conda:
         "../envs/jipflow.yaml"
+    resources:
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         file=settings_file,
         catalogs=lambda wildcards, input: [

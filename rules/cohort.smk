@@ -18,6 +18,9 @@ checkpoint cohort:
         "<logs>/cohort.log",
     conda:
         "../envs/jipflow.yaml"
+    resources:
+        mem_mb=each_try(4000),
+        runtime=each_try(30),
     params:
         file=settings_file,
         catalogs=lambda wildcards, input: [

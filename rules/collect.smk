@@ -34,6 +34,9 @@ rule collect:
         "<logs>/collect.log",
     conda:
         "../envs/jipflow.yaml"
+    resources:
+        mem_mb=each_try(4000),
+        runtime=each_try(30),
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

@@ -271,6 +271,40 @@ def shard_threads(wildcards):
     return min(len(cases.get(wildcards.shard, range(4))), max(4, share))
 
 
+def each_try(amount):
+    """Resource function: what a job gets, and as much again in each further try."""
+
+    def given(wildcards, attempt):
+        return attempt * amount
+
+    return given
+
+
+def shard_memory(megabytes):
+    """Resource function: MB of a shard's stage on 4 cores or fewer, more in proportion.
+
+    A stage has a process a core, and each of them holds a case.
+    """
+
+    def given(wildcards, threads, attempt):
+        return attempt * megabytes * max(threads, 4) // 4
+
+    return given
+
+
+def shard_minutes(number):
+    """Resource function: minutes of a shard's stage for 50 cases or fewer, more in proportion."""
+
+    def given(wildcards, attempt):
+        cases = ()
+        if AFTER_COHORT.is_file():
+            known = jobs_now(os.stat(AFTER_COHORT).st_mtime_ns).cases
+            cases = known.get(wildcards.shard, ())
+        return attempt * -(-number * max(len(cases), 50) // 50)
+
+    return given
+
+
 def came_back(look):
     """Input function: what a look at the inbox gives for the cases of the shard."""
 

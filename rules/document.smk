@@ -18,6 +18,9 @@ rule document:
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads
+    resources:
+        mem_mb=shard_memory(4000),
+        runtime=shard_minutes(60),
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

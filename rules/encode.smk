@@ -17,6 +17,9 @@ rule encode:
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads
+    resources:
+        mem_mb=shard_memory(6000),
+        runtime=shard_minutes(120),
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

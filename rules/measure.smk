@@ -17,6 +17,9 @@ rule measure:
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads
+    resources:
+        mem_mb=shard_memory(8000),
+        runtime=shard_minutes(240),
     params:
         file=settings_file,
     shell:

@@ -14,6 +14,9 @@ rule prepare:
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads
+    resources:
+        mem_mb=shard_memory(6000),
+        runtime=shard_minutes(60),
     params:
         file=settings_file,
     shell:

@@ -13,6 +13,9 @@ checkpoint receive:
         "<logs>/receive.log",
     conda:
         "../envs/jipflow.yaml"
+    resources:
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,
@@ -57,6 +60,9 @@ rule candidate:
         "<logs>/candidate/r{round}.log",
     conda:
         "../envs/jipflow.yaml"
+    resources:
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         file=settings_file,
         folder=lambda wildcards: f"{RESULTS}/release/r{wildcards.round}",
@@ -87,6 +93,9 @@ rule bundle:
         "<logs>/bundle.log",
     conda:
         "../envs/jipflow.yaml"
+    resources:
+        mem_mb=each_try(2000),
+        runtime=each_try(30),
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

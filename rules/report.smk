@@ -17,6 +17,9 @@ rule overlay:
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads
+    resources:
+        mem_mb=shard_memory(4000),
+        runtime=shard_minutes(60),
     params:
         file=settings_file,
         overlays=lambda wildcards: f"{RESULTS}/overlays",
@@ -61,6 +64,9 @@ rule report:
         "<logs>/report.log",
     conda:
         "../envs/jipflow.yaml"
+    resources:
+        mem_mb=each_try(4000),
+        runtime=each_try(30),
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

@@ -18,6 +18,8 @@ rule segment:
         f"../envs/{NETWORKS}.yaml"
     threads: shard_threads
     resources:
+        mem_mb=shard_memory(12000),
+        runtime=shard_minutes(480),
         gpu=int(SITE_SETTINGS.uses_gpu),
     params:
         file=settings_file,

@@ -45,6 +45,9 @@ rule train_data:
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads
+    resources:
+        mem_mb=shard_memory(6000),
+        runtime=shard_minutes(60),
     params:
         file=settings_file,
     shell:
@@ -72,6 +75,10 @@ rule train_plan:
         "<logs>/train_plan.log",
     conda:
         "../envs/nnunet.yaml"
+    threads: 4
+    resources:
+        mem_mb=each_try(16000),
+        runtime=each_try(480),
     params:
         file=settings_file,
         work=subpath(output.split, parent=True),
@@ -98,7 +105,10 @@ rule train_fit:
         "<logs>/train_fit/{fold}.log",
     conda:
         "../envs/nnunet.yaml"
+    threads: 8
     resources:
+        mem_mb=each_try(24000),
+        runtime=each_try(4320),
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
         file=settings_file,
@@ -127,7 +137,10 @@ rule train_evaluate:
         "<logs>/train_evaluate/{part}.log",
     conda:
         "../envs/nnunet.yaml"
+    threads: 4
     resources:
+        mem_mb=each_try(12000),
+        runtime=each_try(480),
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
         file=settings_file,
@@ -165,6 +178,9 @@ rule train_report:
         "<logs>/train_report.log",
     conda:
         "../envs/nnunet.yaml"
+    resources:
+        mem_mb=each_try(4000),
+        runtime=each_try(30),
     params:
         file=settings_file,
         work=subpath(input.split, parent=True),

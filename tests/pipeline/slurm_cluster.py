@@ -33,7 +33,7 @@ def missing() -> str:
 def _conf(folder: Path) -> str:
     host = socket.gethostname()
     # Both daemons listen on the loopback address alone. The node claims the size that
-    # profiles/default asks for, whatever the machine has.
+    # rules ask for, whatever the machine has.
     return f"""\
 ClusterName=jipflow-test
 SlurmctldHost={host}(127.0.0.1)

@@ -31,6 +31,7 @@ ELSEWHERE = {
     "docs/nnunet.md: name": "test_models.py adds a model by it",
     "docs/nnunet.md: members": "a key of an entry of models.yaml; test_nnunet.py has it",
     "docs/nnunet.md: postprocessing": "likewise",
+    "docs/site-guide.md: set-resources": "a profile of Snakemake; test_resources.py has the rules'",
     "docs/site-guide.md: default-resources": "a profile of Snakemake; test_slurm.py has one",
 }
 """Blocks that are no settings of a site, a protocol or a hub, and what tests them."""
