@@ -12,6 +12,7 @@ from snakemake.logging import logger
 
 try:
     from jipflow.cli.attempts import Tries
+    from jipflow.cli.slurm import watch_jobs
     from jipflow.exchange.transport import unsent
     from jipflow.files import json_text, stored_text
     from jipflow.forked import start
@@ -80,6 +81,11 @@ if workflow.is_main_process and not IS_MODULE:
 FINDINGS = os.environ.get("JIPFLOW_RUN", str(STORE / "runs" / uuid4().hex))
 if workflow.is_main_process:
     os.environ.update(JIPFLOW_RUN=FINDINGS)
+
+
+# The plugin is loaded whatever runs the jobs, where it is installed.
+if workflow.is_main_process and "snakemake_executor_plugin_slurm" in sys.modules:
+    watch_jobs()
 
 
 def looking(function):

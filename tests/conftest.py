@@ -17,13 +17,13 @@ GROUPS = (
     ("sarcoma", r"pipeline/test_(pacs_site|sarcoma)\.py"),
     (
         "demo",
-        r"pipeline/test_(demo|docs_numbers|docs_snippets|erase_run|messages|resume|slurm|tiny)\.py"
+        r"pipeline/test_(demo|docs_numbers|docs_snippets|erase_run|messages|resume|tiny)\.py"
         r"|pipeline/test_identifiers\.py::.*(series_fail|tiny_run)",
     ),
     (
         "contours",
         r"pipeline/test_(clinical_run|deleted|erase_pacs|export|identifiers|module)\.py"
-        r"|pipeline/test_(repair|server|stale|subset_run)\.py",
+        r"|pipeline/test_(repair|server|slurm|stale|subset_run)\.py",
     ),
     ("rounds", r"pipeline/test_four_rounds\.py"),
     ("maps", r"pipeline/test_adc\.py"),

@@ -27,7 +27,6 @@ CALLED = {
     "pylibjpeg-openjpeg": "pydicom",
     "python-gdcm": "pydicom",
     "snakemake": "the Makefile and every run",
-    "snakemake-executor-plugin-slurm": "snakemake",
 }
 """Dependencies that no module of the package imports, and who does or calls them."""
 

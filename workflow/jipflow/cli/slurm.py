@@ -1,0 +1,155 @@
+"""What SLURM says of the jobs of a run, so that the run waits for none in vain.
+
+Snakemake's plugin asks for the states of all jobs at once. Where SLURM gives no answer, as while
+slurmctld is restarted, the plugin (snakemake-executor-plugin-slurm 2.8.0) forgets the jobs that it
+has asked about; and it waits for ever for one that SLURM itself has forgotten: of a job that has
+ended after MinJobAge, of all where slurmctld has lost its state. Either way the run never ended.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from logging import Logger
+from typing import Any
+
+NEVER = 10**9
+"""Seconds: what slurmctld keeps jobs for where its MinJobAge is 0."""
+
+PATIENCE = 600
+"""Seconds for which a job that is to be submitted waits for slurmctld."""
+
+SILENT = (
+    "SLURM does not say how the jobs stand. They go on without that, and it is asked again until "
+    "it answers."
+)
+CLOSED = (
+    "slurmctld does not answer (scontrol ping); jobs that are ready wait for it, {minutes} minutes "
+    "at most."
+)
+FORGOTTEN = (
+    "SLURM knows job {job} no more, so that nobody can tell how it has ended: either slurmctld has "
+    "lost its state, or it keeps jobs that have ended for less time than passes between two "
+    "questions (MinJobAge). "
+)
+
+
+@dataclass
+class _Answers:
+    """What SLURM has answered to this process.
+
+    Attributes:
+        known: numbers of all jobs of the run that slurmctld knows by its last answer; None where
+            there was none, or it came from the accounting database, which learns of jobs late.
+        silent: whether the last question had no answer.
+        age: seconds for which slurmctld keeps a job that has ended; None where it never said so.
+        cancelled: whether a person has ended the run.
+    """
+
+    known: set[str] | None = None
+    silent: bool = False
+    age: int | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+
+def watch_jobs() -> None:
+    """Have Snakemake's plugin for SLURM ask again where it has no answer, and end lost jobs.
+
+    A job that SLURM knows no more has failed, and is tried again like any. Calling it twice is of
+    no further effect.
+    """
+    import snakemake_executor_plugin_slurm as plugin
+
+    if hasattr(plugin, "jipflow_watches"):
+        return
+    plugin.jipflow_watches = answers = _Answers()
+    query, min_job_age = plugin.query_job_status, plugin.get_min_job_age
+    executors = plugin.Executor
+    check, submit, cancel = executors.check_active_jobs, executors.run_job, executors.cancel
+
+    def age() -> int | None:
+        # Without an answer the plugin would ask the accounting database, which may not be there.
+        found = min_job_age()
+        if found is not None:
+            answers.age = found or NEVER
+        return answers.age
+
+    async def ask(command: str, logger: Logger) -> tuple[dict[str, str], float]:
+        states, seconds = await query(command, logger)
+        if states is None and command.startswith("sacct"):
+            command = plugin.query_job_status_squeue(_run(command))
+            states, seconds = await query(command, logger)
+        if states is None and not answers.silent:
+            logger.warning(SILENT)
+        answers.silent = states is None
+        if states is None:
+            return {}, 0.0
+        if command.startswith("squeue"):
+            answers.known = {_number(job) for job in states}
+        return states, seconds
+
+    async def check_jobs(executor: Any, jobs: list[Any]) -> AsyncIterator[Any]:
+        answers.known = None
+        async for job in check(executor, jobs):
+            if answers.known is None or _number(job.external_jobid) in answers.known:
+                yield job
+            else:
+                message = FORGOTTEN.format(job=job.external_jobid)
+                executor.report_job_error(job, msg=message)
+        if answers.age is not None:
+            often = max(1, answers.age // 3)
+            executor.next_seconds_between_status_checks = min(
+                often, executor.next_seconds_between_status_checks
+            )
+
+    def run_job(executor: Any, job: Any) -> None:
+        _wait_for_slurm(executor.logger, answers.cancelled)
+        submit(executor, job)
+
+    def cancel_all(executor: Any) -> None:
+        answers.cancelled.set()
+        cancel(executor)
+
+    plugin.get_min_job_age, plugin.query_job_status = age, ask
+    executors.check_active_jobs, executors.run_job, executors.cancel = (
+        check_jobs,
+        run_job,
+        cancel_all,
+    )
+
+
+def _wait_for_slurm(logger: Logger, cancelled: threading.Event) -> None:
+    """Wait until slurmctld can take a job, for as long as its restart may take."""
+    end = time.monotonic() + PATIENCE
+    told = False
+    while not _answers() and time.monotonic() < end:
+        if not told:
+            logger.warning(CLOSED.format(minutes=PATIENCE // 60))
+            told = True
+        if cancelled.wait(5):
+            return
+
+
+def _answers() -> bool:
+    """Return whether slurmctld, or the one that stands in for it, answers; if that can be asked."""
+    try:
+        asked = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
+    except OSError:
+        return True
+    return "UP" in asked.stdout
+
+
+def _number(job: str) -> str:
+    """Return the number of a job; of a task of an array that of the array, as squeue joins them."""
+    return job.split("_")[0]
+
+
+def _run(command: str) -> str:
+    """Return the name of the run, which all its jobs have, of a command that asks for them."""
+    found = re.search(r"--name (\S+)", command)
+    assert found is not None
+    return found[1]
