@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs in .venv on its first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench model clean
+.PHONY: help setup demo test test-all lint bench chaos model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,6 +22,7 @@ help:
 	@echo "make test-all  the long tests, which make test leaves out: real PACS, SLURM, containers"
 	@echo "make lint      ruff, mypy, snakefmt and snakemake --lint"
 	@echo "make bench     compare with named peers; writes docs/benchmarks.md (about an hour)"
+	@echo "make chaos     disturb 300 runs at random (hours): make chaos ROUNDS=20 SEED=7 JOBS=4"
 	@echo "make setup     what these need, in .venv; for a site less: make setup EXTRAS= or EXTRAS=nnunet"
 	@echo "make model     train a model like the demo's (about half an hour on two cores)"
 	@echo "make clean     remove results of the demo and the virtual environment"
@@ -68,6 +69,14 @@ bench: setup
 	@for name in $(BENCH); do \
 		echo "[bench] $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; \
 	done
+
+# What a round does is drawn by SEED and its number: one that failed is repeated by CHAOS="--repeat 17".
+ROUNDS := 300
+SEED := 1
+JOBS := 1
+CHAOS :=
+chaos: setup
+	@$(BIN)/python tests/pipeline/chaos.py --rounds $(ROUNDS) --seed $(SEED) --jobs $(JOBS) $(CHAOS)
 
 # Made once; a training that was cut off goes on when the same is called again.
 results/model/phantom: | setup
