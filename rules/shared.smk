@@ -276,7 +276,9 @@ def end_log(state):
         if isinstance(each, RunLog):
             each.finish(state)
     if not is_hub(config) and SITE_SETTINGS.site.after_run:
-        about = counts_after(Path(ALL_RESULTS), SITE_ID, SITE_SETTINGS.protocol_id, state)
+        about = counts_after(
+            Path(ALL_RESULTS), SITE_ID, SITE_SETTINGS.protocol_id, state
+        )
         if wrong := tell(SITE_SETTINGS.site.after_run, about):
             logger.warning(wrong)
 
