@@ -170,6 +170,14 @@ def test_more_answers_than_there_can_be_are_refused(monkeypatch: pytest.MonkeyPa
         archive.find_instances(STUDY, SERIES)
 
 
+def test_a_host_that_nobody_knows_is_named() -> None:
+    with (
+        archive_of(104, host="nowhere.invalid") as archive,
+        pytest.raises(ArchiveDown, match=r"nowhere\.invalid is no name .*; fix host"),
+    ):
+        archive.find_series({})
+
+
 def test_answers_that_only_drip_end() -> None:
     start = time.monotonic()
     with (

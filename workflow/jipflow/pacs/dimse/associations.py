@@ -239,16 +239,22 @@ class Associations:
         """Open an association for a purpose."""
         source = self._source
         watched = WatchedAssociation(purpose, source)
-        watched.association = self._ae.associate(
-            source.host,
-            source.port,
-            purpose.contexts(),
-            source.called_aet,
-            MAXIMUM_PDU,
-            purpose.roles(),
-            tls_args=None if self._tls is None else (self._tls, source.host),
-            evt_handlers=watched.handlers(),
-        )
+        try:
+            watched.association = self._ae.associate(
+                source.host,
+                source.port,
+                purpose.contexts(),
+                source.called_aet,
+                MAXIMUM_PDU,
+                purpose.roles(),
+                tls_args=None if self._tls is None else (self._tls, source.host),
+                evt_handlers=watched.handlers(),
+            )
+        except socket.gaierror as error:
+            raise ArchiveDown(
+                f"source {source.name!r}: {source.host} is no name of a machine that is known here "
+                f"({error.strerror}); fix host, or see whether the network is well."
+            ) from None
         if not watched.association.is_established:
             raise self._no_association(watched)
         accepted = {context.abstract_syntax for context in watched.association.accepted_contexts}
