@@ -39,6 +39,7 @@ import jipflow
 from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, with_uids
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.dicomweb.multipart import parts as parts_of
+from jipflow.pacs.echo import echo
 from jipflow.pacs.limits import Limits
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.site import DicomWeb, Dimse
@@ -143,6 +144,17 @@ def pacs(uploaded: list[Uploaded], tmp_path_factory: pytest.TempPathFactory) -> 
     with Orthanc(folder, http_port=8040, dicom_port=4240) as orthanc:
         orthanc.upload(path for series in uploaded for path in series.files.values())
         yield orthanc
+
+
+@pytest.mark.parametrize("way", ["dicomweb", "get"])
+def test_an_echo_says_whether_the_pacs_lets_us_in(way: str, pacs: Orthanc) -> None:
+    echo(source(way, pacs))
+    away: dict[str, Any] = {"url": "http://127.0.0.1:9"} if way == "dicomweb" else {"port": 9}
+    with pytest.raises(ArchiveDown):
+        echo(source(way, pacs, **away))
+    if way == "get":
+        with pytest.raises(ConfigError, match="goes by another name; fix called_aet"):
+            echo(source(way, pacs, called_aet="OTHER"))
 
 
 @pytest.fixture(params=WAYS)

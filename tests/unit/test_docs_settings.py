@@ -25,6 +25,7 @@ SITE = {
     "sources": [{"name": "pacs", "kind": "dicomweb", "url": "https://pacs.local/dicom-web"}],
 }
 ELSEWHERE = {
+    "docs/admin-guide.md: set-resources": "a profile of Snakemake; test_site_init.py has one",
     "docs/algorithms.md: mine": "test_tasks.py and test_container.py read such entries",
     "docs/burden.md: -": "a segment; test_quality.py has all its keys",
     "docs/models.md: name": "test_models.py adds a model by it",

@@ -78,6 +78,11 @@ CLAIMS: dict[str, list[str]] = {
         "unit/test_needs.py::test_what_is_missing_skips_here_and_fails_in_ci",
         "unit/test_needs.py::test_no_other_test_skips_by_itself",
     ],
+    "`jipflow site init` asks what it cannot find out, writes a site's settings, keys and profile, "
+    "and says why ([docs/admin-guide.md](docs/admin-guide.md)).": [
+        "unit/test_site_init.py::test_settings_keys_and_profile_are_written_with_the_grounds",
+        "unit/test_site_init.py::test_a_person_is_asked_again_until_the_answer_is_one",
+    ],
     "`my-site.yaml` says where your images are; copy [config/config.yaml](config/config.yaml) and "
     "change it.": [COMMANDS],
     "A protocol says what is computed and is the same at every site; you "
@@ -159,6 +164,7 @@ CLAIMS: dict[str, list[str]] = {
 """What holds each sentence: a test, or a file of tests."""
 
 UNTESTED = {
+    "Or do it by hand:": "begins what follows",
     "Federated medical imaging as a Snakemake workflow.": "says what it is",
     "Each sets up `.venv` on its first run (three to six minutes; 7 GB with PyPI's build of "
     "PyTorch, which brings CUDA, 3.2 GB with the one for the CPU) and prints what it does.": (

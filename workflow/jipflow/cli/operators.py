@@ -15,6 +15,55 @@ Names = Annotated[str, "names of models; all by default"]
 Registry = Annotated[Path | None, "the site's own; models/models.yaml by default"]
 
 
+@AUDIENCE.command("site init")
+def site_init(
+    *,
+    id_: Annotated[str | None, "short name of the site and of its profile"] = None,
+    name: Annotated[str | None, "name of the hospital"] = None,
+    folder: Annotated[Path | None, "for settings, secrets, results and messages"] = None,
+    images: Annotated[Path | None, "folder with DICOM files"] = None,
+    pacs: Annotated[str | None, "host:port, or https://host/path of DICOMweb"] = None,
+    called_aet: Annotated[str | None, "application entity title of the PACS"] = None,
+    calling_aet: Annotated[str, "our title, which the PACS must know"] = "JIPFLOW",
+    protocol: Annotated[str | None, "id or path; without it each run names one"] = None,
+    scheduler: Annotated[
+        Literal["auto", "none", "slurm", "lsf", "sge", "pbs"], "auto looks which one answers"
+    ] = "auto",
+    partition: Annotated[str | None, "partition or queue of jobs"] = None,
+    gpu_partition: Annotated[str | None, "partition of jobs that ask for a GPU"] = None,
+    account: Annotated[str | None, "account of SLURM"] = None,
+    profiles: Annotated[Path | None, "folder for the profile, instead of Snakemake's own"] = None,
+    yes: Annotated[bool, "ask nothing; what is missing is an error"] = False,
+    replace: Annotated[bool, "replace files that say something else, and keep these"] = False,
+) -> None:
+    """Write a new site's settings, keys and profile.
+
+    It looks for cores, memory, GPUs, a scheduler and the PACS, asks what it cannot see, and says
+    what it decided and why. Then `snakemake --profile ID` runs the site from any folder.
+    """
+    from jipflow.cli.beginning import Given, begin
+
+    begin(
+        Given(
+            id_=id_,
+            name=name,
+            folder=folder,
+            images=images,
+            pacs=pacs,
+            called_aet=called_aet,
+            calling_aet=calling_aet,
+            protocol=protocol,
+            scheduler=None if scheduler == "auto" else scheduler,
+            partition=partition,
+            gpu_partition=gpu_partition,
+            account=account,
+            profiles=profiles,
+            yes=yes,
+            replace=replace,
+        )
+    )
+
+
 @AUDIENCE.command("config show")
 def config_show(
     *,

@@ -24,14 +24,17 @@ _ENCODED = "base64//"
 """Begins what Snakemake itself passes to the jobs that it starts."""
 
 
-def check(argv: Sequence[str]) -> None:
+def check(argv: Sequence[str], configfile: str | None = None) -> None:
     """End the process with a message where a file of settings or an entry of one is wrong.
 
     Args:
         argv: what is typed after ``snakemake``.
+        configfile: that of the profile, which one that is typed replaces.
     """
     try:
         check_arguments(argv)
+        if configfile is not None and not any(_values(argv, _FILES)):
+            read_mapping(Path(configfile))
     except ConfigError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
@@ -48,6 +51,35 @@ def need_slurm(argv: Sequence[str]) -> None:
         print(
             f"SLURM's {' and '.join(missing)} cannot be found here; start snakemake on a login "
             "node of the cluster, or with --profile profiles/local.",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+FETCHING = (
+    "--software-deployment-method",
+    "--deployment-method",
+    "--deployment",
+    "--sdm",
+    "--use-conda",
+    "--use-apptainer",
+    "--use-singularity",
+    "--default-storage-provider",
+)
+"""Options by which Snakemake fetches something from a network."""
+
+
+def fetch_nothing(argv: Sequence[str]) -> None:
+    """End the process with a message where Snakemake itself would need a network.
+
+    Args:
+        argv: what is typed after ``snakemake``.
+    """
+    typed = [word for word in argv if word.partition("=")[0] in FETCHING]
+    if typed:
+        print(
+            f"{typed[0]}: Snakemake would fetch something by it, and profiles/airgapped is for "
+            "machines that no network reaches; leave it out, or take profiles/local.",
             file=sys.stderr,
         )
         sys.exit(1)

@@ -109,7 +109,8 @@ Text = Annotated[str, Field(min_length=1)]
 LocalPath = Annotated[Text, AfterValidator(_path)]
 """A path of this machine; ``~`` at its start is a home folder, and no variable is in it."""
 
-Id = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+ID_PATTERN = r"^[a-z0-9][a-z0-9-]{0,39}$"
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Role = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,19}$")]
 SegmentName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 GroupName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,39}$")]

@@ -15,6 +15,8 @@ from jipflow.pacs.archive import ArchiveDown, Rejected, checked_uid, text_of
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.site import Dimse
 
+VERIFICATION = UID("1.2.840.10008.1.1")
+"""What C-ECHO asks (PS3.4 annex A)."""
 FIND = UID("1.2.840.10008.5.1.4.1.2.2.1")
 MOVE = UID("1.2.840.10008.5.1.4.1.2.2.2")
 GET = UID("1.2.840.10008.5.1.4.1.2.2.3")
