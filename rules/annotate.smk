@@ -21,6 +21,8 @@ rule annotate:
         record="<shard>/annotate/provenance.json",
     log:
         "<logs>/annotate/{shard}.log",
+    group:
+        TOGETHER
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads

@@ -55,6 +55,10 @@ ANNOTATED = [spec.id for spec in annotated(SITE_SETTINGS.protocol.segmentations)
 AUTOMATIC = "<work>/{shard}/automatic" if ANNOTATED else "<work>/{shard}/masks"
 # What conda makes for the jobs that run networks; that of TotalSegmentator has nnU-Net, too.
 NETWORKS = needed_extra(SITE_SETTINGS.protocol) or "jipflow"
+# On a cluster the stages of a shard are one job, or one after a model's masks: what its stage holds
+# for long, a GPU above all, is of no use to the others.
+TOGETHER = "shard"
+TO_MASKS = None if SITE_SETTINGS.runs_models else TOGETHER
 SEGMENTING = ["segment", *(["annotate"] if ANNOTATED else [])]
 SEGMENTED = [f"<shard>/{stage}/outcomes.parquet" for stage in SEGMENTING]
 ANNOTATIONS = [

@@ -15,6 +15,8 @@ rule document:
         record="<shard>/document/provenance.json",
     log:
         "<logs>/document/{shard}.log",
+    group:
+        TOGETHER
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads

@@ -14,6 +14,8 @@ rule encode:
         record="<shard>/encode/provenance.json",
     log:
         "<logs>/encode/{shard}.log",
+    group:
+        TOGETHER
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads

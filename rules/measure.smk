@@ -14,6 +14,8 @@ rule measure:
         record="<shard>/measure/provenance.json",
     log:
         "<logs>/measure/{shard}.log",
+    group:
+        TOGETHER
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads

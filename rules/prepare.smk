@@ -11,6 +11,8 @@ rule prepare:
         record="<shard>/prepare/provenance.json",
     log:
         "<logs>/prepare/{shard}.log",
+    group:
+        TO_MASKS
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads

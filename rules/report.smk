@@ -14,6 +14,8 @@ rule overlay:
         record="<shard>/overlay/provenance.json",
     log:
         "<logs>/overlay/{shard}.log",
+    group:
+        TOGETHER
     conda:
         "../envs/jipflow.yaml"
     threads: shard_threads

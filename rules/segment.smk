@@ -14,6 +14,8 @@ rule segment:
         record="<shard>/segment/provenance.json",
     log:
         "<logs>/segment/{shard}.log",
+    group:
+        TO_MASKS
     conda:
         f"../envs/{NETWORKS}.yaml"
     threads: shard_threads

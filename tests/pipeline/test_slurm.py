@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 
 import slurm_cluster
-from harness import ROOT, Site, command, environment
+from harness import ONE_CORE, ROOT, Site, command, environment, make_site
 from needs import unavailable
 
 pytestmark = pytest.mark.long
@@ -76,6 +77,30 @@ def test_jobs_went_through_slurm(on_slurm):
     completed = re.findall(r"JobId=(\d+) .*?JobState=COMPLETED", on_slurm.asked, re.DOTALL)
     assert set(submitted) <= set(completed)
     assert len(submitted) >= 6
+
+
+def test_the_stages_of_a_shard_are_one_job_without_a_gpu(on_slurm):
+    for stage in ("prepare", "segment", "encode", "measure", "document", "overlay"):
+        assert on_slurm.printed.count(f"(Rule: {stage})") == 2
+    assert len(re.findall("Comment=rule_shard_", on_slurm.asked)) == 2
+    assert not re.findall("Comment=rule_(?:prepare|segment|encode)", on_slurm.asked)
+    assert "gpu" not in on_slurm.asked
+
+
+def test_a_gpu_is_asked_for_by_segment_which_shares_its_job_with_no_stage(
+    two_patients, contours_run, tmp_path
+):
+    use = {"shard_size": 1, "device": "cuda"}
+    site = make_site(tmp_path, "site", "demo", [two_patients], processing=use)
+    shutil.copytree(contours_run.results / "catalog", site.results / "catalog")
+    site.run(*ONE_CORE, "--until", "cohort")
+    plan = site.run("--dry-run", profile="slurm").stdout.split("Building DAG of jobs...")[-1]
+    # Jobs that share one of SLURM's are set in.
+    jobs = re.findall(r"^( *)(?:rule|checkpoint) (\w+):\n(.*?)\n(?=\[| *\[|\n)", plan, re.M | re.S)
+    with_gpu = {(rule, bool(indent)) for indent, rule, text in jobs if "gpu=1" in text}
+    together = {rule for indent, rule, _ in jobs if indent}
+    assert with_gpu == {("segment", False)}
+    assert together == {"encode", "measure", "document", "overlay"}
 
 
 def test_tables_are_those_of_a_local_run(contours_run, on_slurm):

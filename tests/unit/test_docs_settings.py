@@ -34,6 +34,7 @@ ELSEWHERE = {
     "docs/nnunet.md: postprocessing": "likewise",
     "docs/site-guide.md: set-resources": "a profile of Snakemake; test_resources.py has the rules'",
     "docs/site-guide.md: default-resources": "a profile of Snakemake; test_slurm.py has one",
+    "docs/slurm.md: groups": "likewise",
 }
 """Blocks that are no settings of a site, a protocol or a hub, and what tests them."""
 

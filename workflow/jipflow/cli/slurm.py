@@ -46,7 +46,7 @@ class _Answers:
         known: numbers of all jobs of the run that slurmctld knows by its last answer; None where
             there was none, or it came from the accounting database, which learns of jobs late.
         silent: whether the last question had no answer.
-        age: seconds for which slurmctld keeps a job that has ended; None where it never said so.
+        age: seconds for which slurmctld keeps a job that has ended; None where that is unknown.
         cancelled: whether a person has ended the run.
     """
 
@@ -125,11 +125,11 @@ def watch_jobs() -> None:
 def _wait_for_slurm(logger: Logger, cancelled: threading.Event) -> None:
     """Wait until slurmctld can take a job, for as long as its restart may take."""
     end = time.monotonic() + PATIENCE
-    told = False
+    stated = False
     while not _answers() and time.monotonic() < end:
-        if not told:
+        if not stated:
             logger.warning(CLOSED.format(minutes=PATIENCE // 60))
-            told = True
+            stated = True
         if cancelled.wait(5):
             return
 

@@ -87,9 +87,12 @@ class Settings(Part):
     @property
     def uses_gpu(self) -> bool:
         """Whether segmenting takes a GPU: the site gives one, and a model runs."""
-        return self.site.processing.device == "cuda" and any(
-            isinstance(spec, ModelSegmentation) for spec in self.protocol.segmentations
-        )
+        return self.site.processing.device == "cuda" and self.runs_models
+
+    @property
+    def runs_models(self) -> bool:
+        """Whether a model segments, a container's too, which takes far longer than others."""
+        return any(isinstance(spec, ModelSegmentation) for spec in self.protocol.segmentations)
 
     def inbox(self, results: Path) -> Path:
         """Return the folder that what readers drew for the protocol comes into.
