@@ -1,10 +1,9 @@
-"""Two patients on a real one-node SLURM, whose controller is killed, give a local run's tables."""
+"""Two patients on a real SLURM, whose controller is restarted, give a local run's tables."""
 
 from __future__ import annotations
 
 import re
 import shutil
-import signal
 import subprocess
 import time
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ import pytest
 
 import slurm_cluster
 from harness import ONE_CORE, ROOT, Site, command, environment, make_site
+from jipflow.cli.slurm import waiting_in_vain
 from needs import unavailable
 
 pytestmark = pytest.mark.long
@@ -27,11 +27,12 @@ LIMIT = 900
 
 @dataclass(frozen=True)
 class Ran:
-    """A run on SLURM: its site, what it printed, and what its jobs asked for."""
+    """A run on SLURM: its site, what it printed, what its jobs asked for, what it holds."""
 
     site: Site
     printed: str
     asked: str
+    held: list[str]
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +57,13 @@ def on_slurm(contours_run, tmp_path_factory) -> Ran:
         try:
             while run.poll() is None and not cluster.open_jobs():
                 time.sleep(0.5)
-            cluster.end("slurmctld", signal.SIGKILL)
+            cluster.end("slurmctld")
             time.sleep(20)
             cluster.start("slurmctld")
             run.wait(LIMIT)
+            slurm_cluster.say("sbatch", "--hold", "--job-name=held", "--wrap=true")
+            slurm_cluster.say("sbatch", "--begin=now+1hour", "--job-name=held", "--wrap=true")
+            held = waiting_in_vain("held")
         except subprocess.TimeoutExpired:
             logs = (ROOT / ".snakemake" / "slurm_logs", site.out / "logs")
             where = cluster.standing(*logs)
@@ -69,7 +73,7 @@ def on_slurm(contours_run, tmp_path_factory) -> Ran:
         asked = slurm_cluster.say("scontrol", "show", "job")
     text = printed.read_text()
     assert run.returncode == 0, text[-6000:]
-    return Ran(site, text, asked)
+    return Ran(site, text, asked, held)
 
 
 def test_jobs_went_through_slurm(on_slurm):
@@ -101,6 +105,11 @@ def test_a_gpu_is_asked_for_by_segment_which_shares_its_job_with_no_stage(
     together = {rule for indent, rule, _ in jobs if indent}
     assert with_gpu == {("segment", False)}
     assert together == {"encode", "measure", "document", "overlay"}
+
+
+def test_a_job_that_slurm_holds_is_reported(on_slurm):
+    (message,) = on_slurm.held
+    assert re.match(r"SLURM does not start job \d+ by itself \(JobHeldUser\)", message)
 
 
 def test_tables_are_those_of_a_local_run(contours_run, on_slurm):

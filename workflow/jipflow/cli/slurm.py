@@ -38,6 +38,17 @@ FORGOTTEN = (
 )
 
 
+HELD = (
+    "SLURM does not start job {job} by itself ({reason}), and the run waits for it. Have it "
+    "released (scontrol release {job}), and a node that is drained resumed, or cancel it (scancel "
+    "{job}): then it is tried again."
+)
+WAITS_IN_VAIN = re.compile(
+    "held|BadConstraints|PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied", re.I
+)
+"""Reasons of a pending job that no waiting ends."""
+
+
 @dataclass
 class _Answers:
     """What SLURM has answered to this process.
@@ -48,12 +59,14 @@ class _Answers:
         silent: whether the last question had no answer.
         age: seconds for which slurmctld keeps a job that has ended; None where that is unknown.
         cancelled: whether a person has ended the run.
+        reported: what was reported of jobs that wait in vain.
     """
 
     known: set[str] | None = None
     silent: bool = False
     age: int | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
+    reported: set[str] = field(default_factory=set)
 
 
 def watch_jobs() -> None:
@@ -100,6 +113,10 @@ def watch_jobs() -> None:
             else:
                 message = FORGOTTEN.format(job=job.external_jobid)
                 executor.report_job_error(job, msg=message)
+        if answers.known:
+            for held in set(waiting_in_vain(executor.run_uuid)) - answers.reported:
+                answers.reported.add(held)
+                executor.logger.warning(held)
         if answers.age is not None:
             often = max(1, answers.age // 3)
             executor.next_seconds_between_status_checks = min(
@@ -120,6 +137,22 @@ def watch_jobs() -> None:
         run_job,
         cancel_all,
     )
+
+
+def waiting_in_vain(run: str) -> list[str]:
+    """Return a sentence for each pending job that SLURM will not start by itself.
+
+    Args:
+        run: the name that all jobs of a run have.
+    """
+    ask = ["squeue", "--noheader", "--states=PENDING", "--format=%i|%r", f"--name={run}"]
+    answer = subprocess.run(ask, capture_output=True, text=True, check=False).stdout
+    pending = [each.partition("|") for each in answer.splitlines()]
+    return [
+        HELD.format(job=job, reason=reason)
+        for job, _, reason in pending
+        if WAITS_IN_VAIN.search(reason)
+    ]
 
 
 def _wait_for_slurm(logger: Logger, cancelled: threading.Event) -> None:
