@@ -73,7 +73,9 @@ if beside not in search_path:
 
 
 if workflow.is_main_process and not IS_MODULE:
-    logger.addFilter(InALine())
+    logger.addFilter(
+        InALine(lambda: away(Path(ALL_RESULTS)) if "ALL_RESULTS" in globals() else "")
+    )
 
 
 # What a job has found that no other try can change is in files here, until the run ends. The name is

@@ -386,7 +386,7 @@ def within(seconds, true):
 @pytest.fixture
 def of_snakemake(caplog):
     """What Snakemake prints of an error that ends it, with its traceback as a rule."""
-    line = InALine()
+    line = InALine(lambda: "The results are away.")
     logger.addFilter(line)
     logger.addHandler(caplog.handler)
 
@@ -409,5 +409,7 @@ def test_an_error_of_the_place_that_ends_snakemake_is_a_line(of_snakemake):
         "/data/results/standing.json: Read-only file system; see why the disk is read-only, and "
         "run the same command again."
     )
+    missing = "Missing files after 5 seconds. This might be due to filesystem latency: cases.tsv"
+    assert of_snakemake(WorkflowError(missing)) == "The results are away."
     assert "Traceback" in of_snakemake(ValueError("a mistake"))
     assert of_snakemake(WorkflowError("no such rule")).startswith("WorkflowError:\nno such rule")

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
 
@@ -52,6 +52,9 @@ LIBRARIES = frozenset({"OutOfMemoryException", "IOException"})
 
 KILLED = (-9, 137)
 """How a process ends that the system kills for want of memory, and how a shell says so."""
+
+MISSING = "Missing files after"
+"""How Snakemake says that it waited in vain for a file."""
 
 PROBE = 1 << 16
 """Bytes that are written to see whether a disk is full: more than any log is long at its end."""
@@ -115,14 +118,23 @@ class InALine(logging.Filter):
     """Has Snakemake say in a line what the place did wrong that ends Snakemake itself.
 
     It prints an error of its own work, such as to remove a file from a disk that is read-only, with
-    the traceback of all that it was doing.
+    the traceback of all that it was doing; and of a file that was there it says that it is missing.
+
+    Args:
+        look: says what is wrong with the results folder as a whole; empty for nothing.
     """
+
+    def __init__(self, look: Callable[[], str] = str) -> None:
+        super().__init__()
+        self._look = look
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Give a record of an error that is being handled the sentence of its cause."""
         error = sys.exc_info()[1]
         if hasattr(record, "exception") and isinstance(error, OSError) and _is_of_place(error):
             record.msg, record.args = sentence(error), ()
+        elif hasattr(record, "exception") and MISSING in record.getMessage():
+            record.msg, record.args = self._look() or record.getMessage(), ()
         return True
 
 
