@@ -1,0 +1,71 @@
+"""No job of a run on SLURM is lost where SLURM does not answer, as here, where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import snakemake_executor_plugin_slurm as plugin
+
+from jipflow.cli.slurm import SILENT, watch_jobs
+
+PATCHED = ("query_job_status", "get_min_job_age")
+OF_EXECUTOR = ("check_active_jobs", "run_job", "cancel")
+
+
+class _Limiter:
+    async def __aenter__(self) -> None:
+        pass
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+
+@pytest.fixture
+def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The plugin's, where none of SLURM's programs is found."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in PATCHED:
+        monkeypatch.setattr(plugin, name, getattr(plugin, name))
+    for name in OF_EXECUTOR:
+        monkeypatch.setattr(plugin.Executor, name, getattr(plugin.Executor, name))
+    monkeypatch.setattr(plugin, "is_query_tool_available", lambda name: True)
+    made = object.__new__(plugin.Executor)
+    settings = SimpleNamespace(
+        status_command="squeue", status_attempts=5, init_seconds_before_status_checks=10
+    )
+    made.workflow = SimpleNamespace(executor_settings=settings)
+    made.logger = logging.getLogger("slurm")
+    made.run_uuid = "run"
+    made.status_rate_limiter = _Limiter()
+    made.next_seconds_between_status_checks = 10
+    made._status_query_calls = made._status_query_failures = 0
+    made._status_query_total_seconds = made._status_query_max_seconds = 0.0
+    made._status_query_min_seconds = None
+    made._status_query_cycle_rows = []
+    yield made
+    if hasattr(plugin, "jipflow_watches"):
+        del plugin.jipflow_watches
+
+
+def still_active(executor: Any) -> list[str]:
+    """The jobs that are asked about again after a question."""
+    jobs = [SimpleNamespace(external_jobid="7", aux={})]
+
+    async def asked() -> list[str]:
+        return [job.external_jobid async for job in executor.check_active_jobs(jobs)]
+
+    return asyncio.run(asked())
+
+
+def test_a_job_is_asked_about_again_which_the_plugin_would_forget(executor, caplog):
+    assert still_active(executor) == []
+    watch_jobs()
+    watch_jobs()
+    assert still_active(executor) == ["7"]
+    assert still_active(executor) == ["7"]
+    assert [record.message for record in caplog.records].count(SILENT) == 1
