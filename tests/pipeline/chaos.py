@@ -60,7 +60,8 @@ def main() -> int:
 
     with ThreadPoolExecutor(words.jobs) as pool:
         results = list(pool.map(play, numbers))
-    for row in table(results):
+    print(f"[chaos] all rounds of {lines.name}, each as it ended last:")
+    for row in table(read_rounds(lines)):
         print("  ".join(f"{cell!s:>20}" for cell in row))
     return int(any(result["ended"] == "failed" for result in results))
 
@@ -108,6 +109,12 @@ def line_of(result: dict[str, Any]) -> str:
         f"{result['number']:4d} {result['kind']:9s} {result['what']:44s} from {result['start']:8s}"
         f" {result['ended']:18s} {result['seconds']:6.1f} s  {result.get('why', '')}"
     )
+
+
+def read_rounds(lines: Path) -> list[dict[str, Any]]:
+    """Return what each round of a file came to when it was played last."""
+    results = map(json.loads, lines.read_text(encoding="utf-8").splitlines())
+    return list({result["number"]: result for result in results}.values())
 
 
 def table(results: Iterable[dict[str, Any]]) -> list[list[Any]]:

@@ -411,5 +411,8 @@ def test_an_error_of_the_place_that_ends_snakemake_is_a_line(of_snakemake):
     )
     missing = "Missing files after 5 seconds. This might be due to filesystem latency: cases.tsv"
     assert of_snakemake(WorkflowError(missing)) == "The results are away."
+    full = WorkflowError("Error recording metadata ([Errno 28] No space left on device).")
+    last = of_snakemake(full).splitlines()[-1]
+    assert last == "To go on: make room, and run the same command again."
     assert "Traceback" in of_snakemake(ValueError("a mistake"))
     assert of_snakemake(WorkflowError("no such rule")).startswith("WorkflowError:\nno such rule")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,11 @@ LIBRARIES = frozenset({"OutOfMemoryException", "IOException"})
 
 KILLED = (-9, 137)
 """How a process ends that the system kills for want of memory, and how a shell says so."""
+
+DISK = frozenset({errno.EDQUOT, errno.ENOSPC, errno.EROFS})
+"""Errors of a disk that Snakemake quotes, of its own folder in the clone as a rule."""
+
+ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 MISSING = "Missing files after"
 """How Snakemake says that it waited in vain for a file."""
@@ -133,8 +139,14 @@ class InALine(logging.Filter):
         error = sys.exc_info()[1]
         if hasattr(record, "exception") and isinstance(error, OSError) and _is_of_place(error):
             record.msg, record.args = sentence(error), ()
-        elif hasattr(record, "exception") and MISSING in record.getMessage():
-            record.msg, record.args = self._look() or record.getMessage(), ()
+        elif hasattr(record, "exception"):
+            text = record.getMessage()
+            number = ERRNO.search(text)
+            if MISSING in text:
+                text = self._look() or text
+            elif number and int(number[1]) in DISK:
+                text += f"\nTo go on: {FIXES[int(number[1])]}, and run the same command again."
+            record.msg, record.args = text, ()
         return True
 
 
