@@ -20,6 +20,9 @@ from jipflow.version import full_version
 GROUNDS = {"shards": 1, "pair": 2}
 """How many of the two patients a shard has: two shards, or one whose cases have a process each."""
 
+CLOCK = "clock.so"
+"""Name of the library that moves a process's time of day, in the folder above the grounds."""
+
 STARTS = ("new", "cohort", "volumes", "stages", "finished")
 """Points up to which results are made, each beginning with the one before."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from chaos_ground import STARTS, Ground
@@ -40,13 +39,6 @@ FILES = (
     "../.lock",
 )
 """Patterns of files below the protocol's results."""
-
-
-def faketime() -> str:
-    """Return the library that sets the clock of a process; empty where it is not installed."""
-    return next(
-        (str(p) for p in sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), ""
-    )
 
 
 def plan(

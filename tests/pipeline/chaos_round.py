@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos_compare import differences
-from chaos_ground import FINISHED, Ground, read_ground, snakemake
-from chaos_plan import faketime
+from chaos_ground import CLOCK, FINISHED, Ground, read_ground, snakemake
 from harness import environment
 
 PATIENCE_S = 900
@@ -288,15 +287,8 @@ class Round:
         seconds, begun = self.plan["seconds"], time.time()
         file = self.root / "clock"
         file.write_text("+0" if self.plan["when"] == "while it runs" else f"{seconds:+d}")
-        more = {
-            "LD_PRELOAD": faketime(),
-            "FAKETIME_TIMESTAMP_FILE": str(file),
-            "FAKETIME_NO_CACHE": "1",
-            # By the names of newer and of older versions: no clock that only counts jumps.
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-        }
+        library = self.ground.folder.parents[1] / CLOCK
+        more = {"LD_PRELOAD": str(library), "CHAOS_CLOCK": str(file)}
         run = Run(self.root, "first", more=more)
         if run.reach(self.plan["after"], self.plan["delay"]):
             file.write_text(f"{seconds:+d}")
