@@ -24,7 +24,7 @@ PATIENCE_S = 900
 ADVICE = re.compile(
     r"run the same (snakemake )?command again|wait until it is over|--force|\brm |; remove |"
     r"make room|name (new|other) results|restore it from a backup|"
-    r"the same command goes on with what is missing"
+    r"let this user write there|the same command goes on with what is missing"
 )
 """What a message says that tells a person what to do."""
 
@@ -170,7 +170,7 @@ class Round:
             Path(path.strip("'")).unlink(missing_ok=True)
         for path in re.findall(
             r"(\S+) is missing or damaged.* restore it from a backup|"
-            r"the same command goes on with what is missing",
+            r"let this user write there|the same command goes on with what is missing",
             said,
         ):
             name = Path(path).relative_to(self.results)
