@@ -106,6 +106,14 @@ WAYS = (
     Way(r"jipflow models (bundle|fetch .*--from) ", None, "likewise; test_models.py carries one"),
     Way(r"jipflow algorithm check ", None, "needs a container; test_algorithm_check.py has them"),
     Way(r"jipflow rehearse ", None, "runs three sites; pipeline/test_demo.py runs as many"),
+    Way(r"jipflow archive ", None, "needs the network; test_offline.py makes one"),
+    Way(
+        r"(unshare --net )?python3 (/opt/jipflow/current/envs/)?install\.py ",
+        None,
+        "needs an archive; test_offline.py installs some",
+    ),
+    Way(r"sha256sum install\.py$", None, "of what was carried to the site"),
+    Way(r"export PATH=/opt/", None, "the shell of a user"),
     Way(r"jipflow phantom ", SHORT),
     Way(r"jipflow watch ", (r"$", " --once")),
     Way(r"\S*jipflow ", REAL),
@@ -212,6 +220,7 @@ def clone(tmp_path: Path, release: Path) -> Path:
     (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
     (tmp_path / "opt").mkdir()
     (tmp_path / "opt" / "jipflow").symlink_to(folder)
+    (folder / "current").symlink_to(folder)
     for name in ("data/dicom", "data/inbox", "data/lung", "home/keys", "tmp"):
         (tmp_path / name).mkdir(parents=True)
     for results in (

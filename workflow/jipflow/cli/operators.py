@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from jipflow.cli.audited import note_export
-from jipflow.cli.command import Audience, UsageError
+from jipflow.cli.command import REPEATED, Audience, UsageError
 from jipflow.cli.rights import alone_with
 
 AUDIENCE = Audience("To run a site")
@@ -83,6 +84,31 @@ def config_show(
         raise UsageError(f"{configfile} names no protocol; add --protocol ID-OR-PATH")
     settings = load_settings(content, str(configfile))
     print(yaml.safe_dump(settings.plain(), sort_keys=False), end="")
+
+
+@AUDIENCE.command("archive")
+def archive(
+    *,
+    key: Annotated[Path, "your private key, which signs it; made by jipflow keys new"],
+    out: Annotated[Path, "folder for jipflow-<version>-<commit>.zip and its signature"],
+    commit: Annotated[str, "commit or tag of this clone"] = "HEAD",
+    extra: Annotated[Sequence[str], "extra of the package, such as nnunet", REPEATED] = (),
+    carry: Annotated[
+        Sequence[Path], "file that comes along: jipflow models bundle, container image", REPEATED
+    ] = (),
+) -> None:
+    """Pack all that a site without network installs from into one signed file."""
+    from jipflow.exchange.keys import load_key, public_text
+    from jipflow.offline.archive import build_archive
+    from jipflow.settings.resources import ROOT
+
+    private = load_key(key)
+    path = build_archive(
+        repository=ROOT, commit=commit, extras=extra, carried=carry, key=private, folder=out
+    )
+    print(f"{path}: {path.stat().st_size / 1e6:.0f} MB")
+    print(f"{path}.sig")
+    print(f"key: {public_text(private)}")
 
 
 @AUDIENCE.command("manifest")
