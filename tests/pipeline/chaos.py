@@ -34,7 +34,7 @@ HERE = Path(__file__).resolve().parent
 LIMIT_S = 3000
 """Longest time of a round."""
 
-COLUMNS = ("rounds", "at once", "same", "after what it said", "failed")
+COLUMNS = ("rounds", "at once", "same", "after its advice", "failed")
 
 
 def main() -> int:

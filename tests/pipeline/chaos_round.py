@@ -79,7 +79,7 @@ class Run:
         """Wait for its end; returns its exit code, or raises where it hangs."""
         return self.process.wait(PATIENCE_S)
 
-    def said(self) -> str:
+    def printed(self) -> str:
         """Return the last of what it printed, from where jipflow sums up what went wrong."""
         lines = [line.strip() for line in self.text.splitlines() if line.strip()]
         begun = [n for n, line in enumerate(lines) if line.startswith("jipflow: ")]
@@ -122,11 +122,11 @@ class Round:
         return {**self.found, "ended": ended}
 
     def _note(self, run: Run) -> None:
-        """Note how the disturbed run ended, and whether it told a person what to do."""
+        """Note how the disturbed run ended, and whether it gave a person something to do."""
         code = run.process.returncode
         self.found["first"] = code
         if code > 0 and not self.found.get("killed"):
-            self.found["said"] = run.said()
+            self.found["printed"] = run.printed()
         if not self.found.get("killed") and RAW.search(run.text):
             self.found["traceback"] = True
 
@@ -137,10 +137,10 @@ class Round:
             code = run.end()
             if code == 0:
                 break
-            self.found.setdefault("advice", []).append(run.said())
-            if RAW.search(run.text) or not ADVICE.search(run.said()):
-                return self._fail(f"the same command ends with {code}: {run.said()}")
-            self._do(run.said())
+            self.found.setdefault("advice", []).append(run.printed())
+            if RAW.search(run.text) or not ADVICE.search(run.printed()):
+                return self._fail(f"the same command ends with {code}: {run.printed()}")
+            self._do(run.printed())
         else:
             return self._fail("what it says does not help")
         if found := differences(self.ground.folder / "reference" / "results", self.results):
@@ -151,27 +151,27 @@ class Round:
         if self.plan["again"]:
             run = Run(self.root, "once-more")
             if run.end() or "Nothing to be done" not in run.text:
-                return self._fail(f"a run after it has something to do: {run.said()}")
-        if self.found.get("said") and not ADVICE.search(self.found["said"]):
-            return self._fail(f"no advice: {self.found['said']}")
+                return self._fail(f"a run after it has something to do: {run.printed()}")
+        if self.found.get("printed") and not ADVICE.search(self.found["printed"]):
+            return self._fail(f"no advice: {self.found['printed']}")
         if self.found.get("traceback"):
             return self._fail("a traceback was printed")
         if number > 1:
-            return "after what it said"
+            return "after its advice"
         return "at once" if self.found.get("first") == 0 else "same"
 
     def _fail(self, why: str) -> str:
         self.found["why"] = why
         return "failed"
 
-    def _do(self, said: str) -> None:
+    def _do(self, printed: str) -> None:
         """Do what a message says."""
-        for path in re.findall(r"(?:\brm |; remove )('[^']+'|\S+?)[,:;.]?(?:\s|$)", said):
+        for path in re.findall(r"(?:\brm |; remove )('[^']+'|\S+?)[,:;.]?(?:\s|$)", printed):
             Path(path.strip("'")).unlink(missing_ok=True)
         for path in re.findall(
             r"(\S+) is missing or damaged.* restore it from a backup|"
             r"let this user write there|the same command goes on with what is missing",
-            said,
+            printed,
         ):
             name = Path(path).relative_to(self.results)
             shutil.copy2(self.ground.folder / "reference" / "results" / name, path)
