@@ -33,6 +33,9 @@ except ConfigError as error:
 # Of this process and of all that it starts. That of a job on another machine reads this file, too.
 os.umask(SITE_SETTINGS.site.permissions.mask)
 
+# For a profile that sends jobs with a GPU to a partition of their own (`jipflow site init`).
+os.environ.update(JIPFLOW_GPU=str(int(SITE_SETTINGS.uses_gpu)))
+
 SITE_ID = SITE_SETTINGS.site.site.id
 # One spelling, by which Snakemake knows files again.
 RESULTS = str(Path(ALL_RESULTS, SITE_SETTINGS.protocol_id))

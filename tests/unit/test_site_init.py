@@ -16,6 +16,7 @@ import pytest
 import yaml
 from snakemake.common import get_appdirs
 from snakemake.profiles import ProfileConfigFileParser
+from snakemake.resources import Resource
 
 from jipflow.begin import machine, schedulers
 from jipflow.begin.profile import NAME, user_profiles
@@ -245,7 +246,7 @@ def test_where_nothing_can_be_written_nothing_is(place, closed, says, monkeypatc
     assert not (place / "the site" / "site.yaml").exists()
 
 
-def test_slurm_is_taken_where_it_answers(place, capsys):
+def test_slurm_is_taken_where_it_answers(place, capsys, monkeypatch):
     slurm(place, SINFO + GPU)
     assert main(words(place, "--yes", account="radiology")) == 0
     assert "scheduler: slurm; sinfo lists main, long, gpu-a100" in capsys.readouterr().out
@@ -256,7 +257,14 @@ def test_slurm_is_taken_where_it_answers(place, capsys):
         "slurm_account='radiology'",
         "slurm_partition='main'",
     ]
-    assert "segment:slurm_partition='gpu-a100'" in options["set-resources"]
+    segment = "segment:slurm_partition='gpu-a100' if $JIPFLOW_GPU else 'main'"
+    assert segment in options["set-resources"]
+    for gpu, partition in (("1", "gpu-a100"), ("0", "main")):
+        monkeypatch.setenv("JIPFLOW_GPU", gpu)
+        expression = segment.partition("=")[2]
+        shared = {"wildcards": None, "input": [], "attempt": 1, "async_run": None}
+        assert Resource.cli_evaluator("slurm_partition", expression, **shared) == partition
+    assert "train_fit:slurm_partition='gpu-a100'" in options["set-resources"]
     content = yaml.safe_load((place / "the site" / "site.yaml").read_text(encoding="utf-8"))
     assert content["processing"] == {"device": "cuda"}
 

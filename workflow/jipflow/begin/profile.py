@@ -108,8 +108,13 @@ class Profile:
                 *(f"{name}='{value}'" for name, value in names.items()),
             ]
         if self.gpu_queue is not None:
-            queue = {QUEUES[self.base]: f"'{self.gpu_queue}'"}
-            content["set-resources"] = {rule: dict(queue) for rule in GPU_RULES}
+            chosen = dict.fromkeys(GPU_RULES, f"'{self.gpu_queue}'")
+            if self.queue is not None:
+                # A protocol without networks has no GPU job; rules/common.smk states which it is.
+                chosen["segment"] += f" if $JIPFLOW_GPU else '{self.queue}'"
+            content["set-resources"] = {
+                rule: {QUEUES[self.base]: value} for rule, value in chosen.items()
+            }
 
 
 def user_profiles() -> Path:
