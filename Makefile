@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each sets up what it needs in .venv on its first run.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint bench chaos model clean
+.PHONY: help setup demo test test-all lint bench chaos slurm-faults model clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,6 +23,7 @@ help:
 	@echo "make lint      ruff, mypy, snakefmt and snakemake --lint"
 	@echo "make bench     compare with named peers; writes docs/benchmarks.md (about an hour)"
 	@echo "make chaos     disturb 300 runs at random (hours): make chaos ROUNDS=20 SEED=7 JOBS=4"
+	@echo "make slurm-faults  break a SLURM cluster of this machine in the middle of runs (as root)"
 	@echo "make setup     what these need, in .venv; for a site less: make setup EXTRAS= or EXTRAS=nnunet"
 	@echo "make model     train a model like the demo's (about half an hour on two cores)"
 	@echo "make clean     remove results of the demo and the virtual environment"
@@ -77,6 +78,11 @@ JOBS := 1
 CHAOS :=
 chaos: setup
 	@$(BIN)/python tests/pipeline/chaos.py --rounds $(ROUNDS) --seed $(SEED) --jobs $(JOBS) $(CHAOS)
+
+# All, or some of them: make slurm-faults FAULTS="scancel memory"
+FAULTS :=
+slurm-faults: setup
+	@$(BIN)/python benchmarks/slurm_faults.py $(FAULTS)
 
 # Made once; a training that was cut off goes on when the same is called again.
 results/model/phantom: | setup
