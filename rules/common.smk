@@ -202,11 +202,17 @@ def jobs_now(modified_ns):
     return jobs_of(Path(RESULTS), SUBSET)
 
 
+def chosen():
+    """The cases of the cohort, once it is chosen; Snakemake is told to wait for it before."""
+    if str(AFTER_COHORT) not in checkpoints.created_output:
+        checkpoints.cohort.get()
+    return AFTER_COHORT
+
+
 def jobs():
     """The shards and parts of shards that this run processes, with the cases of each."""
-    path = checkpoints.cohort.get().output.cases
     try:
-        return jobs_now(os.stat(path).st_mtime_ns)
+        return jobs_now(os.stat(chosen()).st_mtime_ns)
     except ConfigError as error:
         stop_with(str(error))
 
@@ -225,7 +231,7 @@ def try_again(shard):
 @looking
 def shard_cases(wildcards):
     """Input function: the shard's instances, a file that changes only with its own cases."""
-    cohort = Path(checkpoints.cohort.get().output.cases).parent
+    cohort = chosen().parent
     if workflow.is_main_process:
         try_again(wildcards.shard)
         join_again(cohort, wildcards.shard)
@@ -250,7 +256,7 @@ def whole_shard(wildcards):
 
     Its time says nothing of the part's own cases, which `apart_again` compares.
     """
-    cohort = Path(checkpoints.cohort.get().output.cases).parent
+    cohort = chosen().parent
     return ancient(cohort / "shards" / f"{whole_of(wildcards.shard)}.parquet")
 
 
@@ -266,6 +272,7 @@ def apart_again(wildcards):
     return []
 
 
+@called
 def shard_threads(wildcards):
     """Cores of a shard's stage: one a case, up to 4 or to the shard's share of the run's cores.
 

@@ -10,10 +10,14 @@ import csv
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jipflow.files import read_parquet
 from jipflow.outcomes import Outcome, Status
 from jipflow.reasons import Reason
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 DAMAGED = (ValueError, KeyError)
 """What reading a table raises that is none (`pyarrow.ArrowInvalid`), or lacks columns."""
@@ -66,7 +70,7 @@ def _written(outcomes: Path) -> list[str]:
 
     waits = outcomes.parent.name == "annotate"
     columns = ["outputs", *(["case_id", "item", "status"] if waits else [])]
-    table = read_parquet(outcomes, columns)
+    table = _columns(outcomes, columns)
     written = pc.list_flatten(table["outputs"]).to_pylist()
     if waits:
         written += [
@@ -75,6 +79,13 @@ def _written(outcomes: Path) -> list[str]:
             if row["status"] == "waiting"
         ]
     return sorted(written)
+
+
+def _columns(path: Path, columns: list[str]) -> pa.Table:
+    """Return columns of one of thousands of small files, each read at once."""
+    import pyarrow as pa
+
+    return read_parquet(pa.BufferReader(path.read_bytes()), columns)
 
 
 def remove_leftovers(results: Path, outcomes: Iterable[Outcome]) -> list[str]:
@@ -136,11 +147,10 @@ def unexpected(shard: Path) -> list[Path]:
     Args:
         shard: ``shards/<shard>``.
     """
-
     found = []
     for path in sorted(shard.glob("*/outcomes.parquet")):
         try:
-            reasons = read_parquet(path, ["reason"])["reason"].to_pylist()
+            reasons = _columns(path, ["reason"])["reason"].to_pylist()
         except DAMAGED:
             reasons = [Reason.UNEXPECTED_ERROR.value]
         if Reason.UNEXPECTED_ERROR.value in reasons:
