@@ -84,9 +84,9 @@ def forged(path, key, members, names=None, **keys):
             archive.writestr(name, data)
     digests = [hashlib.sha256(data).hexdigest() for data in (path.read_bytes(), text)]
     signed = f"{installer.FORMAT}\n{digests[0]}\n{digests[1]}\n".encode()
-    said = {"format": installer.FORMAT, "sha256": digests[0], "manifest": digests[1]}
-    said["signature"] = key.sign(signed).hex()
-    Path(f"{path}.sig").write_text(json.dumps(said))
+    stated = {"format": installer.FORMAT, "sha256": digests[0], "manifest": digests[1]}
+    stated["signature"] = key.sign(signed).hex()
+    Path(f"{path}.sig").write_text(json.dumps(stated))
     return path
 
 
@@ -228,8 +228,8 @@ def test_a_changed_byte_is_refused_before_anything_is_opened(copy, tmp_path, cap
     data = bytearray(path.read_bytes())
     data[place] ^= 1
     path.write_bytes(data)
-    said = refused([path, "--key", public, "--to", tmp_path / "opt"], capsys)
-    assert "is not the file that was signed" in said
+    stated = refused([path, "--key", public, "--to", tmp_path / "opt"], capsys)
+    assert "is not the file that was signed" in stated
     assert not (tmp_path / "opt" / "versions").exists()
 
 
@@ -240,9 +240,9 @@ def test_another_key_no_signature_and_a_damaged_one_are_refused(copy, tmp_path, 
     assert "was not signed with the key" in refused([path, "--key", other, *to], capsys)
     assert "64 hexadecimal digits" in refused([path, "--key", "ed25519:12", *to], capsys)
     beside = path.with_name(f"{path.name}.sig")
-    said = json.loads(beside.read_text())
+    stated = json.loads(beside.read_text())
     for key, value in (("manifest", "0" * 64), ("signature", "0" * 128), ("format", "other")):
-        beside.write_text(json.dumps({**said, key: value}))
+        beside.write_text(json.dumps({**stated, key: value}))
         assert "signature" in refused([path, "--key", public, *to], capsys) or key == "manifest"
     beside.write_text("[]")
     assert "is no signature of an archive" in refused([path, "--key", public, *to], capsys)
@@ -290,8 +290,8 @@ def test_what_a_maker_signed_by_mistake_is_refused_too(
 def test_wheels_that_are_not_there_leave_the_site_as_it_was(made, tmp_path, capsys):
     _, key, public = made
     path = forged(tmp_path / "a.zip", key, {"repository/envs/constraints.txt": b""})
-    said = refused([path, "--key", public, "--to", tmp_path / "opt"], capsys)
-    assert "failed" in said
+    stated = refused([path, "--key", public, "--to", tmp_path / "opt"], capsys)
+    assert "failed" in stated
     assert installer.installed(tmp_path / "opt") == []
     assert not (tmp_path / "opt" / "current").exists()
 
@@ -319,7 +319,7 @@ def test_the_installer_verifies_as_the_library_does():
             assert not installer.verifies(weak, signature, b"")
 
 
-def test_what_cannot_be_packed_is_said(made, tmp_path):
+def test_what_cannot_be_packed_is_named(made, tmp_path):
     paths, key, _ = made
     given = {"repository": paths[0].parent / "clone", "extras": [], "key": key, "folder": tmp_path}
     with pytest.raises(StageError, match=r"git .* failed: fatal"):

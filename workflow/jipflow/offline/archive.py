@@ -92,13 +92,13 @@ def _write(
     members: Sequence[tuple[str, Path]],
     key: Ed25519PrivateKey,
 ) -> Path:
-    said = json_text(manifest).encode()
+    stated = json_text(manifest).encode()
     with atomic_path(path) as partial:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
-            archives.add(archive, MANIFEST, said)
+            archives.add(archive, MANIFEST, stated)
             for name, file in members:
                 archives.add_file(archive, name, file)
-        digests = {"sha256": sha256_file(partial), "manifest": hashlib.sha256(said).hexdigest()}
+        digests = {"sha256": sha256_file(partial), "manifest": hashlib.sha256(stated).hexdigest()}
         signed = f"{FORMAT}\n{digests['sha256']}\n{digests['manifest']}\n".encode()
         signature = {"format": FORMAT, **digests, "signature": sign(key, signed)}
         # The archive is verified by it, so that a zip without its signature is none.
@@ -148,7 +148,7 @@ def _run(command: Sequence[str], folder: Path) -> bytes:
     except FileNotFoundError as error:
         raise StageError(f"{error.filename} is not there; install it, or name a folder.") from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        stated = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         tried = " ".join(word for word in command[:6] if not word.startswith("PYTHONPATH"))
-        raise StageError(f"{tried} ... failed: {said[-1]}")
+        raise StageError(f"{tried} ... failed: {stated[-1]}")
     return done.stdout
