@@ -203,7 +203,7 @@ def jobs_now(modified_ns):
 
 
 def chosen():
-    """The cases of the cohort, once it is chosen; Snakemake is told to wait for it before."""
+    """The cases of the cohort, once it is chosen; before, Snakemake waits for it."""
     if str(AFTER_COHORT) not in checkpoints.created_output:
         checkpoints.cohort.get()
     return AFTER_COHORT
