@@ -167,14 +167,56 @@ def test_a_crate_of_a_run_says_nothing_of_the_machine(settings, results, tmp_pat
         assert str(word).encode() not in words
 
 
-def test_no_path_outside_the_results_is_in_a_crate(settings, results, tmp_path):
-    stranger = tmp_path / "Doe_Jane" / "inbox.json"
-    stranger.parent.mkdir()
-    stranger.write_text("{}")
+def test_a_file_of_the_site_is_in_a_crate_by_its_hash_alone(settings, results, tmp_path):
+    table = tmp_path / "Doe_Jane" / "clinical.csv"
+    table.parent.mkdir()
+    table.write_text("pid,weight\n")
+    make("report", results / "demo" / "report" / "index.html", [table])
+    data = run_crate(settings, results, last(results))
+    digest = describe(table.read_bytes()).sha256
+    found = graph(data)[f"arcp://name,north/.site/{digest}"]
+    assert (found["name"], found["sha256"]) == ("a file of the site", digest)
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert b"Doe" not in archive.read("ro-crate-metadata.json")
+
+
+def test_no_job_outside_the_results_is_in_a_crate(settings, results, tmp_path):
+    stranger = make("other", tmp_path / "Doe_Jane" / "table.json", [])
     make("report", results / "demo" / "report" / "index.html", [stranger])
     with pytest.raises(StageError, match="outside the results") as caught:
         run_crate(settings, results, last(results))
     assert "Doe" not in str(caught.value)
+
+
+def test_a_folder_of_the_results_may_be_a_link(settings, results, tmp_path):
+    before = run_crate(settings, results, last(results))
+    shards = results / "demo" / "shards"
+    shards.rename(tmp_path / "scratch")
+    shards.symlink_to(tmp_path / "scratch")
+    assert run_crate(settings, results, last(results)) == before
+
+
+@pytest.mark.parametrize("left", ["", "seconds\n", "seconds\tcpu_seconds\n1\n"])
+def test_damaged_costs_are_left_out(settings, results, left):
+    (results / "demo" / "shards" / "s00001" / "measure" / "cost.tsv").write_text(left)
+    found = graph(run_crate(settings, results, last(results)))
+    assert "resourceUsage" not in found["#job/demo/shards/s00001/measure"]
+
+
+@pytest.mark.parametrize(
+    "where", ["SeriesInstanceUID IN ('1.3.6.1.4.1.14519.5.2.1')", "PatientID = 'STS_002'"]
+)
+def test_a_protocol_that_names_patients_is_in_a_crate_by_its_hash(results, tmp_path, where):
+    protocol = demo_protocol()
+    protocol["cohort"]["where"] = where
+    settings = loaded(site_of(tmp_path), protocol, tmp_path)
+    data = run_crate(settings, results, last(results))
+    found = graph(data)
+    assert found["arcp://name,north/protocol.json"]["sha256"] == settings.protocol_sha256
+    assert ids(found["#run"]["object"]) == {"arcp://name,north/protocol.json"}
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        assert "protocol.json" not in archive.namelist()
+        assert where.split("'")[1].encode() not in archive.read("ro-crate-metadata.json")
 
 
 def test_a_crate_of_nothing_is_refused(settings, results):

@@ -98,6 +98,9 @@ class Results:
         self._write("train/split.json", json.dumps({"train": cases, "seed": 1}))
         self._write("train/fold-0.pth", "weights")
         self._write("verdict.json", "{}")
+        for crate in ("crate", "subset/crate"):
+            self._write(f"{crate}/run.zip", "hashes of tables")
+            self._write(f"{crate}/provenance.json", "{}")
         (self.out / "work" / self.case).mkdir(parents=True)
         (self.out / "work" / "empty").mkdir()
 
@@ -140,6 +143,7 @@ def test_what_was_changed_is_made_again_by_the_next_run(made):
     made.erase()
     records = {str(path.relative_to(made.out)) for path in made.out.rglob("*provenance.json")}
     assert records == set()
+    assert not list(made.out.rglob("run.zip"))
     assert (made.out / "verdict.json").exists()
 
 

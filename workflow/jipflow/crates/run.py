@@ -8,7 +8,9 @@ patients, and an erasure must find them all.
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -27,7 +29,7 @@ from jipflow.crates.packing import (
     ref,
     zipped,
 )
-from jipflow.exchange.message import canonical
+from jipflow.exchange.message import canonical, describe
 from jipflow.provenance import NAME, Provenance, read_provenance
 from jipflow.reasons import StageError
 from jipflow.settings.digests import protocol_content
@@ -48,6 +50,14 @@ PROFILES = (
 MAIN = "workflow/Snakefile"
 PROTOCOL = "protocol.json"
 """The canonical JSON whose SHA-256 is that of the protocol in messages."""
+
+PARAMETER = "#protocol"
+
+SITES_OWN = ".site/"
+"""Stands for the path of a file that a job read and that is not among the results."""
+
+NAMES_PATIENTS = re.compile(rb"\d+(\.\d+){5,}|PatientID")
+"""What a filter has that chooses series or patients one by one: UIDs (PS3.5, section 9) or IDs."""
 
 RIGHTS = (
     "The workflow is under Apache-2.0. The results that are named here are not in the crate; "
@@ -71,7 +81,8 @@ class Job:
         ended: when the record was written, in seconds since 1970.
         took: its `COLUMNS`; empty where nothing was measured.
         reads: names of the jobs whose files it read.
-        inputs: SHA-256 of the other files that it read, by path below the results.
+        inputs: SHA-256 of the other files that it read, by path below the results; by `SITES_OWN`
+            and the hash where they are the site's, such as its table of clinical data.
         outputs: SHA-256 of the tables that it wrote, by path below the results.
     """
 
@@ -108,14 +119,20 @@ def run_crate(settings: Settings, results: Path, records: Iterable[Path]) -> byt
         profiles=PROFILES,
     )
     crate.metadata["conformsTo"] = [ref(crate.metadata.profile), ref(PROFILES[-1][0])]
-    files = {PROTOCOL: canonical(protocol_content(settings.protocol, settings.named))}
-    files |= {str(path.relative_to(ROOT)): path.read_bytes() for path in _workflow_files()}
+    content = canonical(protocol_content(settings.protocol, settings.named))
+    place = f"arcp://name,{site}/"
+    files = {str(path.relative_to(ROOT)): path.read_bytes() for path in _workflow_files()}
     at = entity(crate, f"#{site}", "Organization", name=site)
-    described = _describe_workflow(crate, files, jobs.values())
-    made = _describe_jobs(crate, jobs, f"arcp://name,{site}/", at)
+    if NAMES_PATIENTS.search(content):
+        given = _result(crate, place, PROTOCOL, describe(content).sha256)
+    else:
+        files[PROTOCOL] = content
+        given = add_file(crate, PROTOCOL, content, exampleOfWork=ref(PARAMETER))
+    described = _describe_workflow(crate, files, given, jobs.values())
+    made = _describe_jobs(crate, jobs, place, at)
     root = crate.root_dataset
     root["mainEntity"] = ref(MAIN)
-    run = _describe_run(crate, jobs, described, made, at)
+    run = _describe_run(crate, jobs, described, given, made, at)
     root["mentions"] = [run, *[ref(f"#job/{name}") for name in jobs]]
     root["author"] = root["publisher"] = at
     return zipped(crate, files)
@@ -124,8 +141,8 @@ def run_crate(settings: Settings, results: Path, records: Iterable[Path]) -> byt
 def _jobs(results: Path, records: Iterable[Path]) -> Iterator[Job]:
     """Yield the jobs that records lead to, each once."""
     seen: set[Path] = set()
-    waiting = [path.resolve() for path in records]
-    root = results.resolve()
+    waiting = [_plain(path) for path in records]
+    root = _plain(results)
     while waiting:
         path = waiting.pop()
         if path in seen:
@@ -134,7 +151,7 @@ def _jobs(results: Path, records: Iterable[Path]) -> Iterator[Job]:
         made = read_provenance(path)
         if made is None:
             raise StageError(f"{path}: no record of a job; run the same snakemake command again.")
-        inputs = {(path.parent / name).resolve(): digest for name, digest in made.inputs.items()}
+        inputs = {_plain(path.parent / name): digest for name, digest in made.inputs.items()}
         earlier = [file for file in inputs if file.name.endswith(NAME)]
         waiting += earlier
         yield Job(
@@ -143,12 +160,21 @@ def _jobs(results: Path, records: Iterable[Path]) -> Iterator[Job]:
             ended=path.stat().st_mtime,
             took=_took(path),
             reads=[_job_name(file, root) for file in earlier],
-            inputs={_below(f, root): digest for f, digest in inputs.items() if f not in earlier},
+            inputs={
+                _below(file, root) if file.is_relative_to(root) else SITES_OWN + digest: digest
+                for file, digest in inputs.items()
+                if file not in earlier
+            },
             outputs={
-                _below((path.parent / name).resolve(), root): digest
+                _below(_plain(path.parent / name), root): digest
                 for name, digest in made.outputs.items()
             },
         )
+
+
+def _plain(path: Path) -> Path:
+    """Return an absolute path without ``..``; a folder of the results may be a link, and stays."""
+    return Path(os.path.normpath(os.path.abspath(path)))
 
 
 def _job_name(record: Path, root: Path) -> str:
@@ -156,7 +182,7 @@ def _job_name(record: Path, root: Path) -> str:
 
 
 def _below(path: Path, root: Path) -> str:
-    """Return a path below the results; one that leads out of them could name a person."""
+    """Return a path below the results; one of a job that leads out of them could name a person."""
     try:
         return path.relative_to(root).as_posix()
     except ValueError:
@@ -167,12 +193,13 @@ def _below(path: Path, root: Path) -> str:
 
 
 def _took(record: Path) -> dict[str, float]:
-    """Return what a job took; empty where it was not measured."""
+    """Return what a job took; empty where it was not measured, or where the file is damaged."""
     try:
         names, values = cost_file(record).read_text(encoding="ascii").splitlines()
-    except FileNotFoundError:
+        took = dict(zip(names.split("\t"), map(float, values.split("\t")), strict=True))
+    except (FileNotFoundError, ValueError):
         return {}
-    return dict(zip(names.split("\t"), map(float, values.split("\t")), strict=True))
+    return took if took.keys() == set(COLUMNS) else {}
 
 
 def _workflow_files() -> list[Path]:
@@ -180,7 +207,7 @@ def _workflow_files() -> list[Path]:
 
 
 def _describe_workflow(
-    crate: ROCrate, files: Mapping[str, bytes], jobs: Iterable[Job]
+    crate: ROCrate, files: Mapping[str, bytes], protocol: Reference, jobs: Iterable[Job]
 ) -> Reference:
     """Describe the workflow, its stages as tools and steps, and the protocol as its input."""
     stages = {job.made.stage: job.made for job in jobs}
@@ -195,16 +222,15 @@ def _describe_workflow(
     )
     parameter = entity(
         crate,
-        "#protocol",
+        PARAMETER,
         "FormalParameter",
         name="protocol",
         description="what the study is, the same at every site",
         additionalType="File",
         valueRequired="True",
-        workExample=ref(PROTOCOL),
+        workExample=protocol,
         conformsTo=ref("https://bioschemas.org/profiles/FormalParameter/1.0-RELEASE"),
     )
-    add_file(crate, PROTOCOL, files[PROTOCOL], exampleOfWork=parameter)
     for name in sorted(files.keys() - {MAIN, PROTOCOL}):
         add_file(
             crate,
@@ -313,7 +339,8 @@ def _result(crate: ROCrate, place: str, name: str, digest: str) -> Reference:
     """Describe a file that is not in the crate, by an address that nothing can be fetched from."""
     from rocrate.model.file import File
 
-    properties = {"name": name, "sha256": digest}
+    shown = "a file of the site" if name.startswith(SITES_OWN) else name
+    properties = {"name": shown, "sha256": digest}
     if media := media_type(name):
         properties["encodingFormat"] = media
     crate.add(File(crate, place + name, properties=properties))
@@ -337,6 +364,7 @@ def _describe_run(
     crate: ROCrate,
     jobs: Mapping[str, Job],
     workflow: Reference,
+    protocol: Reference,
     made: Mapping[str, Sequence[Reference]],
     at: Reference,
 ) -> Reference:
@@ -356,7 +384,7 @@ def _describe_run(
         description="From the protocol to the tables that no other job read.",
         instrument=workflow,
         agent=at,
-        object=[ref(PROTOCOL)],
+        object=[protocol],
         result=[each for name, files in made.items() if name not in read for each in files],
         actionStatus="http://schema.org/CompletedActionStatus",
         **times,

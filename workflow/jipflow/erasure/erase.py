@@ -30,6 +30,7 @@ from jipflow.provenance import NAME as RECORD
 from jipflow.reasons import StageError
 from jipflow.release.ledger import Ledger
 from jipflow.settings.site import Folder, Site
+from jipflow.subset import FOLDER as SUBSET
 
 JOURNAL = "erasing.json"
 """What names the patients of an erasure that has not ended, in the folder of the ledger."""
@@ -243,6 +244,11 @@ def _clean(
             for path in inside_results
             if len(path.parts) > 1 and path.parts[0] != "catalog"
         }
+        for name in sorted(made.protocols):
+            for crates in (results / name, results / name / SUBSET):
+                # It has the hashes of tables that had the patients; the next run makes another.
+                if (crate := crates / "crate" / "run.zip").is_file():
+                    _remove(crate, [crate.with_name(RECORD)], made)
     emptied = {parent for path in made.changed() for parent in path.parents}
     for folder, _, _ in os.walk(place, topdown=False):
         path = Path(folder)
