@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """Installs an archive of jipflow at a site without network, and switches between versions.
 
-    python3 install.py ARCHIVE --key ed25519:... --to /opt/jipflow
-    python3 install.py --list --to /opt/jipflow
-    python3 install.py --use NAME --to /opt/jipflow
+    python3 -I install.py ARCHIVE --key ed25519:... --to /opt/jipflow
+    python3 -I install.py --list --to /opt/jipflow
+    python3 -I install.py --use NAME --to /opt/jipflow
 
 The archive is one that `jipflow archive` wrote, with its .sig beside it. Nothing of it is opened
 before the signature has been verified, with the key that you got from its maker by another way than
-the archive. Needs Python's standard library alone.
+the archive. Needs Python's standard library alone, and -I, without which Python would first look
+for that library in the folder of this file.
 """
 
-from __future__ import annotations
+import sys
+
+if __name__ == "__main__" and not sys.flags.isolated:
+    sys.exit("install: start it with python3 -I, or a file beside it could run before all checks.")
 
 import argparse
 import fcntl
@@ -20,7 +24,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import sysconfig
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -30,6 +33,8 @@ MANIFEST = "manifest.json"
 INSTALLED = "installed.json"
 """The manifest of what a folder was installed from, written when all of it is there."""
 PLACES = ("repository", "wheels", "carried")
+OWN = (INSTALLED, ".venv", "wheels", "carried")
+"""What a version's folder has besides the repository."""
 CHUNK = 2**20
 
 PRIME = 2**255 - 19
@@ -111,10 +116,10 @@ def verified(stream, path, key):
         raise Refused("--key is ed25519: and 64 hexadecimal digits, as `jipflow keys show` prints.")
     beside = Path(f"{path}.sig")
     try:
-        said = json.loads(beside.read_text(encoding="ascii"))
-        digests = [said[name] for name in ("sha256", "manifest")]
-        signature = bytes.fromhex(said["signature"])
-        known = said["format"] == FORMAT and all(re.fullmatch("[0-9a-f]{64}", d) for d in digests)
+        stated = json.loads(beside.read_text(encoding="ascii"))
+        digests = [stated[name] for name in ("sha256", "manifest")]
+        signature = bytes.fromhex(stated["signature"])
+        known = stated["format"] == FORMAT and all(re.fullmatch("[0-9a-f]{64}", d) for d in digests)
     except FileNotFoundError:
         raise Refused(f"{beside} is missing; carry it in with the archive.") from None
     except (ValueError, KeyError, TypeError):
@@ -148,6 +153,8 @@ def read_manifest(archive, digest):
         parts = PurePosixPath(name).parts
         if len(parts) < 2 or parts[0] not in PLACES or ".." in parts or name != "/".join(parts):
             raise Refused(f"{name!r} would lie outside the folder.")
+        if parts[0] == "repository" and parts[1] in OWN:
+            raise Refused(f"{name!r} would lie in the place of what the installation makes.")
     for word in (manifest["version"], manifest["commit"]):
         if not re.fullmatch("[0-9A-Za-z.+-]{1,64}", word) or word.startswith("."):
             raise Refused("The manifest's version or commit is none.")
@@ -212,9 +219,11 @@ def install(path, key, home):
         with zipfile.ZipFile(stream) as archive:
             manifest = read_manifest(archive, digest)
             name = f"{manifest['version']}-{manifest['commit'][:12]}"
+            if path.name != f"jipflow-{name}.zip":
+                raise Refused(f"{path} is the archive of {name}; give it that name again.")
             folder = home / "versions" / name
-            if (folder / INSTALLED).is_file():
-                if json.loads((folder / INSTALLED).read_text()) == manifest:
+            if there := manifest_of(folder):
+                if there == manifest:
                     print(f"[2/4] {name} is installed already")
                     return name
                 raise Refused(
@@ -229,19 +238,48 @@ def install(path, key, home):
     set_up(folder, manifest)
     partial = folder / f".{INSTALLED}"
     partial.write_text(json.dumps(manifest))
+    # So that no power cut leaves a version whose files are not all there.
+    os.sync()
     os.replace(partial, folder / INSTALLED)
     return name
 
 
+def manifest_of(folder):
+    """Return the manifest that a folder was installed from; None where it is not all there."""
+    try:
+        return json.loads((folder / INSTALLED).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
 def installed(home):
     """Return the names of the versions that are there as a whole."""
-    return sorted(path.parent.name for path in (home / "versions").glob(f"*/{INSTALLED}"))
+    folders = (path.parent for path in (home / "versions").glob(f"*/{INSTALLED}"))
+    return sorted(folder.name for folder in folders if manifest_of(folder))
+
+
+def number(name):
+    """Return a version's number for comparison."""
+    return [int(part) for part in re.match(r"[0-9.]*", name)[0].split(".") if part]
+
+
+def switch_after(home, name):
+    """Switch to what was installed, unless it is older than what is in use."""
+    if (home / "current").is_symlink():
+        now = Path(os.readlink(home / "current")).name
+        if number(name) < number(now):
+            print(f"[4/4] {now} stays current, for it is newer; to go back, give --use {name}")
+            return
+    use(home, name)
 
 
 def use(home, name):
     """Have `current` be another version, in one step."""
     if name not in installed(home):
         raise Refused(f"{name!r} is not installed; there are: {', '.join(installed(home))}")
+    folder = home / "versions" / name
+    # A Python that was upgraded or removed since takes its environments with it.
+    run([str(folder / ".venv" / "bin" / "jipflow"), "--version"], folder)
     partial = home / ".current"
     partial.unlink(missing_ok=True)
     partial.symlink_to(Path("versions", name))
@@ -264,6 +302,8 @@ def main(words=None):
     if sum(asked) != 1 or bool(given.archive) != bool(given.key):
         parser.error("name an archive and its --key, or --use NAME, or --list")
     home = given.to.absolute()
+    # The account that runs jipflow is seldom the one that installs it.
+    os.umask(0o022)
     try:
         if given.list:
             current = os.readlink(home / "current") if (home / "current").is_symlink() else ""
@@ -273,7 +313,10 @@ def main(words=None):
         home.mkdir(parents=True, exist_ok=True)
         with open(home / ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            use(home, install(given.archive, given.key, home) if given.archive else given.use)
+            if given.archive:
+                switch_after(home, install(given.archive, given.key, home))
+            else:
+                use(home, given.use)
     except BlockingIOError:
         print(f"install: another one is at work in {home}; wait for it.", file=sys.stderr)
         return 1

@@ -66,7 +66,7 @@ def commit(repository, version):
         subprocess.run([*git, *words], check=True)
 
 
-def forged(path, key, members, names=None, **keys):
+def forged(folder, key, members, names=None, **keys):
     """Write an archive that its maker has signed, with members as they are given."""
     files = {
         name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -77,6 +77,7 @@ def forged(path, key, members, names=None, **keys):
         **{"python": f"{sys.version_info[0]}.{sys.version_info[1]}", "files": names or files},
         **{"platform": sysconfig.get_platform(), **keys},
     }
+    path = folder / f"jipflow-{manifest['version'].replace('/', '')}-{manifest['commit'][:12]}.zip"
     text = json.dumps(manifest).encode()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("manifest.json", text)
@@ -109,7 +110,7 @@ def made(tmp_path_factory):
         )
     except StageError as error:
         unavailable(f"no index of packages gives setuptools and wheel: {error}")
-    return [path, forged(folder / "newer.zip", key, newer(path), version="1.1.0")], key, public
+    return [path, forged(folder, key, newer(path), version="1.1.0")], key, public
 
 
 def newer(path):
@@ -125,7 +126,7 @@ def without_network(*words, folder):
     """Run the installer in a network namespace that holds nothing, where one can be made."""
     apart = ["unshare", "--map-root-user", "--net"]
     tried = subprocess.run([*apart, "true"], capture_output=True, check=False)
-    command = [*(apart if tried.returncode == 0 else []), sys.executable, str(SCRIPT), *words]
+    command = [*(apart if tried.returncode == 0 else []), sys.executable, "-I", str(SCRIPT), *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -188,12 +189,17 @@ def test_a_site_installs_without_network_and_switches_back_and_forth(made, home)
         assert os.readlink(home / "current") == f"versions/{name}"
 
 
-def test_the_same_archive_again_installs_nothing_and_switches(made, home, capsys):
+def test_an_older_archive_installs_nothing_twice_and_is_not_switched_to(made, home, capsys):
     paths, _, public = made
     before = {path: path.stat().st_mtime_ns for path in home.rglob("*.py")}
-    assert installer.main([str(paths[0]), "--key", public, "--to", str(home)]) == 0
-    assert "is installed already" in capsys.readouterr().out
-    assert answers(home) == "1.0.0"
+    for path, last in zip(
+        paths, ("stays current, for it is newer", "current is 1.1.0"), strict=True
+    ):
+        assert installer.main([str(path), "--key", public, "--to", str(home)]) == 0
+        printed = capsys.readouterr().out
+        assert "is installed already" in printed
+        assert last in printed
+        assert answers(home) == "1.1.0"
     assert {path: path.stat().st_mtime_ns for path in before} == before
     installer.main(["--to", str(home), "--list"])
     assert "1.0.0" in capsys.readouterr().out.splitlines()[0]
@@ -206,6 +212,46 @@ def test_a_version_that_is_not_there_as_a_whole_is_none_to_switch_to(home, capsy
     assert "'1.2.0-cut' is not installed; there are: 1.0.0-" in capsys.readouterr().err
     assert os.readlink(home / "current") == before
     (home / "versions" / "1.2.0-cut").rmdir()
+
+
+def test_a_file_beside_the_installer_does_not_run(tmp_path):
+    shutil.copyfile(SCRIPT, tmp_path / "install.py")
+    for name in ("argparse.py", "__future__.py"):
+        (tmp_path / name).write_text("print('ran')")
+    words = ["install.py", "--list", "--to", str(tmp_path)]
+    for options, code in (([], 1), (["-I"], 0)):
+        done = subprocess.run(
+            [sys.executable, *options, *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+
+
+def test_an_archive_under_the_name_of_another_is_refused(copy, tmp_path, capsys):
+    path, _, public = copy
+    other = path.with_name("jipflow-1.1.0-ba9876543210.zip")
+    path.rename(other)
+    Path(f"{path}.sig").rename(f"{other}.sig")
+    stated = refused([other, "--key", public, "--to", tmp_path / "opt"], capsys)
+    assert "is the archive of 1.0.0-" in stated
+    assert not (tmp_path / "opt" / "versions").exists()
+
+
+def test_a_version_that_does_not_start_is_none_to_switch_to(home, capsys):
+    before = os.readlink(home / "current")
+    (name,) = (each for each in installer.installed(home) if f"versions/{each}" != before)
+    program = home / "versions" / name / ".venv" / "bin" / "jipflow"
+    program.rename(program.with_name("away"))
+    assert installer.main(["--to", str(home), "--use", name]) == 1
+    program.with_name("away").rename(program)
+    assert os.readlink(home / "current") == before
+    (home / "versions" / name / "installed.json").rename(home / "kept")
+    (home / "versions" / name / "installed.json").write_text("")
+    assert name not in installer.installed(home)
+    (home / "kept").rename(home / "versions" / name / "installed.json")
 
 
 def refused(words, capsys):
@@ -258,6 +304,8 @@ def test_another_key_no_signature_and_a_damaged_one_are_refused(copy, tmp_path, 
         ({"/etc/x": b""}, {}, "would lie outside the folder"),
         ({"elsewhere/x": b""}, {}, "would lie outside the folder"),
         ({"repository//x": b""}, {}, "would lie outside the folder"),
+        ({"repository/installed.json": b"{}"}, {}, "of what the installation makes"),
+        ({"repository/.venv/bin/jipflow": b""}, {}, "of what the installation makes"),
         ({"repository/x": b""}, {"names": {}}, "other files than its manifest names"),
         ({}, {"names": {"repository/x": {}}}, "other files than its manifest names"),
         (
@@ -280,7 +328,7 @@ def test_what_a_maker_signed_by_mistake_is_refused_too(
     _, key, public = made
     if keys.get("names") == {}:
         keys = {**keys, "names": {"repository/y": {}}}
-    path = forged(tmp_path / "a.zip", key, members, **keys)
+    path = forged(tmp_path, key, members, **keys)
     assert message in refused([path, "--key", public, "--to", tmp_path / "opt"], capsys)
     assert installer.installed(tmp_path / "opt") == []
     assert not (tmp_path / "opt" / "current").is_symlink()
@@ -289,7 +337,7 @@ def test_what_a_maker_signed_by_mistake_is_refused_too(
 
 def test_wheels_that_are_not_there_leave_the_site_as_it_was(made, tmp_path, capsys):
     _, key, public = made
-    path = forged(tmp_path / "a.zip", key, {"repository/envs/constraints.txt": b""})
+    path = forged(tmp_path, key, {"repository/envs/constraints.txt": b""})
     stated = refused([path, "--key", public, "--to", tmp_path / "opt"], capsys)
     assert "failed" in stated
     assert installer.installed(tmp_path / "opt") == []
