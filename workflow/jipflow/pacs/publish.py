@@ -112,7 +112,8 @@ def run(
         made: the outcomes of both stages for a shard.
         settings: of the site and the protocol; ``site.publish`` names the PACS and the objects.
         results: the protocol's results folder, which the outcomes' outputs are relative to.
-        receipts: the shard's file of acknowledgements; what stands there is not sent again.
+        receipts: the shard's file of acknowledgements; what stands there is sent again where the
+            PACS no longer lists it.
 
     Returns:
         An outcome for each case and segmentation.
@@ -188,15 +189,16 @@ def _send(
         return "is of a patient who was erased, and is not sent"
     study, series, sop = (str(header.get(name) or "") for name in UIDS)
     sent = receipts.find(archive.name, sop)
-    if sent is not None and sent.sha256 == sha256:
-        return f"was sent at {sent.at}"
-    if sent is not None:
+    if sent is not None and sent.sha256 != sha256:
         raise CaseFault(
             Reason.PUBLISH_REJECTED,
             f"{output}: {archive.name} has another content under its SOP Instance UID {sop}, sent "
             f"at {sent.at}; delete that there and its line in {receipts.path.name}.",
         )
     try:
+        # A PACS that crashes may lose what it has acknowledged.
+        if sent is not None and archive.contains(study, series, sop):
+            return f"was sent at {sent.at}"
         note = _store(archive, path, (study, series, sop))
     except Rejected as error:
         raise CaseFault(Reason.PUBLISH_REJECTED, f"{output}: {error}") from None
@@ -206,6 +208,8 @@ def _send(
     receipts.add(Sent(sop, sha256, archive.name, output, now, note, series, study))
     if note == THERE_ALREADY:
         return note
+    if sent is not None:
+        return f"was sent at {sent.at}, was not there any more, and was sent again"
     return "sent" + (f" ({note})" if note else "")
 
 
