@@ -39,6 +39,17 @@ def test_a_table_that_was_cut_off_is_written_again_as_it_was(cohort, left):
     assert path.read_bytes() == content
 
 
+def test_wherever_a_table_is_cut_off_no_case_moves(cohort):
+    """The run that chooses the cohort again has no ``cases.tsv``: Snakemake removes it before."""
+    path, shards = cohort
+    content = path.read_bytes()
+    path.with_name("cases.tsv").unlink()
+    for left in range(len(content)):
+        path.write_bytes(content[:left])
+        found = assigned(path, [*CASES, "new"], 2)
+        assert found == {**shards, "new": "s00004"}, left
+
+
 def test_a_number_is_never_given_again(cohort):
     path, shards = cohort
     path.write_bytes(b"")

@@ -259,6 +259,17 @@ def test_a_file_fixed_in_place_changes_its_own_shard_only(world):
     assert changed == {series["1.2.1"]}
 
 
+@pytest.mark.parametrize("damaged", [b"", b"PAR1", None])
+def test_a_shards_file_that_was_cut_off_is_written_again(world, damaged):
+    rows = [row(f"p{i}", f"1.{i}", "CT", i) for i in range(3)]
+    world.select(rows)
+    path = min((world.folder / "cohort" / "shards").iterdir())
+    content = path.read_bytes()
+    path.write_bytes(content[:40] + bytes(40) + content[80:] if damaged is None else damaged)
+    world.select(rows)
+    assert path.read_bytes() == content
+
+
 def test_a_case_that_left_keeps_its_shard_for_its_return(world):
     rows = [row(f"p{i}", f"1.{i}", "CT", i) for i in range(3)]
     world.select(rows)

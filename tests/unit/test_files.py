@@ -13,6 +13,7 @@ from jipflow.files import (
     json_text,
     read_frame,
     read_json,
+    read_parquet,
     scratch_folder,
     stored_text,
     write_json,
@@ -119,3 +120,16 @@ def test_a_table_is_read_without_a_thread_that_outlives_it(tmp_path):
     subprocess.run([sys.executable, "-c", READS, str(path)], check=True)
     pd.testing.assert_frame_equal(read_frame(path), table)
     pd.testing.assert_frame_equal(read_frame(path, ["a", "b"]), table[["a", "b"]])
+
+
+def test_a_damaged_table_is_distinguished_from_a_disk_that_fails(tmp_path):
+    path = tmp_path / "table.parquet"
+    write_parquet(path, pd.DataFrame({"a": ["x" * 100] * 999}))
+    data = path.read_bytes()
+    for damaged in (b"", data[:50], data[:4] + bytes(40) + data[44:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="Parquet|damaged"):
+            read_parquet(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        read_parquet(path)

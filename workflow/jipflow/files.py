@@ -164,12 +164,19 @@ def read_parquet(path: Path | pa.BufferReader, columns: Sequence[str] | None = N
     (https://github.com/apache/arrow/issues/34314 and 50482), so that no thread is used.
 
     Raises:
-        OSError, ValueError: it is not there, or damaged.
+        OSError: it cannot be read.
+        ValueError: it is damaged.
     """
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
-        table = file.read(columns and list(columns), use_threads=False)
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns and list(columns), use_threads=False)
+    except OSError as error:
+        if error.errno is None:
+            # So Arrow names a page that is no page.
+            raise ValueError(f"a damaged table: {error}") from error
+        raise
     return table.select(list(columns)) if columns else table
 
 

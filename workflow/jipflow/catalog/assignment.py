@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
 from jipflow.files import atomic_path, read_parquet
 
@@ -27,10 +26,13 @@ def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
         size: most cases a new shard takes.
     """
     known, whole = _read(path)
-    opened = max((int(shard[1:]) for shard in known.values()), default=0)
+    last = max(known.values(), default="s00000")
+    files = {file.stem: file for file in sorted((path.parent / "shards").glob("s*.parquet"))}
+    opened = max(int(shard[1:]) for shard in (last, *files))
+    # A table that was cut off at the end of a line looks whole; its last rows are missing.
+    whole = whole and max(files, default="") <= last
+    whole = whole and known.keys() >= set(_cases_in(files[last]) if last in files else ())
     if not whole:
-        files = {file.stem: file for file in sorted((path.parent / "shards").glob("s*.parquet"))}
-        opened = max([opened, *(int(shard[1:]) for shard in files)])
         known = _read(path.with_name("cases.tsv"))[0] | known
         for shard, file in files.items():
             known = dict.fromkeys(_cases_in(file), shard) | known
@@ -66,6 +68,6 @@ def _cases_in(shard: Path) -> list[str]:
     """Return the cases of a shard's file; none where it is damaged."""
     try:
         found = read_parquet(shard, ["case_id"])["case_id"]
-    except pa.ArrowInvalid:
+    except ValueError:
         return []
     return sorted(set(found.to_pylist()))

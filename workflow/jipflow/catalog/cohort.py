@@ -478,12 +478,20 @@ def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, roles: pa
     ):
         written.add(shard)
         path = folder / f"{shard}.parquet"
-        if not path.is_file() or not read_parquet(path).equals(table):
+        if not _holds(path, table):
             with atomic_path(path) as partial:
                 pq.write_table(table, partial)
     for path in folder.glob("*.parquet"):
         if path.stem not in written:
             path.unlink()
+
+
+def _holds(path: Path, table: pa.Table) -> bool:
+    """Return whether a shard's file is there, whole, and has this table."""
+    try:
+        return path.is_file() and bool(read_parquet(path).equals(table))
+    except ValueError:
+        return False
 
 
 def _by_shard(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[str, pa.Table]]:
