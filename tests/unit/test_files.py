@@ -128,7 +128,7 @@ def test_a_damaged_table_is_distinguished_from_a_disk_that_fails(tmp_path):
     data = path.read_bytes()
     for damaged in (b"", data[:50], data[:4] + bytes(40) + data[44:]):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="Parquet|damaged"):
+        with pytest.raises(ValueError, match=r"Parquet|damaged"):
             read_parquet(path)
     path.unlink()
     with pytest.raises(FileNotFoundError):
