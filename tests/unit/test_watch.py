@@ -20,7 +20,7 @@ from jipflow.repair import counted, standing
 from jipflow.repair.after_run import counts_after, tell
 from jipflow.repair.estimate import Work, estimate
 from jipflow.repair.events import RunLog
-from jipflow.repair.metrics import metrics_text
+from jipflow.repair.metrics import metrics_text, write_metrics
 from jipflow.repair.sentences import sentences
 from jipflow.repair.standing import read_standing
 from jipflow.settings.after_run import AfterRun
@@ -115,10 +115,11 @@ def test_a_table_is_read_once_while_it_stays_the_same(results, monkeypatch):
 
 
 def test_metrics_have_the_numbers_of_status_and_name_nobody(results):
-    text = metrics_text(read_standing(results), 1234.0)
-    assert 'jipflow_cases{protocol="lung",state="failed"} 1\n' in text
-    assert 'jipflow_stage_cases{protocol="lung",stage="segment",state="left"} 3\n' in text
-    assert 'jipflow_results_state{state="free"} 1\n' in text
+    text = metrics_text(read_standing(results), "a", 1234.0)
+    assert 'jipflow_cases{results="a",protocol="lung",state="failed"} 1\n' in text
+    left = 'jipflow_stage_cases{results="a",protocol="lung",stage="segment",state="left"} 3\n'
+    assert left in text
+    assert 'jipflow_results_state{results="a",state="free"} 1\n' in text
     assert "jipflow_left_seconds" not in text
     samples = [line for line in text.splitlines() if not line.startswith("#")]
     assert all(SAMPLE.fullmatch(line) for line in samples)
@@ -146,6 +147,40 @@ def test_one_look_writes_page_and_metrics_whole(results, tmp_path):
     assert [path.name for path in metrics.parent.iterdir()] == ["jipflow.prom"]
 
 
+def test_two_results_folders_of_a_host_have_series_of_their_own(results, tmp_path):
+    files = [tmp_path / "collector" / name for name in ("a.prom", "b.prom")]
+    for file in files:
+        write_metrics(read_standing(results), file)
+    series = [
+        {line.rpartition(" ")[0] for line in file.read_text().splitlines() if line[0] != "#"}
+        for file in files
+    ]
+    assert series[0]
+    assert not series[0] & series[1]
+
+
+def test_a_half_written_file_of_metrics_is_none_to_the_collector(results, tmp_path, monkeypatch):
+    path = tmp_path / "collector" / "a.prom"
+    path.parent.mkdir()
+    left, fresh = (path.with_name(f".a.prom.partial-{number}") for number in (1, 2))
+    for file in (left, fresh):
+        file.write_text("half")
+    os.utime(left, (1, 1))
+    seen = []
+    replace = os.replace
+
+    def look(partial, target):
+        seen.extend(path.parent.iterdir())
+        replace(partial, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    write_metrics(read_standing(results), path)
+    assert len(seen) == 2
+    assert not [file for file in seen if file.name.endswith(".prom")]
+    # What another process may be writing stays.
+    assert sorted(path.parent.iterdir()) == [fresh, path]
+
+
 def test_it_is_watched_until_the_run_is_over(results, tmp_path, monkeypatch, capsys):
     states = iter(["free", "run", "run", "free"])
     monkeypatch.setattr(standing, "holder", lambda folder: Holder(next(states), "node", "7"))
@@ -157,12 +192,13 @@ def test_it_is_watched_until_the_run_is_over(results, tmp_path, monkeypatch, cap
     assert capsys.readouterr().out.count("lung: 6 cases") == 3
 
 
-def test_metrics_that_no_collector_reads_are_refused(results):
-    words = ["watch", "--once", "--results", str(results), "--metrics", str(results / "jipflow")]
+@pytest.mark.parametrize("name", ["jipflow", "of Doe.prom"])
+def test_metrics_that_no_collector_reads_are_refused(results, name):
+    words = ["watch", "--once", "--results", str(results), "--metrics", str(results / name)]
     command = [sys.executable, "-m", "jipflow", *words]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode
-    assert "ends with .prom" in ended.stderr
+    assert f"{name!r} is no name of metrics: take letters, digits" in ended.stderr
 
 
 def logged(path: Path) -> list[dict[str, object]]:

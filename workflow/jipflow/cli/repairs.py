@@ -52,13 +52,12 @@ def watch(
     What `jipflow status` counts, with the work that is left; before a run it waits for one.
     """
     from jipflow.cli.watching import keep_watch
+    from jipflow.repair.metrics import why_no_metrics
 
     if every < 1:
         raise UsageError("--every takes a number of seconds from 1")
-    if metrics is not None and metrics.suffix != ".prom":
-        raise UsageError(
-            "--metrics takes a file that ends with .prom; the collector reads no other"
-        )
+    if metrics is not None and (why := why_no_metrics(metrics)):
+        raise UsageError(f"--metrics: {why}")
     keep_watch(results, protocol, 0 if once else every, page, metrics)
 
 
