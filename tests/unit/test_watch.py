@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import re
+import shutil
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
 import pytest
 
 from jipflow.cli.watching import keep_watch
+from jipflow.files import read_frame, read_parquet, write_parquet
 from jipflow.lock import Holder
 from jipflow.outcomes import Outcome
-from jipflow.repair import counted, standing
+from jipflow.repair import after_run, counted, standing
 from jipflow.repair.after_run import counts_after, tell
 from jipflow.repair.estimate import Work, estimate
 from jipflow.repair.events import RunLog
@@ -24,6 +28,7 @@ from jipflow.repair.metrics import metrics_text, write_metrics
 from jipflow.repair.sentences import sentences
 from jipflow.repair.standing import read_standing
 from jipflow.settings.after_run import AfterRun
+from jipflow.settings.resources import ROOT
 from repair_world import STAGES, write_cohort, write_shard, write_stage
 
 CASES = {"s00001": ["aaa", "bbb", "ccc"], "s00002": ["ddd", "eee"], "s00003": ["fff"]}
@@ -276,3 +281,47 @@ def test_before_the_first_cohort_the_command_is_given_how_the_run_ended(tmp_path
         "site": "north",
         "protocol": "lung",
     }
+
+
+def test_a_damaged_table_of_the_protocol_is_none(results):
+    path = results / "lung" / "shards" / "s00001" / "segment" / "outcomes.parquet"
+    whole = path.read_bytes()
+    # The pages; the footer, which is read first, stays.
+    path.write_bytes(whole[:4] + bytes(len(whole) // 4) + whole[4 + len(whole) // 4 :])
+    with pytest.raises(OSError, match="thrift") as damage:
+        read_parquet(path)
+    assert damage.value.errno is None
+    assert counts_after(results, "north", "lung", "ended")["stages"]["segment"]["ok"] == 0
+
+
+def test_the_damage_of_another_protocol_keeps_no_count_from_the_command(results):
+    shutil.copytree(results / "lung", results / "brain")
+    spoilt = [Outcome("aaa", "measure", "gtv")]
+    write_stage(results / "brain", "s00001", "measure", spoilt)
+    path = results / "brain" / "shards" / "s00001" / "measure" / "outcomes.parquet"
+    table = read_frame(path)
+    write_parquet(path, table.assign(status="unheard of"))
+    assert counts_after(results, "north", "lung", "ended")["cases"] == 6
+    assert "cases" not in counts_after(results, "north", "brain", "ended")
+
+
+def test_what_cannot_be_counted_ends_no_run(results, monkeypatch):
+    def stale(*arguments):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(after_run, "read_standing", stale)
+    assert counts_after(results, "north", "lung", "ended").keys() == {"state", "site", "protocol"}
+
+
+@pytest.mark.parametrize(("block", "state"), [("onsuccess", "ended"), ("onerror", "failed")])
+def test_the_command_is_run_where_the_last_words_of_a_run_fail(block, state):
+    text = (ROOT / "workflow" / "Snakefile").read_text()
+    code = re.search(rf"^{block}:\n((?:    .*\n|\n)+)", text, re.M)[1]
+    said = []
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError, match="No space"):
+        exec(textwrap.dedent(code), {"is_hub": full, "config": {}, "end_log": said.append})
+    assert said == [state]

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jipflow.reasons import StageError
 from jipflow.repair.standing import read_standing
 from jipflow.settings.after_run import AfterRun
 
@@ -21,6 +22,9 @@ OF_THE_RUN = ("JIPFLOW_RUN", "JIPFLOW_SERVER")
 def counts_after(results: Path, site: str, protocol: str, state: str) -> dict[str, Any]:
     """Return what the command is given: counts by stage and reason, and no case.
 
+    Where they cannot be read, as on a disk that is gone, it is given how the run ended alone: a
+    run that is over does not fail by being counted.
+
     Args:
         results: folder for the results of all protocols.
         site: id of the site.
@@ -28,7 +32,10 @@ def counts_after(results: Path, site: str, protocol: str, state: str) -> dict[st
         state: ``ended`` or ``failed``.
     """
     about: dict[str, Any] = {"state": state, "site": site, "protocol": protocol}
-    found = [each for each in read_standing(results).protocols if each.protocol == protocol]
+    try:
+        found = read_standing(results, protocol).protocols
+    except (StageError, OSError, ValueError, KeyError):
+        return about
     for each in found:
         about |= {name: getattr(each, name) for name in COUNTS}
         about["stages"] = {name: asdict(stage) for name, stage in each.stages.items()}

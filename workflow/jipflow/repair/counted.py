@@ -111,5 +111,10 @@ def _read(path: Path) -> tuple[list[Row], float]:
             read = table.read([*columns, "seconds"], use_threads=False)
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
         return [], 0.0
+    except OSError as error:
+        # Arrow raises it without a number for pages that it cannot decode.
+        if error.errno is not None:
+            raise
+        return [], 0.0
     values = zip(*(read[name].to_pylist() for name in columns), strict=True)
     return [Row(*each) for each in values], sum(read["seconds"].to_pylist())
