@@ -289,17 +289,18 @@ def begin_log():
 
 def end_log(state):
     """Log the end of the run, and run the command that a site has named for then."""
-    from jipflow.repair.after_run import counts_after, tell
+    from jipflow.repair.after_run import counts_after, secret_variables, tell
     from jipflow.repair.events import RunLog
 
     for each in logger.handlers:
         if isinstance(each, RunLog):
             each.finish(state)
     if not is_hub(config) and SITE_SETTINGS.site.after_run:
+        site = SITE_SETTINGS.site
         about = counts_after(
             Path(ALL_RESULTS), SITE_ID, SITE_SETTINGS.protocol_id, state
         )
-        if wrong := tell(SITE_SETTINGS.site.after_run, about):
+        if wrong := tell(site.after_run, about, secret_variables(site)):
             logger.warning(wrong)
 
 

@@ -21,7 +21,7 @@ from jipflow.files import read_frame, read_parquet, write_parquet
 from jipflow.lock import Holder
 from jipflow.outcomes import Outcome
 from jipflow.repair import after_run, counted, standing
-from jipflow.repair.after_run import counts_after, tell
+from jipflow.repair.after_run import counts_after, secret_variables, tell
 from jipflow.repair.estimate import Work, estimate
 from jipflow.repair.events import RunLog
 from jipflow.repair.metrics import metrics_text, write_metrics
@@ -29,6 +29,8 @@ from jipflow.repair.sentences import sentences
 from jipflow.repair.standing import read_standing
 from jipflow.settings.after_run import AfterRun
 from jipflow.settings.resources import ROOT
+from jipflow.settings.schema import load
+from jipflow.settings.site import Site
 from repair_world import STAGES, write_cohort, write_shard, write_stage
 
 CASES = {"s00001": ["aaa", "bbb", "ccc"], "s00002": ["ddd", "eee"], "s00003": ["fff"]}
@@ -273,6 +275,47 @@ def test_a_command_that_fails_changes_nothing_and_is_named(results):
     assert "cannot be run" in tell(AfterRun(command=["/nowhere/tell"]), about)
     slow = AfterRun(command=["sleep", "9"], seconds=1)
     assert tell(slow, about) == "after_run: sleep was ended after 1 s."
+    assert "embedded null byte" in tell(AfterRun(command=["true", "a\0b"]), about)
+
+
+def test_what_the_command_has_started_ends_with_it(tmp_path):
+    file = tmp_path / "pid"
+    script = 'sleep 60 & echo $! > "$0"; wait'
+    slow = AfterRun(command=["sh", "-c", script, str(file)], seconds=1)
+    assert tell(slow, {}) == "after_run: sh was ended after 1 s."
+    status = Path("/proc", file.read_text().strip(), "stat")
+    for _ in range(50):
+        # One that nobody has waited for yet is dead, too.
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("a process of the command goes on")
+
+
+def test_the_command_after_a_run_gets_no_secret_of_the_site(tmp_path, monkeypatch):
+    deletion = {"by": "dicomweb", "password_env": "DELETING"}
+    archive = {"name": "pacs", "kind": "dicomweb", "url": "https://pacs.example.org/dicom-web"}
+    content = {
+        "site": {"id": "north", "name": "North"},
+        "sources": [archive | {"token_env": "ASKING", "deletion": deletion}],
+        "clinical": {
+            "kind": "omop",
+            "database": "postgresql://reader@db.example.org/omop",
+            "password_env": "READING",
+            "map": "map.yaml",
+        },
+    }
+    names = {"ASKING", "DELETING", "READING"}
+    secrets = secret_variables(load(Site, content, "site.yaml"))
+    assert secrets == names
+    for name in names:
+        monkeypatch.setenv(name, "geheim")
+    command = AfterRun(command=["sh", "-c", 'env > "$0"', str(tmp_path / "env")])
+    assert tell(command, {"state": "ended"}, secrets) == ""
+    variables = (tmp_path / "env").read_text()
+    assert "JIPFLOW_STATE=ended" in variables
+    assert "geheim" not in variables
 
 
 def test_before_the_first_cohort_the_command_is_given_how_the_run_ended(tmp_path):

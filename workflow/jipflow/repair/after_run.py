@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 from jipflow.reasons import StageError
 from jipflow.repair.standing import read_standing
 from jipflow.settings.after_run import AfterRun
+from jipflow.settings.site import Site
 
 COUNTS = ("cases", "ok", "failed", "waiting", "open", "excluded", "shards", "shards_done")
 
@@ -43,19 +47,39 @@ def counts_after(results: Path, site: str, protocol: str, state: str) -> dict[st
     return about
 
 
-def tell(command: AfterRun, about: dict[str, Any]) -> str:
+def secret_variables(site: Site) -> set[str]:
+    """Return the environment variables that a site's settings name for tokens and passwords."""
+    return set(_variables(site.model_dump()))
+
+
+def _variables(content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            if key.endswith("_env") and isinstance(value, str):
+                yield value
+            else:
+                yield from _variables(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _variables(value)
+
+
+def tell(command: AfterRun, about: dict[str, Any], secrets: Collection[str] = ()) -> str:
     """Run the command, with what it is given as JSON on its standard input.
 
-    What is one value is in its environment, too, as ``JIPFLOW_STATE`` or ``JIPFLOW_FAILED``.
+    What is one value is in its environment, too, as ``JIPFLOW_STATE`` or ``JIPFLOW_FAILED``. When
+    its time is over, all that it has started is killed with it.
 
     Args:
         command: of the site.
         about: what it is given.
+        secrets: variables of this environment that it does not get.
 
     Returns:
         What went wrong, in a sentence; empty where nothing did. It changes nothing of the run.
     """
-    own = {key: value for key, value in os.environ.items() if key not in OF_THE_RUN}
+    kept_back = {*OF_THE_RUN, *secrets}
+    own = {key: value for key, value in os.environ.items() if key not in kept_back}
     given = {
         f"JIPFLOW_{key.upper()}": str(value)
         for key, value in about.items()
@@ -63,16 +87,29 @@ def tell(command: AfterRun, about: dict[str, Any]) -> str:
     }
     name = command.command[0]
     try:
-        ended = subprocess.run(
-            command.command,
-            env=own | given,
-            input=json.dumps(about) + "\n",
-            text=True,
-            timeout=command.seconds,
-            check=False,
-        )
+        status = _run(command, own | given, json.dumps(about) + "\n")
     except subprocess.TimeoutExpired:
         return f"after_run: {name} was ended after {command.seconds} s."
     except OSError as error:
         return f"after_run: {name} cannot be run: {error.strerror}."
-    return f"after_run: {name} ended with status {ended.returncode}." if ended.returncode else ""
+    except ValueError as error:
+        return f"after_run: {name!r} cannot be run: {error}."
+    return f"after_run: {name} ended with status {status}." if status else ""
+
+
+def _run(command: AfterRun, environment: dict[str, str], text: str) -> int:
+    """Run the command in a group of processes of its own, and return its exit status."""
+    with subprocess.Popen(
+        command.command,
+        env=environment,
+        stdin=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            process.communicate(text, command.seconds)
+        except BaseException:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode
