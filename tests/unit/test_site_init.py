@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import socket
 import stat
 import subprocess
@@ -345,6 +346,36 @@ def test_other_schedulers_are_found_by_their_queues(place, name, prints, schedul
     program(place, name, prints)
     found = schedulers.find()
     assert (found.name, found.queues) == (scheduler, queues)
+
+
+def test_a_queue_of_gpus_needs_that_of_the_other_jobs(place, capsys):
+    given = ["--yes", "--scheduler", "lsf"]
+    with pytest.raises(SystemExit):
+        main(words(place, *given, gpu_partition="gpuq"))
+    error = capsys.readouterr().err
+    assert "--partition is missing: partition or queue of jobs without a GPU" in error
+    assert not (place / "config").exists()
+    assert main(words(place, *given, gpu_partition="gpuq", partition="normal")) == 0
+    options = read_profile(profile(place))
+    assert "queue='normal'" in options["default-resources"]
+    assert "segment:queue='gpuq' if $JIPFLOW_GPU else 'normal'" in options["set-resources"]
+
+
+def test_the_profile_of_the_site_guide_sends_stages_that_share_a_job_to_one_partition(
+    tmp_path, monkeypatch
+):
+    """SLURM's executor ends a run whose group names two partitions."""
+    text = (ROOT / "docs" / "site-guide.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```yaml\n(# my-slurm/config.yaml.*?)```", text, re.S)
+    (tmp_path / "config.yaml").write_text("\n".join(blocks))
+    options = read_profile(tmp_path / "config.yaml")
+    (others,) = [each for each in options["default-resources"] if "partition" in each]
+    (segment,) = [each for each in options["set-resources"] if each.startswith("segment")]
+    expression = segment.removeprefix("segment:slurm_partition=")
+    shared = {"wildcards": None, "input": [], "attempt": 1, "async_run": None}
+    for gpu, partition in (("1", "gpu"), ("0", others.partition("=")[2])):
+        monkeypatch.setenv("JIPFLOW_GPU", gpu)
+        assert Resource.cli_evaluator("slurm_partition", expression, **shared) == partition
 
 
 def test_a_pacs_that_is_not_there_is_named_and_the_site_is_written(place, capsys):

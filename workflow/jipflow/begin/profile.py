@@ -56,7 +56,7 @@ class Profile:
         cores: that jobs on this machine share; None on a cluster.
         memory_mb: likewise.
         queue: partition or queue of all jobs.
-        gpu_queue: partition or queue of jobs that ask for a GPU.
+        gpu_queue: partition or queue of jobs that ask for a GPU; only beside `queue`.
         account: of SLURM.
     """
 
@@ -109,9 +109,9 @@ class Profile:
             ]
         if self.gpu_queue is not None:
             chosen = dict.fromkeys(GPU_RULES, f"'{self.gpu_queue}'")
-            if self.queue is not None:
-                # A protocol without networks has no GPU job; rules/common.smk states which it is.
-                chosen["segment"] += f" if $JIPFLOW_GPU else '{self.queue}'"
+            # A protocol without networks has no GPU job, and stages that share a job have one
+            # partition; rules/common.smk states which it is.
+            chosen["segment"] += f" if $JIPFLOW_GPU else '{self.queue}'"
             content["set-resources"] = {
                 rule: {QUEUES[self.base]: value} for rule, value in chosen.items()
             }

@@ -289,8 +289,8 @@ def _queues(given: Given, found: schedulers.Found, ask: Asker) -> tuple[str | No
     """
     options = {"--partition": given.partition, "--gpu-partition": given.gpu_partition}
     for option, value in options.items():
-        if value is not None and not schedulers.QUEUE.fullmatch(value):
-            raise UsageError(f"{option}: {value!r} is no name of a partition or queue")
+        if value is not None and (why := _why_no_queue(value)):
+            raise UsageError(f"{option}: {why}")
         if value is not None and found.queues and value not in found.queues:
             raise UsageError(f"{option}: {value!r} is none of {', '.join(found.queues)}")
         if value is not None and found.name == "none":
@@ -303,7 +303,16 @@ def _queues(given: Given, found: schedulers.Found, ask: Asker) -> tuple[str | No
     with_gpus = [each.name for each in found.partitions if each.gpus and each.up]
     if gpu_queue is None and with_gpus and queue not in with_gpus:
         gpu_queue = _chosen(with_gpus, "Partition for jobs with a GPU", "--gpu-partition", ask)
+    if gpu_queue is not None and queue is None:
+        question = "Partition or queue of jobs without a GPU"
+        queue = ask.ask(question, "--partition", _why_no_queue)
     return queue, gpu_queue if gpu_queue != queue else None
+
+
+def _why_no_queue(text: str) -> str:
+    return (
+        "" if schedulers.QUEUE.fullmatch(text) else f"{text!r} is no name of a partition or queue"
+    )
 
 
 def _chosen(names: list[str], question: str, option: str, ask: Asker) -> str:
