@@ -123,15 +123,44 @@ def test_a_second_time_nothing_changes_and_nothing_is_lost(place, capsys):
     assert main(words(place, "--yes")) == 0
     assert capsys.readouterr().out.count("as it was") == 4
     assert {path: path.read_bytes() for path in files} == before
-    assert main(words(place, "--yes", name="Another", id="north")) == 1
-    assert "Nothing was written" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in files} == before
-    assert main(words(place, "--yes", "--replace", name="Another")) == 0
-    kept = place / "the site" / "site.yaml.before-1"
-    assert kept.read_bytes() == before[place / "the site" / "site.yaml"]
-    keys = {path: content for path, content in before.items() if path.suffix == ".key"}
-    assert len(keys) == 2
-    assert {path: path.read_bytes() for path in keys} == keys
+
+
+def test_settings_that_are_there_stay_and_the_profile_alone_is_replaced(place, capsys):
+    assert main(words(place, "--yes")) == 0
+    settings = place / "the site" / "site.yaml"
+    content = yaml.safe_load(settings.read_text(encoding="utf-8"))
+    content["identity"]["signing_key_file"] = "keys/own.key"
+    content |= {"hub": {"id": "hub"}, "permissions": {"umask": "027"}}
+    settings.write_text(yaml.safe_dump(content))
+    kept = [settings, place / "the site" / "secrets" / "identity.key"]
+    before = {path: path.read_bytes() for path in kept}
+    first = profile(place).read_bytes()
+    other = words(place, "--yes", "--scheduler", "slurm", partition="main", name="Another")
+    assert main(other) == 1
+    assert f"{profile(place)}: there already, and says something else" in capsys.readouterr().err
+    assert profile(place).read_bytes() == first
+    assert main([*other, "--replace"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{settings}: as it was; what it says differs from the answers" in printed
+    assert profile(place).with_name(f"{NAME}.before-1").read_bytes() == first
+    assert {path: path.read_bytes() for path in kept} == before
+    assert (place / "the site" / "keys" / "own.key").is_file()
+    assert not list((place / "the site").glob("site.yaml.*"))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"), [("site: {id: 1", "site.yaml"), (None, "has the settings of site 'north'")]
+)
+def test_settings_of_another_site_are_never_replaced(place, text, says, capsys):
+    assert main(words(place, "--yes")) == 0
+    settings = place / "the site" / "site.yaml"
+    if text is not None:
+        settings.write_text(text)
+    before = settings.read_bytes()
+    assert main(words(place, "--yes", "--replace", id="south")) == 1
+    assert says in capsys.readouterr().err
+    assert settings.read_bytes() == before
+    assert not profile(place, "south").exists()
 
 
 def test_results_whose_secret_is_lost_are_no_new_site(place, capsys):

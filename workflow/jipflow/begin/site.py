@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from jipflow.settings.folders import checked_folder
 from jipflow.settings.part import ID_PATTERN
 from jipflow.settings.resources import ConfigError
+from jipflow.settings.run import load_site
 from jipflow.settings.schema import load
 from jipflow.settings.site import Site, check_site
 
@@ -114,6 +116,35 @@ class Answers:
                 "count the results; name another."
             )
         return site
+
+
+def settings_there(answers: Answers) -> tuple[Site, Path] | None:
+    """Return the settings that a site has already, and its results folder; None where it has none.
+
+    They are a person's once they are written, who adds what the hub says or who has consented, so
+    that they are never replaced.
+
+    Raises:
+        ConfigError: the file is of another site, or cannot be read as settings.
+    """
+    if not answers.file.exists():
+        return None
+    with chdir(answers.folder):
+        site, results = load_site(answers.file)
+        check_site(site, str(answers.file))
+    if site.site.id != answers.site:
+        raise ConfigError(
+            f"{answers.file} has the settings of site {site.site.id!r}, which are never replaced; "
+            "name another --folder, or its --id."
+        )
+    identity = site.identity
+    located = {
+        key: str(answers.folder / path)
+        for key in ("secret_file", "signing_key_file")
+        if (path := getattr(identity, key))
+    }
+    kept = site.model_copy(update={"identity": identity.model_copy(update=located)})
+    return kept, answers.folder / results
 
 
 def site_text(answers: Answers, *, cuda: bool) -> str:

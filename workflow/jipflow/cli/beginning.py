@@ -13,7 +13,7 @@ from pathlib import Path
 from jipflow.begin import machine, schedulers
 from jipflow.begin.files import write_files
 from jipflow.begin.profile import NAME, Profile, user_profiles
-from jipflow.begin.site import Answers, site_text, why_no_id, why_no_pacs
+from jipflow.begin.site import Answers, settings_there, site_text, why_no_id, why_no_pacs
 from jipflow.cli.command import UsageError
 from jipflow.cli.rights import masked
 from jipflow.files import local_path
@@ -61,8 +61,10 @@ def begin(given: Given) -> None:
     """
     ask = Asker(not given.yes and sys.stdin.isatty())
     answers = _answers(given, ask)
-    site = answers.checked()
-    check_secret(Path(site.identity.secret_file), answers.results)
+    asked_for = answers.checked()
+    there = settings_there(answers)
+    site, results = there or (asked_for, answers.results)
+    check_secret(Path(site.identity.secret_file), results)
     found = _Found.looked_for(given.scheduler)
     print("found", *found.lines(), *_echoes(site), sep="\n  ")
     base, why = found.base()
@@ -91,12 +93,18 @@ def begin(given: Given) -> None:
         print(f"  partition of jobs that ask for a GPU: {gpu_queue}")
     print(f"  neural networks: {'on a GPU' if cuda else 'on what PyTorch finds (device: auto)'}")
     target = (given.profiles or user_profiles()).absolute() / answers.site / NAME
-    if not ask.agrees(f"Write {answers.file} and {target}?"):
+    files = [target] if there else [answers.file, target]
+    if not ask.agrees(f"Write {' and '.join(map(str, files))}?"):
         raise UsageError("nothing was written")
-    texts = {answers.file: site_text(answers, cuda=cuda), target: profile.text()}
+    texts = {target: profile.text()}
+    settings = site_text(answers, cuda=cuda)
+    if there is None:
+        texts = {answers.file: settings, **texts}
     with masked(0o077):
         written = write_files(texts, replace=given.replace)
-        print("written", *written, *_keys(site, answers), sep="\n  ")
+        if there is not None:
+            written.insert(0, _as_it_was(answers.file, settings))
+        print("written", *written, *_keys(site, results), sep="\n  ")
     print("next", *_next(answers, given.profiles, base, site), sep="\n  ")
 
 
@@ -347,14 +355,21 @@ def _echoes(site: Site) -> Iterator[str]:
             yield f"PACS: answers {what}"
 
 
-def _keys(site: Site, answers: Answers) -> Iterator[str]:
+def _as_it_was(file: Path, text: str) -> str:
+    """Return a sentence about settings that are kept, whatever the answers."""
+    if file.read_text(encoding="utf-8") == text:
+        return f"{file}: as it was"
+    return f"{file}: as it was; what it says differs from the answers, and is changed in it alone"
+
+
+def _keys(site: Site, results: Path) -> Iterator[str]:
     """Make the site's secret and key where they are not there, and yield a line about each."""
     from jipflow.exchange.keys import load_or_create_key, public_text
     from jipflow.privacy.pseudonyms import site_secret
 
     secret, key = Path(site.identity.secret_file), Path(site.identity.signing_key_file)
     there = {path for path in (secret, key) if path.exists()}
-    site_secret(secret, answers.results)
+    site_secret(secret, results)
     public = public_text(load_or_create_key(key))
     for path in (secret, key):
         yield f"{path}: {'as it was' if path in there else 'new, mode 0600'}"

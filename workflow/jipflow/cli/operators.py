@@ -35,7 +35,7 @@ def site_init(
     account: Annotated[str | None, "account of SLURM"] = None,
     profiles: Annotated[Path | None, "folder for the profile, instead of Snakemake's own"] = None,
     yes: Annotated[bool, "ask nothing; what is missing is an error"] = False,
-    replace: Annotated[bool, "replace files that say something else, and keep these"] = False,
+    replace: Annotated[bool, "replace a profile that says something else, and keep it"] = False,
 ) -> None:
     """Write a new site's settings, keys and profile.
 
