@@ -21,7 +21,7 @@ from snakemake.resources import Resource
 
 from jipflow.begin import machine, schedulers
 from jipflow.begin.profile import NAME, user_profiles
-from jipflow.cli import main
+from jipflow.cli import beginning, main
 from jipflow.settings.resources import ROOT
 from jipflow.settings.run import load_settings
 from other_account import as_another_account
@@ -197,6 +197,8 @@ def test_a_profile_of_another_making_stays(place, capsys):
         ("protocol", "nonsense", "nonsense"),
         ("partition", "a b", "--partition: 'a b' is no name of a partition or queue"),
         ("partition", "main", "there is no scheduler here"),
+        ("account", "o'brien", '--account: "o\'brien" is no name of an account'),
+        ("account", "radiology", "--account: it is of SLURM, which is not the scheduler here"),
     ],
 )
 def test_an_answer_that_is_none_is_refused_in_a_line(place, option, value, part, capsys):
@@ -221,9 +223,10 @@ def test_where_nobody_answers_the_missing_option_is_named(place, missing, option
     assert not (place / "config").exists()
 
 
-def test_a_title_is_asked_for_where_the_pacs_speaks_dimse(place, capsys):
+@pytest.mark.parametrize("host", ["localhost", "https-pacs.klinik.de", "http"])
+def test_a_title_is_asked_for_where_the_pacs_speaks_dimse(place, host, capsys):
     with pytest.raises(SystemExit):
-        main(words(place, "--yes", pacs="localhost:104"))
+        main(words(place, "--yes", pacs=f"{host}:104"))
     assert "--called-aet is missing" in capsys.readouterr().err
 
 
@@ -237,7 +240,7 @@ def test_a_person_is_asked_again_until_the_answer_is_one(place):
     answers = ["../x", "north", "North Hospital", str(place / "site"), "/nowhere",
                str(place / "images"), "", "y"]  # fmt: skip
     leader, follower = pty.openpty()
-    code = "import sys; from jipflow.cli import main; sys.exit(main(['site', 'init']))"
+    code = "import sys; from jipflow.cli import beginning, main; sys.exit(main(['site', 'init']))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-c", code], stdin=follower, stdout=subprocess.PIPE, env=environment
@@ -261,7 +264,7 @@ def test_a_person_is_asked_again_until_the_answer_is_one(place):
 def test_where_nothing_can_be_written_nothing_is(place, closed, says, monkeypatch):
     (place / closed).mkdir(mode=0o500)
     monkeypatch.setenv("PATH", os.defpath)
-    code = "import sys; from jipflow.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from jipflow.cli import beginning, main; sys.exit(main(sys.argv[1:]))"
     with as_another_account() as before:
         done = subprocess.run(
             [*before, sys.executable, "-c", code, *words(place, "--yes")],
@@ -319,6 +322,16 @@ def test_the_profile_runs_the_site_from_any_folder(place, start):
     assert f"output: {place}/the site/results/catalog/series.parquet" in job
     assert " mem_mb=7000" in job.split("rule ")[0]
     assert (place / "the site" / ".snakemake").is_dir()
+
+
+def test_a_gpu_that_pytorch_does_not_find_is_not_denied(place, capsys, monkeypatch):
+    program(place, "nvidia-smi", "NVIDIA H200\n")
+    monkeypatch.setattr(beginning, "find_spec", lambda name: None)
+    assert main(words(place, "--yes")) == 0
+    printed = capsys.readouterr().out
+    assert "GPUs: NVIDIA H200" in printed
+    assert "profiles/local, since there is no scheduler, and PyTorch finds no GPU" in printed
+    assert "nor a GPU" not in printed
 
 
 def test_a_mistake_in_the_settings_is_named_before_snakemake_reads_them(place, capsys):

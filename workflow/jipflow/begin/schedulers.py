@@ -15,6 +15,9 @@ Name = Literal["none", "slurm", "lsf", "sge", "pbs"]
 QUEUE = re.compile(r"[A-Za-z0-9_.-]+")
 """A name of a partition or queue."""
 
+ACCOUNT = re.compile(r"[A-Za-z0-9_.@+-]+")
+"""A name of an account: nothing that ends the quoted text of one of Snakemake's expressions."""
+
 SINFO = ("sinfo", "--noheader", "--format=%P|%a|%l|%c|%m|%G")
 """Partition, whether it is up, its time limit, and cores, MB and devices of its nodes."""
 

@@ -90,7 +90,7 @@ class Answers:
         found: list[dict[str, Any]] = []
         if self.images is not None:
             found.append({"name": "images", "kind": "folder", "path": str(self.images)})
-        if self.pacs is not None and self.pacs.startswith(("http:", "https:")):
+        if self.pacs is not None and is_dicomweb(self.pacs):
             found.append({"name": "pacs", "kind": "dicomweb", "url": self.pacs})
         elif self.pacs is not None:
             host, _, port = self.pacs.rpartition(":")
@@ -166,6 +166,11 @@ def why_no_id(text: str) -> str:
     if not re.fullmatch(ID_PATTERN, text):
         return f"{text!r} is no short name: take small letters, digits and hyphens, at most 40"
     return ""
+
+
+def is_dicomweb(pacs: str) -> bool:
+    """Return whether the address of a PACS is one of DICOMweb; that of DIMSE is a host's name."""
+    return pacs.startswith(("http://", "https://"))
 
 
 def why_no_pacs(text: str) -> str:

@@ -13,7 +13,14 @@ from pathlib import Path
 from jipflow.begin import machine, schedulers
 from jipflow.begin.files import write_files
 from jipflow.begin.profile import NAME, Profile, user_profiles
-from jipflow.begin.site import Answers, settings_there, site_text, why_no_id, why_no_pacs
+from jipflow.begin.site import (
+    Answers,
+    is_dicomweb,
+    settings_there,
+    site_text,
+    why_no_id,
+    why_no_pacs,
+)
 from jipflow.cli.command import UsageError
 from jipflow.cli.rights import masked
 from jipflow.files import local_path
@@ -186,7 +193,7 @@ def _answers(given: Given, ask: Asker) -> Answers:
     if pacs is not None and (why := why_no_pacs(pacs)):
         raise UsageError(f"--pacs: {why}")
     called = given.called_aet
-    if pacs is not None and not pacs.startswith("http"):
+    if pacs is not None and not is_dicomweb(pacs):
         called = answer(
             called, "Application entity title of the PACS", "--called-aet", _why_no_text
         )
@@ -278,6 +285,8 @@ class _Found:
             return self.scheduler.name, "since jobs go through a scheduler here"
         if self.usable:
             return "gpu", "since PyTorch finds a GPU; one job at a time has it"
+        if self.gpus:
+            return "local", "since there is no scheduler, and PyTorch finds no GPU"
         return "local", "since there is neither a scheduler nor a GPU"
 
 
@@ -293,8 +302,13 @@ def _queues(given: Given, found: schedulers.Found, ask: Asker) -> tuple[str | No
     """Return the partition or queue of jobs, and that of jobs with a GPU where it is another.
 
     Raises:
-        UsageError: there is no such partition, or nobody says which of several.
+        UsageError: there is no such partition, or nobody says which of several; or an account
+            is named that is none, or that the scheduler does not ask for.
     """
+    if given.account is not None and not schedulers.ACCOUNT.fullmatch(given.account):
+        raise UsageError(f"--account: {given.account!r} is no name of an account")
+    if given.account is not None and found.name != "slurm":
+        raise UsageError("--account: it is of SLURM, which is not the scheduler here")
     options = {"--partition": given.partition, "--gpu-partition": given.gpu_partition}
     for option, value in options.items():
         if value is not None and (why := _why_no_queue(value)):
