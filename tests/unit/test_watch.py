@@ -360,11 +360,11 @@ def test_what_cannot_be_counted_ends_no_run(results, monkeypatch):
 def test_the_command_is_run_where_the_last_words_of_a_run_fail(block, state):
     text = (ROOT / "workflow" / "Snakefile").read_text()
     code = re.search(rf"^{block}:\n((?:    .*\n|\n)+)", text, re.M)[1]
-    said = []
+    states = []
 
     def full(*arguments):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with pytest.raises(OSError, match="No space"):
-        exec(textwrap.dedent(code), {"is_hub": full, "config": {}, "end_log": said.append})
-    assert said == [state]
+        exec(textwrap.dedent(code), {"is_hub": full, "config": {}, "end_log": states.append})
+    assert states == [state]
