@@ -11,11 +11,9 @@ checkpoint receive:
         record="<results>/rounds/provenance.json",
     log:
         "<logs>/receive.log",
+    localrule: True
     conda:
         "../envs/jipflow.yaml"
-    resources:
-        mem_mb=each_try(2000),
-        runtime=each_try(30),
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

@@ -48,7 +48,7 @@ def on_slurm(contours_run, tmp_path_factory) -> Ran:
     with slurm_cluster.slurm_cluster(folder, **options) as cluster:
         with open(printed, "wb") as stream:
             run = subprocess.Popen(
-                command(*OFTEN, *site.arguments, profile="slurm"),
+                command("--until", "collect", *OFTEN, *site.arguments, profile="slurm"),
                 cwd=ROOT,
                 env=environment(),
                 stdout=stream,
@@ -80,7 +80,7 @@ def test_jobs_went_through_slurm(on_slurm):
     submitted = re.findall(r"submitted with SLURM jobid (\d+)", on_slurm.printed)
     completed = re.findall(r"JobId=(\d+) .*?JobState=COMPLETED", on_slurm.asked, re.DOTALL)
     assert set(submitted) <= set(completed)
-    assert len(submitted) >= 6
+    assert len(submitted) >= 5
 
 
 def test_the_stages_of_a_shard_are_one_job_without_a_gpu(on_slurm):
