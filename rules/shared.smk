@@ -94,7 +94,8 @@ if workflow.is_main_process:
 
 # The plugin is loaded whatever runs the jobs, where it is installed.
 if workflow.is_main_process and "snakemake_executor_plugin_slurm" in sys.modules:
-    watch_jobs()
+    if lacking := watch_jobs():
+        logger.warning(lacking)
 
 
 def called(function):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import snakemake_executor_plugin_slurm as plugin
 
+from jipflow.cli import slurm
 from jipflow.cli.slurm import SILENT, watch_jobs
 
 PATCHED = ("query_job_status", "get_min_job_age")
@@ -34,6 +36,7 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in OF_EXECUTOR:
         monkeypatch.setattr(plugin.Executor, name, getattr(plugin.Executor, name))
     monkeypatch.setattr(plugin, "is_query_tool_available", lambda name: True)
+    monkeypatch.setattr(slurm, "PATIENCE", 1)
     made = object.__new__(plugin.Executor)
     settings = SimpleNamespace(
         status_command="squeue", status_attempts=5, init_seconds_before_status_checks=10
@@ -50,6 +53,14 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     yield made
     if hasattr(plugin, "jipflow_watches"):
         del plugin.jipflow_watches
+
+
+def program(folder: Path, name: str, script: str) -> None:
+    """Write a program of SLURM; what each is called with stands in `said` beside it."""
+    path = folder / name
+    said = shlex.quote(str(folder / "said"))
+    path.write_text(f"#!/bin/sh\necho {name} $* >> {said}\n{script}\n")
+    path.chmod(0o755)
 
 
 def still_active(executor: Any) -> list[str]:
@@ -69,3 +80,33 @@ def test_a_job_is_asked_about_again_which_the_plugin_would_forget(executor, capl
     assert still_active(executor) == ["7"]
     assert still_active(executor) == ["7"]
     assert [record.message for record in caplog.records].count(SILENT) == 1
+
+
+def test_a_controller_that_is_down_is_none_whatever_its_name(tmp_path, executor, monkeypatch):
+    program(tmp_path, "scontrol", "echo 'Slurmctld(primary) at BACKUP1 is DOWN'")
+    assert not slurm._answers()
+    program(tmp_path, "scontrol", "echo 'Slurmctld(primary) at DOWN1 is UP'")
+    assert slurm._answers()
+    monkeypatch.setattr(slurm, "LONGEST", 0.2)
+    program(tmp_path, "scontrol", "exec /bin/sleep 5")
+    program(tmp_path, "squeue", "exec /bin/sleep 5")
+    assert not slurm._answers()
+    assert slurm.waiting_in_vain("run") == []
+
+
+def test_what_a_person_has_ended_submits_no_job_that_waited(executor, monkeypatch):
+    submitted: list[object] = []
+    monkeypatch.setattr(plugin.Executor, "run_job", lambda _, job: submitted.append(job))
+    monkeypatch.setattr(plugin.Executor, "cancel", lambda _: None)
+    watch_jobs()
+    executor.run_job("before")
+    executor.cancel()
+    executor.run_job("after")
+    assert submitted == ["before"]
+
+
+def test_a_plugin_of_another_version_is_left_as_it_is(executor, monkeypatch):
+    monkeypatch.delattr(plugin, "query_job_status")
+    before = plugin.Executor.run_job
+    assert "has no query_job_status." in watch_jobs()
+    assert plugin.Executor.run_job is before

@@ -9,6 +9,7 @@ ended after MinJobAge, of all where slurmctld has lost its state. Either way the
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -22,6 +23,18 @@ NEVER = 10**9
 
 PATIENCE = 600
 """Seconds for which a job that is to be submitted waits for slurmctld."""
+
+LONGEST = 60
+"""Seconds after which a program of SLURM has not answered."""
+
+OF_PLUGIN = ("query_job_status", "query_job_status_squeue", "get_min_job_age")
+OF_EXECUTOR = ("check_active_jobs", "run_job", "cancel")
+"""What is replaced or called."""
+
+OTHER_PLUGIN = (
+    "The plugin for SLURM that is installed has no {names}. A run on SLURM may wait in vain where "
+    "slurmctld is restarted or forgets a job; install the version that envs/constraints.txt names."
+)
 
 SILENT = (
     "SLURM does not say how the jobs stand. They go on without that, and it is asked again until "
@@ -69,16 +82,23 @@ class _Answers:
     reported: set[str] = field(default_factory=set)
 
 
-def watch_jobs() -> None:
+def watch_jobs() -> str:
     """Have Snakemake's plugin for SLURM ask again where it has no answer, and end lost jobs.
 
     A job that SLURM knows no more has failed, and is tried again like any. Calling it twice is of
     no further effect.
+
+    Returns:
+        What is wrong with the plugin, which is then left as it is; empty for nothing.
     """
     import snakemake_executor_plugin_slurm as plugin
 
     if hasattr(plugin, "jipflow_watches"):
-        return
+        return ""
+    missing = [name for name in OF_PLUGIN if not hasattr(plugin, name)]
+    missing += [name for name in OF_EXECUTOR if not hasattr(plugin.Executor, name)]
+    if missing:
+        return OTHER_PLUGIN.format(names=", ".join(missing))
     plugin.jipflow_watches = answers = _Answers()
     query, min_job_age = plugin.query_job_status, plugin.get_min_job_age
     executors = plugin.Executor
@@ -125,7 +145,8 @@ def watch_jobs() -> None:
 
     def run_job(executor: Any, job: Any) -> None:
         _wait_for_slurm(executor.logger, answers.cancelled)
-        submit(executor, job)
+        if not answers.cancelled.is_set():
+            submit(executor, job)
 
     def cancel_all(executor: Any) -> None:
         answers.cancelled.set()
@@ -137,6 +158,7 @@ def watch_jobs() -> None:
         run_job,
         cancel_all,
     )
+    return ""
 
 
 def waiting_in_vain(run: str) -> list[str]:
@@ -145,9 +167,8 @@ def waiting_in_vain(run: str) -> list[str]:
     Args:
         run: the name that all jobs of a run have.
     """
-    ask = ["squeue", "--noheader", "--states=PENDING", "--format=%i|%r", f"--name={run}"]
-    answer = subprocess.run(ask, capture_output=True, text=True, check=False).stdout
-    pending = [each.partition("|") for each in answer.splitlines()]
+    asked = _say("squeue", "--noheader", "--states=PENDING", "--format=%i|%r", f"--name={run}")
+    pending = [each.partition("|") for each in asked.splitlines()]
     return [
         HELD.format(job=job, reason=reason)
         for job, _, reason in pending
@@ -169,11 +190,23 @@ def _wait_for_slurm(logger: Logger, cancelled: threading.Event) -> None:
 
 def _answers() -> bool:
     """Return whether slurmctld, or the one that stands in for it, answers; if that can be asked."""
+    return shutil.which("scontrol") is None or " is UP" in _say("scontrol", "ping")
+
+
+def _say(*words: str) -> str:
+    """Return what a program of SLURM prints, errors too; nothing where it does not end in time."""
     try:
-        asked = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
-    except OSError:
-        return True
-    return "UP" in asked.stdout
+        asked = subprocess.run(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=LONGEST,
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    return asked.stdout
 
 
 def _number(job: str) -> str:
