@@ -16,7 +16,7 @@ from jipflow.cli import slurm
 from jipflow.cli.slurm import SILENT, watch_jobs
 
 PATCHED = ("query_job_status", "get_min_job_age")
-OF_EXECUTOR = ("check_active_jobs", "run_job", "cancel")
+OF_EXECUTOR = ("check_active_jobs", "run_job", "cancel", "report_job_error")
 
 
 class _Limiter:
@@ -41,7 +41,10 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     settings = SimpleNamespace(
         status_command="squeue", status_attempts=5, init_seconds_before_status_checks=10
     )
-    made.workflow = SimpleNamespace(executor_settings=settings)
+    made.failed = []
+    scheduler = SimpleNamespace(error_callback=made.failed.append)
+    made.workflow = SimpleNamespace(executor_settings=settings, scheduler=scheduler)
+    made._main_event_loop = None
     made.logger = logging.getLogger("slurm")
     made.run_uuid = "run"
     made.status_rate_limiter = _Limiter()
@@ -110,3 +113,14 @@ def test_a_plugin_of_another_version_is_left_as_it_is(executor, monkeypatch):
     before = plugin.Executor.run_job
     assert "has no query_job_status." in watch_jobs()
     assert plugin.Executor.run_job is before
+
+
+def test_a_group_that_cannot_be_submitted_has_failed_and_says_why(tmp_path, executor, caplog):
+    (tmp_path / "slurm_logs").touch()
+    executor.slurm_logdir = tmp_path / "slurm_logs" / "shard"
+    group = SimpleNamespace(name="shard", is_group=lambda: True, log_error=lambda msg: None)
+    watch_jobs()
+    executor.run_job(group)
+    assert executor.failed == [group]
+    (message,) = [record.message for record in caplog.records if "submitted" in record.message]
+    assert "Not a directory" in message

@@ -28,7 +28,7 @@ LONGEST = 60
 """Seconds after which a program of SLURM has not answered."""
 
 OF_PLUGIN = ("query_job_status", "query_job_status_squeue", "get_min_job_age")
-OF_EXECUTOR = ("check_active_jobs", "run_job", "cancel")
+OF_EXECUTOR = ("check_active_jobs", "run_job", "cancel", "report_job_error")
 """What is replaced or called."""
 
 OTHER_PLUGIN = (
@@ -49,8 +49,7 @@ FORGOTTEN = (
     "lost its state, or it keeps jobs that have ended for less time than passes between two "
     "questions (MinJobAge). "
 )
-
-
+NOT_SUBMITTED = "A job could not be submitted to SLURM: {error}"
 HELD = (
     "SLURM does not start job {job} by itself ({reason}), and the run waits for it. Have it "
     "released (scontrol release {job}), and a node that is drained resumed, or cancel it (scancel "
@@ -92,6 +91,7 @@ def watch_jobs() -> str:
         What is wrong with the plugin, which is then left as it is; empty for nothing.
     """
     import snakemake_executor_plugin_slurm as plugin
+    from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
     if hasattr(plugin, "jipflow_watches"):
         return ""
@@ -103,6 +103,7 @@ def watch_jobs() -> str:
     query, min_job_age = plugin.query_job_status, plugin.get_min_job_age
     executors = plugin.Executor
     check, submit, cancel = executors.check_active_jobs, executors.run_job, executors.cancel
+    report = executors.report_job_error
 
     def age() -> int | None:
         # Without an answer the plugin would ask the accounting database, which may not be there.
@@ -145,8 +146,20 @@ def watch_jobs() -> str:
 
     def run_job(executor: Any, job: Any) -> None:
         _wait_for_slurm(executor.logger, answers.cancelled)
-        if not answers.cancelled.is_set():
+        if answers.cancelled.is_set():
+            return
+        try:
             submit(executor, job)
+        except Exception as error:
+            # The plugin states the rule of the job it could not submit, and a group has none.
+            message = NOT_SUBMITTED.format(error=error.__context__ or error)
+            executor.report_job_error(SubmittedJobInfo(job), msg=message)
+
+    def report_error(executor: Any, job: Any, msg: str | None = None, **more: Any) -> None:
+        # Snakemake prints no message of a group.
+        if msg and job.job.is_group():
+            executor.logger.error(msg)
+        report(executor, job, msg=msg, **more)
 
     def cancel_all(executor: Any) -> None:
         answers.cancelled.set()
@@ -158,6 +171,7 @@ def watch_jobs() -> str:
         run_job,
         cancel_all,
     )
+    executors.report_job_error = report_error
     return ""
 
 
