@@ -66,9 +66,12 @@ def program(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def still_active(executor: Any) -> list[str]:
+def still_active(executor: Any, **resources: str) -> list[str]:
     """The jobs that are asked about again after a question."""
-    jobs = [SimpleNamespace(external_jobid="7", aux={})]
+    job = SimpleNamespace(
+        resources=resources, is_group=lambda: False, log_error=lambda msg, **_: print(msg)
+    )
+    jobs = [SimpleNamespace(job=job, external_jobid="7", aux={})]
 
     async def asked() -> list[str]:
         return [job.external_jobid async for job in executor.check_active_jobs(jobs)]
@@ -124,3 +127,48 @@ def test_a_group_that_cannot_be_submitted_has_failed_and_says_why(tmp_path, exec
     assert executor.failed == [group]
     (message,) = [record.message for record in caplog.records if "submitted" in record.message]
     assert "Not a directory" in message
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "echo JobId=7 JobState=RUNNING",
+        "echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1",
+        "echo scontrol: error: No cluster 'north' known by database. >&2; exit 1",
+    ],
+)
+def test_a_job_that_squeue_leaves_out_has_not_failed_for_that(answer, tmp_path, executor):
+    program(tmp_path, "squeue", "echo '8|RUNNING'")
+    program(tmp_path, "scontrol", answer)
+    watch_jobs()
+    assert still_active(executor, slurm_cluster="north") == ["7"]
+    assert executor.failed == []
+    assert "scontrol -M north show job 7" in (tmp_path / "said").read_text().splitlines()
+
+
+def test_a_job_that_slurm_knows_no_more_is_cancelled_and_has_failed(tmp_path, executor, capsys):
+    program(tmp_path, "squeue", "echo '8|RUNNING'")
+    refused = "echo slurm_load_jobs error: Invalid job id specified >&2; exit 1"
+    program(tmp_path, "scontrol", refused)
+    program(tmp_path, "scancel", "")
+    watch_jobs()
+    assert still_active(executor) == []
+    assert len(executor.failed) == 1
+    assert "SLURM knows job 7 no more" in capsys.readouterr().out
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said.index("scancel 7") == said.index("scontrol show job 7") + 1
+
+
+def test_squeue_leaves_out_no_job_by_a_hidden_partition_or_the_environment(
+    tmp_path, executor, monkeypatch
+):
+    monkeypatch.setenv("SQUEUE_PARTITION", "other")
+    program(tmp_path, "squeue", '[ -z "$SQUEUE_PARTITION" ] && echo "7|RUNNING"')
+    watch_jobs()
+    assert still_active(executor) == ["7"]
+    questions = [
+        line for line in (tmp_path / "said").read_text().splitlines() if line.startswith("squeue")
+    ]
+    assert len(questions) == 2
+    assert all(" --all" in question for question in questions)
+    assert "scontrol show job 7" not in (tmp_path / "said").read_text()

@@ -8,6 +8,7 @@ ended after MinJobAge, of all where slurmctld has lost its state. Either way the
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -35,6 +36,9 @@ OTHER_PLUGIN = (
     "The plugin for SLURM that is installed has no {names}. A run on SLURM may wait in vain where "
     "slurmctld is restarted or forgets a job; install the version that envs/constraints.txt names."
 )
+
+NO_SUCH_JOB = "Invalid job id specified"
+"""What scontrol says of a job that slurmctld does not know."""
 
 SILENT = (
     "SLURM does not say how the jobs stand. They go on without that, and it is asked again until "
@@ -100,6 +104,9 @@ def watch_jobs() -> str:
     if missing:
         return OTHER_PLUGIN.format(names=", ".join(missing))
     plugin.jipflow_watches = answers = _Answers()
+    # What a person has squeue leave out otherwise would be missing here.
+    for name in [name for name in os.environ if name.startswith("SQUEUE_")]:
+        del os.environ[name]
     query, min_job_age = plugin.query_job_status, plugin.get_min_job_age
     executors = plugin.Executor
     check, submit, cancel = executors.check_active_jobs, executors.run_job, executors.cancel
@@ -113,9 +120,11 @@ def watch_jobs() -> str:
         return answers.age
 
     async def ask(command: str, logger: Logger) -> tuple[dict[str, str], float]:
+        if command.startswith("squeue"):
+            command += " --all"
         states, seconds = await query(command, logger)
         if states is None and command.startswith("sacct"):
-            command = plugin.query_job_status_squeue(_run(command))
+            command = plugin.query_job_status_squeue(_run(command)) + " --all"
             states, seconds = await query(command, logger)
         if states is None and not answers.silent:
             logger.warning(SILENT)
@@ -129,7 +138,8 @@ def watch_jobs() -> str:
     async def check_jobs(executor: Any, jobs: list[Any]) -> AsyncIterator[Any]:
         answers.known = None
         async for job in check(executor, jobs):
-            if answers.known is None or _number(job.external_jobid) in answers.known:
+            known = answers.known is None or _number(job.external_jobid) in answers.known
+            if known or not _is_gone(job):
                 yield job
             else:
                 message = FORGOTTEN.format(job=job.external_jobid)
@@ -175,13 +185,29 @@ def watch_jobs() -> str:
     return ""
 
 
+def _is_gone(job: Any) -> bool:
+    """Return whether slurmctld knows a job no more, that of its own cluster; then it is cancelled.
+
+    squeue alone may leave out a job that is alive, and two tries would write the same files.
+    """
+    asked = job.job.resources
+    clusters = [asked.get(name) for name in ("cluster", "clusters", "slurm_cluster")]
+    where = next((["-M", str(cluster)] for cluster in clusters if cluster), [])
+    if NO_SUCH_JOB not in _say("scontrol", *where, "show", "job", job.external_jobid):
+        return False
+    _say("scancel", *where, job.external_jobid)
+    return True
+
+
 def waiting_in_vain(run: str) -> list[str]:
     """Return a sentence for each pending job that SLURM will not start by itself.
 
     Args:
         run: the name that all jobs of a run have.
     """
-    asked = _say("squeue", "--noheader", "--states=PENDING", "--format=%i|%r", f"--name={run}")
+    asked = _say(
+        "squeue", "--all", "--noheader", "--states=PENDING", "--format=%i|%r", f"--name={run}"
+    )
     pending = [each.partition("|") for each in asked.splitlines()]
     return [
         HELD.format(job=job, reason=reason)
@@ -208,7 +234,10 @@ def _answers() -> bool:
 
 
 def _say(*words: str) -> str:
-    """Return what a program of SLURM prints, errors too; nothing where it does not end in time."""
+    """Return what a program of SLURM prints, errors too.
+
+    Nothing where it is not there or does not end in time.
+    """
     try:
         asked = subprocess.run(
             words,
@@ -218,7 +247,7 @@ def _say(*words: str) -> str:
             check=False,
             timeout=LONGEST,
         )
-    except subprocess.TimeoutExpired:
+    except (OSError, subprocess.TimeoutExpired):
         return ""
     return asked.stdout
 
