@@ -276,12 +276,14 @@ def apart_again(wildcards):
 def shard_threads(wildcards):
     """Cores of a shard's stage: one a case, up to 4 or to the shard's share of the run's cores.
 
-    Snakemake gives no more than the run has.
+    Snakemake gives no more than the run has. On a node of a cluster that is all of the node's cores,
+    of which the job has asked for no share.
     """
     if not AFTER_COHORT.is_file():
         return 4
     cases = jobs_now(os.stat(AFTER_COHORT).st_mtime_ns).cases
-    share = -(-(workflow.resource_settings.cores or 0) // max(1, len(cases)))
+    cores = 0 if workflow.remote_exec else workflow.resource_settings.cores or 0
+    share = -(-cores // max(1, len(cases)))
     return min(len(cases.get(wildcards.shard, range(4))), max(4, share))
 
 

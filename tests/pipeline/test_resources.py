@@ -7,6 +7,10 @@ import re
 import shutil
 from dataclasses import replace
 
+import pytest
+
+from harness import ROOT, make_site, snakemake
+
 
 def test_memory_and_time_grow_with_the_shard_its_cores_and_each_try(
     contours_run, tmp_path, monkeypatch
@@ -34,3 +38,23 @@ def test_memory_and_time_grow_with_the_shard_its_cores_and_each_try(
     ]
     # 121 cases on half of the cores, where 50 on 4 have 6,000 MB and 60 minutes; then once more.
     assert asked == [(24_000, 146), (48_000, 292)], output[-3000:]
+
+
+@pytest.mark.parametrize(("mode", "cores"), [("default", 32), ("remote", 4)])
+def test_a_stage_on_a_node_starts_no_more_processes_than_its_job_asked_for(mode, cores, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    site = make_site(tmp_path, "site", "demo", [images])
+    cohort = site.out / "cohort"
+    cohort.mkdir(parents=True)
+    rows = [f"{number:016d}\ts00001" for number in range(40)]
+    (cohort / "cases.tsv").write_text("\n".join(["case_id\tshard", *rows, ""]))
+    (cohort / "cases.tsv").chmod(0o600)
+    (tmp_path / "Snakefile").write_text(
+        f"include: {str(ROOT / 'workflow' / 'Snakefile')!r}\n"
+        "from types import SimpleNamespace\n"
+        "print('THREADS', shard_threads(SimpleNamespace(shard='s00001')))\n"
+    )
+    words = ("-s", str(tmp_path / "Snakefile"), "--dry-run", "--mode", mode, "--cores", "32")
+    output = snakemake("catalog", *words, *site.arguments, profile="local", check=False).stdout
+    assert f"THREADS {cores}\n" in output, output[-3000:]
