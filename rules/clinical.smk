@@ -18,7 +18,7 @@ rule clinical:
         "../envs/jipflow.yaml"
     resources:
         mem_mb=each_try(2000),
-        runtime=each_try(30),
+        runtime=30,
     params:
         file=settings_file,
         catalogs=lambda wildcards, input: [

@@ -20,7 +20,7 @@ checkpoint cohort:
         "../envs/jipflow.yaml"
     resources:
         mem_mb=each_try(4000),
-        runtime=each_try(30),
+        runtime=30,
     params:
         file=settings_file,
         catalogs=lambda wildcards, input: [

@@ -36,7 +36,7 @@ rule collect:
         "../envs/jipflow.yaml"
     resources:
         mem_mb=each_try(4000),
-        runtime=each_try(30),
+        runtime=30,
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

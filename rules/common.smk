@@ -309,14 +309,17 @@ def shard_memory(megabytes):
 
 
 def shard_minutes(number):
-    """Resource function: minutes of a shard's stage for 50 cases or fewer, more in proportion."""
+    """Resource function: minutes of a shard's stage for 50 cases or fewer, more in proportion.
 
-    def given(wildcards, attempt):
+    A further try has no more: it may be for want of memory, and partitions end jobs.
+    """
+
+    def given(wildcards):
         cases = ()
         if AFTER_COHORT.is_file():
             known = jobs_now(os.stat(AFTER_COHORT).st_mtime_ns).cases
             cases = known.get(wildcards.shard, ())
-        return attempt * -(-number * max(len(cases), 50) // 50)
+        return -(-number * max(len(cases), 50) // 50)
 
     return given
 

@@ -60,7 +60,7 @@ rule candidate:
         "../envs/jipflow.yaml"
     resources:
         mem_mb=each_try(2000),
-        runtime=each_try(30),
+        runtime=30,
     params:
         file=settings_file,
         folder=lambda wildcards: f"{RESULTS}/release/r{wildcards.round}",
@@ -93,7 +93,7 @@ rule bundle:
         "../envs/jipflow.yaml"
     resources:
         mem_mb=each_try(2000),
-        runtime=each_try(30),
+        runtime=30,
     params:
         file=settings_file,
         results=lambda wildcards: RESULTS,

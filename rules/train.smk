@@ -78,7 +78,7 @@ rule train_plan:
     threads: 4
     resources:
         mem_mb=each_try(16000),
-        runtime=each_try(480),
+        runtime=480,
     params:
         file=settings_file,
         work=subpath(output.split, parent=True),
@@ -108,7 +108,7 @@ rule train_fit:
     threads: 8
     resources:
         mem_mb=each_try(24000),
-        runtime=each_try(4320),
+        runtime=4320,
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
         file=settings_file,
@@ -140,7 +140,7 @@ rule train_evaluate:
     threads: 4
     resources:
         mem_mb=each_try(12000),
-        runtime=each_try(480),
+        runtime=480,
         gpu=int(SITE_SETTINGS.site.processing.device == "cuda"),
     params:
         file=settings_file,
@@ -180,7 +180,7 @@ rule train_report:
         "../envs/nnunet.yaml"
     resources:
         mem_mb=each_try(4000),
-        runtime=each_try(30),
+        runtime=30,
     params:
         file=settings_file,
         work=subpath(input.split, parent=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,10 +67,10 @@ def program(folder: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def still_active(executor: Any, **resources: str) -> list[str]:
+def still_active(executor: Any, *, group: bool = False, **resources: str) -> list[str]:
     """The jobs that are asked about again after a question."""
     job = SimpleNamespace(
-        resources=resources, is_group=lambda: False, log_error=lambda msg, **_: print(msg)
+        resources=resources, is_group=lambda: group, log_error=lambda msg, **_: print(msg)
     )
     jobs = [SimpleNamespace(job=job, external_jobid="7", aux={})]
 
@@ -172,3 +173,30 @@ def test_squeue_leaves_out_no_job_by_a_hidden_partition_or_the_environment(
     assert len(questions) == 2
     assert all(" --all" in question for question in questions)
     assert "scontrol show job 7" not in (tmp_path / "said").read_text()
+
+
+def test_a_job_that_asks_for_more_than_there_is_is_told_from_one_that_is_held(tmp_path, executor):
+    reasons = {
+        "1": "PartitionTimeLimit",
+        "2": "BadConstraints",
+        "3": "QOSMaxWallDurationPerJobLimit",
+        "4": "AssocMaxMemPerJob",
+        "5": "JobHeldAdmin",
+        "6": "QOSMaxJobsPerUserLimit",
+        "7": "AssocGrpCpuLimit",
+        "8": "Resources",
+    }
+    lines = "\n".join(f"echo '{job}|{reason}'" for job, reason in reasons.items())
+    program(tmp_path, "squeue", lines)
+    *limited, held = slurm.waiting_in_vain("run")
+    assert [re.search(r"job (\d)", sentence)[1] for sentence in limited] == ["1", "2", "3", "4"]
+    assert all("lower runtime or mem_mb" in sentence for sentence in limited)
+    assert held.startswith("SLURM does not start job 5 by itself (JobHeldAdmin)")
+
+
+def test_a_group_whose_time_is_over_names_its_runtime(tmp_path, executor, caplog):
+    program(tmp_path, "squeue", "echo '7|TIMEOUT'")
+    watch_jobs()
+    assert still_active(executor, group=True) == []
+    (message,) = [record.message for record in caplog.records if "TIMEOUT" in record.message]
+    assert "It took longer than its runtime" in message

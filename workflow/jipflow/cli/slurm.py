@@ -59,10 +59,23 @@ HELD = (
     "released (scontrol release {job}), and a node that is drained resumed, or cancel it (scancel "
     "{job}): then it is tried again."
 )
-WAITS_IN_VAIN = re.compile(
-    "held|BadConstraints|PartitionTimeLimit|PartitionNodeLimit|DependencyNeverSatisfied", re.I
+WAITS_IN_VAIN = re.compile("held|DependencyNeverSatisfied", re.I)
+"""Reasons of a pending job that no waiting ends, but a person may."""
+
+TOO_MUCH = (
+    "SLURM never starts job {job} ({reason}): it asks for more than its partition, QOS or account "
+    "gives. End the run, lower runtime or mem_mb of its rules by set-resources of your profile or "
+    "name another partition, and start anew with the same command."
 )
-"""Reasons of a pending job that no waiting ends."""
+LIMITS = re.compile(
+    r"Bad|PartitionTimeLimit|PartitionNodeLimit|(?:QOS|Assoc)Max\w*Per(?:Job|Node)", re.I
+)
+"""Reasons of a pending job that would exceed a limit by itself, whatever else runs."""
+
+TIMED_OUT = (
+    " It took longer than its runtime, and a second try has no more: if it fails again, raise "
+    "runtime of its rules by set-resources of your profile."
+)
 
 
 @dataclass
@@ -166,6 +179,8 @@ def watch_jobs() -> str:
             executor.report_job_error(SubmittedJobInfo(job), msg=message)
 
     def report_error(executor: Any, job: Any, msg: str | None = None, **more: Any) -> None:
+        if msg and "'TIMEOUT'" in msg:
+            msg += TIMED_OUT
         # Snakemake prints no message of a group.
         if msg and job.job.is_group():
             executor.logger.error(msg)
@@ -192,10 +207,10 @@ def _is_gone(job: Any) -> bool:
     """
     asked = job.job.resources
     clusters = [asked.get(name) for name in ("cluster", "clusters", "slurm_cluster")]
-    where = next((["-M", str(cluster)] for cluster in clusters if cluster), [])
-    if NO_SUCH_JOB not in _say("scontrol", *where, "show", "job", job.external_jobid):
+    cluster = next((["-M", str(name)] for name in clusters if name), [])
+    if NO_SUCH_JOB not in _say("scontrol", *cluster, "show", "job", job.external_jobid):
         return False
-    _say("scancel", *where, job.external_jobid)
+    _say("scancel", *cluster, job.external_jobid)
     return True
 
 
@@ -210,9 +225,9 @@ def waiting_in_vain(run: str) -> list[str]:
     )
     pending = [each.partition("|") for each in asked.splitlines()]
     return [
-        HELD.format(job=job, reason=reason)
+        (TOO_MUCH if LIMITS.match(reason) else HELD).format(job=job, reason=reason)
         for job, _, reason in pending
-        if WAITS_IN_VAIN.search(reason)
+        if LIMITS.match(reason) or WAITS_IN_VAIN.search(reason)
     ]
 
 
