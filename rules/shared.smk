@@ -4,8 +4,10 @@ import os
 import sys
 import shutil
 import subprocess
+import time
 from functools import wraps
 from inspect import signature
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,6 +42,10 @@ except ImportError as error:
 # The plan is made of objects that live as long as the run: to look through them for garbage again and
 # again, as Python does by default, takes a fifth of the time of a plan of thousands of jobs.
 gc.set_threshold(100_000, 20, 20)
+
+
+# Logs that are older are of earlier runs.
+BEGAN = time.time()
 
 
 def stop_with(message):
@@ -306,7 +312,12 @@ def end_log(state):
 
 
 def failed_jobs():
-    """The rule and the log of each job that failed."""
+    """The rule and the log of each job that failed; of a group, of its stages that did."""
+    from jipflow.report.ending import failed_stages
+
     for job in workflow.scheduler.failed:
-        for each in job.jobs if job.is_group() else [job]:
-            yield each.rule.name, str(each.log[0]) if each.log else None
+        stages = chain.from_iterable(job.toposorted) if job.is_group() else [job]
+        logs = [
+            (each.rule.name, str(each.log[0]) if each.log else None) for each in stages
+        ]
+        yield from failed_stages(logs, BEGAN) if job.is_group() else logs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 
@@ -14,7 +15,14 @@ from jipflow.files import write_json
 from jipflow.release.approval import approve
 from jipflow.release.ledger import site_ledger
 from jipflow.release.packing import Folders, bundle
-from jipflow.report.ending import failure_ending, hub_ending, last_message, plain, site_ending
+from jipflow.report.ending import (
+    failed_stages,
+    failure_ending,
+    hub_ending,
+    last_message,
+    plain,
+    site_ending,
+)
 from jipflow.report.rounds import next_at_hub
 from jipflow.settings.resources import PROTOCOLS
 from jipflow.settings.run import settings_of
@@ -265,6 +273,28 @@ def test_a_failed_run_ends_with_the_last_message_of_each_job(tmp_path):
     assert f"report: {page}" in text
     assert f"log: {tmp_path}/segment log.txt" in text
     assert "Traceback" not in text
+
+
+def test_of_a_group_that_failed_the_stage_is_named_that_did(tmp_path):
+    stages = ("prepare", "segment", "measure", "document")
+    group = [(stage, str(tmp_path / f"{stage}.log")) for stage in stages]
+
+    def wrote(stage: str, text: str, seconds: float) -> None:
+        path = tmp_path / f"{stage}.log"
+        path.write_text(text)
+        os.utime(path, (seconds, seconds))
+
+    assert failed_stages(group, 1000) == group[:1]
+    wrote("document", "jipflow: of an earlier run.\n", 900)
+    assert failed_stages(group, 1000) == group[:1]
+    wrote("prepare", "[1/2] ok\n", 1010)
+    wrote("segment", "[1/2] ok\nKilled\n", 1020)
+    assert failed_stages(group, 1000) == group[1:2]
+    wrote("prepare", "", 1020)
+    assert failed_stages(group, 1000) == group[1:2]
+    wrote("measure", "[1/2] ok\njipflow: the disk is full.\n", 1015)
+    assert failed_stages(group, 1000) == group[2:3]
+    assert failed_stages([("all", None)], 1000) == [("all", None)]
 
 
 def test_the_full_disk_that_a_log_has_no_room_for_is_named(tmp_path):

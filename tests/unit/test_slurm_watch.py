@@ -60,10 +60,10 @@ def executor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def program(folder: Path, name: str, script: str) -> None:
-    """Write a program of SLURM; what each is called with stands in `said` beside it."""
+    """Write a program of SLURM; what each is called with stands in `calls` beside it."""
     path = folder / name
-    said = shlex.quote(str(folder / "said"))
-    path.write_text(f"#!/bin/sh\necho {name} $* >> {said}\n{script}\n")
+    calls = shlex.quote(str(folder / "calls"))
+    path.write_text(f"#!/bin/sh\necho {name} $* >> {calls}\n{script}\n")
     path.chmod(0o755)
 
 
@@ -144,7 +144,7 @@ def test_a_job_that_squeue_leaves_out_has_not_failed_for_that(answer, tmp_path, 
     watch_jobs()
     assert still_active(executor, slurm_cluster="north") == ["7"]
     assert executor.failed == []
-    assert "scontrol -M north show job 7" in (tmp_path / "said").read_text().splitlines()
+    assert "scontrol -M north show job 7" in (tmp_path / "calls").read_text().splitlines()
 
 
 def test_a_job_that_slurm_knows_no_more_is_cancelled_and_has_failed(tmp_path, executor, capsys):
@@ -156,8 +156,8 @@ def test_a_job_that_slurm_knows_no_more_is_cancelled_and_has_failed(tmp_path, ex
     assert still_active(executor) == []
     assert len(executor.failed) == 1
     assert "SLURM knows job 7 no more" in capsys.readouterr().out
-    said = (tmp_path / "said").read_text().splitlines()
-    assert said.index("scancel 7") == said.index("scontrol show job 7") + 1
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls.index("scancel 7") == calls.index("scontrol show job 7") + 1
 
 
 def test_squeue_leaves_out_no_job_by_a_hidden_partition_or_the_environment(
@@ -168,14 +168,16 @@ def test_squeue_leaves_out_no_job_by_a_hidden_partition_or_the_environment(
     watch_jobs()
     assert still_active(executor) == ["7"]
     questions = [
-        line for line in (tmp_path / "said").read_text().splitlines() if line.startswith("squeue")
+        line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("squeue")
     ]
     assert len(questions) == 2
     assert all(" --all" in question for question in questions)
-    assert "scontrol show job 7" not in (tmp_path / "said").read_text()
+    assert "scontrol show job 7" not in (tmp_path / "calls").read_text()
 
 
-def test_a_job_that_asks_for_more_than_there_is_is_told_from_one_that_is_held(tmp_path, executor):
+def test_a_job_that_asks_for_more_than_there_is_is_distinguished_from_one_that_is_held(
+    tmp_path, executor
+):
     reasons = {
         "1": "PartitionTimeLimit",
         "2": "BadConstraints",

@@ -31,6 +31,9 @@ LONGEST = 600
 LOG_END = 65_536
 """Bytes at the end of a log that its message is looked for in."""
 
+MESSAGE = "\njipflow: "
+"""What stands in a log before the message of a job that failed."""
+
 
 def site_ending(
     settings: Settings,
@@ -250,18 +253,48 @@ def last_message(path: Path) -> str:
         path: of the log.
     """
     try:
-        with open(path, "rb") as stream:
-            stream.seek(max(0, path.stat().st_size - LOG_END))
-            text = stream.read().decode("utf-8", errors="replace")
+        text = _log_end(path)
     except OSError:
         return shortage(path) or "it left no log; it was killed, or could not start"
-    _, found, message = text.rpartition("\njipflow: ")
-    if not found and text.startswith("jipflow: "):
-        found, message = "jipflow: ", text.removeprefix("jipflow: ")
+    _, found, message = text.rpartition(MESSAGE)
     if not found:
         ends = [line for line in text.splitlines() if line.strip()]
         message = ends[-1] if ends else shortage(path)
     return plain(message or "its log is empty; it was killed, or could not start")
+
+
+def failed_stages(
+    group: Sequence[tuple[str, str | None]], began: float
+) -> list[tuple[str, str | None]]:
+    """Return the stages that failed of a group, which Snakemake takes for failed as a whole.
+
+    They are those that left a message in this run; where none did, as when it was killed, the one
+    that wrote last, and where none began, the first.
+
+    Args:
+        group: rule and log of each stage, in their order.
+        began: when the run began, in seconds since the epoch.
+    """
+    written: list[tuple[float, tuple[str, str | None]]] = []
+    failed = []
+    for rule, log in group:
+        try:
+            modified = Path(log).stat().st_mtime if log else 0.0
+            if log and modified >= began:
+                written.append((modified, (rule, log)))
+                if MESSAGE in _log_end(Path(log)):
+                    failed.append((rule, log))
+        except OSError:
+            continue
+    last = [max(reversed(written), key=lambda each: each[0])[1]] if written else group[:1]
+    return list(failed or last)
+
+
+def _log_end(path: Path) -> str:
+    """Return the end of a log, after a line break."""
+    with open(path, "rb") as stream:
+        stream.seek(max(0, path.stat().st_size - LOG_END))
+        return "\n" + stream.read().decode("utf-8", errors="replace")
 
 
 def plain(text: str) -> str:
