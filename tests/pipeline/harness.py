@@ -7,8 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import snakemake_copies
 from jipflow.exchange.keys import load_or_create_key, public_text
+from jipflow.files import read_json, sha256_file, write_json
 from jipflow.hub.rounds import hub_thread, open_first
 from jipflow.hub.settings import load_hub_settings
 from jipflow.settings.resources import PROTOCOLS
@@ -253,6 +255,27 @@ def planned_jobs(site: Site, *arguments: str) -> tuple[dict[str, int], str]:
 def planned(site: Site, *arguments: str) -> dict[str, int]:
     """The jobs of a dry run by rule."""
     return planned_jobs(site, *arguments)[0]
+
+
+@contextmanager
+def as_it_was(path: Path) -> Iterator[None]:
+    """Keep the time of a file that is written."""
+    written = path.stat()
+    yield
+    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
+
+
+def settle(site: Site, record: Path, change: Mapping[str, Mapping[str, Any]]) -> None:
+    """Change a job's record, and the records of the jobs that read it, as if it had been so."""
+    content = read_json(record)
+    for key, values in change.items():
+        content[key].update(values)
+    with as_it_was(record):
+        write_json(record, content)
+    for other in sorted(site.out.rglob("*provenance.json")):
+        for name in read_json(other)["inputs"]:
+            if (other.parent / name).resolve() == record.resolve():
+                settle(site, other, {"inputs": {name: sha256_file(record)}})
 
 
 def member(site: Site) -> dict[str, Any]:

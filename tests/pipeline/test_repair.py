@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 
-from harness import JOINED, ONE_CORE, jipflow, planned
-from jipflow.files import read_json, sha256_file, write_json
+from harness import JOINED, ONE_CORE, as_it_was, jipflow, planned, settle
+from jipflow.files import sha256_file
 from jipflow.outcomes import STAGES, Status, read_outcomes, write_outcomes
 from jipflow.provenance import beside
 
@@ -28,27 +26,6 @@ def site(contours_run, tmp_path_factory):
 def standing(site):
     printed = jipflow("status", "--results", str(site.results), "--json").stdout
     return json.loads(printed)["protocols"]["contours"]
-
-
-@contextmanager
-def as_it_was(path):
-    """Keep the time of a file that is written."""
-    written = path.stat()
-    yield
-    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))
-
-
-def settle(site, record, change):
-    """Change a job's record, and the records of the jobs that read it, as if it had been so."""
-    content = read_json(record)
-    for key, values in change.items():
-        content[key].update(values)
-    with as_it_was(record):
-        write_json(record, content)
-    for other in sorted(site.out.rglob("*provenance.json")):
-        for name in read_json(other)["inputs"]:
-            if (other.parent / name).resolve() == record.resolve():
-                settle(site, other, {"inputs": {name: sha256_file(record)}})
 
 
 def test_what_failed_runs_again_and_gives_what_a_run_without_a_failure_gives(site, contours_run):

@@ -9,7 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from harness import ROOT, make_site, snakemake
+from harness import ROOT, as_it_was, make_site, settle, snakemake
+from jipflow.files import sha256_file
+from jipflow.provenance import beside
 
 
 def test_memory_and_time_grow_with_the_shard_and_memory_with_its_cores_and_tries(
@@ -18,11 +20,16 @@ def test_memory_and_time_grow_with_the_shard_and_memory_with_its_cores_and_tries
     shutil.copytree(contours_run.results, tmp_path / "results")
     site = replace(contours_run, results=tmp_path / "results")
     cases = site.out / "cohort" / "cases.tsv"
-    made, (head, *rows) = cases.stat(), cases.read_text().splitlines()
+    head, *rows = cases.read_text().splitlines()
     cells = next(row for row in rows if "\ts00001\t" in row).split("\t")
     many = ["\t".join([f"{number:016d}", *cells[1:]]) for number in range(120)]
-    cases.write_text("\n".join([head, *rows, *many, ""]))
-    os.utime(cases, ns=(made.st_atime_ns, made.st_mtime_ns))
+    with as_it_was(cases):
+        cases.write_text("\n".join([head, *rows, *many, ""]))
+    found = {
+        "sizes": {cases.name: cases.stat().st_size},
+        "outputs": {cases.name: sha256_file(cases)},
+    }
+    settle(site, beside(cases), found)
     program = tmp_path / "bin" / "jipflow"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\nexit 1\n")
