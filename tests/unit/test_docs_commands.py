@@ -108,7 +108,7 @@ WAYS = (
     Way(r"jipflow rehearse ", None, "runs three sites; pipeline/test_demo.py runs as many"),
     Way(r"jipflow archive ", None, "needs the network; test_offline.py makes one"),
     Way(
-        r"(unshare --net )?python3 (/opt/jipflow/current/envs/)?install\.py ",
+        r"(unshare --net )?python3 -I (/opt/jipflow/current/envs/)?install\.py ",
         None,
         "needs an archive; test_offline.py installs some",
     ),
