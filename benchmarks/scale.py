@@ -256,7 +256,7 @@ def main() -> None:
         found,
         packages=["snakemake", "pyarrow"],
         notes=[
-            "`snakemake --dry-run --quiet` of all that a site makes, on one core: processor time "
+            "A dry run (`--dry-run --quiet`) of all that a site makes, on one core: processor time "
             "and memory with start (some 3.5 s and 240 MiB) and settings.",
             "Catalog, cohort and results are fabricated, with records that hold and the files that "
             "outcomes list, in shards of 50 cases with six stages; no image is read. As where a "
