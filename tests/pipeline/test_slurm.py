@@ -48,7 +48,7 @@ def on_slurm(contours_run, tmp_path_factory) -> Ran:
     with slurm_cluster.slurm_cluster(folder, **options) as cluster:
         with open(printed, "wb") as stream:
             run = subprocess.Popen(
-                command("--until", "collect", *OFTEN, *site.arguments, profile="slurm"),
+                command("collect", *OFTEN, *site.arguments, profile="slurm"),
                 cwd=ROOT,
                 env=environment(),
                 stdout=stream,
