@@ -29,13 +29,18 @@ OURS = (
 """What the workflow imports when it is read."""
 
 
-@cache
 def program() -> Path:
     """Return what stands for the program ``snakemake`` until this process ends.
 
-    What is typed after it is carried out by a copy of a process that this one starts. That process
-    was started with this one's environment: another ``PYTHONPATH`` needs the real program.
+    What is typed after it is carried out by a copy of a process that this one starts, in the
+    network that this one is in. That process was started with this one's environment: another
+    ``PYTHONPATH`` needs the real program.
     """
+    return _program(os.readlink("/proc/thread-self/ns/net"))
+
+
+@cache
+def _program(network: str) -> Path:
     folder = Path(tempfile.mkdtemp(prefix="snakemake-copies-"))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / SOCKET))
