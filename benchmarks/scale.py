@@ -149,6 +149,10 @@ class Fabricated:
         (self.out / "report").mkdir(exist_ok=True)
         (self.out / "report" / "index.html").write_text("report")
         self.record("report", self.out / "report", [joined / NAME], [], "")
+        (self.out / "crate").mkdir(exist_ok=True)
+        (self.out / "crate" / "run.zip").write_text("crate")
+        made_of = [joined / NAME, self.out / "report" / NAME]
+        self.record("crate", self.out / "crate", made_of, [self.out / "crate" / "run.zip"], "")
         making = Making("accept", self.settings.parts("accept"), [self.out / "verdict.json"])
         making.finish(self.out / "accepted", [])
         (self.out / "settings.json").write_text(settings_text(self.settings))

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 TIMES = {"seconds", "max_rss_mb"}
 """Columns of costs."""
 
-OWN = {"cost.tsv", ".lock", ".jobs", "audit.json", "headers.parquet"}
-"""Files of costs, locks, the end of the audit trail, in which every try has a line, and what the
-next catalog need not read again, with the times at which a copy of the images was made."""
+OWN = {"cost.tsv", "run.zip", ".lock", ".jobs", "audit.json", "headers.parquet"}
+"""Files of costs, the crate, which has them, locks, the end of the audit trail, in which every try
+has a line, and what the next catalog need not read again, with the times at which a copy of the
+images was made."""
 
 FILES = {"inputs", "outputs", "sizes"}
 """Of a record: files with their hashes and sizes, which follow the seconds of outcomes."""

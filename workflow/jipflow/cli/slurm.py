@@ -28,7 +28,12 @@ PATIENCE = 600
 LONGEST = 60
 """Seconds after which a program of SLURM has not answered."""
 
-OF_PLUGIN = ("query_job_status", "query_job_status_squeue", "get_min_job_age")
+OF_PLUGIN = (
+    "query_job_status",
+    "query_job_status_squeue",
+    "get_min_job_age",
+    "SubmittedJobInfo",
+)
 OF_EXECUTOR = ("check_active_jobs", "run_job", "cancel", "report_job_error")
 """What is replaced or called."""
 
@@ -108,7 +113,6 @@ def watch_jobs() -> str:
         What is wrong with the plugin, which is then left as it is; empty for nothing.
     """
     import snakemake_executor_plugin_slurm as plugin
-    from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
     if hasattr(plugin, "jipflow_watches"):
         return ""
@@ -176,7 +180,7 @@ def watch_jobs() -> str:
         except Exception as error:
             # The plugin states the rule of the job it could not submit, and a group has none.
             message = NOT_SUBMITTED.format(error=error.__context__ or error)
-            executor.report_job_error(SubmittedJobInfo(job), msg=message)
+            executor.report_job_error(plugin.SubmittedJobInfo(job), msg=message)
 
     def report_error(executor: Any, job: Any, msg: str | None = None, **more: Any) -> None:
         if msg and "'TIMEOUT'" in msg:

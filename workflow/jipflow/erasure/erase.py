@@ -226,6 +226,9 @@ def _clean(
     files = [path for path in _files(place, own) if not (ours and _stays(path, results))]
     named = {path for path in files if _is_named(path.relative_to(place), marks)}
     made.planned |= named | hits.intersection(files)
+    if ours:
+        named |= _crates(results, made.planned).intersection(files)
+        made.planned |= named
     keep()
     for path in files:
         if not os.path.lexists(path):
@@ -244,11 +247,6 @@ def _clean(
             for path in inside_results
             if len(path.parts) > 1 and path.parts[0] != "catalog"
         }
-        for name in sorted(made.protocols):
-            for crates in (results / name, results / name / SUBSET):
-                # It has the hashes of tables that had the patients; the next run makes another.
-                if (crate := crates / "crate" / "run.zip").is_file():
-                    _remove(crate, [crate.with_name(RECORD)], made)
     emptied = {parent for path in made.changed() for parent in path.parents}
     for folder, _, _ in os.walk(place, topdown=False):
         path = Path(folder)
@@ -256,6 +254,18 @@ def _clean(
             continue
         if path in emptied or marks.in_text(path.name):
             path.rmdir()
+
+
+def _crates(results: Path, planned: Iterable[Path]) -> set[Path]:
+    """Return the crates of runs with a table that had the patients, for they have its hash.
+
+    The next run makes others.
+    """
+    protocols = {p.relative_to(results).parts[0] for p in planned if p.is_relative_to(results)}
+    folders = [results / name for name in protocols]
+    return {
+        place / "crate" / "run.zip" for folder in folders for place in (folder, folder / SUBSET)
+    }
 
 
 def _stays(path: Path, results: Path) -> bool:
