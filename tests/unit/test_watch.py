@@ -331,9 +331,8 @@ def test_a_damaged_table_of_the_protocol_is_none(results):
     whole = path.read_bytes()
     # The pages; the footer, which is read first, stays.
     path.write_bytes(whole[:4] + bytes(len(whole) // 4) + whole[4 + len(whole) // 4 :])
-    with pytest.raises(OSError, match="thrift") as damage:
+    with pytest.raises(ValueError, match="thrift"):
         read_parquet(path)
-    assert damage.value.errno is None
     assert counts_after(results, "north", "lung", "ended")["stages"]["segment"]["ok"] == 0
 
 

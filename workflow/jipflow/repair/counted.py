@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from jipflow.files import read_parquet
 from jipflow.outcomes import Status
 from jipflow.reasons import Reason
 
@@ -103,18 +104,10 @@ def count(rows: Iterable[Row], seconds: float = 0.0) -> Counted:
 
 def _read(path: Path) -> tuple[list[Row], float]:
     """Return the outcomes of a file, and the seconds that they took together."""
-    import pyarrow.parquet as pq
-
     columns = ["case_id", "item", "status", "reason"]
     try:
-        with pq.ParquetFile(path) as table:
-            read = table.read([*columns, "seconds"], use_threads=False)
+        read = read_parquet(path, [*columns, "seconds"])
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
-        return [], 0.0
-    except OSError as error:
-        # Arrow raises it without a number for pages that it cannot decode.
-        if error.errno is not None:
-            raise
         return [], 0.0
     values = zip(*(read[name].to_pylist() for name in columns), strict=True)
     return [Row(*each) for each in values], sum(read["seconds"].to_pylist())
