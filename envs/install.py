@@ -258,16 +258,23 @@ def installed(home):
     return sorted(folder.name for folder in folders if manifest_of(folder))
 
 
-def number(name):
-    """Return a version's number for comparison."""
-    return [int(part) for part in re.match(r"[0-9.]*", name)[0].split(".") if part]
+def rank(name):
+    """Return what versions are compared by: their numbers, and what comes before a release is less.
+
+    As far as PEP 440 has it without the order of what comes before one release.
+    """
+    digits, rest = re.match(r"([0-9.]*)(.*)", name).groups()
+    numbers = [int(part) for part in digits.split(".") if part]
+    while numbers and not numbers[-1]:
+        numbers.pop()
+    return numbers, not re.match("dev|a|b|rc", rest)
 
 
 def switch_after(home, name):
     """Switch to what was installed, unless it is older than what is in use."""
     if (home / "current").is_symlink():
         now = Path(os.readlink(home / "current")).name
-        if number(name) < number(now):
+        if rank(name) < rank(now):
             print(f"[4/4] {now} stays current, for it is newer; to go back, give --use {name}")
             return
     use(home, name)

@@ -50,6 +50,21 @@ def test_wherever_a_table_is_cut_off_no_case_moves(cohort):
         assert found == {**shards, "new": "s00004"}, left
 
 
+@pytest.mark.parametrize("block", [8, 20, 40])
+def test_a_table_whose_beginning_was_lost_is_written_again_as_it_was(cohort, block):
+    path, shards = cohort
+    content = path.read_bytes()
+    path.write_bytes(bytes(block) + content[block:])
+    assert assigned(path, CASES, 2) == shards
+    assert path.read_bytes() == content
+
+
+def test_a_case_that_stands_twice_is_where_it_stood_first(cohort):
+    path, shards = cohort
+    path.write_text("\ufeff" + path.read_text() + "aaa\ts00001\n")
+    assert assigned(path, CASES, 2) == shards
+
+
 def test_a_number_is_never_given_again(cohort):
     path, shards = cohort
     path.write_bytes(b"")

@@ -344,6 +344,20 @@ def test_wheels_that_are_not_there_leave_the_site_as_it_was(made, tmp_path, caps
     assert not (tmp_path / "opt" / "current").exists()
 
 
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("1.9.0-abc", "1.10.0-abc"),
+        ("1.0.0.dev0-def", "1.0.0-abc"),
+        ("1.0.0rc1-def", "1.0-abc"),
+        ("1.0.0-abc", "1.0.1.dev0-abc"),
+    ],
+)
+def test_which_version_is_older(older, newer):
+    assert installer.rank(older) < installer.rank(newer)
+    assert installer.rank("1.0-b") == installer.rank("1.0.0-a") == installer.rank("1.0.0+x-a")
+
+
 def test_the_installer_verifies_as_the_library_does():
     """Of made signatures, of such with a bit changed, and of keys of which anyone can sign."""
     chance = random.Random(7)

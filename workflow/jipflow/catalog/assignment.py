@@ -54,13 +54,12 @@ def _read(path: Path) -> tuple[dict[str, str], bool]:
     """
     if not path.is_file():
         return {}, False
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))
-    known = {
-        str(row["case_id"]): row["shard"]
-        for row in rows
-        if SHARD_NAME.fullmatch(row.get("shard") or "")
-    }
+    known: dict[str, str] = {}
+    for row in rows:
+        if row.get("case_id") and SHARD_NAME.fullmatch(row.get("shard") or ""):
+            known.setdefault(row["case_id"], row["shard"])
     return known, text.endswith("\n") and len(known) == len(rows)
 
 

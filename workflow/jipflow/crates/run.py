@@ -56,8 +56,9 @@ PARAMETER = "#protocol"
 SITES_OWN = ".site/"
 """Stands for the path of a file that a job read and that is not among the results."""
 
-NAMES_PATIENTS = re.compile(rb"\d+(\.\d+){5,}|PatientID")
-"""What a filter has that chooses series or patients one by one: UIDs (PS3.5, section 9) or IDs."""
+NAMES_PATIENTS = re.compile(rb"\d+(\.\d+){5,}|Patient(ID|Name|BirthDate)|UID|AccessionNumber")
+"""What a filter has that may choose patients or series one by one: the columns of their names, IDs
+and UIDs, and UIDs themselves (PS3.5, section 9)."""
 
 RIGHTS = (
     "The workflow is under Apache-2.0. The results that are named here are not in the crate; "
