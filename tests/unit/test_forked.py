@@ -11,13 +11,17 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 
 import psutil
 import pytest
+from highdicom._standard_utils import get_module_attribute_map
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from jipflow.cli.server import modules, run_copy
+from jipflow.cli.server import loaded, run_copy
 from jipflow.forked import LENGTH, SERVER, SOCKET, _installation, ask
+from jipflow.hub.settings import HubSettings
+from jipflow.settings.run import Settings
 
 WORK = """
 import json, os, signal, sys, tempfile, time
@@ -71,7 +75,8 @@ import sys
 from pathlib import Path
 from jipflow.forked import serve
 from forked_work import run
-serve(int(sys.argv[1]), Path(sys.argv[2]), ["not_there", "forked_count", "forked_library"], run)
+names = ["not_there", "forked_count", "forked_library", "forked_library:make"]
+serve(int(sys.argv[1]), Path(sys.argv[2]), names, run)
 """
 
 START = """
@@ -102,7 +107,10 @@ def folder(tmp_path):
         "os.environ['ADDED'] = 'by a library'\n"
         "tempfile.gettempdir()\n"
         "time.localtime()\n"
-        f"open({str(tmp_path / 'ready')!r}, 'w').write('yes')\n"
+        "def make():\n"
+        "    global MADE\n"
+        "    MADE = True\n"
+        f"    open({str(tmp_path / 'ready')!r}, 'w').write('yes')\n"
     )
     return folder
 
@@ -376,10 +384,12 @@ def test_a_run_starts_its_server_and_leaves_nothing_of_it(environment, tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("device", "gpu", "loaded"),
+    ("device", "gpu", "networks"),
     [("cpu", True, True), ("auto", False, True), ("auto", True, False), ("cuda", False, False)],
 )
-def test_networks_are_loaded_beforehand_where_they_compute_on_no_gpu(tmp_path, device, gpu, loaded):
+def test_networks_are_loaded_beforehand_where_they_compute_on_no_gpu(
+    tmp_path, device, gpu, networks
+):
     if gpu:
         (tmp_path / "nvidia0").touch()
     settings = {
@@ -388,8 +398,8 @@ def test_networks_are_loaded_beforehand_where_they_compute_on_no_gpu(tmp_path, d
     }
     engine = "jipflow.segment.engines.nnunet.engine"
     for rules in ((), ("cohort",), ("measure", "segment")):
-        assert (engine in modules(settings, rules, tmp_path)) == loaded
-        assert "jipflow.radiomics.measure" in modules(settings, rules, tmp_path)
+        assert (engine in loaded(settings, rules, tmp_path)) == networks
+        assert "jipflow.radiomics.measure" in loaded(settings, rules, tmp_path)
 
 
 def test_nothing_is_loaded_that_no_job_of_the_run_needs(tmp_path):
@@ -397,13 +407,29 @@ def test_nothing_is_loaded_that_no_job_of_the_run_needs(tmp_path):
         "site": {"processing": {"device": "cpu"}},
         "protocol": {"segmentations": [{"engine": "nnunet"}], "training": {}},
     }
-    found = modules(settings, ("measure", "report"), tmp_path)
+    found = loaded(settings, ("measure", "report"), tmp_path)
     assert "jipflow.radiomics.measure" in found
-    found += modules(settings, ("bundle",), tmp_path)
+    found += loaded(settings, ("bundle",), tmp_path)
     assert not any(".engines." in name or ".training." in name for name in found)
-    assert "jipflow.radiomics.measure" not in modules(settings, ("bundle",), tmp_path)
+    assert "jipflow.radiomics.measure" not in loaded(settings, ("bundle",), tmp_path)
     settings["protocol"]["training"] = {"epochs": 1}
-    assert any(".training." in name for name in modules(settings, ("train_fit",), tmp_path))
+    assert any(".training." in name for name in loaded(settings, ("train_fit",), tmp_path))
+
+
+def test_what_is_loaded_is_there_and_makes_what_each_job_would_make():
+    """The server passes over what it cannot load."""
+    site = {
+        "site": {"processing": {"device": "cpu"}},
+        "protocol": {"segmentations": [{"engine": "imported"}]},
+    }
+    for settings in (site, {"hub": {}}):
+        for name in loaded(settings):
+            found = resolve_name(name)
+            if ":" in name:
+                found()
+    for made in (Settings, HubSettings):
+        assert made.__pydantic_complete__
+    assert get_module_attribute_map.cache_info().currsize == 1
 
 
 def test_a_copy_computes_with_the_threads_of_its_job(monkeypatch):

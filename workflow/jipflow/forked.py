@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import atexit
 import gc
-import importlib
 import json
 import os
+import pkgutil
 import select
 import shutil
 import signal
@@ -177,19 +177,20 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-def serve(listener: int, folder: Path, modules: Sequence[str], run: Run, alive: int = 0) -> None:
+def serve(listener: int, folder: Path, names: Sequence[str], run: Run, alive: int = 0) -> None:
     """Carry out commands in copies of this process until the run that started it ends.
 
-    It loads a module whenever no command waits.
+    It loads the next of `names` whenever no command waits.
 
     Args:
         listener: descriptor of the socket.
         folder: of the socket; it is removed at the end.
-        modules: that commands need; one that cannot be loaded is left to the command that needs it.
+        names: of modules that commands need, and, as ``module:function``, of what they would call
+            first; what cannot be loaded or fails is left to the command that needs it.
         run: carries out a command, and gives its exit code.
         alive: descriptor of a pipe whose other end the run holds.
     """
-    server = _Server(listener, modules, alive)
+    server = _Server(listener, names, alive)
     try:
         taken = server.next_command()
     finally:
@@ -226,10 +227,10 @@ def _end(run: Run, words: Sequence[str]) -> NoReturn:
 
 
 class _Server:
-    """The process that loads modules and forks, until it is a copy itself."""
+    """The process that loads what is named and forks, until it is a copy itself."""
 
-    def __init__(self, listener: int, modules: Sequence[str], alive: int) -> None:
-        self._modules = deque(modules)
+    def __init__(self, listener: int, names: Sequence[str], alive: int) -> None:
+        self._names = deque(names)
         self._alive = alive
         self._process = os.getpid()
         self._environment = dict(os.environ)
@@ -252,29 +253,29 @@ class _Server:
         """Wait for commands; return the words of one in its copy, None at the end."""
         serving = [self._listener.fileno(), self._alive]
         while serving or self._running:
-            ready, _, _ = select.select(
-                [*serving, self._woken], [], [], 0 if self._modules else None
-            )
+            ready, _, _ = select.select([*serving, self._woken], [], [], 0 if self._names else None)
             if self._woken in ready:
                 os.read(self._woken, 1 << 16)
                 self._reap()
             if self._alive in ready:
                 serving = []
-                self._modules.clear()
+                self._names.clear()
                 self._listener.close()
             elif self._listener.fileno() in ready:
                 connection, _ = self._listener.accept()
                 words = self._fork(connection)
                 if words is not None:
                     return words
-            elif not ready and self._modules:
-                self._load(self._modules.popleft())
+            elif not ready and self._names:
+                self._load(self._names.popleft())
         return None
 
     @staticmethod
-    def _load(module: str) -> None:
+    def _load(name: str) -> None:
         with suppress(Exception):
-            importlib.import_module(module)
+            found = pkgutil.resolve_name(name)
+            if callable(found):
+                found()
         # What is loaded stays, and copies that do not count it share its memory.
         gc.collect()
         gc.freeze()

@@ -25,13 +25,26 @@ GPUS = ("nvidia[0-9]*", "kfd", "dxg")
 """What is in /dev where there is a GPU that PyTorch may use."""
 
 
-def modules(
+TYPES = "jipflow.settings.complete:complete_types"
+SITE = "jipflow.settings.run:Settings.model_rebuild"
+HUB = "jipflow.hub.settings:HubSettings.model_rebuild"
+"""The types of settings, which each job would make in half a second."""
+
+STANDARD = "highdicom._standard_utils:get_module_attribute_map"
+"""What highdicom looks into for each object, which each process would read in a quarter of a
+second."""
+
+OBJECTS = {"jipflow.objects.encode", "jipflow.objects.document"}
+
+
+def loaded(
     settings: dict[str, Any], rules: Collection[str] = (), devices: Path = Path("/dev")
 ) -> list[str]:
-    """Return the modules that the jobs of a run import, in the order in which they first do.
+    """Return what the jobs of a run load, in the order in which they first do.
 
-    Those of networks only where these compute on no GPU, for what a process has begun with a GPU is
-    of no use to its copies.
+    That is modules by name, and as ``module:function`` what makes things that each job would make.
+    Modules of networks are among them only where these compute on no GPU, for what a process has
+    begun with a GPU is of no use to its copies.
 
     Args:
         settings: the effective settings of a site or a hub, as the run writes them.
@@ -39,7 +52,7 @@ def modules(
         devices: the folder of the machine's devices.
     """
     if "protocol" not in settings:
-        return _imported_by([each.handler for each in hub.AUDIENCE.commands])
+        return [TYPES, HUB, *_loaded_by([each.handler for each in hub.AUDIENCE.commands])]
     protocol, device = settings["protocol"], settings["site"]["processing"]["device"]
     # What becomes of a cohort is known when it is chosen.
     every = not rules or "cohort" in rules
@@ -49,18 +62,19 @@ def modules(
         if every or each.name in rules or each.handler.__module__ == joined.__name__
     ]
     has_gpu = any(file for name in GPUS for file in devices.glob(name))
-    if device == "cuda" or (device == "auto" and has_gpu):
-        return _imported_by(handlers)
-    if protocol.get("training") and (every or any(each.startswith("train_") for each in rules)):
-        handlers += [each.handler for each in training.AUDIENCE.commands]
-    if not every and "segment" not in rules:
-        return _imported_by(handlers)
-    engines = {each["engine"] for each in protocol["segmentations"]} - {"annotated"}
-    return _imported_by(handlers) + [f"{ENGINES}.{each}.engine" for each in sorted(engines)]
+    engines: set[str] = set()
+    if device == "cpu" or (device == "auto" and not has_gpu):
+        if protocol.get("training") and (every or any(each.startswith("train_") for each in rules)):
+            handlers += [each.handler for each in training.AUDIENCE.commands]
+        if every or "segment" in rules:
+            engines = {each["engine"] for each in protocol["segmentations"]} - {"annotated"}
+    networks = [f"{ENGINES}.{each}.engine" for each in sorted(engines)]
+    return [TYPES, SITE, *_loaded_by(handlers), *networks]
 
 
-def _imported_by(handlers: list[Handler]) -> list[str]:
-    return list(dict.fromkeys(name for handler in handlers for name in _imports(handler)))
+def _loaded_by(handlers: list[Handler]) -> list[str]:
+    names = dict.fromkeys(name for handler in handlers for name in _imports(handler))
+    return [*names, *([STANDARD] if OBJECTS & names.keys() else [])]
 
 
 def _imports(handler: Handler) -> Iterator[str]:
@@ -87,4 +101,4 @@ def run_copy(words: Sequence[str]) -> int:
 if __name__ == "__main__":
     silence_libraries()
     listener, folder, file, *rules = sys.argv[1:]
-    serve(int(listener), Path(folder), modules(read_json(Path(file)), rules), run_copy)
+    serve(int(listener), Path(folder), loaded(read_json(Path(file)), rules), run_copy)
