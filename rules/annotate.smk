@@ -25,12 +25,13 @@ rule annotate:
         TOGETHER
     conda:
         "../envs/jipflow.yaml"
-    threads: shard_threads
+    threads: stage_threads
     resources:
         mem_mb=shard_memory(6000),
         runtime=shard_minutes(120),
     params:
         file=settings_file,
+        workers=stage_workers,
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow annotate --settings {params.file:q}"
@@ -38,4 +39,4 @@ rule annotate:
         " --volumes {input.volumes:q} --automatic {input.automatic:q} --results {params.results:q}"
         " --masks {output.masks:q} --readings {output.readings:q} --agreement {output.agreement:q}"
         " --quality {output.quality:q} --outcomes {output.outcomes:q}"
-        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {params.workers} > {log:q} 2>&1"

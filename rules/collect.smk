@@ -54,12 +54,12 @@ rule collect:
 rule accept:
     """Fail where more cases failed or wait than the protocol tolerates.
 
-    The report stands before that, so that it can say what went wrong.
+    The report, which says what went wrong, is ready to be made when this is, and goes first.
     """
     input:
         again=stale("accept", f"{JOINED}/accepted"),
         verdict="<joined>/verdict.json",
-        report="<joined>/report/index.html",
+        clinical=CLINICAL,
     output:
         record="<joined>/accepted",
     log:

@@ -272,19 +272,53 @@ def apart_again(wildcards):
     return []
 
 
-@called
-def shard_threads(wildcards):
-    """Cores of a shard's stage: one a case, up to 4 or to the shard's share of the run's cores.
+def shares(wildcards):
+    """The cores that a shard may have of those of the run, and its cases; None where not known.
 
     Snakemake gives no more than the run has. On a node of a cluster that is all of the node's cores,
     of which the job has asked for no share.
     """
     if not AFTER_COHORT.is_file():
-        return 4
+        return 4, None
     cases = jobs_now(os.stat(AFTER_COHORT).st_mtime_ns).cases
     cores = 0 if workflow.remote_exec else workflow.resource_settings.cores or 0
-    share = -(-cores // max(1, len(cases)))
-    return min(len(cases.get(wildcards.shard, range(4))), max(4, share))
+    return max(4, -(-cores // max(1, len(cases)))), cases.get(wildcards.shard)
+
+
+@called
+def model_threads(wildcards):
+    """Cores of a model, which computes one case on all of them: the shard's share."""
+    return shares(wildcards)[0]
+
+
+@called
+def shard_threads(wildcards):
+    """Cores of a stage of a shard on a cluster, or of one that has its cores alone: one a case."""
+    share, cases = shares(wildcards)
+    return share if cases is None else min(share, len(cases))
+
+
+@called
+def stage_threads(wildcards):
+    """Cores of a stage that shares those of the run case by case, where all jobs are on one machine.
+
+    It counts for half of them, so that two such stages run side by side.
+    """
+    if shares_cores():
+        return max(1, workflow.resource_settings.cores // 2)
+    return shard_threads(wildcards)
+
+
+@called
+def stage_workers(wildcards, threads):
+    """Params function: the processes that a stage may have, of which each waits for a core."""
+    return shared_cores() if shares_cores() else threads
+
+
+@called
+def all_threads(wildcards, threads):
+    """Params function: the threads of a job."""
+    return threads
 
 
 def each_try(amount):

@@ -19,16 +19,17 @@ rule document:
         TOGETHER
     conda:
         "../envs/jipflow.yaml"
-    threads: shard_threads
+    threads: stage_threads
     resources:
         mem_mb=shard_memory(4000),
         runtime=shard_minutes(60),
     params:
         file=settings_file,
+        workers=stage_workers,
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow document --settings {params.file:q}"
         " --cases {input.cases:q} --encoded {input.encoded:q} --measured {input.measured:q}"
         " --features {input.features:q} --failures {input.failures:q} --results {params.results:q}"
         " --outcomes {output.outcomes:q}"
-        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {params.workers} > {log:q} 2>&1"

@@ -18,16 +18,17 @@ rule encode:
         TOGETHER
     conda:
         "../envs/jipflow.yaml"
-    threads: shard_threads
+    threads: stage_threads
     resources:
         mem_mb=shard_memory(6000),
         runtime=shard_minutes(120),
     params:
         file=settings_file,
+        workers=stage_workers,
         results=lambda wildcards: RESULTS,
     shell:
         "jipflow encode --settings {params.file:q}"
         " --cases {input.cases:q} --segmented {input.segmented:q}"
         " --masks {input.masks:q} --results {params.results:q} --outcomes {output.outcomes:q}"
         " --record {output.record:q}"
-        " --threads {threads} > {log:q} 2>&1"
+        " --threads {params.workers} > {log:q} 2>&1"

@@ -18,12 +18,13 @@ rule measure:
         TOGETHER
     conda:
         "../envs/jipflow.yaml"
-    threads: shard_threads
+    threads: stage_threads
     resources:
         mem_mb=shard_memory(8000),
         runtime=shard_minutes(240),
     params:
         file=settings_file,
+        workers=stage_workers,
     shell:
         "jipflow measure --settings {params.file:q}"
         " --cases {input.cases:q}"
@@ -31,4 +32,4 @@ rule measure:
         " --features {output.features:q} --failures {output.failures:q}"
         " --perturbed {output.perturbed:q}"
         " --outcomes {output.outcomes:q}"
-        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {params.workers} > {log:q} 2>&1"

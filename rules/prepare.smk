@@ -15,14 +15,15 @@ rule prepare:
         TO_MASKS
     conda:
         "../envs/jipflow.yaml"
-    threads: shard_threads
+    threads: stage_threads
     resources:
         mem_mb=shard_memory(6000),
         runtime=shard_minutes(60),
     params:
         file=settings_file,
+        workers=stage_workers,
     shell:
         "jipflow prepare --settings {params.file:q}"
         " --cases {input.cases:q} --retrieved {input.retrieved:q}"
         " --volumes {output.volumes:q} --outcomes {output.outcomes:q}"
-        " --record {output.record:q} --threads {threads} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {params.workers} > {log:q} 2>&1"

@@ -18,19 +18,20 @@ rule overlay:
         TOGETHER
     conda:
         "../envs/jipflow.yaml"
-    threads: shard_threads
+    threads: stage_threads
     resources:
         mem_mb=shard_memory(4000),
         runtime=shard_minutes(60),
     params:
         file=settings_file,
+        workers=stage_workers,
         overlays=lambda wildcards: f"{RESULTS}/overlays",
     shell:
         "jipflow overlay --settings {params.file:q}"
         " --cases {input.cases:q} --segmented {input.segmented:q} --volumes {input.volumes:q}"
         " --masks {input.masks:q} --out {params.overlays:q} --outcomes {output.outcomes:q}"
         " --record {output.record:q}"
-        " --threads {threads} > {log:q} 2>&1"
+        " --threads {params.workers} > {log:q} 2>&1"
 
 
 rule report:
@@ -64,6 +65,8 @@ rule report:
         record="<joined>/report/provenance.json",
     log:
         "<logs>/report.log",
+    # Before `accept`, which may end the run.
+    priority: 1
     conda:
         "../envs/jipflow.yaml"
     resources:

@@ -18,13 +18,14 @@ rule segment:
         TO_MASKS
     conda:
         f"../envs/{NETWORKS}.yaml"
-    threads: shard_threads
+    threads: model_threads if SITE_SETTINGS.runs_models else stage_threads
     resources:
         mem_mb=shard_memory(12000),
         runtime=shard_minutes(480),
         gpu=int(SITE_SETTINGS.uses_gpu),
     params:
         file=settings_file,
+        workers=all_threads if SITE_SETTINGS.runs_models else stage_workers,
     shell:
         "jipflow segment --settings {params.file:q}"
         " --cases {input.cases:q} --prepared {input.prepared:q}"
@@ -32,4 +33,4 @@ rule segment:
         " --volumes {input.volumes:q} --masks {output.masks:q}"
         " --quality {output.quality:q} --outcomes {output.outcomes:q}"
         " --record {output.record:q}"
-        " --threads {threads} > {log:q} 2>&1"
+        " --threads {params.workers} > {log:q} 2>&1"

@@ -48,6 +48,10 @@ gc.set_threshold(100_000, 20, 20)
 BEGAN = time.time()
 
 
+# Memory in MB that a case needs while it is worked on; measuring takes the most.
+CORE_MB = 2000
+
+
 def stop_with(message):
     """End the run with a message alone; Snakemake would frame that of an exception."""
     logger.error(message)
@@ -142,8 +146,9 @@ def hold_results(wildcards):
     if makes and workflow.is_main_process:
         try:
             hold(Path(ALL_RESULTS), FINDINGS, logger.info)
-            if IS_MODULE:
-                # What a module does when a run starts is not done.
+            # What a module does when a run starts is not done; and where no cohort was chosen yet,
+            # jobs of every rule will run, whose libraries load while they are planned.
+            if IS_MODULE or not (is_hub(config) or AFTER_COHORT.is_file()):
                 start_server()
         except (StageError, OSError) as error:
             text = error if isinstance(error, StageError) else sentence(error)
@@ -156,8 +161,21 @@ def start_server(*rules):
 
     Where no rule is named, they may be of any.
     """
-    if workflow.local_exec:
-        start([sys.executable, "-m", "jipflow.cli.server"], str(SETTINGS), *rules)
+    if shares_cores():
+        server = [sys.executable, "-m", "jipflow.cli.server"]
+        start(server, str(SETTINGS), str(shared_cores()), *rules)
+
+
+def shares_cores():
+    """Whether the jobs of this run have the cores of one machine in common."""
+    return workflow.local_exec and not workflow.remote_exec
+
+
+def shared_cores():
+    """The cores on which cases are worked on at a time: those of the run that its memory allows."""
+    cores = workflow.resource_settings.cores
+    memory = workflow.global_resources.get("mem_mb").value
+    return max(1, min(cores, memory // CORE_MB if memory else cores))
 
 
 @called

@@ -60,7 +60,9 @@ def test_a_stage_on_a_node_starts_no_more_processes_than_its_job_asked_for(mode,
     (tmp_path / "Snakefile").write_text(
         f"include: {str(ROOT / 'workflow' / 'Snakefile')!r}\n"
         "from types import SimpleNamespace\n"
-        "print('THREADS', shard_threads(SimpleNamespace(shard='s00001')))\n"
+        "shard = SimpleNamespace(shard='s00001')\n"
+        "print('THREADS', shard_threads(shard))\n"
+        "print('WORKERS', stage_workers(shard, stage_threads(shard)))\n"
     )
     words = (
         "-s",
@@ -75,6 +77,7 @@ def test_a_stage_on_a_node_starts_no_more_processes_than_its_job_asked_for(mode,
     )
     output = snakemake("catalog", *words, *site.arguments, profile="local", check=False).stdout
     assert f"THREADS {cores}\n" in output, output[-3000:]
+    assert f"WORKERS {cores}\n" in output
     # A second try of a job of 2,000 MB and 120 minutes.
     asked = re.search(r"^(?:local)?rule catalog:\n(?:    .*\n)+", output, re.M)[0]
     assert " mem_mb=4000," in asked

@@ -452,7 +452,7 @@ def test_without_a_server_nothing_is_done(monkeypatch, tmp_path):
 def test_a_server_of_another_installation_does_nothing(server, environment, tmp_path):
     other = tmp_path / "other" / "jipflow"
     other.mkdir(parents=True)
-    for name in ("__init__.py", "forked.py"):
+    for name in ("__init__.py", "cores.py", "forked.py"):
         source = Path(sys.modules["jipflow"].__file__).with_name(name)
         (other / name).write_text(source.read_text())
     path = os.pathsep.join([str(other.parent), environment["PYTHONPATH"]])

@@ -36,6 +36,7 @@ from types import FrameType
 from typing import NoReturn
 
 import jipflow
+from jipflow.cores import Cores
 
 SERVER = "JIPFLOW_SERVER"
 """Environment variable that names the folder of the server's socket."""
@@ -177,7 +178,15 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
     server.wait()
 
 
-def serve(listener: int, folder: Path, names: Sequence[str], run: Run, alive: int = 0) -> None:
+def serve(
+    listener: int,
+    folder: Path,
+    names: Sequence[str],
+    run: Run,
+    *,
+    cores: int = 0,
+    alive: int = 0,
+) -> None:
     """Carry out commands in copies of this process until the run that started it ends.
 
     It loads the next of `names` whenever no command waits.
@@ -188,9 +197,10 @@ def serve(listener: int, folder: Path, names: Sequence[str], run: Run, alive: in
         names: of modules that commands need, and, as ``module:function``, of what they would call
             first; what cannot be loaded or fails is left to the command that needs it.
         run: carries out a command, and gives its exit code.
+        cores: that commands share (`jipflow.cores`); 0 where none are handed out.
         alive: descriptor of a pipe whose other end the run holds.
     """
-    server = _Server(listener, names, alive)
+    server = _Server(listener, names, Cores(folder, cores) if cores else None, alive)
     try:
         taken = server.next_command()
     finally:
@@ -226,11 +236,22 @@ def _end(run: Run, words: Sequence[str]) -> NoReturn:
         os._exit(code)
 
 
+def _ready(descriptors: Sequence[int], timeout: float | None) -> set[int]:
+    """Return which are ready to be read, or have ended; `select` takes none above 1,023."""
+    polled = select.poll()
+    for each in descriptors:
+        polled.register(each, select.POLLIN)
+    return {descriptor for descriptor, _ in polled.poll(timeout)}
+
+
 class _Server:
     """The process that loads what is named and forks, until it is a copy itself."""
 
-    def __init__(self, listener: int, names: Sequence[str], alive: int) -> None:
+    def __init__(
+        self, listener: int, names: Sequence[str], cores: Cores | None, alive: int
+    ) -> None:
         self._names = deque(names)
+        self._cores = cores
         self._alive = alive
         self._process = os.getpid()
         self._environment = dict(os.environ)
@@ -253,7 +274,10 @@ class _Server:
         """Wait for commands; return the words of one in its copy, None at the end."""
         serving = [self._listener.fileno(), self._alive]
         while serving or self._running:
-            ready, _, _ = select.select([*serving, self._woken], [], [], 0 if self._names else None)
+            asking = self._cores.waited_for() if self._cores else {}
+            ready = _ready([*serving, self._woken, *asking], 0 if self._names else None)
+            if self._cores:
+                self._cores.answer(ready)
             if self._woken in ready:
                 os.read(self._woken, 1 << 16)
                 self._reap()
@@ -306,6 +330,8 @@ class _Server:
             return None
         for each in (self._listener, *self._running.values()):
             each.close()
+        if self._cores:
+            self._cores.close()
         os.close(self._held)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -363,5 +389,5 @@ class _Server:
             os._exit(1)
 
     def _signals(self, connection: socket.socket) -> bytes:
-        ready, _, _ = select.select([connection.fileno(), self._watched], [], [])
+        ready = _ready([connection.fileno(), self._watched], None)
         return connection.recv(64) if connection.fileno() in ready else b""

@@ -15,6 +15,8 @@ from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
+from jipflow.cores import core
+from jipflow.forked import SERVER
 from jipflow.reasons import PlaceError
 
 Unit = TypeVar("Unit")
@@ -95,6 +97,8 @@ def for_each_case(
 ) -> list[Result]:
     """Apply a stage's function to each case in up to `threads` processes.
 
+    Where other stages of the run work on the same cores, each case waits for one that is free.
+
     Args:
         cases: the shard's cases, or groups of cases that are worked on together.
         function: a module-level function, or a `functools.partial` of one, so that it can be sent
@@ -108,7 +112,7 @@ def for_each_case(
         PlaceError: the system does not let processes be started.
     """
     if threads <= 1 or len(cases) <= 1:
-        batches = [function(case) for case in cases]
+        batches = [_on_a_core(function, case) for case in cases]
     else:
         # A fork of a process in which a library has started threads may hang.
         context = get_context("forkserver")
@@ -118,7 +122,7 @@ def for_each_case(
             with ProcessPoolExecutor(
                 min(threads, len(cases)), mp_context=context, initializer=begin_worker
             ) as pool:
-                batches = list(pool.map(function, cases))
+                batches = list(pool.map(partial(_on_a_core, function), cases))
         except EOFError:
             # The server that starts processes has ended; what a case raises becomes its outcome.
             raise PlaceError(
@@ -127,6 +131,11 @@ def for_each_case(
                 "command again."
             ) from None
     return [result for batch in batches for result in batch]
+
+
+def _on_a_core(function: Callable[[Unit], list[Result]], case: Unit) -> list[Result]:
+    with core(os.environ.get(SERVER)):
+        return function(case)
 
 
 def _home(function: Callable[..., object]) -> str:

@@ -100,5 +100,6 @@ def run_copy(words: Sequence[str]) -> int:
 
 if __name__ == "__main__":
     silence_libraries()
-    listener, folder, file, *rules = sys.argv[1:]
-    serve(int(listener), Path(folder), loaded(read_json(Path(file)), rules), run_copy)
+    listener, folder, file, cores, *rules = sys.argv[1:]
+    names = loaded(read_json(Path(file)), rules)
+    serve(int(listener), Path(folder), names, run_copy, cores=int(cores))
