@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from pydicom.sr.codedict import codes
 
 import jipflow
 from jipflow.files import canonical_digest
-from jipflow.objects.feature_codes import ONE, SCHEME, FeatureName, name_feature
+from jipflow.objects.feature_codes import ONE, SCHEME, name_feature
+from jipflow.objects.sr_numbers import Form, form, insert_numbers
 from jipflow.objects.terms import ANATOMY
 from jipflow.settings.radiomics import Radiomics, Setting
 from jipflow.tables import FEATURE_COLUMNS
@@ -88,7 +90,7 @@ def build_sr(
         _values_digest(rows),
     )
     features = sorted({name for row in rows for name in row} - set(FEATURE_COLUMNS))
-    names = {feature: name_feature(feature, parameters, modality, suv) for feature in features}
+    forms = {feature: _form(feature, digest, parameters, modality, suv) for feature in features}
     algorithm = _algorithm(parameters, digest, rows[0]["versions"])
     ordered = sorted(rows, key=lambda row: int(segments[row["segment"]].SegmentNumber))
     groups = [_group(segments[row["segment"]], seg, algorithm) for row in ordered]
@@ -110,11 +112,13 @@ def build_sr(
         # highdicom does not know the empty first value that Japanese headers have.
         specific_character_set=None,
     )
-    # highdicom copies and searches the whole tree, so its many leaves come afterwards.
-    for group, row in zip(groups, ordered, strict=True):
-        _add(group[0].ContentSequence, list(_measurements(row, names)))
     if "SpecificCharacterSet" in seg:
         dataset.SpecificCharacterSet = seg.SpecificCharacterSet
+    # highdicom copies and searches the whole tree, so its many leaves come afterwards.
+    containers = [group[0] for group in groups]
+    places = [_place(container.ContentSequence) for container in containers]
+    numbers = [b"".join(_measurements(row, forms)) for row in ordered]
+    insert_numbers(dataset, containers, places, numbers)
     dataset.CodingSchemeIdentificationSequence = [_scheme()]
     _stamp(dataset, str(seg.ContentDate), str(seg.ContentTime))
     return dataset
@@ -197,16 +201,10 @@ def _group(
     )
 
 
-def _add(
-    content: highdicom.sr.ContentSequence, measurements: list[highdicom.sr.Measurement]
-) -> None:
-    """Put measurements where a group has them, before what says which segment was measured."""
+def _place(content: highdicom.sr.ContentSequence) -> int:
+    """Return where a group has its measurements: before what says which segment was measured."""
     concepts = [CodedConcept.from_dataset(item.ConceptNameCodeSequence[0]) for item in content]
-    place = concepts.index(codes.DCM.ReferencedSegment)
-    for measurement in measurements:
-        for item in measurement:
-            content.insert(place, item)
-            place += 1
+    return concepts.index(codes.DCM.ReferencedSegment)
 
 
 def _sites(segment: Dataset) -> Iterator[highdicom.sr.FindingSite]:
@@ -232,23 +230,38 @@ def _code(item: Dataset) -> CodedConcept:
     return CodedConcept(item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning)
 
 
-def _measurements(
-    row: Mapping[str, Any], names: Mapping[str, FeatureName]
-) -> Iterator[highdicom.sr.Measurement]:
+_FORMS: dict[tuple[str, ...], Form] = {}
+"""By what decides on them."""
+
+
+def _form(feature: str, digest: str, parameters: Radiomics, modality: str, suv: str) -> Form:
+    """Return the form of a feature, made once for all reports of these parameters."""
+    key = (feature, digest, modality, suv)
+    if key not in _FORMS:
+        name = name_feature(feature, parameters, modality, suv)
+        _FORMS[key] = form(name.concept, name.unit, name.method)
+    return _FORMS[key]
+
+
+@cache
+def _voxels() -> Form:
+    return form(VOXELS, ONE)
+
+
+@cache
+def _volume() -> Form:
+    name = CodedConcept("118565006", "SCT", "Volume")
+    return form(name, CodedConcept("ml", "UCUM", "milliliter"))
+
+
+def _measurements(row: Mapping[str, Any], forms: Mapping[str, Form]) -> Iterator[bytes]:
     """Yield a segment's voxels, volume and features that have a value."""
-    yield highdicom.sr.Measurement(name=VOXELS, value=int(row["voxels"]), unit=ONE)
-    yield highdicom.sr.Measurement(
-        name=CodedConcept("118565006", "SCT", "Volume"),
-        value=float(row["volume_ml"]),
-        unit=CodedConcept("ml", "UCUM", "milliliter"),
-    )
-    for feature, name in names.items():
+    yield _voxels().of(int(row["voxels"]))
+    yield _volume().of(float(row["volume_ml"]))
+    for feature, made in forms.items():
         value = row.get(feature)
-        if value is None or not math.isfinite(value):
-            continue
-        yield highdicom.sr.Measurement(
-            name=name.concept, value=float(value), unit=name.unit, method=name.method
-        )
+        if value is not None and math.isfinite(value):
+            yield made.of(float(value))
 
 
 def reported_procedures(source: Dataset, modality: str) -> list[CodedConcept]:
