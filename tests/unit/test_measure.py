@@ -20,6 +20,17 @@ SETTINGS = typed.settings(
     [{"id": "lesions", "engine": "nnunet"}],
     radiomics=[{"segmentation": "lesions", "role": "CT", "settings": "ibsi_config_c"}],
 )
+FILTERS = {"Original": {}, "Wavelet": {"wavelet": "coif1"}, "LoG": {"sigma": [2.0]}}
+FILTERED = typed.settings(
+    [{"id": "lesions", "engine": "nnunet"}],
+    radiomics=[
+        {
+            "segmentation": "lesions",
+            "role": "CT",
+            "settings": {"imageType": FILTERS, "featureClass": {"firstorder": ["Mean"]}},
+        }
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +55,13 @@ def shard(tmp_path_factory):
     return folder, cases
 
 
-def measure(shard, cases, threads):
+def measure(shard, cases, threads, settings=SETTINGS):
     folder, _ = shard
     segmented = {(case.case_id, "lesions") for case in cases if case.case_id != "c4"}
     found = run(
         cases=cases,
         segmented=segmented,
-        settings=SETTINGS,
+        settings=settings,
         volumes=folder / "volumes",
         masks=folder / "masks",
         threads=threads,
@@ -112,6 +123,30 @@ def test_threads_and_shards_change_no_bit(shard, tables, threads):
         pd.testing.assert_frame_equal(together, getattr(tables, name), check_exact=True)
     statuses = [o.status for part in parts for o in part.outcomes]
     assert statuses == [o.status for o in tables.outcomes]
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_filtered_regions_are_the_same_on_any_number_of_cores(shard, threads):
+    alone, split = (measure(shard, shard[1][:1], number, FILTERED) for number in (1, threads))
+    pd.testing.assert_frame_equal(split.features, alone.features, check_exact=True)
+    assert len(alone.features) == 2
+    assert [o.message for o in split.outcomes] == [o.message for o in alone.outcomes]
+
+
+@pytest.mark.parametrize("number", [0, 2, 3, 4])
+def test_regions_of_a_case_that_cores_share_are_those_that_one_measures(shard, number):
+    case = [shard[1][number]]
+    alone, split = (measure(shard, case, threads) for threads in (1, 3))
+    for name in ("features", "failures"):
+        found, expected = getattr(split, name), getattr(alone, name)
+        pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    assert len(split.outcomes) == 1
+    (found,), (expected,) = split.outcomes, alone.outcomes
+    assert (found.status, found.reason, found.message) == (
+        expected.status,
+        expected.reason,
+        expected.message,
+    )
 
 
 def test_tables_have_their_columns_even_when_empty():

@@ -205,8 +205,13 @@ def _distinct(
         name: the series, for messages.
         notes: gets a sentence if planes are left out.
     """
-    groups = np.cumsum(np.diff(depth, prepend=depth[0]) >= POSITION_TOLERANCE)
-    keys = [(g, image_key(p.header)) for g, p in zip(groups.tolist(), planes, strict=True)]
+    groups = np.cumsum(np.diff(depth, prepend=depth[0]) >= POSITION_TOLERANCE).tolist()
+    members = Counter(groups)
+    # Of a plane that has its position alone nothing is compared.
+    keys = [
+        (group, image_key(plane.header) if members[group] > 1 else ())
+        for group, plane in zip(groups, planes, strict=True)
+    ]
     times = Counter(keys)
     kept: dict[int, list[Plane]] = defaultdict(list)
     # Each is compared with those that look the same, as of a hundred points of time none does.

@@ -55,7 +55,6 @@ def run(
     Returns:
         The tables, whatever the number of threads, and the outcomes.
     """
-    found = Rows()
     entries = [
         Entry(
             entry,
@@ -64,26 +63,50 @@ def run(
         )
         for entry in settings.protocol.radiomics
     ]
+    # Where there are more cores than cases, several share the regions of one.
+    shares = max(1, threads // max(1, len(cases)))
+    units = [(case, share) for case in cases for share in range(shares)]
     work = partial(
-        _measure_case,
+        _measure_share,
+        shares=shares,
         segmented=segmented,
         entries=entries,
         volumes=volumes,
         masks=masks,
-        threads=max(threads // max(len(cases), 1), 1),
     )
+    found = Rows()
     outcomes = []
-    for result in for_each_case(cases, work, threads):
+    for result in _joined(for_each_case(units, work, threads)):
         outcomes.append(result.outcome)
-        found.features += result.rows.features
-        found.failures += result.rows.failures
-        found.perturbed += result.rows.perturbed
+        found.add(result.rows)
     return Tables(
         feature_table(found.features),
         failure_table(found.failures),
         perturbed_table(found.perturbed),
         outcomes,
     )
+
+
+def _joined(parts: Sequence[Measured]) -> list[Measured]:
+    """Return what was measured of each segmentation of each case, whoever measured its regions."""
+    by_entry: dict[tuple[str, int], list[Measured]] = {}
+    for part in parts:
+        by_entry.setdefault((part.outcome.case_id, part.entry), []).append(part)
+    return [_whole(held) for held in by_entry.values()]
+
+
+def _whole(parts: Sequence[Measured]) -> Measured:
+    failed = [part for part in parts if part.outcome.status is not Status.OK]
+    if failed:
+        return failed[0]
+    whole = Measured(parts[0].entry, parts[0].outcome, Rows())
+    for part in parts:
+        whole.rows.add(part.rows)
+    if nulls := len(whole.rows.failures):
+        whole.outcome.message = f"{nulls} features are null, see features/failures.parquet"
+    whole.outcome.seconds = sum(part.outcome.seconds for part in parts)
+    whole.outcome.max_rss_mb = max(part.outcome.max_rss_mb for part in parts)
+    return whole
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,12 @@ class Rows:
     failures: list[dict[str, Any]] = field(default_factory=list)
     perturbed: list[dict[str, Any]] = field(default_factory=list)
 
+    def add(self, others: Rows) -> None:
+        """Add the rows of others."""
+        self.features += others.features
+        self.failures += others.failures
+        self.perturbed += others.perturbed
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -130,8 +159,15 @@ class Entry:
 
 @dataclass
 class Measured:
-    """The rows and the outcome of one segmentation of a case."""
+    """What an entry of the protocol gives for a case, or for some of its regions.
 
+    Attributes:
+        entry: its place in the protocol's ``radiomics``.
+        outcome: of the segmentation.
+        rows: of the tables.
+    """
+
+    entry: int
     outcome: Outcome
     rows: Rows
 
@@ -168,27 +204,33 @@ def _table(
     return pa.Table.from_pylist([dict(row) for row in ordered], schema=schema)
 
 
-def _measure_case(
-    case: Case,
+def _measure_share(
+    unit: tuple[Case, int],
+    shares: int,
     segmented: set[tuple[str, str]],
     entries: Sequence[Entry],
     volumes: Path,
     masks: Path,
-    threads: int,
 ) -> list[Measured]:
-    """Measure what the protocol asks for of a case, with so many threads of its own."""
-    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+    """Measure of a case, in so many shares of its regions, the one of that number."""
+    case, share = unit
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     # Several segmentations of a role are measured in one reading of its series.
     read = cache(lambda role: read_volume(volume_path(volumes, case.case_id, role)))
     measured = []
-    for wanted in entries:
+    for number, wanted in enumerate(entries):
         entry, parameters = wanted.entry, wanted.parameters
         segmentation, role = entry.segmentation, entry.role
         if not case.roles.keys() >= wanted.roles:
             continue
+        # Regions that lie together are filtered together, which changes last digits.
+        apart = parameters.plain()["imageType"].keys() <= {"Original"}
+        if share and not apart:
+            continue
         rows = Rows()
         if (case.case_id, segmentation) in segmented:
-            work = partial(_measure, case, entry, parameters, read, masks, rows)
+            regions = slice(share, None, shares if apart else 1)
+            work = partial(_measure, case, entry, parameters, read, masks, regions, rows)
             outcome = attempt(case.case_id, STAGE, segmentation, work, masks)
             if outcome.status is not Status.OK:
                 failure = {
@@ -203,7 +245,7 @@ def _measure_case(
                 rows = Rows(failures=[failure])
         else:
             outcome = blocked(case.case_id, STAGE, segmentation, f"the mask {segmentation!r}")
-        measured.append(Measured(outcome, rows))
+        measured.append(Measured(number, outcome, rows))
     return measured
 
 
@@ -213,9 +255,10 @@ def _measure(
     parameters: Radiomics,
     read: Callable[[str], Volume],
     masks: Path,
+    regions: slice,
     rows: Rows,
 ) -> Made:
-    """Measure the segments of one segmentation on the image of a role, into the tables' rows."""
+    """Measure segments of one segmentation on the image of a role, into the tables' rows."""
     role, name = entry.role, entry.segmentation
     volume = read(role)
     segmentation = read_segmentation(masks / case.case_id / name)
@@ -227,9 +270,8 @@ def _measure(
             f"{volume.grid.shape}, or elsewhere; segment the series that is measured.",
         )
     digest = canonical_digest(parameters.plain())
-    boxes = list(segmentation.boxes())
+    boxes = list(segmentation.boxes())[regions]
     parts = [Part(mask, corner) for _, mask, corner in boxes]
-    failed = 0
     # More threads would change the order of sums, and so the last digits.
     with threadpool_limits(1, user_api="blas"):
         extractions = extract(volume, parts, parameters)
@@ -262,8 +304,7 @@ def _measure(
             {**key, **asdict(problem), "reason": problem.reason.value}
             for problem in extraction.failures
         ]
-        failed += len(extraction.failures)
-    return Made(note=f"{failed} features are null, see features/failures.parquet" if failed else "")
+    return Made()
 
 
 @cache
