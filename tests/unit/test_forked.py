@@ -18,7 +18,9 @@ import pytest
 from highdicom._standard_utils import get_module_attribute_map
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from federation_world import hub_settings, site
 from jipflow.cli.server import loaded, run_copy
+from jipflow.files import json_text
 from jipflow.forked import LENGTH, SERVER, SOCKET, _installation, ask
 from jipflow.hub.settings import HubSettings
 from jipflow.settings.run import Settings
@@ -418,11 +420,11 @@ def test_nothing_is_loaded_that_no_job_of_the_run_needs(tmp_path):
 
 def test_what_is_loaded_is_there_and_makes_what_each_job_would_make():
     """The server passes over what it cannot load."""
-    site = {
+    of_a_site = {
         "site": {"processing": {"device": "cpu"}},
         "protocol": {"segmentations": [{"engine": "imported"}]},
     }
-    for settings in (site, {"hub": {}}):
+    for settings in (of_a_site, {"hub": {}, "protocol": {}}):
         for name in loaded(settings):
             found = resolve_name(name)
             if ":" in name:
@@ -430,6 +432,13 @@ def test_what_is_loaded_is_there_and_makes_what_each_job_would_make():
     for made in (Settings, HubSettings):
         assert made.__pydantic_complete__
     assert get_module_attribute_map.cache_info().currsize == 1
+
+
+def test_jobs_of_a_hub_have_their_modules_loaded(tmp_path):
+    written = hub_settings([site(tmp_path, "north", 12, 1)], tmp_path / "inbox")
+    found = loaded(json.loads(json_text(written.plain())), ("hub_accept",))
+    assert {"jipflow.hub.accept", "jipflow.hub.merge"} <= set(found)
+    assert "jipflow.radiomics.measure" not in found
 
 
 def test_a_copy_computes_with_the_threads_of_its_job(monkeypatch):

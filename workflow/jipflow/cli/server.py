@@ -51,7 +51,7 @@ def loaded(
         rules: of the jobs that are to run; any where none is named.
         devices: the folder of the machine's devices.
     """
-    if "protocol" not in settings:
+    if "site" not in settings:
         return [TYPES, HUB, *_loaded_by([each.handler for each in hub.AUDIENCE.commands])]
     protocol, device = settings["protocol"], settings["site"]["processing"]["device"]
     # What becomes of a cohort is known when it is chosen.
