@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +14,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from exchange_servers import CREDENTIALS, free_port, need_plugins
 from jipflow.exchange.sealing import MAGIC
 from jipflow.exchange.transport import (
     Limits,
@@ -377,3 +381,19 @@ def test_a_folder_is_its_own_way(tmp_path):
     assert way(None, tmp_path).folder == tmp_path
     assert way("s3://bucket/x", tmp_path).folder == tmp_path
     assert way("s3://bucket/x", tmp_path).address == "s3://bucket/x"
+
+
+def test_the_libraries_of_a_run_count_for_none_of_the_memory_that_a_list_may_take(tmp_path):
+    """A job is a copy of a process that holds much; a list without end fails in test_exchange."""
+    need_plugins()
+    begin = "import mmap, sys; held = mmap.mmap(-1, 3 << 30); from jipflow.cli import main; "
+    words = ["--from", f"dav://127.0.0.1:{free_port()}/in", "--to", str(tmp_path / "in")]
+    words += ["--memory", str(tmp_path / "list")]
+    done = subprocess.run(
+        [sys.executable, "-c", f"{begin}sys.exit(main())", "exchange", "look", *words],
+        env=os.environ | CREDENTIALS,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "in does not list its files: " in done.stderr

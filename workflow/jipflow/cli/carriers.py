@@ -17,7 +17,8 @@ AUDIENCE = Audience(
 )
 
 MOST_MEMORY = 1 << 30
-"""Bytes of address space: a list without end takes no more from the machine."""
+"""Bytes of address space beside what the process begins with, which may be the libraries of a whole
+run: a list without end takes no more from the machine."""
 
 Memory = Annotated[Path, "file that keeps what went or came before"]
 Done = Annotated[Path, "what this run did, and what was left out and why"]
@@ -83,6 +84,8 @@ def _carry(carry: _Carrier, address: str, folder: Path, memory: Path, report: Pa
 
 def _opened(address: str) -> tuple[Place, str]:
     """Return a place and its address, in a process whose memory has a bound."""
+    import psutil
+
     from jipflow.exchange.places import open_place
     from jipflow.settings.addresses import parse_address
     from jipflow.settings.resources import ConfigError
@@ -91,5 +94,6 @@ def _opened(address: str) -> tuple[Place, str]:
         parsed = parse_address(address)
     except ValueError as error:
         raise ConfigError(f"the address {error}.") from None
-    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, resource.RLIM_INFINITY))
+    most = psutil.Process().memory_info().vms + MOST_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
     return open_place(parsed), parsed.url
