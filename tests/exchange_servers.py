@@ -109,7 +109,8 @@ class Server:
         }[self.kind]
         if self.secure:
             given += ["--cert", str(self.secure[0]), "--key", str(self.secure[1])]
-        given += ["--dir-cache-time", "0", *self.options]
+        # With 0 rclone 1.75.2 keeps a core at work without end.
+        given += ["--dir-cache-time", "1ms", *self.options]
         return [program, "serve", *given, "--addr", address, str(self.folder)]
 
     def _configured(self) -> str:
