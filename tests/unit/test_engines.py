@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from jipflow.outcomes import Status
 from jipflow.reasons import Reason
 from jipflow.segment import stage
 from jipflow.settings.plugins import engine_names
+from loaded_processes import loaded_once
 
 
 def digests(folder):
@@ -72,7 +74,8 @@ def done(request, tmp_path_factory):
     bench.broken()
     bench.cases.sort(key=lambda case: case.case_id != BROKEN)
     before = digests(bench.volumes)
-    return bench, run(bench, folder / "masks"), folder / "masks", before
+    with loaded_once() if request.param == "totalsegmentator" else nullcontext():
+        yield bench, run(bench, folder / "masks"), folder / "masks", before
 
 
 @pytest.mark.parametrize("case", [UPRIGHT, CORONAL])

@@ -27,6 +27,7 @@ from jipflow.segment.engine import Inputs, Machine
 from jipflow.segment.engines.totalsegmentator import engine as totalsegmentator
 from jipflow.segment.stage import segment
 from jipflow.settings.reading import read_registry
+from loaded_processes import loaded_once
 from threshold_model import write_threshold_model
 
 TASKS = read_tasks()
@@ -91,9 +92,9 @@ def put(folder, name, classes, thresholds, spacing):
 
 @pytest.fixture(scope="module")
 def patched(tmp_path_factory):
-    """An empty home."""
+    """An empty home, and processes that have the libraries."""
     home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
+    with loaded_once(), pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
         yield home
