@@ -1,8 +1,9 @@
-"""Runs of Snakemake as copies of one process that has loaded it: two seconds less, each time."""
+"""Runs of Snakemake and commands as copies of one process that has loaded what they need."""
 
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import os
 import shlex
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+import jipflow.forked
 from jipflow.forked import SERVER, SOCKET, ask, serve
 
 OURS = (
@@ -25,28 +27,53 @@ OURS = (
     "jipflow.release.packing",
     "jipflow.release.rounds",
     "jipflow.settings.run",
+    "scipy.stats",
 )
-"""What the workflow imports when it is read."""
+"""What the workflow imports when it is read, and many jobs in mid-work."""
+
+SNAKEMAKE = "snakemake"
+"""The first word of what a copy is asked for that shall be Snakemake; else it is a command."""
+
+ANY_SITE = {"protocol": {"segmentations": []}, "site": {"processing": {"device": "cpu"}}}
+"""Of the settings of a site that segments nothing, what decides on what its jobs import."""
 
 
 def program() -> Path:
     """Return what stands for the program ``snakemake`` until this process ends.
 
     What is typed after it is carried out by a copy of a process that this one starts, in the
-    network that this one is in. That process was started with this one's environment: another
-    ``PYTHONPATH`` needs the real program.
+    network that this one is in, and so are the jobs. That process was started with this one's
+    environment: another ``PYTHONPATH`` needs the real program.
     """
-    return _program(os.readlink("/proc/thread-self/ns/net"))
+    return _of_network(os.readlink("/proc/thread-self/ns/net")) / "bin" / SNAKEMAKE
+
+
+def commands() -> dict[str, str]:
+    """Return the variable by which ``jipflow`` is carried out by a copy of the same process."""
+    return {SERVER: str(program().parents[1])}
 
 
 @cache
-def _program(network: str) -> Path:
+def _of_network(network: str) -> Path:
+    return begun()
+
+
+def begun(through: Sequence[str] = ()) -> Path:
+    """Start a process to be copied; it ends with this one.
+
+    Args:
+        through: a command that starts another, such as ``unshare``: copies are where that is.
+
+    Returns:
+        Its folder, which is the value of `SERVER` for its commands; its Snakemake is
+        ``bin/snakemake``.
+    """
     folder = Path(tempfile.mkdtemp(prefix="snakemake-copies-"))
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(folder / SOCKET))
         listener.listen()
         process = subprocess.Popen(
-            [sys.executable, __file__, "serve", str(listener.fileno()), str(folder)],
+            [*through, sys.executable, __file__, "serve", str(listener.fileno()), str(folder)],
             # It ends with this process, however that ends.
             stdin=subprocess.PIPE,
             pass_fds=[listener.fileno()],
@@ -55,33 +82,57 @@ def _program(network: str) -> Path:
     assert process.stdin
     atexit.register(process.wait)
     atexit.register(process.stdin.close)
-    path = folder / "bin" / "snakemake"
+    path = folder / "bin" / SNAKEMAKE
     path.parent.mkdir()
     words = shlex.join([sys.executable, __file__, "ask"])
     path.write_text(f'#!/bin/sh\n{SERVER}={shlex.quote(str(folder))} exec {words} "$@"\n')
     path.chmod(0o755)
-    return path
+    return folder
 
 
 def run(words: Sequence[str]) -> int:
-    """Run Snakemake; its jobs are copies of the server that it starts, or of none."""
+    """Run Snakemake, or a command."""
+    from jipflow.cli.server import modules, run_copy
+    from jipflow.files import read_json
+
+    if words[:1] != [SNAKEMAKE]:
+        return run_copy(words)
     from snakemake.cli import main
 
-    del os.environ[SERVER]
-    sys.argv[0] = str(Path(sys.executable).with_name("snakemake"))
-    main(list(words))
+    own = os.environ.pop(SERVER)
+    start = jipflow.forked.start
+
+    def start_or_share(command: Sequence[str], *arguments: str) -> None:
+        """Start a server where the jobs of a run import more than this process has."""
+        file, *rules = arguments
+        if set(modules(read_json(Path(file)), rules)) <= sys.modules.keys():
+            os.environ[SERVER] = own
+        else:
+            start(command, *arguments)
+
+    jipflow.forked.start = start_or_share
+    sys.argv[:] = [str(Path(sys.executable).with_name(SNAKEMAKE)), *words[1:]]
+    main(list(words[1:]))
     return 0
 
 
 if __name__ == "__main__":
     what, *arguments = sys.argv[1:]
     if what == "ask":
-        code = ask(arguments)
+        code = ask([SNAKEMAKE, *arguments])
         sys.exit("no process takes it over" if code is None else code)
+    # Jobs find no module of tests.
+    del sys.path[0]
     from snakemake.cli import get_argument_parser
+
+    from jipflow.cli.server import modules
+    from jipflow.settings.complete import complete_types
 
     # It loads the plugins.
     get_argument_parser()
-    for name in OURS:
+    for name in (*OURS, *modules({}), *modules(ANY_SITE)):
         importlib.import_module(name)
+    complete_types()
+    gc.collect()
+    gc.freeze()
     serve(int(arguments[0]), Path(arguments[1]), (), run)

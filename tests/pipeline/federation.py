@@ -5,17 +5,24 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness import ROOT, command, contours_only, environment
+from harness import ONE_CORE, ROOT, contours_only, environment
 from jipflow.exchange.keys import load_or_create_key, public_text
-from jipflow.phantom.cohort import write_site
+from jipflow.forked import SERVER
+from jipflow.phantom import dicom
+from jipflow.phantom.cohort import ROI_NAME, Subject, make_subject
+from jipflow.phantom.vendors import VENDORS
 from jipflow.settings.resources import RESOURCES
+from snakemake_copies import SNAKEMAKE, begun
 
 SITES = ("north", "south", "west")
 HUB = "hub"
@@ -56,24 +63,23 @@ class Federation:
         return self.exchange / (HUB if party == HUB else f"sites/{party}")
 
     def apart(self, party: str, words: Sequence[str], timeout: float = 600) -> str:
-        """Run a command as a party: without a network, and without what the others have."""
-        others = [self.folder(other) for other in (*SITES, HUB) if other != party]
-        hidden = " && ".join(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in others)
-        inner = f"{hidden} && exec {shlex.join(words)}"
+        """Run a command in a copy of the process of a party, see `_apart`; return its output."""
         done = subprocess.run(
-            ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", inner],
+            words,
             cwd=ROOT,
-            env=environment(),
+            env=environment() | {SERVER: str(self._server(party))},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             timeout=timeout,
             check=False,
         )
-        (self.folder(party) / "printed.txt").write_text(done.stdout)
         if done.returncode:
             raise AssertionError(f"{shlex.join(words)} failed at {party}:\n{done.stdout[-4000:]}")
         return done.stdout
+
+    def _server(self, party: str) -> Path:
+        return _apart(party, *(self.folder(other) for other in (*SITES, HUB) if other != party))
 
     def snakemake(self, party: str, *targets: str) -> str:
         settings = ["--configfile", str(self.folder(party) / f"{party}.yaml")]
@@ -81,12 +87,12 @@ class Federation:
             results = self.results(party).parent
             protocol = self.folder(party) / "protocol" / "contours.yaml"
             settings += ["--config", f"protocol={protocol}", f"results={results}"]
-        words = command(*(targets or (["hub"] if party == HUB else [])), *settings, "--cores", "1")
-        return self.apart(party, words)
+        program = self._server(party) / "bin" / SNAKEMAKE
+        words = [*(targets or (["hub"] if party == HUB else [])), *settings, *ONE_CORE]
+        return self.apart(party, [str(program), *words, "--profile", "profiles/demo"])
 
     def jipflow(self, party: str, *arguments: str) -> str:
-        words = [*command()[:1], "-m", "jipflow.cli", *arguments]
-        return self.apart(party, words)
+        return self.apart(party, [sys.executable, "-m", "jipflow", *arguments])
 
     def sealed(self, party: str) -> list[Path]:
         """The messages in a party's inbox."""
@@ -126,10 +132,11 @@ class Federation:
 
     def write_site(self, party: str, patients: int, seed: int) -> None:
         folder = self.folder(party)
-        write_site(folder / "archive", party, patients, seed, defects=False)
+        for number, vendor in zip(range(1, patients + 1), cycle(VENDORS.values()), strict=False):
+            write_pet(folder / "archive" / str(number), make_subject(party, number, seed, vendor))
         content = {
             "site": {"id": party, "name": f"Hospital {party}"},
-            "sources": [{"name": "a", "kind": "folder", "path": str(folder / "archive/dicom")}],
+            "sources": [{"name": "a", "kind": "folder", "path": str(folder / "archive")}],
             "identity": {
                 "secret_file": str(folder / "secrets" / "identity.key"),
                 "signing_key_file": str(self.key(party)),
@@ -140,6 +147,14 @@ class Federation:
             "exchange": {"inbox": str(self.inbox(party)), "outbox": str(self.inbox(HUB))},
         }
         (folder / f"{party}.yaml").write_text(yaml.safe_dump(content))
+
+
+def write_pet(folder: Path, subject: Subject) -> None:
+    """Write the PET of a synthetic patient and its contours, all that the protocol looks at."""
+    study, scan = subject.study, dicom.Scan(subject.injection, subject.pt_start, "BQML")
+    pet = dicom.pt_series(subject.suv, subject.pt_grid, study, scan)
+    contours = dicom.rtstruct({ROI_NAME: subject.lesion}, subject.pt_grid, pet, study)
+    dicom.write_series([*pet, contours], folder, "{modality}-{number}.dcm")
 
 
 def federation(base: Path, analyses: list[dict[str, Any]]) -> Federation:
@@ -155,3 +170,12 @@ def federation(base: Path, analyses: list[dict[str, Any]]) -> Federation:
         made.write_site(site, PATIENTS + seed - 11, seed)
     made.write_hub(made.roster())
     return made
+
+
+@cache
+def _apart(party: str, *hidden: Path) -> Path:
+    """Start what a party's commands are copies of: without a network, and without these folders."""
+    hiding = " && ".join(f"mount -t tmpfs none {shlex.quote(str(path))}" for path in hidden)
+    inner = f'{hiding} && exec "$@"'
+    namespaces = ["unshare", "--map-root-user", "--net", "--mount"]
+    return begun([*namespaces, "sh", "-c", inner, party])

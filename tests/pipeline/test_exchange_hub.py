@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from exchange_servers import SECRET, Server, running
-from harness import ROOT, command, environment
+from harness import environment, run_snakemake
 from jipflow.exchange.keys import load_or_create_key, public_text
 from jipflow.exchange.sealing import MAGIC
 from jipflow.files import read_json
@@ -53,16 +53,8 @@ def write_hub(server: Server, folder: Path) -> Path:
 
 
 def run_hub(server: Server, config: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        # Snakemake reads the locks of all runs of a checkout, which others remove meanwhile.
-        command("hub", "--configfile", str(config)),
-        cwd=ROOT,
-        env={**environment(), **server.environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    words = ["hub", "--configfile", str(config), "--profile", "profiles/demo"]
+    return run_snakemake(*words, given={**environment(), **server.environment})
 
 
 @contextmanager

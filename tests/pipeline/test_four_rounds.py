@@ -87,6 +87,14 @@ def waits_for(party: Federation, round_: int) -> list[str]:
     return read_json(party.results(HUB) / "rounds" / f"r{round_:02d}" / "outlook.json")["missing"]
 
 
+def test_a_party_has_nothing_of_another(party):
+    for whose in ("north", "south"):
+        public = party.public(whose)
+        assert party.jipflow(whose, "keys", "show", str(party.key(whose))).strip() == public
+    with pytest.raises(AssertionError, match="is missing; make a key"):
+        party.jipflow("north", "keys", "show", str(party.key("south")))
+
+
 def test_four_rounds_with_a_late_a_lost_and_a_forged_message(party):
     assert "round 1" in party.snakemake(HUB)
     for site in SITES:

@@ -263,7 +263,7 @@ def follow(command: str, clone: Path) -> None:
     line = moved(line, clone.parent)
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("SNAKEMAKE", "MAKE"))}
     copies = f"{snakemake_copies.program().parent}:" if way.change == DRY else ""
-    environment |= {
+    environment |= snakemake_copies.commands() | {
         "PATH": f"{copies}{Path(sys.executable).parent}:{environment['PATH']}",
         "PYTHONPATH": str(ROOT / "workflow"),
         "HOME": str(clone.parent / "home"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 
 import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+import snakemake_copies
 from federation_world import HUB_KEY
 from jipflow.settings.resources import ROOT
 from thread_world import Federation
@@ -40,7 +40,8 @@ def hub(tmp_path_factory):
 
 def run(folder):
     """Run the hub in a folder of its own, so that it waits for no other test's run."""
-    command = [sys.executable, "-m", "snakemake", "hub", "--configfile", str(folder / "hub.yaml")]
+    program = str(snakemake_copies.program())
+    command = [program, "hub", "--configfile", str(folder / "hub.yaml")]
     command += ["--snakefile", str(ROOT / "workflow" / "Snakefile"), "--directory", str(folder)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
     options = {"env": environment, "umask": 0o022}
