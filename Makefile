@@ -63,7 +63,7 @@ lint: setup
 		'sources=[{name: here, kind: folder, path: .}]'
 
 # Some of them alone: make bench BENCH="ibsi extraction report"
-BENCH := catalog catalog_memory cohort_filter seg nnunet ibsi extraction exactness deidentification descriptions messages scale report
+BENCH := catalog catalog_memory cohort_filter seg nnunet ibsi extraction end_to_end exactness deidentification descriptions messages scale report
 bench: setup
 	@PATH="$(CURDIR)/$(BIN):$$PATH" python -m pip --disable-pip-version-check install --quiet \
 		--constraint envs/constraints.txt --no-build-isolation --editable '.[test,bench]'

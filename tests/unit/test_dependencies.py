@@ -74,7 +74,7 @@ def imported(folder: str) -> dict[str, set[str]]:
     ours = {"jipflow"}
     if folder in ("tests", "benchmarks"):
         # They import what lies beside them, and from each other.
-        beside = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "tests").rglob("*.py")]
+        beside = [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
         ours |= {path.stem for path in (*files, *beside)}
     found: dict[str, set[str]] = {}
     for path in files:
