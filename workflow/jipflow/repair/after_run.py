@@ -22,6 +22,9 @@ COUNTS = ("cases", "ok", "failed", "waiting", "open", "excluded", "shards", "sha
 OF_THE_RUN = ("JIPFLOW_RUN", "JIPFLOW_SERVER")
 """Variables that only a job of the run has a use for."""
 
+OF_PLACES = ("SNAKEMAKE_STORAGE_", "AWS_")
+"""How variables begin that hold names and passwords of the place where messages are exchanged."""
+
 
 def counts_after(results: Path, site: str, protocol: str, state: str) -> dict[str, Any]:
     """Return what the command is given: counts by stage and reason, and no case.
@@ -79,7 +82,11 @@ def tell(command: AfterRun, about: dict[str, Any], secrets: Collection[str] = ()
         What went wrong, in a sentence; empty where nothing did. It changes nothing of the run.
     """
     kept_back = {*OF_THE_RUN, *secrets}
-    own = {key: value for key, value in os.environ.items() if key not in kept_back}
+    own = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in kept_back and not key.startswith(OF_PLACES)
+    }
     given = {
         f"JIPFLOW_{key.upper()}": str(value)
         for key, value in about.items()
