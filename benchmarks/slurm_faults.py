@@ -26,6 +26,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -111,6 +112,7 @@ def restart_slurmd(run: Run) -> None:
     run.cluster.end("slurmd", signal.SIGKILL)
     time.sleep(10)
     run.cluster.start("slurmd")
+    computing_time(run.cluster)
 
 
 def lose_node(run: Run) -> None:
@@ -121,6 +123,7 @@ def lose_node(run: Run) -> None:
         kill_tree(step)
     time.sleep(40)
     run.cluster.start("slurmd", "-b")
+    computing_time(run.cluster)
 
 
 def drain(run: Run) -> None:
@@ -186,6 +189,25 @@ def kill_snakemake(run: Run) -> None:
     run.process.kill()
 
 
+def kill_snakemake_early(run: Run) -> None:
+    """Kill it while its jobs wait, so that they begin beside those of the next run."""
+    say("scontrol", "update", f"NodeName={NODE}", "State=DRAIN", "Reason=test")
+    _until(lambda: len(run.cluster.open_jobs()) == PATIENTS)
+    run.process.kill()
+
+    def resume() -> None:
+        _until(lambda: len(run.cluster.open_jobs()) == 2 * PATIENTS)
+        say("scontrol", "update", f"NodeName={NODE}", "State=RESUME")
+
+    Thread(target=resume, daemon=True).start()
+
+
+def _until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 240
+    while not done() and time.monotonic() < end:
+        time.sleep(0.5)
+
+
 NODE = os.uname().nodename
 APART = {stage: stage for stage in STAGES}
 """Groups of which each is one stage, as if there were none."""
@@ -223,6 +245,11 @@ FAULTS = {
     ),
     "state": Fault("slurmctld is restarted and has lost its state", lose_state),
     "snakemake": Fault("snakemake itself is killed", kill_snakemake),
+    "waiting": Fault(
+        "snakemake itself is killed while its jobs wait for a node; they begin beside those of the "
+        "next run",
+        kill_snakemake_early,
+    ),
 }
 
 
@@ -311,24 +338,27 @@ def strike(name: str, site: Site, local: Site, folder: Path) -> dict[str, Any]:
             code = "hung"
         row: dict[str, Any] = {"fault": name, "what": fault.what, "code": code}
         row["seconds"] = round(time.monotonic() - began)
-        row["computing"] = round(computing_time(cluster) - used)
-        row["load"] = round(os.getloadavg()[0], 1)
         if code:
             healing = time.monotonic()
             row["code again"] = start(site, again, profile).wait(LIMIT)
             row["seconds again"] = round(time.monotonic() - healing)
+        row["computing"] = round(computing_time(cluster) - used)
+        row["load"] = round(os.getloadavg()[0], 1)
     text = printed.read_text()
+    if code:
+        text += again.read_text()
+        print(text)
     row["jobs"] = text.count("has been submitted with SLURM jobid")
     row["tried again"] = text.count("Trying to restart job")
     row["same tables"] = same_tables(site, local)
-    if code:
-        row["message"] = text[-1500:]
     return row
 
 
 def line(row: dict[str, Any]) -> str:
     """The line of docs/slurm.md of a row."""
-    end = f"ended with {row['code']}; the same command: {row.get('code again')}"
+    again = row.get("code again")
+    healed = "went on to its end" if again == 0 else f"ended with {again}"
+    end = f"ended with {row['code']}; the same command {healed}"
     cells = [
         row["what"],
         "went on to its end" if row["code"] == 0 else end,
@@ -336,7 +366,7 @@ def line(row: dict[str, Any]) -> str:
         row["jobs"],
         row["tried again"],
         row["computing"],
-        row["seconds"],
+        row["seconds"] + row.get("seconds again", 0),
     ]
     return f"| {' | '.join(map(str, cells))} |"
 
