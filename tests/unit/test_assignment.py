@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jipflow.catalog.assignment import assigned
+from jipflow.reasons import StageError
 
 CASES = ["aaa", "bbb", "ccc", "ddd", "eee"]
 
@@ -75,3 +76,15 @@ def test_a_number_is_never_given_again(cohort):
         case: shards[case] for case in ("aaa", "ddd", "eee")
     }
     assert (found["bbb"], found["ccc"]) == ("s00004", "s00004")
+
+
+def test_a_cohort_with_more_shards_than_numbers_is_refused_with_the_size_that_helps(tmp_path):
+    path = tmp_path / "assignment.tsv"
+    path.write_text("case_id\tshard\nold\ts99997\n")
+    content = path.read_bytes()
+    with pytest.raises(StageError, match=r"5 new cases need 5 new .*shard_size .* to 3 or more"):
+        assigned(path, CASES, 1)
+    assert path.read_bytes() == content
+    assert assigned(path, CASES, 3)["eee"] == "s99999"
+    with pytest.raises(StageError, match=r"and 0 are left of the 99999 .*; name new results\."):
+        assigned(path, [*CASES, "new"], 50)

@@ -9,8 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from jipflow.files import atomic_path, read_parquet
+from jipflow.reasons import StageError
 
 SHARD_NAME = re.compile(r"s\d{5}")
+
+MOST = 99_999
+"""The last number that a shard can have: names sort as numbers do."""
 
 
 def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
@@ -24,6 +28,9 @@ def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
             folder.
         case_ids: the cases of this run, sorted.
         size: most cases a new shard takes.
+
+    Raises:
+        StageError: the new cases need more shards than there are numbers left.
     """
     known, whole = _read(path)
     last = max(known.values(), default="s00000")
@@ -37,6 +44,7 @@ def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
         for shard, file in files.items():
             known = dict.fromkeys(_cases_in(file), shard) | known
     new = [case_id for case_id in case_ids if case_id not in known]
+    _check_room(len(new), size, MOST - opened)
     for position, case_id in enumerate(new):
         known[case_id] = f"s{opened + position // size + 1:05d}"
     if new or not whole:
@@ -45,6 +53,21 @@ def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
         with atomic_path(path) as partial:
             pd.DataFrame(rows, columns=["case_id", "shard"]).to_csv(partial, sep="\t", index=False)
     return {case_id: known[case_id] for case_id in case_ids}
+
+
+def _check_room(cases: int, size: int, left: int) -> None:
+    """Check that new cases find a shard each, where `left` can still be opened."""
+    if cases <= left * size:
+        return
+    mend = (
+        f"set processing.shard_size of site.yaml to {-(-cases // left)} or more (it is {size})"
+        if left
+        else "name new results"
+    )
+    raise StageError(
+        f"{cases} new cases need {-(-cases // size)} new shards of {size}, and {left} are left of "
+        f"the {MOST} that a cohort can have; {mend}."
+    )
 
 
 def _read(path: Path) -> tuple[dict[str, str], bool]:
