@@ -105,8 +105,9 @@ def without_networks() -> dict[str, str]:
 
 def jipflow(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "jipflow.cli", *arguments],
+        [sys.executable, "-m", "jipflow", *arguments],
         cwd=ROOT,
+        env=os.environ | snakemake_copies.commands(),
         capture_output=True,
         text=True,
         check=True,
