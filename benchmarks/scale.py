@@ -160,7 +160,8 @@ class Fabricated:
     def stage(self, shard: str, stage: str, members: Sequence[str]) -> None:
         """Make what a stage of a shard leaves."""
         place = self.out / "shards" / shard / stage
-        outcomes = []
+        outcomes: list[Outcome] = []
+        objects: list[Path] = []
         for case in members:
             outcome = Outcome(case, stage, "gtv", seconds=1.0)
             if stage in OBJECTS:
@@ -168,6 +169,7 @@ class Fabricated:
                 path = self.out / outcome.outputs[0]
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
+                objects.append(path)
                 outcome.sha256 = ["0" * 64]
             outcomes.append(outcome)
         write_outcomes(place / "outcomes.parquet", outcomes)
@@ -175,13 +177,21 @@ class Fabricated:
             _table(place / f"{name}.parquet", len(members))
         before = [place.parent / name / NAME for name in MADE_OF[stage]]
         cases = self.out / "cohort" / "shards" / f"{shard}.parquet"
-        self.record(stage, place, [cases, *before], sorted(place.glob("*.parquet")), "")
+        tables = sorted(place.glob("*.parquet"))
+        self.record(stage, place, [cases, *before], tables, "", objects)
 
     def record(
-        self, stage: str, place: Path, inputs: list[Path], outputs: list[Path], state: str
+        self,
+        stage: str,
+        place: Path,
+        inputs: list[Path],
+        outputs: list[Path],
+        state: str,
+        others: Sequence[Path] = (),
     ) -> None:
         """Write the record of a job."""
-        Making(stage, self.settings.parts(stage), inputs, state).finish(place / NAME, outputs)
+        making = Making(stage, self.settings.parts(stage), inputs, state)
+        making.finish(place / NAME, outputs, others)
 
 
 PT = "Modality = 'PT'"

@@ -8,16 +8,15 @@ rule collect:
             state=lambda wildcards: SUBSET.state if SUBSET else "",
         ),
         cohort="<results>/cohort/outcomes.parquet",
+        # What no other stage of a shard reads; the other tables are made before that.
         outcomes=shards(
             "<results>/shards/{shard}/{stage}/outcomes.parquet",
-            stage=STAGES,
+            stage=LAST,
         ),
         quality=shards(
             "<results>/shards/{shard}/{stage}/quality.parquet",
             stage=SEGMENTING,
         ),
-        features=shards("<results>/shards/{shard}/measure/features.parquet"),
-        failures=shards("<results>/shards/{shard}/measure/failures.parquet"),
         perturbed=shards("<results>/shards/{shard}/measure/perturbed.parquet"),
         readings=annotations("readings"),
         agreement=annotations("agreement"),
@@ -44,10 +43,6 @@ rule collect:
     shell:
         "jipflow collect --settings {params.file:q}"
         " --results {params.results:q} --only {params.subset:q}"
-        " --outcomes {input.cohort:q} {input.outcomes:q}"
-        " --quality {input.quality:q} --features {input.features:q}"
-        " --failures {input.failures:q} --perturbed {input.perturbed:q}"
-        " --readings {input.readings:q} --agreement {input.agreement:q}"
         " --record {output.record:q} > {log:q} 2>&1"
 
 

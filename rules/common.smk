@@ -76,11 +76,9 @@ CLINICAL = (
 MISSING = (
     ["<results>/clinical/missing.parquet"] if SITE_SETTINGS.protocol.clinical else []
 )
-STAGES = [
-    *(["retrieve"] if ARCHIVES else []),
-    *["prepare", *SEGMENTING, "encode", "measure", "document", "overlay"],
-    *(["publish"] if SITE_SETTINGS.site.publish else []),
-]
+STAGES = SITE_SETTINGS.stages
+# Those whose outcomes no other stage reads.
+LAST = ["overlay", "publish" if SITE_SETTINGS.site.publish else "document"]
 TARGETS = [
     "<results>/settings.json",
     "<joined>/report/index.html",
@@ -139,7 +137,8 @@ def stale(stage, record=None, *, inputs=None, state=None, files=None):
             "state": state and state(wildcards),
         }
         given = {key: value for key, value in now.items() if value is not None}
-        check_record(path, stage, settings_parts(stage), **given)
+        tables = record is None
+        check_record(path, stage, settings_parts(stage), tables=tables, **given)
         if files is not None and workflow.is_main_process and path.exists():
             missing = missing_outputs(path.with_name("outcomes.parquet"), Path(RESULTS))
             others = [name.format(**wildcards) for name in files]
@@ -182,16 +181,6 @@ def shard_records(*stages):
             Path(RESULTS, "cohort", "provenance.json"),
             *map(Path, found(wildcards)),
         ]
-
-    return paths
-
-
-def shards(pattern, **others):
-    """Input function: the pattern for every shard of the cohort, and every other wildcard given."""
-
-    @looking
-    def paths(wildcards):
-        return expand(pattern, shard=sorted(jobs().cases), **others)
 
     return paths
 

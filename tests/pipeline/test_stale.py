@@ -169,9 +169,6 @@ def test_commands_that_are_called_by_hand_refuse_what_is_out_of_date(site):
     settings = ("--settings", site.out / "settings.json")
     record = ("--record", site.results / "made.json")
     features, release = site.out / "features" / "features.parquet", site.out / "release"
-    stage = site.out / "shards" / "s00001" / "measure"
-    names = ("outcomes", "features", "failures", "perturbed")
-    tables = [word for name in names for word in (f"--{name}", stage / f"{name}.parquet")]
     written = [("--outcomes", "outcomes.parquet"), ("--verdict", "verdict.json")]
     written += [("--cases", "cohort/cases.tsv"), ("--failures", "features/failures.parquet")]
     joined = [word for flag, name in written for word in (flag, site.out / name)]
@@ -182,7 +179,7 @@ def test_commands_that_are_called_by_hand_refuse_what_is_out_of_date(site):
     bundles = ("--bundles", site.out / "bundles")
     behind = ("--behind", site.out / "behind", "--results", site.out)
     for command in (
-        ("collect", "--results", site.out, *tables, "--quality"),
+        ("collect", "--results", site.out),
         ("release", "build", "--features", features, *joined, *state, *out, *bundles, *behind),
         ("release", "bundle", *standing, "--made", made, "--results", site.out),
     ):

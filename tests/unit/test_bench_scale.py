@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from snakemake.persistence import RECORD_FORMAT_VERSION
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from scale import Fabricated
+from scale import MADE_OF, Fabricated
 
 
 @pytest.fixture(scope="module")
@@ -23,14 +28,59 @@ def site(tmp_path_factory):
     return made
 
 
-def planned(site):
-    command = site.snakemake("--dry-run")
+def planned(site, *words):
+    command = site.snakemake(*(words or ["--dry-run"]))
     printed = subprocess.run(command, capture_output=True, text=True, check=True)
     return printed.stdout + printed.stderr
 
 
+def jobs(output):
+    """How many jobs a dry run would do by rule, of those that shards have."""
+    found = dict(re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE))
+    return {rule: int(found[rule]) for rule in MADE_OF if rule in found}
+
+
 def test_where_nothing_has_changed_nothing_is_to_be_done(site):
-    assert "Nothing to be done" in planned(site)
+    output = planned(site)
+    assert "Nothing to be done" in output
+    assert "2 of 2 shards are finished: no job of them is planned." in output
+
+
+def test_a_rule_that_is_named_runs_for_finished_shards(site):
+    output = planned(site, "--dry-run", "--forcerun", "overlay")
+    assert "are finished" not in output
+    assert jobs(output) == dict.fromkeys(MADE_OF, 2)
+
+
+def test_what_lists_the_files_of_jobs_lists_those_of_finished_shards(site):
+    assert "s00002/measure/features.parquet" in planned(site, "--summary")
+
+
+def test_a_shard_that_another_command_has_made_is_made_again(site):
+    """Snakemake remembers it, and jipflow's version is the same."""
+    made = {"rule": "overlay", "code": "another", "record_format_version": RECORD_FORMAT_VERSION}
+    folder = site.folder / ".snakemake" / "metadata"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("outcomes.parquet", "provenance.json"):
+        path = site.out / "shards" / "s00001" / "overlay" / name
+        key = base64.urlsafe_b64encode(str(path).encode()).decode()
+        (folder / key).write_text(json.dumps(made))
+    output = planned(site)
+    shutil.rmtree(folder)
+    assert "1 of 2 shards are finished: no job of them is planned." in output
+    assert jobs(output) == dict.fromkeys(MADE_OF, 1)
+
+
+def test_a_table_that_is_gone_is_made_again(site):
+    table = site.out / "shards" / "s00002" / "measure" / "failures.parquet"
+    content, written = table.read_bytes(), table.stat()
+    table.unlink()
+    output = planned(site)
+    table.write_bytes(content)
+    os.utime(table, ns=(written.st_atime_ns, written.st_mtime_ns))
+    assert "1 of 2 shards are finished: no job of them is planned." in output
+    assert "measure runs again: its file failures.parquet is gone." in output
+    assert jobs(output) == dict.fromkeys(MADE_OF, 1)
 
 
 def test_a_cohort_that_grows_has_its_new_shards_computed_alone(site):

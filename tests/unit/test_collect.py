@@ -92,6 +92,18 @@ def test_collect_joins_and_accept_checks(tmp_path):
         accept(tmp_path / "verdict.json")
 
 
+def test_what_is_joined_is_what_the_stages_of_the_shards_write(tmp_path):
+    """The rule names none of these files: the command's length would go by the shards."""
+    stages = ("prepare", "segment", "encode", "measure", "document", "overlay")
+    shards = Shards.of(tmp_path, stages, ["s00002", "s00001"])
+    names = [str(path.relative_to(tmp_path)) for path in shards.tables]
+    assert names[:2] == ["cohort/outcomes.parquet", "shards/s00001/prepare/outcomes.parquet"]
+    assert len(names) == len(set(names)) == 1 + 2 * 10
+    assert (shards.readings, shards.agreement) == ([], [])
+    more = Shards.of(tmp_path, (*stages, "retrieve", "annotate", "publish"), ["s00001"])
+    assert len(more.tables) == 1 + 10 + 3 + len(["quality", "readings", "agreement"])
+
+
 def test_an_empty_cohort_is_not_acceptable(tmp_path):
     write_outcomes(tmp_path / "a.parquet", [])
     run(shards=Shards(outcomes=[tmp_path / "a.parquet"]), tolerance=TOLERANCE, results=tmp_path)

@@ -202,6 +202,13 @@ def test_a_table_of_another_length_is_made_again(results, left):
     assert differs(results) == "its file t was cut off or changed"
 
 
+def test_a_table_that_is_gone_is_named_where_it_shall_be_there(results):
+    table = measured(results).with_name("t")
+    table.unlink()
+    assert differs(results) == ""
+    assert differs(results, tables=True) == "its file t is gone"
+
+
 def test_so_is_another_file_of_the_job_and_a_folder_that_waits_for_other_jobs(tmp_path):
     record = tmp_path / "shards" / "s1" / "encode" / "provenance.json"
     seg, masks = tmp_path / "seg" / "case" / "gtv.dcm", tmp_path / "work" / "s1" / "masks"

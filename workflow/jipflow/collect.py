@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,37 @@ class Shards:
     readings: Sequence[Path] = ()
     agreement: Sequence[Path] = ()
     quality: Sequence[Path] = ()
+
+    @classmethod
+    def of(cls, results: Path, stages: Collection[str], names: Iterable[str]) -> Shards:
+        """Return what the stages of shards have written.
+
+        Args:
+            results: the protocol's results folder.
+            stages: that shards go through.
+            names: of the shards.
+        """
+        shards = [results / "shards" / name for name in sorted(names)]
+
+        def tables(table: str, *wanted: str) -> list[Path]:
+            made = [stage for stage in wanted if stage in stages]
+            return [shard / stage / f"{table}.parquet" for shard in shards for stage in made]
+
+        cohort = results / "cohort" / "outcomes.parquet"
+        return cls(
+            outcomes=[cohort, *tables("outcomes", *stages)],
+            quality=tables("quality", "segment", "annotate"),
+            features=tables("features", "measure"),
+            failures=tables("failures", "measure"),
+            perturbed=tables("perturbed", "measure"),
+            readings=tables("readings", "annotate"),
+            agreement=tables("agreement", "annotate"),
+        )
+
+    @property
+    def tables(self) -> list[Path]:
+        """All of them."""
+        return [file for each in fields(self) for file in getattr(self, each.name)]
 
 
 def written(shards: Shards, out: Path) -> list[Path]:

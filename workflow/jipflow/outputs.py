@@ -147,15 +147,20 @@ def unexpected(shard: Path) -> list[Path]:
     Args:
         shard: ``shards/<shard>``.
     """
-    found = []
-    for path in sorted(shard.glob("*/outcomes.parquet")):
-        try:
-            reasons = _columns(path, ["reason"])["reason"].to_pylist()
-        except DAMAGED:
-            reasons = [Reason.UNEXPECTED_ERROR.value]
-        if Reason.UNEXPECTED_ERROR.value in reasons:
-            found.append(path)
-    return found
+    return [path for path in sorted(shard.glob("*/outcomes.parquet")) if met_unexpected(path)]
+
+
+def met_unexpected(outcomes: Path) -> bool:
+    """Return whether outcomes are damaged, or hold an error that their stage did not know.
+
+    Args:
+        outcomes: of a stage.
+    """
+    try:
+        reasons = _columns(outcomes, ["reason"])["reason"].to_pylist()
+    except DAMAGED:
+        return True
+    return Reason.UNEXPECTED_ERROR.value in reasons
 
 
 def named(files: Sequence[str]) -> str:

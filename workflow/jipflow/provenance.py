@@ -8,15 +8,18 @@ those of every shard and stage.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 from jipflow import __version__
-from jipflow.files import read_json, sha256_file, write_json
+from jipflow.files import sha256_file, write_json
+from jipflow.outputs import met_unexpected
 from jipflow.reasons import StageError
 
 NAME = "provenance.json"
@@ -64,6 +67,7 @@ class Provenance:
             likewise.
         passing: the same of folders that go once the jobs have run that read them; by path
             likewise, and then by the path below it.
+        known: whether the stage knew each error in its outcomes, so that none is tried again.
     """
 
     stage: str
@@ -75,6 +79,7 @@ class Provenance:
     state: str = ""
     sizes: dict[str, int] = field(default_factory=dict)
     passing: dict[str, dict[str, int]] = field(default_factory=dict)
+    known: bool = False
 
 
 class Making:
@@ -111,6 +116,7 @@ class Making:
             passing: folders that go once the jobs have run that read them.
         """
         outputs = list(outputs)
+        own = [file for file in outputs if file == path.with_name("outcomes.parquet")]
         made = Provenance(
             stage=self.stage,
             version=__version__,
@@ -121,6 +127,7 @@ class Making:
             state=self.state,
             sizes={_name(file, path): file.stat().st_size for file in (*outputs, *others)},
             passing={_name(folder, path): _sizes(folder) for folder in passing},
+            known=not any(map(met_unexpected, own)),
         )
         write_json(path, asdict(made))
 
@@ -151,9 +158,14 @@ def beside(table: Path) -> Path:
 def read_provenance(path: Path) -> Provenance | None:
     """Read a record; None where there is none, or none that can be understood."""
     try:
-        return Provenance(**read_json(path))
+        with open(path, "rb") as stream:
+            found, content = os.fstat(stream.fileno()), stream.read()
+        made = Provenance(**json.loads(content))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return None
+    # The jobs that came after name it by its hash.
+    _DIGESTS[_state(os.path.abspath(path), found)] = hashlib.sha256(content).hexdigest()
+    return made
 
 
 def difference(
@@ -164,6 +176,7 @@ def difference(
     inputs: Iterable[Path] | None = None,
     state: str = "",
     here: bool = True,
+    tables: bool = False,
 ) -> str:
     """Say why what a job wrote is out of date, or nothing where it is as it would be written now.
 
@@ -174,6 +187,7 @@ def difference(
         inputs: what it would read now; without it, what it has read.
         state: hash of what else decides now.
         here: whether the job would run with the libraries of this process.
+        tables: whether each of its tables shall be there.
     """
     made = read_provenance(path)
     if made is None or made.stage != stage:
@@ -185,7 +199,54 @@ def difference(
     if made.state != state:
         return "what people sent or decided has changed since"
     changed = _of_libraries(made) if here else ""
-    return changed or _of_inputs(made, path) or _cut_off(made, path)
+    wanted = made.outputs if tables else ()
+    return changed or _of_inputs(made, path) or _cut_off(made, path, wanted)
+
+
+def written_when(path: Path, stage: str, settings: Mapping[str, str]) -> Written | None:
+    """Return when a job wrote its files, if all of them are there and as they would be written now.
+
+    Args:
+        path: the job's record.
+        stage: its stage.
+        settings: hash of each part of the present settings that the stage depends on.
+
+    Returns:
+        None where the job would run again, as for an error that its stage did not know, or where
+        something has to be looked at more closely than by a record.
+    """
+    made = read_provenance(path)
+    if made is None or made.stage != stage or made.state or not made.known:
+        return None
+    if _of_settings(made, settings) or _of_libraries(made) or _of_inputs(made, path):
+        return None
+    base = os.path.abspath(path.parent)
+    times = [os.stat(path).st_mtime_ns]
+    for name, size in made.sizes.items():
+        found = _stat(f"{base}/{name}")
+        if found is None or found.st_size != size:
+            return None
+        if name in made.outputs:
+            times.append(found.st_mtime_ns)
+    if _cut_off_passing(made, base):
+        return None
+    inputs = frozenset(os.path.normpath(f"{base}/{name}") for name in made.inputs)
+    return Written(inputs, min(times), max(times))
+
+
+@dataclass(frozen=True)
+class Written:
+    """When a job wrote its tables and its record, and of what.
+
+    Attributes:
+        inputs: paths of what its record names, absolute.
+        first: time of the oldest, in nanoseconds.
+        last: time of the newest.
+    """
+
+    inputs: frozenset[str]
+    first: int
+    last: int
 
 
 def check_provenance(tables: Mapping[Path, Iterable[Path]], parts: Parts) -> None:
@@ -231,7 +292,7 @@ def _checked(path: Path, parts: Parts) -> Provenance:
         raise StageError(f"{path.parent}: {made.stage} is out of date: {reason}; {FORCED}")
     for name, digest in made.outputs.items():
         file = _place(name, path)
-        if _digest(file) != digest:
+        if _digest(str(file)) != digest:
             raise StageError(
                 f"{file} is not what {made.stage} wrote there; remove {path}, and {AGAIN}"
             )
@@ -268,49 +329,61 @@ def _differs(key: str, made: Provenance, settings: Mapping[str, str]) -> bool:
 
 
 def _of_inputs(made: Provenance, path: Path) -> str:
+    base = os.path.abspath(path.parent)
     for name, digest in made.inputs.items():
-        if _digest(_place(name, path)) != digest:
+        if _digest(os.path.normpath(f"{base}/{name}")) != digest:
             return f"its input {name} has changed since"
     return ""
 
 
-def _cut_off(made: Provenance, path: Path) -> str:
-    """Say which file is not as long as its job left it.
+def _cut_off(made: Provenance, path: Path, wanted: Collection[str]) -> str:
+    """Say which file is not as long as its job left it, or which of those that are wanted is gone.
 
     So a power cut leaves one that came to the disk after its record, and so does a copy that broke
-    off. One that stays and is gone is Snakemake's matter, or `outputs.missing_outputs`'.
+    off. Another that stays and is gone is Snakemake's matter, or `outputs.missing_outputs`'.
     """
     base = os.path.abspath(path.parent)
     for name, size in made.sizes.items():
-        if _size(f"{base}/{name}") not in (size, None):
+        found = _stat(f"{base}/{name}")
+        if found is None and name in wanted:
+            return f"its file {os.path.basename(name)} is gone"
+        if found is not None and found.st_size != size:
             return f"its file {os.path.basename(name)} was cut off or changed"
+    return _cut_off_passing(made, base)
+
+
+def _cut_off_passing(made: Provenance, base: str) -> str:
     for folder, files in made.passing.items():
         place = os.path.normpath(f"{base}/{folder}")
         if os.path.isdir(place):
             for name, size in files.items():
-                if _size(f"{place}/{name}") != size:
+                found = _stat(f"{place}/{name}")
+                if found is None or found.st_size != size:
                     return f"its file {name} is gone, or was cut off or changed"
     return ""
 
 
-def _size(path: str) -> int | None:
-    """Return the bytes of a file, None where there is none; a folder may be a link, as `_place`."""
+def _stat(path: str) -> os.stat_result | None:
+    """Return what is there, None where there is nothing; a folder may be a link, as `_place`."""
     try:
-        return os.stat(os.path.normpath(path)).st_size
+        return os.stat(os.path.normpath(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def _digest(path: Path) -> str:
+def _digest(path: str) -> str:
     """Return the hash of a file, each read once while it stays the same; empty where it is gone."""
-    try:
-        found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    found = _stat(path)
+    if found is None:
         return ""
-    key = (str(path), found.st_ino, found.st_size, found.st_mtime_ns)
-    if key not in _DIGESTS:
-        _DIGESTS[key] = sha256_file(path)
-    return _DIGESTS[key]
+    state = _state(path, found)
+    if state not in _DIGESTS:
+        _DIGESTS[state] = sha256_file(Path(path))
+    return _DIGESTS[state]
+
+
+def _state(path: str, found: os.stat_result) -> tuple[str, int, int, int]:
+    return path, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 _DIGESTS: dict[tuple[str, int, int, int], str] = {}

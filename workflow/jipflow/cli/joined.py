@@ -23,7 +23,6 @@ ClinicalTable = Annotated[
     "clinical/clinical.parquet, where the protocol has clinical variables",
     {"nargs": "*"},
 ]
-ShardTables = Annotated[Sequence[Path], "tables of the shards of that name", {"nargs": "*"}]
 
 
 @AUDIENCE.command("apart")
@@ -48,13 +47,6 @@ def collect(
     *,
     settings: SettingsFile,
     results: Results,
-    outcomes: Annotated[Sequence[Path], "outcomes of cohort and shards", {"nargs": "*"}],
-    quality: ShardTables,
-    features: ShardTables,
-    failures: ShardTables,
-    perturbed: ShardTables,
-    readings: ShardTables = (),
-    agreement: ShardTables = (),
     only: Annotated[Sequence[str], "case_ids and shards of a first try; all by default"] = (),
     record: Record,
 ) -> None:
@@ -62,24 +54,16 @@ def collect(
     from jipflow.collect import Shards, run, written
     from jipflow.provenance import beside
     from jipflow.settings.run import read_settings
-    from jipflow.subset import FOLDER, subset_of
+    from jipflow.subset import FOLDER, jobs_of, subset_of
 
     subset = subset_of(only) if only else None
     out = results / FOLDER if subset else results
     read = read_settings(settings)
+    shards = Shards.of(results, read.stages, jobs_of(results, subset).cases)
     tables: dict[Path, list[Path]] = {}
-    for table in [*outcomes, *quality, *features, *failures, *perturbed, *readings, *agreement]:
+    for table in shards.tables:
         tables.setdefault(beside(table), []).append(table)
     check_made(read, tables)
-    shards = Shards(
-        outcomes=outcomes,
-        features=features,
-        failures=failures,
-        perturbed=perturbed,
-        readings=readings,
-        agreement=agreement,
-        quality=quality,
-    )
     made = written(shards, out)
     state = subset.state if subset else ""
     tolerance = read.protocol.tolerance

@@ -24,6 +24,7 @@ from jipflow.settings.protocol import (
     Protocol,
     RadiomicsEntry,
     SegmentationSettings,
+    annotated,
 )
 from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.reading import (
@@ -83,6 +84,17 @@ class Settings(Part):
         rule = self.protocol.export
         allowed = rule is not None and rule.heads == self.site.export.heads == "deface"
         return "deface" if allowed else "refuse"
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that a shard goes through, in their order."""
+        return (
+            *(("retrieve",) if self.site.archives else ()),
+            *("prepare", "segment"),
+            *(("annotate",) if annotated(self.protocol.segmentations) else ()),
+            *("encode", "measure", "document", "overlay"),
+            *(("publish",) if self.site.publish else ()),
+        )
 
     @property
     def uses_gpu(self) -> bool:
