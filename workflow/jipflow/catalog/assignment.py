@@ -59,14 +59,14 @@ def _check_room(cases: int, size: int, left: int) -> None:
     """Check that new cases find a shard each, where `left` can still be opened."""
     if cases <= left * size:
         return
-    mend = (
+    fix = (
         f"set processing.shard_size of site.yaml to {-(-cases // left)} or more (it is {size})"
         if left
         else "name new results"
     )
     raise StageError(
         f"{cases} new cases need {-(-cases // size)} new shards of {size}, and {left} are left of "
-        f"the {MOST} that a cohort can have; {mend}."
+        f"the {MOST} that a cohort can have; {fix}."
     )
 
 
