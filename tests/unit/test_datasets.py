@@ -14,9 +14,8 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from jipflow import datasets
 from jipflow.catalog.headers import read_header
-from jipflow.images.series import read_series_volume
+from jipflow.images.series import read_planes, read_series_volume
 from jipflow.objects.headers import source_header
-from jipflow.phantom import dicom
 from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engines.imported.engine import target_of
 from series_factory import ct_datasets, ct_hu, in_syntax, series_of, write
@@ -188,19 +187,36 @@ def test_the_pixels_are_left_where_they_are():
 
 
 def test_the_uid_of_a_file_is_that_of_its_data_set_or_of_its_meta(tmp_path):
-    dataset = image()
-    path = tmp_path / "slice.dcm"
-    path.write_bytes(content(dataset))
-    assert datasets.instance_uid(path) == dataset.SOPInstanceUID
-    stated = dataset.SOPInstanceUID
-    dataset.SOPInstanceUID = ""
-    path.write_bytes(dicom.to_bytes(dataset))
-    assert datasets.instance_uid(path) == stated
-    del dataset.file_meta.MediaStorageSOPInstanceUID
-    buffer = io.BytesIO()
-    dataset.save_as(buffer)
-    path.write_bytes(buffer.getvalue())
-    assert datasets.instance_uid(path) == ""
+    first, second, *others = ct_datasets()
+    stated = {dataset.SOPInstanceUID for dataset in (second, *others)}
+    second.SOPInstanceUID = ""
+    stated |= {second.file_meta.MediaStorageSOPInstanceUID}
+    paths = write([second, *others], tmp_path)
+    first.SOPInstanceUID = ""
+    del first.file_meta.MediaStorageSOPInstanceUID
+    paths.append(tmp_path / "nameless.dcm")
+    first.save_as(paths[-1])
+    found = set()
+    read_planes(series_of(paths), there=found)
+    assert found - {""} == stated
+    assert "" in found
+
+
+def test_each_slice_is_read_once_for_what_was_drawn_on_it(tmp_path, monkeypatch):
+    paths = write(ct_datasets(), tmp_path)
+    opened = []
+    read_file = datasets.read
+
+    def counted(path, **options):
+        opened.append(path)
+        return read_file(path, **options)
+
+    monkeypatch.setattr(datasets, "read", counted)
+    series = series_of(paths)
+    grid = read_series_volume(series).grid
+    opened.clear()
+    target_of("case1", series, grid)
+    assert sorted(opened) == sorted(paths)
 
 
 def bare(path):
@@ -220,7 +236,7 @@ def impossible(path):
 def test_what_the_catalog_reads_every_stage_reads(damage, tmp_path):
     paths = write(ct_datasets(), tmp_path)
     sound = series_of(paths)
-    uids = {datasets.instance_uid(path) for path in paths}
+    uids = {str(pydicom.dcmread(path).SOPInstanceUID) for path in paths}
     for path in paths:
         damage(path)
     rows = [read_header(str(path)) for path in paths]

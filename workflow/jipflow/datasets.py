@@ -45,7 +45,6 @@ LONGEST = 1 << 20
 """Most bytes of an element of text that is read. One with a backslash becomes a value a character,
 which takes a hundred times as much memory; contours, the longest texts of use, have half of it."""
 META = 0x0002
-SOP_INSTANCE_UID = 0x00080018
 LENGTHS = {True: "<I", False: ">I"}
 SHORTS = {True: "<H", False: ">H"}
 
@@ -267,18 +266,6 @@ def _is_cut(dataset: Dataset) -> bool:
         and last.value is not None
         and last.length != UNDEFINED_LENGTH
         and len(last.value) < last.length
-    )
-
-
-def instance_uid(path: Path) -> str:
-    """Return the SOPInstanceUID of a file, reading no further; empty where it has none.
-
-    Args:
-        path: the file.
-    """
-    dataset = read(path, stop=lambda tag, *_: tag > SOP_INSTANCE_UID).dataset
-    return str(
-        dataset.get("SOPInstanceUID") or dataset.file_meta.get("MediaStorageSOPInstanceUID") or ""
     )
 
 

@@ -39,7 +39,11 @@ from jipflow.syntaxes import MAP, MODALITIES
 
 
 def read_planes(
-    series: Series, *, notes: list[str] | None = None, apart: set[str] | None = None
+    series: Series,
+    *,
+    notes: list[str] | None = None,
+    apart: set[str] | None = None,
+    there: set[str] | None = None,
 ) -> list[Plane]:
     """Read the headers of a series' image planes, sorted as the slices of its volume.
 
@@ -51,6 +55,7 @@ def read_planes(
         series: the series and its files.
         notes: gets a sentence for each repaired defect.
         apart: gets the SOPInstanceUIDs of what lies in the series beside its stack.
+        there: gets those of all its files.
 
     Returns:
         The planes, from the first to the last along the normal of the image plane (the cross
@@ -61,7 +66,7 @@ def read_planes(
         CaseFault: a file cannot be read, or the series is no volume.
     """
     notes = [] if notes is None else notes
-    return _load(series, pixels=False, notes=notes, decisions=[], apart=apart)[0]
+    return _load(series, pixels=False, notes=notes, decisions=[], apart=apart, there=there)[0]
 
 
 def read_series_volume(
@@ -150,6 +155,7 @@ def _load(
     notes: list[str],
     decisions: list[Decision],
     apart: set[str] | None = None,
+    there: set[str] | None = None,
 ) -> tuple[list[Plane], list[Dataset]]:
     """Read the planes of a series in the order of its slices, with or without their pixels.
 
@@ -169,6 +175,8 @@ def _load(
             dataset, broken = _read(path, damaged, pixels=at_once)
             tallies[path] = Counter(f"of {{}} images: {text}." for text in damaged)
             lacking[path] = complete_uids(dataset, series.series_uid)
+            if there is not None:
+                there.add(str(dataset.SOPInstanceUID or ""))
             sound = at_once and broken is None
             alone = len(series.paths) == 1
             held = _found(path, dataset, name, tallies[path], pixels=sound, several=alone)

@@ -77,9 +77,10 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         grid: of its volume.
     """
     apart: set[str] = set()
-    planes = read_planes(series, apart=apart)
+    uids: set[str] = set()
+    planes = read_planes(series, apart=apart, there=uids)
     header = planes[0].header
-    there = frozenset(datasets.instance_uid(path) for path in series.paths) - {""} - apart
+    there = frozenset(uids) - {""} - apart
     own = there
     if series.wanted is not None:
         own = frozenset(str(plane.instance.SOPInstanceUID) for plane in planes)
