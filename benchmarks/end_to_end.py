@@ -35,9 +35,9 @@ PROGRAMS = ("plastimatch", "itkimage2segimage", "pyradiomics")
 QUIETLY = 'exec "$@" > "$0" 2>&1'
 JIPFLOW = "jipflow"
 VOXELS, VOLUME, MEAN = "mask_voxels", "original_shape_MeshVolume", "original_firstorder_Mean"
-TOLERANCE = 0.1
+TOLERANCE = 0.2
 """Of volumes and means, between jipflow and a script: pyradiomics resamples on another grid, and a
-mask by nearest neighbours, which a lesion of 2 cm is a few voxels more or less by."""
+mask by nearest neighbours. Of a PET's tumour of 2 cm at 3 mm that is a tenth of the volume."""
 
 
 class Bench:
