@@ -59,7 +59,7 @@ def form(name: CodedConcept, unit: CodedConcept, method: CodedConcept | None = N
     Args:
         name: of what is measured.
         unit: of its values.
-        method: by which it is measured, if that is said.
+        method: by which it is measured; None where nothing is stated.
     """
     (item,) = highdicom.sr.Measurement(name=name, value=0.0, unit=unit, method=method)
     (measured,) = item.MeasuredValueSequence
