@@ -126,7 +126,7 @@ def write_pages() -> None:
     """Write ``docs/benchmarks.md`` and the other pages of results."""
     results = [read_json(path) for path in sorted(RESULTS.glob("*.json"))]
     for page, title in PAGES.items():
-        _write_page(page, title, [result for result in results if result["page"] == page])
+        _write_page(page, title, [result for result in results if result.get("page") == page])
 
 
 def _write_page(page: str, title: str, results: Sequence[dict[str, Any]]) -> None:

@@ -14,7 +14,10 @@ from pathlib import Path
 import pytest
 from snakemake.persistence import RECORD_FORMAT_VERSION
 
+from jipflow.files import read_json
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import report
 from scale import MADE_OF, Fabricated
 
 
@@ -90,3 +93,27 @@ def test_a_cohort_that_grows_has_its_new_shards_computed_alone(site):
     output = planned(site)
     assert set(re.findall(r"wildcards: shard=(\w+)", output)) == {"s00003"}
     assert re.search(r"^collect +1$", output, re.MULTILINE)
+
+
+def test_the_page_about_many_cases_has_what_was_measured():
+    rows = read_json(report.RESULTS / "scale.json")["rows"]
+    seconds = {(cases, what): cpu for cases, _, what, cpu, _ in rows}
+    memory = {(cases, what): peak for cases, _, what, _, peak in rows}
+    start, rerun, plan = 1_000, "rerun, nothing to do", "plan, nothing computed"
+    page = (report.DOCS / "scale.md").read_text(encoding="utf-8")
+    job = (seconds[100_000, plan] - seconds[start, rerun]) / 12
+    kib = (memory[100_000, plan] - memory[start, rerun]) * 1024 / 12_000
+    shard = (seconds[100_000, rerun] - seconds[start, rerun]) / 2
+    assert f"settings | {seconds[start, rerun]:.1f} s, " in page
+    assert f"| a job is planned | {job:.1f} ms, {kib:.0f} KiB | {12 * job:.0f} s, " in page
+    assert f"without its jobs | {shard:.1f} ms | {2 * shard:.1f} s |" in page
+    assert f"finds in {-(-seconds[100_000, rerun] // 1):.0f} s that nothing" in page
+    assert f"planned in {seconds[100_000, 'plan of 10 % more']:.0f} s." in page
+
+
+def test_the_pages_of_benchmarks_are_those_of_their_results(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DOCS", tmp_path)
+    report.write_pages()
+    for page in report.PAGES:
+        written = (tmp_path / f"{page}.md").read_bytes()
+        assert written == (report.ROOT / "docs" / f"{page}.md").read_bytes()

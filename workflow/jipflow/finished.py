@@ -1,8 +1,8 @@
 """Whether all that the stages of a shard wrote stands, so that a run plans no job of it.
 
 A plan that holds every job of a cohort of thousands of shards takes far longer than to see that
-nothing is to be done. It errs on one side: where a shard is not surely finished, its
-jobs are planned, and the rules and Snakemake look at each.
+nothing is to be done. Where a shard is not surely finished, its jobs are planned, and the rules and
+Snakemake look at each.
 """
 
 from __future__ import annotations
