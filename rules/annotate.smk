@@ -39,4 +39,4 @@ rule annotate:
         " --volumes {input.volumes:q} --automatic {input.automatic:q} --results {params.results:q}"
         " --masks {output.masks:q} --readings {output.readings:q} --agreement {output.agreement:q}"
         " --quality {output.quality:q} --outcomes {output.outcomes:q}"
-        " --record {output.record:q} --threads {params.workers} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {threads} {params.workers} > {log:q} 2>&1"

@@ -299,15 +299,13 @@ def stage_threads(wildcards):
 
 
 @called
-def stage_workers(wildcards, threads):
-    """Params function: the processes that a stage may have, of which each waits for a core."""
-    return shared_cores() if shares_cores() else threads
+def stage_workers(wildcards, output):
+    """Params function: after the threads of a stage, the processes that it has instead of them.
 
-
-@called
-def all_threads(wildcards, threads):
-    """Params function: the threads of a job."""
-    return threads
+    Each of these waits for a core. The function takes no `threads`, for which Snakemake would look
+    at the resources of each job that is planned, and takes `output` as `settings_file` does.
+    """
+    return f"--threads {shared_cores()}" if shares_cores() else ""
 
 
 def each_try(amount):

@@ -32,4 +32,4 @@ rule document:
         " --cases {input.cases:q} --encoded {input.encoded:q} --measured {input.measured:q}"
         " --features {input.features:q} --failures {input.failures:q} --results {params.results:q}"
         " --outcomes {output.outcomes:q}"
-        " --record {output.record:q} --threads {params.workers} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {threads} {params.workers} > {log:q} 2>&1"

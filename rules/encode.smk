@@ -31,4 +31,4 @@ rule encode:
         " --cases {input.cases:q} --segmented {input.segmented:q}"
         " --masks {input.masks:q} --results {params.results:q} --outcomes {output.outcomes:q}"
         " --record {output.record:q}"
-        " --threads {params.workers} > {log:q} 2>&1"
+        " --threads {threads} {params.workers} > {log:q} 2>&1"

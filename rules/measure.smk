@@ -32,4 +32,4 @@ rule measure:
         " --features {output.features:q} --failures {output.failures:q}"
         " --perturbed {output.perturbed:q}"
         " --outcomes {output.outcomes:q}"
-        " --record {output.record:q} --threads {params.workers} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {threads} {params.workers} > {log:q} 2>&1"

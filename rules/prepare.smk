@@ -26,4 +26,4 @@ rule prepare:
         "jipflow prepare --settings {params.file:q}"
         " --cases {input.cases:q} --retrieved {input.retrieved:q}"
         " --volumes {output.volumes:q} --outcomes {output.outcomes:q}"
-        " --record {output.record:q} --threads {params.workers} > {log:q} 2>&1"
+        " --record {output.record:q} --threads {threads} {params.workers} > {log:q} 2>&1"

@@ -31,7 +31,7 @@ rule overlay:
         " --cases {input.cases:q} --segmented {input.segmented:q} --volumes {input.volumes:q}"
         " --masks {input.masks:q} --out {params.overlays:q} --outcomes {output.outcomes:q}"
         " --record {output.record:q}"
-        " --threads {params.workers} > {log:q} 2>&1"
+        " --threads {threads} {params.workers} > {log:q} 2>&1"
 
 
 rule report:

@@ -25,7 +25,7 @@ rule segment:
         gpu=int(SITE_SETTINGS.uses_gpu),
     params:
         file=settings_file,
-        workers=all_threads if SITE_SETTINGS.runs_models else stage_workers,
+        workers="" if SITE_SETTINGS.runs_models else stage_workers,
     shell:
         "jipflow segment --settings {params.file:q}"
         " --cases {input.cases:q} --prepared {input.prepared:q}"
@@ -33,4 +33,4 @@ rule segment:
         " --volumes {input.volumes:q} --masks {output.masks:q}"
         " --quality {output.quality:q} --outcomes {output.outcomes:q}"
         " --record {output.record:q}"
-        " --threads {params.workers} > {log:q} 2>&1"
+        " --threads {threads} {params.workers} > {log:q} 2>&1"
