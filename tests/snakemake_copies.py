@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import atexit
 import gc
-import importlib
 import os
+import pkgutil
 import shlex
 import socket
 import subprocess
@@ -33,6 +33,9 @@ OURS = (
 
 SNAKEMAKE = "snakemake"
 """The first word of what a copy is asked for that shall be Snakemake; else it is a command."""
+
+DONE: set[str] = set()
+"""What this process has loaded and made."""
 
 ANY_SITE = {"protocol": {"segmentations": []}, "site": {"processing": {"device": "cpu"}}}
 """Of the settings of a site that segments nothing, what decides on what its jobs import."""
@@ -92,7 +95,7 @@ def begun(through: Sequence[str] = ()) -> Path:
 
 def run(words: Sequence[str]) -> int:
     """Run Snakemake, or a command."""
-    from jipflow.cli.server import modules, run_copy
+    from jipflow.cli.server import loaded, run_copy
     from jipflow.files import read_json
 
     if words[:1] != [SNAKEMAKE]:
@@ -103,9 +106,9 @@ def run(words: Sequence[str]) -> int:
     start = jipflow.forked.start
 
     def start_or_share(command: Sequence[str], *arguments: str) -> None:
-        """Start a server where the jobs of a run import more than this process has."""
-        file, *rules = arguments
-        if set(modules(read_json(Path(file)), rules)) <= sys.modules.keys():
+        """Start a server where the jobs of a run load more than this process has."""
+        file, _, *rules = arguments
+        if DONE.issuperset(loaded(read_json(Path(file)), rules)):
             os.environ[SERVER] = own
         else:
             start(command, *arguments)
@@ -125,14 +128,15 @@ if __name__ == "__main__":
     del sys.path[0]
     from snakemake.cli import get_argument_parser
 
-    from jipflow.cli.server import modules
-    from jipflow.settings.complete import complete_types
+    from jipflow.cli.server import loaded
 
     # It loads the plugins.
     get_argument_parser()
-    for name in (*OURS, *modules({}), *modules(ANY_SITE)):
-        importlib.import_module(name)
-    complete_types()
+    for name in (*OURS, *loaded({}), *loaded(ANY_SITE)):
+        found = pkgutil.resolve_name(name)
+        if ":" in name:
+            found()
+        DONE.add(name)
     gc.collect()
     gc.freeze()
     serve(int(arguments[0]), Path(arguments[1]), (), run)
