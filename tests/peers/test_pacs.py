@@ -509,7 +509,8 @@ def test_a_pacs_killed_in_mid_retrieval_leaves_whole_files_and_the_rest_comes_la
 
 @pytest.mark.long
 def test_a_pacs_that_falls_silent_counts_as_down(way: str, large: Uploaded, tmp_path: Path) -> None:
-    with Orthanc(tmp_path) as pacs, open_archive(source(way, pacs, timeout=1)) as archive:
+    # A machine with much else to do takes more than a second for a first answer.
+    with Orthanc(tmp_path) as pacs, open_archive(source(way, pacs, timeout=3)) as archive:
         pacs.upload(large.files.values())
         stopped: list[float] = []
 
@@ -521,7 +522,7 @@ def test_a_pacs_that_falls_silent_counts_as_down(way: str, large: Uploaded, tmp_
 
         with pytest.raises(ArchiveDown, match="'pacs'"):
             archive.fetch(large.study_uid, large.series_uid, large.sop_uids, receive)
-        assert 0.9 < time.monotonic() - stopped[0] < 8
+        assert 2.7 < time.monotonic() - stopped[0] < 15
 
 
 @pytest.mark.long
