@@ -9,15 +9,15 @@ rule collect:
         ),
         cohort="<results>/cohort/outcomes.parquet",
         # What no other stage of a shard reads; the other tables are made before that.
-        outcomes=shards(
+        outcomes=tables_of_shards(
             "<results>/shards/{shard}/{stage}/outcomes.parquet",
             stage=LAST,
         ),
-        quality=shards(
+        quality=tables_of_shards(
             "<results>/shards/{shard}/{stage}/quality.parquet",
             stage=SEGMENTING,
         ),
-        perturbed=shards("<results>/shards/{shard}/measure/perturbed.parquet"),
+        perturbed=tables_of_shards("<results>/shards/{shard}/measure/perturbed.parquet"),
         readings=annotations("readings"),
         agreement=annotations("agreement"),
     output:

@@ -185,6 +185,16 @@ def shard_records(*stages):
     return paths
 
 
+def shards(pattern, **others):
+    """Input function: the pattern for every shard of the cohort, and every other wildcard given."""
+
+    @looking
+    def paths(wildcards):
+        return expand(pattern, shard=sorted(jobs().cases), **others)
+
+    return paths
+
+
 @cache
 def jobs_now(modified_ns):
     """What this run processes of a cohort of that time; one look, so that it never changes."""

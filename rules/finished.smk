@@ -10,11 +10,11 @@ from jipflow.finished import is_finished
 NO_ENVIRONMENT = md5(usedforsecurity=False).hexdigest()
 
 
-def shards(pattern, **others):
-    """Input function: the pattern for every shard of the cohort, and every other wildcard given.
+def tables_of_shards(pattern, **others):
+    """Input function of `collect`: as `shards`, but no job of a finished shard is planned.
 
-    What a finished shard has written is named as it is `before_update`: Snakemake looks for no rule
-    of such a file, but for its time.
+    What such a shard has written is named as it is `before_update`: Snakemake looks for no rule of
+    such a file, but for its time. The files have to be of stages that `stands` looks at.
     """
 
     @looking

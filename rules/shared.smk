@@ -48,8 +48,8 @@ gc.set_threshold(100_000, 20, 20)
 BEGAN = time.time()
 
 
-# Memory in MB that a case needs while it is worked on; measuring takes the most.
-CORE_MB = 2000
+# Memory in MB that a case needs while it is worked on; where contours are imported it is the most.
+CORE_MB = 3000
 
 
 def stop_with(message):

@@ -102,6 +102,9 @@ def test_a_change_of_the_training_alone_comes_to_a_bundle_of_the_new_protocol(si
     site.protocol_file.write_text(yaml.safe_dump(protocol))
     assert planned(site) == {"settings": 1, "report": 1, "crate": 1, "receive": 1}
     site.run(*ONE_CORE)
+    # The shards are finished, and have trained nothing.
+    training = planned(site, "train")
+    assert training["train_data"] == training["prepare"] > 0
     after = json.loads((release / "aggregates.json").read_text())["protocol"]["sha256"]
     assert after != before
     open_round(site.folder, site.protocol, [site])

@@ -10,8 +10,16 @@ import typed
 from jipflow.cases import Case, Series
 from jipflow.images.masks import Region, pack, write_segmentation
 from jipflow.images.volume import volume_path, write_volume
-from jipflow.outcomes import Status
-from jipflow.radiomics.measure import Tables, failure_table, feature_table, run
+from jipflow.outcomes import Outcome, Status
+from jipflow.radiomics.measure import (
+    Measured,
+    Rows,
+    Tables,
+    _joined,
+    failure_table,
+    feature_table,
+    run,
+)
 from jipflow.reasons import Reason
 from jipflow.tables import FEATURE_COLUMNS
 from regions import ball, grid, textured
@@ -147,6 +155,16 @@ def test_regions_of_a_case_that_cores_share_are_those_that_one_measures(shard, n
         expected.reason,
         expected.message,
     )
+
+
+def test_an_unknown_error_is_not_hidden_by_a_known_one_of_other_regions():
+    """It is tried again, and a known one is not."""
+    known, unknown = (
+        Measured(0, Outcome("c", "measure", "lesions", Status.FAILED, reason.value), Rows())
+        for reason in (Reason.GRID_MISMATCH, Reason.UNEXPECTED_ERROR)
+    )
+    (whole,) = _joined([known, unknown])
+    assert whole.outcome.reason == Reason.UNEXPECTED_ERROR.value
 
 
 def test_tables_have_their_columns_even_when_empty():

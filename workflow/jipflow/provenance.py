@@ -116,7 +116,7 @@ class Making:
             passing: folders that go once the jobs have run that read them.
         """
         outputs = list(outputs)
-        own = [file for file in outputs if file == path.with_name("outcomes.parquet")]
+        own = [file for file in outputs if _name(file, path) == "outcomes.parquet"]
         made = Provenance(
             stage=self.stage,
             version=__version__,

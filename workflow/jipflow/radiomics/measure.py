@@ -98,7 +98,9 @@ def _joined(parts: Sequence[Measured]) -> list[Measured]:
 def _whole(parts: Sequence[Measured]) -> Measured:
     failed = [part for part in parts if part.outcome.status is not Status.OK]
     if failed:
-        return failed[0]
+        # An error that nobody knew is tried again, and is not to be hidden by one that is known.
+        unknown = [part for part in failed if part.outcome.reason == Reason.UNEXPECTED_ERROR.value]
+        return (unknown or failed)[0]
     whole = Measured(parts[0].entry, parts[0].outcome, Rows())
     for part in parts:
         whole.rows.add(part.rows)
