@@ -26,6 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from chaos_ground import CLOCK, GROUNDS, Ground, prepare
 from chaos_plan import KINDS, plan
 

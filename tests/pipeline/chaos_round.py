@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from chaos_compare import differences
 from chaos_ground import CLOCK, FINISHED, Ground, read_ground, snakemake
 from harness import environment

@@ -6,7 +6,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,12 @@ def test_files_that_were_cut_off_are_made_again_by_a_run_that_is_killed_once(sit
     site.run(*ONE_CORE)
     assert differences(contours_run.results, site.results) == []
     assert planned(site) == {}
+
+
+def test_the_scripts_of_rounds_find_what_they_import_by_themselves():
+    """Without the folders that pytest adds."""
+    words = [sys.executable, "-c", "import chaos, chaos_round"]
+    subprocess.run(words, cwd=Path(__file__).parent, env=environment(), check=True)
 
 
 def test_a_round_is_drawn_by_its_seed_and_number_alone(tmp_path):
