@@ -165,6 +165,14 @@ def test_a_second_run_does_nothing(tiny_run):
     assert "Nothing to be done" in result.stdout
 
 
+def test_a_catalog_of_which_any_file_is_cut_off_is_made_again(tiny_run):
+    """A file whose length is recorded is."""
+    folder = tiny_run.results / "catalog"
+    record = json.loads((folder / "provenance.json").read_text())
+    own = {"catalog.log", "cost.tsv", "provenance.json"}
+    assert {*record["sizes"], *own} == {path.name for path in folder.iterdir()}
+
+
 def planned_rules(arguments):
     stats = snakemake("--dry-run", *arguments).stdout.split("Job stats:")[1].split("\n\n")[0]
     return {line.split()[0] for line in stats.splitlines()[3:]}

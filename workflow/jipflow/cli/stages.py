@@ -74,7 +74,8 @@ def catalog(
         check_erased(read, results, erased)
         summary = run(sources=folders, out_dir=out, threads=threads, erased=erased)
         note_catalog(read, out, summary)
-        others += [out / "skipped.parquet", out / "summary.json"]
+        others += [out / "summary.json"]
+        others += [out / f"{each}.parquet" for each in ("skipped", "mended", "hashes", "headers")]
         print(json.dumps(summary))
 
 
