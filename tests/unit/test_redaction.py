@@ -18,7 +18,7 @@ from pydicom.dataelem import DataElement
 
 from jipflow.cli import main
 from jipflow.cli.making import finish, redacted_messages
-from jipflow.cli.redacted import redacted_output
+from jipflow.cli.redacted import redact, redacted_output
 from jipflow.files import write_json, write_parquet
 from jipflow.outcomes import Outcome, Status, read_outcomes
 from jipflow.privacy.audit.events import Event
@@ -319,7 +319,7 @@ def job(tmp_path):
     (path,) = write([dataset], tmp_path / "archive")
     results = tmp_path / "results"
     shard = results / "demo" / "cohort" / "shards" / "s00001.parquet"
-    write_parquet(shard, pd.DataFrame({"series_uid": ["1.2"], "path": [str(path)]}))
+    write_parquet(shard, shard_of({"1.2": (path, "CT")}))
     write_parquet(results / "catalog" / "series.parquet", pd.DataFrame({"PatientID": ["Q7"]}))
     site_secret(tmp_path / "keys" / "k", results)
     site = {
@@ -328,6 +328,25 @@ def job(tmp_path):
     }
     write_json(tmp_path / "settings.json", {"site": site})
     return ["prepare", "--settings", str(tmp_path / "settings.json"), "--cases", str(shard)]
+
+
+def shard_of(series):
+    rows = [(uid, str(path), role) for uid, (path, role) in series.items()]
+    return pd.DataFrame(rows, columns=["series_uid", "path", "role"])
+
+
+@pytest.mark.parametrize(("command", "written"), [("segment", "‹patient›"), ("encode", "Ömer")])
+def test_whom_contours_name_is_looked_up_by_the_jobs_that_open_them(
+    tmp_path, job, command, written
+):
+    dataset = ct_datasets()[1]
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.OperatorsName = "Ömer^Ada"
+    (contours,) = write([dataset], tmp_path / "archive" / "rs")
+    image = tmp_path / "archive" / "0000.dcm"
+    write_parquet(Path(job[-1]), shard_of({"1.2": (image, "CT"), "1.3": (contours, "")}))
+    with redacted_output([command, *job[1:]]):
+        assert redact("Müllerová, Ömer") == f"‹patient›, {written}"
 
 
 def test_the_tables_that_a_job_writes_name_nobody(tmp_path, job):

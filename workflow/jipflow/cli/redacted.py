@@ -21,6 +21,9 @@ Redact = Callable[[str], str]
 
 # A line of an outcome that has no message.
 _PLAIN = re.compile(r"[a-z2-7]{16} \w+ [\w-]*: \w+")
+IMAGES_ALONE = {"prepare", "encode", "measure", "overlay", "document"}
+"""Commands that open no contours and no segmentations of the archive, which take long to read."""
+
 _END = b"\0jipflow: end of what the job prints\0"
 _LONGEST = 1 << 20
 """Bytes of a line that is held back until it ends."""
@@ -92,17 +95,19 @@ def _is_below(path: Path, folders: Sequence[Path]) -> bool:
 
 
 def _of_tables(words: Sequence[str]) -> tuple[set[str], list[Path], list[Path]]:
-    """Return identifiers and files in a job's tables, and the first file of each series."""
+    """Return identifiers and files in a job's tables, and the first file of each series read."""
     import pyarrow.compute as pc
 
     identifiers: set[str] = set()
     files: list[Path] = []
     first: dict[str, Path] = {}
     for shard in (path for path in _given(words, "--cases") if path.suffix == ".parquet"):
-        rows = read_parquet(shard, ["series_uid", "path"]).to_pylist()
+        rows = read_parquet(shard, ["series_uid", "path", "role"]).to_pylist()
         files += [Path(row["path"]) for row in rows]
         for row in rows:
-            first.setdefault(row["series_uid"], Path(row["path"]))
+            # Contours and segmentations have no role.
+            if row["role"] or words[0] not in IMAGES_ALONE:
+                first.setdefault(row["series_uid"], Path(row["path"]))
     for made in _given(words, "--made"):
         outcomes = read_parquet(made, ["outputs"])["outputs"].to_pylist()
         for output in (output for outputs in outcomes for output in outputs):
