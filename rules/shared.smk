@@ -19,12 +19,13 @@ try:
     from jipflow.cli.slurm import watch_jobs
     from jipflow.exchange.transport import unsent
     from jipflow.files import json_text, stored_text
-    from jipflow.forked import start
+    from jipflow.forked import start, stop, tell
     from jipflow.lock import away, hold
     from jipflow.place import InALine, sentence
     from jipflow.provenance import difference
     from jipflow.reasons import StageError
     from jipflow.settings.command_line import check_names, check_reached
+    from jipflow.settings.folders import results_folder
     from jipflow.settings.kinds import is_hub
     from jipflow.settings.resources import (
         ROOT,
@@ -149,21 +150,23 @@ def hold_results(wildcards):
             # What a module does when a run starts is not done; and where no cohort was chosen yet,
             # jobs of every rule will run, whose libraries load while they are planned.
             if IS_MODULE or not (is_hub(config) or AFTER_COHORT.is_file()):
-                start_server()
+                start_server(SETTINGS)
         except (StageError, OSError) as error:
             text = error if isinstance(error, StageError) else sentence(error)
             stop_with(str(text))
     return []
 
 
-def start_server(*rules):
+def start_server(settings, *rules):
     """Start what the jobs of this run, of these rules, are copies of, if they run here.
 
-    Where no rule is named, they may be of any.
+    Where no rule is named, they may be of any; `settings` is empty as long as none were read.
     """
     if shares_cores():
-        server = [sys.executable, "-m", "jipflow.cli.server"]
-        start(server, str(SETTINGS), str(shared_cores()), *rules)
+        start([sys.executable, "-m", "jipflow.cli.server"], str(shared_cores()))
+        tell(str(settings), *rules)
+    else:
+        stop()
 
 
 def shares_cores():
@@ -176,6 +179,27 @@ def shared_cores():
     cores = workflow.resource_settings.cores
     memory = workflow.global_resources.get("mem_mb").value
     return max(1, min(cores, memory // CORE_MB if memory else cores))
+
+
+def begins_a_site():
+    """Whether nothing of a site was catalogued yet, so that jobs of every rule will run."""
+    try:
+        return not (
+            is_hub(config)
+            or Path(results_folder(config), "catalog", "series.parquet").is_file()
+        )
+    except ConfigError:
+        return False
+
+
+# What will run the jobs is not known yet, nor whether any will run, but for what was typed.
+if (
+    workflow.is_main_process
+    and not IS_MODULE
+    and not {"-n", "--dry-run", "--dryrun"}.intersection(sys.argv)
+    and begins_a_site()
+):
+    start_server("")
 
 
 @called

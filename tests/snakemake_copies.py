@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import jipflow.forked
 from jipflow.forked import SERVER, SOCKET, ask, serve
@@ -36,9 +37,6 @@ SNAKEMAKE = "snakemake"
 
 DONE: set[str] = set()
 """What this process has loaded and made."""
-
-ANY_SITE = {"protocol": {"segmentations": []}, "site": {"processing": {"device": "cpu"}}}
-"""Of the settings of a site that segments nothing, what decides on what its jobs import."""
 
 
 def program() -> Path:
@@ -95,25 +93,29 @@ def begun(through: Sequence[str] = ()) -> Path:
 
 def run(words: Sequence[str]) -> int:
     """Run Snakemake, or a command."""
-    from jipflow.cli.server import loaded, run_copy
-    from jipflow.files import read_json
+    from jipflow.cli.server import run_copy, told
 
     if words[:1] != [SNAKEMAKE]:
         return run_copy(words)
     from snakemake.cli import main
 
     own = os.environ.pop(SERVER)
-    start = jipflow.forked.start
+    start, tell = jipflow.forked.start, jipflow.forked.tell
+    asked: list[Sequence[str]] = []
 
-    def start_or_share(command: Sequence[str], *arguments: str) -> None:
-        """Start a server where the jobs of a run load more than this process has."""
-        file, _, *rules = arguments
-        if DONE.issuperset(loaded(read_json(Path(file)), rules)):
-            os.environ[SERVER] = own
+    def start_or_share(*words: Any) -> None:
+        """Wait for what the jobs of a run load."""
+        asked.append(words)
+
+    def tell_or_share(*words: str) -> None:
+        """Start a server where they load more than this process has."""
+        if jipflow.forked._started or not DONE.issuperset(told(words)):
+            start(*asked[0])
+            tell(*words)
         else:
-            start(command, *arguments)
+            os.environ[SERVER] = own
 
-    jipflow.forked.start = start_or_share
+    jipflow.forked.start, jipflow.forked.tell = start_or_share, tell_or_share
     sys.argv[:] = [str(Path(sys.executable).with_name(SNAKEMAKE)), *words[1:]]
     main(list(words[1:]))
     return 0
@@ -128,7 +130,7 @@ if __name__ == "__main__":
     del sys.path[0]
     from snakemake.cli import get_argument_parser
 
-    from jipflow.cli.server import loaded
+    from jipflow.cli.server import ANY_SITE, loaded
 
     # It loads the plugins.
     get_argument_parser()

@@ -78,7 +78,7 @@ from pathlib import Path
 from jipflow.forked import serve
 from forked_work import run
 names = ["not_there", "forked_count", "forked_library", "forked_library:make"]
-serve(int(sys.argv[1]), Path(sys.argv[2]), names, run)
+serve(int(sys.argv[1]), Path(sys.argv[2]), names, run, more=lambda words: words)
 """
 
 START = """
@@ -86,6 +86,16 @@ import subprocess, sys
 from jipflow.forked import start
 start([sys.executable, "-c", sys.argv[1]])
 sys.exit(subprocess.run([sys.executable, "-c", sys.argv[2], "return", "7"]).returncode)
+"""
+
+STOP = """
+import os, sys
+from jipflow.forked import SERVER, start, stop, tell
+start([sys.executable, "-c", sys.argv[1]])
+tell("forked_count")
+stop()
+tell("forked_count")
+sys.exit(7 if SERVER not in os.environ else 1)
 """
 
 ASK = """
@@ -368,6 +378,18 @@ def test_the_server_ends_with_its_run_after_the_last_copy(server, environment, f
     assert not folder.exists()
 
 
+def test_what_the_run_tells_is_loaded_too(server, environment, tmp_path):
+    wait_for(tmp_path / "ready")
+    (tmp_path / "forked_later.py").write_text(f"open({str(tmp_path / 'later')!r}, 'w').write('x')")
+    server.stdin.write(b'no json\n["forked_count", "forked_la')
+    server.stdin.flush()
+    assert typed(environment, "return", "7").returncode == 7
+    server.stdin.write(b'ter"]\n')
+    server.stdin.flush()
+    assert wait_for(tmp_path / "later") == "x"
+    assert (tmp_path / "loaded").read_text() == "once "
+
+
 @pytest.mark.parametrize(
     ("name", "code"), [("temporary", 7), ("n" * 100, 99)], ids=["short", "too long for a socket"]
 )
@@ -383,6 +405,18 @@ def test_a_run_starts_its_server_and_leaves_nothing_of_it(environment, tmp_path,
     )
     assert done.returncode == code, done.stderr
     assert list((tmp_path / name).iterdir()) == []
+
+
+def test_a_run_whose_jobs_go_elsewhere_ends_its_server(environment, tmp_path):
+    (tmp_path / "temporary").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", STOP, SERVE],
+        env={**environment, "TMPDIR": str(tmp_path / "temporary"), SERVER: ""},
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 7
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 @pytest.mark.parametrize(

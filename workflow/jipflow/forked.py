@@ -65,6 +65,7 @@ _started: list[subprocess.Popen[bytes]] = []
 """The server of this process."""
 
 Run = Callable[[Sequence[str]], int]
+Find = Callable[[Sequence[str]], Sequence[str]]
 
 
 def _installation() -> list[str | int]:
@@ -172,6 +173,22 @@ def start(command: Sequence[str], *arguments: str) -> None:
         os.environ[SERVER] = str(folder)
 
 
+def tell(*words: str) -> None:
+    """Have the server of this process's run load what it finds by these words (`serve`)."""
+    for server in _started:
+        assert server.stdin
+        # A server that has ended loads nothing, and jobs do without.
+        with suppress(OSError):
+            os.write(server.stdin.fileno(), json.dumps(words).encode() + b"\n")
+
+
+def stop() -> None:
+    """End the server of this process's run, to which no command was handed over yet."""
+    os.environ.pop(SERVER, None)
+    while _started:
+        _stop(_started.pop())
+
+
 def _stop(server: subprocess.Popen[bytes]) -> None:
     """End a server of which no job is left."""
     server.terminate()
@@ -184,12 +201,13 @@ def serve(
     names: Sequence[str],
     run: Run,
     *,
+    more: Find | None = None,
     cores: int = 0,
     alive: int = 0,
 ) -> None:
     """Carry out commands in copies of this process until the run that started it ends.
 
-    It loads the next of `names` whenever no command waits.
+    It loads the next of `names` whenever no command waits, and then what the run has told.
 
     Args:
         listener: descriptor of the socket.
@@ -197,10 +215,11 @@ def serve(
         names: of modules that commands need, and, as ``module:function``, of what they would call
             first; what cannot be loaded or fails is left to the command that needs it.
         run: carries out a command, and gives its exit code.
+        more: finds further names by the words that the run tells (`tell`).
         cores: that commands share (`jipflow.cores`); 0 where none are handed out.
         alive: descriptor of a pipe whose other end the run holds.
     """
-    server = _Server(listener, names, Cores(folder, cores) if cores else None, alive)
+    server = _Server(listener, names, Cores(folder, cores) if cores else None, alive, more)
     try:
         taken = server.next_command()
     finally:
@@ -248,9 +267,17 @@ class _Server:
     """The process that loads what is named and forks, until it is a copy itself."""
 
     def __init__(
-        self, listener: int, names: Sequence[str], cores: Cores | None, alive: int
+        self,
+        listener: int,
+        names: Sequence[str],
+        cores: Cores | None,
+        alive: int,
+        more: Find | None,
     ) -> None:
         self._names = deque(names)
+        self._known = set(names)
+        self._more = more
+        self._told = b""
         self._cores = cores
         self._alive = alive
         self._process = os.getpid()
@@ -281,7 +308,7 @@ class _Server:
             if self._woken in ready:
                 os.read(self._woken, 1 << 16)
                 self._reap()
-            if self._alive in ready:
+            if self._alive in ready and not self._hear():
                 serving = []
                 self._names.clear()
                 self._listener.close()
@@ -293,6 +320,18 @@ class _Server:
             elif not ready and self._names:
                 self._load(self._names.popleft())
         return None
+
+    def _hear(self) -> bool:
+        """Take what the run tells; returns whether it still goes on."""
+        told = os.read(self._alive, 1 << 16)
+        *lines, self._told = (self._told + told).split(b"\n")
+        for line in lines:
+            # What is not found is not loaded, and left to the command that needs it.
+            with suppress(Exception):
+                found = self._more(json.loads(line)) if self._more else ()
+                self._names += [name for name in found if name not in self._known]
+                self._known.update(found)
+        return bool(told)
 
     @staticmethod
     def _load(name: str) -> None:

@@ -36,6 +36,9 @@ second."""
 
 OBJECTS = {"jipflow.objects.encode", "jipflow.objects.document"}
 
+ANY_SITE = {"protocol": {"segmentations": []}, "site": {"processing": {"device": "cpu"}}}
+"""Of the settings of a site whose protocol is not known yet, what decides on what jobs load."""
+
 
 def loaded(
     settings: dict[str, Any], rules: Collection[str] = (), devices: Path = Path("/dev")
@@ -98,8 +101,17 @@ def run_copy(words: Sequence[str]) -> int:
     return main(words, partial(begin_forkserver, Path(os.environ[SERVER])))
 
 
+def told(words: Sequence[str]) -> list[str]:
+    """Return what the jobs of a run load that has told its settings and rules.
+
+    Args:
+        words: the file of the settings, empty as long as they are not read, and the rules.
+    """
+    file, *rules = words
+    return loaded(read_json(Path(file)) if file else ANY_SITE, rules)
+
+
 if __name__ == "__main__":
     silence_libraries()
-    listener, folder, file, cores, *rules = sys.argv[1:]
-    names = loaded(read_json(Path(file)), rules)
-    serve(int(listener), Path(folder), names, run_copy, cores=int(cores))
+    listener, folder, cores = sys.argv[1:]
+    serve(int(listener), Path(folder), (), run_copy, more=told, cores=int(cores))
