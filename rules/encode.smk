@@ -14,6 +14,8 @@ rule encode:
         record="<shard>/encode/provenance.json",
     log:
         "<logs>/encode/{shard}.log",
+    # `document` waits for it.
+    priority: 1
     group:
         TOGETHER
     conda:

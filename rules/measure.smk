@@ -14,6 +14,8 @@ rule measure:
         record="<shard>/measure/provenance.json",
     log:
         "<logs>/measure/{shard}.log",
+    # `document` waits for it.
+    priority: 1
     group:
         TOGETHER
     conda:

@@ -14,6 +14,8 @@ rule segment:
         record="<shard>/segment/provenance.json",
     log:
         "<logs>/segment/{shard}.log",
+    # Before all else: a GPU idles while there is none.
+    priority: 2
     group:
         TO_MASKS
     conda:
