@@ -374,15 +374,20 @@ def test_the_peak_is_the_mean_of_one_cubic_centimetre(image):
 
 @pytest.mark.parametrize(
     ("shape", "kernel"),
-    [((7, 9, 11), (3, 3, 3)), ((16, 5, 8), (31, 9, 15)), ((1, 4, 6), (1, 7, 5))],
+    [
+        ((7, 9, 11), (3, 3, 3)),
+        ((16, 5, 8), (31, 9, 15)),
+        ((1, 4, 6), (1, 7, 5)),
+        ((3, 2, 1), (15, 5, 9)),
+    ],
 )
 def test_scipy_convolves_alike(shape, kernel):
     rng = np.random.default_rng(8)
-    values, weights = rng.normal(size=shape), rng.normal(size=kernel)
-    whole = fftconvolve(values, weights, mode="full")
+    one, other, weights = (rng.normal(size=size) for size in (shape, shape, kernel))
     middle = tuple(slice(k // 2, k // 2 + n) for k, n in zip(kernel, shape, strict=True))
-    found = convolved(values, weights)
-    np.testing.assert_allclose(found, whole[middle], rtol=0, atol=1e-12)
+    for values, found in zip((one, other), convolved(weights, one, other), strict=True):
+        whole = fftconvolve(values, weights, mode="full")
+        np.testing.assert_allclose(found, whole[middle], rtol=0, atol=1e-12)
 
 
 def test_likeness_is_the_sum_over_all_pairs():

@@ -183,32 +183,33 @@ class LocalIntensity(Family):
         squares = sum((g * s) ** 2 for g, s in zip(grid, area.spacing, strict=True))
         sphere = (squares <= PEAK_RADIUS**2).astype(float)
         known = np.isfinite(around)
-        total = convolved(np.where(known, around, 0.0), sphere)
-        count = np.rint(convolved(known.astype(float), sphere))
+        total, number = convolved(sphere, np.where(known, around, 0.0), known.astype(float))
+        count = np.rint(number)
         inner = tuple(slice(o, o + n) for o, n in zip(area.offset, area.mask.shape, strict=True))
         self.means = total[inner][area.mask] / count[inner][area.mask]
 
 
-def convolved(values: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Convolve with a kernel of odd shape, 0 beyond the edge, by Fourier transforms.
+def convolved(
+    kernel: NDArray[np.float64], *several: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """Convolve arrays with a kernel of odd shape, 0 beyond their edges, by Fourier transforms.
 
-    As `scipy.signal.fftconvolve` does it, whose module takes half a second to import.
+    As `scipy.signal.fftconvolve` does it, whose module takes half a second to import, and which
+    transforms the kernel anew for each array. Padding is as wide as half of the kernel: what wraps
+    around comes to lie outside of what is returned.
 
     Args:
-        values: shape (z, y, x).
         kernel: shape (z, y, x), each number odd; its centre is its middle voxel.
+        several: of one shape (z, y, x).
 
     Returns:
-        Of the shape of `values`.
+        An array of that shape for each.
     """
-    sizes = [
-        next_fast_len(v + k - 1, real=True) for v, k in zip(values.shape, kernel.shape, strict=True)
-    ]
-    product = rfftn(values, sizes) * rfftn(kernel, sizes)
-    middle = tuple(
-        slice(k // 2, k // 2 + v) for v, k in zip(values.shape, kernel.shape, strict=True)
-    )
-    return np.asarray(irfftn(product, sizes)[middle])
+    shapes = list(zip(several[0].shape, kernel.shape, strict=True))
+    sizes = [next_fast_len(max(v + k // 2, k), real=True) for v, k in shapes]
+    middle = tuple(slice(k // 2, k // 2 + v) for v, k in shapes)
+    transformed = rfftn(kernel, sizes)
+    return [np.asarray(irfftn(rfftn(v, sizes) * transformed, sizes)[middle]) for v in several]
 
 
 class Spatial(Family):
@@ -232,8 +233,8 @@ class Spatial(Family):
         weights = np.divide(1.0, distance, out=np.zeros_like(distance), where=distance > 0)
         spread = np.where(area.mask, area.image - area.values.mean(), 0.0)
         self.deviations = spread[area.mask]
-        self.weights = convolved(area.mask.astype(float), weights)[area.mask]
-        self.weighted = convolved(spread, weights)[area.mask]
+        around = convolved(weights, area.mask.astype(float), spread)
+        self.weights, self.weighted = (each[area.mask] for each in around)
 
     def likeness(self) -> float:
         """Return Moran's I."""
