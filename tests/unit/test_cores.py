@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from threading import Event, Thread
 
 import pytest
 
-from jipflow.cores import Cores, core
+from jipflow.cores import GIVEN, SOCKET, Cores, core
 from jipflow.forked import _ready
 
 NUMBER = 2
@@ -130,3 +132,19 @@ def test_work_goes_on_where_the_server_ends(tmp_path):
         cores.close()
     assert done.wait(10)
     thread.join()
+
+
+def test_who_asks_waits_where_no_further_file_can_be_opened(tmp_path):
+    cores = Cores(tmp_path, NUMBER)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.connect(str(tmp_path / SOCKET))
+        with open(os.devnull) as last:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno() + 1, before[1]))
+            try:
+                cores.answer([*cores.waited_for()])
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        cores.answer([*cores.waited_for()])
+        assert asking.recv(1) == GIVEN
+    cores.close()

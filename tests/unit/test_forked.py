@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
+from itertools import count
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -376,6 +379,22 @@ def test_the_server_ends_with_its_run_after_the_last_copy(server, environment, f
     assert asking.wait(30) == 128 + signal.SIGTERM
     assert server.wait(30) == 0
     assert not folder.exists()
+
+
+def test_commands_wait_where_the_server_can_open_no_further_file(server, environment, tmp_path):
+    wait_for(tmp_path / "ready")
+    there = {int(file.name) for file in Path(f"/proc/{server.pid}/fd").iterdir()}
+    free = next(number for number in count() if number not in there)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (free + 1, free + 1))
+    first = started(environment, "wait", tmp_path / "pid")
+    process = int(wait_for(tmp_path / "pid"))
+    with ThreadPoolExecutor() as typing:
+        second = typing.submit(typed, environment, "return", "7")
+        time.sleep(0.5)
+        assert not second.done()
+        os.kill(process, signal.SIGTERM)
+        assert second.result().returncode == 7
+    assert first.wait(30) == 128 + signal.SIGTERM
 
 
 def test_what_the_run_tells_is_loaded_too(server, environment, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ SOCKET = "cores"
 """Name of the socket in the server's folder."""
 
 GIVEN = b"c"
+
+FULL_S = 0.1
+"""Seconds between two tries to take a connection where no further file can be opened."""
 
 
 class Cores:
@@ -53,7 +57,11 @@ class Cores:
             if number not in ready:
                 continue
             if each is self._listener:
-                self._waiting[each.accept()[0]] = None
+                try:
+                    self._waiting[each.accept()[0]] = None
+                except OSError:
+                    # Who asks waits until another connection, and with it its file, has ended.
+                    time.sleep(FULL_S)
             else:
                 # Who has asked writes nothing: the connection has ended.
                 self._held.discard(each)

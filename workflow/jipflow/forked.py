@@ -17,6 +17,7 @@ import gc
 import json
 import os
 import pkgutil
+import resource
 import select
 import shutil
 import signal
@@ -36,7 +37,7 @@ from types import FrameType
 from typing import NoReturn
 
 import jipflow
-from jipflow.cores import Cores
+from jipflow.cores import FULL_S, Cores
 
 SERVER = "JIPFLOW_SERVER"
 """Environment variable that names the folder of the server's socket."""
@@ -274,6 +275,9 @@ class _Server:
         alive: int,
         more: Find | None,
     ) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Each copy has one as long as it works, and each of its processes that waits for a core.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._names = deque(names)
         self._known = set(names)
         self._more = more
@@ -313,7 +317,12 @@ class _Server:
                 self._names.clear()
                 self._listener.close()
             elif self._listener.fileno() in ready:
-                connection, _ = self._listener.accept()
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError:
+                    # The command waits until another ends, and with it one of the open files.
+                    time.sleep(FULL_S)
+                    continue
                 words = self._fork(connection)
                 if words is not None:
                     return words
