@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 
-from jipflow.analyses.alike import alike, like_an_earlier, like_ones
+from jipflow.analyses.alike import _ranks, alike, like_an_earlier, like_ones
 from jipflow.analyses.cells import Values
 
 RNG = np.random.default_rng(5)
@@ -53,6 +57,29 @@ def test_alike(other):
 )
 def test_not_alike(other):
     assert not pair(values_of(BASE), values_of(other))
+
+
+@pytest.mark.parametrize("decimals", [0, 1, 17])
+def test_values_have_the_ranks_that_scipy_gives_them(decimals):
+    table = np.round(RNG.normal(0, 3, (200, 30)), decimals)
+    ranks = _ranks(table)
+    np.testing.assert_array_equal(ranks, rankdata(table, axis=1))
+    assert ranks.flags["C_CONTIGUOUS"]
+
+
+def test_the_library_of_statistics_is_not_loaded_for_ranks():
+    """Its import takes longer than all that a small release computes."""
+    look = (
+        "import sys, numpy as np\n"
+        "from jipflow.analyses.alike import alike\n"
+        "from jipflow.analyses.cells import Values\n"
+        "ids = np.array(['a', 'b', 'c'], dtype=object)\n"
+        "values = Values(np.array([1.0, 2.0, 4.0]), ids, ids, frozenset(ids))\n"
+        "assert alike([values], [values]).all()\n"
+        "print('scipy.stats' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_the_common_cases_count_and_their_order_does_not():

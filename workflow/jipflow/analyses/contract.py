@@ -502,9 +502,9 @@ class Analysis(ABC, Generic[S, C, R]):
 AnyAnalysis = Analysis[Any, Any, Any]
 
 
-def kinds() -> dict[str, type[AnyAnalysis]]:
+def kinds() -> Mapping[str, type[AnyAnalysis]]:
     """Return every kind of analysis by its name, sorted: the modules of this folder."""
-    return analysis_classes(Analysis)  # type: ignore[type-abstract]
+    return analysis_classes(Analysis)
 
 
 def title_of(kind: str) -> str:

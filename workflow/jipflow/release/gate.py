@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -340,19 +340,25 @@ def scan(
             raise DisclosureError(f"{place}: a pseudonym of the cohort.")
 
 
-def strings(document: Any, place: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each string of a document, keys included, with its place; refuse unknown types."""
-    if isinstance(document, Mapping):
+def strings(document: Any, place: str = "") -> list[tuple[str, str]]:
+    """Return each string of a document, keys included, with its place; refuse unknown types."""
+    found: list[tuple[str, str]] = []
+    _gather(document, place, found)
+    return found
+
+
+def _gather(document: Any, place: str, found: list[tuple[str, str]]) -> None:
+    if isinstance(document, str):
+        found.append((place, str(document)))
+    elif isinstance(document, float):
+        if not math.isfinite(document):
+            raise DisclosureError(f"{place}: a number that is not finite.")
+    elif isinstance(document, dict):
         for key, value in document.items():
-            inner = f"{place}.{key}".lstrip(".")
-            yield f"{place}, a key", key
-            yield from strings(value, inner)
-    elif isinstance(document, list | tuple):
+            found.append((f"{place}, a key", key))
+            _gather(value, f"{place}.{key}".lstrip("."), found)
+    elif isinstance(document, (list, tuple)):
         for i, value in enumerate(document):
-            yield from strings(value, f"{place}[{i}]")
-    elif isinstance(document, str):
-        yield place, str(document)
-    elif isinstance(document, float) and not math.isfinite(document):
-        raise DisclosureError(f"{place}: a number that is not finite.")
-    elif not (document is None or isinstance(document, bool | int | float)):
+            _gather(value, f"{place}[{i}]", found)
+    elif not (document is None or isinstance(document, int)):
         raise DisclosureError(f"{place}: a value of type {type(document).__name__}.")

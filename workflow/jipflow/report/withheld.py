@@ -11,6 +11,9 @@ from jipflow.analyses.forms import RecordedCell, ReleasedAnalysis
 from jipflow.analyses.rules import Finding
 from jipflow.release.contents import Disclosure
 
+WHOLE = frozenset(Finding)
+"""What a rule finds that keeps no part back."""
+
 
 @dataclass(frozen=True)
 class WithheldParts:
@@ -74,7 +77,7 @@ def withheld_parts(
     for cell in disclosure.cells:
         if not cell.released or cell.analysis not in by_id:
             continue
-        rules = [rule for rule, found in sorted(cell.rules.items()) if found not in list(Finding)]
+        rules = [rule for rule, found in sorted(cell.rules.items()) if found not in WHOLE]
         for parts, withheld in _parts_of(cell):
             if withheld:
                 analysis = by_id[cell.analysis]

@@ -7,7 +7,7 @@ settings stands with it, and nothing else names it. To add one is to add its fol
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -44,7 +44,8 @@ def analysis_settings(base: type[P]) -> list[type[P]]:
     return [found for module in modules for found in _declared(module, base)]
 
 
-def analysis_classes(base: type[T]) -> dict[str, type[T]]:
+@cache
+def analysis_classes(base: type[T]) -> Mapping[str, type[T]]:
     """Return the class that each analysis derives from a base, by the name of its module."""
     modules = {name: import_module(f"{ANALYSES}.{name}") for name, _ in _below(ANALYSES)}
     return {name: found for name, module in modules.items() for found in _declared(module, base)}
