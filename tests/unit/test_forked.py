@@ -19,6 +19,7 @@ from pkgutil import resolve_name
 import psutil
 import pytest
 from highdicom._standard_utils import get_module_attribute_map
+from jinja2.meta import find_referenced_templates
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from federation_world import hub_settings, site
@@ -26,7 +27,13 @@ from jipflow.cli.server import loaded, run_copy
 from jipflow.files import json_text
 from jipflow.forked import LENGTH, SERVER, SOCKET, _installation, ask
 from jipflow.hub.settings import HubSettings
+from jipflow.provenance import LIBRARIES, libraries
+from jipflow.radiomics.ibsi import feature_table
+from jipflow.release.contents import formats
+from jipflow.report import pages
+from jipflow.settings.radiomics import Radiomics
 from jipflow.settings.run import Settings
+from jipflow.settings.site import Site
 
 WORK = """
 import json, os, signal, sys, tempfile, time
@@ -482,9 +489,48 @@ def test_what_is_loaded_is_there_and_makes_what_each_job_would_make():
             found = resolve_name(name)
             if ":" in name:
                 found()
-    for made in (Settings, HubSettings):
+    for made in (Settings, Site, Radiomics, HubSettings):
         assert made.__pydantic_complete__
     assert get_module_attribute_map.cache_info().currsize == 1
+    assert feature_table.cache_info().currsize == 1
+    assert libraries.cache_info().currsize >= len(LIBRARIES)
+    assert formats().aggregates.__pydantic_complete__
+    assert "words" in vars(formats())
+    assert compiled() >= {name for page in ("site", "disclosure", "release") for name in of(page)}
+
+
+def compiled() -> set[str]:
+    return {name for _, name in pages.environment().cache or ()}
+
+
+def of(page: str) -> set[str]:
+    """Return the templates that a page is made of."""
+    found, waiting = set(), [f"{page}.html.j2"]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            parsed = pages.environment().parse((pages.TEMPLATES / name).read_text())
+            waiting += filter(None, find_referenced_templates(parsed))
+    return found
+
+
+@pytest.mark.parametrize("page", ["site", "disclosure", "release", "hub", "training"])
+def test_a_page_is_compiled_with_all_that_it_is_made_of_and_no_other(page):
+    pages.environment.cache_clear()
+    pages.compile_page(page)
+    shared = {f"{name}.html.j2" for name in pages.SHARED}
+    assert of(page) <= compiled() <= of(page) | shared
+
+
+def test_what_functions_import_when_they_are_called_is_loaded_beforehand():
+    settings = {
+        "site": {"processing": {"device": "cpu"}},
+        "protocol": {"segmentations": [{"engine": "imported"}]},
+    }
+    later = {"PIL.WebPImagePlugin", "rocrate.rocrate", "scipy.sparse.csgraph"}
+    assert later <= set(loaded(settings, ("measure", "report")))
+    assert later.isdisjoint(loaded({"hub": {}, "protocol": {}}))
 
 
 def test_jobs_of_a_hub_have_their_modules_loaded(tmp_path):

@@ -141,13 +141,23 @@ def _sizes(folder: Path) -> dict[str, int]:
 @cache
 def libraries(stage: str) -> Mapping[str, str]:
     """Return the version of each library here on which what a stage computes depends."""
-    found = {}
-    for name in LIBRARIES.get(stage, ()):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {name: _version(name) for name in LIBRARIES.get(stage, ())}
+    return {name: version for name, version in found.items() if version}
+
+
+@cache
+def _version(library: str) -> str:
+    """Return the version of a library; empty where it is not installed."""
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def prepare() -> None:
+    """Find the versions of all libraries, for processes that are copies of this one."""
+    for stage in LIBRARIES:
+        libraries(stage)
 
 
 def beside(table: Path) -> Path:

@@ -6,7 +6,7 @@ import ast
 import inspect
 import os
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from textwrap import dedent
@@ -26,15 +26,39 @@ GPUS = ("nvidia[0-9]*", "kfd", "dxg")
 
 
 TYPES = "jipflow.settings.complete:complete_types"
-SITE = "jipflow.settings.run:Settings.model_rebuild"
+SITE = (
+    "jipflow.settings.run:Settings.model_rebuild",
+    "jipflow.settings.site:Site.model_rebuild",
+    "jipflow.settings.radiomics:Radiomics.model_rebuild",
+)
 HUB = "jipflow.hub.settings:HubSettings.model_rebuild"
 """The types of settings, which each job would make in half a second."""
+
+LIBRARIES = "jipflow.provenance:prepare"
+"""The versions that each job's record names."""
 
 STANDARD = "highdicom._standard_utils:get_module_attribute_map"
 """What highdicom looks into for each object, which each process would read in a quarter of a
 second."""
 
-OBJECTS = {"jipflow.objects.encode", "jipflow.objects.document"}
+LATER: Mapping[str, tuple[str, ...]] = {
+    "jipflow.objects.encode": (STANDARD,),
+    "jipflow.objects.document": (STANDARD,),
+    "jipflow.report.site.page": ("jipflow.report.site.page:prepare", "PIL.WebPImagePlugin"),
+    "jipflow.release.candidate": (
+        "jipflow.release.contents:prepare",
+        "scipy.cluster.hierarchy",
+        "scipy.sparse.csgraph",
+    ),
+    "jipflow.report.disclosure": (
+        "jipflow.report.disclosure:prepare",
+        "jipflow.radiomics.ibsi:feature_table",
+    ),
+    "jipflow.report.release": ("jipflow.report.release:prepare",),
+    "jipflow.crates.run": ("rocrate.rocrate",),
+}
+"""By module: what its functions load and make when they are called, in a tenth of a second or
+more for each job."""
 
 ANY_SITE = {"protocol": {"segmentations": []}, "site": {"processing": {"device": "cpu"}}}
 """Of the settings of a site whose protocol is not known yet, what decides on what jobs load."""
@@ -72,12 +96,13 @@ def loaded(
         if every or "segment" in rules:
             engines = {each["engine"] for each in protocol["segmentations"]} - {"annotated"}
     networks = [f"{ENGINES}.{each}.engine" for each in sorted(engines)]
-    return [TYPES, SITE, *_loaded_by(handlers), *networks]
+    return [TYPES, *SITE, LIBRARIES, *_loaded_by(handlers), *networks]
 
 
 def _loaded_by(handlers: list[Handler]) -> list[str]:
     names = dict.fromkeys(name for handler in handlers for name in _imports(handler))
-    return [*names, *([STANDARD] if OBJECTS & names.keys() else [])]
+    later = dict.fromkeys(each for name in names for each in LATER.get(name, ()))
+    return [*names, *later]
 
 
 def _imports(handler: Handler) -> Iterator[str]:

@@ -159,6 +159,14 @@ def formats() -> Formats:
     return _formats(tuple(kinds().items()), all_rules())
 
 
+def prepare() -> None:
+    """Make the models of the files and their words, for processes that are copies of this one."""
+    found = formats()
+    for model in (found.aggregates, found.disclosure, found.state):
+        model.model_rebuild()
+    assert found.words
+
+
 @cache
 def _formats(known: tuple[tuple[str, type[AnyAnalysis]], ...], rules: tuple[Rule, ...]) -> Formats:
     code: Any = Literal[tuple(rule.code for rule in rules)]

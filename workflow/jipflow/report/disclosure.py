@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from jipflow.release.sent import Change, Sent, changes
 from jipflow.release.since import Review
 from jipflow.release.terms import Terms
 from jipflow.report.basis import Basis
-from jipflow.report.pages import write_page
+from jipflow.report.pages import compile_page, write_page
 from jipflow.report.review import content_sentences, later_rounds, reach_sentence
 from jipflow.report.withheld import disclosure_summary, withheld_parts
 
 MAX_CHANGES = 200
 """Most changed cells that the page lists."""
+
+prepare = partial(compile_page, "disclosure")
 
 
 def write_disclosure_page(

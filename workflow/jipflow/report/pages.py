@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 TEMPLATES = RESOURCES / "report"
+ENDING = ".html.j2"
+
+SHARED = ("base", "blocks", "macros")
+"""Templates of all pages; others are named as their page, or stand in a folder of its name."""
 
 SIZES = 2**16
 """A page whose size leaves has a multiple of so many bytes."""
@@ -64,6 +68,14 @@ def environment() -> Environment:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     return made
+
+
+def compile_page(page: str) -> None:
+    """Compile the templates of a page, for processes that are copies of this one."""
+    made = environment()
+    for name in made.list_templates():
+        if name.partition("/")[0].partition(".")[0] in {page, *SHARED} and name.endswith(ENDING):
+            made.get_template(name)
 
 
 def write_page(path: Path, template: str, *, secret: bytes | None = None, **context: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from jipflow.exchange.message import CONTENT, canonical, describe
@@ -17,11 +18,13 @@ from jipflow.release.revocation import NOBODY, Revoked, why_revoked
 from jipflow.release.sent import Sent, sent_before
 from jipflow.release.since import Review, read_review
 from jipflow.release.terms import Terms, read_terms
-from jipflow.report.pages import write_page
+from jipflow.report.pages import compile_page, write_page
 from jipflow.report.review import content_sentences, reach_sentence
 from jipflow.settings.resources import ConfigError
 
 PAGE = "index.html"
+
+prepare = partial(compile_page, "release")
 
 
 class State(StrEnum):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jipflow.report.pages import write_page
+from jipflow.report.pages import compile_page, write_page
 from jipflow.report.site import (
     cases,
     catalog,
@@ -43,6 +44,9 @@ SECTIONS: Mapping[str, Callable[[Run], Any]] = {
     "timing": timing.section,
 }
 """What each section's template finds under the section's name."""
+
+
+prepare = partial(compile_page, "site")
 
 
 def write_report(
