@@ -256,6 +256,18 @@ def test_pictures_keep_to_the_budget(
     assert len(data) < len(large)
 
 
+def test_a_picture_that_is_made_fast_looks_like_its_file_and_takes_hardly_more_room(
+    results: Path,
+) -> None:
+    file = next((results / "overlays").rglob("*.png"))
+    picture, slow = Image.open(file), io.BytesIO()
+    picture.save(slow, "WEBP", quality=82, method=4)
+    data, _ = shrink(file.read_bytes(), 1_000_000)
+    assert len(data) < 1.1 * slow.tell()
+    apart = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) - np.asarray(picture)
+    assert np.sqrt(np.mean(apart**2)) < 4
+
+
 def test_text_from_files_is_escaped(results: Path, tmp_path: Path) -> None:
     changed = tmp_path / "results" / "demo"
     fake.build(changed, pictures=False)

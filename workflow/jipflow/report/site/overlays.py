@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MAX_PICTURES = 120
 OPEN_PICTURES = 12
 PICTURE_BUDGET = 2_600_000  # bytes of all pictures, before base64 adds a third
+METHOD = 2  # how long WebP searches; 4 takes twice as long for 6 % less, and looks the same
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def shrink(png: bytes, limit: int) -> tuple[bytes, tuple[int, int]]:
         size = (round(original.width * scale), round(original.height * scale))
         picture = original if scale == 1 else original.resize(size, Image.Resampling.LANCZOS)
         stream = io.BytesIO()
-        picture.save(stream, format="WEBP", quality=quality, method=4)
+        picture.save(stream, format="WEBP", quality=quality, method=METHOD)
         if stream.tell() <= limit:
             break
     return stream.getvalue(), size
