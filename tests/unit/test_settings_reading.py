@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from config_files import demo_protocol, loaded, message, site_of
+from jipflow.patterns import meets
 from jipflow.settings.reading import read_registry
-from jipflow.settings.resources import MODELS, RESOURCES, ROOT
+from jipflow.settings.resources import MODELS, RESOURCES, ROOT, ConfigError
 from jipflow.settings.run import load_settings, read_settings, write_settings
 
 PHANTOM = yaml.safe_load(MODELS.read_text())["models"]["phantom-ct"]
@@ -37,6 +38,22 @@ def test_a_shipped_model_lies_in_the_repository(site, protocol, tmp_path):
     assert model.place == ROOT / PHANTOM["path"]
     assert model.registry == str(MODELS)
     assert model.entry.plain().items() >= PHANTOM.items()
+
+
+def test_regular_expressions_are_checked_when_a_run_begins_and_not_by_each_job(
+    site, protocol, tmp_path
+):
+    segment = {"name": "lesion", "term": "lesion", "match": "GTV.*"}
+    contours = {"id": "contours", "engine": "imported", "role": "CT", "segments": [segment]}
+    protocol["segmentations"].append(contours)
+    settings = loaded(site, protocol, tmp_path)
+    write_settings(tmp_path / "settings.json", settings)
+    meets.cache_clear()
+    assert read_settings(tmp_path / "settings.json") == settings
+    assert meets.cache_info().misses == 0
+    segment["match"] = "GTV("
+    with pytest.raises(ConfigError, match="is not a regular expression"):
+        loaded(site, protocol, tmp_path)
 
 
 def test_a_protocol_and_what_it_needs_is_one_folder(site, protocol, tmp_path):

@@ -19,6 +19,7 @@ from jipflow.settings.folders import results_folder
 from jipflow.settings.names import SUBSET_KEYS
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import (
+    CHECKED,
     Disclosure,
     ModelSegmentation,
     Protocol,
@@ -326,4 +327,4 @@ def write_settings(path: Path, settings: Settings) -> None:
 def read_settings(path: Path) -> Settings:
     """Read settings written as by `settings_text`."""
     complete_types()
-    return Settings.model_validate_json(Path(path).read_bytes())
+    return Settings.model_validate_json(Path(path).read_bytes(), context=CHECKED)
