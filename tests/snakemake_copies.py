@@ -93,7 +93,7 @@ def begun(through: Sequence[str] = ()) -> Path:
 
 def run(words: Sequence[str]) -> int:
     """Run Snakemake, or a command."""
-    from jipflow.cli.server import run_copy, told
+    from jipflow.cli.server import asked_for, run_copy
 
     if words[:1] != [SNAKEMAKE]:
         return run_copy(words)
@@ -109,7 +109,7 @@ def run(words: Sequence[str]) -> int:
 
     def tell_or_share(*words: str) -> None:
         """Start a server where they load more than this process has."""
-        if jipflow.forked._started or not DONE.issuperset(told(words)):
+        if jipflow.forked._started or not DONE.issuperset(asked_for(words)):
             start(*asked[0])
             tell(*words)
         else:

@@ -208,7 +208,7 @@ def serve(
 ) -> None:
     """Carry out commands in copies of this process until the run that started it ends.
 
-    It loads the next of `names` whenever no command waits, and then what the run has told.
+    It loads the next of `names` whenever no command waits, and then what the run asks for (`tell`).
 
     Args:
         listener: descriptor of the socket.
@@ -281,7 +281,7 @@ class _Server:
         self._names = deque(names)
         self._known = set(names)
         self._more = more
-        self._told = b""
+        self._heard = b""
         self._cores = cores
         self._alive = alive
         self._process = os.getpid()
@@ -332,15 +332,15 @@ class _Server:
 
     def _hear(self) -> bool:
         """Take what the run tells; returns whether it still goes on."""
-        told = os.read(self._alive, 1 << 16)
-        *lines, self._told = (self._told + told).split(b"\n")
+        heard = os.read(self._alive, 1 << 16)
+        *lines, self._heard = (self._heard + heard).split(b"\n")
         for line in lines:
             # What is not found is not loaded, and left to the command that needs it.
             with suppress(Exception):
                 found = self._more(json.loads(line)) if self._more else ()
                 self._names += [name for name in found if name not in self._known]
                 self._known.update(found)
-        return bool(told)
+        return bool(heard)
 
     @staticmethod
     def _load(name: str) -> None:

@@ -126,8 +126,8 @@ def run_copy(words: Sequence[str]) -> int:
     return main(words, partial(begin_forkserver, Path(os.environ[SERVER])))
 
 
-def told(words: Sequence[str]) -> list[str]:
-    """Return what the jobs of a run load that has told its settings and rules.
+def asked_for(words: Sequence[str]) -> list[str]:
+    """Return what the jobs of a run load that has named its settings and rules.
 
     Args:
         words: the file of the settings, empty as long as they are not read, and the rules.
@@ -139,4 +139,4 @@ def told(words: Sequence[str]) -> list[str]:
 if __name__ == "__main__":
     silence_libraries()
     listener, folder, cores = sys.argv[1:]
-    serve(int(listener), Path(folder), (), run_copy, more=told, cores=int(cores))
+    serve(int(listener), Path(folder), (), run_copy, more=asked_for, cores=int(cores))
