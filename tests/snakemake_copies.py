@@ -38,6 +38,9 @@ SNAKEMAKE = "snakemake"
 DONE: set[str] = set()
 """What this process has loaded and made."""
 
+ADDED: dict[str, str] = {}
+"""What libraries have added to the environment when they loaded."""
+
 
 def program() -> Path:
     """Return what stands for the program ``snakemake`` until this process ends.
@@ -95,6 +98,8 @@ def run(words: Sequence[str]) -> int:
     """Run Snakemake, or a command."""
     from jipflow.cli.server import asked_for, run_copy
 
+    for name, value in ADDED.items():
+        os.environ.setdefault(name, value)
     if words[:1] != [SNAKEMAKE]:
         return run_copy(words)
     from snakemake.cli import main
@@ -128,6 +133,7 @@ if __name__ == "__main__":
         sys.exit("no process takes it over" if code is None else code)
     # Jobs find no module of tests.
     del sys.path[0]
+    given = dict(os.environ)
     from snakemake.cli import get_argument_parser
 
     from jipflow.cli.server import ANY_SITE, loaded
@@ -139,6 +145,7 @@ if __name__ == "__main__":
         if ":" in name:
             found()
         DONE.add(name)
+    ADDED |= {name: value for name, value in os.environ.items() if given.get(name) != value}
     gc.collect()
     gc.freeze()
     serve(int(arguments[0]), Path(arguments[1]), (), run)

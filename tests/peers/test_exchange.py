@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+import snakemake_copies
 from exchange_servers import (
     CREDENTIALS,
     KINDS,
@@ -54,24 +55,25 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
 
 
 def carry(
-    word: str, address: str, folder: Path, environment: Mapping[str, str]
+    word: str, address: str, folder: Path, environment: Mapping[str, str], *, copied: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command as the rules do."""
-    process = begun(word, address, folder, environment)
+    """Run a command as the rules do: a copy of the server of a run, or by itself."""
+    process = begun(word, address, folder, environment, copied=copied)
     out, err = process.communicate(timeout=120)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def begun(
-    word: str, address: str, folder: Path, environment: Mapping[str, str]
+    word: str, address: str, folder: Path, environment: Mapping[str, str], *, copied: bool = True
 ) -> subprocess.Popen[str]:
     ends = (address, str(folder)) if word == "fetch" else (str(folder), address)
     beside = folder.parent
     words = [sys.executable, "-m", "jipflow", "exchange", word, "--from", ends[0], "--to", ends[1]]
     words += ["--memory", str(beside / f"{word}.list"), "--report", str(beside / f"{word}.json")]
+    server = snakemake_copies.commands() if copied else {}
     return subprocess.Popen(
         words,
-        env={**clean(), **environment},
+        env={**clean(), **server, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -221,6 +223,7 @@ def test_a_proxy_is_used_where_one_is_set_and_certificates_are_checked(kind, cer
         assert f"CONNECT 127.0.0.1:{server.port}" in log.read_text()
         write(tmp_path / "z" / "out", b=SMALL)
         done = carry("send", server.address(), tmp_path / "z" / "out", {**by_proxy, **trusted})
+        assert (done.returncode, done.stdout, done.stderr) == (0, "b.age\n", "")
         assert (server.inbox / "b.age").read_bytes() == SMALL
     dead = {**by_proxy, **trusted}
     done = carry("fetch", server.address(), tmp_path / "y" / "in", dead)
@@ -443,11 +446,11 @@ def test_secrets_may_be_in_files_that_are_their_owners_alone(tmp_path, monkeypat
             "SNAKEMAKE_STORAGE_WEBDAV_PASSWORD_FILE": str(tmp_path / "secret"),
         }
         (tmp_path / "secret").chmod(0o644)
-        done = carry("fetch", server.address(), tmp_path / "x" / "in", variables)
+        done = carry("fetch", server.address(), tmp_path / "x" / "in", variables, copied=False)
         assert done.returncode == 1
         assert f"{tmp_path}/secret can be read by others; run: chmod 600" in done.stderr
         (tmp_path / "secret").chmod(0o600)
-        done = carry("fetch", server.address(), tmp_path / "x" / "in", variables)
+        done = carry("fetch", server.address(), tmp_path / "x" / "in", variables, copied=False)
         assert (done.returncode, done.stdout) == (0, "a.age\n")
     with (
         only(monkeypatch, SNAKEMAKE_STORAGE_WEBDAV_USERNAME=USER),
@@ -469,5 +472,5 @@ def test_secrets_may_be_in_files_that_are_their_owners_alone(tmp_path, monkeypat
             "AWS_SHARED_CREDENTIALS_FILE": str(amazon),
             "AWS_ENDPOINT_URL": server.environment["SNAKEMAKE_STORAGE_S3_ENDPOINT_URL"],
         }
-        done = carry("fetch", server.address(), tmp_path / "y" / "in", variables)
+        done = carry("fetch", server.address(), tmp_path / "y" / "in", variables, copied=False)
         assert (done.returncode, done.stdout, done.stderr) == (0, "a.age\n", "")
