@@ -284,9 +284,9 @@ def test_features_that_follow_from_each_other_are_not_solved(tmp_path):
     computed = {
         c.key.feature: (c.content.moments.mean, c.content.moments.variance) for c in ungated(north)
     }
-    tries = [solved(computed, 5, seed) for seed in range(6)]
-    found = [volumes for volumes, misfit in tries if misfit < 1e-9]
-    assert min(np.abs(volumes - truth).max() for volumes in found) < 0.01
+    tries = (solved(computed, 5, seed) for seed in reversed(range(6)))
+    found = (volumes for volumes, misfit in tries if misfit < 1e-9)
+    assert any(np.abs(volumes - truth).max() < 0.01 for volumes in found)
     sent = {c["feature"]: (c["mean"], c["m2"] / (c["n"] - 1)) for _, c in cells(aggregates)}
     assert list(sent) == [VOLUME]
     first, second = (solved(sent, 5, seed) for seed in (0, 1))
