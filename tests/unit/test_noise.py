@@ -332,11 +332,11 @@ def test_the_numbers_of_a_cell_take_its_epsilon_together(epsilon):
     assert epsilon * 0.999 < sum(of_each) <= epsilon * (1 + 1e-12)
 
 
-DRAWS = 20_000
+DRAWS = 8_000
 
 
 def test_neighbouring_cohorts_are_as_likely_but_for_epsilon():
-    """The audit: of 20,000 draws each with and without one patient, no event tells more.
+    """The audit: of 8,000 draws each with and without one patient, no event tells more.
 
     Events are number and sum together, for a patient at a bound. Noise that were half as wide has
     events beyond the bound by many standard errors, which the last line shows.
