@@ -22,8 +22,8 @@ GROUPS = (
     ),
     (
         "contours",
-        r"pipeline/test_(clinical_run|deleted|erase_pacs|export|identifiers|module)\.py"
-        r"|pipeline/test_(repair|server|slurm|stale|subset_run)\.py",
+        r"pipeline/test_(chaos|clinical_run|deleted|erase_pacs|export|identifiers|module)\.py"
+        r"|pipeline/test_(identifiers_of_others|repair|resources|server|slurm|stale|subset_run)\.py",
     ),
     ("rounds", r"pipeline/test_four_rounds\.py"),
     ("maps", r"pipeline/test_adc\.py"),
