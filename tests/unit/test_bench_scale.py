@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from snakemake.persistence import RECORD_FORMAT_VERSION
 
+import snakemake_copies
 from jipflow.files import read_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -32,7 +33,8 @@ def site(tmp_path_factory):
 
 
 def planned(site, *words):
-    command = site.snakemake(*(words or ["--dry-run"]))
+    typed = site.snakemake(*(words or ["--dry-run"]))[len([sys.executable, "-m", "snakemake"]) :]
+    command = [str(snakemake_copies.program()), *typed]
     printed = subprocess.run(command, capture_output=True, text=True, check=True)
     return printed.stdout + printed.stderr
 
