@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 import yaml
 
+import snakemake_copies
 from harness import (
     ANEW,
     ONE_CORE,
@@ -62,7 +63,8 @@ def release_of(site: Site) -> dict:
 
 def jipflow(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jipflow", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    given = os.environ | snakemake_copies.commands()
+    return subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, check=False)
 
 
 def test_a_copy_is_up_to_date_from_any_folder_under_any_name(site, tmp_path):
@@ -83,7 +85,7 @@ def from_folder(folder: Path, site: Site) -> str:
     """What a dry run prints that is started in another folder than the clone."""
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1"),
+            *(str(snakemake_copies.program()), "--dry-run", "--cores", "1"),
             *("--snakefile", str(ROOT / "Snakefile"), *site.arguments),
         ],
         cwd=folder,
