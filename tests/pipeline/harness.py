@@ -91,6 +91,11 @@ def command(*arguments: str, profile: str = "demo") -> list[str]:
     return [sys.executable, "-m", "snakemake", *arguments, "--profile", f"profiles/{profile}"]
 
 
+def copied(*arguments: str) -> list[str]:
+    """The same command, carried out by a copy of a process that has loaded what it needs."""
+    return [str(snakemake_copies.program()), *arguments, "--profile", "profiles/demo"]
+
+
 def environment() -> dict[str, str]:
     """The environment without what would tell a nested snakemake of this test's own."""
     return {key: value for key, value in os.environ.items() if not key.startswith("SNAKEMAKE")}

@@ -16,7 +16,7 @@ import pandas as pd
 import pydicom
 import pytest
 
-from harness import ONE_CORE, ROOT, Sarcoma, Site, command, environment, make_site
+from harness import ONE_CORE, ROOT, Sarcoma, Site, copied, environment, make_site
 from orthanc import Orthanc, private_network
 
 pytestmark = pytest.mark.long
@@ -234,7 +234,7 @@ def test_the_pacs_dies_in_mid_retrieval_and_in_mid_publish(images, folder, from_
 def cut_off(site: Site, pacs: Orthanc, reached: Callable[[], bool]) -> None:
     """Run the workflow, kill the PACS when a point is reached, and see the workflow fail."""
     with subprocess.Popen(
-        [*command(*site.arguments), "--retries", "0"],
+        [*copied(*ONE_CORE, *site.arguments), "--retries", "0"],
         cwd=ROOT,
         env=environment(),
         stdout=subprocess.PIPE,
