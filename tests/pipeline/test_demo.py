@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from zipfile import ZipFile
@@ -10,19 +11,28 @@ from zipfile import ZipFile
 import pandas as pd
 import pytest
 
+import snakemake_copies
 from harness import ONE_CORE, ROOT, environment, snakemake
 
 SITES = ("north", "south", "west")
 
 
-def run_demo(folder):
+def run_demo(folder, by_itself=""):
+    """Run the demonstration; all its runs but those of the site that is named are copies."""
+    given = environment()
+    paths = (str(ROOT / "tests" / "copied_snakemake"), given.get("PYTHONPATH"))
+    given |= {
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "COPIED": str(snakemake_copies.program()),
+        "BY_ITSELF": by_itself,
+    }
     return subprocess.run(
         [
             *(sys.executable, "-m", "jipflow.cli", "demo", "--out", str(folder)),
             *("--patients", "5", *ONE_CORE),
         ],
         cwd=ROOT,
-        env=environment(),
+        env=given,
         capture_output=True,
         text=True,
         check=False,
@@ -33,7 +43,7 @@ def run_demo(folder):
 @pytest.fixture(scope="module")
 def demo(tiny_run, demo_folder):
     """The whole demonstration; it takes site north up as an earlier run left it."""
-    result = run_demo(demo_folder)
+    result = run_demo(demo_folder, by_itself="south")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return demo_folder, result.stdout
 
