@@ -41,6 +41,12 @@ DONE: set[str] = set()
 ADDED: dict[str, str] = {}
 """What libraries have added to the environment when they loaded."""
 
+WITHOUT_NETWORKS = {
+    "protocol": {"segmentations": [{"engine": "imported"}, {"engine": "threshold"}]},
+    "site": {"processing": {"device": "cpu"}},
+}
+"""Of the settings of a site that needs no network, what decides on what its jobs import."""
+
 
 def program() -> Path:
     """Return what stands for the program ``snakemake`` until this process ends.
@@ -136,11 +142,11 @@ if __name__ == "__main__":
     given = dict(os.environ)
     from snakemake.cli import get_argument_parser
 
-    from jipflow.cli.server import ANY_SITE, loaded
+    from jipflow.cli.server import loaded
 
     # It loads the plugins.
     get_argument_parser()
-    for name in (*OURS, *loaded({}), *loaded(ANY_SITE)):
+    for name in (*OURS, *loaded({}), *loaded(WITHOUT_NETWORKS)):
         found = pkgutil.resolve_name(name)
         if ":" in name:
             found()
