@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import ONE_CORE, ROOT, Site, command, environment, make_site
+import snakemake_copies
+from harness import ONE_CORE, ROOT, Site, environment, make_site
 from needs import unavailable
 
 CUT = "The script does not name the folder that the test would put its own in place of"
@@ -82,8 +83,9 @@ def lesions(phantom_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Sit
     alone = ["unshare", "--map-root-user", "--net"]
     if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
         unavailable("namespaces of a network cannot be made here")
+    program = snakemake_copies.begun(alone) / "bin" / snakemake_copies.SNAKEMAKE
     done = subprocess.run(
-        [*alone, *command(*ONE_CORE, *site.arguments)],
+        [str(program), *ONE_CORE, *site.arguments, "--profile", "profiles/demo"],
         cwd=ROOT,
         env=environment(),
         capture_output=True,
