@@ -14,7 +14,7 @@ rule segment:
         record="<shard>/segment/provenance.json",
     log:
         "<logs>/segment/{shard}.log",
-    # Before all else: a GPU idles while there is none.
+    # Before what else is ready: a GPU idles while there is none.
     priority: 2
     group:
         TO_MASKS

@@ -1,6 +1,7 @@
 # What the rules of a site and of the hub share.
 import gc
 import os
+import re
 import sys
 import shutil
 import subprocess
@@ -192,11 +193,13 @@ def begins_a_site():
         return False
 
 
-# What will run the jobs is not known yet, nor whether any will run, but for what was typed.
+# What will run the jobs is not known yet, nor whether any will run, but for what was typed. Of a run
+# elsewhere no number of cores is known.
 if (
     workflow.is_main_process
     and not IS_MODULE
-    and not {"-n", "--dry-run", "--dryrun"}.intersection(sys.argv)
+    and workflow.resource_settings.cores
+    and not any(re.fullmatch(r"-\w*n\w*|--dry-?run", word) for word in sys.argv)
     and begins_a_site()
 ):
     start_server("")

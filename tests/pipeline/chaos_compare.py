@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 TIMES = {"seconds", "max_rss_mb"}
 """Columns of costs."""
 
-OWN = {"cost.tsv", "run.zip", ".lock", ".jobs", "audit.json", "headers.parquet"}
+OWN = {
+    *("cost.tsv", "run.zip", ".lock", ".jobs", "audit.json"),
+    *("headers.parquet", "hashes.parquet"),
+}
 """Files of costs, the crate, which has them, locks, the end of the audit trail, in which every try
 has a line, and what the next catalog need not read again, with the times at which a copy of the
 images was made."""

@@ -91,6 +91,12 @@ def test_what_snakemake_would_end_at_is_named(tmp_path, typed, parts):
     assert not (tmp_path / "results").exists()
 
 
+def test_a_new_site_whose_jobs_run_elsewhere_needs_no_number_of_cores(tmp_path):
+    site = with_mistake(tmp_path, lambda site, protocol: None)
+    done = site.run("--unlock", profile="slurm", check=False)
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_run_ends_with_what_it_made(tiny_run):
     printed = (tiny_run.folder / "printed.txt").read_text()
     ending = printed[printed.index("jipflow: north, demo 1.0.0") :]

@@ -268,7 +268,8 @@ def test_a_signal_to_the_command_ends_the_copy(server, environment, tmp_path, nu
     asking = started(environment, "wait", tmp_path / "pid")
     process = int(wait_for(tmp_path / "pid"))
     asking.send_signal(number)
-    assert asking.wait(30) == 128 + number
+    # By the signal itself where it comes before it is passed on; a shell gives the same code.
+    assert asking.wait(30) in (128 + number, -number)
     assert is_gone(process)
 
 

@@ -59,6 +59,9 @@ OF_TERMINAL = (signal.SIGINT, signal.SIGHUP)
 KILLED = 128 + signal.SIGKILL
 """Exit code of a command whose copy was killed, as a shell would give it."""
 
+MOST_FILES = 20_000
+"""Open files of a server, as far as the account may have them."""
+
 UNPRINTED = 120
 """Exit code of Python where what was printed last cannot be written."""
 
@@ -185,9 +188,10 @@ def tell(*words: str) -> None:
 
 def stop() -> None:
     """End the server of this process's run, to which no command was handed over yet."""
-    os.environ.pop(SERVER, None)
+    folder = os.environ.pop(SERVER, "")
     while _started:
         _stop(_started.pop())
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
@@ -275,9 +279,11 @@ class _Server:
         alive: int,
         more: Find | None,
     ) -> None:
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft, hard = self._files
         # Each copy has one as long as it works, and each of its processes that waits for a core.
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))
         self._names = deque(names)
         self._known = set(names)
         self._more = more
@@ -381,6 +387,9 @@ class _Server:
         if self._cores:
             self._cores.close()
         os.close(self._held)
+        # Programs that close all files up to the limit take long where it is high.
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, self._files)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

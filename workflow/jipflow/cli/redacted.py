@@ -22,7 +22,10 @@ Redact = Callable[[str], str]
 # A line of an outcome that has no message.
 _PLAIN = re.compile(r"[a-z2-7]{16} \w+ [\w-]*: \w+")
 IMAGES_ALONE = {"prepare", "encode", "measure", "overlay", "document"}
-"""Commands that open no contours and no segmentations of the archive, which take long to read."""
+"""Commands whose messages quote nothing of contours and segmentations of the archive.
+
+Whom these name, but no image of the case and no catalog, is not looked up for them: it takes long.
+"""
 
 _END = b"\0jipflow: end of what the job prints\0"
 _LONGEST = 1 << 20

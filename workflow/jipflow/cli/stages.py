@@ -75,7 +75,8 @@ def catalog(
         summary = run(sources=folders, out_dir=out, threads=threads, erased=erased)
         note_catalog(read, out, summary)
         others += [out / "summary.json"]
-        others += [out / f"{each}.parquet" for each in ("skipped", "mended", "hashes", "headers")]
+        # Not those that a change of times alone changes, which only save work (`catalog.scan`).
+        others += [out / "skipped.parquet", out / "mended.parquet"]
         print(json.dumps(summary))
 
 
