@@ -63,7 +63,6 @@ def environment() -> Environment:
         clinical_words=CLINICAL_WORDS,
         style=Markup((TEMPLATES / "page.css").read_text(encoding="utf-8").strip()),
         script=Markup(script),
-        full_version=full_version(),
         # The page may run this one script and load nothing.
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -87,7 +86,9 @@ def write_page(path: Path, template: str, *, secret: bytes | None = None, **cont
         secret: of the site, for a page that stays there and whose size and hash leave.
         context: what the template shows.
     """
-    text = environment().get_template(template).render(**context)
+    # Of the moment: the environment may be older, and of another process.
+    version = full_version()
+    text = environment().get_template(template).render(full_version=version, **context)
     if secret is not None:
         text += _veil(text, secret)
     with atomic_path(path) as partial:
