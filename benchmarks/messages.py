@@ -102,7 +102,7 @@ class Federation:
             protocol=protocol,
             protocol_sha256=protocol_sha256(protocol, named),
             protocol_parts=protocol_parts(protocol, named),
-            parameters=dict(named.parameters),
+            named=named,
         )
         self.roster: Roster = first_roster("hub", self.members, ISSUED)
         self.asked = Asked.by(protocol)

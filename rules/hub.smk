@@ -19,7 +19,11 @@ BEFORE = [f"<results>/rounds/r{ROUND - 1:02d}/result.json"] if ROUND > 1 else []
 INWAY, OUTWAY = HUB_SETTINGS.ways()
 # What puts messages into the folder that is sent.
 PACKED = [f"{OF_ROUND}/hub_open.provenance.json", f"{OF_ROUND}/outlook.json"]
-TARGETS = ["<results>/settings.json", f"{OF_ROUND}/outlook.json"]
+TARGETS = [
+    "<results>/settings.json",
+    f"{OF_ROUND}/crate.zip",
+    f"{OF_ROUND}/outlook.json",
+]
 
 if OUTWAY.address:
     TARGETS.append("<results>/exchange/sent.json")
@@ -160,6 +164,31 @@ rule hub_report:
         " --made-of {input.made_of:q} --record {output.record:q} > {log:q} 2>&1"
 
 
+rule hub_crate:
+    """Describe the round as a Research Object Crate."""
+    input:
+        again=stale("hub_crate"),
+        made_of=expand(
+            f"{OF_ROUND}/{{stage}}.provenance.json",
+            stage=["hub_open", "hub_accept", "hub_report"],
+        ),
+        accepted=f"{OF_ROUND}/accepted.json",
+    output:
+        crate=f"{OF_ROUND}/crate.zip",
+        record=f"{OF_ROUND}/hub_crate.provenance.json",
+    log:
+        "<logs>/hub_crate.log",
+    conda:
+        "../envs/jipflow.yaml"
+    params:
+        file=settings_file,
+        round=ROUND,
+    shell:
+        "jipflow hub crate --settings {params.file:q} --round {params.round}"
+        " --accepted {input.accepted:q} --made-of {input.made_of:q}"
+        " --out {output.crate:q} --record {output.record:q} > {log:q} 2>&1"
+
+
 rule hub_close:
     """Open the next round if every site has answered: the last job, for the round changes."""
     input:
@@ -169,6 +198,7 @@ rule hub_close:
             stage=["hub_accept", "hub_merge", "hub_report"],
         ),
         accepted=f"{OF_ROUND}/accepted.json",
+        crate=f"{OF_ROUND}/crate.zip",
     output:
         outlook=f"{OF_ROUND}/outlook.json",
         record=f"{OF_ROUND}/hub_close.provenance.json",

@@ -334,7 +334,7 @@ def hub(folder: Path, sites: Sequence[str] = SITES) -> HubSettings:
         protocol=here.protocol,
         protocol_sha256=here.protocol_sha256,
         protocol_parts=protocol_parts(here.protocol, here.named),
-        parameters=here.named.parameters,
+        named=here.named,
     )
 
 

@@ -311,7 +311,7 @@ def hub_settings(sites, inbox, content=None, hub=None):
         protocol=here.protocol,
         protocol_sha256=here.protocol_sha256,
         protocol_parts=protocol_parts(here.protocol, here.named),
-        parameters=here.named.parameters,
+        named=here.named,
     )
 
 

@@ -14,9 +14,10 @@ import pytest
 from rocrate.rocrate import ROCrate
 
 from config_files import demo_protocol, loaded, site_of
+from crate_graphs import graph, ids
 from federation_world import NOW, plain, site
 from jipflow.crates.released import release_crate
-from jipflow.crates.run import run_crate
+from jipflow.crates.site import run_crate
 from jipflow.exchange.message import FILES, FRAME, describe
 from jipflow.files import canonical_digest
 from jipflow.provenance import Making, beside
@@ -68,32 +69,6 @@ def results(tmp_path):
 
 def last(results):
     return [results / "demo" / "report" / "provenance.json"]
-
-
-def graph(data):
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        described = json.loads(archive.read("ro-crate-metadata.json"))
-        assert {each["@id"] for each in described["@graph"]} >= {*archive.namelist()}, (
-            "a file that the crate does not describe"
-        )
-    return {each["@id"]: each for each in described["@graph"]}
-
-
-def references(value):
-    """Every entity that a value names."""
-    if isinstance(value, dict):
-        if value.keys() == {"@id"}:
-            yield value["@id"]
-        else:
-            for child in value.values():
-                yield from references(child)
-    elif isinstance(value, list):
-        for child in value:
-            yield from references(child)
-
-
-def ids(value):
-    return set(references(value))
 
 
 def test_a_crate_of_a_run_leads_from_the_report_to_the_catalog(settings, results):

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
+import platform
 import subprocess
+import zipfile
 
 import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import snakemake_copies
+from crate_graphs import graph, ids
 from federation_world import HUB_KEY
+from jipflow.exchange.message import describe
 from jipflow.settings.resources import ROOT
 from thread_world import Federation
 
@@ -79,3 +84,46 @@ def test_no_name_of_a_file_keeps_other_bundles_from_being_merged(hub):
     assert (
         json.loads((hub / "hub" / "demo" / "rounds" / "r01" / "result.json").read_text()) == result
     )
+
+
+def test_a_round_has_a_crate_of_its_jobs_and_of_whose_messages_they_took(hub):
+    folder = hub / "hub" / "demo" / "rounds" / "r01"
+    # Whoever removes it finds it made again.
+    (folder / "crate.zip").unlink(missing_ok=True)
+    run(hub)
+    accepted = json.loads((folder / "accepted.json").read_text())
+    data = (folder / "crate.zip").read_bytes()
+    found = graph(data)
+    missing = ids(list(found.values())) - found.keys()
+    assert all(name.startswith("https://") for name in missing), missing
+    jobs = {name for name in found if name.startswith("#job/")}
+    assert jobs == {
+        f"#job/demo/rounds/r01/hub_{job}" for job in ("open", "accept", "merge", "report")
+    }
+    assert all(found[name]["resourceUsage"] for name in jobs)
+    place = "arcp://name,hub/demo"
+    read = ids(found["#job/demo/rounds/r01/hub_accept"]["object"])
+    messages = {name: found[name] for name in read if "/in/r01/" in name}
+    for entry in accepted:
+        (name,) = (name for name in messages if entry["sha256"] in name)
+        assert (hub / "hub" / name.removeprefix("arcp://name,hub/")).is_file()
+        assert messages[name]["sha256"] == entry["sha256"]
+        assert messages[name]["author"] == {"@id": f"#site/{entry['site']}"}
+    assert ids(found["./"]["contributor"]) == {f"#site/{entry['site']}" for entry in accepted}
+    assert len(messages) == len(accepted) > 0
+    (opening,) = (hub / "hub" / "demo" / "messages").glob("*/events/0001-*.json")
+    (written,) = ids(found["#job/demo/rounds/r01/hub_open"]["result"])
+    assert written.endswith(f"/events/{opening.name}")
+    assert found[written]["sha256"] == describe(opening.read_bytes()).sha256
+    assert written in read
+    for name in ("result.json", "report.html", "tables/accepted_sites.csv"):
+        file = found[f"{place}/rounds/r01/{name}"]
+        assert file["sha256"] == describe((folder / name).read_bytes()).sha256
+    with zipfile.ZipFile(folder / "crate.zip") as archive:
+        words = archive.read("ro-crate-metadata.json")
+        protocol = describe(archive.read("protocol.json")).sha256
+    settings = json.loads((hub / "hub" / "demo" / "settings.json").read_text())
+    assert protocol == settings["protocol_sha256"]
+    approver = accepted[0]["approvals"][0]["person"]
+    for word in (hub, platform.node(), f"/{getpass.getuser()}", approver):
+        assert str(word).encode() not in words

@@ -106,6 +106,33 @@ def hub_merge(
         record_result(read, round_, taken, out)
 
 
+@AUDIENCE.command("hub crate")
+def hub_crate(
+    *,
+    settings: SettingsFile,
+    round_: Annotated[int, "the round"],
+    accepted: Annotated[Path, "what was accepted"],
+    made_of: MadeOf,
+    out: Annotated[Path, "the crate, a zip"],
+    record: Record,
+) -> None:
+    """Describe a round as a Research Object Crate."""
+    from jipflow.crates.hub import hub_crate
+    from jipflow.files import atomic_path
+    from jipflow.hub.decisions import read_accepted
+    from jipflow.hub.rounds import check_round, hub_thread
+    from jipflow.hub.settings import read_hub_settings
+
+    read = read_hub_settings(settings)
+    check_made(read, dict.fromkeys(made_of, ()))
+    check_round(hub_thread(read), round_)
+    with (
+        recorded(record, read, "hub_crate", inputs=made_of, outputs=[out]),
+        atomic_path(out) as partial,
+    ):
+        partial.write_bytes(hub_crate(read, made_of, read_accepted(accepted), round_))
+
+
 @AUDIENCE.command("hub close")
 def hub_close(
     *,

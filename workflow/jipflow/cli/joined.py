@@ -116,7 +116,7 @@ def crate(
     record: Record,
 ) -> None:
     """Describe a run as a Research Object Crate."""
-    from jipflow.crates.run import run_crate
+    from jipflow.crates.site import run_crate
     from jipflow.files import atomic_path
     from jipflow.settings.run import read_settings
 

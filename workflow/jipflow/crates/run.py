@@ -1,23 +1,23 @@
-"""The crate of a run at a site: what each job read, wrote, ran with and took.
+"""The crate of a run: what each job read, wrote, ran with and took.
 
 By the profile Provenance Run Crate 0.5 (https://w3id.org/ro/wfrun/provenance/0.5), from the records
-of the jobs (`jipflow.provenance`) and from nothing else. In the crate are the workflow's rules and
-the protocol; results are named by their path and hash, and stay where they are: they are of
-patients, and an erasure must find them all.
+of the jobs (`jipflow.provenance`) and from what a `Run` states, and nothing else. In the crate
+are the workflow's rules and the protocol; results are named by their path and hash, and stay where
+they are: at a site they are of patients, and an erasure must find them all.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jipflow.costs import COLUMNS, cost_file
+from jipflow.costs import COLUMNS
+from jipflow.crates.jobs import OWN, Job, jobs_of
 from jipflow.crates.packing import (
     PROCESS,
     Reference,
@@ -30,11 +30,11 @@ from jipflow.crates.packing import (
     zipped,
 )
 from jipflow.exchange.message import canonical, describe
-from jipflow.provenance import NAME, Provenance, read_provenance
-from jipflow.reasons import StageError
+from jipflow.provenance import Provenance
 from jipflow.settings.digests import protocol_content
+from jipflow.settings.protocol import Protocol
+from jipflow.settings.reading import Named
 from jipflow.settings.resources import ROOT
-from jipflow.settings.run import Settings
 from jipflow.version import full_version
 
 if TYPE_CHECKING:
@@ -53,16 +53,13 @@ PROTOCOL = "protocol.json"
 
 PARAMETER = "#protocol"
 
-SITES_OWN = ".site/"
-"""Stands for the path of a file that a job read and that is not among the results."""
-
 NAMES_PATIENTS = re.compile(rb"\d+(\.\d+){5,}|Patient(ID|Name|BirthDate)|UID|AccessionNumber")
 """What a filter has that may choose patients or series one by one: the columns of their names, IDs
 and UIDs, and UIDs themselves (PS3.5, section 9)."""
 
 RIGHTS = (
     "The workflow is under Apache-2.0. The results that are named here are not in the crate; "
-    "whether anyone may have them the site decides."
+    "whether anyone may have them the {owner} decides."
 )
 USAGE = {
     "seconds": ("time", "SEC"),
@@ -73,134 +70,98 @@ USAGE = {
 
 
 @dataclass(frozen=True)
-class Job:
-    """A job that has run.
+class Other:
+    """A file that a job read or wrote and that its record does not name.
 
     Attributes:
-        name: of its record's folder, or of the record without its common end, below the results.
-        made: its record.
-        ended: when the record was written, in seconds since 1970.
-        took: its `COLUMNS`; empty where nothing was measured.
-        reads: names of the jobs whose files it read.
-        inputs: SHA-256 of the other files that it read, by path below the results; by `SITES_OWN`
-            and the hash where they are the site's, such as its table of clinical data.
-        outputs: SHA-256 of the tables that it wrote, by path below the results.
+        path: in its address, below the results or as if it were.
+        name: in words.
+        sha256: its hash.
+        by: id of the site that made it; empty where the run did.
     """
 
+    path: str
     name: str
-    made: Provenance
-    ended: float
-    took: Mapping[str, float]
-    reads: Sequence[str]
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
+    sha256: str
+    by: str = ""
 
 
-def run_crate(settings: Settings, results: Path, records: Iterable[Path]) -> bytes:
+@dataclass(frozen=True)
+class Run:
+    """What a crate states of a run beside the records of its jobs.
+
+    Attributes:
+        at: id of who ran it.
+        owner: what that is: ``site`` or ``hub``.
+        name: of the crate, a line.
+        description: what was run, sentences.
+        protocol: of the run.
+        named: what that names.
+        reads: other files that the jobs of a stage read, by stage.
+        writes: other files that they wrote, likewise.
+    """
+
+    at: str
+    owner: str
+    name: str
+    description: str
+    protocol: Protocol
+    named: Named
+    reads: Mapping[str, Sequence[Other]] = field(default_factory=dict)
+    writes: Mapping[str, Sequence[Other]] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """What the address of a file begins with, from which nothing can be fetched."""
+        return f"arcp://name,{self.at}/"
+
+    @property
+    def sites(self) -> list[str]:
+        """Ids of the sites that have made one of the other files, sorted."""
+        return sorted({each.by for files in self.reads.values() for each in files if each.by})
+
+
+def described(run: Run, results: Path, records: Iterable[Path]) -> bytes:
     """Return the crate of a run, a zip.
 
     Args:
-        settings: of the run.
+        run: what the records do not say.
         results: folder of the results of all protocols.
         records: of its last jobs, which lead to all others.
 
     Raises:
         StageError: a record is missing or leads out of the results.
     """
-    jobs = {job.name: job for job in sorted(_jobs(results, records), key=lambda job: job.ended)}
-    moment = moment_text(max(job.ended for job in jobs.values()))
-    protocol = settings.protocol.protocol
-    site = settings.site.site.id
+    jobs = {job.name: job for job in sorted(jobs_of(results, records), key=lambda job: job.ended)}
     crate = new_crate(
-        name=f"{protocol.id} {protocol.version} at {site}",
-        description=f"A run of jipflow: {protocol.title}. The workflow, the protocol, and what "
-        "each job read, wrote and took; results are named by path and SHA-256.",
-        moment=moment,
-        rights=RIGHTS,
+        name=run.name,
+        description=f"{run.description} The workflow, the protocol, and what each job read, wrote "
+        "and took; results are named by path and SHA-256.",
+        moment=moment_text(max(job.ended for job in jobs.values())),
+        rights=RIGHTS.format(owner=run.owner),
         profiles=PROFILES,
     )
     crate.metadata["conformsTo"] = [ref(crate.metadata.profile), ref(PROFILES[-1][0])]
-    content = canonical(protocol_content(settings.protocol, settings.named))
-    place = f"arcp://name,{site}/"
+    content = canonical(protocol_content(run.protocol, run.named))
     files = {str(path.relative_to(ROOT)): path.read_bytes() for path in _workflow_files()}
-    at = entity(crate, f"#{site}", "Organization", name=site)
+    at = entity(crate, f"#{run.at}", "Organization", name=run.at)
     if NAMES_PATIENTS.search(content):
-        given = _result(crate, place, PROTOCOL, describe(content).sha256)
+        given = _result(crate, run.place, PROTOCOL, describe(content).sha256)
     else:
         files[PROTOCOL] = content
         given = add_file(crate, PROTOCOL, content, exampleOfWork=ref(PARAMETER))
-    described = _describe_workflow(crate, files, given, jobs.values())
-    made = _describe_jobs(crate, jobs, place, at)
+    workflow = _describe_workflow(crate, files, given, jobs.values())
+    made = _describe_jobs(crate, jobs, run, at)
     root = crate.root_dataset
     root["mainEntity"] = ref(MAIN)
-    run = _describe_run(crate, jobs, described, given, made, at)
-    root["mentions"] = [run, *[ref(f"#job/{name}") for name in jobs]]
+    whole = _describe_run(crate, jobs, workflow, given, made, at)
+    root["mentions"] = [whole, *[ref(f"#job/{name}") for name in jobs]]
     root["author"] = root["publisher"] = at
+    if run.sites:
+        root["contributor"] = [
+            entity(crate, _site(name), "Organization", name=name) for name in run.sites
+        ]
     return zipped(crate, files)
-
-
-def _jobs(results: Path, records: Iterable[Path]) -> Iterator[Job]:
-    """Yield the jobs that records lead to, each once."""
-    seen: set[Path] = set()
-    waiting = [_plain(path) for path in records]
-    root = _plain(results)
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        made = read_provenance(path)
-        if made is None:
-            raise StageError(f"{path}: no record of a job; run the same snakemake command again.")
-        inputs = {_plain(path.parent / name): digest for name, digest in made.inputs.items()}
-        earlier = [file for file in inputs if file.name.endswith(NAME)]
-        waiting += earlier
-        yield Job(
-            name=_job_name(path, root),
-            made=made,
-            ended=path.stat().st_mtime,
-            took=_took(path),
-            reads=[_job_name(file, root) for file in earlier],
-            inputs={
-                _below(file, root) if file.is_relative_to(root) else SITES_OWN + digest: digest
-                for file, digest in inputs.items()
-                if file not in earlier
-            },
-            outputs={
-                _below(_plain(path.parent / name), root): digest
-                for name, digest in made.outputs.items()
-            },
-        )
-
-
-def _plain(path: Path) -> Path:
-    """Return an absolute path without ``..``; a folder of the results may be a link, and stays."""
-    return Path(os.path.normpath(os.path.abspath(path)))
-
-
-def _job_name(record: Path, root: Path) -> str:
-    return _below(record, root).removesuffix(NAME).rstrip("/.")
-
-
-def _below(path: Path, root: Path) -> str:
-    """Return a path below the results; one of a job that leads out of them could name a person."""
-    try:
-        return path.relative_to(root).as_posix()
-    except ValueError:
-        raise StageError(
-            "A record names a file outside the results, which a crate does not show; run the same "
-            "snakemake command again with --forceall."
-        ) from None
-
-
-def _took(record: Path) -> dict[str, float]:
-    """Return what a job took; empty where it was not measured, or where the file is damaged."""
-    try:
-        names, values = cost_file(record).read_text(encoding="ascii").splitlines()
-        took = dict(zip(names.split("\t"), map(float, values.split("\t")), strict=True))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return took if took.keys() == set(COLUMNS) else {}
 
 
 def _workflow_files() -> list[Path]:
@@ -277,7 +238,7 @@ def _tool(crate: ROCrate, stage: str, made: Provenance) -> Reference:
         crate,
         f"#tool/{stage}",
         "SoftwareApplication",
-        name=f"jipflow {stage}",
+        name=f"jipflow {stage.replace('_', ' ')}",
         version=made.version,
         softwareRequirements=[_software(crate, name, version) for name, version in needed.items()],
     )
@@ -298,16 +259,20 @@ def _step(stage: str) -> Reference:
 
 
 def _describe_jobs(
-    crate: ROCrate, jobs: Mapping[str, Job], place: str, at: Reference
+    crate: ROCrate, jobs: Mapping[str, Job], run: Run, at: Reference
 ) -> dict[str, list[Reference]]:
-    """Describe each job; return by its name the tables that it wrote."""
+    """Describe each job; return by its name the files that it wrote."""
     made = {
-        job.name: [_result(crate, place, *file) for file in sorted(job.outputs.items())]
+        job.name: [
+            *(_result(crate, run.place, *file) for file in sorted(job.outputs.items())),
+            *(_other(crate, run.place, each) for each in run.writes.get(job.made.stage, ())),
+        ]
         for job in jobs.values()
     }
     for job in jobs.values():
         read = [each for name in job.reads for each in made[name]]
-        read += [_result(crate, place, *file) for file in sorted(job.inputs.items())]
+        read += [_result(crate, run.place, *file) for file in sorted(job.inputs.items())]
+        read += [_other(crate, run.place, each) for each in run.reads.get(job.made.stage, ())]
         times = {"endTime": moment_text(job.ended)}
         if job.took:
             times["startTime"] = moment_text(job.ended - job.took["seconds"])
@@ -337,15 +302,27 @@ def _describe_jobs(
 
 
 def _result(crate: ROCrate, place: str, name: str, digest: str) -> Reference:
+    """Describe a file of the results, or one that a record names by its hash alone."""
+    shown = "a file of the site" if name.startswith(OWN) else name
+    return _other(crate, place, Other(name, shown, digest))
+
+
+def _other(crate: ROCrate, place: str, file: Other) -> Reference:
     """Describe a file that is not in the crate, by an address that nothing can be fetched from."""
     from rocrate.model.file import File
 
-    shown = "a file of the site" if name.startswith(SITES_OWN) else name
-    properties = {"name": shown, "sha256": digest}
-    if media := media_type(name):
+    properties: dict[str, object] = {"name": file.name, "sha256": file.sha256}
+    if media := media_type(file.path):
         properties["encodingFormat"] = media
-    crate.add(File(crate, place + name, properties=properties))
-    return ref(place + name)
+    if file.by:
+        properties["author"] = ref(_site(file.by))
+    crate.add(File(crate, place + file.path, properties=properties))
+    return ref(place + file.path)
+
+
+def _site(name: str) -> str:
+    """Return how a crate names a site that did not run what it describes."""
+    return f"#site/{name}"
 
 
 def _usage(crate: ROCrate, job: Job, column: str) -> Reference:

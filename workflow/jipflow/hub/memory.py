@@ -86,10 +86,15 @@ def _by_attempt(folder: Path) -> dict[tuple[str, int], Remembered]:
     return found
 
 
+def copy_name(site: str, attempt: int, sha256: str) -> str:
+    """Return the name of the copy of a bundle of a site."""
+    return f"{site}-a{attempt}-{sha256}.zip"
+
+
 def remember(folder: Path, site: str, attempt: int, raw: bytes) -> None:
     """Keep a copy of a bundle that is accepted; nothing happens where there is one."""
     digest = hashlib.sha256(raw).hexdigest()
-    path = folder / f"{site}-a{attempt}-{digest}.zip"
+    path = folder / copy_name(site, attempt, digest)
     if not path.exists():
         with atomic_path(path) as partial:
             partial.write_bytes(raw)

@@ -18,13 +18,12 @@ from jipflow.settings.folders import checked_folder
 from jipflow.settings.hub import Hub
 from jipflow.settings.part import Part
 from jipflow.settings.protocol import Protocol
-from jipflow.settings.radiomics import Radiomics
-from jipflow.settings.reading import protocol_path, read_protocol
+from jipflow.settings.reading import Named, protocol_path, read_protocol
 from jipflow.settings.resources import ConfigError
 from jipflow.settings.schema import load
 
 SOURCE = "hub configuration"
-STAGES = ("hub_open", "hub_accept", "hub_merge", "hub_close", "hub_report")
+STAGES = ("hub_open", "hub_accept", "hub_merge", "hub_report", "hub_crate", "hub_close")
 
 
 class HubSettings(Part):
@@ -38,8 +37,8 @@ class HubSettings(Part):
     """Its hash, as the sites calculate it."""
     protocol_parts: dict[str, str]
     """The hash of each part of it, likewise."""
-    parameters: dict[str, Radiomics]
-    """The radiomics settings that it names."""
+    named: Named
+    """What it names."""
     version: str = __version__
     """The jipflow version."""
 
@@ -114,7 +113,7 @@ def load_hub_settings(config: Mapping[str, Any], source: str = SOURCE) -> HubSet
         protocol=protocol,
         protocol_sha256=protocol_sha256(protocol, named),
         protocol_parts=protocol_parts(protocol, named),
-        parameters=dict(named.parameters),
+        named=named,
     )
 
 

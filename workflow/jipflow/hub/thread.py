@@ -159,6 +159,15 @@ class Thread:
         return [digest(_written(event)) for event in self.events]
 
     @property
+    def files(self) -> list[Path]:
+        """The file of each event."""
+        return [self._file(number, event) for number, event in enumerate(self.events, 1)]
+
+    def _file(self, number: int, event: Event) -> Path:
+        name = f"{number:04d}-{event.kind}-r{event.round:02d}-{digest(_written(event))}.json"
+        return self.folder / "events" / name
+
+    @property
     def round(self) -> int:
         """The round that is open, or the last one; 0 where none was opened."""
         return self.events[-1].round if self.events else 0
@@ -188,10 +197,8 @@ class Thread:
         number = len(self.events) + 1
         before = _written(self.events[-1]) if self.events else b""
         linked = event.model_copy(update={"previous": digest(before) if before else FIRST})
-        content = _written(linked)
-        name = f"{number:04d}-{event.kind}-r{event.round:02d}-{digest(content)}.json"
-        with atomic_path(self.folder / "events" / name) as partial:
-            partial.write_bytes(content)
+        with atomic_path(self._file(number, linked)) as partial:
+            partial.write_bytes(_written(linked))
         del self.events
 
     def messages(self, site: str) -> list[HubMessage]:

@@ -77,7 +77,7 @@ def write_hub_report(
             rejected=rejected,
             outlook=outlook,
             hub=settings.hub.hub,
-            methods=methods(settings.protocol, settings.parameters),
+            methods=methods(settings.protocol, settings.named.parameters),
             tables=table_names(result),
             folder=TABLES,
             sites=sites,
