@@ -24,6 +24,7 @@ rule train:
         can_train,
         "<train>/index.html",
         "<train>/register.provenance.json",
+        "<results>/crate/train.zip",
         REGISTRY,
 
 
@@ -217,3 +218,25 @@ rule train_register:
         "jipflow train register --settings {params.file:q} --work {params.work:q}"
         " --summary {input.summary:q} --model {params.model:q} --registry {output.registry:q}"
         " --made-of {input.made_of:q} --record {output.record:q} > {log:q} 2>&1"
+
+
+rule train_crate:
+    """Describe the training as a Research Object Crate, without any patient."""
+    input:
+        again=stale("train_crate", f"{RESULTS}/crate/train.provenance.json"),
+        made_of=training_records("register"),
+    output:
+        crate="<results>/crate/train.zip",
+        record="<results>/crate/train.provenance.json",
+    log:
+        "<logs>/train_crate.log",
+    conda:
+        "../envs/jipflow.yaml"
+    params:
+        file=settings_file,
+        results=lambda wildcards: str(ALL_RESULTS),
+        registry=REGISTRY,
+    shell:
+        "jipflow train crate --settings {params.file:q} --made-of {input.made_of:q}"
+        " --results {params.results:q} --registry {params.registry:q} --out {output.crate:q}"
+        " --record {output.record:q} > {log:q} 2>&1"

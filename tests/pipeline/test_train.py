@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,6 +19,10 @@ from jipflow.files import read_json, sha256_file
 from jipflow.images.volume import read_volume
 from jipflow.phantom.cohort import write_site
 from jipflow.training.folders import raw
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))
+
+from crate_graphs import graph, ids
 
 pytestmark = pytest.mark.long
 
@@ -112,6 +119,26 @@ def test_the_label_maps_are_the_truth_of_the_phantom(trained):
     for entry in files.values():
         labels = read_volume(raw(work) / entry["label"]).array
         assert sum(np.array_equal(labels, known) for known in truth) == 1
+
+
+def test_the_training_has_a_crate_that_names_the_model_and_no_case(trained):
+    repository, site, _ = trained
+    found = graph((site.out / "crate" / "train.zip").read_bytes())
+    models = yaml.safe_load((repository / "models" / "models.yaml").read_text())["models"]
+    place = "arcp://name,train/.model/phantom-organs/"
+    made = ids(found["#job/phantom-train/train/register"]["result"])
+    assert {name.removeprefix(place): found[name]["sha256"] for name in made} == (
+        models["phantom-organs"]["files"]
+    )
+    jobs = {name for name in found if name.startswith("#job/phantom-train/train/")}
+    parts = ("plan", "fit_0", "fit_1", "evaluate_0", "evaluate_1", "report", "register")
+    assert jobs == {f"#job/phantom-train/train/{name}" for name in parts}
+    assert all(found[name]["resourceUsage"] for name in jobs)
+    summary = found[f"arcp://name,train/{site.out.name}/train/summary.json"]
+    assert summary["sha256"] == sha256_file(site.out / "train" / "summary.json")
+    words = json.dumps(found)
+    cases = pd.read_parquet(site.out / "train" / "evaluation.parquet")["case_id"]
+    assert not any(word in words for word in (*cases, str(site.folder), str(repository)))
 
 
 def test_the_same_command_again_does_nothing(trained):

@@ -17,9 +17,10 @@ from config_files import demo_protocol, loaded, site_of
 from crate_graphs import graph, ids
 from federation_world import NOW, plain, site
 from jipflow.crates.released import release_crate
-from jipflow.crates.site import run_crate
+from jipflow.crates.site import run_crate, training_crate
 from jipflow.exchange.message import FILES, FRAME, describe
 from jipflow.files import canonical_digest
+from jipflow.models.registry import register
 from jipflow.provenance import Making, beside
 from jipflow.reasons import StageError
 from jipflow.release import approval
@@ -198,6 +199,84 @@ def test_a_protocol_that_names_patients_is_in_a_crate_by_its_hash(results, tmp_p
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert "protocol.json" not in archive.namelist()
         assert where.split("'")[-2].encode() not in archive.read("ro-crate-metadata.json")
+
+
+TRAINING = {
+    "model": "mine",
+    "segmentation": "organs",
+    "licence": "Apache-2.0",
+    "intended_use": "Tests.",
+    "training_data": "Phantoms.",
+}
+
+
+@pytest.fixture
+def training(results, tmp_path):
+    """Settings with a training, its record, and the registry that pins its model."""
+    settings = loaded(site_of(tmp_path), demo_protocol() | {"training": TRAINING}, tmp_path)
+    out = results / "demo"
+    prepared = make("prepare", out / "shards" / "s00001" / "prepare" / "outcomes.parquet", [])
+    data = make("train_data", out / "shards" / "s00001" / "train" / "outcomes.parquet", [prepared])
+    split = out / "work" / "train" / "split.json"
+    split.parent.mkdir(parents=True)
+    split.write_text("split")
+    plan, fit, registered = (
+        out / "train" / f"{name}.provenance.json" for name in ("plan", "fit_0", "register")
+    )
+    Making("train_plan", {}, [data, beside(out / "cohort" / "cases.tsv")]).finish(plan, [split])
+    Making("train_fit", {}, [plan]).finish(fit, [])
+    Making("train_register", {}, [fit]).finish(registered, [])
+    model, registry = tmp_path / "models" / "mine", tmp_path / "models" / "models.yaml"
+    network = {"patch_size": [32, 32, 32], "spacing": [3.0, 1.0, 1.0]}
+    plans = {"configurations": {"3d_fullres": network}}
+    plans |= {"transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]}
+    dataset = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "organ": 1}}
+    for name, text in {
+        "dataset.json": json.dumps(dataset),
+        "plans.json": json.dumps(plans),
+        "fold_0/checkpoint_final.pth": "weights",
+    }.items():
+        (model / name).parent.mkdir(parents=True, exist_ok=True)
+        (model / name).write_text(text)
+    about = {key: TRAINING[key] for key in ("licence", "intended_use", "training_data")}
+    about |= {"name": "Mine", "version": "1.0.0", "engine": "nnunet", "roles": ["CT"]}
+    labels = [{"name": "organ", "value": 1, "term": "liver"}]
+    register("mine", about | {"labels": labels}, model, registry)
+    return settings, [registered], registry
+
+
+def test_a_crate_of_a_training_leads_from_the_model_to_the_catalog(training, results):
+    settings, records, registry = training
+    found = graph(training_crate(settings, results, records, registry))
+    model = registry.with_name("mine")
+    files = {
+        f"arcp://name,north/.model/mine/{path.relative_to(model).as_posix()}": describe(
+            path.read_bytes()
+        ).sha256
+        for path in model.rglob("*")
+        if path.is_file()
+    }
+    assert any(name.endswith("/checkpoint_final.pth") for name in files)
+    assert ids(found["#job/demo/train/register"]["result"]) == files.keys()
+    assert {name: found[name]["sha256"] for name in files} == files
+    assert ids(found["#run"]["result"]) == files.keys()
+    assert ids(found["#job/demo/train/plan"]["object"]) == {
+        "arcp://name,north/demo/cohort/cases.tsv",
+        "arcp://name,north/demo/shards/s00001/train/outcomes.parquet",
+    }
+    assert "#job/catalog" in found
+    assert "#job/demo/report" not in found
+    assert found["#tool/train_fit"]["name"] == "jipflow train fit"
+    missing = ids(list(found.values())) - found.keys()
+    assert all(name.startswith(OUTSIDE[0]) for name in missing), missing
+    assert "model mine" in found["./"]["description"]
+
+
+def test_a_training_whose_model_is_not_registered_has_no_crate(training, results):
+    settings, records, registry = training
+    registry.write_text("models: {}\n")
+    with pytest.raises(StageError, match="there is no model 'mine'"):
+        training_crate(settings, results, records, registry)
 
 
 def test_a_crate_of_nothing_is_refused(settings, results):

@@ -101,6 +101,8 @@ class Results:
         for crate in ("crate", "subset/crate"):
             self._write(f"{crate}/run.zip", "hashes of tables")
             self._write(f"{crate}/provenance.json", "{}")
+        self._write("crate/train.zip", "hashes of tables")
+        self._write("crate/train.provenance.json", "{}")
         (self.out / "work" / self.case).mkdir(parents=True)
         (self.out / "work" / "empty").mkdir()
 
@@ -143,7 +145,7 @@ def test_what_was_changed_is_made_again_by_the_next_run(made):
     made.erase()
     records = {str(path.relative_to(made.out)) for path in made.out.rglob("*provenance.json")}
     assert records == set()
-    assert not list(made.out.rglob("run.zip"))
+    assert not list(made.out.rglob("crate/*.zip"))
     assert (made.out / "verdict.json").exists()
 
 

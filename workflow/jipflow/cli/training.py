@@ -191,3 +191,27 @@ def train_register(
             folder=model,
             registry=registry,
         )
+
+
+@AUDIENCE.command("train crate")
+def train_crate(
+    *,
+    settings: SettingsFile,
+    made_of: MadeOf,
+    results: Annotated[Path, "results folder of all protocols"],
+    registry: Annotated[Path, "models.yaml"],
+    out: Annotated[Path, "the crate, a zip"],
+    record: Record,
+) -> None:
+    """Describe a training as a Research Object Crate."""
+    from jipflow.crates.site import training_crate
+    from jipflow.files import atomic_path
+    from jipflow.settings.run import read_settings
+
+    read = read_settings(settings)
+    check_made(read, dict.fromkeys(made_of, ()))
+    with (
+        recorded(record, read, "train_crate", inputs=made_of, outputs=[out]),
+        atomic_path(out) as partial,
+    ):
+        partial.write_bytes(training_crate(read, results, made_of, registry))

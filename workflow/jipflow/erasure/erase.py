@@ -257,14 +257,17 @@ def _clean(
 
 
 def _crates(results: Path, planned: Iterable[Path]) -> set[Path]:
-    """Return the crates of runs with a table that had the patients, for they have its hash.
+    """Return the crates of runs and trainings with a table that had the patients, for its hash.
 
     The next run makes others.
     """
     protocols = {p.relative_to(results).parts[0] for p in planned if p.is_relative_to(results)}
     folders = [results / name for name in protocols]
     return {
-        place / "crate" / "run.zip" for folder in folders for place in (folder, folder / SUBSET)
+        place / "crate" / name
+        for folder in folders
+        for place in (folder, folder / SUBSET)
+        for name in ("run.zip", "train.zip")
     }
 
 
@@ -342,6 +345,8 @@ def _records(inside: Path, results: Path) -> list[Path]:
     folder = results / protocol
     if parts[:1] and parts[0] in ("release", "behind", "harmonised"):
         return [folder / "release" / f"{parts[1]}.{RECORD}"]
+    if parts[:1] == ["crate"]:
+        return sorted((folder / "crate").glob(f"*{RECORD}"))
     if "train" in parts[:2]:
         return sorted((folder / "train").glob(f"*.{RECORD}"))
     return [(results / inside).with_name(RECORD)]

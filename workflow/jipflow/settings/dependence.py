@@ -31,6 +31,7 @@ DEPENDENCE: Mapping[str, tuple[str, ...]] = {
     "train_evaluate": ("segmentations", "training.segmentation", "training.folds"),
     "train_report": ("protocol", "training", "site.site"),
     "train_register": ("whole protocol",),
+    "train_crate": ("whole protocol", "site.site"),
 }
 """By stage: keys of the protocol, of the site as ``site.<key>``, of the protocol's training as
 ``training.<key>``, and what `jipflow.settings.run` gathers of several. What a stage reads of
