@@ -30,7 +30,7 @@ so that who reads it fetches no more than the names of RO-Crate."""
 
 MEDIA_TYPES = {".json": "application/json", ".parquet": "application/vnd.apache.parquet"}
 MEDIA_TYPES |= {".html": "text/html", ".tsv": "text/tab-separated-values", ".smk": "text/plain"}
-MEDIA_TYPES |= {".csv": "text/csv", ".zip": "application/zip"}
+MEDIA_TYPES |= {".csv": "text/csv", ".zip": "application/zip", ".pth": "application/octet-stream"}
 MEDIA_TYPES |= {".workflow/Snakefile": "text/plain"}
 
 Reference = dict[str, str]
