@@ -417,10 +417,8 @@ def test_what_the_run_tells_is_loaded_too(server, environment, tmp_path):
     assert (tmp_path / "loaded").read_text() == "once "
 
 
-@pytest.mark.parametrize(
-    ("name", "code"), [("temporary", 7), ("n" * 100, 99)], ids=["short", "too long for a socket"]
-)
-def test_a_run_starts_its_server_and_leaves_nothing_of_it(environment, tmp_path, name, code):
+@pytest.mark.parametrize("name", ["temporary", "n" * 100], ids=["short", "too long for a socket"])
+def test_a_run_starts_its_server_and_leaves_nothing_of_it(environment, tmp_path, name):
     (tmp_path / name).mkdir()
     done = subprocess.run(
         [sys.executable, "-c", START, SERVE, ASK],
@@ -430,7 +428,7 @@ def test_a_run_starts_its_server_and_leaves_nothing_of_it(environment, tmp_path,
         timeout=60,
         check=False,
     )
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 7, done.stderr
     assert list((tmp_path / name).iterdir()) == []
 
 

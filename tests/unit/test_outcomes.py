@@ -58,8 +58,11 @@ def warn_of(case):
     return [case.case_id]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_no_process_quotes_a_header_in_its_log(threads):
+@pytest.mark.parametrize(("threads", "folder"), [(1, "short"), (2, "short"), (2, "n" * 100)])
+def test_no_process_quotes_a_header_in_its_log(tmp_path, threads, folder):
+    """Nor fails one because a socket in the folder for temporary files had too long a name."""
+    (tmp_path / folder).mkdir()
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     code = (
         "from jipflow.cases import Case\n"
         "from jipflow.workers import for_each_case, silence_libraries\n"
@@ -74,9 +77,10 @@ def test_no_process_quotes_a_header_in_its_log(threads):
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path / folder)},
     )
     assert (result.stdout, result.stderr) == ("2\n", "")
+    assert not list((tmp_path / folder).iterdir())
 
 
 def test_want_of_memory_is_the_jobs_affair(tmp_path):

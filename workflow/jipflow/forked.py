@@ -62,6 +62,9 @@ KILLED = 128 + signal.SIGKILL
 MOST_FILES = 20_000
 """Open files of a server, as far as the account may have them."""
 
+LONGEST_FOLDER = 107 - len("/pymp-abcdefgh/listener-abcdefgh")
+"""Bytes of a folder below which `multiprocessing` can have its sockets, as we can ours."""
+
 UNPRINTED = 120
 """Exit code of Python where what was printed last cannot be written."""
 
@@ -143,6 +146,16 @@ def _ended(code: int) -> int:
     return 128 - code
 
 
+def folder_for_sockets() -> str:
+    """Return the folder for temporary files, or /tmp where names of sockets there are too long.
+
+    A job of a cluster may have a folder of its own, named at length; a name of a socket has 107
+    bytes (unix(7)).
+    """
+    folder = tempfile.gettempdir()
+    return folder if len(os.fsencode(folder)) <= LONGEST_FOLDER else "/tmp"
+
+
 def start(command: Sequence[str], *arguments: str) -> None:
     """Start the server of this process's run, unless it has one, and end it with this process.
 
@@ -158,7 +171,7 @@ def start(command: Sequence[str], *arguments: str) -> None:
         return
     with suppress(OSError):
         # Only this account can enter it.
-        folder = Path(tempfile.mkdtemp(prefix="jipflow-"))
+        folder = Path(tempfile.mkdtemp(prefix="jipflow-", dir=folder_for_sockets()))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
         with socket.socket(socket.AF_UNIX) as listener:
             listener.bind(str(folder / SOCKET))

@@ -6,17 +6,19 @@ import atexit
 import logging
 import os
 import socket
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing import forkserver, get_context, parent_process
+from multiprocessing import forkserver, get_context, parent_process, util
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from threading import Thread
 from typing import TypeVar
 
 from jipflow.cores import core
-from jipflow.forked import SERVER
+from jipflow.forked import SERVER, folder_for_sockets
 from jipflow.reasons import PlaceError
 
 Unit = TypeVar("Unit")
@@ -92,6 +94,19 @@ def begin_forkserver(folder: Path) -> None:
     listener.close()
 
 
+def forkserver_context() -> ForkServerContext:
+    """Return the context of processes that a server forks, with its sockets where they can be."""
+    named, short = tempfile.gettempdir(), folder_for_sockets()
+    if short != named:
+        tempfile.tempdir = short
+        try:
+            # `multiprocessing` makes its folder once a process.
+            util.get_temp_dir()
+        finally:
+            tempfile.tempdir = named
+    return get_context("forkserver")
+
+
 def for_each_case(
     cases: Sequence[Unit], function: Callable[[Unit], list[Result]], threads: int
 ) -> list[Result]:
@@ -115,7 +130,7 @@ def for_each_case(
         batches = [_on_a_core(function, case) for case in cases]
     else:
         # A fork of a process in which a library has started threads may hang.
-        context = get_context("forkserver")
+        context = forkserver_context()
         # Of no use to a server that is a fork itself.
         context.set_forkserver_preload([_home(function)])
         try:

@@ -6,14 +6,13 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any, Self
 
 from jipflow.catalog import headers
 from jipflow.reasons import PlaceError
-from jipflow.workers import end_with_parent
+from jipflow.workers import end_with_parent, forkserver_context
 
 Read = Callable[[str], dict[str, Any]]
 
@@ -92,7 +91,7 @@ class ReadingPool:
         Raises:
             PlaceError: it was ended from outside, which says nothing about the file.
         """
-        context = get_context("forkserver")
+        context = forkserver_context()
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=_send, args=(sender, self._careful, path))
         process.start()
@@ -120,7 +119,7 @@ class ReadingPool:
     def _new_pool(processes: int) -> ProcessPoolExecutor:
         # A fork of this process, in which libraries have started threads, may hang; the server has
         # read the module of the readers and nothing else, once for all.
-        context = get_context("forkserver")
+        context = forkserver_context()
         context.set_forkserver_preload([headers.__name__])
         return ProcessPoolExecutor(processes, mp_context=context, initializer=end_with_parent)
 

@@ -55,7 +55,8 @@ LATER: Mapping[str, tuple[str, ...]] = {
         "jipflow.radiomics.ibsi:feature_table",
     ),
     "jipflow.report.release": ("jipflow.report.release:prepare",),
-    "jipflow.crates.run": ("rocrate.rocrate",),
+    "jipflow.crates.site": ("rocrate.rocrate",),
+    "jipflow.crates.hub": ("rocrate.rocrate",),
 }
 """By module: what its functions load and make when they are called, in a tenth of a second or
 more for each job."""
