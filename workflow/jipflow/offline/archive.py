@@ -121,9 +121,11 @@ def _members(name: str, folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _check_out(repository: Path, commit: str, folder: Path) -> None:
-    data = _git(repository, "archive", "--format=tar", commit)
+    data = _git(repository, "-c", "tar.umask=0022", "archive", "--format=tar", commit)
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        tar.extractall(folder, filter="data")
+        # Python 3.11.2, which Debian 12 has, knows no filters, which what git packs does not need.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(folder)
 
 
 def _make_wheels(tree: Path, extras: Sequence[str], wheels: Path) -> None:
