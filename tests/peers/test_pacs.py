@@ -36,7 +36,7 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from pynetdicom import AE, evt
 
 import jipflow
-from jipflow.pacs.archive import Archive, ArchiveDown, Rejected, with_uids
+from jipflow.pacs.archive import Archive, ArchiveDown, Receipt, Rejected, with_uids
 from jipflow.pacs.connect import open_archive
 from jipflow.pacs.dicomweb.multipart import parts as parts_of
 from jipflow.pacs.echo import echo
@@ -570,6 +570,37 @@ def test_a_connection_that_the_pacs_ended_before_it_was_asked_is_down(
             monkeypatch.setattr(pynetdicom.association.Association, name, ended)
         with pytest.raises(ArchiveDown, match="before it was asked anything"):
             archive.send(fresh[0]) if asked == "store" else archive.contains("1.2", "1.3", "1.4")
+
+
+def test_a_connection_whose_end_nobody_has_seen_is_asked_for_ever_by_none(
+    pacs: Orthanc, fresh: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The association's own thread may take the sign of the end just before it is asked."""
+    store = pynetdicom.association.Association.send_c_store
+    taken: list[tuple[None, None]] = []
+
+    def ended(self: Any, *arguments: Any) -> Any:
+        if taken:
+            return store(self, *arguments)
+        self._reactor_checkpoint.clear()
+        while not self._is_paused:
+            time.sleep(0.001)
+        self.dimse.msg_queue.put = taken.append
+        self.dul.socket.socket.shutdown(socket.SHUT_RDWR)
+        while not taken:
+            time.sleep(0.001)
+        del self.dimse.msg_queue.put
+        return store(self, *arguments)
+
+    monkeypatch.setattr(pynetdicom.association.Association, "send_c_store", ended)
+    receipts: list[Receipt] = []
+    with open_archive(source("get", pacs, timeout=2)) as archive:
+        sending = threading.Thread(target=lambda: receipts.append(archive.send(fresh[0])))
+        sending.daemon = True
+        sending.start()
+        sending.join(30)
+    assert taken == [(None, None)]
+    assert len(receipts) == 1
 
 
 def test_a_pacs_that_is_not_there_counts_as_down(

@@ -139,8 +139,13 @@ class WatchedAssociation:
             )
 
     def cut(self) -> None:
-        """End the connection at once; whoever waits for an answer wakes up."""
+        """End the connection at once; whoever waits for an answer wakes up.
+
+        Also where the connection has ended already, and the thread of the association has taken the
+        sign of it for no message.
+        """
         cut(self.association)
+        self.association.dimse.msg_queue.put((None, None))
 
 
 class Associations:
