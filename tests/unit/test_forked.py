@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from federation_world import hub_settings, site
 from jipflow.cli.server import loaded, run_copy
 from jipflow.files import json_text
-from jipflow.forked import LENGTH, SERVER, SOCKET, _installation, ask
+from jipflow.forked import LENGTH, MOST_FILES, SERVER, SOCKET, _installation, ask, files_of
 from jipflow.hub.settings import HubSettings
 from jipflow.provenance import LIBRARIES, libraries
 from jipflow.radiomics.ibsi import feature_table
@@ -403,6 +403,20 @@ def test_commands_wait_where_the_server_can_open_no_further_file(server, environ
         os.kill(process, signal.SIGTERM)
         assert second.result().returncode == 7
     assert first.wait(30) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "files"),
+    [
+        (1024, 4096, 4096),
+        (1024, 1 << 20, MOST_FILES),
+        (1024, resource.RLIM_INFINITY, MOST_FILES),
+        (30_000, 1 << 20, 30_000),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, resource.RLIM_INFINITY),
+    ],
+)
+def test_a_server_has_as_many_files_as_it_needs_and_never_fewer_than_before(soft, hard, files):
+    assert files_of(soft, hard) == files
 
 
 def test_what_the_run_tells_is_loaded_too(server, environment, tmp_path):

@@ -281,6 +281,12 @@ def _ready(descriptors: Sequence[int], timeout: float | None) -> set[int]:
     return {descriptor for descriptor, _ in polled.poll(timeout)}
 
 
+def files_of(soft: int, hard: int) -> int:
+    """Return how many files a server may have open, by the limits that it was started with."""
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    return soft if soft == resource.RLIM_INFINITY else max(soft, most)
+
+
 class _Server:
     """The process that loads what is named and forks, until it is a copy itself."""
 
@@ -293,10 +299,9 @@ class _Server:
         more: Find | None,
     ) -> None:
         self._files = resource.getrlimit(resource.RLIMIT_NOFILE)
-        soft, hard = self._files
         # Each copy has one as long as it works, and each of its processes that waits for a core.
         with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, MOST_FILES)), hard))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files_of(*self._files), self._files[1]))
         self._names = deque(names)
         self._known = set(names)
         self._more = more
