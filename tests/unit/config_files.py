@@ -10,6 +10,15 @@ from jipflow.settings.run import load_settings
 
 PACS = {"name": "pacs", "kind": "dicomweb", "url": "https://pacs.local/dicom-web"}
 
+TRAINING = {
+    "model": "mine",
+    "segmentation": "organs",
+    "licence": "Apache-2.0",
+    "intended_use": "Tests.",
+    "training_data": "Phantoms.",
+}
+"""Of a protocol, what it cannot do without."""
+
 
 def site_of(folder):
     return {

@@ -13,7 +13,7 @@ import zipfile
 import pytest
 from rocrate.rocrate import ROCrate
 
-from config_files import demo_protocol, loaded, site_of
+from config_files import TRAINING, demo_protocol, loaded, site_of
 from crate_graphs import graph, ids
 from federation_world import NOW, plain, site
 from jipflow.crates.released import release_crate
@@ -199,15 +199,6 @@ def test_a_protocol_that_names_patients_is_in_a_crate_by_its_hash(results, tmp_p
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert "protocol.json" not in archive.namelist()
         assert where.split("'")[-2].encode() not in archive.read("ro-crate-metadata.json")
-
-
-TRAINING = {
-    "model": "mine",
-    "segmentation": "organs",
-    "licence": "Apache-2.0",
-    "intended_use": "Tests.",
-    "training_data": "Phantoms.",
-}
 
 
 @pytest.fixture

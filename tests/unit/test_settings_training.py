@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from config_files import demo_protocol, loaded, message, site_of
+from config_files import TRAINING, demo_protocol, loaded, message, site_of
 
 
 @pytest.fixture
@@ -15,15 +15,6 @@ def site(tmp_path):
 @pytest.fixture
 def protocol():
     return demo_protocol()
-
-
-TRAINING = {
-    "model": "mine",
-    "segmentation": "organs",
-    "licence": "Apache-2.0",
-    "intended_use": "Tests.",
-    "training_data": "Phantoms.",
-}
 
 
 @pytest.mark.parametrize(
