@@ -21,7 +21,7 @@ try:
     from jipflow.exchange.transport import unsent
     from jipflow.files import json_text, stored_text
     from jipflow.forked import start, stop, tell
-    from jipflow.lock import away, hold
+    from jipflow.lock import away, hold, stay_at_work
     from jipflow.place import InALine, sentence
     from jipflow.provenance import difference
     from jipflow.reasons import StageError
@@ -156,6 +156,16 @@ def hold_results(wildcards):
             text = error if isinstance(error, StageError) else sentence(error)
             stop_with(str(text))
     return []
+
+
+def join_run():
+    """In a job on a cluster, end it where its run is over, before Snakemake removes any output."""
+    if workflow.remote_exec and "JIPFLOW_RUN" in os.environ:
+        try:
+            stay_at_work(Path(ALL_RESULTS), FINDINGS)
+        except (StageError, OSError) as error:
+            text = error if isinstance(error, StageError) else sentence(error)
+            stop_with(str(text))
 
 
 def start_server(settings, *rules):

@@ -67,7 +67,7 @@ def test_a_run_that_was_killed_leaves_no_lock(another, tmp_path):
 def test_a_run_that_ended_well_leaves_no_mark(another, tmp_path):
     another.communicate("\n")
     assert another.returncode == 0
-    assert (tmp_path / "results" / ".lock").read_bytes() == b""
+    assert (tmp_path / "results" / ".lock").read_bytes() == b'{"run": ""}'
     assert not lock.hold(tmp_path / "results")
 
 
@@ -168,17 +168,69 @@ def test_a_job_that_was_killed_and_one_of_no_run_hold_nothing_up(tmp_path):
     lock.release(tmp_path)
 
 
-def test_a_job_that_comes_late_of_a_run_that_was_killed_changes_nothing(tmp_path):
+def test_a_job_that_comes_late_of_a_run_that_is_over_changes_nothing(tmp_path):
     file = tmp_path / "protocol" / "provenance.json"
     lock.hold(tmp_path, "second")
-    with pytest.raises(StageError, match=r"was killed, and the run of process \d+ on "):
+    with pytest.raises(StageError, match=r"is over, and the run of process \d+ on .* has "):
         lock.at_work(file, "first").__enter__()
     for run in ("second", None):
         with lock.at_work(file, run):
             pass
     lock.release(tmp_path)
-    with lock.at_work(file, "first"):
+    assert lock.holder(tmp_path).state == "free"
+    with pytest.raises(StageError, match=rf"is over, and another one has since had {tmp_path}: "):
+        lock.at_work(file, "first").__enter__()
+    with lock.at_work(file, "second"):
         pass
+    assert not lock.hold(tmp_path, "third")
+    lock.release(tmp_path)
+
+
+STAY = """
+import sys
+from pathlib import Path
+from jipflow.lock import stay_at_work
+stay_at_work(Path(sys.argv[1]), sys.argv[2])
+print("at work", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_a_job_of_a_cluster_is_at_work_until_its_process_ends(tmp_path):
+    lock.hold(tmp_path, "first")
+    lock.release(tmp_path)
+    words = [sys.executable, "-c", STAY, tmp_path, "first"]
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    heard = []
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=given
+    ) as job:
+        assert job.stdout.readline() == "at work\n"
+
+        def end(sentence):
+            heard.append(sentence)
+            job.communicate("\n")
+
+        lock.hold(tmp_path, "second", end)
+    assert len(heard) == 1 and str(job.pid) in heard[0]
+    late = subprocess.run(words, capture_output=True, text=True, env=given)
+    assert late.returncode and "is over, and the run of process" in late.stderr
+    lock.release(tmp_path)
+    with tempfile.TemporaryDirectory() as folder, pytest.raises(PlaceError):
+        lock.stay_at_work(Path(folder), "first")
+
+
+def test_a_run_ends_well_on_a_disk_that_is_full(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    lock.hold(tmp_path, "first")
+    monkeypatch.setattr(lock.os, "pwrite", refuse)
+    lock.release(tmp_path)
+    monkeypatch.undo()
+    assert lock.holder(tmp_path).state == "free"
+    assert not lock.hold(tmp_path)
+    lock.release(tmp_path)
 
 
 def test_a_run_whose_results_went_away_with_their_disk_says_so(tmp_path):

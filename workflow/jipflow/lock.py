@@ -33,6 +33,9 @@ JOBS = ".jobs"
 
 MOUNT = "see whether its disk is mounted, and run the same command again."
 
+PID = "pid"
+"""In the record of a run that goes on or was killed; one that has ended has its name alone there."""
+
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """What the system says of a lock on a disk that has none."""
 
@@ -119,41 +122,80 @@ def at_work(file: Path, run: str | None = None) -> Iterator[None]:
         run: name of the run that started the job; None for a command that a person typed.
 
     Raises:
-        StageError: the run that started the job is over, and another has the folder.
+        StageError: the run that started the job is over, and another has the folder, or had it.
         PlaceError: the folder that the run holds is away.
     """
     parents = Path(file).absolute().parents
     folder = next((parent for parent in parents if (parent / NAME).is_file()), None)
     if folder is None:
         if run is not None:
-            raise PlaceError(
-                f"{Path(file).parent}: the results that this run began with are not there any "
-                f"more, for no folder above has their {NAME}; {MOUNT}"
-            )
+            raise _absent(Path(file).parent)
         yield
         return
+    descriptor = _join(folder, run)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def stay_at_work(results: Path, run: str) -> None:
+    """Show likewise, until this process ends, that a job writes into a results folder.
+
+    It is for Snakemake's process around a job on a cluster, which removes what the job is to make
+    before it starts the command: one of a run that is over would take it from the run after it.
+
+    Args:
+        results: of all protocols.
+        run: name of the run that started the job.
+
+    Raises:
+        StageError: the run that started the job is over, and another has the folder, or had it.
+        PlaceError: the folder that the run holds is away.
+    """
+    folder = Path(results).resolve()
+    if not (folder / NAME).is_file():
+        raise _absent(folder)
+    _join(folder, run)
+
+
+def _absent(folder: Path) -> PlaceError:
+    return PlaceError(
+        f"{folder}: the results that this run began with are not there any more, for neither it "
+        f"nor a folder above has their {NAME}; {MOUNT}"
+    )
+
+
+def _join(folder: Path, run: str | None) -> int:
+    """Return a descriptor of the lock of jobs, which is given up when it is closed.
+
+    Of a process no other descriptor of the same file may be closed as long as it is needed.
+    """
     descriptor = os.open(folder / JOBS, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH)
         # From here on a run that begins waits; one that began before has left its record.
         _check_run(folder / NAME, run)
-        yield
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _check_run(path: Path, run: str | None) -> None:
-    """Check that a folder is held by the run that started a job."""
+    """Check that a folder is held by the run that started a job, or that no other was since."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         record = _record(descriptor)
     finally:
         os.close(descriptor)
-    if run is not None and record.get("run", run) != run:
-        raise StageError(
-            f"the run that started this job was killed, and {_owner(record)} has {path.parent}: "
-            "this job has changed nothing."
-        )
+    if run is None or record.get("run", run) == run:
+        return
+    whose = f"{_owner(record)} has" if PID in record else "another one has since had"
+    raise StageError(
+        f"the run that started this job is over, and {whose} {path.parent}: this job has changed "
+        "nothing."
+    )
 
 
 @dataclass(frozen=True)
@@ -204,7 +246,7 @@ def holder(results: Path) -> Holder:
     known = {key: str(record.get(key, "")) for key in ("host", "pid", "started", "folder")}
     if taken:
         return Holder("run", **known)
-    if not record:
+    if PID not in record:
         return Holder("free")
     if not _is_over(record, _own_record()):
         return Holder("elsewhere", **known)
@@ -246,10 +288,16 @@ def away(results: Path) -> str:
 
 
 def release(results: Path) -> None:
-    """Let other runs have a results folder that this process holds; nothing if it does not."""
+    """Let other runs have a results folder that this process holds; nothing if it does not.
+
+    The name of the run stays, by which a job of an earlier one that comes late is known.
+    """
     descriptor = _held.pop(Path(results).resolve() / NAME, None)
     if descriptor is not None:
-        os.ftruncate(descriptor, 0)
+        try:
+            _write(descriptor, {"run": _record(descriptor).get("run", "")})
+        except OSError:
+            os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
@@ -270,16 +318,20 @@ def _take(descriptor: int, path: Path, own: dict[str, str]) -> bool:
             "results."
         ) from None
     record = _record(descriptor)
-    if record and not _is_over(record, own):
+    if PID in record and not _is_over(record, own):
         raise StageError(
             f"{path.parent} is in use by {_owner(record)}, as far as can be seen from here: wait "
             f"until it is over. If it was killed, or its machine is gone: rm "
             f"{shlex.quote(str(path))}, and run the same command again."
         )
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(own).encode(), 0)
+    _write(descriptor, own)
+    return PID in record
+
+
+def _write(descriptor: int, record: dict[str, str]) -> None:
+    # What replaces a record takes no further space of a disk that is full.
+    os.ftruncate(descriptor, os.pwrite(descriptor, json.dumps(record).encode(), 0))
     os.fsync(descriptor)
-    return bool(record)
 
 
 def _outlast_jobs(path: Path, tell: Callable[[str], object]) -> None:
@@ -318,7 +370,7 @@ def _own_record() -> dict[str, str]:
         "host": os.uname().nodename,
         "machine": _line("/etc/machine-id"),
         "boot": _line("/proc/sys/kernel/random/boot_id"),
-        "pid": str(os.getpid()),
+        PID: str(os.getpid()),
         "started": datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds"),
         "folder": os.getcwd(),
     }
@@ -344,7 +396,7 @@ def _record(descriptor: int) -> dict[str, str]:
 
 
 def _owner(record: dict[str, str]) -> str:
-    if not record:
+    if PID not in record:
         return "another run"
     return (
         f"{record.get('doing', 'the run')} of process {record.get('pid')} on "
