@@ -8,6 +8,7 @@ rule encode:
         cases=shard_cases,
         arrived=ARRIVED,
         segmented=SEGMENTED,
+        volumes="<work>/{shard}/volumes",
         masks="<work>/{shard}/masks",
     output:
         outcomes="<shard>/encode/outcomes.parquet",
@@ -31,6 +32,6 @@ rule encode:
     shell:
         "jipflow encode --settings {params.file:q}"
         " --cases {input.cases:q} --segmented {input.segmented:q}"
-        " --masks {input.masks:q} --results {params.results:q} --outcomes {output.outcomes:q}"
-        " --record {output.record:q}"
+        " --volumes {input.volumes:q} --masks {input.masks:q} --results {params.results:q}"
+        " --outcomes {output.outcomes:q} --record {output.record:q}"
         " --threads {threads} {params.workers} > {log:q} 2>&1"

@@ -343,6 +343,9 @@ def begin_log():
     from jipflow.repair.events import FILE, RunLog
 
     run = Path(FINDINGS).name
+    # By --quiet Snakemake would not even tell its loggers of the ends of jobs; what is printed of
+    # them its own handler decides.
+    workflow.scheduler.print_progress = True
     try:
         logger.addHandler(RunLog(Path(RESULTS, FILE), run, len(workflow.dag)))
     except OSError as error:

@@ -261,6 +261,7 @@ def test_images_of_several_stacks_do_not_keep_contours_from_being_drawn(archive)
         dataset.SOPInstanceUID = dicom.uid("second phase", number)
         dataset.AcquisitionNumber = 2
     paths = write(phase, archive.folder / "phase")
-    archive.target = replace(archive.target, paths=(*archive.target.paths, *paths))
+    whole = replace(archive.series, paths=(*archive.series.paths, *paths))
+    archive.target = replace(archive.target, series=whole)
     mask, _ = archive.mask(path)
     np.testing.assert_array_equal(mask, TUMOUR)

@@ -212,9 +212,11 @@ def test_a_job_of_a_cluster_is_at_work_until_its_process_ends(tmp_path):
             job.communicate("\n")
 
         lock.hold(tmp_path, "second", end)
-    assert len(heard) == 1 and str(job.pid) in heard[0]
+    (sentence,) = heard
+    assert str(job.pid) in sentence
     late = subprocess.run(words, capture_output=True, text=True, env=given)
-    assert late.returncode and "is over, and the run of process" in late.stderr
+    assert late.returncode
+    assert "is over, and the run of process" in late.stderr
     lock.release(tmp_path)
     with tempfile.TemporaryDirectory() as folder, pytest.raises(PlaceError):
         lock.stay_at_work(Path(folder), "first")

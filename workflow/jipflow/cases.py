@@ -49,12 +49,14 @@ class Series:
         paths: the files of its instances, sorted.
         wanted: which volume it is of those that the series holds; None where the protocol does not
             say, and the series must be one.
+        headers: what was kept of the headers of its images; None where nothing was.
     """
 
     series_uid: str
     modality: str
     paths: tuple[Path, ...]
     wanted: Wanted | None = None
+    headers: Path | None = None
 
 
 @dataclass(frozen=True)

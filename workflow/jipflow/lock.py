@@ -34,7 +34,7 @@ JOBS = ".jobs"
 MOUNT = "see whether its disk is mounted, and run the same command again."
 
 PID = "pid"
-"""In the record of a run that goes on or was killed; one that has ended has its name alone there."""
+"""In the record of a run that goes on or was killed; one that has ended has its name alone."""
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """What the system says of a lock on a disk that has none."""

@@ -40,7 +40,7 @@ AllCases = Annotated[Path, "cohort/cases.tsv"]
 Retrieved = Annotated[Sequence[Path], "outcomes of retrieve"]
 Prepared = Annotated[Path, "outcomes of prepare"]
 Segmented = Annotated[Sequence[Path], "outcomes of segment and annotate"]
-Volumes = Annotated[Path, "folder of <case_id>/<role>.nrrd"]
+Volumes = Annotated[Path, "folder of <case_id>/<role>.nrrd and the headers beside it"]
 Masks = Annotated[Path, "folder of <case_id>/<segmentation>/"]
 Quality = Annotated[Path, "table of the quality of segments"]
 Features = Annotated[Path, "features.parquet"]
@@ -217,6 +217,7 @@ def segment(
     """Segment volumes."""
     from jipflow.cases import read_cases
     from jipflow.files import write_parquet
+    from jipflow.images.kept import with_headers
     from jipflow.outcomes import failed, passed, read_outcomes
     from jipflow.segment.quality import quality_table
     from jipflow.segment.stage import run
@@ -227,7 +228,7 @@ def segment(
         record, read, "segment", inputs=made_of, outputs=[quality, outcomes], passing=[masks]
     ):
         made = run(
-            cases=read_cases(cases, read.wanted),
+            cases=with_headers(read_cases(cases, read.wanted), volumes),
             prepared=passed(read_outcomes(prepared)),
             lost=failed(read_all(retrieved)),
             settings=read,
@@ -263,12 +264,13 @@ def annotate(
     from jipflow.annotate.worklist import write_worklist
     from jipflow.cases import read_cases
     from jipflow.files import write_parquet
+    from jipflow.images.kept import with_headers
     from jipflow.outcomes import passed, read_outcomes
     from jipflow.settings.protocol import annotated
     from jipflow.settings.run import read_settings
 
     site = read_settings(settings)
-    shard = read_cases(cases, site.wanted)
+    shard = with_headers(read_cases(cases, site.wanted), volumes)
     inbox = site.inbox(results)
     persons = [spec.id for spec in annotated(site.protocol.segmentations)]
     with recorded(
@@ -312,6 +314,7 @@ def encode(
     settings: SettingsFile,
     cases: Cases,
     segmented: Segmented,
+    volumes: Volumes,
     masks: Masks,
     results: Results,
     outcomes: Outcomes,
@@ -320,6 +323,7 @@ def encode(
 ) -> None:
     """Write DICOM-SEG."""
     from jipflow.cases import read_cases
+    from jipflow.images.kept import with_headers
     from jipflow.objects.encode import run
     from jipflow.outcomes import passed
     from jipflow.settings.run import read_settings
@@ -328,7 +332,7 @@ def encode(
     with recorded(record, read, "encode", inputs=made_of, outputs=[outcomes]) as others:
         earlier = read_all(segmented)
         made = run(
-            cases=read_cases(cases, read.wanted),
+            cases=with_headers(read_cases(cases, read.wanted), volumes),
             segmented=passed(earlier),
             settings=read,
             masks=masks,

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from jipflow.cases import Case, Series
+from jipflow.images.kept import headers_path
 from jipflow.images.series import read_series_volume
 from jipflow.images.suv.bodies import SuvType
 from jipflow.images.volume import volume_path, write_volume
@@ -25,13 +26,13 @@ def run(
     volumes: Path,
     threads: int,
 ) -> list[Outcome]:
-    """Write the volume of each role of each case.
+    """Write the volume of each role of each case, and what later stages need of its headers.
 
     Args:
         cases: the shard's cases.
         lost: (case_id, role) of the series that a PACS did not give.
         suv: what the SUV of PET is normalised to, by role.
-        volumes: folder for ``<case_id>/<role>.nrrd``.
+        volumes: folder for ``<case_id>/<role>.nrrd`` and what is kept of the headers beside it.
         threads: processes.
     """
     volumes.mkdir(parents=True, exist_ok=True)
@@ -51,16 +52,22 @@ def _prepare_case(
             case.case_id,
             STAGE,
             role,
-            partial(_prepare_role, series, suv[role], volume_path(volumes, case.case_id, role)),
+            partial(
+                _prepare_role,
+                series,
+                suv[role],
+                volume_path(volumes, case.case_id, role),
+                headers_path(volumes, case.case_id, role),
+            ),
             volumes,
         )
         for role, series in sorted(case.roles.items())
     ]
 
 
-def _prepare_role(series: Series, suv: SuvType, path: Path) -> Made:
+def _prepare_role(series: Series, suv: SuvType, path: Path, headers: Path) -> Made:
     notes: list[str] = []
     decisions: list[Decision] = []
-    volume = read_series_volume(series, suv=suv, notes=notes, decisions=decisions)
+    volume = read_series_volume(series, suv=suv, notes=notes, decisions=decisions, kept=headers)
     write_volume(path, volume)
     return Made(note=" ".join(notes), decisions=tuple(decisions))

@@ -11,6 +11,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from jipflow.cases import Series
+from jipflow.files import atomic_path
 from jipflow.images.apart import Found, parted
 from jipflow.images.bits import ABOVE, NO_HIGH_BIT, SHIFTED
 from jipflow.images.choice import chosen
@@ -22,6 +23,7 @@ from jipflow.images.instances import (
     planes_of,
     with_pixels,
 )
+from jipflow.images.kept import Headers, headers_text, read_headers
 from jipflow.images.parametric import quantity_note
 from jipflow.images.pixels import Plane, check_rescale, stacked
 from jipflow.images.read import check_object, complete_uids, read_instance, readable
@@ -52,7 +54,7 @@ def read_planes(
     (`jipflow.uids`). Of slices that are there twice with the same pixels one is left out.
 
     Args:
-        series: the series and its files.
+        series: the series and its files; where its headers were kept, these are not read.
         notes: gets a sentence for each repaired defect.
         apart: gets the SOPInstanceUIDs of what lies in the series beside its stack.
         there: gets those of all its files.
@@ -60,13 +62,24 @@ def read_planes(
     Returns:
         The planes, from the first to the last along the normal of the image plane (the cross
         product of row and column direction, PS3.3 C.7.6.2.1.1); frames of multi-frame instances
-        and tiles of mosaics are sorted as single-frame instances are.
+        and tiles of mosaics are sorted as single-frame instances are. Of kept headers they have
+        the elements that `jipflow.images.kept` names.
 
     Raises:
         CaseFault: a file cannot be read, or the series is no volume.
+        OSError: the kept headers cannot be read.
     """
-    notes = [] if notes is None else notes
-    return _load(series, pixels=False, notes=notes, decisions=[], apart=apart, there=there)[0]
+    if series.headers is not None:
+        headers = read_headers(series.headers, series.paths)
+    else:
+        headers, _ = _load(series, pixels=False, notes=[], decisions=[])
+    if notes is not None:
+        notes += headers.notes
+    if apart is not None:
+        apart |= headers.apart
+    if there is not None:
+        there |= headers.there
+    return headers.planes
 
 
 def read_series_volume(
@@ -75,6 +88,7 @@ def read_series_volume(
     suv: SuvType = SuvType.BW,
     notes: list[str] | None = None,
     decisions: list[Decision] | None = None,
+    kept: Path | None = None,
 ) -> Volume:
     """Read a series as a volume: HU for CT, SUV for PET, rescaled values for MR, those of a map.
 
@@ -92,6 +106,7 @@ def read_series_volume(
         suv: what the SUV of PET is normalised to; by body surface it is in cm²/ml, else in g/ml.
         notes: gets a sentence for each repaired defect and each decision.
         decisions: gets the code of each decision.
+        kept: file for what later stages need of the headers (`jipflow.images.kept`).
 
     Returns:
         The volume; its first axis runs along the normal of the image plane. Whole numbers that fit
@@ -102,7 +117,8 @@ def read_series_volume(
     """
     notes = [] if notes is None else notes
     decisions = [] if decisions is None else decisions
-    planes, scan = _load(series, pixels=True, notes=notes, decisions=decisions)
+    loaded, scan = _load(series, pixels=True, notes=notes, decisions=decisions)
+    planes = loaded.planes
     headers = [plane.header for plane in planes]
     name = f"series {series.series_uid}"
     modality = MODALITIES[headers[0].SOPClassUID]
@@ -122,6 +138,7 @@ def read_series_volume(
         grid = grid_of(headers, name)
         shifts = [plane.shift for plane in planes if plane.shift is not None]
         sizes = [plane.stored.shape for plane in planes if plane.stored is not None]
+        text = headers_text(loaded, series.paths)
         # Each slice's stored values are let go once they are converted.
         planes.reverse()
         volume = Volume(stacked(planes, factors, grid.shape), grid)
@@ -130,7 +147,10 @@ def read_series_volume(
             notes.append(f"Voxels that no tilted slice reaches ({share:.1%}) have {value:g}.")
         if modality == "PT":
             check_total(volume, suv, Fields(name, headers))
-        return volume
+    if kept is not None:
+        with atomic_path(kept) as part:
+            part.write_text(text, encoding="ascii")
+    return volume
 
 
 def _unit_notes(headers: Sequence[Dataset]) -> list[str]:
@@ -149,15 +169,15 @@ BITS = {
 
 
 def _load(
-    series: Series,
-    *,
-    pixels: bool,
-    notes: list[str],
-    decisions: list[Decision],
-    apart: set[str] | None = None,
-    there: set[str] | None = None,
-) -> tuple[list[Plane], list[Dataset]]:
+    series: Series, *, pixels: bool, notes: list[str], decisions: list[Decision]
+) -> tuple[Headers, list[Dataset]]:
     """Read the planes of a series in the order of its slices, with or without their pixels.
+
+    Args:
+        series: the series and its files.
+        pixels: read the pixels, too.
+        notes: gets a sentence for each repaired defect and each decision, of the pixels, too.
+        decisions: gets the code of each decision.
 
     Returns:
         The planes of the volume that is wanted, and the headers of all planes of the series where
@@ -169,52 +189,61 @@ def _load(
     found: list[Found] = []
     lacking: dict[Path, list[str]] = {}
     tallies: dict[Path, Counter[str]] = {}
+    decoded: dict[Path, Counter[str]] = {}
+    headers = Headers()
     for path in series.paths:
         with readable(path):
             damaged: list[str] = []
             dataset, broken = _read(path, damaged, pixels=at_once)
             tallies[path] = Counter(f"of {{}} images: {text}." for text in damaged)
             lacking[path] = complete_uids(dataset, series.series_uid)
-            if there is not None:
-                there.add(str(dataset.SOPInstanceUID or ""))
+            headers.there.add(str(dataset.SOPInstanceUID or ""))
             sound = at_once and broken is None
             alone = len(series.paths) == 1
-            held = _found(path, dataset, name, tallies[path], pixels=sound, several=alone)
+            decoded[path] = Counter()
+            held = _found(path, dataset, name, decoded[path], pixels=sound, several=alone)
             found += [replace(one, fault=one.fault or broken) for one in held]
     with readable(name):
         parts = parted(found, name)
         planes = parts.planes
         if parts.note:
-            notes.append(parts.note)
+            headers.notes.append(parts.note)
             decisions.append(Decision.IMAGES_SET_APART)
-        if apart is not None:
-            apart |= parts.apart
+        headers.apart |= parts.apart
         check_instances(planes, name)
         scan: list[Dataset] = []
         stack = planes
         if series.wanted is not None:
             scan = [plane.header for plane in planes]
             check_one_examination(scan, name)
-            stack = chosen(planes, series.wanted, name, notes, decisions)
-        stack = sorted_stack(stack, name, notes)
-        check_stack(stack, name, notes, decisions)
+            stack = chosen(planes, series.wanted, name, headers.notes, decisions)
+        stack = sorted_stack(stack, name, headers.notes)
+        check_stack(stack, name, headers.notes, decisions)
     read = planes if series.wanted is None else stack
     files = list(dict.fromkeys(plane.path for plane in read))
     tally = sum((tallies[path] for path in files), Counter[str]())
+    of_pixels = sum((decoded[path] for path in files), Counter[str]())
     if pixels:
-        stack = completed(stack, tally)
+        stack = completed(stack, of_pixels)
+    headers.planes = stack
     shifts = [plane.shift for plane in stack if plane.shift is not None]
     if shifts:
-        notes.append(tilt_note([plane.header for plane in stack], shifts))
+        headers.notes.append(tilt_note([plane.header for plane in stack], shifts))
         decisions.append(Decision.GANTRY_TILT_RESAMPLED)
-    notes += [f"{count} {text.format(len(read))}" for text, count in sorted(tally.items())]
-    repaired = {BITS.get(text, Decision.ELEMENT_REPAIRED) for text in tally}
+    repaired = {BITS.get(text, Decision.ELEMENT_REPAIRED) for text in tally + of_pixels}
     decisions += [decision for decision in Decision if decision in repaired]
     absent = list(dict.fromkeys(uid for path in files for uid in lacking[path]))
+    ending = []
     if absent:
         uids = ", ".join(absent)
-        notes.append(f"UIDs missing in the files were replaced by stand-ins: {uids}.")
-    return stack, scan
+        ending = [f"UIDs missing in the files were replaced by stand-ins: {uids}."]
+    notes += [*headers.notes, *_counted(tally + of_pixels, len(read)), *ending]
+    headers.notes += [*_counted(tally, len(read)), *ending]
+    return headers, scan
+
+
+def _counted(tally: Counter[str], images: int) -> list[str]:
+    return [f"{count} {text.format(images)}" for text, count in sorted(tally.items())]
 
 
 def _read(path: Path, damaged: list[str], *, pixels: bool) -> tuple[Dataset, CaseFault | None]:

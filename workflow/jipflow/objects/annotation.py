@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from jipflow.cases import Series, Wanted
+from jipflow.cases import Series
 from jipflow.images.series import read_planes
 from jipflow.images.volume import Grid
 from jipflow.notes import Notes
@@ -62,8 +62,7 @@ class Target:
         frame_of_reference_uid: FrameOfReferenceUID.
         instances: SOPInstanceUID of each image.
         grid: where the voxels are.
-        paths: files of the series.
-        wanted: which volume of the series it is; None where the series is one.
+        series: what its images are read from; None where that is not known.
         others: SOPInstanceUID of each image of the series' other volumes.
         apart: SOPInstanceUID of what lies in the series beside its stack, such as localizers.
     """
@@ -75,17 +74,16 @@ class Target:
     frame_of_reference_uid: str
     instances: frozenset[str]
     grid: Grid
-    paths: tuple[Path, ...] = ()
-    wanted: Wanted | None = None
+    series: Series | None = None
     others: frozenset[str] = frozenset()
     apart: frozenset[str] = frozenset()
 
     @cached_property
     def images(self) -> SourceImages | None:
         """The images of the series; None where its files are not known."""
-        if not self.paths:
+        if self.series is None:
             return None
-        planes = read_planes(Series(self.series_uid, "", self.paths, self.wanted))
+        planes = read_planes(self.series)
         distances = (plane.header.get("SpacingBetweenSlices") for plane in planes)
         keys = [(str(plane.header.SOPInstanceUID), plane.frame_number) for plane in planes]
         times = Counter(keys)

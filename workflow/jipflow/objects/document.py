@@ -12,7 +12,7 @@ import pydicom
 
 from jipflow import datasets
 from jipflow.cases import Case
-from jipflow.files import atomic_path, read_frame
+from jipflow.files import atomic_path, read_parquet
 from jipflow.objects.seg_writer import seg_path
 from jipflow.objects.sr import build_sr, reported_procedures, sr_path
 from jipflow.outcomes import Made, Outcome, attempt, blocked
@@ -136,11 +136,14 @@ def _document(
 
 def _rows(path: Path, case_id: str, segmentation: str, role: str) -> list[dict[str, Any]]:
     """Read the rows of one segmentation from the features or the failures."""
+    import pyarrow.compute as pc
+
     wanted = {"case_id": case_id, "segmentation": segmentation, "role": role}
-    table = read_frame(path)
+    table = read_parquet(path)
     for key, value in wanted.items():
-        table = table[table[key] == value]
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+        table = table.filter(pc.equal(table[key], value))
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
 
 
 def absent_note(failures: Sequence[Mapping[str, Any]]) -> str:

@@ -83,7 +83,7 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
     there = frozenset(uids) - {""} - apart
     own = there
     if series.wanted is not None:
-        own = frozenset(str(plane.instance.SOPInstanceUID) for plane in planes)
+        own = frozenset(str(plane.header.SOPInstanceUID) for plane in planes)
     return Target(
         case_id,
         str(header.get("StudyInstanceUID") or ""),
@@ -92,8 +92,7 @@ def target_of(case_id: str, series: Series, grid: Grid) -> Target:
         str(header.FrameOfReferenceUID),
         own,
         grid,
-        series.paths,
-        series.wanted,
+        series,
         there - own,
         frozenset(apart),
     )

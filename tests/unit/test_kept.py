@@ -1,0 +1,129 @@
+"""What `prepare` keeps of headers serves as the headers do, of each kind of image."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import EnhancedMRImageStorage, ExplicitVRBigEndian, ImplicitVRLittleEndian
+
+from jipflow.cases import Case, Wanted
+from jipflow.images.kept import headers_path, with_headers
+from jipflow.images.masks import Region, pack
+from jipflow.images.series import read_planes, read_series_volume
+from jipflow.objects.seg_writer import build_seg
+from jipflow.objects.terms import read_terms
+from jipflow.reasons import CaseFault
+from jipflow.segment.engines.imported.engine import target_of
+from series_factory import ct_datasets, enhanced, mosaic, mr_datasets, pt_datasets, series_of, write
+from test_apart import localizer
+from test_tilt import Sphere
+from test_together import three_phases
+
+
+def defective(datasets):
+    """Defects of which one is noted, one changes a UID, and one is no number."""
+    for dataset in datasets:
+        dataset.StudyInstanceUID = ""
+        dataset.PositionReferenceIndicator = "Brustbein Höhe"
+        dataset.SpecificCharacterSet = "ISO_IR 100"
+        dataset.LossyImageCompression = "01"
+        dataset.LossyImageCompressionRatio = ["12.50", "3"]
+        dataset.LossyImageCompressionMethod = ["ISO_10918_1", "ISO_15444_1"]
+        dataset.ContentDate = "yesterday"
+    return datasets
+
+
+def in_encoding(datasets, syntax):
+    for dataset in datasets:
+        dataset.file_meta.TransferSyntaxUID = syntax
+        if not syntax.is_little_endian:
+            dataset.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
+    return datasets
+
+
+KINDS = {
+    "CT": ct_datasets,
+    "PET": lambda: pt_datasets()[::-1],
+    "with defects": lambda: defective(ct_datasets()),
+    "implicit": lambda: in_encoding(ct_datasets(), ImplicitVRLittleEndian),
+    "big endian": lambda: in_encoding(ct_datasets(), ExplicitVRBigEndian),
+    "tilted": lambda: Sphere(-15).datasets(),
+    "a localizer beside it": lambda: [localizer(1), *ct_datasets()],
+    "frames": lambda: [enhanced(mr_datasets()[::-1], EnhancedMRImageStorage)],
+    "a mosaic": lambda: [mosaic(mr_datasets())],
+    "the second of three phases": three_phases,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_objects_are_the_same_by_what_was_kept(kind, tmp_path):
+    series = series_of(write(KINDS[kind](), tmp_path / "images"))
+    if "phases" in kind:
+        series = replace(series, wanted=Wanted(time_point=2))
+    kept = tmp_path / "PT.json"
+    grid = read_series_volume(series, kept=kept).grid
+    mask = np.zeros(grid.shape, bool)
+    mask[1:3, 2:4, 1:5] = True
+    masks = pack([Region("liver", "liver", mask, "AUTOMATIC", "a model", "1")], grid)
+    made = []
+    for given in (series, replace(series, headers=kept)):
+        notes, seg = [], io.BytesIO()
+        dataset = build_seg(
+            masks,
+            read_planes(given, notes=notes),
+            read_terms(),
+            encoding="binary",
+            description="a region",
+            series_number=9001,
+            identity=("protocol", "region"),
+            notes=notes,
+        )
+        pydicom.dcmwrite(seg, dataset, enforce_file_format=True)
+        target = target_of("case1", given, grid)
+        known = target.images
+        images = (known.positions.tolist(), known.numbers, known.distances, known.tilted)
+        made.append((seg.getvalue(), notes, replace(target, series=None), images))
+    assert made[0] == made[1]
+
+
+def test_a_value_that_is_no_number_is_none_with_what_was_kept_as_well(tmp_path):
+    paths = write(ct_datasets(), tmp_path / "images")
+    for path in paths:
+        data = path.read_bytes()
+        tag = b"\x18\x00\x50\x00DS"
+        start = data.index(tag) + 8
+        path.write_bytes(data[:start] + b"a" + data[start + 1 :])
+    series = series_of(paths)
+    read_series_volume(series, kept=tmp_path / "CT.json")
+    for given in (series, replace(series, headers=tmp_path / "CT.json")):
+        assert read_planes(given)[0].header.get("SliceThickness") == "a"
+
+
+def test_an_element_that_was_not_kept_does_not_seem_absent(tmp_path):
+    series = series_of(write(ct_datasets(), tmp_path / "images"))
+    read_series_volume(series, kept=tmp_path / "CT.json")
+    header = read_planes(replace(series, headers=tmp_path / "CT.json"))[0].header
+    for ask in (lambda: header.get("PatientID"), lambda: header.PatientID):
+        with pytest.raises((LookupError, AttributeError)):
+            ask()
+
+
+def test_no_image_is_read_again(tmp_path):
+    series = series_of(write(ct_datasets(), tmp_path / "images"))
+    case = Case("abc", "p1", "s00001", {"CT": series})
+    grid = read_series_volume(series, kept=headers_path(tmp_path, "abc", "CT")).grid
+    for path in series.paths:
+        path.unlink()
+    (known,) = with_headers([case], tmp_path)
+    assert len(target_of("abc", known.roles["CT"], grid).instances) == len(series.paths)
+
+
+def test_a_series_that_is_no_volume_leaves_nothing(tmp_path):
+    series = series_of(write(ct_datasets()[:1], tmp_path / "images"))
+    with pytest.raises(CaseFault):
+        read_series_volume(series, kept=tmp_path / "CT.json")
+    assert not (tmp_path / "CT.json").exists()
