@@ -12,11 +12,13 @@ from pydicom.uid import EnhancedMRImageStorage, ExplicitVRBigEndian, ImplicitVRL
 
 from jipflow.cases import Case, Wanted
 from jipflow.images.kept import headers_path, with_headers
-from jipflow.images.masks import Region, pack
+from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_planes, read_series_volume
+from jipflow.images.volume import read_volume, write_volume
 from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
-from jipflow.reasons import CaseFault
+from jipflow.outcomes import Trial
+from jipflow.reasons import CaseFault, PlaceError
 from jipflow.segment.engines.imported.engine import target_of
 from series_factory import ct_datasets, enhanced, mosaic, mr_datasets, pt_datasets, series_of, write
 from test_apart import localizer
@@ -127,3 +129,25 @@ def test_a_series_that_is_no_volume_leaves_nothing(tmp_path):
     with pytest.raises(CaseFault):
         read_series_volume(series, kept=tmp_path / "CT.json")
     assert not (tmp_path / "CT.json").exists()
+
+
+def test_what_an_earlier_stage_wrote_and_is_damaged_is_no_fault_of_the_patient(tmp_path):
+    series = series_of(write(ct_datasets(), tmp_path / "images"))
+    kept, path, masks = tmp_path / "CT.json", tmp_path / "CT.nrrd", tmp_path / "masks"
+    volume = read_series_volume(series, kept=kept)
+    write_volume(path, volume)
+    liver = Region("liver", "liver", volume.array > 0, "AUTOMATIC", "a model", "1")
+    write_segmentation(masks, pack([liver], volume.grid))
+    for file, read in {
+        kept: lambda: read_planes(replace(series, headers=kept)),
+        path: lambda: read_volume(path),
+        masks / "layer-0.nrrd": lambda: read_segmentation(masks),
+        masks / "segments.json": lambda: read_segmentation(masks),
+    }.items():
+        read()
+        content = file.read_bytes()
+        for damage in (content[: len(content) // 2], bytes(len(content))):
+            file.write_bytes(damage)
+            with pytest.raises(PlaceError, match=f"{file.name} is damaged .* made anew when the"):
+                Trial("abc", "encode", "liver").step(read)
+        file.write_bytes(content)

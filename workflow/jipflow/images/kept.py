@@ -22,7 +22,7 @@ from pydicom.uid import UID
 from jipflow.cases import Case
 from jipflow.files import read_json
 from jipflow.images.pixels import Plane, Tile
-from jipflow.images.volume import volume_path
+from jipflow.images.volume import damaged, volume_path
 
 KEYWORDS = (
     "SOPClassUID",
@@ -158,9 +158,16 @@ def read_headers(path: Path, paths: Sequence[Path]) -> Headers:
         paths: files of the series.
 
     Raises:
-        OSError: it cannot be read.
+        PlaceError: it is damaged.
+        OSError: it is not there, or the disk does not give it.
     """
-    content = read_json(path)
+    try:
+        return _headers(read_json(path), paths)
+    except (ValueError, TypeError, LookupError) as error:
+        raise damaged(path, str(error)) from None
+
+
+def _headers(content: dict[str, Any], paths: Sequence[Path]) -> Headers:
     planes = []
     for kept in content["planes"]:
         header = Header()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jipflow.files import atomic_path, read_json, write_json
-from jipflow.images.volume import Grid, Volume, read_volume, write_volume
+from jipflow.images.volume import Grid, Volume, damaged, read_volume, write_volume
 
 
 @dataclass(frozen=True)
@@ -197,10 +197,17 @@ def write_segmentation(folder: Path, segmentation: Segmentation) -> None:
 
 
 def read_segmentation(folder: Path) -> Segmentation:
-    """Read a folder written by `write_segmentation`."""
-    segments = tuple(Segment(**entry) for entry in read_json(folder / "segments.json"))
-    layers = [
-        read_volume(folder / f"layer-{number}.nrrd")
-        for number in range(1 + max(segment.layer for segment in segments))
-    ]
+    """Read a folder written by `write_segmentation`.
+
+    Raises:
+        PlaceError: a file in it is damaged.
+        OSError: one is not there, or the disk does not give it.
+    """
+    path = folder / "segments.json"
+    try:
+        segments = tuple(Segment(**entry) for entry in read_json(path))
+        count = 1 + max(segment.layer for segment in segments)
+    except (ValueError, TypeError) as error:
+        raise damaged(path, str(error)) from None
+    layers = [read_volume(folder / f"layer-{number}.nrrd") for number in range(count)]
     return Segmentation(tuple(v.array for v in layers), segments, layers[0].grid)  # type: ignore[misc]

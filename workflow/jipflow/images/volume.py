@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from jipflow.files import atomic_path
-from jipflow.reasons import CaseFault, Reason, StageError
+from jipflow.reasons import CaseFault, PlaceError, Reason, StageError
 
 HEADER_BYTES = 4096
 """More than the header of a volume that SimpleITK writes."""
@@ -230,7 +230,7 @@ def read_volume(path: Path) -> Volume:
     """Read a volume written by `write_volume`.
 
     Raises:
-        CaseFault: it is damaged.
+        PlaceError: it is damaged.
         OSError: it is not there, or the disk does not give it.
     """
     with _reading(path):
@@ -241,7 +241,7 @@ def read_grid(path: Path) -> Grid:
     """Read where the voxels of a volume are, without its voxels.
 
     Raises:
-        CaseFault: it is damaged.
+        PlaceError: it is damaged.
         OSError: it is not there, or the disk does not give it.
     """
     reader = sitk.ImageFileReader()
@@ -262,12 +262,20 @@ def _reading(path: Path) -> Iterator[None]:
         with open(path, "rb") as stream:
             while stream.read(2**24):
                 pass
-        raise CaseFault(
-            Reason.UNREADABLE,
-            f"{path} is damaged ({last_line(error)}); look whether the disk was full or is "
-            "failing. It is made anew when the shard's folder below shards/ in the results is "
-            "removed and snakemake runs again.",
-        ) from None
+        raise damaged(path, last_line(error)) from None
+
+
+def damaged(path: Path, why: str) -> PlaceError:
+    """Return the error of a file that an earlier stage wrote and that is no longer what it was.
+
+    Args:
+        path: of the file, in the work folder of a shard.
+        why: it cannot be read.
+    """
+    return PlaceError(
+        f"{path} is damaged ({why}); look whether the disk was full or is failing. It is made anew "
+        "when the shard's folder below shards/ in the results is removed and snakemake runs again."
+    )
 
 
 def raise_without_memory(error: RuntimeError, path: Path) -> None:
