@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,14 +68,18 @@ def write_patients(work: Work, number: int, folder: Path) -> None:
         write_site(folder.parent / "phantom", "north", number, 1, defects=False)
         (folder.parent / "phantom" / "dicom").rename(folder)
         return
-    for index in range(number):
-        turn, place = divmod(index, len(PATIENTS))
-        source = SHARED_DATA / "sarcoma" / PATIENTS[place] / work.modality
-        target = folder / (PATIENTS[place] + (f"_{turn:03d}" if turn else ""))
-        if turn:
-            _repeat(source, target)
-        else:
-            shutil.copytree(source, target)
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(partial(_write_patient, work.modality, folder), range(number)))
+
+
+def _write_patient(modality: str, folder: Path, index: int) -> None:
+    turn, place = divmod(index, len(PATIENTS))
+    source = SHARED_DATA / "sarcoma" / PATIENTS[place] / modality
+    target = folder / (PATIENTS[place] + (f"_{turn:03d}" if turn else ""))
+    if turn:
+        _repeat(source, target)
+    else:
+        shutil.copytree(source, target)
 
 
 def _repeat(source: Path, target: Path) -> None:
