@@ -159,8 +159,11 @@ def hold_results(wildcards):
 
 
 def join_run():
-    """In a job on a cluster, end it where its run is over, before Snakemake removes any output."""
-    if workflow.remote_exec and "JIPFLOW_RUN" in os.environ:
+    """In a job on a cluster, end it where its run is over, before Snakemake removes any output.
+
+    Of the sites of a workflow that uses this one a job is of one, and the run may hold no other.
+    """
+    if workflow.remote_exec and not IS_MODULE and "JIPFLOW_RUN" in os.environ:
         try:
             stay_at_work(Path(ALL_RESULTS), FINDINGS)
         except (StageError, OSError) as error:
