@@ -138,7 +138,7 @@ def read_series_volume(
         grid = grid_of(headers, name)
         shifts = [plane.shift for plane in planes if plane.shift is not None]
         sizes = [plane.stored.shape for plane in planes if plane.stored is not None]
-        text = headers_text(loaded, series.paths)
+        text = "" if kept is None else headers_text(loaded, series.paths)
         # Each slice's stored values are let go once they are converted.
         planes.reverse()
         volume = Volume(stacked(planes, factors, grid.shape), grid)
