@@ -8,6 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pydicom
 import pytest
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence as DicomSequence
 from pydicom.uid import EnhancedMRImageStorage, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from jipflow.cases import Case, Wanted
@@ -15,10 +17,11 @@ from jipflow.images.kept import headers_path, with_headers
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_planes, read_series_volume
 from jipflow.images.volume import read_volume, write_volume
+from jipflow.objects.headers import source_header
 from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
 from jipflow.outcomes import Trial
-from jipflow.reasons import CaseFault, PlaceError
+from jipflow.reasons import CaseFault, PlaceError, StageError
 from jipflow.segment.engines.imported.engine import target_of
 from series_factory import ct_datasets, enhanced, mosaic, mr_datasets, pt_datasets, series_of, write
 from test_apart import localizer
@@ -105,13 +108,76 @@ def test_a_value_that_is_no_number_is_none_with_what_was_kept_as_well(tmp_path):
         assert read_planes(given)[0].header.get("SliceThickness") == "a"
 
 
+ODD = {
+    "a sequence": ("SQ", DicomSequence([Dataset()])),
+    "three bytes of whole numbers": ("OB", b"abc"),
+    "bytes": ("OB", b"ab"),
+    "a name": ("PN", "Höhe^Mitte"),
+    "several values": ("LO", ["a", "b"]),
+    "nothing": ("LO", None),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_element_that_no_number_needs_stops_nothing(kind, tmp_path):
+    vr, value = ODD[kind]
+    datasets = ct_datasets()
+    for dataset in datasets:
+        dataset.SpecificCharacterSet = "ISO_IR 100"
+        dataset.add_new("PositionReferenceIndicator", vr, value)
+    paths = write(datasets, tmp_path / "images")
+    if kind.startswith("three"):
+        for path in paths:
+            data = path.read_bytes()
+            path.write_bytes(data.replace(b"\x20\x00\x40\x10OB", b"\x20\x00\x40\x10US", 1))
+    series = series_of(paths)
+    kept = tmp_path / "CT.json"
+    read_series_volume(series, kept=kept)
+    found = [read_planes(each)[0].header for each in (series, replace(series, headers=kept))]
+    if vr == "SQ":
+        assert not found[1].get("PositionReferenceIndicator")
+    elif not kind.startswith("three"):
+        there, here = (header.get("PositionReferenceIndicator") for header in found)
+        assert str(there or "") == str(here or "")
+
+
 def test_an_element_that_was_not_kept_does_not_seem_absent(tmp_path):
     series = series_of(write(ct_datasets(), tmp_path / "images"))
     read_series_volume(series, kept=tmp_path / "CT.json")
     header = read_planes(replace(series, headers=tmp_path / "CT.json"))[0].header
-    for ask in (lambda: header.get("PatientID"), lambda: header.PatientID):
-        with pytest.raises((LookupError, AttributeError)):
+    for ask in (
+        lambda: header.get("PatientID"),
+        lambda: header.PatientID,
+        lambda: "PatientID" in header,
+        lambda: hasattr(header, "PatientID"),
+    ):
+        with pytest.raises(LookupError, match="PatientID is not kept"):
             ask()
+    assert header.get("SpacingBetweenSlices") is None
+
+
+def test_headers_that_are_not_beside_their_volume_are_made_anew(tmp_path):
+    series = series_of(write(ct_datasets(), tmp_path / "images"))
+    known = replace(series, headers=tmp_path / "CT.json")
+    with pytest.raises(FileNotFoundError):
+        read_planes(known)
+    write_volume(tmp_path / "CT.nrrd", read_series_volume(series))
+    with pytest.raises(PlaceError, match=r"it is not beside its volume.* shard's folder below"):
+        read_planes(known)
+
+
+def test_no_object_names_the_patient_of_another_image(tmp_path):
+    series = series_of(write(ct_datasets(), tmp_path / "images"))
+    read_series_volume(series, kept=tmp_path / "CT.json")
+    known = replace(series, headers=tmp_path / "CT.json")
+    planes = read_planes(known)
+    first = str(planes[0].header.SOPInstanceUID)
+    assert source_header(planes[0].path, [], first).PatientID
+    other = pydicom.dcmread(planes[0].path)
+    other.SOPInstanceUID, other.PatientID = "1.2.3", "another"
+    other.save_as(planes[0].path)
+    with pytest.raises(StageError, match=r"holds another image than when .* --forcerun catalog"):
+        source_header(planes[0].path, [], first)
 
 
 def test_no_image_is_read_again(tmp_path):

@@ -67,7 +67,7 @@ def test_a_run_that_was_killed_leaves_no_lock(another, tmp_path):
 def test_a_run_that_ended_well_leaves_no_mark(another, tmp_path):
     another.communicate("\n")
     assert another.returncode == 0
-    assert (tmp_path / "results" / ".lock").read_bytes() == b'{"run": ""}'
+    assert (tmp_path / "results" / ".lock").read_bytes() == b""
     assert not lock.hold(tmp_path / "results")
 
 
@@ -153,7 +153,7 @@ def test_jobs_that_outlive_their_run_are_waited_for(tmp_path):
         assert (first.returncode, second.returncode) == (0, 0)
     lock.release(tmp_path)
     (sentence,) = heard
-    assert sentence.startswith(f"{tmp_path}: jobs of a run that was killed go on, process ")
+    assert sentence.startswith(f"{tmp_path}: jobs of an earlier run go on, process ")
     assert str(first.pid) in sentence or str(second.pid) in sentence
 
 
@@ -222,17 +222,16 @@ def test_a_job_of_a_cluster_is_at_work_until_its_process_ends(tmp_path):
         lock.stay_at_work(Path(folder), "first")
 
 
-def test_a_run_ends_well_on_a_disk_that_is_full(tmp_path, monkeypatch):
-    def refuse(*arguments):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    lock.hold(tmp_path, "first")
-    monkeypatch.setattr(lock.os, "pwrite", refuse)
-    lock.release(tmp_path)
-    monkeypatch.undo()
-    assert lock.holder(tmp_path).state == "free"
-    assert not lock.hold(tmp_path)
-    lock.release(tmp_path)
+def test_to_ask_who_has_the_results_takes_them_from_nobody(tmp_path):
+    results = tmp_path / "results"
+    lock.hold(results)
+    assert lock.holder(results).state == "run"
+    words = [sys.executable, "-c", HOLD, results]
+    given = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    other = subprocess.run(words, capture_output=True, text=True, env=given, input="\n")
+    assert other.returncode
+    assert "is in use by the run of process" in other.stderr
+    lock.release(results)
 
 
 def test_a_run_whose_results_went_away_with_their_disk_says_so(tmp_path):

@@ -437,6 +437,21 @@ def no_spacing(folder):
     return ct(folder, each(PixelSpacing=["0", "0"]))
 
 
+@refused("Pixel Spacing of more than a metre", Reason.GEOMETRY_REFUSED, "absurd")
+def vast_spacing(folder):
+    return ct(folder, each(PixelSpacing=["1e155", "1e155"]))
+
+
+@refused("Pixel Spacing of less than a micrometre", Reason.GEOMETRY_REFUSED, "absurd")
+def tiny_spacing(folder):
+    return ct(folder, each(PixelSpacing=["1e-170", "1e-170"]))
+
+
+@refused("A position that is more than a hundred metres away", Reason.GEOMETRY_REFUSED, "absurd")
+def far_position(folder):
+    return ct(folder, lambda d: setattr(d[1], "ImagePositionPatient", ["1e200", "0", "34"]))
+
+
 def placed(row: Any, column: Any) -> Callable[[Path], Any]:
     grid = PhantomGrid(CT.grid.shape, CT.grid.spacing, (15.0, -12.0, 30.0), row, column)
     return lambda folder: (write(dicom.ct_series(CT.values, grid), folder), Truth(CT.values, grid))

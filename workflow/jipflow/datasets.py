@@ -41,6 +41,8 @@ TEXTS = frozenset(
     {VR.AE, VR.AS, VR.CS, VR.DA, VR.DT, VR.LO, VR.LT, VR.PN, VR.SH, VR.ST, VR.TM, VR.UC, VR.UI}
     | {VR.UR, VR.UT, VR.DS, VR.IS}
 )
+LETTERS = frozenset({VR.LO, VR.LT, VR.PN, VR.SH, VR.ST, VR.UC, VR.UT})
+"""Value representations that Specific Character Set applies to (PS3.5 6.1.2.2)."""
 LONGEST = 1 << 20
 """Most bytes of an element of text that is read. One with a backslash becomes a value a character,
 which takes a hundred times as much memory; contours, the longest texts of use, have half of it."""

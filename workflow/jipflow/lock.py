@@ -29,12 +29,9 @@ NAME = ".lock"
 """Held by the run."""
 
 JOBS = ".jobs"
-"""Held by each of its jobs, together."""
+"""Held by each of its jobs, together; it says of which run the last ones were that may write."""
 
 MOUNT = "see whether its disk is mounted, and run the same command again."
-
-PID = "pid"
-"""In the record of a run that goes on or was killed; one that has ended has its name alone."""
 
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """What the system says of a lock on a disk that has none."""
@@ -54,7 +51,7 @@ def hold(
 ) -> bool:
     """Keep other runs off a results folder until this process ends.
 
-    Where jobs of a run that was killed go on, it waits for them.
+    Where jobs of an earlier run go on, it waits for them.
 
     The lock is the system's (POSIX record locks, which NFS has, too), so that one whose process
     was killed is free again. The file also says whose it is: a file system may keep the locks of
@@ -81,7 +78,7 @@ def hold(
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         killed = _take(descriptor, path, {**_own_record(), "run": run, "doing": doing})
-        _outlast_jobs(path.with_name(JOBS), tell)
+        _outlast_jobs(path.with_name(JOBS), run, tell)
     except OSError as error:
         os.close(descriptor)
         error.filename = error.filename or str(path)
@@ -174,26 +171,25 @@ def _join(folder: Path, run: str | None) -> int:
     descriptor = os.open(folder / JOBS, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH)
-        # From here on a run that begins waits; one that began before has left its record.
-        _check_run(folder / NAME, run)
+        # From here on a run that begins waits; one that began before has left its name.
+        if run is not None and _record(descriptor).get("run", run) != run:
+            raise _late(folder)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _check_run(path: Path, run: str | None) -> None:
-    """Check that a folder is held by the run that started a job, or that no other was since."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _late(folder: Path) -> StageError:
+    """Return the error of a job whose run is over, and another one has the folder, or had it."""
+    descriptor = os.open(folder / NAME, os.O_RDONLY)
     try:
         record = _record(descriptor)
     finally:
         os.close(descriptor)
-    if run is None or record.get("run", run) == run:
-        return
-    whose = f"{_owner(record)} has" if PID in record else "another one has since had"
-    raise StageError(
-        f"the run that started this job is over, and {whose} {path.parent}: this job has changed "
+    whose = f"{_owner(record)} has" if record else "another one has since had"
+    return StageError(
+        f"the run that started this job is over, and {whose} {folder}: this job has changed "
         "nothing."
     )
 
@@ -246,7 +242,7 @@ def holder(results: Path) -> Holder:
     known = {key: str(record.get(key, "")) for key in ("host", "pid", "started", "folder")}
     if taken:
         return Holder("run", **known)
-    if PID not in record:
+    if not record:
         return Holder("free")
     if not _is_over(record, _own_record()):
         return Holder("elsewhere", **known)
@@ -254,7 +250,10 @@ def holder(results: Path) -> Holder:
 
 
 def _seen(path: Path) -> tuple[bool, dict[str, str]]:
-    """Return whether another process has a lock, and what its file says."""
+    """Return whether a process has a lock, and what its file says."""
+    if path in _held:
+        # Another descriptor of the file, once closed, would give the lock up.
+        return True, _record(_held[path])
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -288,16 +287,10 @@ def away(results: Path) -> str:
 
 
 def release(results: Path) -> None:
-    """Let other runs have a results folder that this process holds; nothing if it does not.
-
-    The name of the run stays, by which a job of an earlier one that comes late is known.
-    """
+    """Let other runs have a results folder that this process holds; nothing if it does not."""
     descriptor = _held.pop(Path(results).resolve() / NAME, None)
     if descriptor is not None:
-        try:
-            _write(descriptor, {"run": _record(descriptor).get("run", "")})
-        except OSError:
-            os.ftruncate(descriptor, 0)
+        os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
@@ -318,14 +311,14 @@ def _take(descriptor: int, path: Path, own: dict[str, str]) -> bool:
             "results."
         ) from None
     record = _record(descriptor)
-    if PID in record and not _is_over(record, own):
+    if record and not _is_over(record, own):
         raise StageError(
             f"{path.parent} is in use by {_owner(record)}, as far as can be seen from here: wait "
             f"until it is over. If it was killed, or its machine is gone: rm "
             f"{shlex.quote(str(path))}, and run the same command again."
         )
     _write(descriptor, own)
-    return PID in record
+    return bool(record)
 
 
 def _write(descriptor: int, record: dict[str, str]) -> None:
@@ -334,18 +327,19 @@ def _write(descriptor: int, record: dict[str, str]) -> None:
     os.fsync(descriptor)
 
 
-def _outlast_jobs(path: Path, tell: Callable[[str], object]) -> None:
-    """Wait until no job has the lock of jobs."""
+def _outlast_jobs(path: Path, run: str, tell: Callable[[str], object]) -> None:
+    """Wait until no job has the lock of jobs; from then on those of this run may have it."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             tell(
-                f"{path.parent}: jobs of a run that was killed go on, {_holder(descriptor)}; "
-                "waiting until they have ended. End them to go on at once."
+                f"{path.parent}: jobs of an earlier run go on, {_holder(descriptor)}; waiting "
+                "until they have ended. End them to go on at once."
             )
             fcntl.lockf(descriptor, fcntl.LOCK_EX)
+        _write(descriptor, {"run": run})
     finally:
         os.close(descriptor)
 
@@ -370,7 +364,7 @@ def _own_record() -> dict[str, str]:
         "host": os.uname().nodename,
         "machine": _line("/etc/machine-id"),
         "boot": _line("/proc/sys/kernel/random/boot_id"),
-        PID: str(os.getpid()),
+        "pid": str(os.getpid()),
         "started": datetime.now(UTC).astimezone().isoformat(sep=" ", timespec="seconds"),
         "folder": os.getcwd(),
     }
@@ -396,7 +390,7 @@ def _record(descriptor: int) -> dict[str, str]:
 
 
 def _owner(record: dict[str, str]) -> str:
-    if PID not in record:
+    if not record:
         return "another run"
     return (
         f"{record.get('doing', 'the run')} of process {record.get('pid')} on "

@@ -91,7 +91,7 @@ class Desk:
         spec: the segmentation.
 
     Raises:
-        CaseFault: the volume of the role cannot be read, which is no reader's fault.
+        PlaceError: the volume of the role, or what was kept of its headers, is damaged.
     """
 
     def __init__(self, inputs: Inputs, spec: AnnotatedSegmentation) -> None:

@@ -263,6 +263,7 @@ def annotate(
     from jipflow.annotate.stage import run
     from jipflow.annotate.worklist import write_worklist
     from jipflow.cases import read_cases
+    from jipflow.catalog.unchanged import check_unchanged
     from jipflow.files import write_parquet
     from jipflow.images.kept import with_headers
     from jipflow.outcomes import passed, read_outcomes
@@ -282,6 +283,8 @@ def annotate(
         passing=[masks],
         state=inbox_state(inbox, persons, sorted(case.case_id for case in shard)),
     ):
+        # Volumes wait for readers for weeks, and the worklist has copies of the images.
+        check_unchanged(cases, threads)
         made = run(
             cases=shard,
             prepared=passed(read_outcomes(prepared)),

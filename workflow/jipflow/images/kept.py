@@ -20,9 +20,10 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID
 
 from jipflow.cases import Case
+from jipflow.datasets import LETTERS
 from jipflow.files import read_json
 from jipflow.images.pixels import Plane, Tile
-from jipflow.images.volume import damaged, volume_path
+from jipflow.images.volume import VOLUME, damaged, volume_path
 
 KEYWORDS = (
     "SOPClassUID",
@@ -54,10 +55,9 @@ REPRESENTATIONS = {tag: dictionary_VR(tag) for tag in TAGS.values()}
 FRAMES = "PerFrameFunctionalGroupsSequence"
 """Of a kept instance it is there, and empty, where its planes are frames."""
 
-
 CHARACTERS = "SpecificCharacterSet"
 """pydicom asks for it where an element is decoded; no text is kept that is not."""
-ASKED_FOR = {*KEYWORDS, *TAGS.values(), CHARACTERS, Tag(CHARACTERS)}
+ASKED_FOR = {*KEYWORDS, *TAGS.values(), CHARACTERS, Tag(CHARACTERS), FRAMES, Tag(FRAMES)}
 
 
 class Header(Dataset):
@@ -69,9 +69,22 @@ class Header(Dataset):
         Raises:
             LookupError: it is none of those that are kept.
         """
-        if key not in ASKED_FOR:
-            raise LookupError(f"{key} is not kept of a header: name it in jipflow.images.kept")
+        _check(key)
         return super().get(key, default)
+
+    def __contains__(self, key: Any) -> bool:
+        _check(key)
+        return super().__contains__(key)
+
+    def __getattr__(self, name: str) -> Any:
+        if tag_for_keyword(name) is not None:
+            _check(name)
+        return super().__getattr__(name)
+
+
+def _check(key: Any) -> None:
+    if key not in ASKED_FOR:
+        raise LookupError(f"{key} is not kept of a header: name it in jipflow.images.kept")
 
 
 @dataclass
@@ -158,11 +171,15 @@ def read_headers(path: Path, paths: Sequence[Path]) -> Headers:
         paths: files of the series.
 
     Raises:
-        PlaceError: it is damaged.
-        OSError: it is not there, or the disk does not give it.
+        PlaceError: it is damaged, or not there where its volume is.
+        OSError: neither is there, or the disk does not give it.
     """
     try:
         return _headers(read_json(path), paths)
+    except FileNotFoundError:
+        if path.with_suffix(VOLUME).is_file():
+            raise damaged(path, "it is not beside its volume") from None
+        raise
     except (ValueError, TypeError, LookupError) as error:
         raise damaged(path, str(error)) from None
 
@@ -187,21 +204,30 @@ def _kept(header: Dataset, tag: BaseTag) -> dict[str, Any]:
     """Return an element as JSON has it.
 
     One that is not decoded yet may be none that can be, and is kept as the bytes that it is, a
-    letter each; so is the text of decimals, which derived objects quote.
+    letter each; so is the text of decimals, which derived objects quote. A sequence, which none of
+    them is, has no value.
     """
     element = header.get_item(tag)
-    if isinstance(element, RawDataElement) and REPRESENTATIONS[tag] != "LO":
-        vr, raw = element.VR or REPRESENTATIONS[tag], (element.value or b"").decode("latin-1")
+    assert element is not None
+    vr = element.VR or REPRESENTATIONS[tag]
+    if vr == "SQ":
+        return {"vr": REPRESENTATIONS[tag], "raw": "", "little": True}
+    if isinstance(element, RawDataElement) and vr in LETTERS:
+        # They are those of a character set that is not kept.
+        element = header[tag]
+    if isinstance(element, RawDataElement):
+        raw = (element.value or b"").decode("latin-1")
         return {"vr": vr, "raw": raw, "little": element.is_little_endian}
-    element = header[tag]
+    if isinstance(element.value, bytes):
+        return {"vr": vr, "raw": element.value.decode("latin-1"), "little": True}
     several = isinstance(element.value, MultiValue)
     values = [
         value if value is None or type(value) is int else str(value)
         for value in (element.value if several else [element.value])
     ]
-    if element.VR == "DS":
-        return {"vr": "DS", "raw": "\\".join(str(value or "") for value in values), "little": True}
-    return {"vr": element.VR, "value": values if several else values[0]}
+    if vr == "DS":
+        return {"vr": vr, "raw": "\\".join(str(value or "") for value in values), "little": True}
+    return {"vr": vr, "value": values if several else values[0]}
 
 
 def _element(tag: BaseTag, kept: dict[str, Any]) -> DataElement | RawDataElement:

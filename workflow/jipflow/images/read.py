@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
@@ -58,6 +59,12 @@ MACROS = (
     "TemporalPositionSequence",
 )
 """Functional groups (PS3.3 C.7.6.16.2) whose content single-frame images have at the top level."""
+
+FARTHEST = 1e5
+"""Largest coordinate of a pixel in millimetres: tables move by metres."""
+
+SPACINGS = (1e-3, 1e3)
+"""Least and largest distance of pixels in millimetres: no scanner of patients comes near."""
 
 COSINE_TOLERANCE = 2e-3
 """Largest deviation of the products of row and column direction from those of unit vectors at a
@@ -253,9 +260,14 @@ def check_geometry(path: Path, header: Dataset) -> None:
     row, column = cosines[:3], cosines[3:]
     skew = np.abs([row @ row - 1, column @ column - 1, row @ column]).max()
     # `not <=` refuses values that are no numbers, too, which this maximum keeps.
-    if not skew <= COSINE_TOLERANCE or not np.isfinite(position).all() or not spacing.min() > 0:
+    far = np.abs(position).max()
+    if not skew <= COSINE_TOLERANCE or not far <= FARTHEST or not _is_possible(spacing):
         raise CaseFault(
             Reason.GEOMETRY_REFUSED,
             f"{path}: Image Orientation is not two unit vectors at a right angle, or Image "
             "Position or Pixel Spacing is absurd; export the series again.",
         )
+
+
+def _is_possible(spacing: NDArray[np.float64]) -> bool:
+    return bool(SPACINGS[0] <= spacing.min() and spacing.max() <= SPACINGS[1])

@@ -67,7 +67,8 @@ def read_planes(
 
     Raises:
         CaseFault: a file cannot be read, or the series is no volume.
-        OSError: the kept headers cannot be read.
+        PlaceError: the kept headers are damaged.
+        OSError: they cannot be read.
     """
     if series.headers is not None:
         headers = read_headers(series.headers, series.paths)

@@ -18,6 +18,8 @@ from jipflow.reasons import CaseFault, PlaceError, Reason, StageError
 
 HEADER_BYTES = 4096
 """More than the header of a volume that SimpleITK writes."""
+VOLUME = ".nrrd"
+"""Ending of the file of a volume."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _turned(volume: Volume, order: Sequence[int], ways: NDArray[np.float64]) -> 
 
 def volume_path(volumes: Path, case_id: str, role: str) -> Path:
     """Return where the volume of a case's role stands."""
-    return volumes / case_id / f"{role}.nrrd"
+    return volumes / case_id / f"{role}{VOLUME}"
 
 
 def write_volume(path: Path, volume: Volume, *, compress: bool = False) -> None:

@@ -15,6 +15,7 @@ from pydicom.multival import MultiValue
 from pydicom.valuerep import MAX_VALUE_LEN, PersonName, validate_value
 
 from jipflow import datasets
+from jipflow.reasons import StageError
 
 UTF_8 = "ISO_IR 192"
 LATIN_1 = "ISO_IR 100"
@@ -59,11 +60,8 @@ REQUIRED = (
 )
 """Attributes of type 2 of the Patient and General Study modules: there, even if empty."""
 
-TEXT = {"LO", "LT", "PN", "SH", "ST", "UC", "UT"}
-"""Value representations that Specific Character Set applies to (PS3.5 6.1.2.2)."""
 
-
-def source_header(path: Path, notes: list[str]) -> Dataset:
+def source_header(path: Path, notes: list[str], instance: str = "") -> Dataset:
     """Read what a derived object takes over from an instance of its source series.
 
     That is the patient, the study and the equipment. Archives hold values there that are against
@@ -77,14 +75,19 @@ def source_header(path: Path, notes: list[str]) -> Dataset:
     Args:
         path: the file of the instance.
         notes: gets a sentence for each kind of repair.
+        instance: SOPInstanceUID that it has to have; empty for any.
 
     Returns:
         The attributes, with those of type 2 present even if empty.
+
+    Raises:
+        StageError: the file holds another instance, which may be of another patient.
     """
     with warnings.catch_warnings():
         # Each defect is named in the notes, once, and not once an element.
         warnings.simplefilter("ignore")
         source = datasets.read(path, stop=datasets.at_pixels).dataset
+        _check_instance(path, source, instance)
         header = _decoded(_taken_over(source), source, notes)
         shortened: set[str] = set()
         emptied: set[str] = set()
@@ -102,6 +105,15 @@ def source_header(path: Path, notes: list[str]) -> Dataset:
         if keyword not in header:
             setattr(header, keyword, None)
     return header
+
+
+def _check_instance(path: Path, source: Dataset, instance: str) -> None:
+    stated = source.get("SOPInstanceUID") or source.file_meta.get("MediaStorageSOPInstanceUID")
+    if instance and str(stated or "") != instance:
+        raise StageError(
+            f"{path} holds another image than when its volume was made; run the same command "
+            "again with --forcerun catalog."
+        )
 
 
 def _taken_over(source: Dataset) -> Dataset:
@@ -167,7 +179,7 @@ def _decode_as(taken: Dataset, source: Dataset, terms: Sequence[str]) -> Dataset
         for element in elements:
             if element.VR == "SQ":
                 elements.extend(nested for item in element.value for nested in item)
-            elif element.VR in TEXT:
+            elif element.VR in datasets.LETTERS:
                 text = str(element.value or "")
                 if "\ufffd" in text or (plain and not text.isascii()):
                     return None
@@ -201,7 +213,11 @@ def _repair_values(dataset: Dataset, shortened: set[str], emptied: set[str]) -> 
             longest = MAX_VALUE_LEN.get(element.VR)
             if element.keyword == "PatientID":
                 continue
-            if longest and element.VR in TEXT and any(len(value) > longest for value in values):
+            if (
+                longest
+                and element.VR in datasets.LETTERS
+                and any(len(value) > longest for value in values)
+            ):
                 values = [value[:longest].rstrip() for value in values]
                 element.value = values if several else values[0]
                 shortened.add(element.keyword)

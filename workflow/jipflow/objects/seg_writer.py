@@ -148,7 +148,8 @@ def build_seg(
     if not any(layer.any() for layer in segmentation.layers):
         raise CaseFault(Reason.EMPTY_SEGMENTATION, "no segment has a voxel.")
     _check_grid(segmentation.grid, planes)
-    sources = single_frame_headers(planes, source_header(planes[0].path, notes))
+    first = str(planes[0].header.SOPInstanceUID)
+    sources = single_frame_headers(planes, source_header(planes[0].path, notes, first))
     _set_spacing(sources[0], planes[0].header, segmentation.grid, notes)
     key = (str(sources[0].SeriesInstanceUID), *identity)
     descriptions = [
