@@ -278,7 +278,7 @@ def test_a_job_of_a_cluster_that_starts_when_its_run_is_over_takes_nothing_away(
     before = made.stat()
     words = ("--target-jobs", "document:shard=s00001", "--allowed-rules", "document", "--mode")
     words += ("remote", "--force", "--ignore-incomplete", "--nolock", "--no-hooks")
-    (site.results / ".lock").write_text(json.dumps({"run": str(tmp_path / "second")}))
+    (site.results / ".jobs").write_text(json.dumps({"run": str(tmp_path / "second")}))
     for run, code in (("first", 1), ("second", 0)):
         late = subprocess.run(
             [sys.executable, "-m", "snakemake", *words, *ONE_CORE, *site.arguments],
