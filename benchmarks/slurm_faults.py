@@ -312,7 +312,7 @@ def own_profile(folder: Path, fault: Fault) -> Path | None:
     if fault.groups:
         content["groups"] = [f"{rule}={name}" for rule, name in fault.groups.items()]
     for rule, asked in fault.needs.items():
-        content["set-resources"][rule] |= asked
+        content.setdefault("set-resources", {}).setdefault(rule, {}).update(asked)
     profile = folder / "profile"
     profile.mkdir()
     (profile / "config.yaml").write_text(yaml.safe_dump(content))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
@@ -23,3 +24,13 @@ def test_the_table_is_what_was_seen(name: str) -> None:
     assert slurm_faults.line(row) in PAGE.splitlines()
     assert row["same tables"]
     assert row["what"] == slurm_faults.FAULTS[name].what
+
+
+@pytest.mark.parametrize("name", slurm_faults.FAULTS)
+def test_what_the_rules_of_a_fault_ask_for_is_in_its_profile(name, tmp_path):
+    fault = slurm_faults.FAULTS[name]
+    profile = slurm_faults.own_profile(tmp_path, fault)
+    assert (profile is None) == (not fault.needs and not fault.groups)
+    if profile is not None:
+        content = yaml.safe_load((profile / "config.yaml").read_text())
+        assert content.get("set-resources", {}).items() >= fault.needs.items()
