@@ -170,11 +170,8 @@ class Round:
         """Do what a message says."""
         for path in re.findall(r"(?:\brm |; remove )('[^']+'|\S+?)[,:;.]?(?:\s|$)", printed):
             Path(path.strip("'")).unlink(missing_ok=True)
-        for path in re.findall(
-            r"(\S+) is missing or damaged.* restore it from a backup|"
-            r"let this user write there|the same command goes on with what is missing",
-            printed,
-        ):
+        damaged = r"(\S+) is (?:missing or )?damaged.* [Rr]estore it from (?:a|its) backup"
+        for path in re.findall(damaged, printed):
             name = Path(path).relative_to(self.results)
             shutil.copy2(self.ground.folder / "reference" / "results" / name, path)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -30,8 +31,8 @@ from jipflow.catalog.pool import ReadingPool
 from jipflow.files import atomic_path, write_parquet
 from jipflow.images.volume import Grid, Volume, read_volume, write_volume
 from jipflow.outcomes import Made, Status, attempt
-from jipflow.place import InALine, place_error, sentence
-from jipflow.reasons import CaseFault, Reason, StageError
+from jipflow.place import InALine, place_error, sentence, wait_for_clock
+from jipflow.reasons import CaseFault, PlaceError, Reason, StageError
 from jipflow.settings.site import Folder
 from jipflow.workers import for_each_case
 from other_account import bound_python, small_disk
@@ -326,6 +327,7 @@ def test_a_process_that_cannot_be_started_ends_the_job_in_a_line(tmp_path):
 
 LONG_WORK = """
 import os
+import re
 import sys
 import time
 from functools import partial
@@ -416,3 +418,20 @@ def test_an_error_of_the_place_that_ends_snakemake_is_a_line(of_snakemake):
     assert last == "To go on: make room, and run the same command again."
     assert "Traceback" in of_snakemake(ValueError("a mistake"))
     assert of_snakemake(WorkflowError("no such rule")).startswith("WorkflowError:\nno such rule")
+
+
+def test_a_job_waits_for_a_clock_that_was_set_back_and_not_for_long(tmp_path):
+    results = tmp_path / "it's made"
+    results.mkdir()
+    read = results / "provenance.json"
+    read.write_text("")
+    ahead = read.stat().st_mtime + 1.5
+    os.utime(read, (ahead, ahead))
+    wait_for_clock(tmp_path, [read, results], results)
+    assert time.time() > ahead
+    os.utime(read, (ahead + 4000, ahead + 4000))
+    with pytest.raises(PlaceError, match=r"of a time that is \d{4} s ahead: the clock ") as caught:
+        wait_for_clock(tmp_path, [read], results)
+    subprocess.run(re.search(r"\((find .*)\)", str(caught.value))[1], shell=True, check=True)
+    wait_for_clock(tmp_path, [read], results)
+    wait_for_clock(tmp_path, [], results)

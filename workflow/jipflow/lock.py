@@ -110,6 +110,12 @@ def alone(results: Path, doing: str) -> Iterator[None]:
         release(results)
 
 
+def results_above(file: Path) -> Path | None:
+    """Return the results folder that a file is below; None where no run has held one."""
+    parents = Path(file).absolute().parents
+    return next((parent for parent in parents if (parent / NAME).is_file()), None)
+
+
 @contextmanager
 def at_work(file: Path, run: str | None = None) -> Iterator[None]:
     """Show, while the block runs, that a job writes into the results folder that a file is below.
@@ -122,8 +128,7 @@ def at_work(file: Path, run: str | None = None) -> Iterator[None]:
         StageError: the run that started the job is over, and another has the folder, or had it.
         PlaceError: the folder that the run holds is away.
     """
-    parents = Path(file).absolute().parents
-    folder = next((parent for parent in parents if (parent / NAME).is_file()), None)
+    folder = results_above(file)
     if folder is None:
         if run is not None:
             raise _absent(Path(file).parent)

@@ -10,13 +10,17 @@ import errno
 import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from pathlib import Path
+
+from jipflow.reasons import PlaceError
 
 DAMAGE = frozenset({errno.EINVAL, errno.EOVERFLOW, errno.ENAMETOOLONG, errno.EILSEQ})
 """What the system says of a length, a position or a name that a damaged file asked for."""
@@ -58,6 +62,9 @@ DISK = frozenset({errno.EDQUOT, errno.ENOSPC, errno.EROFS})
 """Errors of a disk that Snakemake quotes, of its own folder in the clone as a rule."""
 
 ERRNO = re.compile(r"\[Errno (\d+)\]")
+
+LONGEST_WAIT = 60
+"""Seconds for which a job waits for a clock that was set back."""
 
 MISSING = "Missing files after"
 """How Snakemake says that it waited in vain for a file."""
@@ -148,6 +155,38 @@ class InALine(logging.Filter):
                 text += f"\nTo go on: {FIXES[int(number[1])]}, and run the same command again."
             record.msg, record.args = text, ()
         return True
+
+
+def wait_for_clock(folder: Path, inputs: Iterable[Path], results: Path) -> None:
+    """Wait until what a job writes is younger than what it reads.
+
+    Where a clock was ahead when its inputs were written, or was set back since, Snakemake takes
+    the outputs of the job for out of date and fails it.
+
+    Args:
+        folder: that the job writes to; what counts is the clock of its disk.
+        inputs: files that the job reads.
+        results: that a person would give the present time.
+
+    Raises:
+        PlaceError: it would take more than `LONGEST_WAIT`.
+        OSError: a file is not there, or nothing can be written to the folder.
+    """
+    times = {path: path.stat().st_mtime_ns for path in inputs}
+    if not times:
+        return
+    newest = max(times, key=times.__getitem__)
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        ahead = (times[newest] - os.fstat(stream.fileno()).st_mtime_ns) / 1e9
+    if ahead > LONGEST_WAIT:
+        raise PlaceError(
+            f"{newest} is of a time that is {ahead:.0f} s ahead: the clock was wrong when it was "
+            "written, or is now. Set it, or give what is of the future the present time (find "
+            f"{shlex.quote(str(results))} -newermt now -exec touch {{}} +), and run the same "
+            "command again."
+        )
+    if ahead > 0:
+        time.sleep(ahead + 0.01)
 
 
 def shortage(path: Path) -> str:

@@ -65,11 +65,14 @@ def recorded(
     """
     from jipflow.cli.attempts import RUN
     from jipflow.costs import measured
-    from jipflow.lock import at_work
+    from jipflow.lock import at_work, results_above
+    from jipflow.place import wait_for_clock
     from jipflow.provenance import Making
 
+    read = list(inputs)
     with at_work(record, os.environ.get(RUN)), measured(record):
-        making = Making(stage, settings.parts(stage), inputs, state)
+        making = Making(stage, settings.parts(stage), read, state)
+        wait_for_clock(record.parent, read, results_above(record) or record.parent)
         others: list[Path] = []
         yield others
         making.finish(record, outputs, others, passing)
