@@ -435,3 +435,4 @@ def test_a_job_waits_for_a_clock_that_was_set_back_and_not_for_long(tmp_path):
     subprocess.run(re.search(r"\((find .*)\)", str(caught.value))[1], shell=True, check=True)
     wait_for_clock(tmp_path, [read], results)
     wait_for_clock(tmp_path, [], results)
+    wait_for_clock(tmp_path / "to" / "make", [read], results)

@@ -176,7 +176,7 @@ def wait_for_clock(folder: Path, inputs: Iterable[Path], results: Path) -> None:
     if not times:
         return
     newest = max(times, key=times.__getitem__)
-    with tempfile.TemporaryFile(dir=folder) as stream:
+    with tempfile.TemporaryFile(dir=_nearest(folder)) as stream:
         ahead = (times[newest] - os.fstat(stream.fileno()).st_mtime_ns) / 1e9
     if ahead > LONGEST_WAIT:
         raise PlaceError(
