@@ -172,8 +172,10 @@ class Round:
             Path(path.strip("'")).unlink(missing_ok=True)
         damaged = r"(\S+) is (?:missing or )?damaged.* [Rr]estore it from (?:a|its) backup"
         for path in re.findall(damaged, printed):
-            name = Path(path).relative_to(self.results)
-            shutil.copy2(self.ground.folder / "reference" / "results" / name, path)
+            shutil.copy2(self._backup(Path(path)), path)
+
+    def _backup(self, path: Path) -> Path:
+        return self.place / "backup" / path.relative_to(self.results)
 
     def kill(self) -> Run:
         run = Run(self.root, "first")
@@ -278,6 +280,9 @@ class Round:
             files = [path for path in found if path.is_file() and path.stat().st_size]
             if files:
                 path = files[int(drawn["one"] * len(files))]
+                self._backup(path).parent.mkdir(parents=True, exist_ok=True)
+                if not self._backup(path).exists():
+                    shutil.copy2(path, self._backup(path))
                 damage(path, drawn["how"])
                 done.append(f"{path.relative_to(self.results)}: {drawn['how']}")
         self.found["damaged"] = done
