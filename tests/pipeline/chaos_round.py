@@ -172,7 +172,11 @@ class Round:
             Path(path.strip("'")).unlink(missing_ok=True)
         damaged = r"(\S+) is (?:missing or )?damaged.* [Rr]estore it from (?:a|its) backup"
         for path in re.findall(damaged, printed):
-            shutil.copy2(self._backup(Path(path)), path)
+            backup = self._backup(Path(path))
+            if not backup.exists():
+                reference = self.ground.folder / "reference" / "results"
+                backup = reference / Path(path).relative_to(self.results)
+            shutil.copy2(backup, path)
 
     def _backup(self, path: Path) -> Path:
         return self.place / "backup" / path.relative_to(self.results)
