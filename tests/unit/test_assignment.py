@@ -15,19 +15,20 @@ CASES = ["aaa", "bbb", "ccc", "ddd", "eee"]
 @pytest.fixture
 def cohort(tmp_path):
     """A cohort whose cases came in an order of their own; ``eee`` has left it since."""
-    path = tmp_path / "assignment.tsv"
+    path = tmp_path / "cohort" / "assignment.tsv"
+    path.parent.mkdir()
     for cases in (["ddd", "eee"], ["aaa", "ddd", "eee"], CASES):
         shards = assigned(path, cases, 2)
     assert shards == {
         **dict.fromkeys(["ddd", "eee"], "s00001"),
         **{"aaa": "s00002", "bbb": "s00003", "ccc": "s00003"},
     }
-    (tmp_path / "shards").mkdir()
+    (path.parent / "shards").mkdir()
     for shard in set(shards.values()):
         of_it = [case for case in CASES if shards[case] == shard]
-        pq.write_table(pa.table({"case_id": of_it}), tmp_path / "shards" / f"{shard}.parquet")
+        pq.write_table(pa.table({"case_id": of_it}), path.parent / "shards" / f"{shard}.parquet")
     rows = [f"{case}\tx\t{shards[case]}" for case in CASES[:-1]]
-    (tmp_path / "cases.tsv").write_text("\n".join(["case_id\tpatient\tshard", *rows]) + "\n")
+    path.with_name("cases.tsv").write_text("\n".join(["case_id\tpatient\tshard", *rows]) + "\n")
     return path, shards
 
 
@@ -78,8 +79,27 @@ def test_a_number_is_never_given_again(cohort):
     assert (found["bbb"], found["ccc"]) == ("s00004", "s00004")
 
 
+@pytest.mark.parametrize("known", [["bbb", "ccc"], ["bbb"], []])
+def test_where_all_that_chose_is_lost_the_cases_are_where_they_were_computed(cohort, known):
+    path, shards = cohort
+    path.write_bytes(b"")
+    path.with_name("cases.tsv").unlink()
+    (path.parent / "shards" / "s00003.parquet").unlink()
+    made = path.parents[1] / "shards" / "s00003" / "prepare"
+    made.mkdir(parents=True)
+    pq.write_table(pa.table({"case_id": known}), made / "outcomes.parquet")
+    (made.parent / "encode").mkdir()
+    (made.parent / "encode" / "outcomes.parquet").write_bytes(b"PAR1")
+    found = assigned(path, CASES, 2)
+    assert found == {
+        case: shards[case] if case in known or case < "b" or case > "d" else "s00004"
+        for case in CASES
+    }
+
+
 def test_a_cohort_with_more_shards_than_numbers_is_refused_with_the_size_that_helps(tmp_path):
-    path = tmp_path / "assignment.tsv"
+    path = tmp_path / "cohort" / "assignment.tsv"
+    path.parent.mkdir()
     path.write_text("case_id\tshard\nold\ts99997\n")
     content = path.read_bytes()
     with pytest.raises(StageError, match=r"5 new cases need 5 new .*shard_size .* to 3 or more"):

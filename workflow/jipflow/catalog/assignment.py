@@ -20,8 +20,9 @@ MOST = 99_999
 def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
     """Return each case's shard; cases not seen before open new shards.
 
-    What a table has lost that was cut off is read from the cohort's other files, so that its cases
-    keep their shards; a number that a shard has had is never given again.
+    What a table has lost that was cut off is read from the cohort's other files and from what its
+    shards have come to, so that its cases keep their shards; a number that a shard has had is never
+    given again.
 
     Args:
         path: ``assignment.tsv``, the append-only table of case_id and shard, in the cohort's
@@ -35,7 +36,9 @@ def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
     known, whole = _read(path)
     last = max(known.values(), default="s00000")
     files = {file.stem: file for file in sorted((path.parent / "shards").glob("s*.parquet"))}
-    opened = max(int(shard[1:]) for shard in (last, *files))
+    made = path.parent.with_name("shards")
+    begun = [folder.name for folder in made.glob("s*") if SHARD_NAME.fullmatch(folder.name)]
+    opened = max(int(shard[1:]) for shard in (last, *files, *begun))
     # A table that was cut off at the end of a line looks whole; its last rows are missing.
     whole = whole and max(files, default="") <= last
     whole = whole and known.keys() >= set(_cases_in(files[last]) if last in files else ())
@@ -43,6 +46,9 @@ def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
         known = _read(path.with_name("cases.tsv"))[0] | known
         for shard, file in files.items():
             known = dict.fromkeys(_cases_in(file), shard) | known
+        for shard in begun:
+            for file in sorted(made.glob(f"{shard}/*/outcomes.parquet")):
+                known = dict.fromkeys(_cases_in(file), shard) | known
     new = [case_id for case_id in case_ids if case_id not in known]
     _check_room(len(new), size, MOST - opened)
     for position, case_id in enumerate(new):
