@@ -149,5 +149,5 @@ def test_the_script_of_the_network_chooses_the_series_that_the_protocol_chooses(
 def test_what_a_process_that_outlives_its_parent_costs_is_counted():
     busy = "sum(range(10 ** 7)); open('/dev/null', 'w').write('.' * 2 ** 20)"
     cost = measure(["/bin/sh", "-c", f'("{sys.executable}" -c "{busy}" > /dev/null &)'])
-    assert cost.processor_seconds > 0.1
+    assert cost.processor_seconds > 0.05
     assert np.isfinite(cost.written_mb)
