@@ -91,7 +91,8 @@ class Desk:
         spec: the segmentation.
 
     Raises:
-        PlaceError: the volume of the role, or what was kept of its headers, is damaged.
+        CaseFault: the volume of the role cannot be read, which is no reader's fault.
+        PlaceError: what was kept of its headers is damaged.
     """
 
     def __init__(self, inputs: Inputs, spec: AnnotatedSegmentation) -> None:

@@ -200,7 +200,8 @@ def read_segmentation(folder: Path) -> Segmentation:
     """Read a folder written by `write_segmentation`.
 
     Raises:
-        PlaceError: a file in it is damaged.
+        CaseFault: a mask is damaged.
+        PlaceError: the list of segments is.
         OSError: one is not there, or the disk does not give it.
     """
     path = folder / "segments.json"

@@ -232,7 +232,7 @@ def read_volume(path: Path) -> Volume:
     """Read a volume written by `write_volume`.
 
     Raises:
-        PlaceError: it is damaged.
+        CaseFault: it is damaged.
         OSError: it is not there, or the disk does not give it.
     """
     with _reading(path):
@@ -243,7 +243,7 @@ def read_grid(path: Path) -> Grid:
     """Read where the voxels of a volume are, without its voxels.
 
     Raises:
-        PlaceError: it is damaged.
+        CaseFault: it is damaged.
         OSError: it is not there, or the disk does not give it.
     """
     reader = sitk.ImageFileReader()
@@ -264,7 +264,8 @@ def _reading(path: Path) -> Iterator[None]:
         with open(path, "rb") as stream:
             while stream.read(2**24):
                 pass
-        raise damaged(path, last_line(error)) from None
+        fault = damaged(path, last_line(error))
+        raise CaseFault(Reason.UNREADABLE, str(fault)) from None
 
 
 def damaged(path: Path, why: str) -> PlaceError:
