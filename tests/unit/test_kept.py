@@ -141,6 +141,22 @@ def test_an_element_that_no_number_needs_stops_nothing(kind, tmp_path):
         assert str(there or "") == str(here or "")
 
 
+def test_zeros_and_blanks_stay_apart(tmp_path):
+    datasets = ct_datasets()
+    for number, dataset in enumerate(datasets):
+        dataset.ImagePositionPatient = [0, -0.0, 5 * number]
+        dataset.SliceThickness = 0 if number else None
+    series = series_of(write(datasets, tmp_path / "images"))
+    read_series_volume(series, kept=tmp_path / "CT.json")
+    plain, kept = (
+        sorted(read_planes(each), key=lambda plane: plane.header.SOPInstanceUID)
+        for each in (series, replace(series, headers=tmp_path / "CT.json"))
+    )
+    for one, other in zip(plain, kept, strict=True):
+        for name in ("ImagePositionPatient", "SliceThickness", "PixelSpacing", "Rows"):
+            assert str(one.header.get(name)) == str(other.header.get(name)), name
+
+
 def test_an_element_that_was_not_kept_does_not_seem_absent(tmp_path):
     series = series_of(write(ct_datasets(), tmp_path / "images"))
     read_series_volume(series, kept=tmp_path / "CT.json")

@@ -226,7 +226,8 @@ def _kept(header: Dataset, tag: BaseTag) -> dict[str, Any]:
         for value in (element.value if several else [element.value])
     ]
     if vr == "DS":
-        return {"vr": vr, "raw": "\\".join(str(value or "") for value in values), "little": True}
+        text = "\\".join("" if value is None else str(value) for value in values)
+        return {"vr": vr, "raw": text, "little": True}
     return {"vr": vr, "value": values if several else values[0]}
 
 
