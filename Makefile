@@ -16,7 +16,7 @@ INSTALLED := $(VENV)/.installed-$(or $(subst $(comma),-,$(EXTRAS)),none)
 
 help:
 	@echo "make demo      run three synthetic sites and the hub; prints the path of the reports"
-	@echo "make test      lint and the tests (some ten minutes on two cores)"
+	@echo "make test      lint and the tests (some fifteen minutes on two cores)"
 	@echo "               a part, without lint: make test TESTS=tests/unit/test_hub.py"
 	@echo "               or by words of names: make test TESTS=\"-k 'hub and not report'\""
 	@echo "make test-all  the long tests, which make test leaves out: real PACS, SLURM, containers"

@@ -32,7 +32,6 @@ MODEL = ROOT / "workflow" / "resources" / "models" / "phantom-ct"
 PROGRAMS = ("plastimatch", "itkimage2segimage", "pyradiomics")
 """That the shell script calls."""
 
-QUIETLY = 'exec "$@" > "$0" 2>&1'
 JIPFLOW = "jipflow"
 VOXELS, VOLUME, MEAN = "mask_voxels", "original_shape_MeshVolume", "original_firstorder_Mean"
 TOLERANCE = 0.2

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from jipflow.catalog.assignment import assigned, usual_size
 from jipflow.catalog.cohort import SHARD_SCHEMA
 from jipflow.files import write_json
 from jipflow.outcomes import Outcome, write_outcomes
@@ -84,7 +85,6 @@ class Fabricated:
         self.settings: Settings = load_settings(
             content | {"protocol": str(protocol), "results": str(self.results)}
         )
-        self.size = self.settings.site.processing.shard_size
 
     def snakemake(self, *words: str) -> list[str]:
         """Return the command of a run."""
@@ -99,10 +99,11 @@ class Fabricated:
     def shards(self, cases: int) -> dict[str, list[str]]:
         """Return the cases of each shard of a cohort of so many."""
         names = [f"{number:016d}".translate(DIGITS) for number in range(cases)]
-        return {
-            f"s{start // self.size + 1:05d}": names[start : start + self.size]
-            for start in range(0, cases, self.size)
-        }
+        shards: dict[str, list[str]] = {}
+        found = assigned(self.out / "cohort" / "assignment.tsv", names, usual_size(cases))
+        for case, shard in found.items():
+            shards.setdefault(shard, []).append(case)
+        return shards
 
     def choose(self, cases: int) -> None:
         """Make a catalog, and a cohort of so many cases."""
@@ -273,8 +274,8 @@ def main() -> None:
             "A dry run (`--dry-run --quiet`) of all that a site makes, on one core: processor time "
             "and memory with start (some 3.5 s and 240 MiB) and settings.",
             "Catalog, cohort and results are fabricated, with records that hold and the files that "
-            "outcomes list, in shards of 50 cases with six stages; no image is read. As where a "
-            "clone takes results up, Snakemake remembers none of them.",
+            "outcomes list, in shards of the usual size with six stages; no image is read. As "
+            "where a clone takes results up, Snakemake remembers none of them.",
         ],
     )
 

@@ -11,7 +11,6 @@ rule annotate:
         segmented="<shard>/segment/outcomes.parquet",
         volumes="<work>/{shard}/volumes",
         automatic=AUTOMATIC,
-        returned=came_back(inbox_files),
     output:
         masks=temp(directory("<work>/{shard}/masks")),
         readings="<shard>/annotate/readings.parquet",

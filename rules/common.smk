@@ -7,7 +7,7 @@ from jipflow.settings.extras import check_segmentations, check_training, needed_
 from jipflow.settings.run import load_settings, settings_text
 from jipflow.release.packing import packed_state
 from jipflow.release.rounds import heard_state, read_standing
-from jipflow.annotate.inbox import inbox_files, inbox_state
+from jipflow.annotate.inbox import check_inbox, inbox_state
 from jipflow.outputs import missing_outputs, named, unexpected
 from jipflow.privacy.erased import erased_state
 from jipflow.privacy.pseudonyms import check_secret
@@ -108,10 +108,8 @@ if workflow.is_main_process:
     try:
         check_secret(Path(SITE_SETTINGS.site.identity.secret_file), ALL_RESULTS)
         check_results(ALL_RESULTS, SITE_SETTINGS.site.permissions.mask)
-    except StageError as error:
-        stop_with(str(error))
-    except OSError as error:
-        stop_with(sentence(error))
+    except (StageError, OSError) as error:
+        stop_by(error)
 
 settings_parts = cache(SITE_SETTINGS.parts)
 
@@ -361,7 +359,9 @@ def came_back(look):
     @looking
     def found(wildcards):
         case_ids = jobs().cases[wildcards.shard]
-        return look(SITE_SETTINGS.inbox(Path(RESULTS)), ANNOTATED, sorted(case_ids))
+        inbox = SITE_SETTINGS.inbox(Path(RESULTS))
+        check_inbox(inbox, Path(RESULTS))
+        return look(inbox, ANNOTATED, sorted(case_ids))
 
     return found
 

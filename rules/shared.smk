@@ -32,6 +32,7 @@ try:
         ROOT,
         ConfigError,
         check_repository,
+        check_rules,
         read_mapping,
     )
 except ImportError as error:
@@ -60,12 +61,20 @@ def stop_with(message):
     raise SystemExit(1)
 
 
+def stop_by(error):
+    """End the run with what an error says, of the data or of the place."""
+    stop_with(str(error) if isinstance(error, StageError) else sentence(error))
+
+
 IS_MODULE = not workflow.modifier.is_main_snakefile()
 # Snakemake takes the last of two keys; a workflow that uses this one has files of its own.
 CONFIG_FILES = [] if IS_MODULE else workflow.configfiles
 
 try:
     check_repository()
+    # Of a workflow on the web Snakemake has no folder.
+    if hasattr(workflow.current_basedir, "__fspath__"):
+        check_rules(Path(workflow.current_basedir))
     for path in CONFIG_FILES:
         read_mapping(Path(path))
 except ConfigError as error:
@@ -127,8 +136,8 @@ def looking(function):
     def looked(*arguments, **named):
         try:
             return function(*arguments, **named)
-        except OSError as error:
-            stop_with(sentence(error))
+        except (StageError, OSError) as error:
+            stop_by(error)
 
     return looked
 
@@ -153,8 +162,7 @@ def hold_results(wildcards):
             if IS_MODULE or not (is_hub(config) or AFTER_COHORT.is_file()):
                 start_server(SETTINGS)
         except (StageError, OSError) as error:
-            text = error if isinstance(error, StageError) else sentence(error)
-            stop_with(str(text))
+            stop_by(error)
     return []
 
 
@@ -167,8 +175,7 @@ def join_run():
         try:
             stay_at_work(Path(ALL_RESULTS), FINDINGS)
         except (StageError, OSError) as error:
-            text = error if isinstance(error, StageError) else sentence(error)
-            stop_with(str(text))
+            stop_by(error)
 
 
 def start_server(settings, *rules):
@@ -352,7 +359,7 @@ def begin_log():
     try:
         logger.addHandler(RunLog(Path(RESULTS, FILE), run, len(workflow.dag)))
     except OSError as error:
-        stop_with(sentence(error))
+        stop_by(error)
 
 
 def end_log(state):

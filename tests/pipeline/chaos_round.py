@@ -158,6 +158,8 @@ class Round:
             return self._fail(f"no advice: {self.found['printed']}")
         if self.found.get("traceback"):
             return self._fail("a traceback was printed")
+        if self.found.get("unrefused"):
+            return self._fail("of two runs at once one failed, and neither was refused")
         if number > 1:
             return "after its advice"
         return "at once" if self.found.get("first") == 0 else "same"
@@ -325,7 +327,7 @@ class Round:
         self.found["codes"] = codes
         refused = "is in use by the run of process" in first.text + second.text
         if self.plan["killed"] == "none" and codes != [0, 0] and not refused:
-            self.found["traceback"] = True
+            self.found["unrefused"] = True
         return first if self.plan["killed"] != "first" else second
 
 

@@ -67,7 +67,7 @@ def tokens(archive: Path, common: frozenset[str] = frozenset()) -> dict[str, str
     found: dict[str, set[str]] = {kind: set() for kind in ("value", "UID", "path")}
     for folder, _, names in os.walk(archive):
         files = [Path(folder, name) for name in sorted(names)]
-        identifiers, values = identifying_values(files[:1])
+        identifiers, values = identifying_values([files])
         found["value"] |= identifiers
         for value in values:
             found["value"] |= set(name_parts(value) if "^" in value else [value])

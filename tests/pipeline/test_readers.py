@@ -207,6 +207,7 @@ class Story:
     after: dict[str, int]
     third: str
     fourth: str
+    away: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +275,13 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     path.write_bytes((work.to(three, "ada") / "a.nii.gz").read_bytes())
     os.utime(path, (10**9, 10**9))
     fourth = snakemake("--dry-run", *arguments).stdout
+    inbox = site.out / "inbox"
+    inbox.rename(folder / "elsewhere")
+    away = snakemake("--dry-run", *arguments, check=False)
+    (folder / "elsewhere").rename(inbox)
     return Story(
         site, (one, two), three, large, proposals, sent, after=after, third=third, fourth=fourth,
-        **seen,
+        away=away, **seen,
     )  # fmt: skip
 
 
@@ -454,6 +459,13 @@ def test_the_report_has_the_readers(story: Story):
     for word in ("ada", "ben", "accepted unchanged"):
         assert word in report
     assert "Reader^Ada" not in report
+
+
+def test_where_the_inbox_is_away_nothing_is_taken_back(story: Story):
+    assert story.away.returncode != 0
+    assert f"{story.site.out / 'inbox'}, where readers put" in story.away.stdout
+    assert "see whether its disk is mounted" in story.away.stdout
+    assert "Traceback" not in story.away.stdout
 
 
 def test_nothing_of_the_readers_is_in_the_release(story: Story):

@@ -109,8 +109,14 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def fill(path: Path, value: float) -> None:
+    """Leave a volume of one value, in which there is nothing to find."""
+    volume = read_volume(path)
+    write_volume(path, Volume(np.full_like(volume.array, value), volume.grid))
+
+
 def nnunet(folder: Path) -> Bench:
-    """The demo model on a synthetic patient; the volume of the broken case is half a file."""
+    """The demo model on a synthetic patient; the volume of the broken case is of air alone."""
     cases, volumes, truth = patient(folder)
     spec = {
         "id": "organs",
@@ -122,7 +128,7 @@ def nnunet(folder: Path) -> Bench:
         "mirroring": False,
         "tile_step_size": 0.5,
         "segments": [
-            {"name": f"my-{organ}", "label": organ, "term": organ, "required": False}
+            {"name": f"my-{organ}", "label": organ, "term": organ, "required": True}
             for organ in ("spleen", "liver", "kidney")
         ],
     }
@@ -130,11 +136,11 @@ def nnunet(folder: Path) -> Bench:
         case: {f"my-{o}": mask for o, mask in organs.items()} for case, organs in truth.items()
     }
     broken = volume_path(volumes, BROKEN, "CT")
-    return Bench([spec], cases, volumes, named, 0.85, lambda: truncate(broken))
+    return Bench([spec], cases, volumes, named, 0.85, lambda: fill(broken, -1000))
 
 
 def nnunet_ensemble(folder: Path) -> Bench:
-    """Two folds with random weights on CT and PET; the PET of the broken case is half a file.
+    """Two folds with random weights on CT and PET; the PET of the broken case is not finite.
 
     The truth is what nnU-Net's own predictor makes of the upright case.
     """
@@ -173,7 +179,9 @@ def nnunet_ensemble(folder: Path) -> Bench:
     }
     broken = volume_path(volumes, BROKEN, "PT")
     # A PET resampled onto a turned grid differs in its last digit.
-    return Bench([spec], cases, volumes, truth, 0.999, lambda: truncate(broken), registry=registry)
+    return Bench(
+        [spec], cases, volumes, truth, 0.999, lambda: fill(broken, np.nan), registry=registry
+    )
 
 
 def imported(folder: Path) -> Bench:
@@ -207,7 +215,10 @@ def imported(folder: Path) -> Bench:
 
 
 def threshold(folder: Path) -> Bench:
-    """Uptake on PET within the body on CT, whose grid stays upright where PET's is coronal."""
+    """Uptake on PET within the body on CT, whose grid stays upright where PET's is coronal.
+
+    Nothing takes up anything in the broken case.
+    """
     subject = make_subject("engines", 1, 7, VENDORS["siemens"])
     cases, truth = [], {}
     for name in (UPRIGHT, CORONAL, BROKEN):
@@ -234,13 +245,13 @@ def threshold(folder: Path) -> Bench:
         },
     ]
     broken = volume_path(folder / "volumes", BROKEN, "PT")
-    return Bench(specs, cases, folder / "volumes", truth, 1.0, lambda: truncate(broken))
+    return Bench(specs, cases, folder / "volumes", truth, 1.0, lambda: fill(broken, 0))
 
 
 def totalsegmentator(folder: Path) -> Bench:
     """Nested boxes of rising intensity, found by TotalSegmentator's API with a model of thresholds.
 
-    The broken volume is half a file.
+    The broken volume has nothing but what is outside of them.
     """
     thresholds = {"spleen": 45.0, "liver": 80.0, "kidney_right": 150.0}
     values = {"spleen": 60, "liver": 100, "kidney_right": 250}
@@ -284,13 +295,13 @@ def totalsegmentator(folder: Path) -> Bench:
         folder / "volumes",
         truth,
         1.0,
-        lambda: truncate(broken),
+        lambda: fill(broken, -50),
         registry=registry,
     )
 
 
 def container(folder: Path) -> Bench:
-    """The template of algorithms under charliecloud; the broken case's volume is half a file."""
+    """The template of algorithms under charliecloud; the broken case's volume is of air alone."""
     cases, volumes, _ = patient(folder)
     labels = {"bone": 2, "body": 1}
     (folder / "model").mkdir()
@@ -303,7 +314,7 @@ def container(folder: Path) -> Bench:
         "role": "CT",
         "inputs": [],
         "segments": [
-            {"name": f"my-{label}", "label": label, "term": "liver", "required": False}
+            {"name": f"my-{label}", "label": label, "term": "liver", "required": True}
             for label in labels
         ],
     }
@@ -318,14 +329,14 @@ def container(folder: Path) -> Bench:
         volumes,
         truth,
         1.0,
-        lambda: truncate(broken),
+        lambda: fill(broken, -1000),
         SITE | {"containers": {"runtime": "charliecloud", "minutes": 2, "memory_gb": None}},
         write_registry(folder, "template", image, labels),
     )
 
 
 def annotated(folder: Path) -> Bench:
-    """Label maps that a reader sent back; the broken case's volume is the first line of a file."""
+    """Label maps that a reader sent back; that of the broken case, which waits, is half a file."""
     cases, volumes, truth = patient(folder)
     organs = ("liver", "spleen")
     for case in cases:
@@ -346,14 +357,14 @@ def annotated(folder: Path) -> Bench:
         "combine": "majority",
         "segments": [{"name": organ, "term": organ, "required": True} for organ in organs],
     }
-    broken = volume_path(volumes, BROKEN, "CT")
+    broken = folder / "inbox" / "drawn" / BROKEN / "ada" / "labels.nii.gz"
     return Bench(
         [spec],
         cases,
         volumes,
         truth,
         1.0,
-        lambda: broken.write_bytes(b"NRRD0005\n"),
+        lambda: truncate(broken),
         inbox=folder / "inbox",
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from jipflow.files import write_json
 from jipflow.outcomes import Outcome, Status, write_outcomes
@@ -37,12 +38,16 @@ def write_cohort(
     chosen = [Outcome(case, "cohort") for cases in shards.values() for case in cases]
     left = [Outcome(case, "cohort", "", Status.EXCLUDED, "missing_role") for case in excluded]
     write_outcomes(folder / "cohort" / "outcomes.parquet", [*chosen, *left])
-    write_record(folder / "cohort" / "provenance.json", "cohort", [])
+    write_record(folder / "cohort" / "provenance.json", "cohort", [], ["cases.tsv"])
 
 
-def write_record(path: Path, stage: str, inputs: Sequence[str]) -> None:
-    content = {"stage": stage, "version": "1", "settings": {}, "outputs": {}, "libraries": {}}
-    write_json(path, {**content, "inputs": dict.fromkeys(inputs, "0" * 64), "state": ""})
+def write_record(
+    path: Path, stage: str, inputs: Sequence[str], outputs: Sequence[str] = ()
+) -> None:
+    content: dict[str, Any] = {"stage": stage, "version": "1", "settings": {}, "outputs": {}}
+    content |= {"libraries": {}, "state": "", "inputs": dict.fromkeys(inputs, "0" * 64)}
+    content["sizes"] = {name: (path.parent / name).stat().st_size for name in outputs}
+    write_json(path, content)
 
 
 def write_stage(folder: Path, shard: str, stage: str, outcomes: Sequence[Outcome]) -> None:

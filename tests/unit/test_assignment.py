@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jipflow.catalog.assignment import assigned
+from jipflow.catalog.assignment import assigned, usual_size
 from jipflow.reasons import StageError
 
 CASES = ["aaa", "bbb", "ccc", "ddd", "eee"]
@@ -108,3 +108,19 @@ def test_a_cohort_with_more_shards_than_numbers_is_refused_with_the_size_that_he
     assert assigned(path, CASES, 3)["eee"] == "s99999"
     with pytest.raises(StageError, match=r"and 0 are left of the 99999 .*; name new results\."):
         assigned(path, [*CASES, "new"], 50)
+
+
+@pytest.mark.parametrize(
+    ("cases", "shards", "size"),
+    [
+        (0, 0, 50),
+        (51, 2, 50),
+        (25_000, 500, 50),
+        (26_010, 510, 51),
+        (100_000, 1_000, 100),
+        (10_000_000, 10_000, 1_000),
+    ],
+)
+def test_shards_and_their_size_grow_alike_where_no_size_is_set(cases, shards, size):
+    assert usual_size(cases) == size
+    assert -(-cases // size) == shards

@@ -18,9 +18,6 @@ from series_factory import enhanced, series_of, write
 
 SHAPE = (4, 3, 4)
 FRAME_S = 600
-DECAYED = 2.0 ** (FRAME_S / HALF_LIFE)
-"""What a frame of ten minutes decays by: an SUV that is corrected to the wrong frame is off by
-it."""
 
 
 def suv_of(frame: int) -> np.ndarray:

@@ -106,6 +106,16 @@ def test_a_cohort_that_is_not_there_says_nothing_about_its_shards(results):
     assert find_removable(results, ["shards"], None) == []
 
 
+@pytest.mark.parametrize("end", ["", "bbb\t", "bbb"])
+def test_a_cohort_whose_cases_were_cut_off_says_nothing_about_its_shards(results, end):
+    write_cohort(results / "lung", {"s00001": ["aaa"], "s00002": ["bbb"]})
+    write_shard(results / "lung", "s00002", ["bbb"], {})
+    assert len(find_removable(results, ["shards"], None)) == len(REMOVABLE["shards"])
+    cases = results / "lung" / "cohort" / "cases.tsv"
+    cases.write_text(cases.read_text().partition("bbb")[0] + end)
+    assert find_removable(results, ["shards"], None) == []
+
+
 def test_the_site_s_own_files_stay_wherever_they_lie(results):
     keys = results / "lung" / "subset" / "keys"
     keys.mkdir()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from jipflow.cases import Wanted, read_cases
-from jipflow.catalog import cohort
+from jipflow.catalog import assignment, cohort
 from jipflow.columns import COLUMNS
 from jipflow.files import read_json, write_parquet
 from jipflow.outcomes import Status, read_outcomes
@@ -245,6 +245,16 @@ def test_shards_never_move_and_new_cases_open_new_ones(world):
     assert new == ["s00003", "s00003", "s00004"]
     for name, stamp in stamps.items():
         assert (shards / name).stat().st_mtime_ns == stamp
+
+
+def test_where_the_site_sets_no_size_shards_have_the_usual_one(world, monkeypatch):
+    site = world.settings.site
+    usual = site.processing.model_copy(update={"shard_size": None})
+    site = site.model_copy(update={"processing": usual})
+    world.settings = world.settings.model_copy(update={"site": site})
+    monkeypatch.setattr(assignment, "USUAL", 3)
+    world.select([row(f"p{i}", f"1.{i}", "CT", i) for i in range(4)])
+    assert sorted(world.cases["shard"]) == ["s00001", "s00001", "s00001", "s00002"]
 
 
 def test_a_file_fixed_in_place_changes_its_own_shard_only(world):

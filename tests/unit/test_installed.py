@@ -71,6 +71,37 @@ def test_rules_that_come_without_the_package_say_so(installed):
     assert "Traceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.parametrize("change", [None, "rules/measure.smk"])
+def test_rules_of_another_version_are_refused(tmp_path, change):
+    """As where a profile names a clone that another version's snakemake runs."""
+    other = tmp_path / "other"
+    for name in ("rules", "workflow/report", "profiles"):
+        shutil.copytree(ROOT / name, other / name)
+    for name in ("workflow/Snakefile", "Snakefile"):
+        shutil.copy(ROOT / name, other / name)
+    if change:
+        (other / change).write_text("")
+    words = ("--dry-run", "catalog", "--snakefile", str(other / "Snakefile"), "--config")
+    site = (
+        "site={id: a, name: a}",
+        "protocol=demo",
+        f"results={tmp_path / 'results'}",
+        f"sources=[{{name: a, kind: folder, path: {tmp_path}}}]",
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "snakemake", *words, *site],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    printed = result.stdout + result.stderr
+    assert result.returncode == (1 if change else 0), printed
+    line = f"{other / 'rules/measure.smk'} is not of this version of jipflow, which is in {ROOT}"
+    assert (line in printed) == bool(change)
+    assert "Traceback" not in printed
+
+
 def test_an_environment_is_set_up_from_any_folder(tmp_path):
     """Snakemake runs a copy of the script where the workflow is used."""
     shutil.copy(ROOT / "envs" / "jipflow.post-deploy.sh", tmp_path)

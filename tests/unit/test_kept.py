@@ -16,7 +16,7 @@ from jipflow.cases import Case, Wanted
 from jipflow.images.kept import headers_path, with_headers
 from jipflow.images.masks import Region, pack, read_segmentation, write_segmentation
 from jipflow.images.series import read_planes, read_series_volume
-from jipflow.images.volume import write_volume
+from jipflow.images.volume import read_volume, write_volume
 from jipflow.objects.headers import source_header
 from jipflow.objects.seg_writer import build_seg
 from jipflow.objects.terms import read_terms
@@ -213,15 +213,19 @@ def test_a_series_that_is_no_volume_leaves_nothing(tmp_path):
     assert not (tmp_path / "CT.json").exists()
 
 
-def test_kept_headers_and_segments_that_are_damaged_are_no_fault_of_the_patient(tmp_path):
+def test_what_an_earlier_stage_wrote_and_is_damaged_is_no_fault_of_the_patient(tmp_path):
     series = series_of(write(ct_datasets(), tmp_path / "images"))
     kept, masks = tmp_path / "CT.json", tmp_path / "masks"
     volume = read_series_volume(series, kept=kept)
     liver = Region("liver", "liver", volume.array > 0, "AUTOMATIC", "a model", "1")
     write_segmentation(masks, pack([liver], volume.grid))
+    image = tmp_path / "CT.nrrd"
+    write_volume(image, volume)
     for file, read in {
         kept: lambda: read_planes(replace(series, headers=kept)),
         masks / "segments.json": lambda: read_segmentation(masks),
+        masks / "layer-0.nrrd": lambda: read_segmentation(masks),
+        image: lambda: read_volume(image),
     }.items():
         read()
         content = file.read_bytes()

@@ -48,7 +48,7 @@ def written(tmp_path, text, name="manifest.txt"):
             {ONE},
             {FOLDERS[1]},
         ),
-        (f"cp s3://bucket/{ONE}/* .\ncp s3://bucket/x/{TWO}/* .\n", {ONE, TWO}, set()),
+        (f"cp s3://bucket/{ONE}/* .\ncp s3://bucket/{ROOT}.9/{TWO}/* .\n", {ONE, TWO}, set()),
         (f"{TCIA}{ONE}\r\n{TWO}\r\n\r\n{ONE}\r\n", {ONE, TWO}, set()),
         (f"\ufeffmanifestVersion=3.0\nListOfSeriesToDownload={ONE}\n", {ONE}, set()),
         (f"PatientID,SeriesInstanceUID\nP1,{ONE}\nP2,{TWO}\n", {ONE, TWO}, set()),
@@ -126,6 +126,11 @@ def test_a_folder_s_series_is_known_from_the_index_or_from_the_paths_of_a_catalo
     found = read_manifest(path)
     assert resolve(found, None, catalog(tmp_path, kept)) == {FOLDERS[1]}
     assert found.series == {ONE}
+    # A header may have anything; this would have made the filter take all series.
+    hostile = {f"{ONE}') OR TRUE OR SeriesInstanceUID IN ('1": f"/data/{FOLDERS[0]}/4.dcm"}
+    found = read_manifest(path)
+    assert resolve(found, None, catalog(tmp_path, hostile)) == set(FOLDERS)
+    assert found.series == set()
     rows = [
         {"crdc_series_uuid": folder, "SeriesInstanceUID": uid, "Modality": "CT"}
         for folder, uid in zip(FOLDERS, (ONE, TWO), strict=True)

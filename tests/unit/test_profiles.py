@@ -15,7 +15,6 @@ from jipflow.settings.resources import ROOT
 
 PROFILES = ROOT / "profiles"
 UNTESTED = {"kubernetes", "lsf", "pbs", "sge"}
-CLUSTERS = ("lsf", "pbs", "sge")
 SCRIPT = "/data/a site/.snakemake/tmp.x/snakejob.measure.3.sh"
 
 

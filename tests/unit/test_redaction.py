@@ -126,8 +126,12 @@ def test_what_a_header_says_of_persons(tmp_path):
     dataset.OtherPatientIDs = ["X1", "X2"]
     dataset.OperatorsName = "Anna^A"
     (path,) = write([dataset], tmp_path / "series")
+    dataset.PatientID = "never looked at"
+    (another,) = write([dataset], tmp_path / "another")
     (tmp_path / "broken").write_bytes(b"DICM" * 90)
-    identifiers, values = identifying_values([tmp_path / "broken", path, tmp_path / "gone"])
+    identifiers, values = identifying_values(
+        [[tmp_path / "gone", path, another], [tmp_path / "broken"]]
+    )
     assert identifiers == {"Q7", "X1", "X2"}
     assert {"Müllerová^Žofie", "ACC1", "Anna^A"} <= values
 
@@ -140,7 +144,7 @@ def test_a_damaged_value_hides_nobody_behind_it(tmp_path):
     damaged = whole.replace(b"\x08\0\x40\0US\x02\0", b"\x08\0\x40\0UL\x02\0")
     assert damaged != whole
     path.write_bytes(damaged)
-    assert identifying_values([path])[0] == {"Q7"}
+    assert identifying_values([[path]])[0] == {"Q7"}
 
 
 JOB = """

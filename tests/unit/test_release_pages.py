@@ -27,7 +27,7 @@ from jipflow.release.behind import read_behind
 from jipflow.release.contents import Disclosure, formats, read_release, record_built
 from jipflow.release.history import EARLIER
 from jipflow.release.limits import NOT_PROTECTED_FROM
-from jipflow.release.sent import Change, changes, next_attempt, sent_before
+from jipflow.release.sent import Change, changes, sent_before
 from jipflow.release.since import read_review
 from jipflow.release.terms import Terms
 from jipflow.report.disclosure import statement_rows, write_disclosure_page
@@ -171,7 +171,6 @@ def test_the_page_says_whom_the_numbers_are_of(results: Path, tmp_path: Path) ->
 
 def test_nothing_was_sent_before(results: Path, tmp_path: Path) -> None:
     assert before(results) == []
-    assert next_attempt([]) == 1
     page = page_of(results, tmp_path)
     assert "has packed no bundle" in words(page)
 
@@ -274,7 +273,6 @@ def test_attempts_are_counted_as_numbers(results: Path) -> None:
             archive.writestr("approvals.json", members["approvals.json"])
             archive.writestr("aggregates.json", members["aggregates.json"])
     assert [sent.attempt for sent in before(results)] == [1, 2, 10]
-    assert next_attempt(before(results)) == 11
 
 
 def test_the_state_of_a_release_follows_what_was_done(results: Path) -> None:

@@ -21,7 +21,6 @@ from jipflow.release.saturation import FAMILIES, Equations, Regions, family, sat
 from jipflow.settings.resources import PROTOCOLS
 
 LIVER = Place("CT", "organs", "liver")
-SETS = st.frozensets(st.integers(0, 10), min_size=3)
 SIZES = [f"original_shape_{name}" for name in ("MeshVolume", "SurfaceArea", "Sphericity", "Flat")]
 
 

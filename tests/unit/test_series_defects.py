@@ -267,15 +267,17 @@ def series_sent_again(folder):
     return ct(folder, change), CT
 
 
-def copied(change: Callable[[Dataset], object]) -> Callable[[Path], list[Path]]:
+def copied(
+    change: Callable[[Dataset], object], datasets: Callable[[], list[Dataset]] = ct_datasets
+) -> Callable[[Path], list[Path]]:
     """A series and a copy of it, with the same pixels but for what `change` does."""
 
     def make(folder: Path) -> list[Path]:
-        copies = ct_datasets()
+        copies = datasets()
         for number, copy in enumerate(copies):
             copy.SOPInstanceUID = copy.file_meta.MediaStorageSOPInstanceUID = dicom.uid(number)
             change(copy)
-        return write([*ct_datasets(), *copies], folder)
+        return write([*datasets(), *copies], folder)
 
     return make
 
@@ -289,6 +291,25 @@ refused("A copy with a Modality LUT", Reason.DUPLICATE_SLICES, "but differ from 
 refused("A copy of another acquisition", Reason.MIXED_ACQUISITIONS, "AcquisitionNumber (1, 2)")(
     copied(lambda dataset: setattr(dataset, "AcquisitionNumber", 2))
 )
+
+
+def weigh(dataset: Dataset) -> None:
+    dataset.PatientWeight = "91"
+
+
+def give_another_dose(dataset: Dataset) -> None:
+    dataset.RadiopharmaceuticalInformationSequence[0].RadionuclideTotalDose = "1234567"
+
+
+for _name, _change, _field in (
+    ("weight", weigh, "PatientWeight ("),
+    ("dose", give_another_dose, "RadionuclideTotalDose ("),
+):
+    refused(
+        f"A copy of a PET with another {_name}",
+        Reason.CONTRADICTORY_SUV_FIELDS,
+        f"are the same image and differ in {_field}",
+    )(copied(_change, pt_datasets))
 
 
 @read("A frame is in a multi-frame image twice", "pixels, left out: 1.")
@@ -578,6 +599,35 @@ def interleaved_evenly(folder):
         dataset.EchoNumbers = turn
 
     return write(twice(mr_datasets(), 2.0, change), folder)
+
+
+def halves(
+    datasets: list[Dataset], attribute: str, one: Any, two: Any
+) -> Callable[..., list[Path]]:
+    """One stack, of whose halves an attribute has another value."""
+
+    def make(folder: Path) -> list[Path]:
+        for number, dataset in enumerate(datasets):
+            setattr(dataset, attribute, one if number < len(datasets) // 2 else two)
+        return write(datasets, folder)
+
+    return make
+
+
+for _name, _attribute, _one, _two, _make in (
+    ("kernels", "ConvolutionKernel", "B30f", "B70f", ct_datasets),
+    ("tube voltages", "KVP", "80", "140", ct_datasets),
+    ("echo times", "EchoTime", "2.3", "4.6", mr_datasets),
+    ("inversion times", "InversionTime", "150", "900", mr_datasets),
+):
+    refused(f"Two {_name}, one above the other", Reason.MIXED_ACQUISITIONS, _attribute)(
+        halves(_make(), _attribute, _one, _two)
+    )
+
+
+@read("An echo time that varies by less than a twentieth")
+def echo_times_of_slices(folder):
+    return halves(mr_datasets(), "EchoTime", "102.14", "102.3")(folder), MR
 
 
 # Enhanced multi-frame images

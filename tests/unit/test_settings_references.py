@@ -35,7 +35,7 @@ def test_every_shipped_protocol_is_valid(site, protocol_id, tmp_path):
 def test_defaults_come_from_the_schema(site):
     settings = load_settings(site)
     assert settings.site.processing.plain() == {
-        "shard_size": 50,
+        "shard_size": None,
         "device": "auto",
         "totalsegmentator_licence_file": None,
     }

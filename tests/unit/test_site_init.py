@@ -20,6 +20,7 @@ from snakemake.profiles import ProfileConfigFileParser
 from snakemake.resources import Resource
 
 from jipflow.begin import machine, schedulers
+from jipflow.begin import profile as profile_module
 from jipflow.begin.profile import NAME, user_profiles
 from jipflow.cli import beginning, main
 from jipflow.settings.resources import ROOT
@@ -105,6 +106,18 @@ def test_settings_keys_and_profile_are_written_with_the_grounds(place, capsys):
     assert options["resources"] == ["pacs=1", f"mem_mb={int(machine.memory_mb().number * 0.9)}"]
     default = yaml.safe_load((ROOT / "profiles" / "default" / "config.yaml").read_text())
     assert {key for key in default if not key.startswith("__")} <= options.keys()
+
+
+def test_a_version_that_was_installed_is_named_by_the_link_to_what_is_in_use(tmp_path, monkeypatch):
+    version = tmp_path / "versions" / "1.0.0-0123456789ab"
+    version.mkdir(parents=True)
+    monkeypatch.setattr(profile_module, "ROOT", version)
+    assert profile_module.lasting_root() == version
+    (tmp_path / "current").symlink_to(Path("versions", version.name))
+    assert profile_module.lasting_root() == tmp_path / "current"
+    (tmp_path / "current").unlink()
+    (tmp_path / "current").symlink_to(tmp_path)
+    assert profile_module.lasting_root() == version
 
 
 def test_snakemake_looks_for_the_profile_where_it_is(place, monkeypatch):

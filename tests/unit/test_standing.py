@@ -77,6 +77,12 @@ def test_cases_are_counted_by_what_became_of_them(results):
     assert text.endswith("last release: none")
 
 
+def test_a_table_of_cases_that_was_cut_off_within_a_row_is_no_cohort(results):
+    cases = results / "lung" / "cohort" / "cases.tsv"
+    cases.write_text(cases.read_text().partition("eee")[0] + "eee")
+    assert (one(results).cases, one(results).shards) == (5, 0)
+
+
 def test_a_case_that_waits_for_a_person_has_not_failed(results):
     waits = Outcome("ddd", "segment", "gtv", Status.WAITING, "awaiting_reader")
     write_stage(results / "lung", "s00002", "segment", [waits, Outcome("eee", "segment", "gtv")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -486,10 +487,14 @@ def test_a_case_that_cannot_be_predicted_is_recorded(trained, settings, tmp_path
         (tmp_path / name).symlink_to(trained / name)
     (raw(tmp_path) / "s00001").mkdir(parents=True)
     for path in (raw(trained) / "s00001").iterdir():
-        content = path.read_bytes()
+        copy = raw(tmp_path) / "s00001" / path.name
         if path.name == f"{broken}.nrrd":
-            content = content[: len(content) // 2]
-        (raw(tmp_path) / "s00001" / path.name).write_bytes(content)
+            drawn = read_volume(path)
+            away = drawn.grid.affine.copy()
+            away[:3, 3] += 900
+            write_volume(copy, Volume(drawn.array, Grid(drawn.grid.shape, away)))
+        else:
+            shutil.copy(path, copy)
     evaluate(
         work=tmp_path,
         part="0",
@@ -500,7 +505,7 @@ def test_a_case_that_cannot_be_predicted_is_recorded(trained, settings, tmp_path
     )
     table = pd.read_parquet(tmp_path / "0.parquet").set_index("case_id")
     assert list(table.loc[[broken], "status"]) == ["failed", "failed"]
-    assert set(table.loc[[broken], "reason"]) == {"unreadable"}
+    assert set(table.loc[[broken], "reason"]) == {"grid_mismatch"}
     assert table.loc[[broken], "dice"].isna().all()
     assert (table.loc[rest, "status"] == "ok").all()
 

@@ -14,7 +14,8 @@ from jipflow.agreement import overlap
 from jipflow.phantom.anatomy import LABELS
 from jipflow.phantom.cohort import make_subject
 from jipflow.phantom.vendors import VENDORS
-from jipflow.segment.engines.nnunet.engine import load_predictor, predict_labels
+from jipflow.segment.engines.nnunet import inference
+from jipflow.segment.engines.nnunet.engine import load_predictor
 from jipflow.settings.reading import read_protocol
 from jipflow.settings.resources import PROTOCOLS
 from jipflow.training.plan import adapted
@@ -57,10 +58,16 @@ def test_evaluation_reaches_the_target_for_all_vendors(model):
 def test_unseen_phantoms_score_what_the_evaluation_says(model):
     found = json.loads((model / "evaluation.json").read_text())
     predictor = load_predictor(model, ["0"], 2, "cpu", mirroring=False)
+    axes = inference.orientation(predictor, "LPS")
+    (device,) = inference.device_choices(predictor.device)
     scores = []
     for index, patient in enumerate(found["patients"][:2], 1):
         subject = make_subject(found["site"], index, found["seed"], VENDORS[patient["vendor"]])
-        predicted = predict_labels(predictor, as_volume(subject.hu, subject.ct_grid))
+        volume = as_volume(subject.hu, subject.ct_grid)
+        logits = inference.predict(
+            predictor, inference.preprocess(predictor, [volume], axes), device
+        )
+        predicted = inference.label_map(predictor, logits).array_on(volume.grid)
         reached = {
             name: overlap(predicted == value, subject.labels == value, (1.0, 1.0, 1.0)).dice
             for name, value in LABELS.items()

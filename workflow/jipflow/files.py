@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,6 +158,12 @@ def read_json(path: Path) -> Any:
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def read_tsv(path: Path) -> list[dict[str, str]]:
+    """Read a table of tab-separated values with a line of names, as jipflow writes them."""
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
 def read_parquet(path: Path | pa.BufferReader, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a Parquet file, or what a buffer holds of one; of some columns alone, in their order.
 
@@ -169,15 +176,48 @@ def read_parquet(path: Path | pa.BufferReader, columns: Sequence[str] | None = N
     """
     import pyarrow.parquet as pq
 
+    with _damage(), pq.ParquetFile(path) as file:
+        table = file.read(columns and list(columns), use_threads=False)
+    return table.select(list(columns)) if columns else table
+
+
+def parquet_batches(
+    path: Path | BinaryIO, columns: Sequence[str] | None = None, rows: int = 1 << 16
+) -> Iterator[pa.RecordBatch]:
+    """Iterate over what `read_parquet` reads, so many rows at a time.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged, which may show after some of the rows.
+    """
+    import pyarrow.parquet as pq
+
+    with _damage(), pq.ParquetFile(path) as file:
+        yield from file.iter_batches(rows, columns=columns and list(columns), use_threads=False)
+
+
+def parquet_schema(path: Path | BinaryIO) -> pa.Schema:
+    """Return the columns of a Parquet file with their types; its rows are not looked at.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with _damage(), pq.ParquetFile(path) as file:
+        return file.schema_arrow
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    """Raise a ValueError for Arrow's OSError without a number: a page is none."""
     try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns and list(columns), use_threads=False)
+        yield
     except OSError as error:
         if error.errno is None:
-            # So Arrow names a page that is no page.
             raise ValueError(f"a damaged table: {error}") from error
         raise
-    return table.select(list(columns)) if columns else table
 
 
 def read_frame(path: Path | pa.BufferReader, columns: Sequence[str] | None = None) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from jipflow.files import read_parquet
 from jipflow.place import place_error, sentence
-from jipflow.reasons import CaseFault, Decision, Reason, StageError
+from jipflow.reasons import CaseFault, Decision, PlaceError, Reason, StageError
 
 STAGES = (
     *("cohort", "retrieve", "prepare", "segment", "annotate", "encode", "measure", "document"),
@@ -192,7 +192,7 @@ class Trial:
         """Let an error end the trial, or the job where the place is to blame."""
         outcome = self.outcome
         if cause := place_error(error):
-            kind = MemoryError if isinstance(cause, MemoryError) else StageError
+            kind = MemoryError if isinstance(cause, MemoryError) else PlaceError
             what = f"case {outcome.case_id}: {outcome.stage} of {outcome.item!r}"
             named = isinstance(cause, OSError) and cause.filename
             own = f"{error.message} " if isinstance(error, CaseFault) and not named else ""

@@ -6,13 +6,12 @@ is compared with the disk instead.
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jipflow.files import read_parquet
+from jipflow.files import read_parquet, read_tsv
 from jipflow.outcomes import Outcome, Status
 from jipflow.reasons import Reason
 
@@ -121,8 +120,7 @@ def _cases_ever(path: Path) -> list[str]:
     """Return every case that the results have had."""
     if not path.is_file():
         return []
-    with open(path, encoding="utf-8", newline="") as stream:
-        return [row["case_id"] for row in csv.DictReader(stream, delimiter="\t")]
+    return [row["case_id"] for row in read_tsv(path)]
 
 
 def _remove(results: Path, folder: str, listed: set[str]) -> list[str]:

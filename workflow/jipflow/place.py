@@ -42,6 +42,7 @@ TEXTS = (
     ),
     "Failed to allocate memory",
     "bad allocation",
+    "bad_alloc",
     "can't allocate memory",
     "can't start new thread",
     "not enough memory",

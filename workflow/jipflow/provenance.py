@@ -178,6 +178,12 @@ def read_provenance(path: Path) -> Provenance | None:
     return made
 
 
+def is_whole(record: Path) -> bool:
+    """Return whether a record is there, and the files of its job as long as the job left them."""
+    made = read_provenance(record)
+    return made is not None and not _cut_off(made, record, ())
+
+
 def difference(
     path: Path,
     stage: str,

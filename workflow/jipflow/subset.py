@@ -7,14 +7,13 @@ own. It stays one: a run of the whole cohort computes what is left of the shard.
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.files import canonical_digest, read_parquet
+from jipflow.files import canonical_digest, read_parquet, read_tsv
 from jipflow.settings.names import SUBSET_KEYS, among
 from jipflow.settings.resources import ConfigError
 
@@ -110,8 +109,7 @@ def _named(config: Mapping[str, Any], key: str, form: str) -> list[str]:
 
 def read_members(cases: Path) -> dict[str, str]:
     """Return the shard of each case of a cohort, by ``cohort/cases.tsv``."""
-    with open(cases, encoding="utf-8", newline="") as stream:
-        return {row["case_id"]: row["shard"] for row in csv.DictReader(stream, delimiter="\t")}
+    return {row["case_id"]: row["shard"] for row in read_tsv(cases)}
 
 
 def part(shard: str, case: str) -> str:

@@ -8,8 +8,8 @@ import os
 import socket
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import forkserver, get_context, parent_process, util
 from multiprocessing.context import ForkServerContext
@@ -124,11 +124,12 @@ def for_each_case(
         All results, in the order of the cases.
 
     Raises:
-        PlaceError: the system does not let processes be started.
+        PlaceError: the system does not let processes be started, or ends one.
     """
     if threads <= 1 or len(cases) <= 1:
         batches = [_on_a_core(function, case) for case in cases]
     else:
+        futures: list[Future[list[Result]]] = []
         # A fork of a process in which a library has started threads may hang.
         context = forkserver_context()
         # Of no use to a server that is a fork itself.
@@ -137,7 +138,24 @@ def for_each_case(
             with ProcessPoolExecutor(
                 min(threads, len(cases)), mp_context=context, initializer=begin_worker
             ) as pool:
-                batches = list(pool.map(partial(_on_a_core, function), cases))
+                try:
+                    for case in cases:
+                        futures.append(pool.submit(_on_a_core, function, case))
+                    batches = [future.result() for future in futures]
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+        except BrokenExecutor:
+            # They begin in their order, so that the first ones were worked on.
+            whole = {number for number, future in enumerate(futures) if _has_ended(future)}
+            others = [case for number, case in enumerate(cases) if number not in whole]
+            names = " or ".join(name for case in others[:threads] for name in _case_ids(case))
+            raise PlaceError(
+                f"a process was ended from outside{names and f' while it worked on case {names}'}, "
+                "for want of memory as a rule; use fewer cores or more memory, and run the same "
+                "command again. If a case ends it each time, its files crash a library: leave it "
+                "out by the protocol's cohort."
+            ) from None
         except EOFError:
             # The server that starts processes has ended; what a case raises becomes its outcome.
             raise PlaceError(
@@ -151,6 +169,20 @@ def for_each_case(
 def _on_a_core(function: Callable[[Unit], list[Result]], case: Unit) -> list[Result]:
     with core(os.environ.get(SERVER)):
         return function(case)
+
+
+def _has_ended(future: Future[list[Result]]) -> bool:
+    """Whether the process of a unit has ended it, well or not, before one was ended."""
+    return not (future.cancelled() or isinstance(future.exception(), BrokenExecutor))
+
+
+def _case_ids(unit: object) -> Iterator[str]:
+    """Yield the cases that a unit of work is of."""
+    if isinstance(unit, list | tuple):
+        for part in unit:
+            yield from _case_ids(part)
+    elif case_id := getattr(unit, "case_id", ""):
+        yield case_id
 
 
 def _home(function: Callable[..., object]) -> str:

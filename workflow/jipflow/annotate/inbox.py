@@ -13,11 +13,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jipflow.files import canonical_digest
+from jipflow.files import canonical_digest, json_text, read_json, write_json
+from jipflow.reasons import PlaceError
 
 PROPOSAL = "proposal"
 """Stands for the proposal where readers are compared, so that no reader may be called so."""
 READER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+SEEN = "inbox.json"
+"""Name of the file in a protocol's results that says which inbox its jobs have seen."""
 NOTHING = "nothing.txt"
 """Name of the file by which a person says that there is nothing to mark."""
 FILE = re.compile(r"[\w .,()+-]{1,200}")
@@ -95,16 +98,52 @@ def _closed(what: str) -> str:
     )
 
 
-def inbox_files(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[str]) -> list[Path]:
-    """List the files that a shard's cases may be read from, for a rule's input."""
-    wanted = list(case_ids)
-    return sorted(
-        file
-        for segmentation in segmentations
-        for case_id in wanted
-        for files in returned(case_folder(inbox, segmentation, case_id)).files.values()
-        for file in files
-    )
+def check_inbox(inbox: Path, results: Path) -> None:
+    """Check that the inbox is there, if a job has seen it before.
+
+    Where its disk is away, an empty folder may stand in the place of its parent: what readers drew
+    would seem to have been taken back.
+
+    Args:
+        inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
+        results: of the protocol.
+
+    Raises:
+        PlaceError: it is gone.
+    """
+    if inbox.is_dir() or not (results / SEEN).is_file():
+        return
+    try:
+        seen = read_json(results / SEEN) == _seen(inbox)
+    except ValueError:
+        seen = True
+    if seen:
+        raise PlaceError(
+            f"{inbox}, where readers put what they drew, is gone; see whether its disk is mounted, "
+            "and run the same command again. If it was removed for good, make the folder: cases "
+            "then wait for their readers again."
+        )
+
+
+def open_inbox(inbox: Path, results: Path) -> None:
+    """Make the inbox where no job has seen one, and note that it is there.
+
+    Args:
+        inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
+        results: of the protocol.
+
+    Raises:
+        PlaceError: it was there, and is gone.
+    """
+    check_inbox(inbox, results)
+    inbox.mkdir(parents=True, exist_ok=True)
+    content = json_text(_seen(inbox))
+    if not (results / SEEN).is_file() or (results / SEEN).read_text(encoding="utf-8") != content:
+        write_json(results / SEEN, _seen(inbox))
+
+
+def _seen(inbox: Path) -> dict[str, str]:
+    return {"inbox": str(inbox)}
 
 
 def inbox_state(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[str]) -> str:

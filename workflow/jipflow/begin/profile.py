@@ -44,6 +44,16 @@ else:
 """
 
 
+def lasting_root() -> Path:
+    """Return the repository by the name that it keeps when another version is installed.
+
+    What `envs/install.py` installs is in ``versions/<name>``, and ``current`` beside ``versions``
+    is a link to the one that is in use: a profile that named the version would keep its rules.
+    """
+    current = ROOT.parent.parent / "current"
+    return current if current.resolve() == ROOT else ROOT
+
+
 @dataclass(frozen=True)
 class Profile:
     """What a site's profile says.
@@ -81,7 +91,7 @@ class Profile:
         content: dict[str, Any] = {
             "__use_yte__": True,
             "__definitions__": definitions,
-            "snakefile": str(ROOT / "Snakefile"),
+            "snakefile": str(lasting_root() / "Snakefile"),
             "configfile": str(self.configfile),
             "directory": str(self.folder),
             **{key: value for key, value in common.items() if not key.startswith("__")},
@@ -92,7 +102,7 @@ class Profile:
         if self.memory_mb is not None:
             content["resources"] = [*content["resources"], f"mem_mb={self.memory_mb}"]
         self._add_queues(content)
-        head = HEAD.format(site=self.site, base=self.base, root=ROOT)
+        head = HEAD.format(site=self.site, base=self.base, root=lasting_root())
         return head + yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
     def _add_queues(self, content: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from pathlib import Path
 
@@ -15,6 +16,19 @@ SHARD_NAME = re.compile(r"s\d{5}")
 
 MOST = 99_999
 """The last number that a shard can have: names sort as numbers do."""
+
+USUAL = 50
+"""Cases of a shard where a cohort is small."""
+
+
+def usual_size(cases: int) -> int:
+    """Return how many cases a shard takes where the site has set no number.
+
+    Up to 25,000 cases it is 50. Planning goes by the number of shards, and what is lost with a job
+    by their size: above, both grow as the square root of the cohort, with ten shards for each case
+    of a shard.
+    """
+    return max(USUAL, math.isqrt(cases // 10))
 
 
 def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydicom.uid import ParametricMapStorage
 
-from jipflow.catalog.assignment import assigned
+from jipflow.catalog.assignment import assigned, usual_size
 from jipflow.catalog.consented import keep_consented
 from jipflow.catalog.lost import Lost, find_lost, with_lost
 from jipflow.catalog.query import count_series, open_catalogs, store_series
@@ -153,7 +153,7 @@ def run(
         shards = assigned(
             out_dir / "assignment.tsv",
             sorted(case.case_id for case in chosen),
-            settings.site.processing.shard_size,
+            settings.site.processing.shard_size or usual_size(len(chosen)),
         )
         _write_shards(connection, out_dir / "shards", _role_entries(chosen, shards))
     rows = _case_rows(chosen, shards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jipflow.expressions import quoted
-from jipflow.files import sha256_file
+from jipflow.files import parquet_batches, parquet_schema, sha256_file
 
 STATE = ("path", "bytes", "modified_ns", "changed_ns")
 SCHEMA = pa.schema(
@@ -61,11 +62,11 @@ def _pieces(rows: duckdb.DuckDBPyConnection) -> Iterator[list[tuple[str | int, .
 
 def _known(previous: Path) -> str:
     """Return what to join as the hashes of the scan before; none where its table is damaged."""
-    try:
-        sound = pq.read_schema(previous).equals(SCHEMA)
-    except (OSError, pa.ArrowInvalid):
-        sound = False
-    if sound:
-        return f"read_parquet({quoted(previous)})"
+    with suppress(OSError, ValueError):
+        if parquet_schema(previous).equals(SCHEMA):
+            # DuckDB would fail at a damaged page.
+            for _ in parquet_batches(previous):
+                pass
+            return f"read_parquet({quoted(previous)})"
     columns = ", ".join(f"NULL AS {name}" for name in SCHEMA.names)
     return f"(SELECT {columns} WHERE false)"

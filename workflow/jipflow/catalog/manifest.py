@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jipflow.expressions import LONGEST
+from jipflow.files import parquet_batches, parquet_schema
 from jipflow.reasons import StageError
 
 MOST_BYTES = 100_000_000
@@ -111,7 +112,8 @@ def _commands(path: Path, lines: Collection[str]) -> Manifest:
         if not words or words[0] not in {"cp", "sync"} or len(sources) != 1 or len(words) < 3:
             raise _wrong(path, number, "is no command `cp s3://BUCKET/SERIES/* FOLDER`")
         parts = sources[0].partition("://")[2].split("/")[1:]
-        uid = next((part for part in parts if UID.fullmatch(part)), None)
+        # Above the series there may be its study.
+        uid = next((part for part in reversed(parts) if UID.fullmatch(part)), None)
         folder = next((part for part in parts if UUID.fullmatch(part.lower())), None)
         target = IN_FOLDER.fullmatch(PurePosixPath(words[-1]).name)
         if target and UID.fullmatch(target[1]):
@@ -207,6 +209,8 @@ def resolve(manifest: Manifest, index: Path | None, catalog: Path | None) -> set
         for row in _columns(catalog / "instances.parquet", ["SeriesInstanceUID", "path"]):
             for folder in manifest.folders.intersection(map(str.lower, Path(row["path"]).parts)):
                 known.setdefault(folder, row["SeriesInstanceUID"])
+    # What a header or an index has may be anything, and goes into an expression.
+    known = {folder: uid for folder, uid in known.items() if UID.fullmatch(uid or "")}
     manifest.series |= {known[folder] for folder in manifest.folders if folder in known}
     manifest.folders = {folder for folder in manifest.folders if folder not in known}
     return manifest.folders
@@ -226,14 +230,11 @@ def _of_index(path: Path) -> dict[str, str]:
 
 
 def _columns(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
     try:
-        with pq.ParquetFile(path) as table:
-            if not set(names) <= set(table.schema_arrow.names):
-                raise StageError(f"{path} has no columns {' and '.join(names)}.")
-            for batch in table.iter_batches(columns=names):
-                yield from batch.to_pylist()
+        if not set(names) <= set(parquet_schema(path).names):
+            raise StageError(f"{path} has no columns {' and '.join(names)}.")
+        for batch in parquet_batches(path, names):
+            yield from batch.to_pylist()
     except ValueError:
         raise StageError(f"{path} is no Parquet table that can be read.") from None
 

@@ -7,6 +7,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache
 from importlib import metadata
 from itertools import combinations_with_replacement
@@ -34,7 +35,13 @@ from jipflow.catalog.unread import Tally, check_place
 from jipflow.catalog.walk import LINK, FoundFile, Walk
 from jipflow.columns import COLUMNS
 from jipflow.expressions import quoted
-from jipflow.files import canonical_digest, scratch_folder, write_json
+from jipflow.files import (
+    canonical_digest,
+    parquet_batches,
+    parquet_schema,
+    scratch_folder,
+    write_json,
+)
 from jipflow.privacy.erased import Erased
 from jipflow.settings.site import Folder
 
@@ -274,14 +281,10 @@ class Previous:
 
     @staticmethod
     def _open(path: Path) -> Iterator[pa.RecordBatch]:
-        """Iterate over an earlier catalog's rows; none where it is damaged or has other columns."""
-        try:
-            table = pq.ParquetFile(path)
-        except (OSError, pa.ArrowInvalid):
-            return
-        with table:
-            if table.schema_arrow.equals(SCHEMA, check_metadata=True):
-                yield from table.iter_batches(ROWS)
+        """Iterate over an earlier catalog's rows, up to a damage; none of other columns."""
+        with suppress(OSError, ValueError):
+            if parquet_schema(path).equals(SCHEMA, check_metadata=True):
+                yield from parquet_batches(path, rows=ROWS)
 
     def _advance(self, row: int) -> None:
         """Go to a row, of the next batch where this one has ended."""

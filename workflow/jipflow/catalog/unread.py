@@ -6,12 +6,11 @@ import os
 import pwd
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from jipflow.files import parquet_batches
 from jipflow.reasons import PlaceError
 from jipflow.settings.site import Folder
 
@@ -98,16 +97,12 @@ def _emptied(empty: Sequence[str], previous: Path) -> list[tuple[str, int]]:
     """Return the empty folders below which an earlier catalog knew DICOM files, and how many."""
     folders = set(empty)
     known: Counter[str] = Counter()
-    try:
-        table = pq.ParquetFile(previous) if folders and previous.is_file() else None
-    except pa.ArrowInvalid:
-        table = None
-    if table is None:
-        return []
-    with table:
-        for batch in table.iter_batches(ROWS, columns=["path", "kind"]):
-            paths = batch["path"].to_pylist()
-            for path, kind in zip(paths, batch["kind"].to_pylist(), strict=True):
-                if not kind:
-                    known.update(folders.intersection([path, *map(str, Path(path).parents)]))
+    if folders and previous.is_file():
+        # Of a damaged table what comes before the damage.
+        with suppress(ValueError):
+            for batch in parquet_batches(previous, ["path", "kind"], ROWS):
+                paths = batch["path"].to_pylist()
+                for path, kind in zip(paths, batch["kind"].to_pylist(), strict=True):
+                    if not kind:
+                        known.update(folders.intersection([path, *map(str, Path(path).parents)]))
     return sorted(known.items())

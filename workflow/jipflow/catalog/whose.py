@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jipflow.files import read_parquet
+from jipflow.files import parquet_batches, read_parquet
 from jipflow.privacy.pseudonyms import pseudonym
 from jipflow.privacy.redaction import code_of
 from jipflow.settings.site import Folder, Site
@@ -113,8 +113,6 @@ def _of_files(folders: Iterable[Path], secret: bytes) -> Iterator[tuple[str, Tra
 
 def _in_catalog(folder: Path, secret: bytes) -> Iterator[tuple[str, Traced]]:
     """Iterate over every pseudonym and code that a catalog's rows have."""
-    import pyarrow.parquet as pq
-
     of_series: dict[str, tuple[str, str, str]] = {}
     for row in read_parquet(folder / "series.parquet", list(SERIES)).to_pylist():
         patient, study, series, modality, day = (row[name] or "" for name in SERIES)
@@ -129,7 +127,7 @@ def _in_catalog(folder: Path, secret: bytes) -> Iterator[tuple[str, Traced]]:
             yield code_of(secret, "UID", uid), Traced("UID", *known, uid)
     names = ("SeriesInstanceUID", "SOPInstanceUID", "path")
     folders: set[str] = set()
-    for batch in pq.ParquetFile(folder / "instances.parquet").iter_batches(columns=list(names)):
+    for batch in parquet_batches(folder / "instances.parquet", names):
         for row in batch.to_pylist():
             known = of_series.get(row["SeriesInstanceUID"], ("", "", row["SeriesInstanceUID"]))
             yield code_of(secret, "UID", row["SOPInstanceUID"]), Traced("UID", *known, row["path"])

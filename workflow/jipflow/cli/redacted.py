@@ -83,10 +83,10 @@ def _redactor(words: Sequence[str]) -> Redact:
         with suppress(Exception):
             secret = known_secret(Path(site["identity"]["secret_file"]))
         archives = [Path(s["path"]) for s in site["sources"] if s["kind"] == "folder"]
-        identifiers, files, first = _of_tables(words)
+        identifiers, files, series = _of_tables(words)
         # Images of a PACS lie elsewhere.
         archives += {path.parent for path in files if not _is_below(path, archives)}
-        own, values = identifying_values(first)
+        own, values = identifying_values(series)
         return Redactor(identifiers | own, values, archives, files, secret)
     except Exception:
         # Without knowing what to take out, every path and UID is.
@@ -97,24 +97,24 @@ def _is_below(path: Path, folders: Sequence[Path]) -> bool:
     return any(path.is_relative_to(folder) for folder in folders)
 
 
-def _of_tables(words: Sequence[str]) -> tuple[set[str], list[Path], list[Path]]:
-    """Return identifiers and files in a job's tables, and the first file of each series read."""
+def _of_tables(words: Sequence[str]) -> tuple[set[str], list[Path], list[list[Path]]]:
+    """Return identifiers and files in a job's tables, and those of each series that is read."""
     import pyarrow.compute as pc
 
     identifiers: set[str] = set()
     files: list[Path] = []
-    first: dict[str, Path] = {}
+    series: dict[str, list[Path]] = {}
     for shard in (path for path in _given(words, "--cases") if path.suffix == ".parquet"):
         rows = read_parquet(shard, ["series_uid", "path", "role"]).to_pylist()
         files += [Path(row["path"]) for row in rows]
         for row in rows:
             # Contours and segmentations have no role.
             if row["role"] or words[0] not in IMAGES_ALONE:
-                first.setdefault(row["series_uid"], Path(row["path"]))
+                series.setdefault(row["series_uid"], []).append(Path(row["path"]))
     for made in _given(words, "--made"):
         outcomes = read_parquet(made, ["outputs"])["outputs"].to_pylist()
         for output in (output for outputs in outcomes for output in outputs):
-            first.setdefault(output, made.absolute().parents[3] / output)
+            series[output] = [made.absolute().parents[3] / output]
     folders = [*_given(words, "--catalog"), *_given(words, "--out")]
     results = [
         *_given(words, "--results"),
@@ -126,7 +126,7 @@ def _of_tables(words: Sequence[str]) -> tuple[set[str], list[Path], list[Path]]:
         if table.is_file():
             column = read_parquet(table, ["PatientID"])["PatientID"]
             identifiers |= {text for text in pc.unique(column).to_pylist() if text}
-    return identifiers, files, list(first.values())
+    return identifiers, files, list(series.values())
 
 
 @contextmanager

@@ -49,9 +49,9 @@ Four more keys choose what is run. They may stand in the file or after `--config
 | --- | --- | --- | --- |
 | `protocol` | text | required | An id under `config/protocols/` or the path of a YAML file. |
 | `results` | text | `results` | Folder for the results. |
-| `case` | text | all | Pseudonyms of cases, with commas between them: \
-[a first try](repair.md#a-first-try-on-a-few-cases) on these alone. |
-| `shards` | text | all | Numbers of shards, likewise. |
+| `case` | text | optional | Pseudonyms of cases, with commas between them: \
+[a first try](repair.md#a-first-try-on-a-few-cases) on these alone; without it on all. |
+| `shards` | text | optional | Numbers of shards, likewise. |
 
 Paths are relative to the folder that `snakemake` is started in."""
 

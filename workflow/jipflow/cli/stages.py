@@ -259,7 +259,7 @@ def annotate(
     threads: Threads = 1,
 ) -> None:
     """Take over what readers sent back, and write the worklist."""
-    from jipflow.annotate.inbox import inbox_state
+    from jipflow.annotate.inbox import inbox_state, open_inbox
     from jipflow.annotate.stage import run
     from jipflow.annotate.worklist import write_worklist
     from jipflow.cases import read_cases
@@ -273,6 +273,7 @@ def annotate(
     site = read_settings(settings)
     shard = with_headers(read_cases(cases, site.wanted), volumes)
     inbox = site.inbox(results)
+    open_inbox(inbox, results)
     persons = [spec.id for spec in annotated(site.protocol.segmentations)]
     with recorded(
         record,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from jipflow.catalog.query import open_catalogs
 from jipflow.clinical.records import Record, Records
 from jipflow.clinical.table import read_link, read_table
 from jipflow.clinical.values import NoValue, value_of
-from jipflow.files import scratch_folder, write_parquet
+from jipflow.files import read_tsv, scratch_folder, write_parquet
 from jipflow.reasons import Gap
 from jipflow.settings.clinical import (
     ClinicalFile,
@@ -126,10 +125,9 @@ def _cases(cases: Path, catalog_dirs: Sequence[Path], out_dir: Path) -> dict[str
     """Return the cases of the cohort by case_id, sorted, with PatientID and study dates."""
     series: dict[str, list[str]] = defaultdict(list)
     found: dict[str, Case] = {}
-    with open(cases, encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream, delimiter="\t"):
-            found.setdefault(row["case_id"], Case(row["patient"]))
-            series[row["series_uid"]].append(row["case_id"])
+    for row in read_tsv(cases):
+        found.setdefault(row["case_id"], Case(row["patient"]))
+        series[row["series_uid"]].append(row["case_id"])
     with scratch_folder(out_dir) as spill, open_catalogs(catalog_dirs, spill) as connection:
         connection.register("chosen", pa.table({"uid": pa.array(list(series), pa.string())}))
         rows = connection.execute(

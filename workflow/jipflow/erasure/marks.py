@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jipflow.files import parquet_batches, parquet_schema, read_tsv
 from jipflow.place import raise_place_error
 from jipflow.privacy.pseudonyms import one_form, pseudonym
 from jipflow.reasons import StageError
@@ -185,13 +186,10 @@ def find_marks(results: Path, patients: Iterable[str], secret: bytes) -> Marks:
 
 def _of_cohorts(results: Path, marks: Marks) -> None:
     """Add what cohorts and receipts know, also of images that no catalog lists any more."""
-    import csv
-
     for path in sorted(results.glob("*/cohort/cases.tsv")):
-        with open(path, encoding="utf-8", newline="") as stream:
-            for row in csv.DictReader(stream, delimiter="\t"):
-                if row["patient"] in marks.pseudonyms:
-                    marks.pseudonyms.add(row["case_id"])
+        for row in read_tsv(path):
+            if row["patient"] in marks.pseudonyms:
+                marks.pseudonyms.add(row["case_id"])
     for path in sorted(results.glob("*/cohort/shards/*.parquet")):
         for row in _rows(path, "case_id"):
             if row["case_id"] in marks.pseudonyms and row["role"]:
@@ -254,8 +252,6 @@ def uids_of(path: Path) -> tuple[str, str, str]:
 
 def _rows(path: Path, needed: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a table with the columns that say of whom they are."""
-    import pyarrow.parquet as pq
-
     if not path.is_file() or path.name.startswith(".partial-"):
         return
     wanted = {
@@ -263,14 +259,12 @@ def _rows(path: Path, needed: str) -> Iterator[dict[str, Any]]:
         *("case_id", "role", "series_uid", "sop_uid"),
     }
     try:
-        opened = pq.ParquetFile(path)
+        names = [name for name in parquet_schema(path).names if name in wanted]
+        if needed in names:
+            for batch in parquet_batches(path, names):
+                yield from batch.to_pylist()
     except ValueError:
         raise StageError(
             f"{path} is damaged, so that it does not say whom it names: remove it, which the next "
             "run makes again, and run the same command again."
         ) from None
-    with opened as table:
-        names = [name for name in table.schema_arrow.names if name in wanted]
-        if needed in names:
-            for batch in table.iter_batches(columns=names):
-                yield from batch.to_pylist()

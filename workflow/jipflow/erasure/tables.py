@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.erasure.marks import Marks
-from jipflow.files import atomic_path, json_text
+from jipflow.files import atomic_path, json_text, parquet_batches, parquet_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,11 +43,11 @@ def _parquet(path: Path, marks: Marks, before: Before) -> int:
     import pyarrow.parquet as pq
 
     gone = 0
-    with pq.ParquetFile(path) as table, atomic_path(path) as partial:
-        schema = table.schema_arrow
+    schema = parquet_schema(path)
+    with atomic_path(path) as partial:
         texts = [field.name for field in schema if _is_text(field.type)]
         with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
-            for batch in table.iter_batches():
+            for batch in parquet_batches(path):
                 named = [False] * len(batch)
                 for name in texts:
                     known: dict[str | None, bool] = {None: False}

@@ -13,12 +13,22 @@ from pydicom.dataset import Dataset
 from jipflow.images.diffusion import b_value
 from jipflow.images.pixels import Plane
 from jipflow.images.read import GEOMETRY
+from jipflow.images.suv.fields import differing_field
 from jipflow.reasons import CaseFault, Reason
 
 APART = ("StackID", "TemporalPositionIdentifier", "TemporalPositionIndex", "EchoNumbers")
 """Attributes of which one volume has one value."""
 
 B_VALUE = "DiffusionBValue"
+
+ALIKE = {
+    "CT": ("ConvolutionKernel", "KVP"),
+    "MR": ("EffectiveEchoTime", "EchoTime", "InversionTime"),
+}
+"""By modality, what else gives the same tissue other values, where slices continue one another."""
+
+SAME = 0.05
+"""Largest relative difference of numbers that are alike: scanners round them slice by slice."""
 
 SPLITTING = (
     *APART,
@@ -108,14 +118,22 @@ def same_image(one: Plane, other: Plane) -> bool:
         other: another one.
 
     Raises:
-        CaseFault: the pixels cannot be read.
+        CaseFault: the pixels cannot be read, or are the same and would have another SUV.
     """
     if image_key(one.header) != image_key(other.header):
         return False
     tables = ("ModalityLUTSequence", "RealWorldValueMappingSequence")
     if any(one.header.get(name) != other.header.get(name) for name in tables):
         return False
-    return one.digest() == other.digest()
+    if one.digest() != other.digest():
+        return False
+    if one.header.get("Modality") == "PT" and (field := differing_field(one.header, other.header)):
+        raise CaseFault(
+            Reason.CONTRADICTORY_SUV_FIELDS,
+            f"{one.path} and {other.path} are the same image and differ in {field}, so that one of "
+            "them is wrong; take that one out, with the others of its export.",
+        )
+    return True
 
 
 def splitting_attribute(groups: Iterable[list[Plane]]) -> tuple[str, str]:
@@ -183,9 +201,10 @@ def check_one_acquisition(planes: Sequence[Plane], name: str) -> None:
     Raises:
         CaseFault: an attribute of which a volume has one value has several.
     """
-    for attribute in (*APART, B_VALUE):
+    alike = ALIKE.get(str(planes[0].header.get("Modality", "")), ())
+    for attribute in (*APART, B_VALUE, *alike):
         values = {attribute_text(plane.header, attribute) for plane in planes} - {""}
-        if len(values) > 1:
+        if len(values) > 1 and not (attribute in alike and _are_alike(values)):
             raise CaseFault(
                 Reason.MIXED_ACQUISITIONS,
                 f"{name}: its slices differ in {attribute} ({', '.join(_sorted(values))}); "
@@ -199,6 +218,15 @@ def check_one_acquisition(planes: Sequence[Plane], name: str) -> None:
             "where slices would; export the localizer as a series of its own, or retrieve the "
             "slices that are missing.",
         )
+
+
+def _are_alike(values: Iterable[str]) -> bool:
+    """Return whether texts are numbers that differ by `SAME` at most."""
+    try:
+        numbers = sorted(map(float, values))
+    except ValueError:
+        return False
+    return bool(numbers[-1] - numbers[0] <= SAME * abs(numbers[-1]))
 
 
 def interleaving_attribute(planes: Sequence[Plane], depth: NDArray[np.float64]) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from jipflow.images.diffusion import b_value, direction, image_words, is_isotrop
 from jipflow.images.parametric import unit_of_map
 from jipflow.images.phases import TimePoint, TimePoints, time_points
 from jipflow.images.pixels import Plane
-from jipflow.images.private import numbers_of
+from jipflow.images.private import number_of
 from jipflow.images.stack import POSITION_TOLERANCE, square_directions
 from jipflow.reasons import CaseFault, Decision, Reason
 
@@ -178,7 +178,7 @@ def _take_echo(series: _Chosen, wanted: Wanted) -> None:
     """Take the planes of an echo."""
     if wanted.echo is None:
         return
-    stated = {id(p): _number(p, "EchoNumbers") for p in series.planes}
+    stated = {id(p): number_of(p.header, "EchoNumbers") for p in series.planes}
     times = sorted({t for p in series.planes if (t := _echo_time(p)) is not None})
     if not any(value is not None for value in stated.values()):
         stated = {
@@ -407,15 +407,10 @@ def _dense(slots: NDArray[np.intp]) -> NDArray[np.intp]:
     return np.unique(slots, return_inverse=True)[1].astype(np.intp)
 
 
-def _number(plane: Plane, name: str) -> float | None:
-    found = numbers_of(plane.header, name)
-    return found[0] if found else None
-
-
 def _echo_time(plane: Plane) -> float | None:
     """Return the echo time of a plane in ms, to two decimals."""
-    time = _number(plane, "EffectiveEchoTime")
-    time = _number(plane, "EchoTime") if time is None else time
+    time = number_of(plane.header, "EffectiveEchoTime")
+    time = number_of(plane.header, "EchoTime") if time is None else time
     return None if time is None else round(time, 2)
 
 

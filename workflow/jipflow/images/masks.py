@@ -200,8 +200,7 @@ def read_segmentation(folder: Path) -> Segmentation:
     """Read a folder written by `write_segmentation`.
 
     Raises:
-        CaseFault: a mask is damaged.
-        PlaceError: the list of segments is.
+        PlaceError: a mask or the list of segments is damaged.
         OSError: one is not there, or the disk does not give it.
     """
     path = folder / "segments.json"

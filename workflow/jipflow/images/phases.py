@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from jipflow.images.pixels import Plane
-from jipflow.images.private import numbers_of
+from jipflow.images.private import number_of
 
 DAY_S = 86400.0
 HALF_A_DAY_S = DAY_S / 2
@@ -188,7 +188,7 @@ def _expected(planes: Sequence[Plane]) -> int:
             ("NumberOfTimeSlices",),
             ("NumberOfTimeSlots", "NumberOfRRIntervals"),
         ):
-            counts = [_number(header, name) for name in names]
+            counts = [number_of(header, name) for name in names]
             if counts[0]:
                 found = max(found, round(counts[0] * ((counts[-1] or 1) if counts[1:] else 1)))
     return found
@@ -206,13 +206,8 @@ def _starts(planes: Sequence[Plane], groups: list[list[int]]) -> list[float | No
     return [None] * len(groups)
 
 
-def _number(header: Dataset, name: str) -> float | None:
-    found = numbers_of(header, name)
-    return found[0] if found else None
-
-
 def _read(name: str) -> Reader:
-    return lambda header: _number(header, name)
+    return lambda header: number_of(header, name)
 
 
 def _image_index(header: Dataset) -> float | None:
@@ -222,7 +217,7 @@ def _image_index(header: Dataset) -> float | None:
     """
     kind = header.get("SeriesType") or [""]
     kind = str(kind if isinstance(kind, str) else kind[0]).upper()
-    index, slices = _number(header, "ImageIndex"), _number(header, "NumberOfSlices")
+    index, slices = number_of(header, "ImageIndex"), number_of(header, "NumberOfSlices")
     if kind not in {"DYNAMIC", "GATED"} or not index or not slices or slices < 1 or index < 1:
         return None
     return (index - 1) // slices + 1

@@ -82,6 +82,12 @@ def numbers_of(header: Dataset, keyword: str) -> list[float]:
         return []
 
 
+def number_of(header: Dataset, keyword: str) -> float | None:
+    """Return the first of `numbers_of`; None where there is none."""
+    found = numbers_of(header, keyword)
+    return found[0] if found else None
+
+
 def _of_bytes(value: bytes) -> Sequence[Any]:
     """Return numbers that are written as text (IS, DS), else as doubles (FD) or floats (FL)."""
     text = value.strip(b"\0 ")

@@ -14,7 +14,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from jipflow.files import atomic_path
-from jipflow.reasons import CaseFault, PlaceError, Reason, StageError
+from jipflow.reasons import CaseFault, PlaceError, Reason
 
 HEADER_BYTES = 4096
 """More than the header of a volume that SimpleITK writes."""
@@ -186,7 +186,7 @@ def write_volume(path: Path, volume: Volume, *, compress: bool = False) -> None:
         compress: by gzip; worth its time for label maps only.
 
     Raises:
-        StageError: it cannot be written, for want of room as a rule.
+        PlaceError: it cannot be written, for want of room as a rule.
     """
     with atomic_path(path) as partial:
         try:
@@ -220,9 +220,9 @@ def _is_whole(path: Path, size: int, *, compress: bool) -> bool:
     return bool(blank) and path.stat().st_size == len(header) + len(blank) + size
 
 
-def _unwritten(path: Path, why: str) -> StageError:
+def _unwritten(path: Path, why: str) -> PlaceError:
     free = shutil.disk_usage(path.parent).free / 1e6
-    return StageError(
+    return PlaceError(
         f"{path} cannot be written ({why}; {free:.1f} MB are free there); make room, and run the "
         "same command again."
     )
@@ -232,7 +232,7 @@ def read_volume(path: Path) -> Volume:
     """Read a volume written by `write_volume`.
 
     Raises:
-        CaseFault: it is damaged.
+        PlaceError: it is damaged.
         OSError: it is not there, or the disk does not give it.
     """
     with _reading(path):
@@ -243,7 +243,7 @@ def read_grid(path: Path) -> Grid:
     """Read where the voxels of a volume are, without its voxels.
 
     Raises:
-        CaseFault: it is damaged.
+        PlaceError: it is damaged.
         OSError: it is not there, or the disk does not give it.
     """
     reader = sitk.ImageFileReader()
@@ -264,8 +264,7 @@ def _reading(path: Path) -> Iterator[None]:
         with open(path, "rb") as stream:
             while stream.read(2**24):
                 pass
-        fault = damaged(path, last_line(error))
-        raise CaseFault(Reason.UNREADABLE, str(fault)) from None
+        raise damaged(path, last_line(error)) from None
 
 
 def damaged(path: Path, why: str) -> PlaceError:
@@ -287,7 +286,7 @@ def raise_without_memory(error: RuntimeError, path: Path) -> None:
     Raises:
         MemoryError: the error says that memory has run out.
     """
-    if "allocate memory" in str(error) or "bad allocation" in str(error):
+    if any(text in str(error) for text in ("allocate memory", "bad allocation", "bad_alloc")):
         raise MemoryError(f"{path} does not fit into memory") from None
 
 

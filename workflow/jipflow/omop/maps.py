@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jipflow.reasons import StageError
+from jipflow.rows import read_rows
 
 PERSONS = ("patient_id", "person_id")
 STUDIES = ("study_uid", "visit_occurrence_id", "procedure_occurrence_id")
@@ -96,7 +96,7 @@ def read_concepts(path: Path) -> dict[tuple[str, str], int]:
 
 def _rows(path: Path, columns: Sequence[str], database: Path | None = None) -> list[dict[str, str]]:
     """Read the columns of a map as text, from a CSV or by a SELECT."""
-    rows = _selected(path, database) if path.suffix == ".sql" else _listed(path)
+    rows = _selected(path, database) if path.suffix == ".sql" else _listed(path, columns)
     missing = [name for name in columns if rows and name not in rows[0]]
     if missing or not rows:
         raise StageError(
@@ -106,9 +106,16 @@ def _rows(path: Path, columns: Sequence[str], database: Path | None = None) -> l
     return [{name: row[name] or "" for name in columns} for row in rows]
 
 
-def _listed(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8-sig", newline="") as stream:
-        return list(csv.DictReader(stream))
+def _listed(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    rows = []
+    for row, is_broken in read_rows(path, dict.fromkeys(columns, "`jipflow omop export`")):
+        if is_broken:
+            raise StageError(
+                f"{path}: row {len(rows) + 1} has more or fewer cells than the first line; quote "
+                "cells with a separator in them."
+            )
+        rows.append(row)
+    return rows
 
 
 def _selected(path: Path, database: Path | None) -> list[dict[str, str]]:

@@ -32,25 +32,19 @@ HOLDERS = frozenset({"PN", "SQ", "UN"})
 IDENTIFIERS = frozenset({"PatientID", "OtherPatientIDs"})
 
 
-def identifying_values(paths: Iterable[Path]) -> tuple[set[str], set[str]]:
-    """Return identifiers of patients, and other values of persons, of the headers of files.
+def identifying_values(series: Iterable[Iterable[Path]]) -> tuple[set[str], set[str]]:
+    """Return identifiers of patients, and other values of persons, of the headers of series.
 
     A name has a ``^`` in it.
 
     Args:
-        paths: DICOM files; one that cannot be read says nothing, and a message about it neither.
+        series: of each the DICOM files, of which the first that can be read says it.
     """
-    import pydicom
-
     identifiers: set[str] = set()
     values: set[str] = set()
-    for path in paths:
-        try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-        # Whatever a damaged file has pydicom raise.
-        except Exception:
-            continue
-        for element in _elements(dataset):
+    for paths in series:
+        dataset = next(filter(None, map(_header, paths)), None)
+        for element in () if dataset is None else _elements(dataset):
             if element.VR != "PN" and element.keyword not in KEYWORDS:
                 continue
             many = element.VM > 1
@@ -60,6 +54,17 @@ def identifying_values(paths: Iterable[Path]) -> tuple[set[str], set[str]]:
                 texts = {text if "^" in text else f"{text}^" for text in texts}
             (identifiers if element.keyword in IDENTIFIERS else values).update(texts)
     return identifiers - {""}, values - {"", "^"}
+
+
+def _header(path: Path) -> Dataset | None:
+    """Read the header of a file; None where it cannot be read, or has nothing."""
+    import pydicom
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    # Whatever a damaged file has pydicom raise.
+    except Exception:
+        return None
 
 
 def _may_name(element: DataElement | RawDataElement) -> bool:

@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 from urllib.parse import unquote_to_bytes
 
+from jipflow.files import parquet_batches, parquet_schema
+
 Content = Iterator[tuple[str, BinaryIO]]
 """Name and content of each thing in a container."""
 
@@ -140,15 +142,12 @@ def _png(stream: BinaryIO) -> Content:
 
 def _parquet(stream: BinaryIO) -> Content:
     """Each column as lines of text; whole numbers and days too, which may be an identifier."""
-    import pyarrow.parquet as pq
-
-    file = pq.ParquetFile(stream)
-    schema = file.schema_arrow
+    schema = parquet_schema(stream)
     metadata = [*(schema.metadata or {}).items()]
     for each in schema:
         metadata += (each.metadata or {}).items()
     yield "metadata", io.BytesIO(b"\n".join(part for pair in metadata for part in pair))
-    for batch in file.iter_batches(batch_size=1 << 16):
+    for batch in parquet_batches(stream):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             yield f"column {name}", io.BytesIO("\n".join(_cells(column)).encode("utf-8", "replace"))
 

@@ -6,12 +6,10 @@ Table E.3.10-1 (private attributes known to be safe) of DICOM PS3.15, edition 20
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
+from jipflow.files import read_tsv
 from jipflow.settings.resources import RESOURCES
 
 TABLES = RESOURCES / "confidentiality"
@@ -55,11 +53,6 @@ class SafePrivate:
     vr: str
 
 
-def _rows(name: str) -> Iterator[dict[str, str]]:
-    with open(Path(TABLES / name), encoding="utf-8", newline="") as stream:
-        yield from csv.DictReader(stream, delimiter="\t")
-
-
 def _rule(row: dict[str, str]) -> Rule:
     options = [entry.partition(":") for entry in row["options"].split()]
     return Rule(row["profile"], tuple((name, action) for name, _, action in options))
@@ -68,7 +61,7 @@ def _rule(row: dict[str, str]) -> Rule:
 @cache
 def attribute_rules() -> dict[int, Rule]:
     """Return the rules of Table E.1-1 by tag, without the repeating groups."""
-    rows = _rows("attributes.tsv")
+    rows = read_tsv(TABLES / "attributes.tsv")
     return {int(row["tag"], 16): _rule(row) for row in rows if "x" not in row["tag"]}
 
 
@@ -80,7 +73,7 @@ def content_rules() -> dict[tuple[str, str], Rule]:
     what is done with references alone, whose UIDs are all replaced.
     """
     rules: dict[tuple[str, str], Rule] = {}
-    for row in _rows("content_items.tsv"):
+    for row in read_tsv(TABLES / "content_items.tsv"):
         rules.setdefault((row["scheme"], row["code"]), _rule(row))
     return rules
 
@@ -92,7 +85,7 @@ def safe_private() -> dict[tuple[str, int, int], SafePrivate]:
         (row["creator"].casefold(), int(row["group"], 16), int(row["element"], 16)): SafePrivate(
             row["vr"]
         )
-        for row in _rows("private.tsv")
+        for row in read_tsv(TABLES / "private.tsv")
     }
 
 

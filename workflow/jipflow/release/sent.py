@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,11 +91,6 @@ def sent_before(folder: Path, protocol: str, site: str, round_: int) -> list[Sen
         if start == stem and attempt.isdecimal() and path.is_file():
             numbered.append((int(attempt), path))
     return [_read(path, attempt) for attempt, path in sorted(numbered)]
-
-
-def next_attempt(sent: Sequence[Sent]) -> int:
-    """Return the attempt that a new release is approved as."""
-    return max((bundle.attempt for bundle in sent), default=0) + 1
 
 
 def _read(path: Path, attempt: int) -> Sent:

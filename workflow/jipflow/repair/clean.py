@@ -12,10 +12,9 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jipflow.files import read_json
-from jipflow.repair.standing import protocols_of, shard_jobs
+from jipflow.provenance import is_whole
+from jipflow.repair.standing import mapping_of, protocols_of, shard_jobs
 from jipflow.subset import FOLDER
 
 SHARD = re.compile(r"s\d{5}(?:-[a-z2-7]{16})?")
@@ -91,8 +90,8 @@ def _shards(results: Path, folders: Collection[Path]) -> Iterator[Path]:
     """Yield what is of shards that the cohort does not have any more."""
     for folder in folders:
         jobs = shard_jobs(folder)
-        if not (folder / "cohort" / "provenance.json").is_file() or not jobs.cases:
-            continue  # a cohort that is being chosen, or that lost all at once, says nothing
+        if not is_whole(folder / "cohort" / "provenance.json") or not jobs.cases:
+            continue  # a cohort that is being chosen, was cut off, or lost all at once says nothing
         places = [folder / "shards", folder / "work", folder / "cohort" / "apart"]
         places += sorted(path for path in _listed(folder / "logs") if path.is_dir())
         for place in places:
@@ -119,7 +118,7 @@ def _subset(results: Path, folders: Collection[Path]) -> Iterator[Path]:
 def _candidates(results: Path, folders: Collection[Path]) -> Iterator[Path]:
     """Yield candidates of rounds before the one that is open, which nobody approved or packed."""
     for folder in folders:
-        standing = _of_json(folder / "rounds" / "standing.json")
+        standing = mapping_of(folder / "rounds" / "standing.json")
         bundles = [path.name for path in _listed(folder / "bundles")]
         for path in _named(folder / "release", ROUND):
             number = ROUND.fullmatch(path.name)
@@ -160,17 +159,9 @@ def _named(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     return [path for path in _listed(folder) if pattern.fullmatch(path.name.partition(".")[0])]
 
 
-def _of_json(path: Path) -> dict[str, Any]:
-    try:
-        content = read_json(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def _is_annotated(folder: Path) -> bool:
     """Return whether persons draw for a protocol; also where its settings do not say."""
-    settings = _of_json(folder / "settings.json")
+    settings = mapping_of(folder / "settings.json")
     specs = settings.get("protocol", {}).get("segmentations")
     return specs is None or any(spec["engine"] == "annotated" for spec in specs)
 
@@ -180,7 +171,7 @@ def _own_paths(folder: Path) -> set[Path]:
 
     They may lie anywhere, below the results too.
     """
-    site = _of_json(folder / "settings.json").get("site", {})
+    site = mapping_of(folder / "settings.json").get("site", {})
     found: set[Path] = set()
     for section in ("identity", "exchange", "annotation", "consent", "clinical", "models"):
         for value in (site.get(section) or {}).values():

@@ -172,7 +172,8 @@ def shard_jobs(protocol: Path) -> Jobs:
     """Return the shards that the cohort of a protocol is processed in; none where there is none."""
     try:
         return jobs_of(protocol)
-    except (FileNotFoundError, NotADirectoryError, KeyError):
+    # Where the table of cases was cut off within a row, the row has no shard.
+    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError):
         return Jobs({}, frozenset())
 
 
@@ -203,7 +204,7 @@ def _protocol(folder: Path, lock: Holder) -> ProtocolStanding:
     found.excluded = tables["cohort", ""].excluded
     found.shards, found.shards_done = len(jobs), len(complete)
     found.running, found.stopped = _begun(folder, ended, lock)
-    found.subset = _of_json(folder / "subset" / "verdict.json").get("subset")
+    found.subset = mapping_of(folder / "subset" / "verdict.json").get("subset")
     found.release = _release(folder)
     if jobs:
         began = _began(folder, lock)
@@ -251,7 +252,7 @@ def _entries(folder: Path) -> list[str]:
         return []
 
 
-def _of_json(path: Path) -> dict[str, Any]:
+def mapping_of(path: Path) -> dict[str, Any]:
     """Return a mapping that a file holds; an empty one where there is none."""
     try:
         content = read_json(path)
@@ -262,7 +263,7 @@ def _of_json(path: Path) -> dict[str, Any]:
 
 def _stages(folder: Path) -> set[str]:
     """Return the stages that a shard goes through, by the settings of the last run."""
-    settings = _of_json(folder / "settings.json")
+    settings = mapping_of(folder / "settings.json")
     if not settings:
         return set()
     site = settings["site"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jipflow.analyses.cells import Scanners, groups_met, measured_places, scanners_of
-from jipflow.files import read_frame
+from jipflow.files import read_frame, read_tsv
 from jipflow.outcomes import passed, read_outcomes
 from jipflow.release.clinical import Clinical, read_clinical
 from jipflow.settings.clinical import ROLE
@@ -132,8 +131,7 @@ def basis(
         clinical: ``clinical.parquet``, where the protocol has clinical variables.
     """
 
-    with open(cases, encoding="utf-8", newline="") as stream:
-        rows = list(csv.DictReader(stream, delimiter="\t"))
+    rows = read_tsv(cases)
     patient_of = {row["case_id"]: row["patient"] for row in rows}
     with_role: dict[str, set[str]] = {}
     for row in rows:

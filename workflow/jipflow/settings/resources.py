@@ -38,6 +38,31 @@ def check_repository() -> None:
         )
 
 
+def check_rules(folder: Path) -> None:
+    """Check that the rules of a run are those of this version of the package.
+
+    Commands and files differ between versions, so a profile that names the Snakefile of another
+    clone than the one whose `snakemake` runs would mix two.
+
+    Args:
+        folder: of the rules that are read; a copy of this version's will do.
+
+    Raises:
+        ConfigError: a rules file is missing there or is another.
+    """
+    own = ROOT / "rules"
+    if folder.resolve() == own:
+        return
+    for path in sorted(own.glob("*.smk")):
+        other = folder / path.name
+        if not other.is_file() or other.read_bytes() != path.read_bytes():
+            raise ConfigError(
+                f"{other} is not of this version of jipflow, which is in {ROOT}: name the "
+                "Snakefile in there (--snakefile, or `snakefile` of your profile), or start the "
+                f"snakemake in the .venv/bin of {folder.parent}."
+            )
+
+
 MOST_BYTES = 5_000_000
 """Most bytes of a file of settings; the largest that jipflow has is 0.1 MB."""
 

@@ -23,6 +23,18 @@ CREATORS = {"GE": (0x0009, "GEMS_PETD_01"), "Siemens": (0x0071, "SIEMENS MED PT"
 """Group and private creator of a maker's block that has the time its PET is corrected to."""
 
 
+SCALING = (
+    *("Units", "SUVType", "CountsSource", "CorrectedImage", "DecayCorrection", "DecayCorrected"),
+    *("DecayCorrectionDateTime", "PatientWeight", "PatientSize", "PatientSex", "SeriesDate"),
+    *("SeriesTime", "TimezoneOffsetFromUTC"),
+)
+OF_TRACER = (
+    *("RadionuclideTotalDose", "RadionuclideHalfLife", "RadiopharmaceuticalStartTime"),
+    "RadiopharmaceuticalStartDateTime",
+)
+"""What decides on SUV beside the time of the image, in a header and in that of its tracer."""
+
+
 @dataclass(frozen=True)
 class Fields:
     """The headers of a PET series.
@@ -181,6 +193,20 @@ class Fields:
         """
         name = f"({group:04X},xx{element:02X}) of {creator}"
         return str(self.one(name, [_private(d, group, creator, element) for d in self.slices]))
+
+
+def differing_field(one: Dataset, other: Dataset) -> str:
+    """Name a field by which two headers would give the same pixels another SUV; empty for none."""
+    tracers = [
+        (header.get("RadiopharmaceuticalInformationSequence") or [Dataset()])[0]
+        for header in (one, other)
+    ]
+    pairs = [(name, one.get(name), other.get(name)) for name in SCALING]
+    pairs += [(name, *(tracer.get(name) for tracer in tracers)) for name in OF_TRACER]
+    for name, first, second in pairs:
+        if plain(first) != plain(second):
+            return f"{name} ({plain(first) or 'nothing'}, {plain(second) or 'nothing'})"
+    return ""
 
 
 def plain(value: Any) -> Any:

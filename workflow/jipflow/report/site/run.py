@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.files import read_frame, read_json, read_parquet
+from jipflow.files import read_frame, read_json, read_parquet, read_tsv
 from jipflow.outcomes import STAGES as OUTCOME_STAGES
 from jipflow.outcomes import Outcome, read_outcomes
 from jipflow.palette import segment_colour
@@ -137,12 +136,6 @@ def optional_frame(path: Path) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     return read_frame(path)
-
-
-def read_tsv(path: Path) -> list[dict[str, str]]:
-    """Read a table of tab-separated values with a line of names."""
-    with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 def scanner(image: Mapping[str, str]) -> str:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from jipflow import plots
 from jipflow.costs import ENDING
+from jipflow.files import read_tsv
 from jipflow.outcomes import Outcome
-from jipflow.report.site.run import STAGES, Run, read_tsv
+from jipflow.report.site.run import STAGES, Run
 
 RULES = (
     "catalog",

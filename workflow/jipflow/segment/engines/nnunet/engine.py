@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -316,20 +315,3 @@ def load_predictor(
         first.get("inference_allowed_mirroring_axes"),
     )
     return predictor
-
-
-def predict_labels(predictor: nnUNetPredictor, volume: Volume, axes: str = "LPS") -> NDArray[Any]:
-    """Predict the label map of a volume on its own grid.
-
-    Args:
-        predictor: of a model with one channel.
-        volume: in any orientation.
-        axes: where x, y and z run in the files that the model was trained with.
-
-    Returns:
-        Labels of shape (z, y, x) of the volume.
-    """
-    axes = inference.orientation(predictor, axes)
-    ready = inference.preprocess(predictor, [volume], axes)
-    found = inference.predict(predictor, ready, inference.device_choices(predictor.device)[0])
-    return inference.label_map(predictor, found).array_on(volume.grid)
