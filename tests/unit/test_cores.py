@@ -24,6 +24,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from jipflow.cores import core
+Path(f"{sys.argv[2]} asks").touch()
 with core(sys.argv[1]):
     Path(sys.argv[2]).touch()
     time.sleep(60)
@@ -67,13 +68,18 @@ def test_no_more_work_at_a_time_than_there_are_cores(folder):
     assert max(most) == NUMBER
 
 
-def held(folder: Path, name: str) -> subprocess.Popen[bytes]:
+def started(folder: Path, name: str, reaches: str) -> subprocess.Popen[bytes]:
+    """A process that takes a core, once a file says how far it is."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), str(folder / name)])
-    until = time.monotonic() + 20
-    while not (folder / name).exists():
-        assert time.monotonic() < until, f"{name} has got no core"
+    until = time.monotonic() + 60
+    while not (folder / reaches).exists():
+        assert time.monotonic() < until, f"there is no {reaches}"
         time.sleep(0.02)
     return process
+
+
+def held(folder: Path, name: str) -> subprocess.Popen[bytes]:
+    return started(folder, name, name)
 
 
 def test_a_core_comes_back_from_who_is_killed(folder):
@@ -97,8 +103,8 @@ def test_a_core_comes_back_from_who_is_killed(folder):
 
 def test_who_ends_while_waiting_takes_no_core(folder):
     first = [held(folder, str(number)) for number in range(NUMBER)]
-    gone = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), str(folder / "gone")])
-    time.sleep(0.5)
+    gone = started(folder, "gone", "gone asks")
+    time.sleep(0.2)
     gone.kill()
     gone.wait()
     for each in first:

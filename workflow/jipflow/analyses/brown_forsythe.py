@@ -20,10 +20,9 @@ from jipflow.analyses.cells import Values
 from jipflow.analyses.contract import Analysis
 from jipflow.analyses.facts import Implied, LedgerCell, Limits
 from jipflow.analyses.forms import ReleasedAnalysis
-from jipflow.analyses.moments import broken, merged, tell_beside
-from jipflow.analyses.rules import Passed, Withheld
+from jipflow.analyses.moments import merged
 from jipflow.blocks import Drawing
-from jipflow.settings.protocol import AnalysisSettings, Disclosure
+from jipflow.settings.protocol import AnalysisSettings
 
 
 class Settings(AnalysisSettings):
@@ -55,7 +54,7 @@ class Released(ReleasedAnalysis):
     cells: list[Cell]
 
 
-class BrownForsythe(Analysis[Settings, Cell, Released]):
+class BrownForsythe(deviations.SendsDistances, Analysis[Settings, Cell, Released]):
     """Moments of distances from medians, and W."""
 
     cell = Cell
@@ -65,8 +64,6 @@ class BrownForsythe(Analysis[Settings, Cell, Released]):
         "Each distance is from the median of its site; numbers, means and sums of squares of the"
         " distances were compared by a one-way analysis of variance (Brown and Forsythe 1974)."
     )
-    rules = deviations.RULES
-    equations = deviations.EQUATIONS
 
     def compute(self, values: Values, stated: Any = None) -> deviations.Computed:
         """Compute the moments of the distances from the median."""
@@ -74,22 +71,6 @@ class BrownForsythe(Analysis[Settings, Cell, Released]):
 
         median = float(np.median(values.numbers)) if values.numbers.size else 0.0
         return deviations.from_centre(values, median)
-
-    def check(
-        self, content: deviations.Computed, patients: int, disclosure: Disclosure
-    ) -> Passed | Withheld:
-        """Withhold numbers out of the format's range, and those that tell of few patients."""
-        return deviations.check(content, disclosure)
-
-    def tells_beside(
-        self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
-    ) -> bool:
-        """Return whether a difference from other sums is one that would not leave itself."""
-        return tell_beside(cell, earlier, disclosure)
-
-    def tells_of_few(self, values: Values, disclosure: Disclosure) -> bool:
-        """Return whether a mean and a variance would tell of few of the patients."""
-        return broken(values, disclosure) is not None
 
     @staticmethod
     def excludes(cell: LedgerCell, other: LedgerCell) -> bool:

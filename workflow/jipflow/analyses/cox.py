@@ -62,15 +62,14 @@ from jipflow.analyses.forms import (
     StatedCell,
     Value,
 )
-from jipflow.analyses.moments import EXACT
 from jipflow.analyses.newton import Step, newton
 from jipflow.analyses.rules import Passed, Withheld
 from jipflow.analyses.scatter import Product, is_positive, ranges_of, symmetric, units
+from jipflow.analyses.scores import draw_scores, score_rows
 from jipflow.analyses.stratified import RULES, Content, beside, content_of, fitted, left_of
 from jipflow.analyses.units import with_unit
-from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
+from jipflow.blocks import Drawing, Row, TableCell, head, numeral
 from jipflow.exchange.roster import FEWEST_SITES
-from jipflow.plots import number
 from jipflow.settings.clinical import ROLE, VARIABLE, ClinicalVariable
 from jipflow.settings.covariates import Covariate
 from jipflow.settings.part import NotNegative, Positive
@@ -404,7 +403,13 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
         """Show score and information of every model."""
         groups: dict[str, list[Row]] = defaultdict(list)
         for cell in analysis.cells:
-            groups[cell.key.title] += _sent(cell, [cell.feature, *term_names(analysis.covariates)])
+            about = [
+                TableCell(with_unit(cell.feature), scope="row"),
+                numeral(str(cell.n)),
+                numeral(str(cell.events)),
+            ]
+            names = [cell.feature, *term_names(analysis.covariates)]
+            groups[cell.key.title] += score_rows(cell, about, names)
         lead = (
             "Each model is of n patients who have all of its variables, of whom so many have the "
             "event. The hub chose the coefficients, 0 in the first round. Of each variable leaves "
@@ -413,15 +418,7 @@ class Cox(OfColumns, Analysis[Settings, Cell, Released]):
             "these numbers as they leave, each information with the variables up to itself."
         )
         titles = [head("Model"), head("n", "num"), head("Events", "num"), head("Variable")]
-        titles += [head(name, "num") for name in ("Coefficient", "Score", "Information")]
-        titles += [head(name, f"num{EXACT}") for name in ("Exact score", "Exact information")]
-        return Drawing(
-            lead,
-            [
-                Group(title, table=Table(f"Models of {title}", titles, rows))
-                for title, rows in sorted(groups.items())
-            ],
-        )
+        return draw_scores(lead, titles, groups)
 
     @staticmethod
     def draw_result(analysis: Mapping[str, Any], sites: Sequence[str]) -> Drawing:
@@ -459,22 +456,3 @@ def _totals(by_site: Mapping[str, Cell]) -> dict[str, int]:
     """Return patients and events of all sites."""
     cells = by_site.values()
     return {"n": sum(cell.n for cell in cells), "events": sum(cell.events for cell in cells)}
-
-
-def _sent(cell: Cell, names: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a model on the releaser's page, a variable each."""
-    for i, name in enumerate(names):
-        about = [
-            TableCell(with_unit(cell.feature), scope="row"),
-            numeral(str(cell.n)),
-            numeral(str(cell.events)),
-        ]
-        yield [
-            *(about if i == 0 else [TableCell("") for _ in about]),
-            TableCell(name),
-            numeral(number(cell.beta[i], 7)),
-            numeral(number(cell.score[i], 5)),
-            numeral(number(cell.information[i][i], 5)),
-            numeral(number(cell.score[i], 17), f"num{EXACT}"),
-            numeral("; ".join(number(each, 17) for each in cell.information[i]), f"num{EXACT}"),
-        ]

@@ -13,7 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jipflow.analyses import moments as of_moments
 from jipflow.analyses.cells import Values
@@ -95,25 +95,41 @@ def _signed(values: Values, centre: float, rest: float) -> Any:
     return (values.numbers - centre) - rest
 
 
-def check(content: Computed, disclosure: Disclosure) -> Passed | Withheld:
-    """Withhold what tells of few patients: by the values, by the distances, and by either side.
+class SendsDistances:
+    """What a kind does whose cell is the moments of distances from a centre."""
 
-    The squares of distances give those of the values, so that what holds for a mean and a variance
-    of values holds here as well.
-    """
-    if content.moments is None or not of_moments.in_range(content.moments):
-        return Withheld(of_moments.NUMBER_RANGE)
-    found = [of_moments.broken(content.values, disclosure)]
-    if content.distances is not None:
-        found.append(of_moments.broken(content.distances, disclosure))
-        if few_beside(content, disclosure):
-            found.append(FEW_BESIDE)
-    broken = [rule for rule in RULES if rule in found]
-    if broken:
-        return Withheld(broken[0])
-    if not of_moments.keeps_digits(content.moments):
-        return Withheld(of_moments.NUMBER_RANGE)
-    return Passed({"of": content.of, **asdict(content.moments)})
+    rules: ClassVar[tuple[Rule, ...]] = RULES
+    equations: ClassVar[int] = EQUATIONS
+
+    def check(self, content: Computed, patients: int, disclosure: Disclosure) -> Passed | Withheld:
+        """Withhold what tells of few patients: by the values, the distances, and either side.
+
+        The squares of distances give those of the values, so that what holds for a mean and a
+        variance of values holds here as well. Numbers out of the format's range are withheld, too.
+        """
+        if content.moments is None or not of_moments.in_range(content.moments):
+            return Withheld(of_moments.NUMBER_RANGE)
+        found = [of_moments.broken(content.values, disclosure)]
+        if content.distances is not None:
+            found.append(of_moments.broken(content.distances, disclosure))
+            if few_beside(content, disclosure):
+                found.append(FEW_BESIDE)
+        broken = [rule for rule in RULES if rule in found]
+        if broken:
+            return Withheld(broken[0])
+        if not of_moments.keeps_digits(content.moments):
+            return Withheld(of_moments.NUMBER_RANGE)
+        return Passed({"of": content.of, **asdict(content.moments)})
+
+    def tells_beside(
+        self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
+    ) -> bool:
+        """Return whether a difference from other sums is one that would not leave itself."""
+        return of_moments.tell_beside(cell, earlier, disclosure)
+
+    def tells_of_few(self, values: Values, disclosure: Disclosure) -> bool:
+        """Return whether a mean and a variance would tell of few of the patients."""
+        return of_moments.broken(values, disclosure) is not None
 
 
 def few_beside(content: Computed, disclosure: Disclosure) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
@@ -12,11 +12,10 @@ from jipflow.analyses import sent_scatter
 from jipflow.analyses.estimates import INTERCEPT, term_names
 from jipflow.analyses.forms import LARGEST, Count, CountedCell, Enough, StatedCell, Value
 from jipflow.analyses.likelihoods import Point, Sums
-from jipflow.analyses.moments import EXACT
 from jipflow.analyses.scatter import Product, ScatterCell, symmetric
+from jipflow.analyses.scores import draw_scores, score_rows
 from jipflow.analyses.units import with_unit
-from jipflow.blocks import Drawing, Group, Row, Table, TableCell, head, numeral
-from jipflow.plots import number
+from jipflow.blocks import Drawing, Row, TableCell, head, numeral
 from jipflow.settings.covariates import Covariate
 from jipflow.settings.part import AsGiven, NotNegative
 
@@ -114,7 +113,8 @@ def draw_sent(
     groups: dict[str, list[Row]] = defaultdict(list)
     for cell in cells:
         if isinstance(cell, Evaluated):
-            groups[cell.key.title] += _rows(cell, [INTERCEPT, cell.feature, *names])
+            about = [TableCell(with_unit(cell.feature), scope="row"), numeral(str(cell.n))]
+            groups[cell.key.title] += score_rows(cell, about, [INTERCEPT, cell.feature, *names])
     lead = (
         "Each model is of n patients who have all of its variables. The hub chose the "
         "coefficients, in units of the standard deviation over all sites. Of each leaves by how "
@@ -122,28 +122,4 @@ def draw_sent(
         "they fix it (information). Behind the switch are these numbers as they leave, each "
         "information with the terms up to itself."
     )
-    titles = [head("Model"), head("n", "num"), head("Term")]
-    titles += [head(name, "num") for name in ("Coefficient", "Score", "Information")]
-    titles += [head(name, f"num{EXACT}") for name in ("Exact score", "Exact information")]
-    return Drawing(
-        lead,
-        [
-            Group(title, table=Table(f"Models of {title}", titles, rows))
-            for title, rows in sorted(groups.items())
-        ],
-    )
-
-
-def _rows(cell: Evaluated, names: Sequence[str]) -> Iterator[Row]:
-    """Yield the rows of a model on the releaser's page, a term each."""
-    for i, name in enumerate(names):
-        about = [TableCell(with_unit(cell.feature), scope="row"), numeral(str(cell.n))]
-        yield [
-            *(about if i == 0 else [TableCell("") for _ in about]),
-            TableCell(name),
-            numeral(number(cell.beta[i], 7)),
-            numeral(number(cell.score[i], 5)),
-            numeral(number(cell.information[i][i], 5)),
-            numeral(number(cell.score[i], 17), f"num{EXACT}"),
-            numeral("; ".join(number(each, 17) for each in cell.information[i]), f"num{EXACT}"),
-        ]
+    return draw_scores(lead, [head("Model"), head("n", "num"), head("Term")], groups)

@@ -33,19 +33,16 @@ from jipflow.analyses.forms import (
 )
 from jipflow.analyses.moments import (
     Moments,
-    broken,
     merge_moments,
     merged,
     moments,
-    tell_beside,
     verify_moments,
 )
-from jipflow.analyses.rules import Passed, Withheld
 from jipflow.analyses.sent_moments import key_of
 from jipflow.blocks import Drawing
 from jipflow.exchange.roster import FEWEST_SITES
 from jipflow.settings.bounds import bounds
-from jipflow.settings.protocol import AnalysisSettings, Disclosure
+from jipflow.settings.protocol import AnalysisSettings
 
 SITE_LEFT = "a site that is in the mean of a group has withheld its distances"
 """Why there is no test: the means are not those of the values whose distances are there."""
@@ -86,7 +83,7 @@ class Stated(StatedAnalysis):
     cells: list[Centre]
 
 
-class Levene(Analysis[Settings, Cell, Released]):
+class Levene(deviations.SendsDistances, Analysis[Settings, Cell, Released]):
     """Moments of distances from means, and Levene's W."""
 
     cell = Cell
@@ -97,8 +94,6 @@ class Levene(Analysis[Settings, Cell, Released]):
         "numbers, means and sums of squares of the distances were merged and compared by a one-"
         "way analysis of variance (Levene 1960)."
     )
-    rules = deviations.RULES
-    equations = deviations.EQUATIONS
 
     @property
     def rounds(self) -> int:
@@ -113,22 +108,6 @@ class Levene(Analysis[Settings, Cell, Released]):
         if stated is None:
             return deviations.of_values(values)
         return deviations.from_centre(values, stated.mean, stated.mean_rest)
-
-    def check(
-        self, content: deviations.Computed, patients: int, disclosure: Disclosure
-    ) -> Passed | Withheld:
-        """Withhold numbers out of the format's range, and those that tell of few patients."""
-        return deviations.check(content, disclosure)
-
-    def tells_beside(
-        self, cell: LedgerCell, earlier: Sequence[LedgerCell], disclosure: Disclosure
-    ) -> bool:
-        """Return whether a difference from other sums is one that would not leave itself."""
-        return tell_beside(cell, earlier, disclosure)
-
-    def tells_of_few(self, values: Values, disclosure: Disclosure) -> bool:
-        """Return whether a mean and a variance would tell of few of the patients."""
-        return broken(values, disclosure) is not None
 
     @staticmethod
     def excludes(cell: LedgerCell, other: LedgerCell) -> bool:
