@@ -273,6 +273,29 @@ def test_a_map_that_contradicts_itself_is_refused(world, text):
         export(world)
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"patient_id,person_id\nP1,1,9\n", "row 1 has more or fewer cells than the first line"),
+        (b"patient_id,person_id,person_id\nP1,1,2\n", "has the column 'person_id' twice"),
+        ("patient_id,person_id\nMüller,1\n".encode("latin-1"), "is not encoded as utf-8"),
+        (b"patient_id,person\nP1,1\n", "has no column 'person_id'"),
+        (b"patient_id,person_id\n", "it has no row; the columns are patient_id, person_id"),
+    ],
+    ids=["cells", "twice", "latin", "column", "empty"],
+)
+def test_a_map_that_is_no_such_table_is_refused_in_a_line(world, content, message):
+    (world / "persons.csv").write_bytes(content)
+    with pytest.raises(StageError, match=message):
+        export(world)
+
+
+def test_a_map_may_have_semicolons(world):
+    persons = world / "persons.csv"
+    persons.write_text(persons.read_text().replace(",", ";"))
+    assert not pd.read_csv(export(world) / "measurement.csv").empty
+
+
 def test_what_did_not_measure_well_has_no_row(world):
     path = world / "results/demo/outcomes.parquet"
     failed = Outcome("case1", "measure", "organs", Status.FAILED, "empty_segment", "none")
