@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jipflow.analyses.bins import SAME_BINS, bin_index, bins_to_hide, hides, tells
-from jipflow.analyses.cells import CellKey, Values
+from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import Proposed
 from jipflow.analyses.histogram import (
     MANY_BINS,
@@ -21,6 +21,7 @@ from jipflow.analyses.histogram import (
 )
 from jipflow.analyses.rules import Passed
 from jipflow.settings.protocol import Disclosure
+from quantile_world import values_of
 
 FIVE = Disclosure(min_patients=5)
 
@@ -53,15 +54,6 @@ def test_bins_are_those_of_numpy_and_nothing_vanishes(values, edges):
 
 def test_edges_belong_to_the_upper_bin_save_the_last():
     assert bin_index(np.array([0.0, 1.0, 2.0, 2.1, -0.1]), [0, 1, 2]).tolist() == [1, 2, 2, 3, 0]
-
-
-def values_of(numbers, patients=None):
-    """Return values, each of a case and a patient of its own unless patients are named."""
-    ids = np.array([f"c{i:04d}" for i in range(len(numbers))], dtype=object)
-    patients = [f"p{i:04d}" for i in range(len(numbers))] if patients is None else patients
-    return Values(
-        np.array(numbers, dtype=float), np.array(patients, dtype=object), ids, frozenset(ids)
-    )
 
 
 def filled(*counts):
