@@ -112,7 +112,7 @@ def write_result(
         "rows": [list(row) for row in rows],
         "notes": list(notes),
         "page": page,
-        "machine": _machine(),
+        "machine": machine(),
         "versions": {
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in ("jipflow", *packages)},
@@ -138,11 +138,11 @@ def _write_page(page: str, title: str, results: Sequence[dict[str, Any]]) -> Non
         "from the same inputs in the same run.",
     ]
     for result in results:
-        machine = result["machine"]
+        used = result["machine"]
         lines += ["", f"## {result['title']}", "", *_table(result), ""]
         lines += [f"* {note}" for note in result["notes"]]
         lines.append(
-            f"* {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB; "
+            f"* {used['cpu']}, {used['cores']} cores, {used['memory_gb']} GB; "
             + ", ".join(f"{name} {version}" for name, version in result["versions"].items())
             + "."
         )
@@ -150,7 +150,8 @@ def _write_page(page: str, title: str, results: Sequence[dict[str, Any]]) -> Non
         partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return what this runs on."""
     model = platform.machine()
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):
