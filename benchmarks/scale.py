@@ -100,7 +100,8 @@ class Fabricated:
         """Return the cases of each shard of a cohort of so many."""
         names = [f"{number:016d}".translate(DIGITS) for number in range(cases)]
         shards: dict[str, list[str]] = {}
-        found = assigned(self.out / "cohort" / "assignment.tsv", names, usual_size(cases))
+        # Beside a cohort it would say that pseudonyms were made, and so that there is a secret.
+        found = assigned(self.folder / "cohort" / "assignment.tsv", names, usual_size(cases))
         for case, shard in found.items():
             shards.setdefault(shard, []).append(case)
         return shards

@@ -114,6 +114,7 @@ WAYS = (
     ),
     Way(r"sha256sum install\.py$", None, "of what was carried to the site"),
     Way(r"export PATH=/opt/", None, "the shell of a user"),
+    Way(r"cp /opt/", None, "of what an archive has carried; test_offline.py carries a file"),
     Way(r"jipflow phantom ", SHORT),
     Way(r"jipflow watch ", (r"$", " --once")),
     Way(r"\S*jipflow ", REAL),

@@ -107,7 +107,7 @@ def _rows(path: Path, columns: Sequence[str], database: Path | None = None) -> l
 
 
 def _listed(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    rows = []
+    rows: list[dict[str, str]] = []
     for row, is_broken in read_rows(path, dict.fromkeys(columns, "`jipflow omop export`")):
         if is_broken:
             raise StageError(
