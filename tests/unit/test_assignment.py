@@ -115,10 +115,10 @@ def test_a_cohort_with_more_shards_than_numbers_is_refused_with_the_size_that_he
     [
         (0, 0, 50),
         (51, 2, 50),
-        (40_000, 800, 50),
-        (41_616, 816, 51),
-        (100_000, 1_266, 79),
-        (10_000_000, 12_659, 790),
+        (35_000, 700, 50),
+        (36_414, 714, 51),
+        (100_000, 1_191, 84),
+        (10_000_000, 11_835, 845),
     ],
 )
 def test_shards_and_their_size_grow_alike_where_no_size_is_set(cases, shards, size):

@@ -101,14 +101,18 @@ def test_the_page_about_many_cases_has_what_was_measured():
     rows = read_json(report.RESULTS / "scale.json")["rows"]
     seconds = {(cases, what): cpu for cases, _, what, cpu, _ in rows}
     memory = {(cases, what): peak for cases, _, what, _, peak in rows}
+    shards = {cases: number for cases, number, *_ in rows}[100_000]
+    jobs = 6 * shards
     start, rerun, plan = 1_000, "rerun, nothing to do", "plan, nothing computed"
     page = (report.DOCS / "scale.md").read_text(encoding="utf-8")
-    job = (seconds[100_000, plan] - seconds[start, rerun]) / 12
-    kib = (memory[100_000, plan] - memory[start, rerun]) * 1024 / 12_000
-    shard = (seconds[100_000, rerun] - seconds[start, rerun]) / 2
+    job = (seconds[100_000, plan] - seconds[start, rerun]) / jobs * 1000
+    kib = (memory[100_000, plan] - memory[start, rerun]) * 1024 / jobs
+    shard = (seconds[100_000, rerun] - seconds[start, rerun]) / shards * 1000
     assert f"settings | {seconds[start, rerun]:.1f} s, " in page
-    assert f"| a job is planned | {job:.1f} ms, {kib:.0f} KiB | {12 * job:.0f} s, " in page
-    assert f"without its jobs | {shard:.1f} ms | {2 * shard:.1f} s |" in page
+    assert f"| a job is planned | {job:.1f} ms, {kib:.0f} KiB | {jobs * job / 1000:.0f} s, " in page
+    assert f"a cohort of 100,000 cases: {jobs:,} jobs |" in page
+    assert f"is planned in {seconds[100_000, plan]:.0f} s and {memory[100_000, plan]:.0f} M" in page
+    assert f"without its jobs | {shard:.1f} ms | {shards * shard / 1000:.1f} s |" in page
     assert f"finds in {-(-seconds[100_000, rerun] // 1):.0f} s that nothing" in page
     assert f"planned in {seconds[100_000, 'plan of 10 % more']:.0f} s." in page
 

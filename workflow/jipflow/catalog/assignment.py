@@ -24,11 +24,11 @@ USUAL = 50
 def usual_size(cases: int) -> int:
     """Return how many cases a shard takes where the site has set no number.
 
-    Up to 40,000 cases it is 50. Planning goes by the number of shards; what is lost with a job, and
+    Up to 35,000 cases it is 50. Planning goes by the number of shards; what is lost with a job, and
     the time that it asks for, by their size. Above, both grow as the square root of the cohort,
-    with sixteen shards for each case of one: a shard of 100,000 cases asks for less than a day.
+    with fourteen shards for each case of one: a shard of 100,000 cases asks for less than a day.
     """
-    return max(USUAL, math.isqrt(cases // 16))
+    return max(USUAL, math.isqrt(cases // 14))
 
 
 def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:
