@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 from pathlib import Path
 
 import highdicom
@@ -713,6 +714,17 @@ def votes(how, *rows):
     return row.tolist()
 
 
+READ_ONLY = """
+import sys
+from pathlib import Path
+from jipflow.annotate.inbox import check_inbox, open_inbox
+inbox, results = map(Path, sys.argv[1:])
+open_inbox(inbox, results)
+check_inbox(inbox, results)
+print((results / "inbox.json").exists())
+"""
+
+
 def test_an_inbox_that_is_away_is_not_one_that_is_empty(tmp_path):
     inbox, results = tmp_path / "share" / "lung", tmp_path / "results" / "lung"
     check_inbox(inbox, results)
@@ -720,18 +732,32 @@ def test_an_inbox_that_is_away_is_not_one_that_is_empty(tmp_path):
         open_inbox(inbox, results)
         assert inbox.is_dir()
         check_inbox(inbox, results)
-    inbox.rmdir()
+    shutil.rmtree(inbox)
+    # The folder that the disk covers may have been made by hand.
+    inbox.mkdir()
     for damage in (None, b"", b'{"inbox'):
         if damage is not None:
             (results / "inbox.json").write_bytes(damage)
         for look in (check_inbox, open_inbox):
             with pytest.raises(PlaceError, match=r"share/lung, where .* is gone; see whether its"):
                 look(inbox, results)
-    assert not inbox.exists()
-    inbox.mkdir()
+    assert not list(inbox.iterdir())
+    (results / "inbox.json").unlink()
     open_inbox(inbox, results)
+    check_inbox(inbox, results)
     open_inbox(tmp_path / "another", results)
     assert (tmp_path / "another").is_dir()
+
+
+def test_an_inbox_that_may_only_be_read_is_not_missed(tmp_path):
+    share, results = tmp_path / "share", tmp_path / "results"
+    share.mkdir()
+    results.mkdir()
+    share.chmod(0o555)
+    found = bound_python(READ_ONLY, share / "lung", results)
+    share.chmod(0o755)
+    assert (found.stdout, found.stderr) == ("False\n", "")
+    assert not list(share.iterdir())
 
 
 def test_the_state_of_the_inbox_knows_a_file_that_was_replaced_by_an_older_one(site):

@@ -118,7 +118,8 @@ def test_a_cohort_with_more_shards_than_numbers_is_refused_with_the_size_that_he
         (35_000, 700, 50),
         (36_414, 714, 51),
         (100_000, 1_191, 84),
-        (10_000_000, 11_835, 845),
+        (1_000_000, 11_905, 84),
+        (10_000_000, 99_010, 101),
     ],
 )
 def test_shards_and_their_size_grow_alike_where_no_size_is_set(cases, shards, size):

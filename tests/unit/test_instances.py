@@ -14,6 +14,7 @@ from jipflow.images.acquisitions import same_image
 from jipflow.images.instances import planes_of
 from jipflow.images.pixels import decode
 from jipflow.images.series import read_planes, read_series_volume
+from jipflow.images.suv.fields import differing_field
 from jipflow.phantom import dicom
 from jipflow.reasons import CaseFault, Decision, Reason
 from series_factory import concatenation, ct_datasets, ct_hu, enhanced, series_of, write
@@ -159,6 +160,48 @@ def test_a_seg_names_each_part_of_a_multi_frame_image_with_its_frames(tmp_path):
     assert [item.ReferencedSOPInstanceUID for item in instances] == uids
     image = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0]
     assert image.SourceImageSequence[0].SpatialLocationsPreserved == "YES"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "differs"),
+    [
+        ("PatientWeight", "70.1", False),
+        ("PatientWeight", "77", True),
+        ("SeriesTime", "090000.000", False),
+        ("SeriesTime", "090001", True),
+        ("Units", "bqml", False),
+        ("Units", "GML", True),
+        ("PatientSize", None, False),
+        ("RadionuclideTotalDose", "350000001", False),
+        ("RadionuclideTotalDose", "360000000", True),
+        ("RadiopharmaceuticalStartTime", "0800", True),
+    ],
+)
+def test_fields_that_give_another_suv_are_named(name, value, differs):
+    headers = []
+    for number in range(2):
+        header, tracer = Dataset(), Dataset()
+        header.PatientWeight, header.PatientSize = "70", "1.8"
+        header.SeriesTime, header.Units = "090000", "BQML"
+        tracer.RadionuclideTotalDose, tracer.RadiopharmaceuticalStartTime = "350000000", "0755"
+        header.RadiopharmaceuticalInformationSequence = [tracer]
+        if number and value is not None:
+            setattr(tracer if name.startswith("Radi") else header, name, value)
+        elif number:
+            delattr(header, name)
+        headers.append(header)
+    assert differing_field(*headers).startswith(name) == differs
+    assert differing_field(*headers[::-1]).startswith(name) == differs
+
+
+def test_philips_factors_are_compared_as_numbers():
+    headers = []
+    for factor in ("0.000123", "0.000456"):
+        header = Dataset()
+        block = header.private_block(0x7053, "Philips PET Private Group", create=True)
+        block.add_new(0x00, "DS", factor)
+        headers.append(header)
+    assert differing_field(*headers) == "(7053,xx00) (0.000123, 0.000456)"
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,11 @@ for _name, _change, _field in (
     )(copied(_change, pt_datasets))
 
 
+@read("A copy of a PET without the patient's sex", "pixels, left out: 5.")
+def copy_without_sex(folder):
+    return copied(lambda dataset: dataset.pop("PatientSex"), pt_datasets)(folder), PT
+
+
 @read("A frame is in a multi-frame image twice", "pixels, left out: 1.")
 def frame_twice(folder):
     datasets = ct_datasets()
@@ -618,7 +623,6 @@ for _name, _attribute, _one, _two, _make in (
     ("kernels", "ConvolutionKernel", "B30f", "B70f", ct_datasets),
     ("tube voltages", "KVP", "80", "140", ct_datasets),
     ("echo times", "EchoTime", "2.3", "4.6", mr_datasets),
-    ("inversion times", "InversionTime", "150", "900", mr_datasets),
 ):
     refused(f"Two {_name}, one above the other", Reason.MIXED_ACQUISITIONS, _attribute)(
         halves(_make(), _attribute, _one, _two)

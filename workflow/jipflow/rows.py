@@ -23,8 +23,8 @@ def read_rows(
     separator: str | None = None,
     encoding: str = "utf-8",
     fix: str = "save it as UTF-8",
-) -> Iterator[tuple[dict[str, str], bool]]:
-    """Yield each row by column, and whether it has another number of cells than the first line.
+) -> Iterator[tuple[dict[str, str], int]]:
+    """Yield each row by column, and how many cells it has more than the first line, or fewer (< 0).
 
     Rows without any text are left out.
 
@@ -51,7 +51,7 @@ def read_rows(
             for line in lines:
                 if any(cell.strip() for cell in line):
                     filled = line + [""] * (len(header) - len(line))
-                    yield dict(zip(header, filled, strict=False)), len(line) != len(header)
+                    yield dict(zip(header, filled, strict=False)), len(line) - len(header)
         except UnicodeDecodeError:
             raise StageError(f"{path} is not encoded as {encoding}; {fix}.") from None
         except csv.Error as error:

@@ -143,13 +143,15 @@ def for_each_case(
                         futures.append(pool.submit(_on_a_core, function, case))
                     batches = [future.result() for future in futures]
                 except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
+                    pool.shutdown(cancel_futures=True)
                     raise
         except BrokenExecutor:
             # They begin in their order, so that the first ones were worked on.
             whole = {number for number, future in enumerate(futures) if _has_ended(future)}
             others = [case for number, case in enumerate(cases) if number not in whole]
-            names = " or ".join(name for case in others[:threads] for name in _case_ids(case))
+            # Of a case may be several units.
+            known = dict.fromkeys(name for case in others[:threads] for name in _case_ids(case))
+            names = " or ".join(known)
             raise PlaceError(
                 f"a process was ended from outside{names and f' while it worked on case {names}'}, "
                 "for want of memory as a rule; use fewer cores or more memory, and run the same "

@@ -7,6 +7,7 @@ links are not followed.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,8 @@ PROPOSAL = "proposal"
 READER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 SEEN = "inbox.json"
 """Name of the file in a protocol's results that says which inbox its jobs have seen."""
+MARK = ".jipflow"
+"""Name of an empty file in an inbox by which it is known from the folder that its disk covers."""
 NOTHING = "nothing.txt"
 """Name of the file by which a person says that there is nothing to mark."""
 FILE = re.compile(r"[\w .,()+-]{1,200}")
@@ -101,8 +104,8 @@ def _closed(what: str) -> str:
 def check_inbox(inbox: Path, results: Path) -> None:
     """Check that the inbox is there, if a job has seen it before.
 
-    Where its disk is away, an empty folder may stand in the place of its parent: what readers drew
-    would seem to have been taken back.
+    Where its disk is away, an empty folder may stand in its place: what readers drew would seem to
+    have been taken back.
 
     Args:
         inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
@@ -111,22 +114,25 @@ def check_inbox(inbox: Path, results: Path) -> None:
     Raises:
         PlaceError: it is gone.
     """
-    if inbox.is_dir() or not (results / SEEN).is_file():
+    seen = results / SEEN
+    if (inbox / MARK).is_file() or not seen.is_file():
         return
     try:
-        seen = read_json(results / SEEN) == _seen(inbox)
+        known = read_json(seen) == _seen(inbox)
     except ValueError:
-        seen = True
-    if seen:
+        known = True
+    if known:
         raise PlaceError(
             f"{inbox}, where readers put what they drew, is gone; see whether its disk is mounted, "
-            "and run the same command again. If it was removed for good, make the folder: cases "
+            f"and run the same command again. If it was removed for good, remove {seen}: cases "
             "then wait for their readers again."
         )
 
 
 def open_inbox(inbox: Path, results: Path) -> None:
-    """Make the inbox where no job has seen one, and note that it is there.
+    """Make the inbox where no job has seen one, mark it, and note that it is there.
+
+    One that the account may not write to is not marked, and so not missed.
 
     Args:
         inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
@@ -136,10 +142,18 @@ def open_inbox(inbox: Path, results: Path) -> None:
         PlaceError: it was there, and is gone.
     """
     check_inbox(inbox, results)
-    inbox.mkdir(parents=True, exist_ok=True)
+    seen = results / SEEN
     content = json_text(_seen(inbox))
-    if not (results / SEEN).is_file() or (results / SEEN).read_text(encoding="utf-8") != content:
-        write_json(results / SEEN, _seen(inbox))
+    if seen.is_file() and seen.read_text(encoding="utf-8") == content:
+        return
+    try:
+        inbox.mkdir(parents=True, exist_ok=True)
+        (inbox / MARK).touch()
+    except OSError as error:
+        if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+            raise
+    else:
+        write_json(seen, _seen(inbox))
 
 
 def _seen(inbox: Path) -> dict[str, str]:

@@ -20,15 +20,18 @@ MOST = 99_999
 USUAL = 50
 """Cases of a shard where a cohort is small."""
 
+MOST_USUAL = 84
+"""Cases of a shard whose stages, without readers, ask a cluster for less than a day: 23.5 hours."""
+
 
 def usual_size(cases: int) -> int:
     """Return how many cases a shard takes where the site has set no number.
 
     Up to 35,000 cases it is 50. Planning goes by the number of shards; what is lost with a job, and
     the time that it asks for, by their size. Above, both grow as the square root of the cohort,
-    with fourteen shards for each case of one: a shard of 100,000 cases asks for less than a day.
+    until a job would ask for a day, or there are no names for more shards.
     """
-    return max(USUAL, math.isqrt(cases // 14))
+    return max(USUAL, min(MOST_USUAL, math.isqrt(cases // 14)), -(-cases // MOST))
 
 
 def assigned(path: Path, case_ids: list[str], size: int) -> dict[str, str]:

@@ -259,7 +259,7 @@ def annotate(
     threads: Threads = 1,
 ) -> None:
     """Take over what readers sent back, and write the worklist."""
-    from jipflow.annotate.inbox import inbox_state, open_inbox
+    from jipflow.annotate.inbox import check_inbox, inbox_state, open_inbox
     from jipflow.annotate.stage import run
     from jipflow.annotate.worklist import write_worklist
     from jipflow.cases import read_cases
@@ -297,6 +297,8 @@ def annotate(
             masks=masks,
             threads=threads,
         )
+        # It may have gone while it was looked into.
+        check_inbox(inbox, results)
         write_worklist(
             cases=shard,
             outcomes=made.outcomes,

@@ -23,7 +23,7 @@ B_VALUE = "DiffusionBValue"
 
 ALIKE = {
     "CT": ("ConvolutionKernel", "KVP"),
-    "MR": ("EffectiveEchoTime", "EchoTime", "InversionTime"),
+    "MR": ("EffectiveEchoTime", "EchoTime"),
 }
 """By modality, what else gives the same tissue other values, where slices continue one another."""
 

@@ -108,11 +108,12 @@ def _rows(path: Path, columns: Sequence[str], database: Path | None = None) -> l
 
 def _listed(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
-    for row, is_broken in read_rows(path, dict.fromkeys(columns, "`jipflow omop export`")):
-        if is_broken:
+    for row, more in read_rows(path, dict.fromkeys(columns, "`jipflow omop export`")):
+        # Spreadsheets leave out empty cells at the end of a row.
+        if more > 0:
             raise StageError(
-                f"{path}: row {len(rows) + 1} has more or fewer cells than the first line; quote "
-                "cells with a separator in them."
+                f"{path}: row {len(rows) + 1} has more cells than the first line; quote cells with "
+                "a separator in them."
             )
         rows.append(row)
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ person, beside every one of VR PN."""
 HOLDERS = frozenset({"PN", "SQ", "UN"})
 """VRs of names, of what has elements within it, and of what a private dictionary may name so."""
 
+TRIED = 3
+"""Files of a series that are tried."""
+
 IDENTIFIERS = frozenset({"PatientID", "OtherPatientIDs"})
 
 
@@ -38,12 +42,13 @@ def identifying_values(series: Iterable[Iterable[Path]]) -> tuple[set[str], set[
     A name has a ``^`` in it.
 
     Args:
-        series: of each the DICOM files, of which the first that can be read says it.
+        series: of each the DICOM files, of which the first that can be read says it, among the
+            first `TRIED`: where the archive is away none can, and each may take its time.
     """
     identifiers: set[str] = set()
     values: set[str] = set()
     for paths in series:
-        dataset = next(filter(None, map(_header, paths)), None)
+        dataset = next(filter(None, map(_header, islice(paths, TRIED))), None)
         for element in () if dataset is None else _elements(dataset):
             if element.VR != "PN" and element.keyword not in KEYWORDS:
                 continue

@@ -16,7 +16,14 @@ from pydicom.dataset import Dataset
 
 from jipflow.images.suv.bodies import SuvType, body
 from jipflow.images.suv.clock import zone_of
-from jipflow.images.suv.fields import Fields, plain
+from jipflow.images.suv.fields import (
+    PHILIPS,
+    PHILIPS_ACTIVITY_FACTOR,
+    PHILIPS_GROUP,
+    PHILIPS_SUV_FACTOR,
+    Fields,
+    plain,
+)
 from jipflow.images.suv.frames import acquisitions, check_decay_factor, decay_factor
 from jipflow.images.suv.injection import uptake_s
 from jipflow.images.suv.nuclides import half_life
@@ -24,10 +31,6 @@ from jipflow.images.suv.reference import corrected_to
 from jipflow.notes import Notes
 from jipflow.reasons import CaseFault, Decision, Reason
 
-PHILIPS = "Philips PET Private Group"
-"""Private creator of Philips' factors, in the block of group 7053 that names it (PS3.5 7.8.1)."""
-PHILIPS_GROUP, PHILIPS_SUV_FACTOR, PHILIPS_ACTIVITY_FACTOR = 0x7053, 0x00, 0x09
-"""Group and elements of the factors from counts to SUVbw in g/ml, and to activity in Bq/ml."""
 PHILIPS_TOLERANCE = 0.05
 """Relative, between Philips' SUV factor and what its activity factor gives."""
 

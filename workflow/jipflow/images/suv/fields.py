@@ -23,16 +23,23 @@ CREATORS = {"GE": (0x0009, "GEMS_PETD_01"), "Siemens": (0x0071, "SIEMENS MED PT"
 """Group and private creator of a maker's block that has the time its PET is corrected to."""
 
 
+PHILIPS = "Philips PET Private Group"
+"""Private creator of Philips' factors, in the block of group 7053 that names it (PS3.5 7.8.1)."""
+PHILIPS_GROUP, PHILIPS_SUV_FACTOR, PHILIPS_ACTIVITY_FACTOR = 0x7053, 0x00, 0x09
+"""Group and elements of the factors from counts to SUVbw in g/ml, and to activity in Bq/ml."""
+
 SCALING = (
-    *("Units", "SUVType", "CountsSource", "CorrectedImage", "DecayCorrection", "DecayCorrected"),
-    *("DecayCorrectionDateTime", "PatientWeight", "PatientSize", "PatientSex", "SeriesDate"),
-    *("SeriesTime", "TimezoneOffsetFromUTC"),
+    *("Units", "SUVType", "PatientWeight", "PatientSize", "PatientSex", "DecayCorrection"),
+    *("DecayCorrectionDateTime", "SeriesDate", "SeriesTime"),
 )
 OF_TRACER = (
     *("RadionuclideTotalDose", "RadionuclideHalfLife", "RadiopharmaceuticalStartTime"),
     "RadiopharmaceuticalStartDateTime",
 )
 """What decides on SUV beside the time of the image, in a header and in that of its tracer."""
+
+ALIKE = 0.005
+"""Largest relative difference of numbers that an export has rounded."""
 
 
 @dataclass(frozen=True)
@@ -196,17 +203,39 @@ class Fields:
 
 
 def differing_field(one: Dataset, other: Dataset) -> str:
-    """Name a field by which two headers would give the same pixels another SUV; empty for none."""
+    """Name a field by which two headers may give the same pixels another SUV; empty for none.
+
+    What one of them lacks, an export may have left out; times may have lost their fractions.
+    """
+    pairs = [(name, one.get(name), other.get(name)) for name in SCALING]
     tracers = [
         (header.get("RadiopharmaceuticalInformationSequence") or [Dataset()])[0]
         for header in (one, other)
     ]
-    pairs = [(name, one.get(name), other.get(name)) for name in SCALING]
     pairs += [(name, *(tracer.get(name) for tracer in tracers)) for name in OF_TRACER]
-    for name, first, second in pairs:
-        if plain(first) != plain(second):
-            return f"{name} ({plain(first) or 'nothing'}, {plain(second) or 'nothing'})"
+    for element in (PHILIPS_SUV_FACTOR, PHILIPS_ACTIVITY_FACTOR):
+        found = [_private(header, PHILIPS_GROUP, PHILIPS, element) for header in (one, other)]
+        pairs.append((f"(7053,xx{element:02X})", *found))
+    for name, *values in pairs:
+        first, second = map(plain, values)
+        alike = _same_second if name.endswith(("Date", "Time")) else _same_value
+        if "" not in (first, second) and not alike(first, second):
+            return f"{name} ({first}, {second})"
     return ""
+
+
+def _same_second(first: Any, second: Any) -> bool:
+    """Return whether dates or times are the same but for a fraction of a second."""
+    return str(first).partition(".")[0] == str(second).partition(".")[0]
+
+
+def _same_value(first: Any, second: Any) -> bool:
+    """Return whether numbers are the same but for rounding, or words but for their case."""
+    try:
+        one, other = float(first), float(second)
+    except (ValueError, TypeError):
+        return bool(str(first).upper() == str(second).upper())
+    return abs(one - other) <= ALIKE * max(abs(one), abs(other))
 
 
 def plain(value: Any) -> Any:
