@@ -25,7 +25,6 @@ from jipflow.reasons import CaseFault, Reason
 from jipflow.segment.engines.imported.engine import import_regions, target_of
 from jipflow.segment.engines.imported.settings import Imported
 from jipflow.settings.schema import load
-from seg_archive import on_grid
 
 ITKIMAGE2SEGIMAGE = Path(sys.executable).parent / "itkimage2segimage"
 UNREMARKABLE = re.compile(r"\S+ was taken by the images that it references\.")
@@ -67,6 +66,14 @@ DCMQI = [
         LIVER,
     ),
 ]
+
+
+def on_grid(region, grid):
+    """The voxels of a region on the whole grid."""
+    mask = np.zeros(grid.shape, bool)
+    box = (slice(c, c + n) for c, n in zip(region.corner, region.mask.shape, strict=True))
+    mask[tuple(box)] = region.mask
+    return mask
 
 
 def imported(path, target, matches):

@@ -131,7 +131,7 @@ def test_other_masks_and_other_values_are_noticed():
     with pytest.raises(AssertionError, match="other masks"):
         furthest(ours.assign(**{VOXELS: 9}), ours)
     with pytest.raises(AssertionError, match="apart"):
-        furthest(ours.assign(**{VOLUME: 120.0}), ours)
+        furthest(ours.assign(**{VOLUME: 130.0}), ours)
     with pytest.raises(AssertionError, match="other regions"):
         furthest(ours.iloc[:0], ours)
 

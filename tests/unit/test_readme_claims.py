@@ -95,8 +95,11 @@ CLAIMS: dict[str, list[str]] = {
     "Soft-tissue-Sarcoma has them.": [
         f"{HERE}::test_the_example_wants_the_contours_that_are_named"
     ],
-    "For a cluster use `--profile profiles/slurm`, for one GPU `--profile profiles/gpu`.": [
+    "For a cluster use `--profile profiles/slurm`; for one GPU `--profile profiles/gpu`, and "
+    "`processing: {device: cuda}` in `my-site.yaml`.": [
         f"{HERE}::test_the_profiles_that_are_named_are_there",
+        "pipeline/test_slurm.py::"
+        "test_a_gpu_is_asked_for_by_segment_which_shares_its_job_with_no_stage",
     ],
     "When it is done, read `report/index.html`, then what would leave: in short, and each number "
     "in `release/r01/disclosure.html`.": [
@@ -104,6 +107,11 @@ CLAIMS: dict[str, list[str]] = {
         "unit/test_review.py::test_a_first_release_in_short",
     ],
     "If you agree, make a key, once, and approve and pack the release:": [COMMANDS],
+    "Before that the hub needs your site's public key and the approver's, which `jipflow keys "
+    "show` prints, and `my-site.yaml` needs the hub's id and key below `hub`.": [
+        "unit/test_thread.py::test_what_another_hub_says_does_not_count",
+        "unit/test_ending.py::test_a_site_whose_hub_has_no_key_or_has_ended_knows",
+    ],
     "The last command needs the hub's message that opens the round in "
     "`/data/results/exchange/in`; the sealed message in `/data/results/exchange/out` is all that "
     "leaves.": [

@@ -93,43 +93,43 @@ def test_the_hash_covers_the_content_of_the_protocols_own_files_and_not_their_pl
 RECORDED = {
     "adc-variance": (
         "30ee60e68aa9634d4ca9e9a3c846aa0f24f5e9814381e97321f247b887af4c8d",
-        "5d3acb54e9604eb41eeb38be52f976b978a568d426283a09586afc223aef9710",
+        "f3f02c911d08c57e7bc4c0ec35ca4d5b0d299879cf29a91f41ba7d83f9d939dc",
     ),
     "demo": (
         "27f87cde5519e54c2be760c0437bc6671684620d4fa9e0c11f3216d6070d5bc8",
-        "59ce4cbe1b35587df7079ea56e419e8594b53d6bd170c94e21b804e08338acdb",
+        "34a99064c9562da0ff6886f2d172da5645f2735d3fba713c6b067565786c2031",
     ),
     "demo-burden": (
         "b2c8e989dae2b91010986fb8e01c987759903b7f29bf15e3029663806068b9bb",
-        "db50f175d23e334305a922d8b5840ffc59e93ef63931284da4526b5f304d9be1",
+        "643f0727c8f9aa4c509b7793aeb7b878913169b5db0633d9fe808949e3a4f001",
     ),
     "phantom-train": (
         "3a15b136fe88b81da2c5833e6172e40ab4d3b0bef0f0727ba265b6fd02e5f5f2",
-        "2e0fbfe6a2ed9fe311f67997cc0c62bbb64bbb5a49909d24e27b620b8c4054d1",
+        "d0432ee8b484956e1a176b0b402e8049351c374489f3fb8cc2b3869be3787980",
     ),
     "psma-burden": (
         "f98f94a2ba6d3d2baead527a355464264765f497b641a24c9a857cfc2fba8542",
-        "6999a7309e40d5df7ca0e2379c53170d0ac005ee7f332356a17e810c0bc59f2c",
+        "8d6df4fe2e3f32ad21899ea67b1eb5874acc7569f9829cecf9e2a685ea8b9e49",
     ),
     "sarcoma-ct": (
         "85ea85abf072166dc5f21d4decc2f4503fb548dbe976c90031b593578d3bec07",
-        "73f4d3efd2fb16deff60c281abea4dad9aea5945c0fdf0fa846920621f22b24a",
+        "765f16a15d5742eb762924d4b782996b63b29bfd3d8c6959ebb5de163a1e2e83",
     ),
     "sarcoma-mr": (
         "6abbd57dc73a5b7f8da4fa9de69348a8ce8a72cd6cf63bb2de1a3e00ed335f8c",
-        "9a5a376c85f872c51e40ad6866a017be7b1366c2d27b7e780ecdd7b3961a1c0b",
+        "543a65dbd96f6549d09189978152a636b46a09bf47f0d24b590af743a886679a",
     ),
     "sarcoma-pet": (
         "34e6dfbe18136fe2bc16c2216df47f6d84c454f8e8204301c2d762ec7629177d",
-        "df21673bc25365e9a06619e650f71a40c0ce0d91dd1a116172f0d80212d44ff8",
+        "116465e2e53a06d6bc51dc5c4d20faec904df831dc0da17a36d4ab25ecf7f7a2",
     ),
     "sarcoma-pet-train": (
         "0b18e0889dd7340c6c93f3874a4f4f2da29e4efa24b827ce5bcd2a8d0b371174",
-        "7b407fc9bef5463003da9ea47a84e88773849418c89335b9baa5f932dc328808",
+        "6faad40188381f5054ed1e0e50e70dbf3596178e0dc394d2c708999910447dfe",
     ),
     "sarcoma-survival": (
         "9c4ccffc6095704d015b492c39017c3b44bf174b6b5c2942b9983bf6dec8fb4b",
-        "b74bf8d3c9f144f88568d3c9de2459f6c3ef0c9f2e13f7830e5c9129672fb4b5",
+        "7916a2d5e070ad0c21639f9b9410d1530dff95228afa3f4681051bcc4e4e033b",
     ),
 }
 """Hashes that sites have sent: of a protocol, and of the parts that rules depend on."""

@@ -14,7 +14,7 @@ from federation_world import MEAN, protocol
 from jipflow.analyses import brown_forsythe, levene
 from jipflow.analyses.cells import CellKey
 from jipflow.analyses.contract import CellBelowMinimum, ImpossibleCell, kinds
-from jipflow.analyses.deviations import check, equal_variances, from_centre
+from jipflow.analyses.deviations import SendsDistances, equal_variances, from_centre
 from jipflow.analyses.facts import Limits
 from jipflow.analyses.moments import Moments
 from jipflow.analyses.one_way import NOT_FINITE, ONE_GROUP
@@ -145,20 +145,22 @@ def test_the_few_above_a_centre_are_not_half_of_the_distances(kind, above):
     sums = found.moments.rows * found.moments.mean
     follows = (sums + (numbers - centre).sum()) / 2 + above * centre
     assert follows == pytest.approx(numbers[-above:].sum())
-    assert check(found, FIVE).rule.code == "few_beside"
+    assert SendsDistances().check(found, 24, FIVE).rule.code == "few_beside"
 
 
 def test_sides_of_enough_patients_of_whom_one_has_most():
     numbers = np.array([*np.linspace(40, 49, 20), *[50.1, 50.2, 50.15, 50.12, 50.17], 62.0])
     found = from_centre(values(numbers), 50.0)
-    assert check(found, FIVE).rule.code == "few_beside"
+    assert SendsDistances().check(found, 24, FIVE).rule.code == "few_beside"
 
 
 def test_sides_count_patients_and_not_cases():
     numbers = np.concatenate([np.linspace(40, 49, 20), np.linspace(51, 58, 8)])
     people = [f"p{i}" for i in range(20)] + ["q0", "q1"] * 4
-    assert check(from_centre(values(numbers, people), 50.0), FIVE).rule.code == "few_beside"
-    assert hasattr(check(from_centre(values(numbers), 50.0), FIVE), "numbers")
+    found = from_centre(values(numbers, people), 50.0)
+    assert SendsDistances().check(found, 24, FIVE).rule.code == "few_beside"
+    found = from_centre(values(numbers), 50.0)
+    assert hasattr(SendsDistances().check(found, 24, FIVE), "numbers")
 
 
 RULES = {
