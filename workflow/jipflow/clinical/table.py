@@ -40,13 +40,13 @@ def read_table(
     for name, entry in columns.items():
         needed |= dict.fromkeys(_columns(entry), f"variables.{name}")
     rows = read_rows(path, needed, separator=mapped.separator, encoding=mapped.encoding, fix=FIX)
-    for row, broken in rows:
+    for row, more in rows:
         patient = row[mapped.patient].strip()
         if not patient or not wanted(patient):
             continue
         for name, entry in columns.items():
-            if broken or _is_of(row, entry):
-                found[name][patient].append(_record(row, entry, mapped.dates, broken))
+            if more or _is_of(row, entry):
+                found[name][patient].append(_record(row, entry, mapped.dates, bool(more)))
     return {name: dict(of) for name, of in found.items()}
 
 
@@ -65,8 +65,8 @@ def read_link(path: Path) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = defaultdict(list)
     needed = dict.fromkeys(LINK_COLUMNS, "patients")
-    for number, (row, broken) in enumerate(read_rows(path, needed), start=2):
-        if broken:
+    for number, (row, more) in enumerate(read_rows(path, needed), start=2):
+        if more:
             raise StageError(f"{path}: row {number} has another number of cells; fix it.")
         patient, identifier = (row[name].strip() for name in LINK_COLUMNS)
         if patient and identifier and identifier not in found[patient]:

@@ -61,8 +61,8 @@ def read_consents(path: Path, scope: str) -> dict[str, list[Days]]:
     found: dict[tuple[str, str], dict[Days, int]] = defaultdict(dict)
     number = 1
     needed = dict.fromkeys(COLUMNS, "consent.file")
-    for number, (row, broken) in enumerate(read_rows(path, needed), start=2):
-        if broken:
+    for number, (row, more) in enumerate(read_rows(path, needed), start=2):
+        if more:
             raise StageError(f"{path}: row {number} has another number of cells; fix it.")
         patient, named, first, last = (one_form(row[name]) for name in COLUMNS)
         if not patient or not named:

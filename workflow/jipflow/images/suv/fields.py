@@ -214,8 +214,8 @@ def differing_field(one: Dataset, other: Dataset) -> str:
     ]
     pairs += [(name, *(tracer.get(name) for tracer in tracers)) for name in OF_TRACER]
     for element in (PHILIPS_SUV_FACTOR, PHILIPS_ACTIVITY_FACTOR):
-        found = [_private(header, PHILIPS_GROUP, PHILIPS, element) for header in (one, other)]
-        pairs.append((f"(7053,xx{element:02X})", *found))
+        own, others = (_private(d, PHILIPS_GROUP, PHILIPS, element) for d in (one, other))
+        pairs.append((f"(7053,xx{element:02X})", own, others))
     for name, *values in pairs:
         first, second = map(plain, values)
         alike = _same_second if name.endswith(("Date", "Time")) else _same_value
