@@ -126,7 +126,8 @@ def test_a_damaged_table_is_distinguished_from_a_disk_that_fails(tmp_path):
     path = tmp_path / "table.parquet"
     write_parquet(path, pd.DataFrame({"a": ["x" * 100] * 999}))
     data = path.read_bytes()
-    for damaged in (b"", data[:50], data[:4] + bytes(40) + data[44:]):
+    one_bit = data[:60] + bytes([data[60] ^ 1]) + data[61:]
+    for damaged in (b"", data[:50], data[:4] + bytes(40) + data[44:], one_bit):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"Parquet|damaged"):
             read_parquet(path)

@@ -176,7 +176,7 @@ def read_parquet(path: Path | pa.BufferReader, columns: Sequence[str] | None = N
     """
     import pyarrow.parquet as pq
 
-    with _damage(), pq.ParquetFile(path) as file:
+    with _damage(), pq.ParquetFile(path, page_checksum_verification=True) as file:
         table = file.read(columns and list(columns), use_threads=False)
     return table.select(list(columns)) if columns else table
 
@@ -192,7 +192,7 @@ def parquet_batches(
     """
     import pyarrow.parquet as pq
 
-    with _damage(), pq.ParquetFile(path) as file:
+    with _damage(), pq.ParquetFile(path, page_checksum_verification=True) as file:
         yield from file.iter_batches(rows, columns=columns and list(columns), use_threads=False)
 
 
@@ -205,7 +205,7 @@ def parquet_schema(path: Path | BinaryIO) -> pa.Schema:
     """
     import pyarrow.parquet as pq
 
-    with _damage(), pq.ParquetFile(path) as file:
+    with _damage(), pq.ParquetFile(path, page_checksum_verification=True) as file:
         return file.schema_arrow
 
 
@@ -226,12 +226,15 @@ def read_frame(path: Path | pa.BufferReader, columns: Sequence[str] | None = Non
 
 
 def write_parquet(path: Path, table: pd.DataFrame | pa.Table) -> None:
-    """Write a data frame without its index, or an Arrow table, as Parquet, atomically."""
+    """Write a data frame without its index, or an Arrow table, as Parquet, atomically.
+
+    Each page has a checksum, by which `read_parquet` finds a single bit that a disk has changed.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with atomic_path(path) as partial:
         if isinstance(table, pa.Table):
-            pq.write_table(table, partial)
+            pq.write_table(table, partial, write_page_checksum=True)
         else:
-            table.to_parquet(partial, index=False)
+            table.to_parquet(partial, index=False, write_page_checksum=True)

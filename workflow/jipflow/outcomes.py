@@ -92,7 +92,7 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
         [{name: getattr(row, name) for name in OUTCOME_COLUMNS} for row in rows], schema=schema
     )
     with atomic_path(path) as partial:
-        pq.write_table(table, partial)
+        pq.write_table(table, partial, write_page_checksum=True)
 
 
 def read_outcomes(path: Path) -> list[Outcome]:

@@ -480,7 +480,7 @@ def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, roles: pa
         path = folder / f"{shard}.parquet"
         if not _holds(path, table):
             with atomic_path(path) as partial:
-                pq.write_table(table, partial)
+                pq.write_table(table, partial, write_page_checksum=True)
     for path in folder.glob("*.parquet"):
         if path.stem not in written:
             path.unlink()

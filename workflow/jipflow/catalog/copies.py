@@ -48,7 +48,8 @@ def write_hashes(
         f"SELECT {', '.join(f'a.{name}' for name in STATE)}, k.sha256 FROM ({ALIKE}) a LEFT JOIN"
         f" {known} k USING ({', '.join(STATE)}) ORDER BY a.path"
     )
-    with ThreadPoolExecutor(threads) as pool, pq.ParquetWriter(path, SCHEMA) as table:
+    writer = pq.ParquetWriter(path, SCHEMA, write_page_checksum=True)
+    with ThreadPoolExecutor(threads) as pool, writer as table:
         for piece in _pieces(rows):
             hashes = pool.map(lambda row: row[-1] or sha256_file(Path(row[0])), piece)
             columns = [*zip(*(row[:-1] for row in piece), strict=True), list(hashes)]

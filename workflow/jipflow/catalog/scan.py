@@ -319,7 +319,7 @@ class RowGroups:
     """A Parquet file that is written in row groups of the same size, whatever comes in pieces."""
 
     def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True)
         self._held: list[pa.RecordBatch] = []
         self._rows = 0
 

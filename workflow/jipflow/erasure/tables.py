@@ -46,7 +46,9 @@ def _parquet(path: Path, marks: Marks, before: Before) -> int:
     schema = parquet_schema(path)
     with atomic_path(path) as partial:
         texts = [field.name for field in schema if _is_text(field.type)]
-        with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            partial, schema, compression="zstd", write_page_checksum=True
+        ) as writer:
             for batch in parquet_batches(path):
                 named = [False] * len(batch)
                 for name in texts:
