@@ -148,7 +148,8 @@ def test_one_look_writes_page_and_metrics_whole(results, tmp_path):
     assert '<meta http-equiv="refresh" content="60">' in text
     assert "missing_slices" in text
     for secret in ("aaa", "bbb", "s00001", str(results)):
-        assert secret not in text
+        # The commit in the foot may have such letters.
+        assert not re.search(rf"(?<!\w){re.escape(secret)}(?!\w)", text)
     # The collector's own account reads it.
     assert metrics.stat().st_mode & 0o777 == 0o644
     assert [path.name for path in metrics.parent.iterdir()] == ["jipflow.prom"]
