@@ -739,7 +739,7 @@ def test_an_inbox_that_is_away_is_not_one_that_is_empty(tmp_path):
         if damage is not None:
             (results / "inbox.json").write_bytes(damage)
         for look in (check_inbox, open_inbox):
-            with pytest.raises(PlaceError, match=r"share/lung, where .* is gone; see whether its"):
+            with pytest.raises(PlaceError, match=r"share/lung, where .* is gone, or its file "):
                 look(inbox, results)
     assert not list(inbox.iterdir())
     (results / "inbox.json").unlink()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 
 def local_path(text: str) -> str:
@@ -225,10 +226,18 @@ def read_frame(path: Path | pa.BufferReader, columns: Sequence[str] | None = Non
     return read_parquet(path, columns).to_pandas(use_threads=False)
 
 
+def parquet_writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    """Return a writer of a Parquet file in pieces, with the checksums of `write_parquet`."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
+
+
 def write_parquet(path: Path, table: pd.DataFrame | pa.Table) -> None:
     """Write a data frame without its index, or an Arrow table, as Parquet, atomically.
 
-    Each page has a checksum, by which `read_parquet` finds a single bit that a disk has changed.
+    Each page of values has a checksum, by which `read_parquet` finds a single bit that a disk has
+    changed among them.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -11,7 +11,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
-from jipflow.files import read_parquet
+from jipflow.files import read_parquet, write_parquet
 from jipflow.place import place_error, sentence
 from jipflow.reasons import CaseFault, Decision, PlaceError, Reason, StageError
 
@@ -77,9 +77,6 @@ OUTCOME_COLUMNS = tuple(Outcome.__dataclass_fields__)
 def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     """Write outcomes as Parquet, sorted by case, stage and item, so that order never matters."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from jipflow.files import atomic_path
 
     text = pa.string()
     schema = pa.schema(
@@ -91,8 +88,7 @@ def write_outcomes(path: Path, outcomes: Iterable[Outcome]) -> None:
     table = pa.Table.from_pylist(
         [{name: getattr(row, name) for name in OUTCOME_COLUMNS} for row in rows], schema=schema
     )
-    with atomic_path(path) as partial:
-        pq.write_table(table, partial, write_page_checksum=True)
+    write_parquet(path, table)
 
 
 def read_outcomes(path: Path) -> list[Outcome]:

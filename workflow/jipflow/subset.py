@@ -20,6 +20,8 @@ from jipflow.settings.resources import ConfigError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+SHARD_NAME = re.compile(r"s\d{5}")
+
 FOLDER = "subset"
 """Folder of a protocol's results in which the tables and the report of a try are."""
 
@@ -108,8 +110,15 @@ def _named(config: Mapping[str, Any], key: str, form: str) -> list[str]:
 
 
 def read_members(cases: Path) -> dict[str, str]:
-    """Return the shard of each case of a cohort, by ``cohort/cases.tsv``."""
-    return {row["case_id"]: row["shard"] for row in read_tsv(cases)}
+    """Return the shard of each case of a cohort, by ``cohort/cases.tsv``.
+
+    A row that was cut off has no whole name, and is left out as those are that would follow it.
+    """
+    return {
+        row["case_id"]: row["shard"]
+        for row in read_tsv(cases)
+        if SHARD_NAME.fullmatch(row["shard"] or "")
+    }
 
 
 def part(shard: str, case: str) -> str:

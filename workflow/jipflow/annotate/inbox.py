@@ -123,9 +123,9 @@ def check_inbox(inbox: Path, results: Path) -> None:
         known = True
     if known:
         raise PlaceError(
-            f"{inbox}, where readers put what they drew, is gone; see whether its disk is mounted, "
-            f"and run the same command again. If it was removed for good, remove {seen}: cases "
-            "then wait for their readers again."
+            f"{inbox}, where readers put what they drew, is gone, or its file {MARK} is; see "
+            "whether its disk is mounted, and run the same command again. If it was moved or "
+            f"emptied on purpose, remove {seen}: what is not there then counts as not drawn."
         )
 
 

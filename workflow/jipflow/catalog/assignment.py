@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from pathlib import Path
 
 import pandas as pd
 
 from jipflow.files import atomic_path, read_parquet
 from jipflow.reasons import StageError
-
-SHARD_NAME = re.compile(r"s\d{5}")
+from jipflow.subset import SHARD_NAME
 
 MOST = 99_999
 """The last number that a shard can have: names sort as numbers do."""

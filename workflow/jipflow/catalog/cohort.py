@@ -13,7 +13,6 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from pydicom.uid import ParametricMapStorage
 
 from jipflow.catalog.assignment import assigned, usual_size
@@ -22,7 +21,13 @@ from jipflow.catalog.lost import Lost, find_lost, with_lost
 from jipflow.catalog.query import count_series, open_catalogs, store_series
 from jipflow.columns import GIVEN, IMAGES
 from jipflow.expressions import filter_steps
-from jipflow.files import atomic_path, read_parquet, scratch_folder, write_json
+from jipflow.files import (
+    atomic_path,
+    read_parquet,
+    scratch_folder,
+    write_json,
+    write_parquet,
+)
 from jipflow.outcomes import Outcome, Status, write_outcomes
 from jipflow.privacy.consent import read_consents
 from jipflow.privacy.pseudonyms import pseudonym, site_secret
@@ -479,8 +484,7 @@ def _write_shards(connection: duckdb.DuckDBPyConnection, folder: Path, roles: pa
         written.add(shard)
         path = folder / f"{shard}.parquet"
         if not _holds(path, table):
-            with atomic_path(path) as partial:
-                pq.write_table(table, partial, write_page_checksum=True)
+            write_parquet(path, table)
     for path in folder.glob("*.parquet"):
         if path.stem not in written:
             path.unlink()

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jipflow.expressions import quoted
-from jipflow.files import parquet_batches, parquet_schema, sha256_file
+from jipflow.files import parquet_batches, parquet_schema, parquet_writer, sha256_file
 
 STATE = ("path", "bytes", "modified_ns", "changed_ns")
 SCHEMA = pa.schema(
@@ -48,8 +47,7 @@ def write_hashes(
         f"SELECT {', '.join(f'a.{name}' for name in STATE)}, k.sha256 FROM ({ALIKE}) a LEFT JOIN"
         f" {known} k USING ({', '.join(STATE)}) ORDER BY a.path"
     )
-    writer = pq.ParquetWriter(path, SCHEMA, write_page_checksum=True)
-    with ThreadPoolExecutor(threads) as pool, writer as table:
+    with ThreadPoolExecutor(threads) as pool, parquet_writer(path, SCHEMA) as table:
         for piece in _pieces(rows):
             hashes = pool.map(lambda row: row[-1] or sha256_file(Path(row[0])), piece)
             columns = [*zip(*(row[:-1] for row in piece), strict=True), list(hashes)]

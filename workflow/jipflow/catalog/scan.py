@@ -17,7 +17,6 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 import jipflow
 from jipflow.catalog.copies import write_hashes
@@ -39,6 +38,7 @@ from jipflow.files import (
     canonical_digest,
     parquet_batches,
     parquet_schema,
+    parquet_writer,
     scratch_folder,
     write_json,
 )
@@ -319,7 +319,7 @@ class RowGroups:
     """A Parquet file that is written in row groups of the same size, whatever comes in pieces."""
 
     def __init__(self, path: Path) -> None:
-        self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True)
+        self._writer = parquet_writer(path, SCHEMA)
         self._held: list[pa.RecordBatch] = []
         self._rows = 0
 

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.erasure.marks import Marks
-from jipflow.files import atomic_path, json_text, parquet_batches, parquet_schema
+from jipflow.files import (
+    atomic_path,
+    json_text,
+    parquet_batches,
+    parquet_schema,
+    parquet_writer,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,15 +46,12 @@ def rewrite(path: Path, marks: Marks, before: Before) -> int:
 
 def _parquet(path: Path, marks: Marks, before: Before) -> int:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     gone = 0
     schema = parquet_schema(path)
     with atomic_path(path) as partial:
         texts = [field.name for field in schema if _is_text(field.type)]
-        with pq.ParquetWriter(
-            partial, schema, compression="zstd", write_page_checksum=True
-        ) as writer:
+        with parquet_writer(partial, schema) as writer:
             for batch in parquet_batches(path):
                 named = [False] * len(batch)
                 for name in texts:

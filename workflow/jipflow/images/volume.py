@@ -265,6 +265,9 @@ def _reading(path: Path) -> Iterator[None]:
             while stream.read(2**24):
                 pass
         raise damaged(path, last_line(error)) from None
+    except ValueError as error:
+        # An image, and no volume.
+        raise damaged(path, str(error)) from None
 
 
 def damaged(path: Path, why: str) -> PlaceError:

@@ -172,8 +172,7 @@ def shard_jobs(protocol: Path) -> Jobs:
     """Return the shards that the cohort of a protocol is processed in; none where there is none."""
     try:
         return jobs_of(protocol)
-    # Where the table of cases was cut off within a row, the row has no shard.
-    except (FileNotFoundError, NotADirectoryError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, KeyError):
         return Jobs({}, frozenset())
 
 

@@ -38,7 +38,7 @@ OF_TRACER = (
 )
 """What decides on SUV beside the time of the image, in a header and in that of its tracer."""
 
-ALIKE = 0.005
+ROUNDED = 0.005
 """Largest relative difference of numbers that an export has rounded."""
 
 
@@ -235,7 +235,7 @@ def _same_value(first: Any, second: Any) -> bool:
         one, other = float(first), float(second)
     except (ValueError, TypeError):
         return bool(str(first).upper() == str(second).upper())
-    return abs(one - other) <= ALIKE * max(abs(one), abs(other))
+    return abs(one - other) <= ROUNDED * max(abs(one), abs(other))
 
 
 def plain(value: Any) -> Any:
