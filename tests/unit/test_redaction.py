@@ -129,8 +129,9 @@ def test_what_a_header_says_of_persons(tmp_path):
     dataset.PatientID = "never looked at"
     (another,) = write([dataset], tmp_path / "another")
     (tmp_path / "broken").write_bytes(b"DICM" * 90)
+    (tmp_path / "zeros").write_bytes(bytes(5000))
     identifiers, values = identifying_values(
-        [[tmp_path / "gone", path, another], [tmp_path / "broken"]]
+        [[tmp_path / "gone", tmp_path / "zeros", path, another], [tmp_path / "broken"]]
     )
     assert identifiers == {"Q7", "X1", "X2"}
     assert {"Müllerová^Žofie", "ACC1", "Anna^A"} <= values

@@ -42,27 +42,37 @@ def identifying_values(series: Iterable[Iterable[Path]]) -> tuple[set[str], set[
     A name has a ``^`` in it.
 
     Args:
-        series: of each the DICOM files, of which the first that can be read says it, among the
-            first `TRIED`: where the archive is away none can, and each may take its time.
+        series: of each the DICOM files, of which the first that names somebody counts, among the
+            first `TRIED`: where the archive is away none can be read, and each may take its time.
     """
     identifiers: set[str] = set()
     values: set[str] = set()
     for paths in series:
-        dataset = next(filter(None, map(_header, islice(paths, TRIED))), None)
-        for element in () if dataset is None else _elements(dataset):
-            if element.VR != "PN" and element.keyword not in KEYWORDS:
-                continue
-            many = element.VM > 1
-            texts = set(map(str, element.value)) if many else {str(element.value or "")}
-            if element.VR == "PN":
-                # By its mark a name without components is one, too.
-                texts = {text if "^" in text else f"{text}^" for text in texts}
-            (identifiers if element.keyword in IDENTIFIERS else values).update(texts)
+        named = (_named_in(_header(path)) for path in islice(paths, TRIED))
+        own, others = next(filter(any, named), (set(), set()))
+        identifiers |= own
+        values |= others
+    return identifiers, values
+
+
+def _named_in(dataset: Dataset | None) -> tuple[set[str], set[str]]:
+    """Return identifiers and other values of persons of one header; none of one that is None."""
+    identifiers: set[str] = set()
+    values: set[str] = set()
+    for element in () if dataset is None else _elements(dataset):
+        if element.VR != "PN" and element.keyword not in KEYWORDS:
+            continue
+        many = element.VM > 1
+        texts = set(map(str, element.value)) if many else {str(element.value or "")}
+        if element.VR == "PN":
+            # By its mark a name without components is one, too.
+            texts = {text if "^" in text else f"{text}^" for text in texts}
+        (identifiers if element.keyword in IDENTIFIERS else values).update(texts)
     return identifiers - {""}, values - {"", "^"}
 
 
 def _header(path: Path) -> Dataset | None:
-    """Read the header of a file; None where it cannot be read, or has nothing."""
+    """Read the header of a file; None where it cannot be read."""
     import pydicom
 
     try:
