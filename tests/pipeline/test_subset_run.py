@@ -93,8 +93,9 @@ def test_a_subset_makes_no_release_and_no_model(tried):
 
 def test_names_that_the_cohort_does_not_have_are_refused_at_once(tried):
     (case,) = (word.removeprefix("case=") for word in tried.chosen)
+    other = case[:-1] + ("x" if case[-1] != "x" else "y")
     for wrong, message in (
-        (f"case={case[:-1]}x", f"the cohort has no case '{case[:-1]}x'; did you mean '{case}'?"),
+        (f"case={other}", f"the cohort has no case '{other}'; did you mean '{case}'?"),
         ("shards=0007", "the cohort has no shard 's00007'; did you mean 's00001'?"),
         ("shards=first", "shards: 'first' is no shard"),
     ):
