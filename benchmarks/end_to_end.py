@@ -233,8 +233,9 @@ def write(rows: list[list[Cell]], patients: int, cores: int, rounds: int) -> Non
     """Write the table, with the rows that it has of other work."""
     name = "end_to_end" if patients == 12 else f"end_to_end_{patients}"
     path = RESULTS / f"{name}.json"
-    before = read_json(path) if path.exists() else {"rows": [], "machine": machine()}
+    before = read_json(path) if path.exists() else {"rows": [], "measured_on": {}}
     order = [work.title for work in WORKS.values()]
+    measured_on = before["measured_on"] | {rows[0][0]: machine()["cpu"]}
     others = [row for row in before["rows"] if row[0] != rows[0][0]]
     rows = rows + others
     notes = [
@@ -259,9 +260,9 @@ def write(rows: list[list[Cell]], patients: int, cores: int, rounds: int) -> Non
         )
     if any(None in row[5:7] for row in rows):
         notes.append("–: what was written and left was not kept.")
-    if others and before["machine"] != machine():
-        titles = sorted({row[0] for row in others}, key=order.index)
-        notes.append(f"{', '.join(titles)}: on another machine, {before['machine']['cpu']}.")
+    for cpu in sorted(set(measured_on.values()) - {machine()["cpu"]}):
+        titles = [title for title in order if measured_on.get(title) == cpu]
+        notes.append(f"On another machine, {cpu}: {'; '.join(titles)}.")
     if version := _plastimatch():
         notes.append(f"{version}.")
     write_result(
@@ -274,6 +275,7 @@ def write(rows: list[list[Cell]], patients: int, cores: int, rounds: int) -> Non
         sorted(rows, key=lambda row: order.index(row[0])),
         packages=["dcmqi", "highdicom", "nnunetv2", "pyradiomics", "simpleitk", "snakemake"],
         notes=notes,
+        measured_on=measured_on,
     )
 
 

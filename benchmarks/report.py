@@ -93,6 +93,7 @@ def write_result(
     packages: Sequence[str],
     notes: Sequence[str] = (),
     page: str = "benchmarks",
+    **more: object,
 ) -> None:
     """Write ``benchmarks/results/<name>.json`` and print its table.
 
@@ -104,8 +105,10 @@ def write_result(
         packages: the installed packages whose versions matter.
         notes: what the inputs were, and what a reader must know to assess the numbers.
         page: of the documentation that shows it.
+        more: what a later measurement wants to know of this one.
     """
     result = {
+        **more,
         "name": name,
         "title": title,
         "columns": list(columns),

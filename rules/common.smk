@@ -14,6 +14,7 @@ from jipflow.privacy.pseudonyms import check_secret
 from jipflow.privacy.rights import check_results
 from jipflow.subset import (
     FOLDER,
+    OF_JOBS,
     is_current,
     jobs_of,
     read_members,
@@ -97,7 +98,7 @@ pathvars:
 
 
 wildcard_constraints:
-    shard=r"s\d{5}(?:-[a-z2-7]{16})?",
+    shard=OF_JOBS.pattern,
     round=r"\d{2}",
 
 
@@ -358,12 +359,12 @@ def came_back(look):
 
     @looking
     def found(wildcards):
-        case_ids = jobs().cases[wildcards.shard]
+        # A job's process need not reach the inbox, and is told by the run what has changed.
+        if not workflow.is_main_process:
+            return ""
         inbox = SITE_SETTINGS.inbox(Path(RESULTS))
-        # A job is of one rule, and on a node that need not reach the inbox.
-        if workflow.is_main_process:
-            check_inbox(inbox, Path(RESULTS))
-        return look(inbox, ANNOTATED, sorted(case_ids))
+        check_inbox(inbox, Path(RESULTS))
+        return look(inbox, ANNOTATED, sorted(jobs().cases[wildcards.shard]))
 
     return found
 

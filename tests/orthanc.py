@@ -212,6 +212,13 @@ class Orthanc:
         (instance,) = [entry["ID"] for entry in found if entry["Type"] == "Instance"]
         return self.get(f"/instances/{instance}/file").content
 
+    def replace(self, sop_uid: str, content: bytes) -> None:
+        """Put another file in the place of an instance, under its UIDs."""
+        found = self.post("/tools/lookup", sop_uid).json()
+        (path,) = [entry["Path"] for entry in found if entry["Type"] == "Instance"]
+        self.session.delete(self.base + path, timeout=30).raise_for_status()
+        self.post("/instances", content)
+
     def get(self, path: str) -> requests.Response:
         """Ask its REST interface."""
         response = self.session.get(self.base + path, timeout=30)

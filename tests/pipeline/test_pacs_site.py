@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pandas as pd
 import pydicom
 import pytest
 
-from harness import ONE_CORE, ROOT, Sarcoma, Site, copied, environment, make_site
+from harness import ONE_CORE, ROOT, Sarcoma, Site, copied, environment, jipflow, make_site
 from orthanc import Orthanc, private_network
 
 pytestmark = pytest.mark.long
@@ -172,6 +173,36 @@ def test_pacses_give_what_a_folder_gives(
     assert (folder / "audit.jsonl").read_bytes() == trail
     assert pacs.get("/changes?last").json()["Last"] == before
     assert set(site.table("outcomes.parquet")["status"]) == {"ok"}
+    corrected(archives["dicomweb"], of_patients(images, PATIENTS[:1]), site)
+
+
+def corrected(pacs: Orthanc, images: Iterable[Path], site: Site) -> None:
+    """What is corrected in a PACS under its UIDs comes in where somebody asks for it."""
+    kept = {path.stem for path in (site.results / "retrieved").rglob("*.dcm")}
+    headers = (pydicom.dcmread(path) for path in images)
+    (contours,) = (h for h in headers if h.Modality == "RTSTRUCT" and h.SOPInstanceUID in kept)
+    for roi in contours.ROIContourSequence:
+        roi.ContourSequence = list(roi.ContourSequence)[: len(roi.ContourSequence) // 2]
+    content = BytesIO()
+    contours.save_as(content)
+    pacs.replace(contours.SOPInstanceUID, content.getvalue())
+    before = volumes(site)
+    site.run("--forcerun", "query", *ONE_CORE)
+    assert volumes(site).equals(before)
+
+    segs = {path: pydicom.dcmread(path, stop_before_pixels=True) for path in objects(site).values()}
+    (case,) = {path.parent.name for path, h in segs.items() if h.PatientID == contours.PatientID}
+    words = ("retry", "--results", str(site.results), "--case", case, "--fetch", "--apply")
+    assert "of a PACS fetched again" in jipflow(*words).stdout
+    site.run(*ONE_CORE)
+    changed = volumes(site) / before
+    assert 0.2 < changed.pop(case) < 0.8
+    assert (changed == 1).all()
+    assert set(site.table("outcomes.parquet")["status"]) == {"ok"}
+
+
+def volumes(site: Site) -> pd.Series:
+    return site.table("features/features.parquet").set_index("case_id")["volume_ml"]
 
 
 def kept_as_sent(site: Site, way: str, images: Iterable[Path]) -> None:

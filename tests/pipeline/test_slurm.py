@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import dataclass, replace
 
@@ -14,6 +16,7 @@ import pytest
 import slurm_cluster
 from harness import ONE_CORE, ROOT, Site, command, environment, make_site
 from jipflow.cli.slurm import waiting_in_vain
+from jipflow.outcomes import read_outcomes
 from needs import unavailable
 
 pytestmark = pytest.mark.long
@@ -105,6 +108,82 @@ def test_a_gpu_is_asked_for_by_segment_which_shares_its_job_with_no_stage(
     together = {rule for indent, rule, _ in jobs if indent}
     assert with_gpu == {("segment", False)}
     assert together == {"encode", "measure", "document", "overlay"}
+
+
+ON_CPU = """#!{python}
+import os, sys
+from pathlib import Path
+words, folder = sys.argv[1:], Path(__file__).parent
+if words[0] == "segment":
+    place = words.index("--settings") + 1
+    job = os.environ["SLURM_JOB_ID"]
+    (folder / f"{{job}}.gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    settings = Path(words[place]).read_text().replace('"device": "cuda"', '"device": "cpu"')
+    words[place] = str(folder / f"{{job}}.json")
+    Path(words[place]).write_text(settings)
+os.execv(sys.executable, [sys.executable, "-m", "jipflow", *words])
+"""
+"""Stands before jipflow where the cluster's GPU is a file: the model computes on the CPU."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What SLURM says of a job that has ended, and the GPUs that its step saw."""
+
+    rule: str
+    asked: str
+    start: str
+    end: str
+    seen: str
+
+
+@pytest.fixture(scope="module")
+def gpu_jobs(two_patients, contours_run, tmp_path_factory) -> list[Job]:
+    reason = slurm_cluster.missing()
+    if reason:
+        unavailable(reason)
+    folder = tmp_path_factory.mktemp("gpus")
+    use = {"shard_size": 1, "device": "cuda"}
+    site = make_site(folder, "site", "demo", [two_patients], processing=use)
+    shutil.copytree(contours_run.results / "catalog", site.results / "catalog")
+    site.run(*ONE_CORE, "--until", "cohort")
+    stand_in = folder / "bin" / "jipflow"
+    stand_in.parent.mkdir()
+    stand_in.write_text(ON_CPU.format(python=sys.executable))
+    stand_in.chmod(0o755)
+    path = os.pathsep.join([str(stand_in.parent), os.environ["PATH"]])
+    options = {"gpus": 1, "extra": "MinJobAge=3600"}
+    with slurm_cluster.slurm_cluster(tmp_path_factory.mktemp("gpu-cluster"), **options):
+        run = subprocess.run(
+            command("--until", "segment", *OFTEN, *site.arguments, profile="slurm"),
+            cwd=ROOT,
+            env=environment() | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=LIMIT,
+            check=False,
+        )
+        shown = slurm_cluster.say("scontrol", "show", "job")
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-3000:]
+    outcomes = [read_outcomes(path) for path in site.out.glob("shards/*/segment/outcomes.parquet")]
+    assert [{each.status.value for each in table} for table in outcomes] == [{"ok"}, {"ok"}]
+    jobs = []
+    for job in re.split(r"\n(?=JobId=)", shown):
+        said = dict(re.findall(r"(\w+)=(\S*)", job))
+        seen = stand_in.with_name(f"{said['JobId']}.gpu")
+        rule = said["Comment"].removeprefix("rule_").partition("_")[0]
+        asked = said.get("TresPerNode") or said.get("TresPerJob", "")
+        gpus = seen.read_text() if seen.is_file() else ""
+        jobs.append(Job(rule, asked, said["StartTime"], said["EndTime"], gpus))
+    return jobs
+
+
+def test_segment_alone_gets_a_gpu_and_one_job_at_a_time_has_it(gpu_jobs):
+    asked = sorted((job.rule, bool(re.fullmatch(r"gres.gpu:1", job.asked))) for job in gpu_jobs)
+    assert asked == [("prepare", False), ("prepare", False), ("segment", True), ("segment", True)]
+    first, second = sorted((j for j in gpu_jobs if j.rule == "segment"), key=lambda j: j.start)
+    assert first.start < first.end <= second.start < second.end
+    assert first.seen == second.seen == "0"
 
 
 def test_a_job_that_slurm_holds_is_reported(on_slurm):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jipflow.files import write_json
+from jipflow.files import sha256_file, write_json
 from jipflow.outcomes import Outcome, Status, write_outcomes
 
 STAGES = ("prepare", "segment", "encode", "measure", "document", "overlay")
@@ -44,8 +44,9 @@ def write_cohort(
 def write_record(
     path: Path, stage: str, inputs: Sequence[str], outputs: Sequence[str] = ()
 ) -> None:
-    content: dict[str, Any] = {"stage": stage, "version": "1", "settings": {}, "outputs": {}}
+    content: dict[str, Any] = {"stage": stage, "version": "1", "settings": {}}
     content |= {"libraries": {}, "state": "", "inputs": dict.fromkeys(inputs, "0" * 64)}
+    content["outputs"] = {name: sha256_file(path.parent / name) for name in outputs}
     content["sizes"] = {name: (path.parent / name).stat().st_size for name in outputs}
     write_json(path, content)
 
@@ -54,7 +55,7 @@ def write_stage(folder: Path, shard: str, stage: str, outcomes: Sequence[Outcome
     """Let a stage of a shard have ended."""
     place = folder / "shards" / shard / stage
     write_outcomes(place / "outcomes.parquet", outcomes)
-    inputs = [f"../{name}/provenance.json" for name in BEFORE[stage]]
+    inputs = [f"../{name}/provenance.json" for name in BEFORE.get(stage, ())]
     write_record(place / "provenance.json", stage, inputs)
     log = folder / "logs" / stage / f"{shard}.log"
     log.parent.mkdir(parents=True, exist_ok=True)

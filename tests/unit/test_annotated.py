@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import highdicom
@@ -735,29 +737,56 @@ def test_an_inbox_that_is_away_is_not_one_that_is_empty(tmp_path):
     shutil.rmtree(inbox)
     # The folder that the disk covers may have been made by hand.
     inbox.mkdir()
-    for damage in (None, b"", b'{"inbox'):
+    away = r"share/lung, where .* is gone, or its file "
+    for damage in (None, b"", b'{"inbox', b"[1]", b"\xff"):
         if damage is not None:
             (results / "inbox.json").write_bytes(damage)
         for look in (check_inbox, open_inbox):
-            with pytest.raises(PlaceError, match=r"share/lung, where .* is gone, or its file "):
+            with pytest.raises(PlaceError, match=away):
                 look(inbox, results)
     assert not list(inbox.iterdir())
     (results / "inbox.json").unlink()
+    open_inbox(inbox, results)
+    check_inbox(inbox, results)
+    # What the disk covers has a mark of its own where a job once ran without the disk.
+    shutil.move(inbox, tmp_path / "covered")
+    (results / "inbox.json").unlink()
+    open_inbox(inbox, results)
+    shutil.rmtree(inbox)
+    shutil.move(tmp_path / "covered", inbox)
+    for look in (check_inbox, open_inbox):
+        with pytest.raises(PlaceError, match=away):
+            look(inbox, results)
+    (results / "inbox.json").write_bytes(b"\xff")
     open_inbox(inbox, results)
     check_inbox(inbox, results)
     open_inbox(tmp_path / "another", results)
     assert (tmp_path / "another").is_dir()
 
 
+def test_jobs_that_begin_together_see_one_inbox(tmp_path):
+    inbox, results = tmp_path / "inbox", [tmp_path / "lung", tmp_path / "liver"]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(partial(open_inbox, inbox), results * 20))
+    for each in results:
+        check_inbox(inbox, each)
+
+
 def test_an_inbox_that_may_only_be_read_is_not_missed(tmp_path):
     share, results = tmp_path / "share", tmp_path / "results"
-    share.mkdir()
+    (share / "lung").mkdir(parents=True)
     results.mkdir()
-    share.chmod(0o555)
+    for folder in (share / "lung", share):
+        folder.chmod(0o555)
     found = bound_python(READ_ONLY, share / "lung", results)
-    share.chmod(0o755)
+    # One that is not there may be on a disk that is away.
+    other = bound_python(READ_ONLY, share / "liver", results)
+    for folder in (share, share / "lung"):
+        folder.chmod(0o755)
     assert (found.stdout, found.stderr) == ("False\n", "")
-    assert not list(share.iterdir())
+    assert other.stdout == ""
+    assert "PermissionError" in other.stderr
+    assert not list((share / "lung").iterdir())
 
 
 def test_the_state_of_the_inbox_knows_a_file_that_was_replaced_by_an_older_one(site):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import unicodedata
 from datetime import date
+from pathlib import Path
 
 import pytest
 
@@ -12,13 +13,16 @@ from config_files import site_of
 from jipflow.catalog import cohort
 from jipflow.catalog.consented import check_unchanged, cohort_state
 from jipflow.catalog.nothing import why_no_case
+from jipflow.cli import main
 from jipflow.cli.audited import note_consent
+from jipflow.cli.rights import alone_with
 from jipflow.privacy.audit.trail import site_trail
 from jipflow.privacy.consent import Days, allows, consent_state, read_consents
+from jipflow.provenance import Making
 from jipflow.reasons import StageError
 from jipflow.settings.consent import ConsentRule
 from jipflow.settings.resources import ConfigError
-from jipflow.settings.run import load_settings
+from jipflow.settings.run import load_settings, write_settings
 from jipflow.settings.schema import load
 from jipflow.settings.site import Site
 from test_cohort import World, row
@@ -119,6 +123,24 @@ def test_a_withdrawal_takes_the_case_out_and_leaves_the_others_where_they_are(as
     check_unchanged(asking.asked, cohort_state(asking.asked))
     with pytest.raises(StageError, match="was changed while it was read"):
         check_unchanged(asking.asked, state)
+
+
+def test_nothing_leaves_where_others_consent_than_when_the_cohort_was_chosen(asking, capsys):
+    asking.freeze(scans("A", "B"), HEAD + consent("A") + consent("B"))
+    results = asking.folder
+    write_settings(results / "settings.json", asking.asked)
+    record = results / "cohort" / "provenance.json"
+    Making("cohort", {}, [], cohort_state(asking.asked)).finish(record, [])
+    with alone_with(results, "an export"):
+        pass
+    Path(asking.asked.site.consent.file).write_text(HEAD + consent("A"))
+    line = ["export", "--results", str(results), "--out", str(results.parent / "given")]
+    assert main(line) == 1
+    assert "Others consent today than when the cohort was chosen" in capsys.readouterr().err
+    assert not (results.parent / "given").exists()
+    record.unlink()
+    with pytest.raises(StageError, match="Others consent"), alone_with(results, "an export"):
+        pass
 
 
 def test_of_a_study_outside_the_days_only_the_rule_during_asks(asking):

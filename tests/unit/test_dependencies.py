@@ -26,11 +26,11 @@ CALLED = {
     "pylibjpeg": "pydicom",
     "pylibjpeg-openjpeg": "pydicom",
     "python-gdcm": "pydicom",
-    "snakemake": "the Makefile and every run",
 }
 """Dependencies that no module of the package imports, and who does or calls them."""
 
 OPTIONAL = {
+    "cluster": "To submit jobs",
     "exchange": "To exchange",
     "nnunet": "For nnU-Net",
     "noise": "For analyses",

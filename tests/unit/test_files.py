@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from jipflow.files import (
@@ -126,7 +127,9 @@ def test_a_damaged_table_is_distinguished_from_a_disk_that_fails(tmp_path):
     path = tmp_path / "table.parquet"
     write_parquet(path, pd.DataFrame({"a": ["x" * 100] * 999}))
     data = path.read_bytes()
-    one_bit = data[:60] + bytes([data[60] ^ 1]) + data[61:]
+    column = pq.read_metadata(path).row_group(0).column(0)
+    last = column.dictionary_page_offset + column.total_compressed_size - 1
+    one_bit = data[:last] + bytes([data[last] ^ 1]) + data[last + 1 :]
     for damaged in (b"", data[:50], data[:4] + bytes(40) + data[44:], one_bit):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"Parquet|damaged"):

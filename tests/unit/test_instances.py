@@ -194,6 +194,38 @@ def test_fields_that_give_another_suv_are_named(name, value, differs):
     assert differing_field(*headers[::-1]).startswith(name) == differs
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("20200101080000.00+0100", "20200101080000.00+0000", False),
+        ("20200101080000+0100", "20200101080000.00+0100", True),
+        ("20200101080000", "20200101080000.00+0100", True),
+        ("202001010800", "20200101080000.5", True),
+        ("20200101080000", "20200101080001", False),
+        ("20200101", "20200102", False),
+    ],
+)
+def test_moments_are_compared_to_the_second(one, other, same):
+    headers = []
+    for moment in (one, other):
+        header, tracer = Dataset(), Dataset()
+        tracer.RadiopharmaceuticalStartDateTime = moment
+        header.RadiopharmaceuticalInformationSequence = [tracer]
+        headers.append(header)
+    assert (differing_field(*headers) == "") == same
+
+
+@pytest.mark.parametrize("other", ["075500", "07:55:00", "07:55", "0755.00", "075500.999"])
+def test_times_are_the_same_however_they_are_written(other):
+    headers = []
+    for time in ("0755", other):
+        header, tracer = Dataset(), Dataset()
+        tracer.add_new("RadiopharmaceuticalStartTime", "LO", time)
+        header.RadiopharmaceuticalInformationSequence = [tracer]
+        headers.append(header)
+    assert differing_field(*headers) == ""
+
+
 def test_philips_factors_are_compared_as_numbers():
     headers = []
     for factor in ("0.000123", "0.000456"):

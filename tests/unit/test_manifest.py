@@ -50,6 +50,7 @@ def written(tmp_path, text, name="manifest.txt"):
         ),
         (f"cp s3://bucket/{ONE}/* .\ncp s3://bucket/{ROOT}.9/{TWO}/* .\n", {ONE, TWO}, set()),
         (f"cp s3://bucket/{ONE}/{ROOT}.9 .\ncp s3://bucket/{TWO} .\n", {ONE, TWO}, set()),
+        (f"sync s3://bucket/{ROOT}.9/{ONE} a/\nsync s3://bucket/{TWO}/ b/\n", {ONE, TWO}, set()),
         (f"{TCIA}{ONE}\r\n{TWO}\r\n\r\n{ONE}\r\n", {ONE, TWO}, set()),
         (f"\ufeffmanifestVersion=3.0\nListOfSeriesToDownload={ONE}\n", {ONE}, set()),
         (f"PatientID,SeriesInstanceUID\nP1,{ONE}\nP2,{TWO}\n", {ONE, TWO}, set()),

@@ -394,6 +394,30 @@ def test_a_pipe_among_the_files_is_named(site, tmp_path_factory):
         store.add("given", folder=folder, about=about)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fold_0/validation/4711.nii.gz",
+        "fold_0/validation/summary.json",
+        "crossval_results_folds_0_1/plans.json",
+        "fold_0/training_log_2026_11_30.txt",
+        "example/PAT4711.mha",
+    ],
+)
+def test_what_a_training_leaves_of_its_cases_is_no_part_of_a_model(
+    site, tmp_path_factory, capsys, name
+):
+    folder = tmp_path_factory.mktemp("given")
+    put(folder, {**FILES, name: b"PAT4711"})
+    about = folder.parent / "about-it.yaml"
+    about.write_text(yaml.safe_dump(ABOUT))
+    before = OWN_MODELS.read_bytes()
+    assert cli.main(["models", "add", "given", "--folder", str(folder), "--about", str(about)]) == 1
+    assert "is of the cases that it was trained or tried on" in capsys.readouterr().err
+    assert OWN_MODELS.read_bytes() == before
+    assert not (OWN_MODELS.parent / "given").exists()
+
+
 def test_a_folder_of_everything_is_no_model(site, tmp_path_factory, monkeypatch):
     monkeypatch.setattr(registry, "MOST_FILES", 3)
     folder = tmp_path_factory.mktemp("given")

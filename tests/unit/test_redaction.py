@@ -130,9 +130,8 @@ def test_what_a_header_says_of_persons(tmp_path):
     (another,) = write([dataset], tmp_path / "another")
     (tmp_path / "broken").write_bytes(b"DICM" * 90)
     (tmp_path / "zeros").write_bytes(bytes(5000))
-    identifiers, values = identifying_values(
-        [[tmp_path / "gone", tmp_path / "zeros", path, another], [tmp_path / "broken"]]
-    )
+    damaged = [tmp_path / name for name in ("gone", "zeros", "broken", "zeros", "broken")]
+    identifiers, values = identifying_values([[*damaged, path, another], damaged[1:3]])
     assert identifiers == {"Q7", "X1", "X2"}
     assert {"Müllerová^Žofie", "ACC1", "Anna^A"} <= values
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from jipflow.cli import main
-from jipflow.files import sha256_file
+from jipflow.files import sha256_file, write_parquet
+from jipflow.outcomes import Outcome
 from jipflow.reasons import StageError
 from jipflow.repair.retry import Choice, find_again
-from repair_world import STAGES, write_cohort, write_shard
+from repair_world import STAGES, write_cohort, write_shard, write_stage
 from test_standing import a_run
 
 FAILED = {"bbb": ("segment", "no_contours"), "ddd": ("prepare", "missing_slices")}
@@ -99,6 +101,67 @@ def test_the_outcomes_of_just_these_jobs_are_removed(results, capsys):
         0,
         "nothing that failed is meant: nothing would run\n",
     )
+
+
+@pytest.fixture
+def fetched(results):
+    """The same from a PACS, with a series of bbb that ddd of another shard has, too."""
+    series = {"aaa": ["1.1"], "bbb": ["1.2", "1.3"], "ccc": ["1.4"], "ddd": ["1.3"], "eee": ["1.5"]}
+    folder = results / "lung"
+    for shard, cases in (("s00001", "abc"), ("s00002", "de")):
+        rows = [
+            (letter * 3, results / "retrieved" / "pacs" / uid / "1.dcm")
+            for letter in cases
+            for uid in series[letter * 3]
+        ]
+        for _, path in rows:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        table = pd.DataFrame(
+            [(case, str(path)) for case, path in rows], columns=["case_id", "path"]
+        )
+        (folder / "cohort" / "shards").mkdir(exist_ok=True)
+        write_parquet(folder / "cohort" / "shards" / f"{shard}.parquet", table)
+        outcomes = [Outcome(case, "retrieve", "CT") for case in dict(rows)]
+        write_stage(folder, shard, "retrieve", outcomes)
+    return results
+
+
+def images(results):
+    return sorted(path.parent.name for path in (results / "retrieved").rglob("*.dcm"))
+
+
+def test_what_was_corrected_in_a_pacs_is_fetched_again(fetched, capsys):
+    code, text = printed(capsys, fetched, "--case", "aaa", "--fetch")
+    assert text.startswith("retrieve of s00001: 1 item of 1 case (ok 1); runs: retrieve")
+    assert "; 2 other cases with the same result; 1 image of a PACS fetched again\n" in text
+    assert images(fetched) == ["1.1", "1.2", "1.3", "1.4", "1.5"]
+    code, text = printed(capsys, fetched, "--case", "aaa", "--fetch", "--apply")
+    assert (code, images(fetched)) == (0, ["1.2", "1.3", "1.4", "1.5"])
+    assert not (fetched / "lung" / "shards" / "s00001" / "retrieve" / "provenance.json").exists()
+    assert (fetched / "lung" / "shards" / "s00002" / "retrieve" / "provenance.json").exists()
+
+
+def test_of_what_failed_the_images_are_fetched_again_in_each_shard_that_has_them(fetched, capsys):
+    code, text = printed(capsys, fetched, "--reason", "no_contours", "--fetch", "--apply")
+    assert (code, images(fetched)) == (0, ["1.1", "1.4", "1.5"])
+    starts = [line.partition(":")[0] for line in text.splitlines()[:3]]
+    assert starts == ["segment of s00001", "retrieve of s00001", "retrieve of s00002"]
+    for shard in ("s00001", "s00002"):
+        assert not (fetched / "lung" / "shards" / shard / "retrieve" / "provenance.json").exists()
+
+
+def test_images_of_a_folder_are_never_removed(fetched, tmp_path, capsys):
+    elsewhere = tmp_path / "archive" / "1.dcm"
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    climbing = fetched / "retrieved" / ".." / "archive" / "1.dcm"
+    rows = [("aaa", str(elsewhere)), ("aaa", str(climbing))]
+    path = fetched / "lung" / "cohort" / "shards" / "s00001.parquet"
+    write_parquet(path, pd.DataFrame(rows, columns=["case_id", "path"]))
+    code, text = printed(capsys, fetched, "--case", "aaa", "--fetch", "--apply")
+    assert (code, elsewhere.is_file()) == (1, True)
+    assert "no image of these cases was fetched from a PACS" in text
 
 
 def test_a_run_keeps_them_and_a_look_is_free(results, capsys):

@@ -6,6 +6,7 @@ import io
 import os
 import pty
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -27,8 +28,8 @@ from jipflow.settings.resources import ROOT
 from jipflow.settings.run import load_settings
 from other_account import as_another_account
 
-SINFO = "main*|up|infinite|8|64000|(null)\nlong|up|7-00:00:00|32+|256000+|(null)\n"
-GPU = "gpu-a100|up|1-00:00:00|16|128000|gpu:a100:4(S:0-1)\n"
+SINFO = "main*|up|infinite|64000|(null)\nlong|up|7-00:00:00|256000+|(null)\n"
+GPU = "gpu-a100|up|1-00:00:00|128000|gpu:a100:4(S:0-1)\n"
 
 
 @pytest.fixture
@@ -315,6 +316,44 @@ def test_slurm_is_taken_where_it_answers(place, capsys, monkeypatch):
     assert content["processing"] == {"device": "cuda"}
 
 
+@pytest.mark.parametrize(
+    ("partition", "says"),
+    [
+        ("main*|up|4:00:00|64000|(null)", ["ends jobs after 4:00:00", "asks for 14 hours"]),
+        ("main*|up|30:00|16000+|(null)", ["ends jobs after 30:00", "nodes have 16000 MB"]),
+        ("main*|up|14:00:00|18000|(null)", []),
+        ("main*|up|infinite|16000|(null)\nmain*|up|infinite|32000|(null)", []),
+        ("main*|up|n/a|n/a|(null)", []),
+    ],
+)
+def test_a_partition_in_which_no_shard_would_start_is_named(place, partition, says, capsys):
+    slurm(place, f"{partition}\n")
+    assert main(words(place, "--yes")) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if "never starts" in line]
+    assert len(found) == len([text for text in says if "ends jobs" in text or "nodes" in text])
+    assert all(text in " ".join(found) for text in says)
+
+
+def test_what_a_shard_asks_for_is_the_sum_of_its_rules():
+    asked = {
+        name: [
+            int(re.search(rf"{word}\((\d+)\)", (ROOT / "rules" / file).read_text())[1])
+            for word in ("shard_minutes", "shard_memory")
+        ]
+        for name, file in {
+            **{name: f"{name}.smk" for name in ("prepare", "segment", "encode", "measure")},
+            **{"document": "document.smk", "overlay": "report.smk"},
+        }.items()
+    }
+    beside = [asked[name] for name in ("encode", "measure", "overlay")]
+    after = [asked[name] for name in ("prepare", "segment", "document")]
+    minutes = sum(each[0] for each in after) + max(each[0] for each in beside)
+    memory = max(*(each[1] for each in after), sum(each[1] for each in beside))
+    assert (minutes, memory) == (schedulers.SHARD_MINUTES, schedulers.SHARD_MB)
+    page = (ROOT / "docs" / "slurm.md").read_text(encoding="utf-8")
+    assert f"{memory // 1000} GB and {minutes // 60} hours at most" in page
+
+
 @pytest.mark.parametrize("start", ["/", str(ROOT)])
 def test_the_profile_runs_the_site_from_any_folder(place, start):
     assert main(words(place, "--yes", "--scheduler", "none", protocol="demo")) == 0
@@ -335,6 +374,30 @@ def test_the_profile_runs_the_site_from_any_folder(place, start):
     assert f"output: {place}/the site/results/catalog/series.parquet" in job
     assert " mem_mb=7000" in job.split("rule ")[0]
     assert (place / "the site" / ".snakemake").is_dir()
+
+
+def test_the_profile_of_another_workflow_does_not_count_beside_the_site_s(place, monkeypatch):
+    assert main(words(place, "--yes", "--scheduler", "none", protocol="demo")) == 0
+    other = place / "another"
+    (other / "workflow").mkdir(parents=True)
+    (other / "workflow" / "Snakefile").write_text("rule all: pass\n")
+    (other / "profiles" / "default").mkdir(parents=True)
+    (other / "profiles" / "default" / "config.yaml").write_text("printshellcmds: true\n")
+    line = [sys.executable, "-m", "snakemake", "--profile", "north", "--dry-run"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
+    environment |= {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def said(*more):
+        return subprocess.run(
+            [*line, *more], cwd=other, env=environment, capture_output=True, text=True, check=False
+        )
+
+    refused = said()
+    assert refused.returncode == 1
+    assert "its profiles/default would count before the site's profile" in refused.stderr
+    assert said("--workflow-profile", "none").returncode == 0
+    shutil.rmtree(other / "profiles")
+    assert said().returncode == 0
 
 
 def test_a_gpu_that_pytorch_does_not_find_is_not_denied(place, capsys, monkeypatch):
@@ -374,7 +437,7 @@ def test_of_several_partitions_one_is_named(place, capsys):
     [
         ("Segmentation fault; rm -rf $HOME", 0, "sinfo answers something else than partitions"),
         ("main*|up\n", 0, "sinfo answers something else than partitions: 'main*|up'"),
-        ("$(reboot)|up|1|2|3|x\n", 0, "sinfo answers something else than partitions"),
+        ("$(reboot)|up|1|3|x\n", 0, "sinfo answers something else than partitions"),
         ("", 0, "sinfo lists nothing"),
         (
             "slurm_load_partitions: Unable to contact slurm controller",
@@ -414,6 +477,8 @@ def test_a_queue_of_gpus_needs_that_of_the_other_jobs(place, capsys):
     options = read_profile(profile(place))
     assert "queue='normal'" in options["default-resources"]
     assert "segment:queue='gpuq' if $JIPFLOW_GPU else 'normal'" in options["set-resources"]
+    content = yaml.safe_load((place / "the site" / "site.yaml").read_text(encoding="utf-8"))
+    assert content["processing"] == {"device": "cuda"}
 
 
 def test_the_profile_of_the_site_guide_sends_stages_that_share_a_job_to_one_partition(

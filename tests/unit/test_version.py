@@ -73,6 +73,15 @@ def test_a_copy_inside_another_repository_has_no_commit(clone: Path) -> None:
     assert version.commit(inner) is None
 
 
+def test_what_was_installed_from_an_archive_says_its_commit(tmp_path: Path) -> None:
+    (tmp_path / "installed.json").write_text('{"commit": "0123456789abcdef0123", "version": "1"}')
+    assert version.commit(tmp_path) == "0123456789ab"
+    for damaged in ("", "[]", "{}"):
+        version.commit.cache_clear()
+        (tmp_path / "installed.json").write_text(damaged)
+        assert version.commit(tmp_path) is None
+
+
 def test_a_clone_without_a_commit(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet")
     assert version.commit(tmp_path) is None

@@ -206,7 +206,7 @@ def parquet_schema(path: Path | BinaryIO) -> pa.Schema:
     """
     import pyarrow.parquet as pq
 
-    with _damage(), pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with _damage(), pq.ParquetFile(path) as file:
         return file.schema_arrow
 
 

@@ -179,9 +179,14 @@ def read_provenance(path: Path) -> Provenance | None:
 
 
 def is_whole(record: Path) -> bool:
-    """Return whether a record is there, and the files of its job as long as the job left them."""
+    """Return whether a record is there, and the files of its job as the job left them.
+
+    Its tables have the bytes that they had, and others their length.
+    """
     made = read_provenance(record)
-    return made is not None and not _cut_off(made, record, ())
+    if made is None or _cut_off(made, record, ()):
+        return False
+    return all(_digest(str(_place(name, record))) == made.outputs[name] for name in made.outputs)
 
 
 def difference(

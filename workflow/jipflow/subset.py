@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHARD_NAME = re.compile(r"s\d{5}")
+"""A name of a shard of the cohort."""
+
+OF_JOBS = re.compile(rf"{SHARD_NAME.pattern}(?:-[a-z2-7]{{16}})?")
+"""A name by which jobs know a shard: its own, or that of the part of it that is tried first."""
 
 FOLDER = "subset"
 """Folder of a protocol's results in which the tables and the report of a try are."""
@@ -213,5 +217,5 @@ def is_current(file: Path, shard: Path, cases: Collection[str]) -> bool:
 def subset_of(names: Iterable[str]) -> Subset:
     """Return the subset that has these `Subset.words`."""
     given = sorted(set(names))
-    shards = [name for name in given if re.fullmatch(r"s\d{5}", name)]
+    shards = [name for name in given if SHARD_NAME.fullmatch(name)]
     return Subset(tuple(name for name in given if name not in shards), tuple(shards))

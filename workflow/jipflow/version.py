@@ -1,10 +1,11 @@
-"""The version with the commit of the clone that it runs from: for pages and people.
+"""The version with the commit that it runs from: for pages and people.
 
 Nothing that is compared or hashed holds it: no table, DICOM object, manifest or rule.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from functools import cache
@@ -18,24 +19,28 @@ CODE = ("Snakefile", "rules", "workflow")
 
 
 def full_version() -> str:
-    """Return the version and, in a clone, its commit: ``0.2.0 (4f0c7a9e21d3)``."""
+    """Return the version and, where it is known, its commit: ``0.2.0 (4f0c7a9e21d3)``."""
     known = commit()
     return f"{__version__} ({known})" if known else __version__
 
 
 @cache
 def commit(root: Path = ROOT) -> str | None:
-    """Return the commit that a clone stands at, its first 12 digits.
+    """Return the first 12 digits of the commit that a clone stands at, or an archive was made of.
 
     Args:
-        root: folder of the clone.
+        root: folder of the clone, or of what `envs/install.py` has installed.
 
     Returns:
-        The digits, with ``+dirty`` where the code differs from the commit; None where the folder is
-        no clone (a copy, an installed package), has no commit, or git cannot be asked.
+        The digits, with ``+dirty`` where a clone's code differs from the commit; None where the
+        folder is neither (a copy, an installed package), has no commit, or git cannot be asked.
     """
     if not (root / ".git").exists():
-        return None
+        try:
+            manifest = json.loads((root / "installed.json").read_text(encoding="utf-8"))
+            return str(manifest["commit"])[:12]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
     lines = _status(root)
     known = dict(line[2:].split(" ", 1) for line in lines if line.startswith("# "))
     digits = known.get("branch.oid", "(initial)")

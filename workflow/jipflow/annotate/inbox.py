@@ -10,11 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jipflow.files import canonical_digest, json_text, read_json, write_json
+from jipflow.files import canonical_digest, read_json, write_json
 from jipflow.reasons import PlaceError
 
 PROPOSAL = "proposal"
@@ -23,7 +26,8 @@ READER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 SEEN = "inbox.json"
 """Name of the file in a protocol's results that says which inbox its jobs have seen."""
 MARK = ".jipflow"
-"""Name of an empty file in an inbox by which it is known from the folder that its disk covers."""
+"""Name of a file in an inbox, with a word that no other has, by which it is known again: from the
+folder that its disk covers, and on a machine that has not mounted it."""
 NOTHING = "nothing.txt"
 """Name of the file by which a person says that there is nothing to mark."""
 FILE = re.compile(r"[\w .,()+-]{1,200}")
@@ -97,14 +101,14 @@ def returned(folder: Path) -> Returned:
 def _closed(what: str) -> str:
     return (
         f"{what} cannot be read: permission denied; let the account that runs jipflow read it "
-        "(chmod -R a+rX)."
+        "by a group that both are in (chgrp -R, chmod -R g+rX)."
     )
 
 
 def check_inbox(inbox: Path, results: Path) -> None:
     """Check that the inbox is there, if a job has seen it before.
 
-    Where its disk is away, an empty folder may stand in its place: what readers drew would seem to
+    Where its disk is away, another folder may stand in its place: what readers drew would seem to
     have been taken back.
 
     Args:
@@ -115,13 +119,12 @@ def check_inbox(inbox: Path, results: Path) -> None:
         PlaceError: it is gone.
     """
     seen = results / SEEN
-    if (inbox / MARK).is_file() or not seen.is_file():
+    # Read before the mark, which is written before it.
+    noted = _noted(seen)
+    mark = _mark(inbox)
+    if noted.get("inbox", "") not in ("", str(inbox)) or not seen.is_file():
         return
-    try:
-        known = read_json(seen) == _seen(inbox)
-    except ValueError:
-        known = True
-    if known:
+    if not mark or noted.get("mark", mark) != mark:
         raise PlaceError(
             f"{inbox}, where readers put what they drew, is gone, or its file {MARK} is; see "
             "whether its disk is mounted, and run the same command again. If it was moved or "
@@ -132,7 +135,7 @@ def check_inbox(inbox: Path, results: Path) -> None:
 def open_inbox(inbox: Path, results: Path) -> None:
     """Make the inbox where no job has seen one, mark it, and note that it is there.
 
-    One that the account may not write to is not marked, and so not missed.
+    One that is there and that the account may not write to is not marked, and so not missed.
 
     Args:
         inbox: folder of ``<segmentation>/<case_id>/<reader>/``.
@@ -140,24 +143,54 @@ def open_inbox(inbox: Path, results: Path) -> None:
 
     Raises:
         PlaceError: it was there, and is gone.
+        OSError: it is not there, and cannot be made.
     """
     check_inbox(inbox, results)
-    seen = results / SEEN
-    content = json_text(_seen(inbox))
-    if seen.is_file() and seen.read_text(encoding="utf-8") == content:
-        return
+    inbox.mkdir(parents=True, exist_ok=True)
     try:
-        inbox.mkdir(parents=True, exist_ok=True)
-        (inbox / MARK).touch()
+        mark = _marked(inbox)
     except OSError as error:
         if error.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
             raise
-    else:
-        write_json(seen, _seen(inbox))
+        return
+    seen = {"inbox": str(inbox), "mark": mark}
+    if _noted(results / SEEN) != seen:
+        write_json(results / SEEN, seen)
 
 
-def _seen(inbox: Path) -> dict[str, str]:
-    return {"inbox": str(inbox)}
+def _noted(seen: Path) -> dict[str, str]:
+    """Return what a protocol's jobs have noted of the inbox; nothing where that is damaged."""
+    try:
+        found = read_json(seen)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _mark(inbox: Path) -> str:
+    """Return the word in the mark of an inbox; empty where it has none."""
+    try:
+        return (inbox / MARK).read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+
+
+def _marked(inbox: Path) -> str:
+    """Return the word in the mark of an inbox, which is written where there is none.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    mine = secrets.token_hex(16)
+    with suppress(FileExistsError), open(inbox / MARK, "x", encoding="ascii") as stream:
+        stream.write(mine)
+    for _ in range(20):
+        if found := _mark(inbox):
+            return found
+        # Another job is about to write it.
+        time.sleep(0.1)
+    (inbox / MARK).write_text(mine, encoding="ascii")
+    return mine
 
 
 def inbox_state(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[str]) -> str:

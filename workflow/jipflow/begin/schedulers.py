@@ -18,8 +18,15 @@ QUEUE = re.compile(r"[A-Za-z0-9_.-]+")
 ACCOUNT = re.compile(r"[A-Za-z0-9_.@+-]+")
 """A name of an account: nothing that ends the quoted text of one of Snakemake's expressions."""
 
-SINFO = ("sinfo", "--noheader", "--format=%P|%a|%l|%c|%m|%G")
-"""Partition, whether it is up, its time limit, and cores, MB and devices of its nodes."""
+SINFO = ("sinfo", "--noheader", "--format=%P|%a|%l|%m|%G")
+"""Partition, whether it is up, its time limit, and MB and devices of its nodes."""
+
+TIME = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
+"""A time limit as sinfo prints it; others are ``infinite``, ``UNLIMITED`` and ``n/a``."""
+
+SHARD_MINUTES, SHARD_MB = 840, 18_000
+"""What the longest job of a shard asks for: all stages one after the other, those that run side by
+side with the memory of each. It is of a protocol without a model, whose stages are one job."""
 
 LISTS: dict[Name, tuple[str, ...]] = {"lsf": ("bqueues", "-w"), "sge": ("qconf", "-sql")}
 """What prints the queues of other schedulers, a line each."""
@@ -34,6 +41,7 @@ class Partition:
         default: whether jobs go there that name none.
         up: whether it takes jobs.
         limit: most time of a job, as SLURM writes it.
+        memory_mb: of its largest node; None where SLURM does not say.
         gpus: whether some of its nodes have GPUs.
     """
 
@@ -41,7 +49,29 @@ class Partition:
     default: bool
     up: bool
     limit: str
+    memory_mb: int | None
     gpus: bool
+
+    @property
+    def minutes(self) -> float:
+        """Most time of a job; infinite where there is no limit."""
+        found = TIME.fullmatch(self.limit)
+        if found is None:
+            return float("inf")
+        days, hours, minutes = (int(found[name] or 0) for name in ("days", "hours", "minutes"))
+        return (days * 24 + hours) * 60 + minutes
+
+    def too_little(self) -> list[str]:
+        """Return what of `SHARD_MINUTES` and `SHARD_MB` the partition does not give a job."""
+        found = []
+        if self.minutes < SHARD_MINUTES:
+            hours = SHARD_MINUTES // 60
+            found.append(f"it ends jobs after {self.limit}, and a shard's asks for {hours} hours")
+        if self.memory_mb is not None and self.memory_mb < SHARD_MB:
+            found.append(
+                f"its nodes have {self.memory_mb} MB, and a shard's job asks for {SHARD_MB}"
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -107,18 +137,17 @@ def parse_sinfo(answer: str) -> list[Partition]:
     for line in answer.splitlines():
         fields = line.split("|")
         name = fields[0].removesuffix("*")
-        if len(fields) != 6 or not QUEUE.fullmatch(name):
+        if len(fields) != 5 or not QUEUE.fullmatch(name):
             raise ValueError(line)
-        _, state, limit, _, _, devices = (field.strip() for field in fields)
+        _, state, limit, memory, devices = (field.strip() for field in fields)
+        # A plus says that some of the nodes have more.
+        amounts = [int(digits[0])] if (digits := re.match(r"\d+", memory)) else []
         gpus = any(device.startswith("gpu") for device in devices.split(","))
-        earlier = found.get(name)
-        found[name] = Partition(
-            name,
-            fields[0].endswith("*"),
-            state == "up",
-            limit,
-            gpus or (earlier is not None and earlier.gpus),
-        )
+        if (earlier := found.get(name)) is not None:
+            gpus = gpus or earlier.gpus
+            amounts += [] if earlier.memory_mb is None else [earlier.memory_mb]
+        largest = max(amounts, default=None)
+        found[name] = Partition(name, fields[0].endswith("*"), state == "up", limit, largest, gpus)
     return list(found.values())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jipflow.privacy.consent import Consents, allows, consent_state
+from jipflow.provenance import NAME, read_provenance
 from jipflow.reasons import StageError
 from jipflow.settings.consent import ConsentRule
 from jipflow.settings.run import Settings
@@ -91,6 +92,28 @@ def check_unchanged(settings: Settings, state: str) -> None:
         raise StageError(
             f"{settings.site.consent.file} was changed while it was read, or the day has ended; "
             "run the same command again."
+        )
+
+
+def check_still_consented(settings: Settings, results: Path) -> None:
+    """Check that the same patients consent today as when the cohort was chosen.
+
+    For what lets cases of a run that has ended leave.
+
+    Args:
+        settings: of the run.
+        results: of the protocol.
+
+    Raises:
+        StageError: others consent today, or nothing says who did then.
+    """
+    state = cohort_state(settings)
+    made = read_provenance(results / "cohort" / NAME)
+    if state and (made is None or made.state != state):
+        raise StageError(
+            "Others consent today than when the cohort was chosen: a consent was withdrawn, has "
+            "ended or was given since. Nothing leaves; run the site's snakemake command, which "
+            "chooses the cohort anew, and then this one again."
         )
 
 

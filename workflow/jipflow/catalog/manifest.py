@@ -112,8 +112,10 @@ def _commands(path: Path, lines: Collection[str]) -> Manifest:
         if not words or words[0] not in {"cp", "sync"} or len(sources) != 1 or len(words) < 3:
             raise _wrong(path, number, "is no command `cp s3://BUCKET/SERIES/* FOLDER`")
         parts = sources[0].partition("://")[2].split("/")[1:]
-        # Above the series there may be its study, and what is below it an instance.
-        above = [*reversed(parts[:-1]), parts[-1]] if parts else []
+        # Above the series there may be its study. What is copied is an instance below it; what is
+        # kept in step, a folder.
+        instance = parts[-1:] if words[0] == "cp" else []
+        above = [*reversed(parts[: len(parts) - len(instance)]), *instance]
         uid = next((part for part in above if UID.fullmatch(part)), None)
         folder = next((part for part in parts if UUID.fullmatch(part.lower())), None)
         target = IN_FOLDER.fullmatch(PurePosixPath(words[-1]).name)

@@ -34,6 +34,12 @@ ECHO_SECONDS = 10
 SHARE_OF_MEMORY = 0.9
 """Of the memory, for jobs; the rest is Snakemake's and the system's."""
 
+LESS = (
+    "name another by --partition, or have the rules ask for less by set-resources of the profile "
+    "(docs/slurm.md)"
+)
+"""What to do where a partition is too small."""
+
 CLUSTER_PLUGIN = "snakemake_executor_plugin_cluster_generic"
 
 
@@ -77,7 +83,7 @@ def begin(given: Given) -> None:
     base, why = found.base()
     queue, gpu_queue = _queues(given, found.scheduler, ask)
     one_machine = base in {"local", "gpu"}
-    cuda = base == "gpu" or (base == "slurm" and _has_gpus(found.scheduler, queue, gpu_queue))
+    cuda = base == "gpu" or _has_gpus(found.scheduler, queue, gpu_queue)
     memory = int(found.memory.number * SHARE_OF_MEMORY)
     profile = Profile(
         answers.site,
@@ -96,6 +102,8 @@ def begin(given: Given) -> None:
         print(f"  memory: {memory} MB for jobs at a time, nine tenths of what there is")
     else:
         print(f"  partition or queue: {queue or 'the default of the scheduler'}")
+        for why in _too_little(found.scheduler, queue):
+            print(f"  partition {queue}: {why}: such a job never starts; {LESS}")
     if gpu_queue:
         print(f"  partition of jobs that ask for a GPU: {gpu_queue}")
     print(f"  neural networks: {'on a GPU' if cuda else 'on what PyTorch finds (device: auto)'}")
@@ -348,6 +356,11 @@ def _chosen(names: list[str], question: str, option: str, ask: Asker) -> str:
     return ask.ask(f"{question}, one of {', '.join(names)}", option, why_not)
 
 
+def _too_little(found: schedulers.Found, queue: str | None) -> list[str]:
+    """Return what the partition does not give the largest job of a shard."""
+    return [why for each in found.partitions if each.name == queue for why in each.too_little()]
+
+
 def _has_gpus(found: schedulers.Found, queue: str | None, gpu_queue: str | None) -> bool:
     return gpu_queue is not None or any(p.gpus for p in found.partitions if p.name == queue)
 
@@ -406,5 +419,6 @@ def _next(answers: Answers, profiles: Path | None, base: str, site: Site) -> Ite
     if base in {"lsf", "sge", "pbs"}:
         yield f"read the head of {ROOT / 'profiles' / base / 'config.yaml'}: it is untested"
         if find_spec(CLUSTER_PLUGIN) is None:
-            package = CLUSTER_PLUGIN.replace("_", "-")
-            yield f"install what submits: {shlex.quote(sys.executable)} -m pip install {package}"
+            pins = ROOT / "envs" / "constraints.txt"
+            words = ["-m", "pip", "install", "-c", str(pins), "-e", f"{ROOT}[cluster]"]
+            yield f"install what submits: {shlex.join([sys.executable, *words])}"

@@ -70,18 +70,22 @@ def retry(
     reason: Annotated[Sequence[str], "of this reason code alone; may be repeated", REPEATED] = (),
     case: Annotated[Sequence[str], "of this case alone; may be repeated", REPEATED] = (),
     excluded: Annotated[bool, "those that the cohort left out, too"] = False,
+    fetch: Annotated[
+        bool, "fetch images of a PACS again, with --case also where nothing failed"
+    ] = False,
     apply: Apply = False,
 ) -> None:
     """Print what failed and would run again, and let the next run do so by --apply.
 
-    Only outcomes are removed. The other cases of a shard are computed again to the same bytes.
+    Only outcomes are removed, and with --fetch what came from a PACS. The other cases of a shard
+    are computed again to the same bytes.
     """
     from jipflow.reasons import StageError
     from jipflow.repair.retry import Choice, find_again, remove
     from jipflow.repair.standing import protocols_of
     from jipflow.words import number_of
 
-    choice = Choice(stage, reason, case, excluded)
+    choice = Choice(stage, reason, case, excluded, fetch)
     with _alone(results, apply):
         folders = protocols_of(results, protocol)
         if protocol is None and len(folders) > 1:

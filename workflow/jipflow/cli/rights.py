@@ -17,13 +17,21 @@ def alone_with(results: Path, doing: str) -> Iterator[None]:
         doing: the command, as messages to others name it.
 
     Raises:
-        StageError: something has the results, or there are none.
+        StageError: something has the results, there are none, or others consent by now.
     """
+    from jipflow.catalog.consented import check_still_consented
     from jipflow.lock import alone
+    from jipflow.reasons import StageError
     from jipflow.settings.run import read_settings
 
-    read_settings(results / "settings.json")
+    if not (results / "settings.json").is_file():
+        raise StageError(
+            f"{results} has no settings.json, as the folder of a protocol has in which a run has "
+            "ended: name it, such as results/sarcoma-pet."
+        )
+    settings = read_settings(results / "settings.json")
     with rights_of(results), alone(results.absolute().parent, doing):
+        check_still_consented(settings, results)
         yield
 
 

@@ -7,6 +7,7 @@ A model's files stand below the folder of the registry that pins it, or below th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,14 @@ CHECKPOINT = "checkpoint_final.pth"
 
 MOST_FILES = 10_000
 """Files below a model's folder: several times those of all of TotalSegmentator's tasks."""
+
+OF_PATIENTS = re.compile(
+    r"(?:^|/)(?:validation|crossval_results[^/]*)/|(?:^|/)training_log_\d[^/]*$"
+    r"|\.(?:nii|nii\.gz|mha|mhd|nrrd|dcm)$",
+    re.I,
+)
+"""Paths of what a training leaves beside a model and names its cases, as nnU-Net's does: masks that
+it predicted, what they scored, and its log; and any image."""
 
 _HEAD = "# Models that a protocol may name; every file is checked before it is loaded.\n"
 
@@ -150,7 +159,8 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
         path: where they will; see `relative_path`.
 
     Raises:
-        StageError: the folder has no file or a link, or the entry does not fit the files.
+        StageError: the folder has no file, a link, or something of patients, or the entry does not
+            fit the files.
         ConfigError: the entry is not valid.
     """
     for count, each in enumerate(folder.rglob("*"), start=1):
@@ -162,6 +172,12 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
             raise StageError(
                 f"model {name!r}: {folder} holds more than {MOST_FILES:,} files; name the folder "
                 "of the model alone."
+            )
+        if OF_PATIENTS.search(each.relative_to(folder).as_posix()):
+            raise StageError(
+                f"model {name!r}: {each} is of the cases that it was trained or tried on, and "
+                "would go wherever the model goes; name a folder of its files alone, of nnU-Net "
+                "dataset.json, plans.json, fold_*/checkpoint_final.pth and postprocessing.json."
             )
     labels = entry.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, Mapping) for label in labels):

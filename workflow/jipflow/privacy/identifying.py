@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +30,7 @@ HOLDERS = frozenset({"PN", "SQ", "UN"})
 """VRs of names, of what has elements within it, and of what a private dictionary may name so."""
 
 TRIED = 3
-"""Files of a series that are tried."""
+"""Files of a series that are tried in vain: that cannot be opened, or are whole and name nobody."""
 
 IDENTIFIERS = frozenset({"PatientID", "OtherPatientIDs"})
 
@@ -42,24 +41,43 @@ def identifying_values(series: Iterable[Iterable[Path]]) -> tuple[set[str], set[
     A name has a ``^`` in it.
 
     Args:
-        series: of each the DICOM files, of which the first that names somebody counts, among the
-            first `TRIED`: where the archive is away none can be read, and each may take its time.
+        series: of each the DICOM files, of which those up to the first that names a patient count.
+            Of an archive that is away none can be opened, and each may take its time; so at most
+            `TRIED` are tried in vain, beside those that are damaged.
     """
     identifiers: set[str] = set()
     values: set[str] = set()
     for paths in series:
-        named = (_named_in(_header(path)) for path in islice(paths, TRIED))
-        own, others = next(filter(any, named), (set(), set()))
-        identifiers |= own
-        values |= others
+        in_vain = 0
+        for path in paths:
+            own, others, is_sound = _named_in(path)
+            identifiers |= own
+            values |= others
+            in_vain += is_sound
+            if in_vain == TRIED or own or any("^" in value for value in others):
+                break
     return identifiers, values
 
 
-def _named_in(dataset: Dataset | None) -> tuple[set[str], set[str]]:
-    """Return identifiers and other values of persons of one header; none of one that is None."""
+def _named_in(path: Path) -> tuple[set[str], set[str], bool]:
+    """Return identifiers and other values of persons of a header, and whether it is not damaged.
+
+    One that cannot be opened has none, and is not known to be damaged.
+    """
+    import pydicom
+
+    try:
+        with open(path, "rb") as stream:
+            try:
+                dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            # Whatever a damaged file has pydicom raise.
+            except Exception:
+                return set(), set(), False
+    except OSError:
+        return set(), set(), True
     identifiers: set[str] = set()
     values: set[str] = set()
-    for element in () if dataset is None else _elements(dataset):
+    for element in _elements(dataset):
         if element.VR != "PN" and element.keyword not in KEYWORDS:
             continue
         many = element.VM > 1
@@ -68,18 +86,7 @@ def _named_in(dataset: Dataset | None) -> tuple[set[str], set[str]]:
             # By its mark a name without components is one, too.
             texts = {text if "^" in text else f"{text}^" for text in texts}
         (identifiers if element.keyword in IDENTIFIERS else values).update(texts)
-    return identifiers - {""}, values - {"", "^"}
-
-
-def _header(path: Path) -> Dataset | None:
-    """Read the header of a file; None where it cannot be read."""
-    import pydicom
-
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    # Whatever a damaged file has pydicom raise.
-    except Exception:
-        return None
+    return identifiers - {""}, values - {"", "^"}, "SOPClassUID" in dataset
 
 
 def _may_name(element: DataElement | RawDataElement) -> bool:

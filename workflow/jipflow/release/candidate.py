@@ -40,7 +40,7 @@ from jipflow.release.gate import (
 )
 from jipflow.release.history import Candidate, History, Past
 from jipflow.release.ledger import Ledger
-from jipflow.release.noise import Noisy, decide_noisy
+from jipflow.release.noise import Draw, Noisy, decide_noisy
 from jipflow.release.saturation import Regions, fingerprints
 from jipflow.release.since import review_of, write_review
 from jipflow.release.stated import given_cells
@@ -105,30 +105,20 @@ def build(
         LedgerFault: what left before is not known.
         DisclosureError: something would leave that the gate does not know to be safe.
     """
-    import pandas as pd
-
     _check_verdict(read_json(verdict))
     patient_of, scanners = _read_cases(cases)
-    roles: dict[str, set[str]] = {}
-    for case, role in scanners:
-        roles.setdefault(case, set()).add(role)
     reasons = read_reasons(
         protocol=settings.protocol,
-        roles=roles,
+        roles=_roles_of(scanners),
         features=features,
         failures=failures,
         outcomes=outcomes,
         missing=missing,
     )
-    table = _read_features(features, patient_of, outcomes)
-    if clinical is not None:
-        found = read_clinical(clinical, settings.protocol, patient_of)
-        table = pd.concat([table, found.rows], ignore_index=True)
-        scanners = {**scanners, **found.texts}
-    elif settings.protocol.clinical:
-        raise ReleaseError("The clinical variables of the protocol were not read; run clinical.")
+    table, texts = _read_rows(settings, patient_of, features, outcomes, clinical)
     cohort = Cohort(patient_of, reasons.absence)
-    measured = Measured(table, measured_places(settings.protocol), scanners, cohort)
+    places = measured_places(settings.protocol)
+    measured = Measured(table, places, {**scanners, **texts}, cohort)
     given = given_cells(settings, round_, state)
     analyses = [each for each in analyses_of(settings.protocol) if each.settings.id in given]
     proposed = [
@@ -139,21 +129,7 @@ def build(
     prints = fingerprints(measured)
     entries = ledger.entries()
     pasts = [kept.past for kept in entries if kept.past]
-    exact = decide(
-        [cell for cell in proposed if not isinstance(cell.analysis, WithNoise)],
-        patient_of,
-        settings.disclosure,
-        Regions.by(*prints),
-        History(pasts, *prints, limits=_limits(settings)),
-    )
-    noise = settings.site.disclosure.noise
-    noisy = decide_noisy(
-        [cell for cell in proposed if isinstance(cell.analysis, WithNoise)],
-        settings.protocol_sha256,
-        noise.budget if noise else None,
-        pasts,
-        ledger.draws.drawn,
-    )
+    exact, noisy = _decide(settings, proposed, patient_of, prints, pasts, ledger.draws.drawn)
     decisions = sorted([*exact, *noisy.decisions], key=lambda each: each.proposed.order)
 
     header = _header(settings, round_)
@@ -185,6 +161,52 @@ def build(
     write_terms(out_dir, settings)
     write_review(out_dir, review_of(settings, about, behind.past(), entries, state, noisy))
     return [kept.sha256 for kept in entries]
+
+
+def _read_rows(
+    settings: Settings,
+    patient_of: Mapping[str, str],
+    features: Path,
+    outcomes: Path,
+    clinical: Path | None,
+) -> tuple[pd.DataFrame, Scanners]:
+    """Return what was measured of the cohort, clinical values too, and the texts among these."""
+    import pandas as pd
+
+    table = _read_features(features, patient_of, outcomes)
+    if clinical is not None:
+        found = read_clinical(clinical, settings.protocol, patient_of)
+        return pd.concat([table, found.rows], ignore_index=True), found.texts
+    if settings.protocol.clinical:
+        raise ReleaseError("The clinical variables of the protocol were not read; run clinical.")
+    return table, {}
+
+
+def _decide(
+    settings: Settings,
+    proposed: Sequence[Proposed],
+    patient_of: Mapping[str, str],
+    prints: tuple[Mapping[Place, Values], Mapping[Place, Values]],
+    pasts: Sequence[Past],
+    draw: Draw,
+) -> tuple[list[Decision], Noisy]:
+    """Decide on every cell: on the exact ones by all rules, on those with noise by the budget."""
+    exact = decide(
+        [cell for cell in proposed if not isinstance(cell.analysis, WithNoise)],
+        patient_of,
+        settings.disclosure,
+        Regions.by(*prints),
+        History(pasts, *prints, limits=_limits(settings)),
+    )
+    noise = settings.site.disclosure.noise
+    noisy = decide_noisy(
+        [cell for cell in proposed if isinstance(cell.analysis, WithNoise)],
+        settings.protocol_sha256,
+        noise.budget if noise else None,
+        pasts,
+        draw,
+    )
+    return exact, noisy
 
 
 def _header(settings: Settings, round_: int) -> dict[str, Any]:
@@ -227,6 +249,14 @@ def _read_cases(cases: Path) -> tuple[dict[str, str], Scanners]:
     patient_of = dict(zip(pairs["case_id"], pairs["patient"], strict=True))
     records: Any = table.to_dict("records")
     return patient_of, scanners_of(records)
+
+
+def _roles_of(scanners: Scanners) -> dict[str, set[str]]:
+    """Return the roles that each case has a series of."""
+    roles: dict[str, set[str]] = {}
+    for case, role in scanners:
+        roles.setdefault(case, set()).add(role)
+    return roles
 
 
 def _read_features(features: Path, patient_of: Mapping[str, str], outcomes: Path) -> pd.DataFrame:

@@ -15,9 +15,8 @@ from pathlib import Path
 
 from jipflow.provenance import is_whole
 from jipflow.repair.standing import mapping_of, protocols_of, shard_jobs
-from jipflow.subset import FOLDER
+from jipflow.subset import FOLDER, OF_JOBS
 
-SHARD = re.compile(r"s\d{5}(?:-[a-z2-7]{16})?")
 ROUND = re.compile(r"r(\d{2,})")
 
 UNTOUCHED = frozenset(
@@ -83,7 +82,7 @@ def _work(results: Path, folders: Collection[Path]) -> Iterator[Path]:
     """Yield the volumes and masks of shards; those that readers' files need again stay."""
     for folder in folders:
         if not _is_annotated(folder):
-            yield from _named(folder / "work", SHARD)
+            yield from _named(folder / "work", OF_JOBS)
 
 
 def _shards(results: Path, folders: Collection[Path]) -> Iterator[Path]:
@@ -95,7 +94,7 @@ def _shards(results: Path, folders: Collection[Path]) -> Iterator[Path]:
         places = [folder / "shards", folder / "work", folder / "cohort" / "apart"]
         places += sorted(path for path in _listed(folder / "logs") if path.is_dir())
         for place in places:
-            for path in _named(place, SHARD):
+            for path in _named(place, OF_JOBS):
                 if path.name.partition(".")[0] not in jobs.cases:
                     yield path
 
@@ -142,7 +141,7 @@ KINDS: Mapping[str, tuple[str, Callable[[Path, Collection[Path]], Iterator[Path]
     "partial": ("files that runs which are over left half written", _partial),
     "subset": ("tables and reports of first tries", _subset),
     "candidates": ("candidates of earlier rounds that nobody approved or packed", _candidates),
-    "retrieved": ("images from a PACS, which are fetched again where they are needed", _retrieved),
+    "retrieved": ("images from a PACS, which jipflow retry --fetch has fetched again", _retrieved),
 }
 """By kind: what it is, and what finds it."""
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from jipflow.files import read_parquet
 from jipflow.outcomes import Status
 from jipflow.provenance import NAME as RECORD
 from jipflow.provenance import read_provenance
@@ -16,7 +17,9 @@ from jipflow.repair.standing import shard_jobs
 from jipflow.settings.names import among
 from jipflow.words import number_of
 
-COHORT = "cohort"
+COHORT, FETCHES = "cohort", "retrieve"
+RETRIEVED = "retrieved"
+"""Folder of images from a PACS, in the results of all protocols."""
 
 READS = {
     "prepare": {"arrived"},
@@ -39,12 +42,15 @@ class Choice:
         reasons: codes, likewise.
         cases: case_ids, likewise.
         excluded: those that the cohort left out, too.
+        fetch: images of a PACS are fetched again, of all cases that are named even where nothing
+            failed.
     """
 
     stages: Collection[str] = ()
     reasons: Collection[str] = ()
     cases: Collection[str] = ()
     excluded: bool = False
+    fetch: bool = False
 
     def takes(self, stage: str, row: Row) -> bool:
         """Return whether an outcome is meant."""
@@ -69,6 +75,7 @@ class Again:
         items: outcomes that were meant.
         others: cases that are computed again with it, with the same result.
         follows: stages of the shard that run again with it.
+        images: files that are fetched again.
     """
 
     stage: str
@@ -77,11 +84,12 @@ class Again:
     items: tuple[Row, ...]
     others: int
     follows: tuple[str, ...]
+    images: tuple[Path, ...] = ()
 
     def sentence(self) -> str:
         """Say what is tried again."""
         job = f"{self.stage} of {self.job}" if self.job else self.stage
-        reasons = Counter(row.reason for row in self.items)
+        reasons = Counter(row.reason or row.status for row in self.items)
         listed = ", ".join(f"{reason} {number}" for reason, number in sorted(reasons.items()))
         cases = number_of(len({row.case_id for row in self.items}), "case")
         text = f"{job}: {number_of(len(self.items), 'item')} of {cases} ({listed})"
@@ -89,6 +97,8 @@ class Again:
             text += f"; runs: {', '.join(self.follows)}"
         if self.others:
             text += f"; {number_of(self.others, 'other case')} with the same result"
+        if self.images:
+            text += f"; {number_of(len(self.images), 'image')} of a PACS fetched again"
         return text
 
 
@@ -123,7 +133,43 @@ def find_again(protocol: Path, choice: Choice) -> list[Again]:
             others = {row.case_id for row in rows} - {row.case_id for row in items}
             follows = _runs(protocol, job, stage) if job else ()
             found.append(Again(stage, job, folder, items, len(others) if job else 0, follows))
-    return found
+    return [*found, *_fetches(protocol, choice, found)] if choice.fetch else found
+
+
+def _fetches(protocol: Path, choice: Choice, found: Sequence[Again]) -> Iterator[Again]:
+    """Yield the jobs that fetch again the series of all cases that are meant.
+
+    Another shard that has one of these series fetches it again, too: it counts on its files.
+
+    Raises:
+        StageError: none of them lies in a PACS.
+    """
+    cases = {row.case_id for again in found for row in again.items} | set(choice.cases)
+    images = {job: list(_images(protocol, job)) for job in shard_jobs(protocol).cases}
+    series = {path.parent for listed in images.values() for case, path in listed if case in cases}
+    if cases and not series:
+        raise StageError("no image of these cases was fetched from a PACS; leave out --fetch.")
+    for job, listed in sorted(images.items()):
+        own = {case: path for case, path in listed if path.parent in series}
+        folder = protocol / "shards" / job / FETCHES
+        if own and folder.is_dir():
+            rows = rows_of(folder / "outcomes.parquet")
+            items = tuple(row for row in rows if row.case_id in own)
+            others = {row.case_id for row in rows} - own.keys()
+            files = tuple(sorted({path for _, path in listed if path.parent in series}))
+            yield Again(
+                FETCHES, job, folder, items, len(others), _runs(protocol, job, FETCHES), files
+            )
+
+
+def _images(protocol: Path, job: str) -> Iterator[tuple[str, Path]]:
+    """Yield case and file of each image of a shard that was to be fetched from a PACS."""
+    table = shard_jobs(protocol).instances(protocol / COHORT, job)
+    place = protocol.absolute().parent / RETRIEVED
+    for row in read_parquet(table, ["case_id", "path"]).to_pylist():
+        path = Path(row["path"])
+        if path.is_relative_to(place) and ".." not in path.parts:
+            yield row["case_id"], path
 
 
 def _check_excluded(choice: Choice, left_out: Sequence[Row]) -> None:
@@ -190,9 +236,14 @@ def _in_order(stages: Collection[str]) -> Sequence[str]:
 def remove(jobs: Sequence[Again]) -> Iterator[Path]:
     """Remove the outcomes of jobs and what says what they were computed with; yield each file.
 
-    The record goes first: without it Snakemake runs the job again, whatever else is there.
+    Of these the record goes first: without it Snakemake runs the job again, whatever else is there.
+    Images go before it: one that were there would not be fetched.
     """
     for job in jobs:
+        for path in job.images:
+            if path.is_file():
+                path.unlink()
+                yield path
         for name in (RECORD, "outcomes.parquet"):
             path = job.folder / name
             if path.is_file():

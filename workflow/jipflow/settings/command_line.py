@@ -12,8 +12,10 @@ import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
+from snakemake.common import SNAKEFILE_CHOICES
+
 from jipflow.settings.names import among
-from jipflow.settings.resources import ConfigError, read_mapping
+from jipflow.settings.resources import ROOT, ConfigError, read_mapping
 
 _FILES = {"--configfile", "--configfiles"}
 _ENTRIES = {"--config", "-C"}
@@ -33,6 +35,8 @@ def check(argv: Sequence[str], configfile: str | None = None) -> None:
     """
     try:
         check_arguments(argv)
+        if configfile is not None:
+            check_folder(argv)
         if configfile is not None and not any(_values(argv, _FILES)):
             read_mapping(Path(configfile))
     except ConfigError as error:
@@ -103,6 +107,30 @@ def check_arguments(argv: Sequence[str]) -> None:
             ) from None
     for entry in _values(argv, _ENTRIES):
         _check_entry(entry)
+
+
+def check_folder(argv: Sequence[str]) -> None:
+    """Check that no other workflow's profile counts beside that of a site.
+
+    Snakemake takes ``default`` or ``profiles/default`` of a folder in which it finds a Snakefile,
+    before it reads a profile that names another one.
+
+    Raises:
+        ConfigError: the current folder has a workflow with such a profile.
+    """
+    if any(word.partition("=")[0] == "--workflow-profile" for word in argv):
+        return
+    found = next((path for path in SNAKEFILE_CHOICES if path.exists()), None)
+    if found is None:
+        return
+    usual = Path("profiles", "default")
+    profiles = (path for path in (Path("default"), usual, found.parent / usual) if path.exists())
+    profile = next(profiles, None)
+    if profile is not None and profile.resolve() != (ROOT / usual).resolve():
+        raise ConfigError(
+            f"This folder has another workflow, and its {profile} would count before the site's "
+            "profile; say the same in another folder, or with --workflow-profile none."
+        )
 
 
 def _values(argv: Sequence[str], options: set[str]) -> Iterator[str]:

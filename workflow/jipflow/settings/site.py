@@ -254,8 +254,8 @@ class Processing(Part):
     """How cases are processed."""
 
     shard_size: Annotated[int, Field(ge=1)] | None = None
-    """Most cases that one job processes; without it 50, and up to 84 in a cohort of above
-    35,000 cases. A case keeps its shard for ever; a change applies to new shards."""
+    """Most cases that one job processes; without it 50, and more in a cohort of above 35,000
+    cases: 84 of 100,000. A case keeps its shard for ever; a change applies to new shards."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where neural networks run; auto takes a GPU where there is one."""
     totalsegmentator_licence_file: LocalPath | None = None

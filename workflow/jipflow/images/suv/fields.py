@@ -38,6 +38,10 @@ OF_TRACER = (
 )
 """What decides on SUV beside the time of the image, in a header and in that of its tracer."""
 
+MOMENT = re.compile(r"([\d:]+)(?:\.\d*)?([+-]\d{4})?")
+"""A date, time or both (PS3.5 6.2), or a time with the colons of ACR-NEMA: its digits, a fraction
+of a second, and its offset from UTC."""
+
 ROUNDED = 0.005
 """Largest relative difference of numbers that an export has rounded."""
 
@@ -225,8 +229,22 @@ def differing_field(one: Dataset, other: Dataset) -> str:
 
 
 def _same_second(first: Any, second: Any) -> bool:
-    """Return whether dates or times are the same but for a fraction of a second."""
-    return str(first).partition(".")[0] == str(second).partition(".")[0]
+    """Return whether dates or times are the same but for a fraction of a second.
+
+    An offset from UTC that one of them lacks may have been left out.
+    """
+    (one, zone), (other, another) = (_to_the_second(str(value)) for value in (first, second))
+    return one == other and (zone == another or "" in (zone, another))
+
+
+def _to_the_second(text: str) -> tuple[str, str]:
+    """Return the digits of a date or time without fractions, and its offset from UTC."""
+    found = MOMENT.fullmatch(text.strip())
+    if found is None:
+        return text, ""
+    digits = found[1].replace(":", "")
+    full = 6 if len(digits) < 8 else 14
+    return digits if len(digits) == 8 else digits.ljust(full, "0"), found[2] or ""
 
 
 def _same_value(first: Any, second: Any) -> bool:
