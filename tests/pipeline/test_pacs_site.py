@@ -179,19 +179,21 @@ def test_pacses_give_what_a_folder_gives(
 def corrected(pacs: Orthanc, images: Iterable[Path], site: Site) -> None:
     """What is corrected in a PACS under its UIDs comes in where somebody asks for it."""
     kept = {path.stem for path in (site.results / "retrieved").rglob("*.dcm")}
-    headers = (pydicom.dcmread(path) for path in images)
-    (contours,) = (h for h in headers if h.Modality == "RTSTRUCT" and h.SOPInstanceUID in kept)
-    for roi in contours.ROIContourSequence:
-        roi.ContourSequence = list(roi.ContourSequence)[: len(roi.ContourSequence) // 2]
-    content = BytesIO()
-    contours.save_as(content)
-    pacs.replace(contours.SOPInstanceUID, content.getvalue())
+    headers = [pydicom.dcmread(path) for path in images]
+    (patient,) = {header.PatientID for header in headers}
+    for contours in headers:
+        if contours.Modality == "RTSTRUCT" and contours.SOPInstanceUID in kept:
+            for roi in contours.ROIContourSequence:
+                roi.ContourSequence = list(roi.ContourSequence)[: len(roi.ContourSequence) // 2]
+            content = BytesIO()
+            contours.save_as(content)
+            pacs.replace(contours.SOPInstanceUID, content.getvalue())
     before = volumes(site)
     site.run("--forcerun", "query", *ONE_CORE)
     assert volumes(site).equals(before)
 
     segs = {path: pydicom.dcmread(path, stop_before_pixels=True) for path in objects(site).values()}
-    (case,) = {path.parent.name for path, h in segs.items() if h.PatientID == contours.PatientID}
+    (case,) = {path.parent.name for path, h in segs.items() if h.PatientID == patient}
     words = ("retry", "--results", str(site.results), "--case", case, "--fetch", "--apply")
     assert "of a PACS fetched again" in jipflow(*words).stdout
     site.run(*ONE_CORE)

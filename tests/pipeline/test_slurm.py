@@ -117,7 +117,7 @@ words, folder = sys.argv[1:], Path(__file__).parent
 if words[0] == "segment":
     place = words.index("--settings") + 1
     job = os.environ["SLURM_JOB_ID"]
-    (folder / f"{{job}}.gpu").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
+    (folder / f"{{job}}.gpu").write_text(os.environ.get("SLURM_GPUS_ON_NODE", ""))
     settings = Path(words[place]).read_text().replace('"device": "cuda"', '"device": "cpu"')
     words[place] = str(folder / f"{{job}}.json")
     Path(words[place]).write_text(settings)
@@ -128,7 +128,7 @@ os.execv(sys.executable, [sys.executable, "-m", "jipflow", *words])
 
 @dataclass(frozen=True)
 class Job:
-    """What SLURM says of a job that has ended, and the GPUs that its step saw."""
+    """What SLURM says of a job that has ended, and how many GPUs its step had."""
 
     rule: str
     asked: str
@@ -183,7 +183,7 @@ def test_segment_alone_gets_a_gpu_and_one_job_at_a_time_has_it(gpu_jobs):
     assert asked == [("prepare", False), ("prepare", False), ("segment", True), ("segment", True)]
     first, second = sorted((j for j in gpu_jobs if j.rule == "segment"), key=lambda j: j.start)
     assert first.start < first.end <= second.start < second.end
-    assert first.seen == second.seen == "0"
+    assert first.seen == second.seen == "1"
 
 
 def test_a_job_that_slurm_holds_is_reported(on_slurm):
