@@ -217,6 +217,7 @@ def rows_of(bench: Bench, rounds: int, only: Sequence[str]) -> list[list[Cell]]:
     return [
         [
             *(bench.work.title, name, *best[name]),
+            best[name][1] / best[name][0] / bench.cores,
             *(min(cost.written_mb for cost in watches[name].costs), left[name]),
             *(len(tables[name].columns) - 1, *_times(best[name], best[ours])),
             furthest(tables[name], tables[ours]) if name != ours else None,
@@ -245,6 +246,7 @@ def write(rows: list[list[Cell]], patients: int, cores: int, rounds: int) -> Non
         "The same resampling, re-segmentation, bins and filters. jipflow as shipped measures more "
         "features than pyradiomics has, and makes what the scripts do not: a catalog of all files, "
         "an SR and an overlay a patient, a record of every job, a report and a crate.",
+        "Cores busy: CPU time by wall time and cores, 1 where none was ever idle.",
         "Peak memory: of all processes together, what they share counted once. Written: to disks, "
         "with what was deleted before the end; left: what is there at the end.",
         "Difference: of the volume or the mean of a region, the furthest of all, from jipflow's. "
@@ -258,7 +260,7 @@ def write(rows: list[list[Cell]], patients: int, cores: int, rounds: int) -> Non
             "Sarcoma: 12 real patients, repeated under other names and UIDs; all phantom patients "
             "differ."
         )
-    if any(None in row[5:7] for row in rows):
+    if any(None in row[6:8] for row in rows):
         notes.append("–: what was written and left was not kept.")
     for cpu in sorted(set(measured_on.values()) - {machine()["cpu"]}):
         titles = [title for title in order if measured_on.get(title) == cpu]
@@ -269,8 +271,9 @@ def write(rows: list[list[Cell]], patients: int, cores: int, rounds: int) -> Non
         name,
         f"From DICOM to features beside scripts, {patients} patients",
         [
-            *("work", "how", "wall s", "CPU s", "peak MiB", "MiB written", "MiB left"),
-            *("features", "wall / jipflow", "CPU / jipflow", "peak / jipflow", "difference"),
+            *("work", "how", "wall s", "CPU s", "peak MiB", "cores busy"),
+            *("MiB written", "MiB left", "features"),
+            *("wall / jipflow", "CPU / jipflow", "peak / jipflow", "difference"),
         ],
         sorted(rows, key=lambda row: order.index(row[0])),
         packages=["dcmqi", "highdicom", "nnunetv2", "pyradiomics", "simpleitk", "snakemake"],
