@@ -7,13 +7,14 @@ own. It stays one: a run of the whole cohort computes what is left of the shard.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.files import canonical_digest, read_parquet, read_tsv
+from jipflow.files import canonical_digest, read_parquet
 from jipflow.settings.names import SUBSET_KEYS, among
 from jipflow.settings.resources import ConfigError
 
@@ -117,12 +118,23 @@ def read_members(cases: Path) -> dict[str, str]:
     """Return the shard of each case of a cohort, by ``cohort/cases.tsv``.
 
     A row that was cut off has no whole name, and is left out as those are that would follow it.
+    Each job of a cluster reads it, of however many cases: no more of a row is kept.
+
+    Raises:
+        KeyError: a column is missing.
+        OSError: the table cannot be read.
     """
-    return {
-        row["case_id"]: row["shard"]
-        for row in read_tsv(cases)
-        if SHARD_NAME.fullmatch(row["shard"] or "")
-    }
+    with open(cases, encoding="utf-8", newline="") as stream:
+        rows = csv.reader(stream, delimiter="\t")
+        names = next(rows, [])
+        if missing := {"case_id", "shard"} - set(names):
+            raise KeyError(*missing)
+        case, shard = names.index("case_id"), names.index("shard")
+        return {
+            row[case]: row[shard]
+            for row in rows
+            if len(row) > max(case, shard) and SHARD_NAME.fullmatch(row[shard])
+        }
 
 
 def part(shard: str, case: str) -> str:
