@@ -359,7 +359,7 @@ def came_back(look):
 
     @looking
     def found(wildcards):
-        # A job's process need not reach the inbox, and is told by the run what has changed.
+        # A job's process need not reach the inbox, and knows from the run what has changed.
         if not workflow.is_main_process:
             return ""
         inbox = SITE_SETTINGS.inbox(Path(RESULTS))

@@ -169,12 +169,12 @@ def gpu_jobs(two_patients, contours_run, tmp_path_factory) -> list[Job]:
     assert [{each.status.value for each in table} for table in outcomes] == [{"ok"}, {"ok"}]
     jobs = []
     for job in re.split(r"\n(?=JobId=)", shown):
-        said = dict(re.findall(r"(\w+)=(\S*)", job))
-        seen = stand_in.with_name(f"{said['JobId']}.gpu")
-        rule = said["Comment"].removeprefix("rule_").partition("_")[0]
-        asked = said.get("TresPerNode") or said.get("TresPerJob", "")
+        state = dict(re.findall(r"(\w+)=(\S*)", job))
+        seen = stand_in.with_name(f"{state['JobId']}.gpu")
+        rule = state["Comment"].removeprefix("rule_").partition("_")[0]
+        asked = state.get("TresPerNode") or state.get("TresPerJob", "")
         gpus = seen.read_text() if seen.is_file() else ""
-        jobs.append(Job(rule, asked, said["StartTime"], said["EndTime"], gpus))
+        jobs.append(Job(rule, asked, state["StartTime"], state["EndTime"], gpus))
     return jobs
 
 

@@ -387,17 +387,17 @@ def test_the_profile_of_another_workflow_does_not_count_beside_the_site_s(place,
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SNAKEMAKE")}
     environment |= {"PATH": os.defpath, "PYTHONPATH": os.pathsep.join(sys.path)}
 
-    def said(*more):
+    def started(*more):
         return subprocess.run(
             [*line, *more], cwd=other, env=environment, capture_output=True, text=True, check=False
         )
 
-    refused = said()
+    refused = started()
     assert refused.returncode == 1
     assert "its profiles/default would count before the site's profile" in refused.stderr
-    assert said("--workflow-profile", "none").returncode == 0
+    assert started("--workflow-profile", "none").returncode == 0
     shutil.rmtree(other / "profiles")
-    assert said().returncode == 0
+    assert started().returncode == 0
 
 
 def test_a_gpu_that_pytorch_does_not_find_is_not_denied(place, capsys, monkeypatch):
