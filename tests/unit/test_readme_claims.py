@@ -66,7 +66,8 @@ CLAIMS: dict[str, list[str]] = {
         "pipeline/test_docs_snippets.py::"
         "test_the_example_of_the_guide_runs_without_a_network_and_releases",
     ],
-    "On a Linux machine with Python 3.11, 3.12 or 3.13, git, make and a C compiler:": [
+    "On a Linux machine with Python 3.11, 3.12 or 3.13 with its headers and venv (Debian: "
+    "python3-dev, python3-venv), git, make and a C compiler:": [
         f"{HERE}::test_the_versions_of_python_are_those_of_the_package",
     ],
     "`make demo` ends with the paths of the reports.": [
