@@ -247,8 +247,8 @@ def write(rows: list[list[Cell]], patients: int, cores: int, rounds: int) -> Non
         "features than pyradiomics has, and makes what the scripts do not: a catalog of all files, "
         "an SR and an overlay a patient, a record of every job, a report and a crate.",
         "Cores busy: CPU time by wall time and cores, 1 where none was ever idle.",
-        "Peak memory: of all processes together, what they share counted once. Written: to disks, "
-        "with what was deleted before the end; left: what is there at the end.",
+        "Peak memory: of all processes together, what they share counted once, each second. "
+        "Written: to disks, with what was deleted before the end; left: what is there at the end.",
         "Difference: of the volume or the mean of a region, the furthest of all, from jipflow's. "
         "pyradiomics puts the image on another grid and its mask there by nearest neighbours.",
         "The scripts are in benchmarks/scripts: of two processes the shell script's patients, and "

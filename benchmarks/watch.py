@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from report import Cost, measure
-
-SHARE = 0.02
-"""Of a core: to look at the memory of ten processes stops each of them for some milliseconds."""
 
 
 @dataclass
@@ -21,8 +17,8 @@ class Watch:
 
     Attributes:
         costs: of the command's runs.
-        together_mb: proportional set size in MiB, looked at so often that looking takes a `SHARE`
-            of a core, and five times a second at most.
+        together_mb: proportional set size in MiB, looked at each second: each look stops every
+            process for some milliseconds.
     """
 
     costs: list[Cost] = field(default_factory=list)
@@ -41,11 +37,8 @@ class Watch:
         return self.costs[-1]
 
     def _look(self, done: threading.Event) -> None:
-        pause = 0.2
-        while not done.wait(pause):
-            start = time.perf_counter()
+        while not done.wait(1):
             self.together_mb = max(self.together_mb, memory_below(os.getpid()))
-            pause = max(0.2, (time.perf_counter() - start) / SHARE)
 
 
 def memory_below(ancestor: int) -> float:

@@ -24,7 +24,7 @@ rule catalog:
     threads: 4
     resources:
         mem_mb=each_try(2000),
-        runtime=1440,
+        runtime=840,
     params:
         file=settings_file,
         folder=lambda wildcards, output: str(Path(output.series).parent),

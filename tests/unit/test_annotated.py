@@ -759,6 +759,10 @@ def test_an_inbox_that_is_away_is_not_one_that_is_empty(tmp_path):
             look(inbox, results)
     (results / "inbox.json").write_bytes(b"\xff")
     open_inbox(inbox, results)
+    (results / "inbox.json").unlink()
+    (inbox / ".jipflow").write_text("")
+    open_inbox(inbox, results)
+    assert [path.name for path in inbox.iterdir()] == [".jipflow"]
     check_inbox(inbox, results)
     open_inbox(tmp_path / "another", results)
     assert (tmp_path / "another").is_dir()

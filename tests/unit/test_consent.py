@@ -138,6 +138,17 @@ def test_nothing_leaves_where_others_consent_than_when_the_cohort_was_chosen(ask
     assert main(line) == 1
     assert "Others consent today than when the cohort was chosen" in capsys.readouterr().err
     assert not (results.parent / "given").exists()
+    Path(asking.asked.site.consent.file).write_text(
+        HEAD + consent("A") + consent("B", "31.12.2026")
+    )
+    assert main(line) == 1
+    assert "row 3" in capsys.readouterr().err
+    Path(asking.asked.site.consent.file).unlink()
+    assert main(line) == 1
+    assert "No such file" in capsys.readouterr().err
+    Path(asking.asked.site.consent.file).write_text(HEAD + consent("A") + consent("B"))
+    with alone_with(results, "an export"):
+        pass
     record.unlink()
     with pytest.raises(StageError, match="Others consent"), alone_with(results, "an export"):
         pass

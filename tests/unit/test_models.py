@@ -402,20 +402,42 @@ def test_a_pipe_among_the_files_is_named(site, tmp_path_factory):
         "crossval_results_folds_0_1/plans.json",
         "fold_0/training_log_2026_11_30.txt",
         "example/PAT4711.mha",
+        "predicted_next_stage/3d_cascade_fullres/PAT4711.npz",
+        "dataset.json",
     ],
 )
 def test_what_a_training_leaves_of_its_cases_is_no_part_of_a_model(
     site, tmp_path_factory, capsys, name
 ):
     folder = tmp_path_factory.mktemp("given")
-    put(folder, {**FILES, name: b"PAT4711"})
+    listed = json.dumps({**DATASET, "dataset": {"PAT4711": {"label": "PAT4711.nii.gz"}}})
+    put(folder, {**FILES, name: listed.encode()})
     about = folder.parent / "about-it.yaml"
     about.write_text(yaml.safe_dump(ABOUT))
     before = OWN_MODELS.read_bytes()
     assert cli.main(["models", "add", "given", "--folder", str(folder), "--about", str(about)]) == 1
-    assert "is of the cases that it was trained or tried on" in capsys.readouterr().err
+    assert "the cases that it was trained or tried on" in capsys.readouterr().err
     assert OWN_MODELS.read_bytes() == before
     assert not (OWN_MODELS.parent / "given").exists()
+
+
+def test_an_image_of_another_engine_may_be_its_template(tmp_path):
+    put(tmp_path, {"image.sif": b"1", "template.nii.gz": b"1"})
+    files = sorted(tmp_path.iterdir())
+    assert registry.names_cases(files, tmp_path, "container") == ""
+    assert registry.names_cases(files, tmp_path, "nnunet") == str(tmp_path / "template.nii.gz")
+
+
+def test_a_model_that_names_cases_goes_into_no_bundle(site, monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "names_cases", lambda *given: "")
+    folder = OWN_MODELS.parent / "leaky"
+    put(folder, {**FILES, "fold_0/validation/PAT4711.nii.gz": b"1"})
+    register("leaky", ABOUT, folder, OWN_MODELS)
+    with pytest.raises(
+        StageError, match=r"PAT4711\.nii\.gz names the cases that it was trained on"
+    ):
+        store.write_bundle(tmp_path / "bundle.zip", [registered_model("leaky")])
+    assert not (tmp_path / "bundle.zip").exists()
 
 
 def test_a_folder_of_everything_is_no_model(site, tmp_path_factory, monkeypatch):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
 
 from jipflow.cli import main
-from jipflow.files import sha256_file, write_parquet
+from jipflow.files import sha256_file, write_json, write_parquet
 from jipflow.outcomes import Outcome
 from jipflow.reasons import StageError
 from jipflow.repair.retry import Choice, find_again
-from repair_world import STAGES, write_cohort, write_shard, write_stage
+from repair_world import SETTINGS, STAGES, write_cohort, write_shard, write_stage
 from test_standing import a_run
 
 FAILED = {"bbb": ("segment", "no_contours"), "ddd": ("prepare", "missing_slices")}
@@ -110,21 +112,28 @@ def fetched(results):
     folder = results / "lung"
     for shard, cases in (("s00001", "abc"), ("s00002", "de")):
         rows = [
-            (letter * 3, results / "retrieved" / "pacs" / uid / "1.dcm")
+            (letter * 3, uid, results / "retrieved" / "pacs" / uid / "1.9.dcm")
             for letter in cases
             for uid in series[letter * 3]
         ]
-        for _, path in rows:
+        for *_, path in rows:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
-        table = pd.DataFrame(
-            [(case, str(path)) for case, path in rows], columns=["case_id", "path"]
-        )
-        (folder / "cohort" / "shards").mkdir(exist_ok=True)
-        write_parquet(folder / "cohort" / "shards" / f"{shard}.parquet", table)
-        outcomes = [Outcome(case, "retrieve", "CT") for case in dict(rows)]
+        write_images(folder / "cohort" / "shards" / f"{shard}.parquet", rows)
+        outcomes = [
+            Outcome(case, "retrieve", "CT") for case in dict.fromkeys(row[0] for row in rows)
+        ]
         write_stage(folder, shard, "retrieve", outcomes)
+    sources = [{"name": "pacs", "kind": "dicomweb"}, {"name": "disk", "kind": "folder"}]
+    write_json(folder / "settings.json", {**SETTINGS, "site": {"sources": sources}})
     return results
+
+
+def write_images(table, rows, source="pacs"):
+    table.parent.mkdir(parents=True, exist_ok=True)
+    columns = ["case_id", "source", "series_uid", "sop_uid", "path"]
+    filled = [(case, source, uid, "1.9", str(path)) for case, uid, path in rows]
+    write_parquet(table, pd.DataFrame(filled, columns=columns))
 
 
 def images(results):
@@ -146,22 +155,48 @@ def test_of_what_failed_the_images_are_fetched_again_in_each_shard_that_has_them
     code, text = printed(capsys, fetched, "--reason", "no_contours", "--fetch", "--apply")
     assert (code, images(fetched)) == (0, ["1.1", "1.4", "1.5"])
     starts = [line.partition(":")[0] for line in text.splitlines()[:3]]
-    assert starts == ["segment of s00001", "retrieve of s00001", "retrieve of s00002"]
+    # What the cases are found by goes last, so that a command that is killed is given again.
+    assert starts == ["retrieve of s00001", "retrieve of s00002", "segment of s00001"]
     for shard in ("s00001", "s00002"):
         assert not (fetched / "lung" / "shards" / shard / "retrieve" / "provenance.json").exists()
 
 
-def test_images_of_a_folder_are_never_removed(fetched, tmp_path, capsys):
-    elsewhere = tmp_path / "archive" / "1.dcm"
-    elsewhere.parent.mkdir()
-    elsewhere.touch()
-    climbing = fetched / "retrieved" / ".." / "archive" / "1.dcm"
-    rows = [("aaa", str(elsewhere)), ("aaa", str(climbing))]
-    path = fetched / "lung" / "cohort" / "shards" / "s00001.parquet"
-    write_parquet(path, pd.DataFrame(rows, columns=["case_id", "path"]))
+@pytest.mark.parametrize("source", ["disk", "pacs"])
+def test_images_of_a_folder_are_never_removed(fetched, tmp_path, capsys, source):
+    """Neither those of a folder in the results, nor any elsewhere."""
+    inside = fetched / "retrieved" / "disk" / "1.1" / "1.9.dcm"
+    elsewhere = tmp_path / "archive" / "1.9.dcm"
+    climbing = fetched / "retrieved" / "pacs" / ".." / "pacs" / "1.1" / "1.9.dcm"
+    for path in (inside, elsewhere):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    table = fetched / "lung" / "cohort" / "shards" / "s00001.parquet"
+    write_images(table, [("aaa", "1.1", p) for p in (inside, elsewhere, climbing)], source)
+    before = images(fetched)
     code, text = printed(capsys, fetched, "--case", "aaa", "--fetch", "--apply")
-    assert (code, elsewhere.is_file()) == (1, True)
-    assert "no image of these cases was fetched from a PACS" in text
+    assert (code == 1) == (source == "disk")
+    assert ("no image of these cases was fetched from a PACS" in text) == (source == "disk")
+    assert images(fetched) == before
+    assert elsewhere.is_file()
+
+
+def test_results_may_have_been_reached_by_another_path(fetched, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(fetched)
+    code, _ = printed(capsys, tmp_path / "link", "--case", "aaa", "--fetch", "--apply")
+    assert (code, images(fetched)) == (0, ["1.2", "1.3", "1.4", "1.5"])
+
+
+def test_what_is_left_of_a_shard_that_was_tried_needs_no_table(fetched, capsys):
+    table = fetched / "lung" / "cohort" / "shards" / "s00002.parquet"
+    table.unlink()
+    assert printed(capsys, fetched, "--case", "aaa", "--fetch")[0] == 0
+
+
+def test_another_protocol_with_the_same_images_is_named(fetched, capsys):
+    shutil.copytree(fetched / "lung", fetched / "liver")
+    words = ("--protocol", "lung", "--case", "aaa", "--fetch")
+    assert "protocol liver has some of these images, too" in printed(capsys, fetched, *words)[1]
+    assert "too; give" not in printed(capsys, fetched, "--protocol", "lung")[1]
 
 
 def test_a_run_keeps_them_and_a_look_is_free(results, capsys):

@@ -11,7 +11,6 @@ import errno
 import os
 import re
 import secrets
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -119,11 +118,13 @@ def check_inbox(inbox: Path, results: Path) -> None:
         PlaceError: it is gone.
     """
     seen = results / SEEN
-    # Read before the mark, which is written before it.
-    noted = _noted(seen)
-    mark = _mark(inbox)
-    if noted.get("inbox", "") not in ("", str(inbox)) or not seen.is_file():
+    # Looked for before the mark, which is written before it.
+    if not seen.is_file():
         return
+    noted = _noted(seen)
+    if noted.get("inbox", "") not in ("", str(inbox)):
+        return
+    mark = _mark(inbox)
     if not mark or noted.get("mark", mark) != mark:
         raise PlaceError(
             f"{inbox}, where readers put what they drew, is gone, or its file {MARK} is; see "
@@ -181,16 +182,24 @@ def _marked(inbox: Path) -> str:
     Raises:
         OSError: it cannot be written.
     """
+    if found := _mark(inbox):
+        return found
     mine = secrets.token_hex(16)
-    with suppress(FileExistsError), open(inbox / MARK, "x", encoding="ascii") as stream:
-        stream.write(mine)
-    for _ in range(20):
-        if found := _mark(inbox):
-            return found
-        # Another job is about to write it.
-        time.sleep(0.1)
-    (inbox / MARK).write_text(mine, encoding="ascii")
-    return mine
+    beside = inbox / f"{MARK}-{mine}"
+    beside.write_text(mine, encoding="ascii")
+    try:
+        # Whole from the start, and of several jobs the first one's.
+        with suppress(FileExistsError):
+            os.link(beside, inbox / MARK)
+        if not _mark(inbox):
+            # An empty one is nobody's.
+            os.replace(beside, inbox / MARK)
+    except OSError:
+        # A file system without links, such as that of a share of Windows.
+        os.replace(beside, inbox / MARK)
+    finally:
+        beside.unlink(missing_ok=True)
+    return _mark(inbox)
 
 
 def inbox_state(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[str]) -> str:

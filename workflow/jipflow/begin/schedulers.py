@@ -18,7 +18,7 @@ QUEUE = re.compile(r"[A-Za-z0-9_.-]+")
 ACCOUNT = re.compile(r"[A-Za-z0-9_.@+-]+")
 """A name of an account: nothing that ends the quoted text of one of Snakemake's expressions."""
 
-SINFO = ("sinfo", "--noheader", "--format=%P|%a|%l|%m|%G")
+SINFO = ("sinfo", "--noheader", "--exact", "--format=%P|%a|%l|%m|%G")
 """Partition, whether it is up, its time limit, and MB and devices of its nodes."""
 
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
@@ -140,8 +140,7 @@ def parse_sinfo(answer: str) -> list[Partition]:
         if len(fields) != 5 or not QUEUE.fullmatch(name):
             raise ValueError(line)
         _, state, limit, memory, devices = (field.strip() for field in fields)
-        # A plus says that some of the nodes have more.
-        amounts = [int(digits[0])] if (digits := re.match(r"\d+", memory)) else []
+        amounts = [int(digits[0])] if (digits := re.fullmatch(r"\d+", memory)) else []
         gpus = any(device.startswith("gpu") for device in devices.split(","))
         if (earlier := found.get(name)) is not None:
             gpus = gpus or earlier.gpus

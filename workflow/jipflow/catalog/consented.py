@@ -7,7 +7,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jipflow.privacy.consent import Consents, allows, consent_state
+from jipflow.privacy.consent import Consents, allows, consent_state, read_consents
 from jipflow.provenance import NAME, read_provenance
 from jipflow.reasons import StageError
 from jipflow.settings.consent import ConsentRule
@@ -105,11 +105,16 @@ def check_still_consented(settings: Settings, results: Path) -> None:
         results: of the protocol.
 
     Raises:
-        StageError: others consent today, or nothing says who did then.
+        StageError: others consent today, nothing says who did then, or the list cannot be used.
+        OSError: the list cannot be read.
     """
-    state = cohort_state(settings)
+    rule, site = settings.protocol.cohort.consent, settings.site.consent
+    if rule is None:
+        return
+    if site is not None:
+        read_consents(Path(site.file), rule.scope)
     made = read_provenance(results / "cohort" / NAME)
-    if state and (made is None or made.state != state):
+    if site is None or made is None or made.state != cohort_state(settings):
         raise StageError(
             "Others consent today than when the cohort was chosen: a consent was withdrawn, has "
             "ended or was given since. Nothing leaves; run the site's snakemake command, which "

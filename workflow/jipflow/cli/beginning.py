@@ -83,7 +83,8 @@ def begin(given: Given) -> None:
     base, why = found.base()
     queue, gpu_queue = _queues(given, found.scheduler, ask)
     one_machine = base in {"local", "gpu"}
-    cuda = base == "gpu" or _has_gpus(found.scheduler, queue, gpu_queue)
+    cuda = base == "gpu" or given.gpu_partition is not None
+    cuda = cuda or _has_gpus(found.scheduler, queue, gpu_queue)
     memory = int(found.memory.number * SHARE_OF_MEMORY)
     profile = Profile(
         answers.site,

@@ -81,7 +81,7 @@ def retry(
     are computed again to the same bytes.
     """
     from jipflow.reasons import StageError
-    from jipflow.repair.retry import Choice, find_again, remove
+    from jipflow.repair.retry import Choice, also_in, find_again, remove
     from jipflow.repair.standing import protocols_of
     from jipflow.words import number_of
 
@@ -96,6 +96,8 @@ def retry(
         found = find_again(folders[0], choice)
         for again in found:
             print(again.sentence())
+        for other in also_in(folders[0], found):
+            print(f"protocol {other} has some of these images, too; give it the same command")
         if not found:
             print("nothing that failed is meant: nothing would run")
         elif apply:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from jipflow.files import atomic_path, sha256_file
+from jipflow.files import atomic_path, read_json, sha256_file
 from jipflow.reasons import StageError
 from jipflow.settings.complete import complete_types
 from jipflow.settings.names import among
@@ -30,13 +30,19 @@ CHECKPOINT = "checkpoint_final.pth"
 MOST_FILES = 10_000
 """Files below a model's folder: several times those of all of TotalSegmentator's tasks."""
 
-OF_PATIENTS = re.compile(
-    r"(?:^|/)(?:validation|crossval_results[^/]*)/|(?:^|/)training_log_\d[^/]*$"
-    r"|\.(?:nii|nii\.gz|mha|mhd|nrrd|dcm)$",
+OF_CASES = re.compile(
+    r"(?:^|/)(?:validation|crossval_results[^/]*|predicted_next_stage)/"
+    r"|(?:^|/)training_log_\d[^/]*$",
     re.I,
 )
-"""Paths of what a training leaves beside a model and names its cases, as nnU-Net's does: masks that
-it predicted, what they scored, and its log; and any image."""
+"""Paths of what a training of nnU-Net leaves beside a model and names its cases: masks that it
+predicted, what they scored, and its log."""
+
+IMAGES = re.compile(r"\.(?:nii|nii\.gz|mha|mhd|nrrd|dcm)$", re.I)
+"""Names of images, of which a model of nnU-Net has none; another engine's may have a template."""
+
+LISTS_OF_CASES = ("dataset", "training", "test")
+"""Keys of nnU-Net's ``dataset.json`` that name the files of cases, and that no prediction needs."""
 
 _HEAD = "# Models that a protocol may name; every file is checked before it is loaded.\n"
 
@@ -173,16 +179,16 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
                 f"model {name!r}: {folder} holds more than {MOST_FILES:,} files; name the folder "
                 "of the model alone."
             )
-        if OF_PATIENTS.search(each.relative_to(folder).as_posix()):
-            raise StageError(
-                f"model {name!r}: {each} is of the cases that it was trained or tried on, and "
-                "would go wherever the model goes; name a folder of its files alone, of nnU-Net "
-                "dataset.json, plans.json, fold_*/checkpoint_final.pth and postprocessing.json."
-            )
     labels = entry.get("labels", [])
     if not isinstance(labels, list) or not all(isinstance(label, Mapping) for label in labels):
         raise ConfigError(
             f"model {name!r}: labels must be a list of mappings, each with name, value and term."
+        )
+    if of_cases := names_cases(_files(folder), folder, str(entry.get("engine"))):
+        raise StageError(
+            f"model {name!r}: {of_cases} names the cases that it was trained or tried on, and "
+            "would go wherever the model goes; name a folder of its files alone, of nnU-Net "
+            "dataset.json, plans.json, fold_*/checkpoint_final.pth and postprocessing.json."
         )
     complete = {
         **entry,
@@ -197,6 +203,34 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
     known = load(Registry, {"models": {name: complete}}, f"model {name!r}")
     _check_entry(name, known.models[name], folder)
     return complete
+
+
+def names_cases(files: Iterable[Path], folder: Path, engine: str) -> str:
+    """Return which file of a model's folder names the cases that it was trained on; empty for none.
+
+    Args:
+        files: of the folder.
+        folder: of the model.
+        engine: that runs it.
+    """
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        if OF_CASES.search(name) or (engine == "nnunet" and IMAGES.search(name)):
+            return str(path)
+        if path.name == "dataset.json":
+            content = mapping_in(path)
+            if listed := [key for key in LISTS_OF_CASES if content.get(key)]:
+                return f"{path} (its {' and '.join(listed)}, which no prediction needs)"
+    return ""
+
+
+def mapping_in(path: Path) -> dict[str, Any]:
+    """Return the mapping that a JSON file holds; an empty one where it holds none."""
+    try:
+        content = read_json(path)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def relative_path(name: str, folder: Path, registry: Path) -> str:

@@ -21,6 +21,7 @@ from jipflow.files import atomic_path, json_text, sha256_file
 from jipflow.models.registry import (
     Model,
     describe,
+    names_cases,
     registered_model,
     relative_path,
     verify,
@@ -149,11 +150,18 @@ def write_bundle(out: Path, models: Iterable[Model]) -> None:
     attributes, so that the same models are the same file to the last byte.
 
     Raises:
-        StageError: a file is not the pinned one.
+        StageError: a file is not the pinned one, or names cases.
     """
     chosen = sorted(models, key=lambda model: model.name)
     for model in chosen:
         verify(model)
+        files = [model.folder / name for name in sorted(model.files)]
+        own = model.registry != resources.MODELS
+        if own and (of_cases := names_cases(files, model.folder, model.entry.engine)):
+            raise StageError(
+                f"model {model.name!r}: {of_cases} names the cases that it was trained on; "
+                "register it again without that file (jipflow models add --replace)."
+            )
     manifest = {"format": FORMAT, "models": {model.name: model.entry.plain() for model in chosen}}
     with atomic_path(out) as partial, zipfile.ZipFile(partial, "w") as archive:
         archives.add(archive, MANIFEST, json_text(manifest).encode("utf-8"))

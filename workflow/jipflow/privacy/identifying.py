@@ -70,6 +70,8 @@ def _named_in(path: Path) -> tuple[set[str], set[str], bool]:
         with open(path, "rb") as stream:
             try:
                 dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
+            except OSError:
+                raise
             # Whatever a damaged file has pydicom raise.
             except Exception:
                 return set(), set(), False

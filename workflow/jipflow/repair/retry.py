@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jipflow.files import read_parquet
 from jipflow.outcomes import Status
@@ -13,13 +14,19 @@ from jipflow.provenance import NAME as RECORD
 from jipflow.provenance import read_provenance
 from jipflow.reasons import StageError
 from jipflow.repair.counted import FOLLOWS, Row, rows_of
-from jipflow.repair.standing import shard_jobs
+from jipflow.repair.standing import mapping_of, protocols_of, shard_jobs
 from jipflow.settings.names import among
 from jipflow.words import number_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 COHORT, FETCHES = "cohort", "retrieve"
 RETRIEVED = "retrieved"
 """Folder of images from a PACS, in the results of all protocols."""
+
+IMAGE = ("case_id", "source", "series_uid", "sop_uid", "path")
+"""Columns of a shard's images."""
 
 READS = {
     "prepare": {"arrived"},
@@ -133,7 +140,8 @@ def find_again(protocol: Path, choice: Choice) -> list[Again]:
             others = {row.case_id for row in rows} - {row.case_id for row in items}
             follows = _runs(protocol, job, stage) if job else ()
             found.append(Again(stage, job, folder, items, len(others) if job else 0, follows))
-    return [*found, *_fetches(protocol, choice, found)] if choice.fetch else found
+    # By the outcomes that are removed later the same command finds again what was cut off.
+    return [*_fetches(protocol, choice, found), *found] if choice.fetch else found
 
 
 def _fetches(protocol: Path, choice: Choice, found: Sequence[Again]) -> Iterator[Again]:
@@ -145,31 +153,71 @@ def _fetches(protocol: Path, choice: Choice, found: Sequence[Again]) -> Iterator
         StageError: none of them lies in a PACS.
     """
     cases = {row.case_id for again in found for row in again.items} | set(choice.cases)
-    images = {job: list(_images(protocol, job)) for job in shard_jobs(protocol).cases}
-    series = {path.parent for listed in images.values() for case, path in listed if case in cases}
+    tables = _fetched(protocol)
+    series = {
+        uid
+        for table in tables.values()
+        for uid in _of(table, "case_id", cases)["series_uid"].to_pylist()
+    }
     if cases and not series:
         raise StageError("no image of these cases was fetched from a PACS; leave out --fetch.")
-    for job, listed in sorted(images.items()):
-        own = {case: path for case, path in listed if path.parent in series}
-        folder = protocol / "shards" / job / FETCHES
-        if own and folder.is_dir():
+    for job, table in tables.items():
+        images = _of(table, "series_uid", series).to_pylist()
+        if images:
+            folder = protocol / "shards" / job / FETCHES
             rows = rows_of(folder / "outcomes.parquet")
+            own = {image["case_id"] for image in images}
             items = tuple(row for row in rows if row.case_id in own)
-            others = {row.case_id for row in rows} - own.keys()
-            files = tuple(sorted({path for _, path in listed if path.parent in series}))
+            others = {row.case_id for row in rows} - own
+            files = tuple(sorted({path for image in images if (path := _planned(image))}))
             yield Again(
                 FETCHES, job, folder, items, len(others), _runs(protocol, job, FETCHES), files
             )
 
 
-def _images(protocol: Path, job: str) -> Iterator[tuple[str, Path]]:
-    """Yield case and file of each image of a shard that was to be fetched from a PACS."""
-    table = shard_jobs(protocol).instances(protocol / COHORT, job)
-    place = protocol.absolute().parent / RETRIEVED
-    for row in read_parquet(table, ["case_id", "path"]).to_pylist():
-        path = Path(row["path"])
-        if path.is_relative_to(place) and ".." not in path.parts:
-            yield row["case_id"], path
+def also_in(protocol: Path, found: Sequence[Again]) -> list[str]:
+    """Return the other protocols that have images which are fetched again.
+
+    Args:
+        protocol: the protocol's results folder.
+        found: jobs that run again.
+    """
+    series = {path.parent.name for again in found for path in again.images}
+    others = [path for path in protocols_of(protocol.parent) if path.name != protocol.name]
+    return [
+        other.name
+        for other in others
+        if series and any(len(_of(each, "series_uid", series)) for each in _fetched(other).values())
+    ]
+
+
+def _fetched(protocol: Path) -> dict[str, pa.Table]:
+    """Return the images of each job that has fetched some from a PACS."""
+    site = mapping_of(protocol / "settings.json").get("site", {})
+    archives = {each["name"] for each in site.get("sources", []) if each["kind"] != "folder"}
+    jobs = shard_jobs(protocol)
+    found = {}
+    for job in sorted(jobs.cases):
+        path = jobs.instances(protocol / COHORT, job)
+        # What is left of a shard of which some cases were tried first has no table before its run.
+        if path.is_file() and (protocol / "shards" / job / FETCHES).is_dir():
+            found[job] = _of(read_parquet(path, IMAGE), "source", archives)
+    return found
+
+
+def _of(table: pa.Table, column: str, values: Collection[str]) -> pa.Table:
+    """Return the rows of a table that have one of some values."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    return table.filter(pc.is_in(table[column], pa.array(sorted(values), pa.string())))
+
+
+def _planned(image: Mapping[str, str]) -> Path | None:
+    """Return the file of an image from a PACS; None where it lies elsewhere than these do."""
+    path = Path(image["path"])
+    place = (RETRIEVED, image["source"], image["series_uid"], f"{image['sop_uid']}.dcm")
+    return path if path.parts[-4:] == place and ".." not in path.parts else None
 
 
 def _check_excluded(choice: Choice, left_out: Sequence[Row]) -> None:
