@@ -81,4 +81,4 @@ def test_a_stage_on_a_node_starts_no_more_processes_than_its_job_asked_for(mode,
     # A second try of a job of 2,000 MB and 120 minutes.
     asked = re.search(r"^(?:local)?rule catalog:\n(?:    .*\n)+", output, re.M)[0]
     assert " mem_mb=4000," in asked
-    assert re.search(r" runtime=120\b", asked)
+    assert re.search(r" runtime=840\b", asked)
