@@ -761,6 +761,9 @@ def test_an_inbox_that_is_away_is_not_one_that_is_empty(tmp_path):
     open_inbox(inbox, results)
     (results / "inbox.json").unlink()
     (inbox / ".jipflow").write_text("")
+    with pytest.raises(PlaceError, match="is empty; run the same command again"):
+        open_inbox(inbox, results)
+    (inbox / ".jipflow").unlink()
     open_inbox(inbox, results)
     assert [path.name for path in inbox.iterdir()] == [".jipflow"]
     check_inbox(inbox, results)

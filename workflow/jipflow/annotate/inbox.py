@@ -180,26 +180,31 @@ def _marked(inbox: Path) -> str:
     """Return the word in the mark of an inbox, which is written where there is none.
 
     Raises:
+        PlaceError: another job is about to write it, or was killed as it did.
         OSError: it cannot be written.
     """
     if found := _mark(inbox):
         return found
     mine = secrets.token_hex(16)
     beside = inbox / f"{MARK}-{mine}"
-    beside.write_text(mine, encoding="ascii")
     try:
+        beside.write_text(mine, encoding="ascii")
         # Whole from the start, and of several jobs the first one's.
         with suppress(FileExistsError):
-            os.link(beside, inbox / MARK)
-        if not _mark(inbox):
-            # An empty one is nobody's.
-            os.replace(beside, inbox / MARK)
-    except OSError:
-        # A file system without links, such as that of a share of Windows.
-        os.replace(beside, inbox / MARK)
+            try:
+                os.link(beside, inbox / MARK)
+            except PermissionError:
+                # A file system without links, such as that of a share of Windows.
+                with open(inbox / MARK, "x", encoding="ascii") as stream:
+                    stream.write(mine)
     finally:
         beside.unlink(missing_ok=True)
-    return _mark(inbox)
+    if found := _mark(inbox):
+        return found
+    raise PlaceError(
+        f"{inbox / MARK} is empty; run the same command again, and where that does not help, "
+        "remove the file first."
+    )
 
 
 def inbox_state(inbox: Path, segmentations: Iterable[str], case_ids: Iterable[str]) -> str:

@@ -96,8 +96,8 @@ def retry(
         found = find_again(folders[0], choice)
         for again in found:
             print(again.sentence())
-        for other in also_in(folders[0], found):
-            print(f"protocol {other} has some of these images, too; give it the same command")
+        for sentence in also_in(folders[0], found):
+            print(sentence)
         if not found:
             print("nothing that failed is meant: nothing would run")
         elif apply:

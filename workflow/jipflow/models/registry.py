@@ -188,7 +188,8 @@ def describe(name: str, entry: Mapping[str, Any], folder: Path, path: str) -> di
         raise StageError(
             f"model {name!r}: {of_cases} names the cases that it was trained or tried on, and "
             "would go wherever the model goes; name a folder of its files alone, of nnU-Net "
-            "dataset.json, plans.json, fold_*/checkpoint_final.pth and postprocessing.json."
+            "dataset.json without lists of cases, plans.json, fold_*/checkpoint_final.pth and "
+            "postprocessing.json."
         )
     complete = {
         **entry,
@@ -217,7 +218,7 @@ def names_cases(files: Iterable[Path], folder: Path, engine: str) -> str:
         name = path.relative_to(folder).as_posix()
         if OF_CASES.search(name) or (engine == "nnunet" and IMAGES.search(name)):
             return str(path)
-        if path.name == "dataset.json":
+        if engine == "nnunet" and path.name == "dataset.json":
             content = mapping_in(path)
             if listed := [key for key in LISTS_OF_CASES if content.get(key)]:
                 return f"{path} (its {' and '.join(listed)}, which no prediction needs)"

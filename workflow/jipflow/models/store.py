@@ -160,7 +160,7 @@ def write_bundle(out: Path, models: Iterable[Model]) -> None:
         if own and (of_cases := names_cases(files, model.folder, model.entry.engine)):
             raise StageError(
                 f"model {model.name!r}: {of_cases} names the cases that it was trained on; "
-                "register it again without that file (jipflow models add --replace)."
+                "register it again without (jipflow models add --replace)."
             )
     manifest = {"format": FORMAT, "models": {model.name: model.entry.plain() for model in chosen}}
     with atomic_path(out) as partial, zipfile.ZipFile(partial, "w") as archive:

@@ -70,10 +70,10 @@ def _named_in(path: Path) -> tuple[set[str], set[str], bool]:
         with open(path, "rb") as stream:
             try:
                 dataset = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-            except OSError:
-                raise
-            # Whatever a damaged file has pydicom raise.
-            except Exception:
+            # Whatever a damaged file has pydicom raise, an OSError without a number, too.
+            except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    raise
                 return set(), set(), False
     except OSError:
         return set(), set(), True

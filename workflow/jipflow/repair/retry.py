@@ -150,8 +150,9 @@ def _fetches(protocol: Path, choice: Choice, found: Sequence[Again]) -> Iterator
     Another shard that has one of these series fetches it again, too: it counts on its files.
 
     Raises:
-        StageError: none of them lies in a PACS.
+        StageError: none of them lies in a PACS, or results were moved since they were planned.
     """
+    store = (protocol.parent / RETRIEVED).resolve()
     cases = {row.case_id for again in found for row in again.items} | set(choice.cases)
     tables = _fetched(protocol)
     series = {
@@ -169,14 +170,19 @@ def _fetches(protocol: Path, choice: Choice, found: Sequence[Again]) -> Iterator
             own = {image["case_id"] for image in images}
             items = tuple(row for row in rows if row.case_id in own)
             others = {row.case_id for row in rows} - own
-            files = tuple(sorted({path for image in images if (path := _planned(image))}))
+            files = tuple(sorted({path for image in images if (path := _planned(image, store))}))
+            if not files:
+                raise StageError(
+                    f"the images of {job} were to come to another folder than {store}; have the "
+                    "PACS asked again first (snakemake ... --forcerun query)."
+                )
             yield Again(
                 FETCHES, job, folder, items, len(others), _runs(protocol, job, FETCHES), files
             )
 
 
-def also_in(protocol: Path, found: Sequence[Again]) -> list[str]:
-    """Return the other protocols that have images which are fetched again.
+def also_in(protocol: Path, found: Sequence[Again]) -> Iterator[str]:
+    """Yield a sentence for each other protocol that has images which are fetched again.
 
     Args:
         protocol: the protocol's results folder.
@@ -184,11 +190,16 @@ def also_in(protocol: Path, found: Sequence[Again]) -> list[str]:
     """
     series = {path.parent.name for again in found for path in again.images}
     others = [path for path in protocols_of(protocol.parent) if path.name != protocol.name]
-    return [
-        other.name
-        for other in others
-        if series and any(len(_of(each, "series_uid", series)) for each in _fetched(other).values())
-    ]
+    for other in others if series else ():
+        try:
+            rows = [_of(table, "series_uid", series) for table in _fetched(other).values()]
+        except (ValueError, KeyError):
+            yield f"protocol {other.name} may have some of these images: a table of it is damaged"
+            continue
+        cases = sorted({case for table in rows for case in table["case_id"].to_pylist()})
+        if cases:
+            words = " ".join(f"--case {case}" for case in cases)
+            yield f"protocol {other.name} has some of these images, too: {words} --fetch"
 
 
 def _fetched(protocol: Path) -> dict[str, pa.Table]:
@@ -213,11 +224,11 @@ def _of(table: pa.Table, column: str, values: Collection[str]) -> pa.Table:
     return table.filter(pc.is_in(table[column], pa.array(sorted(values), pa.string())))
 
 
-def _planned(image: Mapping[str, str]) -> Path | None:
+def _planned(image: Mapping[str, str], store: Path) -> Path | None:
     """Return the file of an image from a PACS; None where it lies elsewhere than these do."""
     path = Path(image["path"])
-    place = (RETRIEVED, image["source"], image["series_uid"], f"{image['sop_uid']}.dcm")
-    return path if path.parts[-4:] == place and ".." not in path.parts else None
+    own = store / image["source"] / image["series_uid"] / f"{image['sop_uid']}.dcm"
+    return path if path == own and ".." not in path.parts else None
 
 
 def _check_excluded(choice: Choice, left_out: Sequence[Row]) -> None:
