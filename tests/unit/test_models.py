@@ -402,6 +402,7 @@ def test_a_pipe_among_the_files_is_named(site, tmp_path_factory):
         "crossval_results_folds_0_1/plans.json",
         "fold_0/training_log_2026_11_30.txt",
         "example/PAT4711.mha",
+        "labels/PAT4711.TIF",
         "predicted_next_stage/3d_cascade_fullres/PAT4711.npz",
         "dataset.json",
     ],

@@ -38,7 +38,7 @@ OF_CASES = re.compile(
 """Paths of what a training of nnU-Net leaves beside a model and names its cases: masks that it
 predicted, what they scored, and its log."""
 
-IMAGES = re.compile(r"\.(?:nii|nii\.gz|mha|mhd|nrrd|dcm)$", re.I)
+IMAGES = re.compile(r"\.(?:nii|nii\.gz|mha|mhd|nrrd|dcm|tiff?)$", re.I)
 """Names of images, of which a model of nnU-Net has none; another engine's may have a template."""
 
 LISTS_OF_CASES = ("dataset", "training", "test")
