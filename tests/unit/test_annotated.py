@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -769,6 +770,19 @@ def test_an_inbox_that_is_away_is_not_one_that_is_empty(tmp_path):
     check_inbox(inbox, results)
     open_inbox(tmp_path / "another", results)
     assert (tmp_path / "another").is_dir()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_an_inbox_on_a_disk_without_links_has_a_mark(tmp_path, monkeypatch, number):
+    def link(source, target):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", link)
+    inbox, results = tmp_path / "inbox", tmp_path / "results"
+    for _ in range(2):
+        open_inbox(inbox, results)
+        check_inbox(inbox, results)
+    assert [path.name for path in inbox.iterdir()] == [".jipflow"]
 
 
 def test_jobs_that_begin_together_see_one_inbox(tmp_path):

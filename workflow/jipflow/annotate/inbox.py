@@ -193,7 +193,7 @@ def _marked(inbox: Path) -> str:
         with suppress(FileExistsError):
             try:
                 os.link(beside, inbox / MARK)
-            except PermissionError:
+            except OSError:
                 # A file system without links, such as that of a share of Windows.
                 with open(inbox / MARK, "x", encoding="ascii") as stream:
                     stream.write(mine)
